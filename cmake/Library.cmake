@@ -1,0 +1,22 @@
+# The installed library: all folders in one shared object, the public headers, and a CMake package.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+get_property(objects GLOBAL PROPERTY MM_OBJECTS)
+get_property(libraries GLOBAL PROPERTY MM_LIBRARIES)
+list(REMOVE_DUPLICATES libraries)
+add_library(metal_marlin SHARED ${objects})
+add_library(metal_marlin::metal_marlin ALIAS metal_marlin)
+set_target_properties(metal_marlin PROPERTIES LINKER_LANGUAGE CXX VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
+target_compile_features(metal_marlin PUBLIC cxx_std_20)
+target_link_libraries(metal_marlin PRIVATE ${libraries} mm_options)
+target_include_directories(metal_marlin PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include>
+                                               $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+install(TARGETS metal_marlin EXPORT metal_marlin_targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/include/metal_marlin DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(EXPORT metal_marlin_targets NAMESPACE metal_marlin:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/metal_marlin
+        FILE metal_marlin-targets.cmake)
+configure_package_config_file(${CMAKE_SOURCE_DIR}/cmake/metal_marlin-config.cmake.in
+  ${CMAKE_BINARY_DIR}/metal_marlin-config.cmake INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/metal_marlin)
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/metal_marlin-config-version.cmake COMPATIBILITY SameMajorVersion)
+install(FILES ${CMAKE_BINARY_DIR}/metal_marlin-config.cmake ${CMAKE_BINARY_DIR}/metal_marlin-config-version.cmake
+        DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/metal_marlin)

@@ -1,0 +1,1 @@
+add_library(mm_tokenizer_c INTERFACE)

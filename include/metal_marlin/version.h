@@ -1,0 +1,8 @@
+#pragma once
+
+namespace metal_marlin {
+
+// "major.minor.patch" of the library.
+const char* version() noexcept;
+
+}  // namespace metal_marlin

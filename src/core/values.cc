@@ -1,0 +1,66 @@
+#include "core/values.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/half.h"
+#include "core/threads.h"
+
+namespace metal_marlin {
+
+const char* tap_name(Tap tap) noexcept {
+  constexpr const char* kNames[kTaps] = {"qkv", "o", "gate_up", "down"};
+  return kNames[static_cast<int>(tap)];
+}
+
+void dequantize_rows(const QuantizedTensor& t, int64_t first, int64_t count, float* out) noexcept {
+  const int64_t groups = t.groups();
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t n = first + r;
+    const uint8_t* codes = t.codes.data() + n * t.in_features;
+    float* row = out + r * t.in_features;
+    for (int64_t g = 0; g < groups; ++g) {
+      const float scale = f16_to_f32(t.scales[static_cast<size_t>(n * groups + g)]);
+      const int zero = t.zeros[static_cast<size_t>(n * groups + g)];
+      const int64_t end = std::min((g + 1) * t.group_size, t.in_features);
+      for (int64_t k = g * t.group_size; k < end; ++k) row[k] = static_cast<float>(codes[k] - zero) * scale;
+    }
+  }
+}
+
+Matrix dequantize(const QuantizedTensor& tensor) {
+  Matrix out(tensor.out_features, tensor.in_features);
+  constexpr int64_t kRows = 64;
+  parallel_for((tensor.out_features + kRows - 1) / kRows, [&](int64_t i) {
+    const int64_t first = i * kRows;
+    dequantize_rows(tensor, first, std::min(kRows, tensor.out_features - first), out.data() + first * tensor.in_features);
+  });
+  return out;
+}
+
+void validate(const QuantizedTensor& t, const std::string& name) {
+  if (t.out_features <= 0 || t.in_features <= 0 || t.group_size <= 0 || t.bits < 1 || t.bits > 8) {
+    throw FormatError(fmt::format("{}: expected positive sizes and 1 to 8 bits, found [{}, {}], group {}, {} bits", name,
+                                  t.out_features, t.in_features, t.group_size, t.bits));
+  }
+  const auto out = static_cast<size_t>(t.out_features);
+  const size_t groups = out * static_cast<size_t>(t.groups());
+  const size_t codes = out * static_cast<size_t>(t.in_features);
+  if (t.codes.size() != codes || t.scales.size() != groups || t.zeros.size() != groups) {
+    throw FormatError(fmt::format("{}: expected {} codes and {} groups, found {} codes, {} scales, {} zeros", name, codes,
+                                  groups, t.codes.size(), t.scales.size(), t.zeros.size()));
+  }
+  const int top = (1 << t.bits) - 1;
+  for (size_t i = 0; i < codes; ++i) {
+    if (t.codes[i] > top) throw FormatError(fmt::format("{}: code {} above {}", name, t.codes[i], top));
+  }
+  for (size_t i = 0; i < groups; ++i) {
+    if (t.zeros[i] > top) throw FormatError(fmt::format("{}: zero {} above {}", name, t.zeros[i], top));
+    if (!std::isfinite(f16_to_f32(t.scales[i]))) throw FormatError(fmt::format("{}: scale {} is not finite", name, i));
+  }
+}
+
+}  // namespace metal_marlin

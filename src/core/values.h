@@ -1,0 +1,72 @@
+// The values that the stages hand to each other: ActivationStats -> ScalePlan -> QuantizedTensor.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace metal_marlin {
+
+// The input that some linears of a block share. In this order they are met in a block.
+enum class Tap : uint8_t { kQkv, kO, kGateUp, kDown };
+inline constexpr int kTaps = 4;
+const char* tap_name(Tap tap) noexcept;  // "qkv", "o", "gate_up", "down"
+
+// Statistics of one tap's input x [tokens, in_features].
+struct ActivationStats {
+  int64_t in_features = 0;
+  uint64_t tokens = 0;
+  std::vector<float> mean;  // [K] mean of |x|
+  std::vector<float> max;   // [K] max of |x|
+  std::vector<float> rms;   // [K] sqrt(mean of x^2)
+  Matrix gram;              // [K, K] mean of x x^T, symmetric, both halves filled; empty when it was not asked for
+};
+
+// The grid of codes. Codes are 0 .. 2^bits - 1; symmetric: the zero is 2^(bits-1) everywhere.
+struct Grid {
+  int bits = 4;
+  bool symmetric = true;
+  int64_t group_size = 128;  // along in_features; -1: the whole row
+
+  int levels() const noexcept { return 1 << bits; }
+  int64_t group_of(int64_t in_features) const noexcept { return group_size < 0 ? in_features : group_size; }
+};
+
+// Integers and their scales, without any layout. w[n, k] = (codes[n, k] - zeros[n, g]) * f16(scales[n, g]), where
+// g = k / group_size; the last group may be short. Scales are finite and may be negative.
+struct QuantizedTensor {
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  int64_t group_size = 0;  // explicit: equals in_features for one group per row
+  int bits = 4;
+  bool symmetric = true;
+  std::vector<uint8_t> codes;    // [out, in]
+  std::vector<uint16_t> scales;  // f16 bits [out, groups]
+  std::vector<uint8_t> zeros;    // [out, groups]
+
+  int64_t groups() const noexcept { return group_size == 0 ? 0 : (in_features + group_size - 1) / group_size; }
+};
+
+// float32 [out, in] of the formula above (product in float32).
+Matrix dequantize(const QuantizedTensor& tensor);
+// The same for rows first .. first + count - 1, into `out` [count, in].
+void dequantize_rows(const QuantizedTensor& tensor, int64_t first, int64_t count, float* out) noexcept;
+// Sizes of the arrays against the shape, codes and zeros within the grid, scales finite; throws FormatError naming `name`.
+void validate(const QuantizedTensor& tensor, const std::string& name);
+
+// Per-input-channel scales of one tap: W <- W diag(scale), the producer's output channel k divided by scale[k].
+struct TapScale {
+  Tap tap = Tap::kQkv;
+  std::string fold;          // name of the fold, e.g. "input_layernorm -> q_proj,k_proj,v_proj"; empty: none
+  std::vector<float> scale;  // [K], > 0; empty: all ones
+  double ratio = 0;          // exponent r of the best grid point
+  double loss_before = 0;    // loss with scale 1
+  double loss_after = 0;     // loss with the chosen scale
+};
+struct ScalePlan {
+  std::vector<TapScale> taps;
+};
+
+}  // namespace metal_marlin
