@@ -1,0 +1,69 @@
+// One transformer block in float32: weights and the forward pass over many sequences at once, with a hook at every
+// linear's input. One code path serves all families; the differences are in ModelConfig and Family.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/values.h"
+#include "source/family.h"
+#include "source/model_config.h"
+
+namespace metal_marlin {
+
+class ModelSource;
+
+struct Linear {
+  Matrix weight;            // [out_features, in_features]
+  std::vector<float> bias;  // [out_features] or empty
+};
+
+struct Block {
+  std::array<Linear, kLinears> linears;             // by LinearKind
+  std::array<std::vector<float>, kNorms> norms;     // by NormKind, as stored (offset norms without the 1); empty: none
+
+  Linear& linear(LinearKind kind) noexcept { return linears[static_cast<size_t>(kind)]; }
+  const Linear& linear(LinearKind kind) const noexcept { return linears[static_cast<size_t>(kind)]; }
+  std::vector<float>& norm(NormKind kind) noexcept { return norms[static_cast<size_t>(kind)]; }
+  const std::vector<float>& norm(NormKind kind) const noexcept { return norms[static_cast<size_t>(kind)]; }
+  Block clone() const;
+};
+
+// Loads and checks the weights of a layer (NumericError naming the tensor for NaN or Inf).
+Block load_block(const ModelSource& source, int64_t layer);
+
+// Precision of the matrix products: f32, or bf16 inputs with f32 sums where the machine has AVX512_BF16 (else f32).
+enum class Precision : uint8_t { kF32, kBF16 };
+
+// Keys and values of earlier positions, per layer, for generation. [sequence][position][kv_heads * head_dim].
+class KvCache;
+
+// Called with the input of a tap for rows first_row .. of the states: x [rows, features], in increasing row order,
+// from the calling thread; x is valid during the call.
+using TapHook = std::function<void(Tap tap, const float* x, int64_t rows, int64_t features)>;
+
+// states [sum of lengths, hidden_size], rows of one sequence after another; overwritten with the block's output.
+// lengths: tokens of each sequence; each attends to itself alone. Positions start at 0 (at the cache's length with a
+// cache). rope: made by make_rope for these positions. Works in batches of whole sequences of about `batch_tokens`
+// tokens to bound the scratch memory; the result depends neither on the number of threads nor on other sequences.
+class BlockForward {
+ public:
+  BlockForward(const Family& family, const ModelConfig& config, Precision precision = Precision::kF32);
+  ~BlockForward();
+  void run(int64_t layer, const Block& block, Matrix& states, std::span<const int64_t> lengths,
+           const TapHook& hook = {}, KvCache* cache = nullptr);
+  static constexpr int64_t kBatchTokens = 4096;
+  // Bytes of scratch that run() needs for sequences of at most `length` tokens.
+  uint64_t scratch_bytes(int64_t length) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace metal_marlin

@@ -1,0 +1,33 @@
+// What stands around the blocks: embedding, final norm and head.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "model/block.h"
+
+namespace metal_marlin {
+
+// states [tokens, hidden] = rows of the embedding x embedding_multiplier. Reads only the rows that occur.
+// ArgumentError when an id is outside 0..vocab_size-1.
+void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& states);
+
+// Final norm, head and soft-capping. Holds the head [vocab, hidden] in its stored 16-bit type where it has one.
+class Head {
+ public:
+  explicit Head(const ModelSource& source, Precision precision = Precision::kF32);
+  ~Head();
+  int64_t vocab_size() const noexcept;
+  // logits [rows, vocab] of `rows` states [rows, hidden] (before the final norm).
+  void logits(const float* states, int64_t rows, float* out) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace metal_marlin

@@ -1,0 +1,92 @@
+// A checkpoint as lazily loaded named tensors + config + tokenizer: a Hugging Face folder, a .safetensors file next to
+// its config.json, a .gguf file, or org/name in the Hugging Face cache. Names are always Hugging Face's. Quantized
+// checkpoints (native, AWQ gemm) are read too: their linears come as codes or dequantized.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/values.h"
+#include "source/family.h"
+#include "source/model_config.h"
+
+namespace metal_marlin {
+
+class Tokenizer;
+
+// Where rows [first_row, first_row + rows) of a stored tensor hold one linear's weight.
+struct LinearSlot {
+  LinearKind kind;
+  std::string weight;  // "model.layers.0.self_attn.qkv_proj.weight"
+  int64_t first_row = 0;
+  int64_t rows = 0;     // out_features of this linear
+  int64_t columns = 0;  // in_features
+  bool has_bias = false;
+};
+
+struct TensorInfo {
+  std::string name;
+  std::vector<int64_t> shape;  // logical: [out, in] also when stored in 4 bits
+  std::string stored_as;       // "F16", "BF16", "Q4_K", "awq", "native", ...
+  uint64_t bytes = 0;          // on disk, with scales and zeros
+  std::string file;
+};
+
+class ModelSource {
+ public:
+  // Throws SystemError (not found: the message names the command that fetches org/name), FormatError, UnsupportedError.
+  static std::unique_ptr<ModelSource> open(const std::string& model);
+  virtual ~ModelSource() = default;
+
+  const std::string& path() const noexcept { return path_; }  // resolved folder or file
+  const Family& family() const noexcept { return *family_; }
+  const ModelConfig& config() const noexcept { return config_; }
+  // config.json as stored, or rebuilt from GGUF metadata. Without quantization_config when `plain`.
+  const nlohmann::json& config_json() const noexcept { return *config_json_; }
+  std::string format() const { return format_; }  // "safetensors", "gguf", "awq", "native"
+
+  // All tensors in a fixed order (by name), each linear once.
+  virtual std::vector<TensorInfo> tensors() const = 0;
+  virtual bool has(const std::string& name) const = 0;
+  // The stored bytes in a 16- or 32-bit float type (GGUF blocks: dequantized to f16 where `name` was quantized; f32
+  // stays f32), for copying into the output.
+  virtual OwnedTensor load_stored(const std::string& name) const = 0;
+  // Converted to f32 and un-permuted: [rows, cols] (1-D tensors: [1, n]). Rows first_row .. +rows only, all: rows < 0.
+  virtual Matrix load(const std::string& name, int64_t first_row = 0, int64_t rows = -1) const = 0;
+  // The codes of a linear's weight where it is stored in at most 8 bits with group scales; nothing otherwise.
+  virtual std::optional<QuantizedTensor> load_quantized(const std::string& name) const = 0;
+  // Gives back the memory that loading `name` mapped.
+  virtual void release(const std::string& name) const = 0;
+
+  // The seven linears of a layer; checks shapes against the config (FormatError names tensor, expected, found).
+  std::vector<LinearSlot> linears(int64_t layer) const;
+  std::string norm_name(int64_t layer, NormKind kind) const;  // full tensor name; empty: the family has none
+  // Every tensor that the config demands exists with its shape, before any work starts.
+  void check() const;
+
+  virtual const Tokenizer& tokenizer() const = 0;  // loaded at the first call
+  // Tokenizer and other files to carry along: name and content (tokenizer.json, tokenizer_config.json,
+  // special_tokens_map.json, generation_config.json, chat_template.jinja, vocab.json, merges.txt, tokenizer.model).
+  virtual std::vector<std::pair<std::string, std::string>> companion_files() const = 0;
+  // Digest of all that determines the model: names, sizes, shapes, and the bytes of headers and a sample of each
+  // tensor's data (first, middle and last 4 KiB), plus the modification times. For "has the model changed" on resume.
+  virtual uint64_t digest() const = 0;
+
+ protected:
+  ModelSource() = default;
+  std::string path_;
+  std::string format_;
+  const Family* family_ = nullptr;
+  ModelConfig config_;
+  std::shared_ptr<nlohmann::json> config_json_;
+};
+
+// The folder or file that `model` names; org/name is looked up in HF_HUB_CACHE, HF_HOME/hub, ~/.cache/huggingface/hub.
+std::string resolve_model(const std::string& model);
+
+}  // namespace metal_marlin
