@@ -1,0 +1,31 @@
+// How good a checkpoint is: perplexity, and against a reference KL divergence and agreement of the top token.
+#pragma once
+
+#include <metal_marlin/options.h>
+#include <metal_marlin/progress.h>
+
+#include <string>
+
+namespace metal_marlin {
+
+struct Evaluation {
+  int64_t positions = 0;
+  double perplexity = 0;
+  double reference_perplexity = 0;   // with a reference
+  double kl_mean = 0;                // KL(reference || model), nats per position
+  double kl_standard_error = 0;
+  double kl_p99 = 0;
+  double top1_agreement = 0;         // share of positions, 0..1
+  double bits_per_weight = 0;        // of all weights, scales and zeros included
+  uint64_t bytes = 0;                // of the weights on disk
+  bool has_reference = false;
+};
+
+// Both models pass block by block in lockstep, so that memory holds one block of each. `reference` may be empty.
+Evaluation evaluate_model(const std::string& model, const std::string& reference, const EvaluationOptions& options,
+                          const MachineOptions& machine, const Observer& observer = {});
+
+// {"model": {...}} with the keys of report.json.
+std::string to_json(const Evaluation& evaluation);
+
+}  // namespace metal_marlin

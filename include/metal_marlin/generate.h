@@ -1,0 +1,56 @@
+// Run a model: text in, text out. Names of options as in llama.cpp.
+#pragma once
+
+#include <metal_marlin/options.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace metal_marlin {
+
+struct GenerateOptions {
+  int64_t predict = 128;      // tokens at most; -1: until the end token or a full context
+  int64_t context = 0;        // 0: the model's own, at most 4096
+  double temp = 0.8;          // 0: greedy
+  int64_t top_k = 40;         // 0: off
+  double top_p = 0.95;        // 1: off
+  double min_p = 0.05;        // 0: off
+  double repeat_penalty = 1.0;
+  int64_t repeat_last_n = 64;
+  uint64_t seed = 0;
+  bool ignore_eos = false;
+};
+
+struct GenerateStats {
+  int64_t prompt_tokens = 0;
+  int64_t generated_tokens = 0;
+  double load_seconds = 0;
+  double prompt_seconds = 0;
+  double generate_seconds = 0;
+  std::string stop;  // "eos", "length", "caller"
+};
+
+// A model held in memory. Not thread-safe: one generation at a time.
+class TextGenerator {
+ public:
+  explicit TextGenerator(const std::string& model, const MachineOptions& machine = {});
+  ~TextGenerator();
+  TextGenerator(TextGenerator&&) noexcept;
+
+  // Continues `prompt`; on_text gets each piece of whole UTF-8 as it comes and may return false to stop.
+  std::string generate(const std::string& prompt, const GenerateOptions& options,
+                       const std::function<bool(const std::string&)>& on_text = {}, GenerateStats* stats = nullptr);
+  // Answers a conversation of (role, content) by the model's chat template (UnsupportedError when it has none).
+  std::string chat(const std::vector<std::pair<std::string, std::string>>& messages, const GenerateOptions& options,
+                   const std::function<bool(const std::string&)>& on_text = {}, GenerateStats* stats = nullptr);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace metal_marlin

@@ -1,0 +1,23 @@
+// What is in a checkpoint, and how two of them differ. Results are JSON; docs/inspect.md and docs/compare.md list the keys.
+#pragma once
+
+#include <metal_marlin/options.h>
+
+#include <string>
+
+namespace metal_marlin {
+
+// {path, format, family, config{...}, parameters, bytes, bits_per_weight, quantization{...}, linears: n,
+//  tensors: [{name, shape, stored_as, bytes, file}], skipped: [{name, reason}]}.
+std::string inspect_model(const std::string& model, bool with_tensors = true);
+
+// Error of B's weights against A's, per tensor and per layer: {tensors: [{name, shape, relative_error, max_error,
+// stored_as: [a, b]}], layers: [{layer, relative_error}], only_in_a, only_in_b, relative_error}.
+// relative_error = ||B - A||_F / ||A||_F. Folded scales show up as differences of single tensors.
+std::string compare_models(const std::string& a, const std::string& b, const MachineOptions& machine = {});
+
+// The tables of `inspect` and `compare` as text, from their JSON.
+std::string render_inspection(const std::string& json);
+std::string render_comparison(const std::string& json);
+
+}  // namespace metal_marlin

@@ -1,0 +1,37 @@
+// Options that several operations share. Names and defaults equal those of the command line.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace metal_marlin {
+
+// Where a sequence begins: with the BOS token where the tokenizer's own settings add one, always, or never.
+// A BOS position is never scored.
+enum class Bos : uint8_t { kAuto, kAlways, kNever };
+
+struct CalibrationOptions {
+  // "self": text sampled from the model; else a UTF-8 text file, or an .npz of statistics (written by calibrate_model)
+  // or of raw activations ([batch, seq, in_features] per weight name).
+  std::string calibration = "self";
+  int64_t samples = 128;          // sequences
+  int64_t sequence_length = 512;  // tokens each
+  Bos bos = Bos::kAuto;
+  uint64_t seed = 0;              // of self-made text
+  double temperature = 1.0;       // of self-made text
+};
+
+struct EvaluationOptions {
+  std::string text;        // UTF-8 file
+  int64_t chunks = 32;     // the first ... chunks of the text; fewer when it is shorter
+  int64_t context = 1024;  // tokens of a chunk; every position but a chunk's first is scored
+  Bos bos = Bos::kAuto;
+};
+
+struct MachineOptions {
+  uint64_t memory_bytes = 0;  // peak resident memory to stay within; 0: what the machine has, less a margin
+  int threads = 0;            // 0: all that this process may use
+  std::string precision = "auto";  // matrix products of the calibration stream: "f32", "bf16", "auto"
+};
+
+}  // namespace metal_marlin

@@ -1,0 +1,67 @@
+// The main job: a model in, a 4-bit checkpoint and a report out.
+#pragma once
+
+#include <metal_marlin/options.h>
+#include <metal_marlin/progress.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace metal_marlin {
+
+struct QuantizeOptions {
+  CalibrationOptions calibration;
+  MachineOptions machine;
+  // Held-back text: empty: the last tenth of the calibration tokens (at least 4,096), left out of the statistics;
+  // "none": no evaluation; else evaluation.text is read and nothing is held back.
+  EvaluationOptions evaluation;
+
+  std::vector<std::string> formats = {"awq"};  // "native", "awq"; several: one subfolder each
+  std::string method = "awq";                  // "awq", "awq-paper", "awq-salient", "gptq", "rtn"
+  std::string scheme = "asym";                 // "sym" (-8..7) or "asym" (0..15 with a zero point)
+  int bits = 4;
+  std::string group_size = "auto";  // "auto": 128 where it divides every in_features, else 64, else 32; or a number; "-1": per channel
+  // How group ranges are chosen: "auto" (the method's own), "absmax" (asym: min-max), "mse", "gram".
+  std::string range = "auto";
+  // AWQ's clip search: "auto" (on for awq-paper and awq), "on", "off".
+  std::string clip = "auto";
+  // Loss of the scale search: "linear" (output error of the tap's linears, from the Gram matrix) or "block" (the block
+  // is replayed on a subset of the tokens, as AutoAWQ does).
+  std::string awq_loss = "linear";
+  double salient_ratio = 0.01;             // awq-salient: share of weights that decide which channels are scaled
+  std::string activation_method = "auto";  // statistic of the scale search: "mean", "max", "rms"; auto: mean, rms for awq-salient
+  double damping = 0.01;                   // gptq: share of each diagonal entry added to it
+  bool act_order = true;                   // gptq: columns in order of decreasing diagonal
+  std::vector<std::string> skip;           // shell patterns of weight names left in 16 bits, e.g. "*.layers.0.*"
+  bool resume = true;                      // continue an interrupted run of the same model and options
+  bool overwrite = false;                  // replace a finished result of other options
+  double max_kl = -1;                      // quality gate on the mean KL divergence; negative: none
+};
+
+struct QuantizeResult {
+  std::string report_json;   // what OUT/report.json holds
+  bool already_complete = false;
+  bool passed_gate = true;   // false: the mean KL divergence exceeds max_kl (everything is written all the same)
+};
+
+// What quantize_model would do, without doing it: tensors, what is skipped and why, memory, disk, time. JSON.
+std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& options);
+
+// Writes OUT (a folder). Interrupted at any instant, the same call continues after the last finished block and ends
+// with the same bytes. Throws Error subclasses; on Interrupted the work so far is kept in OUT.
+QuantizeResult quantize_model(const std::string& model, const std::string& output, const QuantizeOptions& options,
+                              const Observer& observer = {});
+
+struct CalibrateResult {
+  int64_t sequences = 0;
+  int64_t tokens = 0;
+  double seconds = 0;
+};
+// Activation statistics only, into an .npz: per tap mean, max, rms, token count and (unless gram is false) the Gram
+// matrix; with keep_activations also the raw inputs per weight name, [samples, sequence_length, in_features] f32.
+CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
+                                const MachineOptions& machine, bool gram = true, bool keep_activations = false,
+                                const Observer& observer = {});
+
+}  // namespace metal_marlin
