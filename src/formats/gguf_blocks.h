@@ -1,0 +1,66 @@
+// The element types of ggml and their blocks. d, m, dmin are f16; products in f32.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace metal_marlin {
+
+// Values as in the file.
+enum class GgmlType : uint32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kQ8_1 = 9,
+  kQ2_K = 10,
+  kQ3_K = 11,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kQ8_K = 15,
+  kIQ2_XXS = 16,
+  kIQ2_XS = 17,
+  kIQ3_XXS = 18,
+  kIQ1_S = 19,
+  kIQ4_NL = 20,
+  kIQ3_S = 21,
+  kIQ2_S = 22,
+  kIQ4_XS = 23,
+  kI8 = 24,
+  kI16 = 25,
+  kI32 = 26,
+  kI64 = 27,
+  kF64 = 28,
+  kIQ1_M = 29,
+  kBF16 = 30,
+  kTQ1_0 = 34,
+  kTQ2_0 = 35,
+  kMXFP4 = 39,
+};
+
+struct GgmlTypeInfo {
+  GgmlType type;
+  std::string_view name;  // "Q4_K"
+  int64_t block;          // elements of a block
+  int64_t bytes;          // bytes of a block
+  bool can_dequantize;    // by dequantize_blocks
+};
+// Nothing for an id that is not known.
+std::optional<GgmlTypeInfo> ggml_type_info(uint32_t type) noexcept;
+GgmlTypeInfo ggml_type_info(GgmlType type) noexcept;
+
+// `count` elements (a multiple of the block length) from `blocks` into out[0 .. count). F32, F16, BF16, Q4_0, Q4_1,
+// Q5_0, Q5_1, Q8_0, Q2_K .. Q6_K, IQ4_NL, IQ4_XS. Equal to gguf-py's dequantize bit for bit. Blocks are independent: a
+// caller may cut a tensor at any block and work on the pieces from several threads.
+// Throws UnsupportedError (type) and ArgumentError (count, size of blocks).
+void dequantize_blocks(GgmlType type, std::span<const std::byte> blocks, float* out, int64_t count);
+
+}  // namespace metal_marlin

@@ -1,0 +1,121 @@
+// safetensors: u64 header length | JSON header | tensor data; row-major, little-endian.
+// A file is accepted when the reference package (0.8) accepts it, except that duplicate keys are refused too, and that
+// element types which core/dtype.h does not have (F4, F6, F8_E8M0, F8_*FNUZ, C64) end in UnsupportedError.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "core/atomic_file.h"
+#include "core/mapped_file.h"
+#include "core/tensor.h"
+
+namespace metal_marlin {
+
+// What the header says, checked against the size of the file: the tensors' bytes cover the data without hole or overlap.
+struct SafetensorsContent {
+  std::vector<TensorView> tensors;  // in the order of their data; bytes point into the parsed memory
+  std::map<std::string, std::string> metadata;
+};
+// Throws FormatError (broken file) or UnsupportedError (element type); messages start with `name`, the file's name.
+SafetensorsContent parse_safetensors(std::span<const std::byte> file, const std::string& name);
+
+// A mapped file. Opening reads the header only. Safe to use from several threads.
+class SafetensorsFile {
+ public:
+  // Throws SystemError as MappedFile does, else as parse_safetensors.
+  explicit SafetensorsFile(const std::string& path);
+
+  const std::string& path() const noexcept { return file_.path(); }
+  const std::vector<TensorView>& tensors() const noexcept { return content_.tensors; }  // in data order
+  const std::map<std::string, std::string>& metadata() const noexcept { return content_.metadata; }
+  const TensorView* find(std::string_view name) const noexcept;  // nullptr: not there
+  const TensorView& get(std::string_view name) const;            // FormatError naming file and tensor: not there
+  // The tensor's pages leave the resident set; reading it later maps them again.
+  void release(const TensorView& tensor) const noexcept { file_.release(tensor.bytes); }
+
+ private:
+  MappedFile file_;
+  SafetensorsContent content_;
+  std::unordered_map<std::string_view, size_t> index_;  // keys live in content_
+};
+
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+
+  uint64_t bytes() const;  // ArgumentError naming the tensor when the shape is negative or overflows
+};
+
+// Writes one file in two steps: the constructor lays out the header for all tensors, then write() takes their bytes in
+// the order of order(). The bytes equal the reference writer's for one metadata key or none (the reference writes
+// several keys in a random order, we in ascending order).
+class SafetensorsWriter {
+ public:
+  // Throws ArgumentError for a duplicate or reserved ("__metadata__") name, SystemError as AtomicFile does.
+  SafetensorsWriter(const std::string& path, std::vector<TensorInfo> tensors,
+                    const std::map<std::string, std::string>& metadata = {});
+
+  // The tensors in the order of their data: largest element first, then by name.
+  const std::vector<TensorInfo>& order() const noexcept { return tensors_; }
+  // The bytes of the next tensor of order(), whole; ArgumentError for another name or size.
+  void write(std::string_view name, std::span<const std::byte> bytes);
+  // The next piece of the current tensor (for tensors that are not in memory as a whole).
+  void write_part(std::string_view name, std::span<const std::byte> bytes);
+  // fsync and rename; ArgumentError when tensors are missing.
+  void commit();
+  uint64_t file_bytes() const noexcept { return file_bytes_; }  // header and data
+
+ private:
+  std::string path_;
+  std::vector<TensorInfo> tensors_;
+  AtomicFile file_;
+  size_t next_ = 0;        // index into tensors_
+  uint64_t written_ = 0;   // bytes of tensors_[next_] so far
+  uint64_t file_bytes_ = 0;
+};
+
+void write_safetensors(const std::string& path, std::span<const OwnedTensor> tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+void write_safetensors(const std::string& path, std::span<const TensorView> tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+// model.safetensors.index.json
+struct SafetensorsIndex {
+  std::optional<uint64_t> total_size;             // bytes of all tensors; absent in some files
+  std::map<std::string, std::string> weight_map;  // tensor -> plain file name
+
+  std::vector<std::string> files() const;  // distinct, ascending
+};
+// Throws FormatError: no JSON object, no weight_map, a duplicate key, a value that is not a plain file name.
+SafetensorsIndex parse_index(std::string_view text, const std::string& name);
+SafetensorsIndex read_index(const std::string& path);
+void write_index(const std::string& path, const SafetensorsIndex& index);
+// "model-00001-of-00003.safetensors"; shard is 1-based.
+std::string shard_name(int shard, int shards, std::string_view stem = "model");
+
+// All shards of an index, opened and checked against it: FormatError when a shard lacks a tensor that the map places
+// there or holds one that the map does not, SystemError when a shard is missing.
+class ShardedSafetensors {
+ public:
+  explicit ShardedSafetensors(const std::string& index_path);
+
+  const SafetensorsIndex& index() const noexcept { return index_; }
+  const std::vector<SafetensorsFile>& shards() const noexcept { return shards_; }  // in the order of index().files()
+  const TensorView* find(std::string_view name) const noexcept;
+  void release(const TensorView& tensor) const noexcept;  // a view that find() returned
+
+ private:
+  SafetensorsIndex index_;
+  std::vector<SafetensorsFile> shards_;
+};
+
+}  // namespace metal_marlin
