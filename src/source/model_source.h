@@ -29,7 +29,7 @@ struct LinearSlot {
   bool has_bias = false;
 };
 
-struct TensorInfo {
+struct CheckpointTensor {
   std::string name;
   std::vector<int64_t> shape;  // logical: [out, in] also when stored in 4 bits
   std::string stored_as;       // "F16", "BF16", "Q4_K", "awq", "native", ...
@@ -51,7 +51,7 @@ class ModelSource {
   std::string format() const { return format_; }  // "safetensors", "gguf", "awq", "native"
 
   // All tensors in a fixed order (by name), each linear once.
-  virtual std::vector<TensorInfo> tensors() const = 0;
+  virtual std::vector<CheckpointTensor> tensors() const = 0;
   virtual bool has(const std::string& name) const = 0;
   // The stored bytes in a 16- or 32-bit float type (GGUF blocks: dequantized to f16 where `name` was quantized; f32
   // stays f32), for copying into the output.

@@ -1,0 +1,141 @@
+#include "scale/fold.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace metal_marlin {
+namespace {
+
+void divide_rows(Linear& linear, std::span<const float> scale) {
+  for (int64_t r = 0; r < linear.weight.rows(); ++r) {
+    const float s = scale[static_cast<size_t>(r)];
+    for (float& w : linear.weight.row(r)) w /= s;
+    if (!linear.bias.empty()) linear.bias[static_cast<size_t>(r)] /= s;
+  }
+}
+
+void divide_norm(std::vector<float>& weight, std::span<const float> scale, bool offset) {
+  for (size_t i = 0; i < weight.size(); ++i) {
+    weight[i] = offset ? (1.0f + weight[i]) / scale[i] - 1.0f : weight[i] / scale[i];
+  }
+}
+
+// One scale per v channel out of one per o input channel.
+std::vector<float> pool_check(std::span<const float> scale, const ModelConfig& config, const Fold& fold) {
+  const int64_t groups = config.num_attention_heads / config.num_key_value_heads;
+  std::vector<float> pooled(static_cast<size_t>(config.num_key_value_heads * config.head_dim));
+  for (int64_t head = 0; head < config.num_attention_heads; ++head) {
+    for (int64_t d = 0; d < config.head_dim; ++d) {
+      const float s = scale[static_cast<size_t>(head * config.head_dim + d)];
+      float& p = pooled[static_cast<size_t>(head / groups * config.head_dim + d)];
+      if (head % groups == 0) {
+        p = s;
+      } else if (p != s) {
+        throw ArgumentError(fmt::format("fold {}: the query heads of kv head {} have different scales for channel {}",
+                                        fold.name, head / groups, d));
+      }
+    }
+  }
+  return pooled;
+}
+
+void check_finite(std::span<const float> values, const Fold& fold, const char* what) {
+  for (const float v : values) {
+    if (!std::isfinite(v)) throw NumericError(fmt::format("fold {}: {} leaves the range of float32", fold.name, what));
+  }
+}
+
+}  // namespace
+
+void apply_fold(const Family& family, const ModelConfig& config, const Fold& fold, std::span<const float> scale,
+                Block& block) {
+  if (fold.producer == FoldProducer::kNone || scale.empty()) return;
+  size_t expected = static_cast<size_t>(config.hidden_size);
+  if (fold.producer == FoldProducer::kVRows) expected = static_cast<size_t>(config.num_attention_heads * config.head_dim);
+  if (fold.producer == FoldProducer::kUpRows) expected = static_cast<size_t>(config.intermediate_size);
+  if (scale.size() != expected) {
+    throw ArgumentError(fmt::format("fold {}: expected {} scales, got {}", fold.name, expected, scale.size()));
+  }
+  for (const float s : scale) {
+    if (!(s > 0) || !std::isfinite(s)) throw ArgumentError(fmt::format("fold {}: a scale is {}", fold.name, s));
+  }
+  switch (fold.producer) {
+    case FoldProducer::kInputNorm:
+      divide_norm(block.norm(NormKind::kInput), scale, family.offset_norm);
+      check_finite(block.norm(NormKind::kInput), fold, "the norm");
+      break;
+    case FoldProducer::kPreFeedForwardNorm:
+      divide_norm(block.norm(NormKind::kPreFeedForward), scale, family.offset_norm);
+      check_finite(block.norm(NormKind::kPreFeedForward), fold, "the norm");
+      break;
+    case FoldProducer::kVRows:
+      divide_rows(block.linear(LinearKind::kV), pool_check(scale, config, fold));
+      check_finite(block.linear(LinearKind::kV).weight.values(), fold, "v");
+      break;
+    case FoldProducer::kUpRows:
+      divide_rows(block.linear(LinearKind::kUp), scale);
+      check_finite(block.linear(LinearKind::kUp).weight.values(), fold, "up");
+      break;
+    case FoldProducer::kNone:
+      break;
+  }
+  for (int k = 0; k < kLinears; ++k) {
+    const auto kind = static_cast<LinearKind>(k);
+    if (tap_of(kind) != fold.tap) continue;
+    Matrix& w = block.linear(kind).weight;
+    for (int64_t r = 0; r < w.rows(); ++r) {
+      const auto row = w.row(r);
+      for (size_t c = 0; c < row.size(); ++c) row[c] *= scale[c];
+    }
+    check_finite(w.values(), fold, linear_kind_name(kind));
+  }
+}
+
+Matrix run_block_once(const Family& family, const ModelConfig& config, int64_t layer, const Block& block,
+                      const Matrix& states) {
+  Matrix out = states.clone();
+  const int64_t length = states.rows();
+  BlockForward(family, config).run(layer, block, out, {&length, 1});
+  return out;
+}
+
+double invariance_error(const Matrix& input, const Matrix& expected, const Matrix& actual) {
+  double difference = 0;
+  double size = 0;
+  for (int64_t i = 0; i < input.size(); ++i) {
+    const double d = static_cast<double>(actual.data()[i]) - expected.data()[i];
+    const double y = static_cast<double>(expected.data()[i]) - input.data()[i];
+    difference += d * d;
+    size += y * y;
+  }
+  return size > 0 ? std::sqrt(difference / size) : std::sqrt(difference);
+}
+
+double check_invariance(const Family& family, const ModelConfig& config, int64_t layer, const Block& source,
+                        const Block& folded, const ScalePlan& plan, const Matrix& input) {
+  const Matrix expected = run_block_once(family, config, layer, source, input);
+  const double error = invariance_error(input, expected, run_block_once(family, config, layer, folded, input));
+  if (error < kInvarianceLimit) return error;  // also false for NaN
+  std::string broken = "all folds together";
+  double worst = 0;
+  for (const TapScale& tap : plan.taps) {
+    for (const Fold& fold : family.folds) {
+      if (fold.tap != tap.tap || tap.scale.empty()) continue;
+      Block alone = source.clone();
+      apply_fold(family, config, fold, tap.scale, alone);
+      const double e = invariance_error(input, expected, run_block_once(family, config, layer, alone, input));
+      if (!(e <= worst)) {
+        worst = e;
+        broken = fold.name;
+      }
+    }
+  }
+  throw NumericError(fmt::format("layer {}: folding changed what the block computes: relative difference {:.3g}, expected "
+                                 "below {:.0e}; the fold that breaks it is \"{}\" ({:.3g} alone)",
+                                 layer, error, kInvarianceLimit, broken, worst));
+}
+
+}  // namespace metal_marlin

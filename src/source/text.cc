@@ -1,0 +1,139 @@
+#include "source/text.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+
+#include "core/atomic_file.h"
+#include "core/machine.h"
+
+namespace metal_marlin {
+namespace {
+
+// Byte offset of the first byte that is not part of valid UTF-8, or npos.
+size_t invalid_utf8(const std::string& text) {
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  size_t i = 0;
+  while (i < text.size()) {
+    const unsigned c = byte(i);
+    size_t more = 0;
+    unsigned low = 0x80;
+    unsigned high = 0xbf;
+    if (c < 0x80) {
+      more = 0;
+    } else if (c >= 0xc2 && c <= 0xdf) {
+      more = 1;
+    } else if (c >= 0xe0 && c <= 0xef) {
+      more = 2;
+      if (c == 0xe0) low = 0xa0;
+      if (c == 0xed) high = 0x9f;
+    } else if (c >= 0xf0 && c <= 0xf4) {
+      more = 3;
+      if (c == 0xf0) low = 0x90;
+      if (c == 0xf4) high = 0x8f;
+    } else {
+      return i;
+    }
+    for (size_t k = 1; k <= more; ++k) {
+      const unsigned d = byte(i + k);
+      if (i + k >= text.size() || d < (k == 1 ? low : 0x80u) || d > (k == 1 ? high : 0xbfu)) return i;
+    }
+    i += more + 1;
+  }
+  return std::string::npos;
+}
+
+}  // namespace
+
+int64_t TokenSet::tokens() const noexcept {
+  int64_t n = 0;
+  for (const auto& s : sequences) n += static_cast<int64_t>(s.size());
+  return n;
+}
+
+int64_t TokenSet::longest() const noexcept {
+  size_t n = 0;
+  for (const auto& s : sequences) n = std::max(n, s.size());
+  return static_cast<int64_t>(n);
+}
+
+std::vector<int64_t> TokenSet::lengths() const {
+  std::vector<int64_t> out;
+  for (const auto& s : sequences) out.push_back(static_cast<int64_t>(s.size()));
+  return out;
+}
+
+std::vector<int32_t> TokenSet::flat() const {
+  std::vector<int32_t> out;
+  out.reserve(static_cast<size_t>(tokens()));
+  for (const auto& s : sequences) out.insert(out.end(), s.begin(), s.end());
+  return out;
+}
+
+uint64_t TokenSet::digest() const noexcept {
+  uint64_t h = fnv1a(nullptr, 0);
+  for (const auto& s : sequences) {
+    const uint64_t n = s.size();
+    h = fnv1a(&n, sizeof n, h);
+    h = fnv1a(s.data(), s.size() * sizeof(int32_t), h);
+  }
+  return h;
+}
+
+std::vector<int32_t> tokenize_file(const std::string& path, const Tokenizer& tokenizer) {
+  const std::string text = read_text_file(path, uint64_t{4} << 30);
+  if (text.empty()) throw ArgumentError(fmt::format("{}: expected a text, found an empty file", path));
+  if (const size_t at = invalid_utf8(text); at != std::string::npos) {
+    throw FormatError(fmt::format("{}: expected UTF-8 text, found the byte 0x{:02x} at offset {}", path,
+                                  static_cast<unsigned char>(text[at]), at));
+  }
+  return tokenizer.encode(text, false);
+}
+
+int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer) {
+  if (bos == Bos::kNever || (bos == Bos::kAuto && !tokenizer.adds_bos())) return -1;
+  const auto id = tokenizer.bos_id();
+  if (!id) throw ArgumentError("--bos always: the tokenizer has no BOS token; use --bos never");
+  return *id;
+}
+
+TokenSet cut_chunks(const std::vector<int32_t>& ids, size_t begin, size_t end, int64_t length, int64_t count, int32_t bos) {
+  TokenSet out;
+  const size_t take = static_cast<size_t>(length) - (bos >= 0 ? 1 : 0);
+  for (size_t at = begin; static_cast<int64_t>(out.sequences.size()) < count && at + take <= end; at += take) {
+    std::vector<int32_t> s;
+    s.reserve(static_cast<size_t>(length));
+    if (bos >= 0) s.push_back(bos);
+    s.insert(s.end(), ids.begin() + static_cast<int64_t>(at), ids.begin() + static_cast<int64_t>(at + take));
+    out.sequences.push_back(std::move(s));
+  }
+  return out;
+}
+
+CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length, int64_t context,
+                              int32_t bos, bool hold_back, const std::string& what) {
+  CalibrationSplit split;
+  const size_t total = ids.size();
+  const auto overhead = bos >= 0 ? 1 : 0;
+  size_t held = 0;
+  if (hold_back) {
+    const auto used = std::min(static_cast<int64_t>(total), samples * (sequence_length - overhead));
+    int64_t want = std::max(kHeldBackTokens, used / 10);
+    const int64_t chunk = std::min(context, want) - overhead;
+    const int64_t chunks = (want + chunk - 1) / chunk;
+    held = static_cast<size_t>(chunks * chunk);
+    if (held < total) split.held_back = cut_chunks(ids, total - held, total, chunk + overhead, chunks, bos);
+  }
+  if (held < total) split.calibration = cut_chunks(ids, 0, total - held, sequence_length, samples, bos);
+  if (split.calibration.sequences.empty()) {
+    throw ArgumentError(fmt::format("{}: {} tokens are too few: one sequence of {}{} are needed; give a longer text, or a "
+                                    "shorter --sequence-length{}",
+                                    what, total, sequence_length,
+                                    hold_back ? fmt::format(" and {} held-back tokens", held) : std::string(),
+                                    hold_back ? ", or --evaluate none" : ""));
+  }
+  return split;
+}
+
+}  // namespace metal_marlin
