@@ -64,7 +64,7 @@ class SafetensorsWriter {
   SafetensorsWriter(const std::string& path, std::vector<TensorInfo> tensors,
                     const std::map<std::string, std::string>& metadata = {});
 
-  // The tensors in the order of their data: largest element first, then by name.
+  // The tensors in the order of their data: by the reference's rank of element types, widest first, then by name.
   const std::vector<TensorInfo>& order() const noexcept { return tensors_; }
   // The bytes of the next tensor of order(), whole; ArgumentError for another name or size.
   void write(std::string_view name, std::span<const std::byte> bytes);
