@@ -10,7 +10,7 @@
 
 namespace metal_marlin {
 
-// Values as in the file.
+// Values as in the file. Types that are only used while computing (Q8_1, Q8_K) are left out.
 enum class GgmlType : uint32_t {
   kF32 = 0,
   kF16 = 1,
@@ -19,13 +19,11 @@ enum class GgmlType : uint32_t {
   kQ5_0 = 6,
   kQ5_1 = 7,
   kQ8_0 = 8,
-  kQ8_1 = 9,
   kQ2_K = 10,
   kQ3_K = 11,
   kQ4_K = 12,
   kQ5_K = 13,
   kQ6_K = 14,
-  kQ8_K = 15,
   kIQ2_XXS = 16,
   kIQ2_XS = 17,
   kIQ3_XXS = 18,

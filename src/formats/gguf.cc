@@ -1,0 +1,446 @@
+#include "formats/gguf.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include "core/checked.h"
+#include "core/tensor.h"
+#include "core/threads.h"
+#include "formats/text.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr uint64_t kLengthLimit = uint64_t{1} << 30;  // of strings and arrays, as llama.cpp has it
+constexpr size_t kNameLimit = 64;
+constexpr uint32_t kMaxDimensions = 4;
+constexpr uint64_t kMinPairBytes = 8 + 1 + 4 + 1;      // shortest key, type, shortest value
+constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;
+constexpr std::array<std::string_view, 13> kTypeNames = {"u8", "i8",   "u16",    "i16",   "u32", "i32", "f32",
+                                                         "bool", "string", "array", "u64", "i64", "f64"};
+
+}  // namespace
+
+std::string_view gguf_type_name(GgufType type) noexcept {
+  const auto i = static_cast<size_t>(type);
+  return i < kTypeNames.size() ? kTypeNames[i] : "unknown";
+}
+
+std::string GgufValue::type_name() const {
+  if (type != GgufType::kArray) return std::string(gguf_type_name(type));
+  return fmt::format("array of {}", gguf_type_name(element));
+}
+
+class GgufParser {
+ public:
+  GgufParser(std::span<const std::byte> file, const std::string& name) : file_(file), name_(name) {}
+
+  GgufContent parse() {
+    GgufContent content;
+    content.metadata.file_ = name_;
+    context_ = "header";
+    if (file_.size() < 4 || std::memcmp(file_.data(), "GGUF", 4) != 0) fail("no GGUF file: it does not begin with GGUF");
+    position_ = 4;
+    content.version = read<uint32_t>();
+    if ((content.version & 0xffffu) == 0 && content.version != 0) {
+      throw UnsupportedError(fmt::format("{}: a big-endian GGUF file; convert it to little-endian first", name_));
+    }
+    if (content.version == 0) fail("version 0");
+    if (content.version == 1 || content.version > 3) {
+      throw UnsupportedError(
+          fmt::format("{}: GGUF version {}, this program reads 2 and 3; convert it anew", name_, content.version));
+    }
+    const auto tensors = read<uint64_t>();
+    const auto pairs = read<uint64_t>();
+    if (tensors > left() / kMinTensorBytes) fail(fmt::format("{} tensors cannot fit into the file", tensors));
+    if (pairs > left() / kMinPairBytes) fail(fmt::format("{} pairs cannot fit into the file", pairs));
+    for (uint64_t i = 0; i < pairs; ++i) read_pair(content.metadata, i);
+    content.alignment = alignment(content.metadata);
+    std::vector<uint64_t> offsets;
+    content.tensors.reserve(tensors);
+    offsets.reserve(tensors);
+    for (uint64_t i = 0; i < tensors; ++i) content.tensors.push_back(read_tensor(i, offsets));
+    refuse_duplicates(content.tensors);
+    place(content, offsets);
+    return content;
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& what) const { throw FormatError(fmt::format("{}: {}: {}", name_, context_, what)); }
+  uint64_t left() const noexcept { return file_.size() - position_; }
+
+  template <typename T>
+  T read() {
+    if (left() < sizeof(T)) fail(fmt::format("the file ends at byte {}, {} more are needed", file_.size(), sizeof(T) - left()));
+    T value;
+    std::memcpy(&value, file_.data() + position_, sizeof(T));
+    position_ += sizeof(T);
+    return value;
+  }
+
+  std::string read_string(const char* what) {
+    const auto size = read<uint64_t>();
+    if (size > kLengthLimit) fail(fmt::format("{} of {} bytes, the format allows {}", what, size, kLengthLimit));
+    if (size > left()) fail(fmt::format("{} of {} bytes, the file has {} left", what, size, left()));
+    std::string text(reinterpret_cast<const char*>(file_.data()) + position_, size);
+    position_ += size;
+    return text;
+  }
+
+  void read_pair(GgufMetadata& metadata, uint64_t number) {
+    context_ = fmt::format("pair {}", number);
+    std::string key = read_string("key");
+    if (key.empty()) fail("empty key");
+    context_ = fmt::format("key {}", shown(key));
+    if (metadata.pairs_.contains(key)) fail("duplicate key");
+    GgufValue value;
+    value.type = static_cast<GgufType>(read<uint32_t>());
+    read_value(value);
+    metadata.pairs_.emplace(std::move(key), std::move(value));
+  }
+
+  void read_value(GgufValue& out) {
+    switch (out.type) {
+      case GgufType::kU8: out.value = uint64_t{read<uint8_t>()}; break;
+      case GgufType::kI8: out.value = int64_t{read<int8_t>()}; break;
+      case GgufType::kU16: out.value = uint64_t{read<uint16_t>()}; break;
+      case GgufType::kI16: out.value = int64_t{read<int16_t>()}; break;
+      case GgufType::kU32: out.value = uint64_t{read<uint32_t>()}; break;
+      case GgufType::kI32: out.value = int64_t{read<int32_t>()}; break;
+      case GgufType::kU64: out.value = read<uint64_t>(); break;
+      case GgufType::kI64: out.value = read<int64_t>(); break;
+      case GgufType::kF32: out.value = double{read<float>()}; break;
+      case GgufType::kF64: out.value = read<double>(); break;
+      case GgufType::kBool: out.value = read<uint8_t>() != 0; break;
+      case GgufType::kString: out.value = read_string("string"); break;
+      case GgufType::kArray: read_array(out); break;
+      default: fail(fmt::format("unknown type {}", static_cast<uint32_t>(out.type)));
+    }
+  }
+
+  void read_array(GgufValue& out) {
+    out.element = static_cast<GgufType>(read<uint32_t>());
+    const auto count = read<uint64_t>();
+    if (out.element == GgufType::kArray) fail("an array of arrays");
+    if (count > kLengthLimit) fail(fmt::format("array of {} elements, the format allows {}", count, kLengthLimit));
+    switch (out.element) {
+      case GgufType::kU8: out.value = numbers<uint8_t, int64_t>(count); break;
+      case GgufType::kI8: out.value = numbers<int8_t, int64_t>(count); break;
+      case GgufType::kU16: out.value = numbers<uint16_t, int64_t>(count); break;
+      case GgufType::kI16: out.value = numbers<int16_t, int64_t>(count); break;
+      case GgufType::kU32: out.value = numbers<uint32_t, int64_t>(count); break;
+      case GgufType::kI32: out.value = numbers<int32_t, int64_t>(count); break;
+      case GgufType::kU64: out.value = numbers<uint64_t, uint64_t>(count); break;
+      case GgufType::kI64: out.value = numbers<int64_t, int64_t>(count); break;
+      case GgufType::kF32: out.value = numbers<float, float>(count); break;
+      case GgufType::kF64: out.value = numbers<double, double>(count); break;
+      case GgufType::kBool: {
+        const auto bytes = numbers<uint8_t, uint8_t>(count);
+        std::vector<bool> flags(bytes.size());
+        for (size_t i = 0; i < bytes.size(); ++i) flags[i] = bytes[i] != 0;
+        out.value = std::move(flags);
+        break;
+      }
+      case GgufType::kString: {
+        if (count > left() / sizeof(uint64_t)) fail(fmt::format("array of {} strings, the file has {} bytes left", count, left()));
+        std::vector<std::string> strings;
+        strings.reserve(count);
+        for (uint64_t i = 0; i < count; ++i) strings.push_back(read_string("string"));
+        out.value = std::move(strings);
+        break;
+      }
+      default: fail(fmt::format("array of unknown type {}", static_cast<uint32_t>(out.element)));
+    }
+  }
+
+  template <typename Stored, typename Held>
+  std::vector<Held> numbers(uint64_t count) {
+    if (count > left() / sizeof(Stored)) {
+      fail(fmt::format("array of {} elements of {} bytes, the file has {} left", count, sizeof(Stored), left()));
+    }
+    std::vector<Held> values(count);
+    for (Held& value : values) value = static_cast<Held>(read<Stored>());
+    return values;
+  }
+
+  uint64_t alignment(const GgufMetadata& metadata) {
+    constexpr std::string_view kKey = "general.alignment";
+    context_ = fmt::format("key {}", shown(kKey));
+    const GgufValue* value = metadata.find(kKey);
+    if (value == nullptr) return 32;
+    if (value->type != GgufType::kU32) fail(fmt::format("expected u32, found {}", value->type_name()));
+    const uint64_t bytes = std::get<uint64_t>(value->value);
+    if (!std::has_single_bit(bytes)) fail(fmt::format("alignment {} is no power of two", bytes));
+    return bytes;
+  }
+
+  GgufTensor read_tensor(uint64_t number, std::vector<uint64_t>& offsets) {
+    context_ = fmt::format("tensor {}", number);
+    GgufTensor tensor;
+    tensor.name = read_string("name");
+    context_ = fmt::format("tensor {}", shown(tensor.name));
+    if (tensor.name.empty()) fail("empty name");
+    if (tensor.name.size() >= kNameLimit) {
+      fail(fmt::format("a name of {} bytes, the format allows {}", tensor.name.size(), kNameLimit - 1));
+    }
+    const auto dimensions = read<uint32_t>();
+    if (dimensions > kMaxDimensions) fail(fmt::format("{} dimensions, the format allows {}", dimensions, kMaxDimensions));
+    for (uint32_t i = 0; i < dimensions; ++i) {
+      const auto size = read<int64_t>();
+      if (size < 0) fail(fmt::format("dimension {} is {}", i, size));
+      tensor.shape.insert(tensor.shape.begin(), size);
+    }
+    const auto type = read<uint32_t>();
+    const auto info = ggml_type_info(type);
+    if (!info) {
+      throw UnsupportedError(fmt::format("{}: {}: ggml type {} is unknown; re-export the model with a common type, such as Q8_0",
+                                         name_, context_, type));
+    }
+    tensor.type = info->type;
+    const int64_t columns = tensor.shape.empty() ? 1 : tensor.shape.back();
+    if (columns % info->block != 0) {
+      fail(fmt::format("rows of {} elements, {} needs a multiple of {}", columns, info->name, info->block));
+    }
+    offsets.push_back(read<uint64_t>());
+    return tensor;
+  }
+
+  void refuse_duplicates(const std::vector<GgufTensor>& tensors) {
+    std::vector<std::string_view> names;
+    names.reserve(tensors.size());
+    for (const GgufTensor& tensor : tensors) names.push_back(tensor.name);
+    std::sort(names.begin(), names.end());
+    const auto twice = std::adjacent_find(names.begin(), names.end());
+    if (twice == names.end()) return;
+    context_ = fmt::format("tensor {}", shown(*twice));
+    fail("duplicate name");
+  }
+
+  // Every tensor at the running sum of the padded sizes before it.
+  void place(GgufContent& content, const std::vector<uint64_t>& offsets) {
+    const uint64_t alignment = content.alignment;
+    const auto padded = [&](uint64_t size) -> std::optional<uint64_t> {
+      const auto up = checked_add(size, alignment - 1);
+      return up ? std::optional(*up & ~(alignment - 1)) : std::nullopt;
+    };
+    const auto start = padded(position_);
+    const auto data = start && *start <= file_.size() ? file_.subspan(*start) : std::span<const std::byte>{};
+    uint64_t expected = 0;
+    for (size_t i = 0; i < content.tensors.size(); ++i) {
+      GgufTensor& tensor = content.tensors[i];
+      context_ = fmt::format("tensor {}", shown(tensor.name));
+      const GgmlTypeInfo info = ggml_type_info(tensor.type);
+      const auto elements = checked_bytes(tensor.shape, 1);
+      const auto size = elements ? checked_mul(*elements / static_cast<uint64_t>(info.block), static_cast<uint64_t>(info.bytes))
+                                 : std::nullopt;
+      if (!size) fail(fmt::format("shape {} overflows", shape_string(tensor.shape)));
+      if (offsets[i] != expected) fail(fmt::format("offset {}, expected {}", offsets[i], expected));
+      if (expected > data.size() || *size > data.size() - expected) {
+        fail(fmt::format("{} {} at {} needs {} bytes, the file has {} bytes of data; is it complete?", info.name,
+                         shape_string(tensor.shape), expected, *size, data.size()));
+      }
+      tensor.bytes = data.subspan(expected, *size);
+      const auto next = padded(expected + *size);
+      if (!next) fail("the offset of the next tensor overflows");
+      expected = *next;
+    }
+  }
+
+  std::span<const std::byte> file_;
+  const std::string& name_;
+  std::string context_;  // what is being read, for messages
+  size_t position_ = 0;
+};
+
+GgufContent parse_gguf(std::span<const std::byte> file, const std::string& name) { return GgufParser(file, name).parse(); }
+
+const GgufValue* GgufMetadata::find(std::string_view key) const noexcept {
+  const auto it = pairs_.find(key);
+  return it == pairs_.end() ? nullptr : &it->second;
+}
+
+void GgufMetadata::missing(std::string_view key, const char* expected) const {
+  throw FormatError(fmt::format("{}: key {} ({}) is missing", file_, shown(key), expected));
+}
+
+void GgufMetadata::mismatch(std::string_view key, const char* expected, const GgufValue& found) const {
+  std::string text = found.type_name();
+  if (const auto* u = std::get_if<uint64_t>(&found.value)) text += fmt::format(" {}", *u);
+  if (const auto* i = std::get_if<int64_t>(&found.value)) text += fmt::format(" {}", *i);
+  throw FormatError(fmt::format("{}: key {}: expected {}, found {}", file_, shown(key), expected, text));
+}
+
+std::optional<uint64_t> GgufMetadata::find_u64(std::string_view key) const {
+  const GgufValue* found = find(key);
+  if (found == nullptr) return std::nullopt;
+  if (const auto* u = std::get_if<uint64_t>(&found->value)) return *u;
+  if (const auto* i = std::get_if<int64_t>(&found->value); i != nullptr && *i >= 0) return static_cast<uint64_t>(*i);
+  mismatch(key, "an integer >= 0", *found);
+}
+
+std::optional<int64_t> GgufMetadata::find_i64(std::string_view key) const {
+  const GgufValue* found = find(key);
+  if (found == nullptr) return std::nullopt;
+  if (const auto* i = std::get_if<int64_t>(&found->value)) return *i;
+  if (const auto* u = std::get_if<uint64_t>(&found->value); u != nullptr && std::in_range<int64_t>(*u)) {
+    return static_cast<int64_t>(*u);
+  }
+  mismatch(key, "an integer below 2^63", *found);
+}
+
+std::optional<double> GgufMetadata::find_f64(std::string_view key) const {
+  const GgufValue* found = find(key);
+  if (found == nullptr) return std::nullopt;
+  if (const auto* f = std::get_if<double>(&found->value)) return *f;
+  if (const auto* u = std::get_if<uint64_t>(&found->value)) return static_cast<double>(*u);
+  if (const auto* i = std::get_if<int64_t>(&found->value)) return static_cast<double>(*i);
+  mismatch(key, "a number", *found);
+}
+
+std::optional<bool> GgufMetadata::find_bool(std::string_view key) const {
+  const GgufValue* found = find(key);
+  if (found == nullptr) return std::nullopt;
+  if (const auto* b = std::get_if<bool>(&found->value)) return *b;
+  mismatch(key, "bool", *found);
+}
+
+std::optional<std::string> GgufMetadata::find_string(std::string_view key) const {
+  const GgufValue* found = find(key);
+  if (found == nullptr) return std::nullopt;
+  if (const auto* s = std::get_if<std::string>(&found->value)) return *s;
+  mismatch(key, "string", *found);
+}
+
+const std::vector<std::string>* GgufMetadata::find_strings(std::string_view key) const {
+  const GgufValue* found = find(key);
+  if (found == nullptr) return nullptr;
+  if (const auto* s = std::get_if<std::vector<std::string>>(&found->value)) return s;
+  mismatch(key, "array of string", *found);
+}
+
+std::optional<std::vector<int64_t>> GgufMetadata::find_ints(std::string_view key) const {
+  const GgufValue* found = find(key);
+  if (found == nullptr) return std::nullopt;
+  if (const auto* i = std::get_if<std::vector<int64_t>>(&found->value)) return *i;
+  if (const auto* u = std::get_if<std::vector<uint64_t>>(&found->value)) {
+    if (std::all_of(u->begin(), u->end(), [](uint64_t v) { return std::in_range<int64_t>(v); })) {
+      return std::vector<int64_t>(u->begin(), u->end());
+    }
+  }
+  mismatch(key, "array of integers below 2^63", *found);
+}
+
+std::optional<std::vector<float>> GgufMetadata::find_floats(std::string_view key) const {
+  const GgufValue* found = find(key);
+  if (found == nullptr) return std::nullopt;
+  if (const auto* f = std::get_if<std::vector<float>>(&found->value)) return *f;
+  if (const auto* d = std::get_if<std::vector<double>>(&found->value)) return std::vector<float>(d->begin(), d->end());
+  mismatch(key, "array of f32", *found);
+}
+
+std::optional<std::vector<bool>> GgufMetadata::find_bools(std::string_view key) const {
+  const GgufValue* found = find(key);
+  if (found == nullptr) return std::nullopt;
+  if (const auto* b = std::get_if<std::vector<bool>>(&found->value)) return *b;
+  mismatch(key, "array of bool", *found);
+}
+
+uint64_t GgufMetadata::get_u64(std::string_view key) const {
+  if (const auto value = find_u64(key)) return *value;
+  missing(key, "an integer >= 0");
+}
+
+int64_t GgufMetadata::get_i64(std::string_view key) const {
+  if (const auto value = find_i64(key)) return *value;
+  missing(key, "an integer");
+}
+
+double GgufMetadata::get_f64(std::string_view key) const {
+  if (const auto value = find_f64(key)) return *value;
+  missing(key, "a number");
+}
+
+bool GgufMetadata::get_bool(std::string_view key) const {
+  if (const auto value = find_bool(key)) return *value;
+  missing(key, "bool");
+}
+
+std::string GgufMetadata::get_string(std::string_view key) const {
+  if (auto value = find_string(key)) return *std::move(value);
+  missing(key, "string");
+}
+
+const std::vector<std::string>& GgufMetadata::get_strings(std::string_view key) const {
+  if (const auto* value = find_strings(key)) return *value;
+  missing(key, "array of string");
+}
+
+std::vector<int64_t> GgufMetadata::get_ints(std::string_view key) const {
+  if (auto value = find_ints(key)) return *std::move(value);
+  missing(key, "array of integers");
+}
+
+std::vector<float> GgufMetadata::get_floats(std::string_view key) const {
+  if (auto value = find_floats(key)) return *std::move(value);
+  missing(key, "array of f32");
+}
+
+int64_t GgufTensor::elements() const noexcept {
+  int64_t n = 1;
+  for (const int64_t d : shape) n *= d;
+  return n;
+}
+
+int64_t GgufTensor::row_bytes() const noexcept {
+  if (shape.empty()) return 0;
+  const GgmlTypeInfo info = ggml_type_info(type);
+  return shape.back() / info.block * info.bytes;
+}
+
+GgufFile::GgufFile(const std::string& path) : file_(path), content_(parse_gguf(file_.bytes(), path)) {
+  index_.reserve(content_.tensors.size());
+  for (size_t i = 0; i < content_.tensors.size(); ++i) index_.emplace(content_.tensors[i].name, i);
+}
+
+const GgufTensor* GgufFile::find(std::string_view name) const noexcept {
+  const auto it = index_.find(name);
+  return it == index_.end() ? nullptr : &content_.tensors[it->second];
+}
+
+const GgufTensor& GgufFile::get(std::string_view name) const {
+  if (const GgufTensor* tensor = find(name)) return *tensor;
+  throw FormatError(fmt::format("{}: no tensor {}; the file holds {} others", path(), shown(name), content_.tensors.size()));
+}
+
+void dequantize_rows(const GgufTensor& tensor, int64_t first, int64_t count, float* out) {
+  const int64_t columns = tensor.shape.empty() ? 0 : tensor.shape.back();
+  const int64_t rows = columns == 0 ? 0 : tensor.elements() / columns;
+  if (first < 0 || count < 0 || first > rows || count > rows - first) {
+    throw ArgumentError(fmt::format("tensor {}: {} rows from row {} of {} were asked for", shown(tensor.name), count,
+                                    first, rows));
+  }
+  if (!ggml_type_info(tensor.type).can_dequantize) {
+    throw UnsupportedError(fmt::format("tensor {}: type {} cannot be read; re-export the model with a common type, such as Q8_0",
+                                       shown(tensor.name), ggml_type_info(tensor.type).name));
+  }
+  const int64_t row_bytes = tensor.row_bytes();
+  constexpr int64_t kTileElements = int64_t{1} << 15;
+  const int64_t tile = std::max<int64_t>(1, kTileElements / std::max<int64_t>(1, columns));
+  parallel_for((count + tile - 1) / tile, [&](int64_t i) {
+    const int64_t begin = i * tile;
+    const int64_t n = std::min(tile, count - begin);
+    dequantize_blocks(tensor.type,
+                      tensor.bytes.subspan(static_cast<size_t>((first + begin) * row_bytes), static_cast<size_t>(n * row_bytes)),
+                      out + begin * columns, n * columns);
+  });
+}
+
+}  // namespace metal_marlin
