@@ -1,0 +1,25 @@
+// How far a quantized linear is from the original.
+#pragma once
+
+#include <cstdint>
+
+#include "core/tensor.h"
+#include "core/values.h"
+
+namespace metal_marlin {
+
+struct LinearErrors {
+  double weight_error = 0;   // ||W - Wq||_F / ||W||_F
+  double output_error = -1;  // sqrt(tr(E G E^T) / tr(W G W^T)), E = Wq - W: relative error of the outputs; -1 without G
+  double clipped_share = 0;  // share of weights that the grid cannot reach: rint(w / S) + zero outside 0 .. levels - 1
+  double saturated_share = 0;  // share of codes that are 0 or levels - 1
+  double least_scale = 0;      // least and largest |S|
+  double largest_scale = 0;
+};
+
+// weight [out, in] is what was to be represented, after folding. gram [in, in] of the same (folded) input, upper half
+// read; null: no output error. A zero denominator gives error 0 if the numerator is 0 as well, else infinity. Costs out
+// * in^2 multiply-adds with gram. ArgumentError when shapes disagree.
+LinearErrors linear_errors(const Matrix& weight, const QuantizedTensor& quantized, const Matrix* gram);
+
+}  // namespace metal_marlin

@@ -1,0 +1,46 @@
+// GPTQ (arXiv 2210.17323) with static groups: columns are rounded one by one, and each one's error is made good by the
+// columns not yet rounded, weighted by the inverse of the tap's Gram matrix.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/values.h"
+#include "quantize/group_range.h"
+
+namespace metal_marlin {
+
+struct GptqOptions {
+  bool act_order = true;  // columns by descending diagonal of the damped Gram matrix, ties by index; else as they stand
+  double damping = 0.01;  // share added to the diagonal
+  bool relative_damping = true;  // of each diagonal entry; else of the diagonal's mean
+};
+
+// What the linears of one tap share. `upper` = U, upper triangular, positive diagonal, with (P H P^T)^-1 = U^T U.
+struct GptqFactor {
+  Matrix upper;                // [in, in], both halves written (zeros below)
+  std::vector<int32_t> order;  // [in] order[j]: the column that is rounded j-th
+  double damping = 0;          // that the factorization succeeded with
+  int retries = 0;             // times the damping was raised tenfold because H was not positive definite
+};
+
+// H = gram (upper half read), H_kk <- H_kk (1 + damping) + 1e-7 mean(diag), or H_kk + (damping + 1e-7) mean(diag). A
+// gram of zeros is taken for the identity (plain rounding). U comes from one Cholesky factorization in float64 of H in
+// reversed order and the inverse of that factor: in^3 / 3 multiply-adds. NumericError: NaN, Inf or a negative diagonal
+// in gram; or not positive definite even after three retries.
+GptqFactor make_gptq_factor(const Matrix& gram, const GptqOptions& options = {});
+
+// Codes for the given static ranges; the group of column k is k / group_size whatever the order.
+//   for j = 0, 1, ...: k = order[j]; c = clamp(rint(w_k / S) + zero, 0, levels - 1); err = (w_k - (c - zero) S) / U_jj;
+//   w_order[l] -= err U_jl for all l > j.
+// Rows in float32, out * in^2 / 2 multiply-adds. ArgumentError when shapes disagree; NumericError: NaN or Inf in
+// weight.
+QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, const GroupRanges& ranges,
+                              const Grid& grid);
+
+// Peak bytes of make_gptq_factor followed by quantize_gptq of one linear, beyond gram and weight themselves, for
+// in_features inputs, out_features outputs and threads() threads as set now.
+uint64_t gptq_memory_bytes(int64_t in_features, int64_t out_features);
+
+}  // namespace metal_marlin

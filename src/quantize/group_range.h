@@ -1,0 +1,61 @@
+// Scales and zeros per group, chosen before rounding. Scales are rounded to f16 here, so the codes are made for the
+// very scales that are stored.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/values.h"
+
+namespace metal_marlin {
+
+enum class RangeMethod : uint8_t {
+  kAbsmax,  // symmetric: S = max|w| / divisor; asymmetric: S = (max - min) / (levels - 1) with min <= 0 <= max
+  kMse,     // the candidates of kGram, least sum of squared errors of the group's weights
+  kGram,    // least e G_gg e^T, e the group's weight errors, G_gg its block of the Gram matrix
+};
+
+struct RangeOptions {
+  RangeMethod method = RangeMethod::kAbsmax;
+  // Of kAbsmax, symmetric: max|w| / divisor. 0: 2^(bits-1) - 1 (7 at 4 bits, the published choice). 7.5 uses the grid's
+  // half step at both ends.
+  float divisor = 0;
+};
+
+inline constexpr float kLeastScale = 0x1p-14f;    // smallest normal f16: readers that flush subnormals agree
+inline constexpr float kLargestScale = 65504.0f;  // largest finite f16
+
+struct RangeCounts {
+  int64_t zero_groups = 0;  // all weights 0: scale kLeastScale, every code equals the zero point
+  int64_t raised = 0;       // scale below kLeastScale, raised to it
+  int64_t clamped = 0;      // scale above kLargestScale, clamped to it: the group's largest weights are clipped
+};
+
+struct GroupRanges {
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  int64_t group_size = 0;        // explicit: equals in_features for one group per row
+  std::vector<uint16_t> scales;  // f16 bits [out, groups], positive, normal, finite
+  std::vector<uint8_t> zeros;    // [out, groups]; symmetric: 2^(bits-1)
+  RangeCounts counts;
+
+  int64_t groups() const noexcept { return group_size == 0 ? 0 : (in_features + group_size - 1) / group_size; }
+};
+
+// Ranges of weight [out, in]. The last group may be short. `gram` [in, in] is read by kGram alone (the upper half).
+// kMse and kGram try, after accuracy measurements on SmolLM2 (docs/algorithms.md):
+//   symmetric   S = f16(max|w| f / (levels/2 - 0.5)), f = 0.5, 0.525 .. 1.1 (25)
+//   asymmetric  S = f16((max - min) f / (levels - 1)), f = 0.6, 0.625 .. 1.025 (18), zero = round(-min f / S) + {-1, 0,
+//   1}
+// The first of equal candidates wins. Cost of kGram: group_size / 2 multiply-adds per weight and candidate.
+// ArgumentError: grid or shapes; NumericError: NaN or Inf in the weights.
+GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOptions& options = {},
+                         const Matrix* gram = nullptr);
+
+// Throws ArgumentError for a grid that is none (bits 2..8, group_size > 0 or -1).
+void validate(const Grid& grid);
+// Throws NumericError naming `name` and the first element that is NaN or Inf.
+void require_finite(const Matrix& matrix, const char* name);
+
+}  // namespace metal_marlin

@@ -1,0 +1,39 @@
+// awq-salient: only the channels that hold salient weights are scaled.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/values.h"
+#include "scale/search.h"
+
+namespace metal_marlin {
+
+struct SalientWeights {
+  std::vector<uint8_t> mask;      // [sum of out_i, in] 1: salient
+  std::vector<float> importance;  // [in] statistic / max statistic (0 when all are 0)
+  int64_t count = 0;              // of ones in mask: exactly round(ratio * size), halves up
+};
+
+// Salience of w[n, k] = (stat_k / max stat) * (|w| / max|w|), max over the stacked weights; the largest round(ratio *
+// size) are salient, ties by index in the stack (row first). ratio in [0, 1].
+// ArgumentError: ratio, shapes; NumericError: NaN, Inf, or a negative statistic.
+SalientWeights find_salient_weights(std::span<const Matrix* const> weights, std::span<const float> statistic,
+                                    double salient_ratio);
+
+struct SalientScaling {
+  TapScale scale;
+  std::vector<int32_t> channels;  // ascending: those that were chosen
+};
+
+inline constexpr double kSalientShare = 0.1;  // a channel is chosen when at least this share of its weights is salient
+
+// s_k = max((stat_k / median stat)^r, 1) for the chosen channels, 1 for the others, r = i / options.ratios searched as
+// in search_scale (options.heads: pooled over heads afterwards, so that the fold stays exact). Statistics below 1e-4
+// count as 1e-4. Errors as in search_scale and find_salient_weights.
+SalientScaling compute_salient_scaling(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
+                                       double salient_ratio, const ScaleSearchOptions& options);
+
+}  // namespace metal_marlin

@@ -1,0 +1,66 @@
+// The search for per-input-channel scales that awq-paper and awq-salient share: a grid of exponents, the loss of each
+// candidate, the least one wins.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/values.h"
+#include "quantize/group_range.h"
+
+namespace metal_marlin {
+
+enum class ActivationMethod : uint8_t { kMean, kMax, kRms };  // of |x|, per channel
+// "mean", "max", "rms"; ArgumentError for others.
+ActivationMethod parse_activation_method(const std::string& name);
+// The vector that `method` names; ArgumentError when its size is not in_features, NumericError when it holds NaN, Inf
+// or a negative value.
+std::span<const float> activation_statistic(const ActivationStats& stats, ActivationMethod method);
+
+// Grouped queries: the input of o has heads * head_dim channels, but v, into which its scale is folded, has kv_heads *
+// head_dim. heads == 0: no pooling.
+struct HeadGroups {
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+};
+
+struct ScaleSearchOptions {
+  ActivationMethod statistic = ActivationMethod::kMean;
+  int ratios = 20;     // exponents i / ratios, i = 0 .. ratios - 1
+  int64_t rows = 256;  // the loss is summed over this many evenly spaced rows of the stacked weights; 0: all
+  Grid grid;
+  RangeOptions range;  // ranges of the rounding inside the loss
+  HeadGroups heads;    // for tap o
+  // Replaces the Gram loss, e.g. by the output error of the whole block; called once per candidate, in order, with a
+  // scale [in_features]. Empty: the Gram loss.
+  std::function<double(std::span<const float> scale)> loss;
+};
+
+// Scale by the published search (arXiv 2306.00978, section 3.2): x = max(statistic, 1e-4), s = x^(i / ratios), pooled
+// over heads, divided by sqrt(max s * min s); the candidate with the least loss, the first of equals.
+// `weights`: the linears that share the tap, each [out_i, in], stacked along out. loss_before is that of i = 0 (s = 1).
+// fold is left empty. ArgumentError: shapes, options, no Gram matrix; NumericError: NaN or Inf in weights or
+// statistics, or when no candidate has a finite loss.
+TapScale search_scale(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
+                      const ScaleSearchOptions& options);
+
+// tr(E G E^T) for each candidate scale, E = RTN(W diag(s)) / diag(s) - W on the rows that options.rows selects: row
+// floor(i * out / rows) of the stack, i = 0 .. rows - 1. Costs rows * in^2 / 2 multiply-adds per candidate.
+std::vector<double> gram_losses(std::span<const Matrix* const> weights, const Matrix& gram,
+                                std::span<const std::vector<float>> scales, const ScaleSearchOptions& options);
+
+// The search loop itself: candidate(ratio) makes a scale for each ratio i / options.ratios; the losses as above.
+TapScale search_ratios(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
+                       const ScaleSearchOptions& options,
+                       const std::function<std::vector<float>(double ratio)>& candidate);
+
+// Replaces scale[h, d] (h a query head) by the geometric mean over the query heads that share a kv head, query heads
+// h * heads / kv_heads ... being neighbours. ArgumentError when the sizes disagree.
+void pool_heads(std::span<float> scale, const HeadGroups& heads);
+
+}  // namespace metal_marlin
