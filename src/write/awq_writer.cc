@@ -1,0 +1,65 @@
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <nlohmann/json.hpp>
+
+#include "pack/awq_gemm.h"
+#include "write/format_writers.h"
+
+namespace metal_marlin {
+
+std::string AwqWriter::refusal(int64_t out_features, int64_t in_features, int64_t group_size) const {
+  if (out_features % 8 != 0) return fmt::format("out_features {} is not a multiple of 8", out_features);
+  if (group_size > 0 && in_features % group_size != 0) {
+    return fmt::format("in_features {} is not a multiple of the group size {}", in_features, group_size);
+  }
+  return {};
+}
+
+std::vector<TensorInfo> AwqWriter::parts(const QuantizedLinear& l) const {
+  const int64_t groups = l.in_features / l.group_size;
+  return {{"qweight", DType::kI32, {l.in_features, l.out_features / 8}},
+          {"qzeros", DType::kI32, {groups, l.out_features / 8}},
+          {"scales", DType::kF16, {groups, l.out_features}}};
+}
+
+PackedTensor AwqWriter::pack(const QuantizedTensor& tensor, const std::string& name) const {
+  return pack_awq_gemm(tensor, name);
+}
+
+void AwqWriter::check(const CheckpointPlan& plan) const {
+  for (const QuantizedLinear& linear : plan.quantized) {
+    const int64_t usual = plan.group_size < 0 ? linear.in_features : plan.group_size;
+    if (linear.group_size != usual) {
+      throw ArgumentError(fmt::format("{}: an AWQ checkpoint has one group size, expected {}, found {}; use the native "
+                                      "format or one group size",
+                                      linear.name, usual, linear.group_size));
+    }
+  }
+}
+
+std::map<std::string, std::string> AwqWriter::metadata(const CheckpointPlan&) const { return {{"format", "pt"}}; }
+
+void AwqWriter::configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
+                          nlohmann::json& config) const {
+  // Engines allocate the scales in the model's type, so it must be the one in which they are stored. Older readers
+  // know one key, newer ones the other.
+  config["torch_dtype"] = "float16";
+  config["dtype"] = "float16";
+  for (auto& [key, value] : config.items()) {
+    if (!value.is_object() || !key.ends_with("_config")) continue;
+    for (const char* name : {"torch_dtype", "dtype"}) {
+      if (value.contains(name)) value[name] = "float16";
+    }
+  }
+  // zero_point is true for symmetric weights too: their zeros (8) are stored, and with false the fast kernels of
+  // engines that choose by this key fall away.
+  config["quantization_config"] = {{"quant_method", "awq"},
+                                   {"bits", 4},
+                                   {"group_size", plan.group_size},
+                                   {"zero_point", true},
+                                   {"version", "gemm"},
+                                   {"modules_to_not_convert", kept_modules}};
+}
+
+}  // namespace metal_marlin

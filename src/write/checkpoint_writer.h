@@ -1,0 +1,135 @@
+// Writes a 4-bit checkpoint as a folder that other programs load: weights, config.json, tokenizer files, model card.
+//
+// Weights are streamed: the header is laid out from the plan, then each tensor is asked for when its turn comes, so
+// that about one tensor is in memory at a time. Every file appears whole or not at all (temporary file, fsync,
+// rename), and config.json, without which no reader accepts a folder, comes last.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/values.h"
+#include "formats/safetensors.h"
+#include "pack/packed_tensor.h"
+
+namespace metal_marlin {
+
+class ModelSource;
+
+// A linear's weight that is stored in 4 bits. Families that fuse linears in one tensor have one entry for the tensor.
+struct QuantizedLinear {
+  std::string name;  // "model.layers.0.self_attn.q_proj.weight"
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  int64_t group_size = 0;  // explicit, as in QuantizedTensor
+  std::string folded;      // module that took the per-input-channel scale, "model.layers.0.input_layernorm"; empty: none
+};
+
+// A tensor whose values differ from the source's: a norm or bias into which scales were folded. Shape as in the source.
+struct ChangedTensor {
+  std::string name;
+  DType dtype = DType::kF16;  // of what TensorProvider::changed() delivers
+};
+
+struct SkippedTensor {
+  std::string name;
+  std::string reason;
+};
+
+struct CheckpointPlan {
+  int64_t group_size = 128;  // -1: the whole row
+  bool symmetric = true;
+  std::vector<QuantizedLinear> quantized;
+  std::vector<ChangedTensor> changed;
+  std::vector<SkippedTensor> skipped;      // linears left in 16 bits, with the reason; passed through to the report
+  uint64_t max_shard_bytes = 5'000'000'000;  // of tensor data in one file; a linear's parts are never split
+  uint64_t held_bytes = 64u << 20;         // of packed parts kept in memory until their turn in the file
+  std::string base_model;                  // for the model card; empty: the name of the source's folder or file
+  std::string method;                      // for the model card: "awq-paper", ...
+  std::string figures_json = "{}";         // for the model card: an object of numbers, strings and such objects
+};
+
+// Where the changed values come from, in the order of the file. A linear is asked for once, or again where its other
+// parts exceeded CheckpointPlan::held_bytes and were not kept; the same values must come.
+class TensorProvider {
+ public:
+  virtual ~TensorProvider() = default;
+  virtual QuantizedTensor quantized(const std::string& name) = 0;
+  virtual OwnedTensor changed(const std::string& name) = 0;
+};
+
+struct WrittenFile {
+  std::string name;
+  uint64_t bytes = 0;
+};
+
+// A tensor that lost values on the way to float16.
+struct ClampedTensor {
+  std::string name;
+  uint64_t clamped = 0;  // values beyond +-65504, written as +-65504
+  uint64_t flushed = 0;  // values that became zero
+  double largest = 0;    // largest magnitude before
+};
+
+struct WriteReport {
+  std::vector<WrittenFile> files;  // in the order in which they were written
+  uint64_t quantized_bytes = 0;    // of 4-bit linears: codes, scales, zeros
+  uint64_t kept_bytes = 0;         // of all other tensors
+  uint64_t quantized_weights = 0;  // number of weights stored in 4 bits
+  uint64_t kept_weights = 0;
+  double bits_per_weight = 0;      // 8 (quantized_bytes + kept_bytes) / all weights
+  std::vector<ClampedTensor> clamped;
+  std::vector<SkippedTensor> skipped;
+
+  uint64_t total_bytes() const noexcept;  // of the files
+};
+
+// Called before each tensor with the number written and the number in all; may throw to stop.
+using WriteProgress = std::function<void(int64_t done, int64_t total)>;
+
+class CheckpointWriter {
+ public:
+  // "native" or "awq"; ArgumentError for another name.
+  static std::unique_ptr<CheckpointWriter> create(const std::string& format);
+  virtual ~CheckpointWriter() = default;
+
+  virtual const char* format() const noexcept = 0;
+  // Why a linear of this shape cannot be stored in the format, for the list of skipped linears; empty: it can.
+  virtual std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size) const = 0;
+
+  // Writes into `folder` (made when missing). An older checkpoint there stops being loadable at once (its config.json
+  // goes first) and its weights are removed when the new ones are complete. Files written before an error stay (whole);
+  // without config.json.
+  // ArgumentError: a plan that names what the source lacks, a shape that the format refuses, groups that the format
+  // cannot express, delivered tensors unlike the plan, `folder` is the source's own. NumericError: a NaN on the way to
+  // float16. SystemError: the machine.
+  WriteReport write(const ModelSource& source, const CheckpointPlan& plan, TensorProvider& provider,
+                    const std::string& folder, const WriteProgress& progress = {}) const;
+
+ protected:
+  // Names after the module's name and a dot, as in PackedTensor, with the shapes that pack() will deliver.
+  virtual std::vector<TensorInfo> parts(const QuantizedLinear& linear) const = 0;
+  virtual PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const = 0;
+  // Type in which a float tensor of type `stored` is kept.
+  virtual DType kept_type(DType stored) const = 0;
+  virtual std::string weights_suffix() const = 0;  // ".safetensors"
+  virtual std::map<std::string, std::string> metadata(const CheckpointPlan& plan) const = 0;
+  // Checks the plan as a whole (what refusal() cannot see).
+  virtual void check(const CheckpointPlan& plan) const = 0;
+  // Sets quantization_config and what goes with it.
+  virtual void configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
+                         nlohmann::json& config) const = 0;
+
+ private:
+  struct Job;
+};
+
+// "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight"; ArgumentError for a name without ".weight".
+std::string module_name(const std::string& weight);
+
+}  // namespace metal_marlin
