@@ -40,8 +40,8 @@ void scale_gram(Matrix& gram, std::span<const float> scale);
 // first row whose pivot was not positive (A is then partly overwritten).
 int64_t cholesky_lower(double* a, int64_t n);
 int64_t cholesky_lower(float* a, int64_t n);
-// L <- L^-1 in place, L lower triangular with nonzero diagonal; only the lower half is read and written. One panel of
-// n x 256 beside it.
+// L <- L^-1 in place, L lower triangular with nonzero diagonal; only the lower half is read and written. Two panels of
+// n x 128 float64 beside it.
 void invert_lower(double* l, int64_t n);
 
 // The kernel that OpenBLAS chose ("SkylakeX", "Haswell", ...): belongs beside every speed that is stated.
