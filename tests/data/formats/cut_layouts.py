@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Cut the tensors that tests/pack needs out of full layout files: cut_layouts.py FOLDER.
+
+FOLDER holds native.safetensors and awq_{sym,asym}_g{64,128}.safetensors. Their tensors: "q.*" logical codes [K, N] and
+zeros [G, N], "ref.gemm.*" what AutoAWQ 0.2.9's WQLinear_GEMM.from_linear made of them, "own.*" the native layout by its
+formula in numpy. Needs numpy and safetensors 0.8.
+"""
+import json
+import pathlib
+import sys
+
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+HERE = pathlib.Path(__file__).resolve().parent
+KEEP = {
+    "native": ("own.", "in.full_range"),
+    **{f"awq_{s}_g{g}": ("q.", "ref.gemm.") for s in ("sym", "asym") for g in (64, 128)},
+}
+
+
+def main():
+    for name, prefixes in KEEP.items():
+        with safe_open(pathlib.Path(sys.argv[1]) / f"{name}.safetensors", "np") as file:
+            tensors = {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefixes)}
+            metadata = {"source": json.dumps(file.metadata(), sort_keys=True)}
+        save_file(tensors, HERE / f"{name}.safetensors", metadata)
+
+
+if __name__ == "__main__":
+    main()
