@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -10,27 +11,27 @@
 
 namespace metal_marlin {
 
-// Number of producer channels of a fold: hidden_size for norms, kv_heads * head_dim for kVRows, intermediate_size for
-// kUpRows. A scale of the tap has in_features entries; for kVRows with grouped queries the entries of the query heads
-// of one kv head must be equal, channel by channel (ArgumentError otherwise: such a scale cannot be folded).
-// Divides the producer's channels by `scale` and multiplies the columns of every linear of the tap:
-//   norm: w / s (offset norms: (1 + w) / s - 1);  v or up: rows and bias / s.
-// Source: AWQ, section 3.2, and the folding maps of docs/algorithms.md. NumericError when a value leaves f32's range.
-void apply_fold(const Family& family, const ModelConfig& config, const Fold& fold, std::span<const float> scale,
-                Block& block);
+// Divides the channels of the tap's producer by `scale` [in_features] and multiplies the columns of every linear of the
+// tap by it: W <- W diag(s);  norm: w / s (offset norms: (1 + w) / s - 1);  v or up: rows and bias / s. With grouped
+// queries a v channel serves several heads: their scales must be equal (ArgumentError otherwise).
+// A norm is written in f16, so it is rounded here, and what rounding changed goes into the columns: the factor they
+// get is w / f16(w / s), by which the fold stays exact and `scale` is updated to it.
+// Source: AWQ, section 3.2, and the folding maps of docs/algorithms.md. NumericError when a value leaves its range.
+void apply_fold(const Family& family, const ModelConfig& config, const Fold& fold, std::span<float> scale, Block& block);
 
 // Runs `states` (one sequence, [tokens, hidden], the input of the layer) through the block.
 Matrix run_block_once(const Family& family, const ModelConfig& config, int64_t layer, const Block& block,
                       const Matrix& states);
 
-// ||(y' - x) - (y - x)||_F / ||y - x||_F for outputs y of the source block and y' of the folded one on input x: the
-// change of what the block adds to the residual stream. In f32 rounding leaves it below kInvarianceLimit.
+// ||y' - y||_F / ||y - x||_F for the outputs y of the source block and y' of the folded one on input x: relative to
+// what the block adds to the residual stream. Rounding in f32 leaves it below kInvarianceLimit.
 inline constexpr double kInvarianceLimit = 1e-4;
 double invariance_error(const Matrix& input, const Matrix& expected, const Matrix& actual);
 
-// Checks that `folded` equals `source` on `input` after the folds of `plan`. On failure each fold is tried alone and
-// NumericError names layer, fold, error and limit. Returns the error.
-double check_invariance(const Family& family, const ModelConfig& config, int64_t layer, const Block& source,
-                        const Block& folded, const ScalePlan& plan, const Matrix& input);
+// Checks that `folded` maps `input` to `expected`, the source block's output. On failure each fold of `plan` is tried
+// alone on `reload()`, the source block; NumericError names layer, fold, error and limit. Returns the error.
+double check_invariance(const Family& family, const ModelConfig& config, int64_t layer, const Block& folded,
+                        const ScalePlan& plan, const Matrix& input, const Matrix& expected,
+                        const std::function<Block()>& reload);
 
 }  // namespace metal_marlin

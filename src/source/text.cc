@@ -7,6 +7,7 @@
 
 #include "core/atomic_file.h"
 #include "core/machine.h"
+#include "source/tokenizer.h"
 
 namespace metal_marlin {
 namespace {

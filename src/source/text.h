@@ -7,9 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "source/tokenizer.h"
 
 namespace metal_marlin {
+
+class Tokenizer;
 
 struct TokenSet {
   std::vector<std::vector<int32_t>> sequences;

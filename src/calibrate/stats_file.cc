@@ -1,0 +1,142 @@
+#include "calibrate/stats_file.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "calibrate/statistics.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr int64_t kRows = 4096;  // of raw activations at a time
+
+std::string prefix(int64_t layer, Tap tap) { return fmt::format("layers.{}.{}.", layer, tap_name(tap)); }
+
+OwnedTensor array(const std::string& name, DType dtype, std::vector<int64_t> shape, const void* data, size_t bytes) {
+  OwnedTensor t{name, dtype, std::move(shape), Buffer(bytes)};
+  if (bytes > 0) std::memcpy(t.bytes.data(), data, bytes);
+  return t;
+}
+
+void require_finite_values(std::span<const float> values, bool positive, const std::string& file, const std::string& key) {
+  for (const float v : values) {
+    if (!std::isfinite(v) || (positive && v < 0)) {
+      throw NumericError(fmt::format("{}: {}: expected finite{} numbers, found {}", file, key, positive ? " non-negative" : "", v));
+    }
+  }
+}
+
+}  // namespace
+
+StatsFile::StatsFile(const std::string& path, const ModelSource& source) : file_(path), source_(source) {
+  raw_ = !file_.contains(prefix(0, Tap::kQkv) + "mean");
+  for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
+    for (int t = 0; t < kTaps; ++t) {
+      const auto tap = static_cast<Tap>(t);
+      const int64_t width = features(tap);
+      if (raw_) {
+        const std::string key = raw_key(layer, tap);
+        const NpyHeader header = file_.header(key);
+        if (header.shape.size() < 2 || header.columns() != width || header.rows() < 1) {
+          throw FormatError(fmt::format("{}: {}: expected activations [batch, seq, {}], found {}", path, key, width, shape_string(header.shape)));
+        }
+        continue;
+      }
+      for (const char* part : {"mean", "max", "rms", "gram"}) {
+        const std::string key = prefix(layer, tap) + part;
+        const NpyHeader header = file_.header(key);
+        const std::vector<int64_t> expected = std::strcmp(part, "gram") == 0 ? std::vector<int64_t>{width, width} : std::vector<int64_t>{width};
+        if (header.shape != expected) {
+          throw FormatError(fmt::format("{}: {}: expected the shape {}, found {}", path, key, shape_string(expected), shape_string(header.shape)));
+        }
+      }
+    }
+  }
+}
+
+int64_t StatsFile::features(Tap tap) const {
+  for (const LinearSlot& slot : source_.linears(0)) {
+    if (tap_of(slot.kind) == tap) return slot.columns;
+  }
+  return 0;
+}
+
+std::string StatsFile::raw_key(int64_t layer, Tap tap) const {
+  std::string first;
+  for (const LinearSlot& slot : source_.linears(layer)) {
+    if (tap_of(slot.kind) != tap) continue;
+    const std::string module = slot.weight.substr(0, slot.weight.size() - std::strlen(".weight"));
+    for (const std::string& key : {slot.weight, module}) {
+      if (file_.contains(key)) return key;
+    }
+    if (first.empty()) first = slot.weight;
+  }
+  throw FormatError(fmt::format("{}: expected activations under \"{}\" (with or without .weight), or statistics written by "
+                                "metal-marlin calibrate; found neither", file_.path(), first));
+}
+
+std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
+  if (raw_) {
+    StatsCollector collector;
+    for (int t = 0; t < kTaps; ++t) {
+      const auto tap = static_cast<Tap>(t);
+      NpzRows rows = file_.rows(raw_key(layer, tap));
+      const int64_t width = rows.header().columns();
+      Matrix batch(kRows, width);
+      while (rows.remaining() > 0) {
+        const int64_t n = rows.read(kRows, batch.data());
+        collector.add(tap, batch.data(), n, width);
+      }
+    }
+    return collector.finish();
+  }
+  std::array<ActivationStats, kTaps> out;
+  for (int t = 0; t < kTaps; ++t) {
+    const auto tap = static_cast<Tap>(t);
+    ActivationStats& s = out[static_cast<size_t>(t)];
+    s.in_features = features(tap);
+    const auto read = [&](const char* part, int64_t count, float* to) {
+      const std::string key = prefix(layer, tap) + part;
+      const OwnedTensor array = file_.load(key);
+      convert_to_f32(array.view(), to);
+      require_finite_values({to, static_cast<size_t>(count)}, std::strcmp(part, "gram") != 0, file_.path(), key);
+    };
+    for (auto [part, values] : {std::pair{"mean", &s.mean}, std::pair{"max", &s.max}, std::pair{"rms", &s.rms}}) {
+      values->resize(static_cast<size_t>(s.in_features));
+      read(part, s.in_features, values->data());
+    }
+    s.gram = Matrix(s.in_features, s.in_features);
+    read("gram", s.gram.size(), s.gram.data());
+    float tokens = 0;
+    const std::string key = prefix(layer, tap) + "tokens";
+    if (file_.header(key).elements() != 1) throw FormatError(fmt::format("{}: {}: expected one number", file_.path(), key));
+    convert_to_f32(file_.load(key).view(), &tokens);
+    s.tokens = static_cast<uint64_t>(std::max(tokens, 0.0f));
+  }
+  return out;
+}
+
+std::vector<OwnedTensor> stats_arrays(int64_t layer, const std::array<ActivationStats, kTaps>& stats) {
+  std::vector<OwnedTensor> out;
+  for (int t = 0; t < kTaps; ++t) {
+    const ActivationStats& s = stats[static_cast<size_t>(t)];
+    const std::string name = prefix(layer, static_cast<Tap>(t));
+    const auto vector = [&](const char* part, const std::vector<float>& v) {
+      out.push_back(array(name + part, DType::kF32, {s.in_features}, v.data(), v.size() * sizeof(float)));
+    };
+    vector("mean", s.mean);
+    vector("max", s.max);
+    vector("rms", s.rms);
+    out.push_back(array(name + "tokens", DType::kU64, {1}, &s.tokens, sizeof s.tokens));
+    if (!s.gram.empty()) {
+      out.push_back(array(name + "gram", DType::kF32, {s.in_features, s.in_features}, s.gram.data(), static_cast<size_t>(s.gram.size()) * sizeof(float)));
+    }
+  }
+  return out;
+}
+
+}  // namespace metal_marlin

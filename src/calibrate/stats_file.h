@@ -1,0 +1,43 @@
+// Activation statistics in an .npz, and raw activations as the origin keeps them.
+//
+// Statistics (written by `calibrate`), per layer i and tap t (qkv, o, gate_up, down), prefix = "layers.{i}.{t}.":
+//   prefix + mean, max, rms  f32 [K];  prefix + tokens  u64 [1];  prefix + gram  f32 [K, K] (optional)
+// Raw activations: one array per weight, key = the tensor's name with or without ".weight", f32 (or any float or
+// integer type) [batch, seq, K] or [tokens, K]. Linears that share an input need one array only.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/values.h"
+#include "formats/npz.h"
+#include "source/model_source.h"
+
+namespace metal_marlin {
+
+class StatsFile {
+ public:
+  // Checks that every tap of every layer is there with the right width, before any work: FormatError names file and key.
+  StatsFile(const std::string& path, const ModelSource& source);
+  // Reads (statistics) or computes (raw activations, in row batches) the four taps of a layer, Gram matrices included.
+  // FormatError naming file and key for wrong shapes or types, NumericError for NaN or Inf.
+  std::array<ActivationStats, kTaps> load(int64_t layer) const;
+  bool raw() const noexcept { return raw_; }
+
+ private:
+  // Key of the raw activations of a tap, or empty.
+  std::string raw_key(int64_t layer, Tap tap) const;
+  int64_t features(Tap tap) const;
+
+  NpzFile file_;
+  const ModelSource& source_;
+  bool raw_ = false;
+};
+
+// The arrays of one layer's statistics under the names above.
+std::vector<OwnedTensor> stats_arrays(int64_t layer, const std::array<ActivationStats, kTaps>& stats);
+
+}  // namespace metal_marlin

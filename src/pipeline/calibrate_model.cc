@@ -1,0 +1,126 @@
+// calibrate: activation statistics into an .npz, without quantizing.
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/quantize.h>
+
+#include <cstring>
+
+#include "calibrate/statistics.h"
+#include "calibrate/stats_file.h"
+#include "core/machine.h"
+#include "core/threads.h"
+#include "formats/npz.h"
+#include "model/block.h"
+#include "model/model.h"
+#include "pipeline/progress.h"
+#include "pipeline/state_store.h"
+#include "pipeline/texts.h"
+
+namespace metal_marlin {
+namespace {
+
+// Raw inputs of a layer's taps, [sequences, length, features], once per weight that has one.
+class ActivationKeeper {
+ public:
+  ActivationKeeper(const ModelSource& source, int64_t layer, int64_t sequences, int64_t length) {
+    std::array<bool, kTaps> seen{};
+    for (const LinearSlot& slot : source.linears(layer)) {
+      const auto t = static_cast<size_t>(tap_of(slot.kind));
+      if (seen[t]) continue;
+      seen[t] = true;
+      const auto bytes = static_cast<size_t>(sequences * length * slot.columns) * sizeof(float);
+      arrays_[t] = OwnedTensor{slot.weight, DType::kF32, {sequences, length, slot.columns}, Buffer(bytes)};
+    }
+  }
+  void add(Tap tap, const float* x, int64_t rows, int64_t features) {
+    OwnedTensor& array = arrays_[static_cast<size_t>(tap)];
+    size_t& at = filled_[static_cast<size_t>(tap)];
+    const size_t bytes = static_cast<size_t>(rows * features) * sizeof(float);
+    std::memcpy(array.bytes.data() + at, x, bytes);
+    at += bytes;
+  }
+  void move_to(std::vector<OwnedTensor>& out) {
+    for (OwnedTensor& a : arrays_) out.push_back(std::move(a));
+  }
+
+ private:
+  std::array<OwnedTensor, kTaps> arrays_;
+  std::array<size_t, kTaps> filled_{};
+};
+
+}  // namespace
+
+CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
+                                const MachineOptions& machine, bool gram, bool keep_activations, const Observer& observer) {
+  if (machine.threads > 0) set_threads(machine.threads);
+  Tracker tracker(observer);
+  tracker.enter("prepare", 0, 1);
+  const auto source = ModelSource::open(model);
+  source->check();
+  QuantizeOptions q;
+  q.calibration = options;
+  q.machine = machine;
+  q.evaluation.text = "none";
+  if (calibration_kind(options) == CalibrationKind::kNpz) {
+    throw ArgumentError(fmt::format("--calibration {}: expected a text or self: statistics are what this command makes", options.calibration));
+  }
+  if (options.samples < 1 || options.sequence_length < 8) {
+    throw ArgumentError(fmt::format("--samples {} --sequence-length {}: expected at least 1 sequence of 8 tokens", options.samples, options.sequence_length));
+  }
+  const RunTexts texts = prepare_texts(*source, q, tracker);
+  const ModelConfig& config = source->config();
+  const auto sequences = static_cast<int64_t>(texts.calibration.sequences.size());
+  if (keep_activations) {
+    uint64_t bytes = 0;
+    std::array<bool, kTaps> seen{};
+    for (const LinearSlot& slot : source->linears(0)) {
+      bool& s = seen[static_cast<size_t>(tap_of(slot.kind))];
+      if (!s) bytes += static_cast<uint64_t>(texts.calibration.tokens() * slot.columns * config.num_hidden_layers) * sizeof(float);
+      s = true;
+    }
+    const uint64_t budget = machine.memory_bytes > 0 ? machine.memory_bytes : memory_bytes() / 10 * 9;
+    if (bytes > budget / 2) {
+      throw SystemError(fmt::format("--keep-activations: the raw activations of {} tokens take {} MiB, more than half of the memory allowed "
+                                    "({} MiB); use fewer --samples", texts.calibration.tokens(), bytes >> 20, budget >> 20));
+    }
+  }
+  StateStore store(texts.calibration.lengths(), config.hidden_size, "", BlockForward::kBatchTokens);
+  for (const auto& batch : store.batches()) {
+    std::vector<int32_t> ids;
+    for (size_t i = 0; i < batch.lengths.size(); ++i) {
+      const auto& s = texts.calibration.sequences[static_cast<size_t>(batch.first_sequence) + i];
+      ids.insert(ids.end(), s.begin(), s.end());
+    }
+    Matrix m(batch.rows, config.hidden_size);
+    embed(*source, ids, m);
+    store.write(batch, m);
+  }
+  BlockForward pass(source->family(), config);
+  std::vector<OwnedTensor> arrays;
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    tracker.set_fraction(static_cast<double>(layer) / static_cast<double>(config.num_hidden_layers));
+    tracker.enter("calibrate", layer, config.num_hidden_layers);
+    const Block block = load_block(*source, layer);
+    StatsCollector collector(gram);
+    std::unique_ptr<ActivationKeeper> keeper;
+    if (keep_activations) keeper = std::make_unique<ActivationKeeper>(*source, layer, sequences, texts.calibration.longest());
+    const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {
+      collector.add(tap, x, rows, features);
+      if (keeper) keeper->add(tap, x, rows, features);
+    };
+    for (const auto& batch : store.batches()) {
+      Matrix m = store.read(batch);
+      pass.run(layer, block, m, batch.lengths, hook);
+      store.write(batch, m);
+    }
+    for (OwnedTensor& a : stats_arrays(layer, collector.finish())) arrays.push_back(std::move(a));
+    if (keeper) keeper->move_to(arrays);
+    for (const LinearSlot& slot : source->linears(layer)) source->release(slot.weight);
+  }
+  tracker.enter("write", 0, 1);
+  write_npz(output, std::span<const OwnedTensor>(arrays));
+  tracker.enter("done", 1, 1);
+  return {sequences, texts.calibration.tokens(), tracker.seconds()};
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,130 @@
+// evaluate: the model and its reference pass block by block in lockstep.
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/evaluate.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/threads.h"
+#include "eval/score.h"
+#include "model/block.h"
+#include "model/model.h"
+#include "pipeline/progress.h"
+#include "pipeline/size.h"
+#include "pipeline/state_store.h"
+#include "source/model_source.h"
+#include "source/text.h"
+#include "source/tokenizer.h"
+
+namespace metal_marlin {
+namespace {
+
+// One model on its way through the evaluated chunks.
+struct Stream {
+  Stream(const ModelSource& s, const TokenSet& chunks)
+      : source(s), states(chunks.lengths(), s.config().hidden_size, "", BlockForward::kBatchTokens), forward(s.family(), s.config()) {
+    for (const auto& batch : states.batches()) {
+      std::vector<int32_t> ids;
+      for (size_t i = 0; i < batch.lengths.size(); ++i) {
+        const auto& sequence = chunks.sequences[static_cast<size_t>(batch.first_sequence) + i];
+        ids.insert(ids.end(), sequence.begin(), sequence.end());
+      }
+      Matrix m(batch.rows, s.config().hidden_size);
+      embed(s, ids, m);
+      states.write(batch, m);
+    }
+  }
+  void step(int64_t layer) {
+    if (layer >= source.config().num_hidden_layers) return;
+    const Block block = load_block(source, layer);
+    for (const auto& batch : states.batches()) {
+      Matrix m = states.read(batch);
+      forward.run(layer, block, m, batch.lengths);
+      states.write(batch, m);
+    }
+    for (const LinearSlot& slot : source.linears(layer)) source.release(slot.weight);
+  }
+
+  const ModelSource& source;
+  StateStore states;
+  BlockForward forward;
+};
+
+}  // namespace
+
+Evaluation evaluate_model(const std::string& model, const std::string& reference, const EvaluationOptions& options,
+                          const MachineOptions& machine, const Observer& observer) {
+  if (options.text.empty()) throw ArgumentError("--text: expected a file to evaluate on");
+  if (options.chunks < 1) throw ArgumentError(fmt::format("--chunks: expected at least 1, got {}", options.chunks));
+  if (options.context < 2) throw ArgumentError(fmt::format("--context: expected at least 2, got {}", options.context));
+  if (machine.threads > 0) set_threads(machine.threads);
+  Tracker tracker(observer);
+  tracker.enter("load", 0, 1);
+  const auto source = ModelSource::open(model);
+  source->check();
+  std::unique_ptr<ModelSource> other;
+  if (!reference.empty()) {
+    other = ModelSource::open(reference);
+    other->check();
+    if (other->config().vocab_size != source->config().vocab_size) {
+      throw ArgumentError(fmt::format("--reference {}: expected a vocabulary of {} tokens as in {}, found {}", reference,
+                                      source->config().vocab_size, model, other->config().vocab_size));
+    }
+  }
+  const Tokenizer& tokenizer = source->tokenizer();
+  const auto ids = tokenize_file(options.text, tokenizer);
+  const TokenSet chunks = cut_chunks(ids, 0, ids.size(), options.context, options.chunks, bos_to_add(options.bos, tokenizer));
+  if (chunks.sequences.empty()) {
+    throw ArgumentError(fmt::format("{}: {} tokens, fewer than one chunk of {}; give a longer text or a shorter --context",
+                                    options.text, ids.size(), options.context));
+  }
+  Stream stream(*source, chunks);
+  std::unique_ptr<Stream> reference_stream;
+  if (other) reference_stream = std::make_unique<Stream>(*other, chunks);
+  const int64_t layers = std::max(source->config().num_hidden_layers, other ? other->config().num_hidden_layers : 0);
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    tracker.set_fraction(0.8 * static_cast<double>(layer) / static_cast<double>(layers));
+    tracker.enter("evaluate", layer, layers);
+    stream.step(layer);
+    if (reference_stream) reference_stream->step(layer);
+  }
+  Metrics metrics;
+  {
+    const Head head(*source);
+    std::unique_ptr<Head> reference_head;
+    if (other) reference_head = std::make_unique<Head>(*other);
+    const auto& batches = stream.states.batches();
+    for (size_t i = 0; i < batches.size(); ++i) {
+      const auto& batch = batches[i];
+      tracker.set_fraction(0.8 + 0.2 * static_cast<double>(i) / static_cast<double>(batches.size()));
+      tracker.enter("score", static_cast<int64_t>(i), static_cast<int64_t>(batches.size()));
+      const Matrix states = stream.states.read(batch);
+      Matrix reference_states;
+      if (other) reference_states = reference_stream->states.read(batch);
+      score(head, states, reference_head.get(), other ? &reference_states : nullptr,
+            std::span(chunks.sequences).subspan(static_cast<size_t>(batch.first_sequence), batch.lengths.size()), metrics);
+    }
+  }
+  tracker.enter("done", 1, 1);
+  Evaluation result = metrics.result();
+  const ModelSize size = model_size(*source);
+  result.bits_per_weight = size.bits_per_weight();
+  result.bytes = size.bytes;
+  return result;
+}
+
+std::string to_json(const Evaluation& e) {
+  using nlohmann::json;
+  const auto when = [&](double value) { return e.has_reference ? json(value) : json(nullptr); };
+  json model;
+  model["perplexity"] = {{"reference", when(e.reference_perplexity)}, {"quantized", e.perplexity}};
+  model["kl_divergence"] = {{"mean", when(e.kl_mean)}, {"standard_error", when(e.kl_standard_error)}, {"p99", when(e.kl_p99)}};
+  model["top1_agreement"] = when(e.top1_agreement);
+  model["positions"] = e.positions;
+  model["bits_per_weight"] = e.bits_per_weight;
+  model["bytes"] = e.bytes;
+  return json{{"model", model}}.dump(2);
+}
+
+}  // namespace metal_marlin

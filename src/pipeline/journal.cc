@@ -1,0 +1,189 @@
+#include "pipeline/journal.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/atomic_file.h"
+#include "formats/safetensors.h"
+#include "pack/native.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+OwnedTensor token_tensor(const std::string& name, const TokenSet& set) {
+  OwnedTensor t;
+  t.name = name;
+  t.dtype = DType::kI32;
+  std::vector<int32_t> flat;
+  for (const auto& s : set.sequences) {
+    flat.push_back(static_cast<int32_t>(s.size()));
+    flat.insert(flat.end(), s.begin(), s.end());
+  }
+  t.shape = {static_cast<int64_t>(flat.size())};
+  t.bytes = Buffer(flat.size() * sizeof(int32_t));
+  if (!flat.empty()) std::memcpy(t.bytes.data(), flat.data(), t.bytes.size());
+  return t;
+}
+
+TokenSet token_set(const TensorView& view) {
+  TokenSet set;
+  const auto* values = reinterpret_cast<const int32_t*>(view.bytes.data());
+  const int64_t n = view.elements();
+  for (int64_t i = 0; i < n;) {
+    const int64_t length = values[i++];
+    if (length < 1 || length > n - i) throw FormatError("tokens.safetensors: a sequence exceeds the tensor");
+    set.sequences.emplace_back(values + i, values + i + length);
+    i += length;
+  }
+  return set;
+}
+
+OwnedTensor copy(const TensorView& view) {
+  OwnedTensor t;
+  t.name = view.name;
+  t.dtype = view.dtype;
+  t.shape = view.shape;
+  t.bytes = Buffer(view.bytes.size());
+  if (!view.bytes.empty()) std::memcpy(t.bytes.data(), view.bytes.data(), view.bytes.size());
+  return t;
+}
+
+}  // namespace
+
+Journal::Journal(const std::string& output) : folder_((fs::path(output) / ".metal-marlin").string()) {}
+
+bool Journal::exists() const { return fs::exists(fs::path(folder_) / "run.json"); }
+
+std::optional<uint64_t> Journal::fingerprint() const {
+  if (!exists()) return std::nullopt;
+  const json j = json::parse(read_text_file((fs::path(folder_) / "run.json").string()), nullptr, false);
+  if (!j.is_object() || !j.contains("fingerprint") || !j["fingerprint"].is_number_unsigned()) return std::nullopt;
+  return j["fingerprint"].get<uint64_t>();
+}
+
+void Journal::begin(uint64_t fingerprint) {
+  remove();
+  create_folders(folder_);
+  write_text_file((fs::path(folder_) / "run.json").string(), json{{"fingerprint", fingerprint}}.dump());
+}
+
+void Journal::remove() {
+  // run.json goes first: what is left of a half-removed journal is never taken for a run.
+  std::error_code code;
+  fs::remove(fs::path(folder_) / "run.json", code);
+  sync_folder(folder_);
+  fs::remove_all(folder_, code);
+  if (code) throw SystemError(fmt::format("{}: cannot remove: {}", folder_, code.message()));
+}
+
+void Journal::write_tokens(const TokenSet& calibration, const TokenSet& held_back) {
+  std::vector<OwnedTensor> tensors;
+  tensors.push_back(token_tensor("calibration", calibration));
+  tensors.push_back(token_tensor("held_back", held_back));
+  write_safetensors((fs::path(folder_) / "tokens.safetensors").string(), std::span<const OwnedTensor>(tensors));
+}
+
+bool Journal::read_tokens(TokenSet& calibration, TokenSet& held_back) const {
+  const std::string path = (fs::path(folder_) / "tokens.safetensors").string();
+  if (!fs::exists(path)) return false;
+  const SafetensorsFile file(path);
+  calibration = token_set(file.get("calibration"));
+  held_back = token_set(file.get("held_back"));
+  return true;
+}
+
+std::string Journal::block_path(int64_t layer, const char* ending) const {
+  return (fs::path(folder_) / fmt::format("block-{:05}.{}", layer, ending)).string();
+}
+
+std::string Journal::states_path(int64_t layer) const {
+  return (fs::path(folder_) / fmt::format("states-{:05}.safetensors", layer)).string();
+}
+
+int64_t Journal::finished_blocks() const {
+  int64_t n = 0;
+  while (fs::exists(block_path(n, "json")) && fs::exists(block_path(n, "safetensors"))) ++n;
+  return n;
+}
+
+void Journal::write_block(int64_t layer, const FinishedBlock& block, const json& report) {
+  std::vector<OwnedTensor> tensors;
+  json groups = json::object();
+  for (const auto& [name, tensor] : block.quantized) {
+    for (OwnedTensor& part : pack_native(tensor, name).parts) {
+      part.name = name + part.name.substr(std::strlen("weight"));
+      tensors.push_back(std::move(part));
+    }
+    groups[name] = {{"group_size", tensor.group_size}, {"symmetric", tensor.symmetric}};
+  }
+  for (const OwnedTensor& t : block.changed) tensors.push_back(copy(t.view()));
+  write_safetensors(block_path(layer, "safetensors"), std::span<const OwnedTensor>(tensors), {{"quantized", groups.dump()}});
+  write_text_file(block_path(layer, "json"), report.dump());
+}
+
+FinishedBlock Journal::read_block(int64_t layer) const {
+  const SafetensorsFile file(block_path(layer, "safetensors"));
+  FinishedBlock block;
+  const auto it = file.metadata().find("quantized");
+  if (it == file.metadata().end()) throw FormatError(fmt::format("{}: no list of quantized tensors", file.path()));
+  const json groups = json::parse(it->second);
+  std::vector<std::string> parts;
+  for (const auto& [name, entry] : groups.items()) {
+    QuantizedTensor t = unpack_native(file.get(name), file.get(name + ".scales"), file.get(name + ".zeros"),
+                                      entry.at("group_size").get<int64_t>(), name);
+    t.symmetric = entry.at("symmetric").get<bool>();
+    block.quantized.emplace(name, std::move(t));
+  }
+  for (const TensorView& view : file.tensors()) {
+    const size_t dot = view.name.rfind(".weight.");
+    if (groups.contains(view.name) || (dot != std::string::npos && groups.contains(view.name.substr(0, dot + 7)))) continue;
+    block.changed.push_back(copy(view));
+  }
+  return block;
+}
+
+json Journal::read_block_report(int64_t layer) const {
+  const std::string path = block_path(layer, "json");
+  json j = json::parse(read_text_file(path), nullptr, false);
+  if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object; remove {} to start over", path, folder_));
+  return j;
+}
+
+void Journal::write_states(int64_t layer, std::span<const TensorView> states) {
+  const auto previous = states_layer();
+  write_safetensors(states_path(layer), states);
+  if (previous && *previous != layer) {
+    std::error_code code;
+    fs::remove(states_path(*previous), code);
+  }
+}
+
+std::optional<int64_t> Journal::states_layer() const {
+  std::optional<int64_t> last;
+  std::error_code code;
+  for (const auto& entry : fs::directory_iterator(folder_, code)) {
+    const std::string name = entry.path().filename().string();
+    long long layer = 0;
+    int end = 0;
+    if (std::sscanf(name.c_str(), "states-%lld.safetensors%n", &layer, &end) == 1 && static_cast<size_t>(end) == name.size() && end > 0) {
+      last = std::max<int64_t>(last.value_or(0), layer);
+    }
+  }
+  return last;
+}
+
+std::vector<OwnedTensor> Journal::read_states(int64_t layer) const {
+  const SafetensorsFile file(states_path(layer));
+  std::vector<OwnedTensor> out;
+  for (const TensorView& view : file.tensors()) out.push_back(copy(view));
+  return out;
+}
+
+}  // namespace metal_marlin

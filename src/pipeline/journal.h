@@ -1,0 +1,59 @@
+// What survives an interruption: OUT/.metal-marlin holds
+//   run.json            the fingerprint of model, options, texts and version
+//   tokens.safetensors  the calibration and held-back tokens (text that the model made itself is costly)
+//   block-00000.*       one file per finished block: its codes, scales, zeros and folded norms (.safetensors), its report (.json)
+//   states-00007.safetensors  now and then the states that enter a block, so that a long run need not replay all blocks
+// Each file is written under a temporary name, flushed and renamed: a block counts as done when its .json is there.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/values.h"
+#include "source/text.h"
+
+namespace metal_marlin {
+
+struct FinishedBlock {
+  std::map<std::string, QuantizedTensor> quantized;  // by weight name
+  std::vector<OwnedTensor> changed;                  // folded norms and biases under their names, F16
+};
+
+class Journal {
+ public:
+  // The folder is made at the first write.
+  explicit Journal(const std::string& output);
+
+  const std::string& folder() const noexcept { return folder_; }
+  bool exists() const;
+  // Of run.json; nothing when there is none or it is broken (then there is nothing to resume).
+  std::optional<uint64_t> fingerprint() const;
+  void begin(uint64_t fingerprint);  // starts afresh: removes what is there
+  void remove();
+
+  void write_tokens(const TokenSet& calibration, const TokenSet& held_back);
+  bool read_tokens(TokenSet& calibration, TokenSet& held_back) const;  // false: none
+
+  int64_t finished_blocks() const;  // 0 .. n-1 are done
+  void write_block(int64_t layer, const FinishedBlock& block, const nlohmann::json& report);
+  FinishedBlock read_block(int64_t layer) const;
+  nlohmann::json read_block_report(int64_t layer) const;
+
+  // States that enter `layer`; older ones are removed.
+  void write_states(int64_t layer, std::span<const TensorView> states);
+  std::optional<int64_t> states_layer() const;
+  std::vector<OwnedTensor> read_states(int64_t layer) const;
+
+ private:
+  std::string block_path(int64_t layer, const char* ending) const;
+  std::string states_path(int64_t layer) const;
+  std::string folder_;
+};
+
+}  // namespace metal_marlin

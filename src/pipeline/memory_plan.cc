@@ -1,0 +1,105 @@
+#include "pipeline/memory_plan.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "core/machine.h"
+#include "infer/batch_sampler.h"
+#include "model/block.h"
+#include "pipeline/size.h"
+#include "pipeline/texts.h"
+#include "quantize/gptq.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+// Measured on SmolLM2: program, libraries and their tables, and the tokenizer's 130 bytes per character of its file.
+constexpr uint64_t kProgram = 60 * kMiB;
+
+std::string mib(uint64_t bytes) { return fmt::format("{} MiB", (bytes + kMiB - 1) / kMiB); }
+
+}  // namespace
+
+uint64_t MemoryPlan::peak() const {
+  const uint64_t in_block = block + statistics + std::max(forward_scratch, quantize_scratch);
+  return std::max(base + states + std::max(in_block, head), self_text);
+}
+
+uint64_t memory_budget(const MachineOptions& options) {
+  return options.memory_bytes > 0 ? options.memory_bytes : memory_bytes() / 10 * 9;
+}
+
+MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                       int64_t calibration_tokens, int64_t held_back_tokens, const std::string& output) {
+  const ModelConfig& c = source.config();
+  MemoryPlan plan;
+  uint64_t tokenizer_bytes = 0;
+  for (const auto& [name, text] : source.companion_files()) {
+    if (name == "tokenizer.json") tokenizer_bytes = 12 * text.size();
+  }
+  plan.base = kProgram + tokenizer_bytes;
+  const bool evaluating = held_back_tokens > 0;
+  const auto state_bytes = static_cast<uint64_t>(calibration_tokens + 2 * held_back_tokens) * static_cast<uint64_t>(c.hidden_size) * sizeof(float);
+  plan.states = state_bytes;
+
+  std::array<uint64_t, kTaps> in_features{};
+  uint64_t weights = 0;
+  uint64_t largest = 0;
+  for (const LinearSlot& slot : source.linears(0)) {
+    const auto n = static_cast<uint64_t>(slot.rows) * static_cast<uint64_t>(slot.columns);
+    weights += n;
+    largest = std::max(largest, n);
+    in_features[static_cast<size_t>(tap_of(slot.kind))] = static_cast<uint64_t>(slot.columns);
+    uint64_t scratch = largest * (sizeof(float) * 2 + 1);
+    if (recipe.rounding == Rounding::kGptq) scratch += gptq_memory_bytes(slot.columns, slot.rows);
+    plan.quantize_scratch = std::max(plan.quantize_scratch, scratch);
+  }
+  plan.block = weights * sizeof(float) + weights;
+  for (const uint64_t k : in_features) plan.statistics += k * k * sizeof(float) * (evaluating ? 2 : 1);
+  const int64_t longest = std::max(options.calibration.sequence_length, evaluating ? options.evaluation.context : 0);
+  const auto batch = static_cast<uint64_t>(std::max(BlockForward::kBatchTokens, longest)) * static_cast<uint64_t>(c.hidden_size) * sizeof(float);
+  plan.forward_scratch = BlockForward(source.family(), c).scratch_bytes(longest) + batch;
+  if (evaluating) {
+    const auto vocab = static_cast<uint64_t>(c.vocab_size);
+    plan.head = vocab * static_cast<uint64_t>(c.hidden_size) * 2 + (uint64_t{1} << 26) + 2 * batch;
+  }
+  if (calibration_kind(options.calibration) == CalibrationKind::kSelf) plan.self_text = plan.base + self_text_bytes(source, memory_budget(options.machine));
+
+  const uint64_t budget = memory_budget(options.machine);
+  if (plan.peak() > budget && plan.states > 0) {
+    plan.spilled = plan.states;
+    plan.states = 0;
+  }
+  if (plan.peak() > budget) {
+    throw SystemError(fmt::format("--memory {}: this run needs at least {}: {} for the program, {} for one block, {} for statistics, {} "
+                                  "for scratch; give more memory, or fewer tokens with --samples",
+                                  mib(budget), mib(plan.peak()), mib(plan.base), mib(plan.block), mib(plan.statistics),
+                                  mib(std::max(plan.forward_scratch, plan.quantize_scratch))));
+  }
+  const ModelSize size = model_size(source);
+  const uint64_t linears = weights * static_cast<uint64_t>(c.num_hidden_layers);
+  const uint64_t quantized = linears * 5 / 8;  // 4 bits, scales and zeros of groups of 32 at worst
+  const uint64_t kept = (size.parameters > linears ? size.parameters - linears : 0) * 2;
+  plan.disk = plan.spilled + quantized + (quantized + kept) * options.formats.size();
+  if (!output.empty()) {
+    const uint64_t free = free_disk_bytes(output);
+    if (free < plan.disk) {
+      throw SystemError(fmt::format("{}: about {} of disk are needed, {} are free; free some space or choose another folder", output,
+                                    mib(plan.disk), mib(free)));
+    }
+  }
+  return plan;
+}
+
+nlohmann::json to_json(const MemoryPlan& p) {
+  return {{"peak_bytes", p.peak()}, {"base", p.base}, {"states", p.states}, {"spilled", p.spilled}, {"block", p.block},
+          {"statistics", p.statistics}, {"forward_scratch", p.forward_scratch}, {"quantize_scratch", p.quantize_scratch},
+          {"head", p.head}, {"self_text", p.self_text}, {"disk", p.disk}};
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,35 @@
+// What a run will hold in memory, before it starts.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "pipeline/recipe.h"
+
+namespace metal_marlin {
+
+struct MemoryPlan {
+  uint64_t base = 0;             // program, libraries, tokenizer, tables
+  uint64_t states = 0;           // of calibration and held-back tokens; 0 when spilled
+  uint64_t spilled = 0;          // the same in scratch files
+  uint64_t block = 0;            // f32 weights of one block, and its codes
+  uint64_t statistics = 0;       // Gram matrices
+  uint64_t forward_scratch = 0;
+  uint64_t quantize_scratch = 0;
+  uint64_t head = 0;             // head and rows of logits
+  uint64_t self_text = 0;        // sampling calibration text: weights and caches
+  uint64_t disk = 0;             // journal and output, at the peak
+  uint64_t peak() const;
+};
+
+// budget 0: the machine's memory less a tenth. States are spilled when they do not fit; SystemError naming the parts
+// and the least budget that would do when even that exceeds it, or when `output` has too little disk.
+MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                       int64_t calibration_tokens, int64_t held_back_tokens, const std::string& output);
+nlohmann::json to_json(const MemoryPlan& plan);
+
+// The budget in bytes that `options` asks for.
+uint64_t memory_budget(const MachineOptions& options);
+
+}  // namespace metal_marlin

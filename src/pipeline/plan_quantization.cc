@@ -1,0 +1,115 @@
+// --dry-run: what quantize_model would do.
+#include <fmt/format.h>
+#include <metal_marlin/quantize.h>
+#include <metal_marlin/report.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/machine.h"
+#include "core/threads.h"
+#include "kernels/gemm.h"
+#include "pipeline/memory_plan.h"
+#include "pipeline/recipe.h"
+#include "pipeline/texts.h"
+#include "write/checkpoint_writer.h"
+
+namespace metal_marlin {
+namespace {
+
+using nlohmann::json;
+
+// Multiply-adds of a token in the linears of all blocks, and in the Gram matrices of the taps (symmetric half).
+struct Work {
+  double forward = 0;
+  double gram = 0;
+};
+
+Work work_per_token(const ModelSource& source) {
+  Work work;
+  std::array<double, kTaps> in_features{};
+  for (const LinearSlot& slot : source.linears(0)) {
+    work.forward += static_cast<double>(slot.rows) * static_cast<double>(slot.columns);
+    in_features[static_cast<size_t>(tap_of(slot.kind))] = static_cast<double>(slot.columns);
+  }
+  for (const double k : in_features) work.gram += k * k / 2;
+  const auto layers = static_cast<double>(source.config().num_hidden_layers);
+  return {work.forward * layers, work.gram * layers};
+}
+
+// Seconds from the machine's measured rate of matrix products. The factors allow for what is not a product.
+json estimate_time(const ModelSource& source, const Recipe& recipe, const TextSizes& sizes, const QuantizeOptions& options) {
+  const double rate = gemm_rate(GemmType::kF32) * 1e9 * threads();
+  const Work work = work_per_token(source);
+  const auto calibration = static_cast<double>(sizes.calibration);
+  const auto held_back = static_cast<double>(sizes.held_back);
+  const double forward = 2 * work.forward * calibration / rate / 0.75;
+  const double statistics = 2 * work.gram * calibration / rate / 0.75;
+  const double head = 2.0 * static_cast<double>(source.config().hidden_size) * static_cast<double>(source.config().vocab_size);
+  const double evaluate = held_back * (2 * (2 * work.forward + head) + 2 * work.gram) / rate / 0.7;
+  double rounding = 0;
+  for (const LinearSlot& slot : source.linears(0)) {
+    const auto n = static_cast<double>(slot.rows);
+    const auto k = static_cast<double>(slot.columns);
+    rounding += 4 * n * k * k;  // errors before and after
+    if (recipe.scales != ScaleMethod::kNone) rounding += 20 * 256 * k * k;
+    if (recipe.rounding == Rounding::kGptq) rounding += n * k * k + k * k * k;
+    if (recipe.ranges == RangeChoice::kGram || recipe.clip) rounding += 25 * 64 * n * k;
+  }
+  rounding *= static_cast<double>(source.config().num_hidden_layers) / rate / 0.5;
+  json time = {{"forward", forward}, {"statistics", statistics}, {"search_and_round", rounding}, {"evaluate", evaluate}};
+  double self = 0;
+  if (calibration_kind(options.calibration) == CalibrationKind::kSelf) self = 2 * work.forward * calibration / rate / 0.3;
+  time["self_text"] = self;
+  time["total"] = forward + statistics + rounding + evaluate + self;
+  return time;
+}
+
+}  // namespace
+
+std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& options) {
+  if (options.machine.threads > 0) set_threads(options.machine.threads);
+  const auto source = ModelSource::open(model);
+  source->check();
+  const Recipe recipe = make_recipe(options, *source);
+  const TextSizes sizes = expected_sizes(*source, options);
+  json plan;
+  plan["model"] = source->path();
+  plan["output"] = output;
+  plan["options"] = options_json(options, recipe);
+  plan["calibration_tokens"] = sizes.calibration;
+  plan["held_back_tokens"] = sizes.held_back;
+  json quantized = json::array();
+  json skipped = json::array();
+  uint64_t weights = 0;
+  uint64_t bytes = 0;
+  for (int64_t layer = 0; layer < source->config().num_hidden_layers; ++layer) {
+    const LayerTensors tensors = layer_tensors(*source, layer, options);
+    for (const QuantizedWeight& w : tensors.quantized) {
+      std::string refusal;
+      for (const std::string& format : options.formats) {
+        const std::string r = CheckpointWriter::create(format)->refusal(w.rows, w.columns, recipe.grid.group_of(w.columns));
+        if (refusal.empty() && !r.empty()) refusal = format + ": " + r;
+      }
+      if (!refusal.empty()) {
+        skipped.push_back({{"name", w.name}, {"reason", refusal}});
+        continue;
+      }
+      quantized.push_back({{"name", w.name}, {"shape", {w.rows, w.columns}}});
+      const auto n = static_cast<uint64_t>(w.rows) * static_cast<uint64_t>(w.columns);
+      weights += n;
+      bytes += n / 2 + n / static_cast<uint64_t>(recipe.grid.group_of(w.columns)) * 5 / 2;
+    }
+    for (const Skipped& s : tensors.skipped) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
+  }
+  plan["quantized"] = quantized;
+  plan["skipped"] = skipped;
+  plan["quantized_weights"] = weights;
+  plan["quantized_bytes"] = bytes;
+  plan["memory"] = to_json(plan_memory(*source, recipe, options, sizes.calibration, sizes.held_back, output));
+  plan["memory_budget"] = memory_budget(options.machine);
+  plan["seconds"] = estimate_time(*source, recipe, sizes, options);
+  plan["machine"] = {{"cpu", cpu_name()}, {"threads", threads()}, {"gemm_gflops_per_core", gemm_rate(GemmType::kF32)}};
+  return plan.dump(2);
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,371 @@
+#include "pipeline/quantize_block.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+
+#include "core/half.h"
+#include "core/machine.h"
+#include "kernels/linear_algebra.h"
+#include "quantize/clip.h"
+#include "quantize/errors.h"
+#include "quantize/gptq.h"
+#include "quantize/group_range.h"
+#include "quantize/rtn.h"
+#include "scale/fold.h"
+#include "scale/salient.h"
+#include "scale/search.h"
+
+namespace metal_marlin {
+namespace {
+
+using nlohmann::json;
+
+ActivationMethod statistic_of(Statistic s) {
+  switch (s) {
+    case Statistic::kMax: return ActivationMethod::kMax;
+    case Statistic::kRms: return ActivationMethod::kRms;
+    case Statistic::kMean: break;
+  }
+  return ActivationMethod::kMean;
+}
+
+RangeMethod method_of(RangeChoice c) {
+  switch (c) {
+    case RangeChoice::kMse: return RangeMethod::kMse;
+    case RangeChoice::kGram: return RangeMethod::kGram;
+    case RangeChoice::kAbsmax: break;
+  }
+  return RangeMethod::kAbsmax;
+}
+
+class BlockQuantizer {
+ public:
+  BlockQuantizer(BlockTask& task, Block& block, Tracker& tracker)
+      : task_(task), block_(block), tracker_(tracker), family_(task.source->family()), config_(task.source->config()) {
+    for (const QuantizedWeight& w : task.tensors->quantized) {
+      for (const LinearSlot& slot : w.slots) quantized_.insert(slot.kind);
+    }
+  }
+
+  BlockResult run() {
+    report_["scales"] = json::array();
+    report_["linears"] = json::array();
+    if (task_.recipe->scales != ScaleMethod::kNone) find_scales();
+    check_fold();
+    for (const QuantizedWeight& w : task_.tensors->quantized) quantize_weight(w);
+    collect_changed();
+    result_.report = std::move(report_);
+    return std::move(result_);
+  }
+
+ private:
+  ActivationStats& stats(Tap tap) { return (*task_.stats)[static_cast<size_t>(tap)]; }
+  ActivationStats* held_back(Tap tap) {
+    if (task_.held_back == nullptr || (*task_.held_back)[static_cast<size_t>(tap)].in_features == 0) return nullptr;
+    return &(*task_.held_back)[static_cast<size_t>(tap)];
+  }
+  std::vector<LinearKind> consumers(Tap tap) const {
+    std::vector<LinearKind> out;
+    for (int k = 0; k < kLinears; ++k) {
+      if (tap_of(static_cast<LinearKind>(k)) == tap) out.push_back(static_cast<LinearKind>(k));
+    }
+    return out;
+  }
+
+  // A fold changes every consumer and the producer: all of them must be written anew.
+  bool can_fold(const Fold& fold) const {
+    for (const LinearKind kind : consumers(fold.tap)) {
+      if (quantized_.count(kind) == 0) return false;
+    }
+    if (fold.producer == FoldProducer::kVRows) return quantized_.count(LinearKind::kV) > 0;
+    if (fold.producer == FoldProducer::kUpRows) return quantized_.count(LinearKind::kUp) > 0;
+    return fold.producer != FoldProducer::kNone;
+  }
+
+  void find_scales() {
+    for (const Fold& fold : family_.folds) {
+      if (!can_fold(fold)) continue;
+      tracker_.enter("search scales", task_.layer, config_.num_hidden_layers);
+      const double start = wall_seconds();
+      TapScale scale = search(fold);
+      scale.fold = fold.name;
+      const double gain = scale.loss_before > 0 ? scale.loss_after / scale.loss_before : 1;
+      json entry = {{"tap", tap_name(fold.tap)}, {"fold", fold.name},
+                    {"ratio", scale.ratio}, {"loss", gain}, {"producer", producer_module(fold)}};
+      apply_fold(family_, config_, fold, scale.scale, block_);
+      const auto [least, largest] = std::minmax_element(scale.scale.begin(), scale.scale.end());
+      entry["least"] = *least;
+      entry["largest"] = *largest;
+      fold_statistics(stats(fold.tap), scale.scale);
+      if (ActivationStats* held = held_back(fold.tap)) fold_statistics(*held, scale.scale);
+      entry["seconds"] = wall_seconds() - start;
+      report_["scales"].push_back(std::move(entry));
+      folded_.push_back(fold);
+      plan_.taps.push_back(std::move(scale));
+    }
+  }
+
+  static void fold_statistics(ActivationStats& s, std::span<const float> scale) {
+    for (std::vector<float>* values : {&s.mean, &s.max, &s.rms}) {
+      for (size_t k = 0; k < values->size(); ++k) (*values)[k] /= scale[k];
+    }
+    if (!s.gram.empty()) scale_gram(s.gram, scale);
+  }
+
+  TapScale search(const Fold& fold) {
+    std::vector<const Matrix*> weights;
+    for (const LinearKind kind : consumers(fold.tap)) weights.push_back(&block_.linear(kind).weight);
+    ScaleSearchOptions options;
+    options.statistic = statistic_of(task_.recipe->statistic);
+    options.grid = task_.recipe->grid;
+    // The published search rounds with absmax (min-max) ranges whatever is chosen afterwards.
+    options.range.method = RangeMethod::kAbsmax;
+    if (fold.producer == FoldProducer::kVRows && config_.num_attention_heads != config_.num_key_value_heads) {
+      options.heads = {config_.num_attention_heads, config_.num_key_value_heads, config_.head_dim};
+    }
+    Matrix expected;
+    if (task_.recipe->block_loss && task_.replay_states.rows() > 0) {
+      expected = replay();
+      options.loss = [&](std::span<const float> scale) { return block_loss(fold, scale, expected, options); };
+    }
+    if (task_.recipe->scales == ScaleMethod::kSalient) {
+      SalientScaling s = compute_salient_scaling(fold.tap, weights, stats(fold.tap), task_.recipe->salient_ratio, options);
+      return std::move(s.scale);
+    }
+    return search_scale(fold.tap, weights, stats(fold.tap), options);
+  }
+
+  Matrix replay() const {
+    Matrix states = task_.replay_states.clone();
+    BlockForward(family_, config_).run(task_.layer, block_, states, task_.replay_lengths);
+    return states;
+  }
+
+  // Mean squared error of the block's output when the tap's linears are rounded with `scale`, as AutoAWQ searches.
+  double block_loss(const Fold& fold, std::span<const float> scale, const Matrix& expected, const ScaleSearchOptions& options) {
+    std::vector<std::pair<LinearKind, Matrix>> saved;
+    for (const LinearKind kind : consumers(fold.tap)) {
+      Matrix& weight = block_.linear(kind).weight;
+      Matrix scaled = weight.clone();
+      for (int64_t r = 0; r < scaled.rows(); ++r) {
+        for (int64_t c = 0; c < scaled.cols(); ++c) scaled(r, c) *= scale[static_cast<size_t>(c)];
+      }
+      const GroupRanges ranges = group_ranges(scaled, options.grid, options.range);
+      Matrix rounded = dequantize(quantize_rtn(scaled, ranges, options.grid));
+      for (int64_t r = 0; r < rounded.rows(); ++r) {
+        for (int64_t c = 0; c < rounded.cols(); ++c) rounded(r, c) /= scale[static_cast<size_t>(c)];
+      }
+      saved.emplace_back(kind, std::move(weight));
+      weight = std::move(rounded);
+    }
+    const Matrix actual = replay();
+    for (auto& [kind, weight] : saved) block_.linear(kind).weight = std::move(weight);
+    double sum = 0;
+    for (int64_t i = 0; i < expected.size(); ++i) {
+      const double d = static_cast<double>(actual.data()[i]) - expected.data()[i];
+      sum += d * d;
+    }
+    return sum / static_cast<double>(expected.size());
+  }
+
+  // "model.layers.0.input_layernorm" or "model.layers.0.self_attn.v_proj": what took the scale.
+  std::string producer_module(const Fold& fold) const {
+    const std::string layer = family_.layer_prefix + std::to_string(task_.layer) + ".";
+    switch (fold.producer) {
+      case FoldProducer::kInputNorm: return layer + family_.norms[static_cast<size_t>(NormKind::kInput)];
+      case FoldProducer::kPreFeedForwardNorm: return layer + family_.norms[static_cast<size_t>(NormKind::kPreFeedForward)];
+      case FoldProducer::kVRows: return layer + family_.linears[static_cast<size_t>(LinearKind::kV)];
+      case FoldProducer::kUpRows: return layer + family_.linears[static_cast<size_t>(LinearKind::kUp)];
+      case FoldProducer::kNone: break;
+    }
+    return "";
+  }
+
+  void check_fold() {
+    if (plan_.taps.empty()) return;
+    tracker_.enter("check folds", task_.layer, config_.num_hidden_layers);
+    const auto reload = [&] { return load_block(*task_.source, task_.layer); };
+    if (task_.invariance_output.empty()) {
+      task_.invariance_output = run_block_once(family_, config_, task_.layer, reload(), task_.invariance_input);
+    }
+    report_["invariance_error"] = check_invariance(family_, config_, task_.layer, block_, plan_, task_.invariance_input,
+                                                   task_.invariance_output, reload);
+  }
+
+  QuantizedTensor round_linear(const LinearSlot& slot, json& entry) {
+    const Recipe& recipe = *task_.recipe;
+    const Tap tap = tap_of(slot.kind);
+    const Matrix& weight = block_.linear(slot.kind).weight;
+    ActivationStats& tap_stats = stats(tap);
+    GroupRanges ranges;
+    // The published clip search leaves q and k alone: their product is too sensitive.
+    if (recipe.clip && slot.kind != LinearKind::kQ && slot.kind != LinearKind::kK) {
+      ClipResult clip = search_clip(weight, tap_stats.gram, recipe.grid);
+      entry["clipped_groups"] = clip.clipped_groups;
+      ranges = std::move(clip.ranges);
+    } else {
+      RangeOptions options;
+      options.method = method_of(recipe.ranges);
+      ranges = group_ranges(weight, recipe.grid, options, tap_stats.gram.empty() ? nullptr : &tap_stats.gram);
+    }
+    entry["zero_groups"] = ranges.counts.zero_groups;
+    entry["raised_scales"] = ranges.counts.raised;
+    entry["clamped_scales"] = ranges.counts.clamped;
+    if (recipe.rounding == Rounding::kNearest) return quantize_rtn(weight, ranges, recipe.grid);
+    if (!factor_ || factor_tap_ != tap) {
+      GptqOptions options;
+      options.act_order = recipe.act_order;
+      options.damping = recipe.damping;
+      factor_.reset();
+      factor_ = make_gptq_factor(tap_stats.gram, options);
+      factor_tap_ = tap;
+    }
+    entry["damping"] = factor_->damping;
+    return quantize_gptq(weight, *factor_, ranges, recipe.grid);
+  }
+
+  void quantize_weight(const QuantizedWeight& w) {
+    tracker_.enter("round", task_.layer, config_.num_hidden_layers);
+    QuantizedTensor joined;
+    for (const LinearSlot& slot : w.slots) {
+      const double start = wall_seconds();
+      const Tap tap = tap_of(slot.kind);
+      json entry;
+      entry["name"] = w.slots.size() == 1 ? w.name : fmt::format("{}[{}]", w.name, linear_kind_name(slot.kind));
+      entry["shape"] = {slot.rows, slot.columns};
+      entry["method"] = task_.recipe->method;
+      QuantizedTensor q = round_linear(slot, entry);
+      entry["group_size"] = q.group_size;
+      Matrix& weight = block_.linear(slot.kind).weight;
+      tracker_.enter("measure", task_.layer, config_.num_hidden_layers);
+      const Matrix& gram = stats(tap).gram;
+      const LinearErrors errors = linear_errors(weight, q, gram.empty() ? nullptr : &gram);
+      entry["weight_error"] = errors.weight_error;
+      entry["output_error"] = gram.empty() ? json(nullptr) : json(errors.output_error);
+      entry["held_back_output_error"] = nullptr;
+      if (const ActivationStats* held = held_back(tap)) {
+        entry["held_back_output_error"] = linear_errors(weight, q, &held->gram).output_error;
+      }
+      entry["scale_range"] = {errors.least_scale, errors.largest_scale};
+      entry["clipped_share"] = errors.clipped_share;
+      entry["saturated_share"] = errors.saturated_share;
+      tracker_.enter("round", task_.layer, config_.num_hidden_layers);
+      weight = dequantize(q);
+      append(joined, q);
+      entry["seconds"] = wall_seconds() - start;
+      report_["linears"].push_back(std::move(entry));
+    }
+    result_.finished.quantized.emplace(w.name, std::move(joined));
+  }
+
+  static void append(QuantizedTensor& all, QuantizedTensor& part) {
+    if (all.out_features == 0) {
+      all = std::move(part);
+      return;
+    }
+    all.out_features += part.out_features;
+    all.codes.insert(all.codes.end(), part.codes.begin(), part.codes.end());
+    all.scales.insert(all.scales.end(), part.scales.begin(), part.scales.end());
+    all.zeros.insert(all.zeros.end(), part.zeros.begin(), part.zeros.end());
+  }
+
+  void add_changed(const std::string& name, std::span<float> values) {
+    OwnedTensor t;
+    t.name = name;
+    t.dtype = DType::kF16;
+    t.shape = {static_cast<int64_t>(values.size())};
+    t.bytes = Buffer(values.size() * 2);
+    auto* bits = reinterpret_cast<uint16_t*>(t.bytes.data());
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (!f16_fits(values[i])) throw NumericError(fmt::format("{}: {} after folding exceeds the range of f16", name, values[i]));
+      bits[i] = f32_to_f16(values[i]);
+      values[i] = f16_to_f32(bits[i]);
+    }
+    report_["changed"].push_back(name);
+    result_.finished.changed.push_back(std::move(t));
+  }
+
+  void collect_changed() {
+    report_["changed"] = json::array();
+    for (const Fold& fold : folded_) {
+      if (fold.producer == FoldProducer::kInputNorm) {
+        add_changed(task_.source->norm_name(task_.layer, NormKind::kInput), block_.norm(NormKind::kInput));
+      } else if (fold.producer == FoldProducer::kPreFeedForwardNorm) {
+        add_changed(task_.source->norm_name(task_.layer, NormKind::kPreFeedForward), block_.norm(NormKind::kPreFeedForward));
+      } else {
+        const LinearKind kind = fold.producer == FoldProducer::kVRows ? LinearKind::kV : LinearKind::kUp;
+        add_changed_bias(kind);
+      }
+    }
+  }
+
+  // The bias of v or up, with those that share its tensor where the family fuses them.
+  void add_changed_bias(LinearKind kind) {
+    if (block_.linear(kind).bias.empty()) return;
+    for (const QuantizedWeight& w : task_.tensors->quantized) {
+      const bool here = std::any_of(w.slots.begin(), w.slots.end(), [&](const LinearSlot& s) { return s.kind == kind; });
+      if (!here) continue;
+      std::vector<float> joined;
+      for (const LinearSlot& slot : w.slots) {
+        const auto& bias = block_.linear(slot.kind).bias;
+        joined.insert(joined.end(), bias.begin(), bias.end());
+      }
+      add_changed(w.name.substr(0, w.name.size() - std::strlen("weight")) + "bias", joined);
+      auto at = joined.begin();
+      for (const LinearSlot& slot : w.slots) {
+        auto& bias = block_.linear(slot.kind).bias;
+        std::copy_n(at, bias.size(), bias.begin());
+        at += static_cast<int64_t>(bias.size());
+      }
+    }
+  }
+
+  BlockTask& task_;
+  Block& block_;
+  Tracker& tracker_;
+  const Family& family_;
+  const ModelConfig& config_;
+  std::set<LinearKind> quantized_;
+  std::vector<Fold> folded_;
+  ScalePlan plan_;
+  std::optional<GptqFactor> factor_;
+  Tap factor_tap_ = Tap::kQkv;
+  json report_;
+  BlockResult result_;
+};
+
+}  // namespace
+
+BlockResult quantize_block(BlockTask& task, Block& block, Tracker& tracker) { return BlockQuantizer(task, block, tracker).run(); }
+
+void apply_finished(const ModelSource& source, int64_t layer, const FinishedBlock& finished, Block& block) {
+  const auto slots = source.linears(layer);
+  for (const LinearSlot& slot : slots) {
+    const auto it = finished.quantized.find(slot.weight);
+    if (it == finished.quantized.end()) continue;
+    Matrix& weight = block.linear(slot.kind).weight;
+    dequantize_rows(it->second, slot.first_row, slot.rows, weight.data());
+  }
+  for (const OwnedTensor& t : finished.changed) {
+    const auto* bits = reinterpret_cast<const uint16_t*>(t.bytes.data());
+    const auto fill = [&](std::vector<float>& values, int64_t first) {
+      for (size_t i = 0; i < values.size(); ++i) values[i] = f16_to_f32(bits[static_cast<size_t>(first) + i]);
+    };
+    for (int k = 0; k < kNorms; ++k) {
+      const auto kind = static_cast<NormKind>(k);
+      if (!block.norm(kind).empty() && source.norm_name(layer, kind) == t.name) fill(block.norm(kind), 0);
+    }
+    for (const LinearSlot& slot : slots) {
+      if (!slot.has_bias || slot.weight.substr(0, slot.weight.size() - std::strlen("weight")) + "bias" != t.name) continue;
+      fill(block.linear(slot.kind).bias, slot.first_row);
+    }
+  }
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,43 @@
+// One block: scales found and folded, the fold checked, every linear rounded.
+#pragma once
+
+#include <array>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "core/values.h"
+#include "model/block.h"
+#include "pipeline/journal.h"
+#include "pipeline/progress.h"
+#include "pipeline/recipe.h"
+
+namespace metal_marlin {
+
+struct BlockTask {
+  const ModelSource* source = nullptr;
+  const Recipe* recipe = nullptr;
+  const LayerTensors* tensors = nullptr;
+  int64_t layer = 0;
+  std::array<ActivationStats, kTaps>* stats = nullptr;      // of the calibration text; folded along with the weights
+  std::array<ActivationStats, kTaps>* held_back = nullptr;  // of held-back text, for its output error only; may be null
+  // One sequence that enters the block and what the source block makes of it, for the invariance check.
+  Matrix invariance_input;
+  Matrix invariance_output;
+  // Recipe::block_loss: sequences that enter the block.
+  Matrix replay_states;
+  std::vector<int64_t> replay_lengths;
+};
+
+struct BlockResult {
+  FinishedBlock finished;
+  nlohmann::json report;  // {linears: [...], scales: [...], invariance_error, counts}
+};
+
+// `block` holds the source's weights and is left as a reader of the written checkpoint sees it: norms rounded to f16,
+// linears dequantized.
+BlockResult quantize_block(BlockTask& task, Block& block, Tracker& tracker);
+
+// Puts a finished block's values into `block`, which holds the source's weights.
+void apply_finished(const ModelSource& source, int64_t layer, const FinishedBlock& finished, Block& block);
+
+}  // namespace metal_marlin

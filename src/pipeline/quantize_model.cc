@@ -1,0 +1,472 @@
+// quantize: the loop over blocks. Stages: prepare (texts, plan) -> per block: load, forward with statistics, scales,
+// rounding, journal -> final states scored -> checkpoints -> report.
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/quantize.h>
+#include <metal_marlin/version.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "calibrate/statistics.h"
+#include "calibrate/stats_file.h"
+#include "core/atomic_file.h"
+#include "core/machine.h"
+#include "core/threads.h"
+#include "eval/score.h"
+#include "model/block.h"
+#include "model/model.h"
+#include "pipeline/journal.h"
+#include "pipeline/memory_plan.h"
+#include "pipeline/progress.h"
+#include "pipeline/quantize_block.h"
+#include "pipeline/recipe.h"
+#include "pipeline/run_report.h"
+#include "pipeline/state_store.h"
+#include "pipeline/texts.h"
+#include "write/checkpoint_writer.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr int64_t kInvarianceTokens = 256;
+constexpr int64_t kReplayTokens = 2048;
+constexpr int64_t kHeldBackGramTokens = 8192;  // of the held-back tokens, for each linear's output error
+constexpr double kSnapshotSeconds = 120;
+
+// Delivers the journal's blocks to a writer, one block in memory at a time.
+class JournalProvider : public TensorProvider {
+ public:
+  JournalProvider(const Journal& journal, const std::map<std::string, int64_t>& layers) : journal_(journal), layers_(layers) {}
+  QuantizedTensor quantized(const std::string& name) override {
+    fetch(name);
+    return block_.quantized.at(name);
+  }
+  OwnedTensor changed(const std::string& name) override {
+    fetch(name);
+    for (const OwnedTensor& t : block_.changed) {
+      if (t.name != name) continue;
+      OwnedTensor copy{t.name, t.dtype, t.shape, Buffer(t.bytes.size())};
+      std::memcpy(copy.bytes.data(), t.bytes.data(), t.bytes.size());
+      return copy;
+    }
+    throw FormatError(fmt::format("{}: {} is missing; run again with --no-resume", journal_.folder(), name));
+  }
+
+ private:
+  void fetch(const std::string& name) {
+    const int64_t layer = layers_.at(name);
+    if (layer == loaded_) return;
+    block_ = journal_.read_block(layer);
+    loaded_ = layer;
+  }
+
+  const Journal& journal_;
+  const std::map<std::string, int64_t>& layers_;
+  FinishedBlock block_;
+  int64_t loaded_ = -1;
+};
+
+class Run {
+ public:
+  Run(const std::string& model, const std::string& output, const QuantizeOptions& options, const Observer& observer)
+      : options_(options), output_(output), tracker_(observer), journal_(output), source_(open(model)),
+        recipe_(make_recipe(options, *source_)) {}
+
+  QuantizeResult execute();
+
+ private:
+  static std::unique_ptr<ModelSource> open(const std::string& model) {
+    auto source = ModelSource::open(model);
+    source->check();
+    return source;
+  }
+  bool already_complete(uint64_t fingerprint, QuantizeResult& result) const;
+  void prepare(uint64_t fingerprint);
+  void plan_tensors();
+  void embed_all(const TokenSet& set, StateStore& store) const;
+  void forward(int64_t layer, const Block& block, StateStore& store, BlockForward& pass, const TapHook& hook) const;
+  void run_blocks();
+  void replay(int64_t layer);
+  void quantize_layer(int64_t layer);
+  void restore_states(int64_t layer);
+  void snapshot(int64_t next_layer);
+  Evaluation evaluate();
+  std::vector<std::pair<std::string, WriteReport>> write(const json& figures);
+  bool evaluating() const { return !texts_.held_back.sequences.empty(); }
+
+  const QuantizeOptions& options_;
+  std::string output_;
+  Tracker tracker_;
+  Journal journal_;
+  std::unique_ptr<ModelSource> source_;
+  Recipe recipe_;
+  RunTexts texts_;
+  MemoryPlan plan_;
+  std::vector<LayerTensors> layers_;
+  std::unique_ptr<StatsFile> stats_file_;
+  std::unique_ptr<StateStore> calibration_;
+  std::unique_ptr<StateStore> reference_;
+  std::unique_ptr<StateStore> quantized_;
+  std::unique_ptr<BlockForward> statistics_pass_;  // of the calibration stream
+  std::unique_ptr<BlockForward> exact_pass_;       // of the evaluated streams, always f32
+  int64_t resumed_blocks_ = 0;
+  double last_snapshot_ = 0;
+  double snapshot_cost_ = 0;
+};
+
+bool Run::already_complete(uint64_t fingerprint, QuantizeResult& result) const {
+  const std::string path = (fs::path(output_) / "report.json").string();
+  if (!fs::exists(path)) return false;
+  const std::string text = read_text_file(path);
+  const json report = json::parse(text, nullptr, false);
+  if (!report.is_object() || !report.contains("run") || !report["run"].is_object()) return false;
+  const json& stored = report["run"].value("fingerprint", json());
+  if (stored != json(fmt::format("{:016x}", fingerprint))) {
+    throw ArgumentError(fmt::format("{}: holds the result of another model, version or other options; choose another folder, or "
+                                    "replace it with --overwrite", output_));
+  }
+  result.report_json = text;
+  result.already_complete = true;
+  result.passed_gate = gate_verdict(report, options_.max_kl);
+  return true;
+}
+
+void Run::prepare(uint64_t fingerprint) {
+  const bool resuming = options_.resume && journal_.fingerprint() == fingerprint;
+  if (journal_.exists() && !resuming) {
+    tracker_.warn(options_.resume ? "an interrupted run of another model, version or other options is in " + output_ + "; starting over"
+                                  : std::string("starting over, as --no-resume says"));
+  }
+  if (!resuming) {
+    if (!journal_.exists() && !options_.overwrite && fs::exists(output_) && !fs::is_empty(output_) &&
+        !fs::exists(fs::path(output_) / ".metal-marlin")) {
+      throw ArgumentError(fmt::format("{}: expected an empty or new folder; use --overwrite to write into it", output_));
+    }
+    create_folders(output_);
+    journal_.begin(fingerprint);
+  }
+  if (!resuming || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
+    texts_ = prepare_texts(*source_, options_, tracker_);
+    journal_.write_tokens(texts_.calibration, texts_.held_back);
+    write_text_file((fs::path(journal_.folder()) / "texts.json").string(), json{{"held_back_source", texts_.held_back_source}}.dump());
+  } else {
+    const json j = json::parse(read_text_file((fs::path(journal_.folder()) / "texts.json").string()), nullptr, false);
+    if (j.is_object()) texts_.held_back_source = j.value("held_back_source", std::string());
+  }
+  if (calibration_kind(options_.calibration) == CalibrationKind::kNpz) {
+    stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration, *source_);
+  }
+  plan_tensors();
+  plan_ = plan_memory(*source_, recipe_, options_, texts_.calibration.tokens(), texts_.held_back.tokens(), output_);
+  const auto scratch = [&](const char* name) {
+    return plan_.spilled > 0 ? (fs::path(journal_.folder()) / name).string() : std::string();
+  };
+  const int64_t hidden = source_->config().hidden_size;
+  const auto store = [&](const TokenSet& set, const char* name) {
+    return std::make_unique<StateStore>(set.lengths(), hidden, scratch(name), BlockForward::kBatchTokens);
+  };
+  calibration_ = store(texts_.calibration, "scratch-calibration");
+  reference_ = store(texts_.held_back, "scratch-reference");
+  quantized_ = store(texts_.held_back, "scratch-quantized");
+  const Precision precision = options_.machine.precision == "bf16" ? Precision::kBF16 : Precision::kF32;
+  statistics_pass_ = std::make_unique<BlockForward>(source_->family(), source_->config(), precision);
+  exact_pass_ = std::make_unique<BlockForward>(source_->family(), source_->config(), Precision::kF32);
+}
+
+void Run::plan_tensors() {
+  std::vector<std::unique_ptr<CheckpointWriter>> writers;
+  for (const std::string& format : options_.formats) writers.push_back(CheckpointWriter::create(format));
+  for (int64_t layer = 0; layer < source_->config().num_hidden_layers; ++layer) {
+    LayerTensors tensors = layer_tensors(*source_, layer, options_);
+    std::vector<QuantizedWeight> kept;
+    for (QuantizedWeight& w : tensors.quantized) {
+      std::string reason;
+      for (const auto& writer : writers) {
+        const std::string r = writer->refusal(w.rows, w.columns, recipe_.grid.group_of(w.columns));
+        if (!r.empty() && reason.empty()) reason = fmt::format("{}: {}", writer->format(), r);
+      }
+      if (reason.empty()) {
+        kept.push_back(std::move(w));
+      } else {
+        tensors.skipped.push_back({w.name, reason});
+      }
+    }
+    tensors.quantized = std::move(kept);
+    layers_.push_back(std::move(tensors));
+  }
+  const bool any = std::any_of(layers_.begin(), layers_.end(), [](const LayerTensors& l) { return !l.quantized.empty(); });
+  if (!any) throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " + layers_.front().skipped.front().reason + ")");
+}
+
+void Run::embed_all(const TokenSet& set, StateStore& store) const {
+  for (const auto& batch : store.batches()) {
+    std::vector<int32_t> ids;
+    for (size_t i = 0; i < batch.lengths.size(); ++i) {
+      const auto& sequence = set.sequences[static_cast<size_t>(batch.first_sequence) + i];
+      ids.insert(ids.end(), sequence.begin(), sequence.end());
+    }
+    Matrix m(batch.rows, store.hidden());
+    embed(*source_, ids, m);
+    store.write(batch, m);
+  }
+}
+
+void Run::forward(int64_t layer, const Block& block, StateStore& store, BlockForward& pass, const TapHook& hook) const {
+  for (const auto& batch : store.batches()) {
+    Matrix m = store.read(batch);
+    pass.run(layer, block, m, batch.lengths, hook);
+    store.write(batch, m);
+  }
+}
+
+void Run::restore_states(int64_t layer) {
+  for (const OwnedTensor& t : journal_.read_states(layer)) {
+    StateStore* store = t.name == "calibration" ? calibration_.get() : t.name == "reference" ? reference_.get() : t.name == "quantized" ? quantized_.get() : nullptr;
+    if (store == nullptr || t.dtype != DType::kF32 || t.shape != std::vector<int64_t>{store->rows(), store->hidden()}) {
+      throw FormatError(fmt::format("{}: unexpected saved states \"{}\"; run again with --no-resume", journal_.folder(), t.name));
+    }
+    store->write_rows(0, store->rows(), reinterpret_cast<const float*>(t.bytes.data()));
+  }
+}
+
+// Now and then, so that resuming does not replay all blocks; rarely enough that writing takes below a tenth of the time.
+void Run::snapshot(int64_t next_layer) {
+  const double now = wall_seconds();
+  if (plan_.spilled > 0 || now - last_snapshot_ < std::max(kSnapshotSeconds, 10 * snapshot_cost_)) return;
+  tracker_.enter("save states", next_layer, source_->config().num_hidden_layers);
+  std::vector<Matrix> copies;
+  std::vector<TensorView> views;
+  const auto add = [&](const char* name, const StateStore& store) {
+    if (store.rows() == 0) return;
+    Matrix& m = copies.emplace_back(store.rows(), store.hidden());
+    store.read_rows(0, store.rows(), m.data());
+    views.push_back({name, DType::kF32, {m.rows(), m.cols()}, std::as_bytes(std::span<const float>(m.values()))});
+  };
+  add("calibration", *calibration_);
+  add("reference", *reference_);
+  add("quantized", *quantized_);
+  journal_.write_states(next_layer, views);
+  last_snapshot_ = wall_seconds();
+  snapshot_cost_ = last_snapshot_ - now;
+}
+
+// Passes the states through a block that an earlier run has finished.
+void Run::replay(int64_t layer) {
+  tracker_.enter("replay", layer, source_->config().num_hidden_layers);
+  Block block = load_block(*source_, layer);
+  if (calibration_->rows() > 0) forward(layer, block, *calibration_, *statistics_pass_, {});
+  if (evaluating()) {
+    forward(layer, block, *reference_, *exact_pass_, {});
+    apply_finished(*source_, layer, journal_.read_block(layer), block);
+    forward(layer, block, *quantized_, *exact_pass_, {});
+  }
+}
+
+void Run::quantize_layer(int64_t layer) {
+  const int64_t layers = source_->config().num_hidden_layers;
+  tracker_.enter("load", layer, layers);
+  Block block = load_block(*source_, layer);
+  BlockTask task;
+  task.source = source_.get();
+  task.recipe = &recipe_;
+  task.tensors = &layers_[static_cast<size_t>(layer)];
+  task.layer = layer;
+
+  // The first rows of one sequence, before and after; what comes later in it cannot reach them.
+  StateStore& probe = calibration_->rows() > 0 ? *calibration_ : *reference_;
+  if (probe.rows() > 0) {
+    task.invariance_input = Matrix(std::min(kInvarianceTokens, probe.batches().front().lengths.front()), probe.hidden());
+    probe.read_rows(0, task.invariance_input.rows(), task.invariance_input.data());
+  } else {
+    std::vector<int32_t> ids;
+    for (int64_t i = 0; i < kInvarianceTokens; ++i) ids.push_back(static_cast<int32_t>(i % source_->config().vocab_size));
+    task.invariance_input = Matrix(kInvarianceTokens, source_->config().hidden_size);
+    embed(*source_, ids, task.invariance_input);
+  }
+  if (recipe_.block_loss && calibration_->rows() > 0) {
+    int64_t rows = 0;
+    for (const auto& batch : calibration_->batches()) {
+      for (const int64_t length : batch.lengths) {
+        if (rows > 0 && rows + length > kReplayTokens) break;
+        task.replay_lengths.push_back(length);
+        rows += length;
+      }
+      if (rows >= kReplayTokens / 2) break;
+    }
+    task.replay_states = Matrix(rows, calibration_->hidden());
+    calibration_->read_rows(0, rows, task.replay_states.data());
+  }
+
+  std::array<ActivationStats, kTaps> stats;
+  if (stats_file_) {
+    tracker_.enter("read statistics", layer, layers);
+    stats = stats_file_->load(layer);
+  } else {
+    tracker_.enter("forward", layer, layers);
+    StatsCollector collector;
+    const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {
+      tracker_.enter("statistics", layer, layers);
+      collector.add(tap, x, rows, features);
+      tracker_.enter("forward", layer, layers);
+    };
+    forward(layer, block, *calibration_, *statistics_pass_, hook);
+    stats = collector.finish();
+  }
+  task.stats = &stats;
+
+  std::array<ActivationStats, kTaps> held_back;
+  if (evaluating()) {
+    tracker_.enter("evaluate", layer, layers);
+    StatsCollector collector;
+    std::array<int64_t, kTaps> seen{};
+    const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {
+      int64_t& n = seen[static_cast<size_t>(tap)];
+      const int64_t take = std::min(rows, kHeldBackGramTokens - n);
+      if (take > 0) collector.add(tap, x, take, features);
+      n += rows;
+    };
+    forward(layer, block, *reference_, *exact_pass_, hook);
+    held_back = collector.finish();
+    task.held_back = &held_back;
+  }
+  if (probe.rows() > 0 && statistics_pass_ && options_.machine.precision != "bf16") {
+    task.invariance_output = Matrix(task.invariance_input.rows(), probe.hidden());
+    probe.read_rows(0, task.invariance_output.rows(), task.invariance_output.data());
+  }
+
+  BlockResult result = quantize_block(task, block, tracker_);
+
+  if (evaluating()) {
+    tracker_.enter("evaluate", layer, layers);
+    forward(layer, block, *quantized_, *exact_pass_, {});
+  }
+  tracker_.enter("journal", layer, layers);
+  journal_.write_block(layer, result.finished, result.report);
+  for (const LinearSlot& slot : source_->linears(layer)) source_->release(slot.weight);
+}
+
+void Run::run_blocks() {
+  const int64_t layers = source_->config().num_hidden_layers;
+  const int64_t finished = std::min(journal_.finished_blocks(), layers);
+  resumed_blocks_ = finished;
+  int64_t start = 0;
+  const auto saved = journal_.states_layer();
+  tracker_.enter("embed", 0, layers);
+  if (saved && *saved <= finished) {
+    restore_states(*saved);
+    start = *saved;
+  } else {
+    embed_all(texts_.calibration, *calibration_);
+    embed_all(texts_.held_back, *reference_);
+    embed_all(texts_.held_back, *quantized_);
+  }
+  if (finished > 0) tracker_.note(fmt::format("resuming after block {} of {}", finished, layers));
+  last_snapshot_ = wall_seconds();
+  const bool states_needed = finished < layers || evaluating();
+  for (int64_t layer = start; layer < layers && states_needed; ++layer) {
+    tracker_.set_fraction(0.9 * static_cast<double>(layer - start) / static_cast<double>(layers - start));
+    if (layer < finished) {
+      replay(layer);
+    } else {
+      quantize_layer(layer);
+      if (layer + 1 < layers) snapshot(layer + 1);
+    }
+  }
+}
+
+Evaluation Run::evaluate() {
+  Metrics metrics;
+  const Head reference_head(*source_);
+  const auto& batches = reference_->batches();
+  for (size_t i = 0; i < batches.size(); ++i) {
+    tracker_.set_fraction(0.9 + 0.09 * static_cast<double>(i) / static_cast<double>(batches.size()));
+    tracker_.enter("score", static_cast<int64_t>(i), static_cast<int64_t>(batches.size()));
+    const Matrix reference = reference_->read(batches[i]);
+    const Matrix quantized = quantized_->read(batches[i]);
+    score(reference_head, quantized, &reference_head, &reference,
+          std::span(texts_.held_back.sequences).subspan(static_cast<size_t>(batches[i].first_sequence), batches[i].lengths.size()), metrics);
+  }
+  return metrics.result();
+}
+
+std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures) {
+  CheckpointPlan plan;
+  plan.group_size = recipe_.grid.group_size;
+  plan.symmetric = recipe_.grid.symmetric;
+  plan.method = recipe_.method;
+  plan.figures_json = figures.dump();
+  std::map<std::string, int64_t> layer_of;
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    const json report = journal_.read_block_report(static_cast<int64_t>(layer));
+    for (const QuantizedWeight& w : layers_[layer].quantized) {
+      QuantizedLinear q{w.name, w.rows, w.columns, recipe_.grid.group_of(w.columns), ""};
+      for (const json& scale : report.at("scales")) {
+        if (scale.at("tap") == tap_name(tap_of(w.slots.front().kind))) q.folded = scale.value("producer", std::string());
+      }
+      plan.quantized.push_back(std::move(q));
+      layer_of[w.name] = static_cast<int64_t>(layer);
+    }
+    for (const json& name : report.at("changed")) {
+      plan.changed.push_back({name.get<std::string>(), DType::kF16});
+      layer_of[name.get<std::string>()] = static_cast<int64_t>(layer);
+    }
+    for (const Skipped& s : layers_[layer].skipped) plan.skipped.push_back({s.name, s.reason});
+  }
+  std::vector<std::pair<std::string, WriteReport>> reports;
+  for (const std::string& format : options_.formats) {
+    const std::string folder = options_.formats.size() == 1 ? output_ : (fs::path(output_) / format).string();
+    JournalProvider provider(journal_, layer_of);
+    const auto writer = CheckpointWriter::create(format);
+    reports.emplace_back(format, writer->write(*source_, plan, provider, folder,
+                                               [&](int64_t done, int64_t total) { tracker_.enter("write", done, total); }));
+  }
+  return reports;
+}
+
+QuantizeResult Run::execute() {
+  QuantizeResult result;
+  tracker_.enter("prepare", 0, 1);
+  const uint64_t fingerprint = run_fingerprint(options_, recipe_, *source_);
+  if (!options_.overwrite && !journal_.exists() && already_complete(fingerprint, result)) return result;
+  prepare(fingerprint);
+  run_blocks();
+  RunFacts facts;
+  if (evaluating()) {
+    facts.evaluation = evaluate();
+    facts.evaluation->has_reference = true;
+  }
+  const json figures = facts.evaluation ? model_figures(*facts.evaluation) : json::object();
+  facts.written = write(figures);
+  tracker_.enter("report", 0, 1);
+  facts.model = source_->path();
+  facts.output = output_;
+  facts.fingerprint = fingerprint;
+  facts.resumed_blocks = resumed_blocks_;
+  facts.texts = &texts_;
+  facts.plan = plan_;
+  for (const LayerTensors& l : layers_) facts.skipped.insert(facts.skipped.end(), l.skipped.begin(), l.skipped.end());
+  for (size_t layer = 0; layer < layers_.size(); ++layer) facts.blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
+  const json report = build_report(*source_, recipe_, options_, facts, tracker_);
+  result.report_json = report.dump(2);
+  result.passed_gate = gate_verdict(report, options_.max_kl);
+  write_text_file((fs::path(output_) / "report.html").string(), render_report_html(result.report_json));
+  write_text_file((fs::path(output_) / "report.json").string(), result.report_json);
+  journal_.remove();
+  return result;
+}
+
+}  // namespace
+
+QuantizeResult quantize_model(const std::string& model, const std::string& output, const QuantizeOptions& options,
+                              const Observer& observer) {
+  if (options.machine.threads > 0) set_threads(options.machine.threads);
+  return Run(model, output, options, observer).execute();
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,220 @@
+#include "pipeline/recipe.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <fnmatch.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/version.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/machine.h"
+#include "core/mapped_file.h"
+
+namespace metal_marlin {
+namespace {
+
+template <typename T>
+T choose(const char* option, const std::string& given, const std::vector<std::pair<std::string, T>>& choices) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : choices) {
+    if (name == given) return value;
+    names.push_back(name);
+  }
+  throw ArgumentError(fmt::format("--{}: expected one of {}, got \"{}\"", option, fmt::join(names, ", "), given));
+}
+
+void check_range(const char* option, double value, double low, double high) {
+  if (!(value >= low && value <= high)) {
+    throw ArgumentError(fmt::format("--{}: expected a number from {} to {}, got {}", option, low, high, value));
+  }
+}
+
+// Texts whole; of a large file (statistics, activations) size, time and both ends.
+uint64_t file_digest(const std::string& path) {
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  constexpr size_t kWhole = size_t{256} << 20;
+  constexpr size_t kEnd = size_t{1} << 20;
+  if (bytes.size() <= kWhole) return fnv1a(bytes.data(), bytes.size());
+  const uint64_t head = fnv1a(bytes.data(), kEnd, fnv1a(nullptr, 0) + bytes.size());
+  const auto time = std::filesystem::last_write_time(path).time_since_epoch().count();
+  return fnv1a(bytes.data() + bytes.size() - kEnd, kEnd, fnv1a(&time, sizeof time, head));
+}
+
+int64_t resolve_group_size(const std::string& text, const ModelSource& source) {
+  if (text == "auto") {
+    for (const int64_t size : {128, 64, 32}) {
+      bool fits = true;
+      for (const LinearSlot& slot : source.linears(0)) fits = fits && slot.columns % size == 0;
+      if (fits) return size;
+    }
+    std::vector<std::string> names;
+    for (const LinearSlot& slot : source.linears(0)) {
+      if (slot.columns % 32 != 0) names.push_back(fmt::format("{} (in_features {})", slot.weight, slot.columns));
+    }
+    throw ArgumentError(fmt::format("--group-size auto: none of 128, 64, 32 divides the in_features of {}; use --group-size -1",
+                                    fmt::join(names, ", ")));
+  }
+  int64_t size = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), size);
+  if (code != std::errc() || end != text.data() + text.size() || size == 0 || size < -1 || (size > 0 && size % 8 != 0)) {
+    throw ArgumentError(fmt::format("--group-size: expected auto, -1 or a positive multiple of 8, got \"{}\"", text));
+  }
+  if (size < 0) return -1;
+  std::vector<std::string> names;
+  for (const LinearSlot& slot : source.linears(0)) {
+    if (slot.columns % size != 0) names.push_back(fmt::format("{} (in_features {})", slot.weight, slot.columns));
+  }
+  if (!names.empty()) {
+    throw ArgumentError(fmt::format("--group-size {}: does not divide the in_features of {}; use --group-size auto", size,
+                                    fmt::join(names, ", ")));
+  }
+  return size;
+}
+
+}  // namespace
+
+Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
+  Recipe r;
+  r.method = o.method;
+  struct Preset {
+    ScaleMethod scales;
+    RangeChoice ranges;
+    bool clip;
+    Rounding rounding;
+    Statistic statistic;
+  };
+  const Preset paper{ScaleMethod::kAwq, RangeChoice::kAbsmax, true, Rounding::kNearest, Statistic::kMean};
+  const auto preset = choose<Preset>(
+      "method", o.method,
+      {{"awq", paper},
+       {"awq-paper", paper},
+       {"awq-salient", {ScaleMethod::kSalient, RangeChoice::kAbsmax, false, Rounding::kNearest, Statistic::kRms}},
+       {"gptq", {ScaleMethod::kNone, RangeChoice::kGram, false, Rounding::kGptq, Statistic::kMean}},
+       {"rtn", {ScaleMethod::kNone, RangeChoice::kAbsmax, false, Rounding::kNearest, Statistic::kMean}}});
+  r.scales = preset.scales;
+  r.rounding = preset.rounding;
+  r.ranges = o.range == "auto" ? preset.ranges
+                               : choose<RangeChoice>("range", o.range, {{"auto", preset.ranges},
+                                                                        {"absmax", RangeChoice::kAbsmax},
+                                                                        {"mse", RangeChoice::kMse},
+                                                                        {"gram", RangeChoice::kGram}});
+  r.clip = choose<bool>("clip", o.clip, {{"auto", preset.clip && r.ranges == RangeChoice::kAbsmax}, {"on", true}, {"off", false}});
+  if (r.clip && r.ranges != RangeChoice::kAbsmax) {
+    throw ArgumentError(fmt::format("--clip on: shrinks absmax ranges and cannot be combined with --range {}", o.range == "auto" ? "gram" : o.range));
+  }
+  r.statistic = choose<Statistic>("activation-method", o.activation_method,
+                                  {{"auto", preset.statistic}, {"mean", Statistic::kMean}, {"max", Statistic::kMax}, {"rms", Statistic::kRms}});
+  r.block_loss = choose<bool>("awq-loss", o.awq_loss, {{"linear", false}, {"block", true}});
+  if (r.block_loss && r.scales == ScaleMethod::kNone) {
+    throw ArgumentError(fmt::format("--awq-loss block: --method {} searches no scales", o.method));
+  }
+  check_range("salient-ratio", o.salient_ratio, 0, 1);
+  r.salient_ratio = o.salient_ratio;
+  check_range("damping", o.damping, 0, 1);
+  r.damping = o.damping;
+  r.act_order = o.act_order;
+  if (o.bits != 4) throw ArgumentError(fmt::format("--bits: expected 4, got {}", o.bits));
+  r.grid.bits = o.bits;
+  r.grid.symmetric = choose<bool>("scheme", o.scheme, {{"sym", true}, {"asym", false}});
+  r.grid.group_size = resolve_group_size(o.group_size, source);
+  std::set<std::string> formats;
+  for (const std::string& f : o.formats) {
+    choose<int>("format", f, {{"native", 0}, {"awq", 1}});
+    if (!formats.insert(f).second) throw ArgumentError(fmt::format("--format: \"{}\" is named twice", f));
+  }
+  if (formats.empty()) throw ArgumentError("--format: expected at least one of native, awq");
+  if (o.calibration.samples < 1) throw ArgumentError(fmt::format("--samples: expected at least 1, got {}", o.calibration.samples));
+  if (o.calibration.sequence_length < 8) {
+    throw ArgumentError(fmt::format("--sequence-length: expected at least 8, got {}", o.calibration.sequence_length));
+  }
+  check_range("temperature", o.calibration.temperature, 0.01, 10);
+  if (o.evaluation.chunks < 1) throw ArgumentError(fmt::format("--chunks: expected at least 1, got {}", o.evaluation.chunks));
+  if (o.evaluation.context < 8) throw ArgumentError(fmt::format("--context: expected at least 8, got {}", o.evaluation.context));
+  if (o.machine.threads < 0 || o.machine.threads > 4096) throw ArgumentError(fmt::format("--threads: expected 0 to 4096, got {}", o.machine.threads));
+  choose<int>("precision", o.machine.precision, {{"auto", 0}, {"f32", 1}, {"bf16", 2}});
+  return r;
+}
+
+bool matches_any(const std::vector<std::string>& patterns, const std::string& name) {
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const std::string& p) { return fnmatch(p.c_str(), name.c_str(), 0) == 0; });
+}
+
+LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options) {
+  LayerTensors out;
+  std::vector<QuantizedWeight> weights;
+  for (LinearSlot& slot : source.linears(layer)) {
+    const auto it = std::find_if(weights.begin(), weights.end(), [&](const QuantizedWeight& w) { return w.name == slot.weight; });
+    QuantizedWeight& w = it != weights.end() ? *it : weights.emplace_back(QuantizedWeight{slot.weight, {}, 0, slot.columns});
+    w.rows += slot.rows;
+    w.slots.push_back(std::move(slot));
+  }
+  // Engines load q,k,v and gate,up as one matrix: a mixture of 4 and 16 bits inside one cannot be loaded.
+  std::array<std::string, kTaps> skipped_by;
+  for (const QuantizedWeight& w : weights) {
+    if (matches_any(options.skip, w.name)) skipped_by[static_cast<size_t>(tap_of(w.slots.front().kind))] = w.name;
+  }
+  for (QuantizedWeight& w : weights) {
+    const std::string& by = skipped_by[static_cast<size_t>(tap_of(w.slots.front().kind))];
+    if (by.empty()) {
+      out.quantized.push_back(std::move(w));
+    } else if (matches_any(options.skip, w.name)) {
+      out.skipped.push_back({w.name, "--skip"});
+    } else {
+      out.skipped.push_back({w.name, "fused at load with " + by + ", which --skip names"});
+    }
+  }
+  return out;
+}
+
+nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
+  constexpr const char* kBos[] = {"auto", "always", "never"};
+  constexpr const char* kRanges[] = {"absmax", "mse", "gram"};
+  constexpr const char* kStatistics[] = {"mean", "max", "rms"};
+  nlohmann::json j;
+  j["method"] = o.method;
+  j["scheme"] = o.scheme;
+  j["bits"] = o.bits;
+  j["group_size"] = r.grid.group_size;
+  j["group_size_option"] = o.group_size;
+  j["range"] = kRanges[static_cast<int>(r.ranges)];
+  j["clip"] = r.clip;
+  j["awq_loss"] = o.awq_loss;
+  j["activation_method"] = kStatistics[static_cast<int>(r.statistic)];
+  j["salient_ratio"] = o.salient_ratio;
+  j["damping"] = o.damping;
+  j["act_order"] = o.act_order;
+  j["formats"] = o.formats;
+  j["skip"] = o.skip;
+  j["calibration"] = o.calibration.calibration;
+  j["samples"] = o.calibration.samples;
+  j["sequence_length"] = o.calibration.sequence_length;
+  j["bos"] = kBos[static_cast<int>(o.calibration.bos)];
+  j["seed"] = o.calibration.seed;
+  j["temperature"] = o.calibration.temperature;
+  j["evaluate"] = o.evaluation.text;
+  j["chunks"] = o.evaluation.chunks;
+  j["context"] = o.evaluation.context;
+  j["precision"] = o.machine.precision;
+  j["max_kl"] = o.max_kl < 0 ? nlohmann::json(nullptr) : nlohmann::json(o.max_kl);
+  return j;
+}
+
+uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source) {
+  nlohmann::json j = options_json(options, recipe);
+  j.erase("max_kl");  // judges the result, does not shape it
+  std::string text = fmt::format("{}|{}|{}", version(), j.dump(), source.digest());
+  for (const std::string& path : {options.calibration.calibration, options.evaluation.text}) {
+    if (!path.empty() && path != "self" && path != "none") text += fmt::format("|{}", file_digest(path));
+  }
+  return fnv1a(text.data(), text.size());
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,65 @@
+// QuantizeOptions, checked and turned into choices: which scales, which ranges, which rounding.
+#pragma once
+
+#include <metal_marlin/quantize.h>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <string>
+#include <vector>
+
+#include "core/values.h"
+#include "source/model_source.h"
+
+namespace metal_marlin {
+
+enum class ScaleMethod : uint8_t { kNone, kAwq, kSalient };
+enum class RangeChoice : uint8_t { kAbsmax, kMse, kGram };
+enum class Rounding : uint8_t { kNearest, kGptq };
+enum class Statistic : uint8_t { kMean, kMax, kRms };
+
+struct Recipe {
+  std::string method;  // as given
+  ScaleMethod scales = ScaleMethod::kNone;
+  Statistic statistic = Statistic::kMean;
+  bool block_loss = false;  // scale search by replaying the block
+  double salient_ratio = 0.01;
+  RangeChoice ranges = RangeChoice::kAbsmax;
+  bool clip = false;
+  Rounding rounding = Rounding::kNearest;
+  double damping = 0.01;
+  bool act_order = true;
+  Grid grid;  // group_size resolved: explicit, or -1
+};
+
+// Throws ArgumentError naming the option, what was given and what is possible.
+Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
+
+// Shell patterns (*, ?, [...]) against a weight's name, as --skip takes them.
+bool matches_any(const std::vector<std::string>& patterns, const std::string& name);
+
+// One stored weight tensor of a layer that is to be quantized: with fused weights several linears are rows of it.
+struct QuantizedWeight {
+  std::string name;                // "model.layers.0.self_attn.q_proj.weight"
+  std::vector<LinearSlot> slots;   // in row order
+  int64_t rows = 0;
+  int64_t columns = 0;
+};
+struct Skipped {
+  std::string name;
+  std::string reason;
+};
+struct LayerTensors {
+  std::vector<QuantizedWeight> quantized;
+  std::vector<Skipped> skipped;
+};
+// What is quantized in a layer and what stays in 16 bits: by --skip. Modules that engines fuse at load (q,k,v; gate,up)
+// are skipped together when one of them is.
+LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options);
+
+// Digest of everything that determines the output's bytes: model, version, options, the texts' contents.
+uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source);
+// The options as the report lists them (JSON object).
+nlohmann::json options_json(const QuantizeOptions& options, const Recipe& recipe);
+
+}  // namespace metal_marlin

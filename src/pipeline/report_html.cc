@@ -1,0 +1,138 @@
+// report.html: one self-contained page, drawings as inline SVG, no script.
+#include <fmt/format.h>
+#include <metal_marlin/report.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+namespace metal_marlin {
+namespace {
+
+using nlohmann::json;
+
+std::string escape(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '"': out += "&quot;"; break;
+      default: out += c;
+    }
+  }
+  return out;
+}
+
+std::string cell(const json& value, const char* format = "{:.4f}") {
+  if (value.is_null()) return "&ndash;";
+  if (value.is_number_integer()) return fmt::format("{}", value.get<int64_t>());
+  if (value.is_number()) return fmt::format(fmt::runtime(format), value.get<double>());
+  return escape(value.is_string() ? value.get<std::string>() : value.dump());
+}
+
+// "model.layers.12.mlp.up_proj.weight" -> 12, "up_proj".
+std::pair<int64_t, std::string> place(const std::string& name) {
+  int64_t layer = 0;
+  for (size_t i = 0; i < name.size(); ++i) {
+    if (name[i] == '.' && i + 1 < name.size() && std::isdigit(static_cast<unsigned char>(name[i + 1])) != 0) {
+      layer = std::atoll(name.c_str() + i + 1);
+      break;
+    }
+  }
+  const std::string module = name.substr(0, name.rfind(".weight"));
+  const std::string part = name.find('[') == std::string::npos ? "" : name.substr(name.find('['));
+  return {layer, module.substr(module.rfind('.') + 1) + part};
+}
+
+// Output error by layer, one line per kind of linear.
+std::string error_plot(const json& linears) {
+  const bool held = !linears.empty() && linears[0]["held_back_output_error"].is_number();
+  const char* key = held ? "held_back_output_error" : "output_error";
+  std::map<std::string, std::map<int64_t, double>> lines;
+  int64_t layers = 1;
+  double top = 1e-9;
+  for (const json& l : linears) {
+    if (!l[key].is_number()) continue;
+    const auto [layer, kind] = place(l["name"].get<std::string>());
+    const double e = l[key].get<double>();
+    lines[kind][layer] = e;
+    layers = std::max(layers, layer);
+    top = std::max(top, e);
+  }
+  if (lines.empty()) return "";
+  constexpr int kWidth = 760;
+  constexpr int kHeight = 260;
+  constexpr const char* kColours[] = {"#1b6ca8", "#c8553d", "#588157", "#8e6c8a", "#e09f3e", "#2a9d8f", "#6c757d"};
+  std::string svg = fmt::format("<h2>Relative output error by layer ({})</h2><svg viewBox=\"0 0 {} {}\" role=\"img\" class=\"plot\">",
+                                held ? "held-back text" : "calibration text", kWidth + 150, kHeight + 40);
+  for (int i = 0; i <= 4; ++i) {
+    const double y = kHeight - kHeight * i / 4.0 + 10;
+    svg += fmt::format("<line x1=\"50\" x2=\"{}\" y1=\"{}\" y2=\"{}\" stroke=\"#ddd\"/><text x=\"44\" y=\"{}\" text-anchor=\"end\">{:.3f}</text>", kWidth, y, y, y + 4, top * i / 4);
+  }
+  size_t colour = 0;
+  for (const auto& [kind, points] : lines) {
+    std::string path;
+    for (const auto& [layer, e] : points) {
+      path += fmt::format("{:.1f},{:.1f} ", 50 + (kWidth - 50) * static_cast<double>(layer) / static_cast<double>(layers), kHeight + 10 - kHeight * e / top);
+    }
+    const char* stroke = kColours[colour % 7];
+    svg += fmt::format("<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\" points=\"{}\"/>", stroke, path);
+    svg += fmt::format("<text x=\"{}\" y=\"{}\" fill=\"{}\">{}</text>", kWidth + 14, 24 + 18 * colour, stroke, escape(kind));
+    ++colour;
+  }
+  svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">layer 0 .. {}</text></svg>", kWidth / 2, kHeight + 34, layers);
+  return svg;
+}
+
+constexpr const char* kStyle =
+    "body{font:15px/1.45 system-ui,sans-serif;color:#222;max-width:960px;margin:2em auto;padding:0 1em}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2em .8em .2em 0;text-align:left;border-bottom:1px solid #eee}"
+    "td.n{text-align:right}.plot{width:100%;font-size:12px}.small{font-size:.85em}.miss{color:#b00020;font-weight:600}";
+
+}  // namespace
+
+std::string render_report_html(const std::string& report_json) {
+  const json r = json::parse(report_json);
+  const json& m = r["model"];
+  std::string h = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Quantization report</title><style>";
+  h += kStyle;
+  h += "</style></head><body><h1>Quantization report</h1><table>";
+  const auto row = [&](const std::string& name, const std::string& value) { h += "<tr><th>" + name + "</th><td>" + value + "</td></tr>"; };
+  row("model", cell(r["input"]["path"]));
+  row("method", fmt::format("{}, {}, {} bits, group size {}", cell(r["options"]["method"]), cell(r["options"]["scheme"]), cell(r["options"]["bits"]), cell(r["options"]["group_size"])));
+  row("calibration", fmt::format("{}: {} tokens", cell(r["calibration"]["source"]), cell(r["calibration"]["tokens"])));
+  row("evaluated on", fmt::format("{}: {} positions", cell(r["held_back"]["source"]), cell(m["positions"])));
+  row("perplexity", cell(m["perplexity"]["reference"], "{:.3f}") + " &rarr; " + cell(m["perplexity"]["quantized"], "{:.3f}"));
+  row("KL divergence", cell(m["kl_divergence"]["mean"]) + " &plusmn; " + cell(m["kl_divergence"]["standard_error"]) + ", p99 " + cell(m["kl_divergence"]["p99"], "{:.3f}"));
+  row("same top token", cell(m["top1_agreement"], "{:.1%}"));
+  row("size", fmt::format("{:.1f} MB, {} bits per weight; before {:.1f} MB", m["bytes"].get<double>() / 1e6, cell(m["bits_per_weight"], "{:.3f}"), m["source_bytes"].get<double>() / 1e6));
+  row("cost", fmt::format("{:.1f} s, {:.1f} CPU s, peak {:.0f} MiB", r["run"]["seconds"].get<double>(), r["run"]["cpu_seconds"].get<double>(), r["run"]["peak_memory_bytes"].get<double>() / 1048576));
+  if (r["gate"]["max_kl"].is_number()) {
+    const bool passed = r["gate"]["passed"].get<bool>();
+    row("quality gate", fmt::format("<span class=\"{}\">KL at most {}: {}</span>", passed ? "" : "miss", cell(r["gate"]["max_kl"]), passed ? "passed" : "missed"));
+  }
+  h += "</table>" + error_plot(r["linears"]);
+  h += "<h2>Stages</h2><table><tr><th>stage</th><th>seconds</th><th>CPU seconds</th></tr>";
+  for (const auto& [name, time] : r["run"]["stages"].items()) {
+    h += fmt::format("<tr><td>{}</td><td class=\"n\">{:.2f}</td><td class=\"n\">{:.2f}</td></tr>", escape(name), time["seconds"].get<double>(), time["cpu_seconds"].get<double>());
+  }
+  h += "</table><h2>Linears</h2><table class=\"small\"><tr><th>name</th><th>shape</th><th>weight error</th><th>output error</th><th>held back</th><th>clipped</th><th>saturated</th></tr>";
+  for (const json& l : r["linears"]) {
+    h += fmt::format("<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+                     cell(l["name"]), cell(l["shape"]), cell(l["weight_error"]), cell(l["output_error"]), cell(l["held_back_output_error"]),
+                     cell(l["clipped_share"], "{:.2%}"), cell(l["saturated_share"], "{:.2%}"));
+  }
+  h += "</table>";
+  for (const char* key : {"skipped", "clamped", "kept_in_16_bits"}) {
+    h += fmt::format("<h2>{} ({})</h2><ul class=\"small\">", key, r[key].size());
+    for (const json& entry : r[key]) h += "<li>" + (entry.is_string() ? cell(entry) : escape(entry.dump())) + "</li>";
+    h += "</ul>";
+  }
+  h += fmt::format("<p class=\"small\">metal-marlin {} on {}, {} threads; report schema {}</p></body></html>\n", cell(r["run"]["version"]), cell(r["run"]["machine"]["cpu"]), cell(r["run"]["machine"]["threads"]), cell(r["schema"]));
+  return h;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,163 @@
+// Reports and plans as text.
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/report.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "core/atomic_file.h"
+#include "pipeline/run_report.h"
+
+namespace metal_marlin {
+namespace {
+
+using nlohmann::json;
+
+json parse_report(const std::string& text) {
+  json report = json::parse(text, nullptr, false);
+  if (!report.is_object() || !report.contains("schema")) throw FormatError("report.json: expected a JSON object with a schema number");
+  if (report["schema"] != kReportSchema) {
+    throw UnsupportedError(fmt::format("report.json: schema {}, this version reads schema {}", report["schema"].dump(), kReportSchema));
+  }
+  return report;
+}
+
+std::string number(const json& value, const char* format) {
+  return value.is_number() ? fmt::format(fmt::runtime(format), value.get<double>()) : std::string("-");
+}
+
+// Mean of a field over the linears of one kind ("q_proj"), by the last part of the module's name.
+struct KindRow {
+  std::string kind;
+  int64_t count = 0;
+  double weight = 0;
+  double output = 0;
+  double held_back = 0;
+  int64_t measured = 0;
+  int64_t held_back_measured = 0;
+  double worst = 0;
+  std::string worst_name;
+};
+
+std::vector<KindRow> by_kind(const json& linears) {
+  std::vector<KindRow> rows;
+  for (const json& l : linears) {
+    std::string name = l["name"].get<std::string>();
+    const std::string suffix = name.find('[') == std::string::npos ? "" : name.substr(name.find('['));
+    name = name.substr(0, name.rfind(".weight"));
+    const std::string kind = name.substr(name.rfind('.') + 1) + suffix;
+    auto it = std::find_if(rows.begin(), rows.end(), [&](const KindRow& r) { return r.kind == kind; });
+    KindRow& row = it != rows.end() ? *it : rows.emplace_back(KindRow{kind});
+    ++row.count;
+    row.weight += l["weight_error"].get<double>();
+    if (l["output_error"].is_number()) {
+      row.output += l["output_error"].get<double>();
+      ++row.measured;
+    }
+    if (l["held_back_output_error"].is_number()) {
+      const double e = l["held_back_output_error"].get<double>();
+      row.held_back += e;
+      ++row.held_back_measured;
+      if (e > row.worst) {
+        row.worst = e;
+        row.worst_name = l["name"].get<std::string>();
+      }
+    }
+  }
+  return rows;
+}
+
+}  // namespace
+
+std::string read_report(const std::string& run) {
+  const std::filesystem::path path(run);
+  const std::string text = read_text_file(std::filesystem::is_directory(path) ? (path / "report.json").string() : run);
+  parse_report(text);
+  return text;
+}
+
+std::string render_report_text(const std::string& report_json) {
+  const json r = parse_report(report_json);
+  const json& m = r["model"];
+  const json& o = r["options"];
+  std::string out;
+  const auto line = [&](const std::string& name, const std::string& value) { out += fmt::format("{:<20} {}\n", name, value); };
+  line("model", r["input"]["path"].get<std::string>());
+  const int64_t group = o["group_size"].get<int64_t>();
+  line("method", fmt::format("{}, {}, 4 bits, {}", o["method"].get<std::string>(), o["scheme"] == "sym" ? "symmetric" : "asymmetric",
+                             group < 0 ? std::string("per channel") : fmt::format("groups of {}", group)));
+  line("calibration", fmt::format("{}: {} sequences, {} tokens", r["calibration"]["source"].get<std::string>(),
+                                  r["calibration"]["sequences"].get<int64_t>(), r["calibration"]["tokens"].get<int64_t>()));
+  if (r["held_back"]["chunks"].get<int64_t>() > 0) {
+    line("evaluated on", fmt::format("{}: {} positions", r["held_back"]["source"].get<std::string>(), m["positions"].get<int64_t>()));
+    line("perplexity", fmt::format("{} -> {}", number(m["perplexity"]["reference"], "{:.3f}"), number(m["perplexity"]["quantized"], "{:.3f}")));
+    line("KL divergence", fmt::format("{} +- {} (99 % of positions below {})", number(m["kl_divergence"]["mean"], "{:.4f}"),
+                                      number(m["kl_divergence"]["standard_error"], "{:.4f}"), number(m["kl_divergence"]["p99"], "{:.3f}")));
+    line("same top token", number(m["top1_agreement"], "{:.1%}"));
+  } else {
+    line("evaluated on", "nothing (no held-back text)");
+  }
+  line("size", fmt::format("{:.1f} MB, {:.3f} bits per weight ({:.3f} in the quantized linears); before {:.1f} MB", m["bytes"].get<double>() / 1e6,
+                           m["bits_per_weight"].get<double>(), m["linears_bits_per_weight"].get<double>(), m["source_bytes"].get<double>() / 1e6));
+  const json& run = r["run"];
+  line("cost", fmt::format("{:.1f} s, {:.1f} CPU s, peak memory {:.0f} MiB", run["seconds"].get<double>(), run["cpu_seconds"].get<double>(),
+                           run["peak_memory_bytes"].get<double>() / 1048576));
+  out += fmt::format("\n{:<12} {:>6} {:>13} {:>13} {:>13}   {}\n", "linear", "count", "weight error", "output error", "held back", "worst held back");
+  for (const KindRow& k : by_kind(r["linears"])) {
+    const auto mean = [](double sum, int64_t n) { return n > 0 ? fmt::format("{:.4f}", sum / static_cast<double>(n)) : std::string("-"); };
+    out += fmt::format("{:<12} {:>6} {:>13} {:>13} {:>13}   {}\n", k.kind, k.count, mean(k.weight, k.count), mean(k.output, k.measured),
+                       mean(k.held_back, k.held_back_measured), k.held_back_measured > 0 ? fmt::format("{:.4f} {}", k.worst, k.worst_name) : "-");
+  }
+  out += fmt::format("\n{:<20} {:>9} {:>9} {:>7}\n", "stage", "seconds", "CPU s", "share");
+  std::vector<std::pair<std::string, json>> stages;
+  for (const auto& [name, time] : run["stages"].items()) stages.emplace_back(name, time);
+  std::sort(stages.begin(), stages.end(), [](const auto& a, const auto& b) { return a.second["seconds"].template get<double>() > b.second["seconds"].template get<double>(); });
+  for (const auto& [name, time] : stages) {
+    if (time["seconds"].get<double>() < 0.005) continue;
+    out += fmt::format("{:<20} {:>9.2f} {:>9.2f} {:>6.1f}%\n", name, time["seconds"].get<double>(), time["cpu_seconds"].get<double>(),
+                       100 * time["seconds"].get<double>() / std::max(run["seconds"].get<double>(), 1e-9));
+  }
+  const auto list = [&](const char* title, const json& entries, const std::function<std::string(const json&)>& text) {
+    if (entries.empty()) return;
+    out += fmt::format("\n{} ({})\n", title, entries.size());
+    for (size_t i = 0; i < std::min<size_t>(entries.size(), 20); ++i) out += "  " + text(entries[i]) + "\n";
+    if (entries.size() > 20) out += fmt::format("  ... and {} more, all in report.json\n", entries.size() - 20);
+  };
+  list("skipped", r["skipped"], [](const json& s) { return s["name"].get<std::string>() + ": " + s["reason"].get<std::string>(); });
+  list("clamped", r["clamped"], [](const json& c) { return c.dump(); });
+  out += fmt::format("\nkept in 16 bits: {} tensors; largest change of a block by folding: {:.1e}\n", r["kept_in_16_bits"].size(), r["invariance_error"].get<double>());
+  if (r["gate"]["max_kl"].is_number()) {
+    out += fmt::format("quality gate: mean KL divergence at most {}: {}\n", r["gate"]["max_kl"].get<double>(), r["gate"]["passed"].get<bool>() ? "passed" : "MISSED");
+  }
+  return out;
+}
+
+std::string render_plan(const std::string& plan_json) {
+  const json p = json::parse(plan_json);
+  std::string out;
+  const auto line = [&](const std::string& name, const std::string& value) { out += fmt::format("{:<20} {}\n", name, value); };
+  const auto mib = [](const json& bytes) { return fmt::format("{:.0f} MiB", bytes.get<double>() / 1048576); };
+  line("model", p["model"].get<std::string>());
+  line("output", p["output"].get<std::string>());
+  line("method", fmt::format("{}, {}, group size {}", p["options"]["method"].get<std::string>(), p["options"]["scheme"].get<std::string>(), p["options"]["group_size"].get<int64_t>()));
+  line("quantized", fmt::format("{} weights tensors, {:.1f} M weights, {}", p["quantized"].size(), p["quantized_weights"].get<double>() / 1e6, mib(p["quantized_bytes"])));
+  line("tokens", fmt::format("{} for calibration, {} held back", p["calibration_tokens"].get<int64_t>(), p["held_back_tokens"].get<int64_t>()));
+  const json& m = p["memory"];
+  line("peak memory", fmt::format("{} of {} allowed", mib(m["peak_bytes"]), mib(p["memory_budget"])));
+  for (const char* part : {"base", "states", "spilled", "block", "statistics", "forward_scratch", "quantize_scratch", "head", "self_text"}) {
+    if (m[part].get<uint64_t>() > 0) line(fmt::format("  {}", part), mib(m[part]));
+  }
+  line("disk", mib(m["disk"]));
+  line("time", fmt::format("about {:.0f} s on {} threads of {} ({:.0f} GFLOP/s per core)", p["seconds"]["total"].get<double>(),
+                           p["machine"]["threads"].get<int>(), p["machine"]["cpu"].get<std::string>(), p["machine"]["gemm_gflops_per_core"].get<double>()));
+  for (const auto& [name, seconds] : p["seconds"].items()) {
+    if (name != "total" && seconds.get<double>() > 0) line("  " + name, fmt::format("{:.0f} s", seconds.get<double>()));
+  }
+  for (const json& s : p["skipped"]) line("skipped", s["name"].get<std::string>() + ": " + s["reason"].get<std::string>());
+  return out;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,137 @@
+#include "pipeline/run_report.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/version.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/machine.h"
+#include "core/threads.h"
+#include "kernels/linear_algebra.h"
+#include "pipeline/size.h"
+
+namespace metal_marlin {
+
+using nlohmann::json;
+
+namespace {
+
+json model_section(const ModelSource& source, const RunFacts& facts) {
+  json model;
+  const WriteReport& first = facts.written.front().second;
+  const ModelSize before = model_size(source);
+  if (facts.evaluation) {
+    model = model_figures(*facts.evaluation);
+  } else {
+    model["perplexity"] = {{"reference", nullptr}, {"quantized", nullptr}};
+    model["kl_divergence"] = {{"mean", nullptr}, {"standard_error", nullptr}, {"p99", nullptr}};
+    model["top1_agreement"] = nullptr;
+    model["positions"] = 0;
+  }
+  model["bits_per_weight"] = first.bits_per_weight;
+  model["bytes"] = first.quantized_bytes + first.kept_bytes;
+  model["linears_bits_per_weight"] =
+      first.quantized_weights > 0 ? 8.0 * static_cast<double>(first.quantized_bytes) / static_cast<double>(first.quantized_weights) : 0.0;
+  model["parameters"] = before.parameters;
+  model["source_bytes"] = before.bytes;
+  model["source_bits_per_weight"] = before.bits_per_weight();
+  return model;
+}
+
+json run_section(const RunFacts& facts, Tracker& tracker) {
+  json run;
+  run["version"] = version();
+  run["fingerprint"] = fmt::format("{:016x}", facts.fingerprint);
+  run["seconds"] = tracker.seconds();
+  run["cpu_seconds"] = tracker.cpu();
+  run["peak_memory_bytes"] = peak_resident_bytes();
+  run["predicted_memory_bytes"] = facts.plan.peak();
+  run["resumed_blocks"] = facts.resumed_blocks;
+  json stages = json::object();
+  for (const auto& [name, time] : tracker.stages()) stages[name] = {{"seconds", time.seconds}, {"cpu_seconds", time.cpu_seconds}};
+  run["stages"] = stages;
+  run["machine"] = {{"cpu", cpu_name()}, {"threads", threads()}, {"memory_bytes", memory_bytes()}, {"blas_kernel", blas_kernel_name()}};
+  return run;
+}
+
+}  // namespace
+
+json model_figures(const Evaluation& e) {
+  json model;
+  model["perplexity"] = {{"reference", e.reference_perplexity}, {"quantized", e.perplexity}};
+  model["kl_divergence"] = {{"mean", e.kl_mean}, {"standard_error", e.kl_standard_error}, {"p99", e.kl_p99}};
+  model["top1_agreement"] = e.top1_agreement;
+  model["positions"] = e.positions;
+  return model;
+}
+
+bool gate_verdict(const json& report, double max_kl) {
+  if (max_kl < 0) return true;
+  const json kl = report.value("/model/kl_divergence/mean"_json_pointer, json());
+  return kl.is_number() && kl.get<double>() <= max_kl;
+}
+
+json build_report(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options, const RunFacts& facts,
+                  Tracker& tracker) {
+  json report;
+  report["schema"] = kReportSchema;
+  report["options"] = options_json(options, recipe);
+  report["input"] = {{"path", facts.model}, {"format", source.format()}, {"family", source.family().name},
+                     {"digest", fmt::format("{:016x}", source.digest())}};
+  report["run"] = run_section(facts, tracker);
+  report["model"] = model_section(source, facts);
+  report["calibration"] = {{"source", options.calibration.calibration},
+                           {"sequences", facts.texts->calibration.sequences.size()},
+                           {"tokens", facts.texts->calibration.tokens()}};
+  report["held_back"] = {{"source", facts.texts->held_back_source},
+                         {"chunks", facts.texts->held_back.sequences.size()},
+                         {"tokens", facts.texts->held_back.tokens()}};
+  json linears = json::array();
+  json scales = json::array();
+  json clamped = json::array();
+  double invariance = 0;
+  for (size_t layer = 0; layer < facts.blocks.size(); ++layer) {
+    const json& block = facts.blocks[layer];
+    for (const json& linear : block.at("linears")) {
+      linears.push_back(linear);
+      if (linear.value("raised_scales", 0) > 0 || linear.value("clamped_scales", 0) > 0) {
+        clamped.push_back({{"name", linear["name"]}, {"raised_scales", linear["raised_scales"]}, {"clamped_scales", linear["clamped_scales"]}});
+      }
+    }
+    for (json scale : block.at("scales")) {
+      scale["layer"] = layer;
+      scales.push_back(std::move(scale));
+    }
+    invariance = std::max(invariance, block.value("invariance_error", 0.0));
+  }
+  report["linears"] = linears;
+  report["scales"] = scales;
+  report["invariance_error"] = invariance;
+  report["skipped"] = json::array();
+  for (const Skipped& s : facts.skipped) report["skipped"].push_back({{"name", s.name}, {"reason", s.reason}});
+  json kept = json::array();
+  std::set<std::string> quantized;
+  for (const json& linear : linears) {
+    const auto name = linear["name"].get<std::string>();
+    quantized.insert(name.substr(0, name.find('[')));
+  }
+  for (const CheckpointTensor& t : source.tensors()) {
+    if (quantized.count(t.name) == 0) kept.push_back(t.name);
+  }
+  report["kept_in_16_bits"] = kept;
+  json files = json::array();
+  for (const auto& [format, written] : facts.written) {
+    for (const ClampedTensor& c : written.clamped) {
+      clamped.push_back({{"name", c.name}, {"format", format}, {"clamped", c.clamped}, {"flushed", c.flushed}, {"largest", c.largest}});
+    }
+    for (const WrittenFile& f : written.files) files.push_back({{"format", format}, {"name", f.name}, {"bytes", f.bytes}});
+  }
+  report["clamped"] = clamped;
+  report["padded"] = json::array();  // an explicit group size must divide; nothing is ever padded
+  report["files"] = files;
+  report["gate"] = {{"max_kl", options.max_kl < 0 ? json(nullptr) : json(options.max_kl)}, {"passed", gate_verdict(report, options.max_kl)}};
+  return report;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,42 @@
+// report.json of a finished run (schema: docs/report.md).
+#pragma once
+
+#include <metal_marlin/evaluate.h>
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pipeline/memory_plan.h"
+#include "pipeline/progress.h"
+#include "pipeline/recipe.h"
+#include "pipeline/texts.h"
+#include "write/checkpoint_writer.h"
+
+namespace metal_marlin {
+
+inline constexpr int kReportSchema = 1;
+
+struct RunFacts {
+  std::string model;
+  std::string output;
+  uint64_t fingerprint = 0;
+  int64_t resumed_blocks = 0;
+  const RunTexts* texts = nullptr;
+  MemoryPlan plan;
+  std::optional<Evaluation> evaluation;  // bits and bytes are filled in from `written`
+  std::vector<std::pair<std::string, WriteReport>> written;  // by format, the first is the one that `model` speaks of
+  std::vector<Skipped> skipped;
+  std::vector<nlohmann::json> blocks;
+};
+
+nlohmann::json build_report(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                            const RunFacts& facts, Tracker& tracker);
+// The figures that go into the model card: deterministic ones only.
+nlohmann::json model_figures(const Evaluation& evaluation);
+// False when the report's mean KL divergence exceeds max_kl >= 0, or when there is none to judge by.
+bool gate_verdict(const nlohmann::json& report, double max_kl);
+
+}  // namespace metal_marlin

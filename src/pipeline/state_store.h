@@ -1,0 +1,46 @@
+// The hidden states of many sequences between two blocks: in memory, or in a scratch file where the budget is tight.
+// Read and written in batches of whole sequences.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace metal_marlin {
+
+class StateStore {
+ public:
+  struct Batch {
+    int64_t first_sequence = 0;
+    int64_t first_row = 0;
+    int64_t rows = 0;
+    std::vector<int64_t> lengths;
+  };
+
+  // Batches hold about `batch_tokens` rows, at least one sequence. `scratch`: path of a scratch file, which is deleted
+  // at once and vanishes with the process; empty: memory.
+  StateStore(const std::vector<int64_t>& lengths, int64_t hidden, const std::string& scratch, int64_t batch_tokens);
+  ~StateStore();
+  StateStore(const StateStore&) = delete;
+  StateStore& operator=(const StateStore&) = delete;
+
+  const std::vector<Batch>& batches() const noexcept { return batches_; }
+  int64_t rows() const noexcept { return rows_; }
+  int64_t hidden() const noexcept { return hidden_; }
+  void read_rows(int64_t first, int64_t count, float* out) const;
+  void write_rows(int64_t first, int64_t count, const float* in);
+  Matrix read(const Batch& batch) const;
+  void write(const Batch& batch, const Matrix& states) { write_rows(batch.first_row, batch.rows, states.data()); }
+
+ private:
+  std::vector<Batch> batches_;
+  int64_t rows_ = 0;
+  int64_t hidden_ = 0;
+  Matrix memory_;
+  int fd_ = -1;
+  std::string path_;
+};
+
+}  // namespace metal_marlin

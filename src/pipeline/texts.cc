@@ -1,0 +1,111 @@
+#include "pipeline/texts.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "infer/batch_sampler.h"
+#include "pipeline/memory_plan.h"
+#include "source/tokenizer.h"
+
+namespace metal_marlin {
+namespace {
+
+bool named_text(const EvaluationOptions& e) { return !e.text.empty() && e.text != "none"; }
+
+}  // namespace
+
+CalibrationKind calibration_kind(const CalibrationOptions& options) {
+  if (options.calibration == "self") return CalibrationKind::kSelf;
+  return std::filesystem::path(options.calibration).extension() == ".npz" ? CalibrationKind::kNpz : CalibrationKind::kText;
+}
+
+RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options, Tracker& tracker) {
+  RunTexts texts;
+  const CalibrationOptions& c = options.calibration;
+  const EvaluationOptions& e = options.evaluation;
+  const bool hold_back = e.text.empty();
+  const Tokenizer& tokenizer = source.tokenizer();
+  const int32_t bos = bos_to_add(c.bos, tokenizer);
+  switch (calibration_kind(c)) {
+    case CalibrationKind::kNpz:
+      if (hold_back) tracker.warn("statistics from a file: there is no text to hold back, so nothing is evaluated; name one with --evaluate FILE");
+      break;
+    case CalibrationKind::kText: {
+      tracker.enter("tokenize", 0, 1);
+      const auto ids = tokenize_file(c.calibration, tokenizer);
+      CalibrationSplit split = split_tokens(ids, c.samples, c.sequence_length, e.context, bos, hold_back, c.calibration);
+      texts.calibration = std::move(split.calibration);
+      texts.held_back = std::move(split.held_back);
+      if (hold_back) texts.held_back_source = fmt::format("the last {} of the {} tokens of {}", texts.held_back.tokens(), ids.size(), c.calibration);
+      break;
+    }
+    case CalibrationKind::kSelf: {
+      // Held back: as many sequences of the same kind as make up a tenth of the tokens, at least kHeldBackTokens.
+      const int64_t held = hold_back ? std::max(kHeldBackTokens, c.samples * c.sequence_length / 10) : 0;
+      const int64_t held_sequences = (held + c.sequence_length - 1) / c.sequence_length;
+      SelfTextOptions self;
+      self.count = c.samples;
+      self.length = c.sequence_length;
+      if (hold_back) self.count = std::max(c.samples, held_sequences + 1);
+      self.temperature = c.temperature;
+      self.seed = c.seed;
+      self.bos = bos;
+      self.memory_bytes = memory_budget(options.machine);
+      tracker.enter("self text", 0, self.length);
+      auto sequences = sample_sequences(source, tokenizer, self, [&](int64_t done, int64_t total) { tracker.enter("self text", done, total); });
+      const auto cut = sequences.end() - held_sequences;
+      texts.held_back.sequences.assign(std::make_move_iterator(cut), std::make_move_iterator(sequences.end()));
+      sequences.erase(cut, sequences.end());
+      texts.calibration.sequences = std::move(sequences);
+      if (hold_back) texts.held_back_source = fmt::format("the last {} of {} sequences that the model made itself", held_sequences, self.count);
+      break;
+    }
+  }
+  if (named_text(e)) {
+    tracker.enter("tokenize", 0, 1);
+    const auto ids = tokenize_file(e.text, tokenizer);
+    texts.held_back = cut_chunks(ids, 0, ids.size(), e.context, e.chunks, bos_to_add(e.bos, tokenizer));
+    texts.held_back_source = e.text;
+    if (texts.held_back.sequences.empty()) {
+      throw ArgumentError(fmt::format("--evaluate {}: {} tokens, fewer than one chunk of {}; give a longer text or a shorter --context",
+                                      e.text, ids.size(), e.context));
+    }
+    if (static_cast<int64_t>(texts.held_back.sequences.size()) < e.chunks) {
+      tracker.warn(fmt::format("{}: only {} chunks of {} tokens where {} were asked for", e.text, texts.held_back.sequences.size(), e.context, e.chunks));
+    }
+  }
+  const auto got = static_cast<int64_t>(texts.calibration.sequences.size());
+  if (calibration_kind(c) != CalibrationKind::kNpz && got < c.samples) {
+    tracker.warn(fmt::format("{}: only {} sequences of {} tokens for calibration where {} were asked for{}", c.calibration, got, c.sequence_length,
+                             c.samples, hold_back ? " (the rest is held back for evaluation)" : ""));
+  }
+  return texts;
+}
+
+TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options) {
+  const CalibrationOptions& c = options.calibration;
+  const EvaluationOptions& e = options.evaluation;
+  TextSizes sizes;
+  if (calibration_kind(c) == CalibrationKind::kText) {
+    const bool hold_back = e.text.empty();
+    const auto split = split_tokens(tokenize_file(c.calibration, source.tokenizer()), c.samples, c.sequence_length, e.context,
+                                    bos_to_add(c.bos, source.tokenizer()), hold_back, c.calibration);
+    sizes = {split.calibration.tokens(), split.held_back.tokens()};
+  } else if (calibration_kind(c) == CalibrationKind::kSelf) {
+    sizes.calibration = c.samples * c.sequence_length;
+    if (e.text.empty()) {
+      sizes.held_back = std::max(kHeldBackTokens, sizes.calibration / 10);
+      sizes.calibration = std::max(sizes.calibration - sizes.held_back, c.sequence_length);
+    }
+  }
+  if (named_text(e)) {
+    const auto ids = tokenize_file(e.text, source.tokenizer());
+    sizes.held_back = cut_chunks(ids, 0, ids.size(), e.context, e.chunks, bos_to_add(e.bos, source.tokenizer())).tokens();
+  }
+  return sizes;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,93 @@
+#include "eval/metrics.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/random.h"
+
+namespace metal_marlin {
+namespace {
+
+struct Reference {
+  double nll = 0;
+  double reference_nll = 0;
+  std::vector<double> kl;
+  int64_t same = 0;
+};
+
+std::vector<double> log_softmax(const float* x, int64_t n) {
+  const double top = *std::max_element(x, x + n);
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += std::exp(x[i] - top);
+  std::vector<double> out;
+  for (int64_t i = 0; i < n; ++i) out.push_back(x[i] - top - std::log(sum));
+  return out;
+}
+
+TEST(Metrics, EqualsThePlainFormulasInFloat64) {
+  constexpr int64_t kRows = 300;
+  constexpr int64_t kVocab = 1003;  // no multiple of a vector
+  Random random(7);
+  std::vector<float> q(kRows * kVocab);
+  std::vector<float> p(kRows * kVocab);
+  std::vector<int32_t> targets;
+  for (size_t i = 0; i < q.size(); ++i) {
+    p[i] = static_cast<float>(8 * random.normal());
+    q[i] = p[i] + static_cast<float>(random.normal());
+  }
+  Reference want;
+  for (int64_t r = 0; r < kRows; ++r) {
+    targets.push_back(static_cast<int32_t>(random.below(kVocab)));
+    const auto lp = log_softmax(&p[static_cast<size_t>(r * kVocab)], kVocab);
+    const auto lq = log_softmax(&q[static_cast<size_t>(r * kVocab)], kVocab);
+    double kl = 0;
+    for (size_t i = 0; i < lp.size(); ++i) kl += std::exp(lp[i]) * (lp[i] - lq[i]);
+    want.kl.push_back(kl);
+    want.nll -= lq[static_cast<size_t>(targets.back())];
+    want.reference_nll -= lp[static_cast<size_t>(targets.back())];
+    want.same += std::max_element(lp.begin(), lp.end()) - lp.begin() == std::max_element(lq.begin(), lq.end()) - lq.begin();
+  }
+  Metrics metrics;
+  metrics.add(q.data(), p.data(), targets.data(), 100, kVocab);
+  metrics.add(q.data() + 100 * kVocab, p.data() + 100 * kVocab, targets.data() + 100, 200, kVocab);
+  const Evaluation e = metrics.result();
+  EXPECT_EQ(e.positions, kRows);
+  EXPECT_TRUE(e.has_reference);
+  EXPECT_NEAR(e.perplexity / std::exp(want.nll / kRows), 1, 1e-6);  // exp in f32 lanes, sums in f64
+  EXPECT_NEAR(e.reference_perplexity / std::exp(want.reference_nll / kRows), 1, 1e-6);
+  double mean = 0;
+  for (const double k : want.kl) mean += k / kRows;
+  double variance = 0;
+  for (const double k : want.kl) variance += (k - mean) * (k - mean) / (kRows - 1);
+  EXPECT_NEAR(e.kl_mean, mean, 1e-5 * mean);
+  EXPECT_NEAR(e.kl_standard_error, std::sqrt(variance / kRows), 1e-5 * mean);
+  std::sort(want.kl.begin(), want.kl.end());
+  EXPECT_NEAR(e.kl_p99, want.kl[296], 1e-5);  // rank floor(0.99 * 300) = 297
+  EXPECT_DOUBLE_EQ(e.top1_agreement, static_cast<double>(want.same) / kRows);
+}
+
+TEST(Metrics, AModelAgainstItselfHasNoDivergence) {
+  std::vector<float> x = {1, 2, 3, -50, 80, 0.5F};
+  const int32_t target = 4;
+  Metrics metrics;
+  metrics.add(x.data(), x.data(), &target, 1, 6);
+  const Evaluation e = metrics.result();
+  EXPECT_NEAR(e.kl_mean, 0, 1e-12);
+  EXPECT_EQ(e.top1_agreement, 1);
+  EXPECT_NEAR(e.perplexity, 1, 1e-6);
+}
+
+TEST(Metrics, WithoutAReferenceOnlyPerplexity) {
+  const std::vector<float> x(10, 0.0F);
+  const int32_t target = 3;
+  Metrics metrics;
+  metrics.add(x.data(), nullptr, &target, 1, 10);
+  const Evaluation e = metrics.result();
+  EXPECT_FALSE(e.has_reference);
+  EXPECT_NEAR(e.perplexity, 10, 1e-5);
+}
+
+}  // namespace
+}  // namespace metal_marlin

@@ -1,0 +1,245 @@
+// The main job on tiny models: what is written is what the report speaks of, whatever interrupts it.
+#include <gtest/gtest.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/evaluate.h>
+#include <metal_marlin/quantize.h>
+#include <metal_marlin/report.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/atomic_file.h"
+#include "core/random.h"
+#include "core/threads.h"
+#include "source/model_source.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+class QuantizeModelTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("quantize_model_test_" + std::to_string(getpid()));
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    std::ofstream text(folder_ / "text.txt");
+    Random random(11);
+    const char* words[] = {"the", "model", "of", "weights", "is", "small", "and", "a", "test", "for", "code", "in", "bits"};
+    for (int i = 0; i < 9000; ++i) text << words[random.below(13)] << (i % 17 == 16 ? ".\n" : " ");
+    threads_ = threads();
+  }
+  void TearDown() override {
+    set_threads(threads_);
+    fs::remove_all(folder_);
+  }
+  static std::string model(const std::string& name) { return std::string(TEST_DATA) + "/models/" + name; }
+  std::string out(const std::string& name) const { return (folder_ / name).string(); }
+  QuantizeOptions options(const std::string& method) const {
+    QuantizeOptions o;
+    o.method = method;
+    o.calibration.calibration = (folder_ / "text.txt").string();
+    o.calibration.samples = 16;
+    o.calibration.sequence_length = 64;
+    o.evaluation.context = 64;
+    return o;
+  }
+  // Names and bytes of all files but the reports, which hold times.
+  static std::map<std::string, std::string> files(const std::string& folder) {
+    std::map<std::string, std::string> all;
+    for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+      const std::string name = fs::relative(entry.path(), folder).string();
+      if (entry.is_regular_file() && name.rfind("report.", 0) != 0) all[name] = read_text_file(entry.path().string());
+    }
+    return all;
+  }
+
+  fs::path folder_;
+  int threads_ = 1;
+};
+
+class EveryMethod : public QuantizeModelTest, public testing::WithParamInterface<std::tuple<const char*, const char*, const char*>> {};
+
+// What evaluate says of the written folder equals what the run said while it made it.
+TEST_P(EveryMethod, TheReportSpeaksOfTheFileThatWasWritten) {
+  const auto [name, method, scheme] = GetParam();
+  QuantizeOptions o = options(method);
+  o.scheme = scheme;
+  o.evaluation.text = o.calibration.calibration;
+  o.evaluation.chunks = 8;
+  const json report = json::parse(quantize_model(model(name), out("q"), o).report_json);
+  EXPECT_EQ(report["schema"], 1);
+  EXPECT_LT(report["invariance_error"].get<double>(), 1e-4);
+  EvaluationOptions e;
+  e.text = o.evaluation.text;
+  e.chunks = 8;
+  e.context = 64;
+  const Evaluation read = evaluate_model(out("q"), model(name), e, {});
+  const json& m = report["model"];
+  EXPECT_EQ(m["positions"], read.positions);
+  // The tiny models' other norms and embedding are f32, which AWQ stores in f16: 2^-11 on a few values.
+  EXPECT_NEAR(read.perplexity / m["perplexity"]["quantized"].get<double>(), 1, 2e-3);
+  EXPECT_NEAR(read.kl_mean, m["kl_divergence"]["mean"].get<double>(), 0.02 * read.kl_mean + 1e-5);
+  EXPECT_EQ(read.bytes, m["bytes"].get<uint64_t>());
+  EXPECT_NEAR(read.bits_per_weight, m["bits_per_weight"].get<double>(), 1e-9);
+  for (const json& l : report["linears"]) {
+    EXPECT_GT(l["weight_error"].get<double>(), 0) << l["name"];
+    EXPECT_LT(l["output_error"].get<double>(), 0.5) << l["name"];
+  }
+  EXPECT_FALSE(render_report_text(report.dump()).empty());
+  EXPECT_FALSE(fs::exists(out("q") + "/.metal-marlin"));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EveryMethod,
+                         testing::Combine(testing::Values("llama", "qwen2", "gemma2", "gemma3", "phi3"),
+                                          testing::Values("rtn", "awq-paper", "awq-salient", "gptq"), testing::Values("sym", "asym")));
+
+TEST_F(QuantizeModelTest, InterruptedAnywhereAndResumedGivesTheSameBytes) {
+  for (const char* method : {"awq-paper", "gptq"}) {
+    QuantizeOptions o = options(method);
+    o.formats = {"native", "awq"};
+    const std::string whole = out(std::string("whole-") + method);
+    quantize_model(model("llama"), whole, o);
+    const std::string cut = out(std::string("cut-") + method);
+    // Stop after 1, 2, 3, ... progress calls more than the time before, until it gets through.
+    int allowed = 1;
+    int stops = 0;
+    for (bool finished = false; !finished; allowed += 3) {
+      int calls = 0;
+      Observer observer;
+      observer.on_progress = [&](const Progress&) { return ++calls <= allowed; };
+      try {
+        quantize_model(model("llama"), cut, o, observer);
+        finished = true;
+      } catch (const Interrupted&) {
+        ++stops;
+        ASSERT_LT(stops, 200);
+      }
+    }
+    EXPECT_GT(stops, 3);
+    EXPECT_EQ(files(cut), files(whole));
+  }
+}
+
+TEST_F(QuantizeModelTest, OneThreadAndTwoGiveTheSameBytes) {
+  for (const char* method : {"awq-paper", "gptq", "rtn", "awq-salient"}) {
+    QuantizeOptions o = options(method);
+    o.machine.threads = 1;
+    quantize_model(model("qwen3"), out(std::string(method) + "1"), o);
+    o.machine.threads = 2;
+    quantize_model(model("qwen3"), out(std::string(method) + "2"), o);
+    EXPECT_EQ(files(out(std::string(method) + "1")), files(out(std::string(method) + "2")));
+  }
+}
+
+TEST_F(QuantizeModelTest, SpilledStatesGiveTheSameBytes) {
+  QuantizeOptions o = options("awq-paper");
+  quantize_model(model("llama"), out("memory"), o);
+  const json plan = json::parse(plan_quantization(model("llama"), out("p"), o));
+  o.machine.memory_bytes = plan["memory"]["peak_bytes"].get<uint64_t>() - 1024;
+  quantize_model(model("llama"), out("spilled"), o);
+  EXPECT_EQ(files(out("memory")), files(out("spilled")));
+  o.machine.memory_bytes = 1 << 20;
+  EXPECT_THROW(quantize_model(model("llama"), out("none"), o), SystemError);
+}
+
+TEST_F(QuantizeModelTest, AFinishedRunIsNotDoneAgainAndNotMixedWithAnother) {
+  QuantizeOptions o = options("rtn");
+  quantize_model(model("llama"), out("q"), o);
+  const auto before = files(out("q"));
+  EXPECT_TRUE(quantize_model(model("llama"), out("q"), o).already_complete);
+  QuantizeOptions other = options("awq-paper");
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), other), ArgumentError);
+  EXPECT_EQ(files(out("q")), before);
+  other.overwrite = true;
+  EXPECT_FALSE(quantize_model(model("llama"), out("q"), other).already_complete);
+  EXPECT_NE(files(out("q")), before);
+}
+
+TEST_F(QuantizeModelTest, OtherOptionsStartOverInsteadOfMixing) {
+  QuantizeOptions o = options("rtn");
+  int calls = 0;
+  Observer stop;
+  stop.on_progress = [&](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), o, stop), Interrupted);
+  o.scheme = "sym";
+  std::vector<std::string> warnings;
+  Observer watch;
+  watch.on_warning = [&](const std::string& w) { warnings.push_back(w); };
+  quantize_model(model("llama"), out("q"), o, watch);
+  ASSERT_FALSE(warnings.empty());
+  EXPECT_NE(warnings[0].find("starting over"), std::string::npos);
+  quantize_model(model("llama"), out("fresh"), o);
+  EXPECT_EQ(files(out("q")), files(out("fresh")));
+  (void)calls;
+}
+
+TEST_F(QuantizeModelTest, SkippedLinearsStayInSixteenBitsAndAreListed) {
+  QuantizeOptions o = options("awq-paper");
+  o.skip = {"*.layers.0.mlp.up_proj.weight", "*o_proj.weight"};
+  const json report = json::parse(quantize_model(model("llama"), out("q"), o).report_json);
+  std::set<std::string> skipped;
+  for (const json& s : report["skipped"]) skipped.insert(s["name"].get<std::string>());
+  EXPECT_TRUE(skipped.count("model.layers.0.mlp.up_proj.weight"));
+  EXPECT_TRUE(skipped.count("model.layers.0.mlp.gate_proj.weight"));  // fused with up when loaded
+  EXPECT_TRUE(skipped.count("model.layers.1.self_attn.o_proj.weight"));
+  const auto source = ModelSource::open(out("q"));
+  EXPECT_FALSE(source->load_quantized("model.layers.0.mlp.up_proj.weight"));
+  EXPECT_TRUE(source->load_quantized("model.layers.0.mlp.down_proj.weight"));
+  o.skip = {"*"};
+  EXPECT_THROW(quantize_model(model("llama"), out("none"), o), ArgumentError);
+}
+
+TEST_F(QuantizeModelTest, StatisticsFromAFileEqualThoseOfTheRun) {
+  QuantizeOptions o = options("awq-paper");
+  o.evaluation.text = "none";
+  quantize_model(model("llama"), out("direct"), o);
+  calibrate_model(model("llama"), out("stats.npz"), o.calibration, {}, true, true);
+  QuantizeOptions from_file = o;
+  from_file.calibration.calibration = out("stats.npz");
+  quantize_model(model("llama"), out("file"), from_file);
+  EXPECT_EQ(read_text_file(out("direct") + "/model.safetensors"), read_text_file(out("file") + "/model.safetensors"));
+  calibrate_model(model("llama"), out("small.npz"), o.calibration, {}, false, false);
+  from_file.calibration.calibration = out("small.npz");
+  EXPECT_THROW(quantize_model(model("llama"), out("no-gram"), from_file), FormatError);
+}
+
+TEST_F(QuantizeModelTest, TheGateJudgesTheResult) {
+  QuantizeOptions o = options("rtn");
+  o.max_kl = 1e-9;
+  EXPECT_FALSE(quantize_model(model("llama"), out("a"), o).passed_gate);
+  o.max_kl = 100;
+  EXPECT_TRUE(quantize_model(model("llama"), out("b"), o).passed_gate);
+}
+
+TEST_F(QuantizeModelTest, WrongOptionsAreNamed) {
+  const auto message = [&](const std::function<void(QuantizeOptions&)>& change) {
+    QuantizeOptions o = options("awq");
+    change(o);
+    try {
+      quantize_model(model("llama"), out("x"), o);
+    } catch (const ArgumentError& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_NE(message([](auto& o) { o.method = "magic"; }).find("--method"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.scheme = "both"; }).find("--scheme"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.formats = {"gguf"}; }).find("--format"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.formats = {"awq", "awq"}; }).find("twice"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.group_size = "48"; }).find("q_proj"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.group_size = "0"; }).find("--group-size"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.salient_ratio = 2; }).find("--salient-ratio"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.salient_ratio = std::nan(""); }).find("--salient-ratio"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.bits = 3; }).find("--bits"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.calibration.samples = 0; }).find("--samples"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.machine.precision = "f8"; }).find("--precision"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.range = "gram", o.clip = "on"; }).find("--clip"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace metal_marlin

@@ -1,0 +1,83 @@
+#include "source/text.h"
+
+#include <gtest/gtest.h>
+#include <metal_marlin/error.h>
+
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+
+#include "source/tokenizer.h"
+
+namespace metal_marlin {
+namespace {
+
+std::vector<int32_t> iota(int n) {
+  std::vector<int32_t> ids(static_cast<size_t>(n));
+  std::iota(ids.begin(), ids.end(), 0);
+  return ids;
+}
+
+TEST(CutChunks, AreConsecutiveAndWhole) {
+  const TokenSet set = cut_chunks(iota(25), 0, 25, 10, 99, -1);
+  ASSERT_EQ(set.sequences.size(), 2u);
+  EXPECT_EQ(set.sequences[1].front(), 10);
+  EXPECT_EQ(set.sequences[1].back(), 19);
+  EXPECT_EQ(set.tokens(), 20);
+  EXPECT_EQ(cut_chunks(iota(25), 0, 25, 10, 1, -1).sequences.size(), 1u);
+  EXPECT_TRUE(cut_chunks(iota(9), 0, 9, 10, 1, -1).sequences.empty());
+}
+
+TEST(CutChunks, ABosTakesOnePlaceOfEach) {
+  const TokenSet set = cut_chunks(iota(25), 0, 25, 10, 99, 77);
+  ASSERT_EQ(set.sequences.size(), 2u);
+  for (const auto& s : set.sequences) {
+    EXPECT_EQ(s.size(), 10u);
+    EXPECT_EQ(s.front(), 77);
+  }
+  EXPECT_EQ(set.sequences[1][1], 9);
+}
+
+TEST(SplitTokens, HeldBackTextIsNeverUsedForStatistics) {
+  const auto ids = iota(40000);
+  const CalibrationSplit split = split_tokens(ids, 64, 512, 1024, -1, true, "text");
+  EXPECT_EQ(split.calibration.sequences.size(), 64u);
+  EXPECT_EQ(split.held_back.tokens(), 4096);
+  int32_t last = 0;
+  for (const auto& s : split.calibration.sequences) last = std::max(last, s.back());
+  EXPECT_LT(last, split.held_back.sequences.front().front());
+  EXPECT_EQ(split.held_back.sequences.back().back(), 39999);
+}
+
+TEST(SplitTokens, AShortTextGivesWhatItHas) {
+  const CalibrationSplit split = split_tokens(iota(6000), 64, 512, 1024, -1, true, "text");
+  EXPECT_EQ(split.held_back.tokens(), 4096);
+  EXPECT_EQ(split.calibration.sequences.size(), 3u);
+  EXPECT_THROW(split_tokens(iota(4200), 64, 512, 1024, -1, true, "text"), ArgumentError);
+  EXPECT_EQ(split_tokens(iota(4200), 64, 512, 1024, -1, false, "text").calibration.sequences.size(), 8u);
+}
+
+TEST(SplitTokens, ATenthOfALongText) {
+  const CalibrationSplit split = split_tokens(iota(300000), 256, 1024, 1000, -1, true, "text");
+  EXPECT_GE(split.held_back.tokens(), 26214);
+  EXPECT_LT(split.held_back.tokens(), 28000);
+}
+
+TEST(TokenizeFile, RefusesWhatIsNoText) {
+  const auto tokenizer = Tokenizer::from_folder(std::string(TEST_DATA) + "/models/llama");
+  const std::string path = (std::filesystem::temp_directory_path() / ("text_test_" + std::to_string(getpid()))).string();
+  const auto write = [&](const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; };
+  EXPECT_THROW(tokenize_file(path, tokenizer), SystemError);  // not there
+  write("");
+  EXPECT_THROW(tokenize_file(path, tokenizer), ArgumentError);
+  for (const std::string bad : {"abc\xff", "\xc0\x80", "\xed\xa0\x80", "x\xe2\x82", "\xf5\x80\x80\x80", "\x80"}) {
+    write(bad);
+    EXPECT_THROW(tokenize_file(path, tokenizer), FormatError) << bad;
+  }
+  write("a text");
+  EXPECT_FALSE(tokenize_file(path, tokenizer).empty());
+  std::filesystem::remove(path);
+}
+
+}  // namespace
+}  // namespace metal_marlin
