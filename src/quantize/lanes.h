@@ -1,0 +1,39 @@
+// The SIMD loops of this folder, dispatched at run time. Two layouts: a span of consecutive weights of one row, and a
+// tile of kLaneRows rows stored column by column ([column][row]), in which each SIMD lane is a row.
+#pragma once
+
+#include <cstdint>
+
+namespace metal_marlin {
+
+inline constexpr int64_t kLaneRows = 64;
+
+// First index whose value is NaN or Inf; -1: none.
+int64_t first_not_finite(const float* values, int64_t count) noexcept;
+void min_max(const float* values, int64_t count, float* min, float* max) noexcept;  // count >= 1
+// codes[i] = clamp(rint(w[i] / scale) + zero, 0, top), ties to even.
+void round_span(const float* w, int64_t count, float scale, float zero, float top, uint8_t* codes) noexcept;
+// error[i] = (code - zero) scale unscale[i] - reference[i], code of w[i] as above.
+void round_error_span(const float* w, const float* reference, const float* unscale, int64_t count, float scale,
+                      float zero, float top, float* error) noexcept;
+
+// Per row of a tile w [count][kLaneRows] rounded with scale[row] and zero[row]: loss[row] = e G e^T. `packed`: G as
+// pack_quadratic leaves it, or null for the identity. count % 4 == 0 when packed is given (rows of zeros pad).
+// scratch: count * kLaneRows floats. w / scale is formed as w * (1 / scale) here: ties may go either way.
+void quadratic_losses(const float* w, const float* packed, int64_t count, const float* scale, const float* zero,
+                      float top, float* scratch, float* loss) noexcept;
+// Packs the upper half of the count x count matrix at `gram`: for each four columns k .. k + 3 the rows l = 0 .. k + 3,
+// four values each, 2 G_lk above the diagonal, G_kk on it, 0 below. packed: quadratic_floats(count).
+void pack_quadratic(const float* gram, int64_t ldg, int64_t count, float* packed) noexcept;
+constexpr int64_t quadratic_floats(int64_t count) noexcept {
+  const int64_t blocks = (count + 3) / 4;
+  return 8 * blocks * (blocks + 1);
+}
+
+// GPTQ within a block of `count` columns of a tile w [count][kLaneRows], on which all columns before the block have
+// already acted: for j = 0 .. count - 1: w_j -= sum over i < j of err_i u[j * count + i]; codes; err_j = (w_j - (c -
+// zero) scale) inverse_pivot[j]. scales[j], zeros[j]: the kLaneRows values of column j's group.
+void gptq_block(const float* w, int64_t count, const float* u, const float* inverse_pivot, const float* const* scales,
+                const float* const* zeros, float top, uint8_t* codes, float* err) noexcept;
+
+}  // namespace metal_marlin
