@@ -186,8 +186,8 @@ class GgufParser {
     context_ = fmt::format("tensor {}", number);
     GgufTensor tensor;
     tensor.name = read_string("name");
-    context_ = fmt::format("tensor {}", shown(tensor.name));
     if (tensor.name.empty()) fail("empty name");
+    context_ = fmt::format("tensor {}", shown(tensor.name));
     if (tensor.name.size() >= kNameLimit) {
       fail(fmt::format("a name of {} bytes, the format allows {}", tensor.name.size(), kNameLimit - 1));
     }

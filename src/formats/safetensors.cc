@@ -400,19 +400,22 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<Tensor
 }
 
 void SafetensorsWriter::write(std::string_view name, std::span<const std::byte> bytes) {
-  if (next_ < tensors_.size() && (written_ != 0 || bytes.size() != tensors_[next_].bytes())) {
-    throw ArgumentError(fmt::format("{}: tensor {} has {} bytes, {} were given at byte {}", path_, shown(name),
-                                    tensors_[next_].bytes(), bytes.size(), written_));
+  const uint64_t size = expect_next(name);
+  if (written_ != 0 || bytes.size() != size) {
+    throw ArgumentError(fmt::format("{}: tensor {} has {} bytes, {} were given at byte {}", path_, shown(name), size,
+                                    bytes.size(), written_));
   }
   write_part(name, bytes);
 }
 
+uint64_t SafetensorsWriter::expect_next(std::string_view name) const {
+  if (next_ < tensors_.size() && tensors_[next_].name == name) return tensors_[next_].bytes();
+  throw ArgumentError(fmt::format("{}: tensor {} was given, expected {}", path_, shown(name),
+                                  next_ == tensors_.size() ? "no more" : shown(tensors_[next_].name)));
+}
+
 void SafetensorsWriter::write_part(std::string_view name, std::span<const std::byte> bytes) {
-  if (next_ == tensors_.size() || tensors_[next_].name != name) {
-    throw ArgumentError(fmt::format("{}: tensor {} was given, expected {}", path_, shown(name),
-                                    next_ == tensors_.size() ? "no more" : shown(tensors_[next_].name)));
-  }
-  const uint64_t size = tensors_[next_].bytes();
+  const uint64_t size = expect_next(name);
   if (bytes.size() > size - written_) {
     throw ArgumentError(fmt::format("{}: tensor {} has {} bytes, more were given", path_, shown(name), size));
   }

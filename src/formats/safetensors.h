@@ -75,6 +75,8 @@ class SafetensorsWriter {
   uint64_t file_bytes() const noexcept { return file_bytes_; }  // header and data
 
  private:
+  uint64_t expect_next(std::string_view name) const;  // its size; ArgumentError when another tensor is next
+
   std::string path_;
   std::vector<TensorInfo> tensors_;
   AtomicFile file_;

@@ -1,0 +1,104 @@
+#include "formats/gguf_blocks.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "formats/safetensors.h"
+#include "formats/support.h"
+
+namespace metal_marlin {
+namespace {
+
+struct Case {
+  GgmlType type;
+  const char* name;
+};
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
+std::string block_name(const testing::TestParamInfo<Case>& tested) { return tested.param.name; }
+
+class Blocks : public testing::TestWithParam<Case> {
+ protected:
+  SafetensorsFile golden_{test::data_path("gguf_blocks.safetensors")};
+};
+
+TEST_P(Blocks, EqualGgufPyBitForBit) {
+  const std::string name = std::string("random.") + GetParam().name;
+  const TensorView& blocks = golden_.get(name);
+  const TensorView& values = golden_.get(name + ".values");
+  const auto count = values.elements();
+  std::vector<float> out(static_cast<size_t>(count));
+  dequantize_blocks(GetParam().type, blocks.bytes, out.data(), count);
+  std::vector<float> expected(out.size());
+  std::memcpy(expected.data(), values.bytes.data(), values.bytes.size());
+  size_t wrong = 0;
+  for (size_t i = 0; i < out.size(); ++i) {
+    uint32_t a = 0;
+    uint32_t b = 0;
+    std::memcpy(&a, &out[i], 4);
+    std::memcpy(&b, &expected[i], 4);
+    wrong += a != b;
+    if (wrong == 1 && a != b) ADD_FAILURE() << GetParam().name << "[" << i << "]: " << out[i] << ", expected " << expected[i];
+  }
+  EXPECT_EQ(wrong, 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, Blocks,
+                         testing::Values(Case{GgmlType::kF16, "F16"}, Case{GgmlType::kBF16, "BF16"}, Case{GgmlType::kQ4_0, "Q4_0"},
+                                         Case{GgmlType::kQ4_1, "Q4_1"}, Case{GgmlType::kQ5_0, "Q5_0"}, Case{GgmlType::kQ5_1, "Q5_1"},
+                                         Case{GgmlType::kQ8_0, "Q8_0"}, Case{GgmlType::kQ2_K, "Q2_K"}, Case{GgmlType::kQ3_K, "Q3_K"},
+                                         Case{GgmlType::kQ4_K, "Q4_K"}, Case{GgmlType::kQ5_K, "Q5_K"}, Case{GgmlType::kQ6_K, "Q6_K"},
+                                         Case{GgmlType::kIQ4_NL, "IQ4_NL"}, Case{GgmlType::kIQ4_XS, "IQ4_XS"}),
+                         block_name);
+
+// What gguf-py quantized comes back within half a step of the block's range (a whole one where the grid is skew).
+TEST(BlocksRoundTrip, ErrorIsWithinTheStep) {
+  const SafetensorsFile golden(test::data_path("gguf_blocks.safetensors"));
+  const TensorView& weight = golden.get("weight");
+  std::vector<float> w(static_cast<size_t>(weight.elements()));
+  std::memcpy(w.data(), weight.bytes.data(), weight.bytes.size());
+  struct Row {
+    GgmlType type;
+    const char* name;
+    double steps;   // levels over which the range is spread
+    bool skew;      // one end of a symmetric range is cut off
+  };
+  for (const Row& row : {Row{GgmlType::kQ4_0, "Q4_0", 16, true}, Row{GgmlType::kQ4_1, "Q4_1", 15, false},
+                         Row{GgmlType::kQ5_0, "Q5_0", 32, true}, Row{GgmlType::kQ5_1, "Q5_1", 31, false},
+                         Row{GgmlType::kQ8_0, "Q8_0", 254, false}}) {
+    SCOPED_TRACE(row.name);
+    std::vector<float> out(w.size());
+    dequantize_blocks(row.type, golden.get(std::string("quantized.") + row.name).bytes, out.data(), weight.elements());
+    for (size_t block = 0; block < w.size(); block += 32) {
+      const auto [low, high] = std::minmax_element(w.begin() + static_cast<ptrdiff_t>(block), w.begin() + static_cast<ptrdiff_t>(block) + 32);
+      const double largest = std::max(std::fabs(*low), std::fabs(*high));
+      const bool minimum = row.type == GgmlType::kQ4_1 || row.type == GgmlType::kQ5_1;
+      const double range = minimum ? *high - *low : 2 * largest;
+      // f16 rounding of d and m moves the grid by 2^-11 of the largest value each.
+      const double bound = range / row.steps * (row.skew ? 1 : 0.5) + 3 * largest * 0x1p-11;
+      for (size_t i = block; i < block + 32; ++i) EXPECT_LE(std::fabs(out[i] - w[i]), bound) << i;
+    }
+  }
+}
+
+TEST(BlocksTable, SizesAndNames) {
+  EXPECT_EQ(ggml_type_info(GgmlType::kQ4_K).bytes, 144);
+  EXPECT_EQ(ggml_type_info(GgmlType::kQ4_K).block, 256);
+  EXPECT_EQ(ggml_type_info(12)->name, "Q4_K");
+  EXPECT_FALSE(ggml_type_info(4).has_value());   // Q4_2, withdrawn
+  EXPECT_FALSE(ggml_type_info(31).has_value());  // Q4_0_4_4, withdrawn
+  EXPECT_FALSE(ggml_type_info(~0u).has_value());
+}
+
+TEST(BlocksArguments, AreChecked) {
+  float out[64];
+  const std::vector<std::byte> bytes(64);
+  test::check_error(test::expect<ArgumentError>({"Q8_0"}), [&] { dequantize_blocks(GgmlType::kQ8_0, bytes, out, 32); });
+  test::check_error(test::expect<ArgumentError>({"Q8_0"}), [&] { dequantize_blocks(GgmlType::kQ8_0, std::span(bytes).first(34), out, 31); });
+  test::check_error(test::expect<ArgumentError>({"F32"}), [&] { dequantize_blocks(GgmlType::kF32, bytes, out, -16); });
+  test::check_error(test::expect<UnsupportedError>({"IQ2_XS"}), [&] { dequantize_blocks(GgmlType::kIQ2_XS, bytes, out, 256); });
+  EXPECT_NO_THROW(dequantize_blocks(GgmlType::kF32, {}, nullptr, 0));
+}
+
+}  // namespace
+}  // namespace metal_marlin
