@@ -1,0 +1,157 @@
+#include "scale/salient.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+
+#include "quantize/lanes.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr float kLeastStatistic = 1e-4f;  // as in search_scale
+
+float median(std::vector<float> values) {
+  const size_t middle = values.size() / 2;
+  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(middle), values.end());
+  const float upper = values[middle];
+  if (values.size() % 2 == 1) return upper;
+  const float lower = *std::max_element(values.begin(), values.begin() + static_cast<int64_t>(middle));
+  return (lower + upper) / 2;
+}
+
+// The scores of the stack in order, made anew in each pass instead of being kept: at the size of the weights they would
+// double the memory.
+class Scores {
+ public:
+  Scores(std::span<const Matrix* const> weights, std::span<const float> importance)
+      : weights_(weights), importance_(importance) {
+    float largest = 0;
+    for (const Matrix* weight : weights) {
+      float low = 0;
+      float high = 0;
+      min_max(weight->data(), weight->size(), &low, &high);
+      largest = std::max({largest, -low, high});
+    }
+    divisor_ = largest > 0 ? largest : 1.0f;
+  }
+
+  // fn(index, bits): scores are >= 0, so that their bits order as they do.
+  template <typename Fn>
+  void for_each(const Fn& fn) const {
+    size_t index = 0;
+    for (const Matrix* weight : weights_) {
+      for (int64_t r = 0; r < weight->rows(); ++r) {
+        const std::span<const float> row = weight->row(r);
+        for (size_t k = 0; k < row.size(); ++k) {
+          fn(index++, std::bit_cast<uint32_t>(importance_[k] * (std::fabs(row[k]) / divisor_)));
+        }
+      }
+    }
+  }
+
+ private:
+  std::span<const Matrix* const> weights_;
+  std::span<const float> importance_;
+  float divisor_ = 1;
+};
+
+// The bits of the count-th largest score and how many of the scores equal to it belong to the count largest. count
+// >= 1.
+struct Threshold {
+  uint32_t bits = 0;
+  int64_t equal = 0;
+};
+Threshold find_threshold(const Scores& scores, int64_t count) {
+  constexpr int kDigit = 16;
+  Threshold threshold{0, count};
+  for (const int shift : {kDigit, 0}) {
+    std::vector<int64_t> histogram(size_t{1} << kDigit, 0);
+    scores.for_each([&](size_t, uint32_t bits) {
+      const bool same_prefix = shift == kDigit || bits >> kDigit == threshold.bits >> kDigit;
+      if (same_prefix) ++histogram[bits >> shift & 0xffffu];
+    });
+    uint32_t digit = 0xffff;
+    while (histogram[digit] < threshold.equal) threshold.equal -= histogram[digit--];
+    threshold.bits |= digit << shift;
+  }
+  return threshold;
+}
+
+}  // namespace
+
+SalientWeights find_salient_weights(std::span<const Matrix* const> weights, std::span<const float> statistic,
+                                    double salient_ratio) {
+  if (!(salient_ratio >= 0 && salient_ratio <= 1)) {
+    throw ArgumentError(fmt::format("salient_ratio: expected 0 to 1, found {}", salient_ratio));
+  }
+  if (weights.empty()) throw ArgumentError("weights: expected at least one linear");
+  int64_t total = 0;
+  for (const Matrix* weight : weights) {
+    if (weight->empty() || weight->cols() != static_cast<int64_t>(statistic.size())) {
+      throw ArgumentError(fmt::format("weights: expected [out, {}] as there are activation statistics, found [{}, {}]",
+                                      statistic.size(), weight->rows(), weight->cols()));
+    }
+    require_finite(*weight, "weights");
+    total += weight->size();
+  }
+  float largest = 0;
+  for (size_t k = 0; k < statistic.size(); ++k) {
+    if (!(statistic[k] >= 0) || !std::isfinite(statistic[k])) {
+      throw NumericError(
+          fmt::format("activation statistics: expected finite values >= 0, found {} for channel {}", statistic[k], k));
+    }
+    largest = std::max(largest, statistic[k]);
+  }
+  SalientWeights result;
+  result.importance.resize(statistic.size());
+  for (size_t k = 0; k < statistic.size(); ++k) result.importance[k] = largest > 0 ? statistic[k] / largest : 0.0f;
+  result.mask.assign(static_cast<size_t>(total), 0);
+  result.count = static_cast<int64_t>(std::floor(salient_ratio * static_cast<double>(total) + 0.5));
+  if (result.count == 0) return result;
+  const Scores scores(weights, result.importance);
+  Threshold threshold = find_threshold(scores, result.count);
+  scores.for_each([&](size_t index, uint32_t bits) {
+    const bool equal = bits == threshold.bits && threshold.equal > 0;
+    threshold.equal -= equal ? 1 : 0;
+    result.mask[index] = bits > threshold.bits || equal ? 1 : 0;
+  });
+  return result;
+}
+
+SalientScaling compute_salient_scaling(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
+                                       double salient_ratio, const ScaleSearchOptions& options) {
+  const std::span<const float> statistic = activation_statistic(stats, options.statistic);
+  const SalientWeights salient = find_salient_weights(weights, statistic, salient_ratio);
+  const size_t k = statistic.size();
+  const size_t rows = salient.mask.size() / k;
+  std::vector<int64_t> counts(k, 0);
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t c = 0; c < k; ++c) counts[c] += salient.mask[r * k + c];
+  }
+  SalientScaling result;
+  for (size_t c = 0; c < k; ++c) {
+    if (counts[c] > 0 && static_cast<double>(counts[c]) >= kSalientShare * static_cast<double>(rows)) {
+      result.channels.push_back(static_cast<int32_t>(c));
+    }
+  }
+  std::vector<float> floored(statistic.begin(), statistic.end());
+  for (float& value : floored) value = std::max(value, kLeastStatistic);
+  const float middle = median(floored);
+  result.scale = search_ratios(tap, weights, stats, options, [&](double ratio) {
+    std::vector<float> scale(k, 1.0f);
+    for (const int32_t channel : result.channels) {
+      const auto c = static_cast<size_t>(channel);
+      scale[c] = std::max(static_cast<float>(std::pow(floored[c] / middle, ratio)), 1.0f);
+    }
+    pool_heads(scale, options.heads);
+    return scale;
+  });
+  return result;
+}
+
+}  // namespace metal_marlin
