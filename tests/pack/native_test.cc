@@ -1,0 +1,170 @@
+#include "pack/native.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/threads.h"
+#include "pack/golden.h"
+
+namespace metal_marlin {
+namespace {
+
+using test::expect_error;
+using test::Golden;
+using test::Shape;
+
+QuantizedTensor unpack(const PackedTensor& packed, int64_t group) {
+  return unpack_native(packed.find("weight")->view(), packed.find("weight.scales")->view(),
+                       packed.find("weight.zeros")->view(), group, "p");
+}
+
+class NativeGolden : public testing::TestWithParam<const char*> {
+ protected:
+  TensorView get(const std::string& part) const { return golden_.get(prefix_ + part); }
+  Golden golden_{"native.safetensors"};
+  std::string prefix_ = std::string("own.") + GetParam() + ".";
+};
+INSTANTIATE_TEST_SUITE_P(Schemes, NativeGolden, testing::Values("sym", "asym"));
+
+TEST_P(NativeGolden, BytesInBothDirections) {
+  const QuantizedTensor t = unpack_native(get("weight"), get("weight.scales"), get("weight.zeros"), 128, "p");
+  EXPECT_EQ(t.out_features, 32);
+  EXPECT_EQ(t.in_features, 256);
+  EXPECT_EQ(t.symmetric, std::string(GetParam()) == "sym");
+  const auto q_scale = golden_.values<uint16_t>(prefix_ + "weight.q_scale");
+  const PackedTensor packed = pack_native(t, "p", q_scale);
+  ASSERT_EQ(packed.parts.size(), 4u);
+  for (const OwnedTensor& part : packed.parts) test::expect_same(part, get(part.name));
+}
+
+TEST_P(NativeGolden, DequantizesAsTheFormulaSays) {
+  const QuantizedTensor t = unpack_native(get("weight"), get("weight.scales"), get("weight.zeros"), 128, "p");
+  const auto expected = golden_.values<float>(prefix_ + "dequant_f32");  // [in, out]
+  const std::vector<float> q_scale = unpack_q_scale(get("weight.q_scale"), 256, "p");
+  const Matrix w = dequantize(t);
+  for (int64_t n = 0; n < 32; ++n) {
+    for (int64_t k = 0; k < 256; ++k) {
+      ASSERT_EQ(w(n, k) / q_scale[static_cast<size_t>(k)], expected[static_cast<size_t>(k * 32 + n)]) << n << "," << k;
+    }
+  }
+}
+
+TEST(Native, EveryCodeInEveryNibble) {
+  const Golden golden("native.safetensors");
+  const auto codes = golden.values<int8_t>("in.full_range");  // [128, 16], -8..7
+  QuantizedTensor t = test::random_tensor(16, 128, 128, true, 1);
+  for (int64_t k = 0; k < 128; ++k) {
+    for (int64_t n = 0; n < 16; ++n) {
+      t.codes[static_cast<size_t>(n * 128 + k)] = static_cast<uint8_t>(codes[static_cast<size_t>(k * 16 + n)] + 8);
+    }
+  }
+  test::expect_same(pack_native(t, "p").parts[0], golden.get("own.full_range_packed"));
+}
+
+class NativeShapes : public testing::TestWithParam<Shape> {};
+INSTANTIATE_TEST_SUITE_P(Hard, NativeShapes,
+                         testing::Values(Shape{1, 8, 8}, Shape{1, 1024, 128}, Shape{3, 24, 8}, Shape{17, 72, 72}, Shape{31, 136, 8},
+                                         Shape{16, 64, 64}, Shape{33, 576, 64}, Shape{100, 520, 520}, Shape{576, 192, 32}));
+
+TEST_P(NativeShapes, RoundTripAndIndexFormula) {
+  const auto [out, in, group] = GetParam();
+  for (const bool symmetric : {true, false}) {
+    const QuantizedTensor t = test::random_tensor(out, in, group, symmetric, 7);
+    const PackedTensor packed = pack_native(t, "p");
+    EXPECT_EQ(packed.parts.size(), 3u);
+    test::expect_equal(unpack(packed, group), t);
+    if (group == in) test::expect_equal(unpack(packed, -1), t);
+    const auto* words = reinterpret_cast<const uint32_t*>(packed.find("weight")->bytes.data());
+    for (int64_t n = 0; n < out; ++n) {
+      for (int64_t k = 0; k < in; ++k) {
+        ASSERT_EQ(words[k / 8 * out + n] >> (4 * (k % 8)) & 15, t.codes[static_cast<size_t>(n * in + k)]) << n << "," << k;
+      }
+    }
+  }
+}
+
+TEST(Native, DoesNotDependOnThreads) {
+  const QuantizedTensor t = test::random_tensor(100, 256, 64, false, 3);
+  const int before = threads();
+  set_threads(1);
+  const PackedTensor one = pack_native(t, "p");
+  set_threads(4);
+  const PackedTensor four = pack_native(t, "p");
+  set_threads(before);
+  for (size_t i = 0; i < one.parts.size(); ++i) test::expect_same(one.parts[i], four.parts[i].view());
+}
+
+TEST(Native, SymmetricZerosArePositiveZero) {
+  const PackedTensor packed = pack_native(test::random_tensor(4, 64, 32, true, 1), "p");
+  const auto bytes = packed.find("weight.zeros")->view().bytes;
+  EXPECT_TRUE(std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; }));
+}
+
+TEST(NativePack, RefusesWhatTheLayoutCannotHold) {
+  const QuantizedTensor good = test::random_tensor(4, 64, 32, false, 1);
+  const auto refused = [&](auto change, const std::vector<std::string>& texts) {
+    QuantizedTensor t = good;
+    change(t);
+    expect_error<ArgumentError>([&] { pack_native(t, "model.q"); }, texts);
+  };
+  refused([](auto& t) { t.bits = 8; }, {"model.q", "8 bits"});
+  refused([](auto& t) { t.group_size = 48; }, {"model.q", "group 48"});
+  refused([](auto& t) { t.group_size = 0; }, {"model.q", "group 0"});
+  refused([](auto& t) { t.codes.pop_back(); }, {"model.q", "255 codes"});
+  refused([](auto& t) { t.codes[77] = 16; }, {"model.q", "code is above 15"});
+  refused([](auto& t) { t.zeros[1] = 16; }, {"model.q", "zero 16"});
+  refused([](auto& t) { t.scales[1] = 0x7c00; }, {"model.q", "not finite"});
+  refused([](auto& t) { t.scales.pop_back(); }, {"model.q", "scales"});
+  expect_error<ArgumentError>([&] { pack_native(test::random_tensor(4, 20, 20, true, 1), "model.q"); }, {"model.q", "20", "multiple of 8"});
+  const std::vector<uint16_t> short_scale(63, 0x3c00);
+  expect_error<ArgumentError>([&] { pack_native(good, "model.q", short_scale); }, {"model.q", "63"});
+}
+
+TEST(NativeUnpack, RefusesDamagedParts) {
+  PackedTensor packed = pack_native(test::random_tensor(4, 64, 32, false, 1), "p");
+  const TensorView weight = packed.parts[0].view();
+  const TensorView scales = packed.parts[1].view();
+  const TensorView zeros = packed.parts[2].view();
+  const auto refused = [&](TensorView w, TensorView s, TensorView z, int64_t group, const std::vector<std::string>& texts) {
+    expect_error<FormatError>([&] { unpack_native(w, s, z, group, "model.q"); }, texts);
+  };
+  const auto changed = [](TensorView view, auto change) {
+    change(view);
+    return view;
+  };
+  refused(changed(weight, [](auto& v) { v.dtype = DType::kF32; }), scales, zeros, 32, {"model.q", "weight", "U32", "F32"});
+  refused(changed(weight, [](auto& v) { v.shape = {8, 2, 2}; }), scales, zeros, 32, {"model.q", "[8, 2, 2]"});
+  refused(changed(weight, [](auto& v) { v.shape = {8, 5}; }), scales, zeros, 32, {"model.q", "weight"});
+  refused(changed(weight, [](auto& v) { v.shape = {0, 4}; }), scales, zeros, 32, {"model.q", "[0, 4]"});
+  refused(changed(weight, [](auto& v) { v.shape = {int64_t{1} << 61, 4}; }), scales, zeros, 32, {"model.q"});
+  refused(changed(weight, [](auto& v) { v.bytes = v.bytes.first(127); }), scales, zeros, 32, {"model.q", "127 bytes"});
+  refused(weight, changed(scales, [](auto& v) { v.shape = {4, 4}; }), zeros, 32, {"model.q", "scales", "[2, 4]", "[4, 4]"});
+  refused(weight, changed(scales, [](auto& v) { v.dtype = DType::kBF16; }), zeros, 32, {"model.q", "scales", "BF16"});
+  refused(weight, scales, changed(zeros, [](auto& v) { v.shape = {2, 3}; }), 32, {"model.q", "zeros", "[2, 3]"});
+  refused(weight, scales, zeros, 16, {"model.q", "scales", "[4, 4]"});
+  refused(weight, scales, zeros, 24, {"model.q", "24"});
+  refused(weight, scales, zeros, 0, {"model.q", "group size 0"});
+  for (const float bad : {0.5f, 8.0f, -9.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    PackedTensor copy = pack_native(test::random_tensor(4, 64, 32, false, 1), "p");
+    const uint16_t half = f32_to_f16(bad);
+    std::memcpy(copy.parts[2].bytes.data() + 10, &half, 2);
+    refused(weight, scales, copy.parts[2].view(), 32, {"model.q", "zeros", "[1, 1]"});
+    if (std::isfinite(bad)) continue;
+    std::memcpy(copy.parts[1].bytes.data() + 10, &half, 2);
+    refused(weight, copy.parts[1].view(), zeros, 32, {"model.q", "scales", "[1, 1]"});
+  }
+}
+
+TEST(NativeQScale, MustBeFiniteAndPositive) {
+  for (const float bad : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    std::vector<uint16_t> halfs(8, 0x3c00);
+    EXPECT_EQ(unpack_q_scale({"", DType::kF16, {8}, std::as_bytes(std::span(halfs))}, 8, "p"), std::vector<float>(8, 1.0f));
+    halfs[5] = f32_to_f16(bad);
+    expect_error<FormatError>([&] { unpack_q_scale({"", DType::kF16, {8}, std::as_bytes(std::span(halfs))}, 8, "model.q"); },
+                              {"model.q", "q_scale", "[5]"});
+  }
+}
+
+}  // namespace
+}  // namespace metal_marlin
