@@ -23,10 +23,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Larger float tensors (embeddings, heads) are converted by runs of rows.
-constexpr uint64_t kWholeBytes = 64u << 20;
-constexpr int64_t kRowsBytes = 16 << 20;
-
 // The type in which ModelSource::load_stored delivers a tensor.
 DType delivered_type(const CheckpointTensor& tensor) {
   const std::optional<DType> type = dtype_from_name(tensor.stored_as);
@@ -334,7 +330,7 @@ void CheckpointWriter::Job::write_kept(const Item& item, SafetensorsWriter& file
   const TensorInfo& target = item.tensors.front();
   F16Conversion conversion;
   const bool whole = item.kind == Item::Kind::kChanged || target.shape.size() != 2 || !is_float(target.dtype) ||
-                     target.bytes() <= kWholeBytes;
+                     target.bytes() <= plan.whole_bytes;
   if (whole) {
     const OwnedTensor tensor =
         item.kind == Item::Kind::kChanged ? provider.changed(item.name) : source.load_stored(item.name);
@@ -345,7 +341,8 @@ void CheckpointWriter::Job::write_kept(const Item& item, SafetensorsWriter& file
     }
     write_floats(item, {item.name, tensor.dtype, target.shape, {tensor.bytes.data(), tensor.bytes.size()}}, file, conversion);
   } else {
-    const int64_t rows = std::max<int64_t>(1, kRowsBytes / (target.shape[1] * static_cast<int64_t>(sizeof(float))));
+    const uint64_t row_bytes = static_cast<uint64_t>(target.shape[1]) * sizeof(float);
+    const auto rows = static_cast<int64_t>(std::max<uint64_t>(1, plan.whole_bytes / 4 / std::max<uint64_t>(1, row_bytes)));
     for (int64_t r = 0; r < target.shape[0]; r += rows) {
       const Matrix part = source.load(item.name, r, std::min(rows, target.shape[0] - r));
       write_floats(item, {item.name, DType::kF32, {part.rows(), part.cols()}, std::as_bytes(part.values())}, file, conversion);

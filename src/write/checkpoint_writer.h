@@ -49,6 +49,7 @@ struct CheckpointPlan {
   std::vector<SkippedTensor> skipped;      // linears left in 16 bits, with the reason; passed through to the report
   uint64_t max_shard_bytes = 5'000'000'000;  // of tensor data in one file; a linear's parts are never split
   uint64_t held_bytes = 64u << 20;         // of packed parts kept in memory until their turn in the file
+  uint64_t whole_bytes = 64u << 20;        // larger unchanged tensors (embedding, head) pass by runs of rows
   std::string base_model;                  // for the model card; empty: the name of the source's folder or file
   std::string method;                      // for the model card: "awq-paper", ...
   std::string figures_json = "{}";         // for the model card: an object of numbers, strings and such objects
