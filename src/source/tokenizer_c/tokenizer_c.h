@@ -1,0 +1,69 @@
+/* C interface of the Rust crate tokenizer_c: the Hugging Face tokenizer and the Jinja chat template.
+ *
+ * Functions that can fail return NULL or a negative number; tokenizer_c_last_error() then says why. No function unwinds,
+ * prints or aborts: a panic inside becomes an error. Texts are bytes with a length, must be UTF-8 where they go in and
+ * are UTF-8 where they come out, and may contain NUL. Whatever is handed out is freed by the function named there.
+ */
+#ifndef METAL_MARLIN_SOURCE_TOKENIZER_C_TOKENIZER_C_H_
+#define METAL_MARLIN_SOURCE_TOKENIZER_C_TOKENIZER_C_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tokenizer_c tokenizer_c;
+
+/* Bytes owned by the crate; freed by tokenizer_c_text_free. data is NULL when the call failed. */
+typedef struct tokenizer_c_text {
+  char* data;
+  size_t size;
+} tokenizer_c_text;
+
+/* Token ids owned by the crate; freed by tokenizer_c_ids_free. data is NULL when the call failed. */
+typedef struct tokenizer_c_ids {
+  uint32_t* data;
+  size_t size;
+} tokenizer_c_ids;
+
+/* The message of this thread's last failed call, valid until its next failing call. Never NULL. */
+const char* tokenizer_c_last_error(void);
+
+/* A tokenizer from the bytes of a tokenizer.json; its truncation and padding settings are dropped. NULL on failure.
+ * A tokenizer may be used by many threads at once, except in tokenizer_c_set_ends and tokenizer_c_free. */
+tokenizer_c* tokenizer_c_create(const char* json, size_t size);
+void tokenizer_c_free(tokenizer_c* tokenizer);
+
+/* Replaces the post-processor: with special tokens, encoding yields [bos] ids [eos]; NULL leaves that end bare.
+ * 0, or -1 when a token is not in the vocabulary. */
+int tokenizer_c_set_ends(tokenizer_c* tokenizer, const char* bos, size_t bos_size, const char* eos, size_t eos_size);
+/* 1 when the tokenizer has a post-processor, else 0; -1 on failure. */
+int tokenizer_c_has_post_processor(const tokenizer_c* tokenizer);
+
+tokenizer_c_ids tokenizer_c_encode(const tokenizer_c* tokenizer, const char* text, size_t size, int add_special_tokens);
+/* Unknown ids are left out; bytes that form no UTF-8 become U+FFFD. */
+tokenizer_c_text tokenizer_c_decode(const tokenizer_c* tokenizer, const uint32_t* ids, size_t count, int skip_special_tokens);
+
+/* Number of tokens, added ones included; -1 on failure. */
+int64_t tokenizer_c_vocab_size(const tokenizer_c* tokenizer);
+/* The id, -1 when there is no such token, -2 on failure. */
+int64_t tokenizer_c_token_to_id(const tokenizer_c* tokenizer, const char* token, size_t size);
+/* The token as it stands in the vocabulary. Fails for an unknown id. */
+tokenizer_c_text tokenizer_c_id_to_token(const tokenizer_c* tokenizer, uint32_t id);
+
+void tokenizer_c_ids_free(tokenizer_c_ids ids);
+void tokenizer_c_text_free(tokenizer_c_text text);
+
+/* Renders a Jinja template as transformers renders chat templates: trim_blocks, lstrip_blocks, loop controls, Python's
+ * string and dict methods, tojson and printing as in Python, raise_exception, strftime_now. context is a JSON object.
+ * now: the moment of strftime_now in seconds since 1970, or negative for the system's clock. */
+tokenizer_c_text tokenizer_c_render(const char* source, size_t source_size, const char* context, size_t context_size,
+                                    int64_t now);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
