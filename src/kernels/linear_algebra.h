@@ -22,8 +22,9 @@ void dgemm_tile(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_
 void ssyrk_tile(int64_t n, int64_t k, float alpha, const float* a, int64_t lda, float beta, float* c,
                 int64_t ldc) noexcept;
 // out[r] = e_r G e_r^T for the rows e_r of E [rows, k]; G [k, k] symmetric, of which only the upper half is read.
-// Half the arithmetic of a plain product: rows * k^2 / 2 multiply-adds. scratch: rows * kQuadraticColumns floats.
-inline constexpr int64_t kQuadraticColumns = 256;
+// About half the arithmetic of a plain product: rows * k (k + kQuadraticColumns) / 2 multiply-adds. scratch: rows *
+// kQuadraticColumns floats.
+inline constexpr int64_t kQuadraticColumns = 128;
 void quadratic_rows(const float* e, int64_t rows, int64_t lde, const float* gram, int64_t ldg, int64_t k,
                     float* scratch, double* out) noexcept;
 

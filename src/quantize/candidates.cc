@@ -4,7 +4,7 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
-#include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -19,19 +19,17 @@ namespace {
 // Up to here a group's Gram block fits the second-level cache beside the errors; beyond, a product in panels is faster.
 constexpr int64_t kPackedGroup = 256;
 
-Range storable(float scale) noexcept {
-  Range range;
-  if (!(scale < kLargestScale)) {
-    range.clamped = scale > kLargestScale;
-    range.scale = f32_to_f16(kLargestScale);
-  } else {
-    range.scale = f32_to_f16(scale);
-    if (f16_to_f32(range.scale) < kLeastScale) {
-      range.scale = f32_to_f16(kLeastScale);
-      range.raised = true;
-    }
-  }
-  return range;
+// Nearest f16 within [kLeastScale, kLargestScale] of a value >= 0, as float32. Without branches, so that the loop over
+// a tile's rows becomes vector code.
+float storable_scale(float wanted) noexcept {
+  const float bounded = wanted < kLeastScale ? kLeastScale : (wanted > kLargestScale ? kLargestScale : wanted);
+  const uint32_t u = std::bit_cast<uint32_t>(bounded);
+  return std::bit_cast<float>((u + 0xfffu + ((u >> 13) & 1u)) & ~0x1fffu);
+}
+
+// rint of a value in [0, 2^22).
+float round_small(float value) noexcept {
+  return (value + 0x1.8p23f) - 0x1.8p23f;
 }
 
 // One group of one tile of rows.
@@ -41,24 +39,61 @@ struct GroupTile {
   int64_t rows;    // <= kLaneRows
   int64_t column;  // first
   int64_t length;
+  bool symmetric;
+  float top;  // largest code
+  std::array<Extent, kLaneRows> extents;
 };
 
+// One value per row of the tile.
+struct Ranges {
+  Wanted wanted;
+  std::array<float, kLaneRows> scale;
+  std::array<float, kLaneRows> zero;
+};
+
+void make_ranges(const GroupTile& tile, int index, const CandidateRange& candidate, Ranges& ranges) {
+  candidate(index, tile.extents, ranges.wanted);
+  for (size_t r = 0; r < kLaneRows; ++r) ranges.scale[r] = storable_scale(ranges.wanted.scale[r]);
+  if (tile.symmetric) {
+    ranges.zero.fill((tile.top + 1) / 2);
+    return;
+  }
+  for (size_t r = 0; r < kLaneRows; ++r) {
+    const float steps = -ranges.wanted.low[r] / ranges.scale[r];
+    const float zero = round_small(steps < 1024.0f ? steps : 1024.0f) + ranges.wanted.shift;
+    ranges.zero[r] = zero < 0.0f ? 0.0f : (zero > tile.top ? tile.top : zero);
+  }
+}
+
 struct Winners {
-  std::array<uint16_t, kLaneRows> index{};
-  std::array<double, kLaneRows> loss;
-  Winners() { loss.fill(std::numeric_limits<double>::infinity()); }
-  void offer(int64_t row, int candidate, double value) noexcept {
-    const auto r = static_cast<size_t>(row);
-    if (value < loss[r]) {
-      loss[r] = value;
-      index[r] = static_cast<uint16_t>(candidate);
+  std::array<float, kLaneRows> loss;
+  std::array<float, kLaneRows> wanted;
+  std::array<float, kLaneRows> scale;
+  std::array<float, kLaneRows> zero;
+  std::array<int, kLaneRows> index;
+
+  void set(const Ranges& ranges) noexcept {
+    wanted = ranges.wanted.scale;
+    scale = ranges.scale;
+    zero = ranges.zero;
+    index.fill(0);
+    loss.fill(std::numeric_limits<float>::infinity());
+  }
+  void offer(int candidate, const Ranges& ranges, const std::array<float, kLaneRows>& value) noexcept {
+    for (size_t r = 0; r < kLaneRows; ++r) {
+      const bool better = value[r] < loss[r];
+      loss[r] = better ? value[r] : loss[r];
+      wanted[r] = better ? ranges.wanted.scale[r] : wanted[r];
+      scale[r] = better ? ranges.scale[r] : scale[r];
+      zero[r] = better ? ranges.zero[r] : zero[r];
+      index[r] = better ? candidate : index[r];
     }
   }
 };
 
-// Rows in lanes; the Gram block packed once for all candidates. extents: one per row, `stride` apart.
-void search_in_lanes(const GroupTile& tile, const Matrix* gram, int count, const CandidateRange& candidate, float top,
-                     const Extent* extents, int64_t stride, Winners& winners) {
+// Rows in lanes; the Gram block packed once for all candidates.
+void search_in_lanes(const GroupTile& tile, const Matrix* gram, int count, const CandidateRange& candidate,
+                     Winners& winners) {
   const int64_t padded = (tile.length + 3) / 4 * 4;
   std::vector<float> w(static_cast<size_t>(padded * kLaneRows));
   std::vector<float> scratch(w.size());
@@ -72,58 +107,41 @@ void search_in_lanes(const GroupTile& tile, const Matrix* gram, int count, const
     const int64_t ld = gram->cols();
     pack_quadratic(gram->data() + tile.column * ld + tile.column, ld, tile.length, packed.data());
   }
-  std::array<float, kLaneRows> scale;
-  std::array<float, kLaneRows> zero{};
+  Ranges ranges;
   std::array<float, kLaneRows> loss;
-  scale.fill(1.0f);
   for (int i = 0; i < count; ++i) {
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      const Range range = candidate(i, extents[r * stride]);
-      scale[static_cast<size_t>(r)] = f16_to_f32(range.scale);
-      zero[static_cast<size_t>(r)] = range.zero;
-    }
-    quadratic_losses(w.data(), packed.empty() ? nullptr : packed.data(), padded, scale.data(), zero.data(), top,
-                     scratch.data(), loss.data());
-    for (int64_t r = 0; r < tile.rows; ++r) winners.offer(r, i, loss[static_cast<size_t>(r)]);
+    make_ranges(tile, i, candidate, ranges);
+    quadratic_losses(w.data(), packed.empty() ? nullptr : packed.data(), padded, ranges.scale.data(),
+                     ranges.zero.data(), tile.top, scratch.data(), loss.data());
+    winners.offer(i, ranges, loss);
   }
 }
 
 // Rows as they stand; e G_gg by matrix products.
 void search_by_products(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate,
-                        float top, const Extent* extents, int64_t stride, Winners& winners) {
+                        Winners& winners) {
   std::vector<float> errors(static_cast<size_t>(tile.rows * tile.length));
   std::vector<float> scratch(static_cast<size_t>(tile.rows * kQuadraticColumns));
   const std::vector<float> ones(static_cast<size_t>(tile.length), 1.0f);
-  std::array<double, kLaneRows> loss;
+  Ranges ranges;
+  std::array<double, kLaneRows> forms{};
+  std::array<float, kLaneRows> loss;
   const int64_t ld = gram.cols();
   for (int i = 0; i < count; ++i) {
+    make_ranges(tile, i, candidate, ranges);
     for (int64_t r = 0; r < tile.rows; ++r) {
-      const Range range = candidate(i, extents[r * stride]);
       const float* row = tile.weight.row(tile.row + r).data() + tile.column;
-      round_error_span(row, row, ones.data(), tile.length, f16_to_f32(range.scale), range.zero, top,
-                       errors.data() + r * tile.length);
+      round_error_span(row, row, ones.data(), tile.length, ranges.scale[static_cast<size_t>(r)],
+                       ranges.zero[static_cast<size_t>(r)], tile.top, errors.data() + r * tile.length);
     }
     quadratic_rows(errors.data(), tile.rows, tile.length, gram.data() + tile.column * ld + tile.column, ld, tile.length,
-                   scratch.data(), loss.data());
-    for (int64_t r = 0; r < tile.rows; ++r) winners.offer(r, i, loss[static_cast<size_t>(r)]);
+                   scratch.data(), forms.data());
+    std::transform(forms.begin(), forms.end(), loss.begin(), [](double v) { return static_cast<float>(v); });
+    winners.offer(i, ranges, loss);
   }
 }
 
 }  // namespace
-
-Range symmetric_range(float magnitude, float divisor, int bits) noexcept {
-  Range range = storable(magnitude / divisor);
-  range.zero = static_cast<uint8_t>(1 << (bits - 1));
-  return range;
-}
-
-Range asymmetric_range(float span, float min, int shift, int bits) noexcept {
-  const float top = static_cast<float>((1 << bits) - 1);
-  Range range = storable(span / top);
-  const float zero = std::nearbyint(-min / f16_to_f32(range.scale)) + static_cast<float>(shift);
-  range.zero = static_cast<uint8_t>(std::clamp(zero, 0.0f, top));
-  return range;
-}
 
 std::vector<Extent> group_extents(const Matrix& weight, int64_t group_size) {
   const int64_t groups = (weight.cols() + group_size - 1) / group_size;
@@ -150,37 +168,54 @@ CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const 
   const int64_t groups = ranges.groups();
   const auto total = static_cast<size_t>(weight.rows() * groups);
   const std::vector<Extent> extents = group_extents(weight, ranges.group_size);
-  const float top = static_cast<float>(grid.levels() - 1);
-  result.index.assign(total, 0);
-  if (count > 1) {
-    const int64_t tiles = (weight.rows() + kLaneRows - 1) / kLaneRows;
-    parallel_for(tiles * groups, [&](int64_t task) {
-      const int64_t g = task % groups;
-      GroupTile tile{weight, task / groups * kLaneRows, 0, g * ranges.group_size, 0};
-      tile.rows = std::min(kLaneRows, weight.rows() - tile.row);
-      tile.length = std::min(ranges.group_size, weight.cols() - tile.column);
-      const Extent* first = extents.data() + tile.row * groups + g;
-      Winners winners;
-      if (gram == nullptr || tile.length <= kPackedGroup) {
-        search_in_lanes(tile, gram, count, candidate, top, first, groups, winners);
-      } else {
-        search_by_products(tile, *gram, count, candidate, top, first, groups, winners);
-      }
-      for (int64_t r = 0; r < tile.rows; ++r) {
-        result.index[static_cast<size_t>((tile.row + r) * groups + g)] = winners.index[static_cast<size_t>(r)];
-      }
-    });
-  }
+  result.index.resize(total);
   ranges.scales.resize(total);
   ranges.zeros.resize(total);
-  for (size_t i = 0; i < total; ++i) {
-    const Range range = candidate(result.index[i], extents[i]);
-    ranges.scales[i] = range.scale;
-    ranges.zeros[i] = range.zero;
-    const bool zero = extents[i].magnitude() == 0.0f;
-    ranges.counts.zero_groups += zero ? 1 : 0;
-    ranges.counts.raised += range.raised && !zero ? 1 : 0;
-    ranges.counts.clamped += range.clamped ? 1 : 0;
+  const int64_t tasks = (weight.rows() + kLaneRows - 1) / kLaneRows * groups;
+  std::vector<RangeCounts> counts(static_cast<size_t>(tasks));
+  parallel_for(tasks, [&](int64_t task) {
+    const int64_t g = task % groups;
+    GroupTile tile{weight,
+                   task / groups * kLaneRows,
+                   0,
+                   g * ranges.group_size,
+                   0,
+                   grid.symmetric,
+                   static_cast<float>(grid.levels() - 1),
+                   {}};
+    tile.rows = std::min(kLaneRows, weight.rows() - tile.row);
+    tile.length = std::min(ranges.group_size, weight.cols() - tile.column);
+    const auto at = [&](int64_t r) { return static_cast<size_t>((tile.row + r) * groups + g); };
+    for (int64_t r = 0; r < tile.rows; ++r) tile.extents[static_cast<size_t>(r)] = extents[at(r)];
+    Winners winners;
+    {
+      Ranges first;
+      make_ranges(tile, 0, candidate, first);
+      winners.set(first);
+    }
+    if (count > 1) {
+      if (gram == nullptr || tile.length <= kPackedGroup) {
+        search_in_lanes(tile, gram, count, candidate, winners);
+      } else {
+        search_by_products(tile, *gram, count, candidate, winners);
+      }
+    }
+    RangeCounts& part = counts[static_cast<size_t>(task)];
+    for (int64_t r = 0; r < tile.rows; ++r) {
+      const auto lane = static_cast<size_t>(r);
+      result.index[at(r)] = static_cast<uint16_t>(winners.index[lane]);
+      ranges.scales[at(r)] = f32_to_f16(winners.scale[lane]);
+      ranges.zeros[at(r)] = static_cast<uint8_t>(winners.zero[lane]);
+      const bool zero = tile.extents[lane].magnitude() == 0.0f;
+      part.zero_groups += zero ? 1 : 0;
+      part.raised += !zero && round_to_f16(winners.wanted[lane]) < kLeastScale ? 1 : 0;
+      part.clamped += winners.wanted[lane] > kLargestScale ? 1 : 0;
+    }
+  });
+  for (const RangeCounts& part : counts) {
+    ranges.counts.zero_groups += part.zero_groups;
+    ranges.counts.raised += part.raised;
+    ranges.counts.clamped += part.clamped;
   }
   return result;
 }

@@ -2,6 +2,7 @@
 // wins.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -9,16 +10,9 @@
 #include "core/tensor.h"
 #include "core/values.h"
 #include "quantize/group_range.h"
+#include "quantize/lanes.h"
 
 namespace metal_marlin {
-
-// A range that can be stored: an f16 scale within [kLeastScale, kLargestScale] and a zero on the grid.
-struct Range {
-  uint16_t scale = 0;  // f16 bits
-  uint8_t zero = 0;
-  bool raised = false;   // the scale asked for was below kLeastScale
-  bool clamped = false;  // the scale asked for was above kLargestScale
-};
 
 // Least and largest weight of a row's group.
 struct Extent {
@@ -29,13 +23,16 @@ struct Extent {
   Extent with_zero() const noexcept { return {min < 0 ? min : 0.0f, max > 0 ? max : 0.0f}; }
 };
 
-// S = f16(magnitude / divisor), zero in the middle of the grid.
-Range symmetric_range(float magnitude, float divisor, int bits) noexcept;
-// S = f16(span / (levels - 1)), zero = clamp(rint(-min / S) + shift, 0, levels - 1).
-Range asymmetric_range(float span, float min, int shift, int bits) noexcept;
+// What a candidate asks for, one value per row of a tile.
+struct Wanted {
+  std::array<float, kLaneRows>
+      scale;                         // >= 0, before it is rounded to f16 and brought into [kLeastScale, kLargestScale]
+  std::array<float, kLaneRows> low;  // <= 0; asymmetric: zero = clamp(rint(-low / S) + shift, 0, levels - 1)
+  float shift = 0;
+};
 
-// Candidate `index` of a group; called from several threads.
-using CandidateRange = std::function<Range(int index, Extent extent)>;
+// Fills `wanted` for candidate `index` of the groups with these extents; called from several threads.
+using CandidateRange = std::function<void(int index, const std::array<Extent, kLaneRows>& extents, Wanted& wanted)>;
 
 struct CandidateSearch {
   GroupRanges ranges;           // of the winners, counts filled

@@ -11,7 +11,7 @@ namespace metal_marlin {
 struct LinearErrors {
   double weight_error = 0;   // ||W - Wq||_F / ||W||_F
   double output_error = -1;  // sqrt(tr(E G E^T) / tr(W G W^T)), E = Wq - W: relative error of the outputs; -1 without G
-  double clipped_share = 0;    // share of weights more than half a step beyond the ends of their group's range
+  double clipped_share = 0;  // share of weights more than half a step beyond the ends of their group's range
   double saturated_share = 0;  // share of codes that are 0 or levels - 1
   double least_scale = 0;      // least and largest |S|
   double largest_scale = 0;

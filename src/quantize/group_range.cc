@@ -50,33 +50,27 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
   }
   if (!by_gram) gram = nullptr;
   require_arguments(weight, grid, gram);
-  const int bits = grid.bits;
-  const float half = static_cast<float>(grid.levels()) / 2;
+  using Extents = std::array<Extent, kLaneRows>;
   const bool searched = options.method != RangeMethod::kAbsmax;
+  const float levels = static_cast<float>(grid.levels());
   if (grid.symmetric) {
-    if (searched) {
-      const auto candidate = [=](int i, Extent extent) {
-        return symmetric_range(extent.magnitude() * symmetric_factor(i), half - 0.5f, bits);
-      };
-      return search_candidates(weight, grid, gram, kSymmetricFactors, candidate).ranges;
-    }
-    const float divisor = options.divisor > 0 ? options.divisor : half - 1.0f;
-    const auto absmax = [=](int, Extent extent) { return symmetric_range(extent.magnitude(), divisor, bits); };
-    return search_candidates(weight, grid, nullptr, 1, absmax).ranges;
-  }
-  if (searched) {
-    const auto candidate = [=](int i, Extent extent) {
-      const float factor = asymmetric_factor(i / kShifts);
-      const auto [min, max] = extent.with_zero();
-      return asymmetric_range((max - min) * factor, min * factor, i % kShifts - 1, bits);
+    const float divisor = searched ? levels / 2 - 0.5f : (options.divisor > 0 ? options.divisor : levels / 2 - 1.0f);
+    const auto candidate = [=](int i, const Extents& extents, Wanted& wanted) {
+      const float factor = searched ? symmetric_factor(i) : 1.0f;
+      for (size_t r = 0; r < extents.size(); ++r) wanted.scale[r] = extents[r].magnitude() * factor / divisor;
     };
-    return search_candidates(weight, grid, gram, kAsymmetricFactors * kShifts, candidate).ranges;
+    return search_candidates(weight, grid, gram, searched ? kSymmetricFactors : 1, candidate).ranges;
   }
-  const auto min_max = [=](int, Extent extent) {
-    const auto [min, max] = extent.with_zero();
-    return asymmetric_range(max - min, min, 0, bits);
+  const auto candidate = [=](int i, const Extents& extents, Wanted& wanted) {
+    const float factor = searched ? asymmetric_factor(i / kShifts) : 1.0f;
+    wanted.shift = searched ? static_cast<float>(i % kShifts - 1) : 0.0f;
+    for (size_t r = 0; r < extents.size(); ++r) {
+      const auto [min, max] = extents[r].with_zero();
+      wanted.scale[r] = (max - min) * factor / (levels - 1.0f);
+      wanted.low[r] = min * factor;
+    }
   };
-  return search_candidates(weight, grid, nullptr, 1, min_max).ranges;
+  return search_candidates(weight, grid, gram, searched ? kAsymmetricFactors * kShifts : 1, candidate).ranges;
 }
 
 }  // namespace metal_marlin

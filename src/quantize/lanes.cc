@@ -135,27 +135,36 @@ void quadratic_losses(const float* w, const float* packed, int64_t count, const 
   if (packed == nullptr) return;
   for (int64_t r = 0; r < kLaneRows; r += kVectors * lanes) {
     V total[kVectors];
+#pragma GCC unroll 4
     for (auto& t : total) t = hn::Zero(d);
     const float* g = packed;
     for (int64_t k = 0; k < count; k += kColumns) {
       V acc[kColumns][kVectors];
+#pragma GCC unroll 4
       for (auto& column : acc) {
+#pragma GCC unroll 4
         for (auto& a : column) a = hn::Zero(d);
       }
       for (int64_t l = 0; l < k + kColumns; ++l, g += kColumns) {
         V e[kVectors];
+#pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) e[v] = hn::LoadU(d, scratch + l * kLaneRows + r + v * lanes);
+#pragma GCC unroll 4
         for (int c = 0; c < kColumns; ++c) {
           const V factor = hn::Set(d, g[c]);
+#pragma GCC unroll 4
           for (int v = 0; v < kVectors; ++v) acc[c][v] = hn::MulAdd(factor, e[v], acc[c][v]);
         }
       }
+#pragma GCC unroll 4
       for (int c = 0; c < kColumns; ++c) {
+#pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
           total[v] = hn::MulAdd(acc[c][v], hn::LoadU(d, scratch + (k + c) * kLaneRows + r + v * lanes), total[v]);
         }
       }
     }
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) hn::StoreU(total[v], d, loss + r + v * lanes);
   }
 }
@@ -172,15 +181,18 @@ void gptq_block(const float* w, int64_t count, const float* u, const float* inve
   for (int64_t r = 0; r < kLaneRows; r += kChains * lanes) {
     for (int64_t j = 0; j < count; ++j) {
       V x[kChains];
+#pragma GCC unroll 4
       for (int v = 0; v < kChains; ++v) x[v] = hn::LoadU(d, w + j * kLaneRows + r + v * lanes);
       const float* factors = u + j * count;
       for (int64_t i = 0; i < j; ++i) {
         const V factor = hn::Set(d, factors[i]);
+#pragma GCC unroll 4
         for (int v = 0; v < kChains; ++v) {
           x[v] = hn::NegMulAdd(factor, hn::LoadU(d, err + i * kLaneRows + r + v * lanes), x[v]);
         }
       }
       const V pivot = hn::Set(d, inverse_pivot[j]);
+#pragma GCC unroll 4
       for (int v = 0; v < kChains; ++v) {
         const int64_t at = r + v * lanes;
         const V s = hn::LoadU(d, scales[j] + at);
