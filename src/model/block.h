@@ -47,9 +47,13 @@ class KvCache;
 // from the calling thread; x is valid during the call.
 using TapHook = std::function<void(Tap tap, const float* x, int64_t rows, int64_t features)>;
 
+// A block in the form that the matrix products want: packed weights of the chosen precision, and copies of its norms
+// and biases. Worth keeping where the same block runs many times (generation). Immutable, so threads may share it.
+class PreparedBlock;
+
 // states [sum of lengths, hidden_size], rows of one sequence after another; overwritten with the block's output.
 // lengths: tokens of each sequence; each attends to itself alone. Positions start at 0 (at the cache's length with a
-// cache). rope: made by make_rope for these positions. Works in batches of whole sequences of about `batch_tokens`
+// cache). Works in batches of whole sequences of about `batch_tokens`
 // tokens to bound the scratch memory; the result depends neither on the number of threads nor on other sequences.
 class BlockForward {
  public:
@@ -57,8 +61,17 @@ class BlockForward {
   ~BlockForward();
   void run(int64_t layer, const Block& block, Matrix& states, std::span<const int64_t> lengths,
            const TapHook& hook = {}, KvCache* cache = nullptr);
+  // The same with the block prepared once. ArgumentError when states, lengths or cache contradict each other.
+  void run(int64_t layer, const PreparedBlock& block, Matrix& states, std::span<const int64_t> lengths,
+           const TapHook& hook = {}, KvCache* cache = nullptr);
+  // Holds as many bytes as the block in f32, half of it in bf16; does not refer to `block` afterwards.
+  std::shared_ptr<const PreparedBlock> prepare(const Block& block) const;
+  Precision precision() const noexcept;  // what runs: kF32 where the machine has no bf16 products
   static constexpr int64_t kBatchTokens = 4096;
-  // Bytes of scratch that run() needs for sequences of at most `length` tokens.
+  // Floating-point operations of the products (2 per multiplication and addition; attention counts the keys that a
+  // position sees) of one layer over sequences of these lengths.
+  double operations(int64_t layer, std::span<const int64_t> lengths) const;
+  // Bytes of scratch that run() needs for sequences of at most `length` tokens, the packed block of run(Block) included.
   uint64_t scratch_bytes(int64_t length) const;
 
  private:

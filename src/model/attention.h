@@ -1,0 +1,39 @@
+// Attention of some queries of one sequence over one key-value head. Internal to model/.
+#pragma once
+
+#include <cstdint>
+
+namespace metal_marlin {
+
+// Row-major views; queries and output hold `group` heads side by side, head g at column g * head_dim.
+struct AttentionTask {
+  const float* q = nullptr;    // query of position first_query
+  int64_t ldq = 0;
+  int64_t group = 1;           // query heads that share the key-value head
+  int64_t head_dim = 0;
+  int64_t first_query = 0;     // positions first_query .. first_query + queries - 1
+  int64_t queries = 0;
+  const float* k = nullptr;    // key of position first_key
+  const float* v = nullptr;
+  int64_t ldk = 0;             // of k and v
+  int64_t first_key = 0;
+  int64_t window = 0;          // 0: position p sees 0 .. p, else p - window + 1 .. p
+  float scale = 1;
+  float cap = 0;               // soft cap of the scores, 0: none
+  float* out = nullptr;        // output of position first_query
+  int64_t ldo = 0;
+};
+
+// The first position that a query at `position` sees.
+inline int64_t first_visible(int64_t position, int64_t window) noexcept {
+  return window > 0 && position >= window ? position - window + 1 : 0;
+}
+
+// out = softmax(cap(scale q k^T)) v on the calling thread. Few queries go one by one, many in blocks whose scratch is
+// kQueryBlock x keys scores and a copy of the keys.
+void attend(const AttentionTask& task);
+
+constexpr int64_t kQueryBlock = 96;  // a multiple of the GEMM's 12 and 6 rows
+constexpr int64_t kFewQueries = 8;   // below: copying the keys into panels costs more than it saves
+
+}  // namespace metal_marlin

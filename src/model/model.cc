@@ -1,0 +1,199 @@
+#include "model/model.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <unordered_map>
+
+#include "core/threads.h"
+#include "kernels/dispatch.h"
+#include "kernels/gemm.h"
+#include "source/model_source.h"
+
+namespace metal_marlin {
+namespace {
+
+void check_finite(std::span<const float> values, const std::string& name, const ModelSource& source) {
+  // A sum of zeros unless a value is NaN or Inf: one pass without branches.
+  float sum = 0;
+  for (const float v : values) sum += v * 0.0f;
+  if (sum == 0.0f) return;
+  const auto bad = std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
+  throw NumericError(fmt::format("{}: tensor {}: expected finite values, found {} at element {}; the checkpoint is damaged "
+                                 "or was saved after training had diverged", source.path(), name, *bad, bad - values.begin()));
+}
+
+std::vector<float> load_vector(const ModelSource& source, const std::string& name, int64_t first, int64_t count) {
+  const Matrix m = source.load(name);
+  if (first + count > m.size()) {
+    throw FormatError(fmt::format("{}: tensor {}: expected at least {} values, found {}", source.path(), name,
+                                  first + count, m.size()));
+  }
+  const auto values = m.values().subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+  check_finite(values, name, source);
+  return {values.begin(), values.end()};
+}
+
+std::string bias_name(const std::string& weight) {
+  constexpr std::string_view kSuffix = ".weight";
+  return weight.substr(0, weight.size() - kSuffix.size()) + ".bias";
+}
+
+}  // namespace
+
+Block load_block(const ModelSource& source, int64_t layer) {
+  Block block;
+  for (const LinearSlot& slot : source.linears(layer)) {
+    Linear& l = block.linear(slot.kind);
+    l.weight = source.load(slot.weight, slot.first_row, slot.rows);
+    check_finite(l.weight.values(), slot.weight, source);
+    if (slot.has_bias) l.bias = load_vector(source, bias_name(slot.weight), slot.first_row, slot.rows);
+    source.release(slot.weight);
+  }
+  for (int i = 0; i < kNorms; ++i) {
+    const auto kind = static_cast<NormKind>(i);
+    const std::string name = source.norm_name(layer, kind);
+    if (name.empty()) continue;
+    const bool per_head = kind == NormKind::kQ || kind == NormKind::kK;
+    block.norm(kind) = load_vector(source, name, 0, per_head ? source.config().head_dim : source.config().hidden_size);
+  }
+  return block;
+}
+
+void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& states) {
+  const auto& config = source.config();
+  const int64_t hidden = config.hidden_size;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= config.vocab_size) {
+      throw ArgumentError(fmt::format("embedding: token {} at position {} is outside 0..{}", ids[i], i,
+                                      config.vocab_size - 1));
+    }
+  }
+  states = Matrix(static_cast<int64_t>(ids.size()), hidden);
+  std::unordered_map<int32_t, int64_t> seen;  // id -> first row that holds it
+  const auto multiplier = static_cast<float>(config.embedding_multiplier);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const auto row = static_cast<int64_t>(i);
+    const auto [at, is_new] = seen.emplace(ids[i], row);
+    if (is_new) {
+      const Matrix m = source.load(source.family().embedding, ids[i], 1);
+      check_finite(m.values(), source.family().embedding, source);
+      std::memcpy(states.row(row).data(), m.data(), static_cast<size_t>(hidden) * sizeof(float));
+      if (multiplier != 1.0f) kernels().scale(multiplier, hidden, states.row(row).data());
+    } else {
+      std::memcpy(states.row(row).data(), states.row(at->second).data(), static_cast<size_t>(hidden) * sizeof(float));
+    }
+  }
+  source.release(source.family().embedding);
+}
+
+struct Head::Impl {
+  OwnedTensor weight;  // [vocab, hidden] in F16, BF16 or F32
+  std::vector<float> norm;
+  int64_t vocab = 0;
+  int64_t hidden = 0;
+  float offset = 0;
+  float eps = 0;
+  float cap = 0;
+  GemmType type = GemmType::kF32;
+
+  static constexpr int64_t kTile = 512;    // rows of the vocabulary that are converted at once
+  static constexpr int64_t kStates = 512;  // states of one product
+
+  const std::byte* row(int64_t r) const noexcept {
+    return weight.bytes.data() + static_cast<size_t>(r * hidden) * dtype_size(weight.dtype);
+  }
+  // Rows first .. first + count - 1 in f32: themselves or converted in `scratch`.
+  const float* rows_f32(int64_t first, int64_t count, float* scratch) const {
+    if (weight.dtype == DType::kF32) return reinterpret_cast<const float*>(row(first));
+    const auto* bits = reinterpret_cast<const uint16_t*>(row(first));
+    (weight.dtype == DType::kF16 ? kernels().f16_to_f32 : kernels().bf16_to_f32)(bits, count * hidden, scratch);
+    return scratch;
+  }
+  const void* rows_bf16(int64_t first, int64_t count, float* scratch, uint16_t* out) const {
+    if (weight.dtype == DType::kBF16) return row(first);
+    kernels().f32_to_bf16(rows_f32(first, count, scratch), count * hidden, out);
+    return out;
+  }
+};
+
+Head::Head(const ModelSource& source, Precision precision) : impl_(std::make_unique<Impl>()) {
+  const auto& config = source.config();
+  const auto& family = source.family();
+  const bool tied = config.tie_word_embeddings || !source.has(family.head);
+  const std::string& name = tied ? family.embedding : family.head;
+  impl_->vocab = config.vocab_size;
+  impl_->hidden = config.hidden_size;
+  impl_->weight = source.load_stored(name);
+  source.release(name);
+  const OwnedTensor& w = impl_->weight;
+  const std::vector<int64_t> expected{config.vocab_size, config.hidden_size};
+  if (w.shape != expected || (w.dtype != DType::kF16 && w.dtype != DType::kBF16 && w.dtype != DType::kF32)) {
+    throw FormatError(fmt::format("{}: tensor {}: expected {} in F16, BF16 or F32, found {} in {}", source.path(), name,
+                                  shape_string(expected), shape_string(w.shape), dtype_name(w.dtype)));
+  }
+  impl_->norm = load_vector(source, family.final_norm, 0, config.hidden_size);
+  impl_->offset = family.offset_norm ? 1.0f : 0.0f;
+  impl_->eps = static_cast<float>(config.rms_norm_eps);
+  impl_->cap = static_cast<float>(config.final_logit_softcapping);
+  if (precision == Precision::kBF16 && has_bf16_gemm()) impl_->type = GemmType::kBF16;
+}
+
+Head::~Head() = default;
+
+int64_t Head::vocab_size() const noexcept { return impl_->vocab; }
+
+void Head::logits(const float* states, int64_t rows, float* out) const {
+  const Impl& w = *impl_;
+  const int64_t hidden = w.hidden;
+  Matrix normed(rows, hidden);
+  constexpr int64_t kNormRows = 64;
+  parallel_for((rows + kNormRows - 1) / kNormRows, [&](int64_t i) {
+    for (int64_t r = i * kNormRows; r < std::min(rows, (i + 1) * kNormRows); ++r) {
+      kernels().rms_norm(states + r * hidden, w.norm.data(), w.offset, w.eps, hidden, normed.row(r).data());
+    }
+  });
+  Buffer rounded;
+  const void* input = normed.data();
+  const size_t element = w.type == GemmType::kBF16 ? 2 : 4;
+  if (w.type == GemmType::kBF16) {
+    rounded = Buffer(static_cast<size_t>(normed.size()) * element);
+    kernels().f32_to_bf16(normed.data(), normed.size(), reinterpret_cast<uint16_t*>(rounded.data()));
+    input = rounded.data();
+  }
+  parallel_for((w.vocab + Impl::kTile - 1) / Impl::kTile, [&](int64_t tile) {
+    const int64_t first = tile * Impl::kTile;
+    const int64_t count = std::min(Impl::kTile, w.vocab - first);
+    float* scratch = thread_scratch(3, count * hidden);
+    const void* weight = nullptr;
+    constexpr int64_t kFew = 4;  // states for which reading the weights costs more than the arithmetic
+    if (w.type == GemmType::kBF16 && rows > kFew) {
+      auto* bits = reinterpret_cast<uint16_t*>(thread_scratch(5, (count * hidden + 1) / 2));
+      weight = w.rows_bf16(first, count, scratch, bits);
+    } else {
+      weight = w.rows_f32(first, count, scratch);
+    }
+    for (int64_t r = 0; r < rows; r += Impl::kStates) {
+      const int64_t n = std::min(Impl::kStates, rows - r);
+      float* y = thread_scratch(4, n * count);
+      if (rows <= kFew) {
+        for (int64_t i = 0; i < n; ++i) {
+          kernels().dot_rows(normed.row(r + i).data(), static_cast<const float*>(weight), hidden, count, hidden,
+                             y + i * count);
+        }
+      } else {
+        multiply_stored(w.type, weight, count, hidden,
+                        static_cast<const std::byte*>(input) + static_cast<size_t>(r * hidden) * element, n, y);
+      }
+      if (w.cap > 0) kernels().softcap(y, w.cap, n * count);
+      for (int64_t i = 0; i < n; ++i) {
+        std::memcpy(out + (r + i) * w.vocab + first, y + i * count, static_cast<size_t>(count) * sizeof(float));
+      }
+    }
+  });
+}
+
+}  // namespace metal_marlin
