@@ -1,0 +1,78 @@
+// metal-marlin calibrate: activation statistics only.
+#include <metal_marlin/error.h>
+#include <metal_marlin/quantize.h>
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "console.h"
+#include "options.h"
+#include "signals.h"
+#include "subcommands.h"
+#include "values.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+struct State {
+  std::string model;
+  std::string output;
+  CalibrationOptions calibration;
+  MachineOptions machine;
+  SharedTexts texts;
+  OutputOptions console;
+  bool gram = true;
+  bool keep_activations = false;
+};
+
+int run(State& state) {
+  state.calibration.bos = bos_of(state.texts);
+  state.machine.threads = static_cast<int>(state.texts.threads);
+  Console console(state.console);
+  const StopOnSignal signals;
+  CalibrateResult result;
+  try {
+    result = calibrate_model(state.model, state.output, state.calibration, state.machine, state.gram,
+                             state.keep_activations, console.observer());
+  } catch (const Interrupted&) {
+    console.error("interrupted: nothing was written; run the same command again");
+    return kExitInterrupted;
+  }
+  if (console.json()) {
+    const nlohmann::ordered_json json = {{"output", state.output},
+                                         {"sequences", result.sequences},
+                                         {"tokens", result.tokens},
+                                         {"seconds", result.seconds}};
+    console.result(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  } else {
+    console.summary(fmt::format("{}: statistics of {} tokens in {} sequences, made in {}", state.output, result.tokens,
+                                result.sequences, format_seconds(result.seconds)));
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_calibrate(Application& application) {
+  auto& command = application.add_command("calibrate", "Collect a model's activation statistics into an .npz");
+  auto state = std::make_shared<State>();
+  command.group("Input and result");
+  command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
+  command.text("-o,--output", state->output, "STATS.npz", "File to write; 'quantize --calibration STATS.npz' reads it",
+               Completes::kFiles, true);
+  command.toggle("gram", state->gram,
+                 "Collect Gram matrices too; without them only rtn and awq-salient can use the file");
+  command.flag("--keep-activations", state->keep_activations,
+               "Also store the raw inputs of every weight as [samples, sequence_length, in_features]: large");
+  add_calibration_options(command, state->calibration, state->texts);
+  add_machine_options(command, state->machine, state->texts, true, true);
+  add_output_options(command, state->console);
+  command.example("Statistics on a text, used by two quantizations",
+                  "metal-marlin calibrate MODEL -o stats.npz --calibration train.txt");
+  command.example("Use them", "metal-marlin quantize MODEL -o OUT --calibration stats.npz");
+  command.action([state] { return run(*state); });
+}
+
+}  // namespace metal_marlin::cli

@@ -1,0 +1,108 @@
+// metal-marlin chat: a conversation on the terminal.
+#include <metal_marlin/error.h>
+#include <metal_marlin/generate.h>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "console.h"
+#include "options.h"
+#include "signals.h"
+#include "subcommands.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+struct State {
+  std::string model;
+  std::string system;
+  GenerateOptions options;
+  MachineOptions machine;
+  SharedTexts texts;
+  OutputOptions console;
+  bool stats = false;
+};
+
+// Reads one line of the user; false at the end of the input or on a signal.
+bool read_line(bool interactive, std::string& line) {
+  if (interactive) {
+    fmt::print(stderr, "> ");
+    std::fflush(stderr);
+  }
+  return static_cast<bool>(std::getline(std::cin, line));
+}
+
+int run(State& state) {
+  state.machine.threads = static_cast<int>(state.texts.threads);
+  Console console(state.console);
+  TextGenerator generator(state.model, state.machine);
+  const StopOnSignal signals;
+  const bool interactive = isatty(STDIN_FILENO) != 0 && !console.quiet();
+  if (interactive) fmt::print(stderr, "Ctrl-D or /exit leaves, /clear begins anew, Ctrl-C stops an answer.\n");
+  std::vector<std::pair<std::string, std::string>> messages;
+  const auto begin = [&] {
+    messages.clear();
+    if (!state.system.empty()) messages.emplace_back("system", state.system);
+  };
+  begin();
+  std::string line;
+  while (read_line(interactive, line)) {
+    if (line == "/exit") break;
+    if (line == "/clear") {
+      begin();
+      continue;
+    }
+    if (line.empty()) continue;
+    messages.emplace_back("user", line);
+    GenerateStats stats;
+    const bool stream = !console.json();
+    const std::string answer = generator.chat(
+        messages, state.options,
+        [stream](const std::string& piece) {
+          if (stream) {
+            std::fwrite(piece.data(), 1, piece.size(), stdout);
+            std::fflush(stdout);
+          }
+          return !StopOnSignal::requested();
+        },
+        &stats);
+    console.result(console.json() ? stats_json(answer, stats) : "");
+    if (state.stats) fmt::print(stderr, "{}\n", stats_text(stats));
+    messages.emplace_back("assistant", answer);
+    if (StopOnSignal::requested()) {
+      if (!interactive) return kExitInterrupted;
+      StopOnSignal::rearm();
+    }
+  }
+  if (interactive) fmt::print(stderr, "\n");
+  return StopOnSignal::requested() ? kExitInterrupted : 0;
+}
+
+}  // namespace
+
+void add_chat(Application& application) {
+  auto& command = application.add_command("chat", "Talk with a model that has a chat template");
+  auto state = std::make_shared<State>();
+  state->options.predict = -1;
+  command.group("Input");
+  command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
+  command.text("--system", state->system, "TEXT", "System message that opens the conversation");
+  add_sampling_options(command, state->options);
+  add_machine_options(command, state->machine, state->texts, false, false);
+  command.group("Output");
+  command.flag("--stats", state->stats, "Print tokens per second on stderr after each answer");
+  add_output_options(command, state->console);
+  command.example("Talk", "metal-marlin chat MODEL");
+  command.example("One question from a script, the answer as JSON",
+                  "echo 'What is 2+2?' | metal-marlin chat MODEL --temp 0 --json");
+  command.action([state] { return run(*state); });
+}
+
+}  // namespace metal_marlin::cli

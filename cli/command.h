@@ -1,0 +1,128 @@
+// The tree of subcommands and options. Parsing, --help, the completion scripts and the man page all come from it.
+// CLI11 is known to command.cc alone.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace metal_marlin::cli {
+
+// What a shell may offer for a value.
+enum class Completes : uint8_t { kNothing, kFiles, kFolders, kChoices };
+
+// One option or positional as shown to the user.
+struct OptionInfo {
+  std::vector<std::string> names;  // "-o", "--output"; of a positional its name, "MODEL"
+  std::string value;               // name of the value, "FILE" or "sym|asym"; empty: a flag
+  std::string default_text;        // empty: none
+  std::string help;
+  std::string group;                 // heading in --help
+  std::vector<std::string> choices;  // with kChoices
+  Completes completes = Completes::kNothing;
+  bool positional = false;
+  bool required = false;
+  bool repeatable = false;
+};
+
+struct Example {
+  std::string what;     // "Quantize with the defaults"
+  std::string command;  // "metal-marlin quantize ..."
+};
+
+// One subcommand. Each option writes its variable when it is given; what the variable holds before is the default
+// that --help states. Wrong values end in exit code 2 with a message that names the option.
+class Command {
+ public:
+  struct Parser;
+
+  Command(std::string name, std::string summary, std::unique_ptr<Parser> parser);
+  ~Command();
+
+  // Heading of the options that follow.
+  void group(const std::string& heading) { group_ = heading; }
+
+  void positional(const std::string& name, std::string& value, const std::string& help, Completes completes);
+  // Required when `required`; `default_text` replaces the variable's content in --help. With kChoices the parts of
+  // `value_name` between '|' are offered by the shells, but others are taken as well.
+  void text(const std::string& names, std::string& value, const std::string& value_name, const std::string& help,
+            Completes completes = Completes::kNothing, bool required = false, const std::string& default_text = {});
+  void choice(const std::string& names, std::string& value, const std::vector<std::string>& choices,
+              const std::string& help, bool positional = false);
+  // "a,b": each of `choices` at most once.
+  void choice_list(const std::string& names, std::vector<std::string>& values, const std::vector<std::string>& choices,
+                   const std::string& help);
+  // May be given several times.
+  void repeated(const std::string& names, std::vector<std::string>& values, const std::string& value_name,
+                const std::string& help);
+  void integer(const std::string& names, int64_t& value, int64_t least, int64_t most, const std::string& help,
+               const std::string& default_text = {});
+  void unsigned_integer(const std::string& names, uint64_t& value, const std::string& help);
+  void real(const std::string& names, double& value, double least, double most, const std::string& help,
+            const std::string& default_text = {});
+  // "4GiB", "700MB", "1048576".
+  void size(const std::string& names, uint64_t& bytes, const std::string& help, const std::string& default_text);
+  void flag(const std::string& names, bool& value, const std::string& help);
+  // --NAME and --no-NAME.
+  void toggle(const std::string& name, bool& value, const std::string& help);
+  // States --help, which every command has.
+  void help_flag() { add("-h,--help", "", "Print this help", {}); }
+
+  void example(const std::string& what, const std::string& command) { examples_.push_back({what, command}); }
+  void action(std::function<int()> run) { run_ = std::move(run); }
+
+  const std::string& name() const { return name_; }
+  const std::string& summary() const { return summary_; }
+  const std::vector<OptionInfo>& options() const { return options_; }
+  const std::vector<Example>& examples() const { return examples_; }
+  Parser& parser() { return *parser_; }
+  int run() const { return run_(); }
+
+ private:
+  OptionInfo& add(const std::string& names, const std::string& value_name, const std::string& help,
+                  const std::string& default_text);
+  // Calls `accept` with the text of each occurrence; it throws UsageError when the text is wrong.
+  void parse_value(const OptionInfo& option, std::function<void(const std::string&)> accept);
+
+  std::string name_;
+  std::string summary_;
+  std::string group_ = "Options";
+  std::vector<OptionInfo> options_;
+  std::vector<Example> examples_;
+  std::function<int()> run_;
+  std::unique_ptr<Parser> parser_;
+};
+
+// The command line is wrong: exit code 2.
+struct UsageError {
+  std::string message;
+};
+
+class Application {
+ public:
+  Application(std::string name, std::string summary, std::string version);
+  ~Application();
+
+  Command& add_command(const std::string& name, const std::string& summary);
+  // Parses, runs the chosen command and returns its exit code. --help and --version print to stdout and return 0; wrong
+  // usage prints to stderr and returns 2. Errors of the command itself pass through.
+  int run(int argc, char** argv);
+
+  const std::string& name() const { return name_; }
+  const std::string& summary() const { return summary_; }
+  const std::string& version() const { return version_; }
+  const std::vector<std::unique_ptr<Command>>& commands() const { return commands_; }
+
+ private:
+  struct Parser;
+  std::string name_;
+  std::string summary_;
+  std::string version_;
+  std::vector<std::unique_ptr<Command>> commands_;
+  std::unique_ptr<Parser> parser_;
+};
+
+}  // namespace metal_marlin::cli

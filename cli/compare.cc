@@ -1,0 +1,38 @@
+// metal-marlin compare: the error of one checkpoint's weights against another's.
+#include <metal_marlin/inspect.h>
+
+#include <memory>
+
+#include "console.h"
+#include "options.h"
+#include "subcommands.h"
+
+namespace metal_marlin::cli {
+
+void add_compare(Application& application) {
+  struct State {
+    std::string a;
+    std::string b;
+    MachineOptions machine;
+    SharedTexts texts;
+    OutputOptions console;
+  };
+  auto& command =
+      application.add_command("compare", "Show the error of B's weights against A's, per tensor and per layer");
+  auto state = std::make_shared<State>();
+  command.group("Input");
+  command.positional("A", state->a, std::string("The reference: ") + kModelHelp, Completes::kFiles);
+  command.positional("B", state->b, "The other model, of the same family and shapes", Completes::kFiles);
+  add_machine_options(command, state->machine, state->texts, false, false);
+  add_output_options(command, state->console);
+  command.example("A quantized model against its original", "metal-marlin compare MODEL OUT");
+  command.action([state] {
+    state->machine.threads = static_cast<int>(state->texts.threads);
+    Console console(state->console);
+    const std::string json = compare_models(state->a, state->b, state->machine);
+    console.result(console.json() ? json : render_comparison(json));
+    return 0;
+  });
+}
+
+}  // namespace metal_marlin::cli

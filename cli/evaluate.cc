@@ -1,0 +1,87 @@
+// metal-marlin evaluate: perplexity, and against a reference KL divergence and agreement.
+#include <metal_marlin/error.h>
+#include <metal_marlin/evaluate.h>
+
+#include <fmt/format.h>
+
+#include <limits>
+#include <memory>
+
+#include "console.h"
+#include "options.h"
+#include "signals.h"
+#include "subcommands.h"
+#include "values.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+struct State {
+  std::string model;
+  std::string reference;
+  EvaluationOptions evaluation;
+  MachineOptions machine;
+  SharedTexts texts;
+  OutputOptions console;
+};
+
+std::string table(const Evaluation& result) {
+  std::string text;
+  const auto row = [&text](const std::string& name, const std::string& value) {
+    text += fmt::format("{:<24}{}\n", name, value);
+  };
+  row("positions", std::to_string(result.positions));
+  row("perplexity", fmt::format("{:.4f}", result.perplexity));
+  if (result.has_reference) {
+    row("reference perplexity", fmt::format("{:.4f}", result.reference_perplexity));
+    row("KL divergence, mean", fmt::format("{:.5f} +- {:.5f}", result.kl_mean, result.kl_standard_error));
+    row("KL divergence, p99", fmt::format("{:.5f}", result.kl_p99));
+    row("same top token", fmt::format("{:.2f} %", 100 * result.top1_agreement));
+  }
+  row("bits per weight", fmt::format("{:.3f}", result.bits_per_weight));
+  row("size of the weights", format_bytes(result.bytes));
+  return text;
+}
+
+int run(State& state) {
+  state.evaluation.bos = bos_of(state.texts);
+  state.machine.threads = static_cast<int>(state.texts.threads);
+  Console console(state.console);
+  const StopOnSignal signals;
+  Evaluation result;
+  try {
+    result = evaluate_model(state.model, state.reference, state.evaluation, state.machine, console.observer());
+  } catch (const Interrupted&) {
+    console.error("interrupted: an evaluation cannot be continued; run the same command again");
+    return kExitInterrupted;
+  }
+  console.result(console.json() ? to_json(result) : table(result));
+  return 0;
+}
+
+}  // namespace
+
+void add_evaluate(Application& application) {
+  auto& command =
+      application.add_command("evaluate", "Measure a model's perplexity, and its distance from a reference");
+  auto state = std::make_shared<State>();
+  command.group("Input");
+  command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
+  command.text("--text", state->evaluation.text, "FILE", "UTF-8 text to evaluate on", Completes::kFiles, true);
+  command.text("--reference", state->reference, "REF",
+               "The original model: adds KL divergence and agreement of the likeliest token", Completes::kFiles);
+  command.group("Evaluation");
+  command.integer("--chunks", state->evaluation.chunks, 1, std::numeric_limits<int64_t>::max(),
+                  "Chunks from the start of the text, fewer when it is shorter");
+  command.integer("--context", state->evaluation.context, 2, std::numeric_limits<int64_t>::max(),
+                  "Tokens of a chunk; every position but its first is scored");
+  add_bos_option(command, state->texts);
+  add_machine_options(command, state->machine, state->texts, true, true);
+  add_output_options(command, state->console);
+  command.example("Perplexity of a model", "metal-marlin evaluate MODEL --text test.txt");
+  command.example("How far a quantized model is from its original",
+                  "metal-marlin evaluate OUT --reference MODEL --text test.txt --json");
+  command.action([state] { return run(*state); });
+}
+
+}  // namespace metal_marlin::cli

@@ -1,0 +1,94 @@
+#include "options.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+#include <nlohmann/json.hpp>
+
+namespace metal_marlin::cli {
+namespace {
+
+constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+constexpr double kMostReal = std::numeric_limits<double>::max();
+
+}  // namespace
+
+void add_calibration_options(Command& command, CalibrationOptions& options, SharedTexts& texts) {
+  command.group("Calibration");
+  command.text("--calibration", options.calibration, "self|FILE",
+               "Where the activations come from: text that the model makes itself, a UTF-8 text file, or an .npz of "
+               "statistics (made by 'calibrate') or of raw activations",
+               Completes::kFiles);
+  command.integer("--samples", options.samples, 1, kMost, "Number of calibration sequences");
+  command.integer("--sequence-length", options.sequence_length, 2, kMost, "Tokens of each calibration sequence");
+  command.unsigned_integer("--seed", options.seed, "Seed of the self-made text");
+  command.real("--temperature", options.temperature, 1e-3, 100, "Sampling temperature of the self-made text");
+  add_bos_option(command, texts);
+}
+
+void add_bos_option(Command& command, SharedTexts& texts) {
+  command.choice("--bos", texts.bos, {"auto", "always", "never"},
+                 "Whether sequences begin with the BOS token; auto: as the tokenizer's settings say");
+}
+
+void add_machine_options(Command& command, MachineOptions& options, SharedTexts& texts, bool memory, bool precision) {
+  command.group("Machine");
+  if (memory)
+    command.size("--memory", options.memory_bytes, "Peak resident memory to stay within, e.g. 4GiB or 700MB",
+                 "what the machine has, less a margin");
+  command.integer("-t,--threads", texts.threads, 1, 4096, "Threads; the result does not depend on it",
+                  "all that the process may use");
+  if (precision)
+    command.choice("--precision", options.precision, {"auto", "f32", "bf16"},
+                   "Matrix products of the forward pass; auto: bf16 where the processor multiplies it");
+}
+
+void add_sampling_options(Command& command, GenerateOptions& options) {
+  command.group("Sampling");
+  command.integer("-n,--predict", options.predict, -1, kMost,
+                  "Tokens at most; -1: until the end token or a full context");
+  command.integer("-c,--ctx-size", options.context, 0, kMost, "Context in tokens; 0: the model's own, at most 4096");
+  command.real("--temp", options.temp, 0, 100, "Temperature; 0: always the likeliest token");
+  command.integer("--top-k", options.top_k, 0, kMost, "Keep the k likeliest tokens; 0: off");
+  command.real("--top-p", options.top_p, 0, 1, "Keep the likeliest tokens that hold this probability; 1: off");
+  command.real("--min-p", options.min_p, 0, 1,
+               "Keep tokens of at least this share of the best one's probability; 0: off");
+  command.real("--repeat-penalty", options.repeat_penalty, 1e-3, kMostReal, "Penalty on repeated tokens; 1: off");
+  command.integer("--repeat-last-n", options.repeat_last_n, 0, kMost, "Tokens that the penalty looks back on");
+  command.unsigned_integer("-s,--seed", options.seed, "Seed of the sampling");
+  command.flag("--ignore-eos", options.ignore_eos, "Go on after the end token");
+}
+
+Bos bos_of(const SharedTexts& texts) {
+  if (texts.bos == "always") return Bos::kAlways;
+  if (texts.bos == "never") return Bos::kNever;
+  return Bos::kAuto;
+}
+
+namespace {
+
+double rate(int64_t tokens, double seconds) {
+  return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+}
+
+}  // namespace
+
+std::string stats_text(const GenerateStats& stats) {
+  return fmt::format(
+      "loaded in {:.2f} s; prompt: {} tokens, {:.1f} tokens/s; generated: {} tokens, {:.1f} tokens/s; stopped by: {}",
+      stats.load_seconds, stats.prompt_tokens, rate(stats.prompt_tokens, stats.prompt_seconds), stats.generated_tokens,
+      rate(stats.generated_tokens, stats.generate_seconds), stats.stop);
+}
+
+std::string stats_json(const std::string& text, const GenerateStats& stats) {
+  const nlohmann::ordered_json json = {{"text", text},
+                                       {"prompt_tokens", stats.prompt_tokens},
+                                       {"generated_tokens", stats.generated_tokens},
+                                       {"load_seconds", stats.load_seconds},
+                                       {"prompt_seconds", stats.prompt_seconds},
+                                       {"generate_seconds", stats.generate_seconds},
+                                       {"stop", stats.stop}};
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace metal_marlin::cli

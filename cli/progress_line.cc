@@ -1,0 +1,78 @@
+#include "progress_line.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "values.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+constexpr double kTerminalInterval = 0.1;  // seconds: smooth to the eye, negligible to the work
+constexpr double kPlainInterval = 5;       // seconds: readable in a log
+constexpr int kBarWidth = 24;
+
+int terminal_columns() {
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  return 80;
+}
+
+}  // namespace
+
+std::string progress_text(const Progress& progress) {
+  std::string text = progress.stage;
+  if (progress.total > 0) {
+    text += fmt::format(" {}/{}", progress.done, progress.total);
+  } else if (progress.done > 0) {
+    text += fmt::format(" {}", progress.done);
+  }
+  if (progress.seconds_left >= 0) {
+    text += fmt::format(", {} left", format_seconds(progress.seconds_left));
+  } else {
+    text += fmt::format(", {} so far", format_seconds(progress.seconds));
+  }
+  if (progress.resident_bytes > 0) text += ", " + format_bytes(progress.resident_bytes);
+  return text;
+}
+
+std::string progress_bar(const Progress& progress, int columns) {
+  const double share =
+      progress.total > 0 ? static_cast<double>(progress.done) / static_cast<double>(progress.total) : 0;
+  const auto filled = static_cast<size_t>(std::clamp(share, 0.0, 1.0) * kBarWidth);
+  std::string line =
+      "[" + std::string(filled, '#') + std::string(kBarWidth - filled, ' ') + "] " + progress_text(progress);
+  // The last column stays free: a full line makes some terminals scroll.
+  const auto room = static_cast<size_t>(std::max(columns - 1, 1));
+  if (line.size() > room) line.resize(room);
+  return line;
+}
+
+ProgressLine::ProgressLine() : terminal_(isatty(STDERR_FILENO) != 0) {}
+
+void ProgressLine::show(const Progress& progress) {
+  // A new run starts its clock again.
+  if (progress.seconds < last_shown_) last_shown_ = -1e9;
+  if (progress.seconds - last_shown_ < (terminal_ ? kTerminalInterval : kPlainInterval)) return;
+  last_shown_ = progress.seconds;
+  if (terminal_) {
+    fmt::print(stderr, "\r\033[K{}", progress_bar(progress, terminal_columns()));
+    visible_ = true;
+  } else {
+    fmt::print(stderr, "{}\n", progress_text(progress));
+  }
+  std::fflush(stderr);
+}
+
+void ProgressLine::clear() {
+  if (!visible_) return;
+  fmt::print(stderr, "\r\033[K");
+  std::fflush(stderr);
+  visible_ = false;
+}
+
+}  // namespace metal_marlin::cli

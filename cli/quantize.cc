@@ -1,0 +1,151 @@
+// metal-marlin quantize: the main job.
+#include <metal_marlin/error.h>
+#include <metal_marlin/quantize.h>
+#include <metal_marlin/report.h>
+
+#include <fmt/format.h>
+
+#include <limits>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "console.h"
+#include "options.h"
+#include "signals.h"
+#include "subcommands.h"
+#include "values.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+struct State {
+  std::string model;
+  std::string output;
+  QuantizeOptions options;
+  SharedTexts texts;
+  OutputOptions console;
+  bool dry_run = false;
+};
+
+void check_options(const QuantizeOptions& options) {
+  if (options.group_size != "auto" && options.group_size != "-1") {
+    try {
+      parse_integer(options.group_size, 8, std::numeric_limits<int64_t>::max());
+    } catch (const UsageError&) {
+      throw UsageError{
+          fmt::format("--group-size: '{}' is not auto, -1 or a whole number of at least 8", options.group_size)};
+    }
+  }
+  if (options.evaluation.text == "none" && options.max_kl >= 0)
+    throw UsageError{"--max-kl needs an evaluation: leave out --evaluate none"};
+}
+
+int run(State& state) {
+  QuantizeOptions& options = state.options;
+  options.calibration.bos = options.evaluation.bos = bos_of(state.texts);
+  options.machine.threads = static_cast<int>(state.texts.threads);
+  check_options(options);
+  Console console(state.console);
+  if (state.dry_run) {
+    const std::string plan = plan_quantization(state.model, state.output, options);
+    console.result(console.json() ? plan : render_plan(plan));
+    return 0;
+  }
+  const StopOnSignal signals;
+  QuantizeResult result;
+  try {
+    result = quantize_model(state.model, state.output, options, console.observer());
+  } catch (const Interrupted&) {
+    console.error(fmt::format("interrupted: what is finished is kept in {}; run the same command {}to continue",
+                              state.output, options.resume ? "again " : "without --no-resume "));
+    return kExitInterrupted;
+  }
+  if (result.already_complete)
+    console.info(fmt::format("{} already holds the result of this command: nothing was left to do", state.output));
+  if (console.json()) {
+    console.result(result.report_json);
+  } else {
+    console.summary(render_report_text(result.report_json));
+  }
+  if (result.passed_gate) return 0;
+  const auto report = nlohmann::json::parse(result.report_json);
+  const double mean = report.at("model").at("kl_divergence").at("mean").get<double>();
+  console.error(fmt::format("the mean KL divergence {:.4g} exceeds --max-kl {:g}: the result in {} misses the limit",
+                            mean, options.max_kl, state.output));
+  return kExitMissedGate;
+}
+
+}  // namespace
+
+void add_quantize(Application& application) {
+  auto& command = application.add_command("quantize", "Turn a model into a 4-bit checkpoint, evaluate it and report");
+  auto state = std::make_shared<State>();
+  QuantizeOptions& options = state->options;
+
+  command.group("Input and result");
+  command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
+  command.text("-o,--output", state->output, "OUT",
+               "Folder to write: weights, config, tokenizer, model card, report.json", Completes::kFolders, true);
+  command.choice_list(
+      "--format", options.formats, {"native", "awq"},
+      "Checkpoint format; several, separated by commas, come from one calibration into one subfolder each");
+  command.toggle("resume", options.resume, "Continue an interrupted run of the same model and options");
+  command.flag("--overwrite", options.overwrite, "Replace a result of other options in OUT");
+  command.flag("--dry-run", state->dry_run,
+               "Only print the plan: tensors, what is skipped and why, memory, disk and time");
+
+  command.group("Quantization");
+  command.choice("--method", options.method, {"awq", "awq-paper", "awq-salient", "gptq", "rtn"},
+                 "awq: the best recipe, at present awq-paper; awq-paper: scales and clips searched as published; "
+                 "awq-salient: only "
+                 "salient channels scaled; gptq: error feedback; rtn: plain rounding");
+  command.choice("--scheme", options.scheme, {"asym", "sym"}, "asym: codes 0..15 with a zero point; sym: -8..7");
+  command.text(
+      "--group-size", options.group_size, "auto|128|64|32|-1",
+      "Weights that share a scale; auto: 128 where it divides every in_features, else 64, else 32; -1: a whole row",
+      Completes::kChoices);
+  command.choice(
+      "--range", options.range, {"auto", "absmax", "mse", "gram"},
+      "How the range of a group is chosen: auto: the method's own; absmax: largest magnitude (asym: min and max); "
+      "mse: least error of the weights; gram: least error of the outputs");
+  command.choice("--clip", options.clip, {"auto", "on", "off"}, "Clip search; auto: on for awq and awq-paper");
+  command.choice(
+      "--awq-loss", options.awq_loss, {"linear", "block"},
+      "Loss of the scale search: linear: output error of the linears that share the input; block: the block is run "
+      "again on a part of the tokens");
+  command.real("--salient-ratio", options.salient_ratio, 0, 1,
+               "awq-salient: share of the weights that decide which channels are scaled");
+  command.choice("--activation-method", options.activation_method, {"auto", "mean", "max", "rms"},
+                 "Statistic of the scale search; auto: mean, but rms for awq-salient");
+  command.real("--damping", options.damping, 0, 1,
+               "gptq: share of each diagonal entry of the Gram matrix that is added to it");
+  command.toggle("act-order", options.act_order, "gptq: columns in order of decreasing diagonal");
+  command.repeated("--skip", options.skip, "PATTERN",
+                   "Shell pattern of weight names that stay in 16 bits, e.g. '*.layers.0.*'");
+
+  add_calibration_options(command, options.calibration, state->texts);
+
+  command.group("Evaluation");
+  command.text("--evaluate", options.evaluation.text, "FILE|none",
+               "UTF-8 text to evaluate on, or none; without it a part of the calibration tokens is held back for it",
+               Completes::kFiles, false, "the last tenth of the calibration tokens, at least 4096");
+  command.integer("--chunks", options.evaluation.chunks, 1, std::numeric_limits<int64_t>::max(),
+                  "Chunks of the text to evaluate, fewer when it is shorter");
+  command.integer("--context", options.evaluation.context, 2, std::numeric_limits<int64_t>::max(), "Tokens of a chunk");
+  command.real("--max-kl", options.max_kl, 0, std::numeric_limits<double>::max(),
+               "Limit on the mean KL divergence: exit code 4 when it is missed", "none");
+
+  add_machine_options(command, options.machine, state->texts, true, true);
+  add_output_options(command, state->console);
+
+  command.example("Quantize with the defaults: asymmetric AWQ, calibrated on text of the model itself",
+                  "metal-marlin quantize MODEL -o OUT");
+  command.example("Two formats from one calibration on a text of yours, evaluated on another",
+                  "metal-marlin quantize MODEL -o OUT --format native,awq --calibration train.txt --evaluate test.txt");
+  command.example("Symmetric GPTQ with groups of 64 within 4 GiB",
+                  "metal-marlin quantize MODEL -o OUT --method gptq --scheme sym --group-size 64 --memory 4GiB");
+  command.example("See what would be done", "metal-marlin quantize MODEL -o OUT --dry-run");
+  command.action([state] { return run(*state); });
+}
+
+}  // namespace metal_marlin::cli

@@ -1,0 +1,120 @@
+#include "values.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+
+#include "command.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+// The whole of `text` as a number, or a UsageError that names what was wanted.
+template <typename Number>
+Number parse_number(const std::string& text, const std::string& wanted) {
+  Number value{};
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end || text.empty())
+    throw UsageError{fmt::format("'{}' is not {}", text, wanted)};
+  return value;
+}
+
+template <typename Number>
+std::string range_text(Number least, Number most) {
+  if (most == std::numeric_limits<Number>::max()) return fmt::format("of at least {}", least);
+  return fmt::format("from {} to {}", least, most);
+}
+
+}  // namespace
+
+int64_t parse_integer(const std::string& text, int64_t least, int64_t most) {
+  const std::string wanted = "a whole number " + range_text(least, most);
+  const auto value = parse_number<int64_t>(text, wanted);
+  if (value < least || value > most) throw UsageError{fmt::format("{} is not {}", value, wanted)};
+  return value;
+}
+
+uint64_t parse_unsigned(const std::string& text) {
+  return parse_number<uint64_t>(text, "a whole number from 0 to 18446744073709551615");
+}
+
+double parse_real(const std::string& text, double least, double most) {
+  const std::string wanted = "a number " + range_text(least, most);
+  const auto value = parse_number<double>(text, wanted);
+  if (!std::isfinite(value) || value < least || value > most)
+    throw UsageError{fmt::format("'{}' is not {}", text, wanted)};
+  return value;
+}
+
+uint64_t parse_size(const std::string& text) {
+  const std::string wanted = "a size such as 4GiB, 700MB or a number of bytes";
+  const auto unit_start = std::min(text.find_first_not_of("0123456789."), text.size());
+  const auto number = parse_number<double>(text.substr(0, unit_start), wanted);
+  std::string unit = text.substr(unit_start);
+  unit.erase(0, unit.find_first_not_of(' ') == std::string::npos ? unit.size() : unit.find_first_not_of(' '));
+  std::transform(unit.begin(), unit.end(), unit.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  double factor = 1;
+  if (!unit.empty() && unit != "B") {
+    const auto power = std::string("KMGT").find(unit[0]);
+    const std::string rest = unit.substr(1);
+    if (power == std::string::npos || (!rest.empty() && rest != "B" && rest != "IB"))
+      throw UsageError{fmt::format("'{}' is not {}", text, wanted)};
+    factor = std::pow(rest == "B" ? 1000.0 : 1024.0, static_cast<double>(power) + 1);
+  }
+  const double bytes = number * factor;
+  if (bytes < 1 || bytes > 9e18)
+    throw UsageError{fmt::format("'{}' is out of range: a size is from 1 byte to 8 EiB", text)};
+  return static_cast<uint64_t>(bytes);
+}
+
+std::vector<std::string> parse_choices(const std::string& text, const std::vector<std::string>& choices) {
+  std::vector<std::string> result;
+  for (const auto& item : split(text, ',')) {
+    if (std::find(choices.begin(), choices.end(), item) == choices.end())
+      throw UsageError{fmt::format("'{}' is not one of {}", item, join(choices, ", "))};
+    if (std::find(result.begin(), result.end(), item) != result.end())
+      throw UsageError{fmt::format("'{}' is named twice", item)};
+    result.push_back(item);
+  }
+  return result;
+}
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  size_t start = 0;
+  while (start <= text.size()) {
+    const size_t end = std::min(text.find(separator, start), text.size());
+    parts.push_back(text.substr(start, end - start));
+    start = end + 1;
+  }
+  return parts;
+}
+
+std::string join(const std::vector<std::string>& parts, const std::string& separator) {
+  return fmt::format("{}", fmt::join(parts, separator));
+}
+
+std::string format_bytes(uint64_t bytes) {
+  const double value = static_cast<double>(bytes);
+  if (bytes >= (uint64_t{1} << 30)) return fmt::format("{:.1f} GiB", value / (1 << 30));
+  if (bytes >= (uint64_t{1} << 20)) return fmt::format("{:.0f} MiB", value / (1 << 20));
+  return fmt::format("{:.0f} KiB", value / (1 << 10));
+}
+
+std::string format_seconds(double seconds) {
+  const auto whole = static_cast<int64_t>(std::llround(std::clamp(seconds, 0.0, 1e12)));
+  if (whole < 60) return fmt::format("{} s", whole);
+  if (whole < 3600) return fmt::format("{} min {:02d} s", whole / 60, whole % 60);
+  return fmt::format("{} h {:02d} min", whole / 3600, whole / 60 % 60);
+}
+
+std::string format_real(double value) {
+  return fmt::format("{:g}", value);
+}
+
+}  // namespace metal_marlin::cli

@@ -1,0 +1,30 @@
+// Texts of the command line to values. All throw UsageError with a message that says what is accepted.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace metal_marlin::cli {
+
+int64_t parse_integer(const std::string& text, int64_t least, int64_t most);
+uint64_t parse_unsigned(const std::string& text);
+double parse_real(const std::string& text, double least, double most);
+
+// Bytes: a number and a unit. K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; KB, MB, GB, TB powers of 1000.
+uint64_t parse_size(const std::string& text);
+
+// "a,b" -> {"a", "b"}; each one of `choices`, none twice.
+std::vector<std::string> parse_choices(const std::string& text, const std::vector<std::string>& choices);
+
+// The parts between separators; one empty part of an empty text.
+std::vector<std::string> split(const std::string& text, char separator);
+std::string join(const std::vector<std::string>& parts, const std::string& separator);
+// "612 MiB", "1.4 GiB".
+std::string format_bytes(uint64_t bytes);
+// "41 s", "3 min 05 s", "2 h 10 min".
+std::string format_seconds(double seconds);
+// "0.01", "1", "1e-05": the shortest text that reads back as the number.
+std::string format_real(double value);
+
+}  // namespace metal_marlin::cli

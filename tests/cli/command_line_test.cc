@@ -1,0 +1,244 @@
+// The command as its users call it: texts, exit codes, and what goes to stdout and to stderr.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::vector<std::string> kCommands = {"quantize", "calibrate", "evaluate", "generate",   "chat",
+                                            "inspect",  "compare",   "report",   "completion", "man"};
+
+struct Outcome {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+class CommandLine : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "mm_cli_XXXXXX").string();
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  // Runs `metal-marlin ARGUMENTS` in a shell, with an empty stdin.
+  Outcome run(const std::string& arguments) {
+    const std::string errors = (folder_ / "stderr").string();
+    const std::string line =
+        std::string("'") + METAL_MARLIN_BINARY + "' " + arguments + " < /dev/null 2> '" + errors + "'";
+    Outcome outcome;
+    FILE* pipe = popen(line.c_str(), "r");
+    std::array<char, 4096> buffer;
+    for (size_t count = 0; (count = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
+      outcome.out.append(buffer.data(), count);
+    const int status = pclose(pipe);
+    outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    outcome.err = read(errors);
+    return outcome;
+  }
+
+  static std::string read(const fs::path& path) {
+    std::ifstream stream(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), {}};
+  }
+
+  fs::path folder_;
+};
+
+// The option names that a --help states: words of two leading spaces that begin with a hyphen.
+std::set<std::string> options_in_help(const std::string& help) {
+  std::set<std::string> names;
+  std::istringstream lines(help);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.rfind("  -", 0) != 0) continue;
+    std::istringstream words(line);
+    for (std::string word; words >> word && word[0] == '-';) {
+      const bool more = word.back() == ',';
+      names.insert(more ? word.substr(0, word.size() - 1) : word);
+      if (!more) break;
+    }
+  }
+  return names;
+}
+
+std::string without_roff_escapes(const std::string& text) {
+  std::string plain;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 1 < text.size() && text[i + 1] == '-') continue;
+    plain += text[i];
+  }
+  return plain;
+}
+
+TEST_F(CommandLine, HelpOfTheWholeNamesEveryCommand) {
+  const auto outcome = run("--help");
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_TRUE(outcome.err.empty());
+  for (const auto& name : kCommands) EXPECT_NE(outcome.out.find("\n  " + name + " "), std::string::npos) << name;
+}
+
+TEST_F(CommandLine, HelpOfEachCommandHasUsageOptionsAndExamples) {
+  for (const auto& name : kCommands) {
+    const auto outcome = run(name + " --help");
+    EXPECT_EQ(outcome.code, 0) << name;
+    EXPECT_TRUE(outcome.err.empty()) << outcome.err;
+    EXPECT_NE(outcome.out.find("Usage: metal-marlin " + name), std::string::npos) << name;
+    EXPECT_NE(outcome.out.find("Examples:\n"), std::string::npos) << name;
+    for (const auto* option : {"--quiet", "--log-level", "--help"})
+      EXPECT_EQ(options_in_help(outcome.out).count(option), 1u) << name << " " << option;
+  }
+}
+
+TEST_F(CommandLine, HelpStatesDefaults) {
+  const auto help = run("quantize --help").out;
+  std::string flat;
+  for (const char c : help) {
+    const char plain = c == '\n' ? ' ' : c;
+    if (plain != ' ' || flat.empty() || flat.back() != ' ') flat += plain;
+  }
+  for (const auto* text : {"(default: awq)", "(default: asym)", "(default: 128)", "(default: 512)", "(default: 0.01)",
+                           "(default: --resume)", "(default: self)", "(default: 1024)"})
+    EXPECT_NE(flat.find(text), std::string::npos) << text;
+}
+
+TEST_F(CommandLine, VersionIsThreeNumbers) {
+  const auto outcome = run("--version");
+  EXPECT_EQ(outcome.code, 0);
+  int major = 0, minor = 0, patch = 0;
+  EXPECT_EQ(std::sscanf(outcome.out.c_str(), "metal-marlin %d.%d.%d\n", &major, &minor, &patch), 3) << outcome.out;
+}
+
+TEST_F(CommandLine, WrongUsageIsTwoAndSaysWhatIsAccepted) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"", "Usage:"},
+      {"bogus", "there is no command 'bogus'"},
+      {"quantize", "MODEL is required"},
+      {"quantize m", "--output"},
+      {"quantize m -o o extra", "extra"},
+      {"quantize m -o o --bogus", "--bogus"},
+      {"quantize m -o o --method magic", "awq, awq-paper, awq-salient, gptq, rtn"},
+      {"quantize m -o o --format awq,magic", "native, awq"},
+      {"quantize m -o o --format awq,awq", "named twice"},
+      {"quantize m -o o --format ''", "native, awq"},
+      {"quantize m -o o --scheme odd", "asym, sym"},
+      {"quantize m -o o --group-size big", "auto"},
+      {"quantize m -o o --group-size 0", "auto"},
+      {"quantize m -o o --samples 0", "at least 1"},
+      {"quantize m -o o --samples 12x", "whole number"},
+      {"quantize m -o o --samples 99999999999999999999", "whole number"},
+      {"quantize m -o o --seed -1", "whole number"},
+      {"quantize m -o o --salient-ratio 1.5", "from 0 to 1"},
+      {"quantize m -o o --salient-ratio nan", "from 0 to 1"},
+      {"quantize m -o o --memory lots", "4GiB"},
+      {"quantize m -o o --memory 4XB", "4GiB"},
+      {"quantize m -o o --memory 1e99GiB", "4GiB"},
+      {"quantize m -o o --memory 99999999TiB", "out of range"},
+      {"quantize m -o o --memory ''", "4GiB"},
+      {"quantize m -o o --threads 0", "from 1 to"},
+      {"quantize m -o o --evaluate none --max-kl 0.1", "--max-kl needs an evaluation"},
+      {"calibrate m -o s.npz --bos maybe", "auto, always, never"},
+      {"evaluate m", "--text"},
+      {"generate m", "--prompt"},
+      {"generate m -p a -f b", "--prompt"},
+      {"generate m -p a --top-p 2", "from 0 to 1"},
+      {"compare a", "B is required"},
+      {"completion tcsh", "bash, zsh, fish"},
+  };
+  for (const auto& [arguments, text] : cases) {
+    const auto outcome = run(arguments);
+    EXPECT_EQ(outcome.code, 2) << arguments << "\n" << outcome.err;
+    EXPECT_TRUE(outcome.out.empty()) << arguments;
+    EXPECT_NE(outcome.err.find(text), std::string::npos) << arguments << "\n" << outcome.err;
+    EXPECT_NE(outcome.err.find("--help"), std::string::npos) << arguments;
+  }
+}
+
+TEST_F(CommandLine, ManPageStatesEveryOptionOfEveryHelp) {
+  const auto outcome = run("man");
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.out.rfind(".TH ", 0), 0u);
+  const std::string page = without_roff_escapes(outcome.out);
+  for (const auto& name : kCommands)
+    for (const auto& option : options_in_help(run(name + " --help").out))
+      EXPECT_NE(page.find("\\fB" + option + "\\fR"), std::string::npos) << name << " " << option;
+}
+
+TEST_F(CommandLine, CompletionScriptsNameEveryCommandAndOption) {
+  for (const std::string shell : {"bash", "zsh", "fish"}) {
+    const auto outcome = run("completion " + shell);
+    EXPECT_EQ(outcome.code, 0);
+    for (const auto& name : kCommands) {
+      EXPECT_NE(outcome.out.find(name), std::string::npos) << shell << " " << name;
+      for (const auto& option : options_in_help(run(name + " --help").out)) {
+        const std::string shown = shell != "fish"    ? option
+                                  : option[1] == '-' ? "-l " + option.substr(2)
+                                                     : "-s " + option.substr(1);
+        EXPECT_NE(outcome.out.find(shown), std::string::npos) << shell << " " << name << " " << option;
+      }
+    }
+  }
+}
+
+// Completes the last word of `words` as an interactive bash would.
+std::string bash_completes(const fs::path& script, const std::vector<std::string>& words) {
+  std::string line = "bash -c 'compopt() { :; }; source " + script.string() + "; COMP_WORDS=(";
+  for (const auto& word : words) line += "\"" + word + "\" ";
+  line += "); COMP_CWORD=" + std::to_string(words.size() - 1) + "; _metal_marlin; echo \"${COMPREPLY[*]}\"'";
+  std::string out;
+  FILE* pipe = popen(line.c_str(), "r");
+  std::array<char, 4096> buffer;
+  for (size_t count = 0; (count = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) out.append(buffer.data(), count);
+  pclose(pipe);
+  return out;
+}
+
+TEST_F(CommandLine, BashCompletionParsesAndCompletes) {
+  const fs::path script = folder_ / "completion.bash";
+  std::ofstream(script) << run("completion bash").out;
+  ASSERT_EQ(std::system(("bash -n " + script.string()).c_str()), 0);
+  EXPECT_EQ(bash_completes(script, {"metal-marlin", "qu"}), "quantize\n");
+  EXPECT_EQ(bash_completes(script, {"metal-marlin", "quantize", "--sal"}), "--salient-ratio\n");
+  EXPECT_EQ(bash_completes(script, {"metal-marlin", "quantize", "--method", "awq-"}), "awq-paper awq-salient\n");
+  EXPECT_EQ(bash_completes(script, {"metal-marlin", "completion", "z"}), "zsh\n");
+}
+
+TEST_F(CommandLine, AMissingModelIsAFaultOfTheInput) {
+  const std::string missing = (folder_ / "nothing").string();
+  const std::string output = (folder_ / "out").string();
+  const std::string text = (folder_ / "text.txt").string();
+  std::ofstream(text) << "some words";
+  for (const auto& arguments :
+       {"quantize " + missing + " -o " + output, "quantize " + missing + " -o " + output + " --dry-run",
+        "inspect " + missing, "calibrate " + missing + " -o " + output + ".npz",
+        "evaluate " + missing + " --text " + text, "generate " + missing + " -p a", "chat " + missing,
+        "compare " + missing + " " + missing, "report " + missing}) {
+    const auto outcome = run(arguments);
+    EXPECT_EQ(outcome.code, 1) << arguments << "\n" << outcome.err;
+    EXPECT_TRUE(outcome.out.empty()) << arguments;
+    EXPECT_NE(outcome.err.find(missing), std::string::npos) << arguments << "\n" << outcome.err;
+    EXPECT_FALSE(fs::exists(output)) << arguments;
+  }
+}
+
+TEST_F(CommandLine, AMissingPromptFileIsAFaultOfTheInput) {
+  const auto outcome = run("generate m -f " + (folder_ / "none.txt").string());
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.err.find("none.txt"), std::string::npos);
+}
+
+}  // namespace
