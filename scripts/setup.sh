@@ -1,0 +1,140 @@
+# Functions that quickstart.sh, test.sh and coverage.sh share: find what is missing and install it. To be sourced.
+# Works as root or with sudo, on Debian and Ubuntu through apt and on macOS through Homebrew (the latter untested).
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+RUST_MINIMUM=1.85
+
+APT_PACKAGES="g++ cmake ninja-build pkg-config ccache libdnnl-dev ocl-icd-opencl-dev libopenblas-openmp-dev libhwy-dev
+  libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libzip-dev libgtest-dev python3 ca-certificates"
+BREW_PACKAGES="cmake ninja pkg-config ccache onednn openblas libomp highway cli11 fmt spdlog nlohmann-json libzip googletest rust python"
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { printf '%s\n' "$*" >&2; exit 1; }
+
+# version_at_least HAVE WANTED
+version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# True where some cargo of the PATH, of rustup or of the system is new enough; CMake looks in the same places.
+rust_is_new_enough() {
+  local folder version
+  local IFS=:
+  for folder in $PATH ${CARGO_HOME:+$CARGO_HOME/bin} "${HOME:-/root}/.cargo/bin" /usr/bin; do
+    [ -x "$folder/cargo" ] && [ -x "$folder/rustc" ] || continue
+    version="$(RUSTC="$folder/rustc" "$folder/rustc" --version 2>/dev/null | sed 's/^rustc \([0-9.]*\).*/\1/')"
+    [ -n "$version" ] && version_at_least "$version" "$RUST_MINIMUM" && return 0
+  done
+  return 1
+}
+
+# Runs as root: directly, or through sudo.
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    env DEBIAN_FRONTEND=noninteractive "$@"
+  else
+    sudo env DEBIAN_FRONTEND=noninteractive "$@"
+  fi
+}
+
+can_be_root() { [ "$(id -u)" -eq 0 ] || command -v sudo > /dev/null; }
+
+# The Rust packages of this distribution that are new enough; rustc-web is Debian 12's newer compiler.
+apt_rust_packages() {
+  local name version
+  for name in rustc-web rustc; do
+    version="$(apt-cache policy "$name" 2> /dev/null | sed -n 's/^ *Candidate: *\([0-9][0-9.]*\).*/\1/p')"
+    if [ -n "$version" ] && version_at_least "$version" "$RUST_MINIMUM"; then
+      echo "$name cargo${name#rustc}"
+      return 0
+    fi
+  done
+  return 1
+}
+
+install_with_apt() {
+  local name missing="" rust=""
+  for name in $APT_PACKAGES "$@"; do
+    dpkg-query -W -f='${Status}' "$name" 2> /dev/null | grep -q 'ok installed' || missing="$missing $name"
+  done
+  local need_rust=no
+  rust_is_new_enough || need_rust=yes
+  if [ -z "$missing" ] && [ "$need_rust" = no ]; then
+    echo "Nothing to install."
+    return 0
+  fi
+  if ! can_be_root; then
+    [ "$need_rust" = no ] || missing="$missing rustc-web cargo-web"
+    fail "This needs packages, but you are not root and there is no sudo. Have them installed:
+  apt-get install -y --no-install-recommends$missing
+(rustc-web and cargo-web are Debian 12's; any cargo and rustc of at least $RUST_MINIMUM will do, for example from rustup.)"
+  fi
+  echo "Reading the package lists (about 10 s) ..."
+  as_root apt-get update -q > "$LOG_FOLDER/apt-update.log" 2>&1 || fail "apt-get update failed:
+$(tail -n 5 "$LOG_FOLDER/apt-update.log")"
+  if [ "$need_rust" = yes ]; then
+    rust="$(apt_rust_packages)" || fail "No Rust of at least $RUST_MINIMUM is in the package lists of this system. Install one, for example
+with rustup (https://rustup.rs), and run this again. The other packages:
+  apt-get install -y --no-install-recommends$missing"
+  fi
+  echo "Installing (20 to 60 s):$missing $rust"
+  # shellcheck disable=SC2086  # lists of words
+  as_root apt-get install -q -y --no-install-recommends $missing $rust > "$LOG_FOLDER/apt-install.log" 2>&1 ||
+    fail "The packages could not be installed:
+$(grep -E '^(E|W):' "$LOG_FOLDER/apt-install.log" | head -n 5)
+Install them by hand and run this again:
+  apt-get install -y --no-install-recommends$missing $rust"
+}
+
+# Untested: no macOS machine was at hand.
+install_with_brew() {
+  local name missing="" have
+  have="$(brew list --formula -1 2> /dev/null)"
+  for name in $BREW_PACKAGES "$@"; do
+    [ "$name" = rust ] && rust_is_new_enough && continue
+    printf '%s\n' "$have" | grep -qx "$name" || missing="$missing $name"
+  done
+  if [ -n "$missing" ]; then
+    echo "Installing (some minutes):$missing"
+    # shellcheck disable=SC2086
+    brew install --quiet $missing || fail "The packages could not be installed. By hand:
+  brew install$missing"
+  else
+    echo "Nothing to install."
+  fi
+  # Homebrew links neither of these into its prefix.
+  CMAKE_PREFIX_PATH="$(brew --prefix openblas):$(brew --prefix libomp)${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}"
+  export CMAKE_PREFIX_PATH
+}
+
+# install_missing [more apt packages...]: everything that a build needs.
+install_missing() {
+  LOG_FOLDER="$ROOT/build/logs"
+  mkdir -p "$LOG_FOLDER"
+  if command -v apt-get > /dev/null; then
+    install_with_apt "$@"
+  elif [ "$(uname)" = Darwin ]; then
+    command -v brew > /dev/null || fail "Homebrew is needed: https://brew.sh. Then run this again."
+    install_with_brew
+  else
+    fail "Only apt and Homebrew are known here. Install these by the means of your system (names are Debian's), then build as
+CONTRIBUTING.md says: $(echo $APT_PACKAGES) and cargo and rustc of at least $RUST_MINIMUM."
+  fi
+}
+
+processors() { nproc 2> /dev/null || sysctl -n hw.ncpu; }
+
+# build PRESET [cmake options -- targets...]: configures and builds; the log goes to build/logs, its end is shown on failure.
+build() {
+  local preset="$1" log="$ROOT/build/logs/build-$1.log"
+  shift
+  local options=() targets=()
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do options+=("$1"); shift; done
+  [ $# -eq 0 ] || shift
+  targets=("$@")
+  [ ${#targets[@]} -gt 0 ] || targets=(all)
+  (cd "$ROOT" && cmake --preset "$preset" ${options[@]+"${options[@]}"} > "$log" 2>&1) || fail "CMake failed; the end of $log:
+$(tail -n 25 "$log")"
+  if ! cmake --build "$ROOT/build/$preset" -j "$(processors)" --target "${targets[@]}" >> "$log" 2>&1; then
+    fail "The build failed; the errors of $log:
+$(grep -E 'error|FAILED' "$log" | head -n 25)"
+  fi
+}

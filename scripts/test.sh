@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every test.
+set -euo pipefail
+. "$(dirname "$0")/setup.sh"
+
+usage() {
+  cat << 'END'
+Usage: scripts/test.sh [PRESET] [ctest options]
+
+Installs what is missing (apt or Homebrew, as root or with sudo), builds and runs every test.
+PRESET is release (default), asan (address and undefined-behaviour sanitizers), debug or dev.
+The last line is 'N passed, N failed'; the exit code is 0 only when none failed.
+About 10 minutes on 2 cores the first time, compilation included; asan takes longer.
+
+Examples:
+  scripts/test.sh
+  scripts/test.sh asan
+  scripts/test.sh release -R formats
+END
+}
+
+preset=release
+case "${1:-}" in
+  -h | --help) usage; exit 0 ;;
+  release | asan | debug | dev) preset="$1"; shift ;;
+  '' | -*) ;;
+  *) usage >&2; exit 2 ;;
+esac
+[ "$preset" = dev ] && more=libbenchmark-dev || more=""
+
+say "Installing what is missing (up to a minute)"
+# shellcheck disable=SC2086
+install_missing $more
+
+say "Building the preset $preset with its tests (5 to 10 minutes the first time; log: build/logs/build-$preset.log)"
+build "$preset" -DMETAL_MARLIN_BUILD_TESTS=ON
+
+say "Running the tests (some minutes)"
+# Passive threads sleep while they wait: on busy machines spinning ones cost many times the work itself.
+export OMP_WAIT_POLICY=passive
+log="$ROOT/build/logs/ctest-$preset.log"
+status=0
+ctest --test-dir "$ROOT/build/$preset" --output-on-failure "$@" 2>&1 | tee "$log" || status=$?
+
+# "97% tests passed, 3 tests failed out of 100"
+summary="$(sed -n 's/.* tests passed, \([0-9]*\) tests failed out of \([0-9]*\).*/\1 \2/p' "$log" | tail -n 1)"
+[ -n "$summary" ] || fail "ctest ended without a summary (status $status); see $log"
+failed="${summary% *}"
+total="${summary#* }"
+echo "$((total - failed)) passed, $failed failed"
+[ "$total" -gt 0 ] || fail "No test was run."
+[ "$failed" -eq 0 ] && [ "$status" -eq 0 ]
