@@ -181,10 +181,12 @@ QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, co
 uint64_t gptq_memory_bytes(int64_t in_features, int64_t out_features) {
   const auto k = static_cast<uint64_t>(in_features);
   const auto n = static_cast<uint64_t>(out_features);
+  // Of a triangle's rows about half the pages are touched, and on average half a page at its edge.
+  const auto triangle = [k](uint64_t element) { return k * (k * element / 2 + 2048); };
   constexpr uint64_t kPanels = 2 * 128 * sizeof(double);     // of invert_lower, per column
   constexpr uint64_t kTile = 2 * kLaneRows * sizeof(float);  // of quantize_gptq, per column and thread
-  const uint64_t factorizing = k * k * (sizeof(double) + sizeof(float)) + k * kPanels;
-  const uint64_t rounding = k * k * sizeof(float) + n * k + static_cast<uint64_t>(threads()) * k * kTile;
+  const uint64_t factorizing = triangle(sizeof(double)) + std::max(triangle(sizeof(float)), k * kPanels);
+  const uint64_t rounding = triangle(sizeof(float)) + n * k + static_cast<uint64_t>(threads()) * k * kTile;
   return std::max(factorizing, rounding);
 }
 

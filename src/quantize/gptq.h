@@ -39,8 +39,9 @@ GptqFactor make_gptq_factor(const Matrix& gram, const GptqOptions& options = {})
 QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, const GroupRanges& ranges,
                               const Grid& grid);
 
-// Peak bytes of make_gptq_factor followed by quantize_gptq of one linear, beyond gram and weight themselves, for
-// in_features inputs, out_features outputs and threads() threads as set now.
+// Peak resident bytes of make_gptq_factor followed by quantize_gptq of one linear, beyond gram and weight themselves,
+// for in_features inputs, out_features outputs and threads() threads as set now. Counts the halves of the two triangles
+// that are touched: 6 in^2 bytes and some; address space is taken for 12 in^2.
 uint64_t gptq_memory_bytes(int64_t in_features, int64_t out_features);
 
 }  // namespace metal_marlin
