@@ -62,8 +62,7 @@ void add_calibrate(Application& application) {
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
   command.text("-o,--output", state->output, "STATS.npz", "File to write; 'quantize --calibration STATS.npz' reads it",
                Completes::kFiles, true);
-  command.toggle("gram", state->gram,
-                 "Collect Gram matrices too; without them only rtn and awq-salient can use the file");
+  command.toggle("gram", state->gram, "Collect Gram matrices too; without them only rtn can use the file");
   command.flag("--keep-activations", state->keep_activations,
                "Also store the raw inputs of every weight as [samples, sequence_length, in_features]: large");
   add_calibration_options(command, state->calibration, state->texts);

@@ -73,7 +73,7 @@ void add_evaluate(Application& application) {
   command.group("Evaluation");
   command.integer("--chunks", state->evaluation.chunks, 1, std::numeric_limits<int64_t>::max(),
                   "Chunks from the start of the text, fewer when it is shorter");
-  command.integer("--context", state->evaluation.context, 2, std::numeric_limits<int64_t>::max(),
+  command.integer("--context", state->evaluation.context, 8, std::numeric_limits<int64_t>::max(),
                   "Tokens of a chunk; every position but its first is scored");
   add_bos_option(command, state->texts);
   add_machine_options(command, state->machine, state->texts, true, true);

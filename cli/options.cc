@@ -20,9 +20,9 @@ void add_calibration_options(Command& command, CalibrationOptions& options, Shar
                "statistics (made by 'calibrate') or of raw activations",
                Completes::kFiles);
   command.integer("--samples", options.samples, 1, kMost, "Number of calibration sequences");
-  command.integer("--sequence-length", options.sequence_length, 2, kMost, "Tokens of each calibration sequence");
+  command.integer("--sequence-length", options.sequence_length, 8, kMost, "Tokens of each calibration sequence");
   command.unsigned_integer("--seed", options.seed, "Seed of the self-made text");
-  command.real("--temperature", options.temperature, 1e-3, 100, "Sampling temperature of the self-made text");
+  command.real("--temperature", options.temperature, 0.01, 10, "Sampling temperature of the self-made text");
   add_bos_option(command, texts);
 }
 

@@ -29,12 +29,13 @@ struct State {
 
 void check_options(const QuantizeOptions& options) {
   if (options.group_size != "auto" && options.group_size != "-1") {
+    int64_t size = 0;
     try {
-      parse_integer(options.group_size, 8, std::numeric_limits<int64_t>::max());
+      size = parse_integer(options.group_size, 8, std::numeric_limits<int64_t>::max());
     } catch (const UsageError&) {
-      throw UsageError{
-          fmt::format("--group-size: '{}' is not auto, -1 or a whole number of at least 8", options.group_size)};
     }
+    if (size % 8 != 0 || size == 0)
+      throw UsageError{fmt::format("--group-size: '{}' is not auto, -1 or a multiple of 8", options.group_size)};
   }
   if (options.evaluation.text == "none" && options.max_kl >= 0)
     throw UsageError{"--max-kl needs an evaluation: leave out --evaluate none"};
@@ -131,7 +132,7 @@ void add_quantize(Application& application) {
                Completes::kFiles, false, "the last tenth of the calibration tokens, at least 4096");
   command.integer("--chunks", options.evaluation.chunks, 1, std::numeric_limits<int64_t>::max(),
                   "Chunks of the text to evaluate, fewer when it is shorter");
-  command.integer("--context", options.evaluation.context, 2, std::numeric_limits<int64_t>::max(), "Tokens of a chunk");
+  command.integer("--context", options.evaluation.context, 8, std::numeric_limits<int64_t>::max(), "Tokens of a chunk");
   command.real("--max-kl", options.max_kl, 0, std::numeric_limits<double>::max(),
                "Limit on the mean KL divergence: exit code 4 when it is missed", "none");
 
