@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Functions that quickstart.sh, test.sh and coverage.sh share: find what is missing and install it. To be sourced.
 # Works as root or with sudo, on Debian and Ubuntu through apt and on macOS through Homebrew (the latter untested).
 
