@@ -14,7 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     size_t total = 0;
     for (const TensorView& tensor : content.tensors) {
       if (static_cast<uint64_t>(tensor.elements()) * dtype_size(tensor.dtype) != tensor.bytes.size()) std::abort();
-      if (!tensor.bytes.empty() && (tensor.bytes.data() < bytes.data() || tensor.bytes.data() + tensor.bytes.size() > bytes.data() + size)) {
+      if (!tensor.bytes.empty() &&
+          (tensor.bytes.data() < bytes.data() || tensor.bytes.data() + tensor.bytes.size() > bytes.data() + size)) {
         std::abort();
       }
       total += tensor.bytes.size();

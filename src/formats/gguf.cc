@@ -22,9 +22,9 @@ namespace {
 constexpr uint64_t kLengthLimit = uint64_t{1} << 30;  // of strings and arrays, as llama.cpp has it
 constexpr size_t kNameLimit = 64;
 constexpr uint32_t kMaxDimensions = 4;
-constexpr uint64_t kMinPairBytes = 8 + 1 + 4 + 1;      // shortest key, type, shortest value
+constexpr uint64_t kMinPairBytes = 8 + 1 + 4 + 1;  // shortest key, type, shortest value
 constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;
-constexpr std::array<std::string_view, 13> kTypeNames = {"u8", "i8",   "u16",    "i16",   "u32", "i32", "f32",
+constexpr std::array<std::string_view, 13> kTypeNames = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
                                                          "bool", "string", "array", "u64", "i64", "f64"};
 
 }  // namespace
@@ -47,7 +47,8 @@ class GgufParser {
     GgufContent content;
     content.metadata.file_ = name_;
     context_ = "header";
-    if (file_.size() < 4 || std::memcmp(file_.data(), "GGUF", 4) != 0) fail("no GGUF file: it does not begin with GGUF");
+    if (file_.size() < 4 || std::memcmp(file_.data(), "GGUF", 4) != 0)
+      fail("no GGUF file: it does not begin with GGUF");
     position_ = 4;
     content.version = read<uint32_t>();
     if ((content.version & 0xffffu) == 0 && content.version != 0) {
@@ -74,12 +75,15 @@ class GgufParser {
   }
 
  private:
-  [[noreturn]] void fail(const std::string& what) const { throw FormatError(fmt::format("{}: {}: {}", name_, context_, what)); }
+  [[noreturn]] void fail(const std::string& what) const {
+    throw FormatError(fmt::format("{}: {}: {}", name_, context_, what));
+  }
   uint64_t left() const noexcept { return file_.size() - position_; }
 
   template <typename T>
   T read() {
-    if (left() < sizeof(T)) fail(fmt::format("the file ends at byte {}, {} more are needed", file_.size(), sizeof(T) - left()));
+    if (left() < sizeof(T))
+      fail(fmt::format("the file ends at byte {}, {} more are needed", file_.size(), sizeof(T) - left()));
     T value;
     std::memcpy(&value, file_.data() + position_, sizeof(T));
     position_ += sizeof(T);
@@ -109,20 +113,47 @@ class GgufParser {
 
   void read_value(GgufValue& out) {
     switch (out.type) {
-      case GgufType::kU8: out.value = uint64_t{read<uint8_t>()}; break;
-      case GgufType::kI8: out.value = int64_t{read<int8_t>()}; break;
-      case GgufType::kU16: out.value = uint64_t{read<uint16_t>()}; break;
-      case GgufType::kI16: out.value = int64_t{read<int16_t>()}; break;
-      case GgufType::kU32: out.value = uint64_t{read<uint32_t>()}; break;
-      case GgufType::kI32: out.value = int64_t{read<int32_t>()}; break;
-      case GgufType::kU64: out.value = read<uint64_t>(); break;
-      case GgufType::kI64: out.value = read<int64_t>(); break;
-      case GgufType::kF32: out.value = double{read<float>()}; break;
-      case GgufType::kF64: out.value = read<double>(); break;
-      case GgufType::kBool: out.value = read<uint8_t>() != 0; break;
-      case GgufType::kString: out.value = read_string("string"); break;
-      case GgufType::kArray: read_array(out); break;
-      default: fail(fmt::format("unknown type {}", static_cast<uint32_t>(out.type)));
+      case GgufType::kU8:
+        out.value = uint64_t{read<uint8_t>()};
+        break;
+      case GgufType::kI8:
+        out.value = int64_t{read<int8_t>()};
+        break;
+      case GgufType::kU16:
+        out.value = uint64_t{read<uint16_t>()};
+        break;
+      case GgufType::kI16:
+        out.value = int64_t{read<int16_t>()};
+        break;
+      case GgufType::kU32:
+        out.value = uint64_t{read<uint32_t>()};
+        break;
+      case GgufType::kI32:
+        out.value = int64_t{read<int32_t>()};
+        break;
+      case GgufType::kU64:
+        out.value = read<uint64_t>();
+        break;
+      case GgufType::kI64:
+        out.value = read<int64_t>();
+        break;
+      case GgufType::kF32:
+        out.value = double{read<float>()};
+        break;
+      case GgufType::kF64:
+        out.value = read<double>();
+        break;
+      case GgufType::kBool:
+        out.value = read<uint8_t>() != 0;
+        break;
+      case GgufType::kString:
+        out.value = read_string("string");
+        break;
+      case GgufType::kArray:
+        read_array(out);
+        break;
+      default:
+        fail(fmt::format("unknown type {}", static_cast<uint32_t>(out.type)));
     }
   }
 
@@ -132,16 +163,36 @@ class GgufParser {
     if (out.element == GgufType::kArray) fail("an array of arrays");
     if (count > kLengthLimit) fail(fmt::format("array of {} elements, the format allows {}", count, kLengthLimit));
     switch (out.element) {
-      case GgufType::kU8: out.value = numbers<uint8_t, int64_t>(count); break;
-      case GgufType::kI8: out.value = numbers<int8_t, int64_t>(count); break;
-      case GgufType::kU16: out.value = numbers<uint16_t, int64_t>(count); break;
-      case GgufType::kI16: out.value = numbers<int16_t, int64_t>(count); break;
-      case GgufType::kU32: out.value = numbers<uint32_t, int64_t>(count); break;
-      case GgufType::kI32: out.value = numbers<int32_t, int64_t>(count); break;
-      case GgufType::kU64: out.value = numbers<uint64_t, uint64_t>(count); break;
-      case GgufType::kI64: out.value = numbers<int64_t, int64_t>(count); break;
-      case GgufType::kF32: out.value = numbers<float, float>(count); break;
-      case GgufType::kF64: out.value = numbers<double, double>(count); break;
+      case GgufType::kU8:
+        out.value = numbers<uint8_t, int64_t>(count);
+        break;
+      case GgufType::kI8:
+        out.value = numbers<int8_t, int64_t>(count);
+        break;
+      case GgufType::kU16:
+        out.value = numbers<uint16_t, int64_t>(count);
+        break;
+      case GgufType::kI16:
+        out.value = numbers<int16_t, int64_t>(count);
+        break;
+      case GgufType::kU32:
+        out.value = numbers<uint32_t, int64_t>(count);
+        break;
+      case GgufType::kI32:
+        out.value = numbers<int32_t, int64_t>(count);
+        break;
+      case GgufType::kU64:
+        out.value = numbers<uint64_t, uint64_t>(count);
+        break;
+      case GgufType::kI64:
+        out.value = numbers<int64_t, int64_t>(count);
+        break;
+      case GgufType::kF32:
+        out.value = numbers<float, float>(count);
+        break;
+      case GgufType::kF64:
+        out.value = numbers<double, double>(count);
+        break;
       case GgufType::kBool: {
         const auto bytes = numbers<uint8_t, uint8_t>(count);
         std::vector<bool> flags(bytes.size());
@@ -150,14 +201,16 @@ class GgufParser {
         break;
       }
       case GgufType::kString: {
-        if (count > left() / sizeof(uint64_t)) fail(fmt::format("array of {} strings, the file has {} bytes left", count, left()));
+        if (count > left() / sizeof(uint64_t))
+          fail(fmt::format("array of {} strings, the file has {} bytes left", count, left()));
         std::vector<std::string> strings;
         strings.reserve(count);
         for (uint64_t i = 0; i < count; ++i) strings.push_back(read_string("string"));
         out.value = std::move(strings);
         break;
       }
-      default: fail(fmt::format("array of unknown type {}", static_cast<uint32_t>(out.element)));
+      default:
+        fail(fmt::format("array of unknown type {}", static_cast<uint32_t>(out.element)));
     }
   }
 
@@ -192,7 +245,8 @@ class GgufParser {
       fail(fmt::format("a name of {} bytes, the format allows {}", tensor.name.size(), kNameLimit - 1));
     }
     const auto dimensions = read<uint32_t>();
-    if (dimensions > kMaxDimensions) fail(fmt::format("{} dimensions, the format allows {}", dimensions, kMaxDimensions));
+    if (dimensions > kMaxDimensions)
+      fail(fmt::format("{} dimensions, the format allows {}", dimensions, kMaxDimensions));
     for (uint32_t i = 0; i < dimensions; ++i) {
       const auto size = read<int64_t>();
       if (size < 0) fail(fmt::format("dimension {} is {}", i, size));
@@ -201,8 +255,9 @@ class GgufParser {
     const auto type = read<uint32_t>();
     const auto info = ggml_type_info(type);
     if (!info) {
-      throw UnsupportedError(fmt::format("{}: {}: ggml type {} is unknown; re-export the model with a common type, such as Q8_0",
-                                         name_, context_, type));
+      throw UnsupportedError(
+          fmt::format("{}: {}: ggml type {} is unknown; re-export the model with a common type, such as Q8_0", name_,
+                      context_, type));
     }
     tensor.type = info->type;
     const int64_t columns = tensor.shape.empty() ? 1 : tensor.shape.back();
@@ -239,8 +294,9 @@ class GgufParser {
       context_ = fmt::format("tensor {}", shown(tensor.name));
       const GgmlTypeInfo info = ggml_type_info(tensor.type);
       const auto elements = checked_bytes(tensor.shape, 1);
-      const auto size = elements ? checked_mul(*elements / static_cast<uint64_t>(info.block), static_cast<uint64_t>(info.bytes))
-                                 : std::nullopt;
+      const auto size =
+          elements ? checked_mul(*elements / static_cast<uint64_t>(info.block), static_cast<uint64_t>(info.bytes))
+                   : std::nullopt;
       if (!size) fail(fmt::format("shape {} overflows", shape_string(tensor.shape)));
       if (offsets[i] != expected) fail(fmt::format("offset {}, expected {}", offsets[i], expected));
       if (expected > data.size() || *size > data.size() - expected) {
@@ -260,7 +316,9 @@ class GgufParser {
   size_t position_ = 0;
 };
 
-GgufContent parse_gguf(std::span<const std::byte> file, const std::string& name) { return GgufParser(file, name).parse(); }
+GgufContent parse_gguf(std::span<const std::byte> file, const std::string& name) {
+  return GgufParser(file, name).parse();
+}
 
 const GgufValue* GgufMetadata::find(std::string_view key) const noexcept {
   const auto it = pairs_.find(key);
@@ -417,19 +475,21 @@ const GgufTensor* GgufFile::find(std::string_view name) const noexcept {
 
 const GgufTensor& GgufFile::get(std::string_view name) const {
   if (const GgufTensor* tensor = find(name)) return *tensor;
-  throw FormatError(fmt::format("{}: no tensor {}; the file holds {} others", path(), shown(name), content_.tensors.size()));
+  throw FormatError(
+      fmt::format("{}: no tensor {}; the file holds {} others", path(), shown(name), content_.tensors.size()));
 }
 
 void dequantize_rows(const GgufTensor& tensor, int64_t first, int64_t count, float* out) {
   const int64_t columns = tensor.shape.empty() ? 0 : tensor.shape.back();
   const int64_t rows = columns == 0 ? 0 : tensor.elements() / columns;
   if (first < 0 || count < 0 || first > rows || count > rows - first) {
-    throw ArgumentError(fmt::format("tensor {}: {} rows from row {} of {} were asked for", shown(tensor.name), count,
-                                    first, rows));
+    throw ArgumentError(
+        fmt::format("tensor {}: {} rows from row {} of {} were asked for", shown(tensor.name), count, first, rows));
   }
   if (!ggml_type_info(tensor.type).can_dequantize) {
-    throw UnsupportedError(fmt::format("tensor {}: type {} cannot be read; re-export the model with a common type, such as Q8_0",
-                                       shown(tensor.name), ggml_type_info(tensor.type).name));
+    throw UnsupportedError(
+        fmt::format("tensor {}: type {} cannot be read; re-export the model with a common type, such as Q8_0",
+                    shown(tensor.name), ggml_type_info(tensor.type).name));
   }
   const int64_t row_bytes = tensor.row_bytes();
   constexpr int64_t kTileElements = int64_t{1} << 15;
@@ -437,9 +497,10 @@ void dequantize_rows(const GgufTensor& tensor, int64_t first, int64_t count, flo
   parallel_for((count + tile - 1) / tile, [&](int64_t i) {
     const int64_t begin = i * tile;
     const int64_t n = std::min(tile, count - begin);
-    dequantize_blocks(tensor.type,
-                      tensor.bytes.subspan(static_cast<size_t>((first + begin) * row_bytes), static_cast<size_t>(n * row_bytes)),
-                      out + begin * columns, n * columns);
+    dequantize_blocks(
+        tensor.type,
+        tensor.bytes.subspan(static_cast<size_t>((first + begin) * row_bytes), static_cast<size_t>(n * row_bytes)),
+        out + begin * columns, n * columns);
   });
 }
 

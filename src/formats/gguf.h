@@ -20,9 +20,7 @@
 
 namespace metal_marlin {
 
-enum class GgufType : uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64
-};
+enum class GgufType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64 };
 std::string_view gguf_type_name(GgufType type) noexcept;  // "u8", "string", ...
 
 struct GgufValue {

@@ -59,7 +59,9 @@ uint32_t u32_at(Bytes p) noexcept {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-float half_at(Bytes p) noexcept { return f16_to_f32(u16_at(p)); }
+float half_at(Bytes p) noexcept {
+  return f16_to_f32(u16_at(p));
+}
 
 // Blocks of 32: byte b of `codes` holds element b in its low nibble and element b + 16 in its high one.
 
@@ -154,7 +156,8 @@ struct ScaleMin {
 // The 6-bit pair of sub-block t (0..7, 32 elements each) out of the 12 bytes of Q4_K and Q5_K.
 ScaleMin scale_min(Bytes b, int t) noexcept {
   if (t < 4) return {static_cast<float>(b[t] & 63), static_cast<float>(b[t + 4] & 63)};
-  return {static_cast<float>((b[t + 4] & 15) | (b[t - 4] >> 6) << 4), static_cast<float>((b[t + 4] >> 4) | (b[t] >> 6) << 4)};
+  return {static_cast<float>((b[t + 4] & 15) | (b[t - 4] >> 6) << 4),
+          static_cast<float>((b[t + 4] >> 4) | (b[t] >> 6) << 4)};
 }
 
 // d, dmin, 12 bytes of scales, 128 bytes: sub-block t in bytes 32 (t / 2) .., low nibble for even t
@@ -189,7 +192,8 @@ void q5_k(Bytes b, float* out) noexcept {
   }
 }
 
-// 128 bytes: byte 64 h + 32 (p & 1) + l, low nibble for p < 2; 64 bytes of high bits: byte 32 h + l, bits 2p; 16 x i8; d
+// 128 bytes: byte 64 h + 32 (p & 1) + l, low nibble for p < 2; 64 bytes of high bits: byte 32 h + l, bits 2p; 16 x i8;
+// d
 void q6_k(Bytes b, float* out) noexcept {
   Bytes high = b + 128;
   Bytes scales = b + 192;
@@ -267,19 +271,44 @@ void dequantize_blocks(GgmlType type, std::span<const std::byte> data, float* ou
     case GgmlType::kBF16:
       for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_f32(u16_at(p + 2 * i));
       break;
-    case GgmlType::kQ4_0: blocks<q4_0>(p, out, count, info); break;
-    case GgmlType::kQ4_1: blocks<q4_1>(p, out, count, info); break;
-    case GgmlType::kQ5_0: blocks<q5_0>(p, out, count, info); break;
-    case GgmlType::kQ5_1: blocks<q5_1>(p, out, count, info); break;
-    case GgmlType::kQ8_0: blocks<q8_0>(p, out, count, info); break;
-    case GgmlType::kQ2_K: blocks<q2_k>(p, out, count, info); break;
-    case GgmlType::kQ3_K: blocks<q3_k>(p, out, count, info); break;
-    case GgmlType::kQ4_K: blocks<q4_k>(p, out, count, info); break;
-    case GgmlType::kQ5_K: blocks<q5_k>(p, out, count, info); break;
-    case GgmlType::kQ6_K: blocks<q6_k>(p, out, count, info); break;
-    case GgmlType::kIQ4_NL: blocks<iq4_nl>(p, out, count, info); break;
-    case GgmlType::kIQ4_XS: blocks<iq4_xs>(p, out, count, info); break;
-    default: break;
+    case GgmlType::kQ4_0:
+      blocks<q4_0>(p, out, count, info);
+      break;
+    case GgmlType::kQ4_1:
+      blocks<q4_1>(p, out, count, info);
+      break;
+    case GgmlType::kQ5_0:
+      blocks<q5_0>(p, out, count, info);
+      break;
+    case GgmlType::kQ5_1:
+      blocks<q5_1>(p, out, count, info);
+      break;
+    case GgmlType::kQ8_0:
+      blocks<q8_0>(p, out, count, info);
+      break;
+    case GgmlType::kQ2_K:
+      blocks<q2_k>(p, out, count, info);
+      break;
+    case GgmlType::kQ3_K:
+      blocks<q3_k>(p, out, count, info);
+      break;
+    case GgmlType::kQ4_K:
+      blocks<q4_k>(p, out, count, info);
+      break;
+    case GgmlType::kQ5_K:
+      blocks<q5_k>(p, out, count, info);
+      break;
+    case GgmlType::kQ6_K:
+      blocks<q6_k>(p, out, count, info);
+      break;
+    case GgmlType::kIQ4_NL:
+      blocks<iq4_nl>(p, out, count, info);
+      break;
+    case GgmlType::kIQ4_XS:
+      blocks<iq4_xs>(p, out, count, info);
+      break;
+    default:
+      break;
   }
 }
 

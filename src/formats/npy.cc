@@ -27,10 +27,18 @@ struct Kind {
   std::string_view code;
   DType dtype;
 };
-constexpr std::array<Kind, 12> kKinds = {{{"b1", DType::kBool}, {"u1", DType::kU8}, {"i1", DType::kI8},
-                                          {"u2", DType::kU16}, {"i2", DType::kI16}, {"u4", DType::kU32},
-                                          {"i4", DType::kI32}, {"u8", DType::kU64}, {"i8", DType::kI64},
-                                          {"f2", DType::kF16}, {"f4", DType::kF32}, {"f8", DType::kF64}}};
+constexpr std::array<Kind, 12> kKinds = {{{"b1", DType::kBool},
+                                          {"u1", DType::kU8},
+                                          {"i1", DType::kI8},
+                                          {"u2", DType::kU16},
+                                          {"i2", DType::kI16},
+                                          {"u4", DType::kU32},
+                                          {"i4", DType::kI32},
+                                          {"u8", DType::kU64},
+                                          {"i8", DType::kI64},
+                                          {"f2", DType::kF16},
+                                          {"f4", DType::kF32},
+                                          {"f8", DType::kF64}}};
 
 // The Python literal {'descr': '<f4', 'fortran_order': False, 'shape': (5, 8), } and nothing else.
 class HeaderLiteral {
@@ -131,13 +139,14 @@ class HeaderLiteral {
       code.remove_prefix(1);
     }
     if (code.starts_with('O')) {
-      throw UnsupportedError(name_ + ": an array of Python objects (pickle), which is never loaded: it could run code; "
-                                     "save a numeric array");
+      throw UnsupportedError(name_ +
+                             ": an array of Python objects (pickle), which is never loaded: it could run code; "
+                             "save a numeric array");
     }
     const auto kind = std::find_if(kKinds.begin(), kKinds.end(), [&](const Kind& k) { return k.code == code; });
     if (kind == kKinds.end()) {
-      throw UnsupportedError(fmt::format("{}: element type {}; supported are f2, f4, f8, i1 to i8, u1 to u8 and b1", name_,
-                                         shown(text)));
+      throw UnsupportedError(
+          fmt::format("{}: element type {}; supported are f2, f4, f8, i1 to i8, u1 to u8 and b1", name_, shown(text)));
     }
     header.dtype = kind->dtype;
     header.big_endian = order == '>' && dtype_size(kind->dtype) > 1;
@@ -204,9 +213,13 @@ int64_t NpyHeader::elements() const noexcept {
   return n;
 }
 
-uint64_t NpyHeader::data_bytes() const noexcept { return static_cast<uint64_t>(elements()) * dtype_size(dtype); }
+uint64_t NpyHeader::data_bytes() const noexcept {
+  return static_cast<uint64_t>(elements()) * dtype_size(dtype);
+}
 
-int64_t NpyHeader::columns() const noexcept { return shape.empty() ? 1 : shape.back(); }
+int64_t NpyHeader::columns() const noexcept {
+  return shape.empty() ? 1 : shape.back();
+}
 
 int64_t NpyHeader::rows() const noexcept {
   int64_t n = 1;
@@ -232,10 +245,12 @@ NpyHeader parse_npy_header(std::span<const std::byte> npy, const std::string& na
     length |= byte(10) << 16 | byte(11) << 24;
   }
   if (length > kNpyHeaderLimit - start) {
-    throw FormatError(fmt::format("{}: npy header of {} bytes, expected at most {}", name, length, kNpyHeaderLimit - start));
+    throw FormatError(
+        fmt::format("{}: npy header of {} bytes, expected at most {}", name, length, kNpyHeaderLimit - start));
   }
   if (length > npy.size() - start) {
-    throw FormatError(fmt::format("{}: the npy header is cut off: {} bytes, {} are there", name, length, npy.size() - start));
+    throw FormatError(
+        fmt::format("{}: the npy header is cut off: {} bytes, {} are there", name, length, npy.size() - start));
   }
   NpyHeader header =
       HeaderLiteral({reinterpret_cast<const char*>(npy.data()) + start, static_cast<size_t>(length)}, name).parse();
@@ -252,10 +267,17 @@ NpyHeader parse_npy_header(std::span<const std::byte> npy, const std::string& na
 void npy_to_native(const NpyHeader& header, std::span<std::byte> data) {
   if (!header.big_endian) return;
   switch (dtype_size(header.dtype)) {
-    case 2: swap_bytes<uint16_t>(data); break;
-    case 4: swap_bytes<uint32_t>(data); break;
-    case 8: swap_bytes<uint64_t>(data); break;
-    default: break;
+    case 2:
+      swap_bytes<uint16_t>(data);
+      break;
+    case 4:
+      swap_bytes<uint32_t>(data);
+      break;
+    case 8:
+      swap_bytes<uint64_t>(data);
+      break;
+    default:
+      break;
   }
 }
 
@@ -263,7 +285,8 @@ OwnedTensor npy_finish(const NpyHeader& header, Buffer data) {
   npy_to_native(header, {data.data(), data.size()});
   OwnedTensor tensor{.dtype = header.dtype, .shape = header.shape};
   const bool transpose = header.fortran_order && header.shape.size() > 1;
-  tensor.bytes = transpose ? transposed({data.data(), data.size()}, header.shape, dtype_size(header.dtype)) : std::move(data);
+  tensor.bytes =
+      transpose ? transposed({data.data(), data.size()}, header.shape, dtype_size(header.dtype)) : std::move(data);
   return tensor;
 }
 
@@ -290,20 +313,45 @@ void convert_to_f32(const TensorView& tensor, float* out) {
     case DType::kF32:
       if (!data.empty()) std::memcpy(out, data.data(), data.size());
       break;
-    case DType::kF16: convert<uint16_t>(data, out, f16_to_f32); break;
-    case DType::kBF16: convert<uint16_t>(data, out, bf16_to_f32); break;
-    case DType::kF64: convert<double>(data, out); break;
-    case DType::kBool: convert<uint8_t>(data, out, [](uint8_t v) { return v != 0 ? 1.0f : 0.0f; }); break;
-    case DType::kU8: convert<uint8_t>(data, out); break;
-    case DType::kI8: convert<int8_t>(data, out); break;
-    case DType::kU16: convert<uint16_t>(data, out); break;
-    case DType::kI16: convert<int16_t>(data, out); break;
-    case DType::kU32: convert<uint32_t>(data, out); break;
-    case DType::kI32: convert<int32_t>(data, out); break;
-    case DType::kU64: convert<uint64_t>(data, out); break;
-    case DType::kI64: convert<int64_t>(data, out); break;
+    case DType::kF16:
+      convert<uint16_t>(data, out, f16_to_f32);
+      break;
+    case DType::kBF16:
+      convert<uint16_t>(data, out, bf16_to_f32);
+      break;
+    case DType::kF64:
+      convert<double>(data, out);
+      break;
+    case DType::kBool:
+      convert<uint8_t>(data, out, [](uint8_t v) { return v != 0 ? 1.0f : 0.0f; });
+      break;
+    case DType::kU8:
+      convert<uint8_t>(data, out);
+      break;
+    case DType::kI8:
+      convert<int8_t>(data, out);
+      break;
+    case DType::kU16:
+      convert<uint16_t>(data, out);
+      break;
+    case DType::kI16:
+      convert<int16_t>(data, out);
+      break;
+    case DType::kU32:
+      convert<uint32_t>(data, out);
+      break;
+    case DType::kI32:
+      convert<int32_t>(data, out);
+      break;
+    case DType::kU64:
+      convert<uint64_t>(data, out);
+      break;
+    case DType::kI64:
+      convert<int64_t>(data, out);
+      break;
     default:
-      throw UnsupportedError(fmt::format("{}: type {} cannot be converted to F32", shown(tensor.name), dtype_name(tensor.dtype)));
+      throw UnsupportedError(
+          fmt::format("{}: type {} cannot be converted to F32", shown(tensor.name), dtype_name(tensor.dtype)));
   }
 }
 

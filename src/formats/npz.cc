@@ -87,7 +87,8 @@ struct NpzFile::Archive {
       if (!name.ends_with(kEnding)) continue;
       name.resize(name.size() - kEnding.size());
       check(info, where(name));
-      if (!members.emplace(name, Member{static_cast<zip_uint64_t>(i), info.size, info.comp_method == ZIP_CM_STORE}).second) {
+      if (!members.emplace(name, Member{static_cast<zip_uint64_t>(i), info.size, info.comp_method == ZIP_CM_STORE})
+               .second) {
         throw FormatError(fmt::format("{}: duplicate name", where(name)));
       }
       names.push_back(std::move(name));
@@ -100,7 +101,8 @@ struct NpzFile::Archive {
     }
     const bool stored = info.comp_method == ZIP_CM_STORE;
     if (!stored && info.comp_method != ZIP_CM_DEFLATE) {
-      throw UnsupportedError(fmt::format("{}: compression method {}, supported are stored and deflated", where, info.comp_method));
+      throw UnsupportedError(
+          fmt::format("{}: compression method {}, supported are stored and deflated", where, info.comp_method));
     }
     if (stored ? info.size != info.comp_size
                : info.size > kInflationSlack && (info.size - kInflationSlack) / kMaxInflation > info.comp_size) {
@@ -169,7 +171,8 @@ struct NpzRows::State {
       }
     }
     header = parse_npy_header(start, archive.where(name));
-    if (header.data_offset != start.size()) throw FormatError(fmt::format("{}: the npy header is too short", archive.where(name)));
+    if (header.data_offset != start.size())
+      throw FormatError(fmt::format("{}: the npy header is too short", archive.where(name)));
     if (member.size - header.data_offset != header.data_bytes()) {
       throw FormatError(fmt::format("{}: shape {} of {} needs {} bytes, the member has {}", archive.where(name),
                                     shape_string(header.shape), dtype_name(header.dtype), header.data_bytes(),
@@ -221,7 +224,8 @@ struct NpzRows::State {
   void stream(int64_t elements, float* out) {
     const auto element = static_cast<int64_t>(dtype_size(header.dtype));
     if (buffer.size() == 0) {
-      buffer = Buffer(std::min<uint64_t>(static_cast<uint64_t>(kBufferBytes), std::max<uint64_t>(header.data_bytes(), 1)));
+      buffer =
+          Buffer(std::min<uint64_t>(static_cast<uint64_t>(kBufferBytes), std::max<uint64_t>(header.data_bytes(), 1)));
     }
     const int64_t capacity = static_cast<int64_t>(buffer.size()) / element;
     for (int64_t done = 0; done < elements;) {
@@ -275,15 +279,25 @@ NpzFile::~NpzFile() = default;
 NpzFile::NpzFile(NpzFile&&) noexcept = default;
 NpzFile& NpzFile::operator=(NpzFile&&) noexcept = default;
 
-const std::string& NpzFile::path() const noexcept { return archive_->path; }
+const std::string& NpzFile::path() const noexcept {
+  return archive_->path;
+}
 
-const std::vector<std::string>& NpzFile::names() const noexcept { return archive_->names; }
+const std::vector<std::string>& NpzFile::names() const noexcept {
+  return archive_->names;
+}
 
-bool NpzFile::contains(std::string_view name) const noexcept { return archive_->members.contains(std::string(name)); }
+bool NpzFile::contains(std::string_view name) const noexcept {
+  return archive_->members.contains(std::string(name));
+}
 
-NpyHeader NpzFile::header(const std::string& name) const { return NpzRows::State(*archive_, name).header; }
+NpyHeader NpzFile::header(const std::string& name) const {
+  return NpzRows::State(*archive_, name).header;
+}
 
-OwnedTensor NpzFile::load(const std::string& name) const { return NpzRows::State(*archive_, name).load(); }
+OwnedTensor NpzFile::load(const std::string& name) const {
+  return NpzRows::State(*archive_, name).load();
+}
 
 void NpzFile::load_rows(const std::string& name, int64_t first, int64_t count, float* out) const {
   NpzRows rows = this->rows(name);
@@ -304,12 +318,20 @@ NpzRows::~NpzRows() = default;
 NpzRows::NpzRows(NpzRows&&) noexcept = default;
 NpzRows& NpzRows::operator=(NpzRows&&) noexcept = default;
 
-const NpyHeader& NpzRows::header() const noexcept { return state_->header; }
+const NpyHeader& NpzRows::header() const noexcept {
+  return state_->header;
+}
 
-int64_t NpzRows::remaining() const noexcept { return state_->header.rows() - state_->next_row; }
+int64_t NpzRows::remaining() const noexcept {
+  return state_->header.rows() - state_->next_row;
+}
 
-int64_t NpzRows::read(int64_t count, float* out) { return state_->read_rows(count, out); }
+int64_t NpzRows::read(int64_t count, float* out) {
+  return state_->read_rows(count, out);
+}
 
-void NpzRows::skip(int64_t count) { state_->skip(count); }
+void NpzRows::skip(int64_t count) {
+  state_->skip(count);
+}
 
 }  // namespace metal_marlin

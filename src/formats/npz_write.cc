@@ -44,8 +44,9 @@ class Crc32 {
     const auto at = [&](size_t k) { return static_cast<uint32_t>(bytes[k]); };
     for (; i + 8 <= bytes.size(); i += 8) {
       const uint32_t low = crc ^ (at(i) | at(i + 1) << 8 | at(i + 2) << 16 | at(i + 3) << 24);
-      crc = tables_[7][low & 255] ^ tables_[6][(low >> 8) & 255] ^ tables_[5][(low >> 16) & 255] ^ tables_[4][low >> 24] ^
-            tables_[3][at(i + 4)] ^ tables_[2][at(i + 5)] ^ tables_[1][at(i + 6)] ^ tables_[0][at(i + 7)];
+      crc = tables_[7][low & 255] ^ tables_[6][(low >> 8) & 255] ^ tables_[5][(low >> 16) & 255] ^
+            tables_[4][low >> 24] ^ tables_[3][at(i + 4)] ^ tables_[2][at(i + 5)] ^ tables_[1][at(i + 6)] ^
+            tables_[0][at(i + 7)];
     }
     for (; i < bytes.size(); ++i) crc = (crc >> 8) ^ tables_[0][(crc ^ at(i)) & 255];
     return ~crc;
@@ -74,7 +75,9 @@ class Record {
   std::string bytes_;
 };
 
-uint32_t clipped(uint64_t v) { return v >= kMax32 ? kMax32 : static_cast<uint32_t>(v); }
+uint32_t clipped(uint64_t v) {
+  return v >= kMax32 ? kMax32 : static_cast<uint32_t>(v);
+}
 
 struct Member {
   std::string name;
@@ -88,7 +91,11 @@ std::string local_header(const Member& m) {
   const bool large = m.size >= kMax32;
   Record r;
   r.u32(0x04034b50).u16(large ? kVersion64 : kVersion).u16(kUtf8).u16(0).u16(0).u16(kDate).u32(m.crc);
-  r.u32(clipped(m.size)).u32(clipped(m.size)).u16(static_cast<uint16_t>(m.name.size())).u16(large ? 20 : 0).text(m.name);
+  r.u32(clipped(m.size))
+      .u32(clipped(m.size))
+      .u16(static_cast<uint16_t>(m.name.size()))
+      .u16(large ? 20 : 0)
+      .text(m.name);
   if (large) r.u16(kZip64).u16(16).u64(m.size).u64(m.size);
   return r.bytes();
 }
@@ -99,9 +106,20 @@ std::string central_header(const Member& m) {
   if (m.offset >= kMax32) extra.u64(m.offset);
   const auto length = static_cast<uint16_t>(extra.bytes().size());
   Record r;
-  r.u32(0x02014b50).u16(length > 0 ? kVersion64 : kVersion).u16(length > 0 ? kVersion64 : kVersion).u16(kUtf8).u16(0).u16(0);
+  r.u32(0x02014b50)
+      .u16(length > 0 ? kVersion64 : kVersion)
+      .u16(length > 0 ? kVersion64 : kVersion)
+      .u16(kUtf8)
+      .u16(0)
+      .u16(0);
   r.u16(kDate).u32(m.crc).u32(clipped(m.size)).u32(clipped(m.size)).u16(static_cast<uint16_t>(m.name.size()));
-  r.u16(static_cast<uint16_t>(length > 0 ? length + 4 : 0)).u16(0).u16(0).u16(0).u32(0).u32(clipped(m.offset)).text(m.name);
+  r.u16(static_cast<uint16_t>(length > 0 ? length + 4 : 0))
+      .u16(0)
+      .u16(0)
+      .u16(0)
+      .u32(0)
+      .u32(clipped(m.offset))
+      .text(m.name);
   if (length > 0) r.u16(kZip64).u16(length).text(extra.bytes());
   return r.bytes();
 }
@@ -126,7 +144,8 @@ void write_npz(const std::string& path, std::span<const TensorView> arrays) {
     if (array.name.empty() || array.name.size() > kMax16 - 4) {
       throw ArgumentError(fmt::format("{}: array name {} is empty or too long", path, shown(array.name)));
     }
-    if (!names.insert(array.name).second) throw ArgumentError(fmt::format("{}: duplicate array {}", path, shown(array.name)));
+    if (!names.insert(array.name).second)
+      throw ArgumentError(fmt::format("{}: duplicate array {}", path, shown(array.name)));
     npy_header_text(array);  // its checks, before any file is touched
   }
   AtomicFile file(path);

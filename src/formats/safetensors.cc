@@ -220,21 +220,36 @@ class IndexHandler : public StrictJson {
 // The order of the reference's enumeration, by which its writer sorts.
 int reference_rank(DType dtype) {
   switch (dtype) {
-    case DType::kBool: return 0;
-    case DType::kU8: return 1;
-    case DType::kI8: return 2;
-    case DType::kF8E5M2: return 3;
-    case DType::kF8E4M3: return 4;
-    case DType::kI16: return 5;
-    case DType::kU16: return 6;
-    case DType::kF16: return 7;
-    case DType::kBF16: return 8;
-    case DType::kI32: return 9;
-    case DType::kU32: return 10;
-    case DType::kF32: return 11;
-    case DType::kF64: return 12;
-    case DType::kI64: return 13;
-    case DType::kU64: return 14;
+    case DType::kBool:
+      return 0;
+    case DType::kU8:
+      return 1;
+    case DType::kI8:
+      return 2;
+    case DType::kF8E5M2:
+      return 3;
+    case DType::kF8E4M3:
+      return 4;
+    case DType::kI16:
+      return 5;
+    case DType::kU16:
+      return 6;
+    case DType::kF16:
+      return 7;
+    case DType::kBF16:
+      return 8;
+    case DType::kI32:
+      return 9;
+    case DType::kU32:
+      return 10;
+    case DType::kF32:
+      return 11;
+    case DType::kF64:
+      return 12;
+    case DType::kI64:
+      return 13;
+    case DType::kU64:
+      return 14;
   }
   return 0;
 }
@@ -253,9 +268,8 @@ TensorView checked_view(Entry& entry, std::span<const std::byte> data, const std
   }
   const auto dtype = dtype_from_name(*entry.dtype);
   if (!dtype && valid_in_the_format(*entry.dtype)) {
-    throw UnsupportedError(
-        fmt::format("{}: element type {} is not supported; convert the checkpoint to F32, F16 or BF16 first", where,
-                    *entry.dtype));
+    throw UnsupportedError(fmt::format(
+        "{}: element type {} is not supported; convert the checkpoint to F32, F16 or BF16 first", where, *entry.dtype));
   }
   if (!dtype) throw FormatError(fmt::format("{}: unknown dtype {}", where, shown(*entry.dtype)));
   const uint64_t begin = (*entry.offsets)[0];
@@ -277,18 +291,18 @@ TensorView checked_view(Entry& entry, std::span<const std::byte> data, const std
 
 SafetensorsContent parse_safetensors(std::span<const std::byte> file, const std::string& name) {
   if (file.size() < kLengthBytes) {
-    throw FormatError(fmt::format("{}: {} bytes, expected at least {}: no safetensors file", name, file.size(),
-                                  kLengthBytes));
+    throw FormatError(
+        fmt::format("{}: {} bytes, expected at least {}: no safetensors file", name, file.size(), kLengthBytes));
   }
   uint64_t length = 0;
   std::memcpy(&length, file.data(), kLengthBytes);
   if (length > kHeaderLimit) {
-    throw FormatError(fmt::format("{}: header of {} bytes, the format allows {}: no safetensors file", name, length,
-                                  kHeaderLimit));
+    throw FormatError(
+        fmt::format("{}: header of {} bytes, the format allows {}: no safetensors file", name, length, kHeaderLimit));
   }
   if (length > file.size() - kLengthBytes) {
-    throw FormatError(fmt::format("{}: header of {} bytes in a file of {}: the file is cut off", name, length,
-                                  file.size()));
+    throw FormatError(
+        fmt::format("{}: header of {} bytes in a file of {}: the file is cut off", name, length, file.size()));
   }
   const std::string_view text(reinterpret_cast<const char*>(file.data()) + kLengthBytes, length);
   const auto data = file.subspan(kLengthBytes + length);
@@ -337,8 +351,8 @@ const TensorView* SafetensorsFile::find(std::string_view name) const noexcept {
 
 const TensorView& SafetensorsFile::get(std::string_view name) const {
   if (const TensorView* tensor = find(name)) return *tensor;
-  throw FormatError(fmt::format("{}: no tensor {}; the file holds {} others", path(), shown(name),
-                                content_.tensors.size()));
+  throw FormatError(
+      fmt::format("{}: no tensor {}; the file holds {} others", path(), shown(name), content_.tensors.size()));
 }
 
 uint64_t TensorInfo::bytes() const {

@@ -19,7 +19,8 @@
 
 namespace metal_marlin {
 
-// What the header says, checked against the size of the file: the tensors' bytes cover the data without hole or overlap.
+// What the header says, checked against the size of the file: the tensors' bytes cover the data without hole or
+// overlap.
 struct SafetensorsContent {
   std::vector<TensorView> tensors;  // in the order of their data; bytes point into the parsed memory
   std::map<std::string, std::string> metadata;
@@ -80,8 +81,8 @@ class SafetensorsWriter {
   std::string path_;
   std::vector<TensorInfo> tensors_;
   AtomicFile file_;
-  size_t next_ = 0;        // index into tensors_
-  uint64_t written_ = 0;   // bytes of tensors_[next_] so far
+  size_t next_ = 0;       // index into tensors_
+  uint64_t written_ = 0;  // bytes of tensors_[next_] so far
   uint64_t file_bytes_ = 0;
 };
 

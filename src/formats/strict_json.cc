@@ -92,6 +92,8 @@ void StrictJson::parse(std::string_view text) {
   nlohmann::json::sax_parse(text.begin(), text.end(), &adapter);
 }
 
-void StrictJson::fail(const std::string& what) const { throw FormatError(where_text_ + ": " + what); }
+void StrictJson::fail(const std::string& what) const {
+  throw FormatError(where_text_ + ": " + what);
+}
 
 }  // namespace metal_marlin

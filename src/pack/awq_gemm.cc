@@ -19,7 +19,7 @@ constexpr int64_t kPerWord = 8;
 // touched once even where in_features is a power of two and the rows of codes share a cache set.
 constexpr int64_t kWords = 16;
 constexpr int64_t kChannels = 64;
-constexpr int64_t kStep = 16;  // input channels handled at once
+constexpr int64_t kStep = 16;                                       // input channels handled at once
 using Block = std::array<std::array<uint32_t, kChannels>, kWords>;  // [word][channel]
 // Column of nibble i.
 constexpr std::array<int64_t, kPerWord> kColumn = {0, 2, 4, 6, 1, 3, 5, 7};
@@ -36,7 +36,8 @@ Bytes16 interleave_high(Bytes16 a, Bytes16 b) noexcept {
 // The perfect shuffle of 64 bytes: byte i of the first half beside byte i of the second. It turns the six bits of a
 // byte's index left by one.
 Bytes64 shuffle(const Bytes64& x) noexcept {
-  return {interleave_low(x[0], x[2]), interleave_high(x[0], x[2]), interleave_low(x[1], x[3]), interleave_high(x[1], x[3])};
+  return {interleave_low(x[0], x[2]), interleave_high(x[0], x[2]), interleave_low(x[1], x[3]),
+          interleave_high(x[1], x[3])};
 }
 
 // Eight rows of codes, 16 input channels -> 16 words.
@@ -81,7 +82,8 @@ PackedTensor pack_awq_gemm(const QuantizedTensor& t, const std::string& name) {
   const int64_t n_all = t.out_features;
   const int64_t k_all = t.in_features;
   if (n_all % kPerWord != 0) {
-    throw ArgumentError(fmt::format("{}: out_features {} is no multiple of 8, as the AWQ gemm layout needs", name, n_all));
+    throw ArgumentError(
+        fmt::format("{}: out_features {} is no multiple of 8, as the AWQ gemm layout needs", name, n_all));
   }
   const int64_t words_all = n_all / kPerWord;
   const int64_t groups = t.groups();
@@ -130,8 +132,8 @@ PackedTensor pack_awq_gemm(const QuantizedTensor& t, const std::string& name) {
 QuantizedTensor unpack_awq_gemm(const TensorView& qweight, const TensorView& qzeros, const TensorView& scales,
                                 int64_t group_size, const std::string& name) {
   if (qweight.shape.size() != 2 || qweight.shape[0] <= 0 || qweight.shape[1] <= 0) {
-    throw FormatError(fmt::format("{}: qweight: expected I32 [in, out / 8], found {} {}", name, dtype_name(qweight.dtype),
-                                  shape_string(qweight.shape)));
+    throw FormatError(fmt::format("{}: qweight: expected I32 [in, out / 8], found {} {}", name,
+                                  dtype_name(qweight.dtype), shape_string(qweight.shape)));
   }
   expect_part(qweight, DType::kI32, qweight.shape, name, "qweight");
   QuantizedTensor t;
@@ -164,7 +166,8 @@ QuantizedTensor unpack_awq_gemm(const TensorView& qweight, const TensorView& qze
       const int64_t channels = std::min(kChannels, k_all - k);
       for (int64_t i = 0; i < channels; ++i) {
         const std::byte* line = in + 4 * ((k + i) * words_all + first);
-        for (int64_t c = 0; c < words; ++c) block[static_cast<size_t>(c)][static_cast<size_t>(i)] = load<uint32_t>(line + 4 * c);
+        for (int64_t c = 0; c < words; ++c)
+          block[static_cast<size_t>(c)][static_cast<size_t>(i)] = load<uint32_t>(line + 4 * c);
       }
       for (int64_t c = 0; c < words; ++c) {
         uint8_t* rows = codes + c * kPerWord * k_all + k;

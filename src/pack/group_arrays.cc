@@ -16,8 +16,9 @@ namespace metal_marlin {
 void check_packable(const QuantizedTensor& t, const std::string& name, const char* layout) {
   if (t.bits != 4) throw ArgumentError(fmt::format("{}: {} bits, the {} layout holds 4", name, t.bits, layout));
   if (t.out_features <= 0 || t.in_features <= 0 || t.group_size <= 0 || t.in_features % t.group_size != 0) {
-    throw ArgumentError(fmt::format("{}: the {} layout needs a group size that divides in_features; found [{}, {}], group {}",
-                                    name, layout, t.out_features, t.in_features, t.group_size));
+    throw ArgumentError(
+        fmt::format("{}: the {} layout needs a group size that divides in_features; found [{}, {}], group {}", name,
+                    layout, t.out_features, t.in_features, t.group_size));
   }
   const auto out = static_cast<uint64_t>(t.out_features);
   const auto codes = checked_mul(out, static_cast<uint64_t>(t.in_features));
@@ -34,12 +35,14 @@ void check_packable(const QuantizedTensor& t, const std::string& name, const cha
   }
 }
 
-void refuse_codes(const std::string& name) { throw ArgumentError(fmt::format("{}: a code is above 15", name)); }
+void refuse_codes(const std::string& name) {
+  throw ArgumentError(fmt::format("{}: a code is above 15", name));
+}
 
 void expect_part(const TensorView& part, DType dtype, std::span<const int64_t> shape, const std::string& name,
                  const char* what) {
-  const bool same_words = (dtype == DType::kI32 || dtype == DType::kU32) &&
-                          (part.dtype == DType::kI32 || part.dtype == DType::kU32);
+  const bool same_words =
+      (dtype == DType::kI32 || dtype == DType::kU32) && (part.dtype == DType::kI32 || part.dtype == DType::kU32);
   const auto bytes = checked_bytes(shape, dtype_size(dtype));
   if ((part.dtype != dtype && !same_words) || !std::ranges::equal(part.shape, shape) || !bytes ||
       part.bytes.size() != *bytes) {

@@ -23,7 +23,9 @@ constexpr int64_t kColumns = 16;
 constexpr int64_t kBlockRows = 8;  // of words
 using Block = std::array<std::array<uint32_t, kColumns>, kBlockRows>;
 
-int64_t column_tiles(int64_t out_features) { return (out_features + kColumns - 1) / kColumns; }
+int64_t column_tiles(int64_t out_features) {
+  return (out_features + kColumns - 1) / kColumns;
+}
 
 OwnedTensor pack_zeros(const QuantizedTensor& t) {
   const int64_t groups = t.groups();
@@ -84,7 +86,8 @@ PackedTensor pack_native(const QuantizedTensor& t, const std::string& name, std:
         }
       }
       for (int64_t i = 0; i < rows; ++i) {
-        std::memcpy(words + 4 * ((r + i) * n_all + first), block[static_cast<size_t>(i)].data(), 4 * static_cast<size_t>(columns));
+        std::memcpy(words + 4 * ((r + i) * n_all + first), block[static_cast<size_t>(i)].data(),
+                    4 * static_cast<size_t>(columns));
       }
     }
     if ((seen & kHighNibbles) != 0) bad = true;
@@ -128,7 +131,8 @@ QuantizedTensor unpack_native(const TensorView& weight, const TensorView& scales
       const int64_t rows = std::min(kBlockRows, word_rows - r);
       Block block;
       for (int64_t i = 0; i < rows; ++i) {
-        std::memcpy(block[static_cast<size_t>(i)].data(), words + 4 * ((r + i) * n_all + first), 4 * static_cast<size_t>(columns));
+        std::memcpy(block[static_cast<size_t>(i)].data(), words + 4 * ((r + i) * n_all + first),
+                    4 * static_cast<size_t>(columns));
       }
       for (int64_t c = 0; c < columns; ++c) {
         uint8_t* codes = t.codes.data() + (first + c) * k_all + r * kPerWord;

@@ -16,18 +16,20 @@ TEST(DType, NamesAndSizes) {
     size_t size;
     bool is_float;
   };
-  for (const Row& row : {Row{DType::kBool, "BOOL", 1, false}, Row{DType::kU8, "U8", 1, false}, Row{DType::kI8, "I8", 1, false},
-                         Row{DType::kU16, "U16", 2, false}, Row{DType::kI16, "I16", 2, false}, Row{DType::kU32, "U32", 4, false},
-                         Row{DType::kI32, "I32", 4, false}, Row{DType::kU64, "U64", 8, false}, Row{DType::kI64, "I64", 8, false},
-                         Row{DType::kF8E4M3, "F8_E4M3", 1, true}, Row{DType::kF8E5M2, "F8_E5M2", 1, true},
-                         Row{DType::kF16, "F16", 2, true}, Row{DType::kBF16, "BF16", 2, true}, Row{DType::kF32, "F32", 4, true},
-                         Row{DType::kF64, "F64", 8, true}}) {
+  for (const Row& row :
+       {Row{DType::kBool, "BOOL", 1, false}, Row{DType::kU8, "U8", 1, false}, Row{DType::kI8, "I8", 1, false},
+        Row{DType::kU16, "U16", 2, false}, Row{DType::kI16, "I16", 2, false}, Row{DType::kU32, "U32", 4, false},
+        Row{DType::kI32, "I32", 4, false}, Row{DType::kU64, "U64", 8, false}, Row{DType::kI64, "I64", 8, false},
+        Row{DType::kF8E4M3, "F8_E4M3", 1, true}, Row{DType::kF8E5M2, "F8_E5M2", 1, true},
+        Row{DType::kF16, "F16", 2, true}, Row{DType::kBF16, "BF16", 2, true}, Row{DType::kF32, "F32", 4, true},
+        Row{DType::kF64, "F64", 8, true}}) {
     EXPECT_EQ(dtype_name(row.dtype), row.name);
     EXPECT_EQ(dtype_size(row.dtype), row.size) << row.name;
     EXPECT_EQ(dtype_from_name(row.name), row.dtype) << row.name;
     EXPECT_EQ(is_float(row.dtype), row.is_float) << row.name;
   }
-  for (const std::string_view name : {"", "f32", "F3", "F320", "C64"}) EXPECT_FALSE(dtype_from_name(name).has_value()) << name;
+  for (const std::string_view name : {"", "f32", "F3", "F320", "C64"})
+    EXPECT_FALSE(dtype_from_name(name).has_value()) << name;
 }
 
 TEST(Checked, NothingWraps) {

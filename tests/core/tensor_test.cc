@@ -11,7 +11,8 @@ namespace metal_marlin {
 namespace {
 
 TEST(Buffer, IsAlignedAndZero) {
-  for (const size_t size : {size_t{1}, size_t{63}, size_t{64}, size_t{1000}, (size_t{1} << 20) - 1, size_t{1} << 20, (size_t{1} << 20) + 1}) {
+  for (const size_t size : {size_t{1}, size_t{63}, size_t{64}, size_t{1000}, (size_t{1} << 20) - 1, size_t{1} << 20,
+                            (size_t{1} << 20) + 1}) {
     const Buffer buffer(size);
     ASSERT_EQ(buffer.size(), size);
     EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
@@ -32,7 +33,9 @@ TEST(Buffer, Moves) {
   EXPECT_EQ(c.data()[7], std::byte{42});
 }
 
-TEST(Buffer, TooMuchIsASystemError) { EXPECT_THROW(Buffer(size_t{1} << 62), SystemError); }
+TEST(Buffer, TooMuchIsASystemError) {
+  EXPECT_THROW(Buffer(size_t{1} << 62), SystemError);
+}
 
 TEST(Matrix, RowsAndClone) {
   Matrix m(3, 4);

@@ -34,9 +34,10 @@ TEST_F(Threads, EveryIndexOnce) {
 TEST_F(Threads, ExceptionsArriveAndTheNextLoopRuns) {
   for (const int n : {1, 4}) {
     set_threads(n);
-    EXPECT_THROW(parallel_for(100, [](int64_t i) {
-                   if (i == 37) throw FormatError("tile");
-                 }),
+    EXPECT_THROW(parallel_for(100,
+                              [](int64_t i) {
+                                if (i == 37) throw FormatError("tile");
+                              }),
                  FormatError);
     std::atomic<int> count = 0;
     parallel_for(10, [&](int64_t) { ++count; });

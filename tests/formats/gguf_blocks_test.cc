@@ -13,9 +13,13 @@ struct Case {
   GgmlType type;
   const char* name;
 };
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
 
-std::string block_name(const testing::TestParamInfo<Case>& tested) { return tested.param.name; }
+std::string block_name(const testing::TestParamInfo<Case>& tested) {
+  return tested.param.name;
+}
 
 class Blocks : public testing::TestWithParam<Case> {
  protected:
@@ -38,16 +42,19 @@ TEST_P(Blocks, EqualGgufPyBitForBit) {
     std::memcpy(&a, &out[i], 4);
     std::memcpy(&b, &expected[i], 4);
     wrong += a != b;
-    if (wrong == 1 && a != b) ADD_FAILURE() << GetParam().name << "[" << i << "]: " << out[i] << ", expected " << expected[i];
+    if (wrong == 1 && a != b)
+      ADD_FAILURE() << GetParam().name << "[" << i << "]: " << out[i] << ", expected " << expected[i];
   }
   EXPECT_EQ(wrong, 0u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, Blocks,
-                         testing::Values(Case{GgmlType::kF16, "F16"}, Case{GgmlType::kBF16, "BF16"}, Case{GgmlType::kQ4_0, "Q4_0"},
-                                         Case{GgmlType::kQ4_1, "Q4_1"}, Case{GgmlType::kQ5_0, "Q5_0"}, Case{GgmlType::kQ5_1, "Q5_1"},
-                                         Case{GgmlType::kQ8_0, "Q8_0"}, Case{GgmlType::kQ2_K, "Q2_K"}, Case{GgmlType::kQ3_K, "Q3_K"},
-                                         Case{GgmlType::kQ4_K, "Q4_K"}, Case{GgmlType::kQ5_K, "Q5_K"}, Case{GgmlType::kQ6_K, "Q6_K"},
+                         testing::Values(Case{GgmlType::kF16, "F16"}, Case{GgmlType::kBF16, "BF16"},
+                                         Case{GgmlType::kQ4_0, "Q4_0"}, Case{GgmlType::kQ4_1, "Q4_1"},
+                                         Case{GgmlType::kQ5_0, "Q5_0"}, Case{GgmlType::kQ5_1, "Q5_1"},
+                                         Case{GgmlType::kQ8_0, "Q8_0"}, Case{GgmlType::kQ2_K, "Q2_K"},
+                                         Case{GgmlType::kQ3_K, "Q3_K"}, Case{GgmlType::kQ4_K, "Q4_K"},
+                                         Case{GgmlType::kQ5_K, "Q5_K"}, Case{GgmlType::kQ6_K, "Q6_K"},
                                          Case{GgmlType::kIQ4_NL, "IQ4_NL"}, Case{GgmlType::kIQ4_XS, "IQ4_XS"}),
                          block_name);
 
@@ -60,8 +67,8 @@ TEST(BlocksRoundTrip, ErrorIsWithinTheStep) {
   struct Row {
     GgmlType type;
     const char* name;
-    double steps;   // levels over which the range is spread
-    bool skew;      // one end of a symmetric range is cut off
+    double steps;  // levels over which the range is spread
+    bool skew;     // one end of a symmetric range is cut off
   };
   for (const Row& row : {Row{GgmlType::kQ4_0, "Q4_0", 16, true}, Row{GgmlType::kQ4_1, "Q4_1", 15, false},
                          Row{GgmlType::kQ5_0, "Q5_0", 32, true}, Row{GgmlType::kQ5_1, "Q5_1", 31, false},
@@ -70,7 +77,8 @@ TEST(BlocksRoundTrip, ErrorIsWithinTheStep) {
     std::vector<float> out(w.size());
     dequantize_blocks(row.type, golden.get(std::string("quantized.") + row.name).bytes, out.data(), weight.elements());
     for (size_t block = 0; block < w.size(); block += 32) {
-      const auto [low, high] = std::minmax_element(w.begin() + static_cast<ptrdiff_t>(block), w.begin() + static_cast<ptrdiff_t>(block) + 32);
+      const auto [low, high] = std::minmax_element(w.begin() + static_cast<ptrdiff_t>(block),
+                                                   w.begin() + static_cast<ptrdiff_t>(block) + 32);
       const double largest = std::max(std::fabs(*low), std::fabs(*high));
       const bool minimum = row.type == GgmlType::kQ4_1 || row.type == GgmlType::kQ5_1;
       const double range = minimum ? *high - *low : 2 * largest;
@@ -94,9 +102,11 @@ TEST(BlocksArguments, AreChecked) {
   float out[64];
   const std::vector<std::byte> bytes(64);
   test::check_error(test::expect<ArgumentError>({"Q8_0"}), [&] { dequantize_blocks(GgmlType::kQ8_0, bytes, out, 32); });
-  test::check_error(test::expect<ArgumentError>({"Q8_0"}), [&] { dequantize_blocks(GgmlType::kQ8_0, std::span(bytes).first(34), out, 31); });
+  test::check_error(test::expect<ArgumentError>({"Q8_0"}),
+                    [&] { dequantize_blocks(GgmlType::kQ8_0, std::span(bytes).first(34), out, 31); });
   test::check_error(test::expect<ArgumentError>({"F32"}), [&] { dequantize_blocks(GgmlType::kF32, bytes, out, -16); });
-  test::check_error(test::expect<UnsupportedError>({"IQ2_XS"}), [&] { dequantize_blocks(GgmlType::kIQ2_XS, bytes, out, 256); });
+  test::check_error(test::expect<UnsupportedError>({"IQ2_XS"}),
+                    [&] { dequantize_blocks(GgmlType::kIQ2_XS, bytes, out, 256); });
   EXPECT_NO_THROW(dequantize_blocks(GgmlType::kF32, {}, nullptr, 0));
 }
 

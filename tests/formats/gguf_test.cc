@@ -71,11 +71,13 @@ TEST(Gguf, GettersNameFileKeyAndTypes) {
   check_error(expect<FormatError>({"container.gguf", "\"absent\""}), [&] { m.get_i64("absent"); });
   check_error(expect<FormatError>({"\"t.i8\"", "integer >= 0", "i8 -100"}), [&] { m.get_u64("t.i8"); });
   check_error(expect<FormatError>({"\"t.u64\"", "2^63", "u64 9223372036854775813"}), [&] { m.get_i64("t.u64"); });
-  check_error(expect<FormatError>({"\"t.string\"", "expected a number", "found string"}), [&] { m.get_f64("t.string"); });
+  check_error(expect<FormatError>({"\"t.string\"", "expected a number", "found string"}),
+              [&] { m.get_f64("t.string"); });
   check_error(expect<FormatError>({"\"t.u8\"", "expected bool", "found u8"}), [&] { m.get_bool("t.u8"); });
   check_error(expect<FormatError>({"\"t.f32\"", "expected string", "found f32"}), [&] { m.get_string("t.f32"); });
   check_error(expect<FormatError>({"\"t.ints\"", "array of string", "array of i32"}), [&] { m.get_strings("t.ints"); });
-  check_error(expect<FormatError>({"\"t.strings\"", "array of integers", "array of string"}), [&] { m.get_ints("t.strings"); });
+  check_error(expect<FormatError>({"\"t.strings\"", "array of integers", "array of string"}),
+              [&] { m.get_ints("t.strings"); });
   check_error(expect<FormatError>({"\"t.ints\"", "array of f32"}), [&] { m.get_floats("t.ints"); });
   check_error(expect<FormatError>({"\"t.ints\"", "array of bool"}), [&] { m.find_bools("t.ints"); });
   EXPECT_FALSE(m.find_u64("absent").has_value());

@@ -25,8 +25,9 @@ TEST_P(NpyCorruption, IsRefused) {
 }
 
 TEST(NpyCorruptionBase, UndamagedIsRead) {
-  for (const std::string& header : {kGood, dict("\"<f4\"", "(2L,)"), dict("'=f4'", "( 2 , )"), dict("'|u1'", "(2, 4)", "True"),
-                                    std::string("{'shape': (2,), 'fortran_order': False, 'descr': '<f4'}")}) {
+  for (const std::string& header :
+       {kGood, dict("\"<f4\"", "(2L,)"), dict("'=f4'", "( 2 , )"), dict("'|u1'", "(2, 4)", "True"),
+        std::string("{'shape': (2,), 'fortran_order': False, 'descr': '<f4'}")}) {
     EXPECT_NO_THROW(parse_npy(test::as_bytes(npy(header)), "good")) << header;
   }
   EXPECT_NO_THROW(parse_npy(test::as_bytes(npy(kGood, std::string(8, '\0'), 3)), "good"));
@@ -46,10 +47,13 @@ INSTANTIATE_TEST_SUITE_P(
         Corruption{"bad_magic", "PK\3\4" + npy(kGood), expect<FormatError>({"bad.npy", "NUMPY"})},
         Corruption{"bad_version_0", npy(kGood, "", 0), expect<UnsupportedError>({"bad.npy", "version 0.0"})},
         Corruption{"bad_version_4", npy(kGood, "", 4), expect<UnsupportedError>({"bad.npy", "version 4.0"})},
-        Corruption{"header_length_huge", std::string("\x93NUMPY\2\0\xff\xff\xff\xff{}", 14), expect<FormatError>({"bad.npy", "4294967295"})},
-        Corruption{"header_past_end", std::string("\x93NUMPY\1\0\xff\x7f{}", 12), expect<FormatError>({"bad.npy", "cut off"})},
+        Corruption{"header_length_huge", std::string("\x93NUMPY\2\0\xff\xff\xff\xff{}", 14),
+                   expect<FormatError>({"bad.npy", "4294967295"})},
+        Corruption{"header_past_end", std::string("\x93NUMPY\1\0\xff\x7f{}", 12),
+                   expect<FormatError>({"bad.npy", "cut off"})},
         Corruption{"no_dictionary", npy("[]"), expect<FormatError>({"bad.npy", "'{'"})},
-        Corruption{"descr_missing", npy("{'fortran_order': False, 'shape': (2,)}"), expect<FormatError>({"bad.npy", "lacks descr"})},
+        Corruption{"descr_missing", npy("{'fortran_order': False, 'shape': (2,)}"),
+                   expect<FormatError>({"bad.npy", "lacks descr"})},
         Corruption{"descr_twice", npy("{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2,)}"),
                    expect<FormatError>({"repeated", "descr"})},
         Corruption{"unknown_key", npy("{'descr': '<f4', 'more': 1}"), expect<FormatError>({"more"})},
@@ -61,10 +65,14 @@ INSTANTIATE_TEST_SUITE_P(
         Corruption{"shape_not_a_tuple", npy(dict("'<f4'", "(2)")), expect<FormatError>({"tuple"})},
         Corruption{"shape_negative", npy(dict("'<f4'", "(-2,)")), expect<FormatError>({"-2"})},
         Corruption{"shape_fraction", npy(dict("'<f4'", "(2.0,)")), expect<FormatError>({"bad.npy", "comma"})},
-        Corruption{"shape_above_int64", npy(dict("'<f4'", "(9223372036854775808,)")), expect<FormatError>({"9223372036854775808"})},
-        Corruption{"shape_overflows", npy(dict("'<f4'", "(4611686018427387904, 4)")), expect<FormatError>({"overflows"})},
-        Corruption{"shape_overflow_behind_zero", npy(dict("'<f4'", "(0, 4611686018427387904, 4)"), ""), expect<FormatError>({"overflows"})},
-        Corruption{"shape_without_end", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,"), expect<FormatError>({"bad.npy"})},
+        Corruption{"shape_above_int64", npy(dict("'<f4'", "(9223372036854775808,)")),
+                   expect<FormatError>({"9223372036854775808"})},
+        Corruption{"shape_overflows", npy(dict("'<f4'", "(4611686018427387904, 4)")),
+                   expect<FormatError>({"overflows"})},
+        Corruption{"shape_overflow_behind_zero", npy(dict("'<f4'", "(0, 4611686018427387904, 4)"), ""),
+                   expect<FormatError>({"overflows"})},
+        Corruption{"shape_without_end", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,"),
+                   expect<FormatError>({"bad.npy"})},
         Corruption{"string_without_end", npy("{'descr"), expect<FormatError>({"does not end"})},
         Corruption{"text_after_dictionary", npy(kGood + "x"), expect<FormatError>({"follows"})},
         Corruption{"data_short", npy(kGood, "1234567"), expect<FormatError>({"[2]", "7 are there"})},
@@ -92,19 +100,21 @@ struct ZipParts {
   std::string bytes() const {
     const auto compressed = static_cast<uint32_t>(content.size());
     const auto size = claimed_size < 0 ? compressed : static_cast<uint32_t>(claimed_size);
-    const std::string common = little(uint16_t{20}) + little(flags) + little(method) + little(uint16_t{0}) + little(uint16_t{0x21}) +
-                               little(crc32(content) ^ crc_change) + little(compressed) + little(size) +
-                               little(static_cast<uint16_t>(name.size())) + little(uint16_t{0});
+    const std::string common = little(uint16_t{20}) + little(flags) + little(method) + little(uint16_t{0}) +
+                               little(uint16_t{0x21}) + little(crc32(content) ^ crc_change) + little(compressed) +
+                               little(size) + little(static_cast<uint16_t>(name.size())) + little(uint16_t{0});
     std::string out;
     std::string central;
     for (int i = 0; i < members; ++i) {
-      central += "PK\1\2" + little(uint16_t{20}) + common + std::string(10, '\0') + little(static_cast<uint32_t>(out.size())) + name;
+      central += "PK\1\2" + little(uint16_t{20}) + common + std::string(10, '\0') +
+                 little(static_cast<uint32_t>(out.size())) + name;
       out += "PK\3\4" + common + name + content;
     }
     const auto start = static_cast<uint32_t>(out.size());
     out += central;
-    out += "PK\5\6" + std::string(4, '\0') + little(static_cast<uint16_t>(members)) + little(static_cast<uint16_t>(members)) +
-           little(static_cast<uint32_t>(central.size())) + little(start) + std::string(2, '\0');
+    out += "PK\5\6" + std::string(4, '\0') + little(static_cast<uint16_t>(members)) +
+           little(static_cast<uint16_t>(members)) + little(static_cast<uint32_t>(central.size())) + little(start) +
+           std::string(2, '\0');
     return out;
   }
 };
@@ -157,23 +167,34 @@ INSTANTIATE_TEST_SUITE_P(
         Corruption{"empty_file", "", expect<FormatError>({"bad.npz"})},
         Corruption{"no_zip", std::string(100, 'x'), expect<FormatError>({"bad.npz", "no npz file"})},
         Corruption{"directory_cut_off", zip_with([](ZipParts&) {}).substr(0, 150), expect<FormatError>({"bad.npz"})},
-        Corruption{"member_missing", zip_with([](ZipParts& z) { z.name = "y.npy"; }), expect<FormatError>({"bad.npz", "\"x\"", "\"y\""})},
-        Corruption{"duplicate_member", zip_with([](ZipParts& z) { z.members = 2; }), expect<FormatError>({"bad.npz", "\"x\"", "duplicate"})},
-        Corruption{"wrong_checksum", zip_with([](ZipParts& z) { z.crc_change = 1; }), expect<FormatError>({"\"x\"", "CRC"})},
-        Corruption{"method_bzip2", zip_with([](ZipParts& z) { z.method = 12; }), expect<UnsupportedError>({"\"x\"", "method 12"})},
-        Corruption{"encrypted", zip_with([](ZipParts& z) { z.flags = 1; }), expect<UnsupportedError>({"\"x\"", "encrypted"})},
-        Corruption{"stored_size_differs", zip_with([](ZipParts& z) { z.claimed_size = 1000; }), expect<FormatError>({"\"x\"", "1000"})},
+        Corruption{"member_missing", zip_with([](ZipParts& z) { z.name = "y.npy"; }),
+                   expect<FormatError>({"bad.npz", "\"x\"", "\"y\""})},
+        Corruption{"duplicate_member", zip_with([](ZipParts& z) { z.members = 2; }),
+                   expect<FormatError>({"bad.npz", "\"x\"", "duplicate"})},
+        Corruption{"wrong_checksum", zip_with([](ZipParts& z) { z.crc_change = 1; }),
+                   expect<FormatError>({"\"x\"", "CRC"})},
+        Corruption{"method_bzip2", zip_with([](ZipParts& z) { z.method = 12; }),
+                   expect<UnsupportedError>({"\"x\"", "method 12"})},
+        Corruption{"encrypted", zip_with([](ZipParts& z) { z.flags = 1; }),
+                   expect<UnsupportedError>({"\"x\"", "encrypted"})},
+        Corruption{"stored_size_differs", zip_with([](ZipParts& z) { z.claimed_size = 1000; }),
+                   expect<FormatError>({"\"x\"", "1000"})},
         Corruption{"size_bomb", zip_with([](ZipParts& z) {
                      z.method = 8;
                      z.claimed_size = 4000000000;
                    }),
                    expect<FormatError>({"\"x\"", "4000000000"})},
         Corruption{"deflate_garbage", zip_with([](ZipParts& z) { z.method = 8; }), expect<FormatError>({"\"x\""})},
-        Corruption{"member_empty", zip_with([](ZipParts& z) { z.content = ""; }), expect<FormatError>({"\"x\"", "NUMPY"})},
-        Corruption{"member_no_npy", zip_with([](ZipParts& z) { z.content = std::string(100, 'x'); }), expect<FormatError>({"\"x\"", "NUMPY"})},
-        Corruption{"member_header_cut", zip_with([](ZipParts& z) { z.content.resize(30); }), expect<FormatError>({"\"x\"", "cut off"})},
-        Corruption{"member_data_short", zip_with([](ZipParts& z) { z.content.pop_back(); }), expect<FormatError>({"\"x\"", "the member has 7"})},
-        Corruption{"member_shape_huge", zip_with([](ZipParts& z) { z.content = npy(dict("'<f8'", "(1000000, 1000000, 1000)")); }),
+        Corruption{"member_empty", zip_with([](ZipParts& z) { z.content = ""; }),
+                   expect<FormatError>({"\"x\"", "NUMPY"})},
+        Corruption{"member_no_npy", zip_with([](ZipParts& z) { z.content = std::string(100, 'x'); }),
+                   expect<FormatError>({"\"x\"", "NUMPY"})},
+        Corruption{"member_header_cut", zip_with([](ZipParts& z) { z.content.resize(30); }),
+                   expect<FormatError>({"\"x\"", "cut off"})},
+        Corruption{"member_data_short", zip_with([](ZipParts& z) { z.content.pop_back(); }),
+                   expect<FormatError>({"\"x\"", "the member has 7"})},
+        Corruption{"member_shape_huge",
+                   zip_with([](ZipParts& z) { z.content = npy(dict("'<f8'", "(1000000, 1000000, 1000)")); }),
                    expect<FormatError>({"\"x\"", "the member has 8"})},
         Corruption{"member_pickle", zip_with([](ZipParts& z) { z.content = npy(dict("'|O'", "(2,)")); }),
                    expect<UnsupportedError>({"bad.npz", "\"x\"", "pickle"})}),

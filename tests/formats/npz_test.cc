@@ -14,7 +14,9 @@ namespace {
 using test::check_error;
 using test::expect;
 
-float element(int64_t i) { return static_cast<float>(i) / 8 - 3; }  // of the 3 x 4 x 5 arrays in the golden files
+float element(int64_t i) {
+  return static_cast<float>(i) / 8 - 3;
+}  // of the 3 x 4 x 5 arrays in the golden files
 
 std::vector<float> floats(const OwnedTensor& tensor) {
   std::vector<float> out(static_cast<size_t>(tensor.view().elements()));
@@ -38,7 +40,8 @@ TEST_P(GoldenNpz, Names) {
 }
 
 TEST_P(GoldenNpz, FloatsInEveryOrder) {
-  for (const char* name : {"model.layers.0.self_attn.q_proj.weight", "f2", "f8", "big_f4", "big_f2", "fortran", "fortran_big"}) {
+  for (const char* name :
+       {"model.layers.0.self_attn.q_proj.weight", "f2", "f8", "big_f4", "big_f2", "fortran", "fortran_big"}) {
     SCOPED_TRACE(name);
     const OwnedTensor tensor = file_.load(name);
     EXPECT_EQ(tensor.name, name);
@@ -198,7 +201,9 @@ TEST(NpzWriter, RefusesBadArrays) {
   const TensorView good{"a", DType::kU8, {1}, test::as_bytes("7")};
   check_error(expect<ArgumentError>({"a.npz", "duplicate", "\"a\""}), [&] { write({good, good}); });
   check_error(expect<ArgumentError>({"a.npz", "empty"}), [&] { write({{"", DType::kU8, {1}, test::as_bytes("7")}}); });
-  check_error(expect<ArgumentError>({"\"h\"", "BF16"}), [&] { write({{"h", DType::kBF16, {1}, test::as_bytes("77")}}); });
+  check_error(expect<ArgumentError>({"\"h\"", "BF16"}), [&] {
+    write({{"h", DType::kBF16, {1}, test::as_bytes("77")}});
+  });
   check_error(expect<ArgumentError>({"\"s\"", "[2]"}), [&] { write({{"s", DType::kU8, {2}, test::as_bytes("7")}}); });
   EXPECT_TRUE(std::filesystem::is_empty(folder.path("")));
 }
@@ -208,7 +213,9 @@ TEST(ConvertToF32, BrainAndRefusal) {
   convert_to_f32({"x", DType::kBF16, {2}, test::as_bytes(std::string_view("\x80\x3f\x00\xc0", 4))}, out);
   EXPECT_EQ(out[0], 1.0f);
   EXPECT_EQ(out[1], -2.0f);
-  check_error(expect<UnsupportedError>({"\"x\"", "F8_E4M3"}), [&] { convert_to_f32({"x", DType::kF8E4M3, {1}, test::as_bytes("1")}, out); });
+  check_error(expect<UnsupportedError>({"\"x\"", "F8_E4M3"}), [&] {
+    convert_to_f32({"x", DType::kF8E4M3, {1}, test::as_bytes("1")}, out);
+  });
 }
 
 }  // namespace

@@ -11,7 +11,9 @@ using test::as_bytes;
 using test::check_error;
 using test::expect;
 
-std::vector<TensorView> views_of(const SafetensorsFile& file) { return file.tensors(); }
+std::vector<TensorView> views_of(const SafetensorsFile& file) {
+  return file.tensors();
+}
 
 TEST(Safetensors, WriterEqualsTheReference) {
   const std::string path = test::data_path("reference_writer.safetensors");
@@ -112,9 +114,12 @@ TEST(SafetensorsWriter, PartsOrderAndCompleteness) {
 TEST(SafetensorsWriter, RefusesBadNames) {
   const test::TemporaryFolder folder;
   const std::string path = folder.path("x.safetensors");
-  check_error(expect<ArgumentError>({"duplicate", "\"a\""}),
-              [&] { SafetensorsWriter(path, {{"a", DType::kF32, {2}}, {"a", DType::kU8, {3}}}); });
-  check_error(expect<ArgumentError>({"__metadata__"}), [&] { SafetensorsWriter(path, {{"__metadata__", DType::kF32, {2}}}); });
+  check_error(expect<ArgumentError>({"duplicate", "\"a\""}), [&] {
+    SafetensorsWriter(path, {{"a", DType::kF32, {2}}, {"a", DType::kU8, {3}}});
+  });
+  check_error(expect<ArgumentError>({"__metadata__"}), [&] {
+    SafetensorsWriter(path, {{"__metadata__", DType::kF32, {2}}});
+  });
   check_error(expect<ArgumentError>({"UTF-8"}), [&] { SafetensorsWriter(path, {{"\xff", DType::kF32, {2}}}); });
   check_error(expect<ArgumentError>({"\"a\"", "-1"}), [&] { SafetensorsWriter(path, {{"a", DType::kF32, {-1}}}); });
   check_error(expect<SystemError>({"nowhere"}), [&] { SafetensorsWriter(folder.path("nowhere/x"), {}); });

@@ -23,7 +23,9 @@ inline std::span<const std::byte> as_bytes(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-inline std::string data_path(const std::string& name) { return std::string(TEST_DATA) + "/formats/" + name; }
+inline std::string data_path(const std::string& name) {
+  return std::string(TEST_DATA) + "/formats/" + name;
+}
 
 inline std::string file_content(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -76,7 +78,8 @@ inline void check_error(const Expected& expected, const std::function<void()>& a
   } catch (const Error& error) {
     EXPECT_TRUE(typeid(error) == *expected.type) << typeid(error).name() << ": " << error.what();
     for (const std::string& text : expected.texts) {
-      EXPECT_NE(std::string_view(error.what()).find(text), std::string_view::npos) << error.what() << "\nlacks: " << text;
+      EXPECT_NE(std::string_view(error.what()).find(text), std::string_view::npos)
+          << error.what() << "\nlacks: " << text;
     }
     return;
   }
@@ -89,7 +92,11 @@ struct Corruption {
   std::string bytes;
   Expected expected;
 };
-inline std::string corruption_name(const testing::TestParamInfo<Corruption>& info) { return info.param.name; }
-inline void PrintTo(const Corruption& c, std::ostream* out) { *out << c.name; }
+inline std::string corruption_name(const testing::TestParamInfo<Corruption>& info) {
+  return info.param.name;
+}
+inline void PrintTo(const Corruption& c, std::ostream* out) {
+  *out << c.name;
+}
 
 }  // namespace metal_marlin::test

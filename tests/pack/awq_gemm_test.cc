@@ -15,7 +15,8 @@ using test::Golden;
 using test::Shape;
 
 QuantizedTensor unpack(const PackedTensor& packed, int64_t group) {
-  return unpack_awq_gemm(packed.find("qweight")->view(), packed.find("qzeros")->view(), packed.find("scales")->view(), group, "p");
+  return unpack_awq_gemm(packed.find("qweight")->view(), packed.find("qzeros")->view(), packed.find("scales")->view(),
+                         group, "p");
 }
 
 class AwqGolden : public testing::TestWithParam<std::tuple<const char*, int>> {
@@ -28,12 +29,13 @@ INSTANTIATE_TEST_SUITE_P(Files, AwqGolden, testing::Combine(testing::Values("sym
 
 // From the logical codes of the file, not through our own unpacking.
 TEST_P(AwqGolden, PacksToTheBytesOfAutoAwq) {
-  const auto codes = golden_.values<uint8_t>("q.codes");     // [in, out]
-  const auto zeros = golden_.values<uint8_t>("q.zeros");     // [groups, out]
+  const auto codes = golden_.values<uint8_t>("q.codes");            // [in, out]
+  const auto zeros = golden_.values<uint8_t>("q.zeros");            // [groups, out]
   const auto scales = golden_.values<uint16_t>("ref.gemm.scales");  // [groups, out]
   QuantizedTensor t = test::random_tensor(32, 256, group(), symmetric(), 1);
   for (int64_t n = 0; n < 32; ++n) {
-    for (int64_t k = 0; k < 256; ++k) t.codes[static_cast<size_t>(n * 256 + k)] = codes[static_cast<size_t>(k * 32 + n)];
+    for (int64_t k = 0; k < 256; ++k)
+      t.codes[static_cast<size_t>(n * 256 + k)] = codes[static_cast<size_t>(k * 32 + n)];
     for (int64_t j = 0; j < t.groups(); ++j) {
       t.zeros[static_cast<size_t>(n * t.groups() + j)] = zeros[static_cast<size_t>(j * 32 + n)];
       t.scales[static_cast<size_t>(n * t.groups() + j)] = scales[static_cast<size_t>(j * 32 + n)];
@@ -62,8 +64,9 @@ TEST_P(AwqGolden, DequantizesToTheValuesOfAutoAwq) {
 
 class AwqShapes : public testing::TestWithParam<Shape> {};
 INSTANTIATE_TEST_SUITE_P(Hard, AwqShapes,
-                         testing::Values(Shape{8, 1, 1}, Shape{8, 15, 5}, Shape{24, 17, 17}, Shape{128, 64, 64}, Shape{136, 66, 33},
-                                         Shape{264, 200, 40}, Shape{8, 1024, 128}, Shape{1032, 79, 79}, Shape{576, 192, 32}));
+                         testing::Values(Shape{8, 1, 1}, Shape{8, 15, 5}, Shape{24, 17, 17}, Shape{128, 64, 64},
+                                         Shape{136, 66, 33}, Shape{264, 200, 40}, Shape{8, 1024, 128},
+                                         Shape{1032, 79, 79}, Shape{576, 192, 32}));
 
 TEST_P(AwqShapes, RoundTripAndIndexFormula) {
   constexpr int kColumn[8] = {0, 2, 4, 6, 1, 3, 5, 7};
@@ -79,7 +82,8 @@ TEST_P(AwqShapes, RoundTripAndIndexFormula) {
       for (int i = 0; i < 8; ++i) {
         const int64_t n = 8 * c + kColumn[i];
         for (int64_t k = 0; k < in; ++k) {
-          ASSERT_EQ(words[k * (out / 8) + c] >> (4 * i) & 15, t.codes[static_cast<size_t>(n * in + k)]) << n << "," << k;
+          ASSERT_EQ(words[k * (out / 8) + c] >> (4 * i) & 15, t.codes[static_cast<size_t>(n * in + k)])
+              << n << "," << k;
         }
         for (int64_t j = 0; j < t.groups(); ++j) {
           ASSERT_EQ(zeros[j * (out / 8) + c] >> (4 * i) & 15, t.zeros[static_cast<size_t>(n * t.groups() + j)]);
@@ -127,7 +131,8 @@ TEST(AwqUnpack, RefusesDamagedParts) {
   const TensorView weight = packed.parts[0].view();
   const TensorView zeros = packed.parts[1].view();
   const TensorView scales = packed.parts[2].view();
-  const auto refused = [&](TensorView w, TensorView z, TensorView s, int64_t group, const std::vector<std::string>& texts) {
+  const auto refused = [&](TensorView w, TensorView z, TensorView s, int64_t group,
+                           const std::vector<std::string>& texts) {
     expect_error<FormatError>([&] { unpack_awq_gemm(w, z, s, group, "model.q"); }, texts);
   };
   const auto changed = [](TensorView view, auto change) {
@@ -135,12 +140,19 @@ TEST(AwqUnpack, RefusesDamagedParts) {
     return view;
   };
   EXPECT_NO_THROW(unpack_awq_gemm(changed(weight, [](auto& v) { v.dtype = DType::kU32; }), zeros, scales, 32, "p"));
-  refused(changed(weight, [](auto& v) { v.dtype = DType::kI64; }), zeros, scales, 32, {"model.q", "qweight", "I32", "I64"});
+  refused(changed(weight, [](auto& v) { v.dtype = DType::kI64; }), zeros, scales, 32,
+          {"model.q", "qweight", "I32", "I64"});
   refused(changed(weight, [](auto& v) { v.shape = {128}; }), zeros, scales, 32, {"model.q", "[128]"});
   refused(changed(weight, [](auto& v) { v.shape = {64, 3}; }), zeros, scales, 32, {"model.q", "[64, 3]"});
   refused(changed(weight, [](auto& v) { v.shape = {-64, -2}; }), zeros, scales, 32, {"model.q", "[-64, -2]"});
-  refused(weight, changed(zeros, [](auto& v) { v.shape = {2, 16}; }), scales, 32, {"model.q", "qzeros", "[2, 2]", "[2, 16]"});
-  refused(weight, changed(zeros, [](auto& v) { v.bytes = v.bytes.first(15); }), scales, 32, {"model.q", "qzeros", "15 bytes"});
+  refused(weight,
+          changed(zeros,
+                  [](auto& v) {
+                    v.shape = {2, 16};
+                  }),
+          scales, 32, {"model.q", "qzeros", "[2, 2]", "[2, 16]"});
+  refused(weight, changed(zeros, [](auto& v) { v.bytes = v.bytes.first(15); }), scales, 32,
+          {"model.q", "qzeros", "15 bytes"});
   refused(weight, zeros, changed(scales, [](auto& v) { v.dtype = DType::kF32; }), 32, {"model.q", "scales", "F32"});
   refused(weight, zeros, scales, 64, {"model.q", "qzeros", "[1, 2]"});
   refused(weight, zeros, scales, 5, {"model.q", "5"});

@@ -100,6 +100,8 @@ struct Shape {
   int64_t in;
   int64_t group;
 };
-inline void PrintTo(const Shape& s, std::ostream* out) { *out << s.out << "x" << s.in << " group " << s.group; }
+inline void PrintTo(const Shape& s, std::ostream* out) {
+  *out << s.out << "x" << s.in << " group " << s.group;
+}
 
 }  // namespace metal_marlin::test

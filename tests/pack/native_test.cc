@@ -64,8 +64,9 @@ TEST(Native, EveryCodeInEveryNibble) {
 
 class NativeShapes : public testing::TestWithParam<Shape> {};
 INSTANTIATE_TEST_SUITE_P(Hard, NativeShapes,
-                         testing::Values(Shape{1, 8, 8}, Shape{1, 1024, 128}, Shape{3, 24, 8}, Shape{17, 72, 72}, Shape{31, 136, 8},
-                                         Shape{16, 64, 64}, Shape{33, 576, 64}, Shape{100, 520, 520}, Shape{576, 192, 32}));
+                         testing::Values(Shape{1, 8, 8}, Shape{1, 1024, 128}, Shape{3, 24, 8}, Shape{17, 72, 72},
+                                         Shape{31, 136, 8}, Shape{16, 64, 64}, Shape{33, 576, 64}, Shape{100, 520, 520},
+                                         Shape{576, 192, 32}));
 
 TEST_P(NativeShapes, RoundTripAndIndexFormula) {
   const auto [out, in, group] = GetParam();
@@ -78,7 +79,8 @@ TEST_P(NativeShapes, RoundTripAndIndexFormula) {
     const auto* words = reinterpret_cast<const uint32_t*>(packed.find("weight")->bytes.data());
     for (int64_t n = 0; n < out; ++n) {
       for (int64_t k = 0; k < in; ++k) {
-        ASSERT_EQ(words[k / 8 * out + n] >> (4 * (k % 8)) & 15, t.codes[static_cast<size_t>(n * in + k)]) << n << "," << k;
+        ASSERT_EQ(words[k / 8 * out + n] >> (4 * (k % 8)) & 15, t.codes[static_cast<size_t>(n * in + k)])
+            << n << "," << k;
       }
     }
   }
@@ -116,7 +118,8 @@ TEST(NativePack, RefusesWhatTheLayoutCannotHold) {
   refused([](auto& t) { t.zeros[1] = 16; }, {"model.q", "zero 16"});
   refused([](auto& t) { t.scales[1] = 0x7c00; }, {"model.q", "not finite"});
   refused([](auto& t) { t.scales.pop_back(); }, {"model.q", "scales"});
-  expect_error<ArgumentError>([&] { pack_native(test::random_tensor(4, 20, 20, true, 1), "model.q"); }, {"model.q", "20", "multiple of 8"});
+  expect_error<ArgumentError>([&] { pack_native(test::random_tensor(4, 20, 20, true, 1), "model.q"); },
+                              {"model.q", "20", "multiple of 8"});
   const std::vector<uint16_t> short_scale(63, 0x3c00);
   expect_error<ArgumentError>([&] { pack_native(good, "model.q", short_scale); }, {"model.q", "63"});
 }
@@ -126,20 +129,27 @@ TEST(NativeUnpack, RefusesDamagedParts) {
   const TensorView weight = packed.parts[0].view();
   const TensorView scales = packed.parts[1].view();
   const TensorView zeros = packed.parts[2].view();
-  const auto refused = [&](TensorView w, TensorView s, TensorView z, int64_t group, const std::vector<std::string>& texts) {
+  const auto refused = [&](TensorView w, TensorView s, TensorView z, int64_t group,
+                           const std::vector<std::string>& texts) {
     expect_error<FormatError>([&] { unpack_native(w, s, z, group, "model.q"); }, texts);
   };
   const auto changed = [](TensorView view, auto change) {
     change(view);
     return view;
   };
-  refused(changed(weight, [](auto& v) { v.dtype = DType::kF32; }), scales, zeros, 32, {"model.q", "weight", "U32", "F32"});
+  refused(changed(weight, [](auto& v) { v.dtype = DType::kF32; }), scales, zeros, 32,
+          {"model.q", "weight", "U32", "F32"});
   refused(changed(weight, [](auto& v) { v.shape = {8, 2, 2}; }), scales, zeros, 32, {"model.q", "[8, 2, 2]"});
   refused(changed(weight, [](auto& v) { v.shape = {8, 5}; }), scales, zeros, 32, {"model.q", "weight"});
   refused(changed(weight, [](auto& v) { v.shape = {0, 4}; }), scales, zeros, 32, {"model.q", "[0, 4]"});
   refused(changed(weight, [](auto& v) { v.shape = {int64_t{1} << 61, 4}; }), scales, zeros, 32, {"model.q"});
   refused(changed(weight, [](auto& v) { v.bytes = v.bytes.first(127); }), scales, zeros, 32, {"model.q", "127 bytes"});
-  refused(weight, changed(scales, [](auto& v) { v.shape = {4, 4}; }), zeros, 32, {"model.q", "scales", "[2, 4]", "[4, 4]"});
+  refused(weight,
+          changed(scales,
+                  [](auto& v) {
+                    v.shape = {4, 4};
+                  }),
+          zeros, 32, {"model.q", "scales", "[2, 4]", "[4, 4]"});
   refused(weight, changed(scales, [](auto& v) { v.dtype = DType::kBF16; }), zeros, 32, {"model.q", "scales", "BF16"});
   refused(weight, scales, changed(zeros, [](auto& v) { v.shape = {2, 3}; }), 32, {"model.q", "zeros", "[2, 3]"});
   refused(weight, scales, zeros, 16, {"model.q", "scales", "[4, 4]"});
@@ -159,10 +169,14 @@ TEST(NativeUnpack, RefusesDamagedParts) {
 TEST(NativeQScale, MustBeFiniteAndPositive) {
   for (const float bad : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
     std::vector<uint16_t> halfs(8, 0x3c00);
-    EXPECT_EQ(unpack_q_scale({"", DType::kF16, {8}, std::as_bytes(std::span(halfs))}, 8, "p"), std::vector<float>(8, 1.0f));
+    EXPECT_EQ(unpack_q_scale({"", DType::kF16, {8}, std::as_bytes(std::span(halfs))}, 8, "p"),
+              std::vector<float>(8, 1.0f));
     halfs[5] = f32_to_f16(bad);
-    expect_error<FormatError>([&] { unpack_q_scale({"", DType::kF16, {8}, std::as_bytes(std::span(halfs))}, 8, "model.q"); },
-                              {"model.q", "q_scale", "[5]"});
+    expect_error<FormatError>(
+        [&] {
+          unpack_q_scale({"", DType::kF16, {8}, std::as_bytes(std::span(halfs))}, 8, "model.q");
+        },
+        {"model.q", "q_scale", "[5]"});
   }
 }
 
