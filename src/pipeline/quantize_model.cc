@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
-#include <metal_marlin/version.h>
+#include <metal_marlin/report.h>
 
 #include <algorithm>
 #include <cstring>

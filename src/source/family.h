@@ -15,7 +15,8 @@
 namespace metal_marlin {
 
 struct ModelConfig;
-class Gguf;
+class ConfigReader;
+class GgufMetadata;
 
 // The seven linears of a block. Phi-3 stores q,k,v and gate,up in one tensor each: the parts are row ranges.
 enum class LinearKind : uint8_t { kQ, kK, kV, kO, kGate, kUp, kDown };
@@ -62,9 +63,9 @@ struct Family {
   std::vector<Fold> folds;           // in the order in which they are applied
   // Sets the fields of ModelConfig in which the family differs (activation default, windows, scales, ...), called
   // after the common keys were read.
-  std::function<void(const nlohmann::json& config, ModelConfig& out)> configure;
+  std::function<void(const ConfigReader& config, ModelConfig& out)> configure;
   // Adds the family's own keys to a config.json rebuilt from GGUF metadata (common ones are there already).
-  std::function<void(const Gguf& gguf, nlohmann::json& config)> configure_gguf;
+  std::function<void(const GgufMetadata& metadata, nlohmann::json& config)> configure_gguf;
 };
 
 // All families, in the order of the table in docs/architectures.md.

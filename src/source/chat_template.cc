@@ -1,0 +1,67 @@
+#include "source/chat_template.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "source/tokenizer_c/tokenizer_c.h"
+
+namespace metal_marlin {
+
+ChatTemplate::ChatTemplate(std::string source, Tokens tokens) : source_(std::move(source)), tokens_(std::move(tokens)) {
+  if (source_.empty())
+    throw UnsupportedError(
+        "the model has no chat template (neither chat_template.jinja nor chat_template in tokenizer_config.json): it "
+        "was not trained for conversations; give it plain text to continue instead");
+}
+
+ChatTemplate::ChatTemplate(const Tokenizer& tokenizer)
+    : ChatTemplate(tokenizer.chat_template(),
+                   {tokenizer.bos_token(), tokenizer.eos_token(), tokenizer.unk_token(), tokenizer.pad_token()}) {}
+
+std::string ChatTemplate::apply(const nlohmann::json& messages, bool add_generation_prompt,
+                                const nlohmann::json& variables) const {
+  if (!messages.is_array()) throw ArgumentError("chat messages: expected an array of objects with role and content");
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const auto& m = messages[i];
+    if (!m.is_object() || !m.contains("role") || !m["role"].is_string())
+      throw ArgumentError(fmt::format("chat message {}: expected an object with a \"role\" that is a string", i));
+  }
+  // Ordered: a template that prints a dictionary prints it as the caller wrote it, as far as json kept the order.
+  nlohmann::ordered_json context{{"messages", messages},
+                                 {"tools", nullptr},
+                                 {"documents", nullptr},
+                                 {"add_generation_prompt", add_generation_prompt}};
+  const std::pair<const char*, const std::string&> named[] = {
+      {"bos_token", tokens_.bos}, {"eos_token", tokens_.eos}, {"unk_token", tokens_.unk}, {"pad_token", tokens_.pad}};
+  for (const auto& [name, token] : named)
+    if (!token.empty()) context[name] = token;
+  if (variables.is_object())
+    for (const auto& [name, value] : variables.items()) context[name] = value;
+
+  std::string text;
+  try {
+    text = context.dump();
+  } catch (const nlohmann::json::exception&) {
+    throw ArgumentError("chat messages: a text is not UTF-8");
+  }
+  const tokenizer_c_text out = tokenizer_c_render(source_.data(), source_.size(), text.data(), text.size(), now_);
+  if (out.data == nullptr) throw ArgumentError(fmt::format("chat template: {}", tokenizer_c_last_error()));
+  std::string result(out.data, out.size);
+  tokenizer_c_text_free(out);
+  return result;
+}
+
+std::string ChatTemplate::apply(const nlohmann::json& messages, bool add_generation_prompt) const {
+  return apply(messages, add_generation_prompt, nlohmann::json());
+}
+
+std::string ChatTemplate::apply(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const {
+  nlohmann::json list = nlohmann::json::array();
+  for (const auto& m : messages) list.push_back({{"role", m.role}, {"content", m.content}});
+  return apply(list, add_generation_prompt);
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,48 @@
+// A conversation written out as the model was trained to read it: the Jinja template that comes with the tokenizer.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "source/tokenizer.h"
+
+namespace metal_marlin {
+
+struct ChatMessage {
+  std::string role;  // "system", "user", "assistant", ...
+  std::string content;
+};
+
+// Renders as transformers' apply_chat_template does. May be used from many threads at once.
+class ChatTemplate {
+ public:
+  // Variables of the template that name special tokens; an empty one is left undefined.
+  struct Tokens {
+    std::string bos, eos, unk, pad;
+  };
+
+  // Throws UnsupportedError when `source` is empty: the model has no chat template.
+  ChatTemplate(std::string source, Tokens tokens);
+  explicit ChatTemplate(const Tokenizer& tokenizer);
+
+  // `messages`: an array of objects with "role" and "content" (more keys, such as "tool_calls", reach the template).
+  // `variables`: an object of further variables ("tools", "enable_thinking", ...), or null.
+  // The text already holds its special tokens: encode it without adding more.
+  // Throws ArgumentError with the template's own words when it refuses the conversation.
+  std::string apply(const nlohmann::json& messages, bool add_generation_prompt, const nlohmann::json& variables) const;
+  std::string apply(const nlohmann::json& messages, bool add_generation_prompt) const;
+  std::string apply(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const;
+
+  // The moment, in seconds since 1970, that strftime_now shows; negative (the default): the system's clock.
+  void set_now(int64_t seconds) noexcept { now_ = seconds; }
+
+ private:
+  std::string source_;
+  Tokens tokens_;
+  int64_t now_ = -1;
+};
+
+}  // namespace metal_marlin

@@ -1,0 +1,23 @@
+#include "source/families/configure.h"
+#include "source/families/families.h"
+
+namespace metal_marlin {
+
+// Llama with a sliding window in every layer (or none). llama.cpp's converter calls it "llama" and drops the window.
+const Family kMistral = [] {
+  Family f;
+  f.name = "mistral";
+  f.model_types = {"mistral"};
+  f.architectures = {"MistralForCausalLM"};
+  f.linears = llama_linears();
+  f.norms = llama_norms();
+  f.gguf_permutes_qk = true;
+  f.folds = llama_folds();
+  f.configure = [](const ConfigReader& config, ModelConfig& out) {
+    const auto window = config.find_int("sliding_window", 1, kLargestSize);
+    set_windows(config, window, [&](int64_t) { return window.has_value(); }, out);
+  };
+  return f;
+}();
+
+}  // namespace metal_marlin

@@ -1,0 +1,34 @@
+#include <nlohmann/json.hpp>
+
+#include "formats/gguf.h"
+#include "source/families/configure.h"
+#include "source/families/families.h"
+
+namespace metal_marlin {
+
+// q, k, v in one tensor and gate, up in another; rotary embedding of a part of the head.
+const Family kPhi3 = [] {
+  Family f;
+  f.name = "phi3";
+  f.model_types = {"phi3"};
+  f.architectures = {"Phi3ForCausalLM"};
+  f.gguf_architectures = {"phi3"};
+  f.linears = {"self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.o_proj",
+               "mlp.gate_up_proj",   "mlp.gate_up_proj",   "mlp.down_proj"};
+  f.norms = llama_norms();
+  f.folds = {{Tap::kQkv, FoldProducer::kInputNorm, "input_layernorm -> qkv_proj"},
+             {Tap::kO, FoldProducer::kVRows, "qkv_proj (v) -> o_proj"},
+             {Tap::kGateUp, FoldProducer::kPreFeedForwardNorm, "post_attention_layernorm -> gate_up_proj"},
+             {Tap::kDown, FoldProducer::kUpRows, "gate_up_proj (up) -> down_proj"}};
+  f.configure = [](const ConfigReader& config, ModelConfig& out) {
+    if (!config.has("rms_norm_eps")) out.rms_norm_eps = 1e-5;
+    const auto window = config.find_int("sliding_window", 1, kLargestSize);
+    set_windows(config, window, [&](int64_t) { return window.has_value(); }, out);
+  };
+  f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) {
+    if (const auto window = metadata.find_u64("phi3.attention.sliding_window"); window && *window > 0) config["sliding_window"] = *window;
+  };
+  return f;
+}();
+
+}  // namespace metal_marlin

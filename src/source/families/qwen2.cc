@@ -1,0 +1,57 @@
+#include <cmath>
+
+#include "source/families/configure.h"
+#include "source/families/families.h"
+
+namespace metal_marlin {
+namespace {
+
+// Layers from max_window_layers on slide, if use_sliding_window says so.
+void configure_windows(const ConfigReader& config, ModelConfig& out) {
+  const bool use = config.find_bool("use_sliding_window").value_or(false);
+  const auto window = use ? config.find_int("sliding_window", 1, kLargestSize) : std::nullopt;
+  if (!window) return;
+  const int64_t first = config.find_int("max_window_layers", 0, kLargestSize).value_or(28);
+  set_windows(config, window, [&](int64_t layer) { return layer >= first; }, out);
+}
+
+}  // namespace
+
+// Llama with biases on q, k, v.
+const Family kQwen2 = [] {
+  Family f;
+  f.name = "qwen2";
+  f.model_types = {"qwen2"};
+  f.architectures = {"Qwen2ForCausalLM"};
+  f.gguf_architectures = {"qwen2"};
+  f.linears = llama_linears();
+  f.norms = llama_norms();
+  f.folds = llama_folds();
+  f.configure = [](const ConfigReader& config, ModelConfig& out) {
+    out.attention_bias = true;
+    out.attention_output_bias = false;
+    configure_windows(config, out);
+  };
+  return f;
+}();
+
+// Norms of q and k per head; no biases by default.
+const Family kQwen3 = [] {
+  Family f = kQwen2;
+  f.name = "qwen3";
+  f.model_types = {"qwen3"};
+  f.architectures = {"Qwen3ForCausalLM"};
+  f.gguf_architectures = {"qwen3"};
+  f.norms[static_cast<size_t>(NormKind::kQ)] = "self_attn.q_norm";
+  f.norms[static_cast<size_t>(NormKind::kK)] = "self_attn.k_norm";
+  f.configure = [](const ConfigReader& config, ModelConfig& out) {
+    if (!config.has("head_dim")) {
+      out.head_dim = 128;
+      out.query_scale = 1 / std::sqrt(128.0);
+    }
+    configure_windows(config, out);
+  };
+  return f;
+}();
+
+}  // namespace metal_marlin

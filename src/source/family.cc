@@ -1,0 +1,79 @@
+#include "source/family.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "source/families/families.h"
+
+namespace metal_marlin {
+
+const char* linear_kind_name(LinearKind kind) noexcept {
+  constexpr const char* kNames[kLinears] = {"q", "k", "v", "o", "gate", "up", "down"};
+  return kNames[static_cast<int>(kind)];
+}
+
+Tap tap_of(LinearKind kind) noexcept {
+  switch (kind) {
+    case LinearKind::kQ:
+    case LinearKind::kK:
+    case LinearKind::kV: return Tap::kQkv;
+    case LinearKind::kO: return Tap::kO;
+    case LinearKind::kGate:
+    case LinearKind::kUp: return Tap::kGateUp;
+    case LinearKind::kDown: break;
+  }
+  return Tap::kDown;
+}
+
+const std::vector<const Family*>& families() {
+  static const std::vector<const Family*> all = {&kLlama, &kMistral, &kQwen2, &kQwen3, &kGemma2, &kGemma3, &kPhi3};
+  return all;
+}
+
+namespace {
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+std::string known() {
+  std::vector<std::string> names;
+  for (const Family* f : families()) names.push_back(f->name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+}  // namespace
+
+const Family& find_family(const nlohmann::json& config, const std::string& file) {
+  std::string found;
+  if (const auto it = config.find("model_type"); it != config.end() && it->is_string()) {
+    found = it->get<std::string>();
+    for (const Family* f : families()) {
+      if (contains(f->model_types, found)) return *f;
+    }
+  }
+  if (const auto it = config.find("architectures"); it != config.end() && it->is_array()) {
+    for (const auto& entry : *it) {
+      if (!entry.is_string()) continue;
+      for (const Family* f : families()) {
+        if (contains(f->architectures, entry.get<std::string>())) return *f;
+      }
+      if (found.empty()) found = entry.get<std::string>();
+    }
+  }
+  if (found.empty()) throw FormatError(fmt::format("{}: expected model_type or architectures, found neither", file));
+  throw UnsupportedError(fmt::format("{}: model type \"{}\" is not supported; supported are {}", file, found, known()));
+}
+
+const Family& find_family_of_gguf(const std::string& architecture, const std::string& file) {
+  for (const Family* f : families()) {
+    if (contains(f->gguf_architectures, architecture)) return *f;
+  }
+  throw UnsupportedError(fmt::format("{}: general.architecture \"{}\" is not supported; supported are {}", file, architecture, known()));
+}
+
+}  // namespace metal_marlin

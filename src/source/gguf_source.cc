@@ -1,0 +1,233 @@
+#include "source/gguf_source.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <nlohmann/json.hpp>
+
+#include "core/half.h"
+#include "core/machine.h"
+#include "core/threads.h"
+#include "formats/gguf.h"
+#include "source/convert.h"
+#include "source/gguf_config.h"
+#include "source/gguf_tokenizer.h"
+#include "source/tokenizer.h"
+
+namespace metal_marlin {
+namespace {
+
+using nlohmann::json;
+
+struct Entry {
+  const GgufTensor* tensor = nullptr;
+  int64_t heads = 0;       // > 0: rows within each head stand in pairs, as the converter interleaves q and k of Llama
+  bool minus_one = false;  // stored as 1 + weight
+};
+
+// Names of a block's tensors in GGUF, by LinearKind and NormKind.
+constexpr const char* kLinearNames[kLinears] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+constexpr const char* kNormNames[kNorms] = {"attn_norm", "attn_q_norm", "attn_k_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"};
+
+// Row of the file that holds row r of Hugging Face's order: within a head of d rows, row i of the first half stands at
+// 2 i and row i of the second at 2 i + 1.
+int64_t file_row(int64_t r, int64_t rows, int64_t heads) {
+  if (heads == 0) return r;
+  const int64_t d = rows / heads;
+  const int64_t i = r % d;
+  return r - i + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
+}
+
+class GgufSource : public ModelSource {
+ public:
+  explicit GgufSource(const std::string& path) : file_(path) {
+    path_ = path;
+    format_ = "gguf";
+    const std::string architecture = file_.metadata().get_string("general.architecture");
+    family_ = &find_family_of_gguf(architecture, path);
+    config_json_ = std::make_shared<json>(gguf_config(file_, *family_, architecture));
+    config_ = read_model_config(*config_json_, *family_, path);
+    collect();
+  }
+
+  std::vector<CheckpointTensor> tensors() const override {
+    std::vector<CheckpointTensor> out;
+    const std::string file = std::filesystem::path(path_).filename().string();
+    for (const auto& [name, e] : entries_) {
+      out.push_back({name, e.tensor->shape, std::string(ggml_type_info(e.tensor->type).name), e.tensor->bytes.size(), file});
+    }
+    return out;
+  }
+  bool has(const std::string& name) const override { return entries_.count(name) > 0; }
+
+  OwnedTensor load_stored(const std::string& name) const override {
+    const Entry& e = get(name);
+    const auto [rows, columns] = matrix_shape(e.tensor->shape, name, path_);
+    const GgmlType type = e.tensor->type;
+    const bool as_f32 = type == GgmlType::kF32 || e.minus_one;
+    const DType dtype = as_f32 ? DType::kF32 : type == GgmlType::kBF16 ? DType::kBF16 : DType::kF16;
+    OwnedTensor out{name, dtype, e.tensor->shape, Buffer(static_cast<size_t>(rows * columns) * dtype_size(dtype))};
+    // In pieces, so that the f32 form of a large embedding never stands whole beside it.
+    const int64_t piece = std::max<int64_t>(1, (int64_t{1} << 22) / std::max<int64_t>(columns, 1));
+    for (int64_t first = 0; first < rows; first += piece) {
+      const int64_t n = std::min(piece, rows - first);
+      const Matrix m = load(name, first, n);
+      if (as_f32) {
+        std::memcpy(out.bytes.data() + first * columns * 4, m.data(), static_cast<size_t>(m.size()) * 4);
+      } else if (dtype == DType::kF16) {
+        const OwnedTensor half = to_f16(name, {n, columns}, m);
+        std::memcpy(out.bytes.data() + first * columns * 2, half.bytes.data(), half.bytes.size());
+      } else {
+        auto* bits = reinterpret_cast<uint16_t*>(out.bytes.data()) + first * columns;
+        for (int64_t i = 0; i < m.size(); ++i) bits[i] = f32_to_bf16(m.data()[i]);
+      }
+    }
+    return out;
+  }
+
+  Matrix load(const std::string& name, int64_t first_row, int64_t rows) const override {
+    const Entry& e = get(name);
+    const auto [all, columns] = matrix_shape(e.tensor->shape, name, path_);
+    if (rows < 0) rows = all - first_row;
+    check_rows(name, first_row, rows, all);
+    Matrix m(rows, columns);
+    if (e.heads == 0) {
+      dequantize_rows(*e.tensor, first_row, rows, m.data());
+    } else if (e.tensor->shape.size() == 1) {
+      std::vector<float> values(static_cast<size_t>(columns));
+      dequantize_rows(*e.tensor, 0, 1, values.data());
+      for (int64_t c = 0; c < columns; ++c) m(0, c) = values[static_cast<size_t>(file_row(c, columns, e.heads))];
+    } else {
+      parallel_for(rows, [&, columns = columns, all = all](int64_t r) {
+        dequantize_rows(*e.tensor, file_row(first_row + r, all, e.heads), 1, m.data() + r * columns);
+      });
+    }
+    if (e.minus_one) {
+      for (float& v : m.values()) v -= 1.0F;
+    }
+    return m;
+  }
+
+  std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
+    get(name);
+    return std::nullopt;  // ggml's blocks are another grid
+  }
+
+  void release(const std::string& name) const override {
+    if (const auto it = entries_.find(name); it != entries_.end()) file_.release(*it->second.tensor);
+  }
+
+  const Tokenizer& tokenizer() const override {
+    std::call_once(tokenizer_once_, [&] {
+      const TokenizerFiles files = tokenizer_files();
+      tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_files(files, path_));
+    });
+    return *tokenizer_;
+  }
+
+  std::vector<std::pair<std::string, std::string>> companion_files() const override {
+    const TokenizerFiles files = tokenizer_files();
+    return {{"tokenizer.json", files.tokenizer_json}, {"tokenizer_config.json", files.tokenizer_config_json}, {"generation_config.json", files.generation_config_json}};
+  }
+
+  uint64_t digest() const override {
+    uint64_t h = digest_time(path_, fnv1a(nullptr, 0));
+    const std::string config = config_json_->dump();
+    h = fnv1a(config.data(), config.size(), h);
+    for (const auto& [name, e] : entries_) {
+      h = fnv1a(name.data(), name.size(), h);
+      h = digest_sample(e.tensor->bytes, h);
+      release(name);
+    }
+    return h;
+  }
+
+ private:
+  const Entry& get(const std::string& name) const {
+    const auto it = entries_.find(name);
+    if (it == entries_.end()) throw FormatError(fmt::format("{}: tensor {} is missing", path_, name));
+    return it->second;
+  }
+
+  void add(const std::string& gguf_name, const std::string& name, int64_t heads = 0, bool norm = false) {
+    const GgufTensor* tensor = file_.find(gguf_name);
+    if (tensor == nullptr) return;  // check() names what is missing
+    if (!ggml_type_info(tensor->type).can_dequantize) {
+      throw UnsupportedError(fmt::format("{}: tensor {}: type {} is not supported", path_, gguf_name, ggml_type_info(tensor->type).name));
+    }
+    if (heads > 0 && (tensor->shape.empty() || tensor->shape[0] % (2 * heads) != 0)) {
+      throw FormatError(fmt::format("{}: tensor {}: expected rows in {} heads of even size, found {}", path_, gguf_name, heads, shape_string(tensor->shape)));
+    }
+    entries_.emplace(name, Entry{tensor, heads, norm && family_->gguf_norm_plus_one});
+  }
+
+  void collect() {
+    add("token_embd.weight", family_->embedding);
+    add("output.weight", family_->head);
+    add("output_norm.weight", family_->final_norm, 0, true);
+    for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
+      const std::string from = fmt::format("blk.{}.", layer);
+      const std::string to = fmt::format("{}{}.", family_->layer_prefix, layer);
+      for (int k = 0; k < kLinears; ++k) {
+        const auto kind = static_cast<LinearKind>(k);
+        const std::string& module = family_->linears[static_cast<size_t>(k)];
+        std::string name = kLinearNames[k];
+        if (module == family_->linears[0] && k > 0) continue;  // fused: the first stands for all
+        if (module == family_->linears[0] && family_->linears[1] == module) name = "attn_qkv";
+        if (kind == LinearKind::kUp && module == family_->linears[static_cast<size_t>(LinearKind::kGate)]) continue;
+        if (kind == LinearKind::kGate && module == family_->linears[static_cast<size_t>(LinearKind::kUp)]) name = "ffn_up";
+        int64_t heads = 0;
+        if (family_->gguf_permutes_qk && kind == LinearKind::kQ) heads = config_.num_attention_heads;
+        if (family_->gguf_permutes_qk && kind == LinearKind::kK) heads = config_.num_key_value_heads;
+        for (const char* part : {".weight", ".bias"}) add(from + name + part, to + module + part, heads);
+      }
+      for (int k = 0; k < kNorms; ++k) {
+        const std::string& module = family_->norms[static_cast<size_t>(k)];
+        if (!module.empty()) add(from + kNormNames[k] + ".weight", to + module + ".weight", 0, true);
+      }
+    }
+  }
+
+  TokenizerFiles tokenizer_files() const {
+    const GgufMetadata& m = file_.metadata();
+    GgufTokenizerData d;
+    d.model = m.get_string("tokenizer.ggml.model");
+    d.pre = m.find_string("tokenizer.ggml.pre").value_or("");
+    d.tokens = m.get_strings("tokenizer.ggml.tokens");
+    if (const auto types = m.find_ints("tokenizer.ggml.token_type")) {
+      for (const int64_t t : *types) d.token_types.push_back(static_cast<int32_t>(t));
+    }
+    if (auto scores = m.find_floats("tokenizer.ggml.scores")) d.scores = std::move(*scores);
+    if (const auto* merges = m.find_strings("tokenizer.ggml.merges")) d.merges = *merges;
+    d.bos = m.find_i64("tokenizer.ggml.bos_token_id");
+    d.eos = m.find_i64("tokenizer.ggml.eos_token_id");
+    d.unk = m.find_i64("tokenizer.ggml.unknown_token_id");
+    d.pad = m.find_i64("tokenizer.ggml.padding_token_id");
+    d.add_bos = m.find_bool("tokenizer.ggml.add_bos_token");
+    d.add_eos = m.find_bool("tokenizer.ggml.add_eos_token");
+    d.add_space_prefix = m.find_bool("tokenizer.ggml.add_space_prefix");
+    d.chat_template = m.find_string("tokenizer.chat_template").value_or("");
+    RebuiltTokenizer rebuilt = rebuild_gguf_tokenizer(d, path_);
+    TokenizerFiles files;
+    files.tokenizer_json = std::move(rebuilt.tokenizer_json);
+    files.tokenizer_config_json = std::move(rebuilt.tokenizer_config_json);
+    files.generation_config_json = std::move(rebuilt.generation_config_json);
+    return files;
+  }
+
+  GgufFile file_;
+  std::map<std::string, Entry> entries_;
+  mutable std::once_flag tokenizer_once_;
+  mutable std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+}  // namespace
+
+std::unique_ptr<ModelSource> open_gguf_source(const std::string& path) { return std::make_unique<GgufSource>(path); }
+
+}  // namespace metal_marlin

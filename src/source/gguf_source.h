@@ -1,0 +1,14 @@
+// A checkpoint in one GGUF file: names, row order and norms as Hugging Face has them, config and tokenizer rebuilt.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "source/model_source.h"
+
+namespace metal_marlin {
+
+// `path`: a .gguf file. Throws as ModelSource::open.
+std::unique_ptr<ModelSource> open_gguf_source(const std::string& path);
+
+}  // namespace metal_marlin

@@ -1,0 +1,120 @@
+#include "source/gguf_tokenizer.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <nlohmann/json.hpp>
+#include <unordered_set>
+
+#include "formats/text.h"
+#include "source/gguf_pre_tokenizers.h"
+
+namespace metal_marlin {
+namespace {
+
+using Json = nlohmann::json;
+
+Vocabulary vocabulary_of(const GgufTokenizerData& d, const std::string& file) {
+  const bool spm = d.model == "llama";
+  // Files from before these keys existed mean Llama's own ids.
+  const auto id = [&](const std::optional<int64_t>& stated, int64_t usual) {
+    return stated || !spm || static_cast<int64_t>(d.tokens.size()) <= usual ? stated : std::optional<int64_t>(usual);
+  };
+  Vocabulary v = checked_vocabulary(d.tokens, d.token_types, id(d.bos, 1), id(d.eos, 2), id(d.unk, 0), d.pad, file);
+  if (!d.chat_template.empty() && !is_utf8(d.chat_template))
+    throw FormatError(fmt::format("{}: tokenizer.chat_template is not UTF-8", file));
+  v.chat_template = d.chat_template;
+  const auto ends = [&](bool add, const std::optional<int32_t>& token, const char* key) {
+    if (add && !token)
+      throw FormatError(fmt::format(
+          "{}: tokenizer.ggml.add_{}_token is true, but there is no tokenizer.ggml.{}_token_id", file, key, key));
+    return add;
+  };
+  v.add_bos = ends(d.add_bos.value_or(false), v.bos, "bos");
+  v.add_eos = ends(d.add_eos.value_or(false), v.eos, "eos");
+  return v;
+}
+
+// "left right" with both parts and what they make among the tokens. Parts may begin with a space, not hold one.
+Json checked_merges(const GgufTokenizerData& d, const Vocabulary& v, const std::string& file) {
+  const std::unordered_set<std::string_view> known(v.tokens.begin(), v.tokens.end());
+  Json merges = Json::array();
+  std::string joined;
+  for (size_t i = 0; i < d.merges.size(); ++i) {
+    const std::string_view merge = d.merges[i];
+    const size_t space = merge.find(' ', 1);
+    if (space == std::string_view::npos || space + 1 == merge.size() || !is_utf8(merge))
+      throw FormatError(
+          fmt::format("{}: merge {} is {}; expected two tokens with a space between them", file, i, shown(merge)));
+    const std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);
+    joined.assign(left).append(right);
+    for (const std::string_view part : {left, right, std::string_view(joined)})
+      if (!known.contains(part))
+        throw FormatError(fmt::format("{}: merge {} is {}, but {} is no token", file, i, shown(merge), shown(part)));
+    merges.push_back({left, right});
+  }
+  return merges;
+}
+
+Json bpe_json(const GgufTokenizerData& d, Vocabulary& v, const std::string& file) {
+  const std::string name = !d.pre.empty() ? d.pre : d.model == "gemma4" ? "gemma4" : "default";
+  const GgufPreTokenizer& pre = gguf_pre_tokenizer(name, file);
+  if (!d.add_bos && pre.adds_bos) v.add_bos = v.bos.has_value();
+  Json json = tokenizer_frame(v);
+  Json steps = Json::array();
+  for (const auto pattern : pre.patterns)
+    steps.push_back(
+        {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+  if (pre.byte_level) {
+    const Json byte_level = {
+        {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", false}, {"use_regex", false}};
+    steps.push_back(byte_level);
+    json["normalizer"] = pre.nfc ? Json{{"type", "NFC"}} : Json();
+    json["decoder"] = byte_level;
+  } else {
+    json["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\xE2\x96\x81"}};
+    json["decoder"] = {{"type", "Sequence"},
+                       {"decoders",
+                        {{{"type", "Replace"}, {"pattern", {{"String", "\xE2\x96\x81"}}}, {"content", " "}},
+                         {{"type", "ByteFallback"}},
+                         {{"type", "Fuse"}}}}};
+  }
+  json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", steps}};
+  const bool fallback = !pre.byte_level;
+  json["model"] = {{"type", "BPE"},
+                   {"dropout", nullptr},
+                   {"unk_token", fallback && v.unk ? Json(v.tokens[static_cast<size_t>(*v.unk)]) : Json()},
+                   {"continuing_subword_prefix", nullptr},
+                   {"end_of_word_suffix", nullptr},
+                   {"fuse_unk", fallback},
+                   {"byte_fallback", fallback},
+                   {"ignore_merges", pre.ignore_merges},
+                   {"vocab", vocabulary_object(v)},
+                   {"merges", checked_merges(d, v, file)}};
+  return json;
+}
+
+}  // namespace
+
+RebuiltTokenizer rebuild_gguf_tokenizer(const GgufTokenizerData& d, const std::string& file) {
+  const bool bpe = d.model == "gpt2" || d.model == "gemma4";
+  if (!bpe && d.model != "llama")
+    throw UnsupportedError(fmt::format(
+        "{}: tokenizer.ggml.model is {}; known are \"gpt2\" (byte-level BPE), \"llama\" (SentencePiece BPE) "
+        "and \"gemma4\"",
+        file, shown(d.model)));
+  Vocabulary v = vocabulary_of(d, file);
+  Json json;
+  if (bpe) {
+    json = bpe_json(d, v, file);
+  } else {
+    if (!d.add_bos) v.add_bos = v.bos.has_value();
+    SentencePieceRules rules;
+    rules.add_prefix = d.add_space_prefix.value_or(true);
+    rules.scores = d.scores;
+    json = sentencepiece_json(v, rules, file);
+  }
+  return {json.dump(), tokenizer_config(v).dump(2), generation_config(v).dump(2)};
+}
+
+}  // namespace metal_marlin

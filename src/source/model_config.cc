@@ -1,0 +1,142 @@
+#include "source/model_config.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "source/config_reader.h"
+#include "source/families/configure.h"
+#include "source/family.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr double kHuge = 1e12;
+
+RopeType rope_type_of(const std::string& name, const std::string& file) {
+  if (name == "default" || name == "mrope") return RopeType::kDefault;
+  if (name == "linear") return RopeType::kLinear;
+  if (name == "dynamic") return RopeType::kDynamic;
+  if (name == "llama3") return RopeType::kLlama3;
+  if (name == "yarn") return RopeType::kYarn;
+  throw UnsupportedError(fmt::format("{}: rope type \"{}\" is not supported; supported are default, linear, dynamic, llama3 and yarn", file, name));
+}
+
+}  // namespace
+
+Activation read_activation(const ConfigReader& config, const char* key, Activation otherwise) {
+  const auto name = config.find_string(key);
+  if (!name) return otherwise;
+  if (*name == "silu" || *name == "swish") return Activation::kSilu;
+  if (*name == "gelu") return Activation::kGelu;
+  if (*name == "gelu_pytorch_tanh" || *name == "gelu_new" || *name == "gelu_tanh") return Activation::kGeluTanh;
+  if (*name == "relu") return Activation::kRelu;
+  throw UnsupportedError(fmt::format("{}: {} \"{}\" is not supported; supported are silu, gelu, gelu_pytorch_tanh and relu", config.file(), key, *name));
+}
+
+RopeConfig read_rope(const ConfigReader& r, const RopeConfig& defaults) {
+  RopeConfig rope = defaults;
+  rope.theta = r.find_number("rope_theta", 1, kHuge).value_or(rope.theta);
+  const auto type = r.find_string("rope_type");
+  const auto old_type = r.find_string("type");
+  rope.type = rope_type_of(type.value_or(old_type.value_or("default")), r.file());
+  if (rope.type != RopeType::kDefault) {
+    const auto factor = r.find_number("factor", 1e-6, 1e6);
+    if (!factor) r.fail("factor", "a number from 1e-06 to 1e+06");
+    rope.factor = *factor;
+  }
+  rope.partial_rotary_factor = r.find_number("partial_rotary_factor", 1e-6, 1).value_or(rope.partial_rotary_factor);
+  rope.original_max_position_embeddings = r.find_int("original_max_position_embeddings", 1, kLargestSize).value_or(rope.original_max_position_embeddings);
+  rope.low_freq_factor = r.find_number("low_freq_factor", 1e-6, 1e6).value_or(rope.low_freq_factor);
+  rope.high_freq_factor = r.find_number("high_freq_factor", 1e-6, 1e6).value_or(rope.high_freq_factor);
+  rope.beta_fast = r.find_number("beta_fast", 1e-6, 1e6).value_or(rope.beta_fast);
+  rope.beta_slow = r.find_number("beta_slow", 1e-6, 1e6).value_or(rope.beta_slow);
+  rope.attention_factor = r.find_number("attention_factor", 1e-6, 1e6).value_or(rope.attention_factor);
+  rope.mscale = r.find_number("mscale", 0, 1e6).value_or(rope.mscale);
+  rope.mscale_all_dim = r.find_number("mscale_all_dim", 0, 1e6).value_or(rope.mscale_all_dim);
+  rope.truncate = r.find_bool("truncate").value_or(rope.truncate);
+  if (rope.type == RopeType::kLlama3 && rope.high_freq_factor <= rope.low_freq_factor) {
+    r.fail("high_freq_factor", fmt::format("a number above low_freq_factor ({})", rope.low_freq_factor));
+  }
+  return rope;
+}
+
+void set_windows(const ConfigReader& config, std::optional<int64_t> window, const std::function<bool(int64_t)>& slides, ModelConfig& out) {
+  const auto types = config.find_strings("layer_types");
+  if (types && static_cast<int64_t>(types->size()) != out.num_hidden_layers) {
+    throw FormatError(fmt::format("{}: layer_types: expected {} entries, one per layer, found {}", config.file(), out.num_hidden_layers, types->size()));
+  }
+  for (int64_t i = 0; i < out.num_hidden_layers; ++i) {
+    bool sliding = slides(i);
+    if (types) {
+      const std::string& type = (*types)[static_cast<size_t>(i)];
+      if (type != "full_attention" && type != "sliding_attention") {
+        throw UnsupportedError(fmt::format("{}: layer_types[{}]: \"{}\" is not supported; supported are full_attention and sliding_attention", config.file(), i, type));
+      }
+      sliding = type == "sliding_attention";
+    }
+    if (sliding && !window) config.fail("sliding_window", "a positive integer, since layers slide");
+    out.sliding_window[static_cast<size_t>(i)] = sliding ? *window : 0;
+  }
+}
+
+ModelConfig read_model_config(const nlohmann::json& json, const Family& family, const std::string& file) {
+  const ConfigReader config(json, file);
+  ModelConfig out;
+  out.model_type = config.find_string("model_type").value_or(family.model_types.front());
+  out.vocab_size = config.get_int("vocab_size", 1, kLargestSize);
+  out.hidden_size = config.get_int("hidden_size", 1, kLargestSize);
+  out.intermediate_size = config.get_int("intermediate_size", 1, kLargestSize);
+  out.num_hidden_layers = config.get_int("num_hidden_layers", 1, 100000);
+  out.num_attention_heads = config.get_int("num_attention_heads", 1, 1 << 20);
+  out.num_key_value_heads = config.find_int("num_key_value_heads", 1, 1 << 20).value_or(out.num_attention_heads);
+  if (out.num_attention_heads % out.num_key_value_heads != 0) {
+    config.fail("num_key_value_heads", fmt::format("a divisor of num_attention_heads ({})", out.num_attention_heads));
+  }
+  if (const auto head_dim = config.find_int("head_dim", 1, 1 << 20)) {
+    out.head_dim = *head_dim;
+  } else {
+    if (out.hidden_size % out.num_attention_heads != 0) {
+      config.fail("num_attention_heads", fmt::format("a divisor of hidden_size ({}), since head_dim is not given", out.hidden_size));
+    }
+    out.head_dim = out.hidden_size / out.num_attention_heads;
+  }
+  if (out.head_dim % 2 != 0) config.fail("head_dim", "an even number");
+  out.max_position_embeddings = config.find_int("max_position_embeddings", 1, kLargestSize).value_or(2048);
+  out.rms_norm_eps = config.find_number("rms_norm_eps", 0, 1).value_or(1e-6);
+  out.activation = read_activation(config, "hidden_act", Activation::kSilu);
+  out.tie_word_embeddings = config.find_bool("tie_word_embeddings").value_or(false);
+  out.attention_bias = config.find_bool("attention_bias").value_or(false);
+  out.attention_output_bias = out.attention_bias;
+  out.mlp_bias = config.find_bool("mlp_bias").value_or(false);
+  out.query_scale = 1 / std::sqrt(static_cast<double>(out.head_dim));
+  out.torch_dtype = config.find_string("dtype").value_or(config.find_string("torch_dtype").value_or("float32"));
+
+  RopeConfig defaults;
+  defaults.theta = config.find_number("rope_theta", 1, kHuge).value_or(10000.0);
+  defaults.partial_rotary_factor = config.find_number("partial_rotary_factor", 1e-6, 1).value_or(1.0);
+  defaults.original_max_position_embeddings =
+      config.find_int("original_max_position_embeddings", 1, kLargestSize).value_or(out.max_position_embeddings);
+  out.rope = defaults;
+  auto rope = config.find_object("rope_parameters");
+  if (!rope) rope = config.find_object("rope_scaling");
+  if (rope && !rope->has("full_attention")) out.rope = read_rope(*rope, defaults);
+  out.local_rope = out.rope;
+
+  const auto layers = static_cast<size_t>(out.num_hidden_layers);
+  out.sliding_window.assign(layers, 0);
+  out.layer_uses_local_rope.assign(layers, false);
+  for (const int64_t id : config.find_ints("eos_token_id", -1, kLargestSize)) {
+    if (id >= 0) out.eos_token_ids.push_back(static_cast<int32_t>(id));
+  }
+  const auto bos = config.find_ints("bos_token_id", -1, kLargestSize);
+  if (!bos.empty()) out.bos_token_id = static_cast<int32_t>(bos.front());
+  if (family.configure) family.configure(config, out);
+  const double rotary = static_cast<double>(out.head_dim) * out.rope.partial_rotary_factor;
+  if (rotary < 2) config.fail("partial_rotary_factor", "a share that leaves at least two dimensions of a head");
+  return out;
+}
+
+}  // namespace metal_marlin

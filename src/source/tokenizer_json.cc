@@ -1,0 +1,307 @@
+#include "source/tokenizer_json.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "formats/text.h"
+
+namespace metal_marlin {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581
+
+// Tokens that end a turn or a text under a name that files do not always give as their eos.
+constexpr std::array<std::string_view, 10> kEnds = {"<|eot_id|>",      "<|im_end|>",     "<|end|>", "<end_of_turn>",
+                                                    "<turn|>",         "<|eom_id|>",     "<EOT>",   "<|endoftext|>",
+                                                    "<|end_of_text|>", "<|end_of_turn|>"};
+
+void replace_all(std::string& text, std::string_view from, std::string_view to) {
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
+}
+
+bool is_byte_token(std::string_view token) noexcept {
+  const auto hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F'); };
+  return token.size() == 6 && token.starts_with("<0x") && token.ends_with(">") && hex(token[3]) && hex(token[4]);
+}
+
+std::optional<int32_t> checked_id(std::optional<int64_t> id, size_t tokens, const char* what, const std::string& file) {
+  if (!id || *id == -1) return std::nullopt;  // -1 is how both formats write "none"
+  if (*id < 0 || static_cast<uint64_t>(*id) >= tokens)
+    throw FormatError(fmt::format("{}: the {} token's id is {}, but there are {} tokens", file, what, *id, tokens));
+  return static_cast<int32_t>(*id);
+}
+
+// Phi-3's tokenizer swallows the white space behind its turn markers. Nothing else in the files says so.
+bool strips_right(const Vocabulary& v, const std::string& token) {
+  static constexpr std::string_view kKeep[] = {"<unk>", "<s>", "<|endoftext|>"};
+  const bool phi3 = std::find(v.tokens.begin(), v.tokens.end(), "<|placeholder1|>") != v.tokens.end();
+  return phi3 && std::find(std::begin(kKeep), std::end(kKeep), token) == std::end(kKeep);
+}
+
+Json template_processor(const Vocabulary& v) {
+  const auto special = [](const std::string& token, int type) {
+    return Json{{"SpecialToken", {{"id", token}, {"type_id", type}}}};
+  };
+  Json single = Json::array(), pair = Json::array(), used = Json::object();
+  const auto ends = [&](bool add, std::optional<int32_t> id, Json& list, int type) {
+    if (!add || !id) return;
+    const std::string& token = v.tokens[static_cast<size_t>(*id)];
+    list.push_back(special(token, type));
+    used[token] = {{"id", token}, {"ids", {*id}}, {"tokens", {token}}};
+  };
+  const auto sequence = [&](const char* name, int type, Json& list) {
+    ends(v.add_bos, v.bos, list, type);
+    list.push_back({{"Sequence", {{"id", name}, {"type_id", type}}}});
+    ends(v.add_eos, v.eos, list, type);
+  };
+  sequence("A", 0, single);
+  sequence("A", 0, pair);
+  sequence("B", 1, pair);
+  if (used.empty()) return nullptr;
+  return {{"type", "TemplateProcessing"}, {"single", single}, {"pair", pair}, {"special_tokens", used}};
+}
+
+struct Merge {
+  std::string_view left, right;
+  float score;
+};
+
+// Every way to join two pieces to a third, best first. Ties as transformers breaks them: of two merges with one score,
+// the one with the longer left part, then the longer right part, then the earlier in the vocabulary.
+std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>& scores, const std::string& file) {
+  // A piece of n bytes costs up to n^2: 4e9 is about a second, and 100 times what the largest vocabularies take.
+  constexpr uint64_t kMostWork = 4'000'000'000;
+  std::unordered_map<std::string_view, int32_t> ids;
+  const auto joins = [&](size_t i) { return v.types[i] == TokenType::kNormal || v.types[i] == TokenType::kUnused; };
+  uint64_t work = 0;
+  ids.reserve(v.tokens.size());
+  for (size_t i = 0; i < v.tokens.size(); ++i) {
+    if (!joins(i)) continue;
+    ids.emplace(v.tokens[i], static_cast<int32_t>(i));
+    const uint64_t n = v.tokens[i].size();
+    work = n > 100'000 ? kMostWork + 1 : work + n * n;
+    if (work > kMostWork)
+      throw FormatError(fmt::format("{}: token {} has {} bytes; pieces this long make no vocabulary", file, i, n));
+  }
+  std::vector<Merge> merges;
+  std::vector<std::pair<std::pair<int32_t, int32_t>, size_t>> local;
+  for (size_t i = 0; i < v.tokens.size(); ++i) {
+    if (!joins(i)) continue;
+    const std::string_view piece = v.tokens[i];
+    local.clear();
+    for (size_t cut = 1; cut < piece.size(); ++cut) {
+      if ((static_cast<unsigned char>(piece[cut]) & 0xC0) == 0x80) continue;  // inside a character
+      const auto left = ids.find(piece.substr(0, cut));
+      if (left == ids.end()) continue;
+      const auto right = ids.find(piece.substr(cut));
+      if (right != ids.end()) local.push_back({{left->second, right->second}, cut});
+    }
+    std::sort(local.begin(), local.end());
+    for (const auto& [pair, cut] : local) merges.push_back({piece.substr(0, cut), piece.substr(cut), scores[i]});
+  }
+  const auto characters = [](std::string_view s) {
+    return std::count_if(s.begin(), s.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+  };
+  std::stable_sort(merges.begin(), merges.end(), [&](const Merge& a, const Merge& b) {
+    if (a.score != b.score) return a.score > b.score;
+    const auto la = characters(a.left), lb = characters(b.left);
+    if (la != lb) return la > lb;
+    return characters(a.right) > characters(b.right);
+  });
+  return merges;
+}
+
+Json sentencepiece_normalizer(const SentencePieceRules& rules) {
+  Json steps = Json::array();
+  if (!rules.precompiled_charsmap.empty())
+    steps.push_back({{"type", "Precompiled"}, {"precompiled_charsmap", rules.precompiled_charsmap}});
+  if (rules.remove_extra_spaces) {
+    steps.push_back({{"type", "Strip"}, {"strip_left", true}, {"strip_right", true}});
+    steps.push_back({{"type", "Replace"}, {"pattern", {{"Regex", " {2,}"}}}, {"content", " "}});
+  }
+  if (rules.add_prefix && !rules.prefix_first_only) steps.push_back({{"type", "Prepend"}, {"prepend", kSpace}});
+  if (!rules.add_prefix || !rules.prefix_first_only)
+    steps.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", kSpace}});
+  if (steps.empty()) return nullptr;
+  return {{"type", "Sequence"}, {"normalizers", steps}};
+}
+
+}  // namespace
+
+bool is_utf8(std::string_view text) noexcept {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  for (size_t i = 0; i < text.size();) {
+    const unsigned char first = byte(i);
+    const size_t n = first < 0x80                    ? 1
+                     : first >= 0xC2 && first < 0xE0 ? 2
+                     : (first & 0xF0) == 0xE0        ? 3
+                     : first >= 0xF0 && first < 0xF5 ? 4
+                                                     : 0;
+    if (n == 0 || text.size() - i < n) return false;
+    for (size_t k = 1; k < n; ++k)
+      if ((byte(i + k) & 0xC0) != 0x80) return false;
+    // Overlong forms, surrogates, and what lies beyond U+10FFFF show in the second byte.
+    if ((first == 0xE0 && byte(i + 1) < 0xA0) || (first == 0xED && byte(i + 1) >= 0xA0) ||
+        (first == 0xF0 && byte(i + 1) < 0x90) || (first == 0xF4 && byte(i + 1) >= 0x90))
+      return false;
+    i += n;
+  }
+  return true;
+}
+
+Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector<int32_t>& types,
+                              std::optional<int64_t> bos, std::optional<int64_t> eos, std::optional<int64_t> unk,
+                              std::optional<int64_t> pad, const std::string& file) {
+  if (tokens.empty()) throw FormatError(fmt::format("{}: the tokenizer has no tokens", file));
+  if (tokens.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()))
+    throw FormatError(fmt::format("{}: the tokenizer has {} tokens; ids are 32 bits wide", file, tokens.size()));
+  if (!types.empty() && types.size() != tokens.size())
+    throw FormatError(fmt::format("{}: {} token types for {} tokens", file, types.size(), tokens.size()));
+  Vocabulary v;
+  v.tokens = std::move(tokens);
+  v.bos = checked_id(bos, v.tokens.size(), "beginning-of-text", file);
+  v.eos = checked_id(eos, v.tokens.size(), "end-of-text", file);
+  v.unk = checked_id(unk, v.tokens.size(), "unknown", file);
+  v.pad = checked_id(pad, v.tokens.size(), "padding", file);
+  v.types.reserve(v.tokens.size());
+  std::unordered_set<std::string_view> seen;
+  seen.reserve(v.tokens.size());
+  for (size_t i = 0; i < v.tokens.size(); ++i) {
+    std::string& token = v.tokens[i];
+    if (!is_utf8(token)) throw FormatError(fmt::format("{}: token {} is not UTF-8: {}", file, i, shown(token)));
+    if (token.empty()) token = fmt::format("[EMPTY_{}]", i);
+    if (!seen.insert(token).second)
+      throw FormatError(fmt::format("{}: token {} {} occurs twice", file, i, shown(token)));
+    if (types.empty()) {
+      const auto id = static_cast<int32_t>(i);
+      v.types.push_back(v.unk == id                  ? TokenType::kUnknown
+                        : v.bos == id || v.eos == id ? TokenType::kControl
+                        : is_byte_token(token)       ? TokenType::kByte
+                                                     : TokenType::kNormal);
+    } else {
+      if (types[i] < 1 || types[i] > 6)
+        throw FormatError(fmt::format("{}: token {} has the type {}; types are 1 to 6", file, i, types[i]));
+      v.types.push_back(static_cast<TokenType>(types[i]));
+    }
+  }
+  return v;
+}
+
+Json tokenizer_frame(const Vocabulary& v) {
+  Json added = Json::array();
+  for (size_t i = 0; i < v.tokens.size(); ++i) {
+    const TokenType type = v.types[i];
+    const bool special = type == TokenType::kControl || type == TokenType::kUnknown;
+    if (!special && type != TokenType::kUserDefined) continue;
+    added.push_back({{"id", i},
+                     {"content", v.tokens[i]},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", special && strips_right(v, v.tokens[i])},
+                     {"normalized", false},
+                     {"special", special}});
+  }
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens", added},
+          {"post_processor", template_processor(v)}};
+}
+
+Json vocabulary_object(const Vocabulary& v) {
+  Json object = Json::object();
+  for (size_t i = 0; i < v.tokens.size(); ++i) object[v.tokens[i]] = i;
+  return object;
+}
+
+Json sentencepiece_json(Vocabulary& v, const SentencePieceRules& rules, const std::string& file) {
+  if (rules.scores.size() != v.tokens.size())
+    throw FormatError(fmt::format("{}: {} token scores for {} tokens", file, rules.scores.size(), v.tokens.size()));
+  for (size_t i = 0; i < rules.scores.size(); ++i)
+    if (!std::isfinite(rules.scores[i]))
+      throw FormatError(fmt::format("{}: the score of token {} is not finite", file, i));
+  std::unordered_set<std::string> taken(v.tokens.begin(), v.tokens.end());
+  for (size_t i = 0; i < v.tokens.size(); ++i) {
+    if (v.types[i] != TokenType::kUserDefined) continue;
+    std::string text = v.tokens[i];
+    replace_all(text, kSpace, " ");
+    if (text != v.tokens[i] && taken.insert(text).second) v.tokens[i] = std::move(text);
+  }
+
+  Json json = tokenizer_frame(v);
+  json["normalizer"] = sentencepiece_normalizer(rules);
+  json["pre_tokenizer"] = nullptr;
+  if (rules.add_prefix && rules.prefix_first_only)
+    json["pre_tokenizer"] = {
+        {"type", "Metaspace"}, {"replacement", kSpace}, {"prepend_scheme", "first"}, {"split", false}};
+  Json decoders = Json::array({{{"type", "Replace"}, {"pattern", {{"String", kSpace}}}, {"content", " "}},
+                               {{"type", "ByteFallback"}},
+                               {{"type", "Fuse"}}});
+  if (rules.add_prefix) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  json["decoder"] = {{"type", "Sequence"}, {"decoders", decoders}};
+
+  if (rules.unigram) {
+    Json pieces = Json::array();
+    for (size_t i = 0; i < v.tokens.size(); ++i) pieces.push_back({v.tokens[i], static_cast<double>(rules.scores[i])});
+    json["model"] = {{"type", "Unigram"},
+                     {"unk_id", v.unk ? Json(*v.unk) : Json()},
+                     {"vocab", pieces},
+                     {"byte_fallback", rules.byte_fallback}};
+    return json;
+  }
+  Json merges = Json::array();
+  for (const auto& m : merges_by_score(v, rules.scores, file)) merges.push_back({m.left, m.right});
+  json["model"] = {{"type", "BPE"},
+                   {"dropout", nullptr},
+                   {"unk_token", v.unk ? Json(v.tokens[static_cast<size_t>(*v.unk)]) : Json()},
+                   {"continuing_subword_prefix", nullptr},
+                   {"end_of_word_suffix", nullptr},
+                   {"fuse_unk", true},
+                   {"byte_fallback", rules.byte_fallback},
+                   {"ignore_merges", false},
+                   {"vocab", vocabulary_object(v)},
+                   {"merges", merges}};
+  return json;
+}
+
+Json tokenizer_config(const Vocabulary& v) {
+  Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                 {"clean_up_tokenization_spaces", false},
+                 {"add_bos_token", v.add_bos && v.bos.has_value()},
+                 {"add_eos_token", v.add_eos && v.eos.has_value()}};
+  const std::pair<const char*, std::optional<int32_t>> named[] = {
+      {"bos_token", v.bos}, {"eos_token", v.eos}, {"unk_token", v.unk}, {"pad_token", v.pad}};
+  for (const auto& [key, id] : named)
+    if (id) config[key] = v.tokens[static_cast<size_t>(*id)];
+  if (!v.chat_template.empty()) config["chat_template"] = v.chat_template;
+  return config;
+}
+
+Json generation_config(const Vocabulary& v) {
+  Json ends = Json::array();
+  if (v.eos) ends.push_back(*v.eos);
+  for (size_t i = 0; i < v.tokens.size(); ++i) {
+    if (v.types[i] != TokenType::kControl && v.types[i] != TokenType::kUserDefined) continue;
+    if (v.eos == static_cast<int32_t>(i)) continue;
+    if (std::find(kEnds.begin(), kEnds.end(), v.tokens[i]) != kEnds.end()) ends.push_back(i);
+  }
+  Json config = Json::object();
+  if (v.bos) config["bos_token_id"] = *v.bos;
+  if (v.pad) config["pad_token_id"] = *v.pad;
+  if (ends.size() == 1) config["eos_token_id"] = ends[0];
+  if (ends.size() > 1) config["eos_token_id"] = ends;
+  return config;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,59 @@
+// Writes tokenizer.json and its companions from a vocabulary: what GGUF files and SentencePiece models have in common.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace metal_marlin {
+
+struct RebuiltTokenizer {
+  std::string tokenizer_json;
+  std::string tokenizer_config_json;
+  std::string generation_config_json;  // bos_token_id, and every token that ends a generation
+};
+
+// As in sentencepiece_model.proto and in GGUF files.
+enum class TokenType : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+
+struct Vocabulary {
+  std::vector<std::string> tokens;
+  std::vector<TokenType> types;  // one per token
+  std::optional<int32_t> bos, eos, unk, pad;
+  bool add_bos = false;
+  bool add_eos = false;
+  std::string chat_template;
+};
+
+struct SentencePieceRules {
+  bool unigram = false;              // else BPE
+  bool add_prefix = true;            // a space before the text (and after special tokens, as transformers' legacy mode)
+  bool prefix_first_only = false;    // that space at the very beginning only
+  bool byte_fallback = true;         // characters without a piece become <0xXX>
+  bool remove_extra_spaces = false;  // runs of spaces become one, none at the ends
+  std::string precompiled_charsmap;  // SentencePiece's normalization rules; empty: none
+  std::vector<float> scores;         // one per token
+};
+
+// Checked from file contents. Tokens are unique UTF-8; an empty one gets the name [EMPTY_id]. Types are 1..6.
+// `types`: empty for "all normal, but for bos, eos, unk and <0xXX>". Ids must be tokens. Throws FormatError.
+Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector<int32_t>& types,
+                              std::optional<int64_t> bos, std::optional<int64_t> eos, std::optional<int64_t> unk,
+                              std::optional<int64_t> pad, const std::string& file);
+
+bool is_utf8(std::string_view text) noexcept;
+
+// The object of a tokenizer.json without model, normalizer, pre-tokenizer and decoder: added tokens and post-processor.
+nlohmann::json tokenizer_frame(const Vocabulary& vocabulary);
+// {"token": id, ...}
+nlohmann::json vocabulary_object(const Vocabulary& vocabulary);
+// The tokenizer.json of a SentencePiece vocabulary. User-defined tokens are matched in the text itself, so U+2581 in
+// them becomes a space first. Throws FormatError when the pieces are so long that ranking them would not end.
+nlohmann::json sentencepiece_json(Vocabulary& vocabulary, const SentencePieceRules& rules, const std::string& file);
+nlohmann::json tokenizer_config(const Vocabulary& vocabulary);
+nlohmann::json generation_config(const Vocabulary& vocabulary);
+
+}  // namespace metal_marlin
