@@ -20,3 +20,16 @@ configure_package_config_file(${CMAKE_SOURCE_DIR}/cmake/metal_marlin-config.cmak
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/metal_marlin-config-version.cmake COMPATIBILITY SameMajorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/metal_marlin-config.cmake ${CMAKE_BINARY_DIR}/metal_marlin-config-version.cmake
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/metal_marlin)
+
+# The installed package as its users see it. Declared here: the test needs the whole build, not one folder.
+if(METAL_MARLIN_BUILD_TESTS)
+  set(consumer_flags "")
+  if(METAL_MARLIN_SANITIZE)
+    set(consumer_flags "-fsanitize=${METAL_MARLIN_SANITIZE}")
+  endif()
+  enable_testing()
+  add_test(NAME install_consumer
+           COMMAND ${CMAKE_COMMAND} -DBUILD=${CMAKE_BINARY_DIR} -DSOURCE=${CMAKE_SOURCE_DIR}/examples/consumer
+                   -DVERSION=${PROJECT_VERSION} -DFLAGS=${consumer_flags}
+                   -P ${CMAKE_SOURCE_DIR}/examples/consumer/install_test.cmake)
+endif()

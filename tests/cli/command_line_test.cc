@@ -241,4 +241,105 @@ TEST_F(CommandLine, AMissingPromptFileIsAFaultOfTheInput) {
   EXPECT_NE(outcome.err.find("none.txt"), std::string::npos);
 }
 
+// The whole path on a tiny random model, as a user walks it.
+class WholePath : public CommandLine {
+ protected:
+  void SetUp() override {
+    CommandLine::SetUp();
+    model_ = std::string(TEST_DATA) + "/models/llama";
+    output_ = (folder_ / "out").string();
+    text_ = (folder_ / "text.txt").string();
+    std::ofstream stream(text_);
+    for (int i = 0; i < 200; ++i) stream << "the cat sat on the mat and the dog ran to the house. ";
+  }
+  // A quantization of seconds; held-back text would need 4,096 tokens more.
+  std::string quantize() const {
+    return "quantize " + model_ + " -o " + output_ + " --group-size 8 --method awq --calibration " + text_ +
+           " --samples 4 --sequence-length 32 --evaluate " + text_ + " --chunks 2 --context 32";
+  }
+  std::string model_;
+  std::string output_;
+  std::string text_;
+};
+
+nlohmann::json parsed(const std::string& text) {
+  return nlohmann::json::parse(text, nullptr, false);
+}
+
+TEST_F(WholePath, QuantizeWritesWhatTheOtherCommandsRead) {
+  const auto made = run(quantize() + " --json");
+  ASSERT_EQ(made.code, 0) << made.err;
+  const auto report = parsed(made.out);
+  ASSERT_TRUE(report.is_object()) << made.out;
+  EXPECT_EQ(report["model"]["positions"], 2 * 31);  // all positions of a chunk but its first
+  EXPECT_EQ(parsed(read(fs::path(output_) / "report.json")), report);
+
+  const auto again = run(quantize());
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_NE(again.err.find("nothing was left to do"), std::string::npos) << again.err;
+
+  const auto rendered = run("report " + output_);
+  EXPECT_EQ(rendered.code, 0) << rendered.err;
+  EXPECT_NE(rendered.out.find("KL divergence"), std::string::npos);
+  const std::string page = (folder_ / "report.html").string();
+  EXPECT_EQ(run("report " + output_ + " --html " + page).code, 0);
+  EXPECT_NE(read(page).find("</html>"), std::string::npos);
+  EXPECT_EQ(parsed(run("report " + output_ + " --json").out), report);
+
+  EXPECT_EQ(parsed(run("inspect " + output_ + " --json").out)["quantization"]["quant_method"], "awq");
+  EXPECT_EQ(run("inspect " + output_ + " --tensors").code, 0);
+  EXPECT_GT(parsed(run("compare " + model_ + " " + output_ + " --json").out)["relative_error"], 0.0);
+  EXPECT_EQ(parsed(run("compare " + model_ + " " + model_ + " --json").out)["relative_error"], 0.0);
+
+  const auto evaluated =
+      run("evaluate " + output_ + " --reference " + model_ + " --text " + text_ + " --chunks 2 --context 32 --json");
+  ASSERT_EQ(evaluated.code, 0) << evaluated.err;
+  // The written checkpoint computes what the run said of it: f32 sums in another order move the seventh digit.
+  constexpr double kTolerance = 1e-3;
+  const double mean = report["model"]["kl_divergence"]["mean"];
+  EXPECT_NEAR(parsed(evaluated.out)["model"]["kl_divergence"]["mean"].get<double>(), mean, kTolerance * mean + 1e-6);
+
+  const auto answer = run("generate " + output_ + " -p 'the cat' -n 4 --temp 0 --ignore-eos --json");
+  ASSERT_EQ(answer.code, 0) << answer.err;
+  EXPECT_EQ(parsed(answer.out)["generated_tokens"], 4);
+  EXPECT_EQ(run("generate " + output_ + " -p 'the cat' -n 4 --temp 0 --ignore-eos").out,
+            parsed(answer.out)["text"].get<std::string>() + "\n");
+}
+
+TEST_F(WholePath, AMissedLimitIsFourAndTheResultIsThere) {
+  const auto outcome = run(quantize() + " --max-kl 0 --quiet");
+  EXPECT_EQ(outcome.code, 4) << outcome.err;
+  EXPECT_TRUE(outcome.out.empty()) << outcome.out;
+  EXPECT_NE(outcome.err.find("--max-kl"), std::string::npos);
+  EXPECT_TRUE(fs::exists(fs::path(output_) / "config.json"));
+}
+
+TEST_F(WholePath, ADryRunWritesNothing) {
+  const auto outcome = run(quantize() + " --dry-run --json");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(parsed(outcome.out)["quantized"].size(), 2u * 7);  // two blocks of seven linears
+  EXPECT_EQ(run(quantize() + " --dry-run").code, 0);
+  EXPECT_FALSE(fs::exists(output_));
+}
+
+TEST_F(WholePath, StatisticsOfCalibrateAreUsed) {
+  const std::string stats = (folder_ / "stats.npz").string();
+  const auto made = run("calibrate " + model_ + " -o " + stats + " --calibration " + text_ +
+                        " --samples 4 --sequence-length 32 --json");
+  ASSERT_EQ(made.code, 0) << made.err;
+  EXPECT_EQ(parsed(made.out)["tokens"], 4 * 32);
+  const auto used = run("quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + stats +
+                        " --evaluate none --json");
+  EXPECT_EQ(used.code, 0) << used.err;
+  EXPECT_TRUE(parsed(used.out)["model"]["kl_divergence"]["mean"].is_null());
+}
+
+TEST_F(WholePath, AnOptionThatDoesNotFitTheModelIsNamed) {
+  const auto outcome =
+      run("quantize " + model_ + " -o " + output_ + " --group-size 64 --calibration " + text_ + " --evaluate none");
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_NE(outcome.err.find("down_proj"), std::string::npos) << outcome.err;
+  EXPECT_FALSE(fs::exists(output_));
+}
+
 }  // namespace
