@@ -33,6 +33,8 @@ std::string cell(const json& value, const char* format = "{:.4f}") {
   return escape(value.is_string() ? value.get<std::string>() : value.dump());
 }
 
+std::string percent(const json& share) { return share.is_number() ? fmt::format("{:.2f} %", 100 * share.get<double>()) : "&ndash;"; }
+
 // "model.layers.12.mlp.up_proj.weight" -> 12, "up_proj".
 std::pair<int64_t, std::string> place(const std::string& name) {
   int64_t layer = 0;
@@ -107,7 +109,7 @@ std::string render_report_html(const std::string& report_json) {
   row("evaluated on", fmt::format("{}: {} positions", cell(r["held_back"]["source"]), cell(m["positions"])));
   row("perplexity", cell(m["perplexity"]["reference"], "{:.3f}") + " &rarr; " + cell(m["perplexity"]["quantized"], "{:.3f}"));
   row("KL divergence", cell(m["kl_divergence"]["mean"]) + " &plusmn; " + cell(m["kl_divergence"]["standard_error"]) + ", p99 " + cell(m["kl_divergence"]["p99"], "{:.3f}"));
-  row("same top token", cell(m["top1_agreement"], "{:.1%}"));
+  row("same top token", percent(m["top1_agreement"]));
   row("size", fmt::format("{:.1f} MB, {} bits per weight; before {:.1f} MB", m["bytes"].get<double>() / 1e6, cell(m["bits_per_weight"], "{:.3f}"), m["source_bytes"].get<double>() / 1e6));
   row("cost", fmt::format("{:.1f} s, {:.1f} CPU s, peak {:.0f} MiB", r["run"]["seconds"].get<double>(), r["run"]["cpu_seconds"].get<double>(), r["run"]["peak_memory_bytes"].get<double>() / 1048576));
   if (r["gate"]["max_kl"].is_number()) {
@@ -123,7 +125,7 @@ std::string render_report_html(const std::string& report_json) {
   for (const json& l : r["linears"]) {
     h += fmt::format("<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
                      cell(l["name"]), cell(l["shape"]), cell(l["weight_error"]), cell(l["output_error"]), cell(l["held_back_output_error"]),
-                     cell(l["clipped_share"], "{:.2%}"), cell(l["saturated_share"], "{:.2%}"));
+                     percent(l["clipped_share"]), percent(l["saturated_share"]));
   }
   h += "</table>";
   for (const char* key : {"skipped", "clamped", "kept_in_16_bits"}) {

@@ -96,7 +96,7 @@ std::string render_report_text(const std::string& report_json) {
     line("perplexity", fmt::format("{} -> {}", number(m["perplexity"]["reference"], "{:.3f}"), number(m["perplexity"]["quantized"], "{:.3f}")));
     line("KL divergence", fmt::format("{} +- {} (99 % of positions below {})", number(m["kl_divergence"]["mean"], "{:.4f}"),
                                       number(m["kl_divergence"]["standard_error"], "{:.4f}"), number(m["kl_divergence"]["p99"], "{:.3f}")));
-    line("same top token", number(m["top1_agreement"], "{:.1%}"));
+    line("same top token", fmt::format("{:.1f} %", 100 * m["top1_agreement"].get<double>()));
   } else {
     line("evaluated on", "nothing (no held-back text)");
   }

@@ -45,6 +45,18 @@ size_t invalid_utf8(const std::string& text) {
   return std::string::npos;
 }
 
+// CR LF and lone CR become LF, as every Python program reads a text.
+std::string with_plain_newlines(std::string text) {
+  if (text.find('\r') == std::string::npos) return text;
+  size_t to = 0;
+  for (size_t from = 0; from < text.size(); ++from) {
+    if (text[from] == '\r' && from + 1 < text.size() && text[from + 1] == '\n') continue;
+    text[to++] = text[from] == '\r' ? '\n' : text[from];
+  }
+  text.resize(to);
+  return text;
+}
+
 }  // namespace
 
 int64_t TokenSet::tokens() const noexcept {
@@ -83,13 +95,13 @@ uint64_t TokenSet::digest() const noexcept {
 }
 
 std::vector<int32_t> tokenize_file(const std::string& path, const Tokenizer& tokenizer) {
-  const std::string text = read_text_file(path, uint64_t{4} << 30);
+  std::string text = read_text_file(path, uint64_t{4} << 30);
   if (text.empty()) throw ArgumentError(fmt::format("{}: expected a text, found an empty file", path));
   if (const size_t at = invalid_utf8(text); at != std::string::npos) {
     throw FormatError(fmt::format("{}: expected UTF-8 text, found the byte 0x{:02x} at offset {}", path,
                                   static_cast<unsigned char>(text[at]), at));
   }
-  return tokenizer.encode(text, false);
+  return tokenizer.encode(with_plain_newlines(std::move(text)), false);
 }
 
 int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer) {

@@ -21,7 +21,7 @@ struct TokenSet {
   uint64_t digest() const noexcept;
 };
 
-// The whole text without special tokens. FormatError for bytes that are not UTF-8; ArgumentError for an empty text.
+// The whole text without special tokens; CR LF and CR count as LF, as Python reads texts. FormatError for bytes that are not UTF-8; ArgumentError for an empty text.
 std::vector<int32_t> tokenize_file(const std::string& path, const Tokenizer& tokenizer);
 
 // The BOS token to begin sequences with, or -1. kAlways without a BOS token in the tokenizer: ArgumentError.

@@ -76,6 +76,10 @@ TEST(TokenizeFile, RefusesWhatIsNoText) {
   }
   write("a text");
   EXPECT_FALSE(tokenize_file(path, tokenizer).empty());
+  write("a\r\ntext\rof lines\n");
+  const auto mixed = tokenize_file(path, tokenizer);
+  write("a\ntext\nof lines\n");
+  EXPECT_EQ(tokenize_file(path, tokenizer), mixed);
   std::filesystem::remove(path);
 }
 
