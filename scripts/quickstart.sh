@@ -111,5 +111,4 @@ for name, value in items:
     print(f"  {name:<28} {seconds:7.1f} s  {100 * seconds / total if total else 0:3.0f} %")
 END
 echo
-echo "The checkpoint is in $output, its report in $output/report.json. As a page:"
-echo "  $marlin report $output --html report.html"
+echo "The checkpoint is in $output, its report in $output/report.json and, as a page, $output/report.html."
