@@ -42,18 +42,24 @@ SamplingOptions sampling_options(const GenerateOptions& o) {
 void check(const SamplingOptions& o) {
   if (!(o.temp >= 0 && o.temp <= 1e6)) throw ArgumentError(fmt::format("temp {}: expected a number >= 0", o.temp));
   if (o.top_k < 0) throw ArgumentError(fmt::format("top_k {}: expected a number >= 0, 0 turns it off", o.top_k));
-  if (!(o.top_p > 0 && o.top_p <= 1)) throw ArgumentError(fmt::format("top_p {}: expected a number in (0, 1]", o.top_p));
-  if (!(o.min_p >= 0 && o.min_p <= 1)) throw ArgumentError(fmt::format("min_p {}: expected a number in [0, 1]", o.min_p));
+  if (!(o.top_p > 0 && o.top_p <= 1))
+    throw ArgumentError(fmt::format("top_p {}: expected a number in (0, 1]", o.top_p));
+  if (!(o.min_p >= 0 && o.min_p <= 1))
+    throw ArgumentError(fmt::format("min_p {}: expected a number in [0, 1]", o.min_p));
   if (!(o.repeat_penalty > 0 && std::isfinite(o.repeat_penalty))) {
     throw ArgumentError(fmt::format("repeat_penalty {}: expected a number > 0, 1 turns it off", o.repeat_penalty));
   }
-  if (o.repeat_last_n < -1) throw ArgumentError(fmt::format("repeat_last_n {}: expected a number >= -1", o.repeat_last_n));
+  if (o.repeat_last_n < -1)
+    throw ArgumentError(fmt::format("repeat_last_n {}: expected a number >= -1", o.repeat_last_n));
 }
 
-Sampler::Sampler(const SamplingOptions& options) : options_(options) { check(options); }
+Sampler::Sampler(const SamplingOptions& options) : options_(options) {
+  check(options);
+}
 
 void Sampler::penalize(std::span<const int32_t> history) {
-  const auto n = options_.repeat_last_n < 0 ? history.size() : std::min(history.size(), static_cast<size_t>(options_.repeat_last_n));
+  const auto n = options_.repeat_last_n < 0 ? history.size()
+                                            : std::min(history.size(), static_cast<size_t>(options_.repeat_last_n));
   std::unordered_set<int32_t> seen;
   const auto penalty = static_cast<float>(options_.repeat_penalty);
   for (const int32_t token : history.last(n)) {
@@ -63,7 +69,8 @@ void Sampler::penalize(std::span<const int32_t> history) {
   }
 }
 
-std::span<const TokenProbability> Sampler::distribution(std::span<const float> logits, std::span<const int32_t> history) {
+std::span<const TokenProbability> Sampler::distribution(std::span<const float> logits,
+                                                        std::span<const int32_t> history) {
   if (options_.repeat_penalty != 1.0 && options_.repeat_last_n != 0) {
     logits_.assign(logits.begin(), logits.end());
     penalize(history);
@@ -88,7 +95,8 @@ std::span<const TokenProbability> Sampler::distribution(std::span<const float> l
   double mass = 0;
   const bool need_mass = options_.top_p < 1;
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (!top_k && need_mass && logits[i] > largest - kNegligible) mass += std::exp(static_cast<double>(logits[i] - largest));
+    if (!top_k && need_mass && logits[i] > largest - kNegligible)
+      mass += std::exp(static_cast<double>(logits[i] - largest));
     if (logits[i] >= floor) candidates_.push_back({static_cast<int32_t>(i), static_cast<double>(logits[i] - largest)});
   }
   if (top_k && options_.top_k < static_cast<int64_t>(candidates_.size())) {

@@ -13,10 +13,10 @@
 namespace metal_marlin {
 
 struct SamplingOptions {
-  double temp = 0.8;      // 0: greedy, the most likely token (of equal ones the lowest id)
-  int64_t top_k = 40;     // only the k most likely; 0: off
-  double top_p = 0.95;    // the fewest tokens whose probabilities reach p; 1: off
-  double min_p = 0.05;    // only tokens with at least min_p of the largest probability; 0: off
+  double temp = 0.8;            // 0: greedy, the most likely token (of equal ones the lowest id)
+  int64_t top_k = 40;           // only the k most likely; 0: off
+  double top_p = 0.95;          // the fewest tokens whose probabilities reach p; 1: off
+  double min_p = 0.05;          // only tokens with at least min_p of the largest probability; 0: off
   double repeat_penalty = 1.0;  // logits of tokens seen lately: divided when positive, multiplied when negative
   int64_t repeat_last_n = 64;   // how many tokens count as lately; 0: none, -1: all
 };

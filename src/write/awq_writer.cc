@@ -31,14 +31,17 @@ void AwqWriter::check(const CheckpointPlan& plan) const {
   for (const QuantizedLinear& linear : plan.quantized) {
     const int64_t usual = plan.group_size < 0 ? linear.in_features : plan.group_size;
     if (linear.group_size != usual) {
-      throw ArgumentError(fmt::format("{}: an AWQ checkpoint has one group size, expected {}, found {}; use the native "
-                                      "format or one group size",
-                                      linear.name, usual, linear.group_size));
+      throw ArgumentError(
+          fmt::format("{}: an AWQ checkpoint has one group size, expected {}, found {}; use the native "
+                      "format or one group size",
+                      linear.name, usual, linear.group_size));
     }
   }
 }
 
-std::map<std::string, std::string> AwqWriter::metadata(const CheckpointPlan&) const { return {{"format", "pt"}}; }
+std::map<std::string, std::string> AwqWriter::metadata(const CheckpointPlan&) const {
+  return {{"format", "pt"}};
+}
 
 void AwqWriter::configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
                           nlohmann::json& config) const {
@@ -54,12 +57,9 @@ void AwqWriter::configure(const CheckpointPlan& plan, const std::vector<std::str
   }
   // zero_point is true for symmetric weights too: their zeros (8) are stored, and with false the fast kernels of
   // engines that choose by this key fall away.
-  config["quantization_config"] = {{"quant_method", "awq"},
-                                   {"bits", 4},
-                                   {"group_size", plan.group_size},
-                                   {"zero_point", true},
-                                   {"version", "gemm"},
-                                   {"modules_to_not_convert", kept_modules}};
+  config["quantization_config"] = {
+      {"quant_method", "awq"}, {"bits", 4},         {"group_size", plan.group_size},
+      {"zero_point", true},    {"version", "gemm"}, {"modules_to_not_convert", kept_modules}};
 }
 
 }  // namespace metal_marlin

@@ -132,7 +132,8 @@ struct CheckpointWriter::Job {
   std::vector<Shard> shards(std::vector<Item> all);
   void write_weights(std::vector<Shard>& shards);
   void write_shard(const Shard& shard, const std::string& name);
-  OwnedTensor packed_part(const Item& item, const std::string& name, const std::unordered_map<std::string, size_t>& turn);
+  OwnedTensor packed_part(const Item& item, const std::string& name,
+                          const std::unordered_map<std::string, size_t>& turn);
   void write_kept(const Item& item, SafetensorsWriter& file);
   void write_floats(const Item& item, const TensorView& view, SafetensorsWriter& file, F16Conversion& conversion);
   std::vector<std::string> kept_modules() const;
@@ -159,12 +160,13 @@ std::vector<Item> CheckpointWriter::Job::items() {
     if (const auto q = quantized.find(tensor.name); q != quantized.end()) {
       const QuantizedLinear& l = *q->second;
       if (tensor.shape != std::vector<int64_t>{l.out_features, l.in_features}) {
-        throw ArgumentError(fmt::format("{}: planned as [{}, {}], the source has {}", l.name, l.out_features, l.in_features,
-                                        shape_string(tensor.shape)));
+        throw ArgumentError(fmt::format("{}: planned as [{}, {}], the source has {}", l.name, l.out_features,
+                                        l.in_features, shape_string(tensor.shape)));
       }
       const std::string reason = l.group_size < 1 ? fmt::format("group size {}", l.group_size)
                                                   : writer.refusal(l.out_features, l.in_features, l.group_size);
-      if (!reason.empty()) throw ArgumentError(fmt::format("{}: not possible in format {}: {}", l.name, writer.format(), reason));
+      if (!reason.empty())
+        throw ArgumentError(fmt::format("{}: not possible in format {}: {}", l.name, writer.format(), reason));
       item.kind = Item::Kind::kQuantized;
       item.linear = &l;
       item.tensors = writer.parts(l);
@@ -189,14 +191,17 @@ std::vector<Item> CheckpointWriter::Job::items() {
   }
   if (found != quantized.size() + changed.size()) {
     for (const auto& [name, unused] : quantized) {
-      if (!source.has(name)) throw ArgumentError(fmt::format("{}: planned, but {} has no such tensor", name, source.path()));
+      if (!source.has(name))
+        throw ArgumentError(fmt::format("{}: planned, but {} has no such tensor", name, source.path()));
     }
     for (const auto& [name, unused] : changed) {
-      if (!source.has(name)) throw ArgumentError(fmt::format("{}: planned, but {} has no such tensor", name, source.path()));
+      if (!source.has(name))
+        throw ArgumentError(fmt::format("{}: planned, but {} has no such tensor", name, source.path()));
     }
   }
   const auto weights = static_cast<double>(report.quantized_weights + report.kept_weights);
-  if (weights > 0) report.bits_per_weight = 8.0 * static_cast<double>(report.quantized_bytes + report.kept_bytes) / weights;
+  if (weights > 0)
+    report.bits_per_weight = 8.0 * static_cast<double>(report.quantized_bytes + report.kept_bytes) / weights;
   return all;
 }
 
@@ -278,11 +283,12 @@ OwnedTensor CheckpointWriter::Job::packed_part(const Item& item, const std::stri
   {
     const QuantizedTensor tensor = provider.quantized(l.name);
     validate(tensor, l.name);
-    if (tensor.out_features != l.out_features || tensor.in_features != l.in_features || tensor.group_size != l.group_size ||
-        tensor.bits != 4) {
-      throw ArgumentError(fmt::format("{}: planned as [{}, {}] in groups of {}, delivered [{}, {}] in groups of {}, {} bits",
-                                      l.name, l.out_features, l.in_features, l.group_size, tensor.out_features,
-                                      tensor.in_features, tensor.group_size, tensor.bits));
+    if (tensor.out_features != l.out_features || tensor.in_features != l.in_features ||
+        tensor.group_size != l.group_size || tensor.bits != 4) {
+      throw ArgumentError(
+          fmt::format("{}: planned as [{}, {}] in groups of {}, delivered [{}, {}] in groups of {}, {} bits", l.name,
+                      l.out_features, l.in_features, l.group_size, tensor.out_features, tensor.in_features,
+                      tensor.group_size, tensor.bits));
     }
     packed = writer.pack(tensor, l.name);
   }
@@ -320,8 +326,8 @@ void CheckpointWriter::Job::write_floats(const Item& item, const TensorView& vie
     std::transform(from, from + count, reinterpret_cast<float*>(out.data()),
                    view.dtype == DType::kF16 ? f16_to_f32 : bf16_to_f32);
   } else {
-    throw UnsupportedError(fmt::format("{}: {} cannot be written as {}", item.name, dtype_name(view.dtype),
-                                       dtype_name(target.dtype)));
+    throw UnsupportedError(
+        fmt::format("{}: {} cannot be written as {}", item.name, dtype_name(view.dtype), dtype_name(target.dtype)));
   }
   file.write_part(target.name, {out.data(), out.size()});
 }
@@ -339,18 +345,22 @@ void CheckpointWriter::Job::write_kept(const Item& item, SafetensorsWriter& file
       throw ArgumentError(fmt::format("{}: expected shape {}, delivered {} with {} bytes", item.name,
                                       shape_string(target.shape), shape_string(tensor.shape), tensor.bytes.size()));
     }
-    write_floats(item, {item.name, tensor.dtype, target.shape, {tensor.bytes.data(), tensor.bytes.size()}}, file, conversion);
+    write_floats(item, {item.name, tensor.dtype, target.shape, {tensor.bytes.data(), tensor.bytes.size()}}, file,
+                 conversion);
   } else {
     const uint64_t row_bytes = static_cast<uint64_t>(target.shape[1]) * sizeof(float);
-    const auto rows = static_cast<int64_t>(std::max<uint64_t>(1, plan.whole_bytes / 4 / std::max<uint64_t>(1, row_bytes)));
+    const auto rows =
+        static_cast<int64_t>(std::max<uint64_t>(1, plan.whole_bytes / 4 / std::max<uint64_t>(1, row_bytes)));
     for (int64_t r = 0; r < target.shape[0]; r += rows) {
       const Matrix part = source.load(item.name, r, std::min(rows, target.shape[0] - r));
-      write_floats(item, {item.name, DType::kF32, {part.rows(), part.cols()}, std::as_bytes(part.values())}, file, conversion);
+      write_floats(item, {item.name, DType::kF32, {part.rows(), part.cols()}, std::as_bytes(part.values())}, file,
+                   conversion);
     }
   }
   source.release(item.name);
   if (conversion.clamped + conversion.flushed > 0) {
-    report.clamped.push_back({item.name, conversion.clamped, conversion.flushed, static_cast<double>(conversion.largest)});
+    report.clamped.push_back(
+        {item.name, conversion.clamped, conversion.flushed, static_cast<double>(conversion.largest)});
   }
 }
 
@@ -370,7 +380,8 @@ std::vector<std::string> CheckpointWriter::Job::kept_modules() const {
 
 void CheckpointWriter::Job::write_rest() {
   for (const auto& [name, content] : source.companion_files()) {
-    if (name.empty() || name.find('/') != std::string::npos || name[0] == '.' || name == "config.json" || is_weights_name(name)) {
+    if (name.empty() || name.find('/') != std::string::npos || name[0] == '.' || name == "config.json" ||
+        is_weights_name(name)) {
       throw FormatError(fmt::format("{}: \"{}\" is no name for a file to carry along", source.path(), name));
     }
     write_text_file(folder + "/" + name, content);

@@ -27,7 +27,7 @@ struct QuantizedLinear {
   int64_t out_features = 0;
   int64_t in_features = 0;
   int64_t group_size = 0;  // explicit, as in QuantizedTensor
-  std::string folded;      // module that took the per-input-channel scale, "model.layers.0.input_layernorm"; empty: none
+  std::string folded;  // module that took the per-input-channel scale, "model.layers.0.input_layernorm"; empty: none
 };
 
 // A tensor whose values differ from the source's: a norm or bias into which scales were folded. Shape as in the source.
@@ -46,13 +46,13 @@ struct CheckpointPlan {
   bool symmetric = true;
   std::vector<QuantizedLinear> quantized;
   std::vector<ChangedTensor> changed;
-  std::vector<SkippedTensor> skipped;      // linears left in 16 bits, with the reason; passed through to the report
+  std::vector<SkippedTensor> skipped;        // linears left in 16 bits, with the reason; passed through to the report
   uint64_t max_shard_bytes = 5'000'000'000;  // of tensor data in one file; a linear's parts are never split
-  uint64_t held_bytes = 64u << 20;         // of packed parts kept in memory until their turn in the file
-  uint64_t whole_bytes = 64u << 20;        // larger unchanged tensors (embedding, head) pass by runs of rows
-  std::string base_model;                  // for the model card; empty: the name of the source's folder or file
-  std::string method;                      // for the model card: "awq-paper", ...
-  std::string figures_json = "{}";         // for the model card: an object of numbers, strings and such objects
+  uint64_t held_bytes = 64u << 20;           // of packed parts kept in memory until their turn in the file
+  uint64_t whole_bytes = 64u << 20;          // larger unchanged tensors (embedding, head) pass by runs of rows
+  std::string base_model;                    // for the model card; empty: the name of the source's folder or file
+  std::string method;                        // for the model card: "awq-paper", ...
+  std::string figures_json = "{}";           // for the model card: an object of numbers, strings and such objects
 };
 
 // Where the changed values come from, in the order of the file. A linear is asked for once, or again where its other
@@ -83,7 +83,7 @@ struct WriteReport {
   uint64_t kept_bytes = 0;         // of all other tensors
   uint64_t quantized_weights = 0;  // number of weights stored in 4 bits
   uint64_t kept_weights = 0;
-  double bits_per_weight = 0;      // 8 (quantized_bytes + kept_bytes) / all weights
+  double bits_per_weight = 0;  // 8 (quantized_bytes + kept_bytes) / all weights
   std::vector<ClampedTensor> clamped;
   std::vector<SkippedTensor> skipped;
 

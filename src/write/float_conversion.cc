@@ -22,7 +22,8 @@ void convert(const TensorView& tensor, uint16_t* out, F16Conversion& result, ToF
     std::memcpy(&stored, tensor.bytes.data() + i * sizeof(Stored), sizeof(Stored));
     const float value = to_float(stored);
     if (std::isnan(value)) {
-      throw NumericError(fmt::format("{}: element {} is NaN; the checkpoint is damaged, fetch it again", tensor.name, i));
+      throw NumericError(
+          fmt::format("{}: element {} is NaN; the checkpoint is damaged, fetch it again", tensor.name, i));
     }
     uint16_t half = f32_to_f16(value);
     if (std::isfinite(value)) {
@@ -49,7 +50,8 @@ void convert_to_f16(const TensorView& tensor, uint16_t* out, F16Conversion& resu
     case DType::kF32:
       return convert<float>(tensor, out, result, [](float f) { return f; });
     default:
-      throw UnsupportedError(fmt::format("{}: expected F16, BF16 or F32, found {}", tensor.name, dtype_name(tensor.dtype)));
+      throw UnsupportedError(
+          fmt::format("{}: expected F16, BF16 or F32, found {}", tensor.name, dtype_name(tensor.dtype)));
   }
 }
 

@@ -68,9 +68,11 @@ std::string render_model_card(const std::string& base_model, const std::string& 
                              {"kept_weights", report.kept_weights},
                              {"tensor_bytes", report.quantized_bytes + report.kept_bytes}};
   std::string out = "---\n";
-  out += fmt::format("base_model: {}\nbase_model_relation: quantized\npipeline_tag: text-generation\n", json(base_model).dump());
+  out += fmt::format("base_model: {}\nbase_model_relation: quantized\npipeline_tag: text-generation\n",
+                     json(base_model).dump());
   if (format == "awq") out += "library_name: transformers\n";
-  out += fmt::format("tags:\n- {}\n- 4-bit\n- quantized\n- metal-marlin\n- {}\n", format == "awq" ? "awq" : "metal-marlin-native", family);
+  out += fmt::format("tags:\n- {}\n- 4-bit\n- quantized\n- metal-marlin\n- {}\n",
+                     format == "awq" ? "awq" : "metal-marlin-native", family);
   out += "quantization:\n";
   append_yaml(quantization, 2, out);
   if (!figures.empty()) {
@@ -78,13 +80,13 @@ std::string render_model_card(const std::string& base_model, const std::string& 
     append_yaml(figures, 2, out);
   }
   out += fmt::format("---\n\n# {} in 4 bits\n\n", base_model);
-  out += fmt::format("{} quantized to 4 bits by Metal Marlin {} (method {}, {}, {}), stored in the {} format.\n\n", base_model,
-                     METAL_MARLIN_VERSION, plan.method.empty() ? "not stated" : plan.method,
+  out += fmt::format("{} quantized to 4 bits by Metal Marlin {} (method {}, {}, {}), stored in the {} format.\n\n",
+                     base_model, METAL_MARLIN_VERSION, plan.method.empty() ? "not stated" : plan.method,
                      plan.group_size < 0 ? "one group per row" : fmt::format("groups of {}", plan.group_size),
                      plan.symmetric ? "symmetric" : "asymmetric", format == "awq" ? "AWQ gemm" : "native");
   out += "| figure | value |\n|---|---|\n";
-  out += fmt::format("| bits per weight, all tensors | {:.3f} |\n| bytes of all tensors | {} |\n", report.bits_per_weight,
-                     report.quantized_bytes + report.kept_bytes);
+  out += fmt::format("| bits per weight, all tensors | {:.3f} |\n| bytes of all tensors | {} |\n",
+                     report.bits_per_weight, report.quantized_bytes + report.kept_bytes);
   append_rows(figures, "", out);
   if (!report.skipped.empty()) {
     out += "\nLinears left in their own precision:\n\n| tensor | reason |\n|---|---|\n";

@@ -52,12 +52,9 @@ std::map<std::string, std::string> NativeWriter::metadata(const CheckpointPlan& 
 
 void NativeWriter::configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
                              nlohmann::json& config) const {
-  config["quantization_config"] = {{"quant_method", "metal_marlin"},
-                                   {"bits", 4},
-                                   {"group_size", plan.group_size},
-                                   {"zero_point", !plan.symmetric},
-                                   {"version", "native"},
-                                   {"modules_to_not_convert", kept_modules}};
+  config["quantization_config"] = {
+      {"quant_method", "metal_marlin"}, {"bits", 4},           {"group_size", plan.group_size},
+      {"zero_point", !plan.symmetric},  {"version", "native"}, {"modules_to_not_convert", kept_modules}};
 }
 
 }  // namespace metal_marlin

@@ -13,10 +13,12 @@ namespace metal_marlin {
 namespace {
 
 // The samplers one after another on all tokens, in float64, straight from their definitions.
-std::map<int32_t, double> brute_force(std::vector<double> logits, const std::vector<int32_t>& history, const SamplingOptions& o) {
+std::map<int32_t, double> brute_force(std::vector<double> logits, const std::vector<int32_t>& history,
+                                      const SamplingOptions& o) {
   const size_t n = logits.size();
   if (o.repeat_penalty != 1.0 && o.repeat_last_n != 0) {
-    const size_t last = o.repeat_last_n < 0 ? history.size() : std::min<size_t>(history.size(), static_cast<size_t>(o.repeat_last_n));
+    const size_t last =
+        o.repeat_last_n < 0 ? history.size() : std::min<size_t>(history.size(), static_cast<size_t>(o.repeat_last_n));
     std::vector<bool> seen(n);
     for (size_t i = history.size() - last; i < history.size(); ++i) seen[static_cast<size_t>(history[i])] = true;
     for (size_t i = 0; i < n; ++i) {
@@ -25,7 +27,9 @@ std::map<int32_t, double> brute_force(std::vector<double> logits, const std::vec
   }
   std::vector<int32_t> order(n);
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+  });
   const auto logit = [&](int32_t t) { return logits[static_cast<size_t>(t)]; };
   const double top = logit(order[0]);
   if (o.temp == 0) return {{order[0], 1.0}};

@@ -31,7 +31,8 @@ struct Written {
   CheckpointPlan plan;
   WriteReport report;
 
-  explicit Written(CheckpointPlan p, const std::map<std::string, std::vector<float>>& replace = {}) : plan(std::move(p)) {
+  explicit Written(CheckpointPlan p, const std::map<std::string, std::vector<float>>& replace = {})
+      : plan(std::move(p)) {
     write_tiny_model(in.path(), replace);
     source = ModelSource::open(in.path());
   }
@@ -70,13 +71,15 @@ TEST(CheckpointWriter, AwqLayoutFollowsTheFormula) {
   for (int64_t k = 0; k < kHidden; ++k) {
     for (int64_t c = 0; c < kIntermediate / 8; ++c) {
       uint32_t expected = 0;
-      for (int i = 0; i < 8; ++i) expected |= uint32_t{q.codes[static_cast<size_t>((8 * c + kInterleave[i]) * kHidden + k)]} << (4 * i);
+      for (int i = 0; i < 8; ++i)
+        expected |= uint32_t{q.codes[static_cast<size_t>((8 * c + kInterleave[i]) * kHidden + k)]} << (4 * i);
       ASSERT_EQ(codes[static_cast<size_t>(k * kIntermediate / 8 + c)], expected) << k << " " << c;
     }
   }
   const auto scales = halves(file.get(kUp + ".scales"));
   for (int64_t n = 0; n < kIntermediate; ++n) {
-    for (int64_t g = 0; g < 4; ++g) EXPECT_EQ(scales[static_cast<size_t>(g * kIntermediate + n)], q.scales[static_cast<size_t>(n * 4 + g)]);
+    for (int64_t g = 0; g < 4; ++g)
+      EXPECT_EQ(scales[static_cast<size_t>(g * kIntermediate + n)], q.scales[static_cast<size_t>(n * 4 + g)]);
   }
   EXPECT_EQ(file.get(kUp + ".qzeros").shape, (std::vector<int64_t>{4, kIntermediate / 8}));
 }
@@ -114,13 +117,15 @@ TEST(CheckpointWriter, AwqStoresEverythingElseInFloat16) {
   w.write("awq");
   const SafetensorsFile in(w.in / "model.safetensors");
   const SafetensorsFile out(w.out / "model.safetensors");
-  for (const std::string name : {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "model.layers.1.mlp.up_proj.weight"}) {
+  for (const std::string name :
+       {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "model.layers.1.mlp.up_proj.weight"}) {
     const TensorView& t = out.get(name);
     EXPECT_EQ(t.dtype, DType::kF16) << name;
     EXPECT_EQ(t.shape, in.get(name).shape) << name;
     const Matrix expected = w.source->load(name);
     const auto actual = halves(t);
-    for (size_t i = 0; i < actual.size(); ++i) ASSERT_EQ(actual[i], f32_to_f16(expected.values()[i])) << name << " " << i;
+    for (size_t i = 0; i < actual.size(); ++i)
+      ASSERT_EQ(actual[i], f32_to_f16(expected.values()[i])) << name << " " << i;
   }
 }
 
@@ -133,7 +138,8 @@ TEST(CheckpointWriter, NativeKeepsTypesAndSaysWhatItHolds) {
   EXPECT_FALSE(std::filesystem::exists(w.out / "model.safetensors"));
   const SafetensorsFile in(w.in / "model.safetensors");
   const SafetensorsFile out(w.out / "model.awq.safetensors");
-  for (const std::string name : {"model.embed_tokens.weight", "model.norm.weight", "model.layers.0.input_layernorm.weight"}) {
+  for (const std::string name :
+       {"model.embed_tokens.weight", "model.norm.weight", "model.layers.0.input_layernorm.weight"}) {
     EXPECT_EQ(out.get(name).dtype, in.get(name).dtype);
     EXPECT_TRUE(std::ranges::equal(out.get(name).bytes, in.get(name).bytes)) << name;
   }
@@ -145,17 +151,23 @@ TEST(CheckpointWriter, NativeKeepsTypesAndSaysWhatItHolds) {
   for (int64_t r = 0; r < kHidden / 8; ++r) {
     for (int64_t n = 0; n < kIntermediate; ++n) {
       uint32_t expected = 0;
-      for (int i = 0; i < 8; ++i) expected |= uint32_t{q.codes[static_cast<size_t>(n * kHidden + 8 * r + i)]} << (4 * i);
+      for (int i = 0; i < 8; ++i)
+        expected |= uint32_t{q.codes[static_cast<size_t>(n * kHidden + 8 * r + i)]} << (4 * i);
       ASSERT_EQ(codes[static_cast<size_t>(r * kIntermediate + n)], expected);
     }
   }
   for (const uint16_t zero : halves(out.get(kUp + ".weight.zeros"))) ASSERT_EQ(zero, 0);
 
   const auto& metadata = out.metadata();
-  const std::map<std::string, std::string> expected = {
-      {"format", "pt"}, {"quant_type", "awq_int4"}, {"metal_marlin.version", "1"}, {"metal_marlin.bits", "4"},
-      {"metal_marlin.group_size", "64"}, {"metal_marlin.symmetric", "true"}, {"metal_marlin.nibble_offset", "8"},
-      {"metal_marlin.q_scale_axis", "in"}, {"metal_marlin.zeros", "zero_point_minus_8"}};
+  const std::map<std::string, std::string> expected = {{"format", "pt"},
+                                                       {"quant_type", "awq_int4"},
+                                                       {"metal_marlin.version", "1"},
+                                                       {"metal_marlin.bits", "4"},
+                                                       {"metal_marlin.group_size", "64"},
+                                                       {"metal_marlin.symmetric", "true"},
+                                                       {"metal_marlin.nibble_offset", "8"},
+                                                       {"metal_marlin.q_scale_axis", "in"},
+                                                       {"metal_marlin.zeros", "zero_point_minus_8"}};
   for (const auto& [key, value] : expected) EXPECT_EQ(metadata.at(key), value) << key;
   const json tensors = json::parse(metadata.at("metal_marlin.tensors"));
   EXPECT_EQ(tensors.size(), w.plan.quantized.size());
@@ -211,27 +223,38 @@ TEST(CheckpointWriter, ConfigForOtherEngines) {
   EXPECT_EQ(config.at("torch_dtype"), "float16");
   EXPECT_EQ(config.at("dtype"), "float16");
   EXPECT_EQ(config.at("hidden_size"), kHidden);
-  EXPECT_EQ(config.at("quantization_config"), (json{{"quant_method", "awq"}, {"bits", 4}, {"group_size", 64}, {"zero_point", true},
-                                                     {"version", "gemm"}, {"modules_to_not_convert", {kUp, "lm_head"}}}));
+  EXPECT_EQ(config.at("quantization_config"), (json{{"quant_method", "awq"},
+                                                    {"bits", 4},
+                                                    {"group_size", 64},
+                                                    {"zero_point", true},
+                                                    {"version", "gemm"},
+                                                    {"modules_to_not_convert", {kUp, "lm_head"}}}));
   w.write("native");
   config = w.config();
   EXPECT_EQ(config.at("torch_dtype"), "bfloat16");
-  EXPECT_EQ(config.at("quantization_config"), (json{{"quant_method", "metal_marlin"}, {"bits", 4}, {"group_size", 64}, {"zero_point", false},
-                                                     {"version", "native"}, {"modules_to_not_convert", {kUp, "lm_head"}}}));
+  EXPECT_EQ(config.at("quantization_config"), (json{{"quant_method", "metal_marlin"},
+                                                    {"bits", 4},
+                                                    {"group_size", 64},
+                                                    {"zero_point", false},
+                                                    {"version", "native"},
+                                                    {"modules_to_not_convert", {kUp, "lm_head"}}}));
 }
 
 TEST(CheckpointWriter, ReportCountsBytesAndWeights) {
   Written w(tiny_plan(64, false));
   w.write("awq");
   uint64_t weights = 0;
-  for (const std::string& name : tiny_linears()) weights += static_cast<uint64_t>(tiny_shape(name)[0] * tiny_shape(name)[1]);
+  for (const std::string& name : tiny_linears())
+    weights += static_cast<uint64_t>(tiny_shape(name)[0] * tiny_shape(name)[1]);
   EXPECT_EQ(w.report.quantized_weights, weights);
   // Per group of 64: 32 bytes of codes, 2 of scale, half a byte of zero.
   EXPECT_EQ(w.report.quantized_bytes, weights / 64 * 69 / 2);
   const uint64_t kept = 2 * kVocab * kHidden + (2 * kLayers + 1) * kHidden;
   EXPECT_EQ(w.report.kept_weights, kept);
   EXPECT_EQ(w.report.kept_bytes, 2 * kept);
-  EXPECT_DOUBLE_EQ(w.report.bits_per_weight, 8.0 * (static_cast<double>(weights) * 34.5 / 64 + 2.0 * static_cast<double>(kept)) / static_cast<double>(weights + kept));
+  EXPECT_DOUBLE_EQ(w.report.bits_per_weight,
+                   8.0 * (static_cast<double>(weights) * 34.5 / 64 + 2.0 * static_cast<double>(kept)) /
+                       static_cast<double>(weights + kept));
   std::vector<std::string> files;
   for (const WrittenFile& file : w.report.files) {
     files.push_back(file.name);
@@ -290,7 +313,9 @@ TEST(CheckpointWriter, ShardsHoldWholeLinearsAndAreIndexed) {
     w.plan.max_shard_bytes = 1'000'000'000;
     w.write(format);
     const auto names = names_in(w.out.path());
-    EXPECT_EQ(std::count_if(names.begin(), names.end(), [](const std::string& n) { return n.find("safetensors") != std::string::npos; }), 1);
+    EXPECT_EQ(std::count_if(names.begin(), names.end(),
+                            [](const std::string& n) { return n.find("safetensors") != std::string::npos; }),
+              1);
   }
 }
 
@@ -344,7 +369,8 @@ TEST(CheckpointWriter, AnErrorLeavesNothingThatLoads) {
 
 TEST(CheckpointWriter, FullDiskIsAnErrorAndLeavesNoPart) {
   TempFolder mount_point;
-  if (mount("tmpfs", mount_point.path().c_str(), "tmpfs", 0, "size=128k") != 0) GTEST_SKIP() << "mounting a tmpfs needs root";
+  if (mount("tmpfs", mount_point.path().c_str(), "tmpfs", 0, "size=128k") != 0)
+    GTEST_SKIP() << "mounting a tmpfs needs root";
   Written w(tiny_plan(64, true));
   TinyProvider provider(w.plan);
   std::string message;
@@ -366,7 +392,8 @@ TEST(CheckpointWriter, ReadOnlyFolderIsAnError) {
   std::string folder = mount_point.path();
   const bool root = geteuid() == 0;
   if (root && mount("tmpfs", folder.c_str(), "tmpfs", MS_RDONLY, "size=64k") != 0) GTEST_SKIP() << "cannot mount";
-  if (!root) std::filesystem::permissions(folder, std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec);
+  if (!root)
+    std::filesystem::permissions(folder, std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec);
   EXPECT_THROW(CheckpointWriter::create("awq")->write(*w.source, w.plan, provider, folder), SystemError);
   EXPECT_TRUE(names_in(folder).empty());
   if (root) umount(folder.c_str());

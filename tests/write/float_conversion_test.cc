@@ -47,12 +47,13 @@ TEST(FloatConversion, RoundsToNearestEven) {
 
 TEST(FloatConversion, CountsWhatDoesNotFit) {
   const float inf = std::numeric_limits<float>::infinity();
-  const std::vector<float> values = {65519.99f, 65520.0f,   -1e6f,  inf,  -inf, 0x1p-25f,
+  const std::vector<float> values = {65519.99f,  65520.0f,  -1e6f,  inf,  -inf, 0x1p-25f,
                                      0x1.2p-25f, -0x1p-26f, 1e-40f, 0.0f, -0.0f};
   std::vector<uint16_t> out(values.size());
   F16Conversion result;
   convert_to_f16(view_of(values), out.data(), result);
-  EXPECT_EQ(out, (std::vector<uint16_t>{0x7bff, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x0000, 0x0001, 0x8000, 0x0000, 0x0000, 0x8000}));
+  EXPECT_EQ(out, (std::vector<uint16_t>{0x7bff, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x0000, 0x0001, 0x8000, 0x0000, 0x0000,
+                                        0x8000}));
   EXPECT_EQ(result.clamped, 2u);
   EXPECT_EQ(result.flushed, 3u);
   EXPECT_EQ(result.largest, 1e6f);
@@ -72,7 +73,8 @@ TEST(FloatConversion, RefusesNanAndIntegers) {
   F16Conversion result;
   EXPECT_THROW(convert_to_f16(view_of({1.0f, std::nanf("")}), out.data(), result), NumericError);
   const std::vector<int32_t> integers = {1, 2};
-  EXPECT_THROW(convert_to_f16({"t", DType::kI32, {2}, std::as_bytes(std::span(integers))}, out.data(), result), UnsupportedError);
+  EXPECT_THROW(convert_to_f16({"t", DType::kI32, {2}, std::as_bytes(std::span(integers))}, out.data(), result),
+               UnsupportedError);
 }
 
 }  // namespace

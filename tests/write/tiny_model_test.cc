@@ -38,7 +38,8 @@ std::vector<std::pair<std::string, std::vector<int64_t>>> all_tensors() {
                                                                    {"model.norm.weight", {kHidden}},
                                                                    {"lm_head.weight", {kVocab, kHidden}}};
   for (int64_t layer = 0; layer < kLayers; ++layer) {
-    for (const auto& [name, shape] : layer_tensors()) all.emplace_back("model.layers." + std::to_string(layer) + "." + name, shape);
+    for (const auto& [name, shape] : layer_tensors())
+      all.emplace_back("model.layers." + std::to_string(layer) + "." + name, shape);
   }
   return all;
 }
@@ -48,7 +49,9 @@ DType tiny_dtype(const std::string& name) {
   return name.find("proj") != std::string::npos ? DType::kF16 : DType::kBF16;
 }
 
-uint64_t stream_of(const std::string& name) { return fnv1a(name.data(), name.size()); }
+uint64_t stream_of(const std::string& name) {
+  return fnv1a(name.data(), name.size());
+}
 
 }  // namespace
 
@@ -80,12 +83,22 @@ std::vector<std::string> tiny_linears() {
 
 void write_tiny_model(const std::string& folder, const std::map<std::string, std::vector<float>>& replace) {
   create_folders(folder);
-  const nlohmann::json config = {{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"},
-                                 {"hidden_size", kHidden}, {"intermediate_size", kIntermediate},
-                                 {"num_hidden_layers", kLayers}, {"num_attention_heads", 8}, {"num_key_value_heads", 1},
-                                 {"head_dim", 32}, {"vocab_size", kVocab}, {"max_position_embeddings", 64},
-                                 {"rms_norm_eps", 1e-5}, {"rope_theta", 10000.0}, {"hidden_act", "silu"},
-                                 {"tie_word_embeddings", false}, {"torch_dtype", "bfloat16"}, {"eos_token_id", 1}};
+  const nlohmann::json config = {{"architectures", {"LlamaForCausalLM"}},
+                                 {"model_type", "llama"},
+                                 {"hidden_size", kHidden},
+                                 {"intermediate_size", kIntermediate},
+                                 {"num_hidden_layers", kLayers},
+                                 {"num_attention_heads", 8},
+                                 {"num_key_value_heads", 1},
+                                 {"head_dim", 32},
+                                 {"vocab_size", kVocab},
+                                 {"max_position_embeddings", 64},
+                                 {"rms_norm_eps", 1e-5},
+                                 {"rope_theta", 10000.0},
+                                 {"hidden_act", "silu"},
+                                 {"tie_word_embeddings", false},
+                                 {"torch_dtype", "bfloat16"},
+                                 {"eos_token_id", 1}};
   write_text_file(folder + "/config.json", config.dump());
   write_text_file(folder + "/tokenizer_config.json", R"({"tokenizer_class": "PreTrainedTokenizerFast"})");
   std::vector<OwnedTensor> tensors;
@@ -100,7 +113,8 @@ void write_tiny_model(const std::string& folder, const std::map<std::string, std
     Random random(1, stream_of(name));
     const auto given = replace.find(name);
     for (int64_t i = 0; i < count; ++i) {
-      const float value = given != replace.end() ? given->second[static_cast<size_t>(i)] : static_cast<float>(0.1 * random.normal());
+      const float value =
+          given != replace.end() ? given->second[static_cast<size_t>(i)] : static_cast<float>(0.1 * random.normal());
       if (t.dtype == DType::kF32) reinterpret_cast<float*>(t.bytes.data())[i] = value;
       if (t.dtype == DType::kF16) reinterpret_cast<uint16_t*>(t.bytes.data())[i] = f32_to_f16(value);
       if (t.dtype == DType::kBF16) reinterpret_cast<uint16_t*>(t.bytes.data())[i] = f32_to_bf16(value);
@@ -139,7 +153,8 @@ OwnedTensor TinyProvider::changed(const std::string& name) {
   t.shape = tiny_shape(name);
   t.dtype = DType::kF16;
   t.bytes = Buffer(static_cast<size_t>(kHidden) * 2);
-  for (int64_t i = 0; i < kHidden; ++i) reinterpret_cast<uint16_t*>(t.bytes.data())[i] = f32_to_f16(1.0f + static_cast<float>(i) / 256.0f);
+  for (int64_t i = 0; i < kHidden; ++i)
+    reinterpret_cast<uint16_t*>(t.bytes.data())[i] = f32_to_f16(1.0f + static_cast<float>(i) / 256.0f);
   return t;
 }
 
@@ -161,7 +176,8 @@ CheckpointPlan tiny_plan(int64_t group_size, bool symmetric, const std::vector<s
 
 std::vector<std::string> names_in(const std::string& folder) {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) names.push_back(entry.path().filename().string());
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
 }

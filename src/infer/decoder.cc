@@ -1,0 +1,75 @@
+#include "infer/decoder.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+
+#include "core/checked.h"
+#include "kernels/gemm.h"
+#include "model/model.h"
+#include "model/prepared_block.h"
+#include "source/model_source.h"
+
+namespace metal_marlin {
+
+uint64_t Decoder::block_bytes(const ModelSource& source, Precision precision) {
+  const ModelConfig& c = source.config();
+  const int64_t heads = 2 * (c.num_attention_heads + c.num_key_value_heads) * c.head_dim;
+  const auto weights = static_cast<uint64_t>(c.hidden_size * (heads + 3 * c.intermediate_size));
+  return weights * (precision == Precision::kBF16 && has_bf16_gemm() ? 2 : 4);
+}
+
+uint64_t Decoder::cache_bytes(const ModelSource& source, KvStorage cache, int64_t sequences, int64_t capacity) {
+  const ModelConfig& c = source.config();
+  const int64_t shape[] = {2, c.num_hidden_layers, sequences, c.num_key_value_heads, c.head_dim, capacity};
+  const auto bytes = checked_bytes(shape, cache == KvStorage::kF16 ? 2 : 4);
+  if (!bytes) throw ArgumentError(fmt::format("cache of {} sequences of {} tokens: too large", sequences, capacity));
+  return *bytes;
+}
+
+Decoder::Decoder(const ModelSource& source, const DecoderOptions& options,
+                 const std::function<void(int64_t done, int64_t total)>& progress)
+    : source_(source), options_(options), forward_(source.family(), source.config(), options.precision) {
+  reset(options.capacity);
+  const uint64_t each = std::max<uint64_t>(1, block_bytes(source, options.precision));
+  const auto layers = static_cast<uint64_t>(source.config().num_hidden_layers);
+  const auto resident = static_cast<int64_t>(std::min(options.weight_bytes / each, layers));
+  for (int64_t layer = 0; layer < resident; ++layer) {
+    if (progress) progress(layer, resident);
+    blocks_.push_back(forward_.prepare(load_block(source, layer)));
+  }
+}
+
+Decoder::~Decoder() = default;
+
+void Decoder::reset(int64_t capacity) {
+  options_.capacity = capacity;
+  cache_.reset();  // the old memory is given back before the new one is taken
+  cache_ = std::make_unique<KvCache>(source_.config(), options_.sequences, capacity, options_.cache);
+}
+
+void Decoder::run(std::span<const int32_t> ids, std::span<const int64_t> lengths, Matrix& states) {
+  for (size_t i = 0; i < lengths.size() && i < static_cast<size_t>(options_.sequences); ++i) {
+    const int64_t held = cache_->length(0, static_cast<int64_t>(i));
+    if (lengths[i] > options_.capacity - held) {
+      throw ArgumentError(fmt::format("sequence {}: {} tokens after {} exceed the context of {}", i, lengths[i], held,
+                                      options_.capacity));
+    }
+  }
+  const auto rows = static_cast<int64_t>(ids.size());
+  const int64_t hidden = source_.config().hidden_size;
+  if (states.rows() != rows || states.cols() != hidden) states = Matrix(rows, hidden);
+  embed(source_, ids, states);
+  for (int64_t layer = 0; layer < source_.config().num_hidden_layers; ++layer) {
+    if (layer < resident_layers()) {
+      forward_.run(layer, *blocks_[static_cast<size_t>(layer)], states, lengths, {}, cache_.get());
+    } else {
+      // Prepared here too, so that the bytes do not depend on what is kept.
+      const auto block = forward_.prepare(load_block(source_, layer));
+      forward_.run(layer, *block, states, lengths, {}, cache_.get());
+    }
+  }
+}
+
+}  // namespace metal_marlin

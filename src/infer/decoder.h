@@ -1,0 +1,59 @@
+// A model whose blocks stay prepared in memory, with a cache of keys and values: the next states of many sequences.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/tensor.h"
+#include "model/block.h"
+#include "model/kv_cache.h"
+
+namespace metal_marlin {
+
+class ModelSource;
+class PreparedBlock;
+
+struct DecoderOptions {
+  int64_t sequences = 1;
+  int64_t capacity = 1;  // tokens of a sequence at most
+  Precision precision = Precision::kF32;
+  KvStorage cache = KvStorage::kF32;
+  // Bytes of prepared weights to keep; the blocks beyond are loaded again for each call of run().
+  uint64_t weight_bytes = ~uint64_t{0};
+};
+
+class Decoder {
+ public:
+  // The source must outlive this. `progress` is called before each block that is prepared and may throw.
+  Decoder(const ModelSource& source, const DecoderOptions& options,
+          const std::function<void(int64_t done, int64_t total)>& progress = {});
+  ~Decoder();
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+
+  // Appends lengths[i] tokens to sequence i (0: none); ids: of one sequence after another. states [tokens, hidden]:
+  // after the last block, before the final norm. ArgumentError when a sequence outgrows the capacity or an id the
+  // vocabulary.
+  void run(std::span<const int32_t> ids, std::span<const int64_t> lengths, Matrix& states);
+
+  // Forgets all sequences; `capacity` counts from now on.
+  void reset(int64_t capacity);
+
+  int64_t resident_layers() const noexcept { return static_cast<int64_t>(blocks_.size()); }
+
+  // Bytes of one prepared block (of its matrices), and of the cache.
+  static uint64_t block_bytes(const ModelSource& source, Precision precision);
+  static uint64_t cache_bytes(const ModelSource& source, KvStorage cache, int64_t sequences, int64_t capacity);
+
+ private:
+  const ModelSource& source_;
+  DecoderOptions options_;
+  BlockForward forward_;
+  std::vector<std::shared_ptr<const PreparedBlock>> blocks_;  // the first layers
+  std::unique_ptr<KvCache> cache_;
+};
+
+}  // namespace metal_marlin

@@ -1,0 +1,157 @@
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/generate.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "core/machine.h"
+#include "core/random.h"
+#include "core/threads.h"
+#include "infer/decoder.h"
+#include "infer/sampling.h"
+#include "model/model.h"
+#include "source/chat_template.h"
+#include "source/model_source.h"
+#include "source/tokenizer.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr int64_t kDefaultContext = 4096;
+constexpr int64_t kPromptRows = 256;
+constexpr size_t kTextContext = 8;
+constexpr uint64_t kReserve = 256u << 20;  // program, tokenizer, cache of a usual conversation
+
+Precision precision_of(const std::string& precision) {
+  if (precision == "auto" || precision == "f32") return Precision::kF32;
+  if (precision == "bf16") return Precision::kBF16;
+  throw ArgumentError(fmt::format("precision \"{}\": expected auto, f32 or bf16", precision));
+}
+
+}  // namespace
+
+struct TextGenerator::Impl {
+  std::unique_ptr<ModelSource> source;
+  std::unique_ptr<Decoder> decoder;
+  std::unique_ptr<Head> head;
+  std::vector<int32_t> ends;
+  double load_seconds = 0;
+
+  Impl(const std::string& model, const MachineOptions& machine);
+  std::string run(std::vector<int32_t> tokens, const GenerateOptions& options,
+                  const std::function<bool(const std::string&)>& on_text, GenerateStats* stats);
+  void read_prompt(const std::vector<int32_t>& tokens, Matrix& states);
+};
+
+TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machine) {
+  const double start = wall_seconds();
+  if (machine.threads > 0) set_threads(machine.threads);
+  source = ModelSource::open(model);
+  source->check();
+  DecoderOptions options;
+  options.precision = precision_of(machine.precision);
+  const auto head_bytes = static_cast<uint64_t>(source->config().vocab_size * source->config().hidden_size) * 2;
+  if (machine.memory_bytes > 0) {
+    const uint64_t other = head_bytes + kReserve;
+    options.weight_bytes = machine.memory_bytes > other ? machine.memory_bytes - other : 0;
+  }
+  decoder = std::make_unique<Decoder>(*source, options);
+  head = std::make_unique<Head>(*source);
+  ends = source->config().eos_token_ids;
+  const auto& more = source->tokenizer().eos_ids();
+  ends.insert(ends.end(), more.begin(), more.end());
+  load_seconds = wall_seconds() - start;
+}
+
+void TextGenerator::Impl::read_prompt(const std::vector<int32_t>& tokens, Matrix& states) {
+  const auto count = static_cast<int64_t>(tokens.size());
+  for (int64_t first = 0; first < count; first += kPromptRows) {
+    const int64_t rows[] = {std::min(kPromptRows, count - first)};
+    decoder->run(std::span(tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(rows[0])), rows, states);
+  }
+}
+
+std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const GenerateOptions& options,
+                                     const std::function<bool(const std::string&)>& on_text, GenerateStats* stats) {
+  Sampler sampler(sampling_options(options));
+  if (options.predict < -1) throw ArgumentError(fmt::format("predict {}: expected a number >= -1", options.predict));
+  if (options.context < 0) throw ArgumentError(fmt::format("context {}: expected a number >= 0", options.context));
+  const int64_t own = source->config().max_position_embeddings;
+  const int64_t context =
+      options.context > 0 ? options.context : (own > 0 ? std::min(own, kDefaultContext) : kDefaultContext);
+  const auto prompt = static_cast<int64_t>(tokens.size());
+  if (prompt == 0)
+    throw ArgumentError("the prompt is empty and the tokenizer adds no BOS token; give at least one word");
+  if (prompt > context) {
+    throw ArgumentError(
+        fmt::format("the prompt has {} tokens, the context {}; shorten it or raise the context", prompt, context));
+  }
+  const int64_t most = options.predict < 0 ? context - prompt : std::min(options.predict, context - prompt);
+  decoder->reset(prompt + most);
+
+  GenerateStats result;
+  result.load_seconds = load_seconds;
+  result.prompt_tokens = prompt;
+  result.stop = "length";
+  double start = wall_seconds();
+  Matrix states;
+  read_prompt(tokens, states);
+  result.prompt_seconds = wall_seconds() - start;
+  start = wall_seconds();
+
+  const Tokenizer& tokenizer = source->tokenizer();
+  StreamDecoder stream(tokenizer);
+  // The end of the prompt as context: decoders drop the space in front of a text's first word.
+  for (const int32_t token : std::span(tokens).last(std::min(tokens.size(), kTextContext))) stream.push(token);
+  Random random(options.seed);
+  std::vector<float> logits(static_cast<size_t>(head->vocab_size()));
+  std::string text;
+  const auto emit = [&](const std::string& piece) {
+    text += piece;
+    return piece.empty() || !on_text || on_text(piece);
+  };
+  bool wanted = true;
+  while (wanted && result.generated_tokens < most) {
+    head->logits(states.row(states.rows() - 1).data(), 1, logits.data());
+    const int32_t token = sampler.sample(logits, tokens, random);
+    ++result.generated_tokens;
+    if (!options.ignore_eos && std::find(ends.begin(), ends.end(), token) != ends.end()) {
+      result.stop = "eos";
+      break;
+    }
+    tokens.push_back(token);
+    wanted = emit(stream.push(token));
+    if (!wanted) result.stop = "caller";
+    if (wanted && result.generated_tokens < most) {
+      constexpr int64_t kOne[] = {1};
+      decoder->run(std::span(&token, 1), kOne, states);
+    }
+  }
+  if (wanted) emit(stream.finish());
+  result.generate_seconds = wall_seconds() - start;
+  if (stats != nullptr) *stats = result;
+  return text;
+}
+
+TextGenerator::TextGenerator(const std::string& model, const MachineOptions& machine)
+    : impl_(std::make_unique<Impl>(model, machine)) {}
+TextGenerator::~TextGenerator() = default;
+TextGenerator::TextGenerator(TextGenerator&&) noexcept = default;
+
+std::string TextGenerator::generate(const std::string& prompt, const GenerateOptions& options,
+                                    const std::function<bool(const std::string&)>& on_text, GenerateStats* stats) {
+  return impl_->run(impl_->source->tokenizer().encode(prompt, true), options, on_text, stats);
+}
+
+std::string TextGenerator::chat(const std::vector<std::pair<std::string, std::string>>& messages,
+                                const GenerateOptions& options, const std::function<bool(const std::string&)>& on_text,
+                                GenerateStats* stats) {
+  const Tokenizer& tokenizer = impl_->source->tokenizer();
+  std::vector<ChatMessage> conversation;
+  for (const auto& [role, content] : messages) conversation.push_back({role, content});
+  const std::string text = ChatTemplate(tokenizer).apply(conversation, true);
+  return impl_->run(tokenizer.encode(text, false), options, on_text, stats);
+}
+
+}  // namespace metal_marlin
