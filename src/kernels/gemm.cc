@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <ctime>
 #include <map>
 #include <mutex>
 #include <oneapi/dnnl/dnnl.hpp>
@@ -268,13 +269,19 @@ double gemm_rate(GemmType type) {
   for (auto& v : x.values()) v = 0.25f;
   const PackedWeight packed(w.data(), kOut, kIn, type);
   const void* input = gemm_input(packed.type(), x.data(), x.size());
+  // The thread's own time: a busy machine must not make the roof look lower.
+  const auto thread_seconds = [] {
+    timespec t{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+  };
   double best = 0;
   const double start = wall_seconds();
   do {
     constexpr int kRepeat = 16;
-    const double begin = wall_seconds();
+    const double begin = thread_seconds();
     for (int i = 0; i < kRepeat; ++i) packed.multiply(0, input, kRows, y.data());
-    const double seconds = wall_seconds() - begin;
+    const double seconds = thread_seconds() - begin;
     best = std::max(best, 2e-9 * kRepeat * kRows * kOut * kIn / seconds);
   } while (wall_seconds() - start < 0.15);
   return best;

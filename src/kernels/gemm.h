@@ -19,7 +19,7 @@ enum class GemmType : uint8_t { kF32, kBF16 };
 bool has_bf16_gemm();
 // The name of the instruction set that oneDNN uses here, for reports: "avx512_core_bf16", "avx2", ...
 std::string gemm_isa_name();
-// GFLOP/s of one core on packed tiles that stay in its cache, the best of about 0.15 s. kBF16 without hardware: f32.
+// GFLOP/s of one core on packed tiles that stay in its cache, the best of about 0.15 s, by processor time. kBF16 without hardware: f32.
 double gemm_rate(GemmType type);
 
 // A weight [out_features, in_features] in oneDNN's own layout (bf16: rounded to nearest even), in panels of at most
