@@ -3,12 +3,45 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+
+#include "core/atomic_file.h"
 
 namespace metal_marlin {
 
 using nlohmann::json;
+
+namespace {
+
+// An integer above int64's range must not wrap around into the allowed one.
+std::optional<int64_t> in_range(const json& integer, int64_t low, int64_t high) {
+  if (integer.is_number_unsigned() && integer.get<uint64_t>() > static_cast<uint64_t>(std::max<int64_t>(high, 0)))
+    return std::nullopt;
+  const auto n = integer.get<int64_t>();
+  if (n < low || n > high) return std::nullopt;
+  return n;
+}
+
+// Deeper than any configuration, shallow enough for whatever walks the value recursively.
+constexpr int kDeepest = 64;
+constexpr uint64_t kConfigLimit = uint64_t{16} << 20;
+
+}  // namespace
+
+json read_json_object(const std::string& path) {
+  const auto watch = [&](int depth, json::parse_event_t, json&) {
+    if (depth > kDeepest)
+      throw FormatError(fmt::format("{}: expected at most {} levels of nesting, found more", path, kDeepest));
+    return true;
+  };
+  json j = json::parse(read_text_file(path, kConfigLimit), watch, false);
+  if (j.is_discarded())
+    throw FormatError(fmt::format("{}: expected JSON, found something else; fetch the file again", path));
+  if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object, found {}", path, j.type_name()));
+  return j;
+}
 
 ConfigReader::ConfigReader(const json& object, std::string file, std::string prefix)
     : object_(&object), file_(std::move(file)), prefix_(std::move(prefix)) {
@@ -20,9 +53,13 @@ const json* ConfigReader::find(const char* key) const {
   return it == object_->end() || it->is_null() ? nullptr : &*it;
 }
 
-bool ConfigReader::has(const char* key) const { return find(key) != nullptr; }
+bool ConfigReader::has(const char* key) const {
+  return find(key) != nullptr;
+}
 
-bool ConfigReader::names(const char* key) const { return object_->contains(key); }
+bool ConfigReader::names(const char* key) const {
+  return object_->contains(key);
+}
 
 void ConfigReader::fail(const std::string& key, const std::string& expected) const {
   const auto it = object_->find(key);
@@ -35,10 +72,8 @@ std::optional<int64_t> ConfigReader::find_int(const char* key, int64_t low, int6
   const json* value = find(key);
   if (value == nullptr) return std::nullopt;
   const std::string expected = fmt::format("an integer from {} to {}", low, high);
-  if (!value->is_number_integer()) fail(key, expected);
-  if (value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(std::max<int64_t>(high, 0))) fail(key, expected);
-  const auto n = value->get<int64_t>();
-  if (n < low || n > high) fail(key, expected);
+  const auto n = value->is_number_integer() ? in_range(*value, low, high) : std::nullopt;
+  if (!n) fail(key, expected);
   return n;
 }
 
@@ -91,10 +126,9 @@ std::vector<int64_t> ConfigReader::find_ints(const char* key, int64_t low, int64
   const json list = value->is_array() ? *value : json::array({*value});
   std::vector<int64_t> out;
   for (const json& entry : list) {
-    if (!entry.is_number_integer()) fail(key, expected);
-    const auto n = entry.get<int64_t>();
-    if (n < low || n > high) fail(key, expected);
-    out.push_back(n);
+    const auto n = entry.is_number_integer() ? in_range(entry, low, high) : std::nullopt;
+    if (!n) fail(key, expected);
+    out.push_back(*n);
   }
   return out;
 }

@@ -22,7 +22,8 @@ class ConfigReader {
   std::optional<bool> find_bool(const char* key) const;
   std::optional<std::string> find_string(const char* key) const;
   std::optional<std::vector<std::string>> find_strings(const char* key) const;
-  std::vector<int64_t> find_ints(const char* key, int64_t low, int64_t high) const;  // a number or an array; empty: absent
+  std::vector<int64_t> find_ints(const char* key, int64_t low,
+                                 int64_t high) const;  // a number or an array; empty: absent
   std::optional<ConfigReader> find_object(const char* key) const;
   const nlohmann::json& object() const noexcept { return *object_; }
   const std::string& file() const noexcept { return file_; }
@@ -34,6 +35,9 @@ class ConfigReader {
   std::string file_;
   std::string prefix_;
 };
+
+// The object in a JSON file. FormatError naming the file: no JSON, no object, nested too deeply; SystemError: no file.
+nlohmann::json read_json_object(const std::string& path);
 
 // Sizes of a model stay below this: products of two fit int64.
 inline constexpr int64_t kLargestSize = (int64_t{1} << 31) - 1;

@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
-#include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 
 #include "core/half.h"
 #include "core/machine.h"
@@ -15,12 +17,14 @@
 
 namespace metal_marlin {
 namespace {
+namespace fs = std::filesystem;
 constexpr int64_t kTile = 1 << 16;
-}
+}  // namespace
 
 void to_f32(const TensorView& tensor, const std::string& file, int64_t first, int64_t count, float* out) {
   const auto tiles = [&](const auto& convert) {
-    parallel_for((count + kTile - 1) / kTile, [&](int64_t i) { convert(i * kTile, std::min(kTile, count - i * kTile)); });
+    parallel_for((count + kTile - 1) / kTile,
+                 [&](int64_t i) { convert(i * kTile, std::min(kTile, count - i * kTile)); });
   };
   const KernelTable& table = kernels();
   switch (tensor.dtype) {
@@ -38,7 +42,8 @@ void to_f32(const TensorView& tensor, const std::string& file, int64_t first, in
       return;
     }
     default:
-      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", file, tensor.name, dtype_name(tensor.dtype)));
+      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", file, tensor.name,
+                                         dtype_name(tensor.dtype)));
   }
 }
 
@@ -46,26 +51,36 @@ OwnedTensor to_f16(const std::string& name, const std::vector<int64_t>& shape, c
   OwnedTensor t{name, DType::kF16, shape, Buffer(static_cast<size_t>(values.size()) * 2)};
   auto* out = reinterpret_cast<uint16_t*>(t.bytes.data());
   const KernelTable& table = kernels();
+  const auto beyond = [](float v) { return std::isfinite(v) && !f16_fits(v); };
+  std::atomic<int64_t> beyond_range{0};
   parallel_for((values.size() + kTile - 1) / kTile, [&](int64_t i) {
     const int64_t n = std::min(kTile, values.size() - i * kTile);
     for (int64_t k = i * kTile; k < i * kTile + n; ++k) {
-      const float v = values.data()[k];
-      if (std::isfinite(v) && !f16_fits(v)) throw NumericError(fmt::format("tensor {}: {} is beyond the range of f16", name, v));
+      if (beyond(values.data()[k])) beyond_range.fetch_add(1, std::memory_order_relaxed);
     }
     table.f32_to_f16(values.data() + i * kTile, n, out + i * kTile);
   });
+  if (const int64_t count = beyond_range.load(); count > 0) {
+    const auto first = std::find_if(values.values().begin(), values.values().end(), beyond);
+    throw NumericError(
+        fmt::format("tensor {}: {} of {} values are beyond the range of f16 (65504), the first is {} at element {}",
+                    name, count, values.size(), *first, first - values.values().begin()));
+  }
   return t;
 }
 
-std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, const std::string& name, const std::string& file) {
+std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, const std::string& name,
+                                         const std::string& file) {
   if (shape.size() == 1) return {1, shape[0]};
   if (shape.size() == 2) return {shape[0], shape[1]};
-  throw FormatError(fmt::format("{}: tensor {}: expected one or two dimensions, found {}", file, name, shape_string(shape)));
+  throw FormatError(
+      fmt::format("{}: tensor {}: expected one or two dimensions, found {}", file, name, shape_string(shape)));
 }
 
 void check_rows(const std::string& name, int64_t first, int64_t rows, int64_t all) {
   if (first < 0 || rows < 0 || first > all - rows) {
-    throw ArgumentError(fmt::format("tensor {}: rows {} .. {} of {} were asked for", name, first, first + rows - 1, all));
+    throw ArgumentError(
+        fmt::format("tensor {}: rows {} .. {} of {} were asked for", name, first, first + rows - 1, all));
   }
 }
 
@@ -81,10 +96,27 @@ uint64_t digest_sample(std::span<const std::byte> bytes, uint64_t state) {
 }
 
 uint64_t digest_time(const std::string& path, uint64_t state) {
-  struct stat info {};
-  if (stat(path.c_str(), &info) != 0) return state;
-  const int64_t facts[] = {static_cast<int64_t>(info.st_size), static_cast<int64_t>(info.st_mtime)};
-  return fnv1a(facts, sizeof facts, state);
+  std::error_code code;
+  const uint64_t size = fs::file_size(path, code);
+  if (code) return state;
+  const int64_t changed = fs::last_write_time(path, code).time_since_epoch().count();
+  return fnv1a(&changed, sizeof changed, fnv1a(&size, sizeof size, state));
+}
+
+uint64_t digest_header(const std::string& name, std::string_view type, std::span<const int64_t> shape, uint64_t state) {
+  state = fnv1a(name.data(), name.size(), state);
+  state = fnv1a(type.data(), type.size(), state);
+  return fnv1a(shape.data(), shape.size_bytes(), state);
+}
+
+std::vector<std::string> names_in_folder(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code code;
+  for (fs::directory_iterator it(folder, code), end; !code && it != end; it.increment(code))
+    names.push_back(it->path().filename().string());
+  if (code) throw SystemError(fmt::format("{}: cannot read the folder: {}", folder, code.message()));
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 }  // namespace metal_marlin

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,10 +14,11 @@ namespace metal_marlin {
 
 // Elements first .. first + count - 1 of a F32, F16 or BF16 tensor as f32, in parallel. UnsupportedError otherwise.
 void to_f32(const TensorView& tensor, const std::string& file, int64_t first, int64_t count, float* out);
-// f16 of a matrix; NumericError naming `name` where a value is beyond f16's range.
+// f16 of a matrix; NumericError naming `name` when values are beyond f16's range: how many, and the first.
 OwnedTensor to_f16(const std::string& name, const std::vector<int64_t>& shape, const Matrix& values);
 // [rows, columns] of a tensor with one or two dimensions; FormatError otherwise.
-std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, const std::string& name, const std::string& file);
+std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, const std::string& name,
+                                         const std::string& file);
 // ArgumentError unless 0 <= first and first + rows <= all.
 void check_rows(const std::string& name, int64_t first, int64_t rows, int64_t all);
 
@@ -24,5 +26,10 @@ void check_rows(const std::string& name, int64_t first, int64_t rows, int64_t al
 uint64_t digest_sample(std::span<const std::byte> bytes, uint64_t state);
 // Digest of a file's size and time of last change.
 uint64_t digest_time(const std::string& path, uint64_t state);
+// Digest of name, type and shape.
+uint64_t digest_header(const std::string& name, std::string_view type, std::span<const int64_t> shape, uint64_t state);
+
+// Names in a folder, ascending. SystemError naming it when it cannot be read.
+std::vector<std::string> names_in_folder(const std::string& folder);
 
 }  // namespace metal_marlin

@@ -8,6 +8,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/values.h"
@@ -57,10 +58,12 @@ struct Family {
   std::string final_norm = "model.norm.weight";
   std::string head = "lm_head.weight";
 
-  bool offset_norm = false;          // y * (1 + weight)
-  bool gguf_permutes_qk = false;     // llama.cpp's converter interleaves the rows of q and k
-  bool gguf_norm_plus_one = false;   // llama.cpp's converter stores 1 + weight
-  std::vector<Fold> folds;           // in the order in which they are applied
+  // Numbers that config.json may leave out, as transformers' configuration class has them.
+  std::vector<std::pair<std::string, int64_t>> defaults;
+  bool offset_norm = false;         // y * (1 + weight)
+  bool gguf_permutes_qk = false;    // llama.cpp's converter interleaves the rows of q and k
+  bool gguf_norm_plus_one = false;  // llama.cpp's converter stores 1 + weight
+  std::vector<Fold> folds;          // in the order in which they are applied
   // Sets the fields of ModelConfig in which the family differs (activation default, windows, scales, ...), called
   // after the common keys were read.
   std::function<void(const ConfigReader& config, ModelConfig& out)> configure;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <numbers>
 
@@ -23,18 +24,27 @@ double llama3_factor(double wavelength, double factor, double low, double high, 
   return 1 / ((1 - smooth) / factor + smooth);
 }
 
+// The file holds the float32 of a short decimal: that one, not its expansion.
+double short_decimal(double x) {
+  const auto single = static_cast<float>(x);
+  return std::isfinite(x) && static_cast<double>(single) == x ? std::strtod(fmt::format("{}", single).c_str(), nullptr)
+                                                              : x;
+}
+
 // llama.cpp stores llama3 scaling as a tensor of factors; the four numbers behind it are found again: the published
 // ones where they fit, else from the pairs between the two bounds, where 1 / factor is linear in 1 / wavelength.
 json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, double theta, int64_t rotary) {
   const int64_t n = tensor.elements();
   if (n != rotary / 2 || tensor.shape.size() != 1) {
-    throw FormatError(fmt::format("{}: rope_freqs.weight: expected [{}], found {}", file.path(), rotary / 2, shape_string(tensor.shape)));
+    throw FormatError(fmt::format("{}: rope_freqs.weight: expected [{}], found {}", file.path(), rotary / 2,
+                                  shape_string(tensor.shape)));
   }
   std::vector<float> factors(static_cast<size_t>(n));
   dequantize_rows(tensor, 0, 1, factors.data());
   std::vector<double> wavelengths;
   for (int64_t i = 0; i < n; ++i) {
-    wavelengths.push_back(2 * std::numbers::pi * std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(rotary)));
+    wavelengths.push_back(2 * std::numbers::pi *
+                          std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(rotary)));
   }
   const double factor = *std::max_element(factors.begin(), factors.end());
   const auto fits = [&](double low, double high, double original) {
@@ -44,14 +54,18 @@ json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, double theta
     return true;
   };
   const auto answer = [&](double low, double high, double original) {
-    return json{{"rope_type", "llama3"}, {"factor", factor}, {"low_freq_factor", low}, {"high_freq_factor", high},
+    return json{{"rope_type", "llama3"},
+                {"factor", factor},
+                {"low_freq_factor", low},
+                {"high_freq_factor", high},
                 {"original_max_position_embeddings", static_cast<int64_t>(std::llround(original))}};
   };
   if (fits(1, 4, 8192)) return answer(1, 4, 8192);
   // smooth_i = original / ((high - low) wavelength_i) - low / (high - low)
   std::vector<std::pair<double, double>> middle;
   for (size_t i = 0; i < factors.size(); ++i) {
-    if (factors[i] > 1 && factors[i] < factor) middle.emplace_back(1 / wavelengths[i], (1 / static_cast<double>(factors[i]) - 1 / factor) / (1 - 1 / factor));
+    if (factors[i] > 1 && factors[i] < factor)
+      middle.emplace_back(1 / wavelengths[i], (1 / static_cast<double>(factors[i]) - 1 / factor) / (1 - 1 / factor));
   }
   if (middle.size() >= 2) {
     const double slope = (middle.front().second - middle.back().second) / (middle.front().first - middle.back().first);
@@ -60,17 +74,17 @@ json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, double theta
       // Only the ratios to `original` matter: low is taken as 1.
       const double high = (1 + offset) / offset;
       const double original = std::round(slope / offset);
-      if (original >= 1 && fits(1, high, original)) return answer(1, high, original);
+      if (original >= 1 && original <= 2147483647.0 && fits(1, high, original)) return answer(1, high, original);
     }
   }
-  for (double original = 1; original <= 1 << 20; original *= 2) {
-    for (const double low : {1.0, 2.0, 0.5}) {
-      for (const double high : {4.0, 8.0, 2.0, 3.0, 16.0}) {
-        if (high > low && fits(low, high, original)) return answer(low, high, original);
-      }
+  // As above, low is 1: (low, high, original) and (1, high / low, original / low) are the same.
+  for (const double high : {4.0, 2.0, 8.0, 3.0, 16.0}) {
+    for (double original = 1; original <= 1 << 20; original *= 2) {
+      if (fits(1, high, original)) return answer(1, high, original);
     }
   }
-  throw UnsupportedError(fmt::format("{}: rope_freqs.weight: these frequency factors are not those of llama3 scaling", file.path()));
+  throw UnsupportedError(
+      fmt::format("{}: rope_freqs.weight: these frequency factors are not those of llama3 scaling", file.path()));
 }
 
 }  // namespace
@@ -80,7 +94,8 @@ json gguf_config(const GgufFile& file, const Family& family, const std::string& 
   const auto key = [&](const char* name) { return architecture + "." + name; };
   const auto integer = [&](const char* name) {
     const uint64_t n = m.get_u64(key(name));
-    if (n == 0 || n > (uint64_t{1} << 31)) throw FormatError(fmt::format("{}: {}: expected a positive 31-bit integer, found {}", file.path(), key(name), n));
+    if (n == 0 || n > (uint64_t{1} << 31))
+      throw FormatError(fmt::format("{}: {}: expected a positive 31-bit integer, found {}", file.path(), key(name), n));
     return static_cast<int64_t>(n);
   };
   json c;
@@ -92,43 +107,77 @@ json gguf_config(const GgufFile& file, const Family& family, const std::string& 
   const int64_t heads = integer("attention.head_count");
   c["num_attention_heads"] = heads;
   c["num_key_value_heads"] = m.contains(key("attention.head_count_kv")) ? integer("attention.head_count_kv") : heads;
-  const int64_t head_dim = m.contains(key("attention.key_length")) ? integer("attention.key_length") : c["hidden_size"].get<int64_t>() / heads;
-  if (head_dim < 2) throw FormatError(fmt::format("{}: expected at least two dimensions per head, found {}", file.path(), head_dim));
+  const int64_t head_dim = m.contains(key("attention.key_length")) ? integer("attention.key_length")
+                                                                   : c["hidden_size"].get<int64_t>() / heads;
+  if (head_dim < 2)
+    throw FormatError(fmt::format("{}: expected at least two dimensions per head, found {}", file.path(), head_dim));
   c["head_dim"] = head_dim;
   if (m.contains(key("attention.value_length")) && integer("attention.value_length") != head_dim) {
-    throw UnsupportedError(fmt::format("{}: keys of {} and values of {} dimensions are not supported", file.path(), head_dim, integer("attention.value_length")));
+    throw UnsupportedError(fmt::format("{}: keys of {} and values of {} dimensions are not supported", file.path(),
+                                       head_dim, integer("attention.value_length")));
   }
   c["max_position_embeddings"] = integer("context_length");
-  // The file holds the float32 of a short decimal: what it prints as in 7 digits.
-  c["rms_norm_eps"] = std::stod(fmt::format("{:.7g}", m.get_f64(key("attention.layer_norm_rms_epsilon"))));
+  c["rms_norm_eps"] = short_decimal(m.get_f64(key("attention.layer_norm_rms_epsilon")));
   const GgufTensor* embedding = file.find("token_embd.weight");
-  if (embedding == nullptr || embedding->shape.size() != 2) throw FormatError(fmt::format("{}: tensor token_embd.weight: expected two dimensions, found none", file.path()));
+  if (embedding == nullptr || embedding->shape.size() != 2)
+    throw FormatError(fmt::format("{}: tensor token_embd.weight: expected two dimensions, found {}", file.path(),
+                                  embedding == nullptr ? "no such tensor" : shape_string(embedding->shape)));
   c["vocab_size"] = embedding->shape[0];
   c["tie_word_embeddings"] = file.find("output.weight") == nullptr;
   c["hidden_act"] = "silu";
   c["attention_bias"] = file.find("blk.0.attn_q.bias") != nullptr;
   c["mlp_bias"] = file.find("blk.0.ffn_gate.bias") != nullptr;
-  const double theta = std::stod(fmt::format("{:.7g}", m.find_f64(key("rope.freq_base")).value_or(10000)));
+  const double theta = short_decimal(m.find_f64(key("rope.freq_base")).value_or(10000));
   c["rope_theta"] = theta;
   const auto rotary = m.find_u64(key("rope.dimension_count"));
-  const int64_t turning = rotary ? static_cast<int64_t>(std::min<uint64_t>(*rotary, static_cast<uint64_t>(head_dim))) : head_dim;
+  const int64_t turning =
+      rotary ? static_cast<int64_t>(std::min<uint64_t>(*rotary, static_cast<uint64_t>(head_dim))) : head_dim;
   if (turning < head_dim) c["partial_rotary_factor"] = static_cast<double>(turning) / static_cast<double>(head_dim);
   if (file.find("rope_factors_long.weight") != nullptr || file.find("rope_factors_short.weight") != nullptr) {
-    throw UnsupportedError(fmt::format("{}: rope type \"longrope\" is not supported; supported are default, linear, dynamic, llama3 and yarn", file.path()));
+    throw UnsupportedError(fmt::format(
+        "{}: rope type \"longrope\" is not supported; supported are default, linear, dynamic, llama3 and yarn",
+        file.path()));
   }
-  const std::string scaling = m.find_string(key("rope.scaling.type")).value_or("none");
+  std::string scaling = m.find_string(key("rope.scaling.type")).value_or("none");
+  // Files of 2023 have only the factor, under this name.
+  const auto old_factor = m.find_f64(key("rope.scale_linear"));
+  if (scaling == "none" && old_factor && *old_factor != 1) scaling = "linear";
   if (scaling == "linear" || scaling == "yarn") {
-    json rope = {{"rope_type", scaling}, {"factor", m.get_f64(key("rope.scaling.factor"))}};
-    if (const auto original = m.find_u64(key("rope.scaling.original_context_length"))) rope["original_max_position_embeddings"] = *original;
+    json rope = {{"rope_type", scaling},
+                 {"factor", short_decimal(m.contains(key("rope.scaling.factor")) || !old_factor
+                                              ? m.get_f64(key("rope.scaling.factor"))
+                                              : *old_factor)}};
+    for (const auto& [from, to] :
+         {std::pair{"rope.scaling.yarn_beta_fast", "beta_fast"}, {"rope.scaling.yarn_beta_slow", "beta_slow"}}) {
+      if (const auto x = m.find_f64(key(from))) rope[to] = short_decimal(*x);
+    }
+    // What these do differs between llama.cpp's versions; 1 and 0 are what doing nothing is.
+    for (const auto& [name, neutral] : {std::pair{"rope.scaling.attn_factor", 1.0},
+                                        {"rope.scaling.yarn_attn_factor", 1.0},
+                                        {"rope.scaling.yarn_ext_factor", 1.0},
+                                        {"rope.scaling.yarn_log_multiplier", 0.0}}) {
+      const auto x = m.find_f64(key(name));
+      if (x && *x != neutral)
+        throw UnsupportedError(
+            fmt::format("{}: {} {} is not supported; supported is {}", file.path(), key(name), *x, neutral));
+    }
+    if (const auto original = m.find_u64(key("rope.scaling.original_context_length")))
+      rope["original_max_position_embeddings"] = *original;
     c["rope_scaling"] = rope;
   } else if (scaling != "none" && scaling != "") {
-    throw UnsupportedError(fmt::format("{}: {} \"{}\" is not supported; supported are none, linear and yarn", file.path(), key("rope.scaling.type"), scaling));
+    throw UnsupportedError(fmt::format("{}: {} \"{}\" is not supported; supported are none, linear and yarn",
+                                       file.path(), key("rope.scaling.type"), scaling));
   }
-  if (const GgufTensor* factors = file.find("rope_freqs.weight")) c["rope_scaling"] = llama3_scaling(file, *factors, theta, turning);
-  for (const auto& [from, to] : {std::pair{"tokenizer.ggml.bos_token_id", "bos_token_id"}, {"tokenizer.ggml.eos_token_id", "eos_token_id"}, {"tokenizer.ggml.padding_token_id", "pad_token_id"}}) {
+  if (const GgufTensor* factors = file.find("rope_freqs.weight"))
+    c["rope_scaling"] = llama3_scaling(file, *factors, theta, turning);
+  for (const auto& [from, to] : {std::pair{"tokenizer.ggml.bos_token_id", "bos_token_id"},
+                                 {"tokenizer.ggml.eos_token_id", "eos_token_id"},
+                                 {"tokenizer.ggml.padding_token_id", "pad_token_id"}}) {
     if (const auto id = m.find_u64(from)) c[to] = *id;
   }
-  c["torch_dtype"] = "float16";
+  c["torch_dtype"] = embedding->type == GgmlType::kF32    ? "float32"
+                     : embedding->type == GgmlType::kBF16 ? "bfloat16"
+                                                          : "float16";
   if (family.configure_gguf) family.configure_gguf(m, c);
   return c;
 }

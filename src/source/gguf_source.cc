@@ -31,8 +31,10 @@ struct Entry {
 };
 
 // Names of a block's tensors in GGUF, by LinearKind and NormKind.
-constexpr const char* kLinearNames[kLinears] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
-constexpr const char* kNormNames[kNorms] = {"attn_norm", "attn_q_norm", "attn_k_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"};
+constexpr const char* kLinearNames[kLinears] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
+                                                "ffn_gate", "ffn_up", "ffn_down"};
+constexpr const char* kNormNames[kNorms] = {"attn_norm",           "attn_q_norm", "attn_k_norm",
+                                            "post_attention_norm", "ffn_norm",    "post_ffw_norm"};
 
 // Row of the file that holds row r of Hugging Face's order: within a head of d rows, row i of the first half stands at
 // 2 i and row i of the second at 2 i + 1.
@@ -49,6 +51,11 @@ class GgufSource : public ModelSource {
     path_ = path;
     format_ = "gguf";
     const std::string architecture = file_.metadata().get_string("general.architecture");
+    if (const auto parts = file_.metadata().find_u64("split.count"); parts && *parts > 1) {
+      throw UnsupportedError(fmt::format(
+          "{}: one of {} parts of a split model, which is not supported; join them with: llama-gguf-split --merge",
+          path, *parts));
+    }
     family_ = &find_family_of_gguf(architecture, path);
     config_json_ = std::make_shared<json>(gguf_config(file_, *family_, architecture));
     config_ = read_model_config(*config_json_, *family_, path);
@@ -59,7 +66,18 @@ class GgufSource : public ModelSource {
     std::vector<CheckpointTensor> out;
     const std::string file = std::filesystem::path(path_).filename().string();
     for (const auto& [name, e] : entries_) {
-      out.push_back({name, e.tensor->shape, std::string(ggml_type_info(e.tensor->type).name), e.tensor->bytes.size(), file});
+      out.push_back(
+          {name, e.tensor->shape, std::string(ggml_type_info(e.tensor->type).name), e.tensor->bytes.size(), file});
+    }
+    return out;
+  }
+  std::vector<CheckpointTensor> left_out() const override {
+    std::vector<CheckpointTensor> out;
+    const std::string file = std::filesystem::path(path_).filename().string();
+    for (const GgufTensor& t : file_.tensors()) {
+      const auto used = [&](const auto& entry) { return entry.second.tensor == &t; };
+      if (t.name == "rope_freqs.weight" || std::any_of(entries_.begin(), entries_.end(), used)) continue;
+      out.push_back({t.name, t.shape, std::string(ggml_type_info(t.type).name), t.bytes.size(), file});
     }
     return out;
   }
@@ -132,15 +150,20 @@ class GgufSource : public ModelSource {
 
   std::vector<std::pair<std::string, std::string>> companion_files() const override {
     const TokenizerFiles files = tokenizer_files();
-    return {{"tokenizer.json", files.tokenizer_json}, {"tokenizer_config.json", files.tokenizer_config_json}, {"generation_config.json", files.generation_config_json}};
+    return {{"tokenizer.json", files.tokenizer_json},
+            {"tokenizer_config.json", files.tokenizer_config_json},
+            {"generation_config.json", files.generation_config_json}};
   }
 
   uint64_t digest() const override {
     uint64_t h = digest_time(path_, fnv1a(nullptr, 0));
     const std::string config = config_json_->dump();
     h = fnv1a(config.data(), config.size(), h);
+    if (const auto* tokens = file_.metadata().find_strings("tokenizer.ggml.tokens")) {
+      for (const std::string& token : *tokens) h = fnv1a(token.data(), token.size(), h);
+    }
     for (const auto& [name, e] : entries_) {
-      h = fnv1a(name.data(), name.size(), h);
+      h = digest_header(name, ggml_type_info(e.tensor->type).name, e.tensor->shape, h);
       h = digest_sample(e.tensor->bytes, h);
       release(name);
     }
@@ -158,10 +181,12 @@ class GgufSource : public ModelSource {
     const GgufTensor* tensor = file_.find(gguf_name);
     if (tensor == nullptr) return;  // check() names what is missing
     if (!ggml_type_info(tensor->type).can_dequantize) {
-      throw UnsupportedError(fmt::format("{}: tensor {}: type {} is not supported", path_, gguf_name, ggml_type_info(tensor->type).name));
+      throw UnsupportedError(
+          fmt::format("{}: tensor {}: type {} is not supported", path_, gguf_name, ggml_type_info(tensor->type).name));
     }
     if (heads > 0 && (tensor->shape.empty() || tensor->shape[0] % (2 * heads) != 0)) {
-      throw FormatError(fmt::format("{}: tensor {}: expected rows in {} heads of even size, found {}", path_, gguf_name, heads, shape_string(tensor->shape)));
+      throw FormatError(fmt::format("{}: tensor {}: expected rows in {} heads of even size, found {}", path_, gguf_name,
+                                    heads, shape_string(tensor->shape)));
     }
     entries_.emplace(name, Entry{tensor, heads, norm && family_->gguf_norm_plus_one});
   }
@@ -180,7 +205,8 @@ class GgufSource : public ModelSource {
         if (module == family_->linears[0] && k > 0) continue;  // fused: the first stands for all
         if (module == family_->linears[0] && family_->linears[1] == module) name = "attn_qkv";
         if (kind == LinearKind::kUp && module == family_->linears[static_cast<size_t>(LinearKind::kGate)]) continue;
-        if (kind == LinearKind::kGate && module == family_->linears[static_cast<size_t>(LinearKind::kUp)]) name = "ffn_up";
+        if (kind == LinearKind::kGate && module == family_->linears[static_cast<size_t>(LinearKind::kUp)])
+          name = "ffn_up";
         int64_t heads = 0;
         if (family_->gguf_permutes_qk && kind == LinearKind::kQ) heads = config_.num_attention_heads;
         if (family_->gguf_permutes_qk && kind == LinearKind::kK) heads = config_.num_key_value_heads;
@@ -228,6 +254,8 @@ class GgufSource : public ModelSource {
 
 }  // namespace
 
-std::unique_ptr<ModelSource> open_gguf_source(const std::string& path) { return std::make_unique<GgufSource>(path); }
+std::unique_ptr<ModelSource> open_gguf_source(const std::string& path) {
+  return std::make_unique<GgufSource>(path);
+}
 
 }  // namespace metal_marlin

@@ -21,7 +21,8 @@ RopeType rope_type_of(const std::string& name, const std::string& file) {
   if (name == "dynamic") return RopeType::kDynamic;
   if (name == "llama3") return RopeType::kLlama3;
   if (name == "yarn") return RopeType::kYarn;
-  throw UnsupportedError(fmt::format("{}: rope type \"{}\" is not supported; supported are default, linear, dynamic, llama3 and yarn", file, name));
+  throw UnsupportedError(fmt::format(
+      "{}: rope type \"{}\" is not supported; supported are default, linear, dynamic, llama3 and yarn", file, name));
 }
 
 }  // namespace
@@ -33,7 +34,9 @@ Activation read_activation(const ConfigReader& config, const char* key, Activati
   if (*name == "gelu") return Activation::kGelu;
   if (*name == "gelu_pytorch_tanh" || *name == "gelu_new" || *name == "gelu_tanh") return Activation::kGeluTanh;
   if (*name == "relu") return Activation::kRelu;
-  throw UnsupportedError(fmt::format("{}: {} \"{}\" is not supported; supported are silu, gelu, gelu_pytorch_tanh and relu", config.file(), key, *name));
+  throw UnsupportedError(
+      fmt::format("{}: {} \"{}\" is not supported; supported are silu, gelu, gelu_pytorch_tanh and relu", config.file(),
+                  key, *name));
 }
 
 RopeConfig read_rope(const ConfigReader& r, const RopeConfig& defaults) {
@@ -48,7 +51,8 @@ RopeConfig read_rope(const ConfigReader& r, const RopeConfig& defaults) {
     rope.factor = *factor;
   }
   rope.partial_rotary_factor = r.find_number("partial_rotary_factor", 1e-6, 1).value_or(rope.partial_rotary_factor);
-  rope.original_max_position_embeddings = r.find_int("original_max_position_embeddings", 1, kLargestSize).value_or(rope.original_max_position_embeddings);
+  rope.original_max_position_embeddings =
+      r.find_int("original_max_position_embeddings", 1, kLargestSize).value_or(rope.original_max_position_embeddings);
   rope.low_freq_factor = r.find_number("low_freq_factor", 1e-6, 1e6).value_or(rope.low_freq_factor);
   rope.high_freq_factor = r.find_number("high_freq_factor", 1e-6, 1e6).value_or(rope.high_freq_factor);
   rope.beta_fast = r.find_number("beta_fast", 1e-6, 1e6).value_or(rope.beta_fast);
@@ -63,17 +67,21 @@ RopeConfig read_rope(const ConfigReader& r, const RopeConfig& defaults) {
   return rope;
 }
 
-void set_windows(const ConfigReader& config, std::optional<int64_t> window, const std::function<bool(int64_t)>& slides, ModelConfig& out) {
+void set_windows(const ConfigReader& config, std::optional<int64_t> window, const std::function<bool(int64_t)>& slides,
+                 ModelConfig& out) {
   const auto types = config.find_strings("layer_types");
   if (types && static_cast<int64_t>(types->size()) != out.num_hidden_layers) {
-    throw FormatError(fmt::format("{}: layer_types: expected {} entries, one per layer, found {}", config.file(), out.num_hidden_layers, types->size()));
+    throw FormatError(fmt::format("{}: layer_types: expected {} entries, one per layer, found {}", config.file(),
+                                  out.num_hidden_layers, types->size()));
   }
   for (int64_t i = 0; i < out.num_hidden_layers; ++i) {
     bool sliding = slides(i);
     if (types) {
       const std::string& type = (*types)[static_cast<size_t>(i)];
       if (type != "full_attention" && type != "sliding_attention") {
-        throw UnsupportedError(fmt::format("{}: layer_types[{}]: \"{}\" is not supported; supported are full_attention and sliding_attention", config.file(), i, type));
+        throw UnsupportedError(fmt::format(
+            "{}: layer_types[{}]: \"{}\" is not supported; supported are full_attention and sliding_attention",
+            config.file(), i, type));
       }
       sliding = type == "sliding_attention";
     }
@@ -86,25 +94,39 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   const ConfigReader config(json, file);
   ModelConfig out;
   out.model_type = config.find_string("model_type").value_or(family.model_types.front());
-  out.vocab_size = config.get_int("vocab_size", 1, kLargestSize);
+  // A missing key means the family's default, null that there is none.
+  const auto find = [&](const char* key, int64_t high) -> std::optional<int64_t> {
+    if (!config.names(key)) {
+      for (const auto& [name, value] : family.defaults) {
+        if (name == key) return value;
+      }
+    }
+    return config.find_int(key, 1, high);
+  };
+  const auto get = [&](const char* key, int64_t high) {
+    const auto n = find(key, high);
+    return n ? *n : config.get_int(key, 1, high);
+  };
+  out.vocab_size = get("vocab_size", kLargestSize);
   out.hidden_size = config.get_int("hidden_size", 1, kLargestSize);
   out.intermediate_size = config.get_int("intermediate_size", 1, kLargestSize);
   out.num_hidden_layers = config.get_int("num_hidden_layers", 1, 100000);
-  out.num_attention_heads = config.get_int("num_attention_heads", 1, 1 << 20);
-  out.num_key_value_heads = config.find_int("num_key_value_heads", 1, 1 << 20).value_or(out.num_attention_heads);
+  out.num_attention_heads = get("num_attention_heads", 1 << 20);
+  out.num_key_value_heads = find("num_key_value_heads", 1 << 20).value_or(out.num_attention_heads);
   if (out.num_attention_heads % out.num_key_value_heads != 0) {
     config.fail("num_key_value_heads", fmt::format("a divisor of num_attention_heads ({})", out.num_attention_heads));
   }
-  if (const auto head_dim = config.find_int("head_dim", 1, 1 << 20)) {
+  if (const auto head_dim = find("head_dim", 1 << 20)) {
     out.head_dim = *head_dim;
   } else {
     if (out.hidden_size % out.num_attention_heads != 0) {
-      config.fail("num_attention_heads", fmt::format("a divisor of hidden_size ({}), since head_dim is not given", out.hidden_size));
+      config.fail("num_attention_heads",
+                  fmt::format("a divisor of hidden_size ({}), since head_dim is not given", out.hidden_size));
     }
     out.head_dim = out.hidden_size / out.num_attention_heads;
   }
   if (out.head_dim % 2 != 0) config.fail("head_dim", "an even number");
-  out.max_position_embeddings = config.find_int("max_position_embeddings", 1, kLargestSize).value_or(2048);
+  out.max_position_embeddings = find("max_position_embeddings", kLargestSize).value_or(2048);
   out.rms_norm_eps = config.find_number("rms_norm_eps", 0, 1).value_or(1e-6);
   out.activation = read_activation(config, "hidden_act", Activation::kSilu);
   out.tie_word_embeddings = config.find_bool("tie_word_embeddings").value_or(false);
@@ -120,8 +142,9 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   defaults.original_max_position_embeddings =
       config.find_int("original_max_position_embeddings", 1, kLargestSize).value_or(out.max_position_embeddings);
   out.rope = defaults;
-  auto rope = config.find_object("rope_parameters");
-  if (!rope) rope = config.find_object("rope_scaling");
+  // transformers lets the older name win where both are given.
+  auto rope = config.find_object("rope_scaling");
+  if (!rope || rope->object().empty()) rope = config.find_object("rope_parameters");
   if (rope && !rope->has("full_attention")) out.rope = read_rope(*rope, defaults);
   out.local_rope = out.rope;
 
@@ -134,8 +157,13 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   const auto bos = config.find_ints("bos_token_id", -1, kLargestSize);
   if (!bos.empty()) out.bos_token_id = static_cast<int32_t>(bos.front());
   if (family.configure) family.configure(config, out);
-  const double rotary = static_cast<double>(out.head_dim) * out.rope.partial_rotary_factor;
-  if (rotary < 2) config.fail("partial_rotary_factor", "a share that leaves at least two dimensions of a head");
+  const auto turning = static_cast<int64_t>(static_cast<double>(out.head_dim) * out.rope.partial_rotary_factor);
+  if (turning < 2 || turning % 2 != 0) {
+    throw FormatError(
+        fmt::format("{}: partial_rotary_factor: expected a share that leaves an even number of the {} dimensions of a "
+                    "head, found {}",
+                    file, out.head_dim, out.rope.partial_rotary_factor));
+  }
   return out;
 }
 

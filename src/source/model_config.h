@@ -20,14 +20,14 @@ struct RopeConfig {
   double factor = 1.0;
   double partial_rotary_factor = 1.0;  // only the first head_dim * this dimensions turn
   int64_t original_max_position_embeddings = 0;
-  double low_freq_factor = 1.0;        // llama3
-  double high_freq_factor = 4.0;       // llama3
-  double beta_fast = 32.0;             // yarn
-  double beta_slow = 1.0;              // yarn
-  double attention_factor = 0.0;       // yarn: multiplies cos and sin; 0: derived from factor and mscale
-  double mscale = 0.0;                 // yarn
-  double mscale_all_dim = 0.0;         // yarn
-  bool truncate = true;                // yarn: the correction range is rounded to whole dimensions
+  double low_freq_factor = 1.0;   // llama3
+  double high_freq_factor = 4.0;  // llama3
+  double beta_fast = 32.0;        // yarn
+  double beta_slow = 1.0;         // yarn
+  double attention_factor = 0.0;  // yarn: multiplies cos and sin; 0: derived from factor and mscale
+  double mscale = 0.0;            // yarn
+  double mscale_all_dim = 0.0;    // yarn
+  bool truncate = true;           // yarn: the correction range is rounded to whole dimensions
 };
 
 struct ModelConfig {
@@ -43,10 +43,10 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   Activation activation = Activation::kSilu;
   bool tie_word_embeddings = false;
-  bool attention_bias = false;             // q, k, v (and o where attention_output_bias)
+  bool attention_bias = false;  // q, k, v (and o where attention_output_bias)
   bool attention_output_bias = false;
   bool mlp_bias = false;
-  double embedding_multiplier = 1.0;       // Gemma: sqrt(hidden_size), rounded to the checkpoint's dtype
+  double embedding_multiplier = 1.0;       // Gemma: sqrt(hidden_size), as transformers has it when it computes in f32
   double query_scale = 0.0;                // multiplies q k^T: 1/sqrt(head_dim) or 1/sqrt(query_pre_attn_scalar)
   double attention_logit_softcapping = 0;  // 0: none
   double final_logit_softcapping = 0;      // 0: none
@@ -57,7 +57,7 @@ struct ModelConfig {
   std::vector<bool> layer_uses_local_rope;
   std::vector<int32_t> eos_token_ids;
   int32_t bos_token_id = -1;
-  std::string torch_dtype;                 // "float16", "bfloat16", "float32"
+  std::string torch_dtype;  // "float16", "bfloat16", "float32"
 };
 
 // Reads a config.json of Hugging Face, old style (rope_theta, rope_scaling, torch_dtype at top level) or new

@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "core/atomic_file.h"
+#include "source/convert.h"
 #include "source/gguf_source.h"
 #include "source/safetensors_source.h"
 
@@ -18,15 +19,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string bias_name(const std::string& weight) { return weight.substr(0, weight.rfind(".weight")) + ".bias"; }
+std::string bias_name(const std::string& weight) {
+  return weight.substr(0, weight.rfind(".weight")) + ".bias";
+}
 
 // Folders of the Hugging Face cache, most specific variable first.
 std::vector<fs::path> cache_folders() {
   std::vector<fs::path> folders;
   const auto add = [&](const char* variable, const char* below) {
-    if (const char* value = std::getenv(variable); value != nullptr && *value != '\0') folders.push_back(fs::path(value) / below);
+    if (const char* value = std::getenv(variable); value != nullptr && *value != '\0')
+      folders.push_back(fs::path(value) / below);
   };
   add("HF_HUB_CACHE", "");
+  add("HUGGINGFACE_HUB_CACHE", "");
   add("HF_HOME", "hub");
   add("XDG_CACHE_HOME", "huggingface/hub");
   add("HOME", ".cache/huggingface/hub");
@@ -35,8 +40,9 @@ std::vector<fs::path> cache_folders() {
 
 bool is_repository_name(const std::string& model) {
   const size_t slash = model.find('/');
-  return slash != std::string::npos && slash > 0 && slash + 1 < model.size() && model.find('/', slash + 1) == std::string::npos &&
-         model[0] != '.' && model[0] != '~' && model.find('\0') == std::string::npos;
+  return slash != std::string::npos && slash > 0 && slash + 1 < model.size() &&
+         model.find('/', slash + 1) == std::string::npos && model[0] != '.' && model[0] != '~' &&
+         model.find('\0') == std::string::npos;
 }
 
 std::string snapshot_of(const fs::path& repository) {
@@ -44,7 +50,8 @@ std::string snapshot_of(const fs::path& repository) {
   if (fs::exists(repository / "refs" / "main", code)) {
     std::string revision = read_text_file((repository / "refs" / "main").string(), 4096);
     while (!revision.empty() && std::isspace(static_cast<unsigned char>(revision.back())) != 0) revision.pop_back();
-    if (revision.find('/') == std::string::npos && !revision.empty() && fs::is_directory(repository / "snapshots" / revision, code)) {
+    if (revision.find('/') == std::string::npos && !revision.empty() && revision[0] != '.' &&
+        fs::is_directory(repository / "snapshots" / revision, code)) {
       return (repository / "snapshots" / revision).string();
     }
   }
@@ -55,10 +62,12 @@ std::string snapshot_of(const fs::path& repository) {
 
 std::string resolve_model(const std::string& model) {
   std::error_code code;
-  if (model.empty()) throw ArgumentError("MODEL: expected a folder, a .safetensors or .gguf file, or org/name, got nothing");
+  if (model.empty())
+    throw ArgumentError("MODEL: expected a folder, a .safetensors or .gguf file, or org/name, got nothing");
   if (fs::exists(model, code)) return model;
   if (!is_repository_name(model)) {
-    throw SystemError(fmt::format("{}: no such file or folder (a model is a folder, a .safetensors or .gguf file, or org/name)", model));
+    throw SystemError(fmt::format(
+        "{}: no such file or folder (a model is a folder, a .safetensors or .gguf file, or org/name)", model));
   }
   const size_t slash = model.find('/');
   const std::string name = "models--" + model.substr(0, slash) + "--" + model.substr(slash + 1);
@@ -66,21 +75,28 @@ std::string resolve_model(const std::string& model) {
     const std::string snapshot = snapshot_of(folder / name);
     if (!snapshot.empty()) return snapshot;
   }
-  throw SystemError(fmt::format("{}: neither a file or folder nor in the Hugging Face cache; fetch it with: hf download {}", model, model));
+  throw SystemError(fmt::format(
+      "{}: neither a file or folder nor in the Hugging Face cache; fetch it with: hf download {}", model, model));
 }
 
 std::unique_ptr<ModelSource> ModelSource::open(const std::string& model) {
   const std::string path = resolve_model(model);
   const fs::path p(path);
-  if (fs::is_directory(p)) {
-    if (fs::exists(p / "config.json")) return open_safetensors_source(path);
+  std::error_code code;
+  if (fs::is_directory(p, code)) {
     std::vector<fs::path> ggufs;
-    for (const auto& entry : fs::directory_iterator(p)) {
-      if (entry.path().extension() == ".gguf") ggufs.push_back(entry.path());
+    bool weights = false;
+    for (const std::string& name : names_in_folder(path)) {
+      if (name == "config.json") return open_safetensors_source(path);
+      if (name.ends_with(".gguf")) ggufs.push_back(p / name);
+      weights = weights || name.ends_with(".safetensors");
     }
     if (ggufs.size() == 1) return open_gguf_source(ggufs.front().string());
-    throw FormatError(fmt::format("{}: expected a model folder with config.json (or with one .gguf file), found {}", path,
-                                  ggufs.empty() ? std::string("neither") : fmt::format("{} .gguf files; name one of them", ggufs.size())));
+    throw FormatError(
+        fmt::format("{}: expected a model folder with config.json (or with one .gguf file), found {}", path,
+                    !ggufs.empty() ? fmt::format("{} .gguf files; name one of them", ggufs.size())
+                    : weights      ? std::string("weights without a config.json; copy it from the model's repository")
+                                   : std::string("neither")));
   }
   if (p.extension() == ".gguf") return open_gguf_source(path);
   if (p.extension() == ".safetensors") return open_safetensors_source(path);
@@ -91,9 +107,13 @@ std::vector<LinearSlot> ModelSource::linears(int64_t layer) const {
   const ModelConfig& c = config_;
   const int64_t q = c.num_attention_heads * c.head_dim;
   const int64_t kv = c.num_key_value_heads * c.head_dim;
-  const std::array<std::pair<int64_t, int64_t>, kLinears> shapes = {{{q, c.hidden_size}, {kv, c.hidden_size}, {kv, c.hidden_size},
-                                                                     {c.hidden_size, q}, {c.intermediate_size, c.hidden_size},
-                                                                     {c.intermediate_size, c.hidden_size}, {c.hidden_size, c.intermediate_size}}};
+  const std::array<std::pair<int64_t, int64_t>, kLinears> shapes = {{{q, c.hidden_size},
+                                                                     {kv, c.hidden_size},
+                                                                     {kv, c.hidden_size},
+                                                                     {c.hidden_size, q},
+                                                                     {c.intermediate_size, c.hidden_size},
+                                                                     {c.intermediate_size, c.hidden_size},
+                                                                     {c.hidden_size, c.intermediate_size}}};
   std::vector<LinearSlot> out;
   for (int k = 0; k < kLinears; ++k) {
     const auto kind = static_cast<LinearKind>(k);
@@ -117,13 +137,20 @@ std::string ModelSource::norm_name(int64_t layer, NormKind kind) const {
 }
 
 void ModelSource::check() const {
-  std::map<std::string, std::vector<int64_t>> shapes;
-  for (CheckpointTensor& t : tensors()) shapes.emplace(std::move(t.name), std::move(t.shape));
+  std::map<std::string, CheckpointTensor> all;
+  for (CheckpointTensor& t : tensors()) all.emplace(t.name, std::move(t));
   const auto demand = [&](const std::string& name, const std::vector<int64_t>& shape) {
-    const auto it = shapes.find(name);
-    if (it == shapes.end()) throw FormatError(fmt::format("{}: tensor {} is missing; expected the shape {}", path_, name, shape_string(shape)));
-    if (it->second != shape) {
-      throw FormatError(fmt::format("{}: tensor {}: expected the shape {} (from the config), found {}", path_, name, shape_string(shape), shape_string(it->second)));
+    const auto it = all.find(name);
+    if (it == all.end())
+      throw FormatError(
+          fmt::format("{}: tensor {} is missing; expected the shape {}", path_, name, shape_string(shape)));
+    const auto& [_, found, stored_as, bytes, file] = it->second;
+    if (found != shape) {
+      throw FormatError(fmt::format("{}: tensor {}: expected the shape {} (from the config), found {}", path_, name,
+                                    shape_string(shape), shape_string(found)));
+    }
+    if (format_ != "gguf" && stored_as != "F32" && stored_as != "F16" && stored_as != "BF16" && stored_as != format_) {
+      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", path_, name, stored_as));
     }
   };
   const ModelConfig& c = config_;
@@ -139,12 +166,19 @@ void ModelSource::check() const {
     }
     for (const auto& [name, entry] : weights) {
       demand(name, entry.first);
-      if (entry.second) demand(bias_name(name), {entry.first[0]});
+      const std::string bias = bias_name(name);
+      if (entry.second) {
+        demand(bias, {entry.first[0]});
+      } else if (all.count(bias) > 0) {
+        // Computing without it would go wrong in silence.
+        throw FormatError(fmt::format("{}: tensor {}: expected no bias (from the config), found one", path_, bias));
+      }
     }
     for (int k = 0; k < kNorms; ++k) {
       const auto kind = static_cast<NormKind>(k);
       const bool per_head = kind == NormKind::kQ || kind == NormKind::kK;
-      if (const std::string name = norm_name(layer, kind); !name.empty()) demand(name, {per_head ? c.head_dim : c.hidden_size});
+      if (const std::string name = norm_name(layer, kind); !name.empty())
+        demand(name, {per_head ? c.head_dim : c.hidden_size});
     }
   }
 }

@@ -52,13 +52,16 @@ class ModelSource {
 
   // All tensors in a fixed order (by name), each linear once.
   virtual std::vector<CheckpointTensor> tensors() const = 0;
+  // What the checkpoint holds beside the language model (vision tower and so on): neither read nor copied.
+  virtual std::vector<CheckpointTensor> left_out() const = 0;
   virtual bool has(const std::string& name) const = 0;
   // The stored bytes in a 16- or 32-bit float type (GGUF blocks: dequantized to f16 where `name` was quantized; f32
   // stays f32), for copying into the output.
   virtual OwnedTensor load_stored(const std::string& name) const = 0;
   // Converted to f32 and un-permuted: [rows, cols] (1-D tensors: [1, n]). Rows first_row .. +rows only, all: rows < 0.
   virtual Matrix load(const std::string& name, int64_t first_row = 0, int64_t rows = -1) const = 0;
-  // The codes of a linear's weight where it is stored in at most 8 bits with group scales; nothing otherwise.
+  // The codes of a linear's weight where it is stored in at most 8 bits with group scales; nothing otherwise (also
+  // where the native format keeps a q_scale beside them: the codes alone are not the weight then).
   virtual std::optional<QuantizedTensor> load_quantized(const std::string& name) const = 0;
   // Gives back the memory that loading `name` mapped.
   virtual void release(const std::string& name) const = 0;

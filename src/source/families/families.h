@@ -23,7 +23,9 @@ inline std::array<std::string, kLinears> llama_linears() {
   return {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
           "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
 }
-inline std::array<std::string, kNorms> llama_norms() { return {"input_layernorm", "", "", "", "post_attention_layernorm", ""}; }
+inline std::array<std::string, kNorms> llama_norms() {
+  return {"input_layernorm", "", "", "", "post_attention_layernorm", ""};
+}
 inline std::vector<Fold> llama_folds() {
   return {{Tap::kQkv, FoldProducer::kInputNorm, "input_layernorm -> q_proj,k_proj,v_proj"},
           {Tap::kO, FoldProducer::kVRows, "v_proj -> o_proj"},

@@ -1,3 +1,6 @@
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
 #include <cmath>
 
 #include "source/families/configure.h"
@@ -8,7 +11,11 @@ namespace {
 
 // What Gemma 2 and 3 share: offset norms, norms after attention and MLP, scaled embeddings, tied head, own query scale.
 void configure_common(const ConfigReader& config, ModelConfig& out) {
-  if (!config.has("head_dim")) out.head_dim = 256;
+  if (config.find_bool("use_bidirectional_attention").value_or(false)) {
+    throw UnsupportedError(
+        fmt::format("{}: use_bidirectional_attention: an encoder is not supported, only models that attend to the past",
+                    config.file()));
+  }
   out.activation = read_activation(config, "hidden_activation", Activation::kGeluTanh);
   out.tie_word_embeddings = config.find_bool("tie_word_embeddings").value_or(true);
   out.embedding_multiplier = std::sqrt(static_cast<double>(out.hidden_size));
@@ -18,7 +25,9 @@ void configure_common(const ConfigReader& config, ModelConfig& out) {
 Family gemma_common() {
   Family f;
   f.linears = llama_linears();
-  f.norms = {"input_layernorm", "", "", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"};
+  f.norms = {"input_layernorm",           "", "", "post_attention_layernorm", "pre_feedforward_layernorm",
+             "post_feedforward_layernorm"};
+  f.defaults = {{"num_attention_heads", 8}, {"num_key_value_heads", 4}, {"head_dim", 256}};
   f.offset_norm = true;
   f.gguf_norm_plus_one = true;
   return f;
@@ -32,6 +41,7 @@ const Family kGemma2 = [] {
   f.model_types = {"gemma2"};
   f.architectures = {"Gemma2ForCausalLM"};
   f.gguf_architectures = {"gemma2"};
+  f.defaults.insert(f.defaults.end(), {{"vocab_size", 256000}, {"max_position_embeddings", 8192}});
   f.folds = llama_folds();
   f.folds[2].name = "pre_feedforward_layernorm -> gate_proj,up_proj";
   f.configure = [](const ConfigReader& config, ModelConfig& out) {
@@ -43,9 +53,12 @@ const Family kGemma2 = [] {
     out.attention_logit_softcapping = cap("attn_logit_softcapping", 50);
     out.final_logit_softcapping = cap("final_logit_softcapping", 30);
     const int64_t window = config.find_int("sliding_window", 1, kLargestSize).value_or(4096);
-    set_windows(config, window, [](int64_t layer) { return layer % 2 == 0; }, out);
+    set_windows(
+        config, window, [](int64_t layer) { return layer % 2 == 0; }, out);
   };
-  f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) { configure_gemma_gguf(metadata, config, "gemma2"); };
+  f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) {
+    configure_gemma_gguf(metadata, config, "gemma2");
+  };
   return f;
 }();
 
@@ -57,6 +70,8 @@ const Family kGemma3 = [] {
   f.model_types = {"gemma3_text"};
   f.architectures = {"Gemma3ForCausalLM"};
   f.gguf_architectures = {"gemma3"};
+  // The multimodal sizes' files rely on these.
+  f.defaults.insert(f.defaults.end(), {{"vocab_size", 262208}, {"max_position_embeddings", 131072}});
   f.norms[static_cast<size_t>(NormKind::kQ)] = "self_attn.q_norm";
   f.norms[static_cast<size_t>(NormKind::kK)] = "self_attn.k_norm";
   f.folds = llama_folds();
@@ -69,26 +84,29 @@ const Family kGemma3 = [] {
     const int64_t window = config.find_int("sliding_window", 1, kLargestSize).value_or(4096);
     int64_t pattern = config.find_int("_sliding_window_pattern", 1, kLargestSize).value_or(6);
     pattern = config.find_int("sliding_window_pattern", 1, kLargestSize).value_or(pattern);
-    set_windows(config, window, [&](int64_t layer) { return (layer + 1) % pattern != 0; }, out);
+    set_windows(
+        config, window, [&](int64_t layer) { return (layer + 1) % pattern != 0; }, out);
     RopeConfig global;
     global.theta = config.find_number("rope_theta", 1, 1e12).value_or(1e6);
     global.original_max_position_embeddings = out.max_position_embeddings;
     RopeConfig local;
     local.theta = config.find_number("rope_local_base_freq", 1, 1e12).value_or(10000);
     local.original_max_position_embeddings = out.max_position_embeddings;
-    if (const auto parameters = config.find_object("rope_parameters"); parameters && parameters->has("full_attention")) {
+    if (const auto parameters = config.find_object("rope_parameters");
+        parameters && parameters->has("full_attention")) {
       global = read_rope(*parameters->find_object("full_attention"), global);
       if (const auto sliding = parameters->find_object("sliding_attention")) local = read_rope(*sliding, local);
     } else if (parameters) {
       global = read_rope(*parameters, global);
-    } else if (const auto scaling = config.find_object("rope_scaling")) {
-      global = read_rope(*scaling, global);
     }
+    if (const auto scaling = config.find_object("rope_scaling")) global = read_rope(*scaling, global);
     out.rope = global;
     out.local_rope = local;
     for (size_t i = 0; i < out.sliding_window.size(); ++i) out.layer_uses_local_rope[i] = out.sliding_window[i] > 0;
   };
-  f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) { configure_gemma_gguf(metadata, config, "gemma3"); };
+  f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) {
+    configure_gemma_gguf(metadata, config, "gemma3");
+  };
   return f;
 }();
 

@@ -12,10 +12,13 @@ const Family kMistral = [] {
   f.linears = llama_linears();
   f.norms = llama_norms();
   f.gguf_permutes_qk = true;
+  f.defaults = {{"num_key_value_heads", 8}, {"max_position_embeddings", 131072}};
   f.folds = llama_folds();
   f.configure = [](const ConfigReader& config, ModelConfig& out) {
-    const auto window = config.find_int("sliding_window", 1, kLargestSize);
-    set_windows(config, window, [&](int64_t) { return window.has_value(); }, out);
+    // A missing key means the family's default, null means none.
+    const auto window = config.names("sliding_window") ? config.find_int("sliding_window", 1, kLargestSize) : 4096;
+    set_windows(
+        config, window, [&](int64_t) { return window.has_value(); }, out);
   };
   return f;
 }();

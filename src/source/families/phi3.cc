@@ -1,3 +1,6 @@
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
 #include <nlohmann/json.hpp>
 
 #include "formats/gguf.h"
@@ -16,17 +19,27 @@ const Family kPhi3 = [] {
   f.linears = {"self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.o_proj",
                "mlp.gate_up_proj",   "mlp.gate_up_proj",   "mlp.down_proj"};
   f.norms = llama_norms();
+  f.defaults = {{"max_position_embeddings", 4096}};
   f.folds = {{Tap::kQkv, FoldProducer::kInputNorm, "input_layernorm -> qkv_proj"},
              {Tap::kO, FoldProducer::kVRows, "qkv_proj (v) -> o_proj"},
              {Tap::kGateUp, FoldProducer::kPreFeedForwardNorm, "post_attention_layernorm -> gate_up_proj"},
              {Tap::kDown, FoldProducer::kUpRows, "gate_up_proj (up) -> down_proj"}};
   f.configure = [](const ConfigReader& config, ModelConfig& out) {
     if (!config.has("rms_norm_eps")) out.rms_norm_eps = 1e-5;
+    // Early Phi-3 files say "yarn" (and "su") where they mean longrope, and transformers reads them so.
+    if (out.rope.type == RopeType::kYarn) {
+      throw UnsupportedError(
+          fmt::format("{}: rope type \"longrope\" (written \"yarn\" in this family) is not supported; supported are "
+                      "default, linear, dynamic and llama3",
+                      config.file()));
+    }
     const auto window = config.find_int("sliding_window", 1, kLargestSize);
-    set_windows(config, window, [&](int64_t) { return window.has_value(); }, out);
+    set_windows(
+        config, window, [&](int64_t) { return window.has_value(); }, out);
   };
   f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) {
-    if (const auto window = metadata.find_u64("phi3.attention.sliding_window"); window && *window > 0) config["sliding_window"] = *window;
+    if (const auto window = metadata.find_u64("phi3.attention.sliding_window"); window && *window > 0)
+      config["sliding_window"] = *window;
   };
   return f;
 }();

@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "source/families/configure.h"
 #include "source/families/families.h"
 
@@ -9,10 +7,11 @@ namespace {
 // Layers from max_window_layers on slide, if use_sliding_window says so.
 void configure_windows(const ConfigReader& config, ModelConfig& out) {
   const bool use = config.find_bool("use_sliding_window").value_or(false);
-  const auto window = use ? config.find_int("sliding_window", 1, kLargestSize) : std::nullopt;
-  if (!window) return;
+  std::optional<int64_t> window;
+  if (use) window = config.names("sliding_window") ? config.find_int("sliding_window", 1, kLargestSize) : 4096;
   const int64_t first = config.find_int("max_window_layers", 0, kLargestSize).value_or(28);
-  set_windows(config, window, [&](int64_t layer) { return layer >= first; }, out);
+  set_windows(
+      config, window, [&](int64_t layer) { return window && layer >= first; }, out);
 }
 
 }  // namespace
@@ -26,6 +25,7 @@ const Family kQwen2 = [] {
   f.gguf_architectures = {"qwen2"};
   f.linears = llama_linears();
   f.norms = llama_norms();
+  f.defaults = {{"num_key_value_heads", 32}, {"max_position_embeddings", 32768}};
   f.folds = llama_folds();
   f.configure = [](const ConfigReader& config, ModelConfig& out) {
     out.attention_bias = true;
@@ -44,13 +44,8 @@ const Family kQwen3 = [] {
   f.gguf_architectures = {"qwen3"};
   f.norms[static_cast<size_t>(NormKind::kQ)] = "self_attn.q_norm";
   f.norms[static_cast<size_t>(NormKind::kK)] = "self_attn.k_norm";
-  f.configure = [](const ConfigReader& config, ModelConfig& out) {
-    if (!config.has("head_dim")) {
-      out.head_dim = 128;
-      out.query_scale = 1 / std::sqrt(128.0);
-    }
-    configure_windows(config, out);
-  };
+  f.defaults.emplace_back("head_dim", 128);
+  f.configure = configure_windows;
   return f;
 }();
 

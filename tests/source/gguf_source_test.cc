@@ -1,0 +1,419 @@
+// GGUF files against the folders they were converted from, and files built by hand.
+#include "source/gguf_source.h"
+
+#include <cmath>
+#include <functional>
+#include <numbers>
+
+#include "formats/gguf_builder.h"
+#include "source/models.h"
+#include "source/tokenizer.h"
+
+namespace metal_marlin {
+namespace {
+
+using test::check_error;
+using test::expect;
+using test::GgufBuilder;
+using test::little;
+using test::TemporaryFolder;
+using test::tiny_model;
+using test::values_of;
+
+void expect_equal(const RopeConfig& a, const RopeConfig& b) {
+  EXPECT_EQ(a.type, b.type);
+  EXPECT_EQ(a.theta, b.theta);
+  EXPECT_EQ(a.factor, b.factor);
+  EXPECT_EQ(a.partial_rotary_factor, b.partial_rotary_factor);
+  EXPECT_EQ(a.original_max_position_embeddings, b.original_max_position_embeddings);
+  EXPECT_EQ(a.low_freq_factor, b.low_freq_factor);
+  EXPECT_EQ(a.high_freq_factor, b.high_freq_factor);
+  EXPECT_EQ(a.beta_fast, b.beta_fast);
+  EXPECT_EQ(a.beta_slow, b.beta_slow);
+  EXPECT_EQ(a.attention_factor, b.attention_factor);
+  EXPECT_EQ(a.mscale, b.mscale);
+  EXPECT_EQ(a.mscale_all_dim, b.mscale_all_dim);
+  EXPECT_EQ(a.truncate, b.truncate);
+}
+
+class Twin : public testing::TestWithParam<std::string> {};
+
+TEST_P(Twin, HasTheConfigOfTheFolder) {
+  const auto gguf = ModelSource::open(tiny_model("gguf/" + GetParam() + ".gguf"));
+  const auto folder = ModelSource::open(tiny_model(GetParam()));
+  EXPECT_EQ(gguf->format(), "gguf");
+  const ModelConfig& a = gguf->config();
+  const ModelConfig& b = folder->config();
+  const bool mistral = GetParam() == "mistral";  // "llama" in GGUF, its window lost
+  EXPECT_EQ(a.model_type, mistral ? "llama" : b.model_type);
+  EXPECT_EQ(a.vocab_size, b.vocab_size);
+  EXPECT_EQ(a.hidden_size, b.hidden_size);
+  EXPECT_EQ(a.intermediate_size, b.intermediate_size);
+  EXPECT_EQ(a.num_hidden_layers, b.num_hidden_layers);
+  EXPECT_EQ(a.num_attention_heads, b.num_attention_heads);
+  EXPECT_EQ(a.num_key_value_heads, b.num_key_value_heads);
+  EXPECT_EQ(a.head_dim, b.head_dim);
+  EXPECT_EQ(a.max_position_embeddings, b.max_position_embeddings);
+  EXPECT_EQ(a.rms_norm_eps, b.rms_norm_eps);
+  EXPECT_EQ(a.activation, b.activation);
+  EXPECT_EQ(a.tie_word_embeddings, b.tie_word_embeddings);
+  EXPECT_EQ(a.attention_bias, b.attention_bias);
+  EXPECT_EQ(a.attention_output_bias, b.attention_output_bias);
+  EXPECT_EQ(a.mlp_bias, b.mlp_bias);
+  EXPECT_EQ(a.embedding_multiplier, b.embedding_multiplier);
+  if (GetParam() == "gemma2") {
+    EXPECT_DOUBLE_EQ(a.query_scale, 1 / std::sqrt(12.0));  // query_pre_attn_scalar lost: head_dim, as llama.cpp takes
+  } else {
+    EXPECT_EQ(a.query_scale, b.query_scale);
+  }
+  // The converter stores the caps as float32: those of the tiny models are whole numbers.
+  EXPECT_EQ(a.attention_logit_softcapping, b.attention_logit_softcapping);
+  EXPECT_EQ(a.final_logit_softcapping, b.final_logit_softcapping);
+  expect_equal(a.rope, b.rope);
+  expect_equal(a.local_rope, b.local_rope);
+  EXPECT_EQ(a.sliding_window, mistral ? std::vector<int64_t>({0, 0}) : b.sliding_window);
+  EXPECT_EQ(a.layer_uses_local_rope, b.layer_uses_local_rope);
+  EXPECT_EQ(a.eos_token_ids, b.eos_token_ids);
+  EXPECT_EQ(a.torch_dtype, b.torch_dtype);
+}
+
+TEST_P(Twin, HasTheTensorsOfTheFolder) {
+  const auto gguf = ModelSource::open(tiny_model("gguf/" + GetParam() + ".gguf"));
+  const auto folder = ModelSource::open(tiny_model(GetParam()));
+  gguf->check();
+  EXPECT_EQ(gguf->family().offset_norm, folder->family().offset_norm);
+  EXPECT_TRUE(gguf->left_out().empty());
+  const auto expected = folder->tensors();
+  ASSERT_EQ(gguf->tensors().size(), expected.size());
+  for (const CheckpointTensor& t : expected) {
+    SCOPED_TRACE(t.name);
+    ASSERT_TRUE(gguf->has(t.name));
+    const Matrix a = gguf->load(t.name);
+    const Matrix b = folder->load(t.name);
+    ASSERT_EQ(a.rows(), b.rows());
+    ASSERT_EQ(a.cols(), b.cols());
+    // Gemma's norms are stored as 1 + w: half a unit in the last place of a number in [1, 2), twice.
+    const float tolerance = gguf->family().offset_norm && t.shape.size() == 1 ? 1.3e-7F : 0;
+    for (int64_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a.data()[i], b.data()[i], tolerance) << i;
+    if (t.shape.size() < 2) continue;
+    const int64_t half = t.shape[0] / 2 - 1;
+    const Matrix rows = gguf->load(t.name, half, 3);
+    for (int64_t r = 0; r < 3; ++r) {
+      for (int64_t c = 0; c < b.cols(); ++c) ASSERT_EQ(rows(r, c), a(half + r, c));
+    }
+    const OwnedTensor stored = gguf->load_stored(t.name);
+    EXPECT_EQ(stored.shape, t.shape);
+    EXPECT_EQ(test::stored_values(stored.view()), values_of(b));
+    EXPECT_EQ(dtype_name(stored.dtype), t.stored_as);
+    gguf->release(t.name);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Gguf, Twin,
+                         testing::Values("llama", "llama-bias", "llama-linear", "llama-llama3", "mistral", "qwen2",
+                                         "qwen2-yarn", "qwen3", "gemma2", "gemma3", "phi3"),
+                         [](const testing::TestParamInfo<std::string>& p) {
+                           std::string name = p.param;
+                           for (char& c : name) c = c == '-' ? '_' : c;
+                           return name;
+                         });
+
+TEST(GgufSource, LongropeIsRefusedByName) {
+  check_error(expect<UnsupportedError>({"phi3-longrope.gguf", "longrope", "yarn"}),
+              [] { ModelSource::open(tiny_model("gguf/phi3-longrope.gguf")); });
+  check_error(expect<UnsupportedError>({"config.json", "longrope"}),
+              [] { ModelSource::open(tiny_model("phi3-longrope")); });
+}
+
+TEST(GgufSource, FolderWithOneFile) {
+  TemporaryFolder folder;
+  std::filesystem::copy(tiny_model("gguf/qwen2.gguf"), folder.path("a.gguf"));
+  ModelSource::open(folder.path(""))->check();
+  std::filesystem::copy(tiny_model("gguf/llama.gguf"), folder.path("b.gguf"));
+  check_error(expect<FormatError>({"2 .gguf files"}), [&] { ModelSource::open(folder.path("")); });
+}
+
+TEST(GgufSource, TokenizerAndCompanions) {
+  const auto gguf = ModelSource::open(tiny_model("gguf/llama.gguf"));
+  const auto folder = ModelSource::open(tiny_model("llama"));
+  EXPECT_EQ(gguf->tokenizer().vocab_size(), 96);
+  const std::string text = "the quick brown fox";
+  EXPECT_EQ(gguf->tokenizer().encode(text, false), folder->tokenizer().encode(text, false));
+  std::vector<std::string> names;
+  for (const auto& [name, content] : gguf->companion_files()) {
+    names.push_back(name);
+    EXPECT_TRUE(nlohmann::json::accept(content)) << name;
+  }
+  EXPECT_EQ(names, std::vector<std::string>({"tokenizer.json", "tokenizer_config.json", "generation_config.json"}));
+}
+
+// ---- a Llama by hand: hidden 32, 2 heads of 16 over 1, intermediate 32, vocabulary 3, one layer, tied ----
+
+std::string f16(float v) {
+  const auto h = static_cast<_Float16>(v);
+  return little(h);
+}
+// A row of 32 as one Q4_1 block: f16 d, f16 m, 16 bytes; byte i holds code i (low) and code i + 16 (high).
+std::string q4_1_row(int row, float d, float m) {
+  std::string s = f16(d) + f16(m);
+  for (int i = 0; i < 16; ++i) s += static_cast<char>(((row + i) % 16) | (((row + 3 * i) % 16) << 4));
+  return s;
+}
+float q4_1_value(int row, int column, float d, float m) {
+  const int code = column < 16 ? (row + column) % 16 : (row + 3 * (column - 16)) % 16;
+  return d * static_cast<float>(code) + m;
+}
+
+struct HandMade {
+  std::map<std::string, std::string> pairs;
+  std::vector<std::pair<std::string, std::pair<int64_t, uint32_t>>> tensors;  // name, rows (0: [32]), ggml type
+  float scale = 0.25F;
+
+  static std::string u32(uint32_t v) { return little(static_cast<uint32_t>(GgufType::kU32)) + little(v); }
+  static std::string f32(float v) { return little(static_cast<uint32_t>(GgufType::kF32)) + little(v); }
+  static std::string f64(double v) { return little(static_cast<uint32_t>(GgufType::kF64)) + little(v); }
+  static std::string text(const std::string& s) {
+    return little(static_cast<uint32_t>(GgufType::kString)) + GgufBuilder::text(s);
+  }
+
+  HandMade() {
+    pairs = {{"general.architecture", text("llama")}, {"llama.embedding_length", u32(32)},
+             {"llama.feed_forward_length", u32(32)},  {"llama.block_count", u32(1)},
+             {"llama.attention.head_count", u32(2)},  {"llama.attention.head_count_kv", u32(1)},
+             {"llama.context_length", u32(64)},       {"llama.attention.layer_norm_rms_epsilon", f32(1e-5F)},
+             {"llama.rope.freq_base", f32(10000)}};
+    tensors = {
+        {"token_embd.weight", {3, 3}},     {"output_norm.weight", {0, 0}},        {"blk.0.attn_norm.weight", {0, 0}},
+        {"blk.0.ffn_norm.weight", {0, 0}}, {"blk.0.attn_q.weight", {32, 3}},      {"blk.0.attn_k.weight", {16, 3}},
+        {"blk.0.attn_v.weight", {16, 3}},  {"blk.0.attn_output.weight", {32, 3}}, {"blk.0.ffn_gate.weight", {32, 3}},
+        {"blk.0.ffn_up.weight", {32, 3}},  {"blk.0.ffn_down.weight", {32, 3}}};
+  }
+  std::string bytes() const {
+    GgufBuilder b;
+    for (const auto& [key, value] : pairs) b.pairs.push_back(GgufBuilder::text(key) + value);
+    for (const auto& [name, what] : tensors) {
+      const auto& [rows, type] = what;
+      std::vector<int64_t> dims = {32};
+      if (rows > 0) dims.push_back(rows);
+      b.infos.push_back(GgufBuilder::info(name, dims, type, b.data.size()));
+      for (int r = 0; r < std::max<int64_t>(rows, 1); ++r) {
+        if (type == 3) b.data += q4_1_row(r, scale, -1);
+        for (int c = 0; type == 0 && c < 32; ++c) b.data += little(static_cast<float>(c + 1));
+      }
+      b.data.append((32 - b.data.size() % 32) % 32, '\0');
+    }
+    return b.bytes();
+  }
+  std::unique_ptr<ModelSource> open(const TemporaryFolder& folder) const {
+    return ModelSource::open(folder.write("model.gguf", bytes()));
+  }
+};
+
+TEST(GgufSource, Q4_1ComesAsF16OfItsValues) {
+  TemporaryFolder folder;
+  const auto source = HandMade().open(folder);
+  source->check();
+  const std::string name = "model.layers.0.self_attn.v_proj.weight";
+  const OwnedTensor stored = source->load_stored(name);
+  EXPECT_EQ(stored.dtype, DType::kF16);
+  const auto values = test::stored_values(stored.view());
+  const Matrix m = source->load(name);
+  ASSERT_EQ(values.size(), 16U * 32U);
+  for (int r = 0; r < 16; ++r) {
+    for (int c = 0; c < 32; ++c) {
+      EXPECT_EQ(m(r, c), q4_1_value(r, c, 0.25F, -1));
+      EXPECT_EQ(values[static_cast<size_t>(r * 32 + c)],
+                q4_1_value(r, c, 0.25F, -1));  // multiples of 1/4: exact in f16
+    }
+  }
+  for (const CheckpointTensor& t : source->tensors()) {
+    if (t.name == name) {
+      EXPECT_EQ(t.stored_as, "Q4_1");
+      EXPECT_EQ(t.bytes, 16U * 20U);
+    }
+  }
+  EXPECT_EQ(source->load_stored("model.norm.weight").dtype, DType::kF32);
+  EXPECT_EQ(source->config().eos_token_ids.size(), 0U);
+}
+
+// The converter writes rows 0, d/2, 1, d/2 + 1, ... of a head of d rows one after another.
+TEST(GgufSource, RowsOfQAndKAreUnpermuted) {
+  TemporaryFolder folder;
+  const auto source = HandMade().open(folder);
+  const auto file_row_of = [](int r) { return r / 16 * 16 + (r % 16 < 8 ? 2 * (r % 16) : 2 * (r % 16 - 8) + 1); };
+  for (const auto& [name, rows] : {std::pair<std::string, int>{"q_proj", 32}, {"k_proj", 16}}) {
+    const Matrix m = source->load("model.layers.0.self_attn." + name + ".weight");
+    for (int r = 0; r < rows; ++r) EXPECT_EQ(m(r, 5), q4_1_value(file_row_of(r), 5, 0.25F, -1)) << r;
+  }
+}
+
+TEST(GgufSource, ValuesBeyondF16AreCounted) {
+  TemporaryFolder folder;
+  HandMade model;
+  model.scale = 5000;  // codes 14 and 15 exceed 65504: 2 of 16 codes, 4 of the 32 columns of every row
+  const auto source = model.open(folder);
+  check_error(expect<NumericError>({"v_proj.weight", "64 of 512", "69999"}),
+              [&] { source->load_stored("model.layers.0.self_attn.v_proj.weight"); });
+}
+
+TEST(GgufSource, ShortDecimalsComeBack) {
+  TemporaryFolder folder;
+  HandMade model;
+  model.pairs["llama.rope.freq_base"] = HandMade::f32(500000.1F);
+  const auto source = model.open(folder);
+  EXPECT_EQ(source->config().rms_norm_eps, 1e-5);
+  EXPECT_EQ(source->config().rope.theta, 500000.1);
+  model.pairs["llama.attention.layer_norm_rms_epsilon"] = HandMade::f64(1e-310);
+  EXPECT_EQ(model.open(folder)->config().rms_norm_eps, 1e-310);
+}
+
+TEST(GgufSource, Llama3FactorsOfThePublishedModels) {
+  TemporaryFolder folder;
+  HandMade model;
+  model.pairs["llama.rope.freq_base"] = HandMade::f32(500000);
+  model.pairs["llama.attention.key_length"] = HandMade::u32(64);
+  std::string bytes;
+  // transformers: _compute_llama3_parameters with factor 32, low 1, high 4, original 8192 (Llama 3.2)
+  for (int i = 0; i < 32; ++i) {
+    const double wavelength = 2 * std::numbers::pi * std::pow(500000.0, i / 32.0);
+    double factor = 1;
+    if (wavelength > 8192) {
+      factor = 32;
+    } else if (wavelength > 2048) {
+      const double smooth = (8192 / wavelength - 1) / 3;
+      factor = 1 / ((1 - smooth) / 32 + smooth);
+    }
+    bytes += little(static_cast<float>(factor));
+  }
+  const std::string whole = [&] {
+    GgufBuilder b;
+    for (const auto& [key, value] : model.pairs) b.pairs.push_back(GgufBuilder::text(key) + value);
+    b.infos = {GgufBuilder::info("token_embd.weight", {32, 3}, 0, 0),
+               GgufBuilder::info("rope_freqs.weight", {32}, 0, 384)};
+    b.data = std::string(384, '\0') + bytes;
+    return b.bytes();
+  }();
+  const auto source = ModelSource::open(folder.write("m.gguf", whole));
+  EXPECT_EQ(source->config().rope.type, RopeType::kLlama3);
+  EXPECT_EQ(source->config().rope.factor, 32);
+  EXPECT_EQ(source->config().rope.low_freq_factor, 1);
+  EXPECT_EQ(source->config().rope.high_freq_factor, 4);
+  EXPECT_EQ(source->config().rope.original_max_position_embeddings, 8192);
+}
+
+// ---- damaged metadata and tensors ----
+
+struct Damage {
+  std::string name;
+  std::function<void(HandMade&)> change;
+  test::Expected expected;
+};
+void PrintTo(const Damage& d, std::ostream* out) {
+  *out << d.name;
+}
+class DamagedGguf : public testing::TestWithParam<Damage> {};
+
+TEST_P(DamagedGguf, IsRefused) {
+  TemporaryFolder folder;
+  HandMade model;
+  GetParam().change(model);
+  test::Expected expected = GetParam().expected;
+  expected.texts.push_back("model.gguf");
+  check_error(expected, [&] { model.open(folder)->check(); });
+}
+
+Damage pair(const std::string& name, const std::string& key, const std::string& value, test::Expected expected) {
+  return {name, [key, value](HandMade& m) { m.pairs[key] = value; }, std::move(expected)};
+}
+Damage without(const std::string& key) {
+  std::string name = "missing_" + key;
+  for (char& c : name) c = c == '.' ? '_' : c;
+  return {name, [key](HandMade& m) { m.pairs.erase(key); }, expect<FormatError>({key})};
+}
+Damage tensor(const std::string& name, const std::string& which, int64_t rows, uint32_t type, test::Expected expected) {
+  return {name,
+          [which, rows, type](HandMade& m) {
+            for (auto& [tensor_name, what] : m.tensors) {
+              if (tensor_name == which) what = {rows, type};
+            }
+          },
+          std::move(expected)};
+}
+Damage lacking(const std::string& name, const std::string& which, std::vector<std::string> texts) {
+  return {name, [which](HandMade& m) { std::erase_if(m.tensors, [&](const auto& t) { return t.first == which; }); },
+          expect<FormatError>(std::move(texts))};
+}
+using H = HandMade;
+
+INSTANTIATE_TEST_SUITE_P(
+    Gguf, DamagedGguf,
+    testing::Values(
+        without("general.architecture"), without("llama.embedding_length"), without("llama.feed_forward_length"),
+        without("llama.block_count"), without("llama.attention.head_count"), without("llama.context_length"),
+        without("llama.attention.layer_norm_rms_epsilon"),
+        pair("architecture_unknown", "general.architecture", H::text("mamba"),
+             expect<UnsupportedError>({"mamba", "llama, mistral"})),
+        pair("architecture_is_a_number", "general.architecture", H::u32(1),
+             expect<FormatError>({"general.architecture"})),
+        pair("hidden_zero", "llama.embedding_length", H::u32(0), expect<FormatError>({"embedding_length", "found 0"})),
+        pair("hidden_huge", "llama.embedding_length", H::u32(UINT32_MAX),
+             expect<FormatError>({"embedding_length", "4294967295"})),
+        pair("hidden_is_text", "llama.embedding_length", H::text("32"),
+             expect<FormatError>({"embedding_length", "string"})),
+        pair("heads_beyond_hidden", "llama.attention.head_count", H::u32(64),
+             expect<FormatError>({"dimensions per head"})),
+        pair("kv_heads_do_not_divide", "llama.attention.head_count_kv", H::u32(3),
+             expect<FormatError>({"num_key_value_heads"})),
+        pair("layers_too_many", "llama.block_count", H::u32(2000000000), expect<FormatError>({"num_hidden_layers"})),
+        pair("layers_more_than_there_are", "llama.block_count", H::u32(2),
+             expect<FormatError>({"model.layers.1.", "missing"})),
+        pair("eps_nan", "llama.attention.layer_norm_rms_epsilon", H::f32(NAN), expect<FormatError>({"rms_norm_eps"})),
+        pair("theta_infinite", "llama.rope.freq_base", H::f32(INFINITY), expect<FormatError>({"rope_theta"})),
+        pair("values_of_other_size", "llama.attention.value_length", H::u32(8),
+             expect<UnsupportedError>({"keys of 16 and values of 8"})),
+        pair("scaling_unknown", "llama.rope.scaling.type", H::text("longrope"),
+             expect<UnsupportedError>({"longrope", "yarn"})),
+        pair("scaling_without_factor", "llama.rope.scaling.type", H::text("linear"),
+             expect<FormatError>({"rope.scaling.factor"})),
+        pair("one_part_of_three", "split.count", H::u32(3), expect<UnsupportedError>({"3 parts", "--merge"})),
+        lacking("embedding_missing", "token_embd.weight", {"token_embd.weight", "no such tensor"}),
+        lacking("linear_missing", "blk.0.ffn_up.weight", {"model.layers.0.mlp.up_proj.weight", "missing"}),
+        lacking("norm_missing", "blk.0.ffn_norm.weight", {"post_attention_layernorm", "missing"}),
+        tensor("linear_too_short", "blk.0.ffn_up.weight", 31, 3,
+               expect<FormatError>({"up_proj", "[32, 32]", "[31, 32]"})),
+        tensor("heads_of_odd_size", "blk.0.attn_q.weight", 31, 3,
+               expect<FormatError>({"blk.0.attn_q.weight", "2 heads", "[31, 32]"})),
+        tensor("embedding_flat", "token_embd.weight", 0, 0,
+               expect<FormatError>({"token_embd.weight", "two dimensions", "[32]"})),
+        tensor("norm_of_two_dimensions", "output_norm.weight", 2, 0,
+               expect<FormatError>({"model.norm.weight", "[32]", "[2, 32]"})),
+        Damage{"output_bias_alone",
+               [](H& m) {
+                 m.tensors.push_back({"blk.0.attn_output.bias", {0, 0}});
+               },
+               expect<FormatError>({"o_proj.bias", "no bias"})},
+        Damage{"rope_factors_of_wrong_length",
+               [](H& m) {
+                 m.tensors.push_back({"rope_freqs.weight", {0, 0}});
+               },
+               expect<FormatError>({"rope_freqs.weight", "[8]", "[32]"})},
+        Damage{"rope_factors_of_no_rule",
+               [](H& m) {
+                 m.pairs["llama.attention.key_length"] = H::u32(64);
+                 m.tensors.push_back({"rope_freqs.weight", {0, 0}});  // 1, 2, 3, ...
+               },
+               expect<UnsupportedError>({"rope_freqs.weight", "llama3"})}),
+    [](const testing::TestParamInfo<Damage>& p) { return p.param.name; });
+
+TEST(GgufSource, TensorsThatNobodyReadsAreListed) {
+  TemporaryFolder folder;
+  HandMade model;
+  model.tensors.push_back({"v.patch_embd.weight", {4, 0}});
+  const auto source = model.open(folder);
+  source->check();
+  ASSERT_EQ(source->left_out().size(), 1U);
+  EXPECT_EQ(source->left_out()[0].name, "v.patch_embd.weight");
+}
+
+}  // namespace
+}  // namespace metal_marlin
