@@ -31,7 +31,9 @@ struct EvaluationOptions {
 struct MachineOptions {
   uint64_t memory_bytes = 0;  // peak resident memory to stay within; 0: what the machine has, less a margin
   int threads = 0;            // 0: all that this process may use
-  std::string precision = "auto";  // matrix products of the calibration stream: "f32", "bf16", "auto"
+  // Matrix products of the forward pass that makes statistics: "f32", "bf16", "auto" (bf16 where the processor
+  // multiplies it). evaluate_model: "auto" is f32.
+  std::string precision = "auto";
 };
 
 }  // namespace metal_marlin

@@ -12,7 +12,9 @@
 #include "formats/npz.h"
 #include "model/block.h"
 #include "model/model.h"
+#include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
+#include "pipeline/recipe.h"
 #include "pipeline/state_store.h"
 #include "pipeline/texts.h"
 
@@ -78,13 +80,15 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
       if (!s) bytes += static_cast<uint64_t>(texts.calibration.tokens() * slot.columns * config.num_hidden_layers) * sizeof(float);
       s = true;
     }
-    const uint64_t budget = machine.memory_bytes > 0 ? machine.memory_bytes : memory_bytes() / 10 * 9;
+    const uint64_t budget = memory_budget(machine);
     if (bytes > budget / 2) {
       throw SystemError(fmt::format("--keep-activations: the raw activations of {} tokens take {} MiB, more than half of the memory allowed "
                                     "({} MiB); use fewer --samples", texts.calibration.tokens(), bytes >> 20, budget >> 20));
     }
   }
-  StateStore store(texts.calibration.lengths(), config.hidden_size, "", BlockForward::kBatchTokens);
+  const uint64_t states = static_cast<uint64_t>(texts.calibration.tokens() * config.hidden_size) * sizeof(float);
+  const bool spill = states > memory_budget(machine) / 3;
+  StateStore store(texts.calibration.lengths(), config.hidden_size, spill ? output + ".scratch" : "", BlockForward::kBatchTokens);
   for (const auto& batch : store.batches()) {
     std::vector<int32_t> ids;
     for (size_t i = 0; i < batch.lengths.size(); ++i) {
@@ -95,7 +99,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
     embed(*source, ids, m);
     store.write(batch, m);
   }
-  BlockForward pass(source->family(), config);
+  BlockForward pass(source->family(), config, statistics_precision(machine.precision));
   std::vector<OwnedTensor> arrays;
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     tracker.set_fraction(static_cast<double>(layer) / static_cast<double>(config.num_hidden_layers));

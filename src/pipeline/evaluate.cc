@@ -3,14 +3,20 @@
 #include <metal_marlin/error.h>
 #include <metal_marlin/evaluate.h>
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/threads.h"
 #include "eval/score.h"
 #include "model/block.h"
 #include "model/model.h"
+#include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
+#include "pipeline/recipe.h"
 #include "pipeline/size.h"
 #include "pipeline/state_store.h"
 #include "source/model_source.h"
@@ -22,8 +28,10 @@ namespace {
 
 // One model on its way through the evaluated chunks.
 struct Stream {
-  Stream(const ModelSource& s, const TokenSet& chunks)
-      : source(s), states(chunks.lengths(), s.config().hidden_size, "", BlockForward::kBatchTokens), forward(s.family(), s.config()) {
+  Stream(const ModelSource& s, const TokenSet& chunks, Precision precision, const std::string& scratch)
+      : source(s),
+        states(chunks.lengths(), s.config().hidden_size, scratch, BlockForward::kBatchTokens),
+        forward(s.family(), s.config(), precision) {
     for (const auto& batch : states.batches()) {
       std::vector<int32_t> ids;
       for (size_t i = 0; i < batch.lengths.size(); ++i) {
@@ -51,6 +59,17 @@ struct Stream {
   BlockForward forward;
 };
 
+// What an evaluation holds with its states in memory.
+uint64_t evaluation_bytes(const ModelSource& source, const TokenSet& chunks, uint64_t models) {
+  const ModelConfig& c = source.config();
+  uint64_t block = 0;
+  for (const LinearSlot& slot : source.linears(0)) block += static_cast<uint64_t>(slot.rows * slot.columns) * sizeof(float);
+  const auto hidden = static_cast<uint64_t>(c.hidden_size);
+  const uint64_t states = static_cast<uint64_t>(chunks.tokens()) * hidden * sizeof(float);
+  const uint64_t head = static_cast<uint64_t>(c.vocab_size) * hidden * 2 * models + (uint64_t{64} << 20);
+  return kProgramBytes + models * states + std::max(2 * block + BlockForward(source.family(), c).scratch_bytes(chunks.longest()), head);
+}
+
 }  // namespace
 
 Evaluation evaluate_model(const std::string& model, const std::string& reference, const EvaluationOptions& options,
@@ -58,6 +77,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   if (options.text.empty()) throw ArgumentError("--text: expected a file to evaluate on");
   if (options.chunks < 1) throw ArgumentError(fmt::format("--chunks: expected at least 1, got {}", options.chunks));
   if (options.context < 2) throw ArgumentError(fmt::format("--context: expected at least 2, got {}", options.context));
+  if (machine.precision != "auto") statistics_precision(machine.precision);  // refuses an unknown name
   if (machine.threads > 0) set_threads(machine.threads);
   Tracker tracker(observer);
   tracker.enter("load", 0, 1);
@@ -79,9 +99,14 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
     throw ArgumentError(fmt::format("{}: {} tokens, fewer than one chunk of {}; give a longer text or a shorter --context",
                                     options.text, ids.size(), options.context));
   }
-  Stream stream(*source, chunks);
+  const Precision precision = machine.precision == "bf16" ? statistics_precision("bf16") : Precision::kF32;
+  const bool spill = evaluation_bytes(*source, chunks, other ? 2 : 1) > memory_budget(machine);
+  const auto scratch = [&](const char* name) {
+    return spill ? (std::filesystem::temp_directory_path() / fmt::format("metal-marlin-{}-{}", getpid(), name)).string() : std::string();
+  };
+  Stream stream(*source, chunks, precision, scratch("model"));
   std::unique_ptr<Stream> reference_stream;
-  if (other) reference_stream = std::make_unique<Stream>(*other, chunks);
+  if (other) reference_stream = std::make_unique<Stream>(*other, chunks, Precision::kF32, scratch("reference"));
   const int64_t layers = std::max(source->config().num_hidden_layers, other ? other->config().num_hidden_layers : 0);
   for (int64_t layer = 0; layer < layers; ++layer) {
     tracker.set_fraction(0.8 * static_cast<double>(layer) / static_cast<double>(layers));
@@ -91,7 +116,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   }
   Metrics metrics;
   {
-    const Head head(*source);
+    const Head head(*source, precision);
     std::unique_ptr<Head> reference_head;
     if (other) reference_head = std::make_unique<Head>(*other);
     const auto& batches = stream.states.batches();

@@ -21,11 +21,17 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
   j["path"] = source->path();
   j["format"] = source->format();
   j["family"] = source->family().name;
-  j["config"] = {{"model_type", c.model_type}, {"vocab_size", c.vocab_size}, {"hidden_size", c.hidden_size},
-                 {"intermediate_size", c.intermediate_size}, {"num_hidden_layers", c.num_hidden_layers},
-                 {"num_attention_heads", c.num_attention_heads}, {"num_key_value_heads", c.num_key_value_heads},
-                 {"head_dim", c.head_dim}, {"max_position_embeddings", c.max_position_embeddings},
-                 {"tie_word_embeddings", c.tie_word_embeddings}, {"rope_theta", c.rope.theta}};
+  j["config"] = {{"model_type", c.model_type},
+                 {"vocab_size", c.vocab_size},
+                 {"hidden_size", c.hidden_size},
+                 {"intermediate_size", c.intermediate_size},
+                 {"num_hidden_layers", c.num_hidden_layers},
+                 {"num_attention_heads", c.num_attention_heads},
+                 {"num_key_value_heads", c.num_key_value_heads},
+                 {"head_dim", c.head_dim},
+                 {"max_position_embeddings", c.max_position_embeddings},
+                 {"tie_word_embeddings", c.tie_word_embeddings},
+                 {"rope_theta", c.rope.theta}};
   const ModelSize size = model_size(*source);
   j["parameters"] = size.parameters;
   j["bytes"] = size.bytes;
@@ -45,13 +51,20 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
     ++count;
     bytes += t.bytes;
     if (with_tensors) {
-      tensors.push_back({{"name", t.name}, {"shape", t.shape}, {"stored_as", t.stored_as}, {"bytes", t.bytes}, {"file", t.file}});
+      tensors.push_back(
+          {{"name", t.name}, {"shape", t.shape}, {"stored_as", t.stored_as}, {"bytes", t.bytes}, {"file", t.file}});
     }
     if (linears.count(t.name) > 0) continue;
     const bool embedding = t.name == source->family().embedding;
     const bool head = t.name == source->family().head;
     skipped.push_back({{"name", t.name},
-                       {"reason", embedding ? "embedding" : head ? "head" : t.shape.size() < 2 ? "norm or bias" : "not a linear of a block"}});
+                       {"reason", embedding            ? "embedding"
+                                  : head               ? "head"
+                                  : t.shape.size() < 2 ? "norm or bias"
+                                                       : "not a linear of a block"}});
+  }
+  for (const CheckpointTensor& t : source->left_out()) {
+    skipped.push_back({{"name", t.name}, {"reason", "not part of the language model"}});
   }
   ordered_json type_table = ordered_json::object();
   for (const auto& [name, entry] : types) type_table[name] = {{"tensors", entry.first}, {"bytes", entry.second}};
@@ -64,21 +77,27 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
 std::string render_inspection(const std::string& text) {
   const auto j = ordered_json::parse(text);
   std::string out;
-  const auto line = [&](const std::string& name, const std::string& value) { out += fmt::format("{:<18} {}\n", name, value); };
+  const auto line = [&](const std::string& name, const std::string& value) {
+    out += fmt::format("{:<18} {}\n", name, value);
+  };
   const auto& c = j["config"];
   line("path", j["path"].get<std::string>());
   line("family", fmt::format("{} ({})", j["family"].get<std::string>(), j["format"].get<std::string>()));
-  line("shape", fmt::format("{} layers, hidden {}, feed-forward {}, {} heads ({} for keys and values) of {}, vocabulary {}",
-                            c["num_hidden_layers"].get<int64_t>(), c["hidden_size"].get<int64_t>(), c["intermediate_size"].get<int64_t>(),
-                            c["num_attention_heads"].get<int64_t>(), c["num_key_value_heads"].get<int64_t>(),
-                            c["head_dim"].get<int64_t>(), c["vocab_size"].get<int64_t>()));
+  line("shape",
+       fmt::format("{} layers, hidden {}, feed-forward {}, {} heads ({} for keys and values) of {}, vocabulary {}",
+                   c["num_hidden_layers"].get<int64_t>(), c["hidden_size"].get<int64_t>(),
+                   c["intermediate_size"].get<int64_t>(), c["num_attention_heads"].get<int64_t>(),
+                   c["num_key_value_heads"].get<int64_t>(), c["head_dim"].get<int64_t>(),
+                   c["vocab_size"].get<int64_t>()));
   line("head", c["tie_word_embeddings"].get<bool>() ? "tied to the embedding" : "of its own");
   line("parameters", fmt::format("{:.1f} M", j["parameters"].get<double>() / 1e6));
-  line("size", fmt::format("{:.1f} MB, {:.3f} bits per weight", j["bytes"].get<double>() / 1e6, j["bits_per_weight"].get<double>()));
+  line("size", fmt::format("{:.1f} MB, {:.3f} bits per weight", j["bytes"].get<double>() / 1e6,
+                           j["bits_per_weight"].get<double>()));
   if (j.contains("quantization")) line("quantization", j["quantization"].dump());
   line("linears", fmt::format("{} weights of blocks", j["linears"].get<int64_t>()));
   for (const auto& [name, entry] : j["stored_as"].items()) {
-    line("stored as " + name, fmt::format("{} tensors, {:.1f} MB", entry["tensors"].get<int64_t>(), entry["bytes"].get<double>() / 1e6));
+    line("stored as " + name,
+         fmt::format("{} tensors, {:.1f} MB", entry["tensors"].get<int64_t>(), entry["bytes"].get<double>() / 1e6));
   }
   if (j.contains("tensors")) {
     out += fmt::format("\n{:<58} {:<16} {:<8} {:>12}\n", "tensor", "shape", "stored", "bytes");

@@ -18,8 +18,6 @@ namespace metal_marlin {
 namespace {
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
-// Measured on SmolLM2: program, libraries and their tables, and the tokenizer's 130 bytes per character of its file.
-constexpr uint64_t kProgram = 60 * kMiB;
 
 std::string mib(uint64_t bytes) { return fmt::format("{} MiB", (bytes + kMiB - 1) / kMiB); }
 
@@ -42,7 +40,7 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
   for (const auto& [name, text] : source.companion_files()) {
     if (name == "tokenizer.json") tokenizer_bytes = 12 * text.size();
   }
-  plan.base = kProgram + tokenizer_bytes;
+  plan.base = kProgramBytes + tokenizer_bytes;
   const bool evaluating = held_back_tokens > 0;
   const auto state_bytes = static_cast<uint64_t>(calibration_tokens + 2 * held_back_tokens) * static_cast<uint64_t>(c.hidden_size) * sizeof(float);
   plan.states = state_bytes;

@@ -39,10 +39,11 @@ Work work_per_token(const ModelSource& source) {
 // Seconds from the machine's measured rate of matrix products. The factors allow for what is not a product.
 json estimate_time(const ModelSource& source, const Recipe& recipe, const TextSizes& sizes, const QuantizeOptions& options) {
   const double rate = gemm_rate(GemmType::kF32) * 1e9 * threads();
+  const double statistics_rate = recipe.precision == Precision::kBF16 ? gemm_rate(GemmType::kBF16) * 1e9 * threads() : rate;
   const Work work = work_per_token(source);
   const auto calibration = static_cast<double>(sizes.calibration);
   const auto held_back = static_cast<double>(sizes.held_back);
-  const double forward = 2 * work.forward * calibration / rate / 0.75;
+  const double forward = 2 * work.forward * calibration / statistics_rate / 0.7;
   const double statistics = 2 * work.gram * calibration / rate / 0.75;
   const double head = 2.0 * static_cast<double>(source.config().hidden_size) * static_cast<double>(source.config().vocab_size);
   const double evaluate = held_back * (2 * (2 * work.forward + head) + 2 * work.gram) / rate / 0.7;

@@ -174,8 +174,7 @@ void Run::prepare(uint64_t fingerprint) {
   calibration_ = store(texts_.calibration, "scratch-calibration");
   reference_ = store(texts_.held_back, "scratch-reference");
   quantized_ = store(texts_.held_back, "scratch-quantized");
-  const Precision precision = options_.machine.precision == "bf16" ? Precision::kBF16 : Precision::kF32;
-  statistics_pass_ = std::make_unique<BlockForward>(source_->family(), source_->config(), precision);
+  statistics_pass_ = std::make_unique<BlockForward>(source_->family(), source_->config(), recipe_.precision);
   exact_pass_ = std::make_unique<BlockForward>(source_->family(), source_->config(), Precision::kF32);
 }
 
@@ -335,7 +334,8 @@ void Run::quantize_layer(int64_t layer) {
     held_back = collector.finish();
     task.held_back = &held_back;
   }
-  if (probe.rows() > 0 && statistics_pass_ && options_.machine.precision != "bf16") {
+  // A bf16 stream does not show what the block makes of its input exactly; the check then runs the source block itself.
+  if (probe.rows() > 0 && (recipe_.precision == Precision::kF32 || &probe == reference_.get())) {
     task.invariance_output = Matrix(task.invariance_input.rows(), probe.hidden());
     probe.read_rows(0, task.invariance_output.rows(), task.invariance_output.data());
   }

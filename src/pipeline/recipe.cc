@@ -15,6 +15,7 @@
 
 #include "core/machine.h"
 #include "core/mapped_file.h"
+#include "kernels/gemm.h"
 
 namespace metal_marlin {
 namespace {
@@ -138,8 +139,13 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   if (o.evaluation.chunks < 1) throw ArgumentError(fmt::format("--chunks: expected at least 1, got {}", o.evaluation.chunks));
   if (o.evaluation.context < 8) throw ArgumentError(fmt::format("--context: expected at least 8, got {}", o.evaluation.context));
   if (o.machine.threads < 0 || o.machine.threads > 4096) throw ArgumentError(fmt::format("--threads: expected 0 to 4096, got {}", o.machine.threads));
-  choose<int>("precision", o.machine.precision, {{"auto", 0}, {"f32", 1}, {"bf16", 2}});
+  r.precision = statistics_precision(o.machine.precision);
   return r;
+}
+
+Precision statistics_precision(const std::string& name) {
+  const Precision best = has_bf16_gemm() ? Precision::kBF16 : Precision::kF32;
+  return choose<Precision>("precision", name, {{"auto", best}, {"f32", Precision::kF32}, {"bf16", best}});
 }
 
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name) {
@@ -202,7 +208,7 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   j["evaluate"] = o.evaluation.text;
   j["chunks"] = o.evaluation.chunks;
   j["context"] = o.evaluation.context;
-  j["precision"] = o.machine.precision;
+  j["precision"] = r.precision == Precision::kBF16 ? "bf16" : "f32";
   j["max_kl"] = o.max_kl < 0 ? nlohmann::json(nullptr) : nlohmann::json(o.max_kl);
   return j;
 }

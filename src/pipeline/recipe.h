@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/values.h"
+#include "model/block.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
@@ -29,11 +30,16 @@ struct Recipe {
   Rounding rounding = Rounding::kNearest;
   double damping = 0.01;
   bool act_order = true;
+  Precision precision = Precision::kF32;  // of the forward pass that makes statistics; never of an evaluation
   Grid grid;  // group_size resolved: explicit, or -1
 };
 
 // Throws ArgumentError naming the option, what was given and what is possible.
 Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
+
+// Of the stream that makes statistics. "auto": bf16 where the processor multiplies it, else f32 (measured on SmolLM2: the
+// reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16). ArgumentError for another name.
+Precision statistics_precision(const std::string& name);
 
 // Shell patterns (*, ?, [...]) against a weight's name, as --skip takes them.
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name);
