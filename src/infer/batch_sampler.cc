@@ -66,16 +66,18 @@ class Writer {
     start();
   }
 
-  // Adds a token: drawn from `logits`, or a new start where the text has ended.
-  void extend(std::span<const float> logits) {
+  // Adds a token: drawn from `logits`, or a new start where the text has ended. True: what came before is to be
+  // forgotten.
+  bool extend(std::span<const float> logits) {
     if (is_end(source_.config().eos_token_ids) || is_end(tokenizer_.eos_ids()) ||
         (since_start_ >= static_cast<int64_t>(kLoopTokens) && ends_in_loop(tokens_))) {
       start();
-      return;
+      return true;
     }
     Sampler& sampler = since_start_ <= kWarmTokens ? warm_ : usual_;
     tokens_.push_back(sampler.sample(logits, {}, random_));
     ++since_start_;
+    return false;
   }
   const std::vector<int32_t>& tokens() const noexcept { return tokens_; }
 
@@ -209,6 +211,7 @@ std::vector<std::vector<int32_t>> sample_sequences(const ModelSource& source, co
     std::vector<Writer> writers;
     for (int64_t i = 0; i < plan.group; ++i) writers.emplace_back(options, source, tokenizer, group * plan.group + i);
     std::vector<int32_t> ids(writers.size());
+    std::vector<uint8_t> fresh(writers.size());
     const std::vector<int64_t> lengths(writers.size(), 1);
     decoder.reset(options.length);
     for (int64_t step = 0; step < steps; ++step) {
@@ -217,7 +220,13 @@ std::vector<std::vector<int32_t>> sample_sequences(const ModelSource& source, co
       decoder.run(ids, lengths, states);
       std::copy(states.values().begin(), states.values().end(), last.data());
       head.logits(last.data(), head_rows, logits.data());
-      parallel_for(plan.group, [&](int64_t i) { writers[static_cast<size_t>(i)].extend(logits.row(i)); });
+      parallel_for(plan.group, [&](int64_t i) {
+        const auto at = static_cast<size_t>(i);
+        fresh[at] = writers[at].extend(logits.row(i)) ? 1 : 0;
+      });
+      for (int64_t i = 0; i < plan.group; ++i) {
+        if (fresh[static_cast<size_t>(i)] != 0) decoder.truncate(i, 0);
+      }
     }
     for (const Writer& writer : writers) {
       if (static_cast<int64_t>(result.size()) < options.count) result.push_back(writer.tokens());

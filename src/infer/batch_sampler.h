@@ -4,7 +4,8 @@
 // sequences differ; the following tokens are drawn from the model's own distribution (source: LLM-QAT, arXiv
 // 2305.17888, section 3.1, whose first tokens are greedy; here the first few are drawn at a raised temperature instead,
 // since the start decides the topic and this text is to cover many). The unlikely tail is cut off. After an end token,
-// or when the text has run into a loop, a new start is set in the middle, so that every sequence has the full length.
+// or when the text has run into a loop, a new text is begun that does not see the one before (seeing it, a model takes
+// after its shortness or its loop), so that every sequence has the full length.
 #pragma once
 
 #include <cstdint>

@@ -49,6 +49,14 @@ void Decoder::reset(int64_t capacity) {
   cache_ = std::make_unique<KvCache>(source_.config(), options_.sequences, capacity, options_.cache);
 }
 
+void Decoder::truncate(int64_t sequence, int64_t length) {
+  if (sequence < 0 || sequence >= options_.sequences || length < 0) {
+    throw ArgumentError(fmt::format("sequence {} cut to {} tokens: expected 0..{} and a length >= 0", sequence, length,
+                                    options_.sequences - 1));
+  }
+  cache_->truncate(sequence, length);
+}
+
 void Decoder::run(std::span<const int32_t> ids, std::span<const int64_t> lengths, Matrix& states) {
   for (size_t i = 0; i < lengths.size() && i < static_cast<size_t>(options_.sequences); ++i) {
     const int64_t held = cache_->length(0, static_cast<int64_t>(i));

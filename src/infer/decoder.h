@@ -39,6 +39,8 @@ class Decoder {
   // vocabulary.
   void run(std::span<const int32_t> ids, std::span<const int64_t> lengths, Matrix& states);
 
+  // Forgets all but the first `length` tokens of a sequence.
+  void truncate(int64_t sequence, int64_t length);
   // Forgets all sequences; `capacity` counts from now on.
   void reset(int64_t capacity);
 

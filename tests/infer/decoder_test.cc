@@ -170,6 +170,23 @@ TEST(Decoder, ResetForgets) {
   EXPECT_LE(worst(golden, head, states, 5, 0, 5), kLogitTolerance);
 }
 
+TEST(Decoder, TruncatedSequencesGoOnFromThere) {
+  const GoldenLogits golden("gemma3");
+  const auto source = ModelSource::open(tiny_model("gemma3"));
+  const Head head(*source);
+  DecoderOptions options;
+  options.sequences = 2;
+  options.capacity = 24;
+  Decoder decoder(*source, options);
+  Matrix states;
+  decoder.run(std::span(golden.ids[0]).first(9), std::vector<int64_t>{0, 9}, states);
+  decoder.run(std::vector<int32_t>(4, 5), std::vector<int64_t>{2, 2}, states);
+  decoder.truncate(1, 9);
+  decoder.run(std::span(golden.ids[0]).subspan(9, 1), std::vector<int64_t>{0, 1}, states);
+  EXPECT_LE(worst(golden, head, states, 0, 0, 9), kLogitTolerance);
+  EXPECT_THROW(decoder.truncate(2, 0), ArgumentError);
+}
+
 TEST(Decoder, RefusesWhatDoesNotFit) {
   const auto source = ModelSource::open(tiny_model("llama"));
   DecoderOptions options;
