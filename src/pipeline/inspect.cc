@@ -66,6 +66,9 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
   for (const CheckpointTensor& t : source->left_out()) {
     skipped.push_back({{"name", t.name}, {"reason", "not part of the language model"}});
   }
+  for (const CheckpointTensor& t : source->left_out()) {
+    skipped.push_back({{"name", t.name}, {"reason", "not part of the language model"}});
+  }
   ordered_json type_table = ordered_json::object();
   for (const auto& [name, entry] : types) type_table[name] = {{"tensors", entry.first}, {"bytes", entry.second}};
   j["stored_as"] = type_table;

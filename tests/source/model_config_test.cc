@@ -180,6 +180,22 @@ TEST(ModelConfig, DefaultsOfTheFamilies) {
   EXPECT_EQ(read(llama).num_key_value_heads, 2);
 }
 
+// Only Llama's MLP has biases, and the attention of Mistral and Phi-3 has none, whatever a config says.
+TEST(ModelConfig, BiasesOfTheFamilies) {
+  json c = small_config();
+  c["attention_bias"] = true;
+  c["mlp_bias"] = true;
+  const std::map<std::string, std::vector<bool>> table = {
+      {"llama", {true, true, true}},       {"mistral", {false, false, false}}, {"phi3", {false, false, false}},
+      {"qwen2", {true, false, false}},     {"qwen3", {true, true, false}},     {"gemma2", {true, true, false}},
+      {"gemma3_text", {true, true, false}}};
+  for (const auto& [type, expected] : table) {
+    c["model_type"] = type;
+    const ModelConfig m = read(c);
+    EXPECT_EQ(std::vector<bool>({m.attention_bias, m.attention_output_bias, m.mlp_bias}), expected) << type;
+  }
+}
+
 TEST(ModelConfig, SeveralEndTokens) {
   json c = small_config();
   c["eos_token_id"] = {5, 7, -1};

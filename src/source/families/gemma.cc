@@ -11,6 +11,7 @@ namespace {
 
 // What Gemma 2 and 3 share: offset norms, norms after attention and MLP, scaled embeddings, tied head, own query scale.
 void configure_common(const ConfigReader& config, ModelConfig& out) {
+  out.mlp_bias = false;
   if (config.find_bool("use_bidirectional_attention").value_or(false)) {
     throw UnsupportedError(
         fmt::format("{}: use_bidirectional_attention: an encoder is not supported, only models that attend to the past",

@@ -15,6 +15,7 @@ const Family kMistral = [] {
   f.defaults = {{"num_key_value_heads", 8}, {"max_position_embeddings", 131072}};
   f.folds = llama_folds();
   f.configure = [](const ConfigReader& config, ModelConfig& out) {
+    out.attention_bias = out.attention_output_bias = out.mlp_bias = false;  // whatever the config says
     // A missing key means the family's default, null means none.
     const auto window = config.names("sliding_window") ? config.find_int("sliding_window", 1, kLargestSize) : 4096;
     set_windows(

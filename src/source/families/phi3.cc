@@ -25,6 +25,7 @@ const Family kPhi3 = [] {
              {Tap::kGateUp, FoldProducer::kPreFeedForwardNorm, "post_attention_layernorm -> gate_up_proj"},
              {Tap::kDown, FoldProducer::kUpRows, "gate_up_proj (up) -> down_proj"}};
   f.configure = [](const ConfigReader& config, ModelConfig& out) {
+    out.attention_bias = out.attention_output_bias = out.mlp_bias = false;  // whatever the config says
     if (!config.has("rms_norm_eps")) out.rms_norm_eps = 1e-5;
     // Early Phi-3 files say "yarn" (and "su") where they mean longrope, and transformers reads them so.
     if (out.rope.type == RopeType::kYarn) {

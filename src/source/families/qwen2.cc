@@ -4,8 +4,9 @@
 namespace metal_marlin {
 namespace {
 
-// Layers from max_window_layers on slide, if use_sliding_window says so.
-void configure_windows(const ConfigReader& config, ModelConfig& out) {
+// The MLP has no biases, and layers from max_window_layers on slide, if use_sliding_window says so.
+void configure_common(const ConfigReader& config, ModelConfig& out) {
+  out.mlp_bias = false;
   const bool use = config.find_bool("use_sliding_window").value_or(false);
   std::optional<int64_t> window;
   if (use) window = config.names("sliding_window") ? config.find_int("sliding_window", 1, kLargestSize) : 4096;
@@ -30,7 +31,7 @@ const Family kQwen2 = [] {
   f.configure = [](const ConfigReader& config, ModelConfig& out) {
     out.attention_bias = true;
     out.attention_output_bias = false;
-    configure_windows(config, out);
+    configure_common(config, out);
   };
   return f;
 }();
@@ -45,7 +46,7 @@ const Family kQwen3 = [] {
   f.norms[static_cast<size_t>(NormKind::kQ)] = "self_attn.q_norm";
   f.norms[static_cast<size_t>(NormKind::kK)] = "self_attn.k_norm";
   f.defaults.emplace_back("head_dim", 128);
-  f.configure = configure_windows;
+  f.configure = configure_common;
   return f;
 }();
 
