@@ -25,13 +25,13 @@ constexpr uint64_t kProgramBytes = 128 * kMiB;  // program, libraries, tokenizer
 // groups gain little once the weights are read for some 20 rows.
 constexpr uint64_t kModestBytes = 520 * kMiB;
 constexpr int64_t kLargestGroup = 64;
-constexpr int64_t kSmallGroup = 8;
+constexpr int64_t kSmallGroup = 3;  // with fewer, loading blocks at every step for many sequences costs no more
 // The head treats fewer rows in another way, whose last bits differ.
 constexpr int64_t kHeadRows = 8;
 
 constexpr int64_t kWarmTokens = 4;  // drawn at a raised temperature after a start
 constexpr double kWarmFactor = 1.25;
-constexpr double kMinP = 0.02;
+constexpr double kMinP = 0.005;
 
 constexpr size_t kLongestPeriod = 16;
 constexpr size_t kLoopTokens = 32;
