@@ -39,8 +39,7 @@ void parallel_for(int64_t n, const std::function<void(int64_t)>& fn) {
   std::exception_ptr error;
   std::mutex mutex;
   std::atomic<bool> stop{false};
-  // One thread too enters a parallel region: oneDNN and OpenBLAS then choose their single-threaded code just as they
-  // do with several, which keeps the bytes equal.
+  // A team of one is no active parallel region for OpenMP: library calls inside tiles guard themselves (kernels/).
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads())
   for (int64_t i = 0; i < n; ++i) {
     if (stop.load(std::memory_order_relaxed)) continue;

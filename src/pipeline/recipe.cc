@@ -168,6 +168,10 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
     if (matches_any(options.skip, w.name)) skipped_by[static_cast<size_t>(tap_of(w.slots.front().kind))] = w.name;
   }
   for (QuantizedWeight& w : weights) {
+    if (w.columns % 8 != 0) {
+      out.skipped.push_back({w.name, fmt::format("in_features {} is no multiple of 8, which every 4-bit layout needs", w.columns)});
+      continue;
+    }
     const std::string& by = skipped_by[static_cast<size_t>(tap_of(w.slots.front().kind))];
     if (by.empty()) {
       out.quantized.push_back(std::move(w));

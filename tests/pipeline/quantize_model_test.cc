@@ -42,6 +42,7 @@ class QuantizeModelTest : public testing::Test {
   QuantizeOptions options(const std::string& method) const {
     QuantizeOptions o;
     o.method = method;
+    o.group_size = "8";  // what divides 32 and 40
     o.calibration.calibration = (folder_ / "text.txt").string();
     o.calibration.samples = 16;
     o.calibration.sequence_length = 64;
@@ -69,6 +70,7 @@ TEST_P(EveryMethod, TheReportSpeaksOfTheFileThatWasWritten) {
   const auto [name, method, scheme] = GetParam();
   QuantizeOptions o = options(method);
   o.scheme = scheme;
+  if (std::string(name).rfind("gemma", 0) == 0) o.group_size = "-1";  // in_features of 20: those linears are skipped
   o.evaluation.text = o.calibration.calibration;
   o.evaluation.chunks = 8;
   const json report = json::parse(quantize_model(model(name), out("q"), o).report_json);
@@ -129,9 +131,9 @@ TEST_F(QuantizeModelTest, OneThreadAndTwoGiveTheSameBytes) {
   for (const char* method : {"awq-paper", "gptq", "rtn", "awq-salient"}) {
     QuantizeOptions o = options(method);
     o.machine.threads = 1;
-    quantize_model(model("qwen3"), out(std::string(method) + "1"), o);
+    quantize_model(model("phi3"), out(std::string(method) + "1"), o);
     o.machine.threads = 2;
-    quantize_model(model("qwen3"), out(std::string(method) + "2"), o);
+    quantize_model(model("phi3"), out(std::string(method) + "2"), o);
     EXPECT_EQ(files(out(std::string(method) + "1")), files(out(std::string(method) + "2")));
   }
 }
