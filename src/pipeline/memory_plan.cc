@@ -61,7 +61,8 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
   for (const uint64_t k : in_features) plan.statistics += k * k * sizeof(float) * (evaluating ? 2 : 1);
   const int64_t longest = std::max(options.calibration.sequence_length, evaluating ? options.evaluation.context : 0);
   const auto batch = static_cast<uint64_t>(std::max(BlockForward::kBatchTokens, longest)) * static_cast<uint64_t>(c.hidden_size) * sizeof(float);
-  plan.forward_scratch = BlockForward(source.family(), c).scratch_bytes(longest) + batch;
+  plan.forward_scratch = BlockForward(source.family(), c, recipe.precision).scratch_bytes(longest) + batch;
+  if (evaluating) plan.forward_scratch = std::max(plan.forward_scratch, BlockForward(source.family(), c).scratch_bytes(longest) + batch);
   if (evaluating) {
     const auto vocab = static_cast<uint64_t>(c.vocab_size);
     plan.head = vocab * static_cast<uint64_t>(c.hidden_size) * 2 + (uint64_t{1} << 26) + 2 * batch;

@@ -30,7 +30,7 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
 nlohmann::json to_json(const MemoryPlan& plan);
 
 // Program, libraries and their tables (measured on SmolLM2).
-inline constexpr uint64_t kProgramBytes = uint64_t{60} << 20;
+inline constexpr uint64_t kProgramBytes = uint64_t{90} << 20;
 
 // The budget in bytes that `options` asks for.
 uint64_t memory_budget(const MachineOptions& options);

@@ -90,7 +90,7 @@ class Run {
   void prepare(uint64_t fingerprint);
   void plan_tensors();
   void embed_all(const TokenSet& set, StateStore& store) const;
-  void forward(int64_t layer, const Block& block, StateStore& store, BlockForward& pass, const TapHook& hook) const;
+  void forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const;
   void run_blocks();
   void replay(int64_t layer);
   void quantize_layer(int64_t layer);
@@ -113,8 +113,6 @@ class Run {
   std::unique_ptr<StateStore> calibration_;
   std::unique_ptr<StateStore> reference_;
   std::unique_ptr<StateStore> quantized_;
-  std::unique_ptr<BlockForward> statistics_pass_;  // of the calibration stream
-  std::unique_ptr<BlockForward> exact_pass_;       // of the evaluated streams, always f32
   int64_t resumed_blocks_ = 0;
   double last_snapshot_ = 0;
   double snapshot_cost_ = 0;
@@ -174,8 +172,6 @@ void Run::prepare(uint64_t fingerprint) {
   calibration_ = store(texts_.calibration, "scratch-calibration");
   reference_ = store(texts_.held_back, "scratch-reference");
   quantized_ = store(texts_.held_back, "scratch-quantized");
-  statistics_pass_ = std::make_unique<BlockForward>(source_->family(), source_->config(), recipe_.precision);
-  exact_pass_ = std::make_unique<BlockForward>(source_->family(), source_->config(), Precision::kF32);
 }
 
 void Run::plan_tensors() {
@@ -214,9 +210,12 @@ void Run::embed_all(const TokenSet& set, StateStore& store) const {
     embed(*source_, ids, m);
     store.write(batch, m);
   }
+  source_->release(source_->family().embedding);
 }
 
-void Run::forward(int64_t layer, const Block& block, StateStore& store, BlockForward& pass, const TapHook& hook) const {
+// The pass lives for one layer and one stream: its scratch memory is gone when the block is quantized.
+void Run::forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const {
+  BlockForward pass(source_->family(), source_->config(), precision);
   for (const auto& batch : store.batches()) {
     Matrix m = store.read(batch);
     pass.run(layer, block, m, batch.lengths, hook);
@@ -259,11 +258,11 @@ void Run::snapshot(int64_t next_layer) {
 void Run::replay(int64_t layer) {
   tracker_.enter("replay", layer, source_->config().num_hidden_layers);
   Block block = load_block(*source_, layer);
-  if (calibration_->rows() > 0) forward(layer, block, *calibration_, *statistics_pass_, {});
+  if (calibration_->rows() > 0) forward(layer, block, *calibration_, recipe_.precision, {});
   if (evaluating()) {
-    forward(layer, block, *reference_, *exact_pass_, {});
+    forward(layer, block, *reference_, Precision::kF32, {});
     apply_finished(*source_, layer, journal_.read_block(layer), block);
-    forward(layer, block, *quantized_, *exact_pass_, {});
+    forward(layer, block, *quantized_, Precision::kF32, {});
   }
 }
 
@@ -314,7 +313,7 @@ void Run::quantize_layer(int64_t layer) {
       collector.add(tap, x, rows, features);
       tracker_.enter("forward", layer, layers);
     };
-    forward(layer, block, *calibration_, *statistics_pass_, hook);
+    forward(layer, block, *calibration_, recipe_.precision, hook);
     stats = collector.finish();
   }
   task.stats = &stats;
@@ -330,7 +329,7 @@ void Run::quantize_layer(int64_t layer) {
       if (take > 0) collector.add(tap, x, take, features);
       n += rows;
     };
-    forward(layer, block, *reference_, *exact_pass_, hook);
+    forward(layer, block, *reference_, Precision::kF32, hook);
     held_back = collector.finish();
     task.held_back = &held_back;
   }
@@ -344,7 +343,7 @@ void Run::quantize_layer(int64_t layer) {
 
   if (evaluating()) {
     tracker_.enter("evaluate", layer, layers);
-    forward(layer, block, *quantized_, *exact_pass_, {});
+    forward(layer, block, *quantized_, Precision::kF32, {});
   }
   tracker_.enter("journal", layer, layers);
   journal_.write_block(layer, result.finished, result.report);
@@ -381,6 +380,7 @@ void Run::run_blocks() {
 }
 
 Evaluation Run::evaluate() {
+  calibration_.reset();
   Metrics metrics;
   const Head reference_head(*source_);
   const auto& batches = reference_->batches();
