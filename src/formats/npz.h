@@ -89,9 +89,24 @@ class NpzRows {
   std::unique_ptr<State> state_;
 };
 
-// Writes members NAME.npy, stored, dated 1980-01-01, in the order given, through AtomicFile: the same arrays give the
-// same bytes. zip64 where sizes need it. ArgumentError for an empty or duplicate name or a type that npy does not have
-// (BF16, F8).
+// Writes members NAME.npy one by one, stored, dated 1980-01-01, through AtomicFile: the same arrays give the same bytes,
+// and without commit() there is no file. zip64 where sizes need it. add: ArgumentError for an empty or duplicate name or
+// a type that npy does not have (BF16, F8).
+class NpzWriter {
+ public:
+  explicit NpzWriter(const std::string& path);
+  ~NpzWriter();
+  NpzWriter(const NpzWriter&) = delete;
+  NpzWriter& operator=(const NpzWriter&) = delete;
+  void add(const TensorView& array);
+  void commit();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// All at once.
 void write_npz(const std::string& path, std::span<const TensorView> arrays);
 void write_npz(const std::string& path, std::span<const OwnedTensor> arrays);
 void write_npy(const std::string& path, const TensorView& array);

@@ -137,33 +137,48 @@ std::string end_records(uint64_t count, uint64_t start, uint64_t size) {
 
 }  // namespace
 
-void write_npz(const std::string& path, std::span<const TensorView> arrays) {
-  static const Crc32 crc32;
-  std::set<std::string_view> names;
-  for (const TensorView& array : arrays) {
-    if (array.name.empty() || array.name.size() > kMax16 - 4) {
-      throw ArgumentError(fmt::format("{}: array name {} is empty or too long", path, shown(array.name)));
-    }
-    if (!names.insert(array.name).second)
-      throw ArgumentError(fmt::format("{}: duplicate array {}", path, shown(array.name)));
-    npy_header_text(array);  // its checks, before any file is touched
-  }
-  AtomicFile file(path);
+struct NpzWriter::State {
+  explicit State(const std::string& where) : path(where), file(where) {}
+  std::string path;
+  AtomicFile file;
   std::vector<Member> members;
-  for (const TensorView& array : arrays) {
-    const std::string header = npy_header_text(array);
-    Member member{array.name + ".npy", 0, header.size() + array.bytes.size(), file.position()};
-    member.crc = crc32.update(0, std::as_bytes(std::span(header.data(), header.size())));
-    member.crc = crc32.update(member.crc, array.bytes);
-    file.write(local_header(member));
-    file.write(header);
-    file.write(array.bytes);
-    members.push_back(std::move(member));
+  std::set<std::string> names;
+};
+
+NpzWriter::NpzWriter(const std::string& path) : state_(std::make_unique<State>(path)) {}
+NpzWriter::~NpzWriter() = default;
+
+void NpzWriter::add(const TensorView& array) {
+  static const Crc32 crc32;
+  const std::string& path = state_->path;
+  if (array.name.empty() || array.name.size() > kMax16 - 4) {
+    throw ArgumentError(fmt::format("{}: array name {} is empty or too long", path, shown(array.name)));
   }
+  const std::string header = npy_header_text(array);
+  if (!state_->names.insert(array.name).second) {
+    throw ArgumentError(fmt::format("{}: duplicate array {}", path, shown(array.name)));
+  }
+  Member member{array.name + ".npy", 0, header.size() + array.bytes.size(), state_->file.position()};
+  member.crc = crc32.update(0, std::as_bytes(std::span(header.data(), header.size())));
+  member.crc = crc32.update(member.crc, array.bytes);
+  state_->file.write(local_header(member));
+  state_->file.write(header);
+  state_->file.write(array.bytes);
+  state_->members.push_back(std::move(member));
+}
+
+void NpzWriter::commit() {
+  AtomicFile& file = state_->file;
   const uint64_t start = file.position();
-  for (const Member& member : members) file.write(central_header(member));
-  file.write(end_records(members.size(), start, file.position() - start));
+  for (const Member& member : state_->members) file.write(central_header(member));
+  file.write(end_records(state_->members.size(), start, file.position() - start));
   file.commit();
+}
+
+void write_npz(const std::string& path, std::span<const TensorView> arrays) {
+  NpzWriter writer(path);
+  for (const TensorView& array : arrays) writer.add(array);
+  writer.commit();
 }
 
 void write_npz(const std::string& path, std::span<const OwnedTensor> arrays) {

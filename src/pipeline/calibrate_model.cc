@@ -41,8 +41,8 @@ class ActivationKeeper {
     std::memcpy(array.bytes.data() + at, x, bytes);
     at += bytes;
   }
-  void move_to(std::vector<OwnedTensor>& out) {
-    for (OwnedTensor& a : arrays_) out.push_back(std::move(a));
+  void write_to(NpzWriter& writer) const {
+    for (const OwnedTensor& a : arrays_) writer.add(a.view());
   }
 
  private:
@@ -77,12 +77,12 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
     std::array<bool, kTaps> seen{};
     for (const LinearSlot& slot : source->linears(0)) {
       bool& s = seen[static_cast<size_t>(tap_of(slot.kind))];
-      if (!s) bytes += static_cast<uint64_t>(texts.calibration.tokens() * slot.columns * config.num_hidden_layers) * sizeof(float);
+      if (!s) bytes += static_cast<uint64_t>(texts.calibration.tokens() * slot.columns) * sizeof(float);
       s = true;
     }
     const uint64_t budget = memory_budget(machine);
     if (bytes > budget / 2) {
-      throw SystemError(fmt::format("--keep-activations: the raw activations of {} tokens take {} MiB, more than half of the memory allowed "
+      throw SystemError(fmt::format("--keep-activations: the raw activations of {} tokens take {} MiB per layer, more than half of the memory allowed "
                                     "({} MiB); use fewer --samples", texts.calibration.tokens(), bytes >> 20, budget >> 20));
     }
   }
@@ -100,7 +100,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
     store.write(batch, m);
   }
   BlockForward pass(source->family(), config, statistics_precision(machine.precision));
-  std::vector<OwnedTensor> arrays;
+  NpzWriter writer(output);
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     tracker.set_fraction(static_cast<double>(layer) / static_cast<double>(config.num_hidden_layers));
     tracker.enter("calibrate", layer, config.num_hidden_layers);
@@ -117,12 +117,12 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
       pass.run(layer, block, m, batch.lengths, hook);
       store.write(batch, m);
     }
-    for (OwnedTensor& a : stats_arrays(layer, collector.finish())) arrays.push_back(std::move(a));
-    if (keeper) keeper->move_to(arrays);
+    for (const OwnedTensor& a : stats_arrays(layer, collector.finish())) writer.add(a.view());
+    if (keeper) keeper->write_to(writer);
     for (const LinearSlot& slot : source->linears(layer)) source->release(slot.weight);
   }
   tracker.enter("write", 0, 1);
-  write_npz(output, std::span<const OwnedTensor>(arrays));
+  writer.commit();
   tracker.enter("done", 1, 1);
   return {sequences, texts.calibration.tokens(), tracker.seconds()};
 }
