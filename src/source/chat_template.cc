@@ -9,6 +9,35 @@
 #include "source/tokenizer_c/tokenizer_c.h"
 
 namespace metal_marlin {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// The template's own reader allows 128 levels; a deeper value is refused here, before it is built.
+constexpr int kDeepest = 100;
+
+Json parse(std::string_view text, const char* what) {
+  bool too_deep = false;
+  const auto callback = [&too_deep](int depth, Json::parse_event_t, Json&) {
+    too_deep = too_deep || depth > kDeepest;
+    return !too_deep;
+  };
+  Json json = Json::parse(text, callback, false);
+  if (too_deep) throw ArgumentError(fmt::format("{}: nested more than {} deep", what, kDeepest));
+  if (json.is_discarded()) throw ArgumentError(fmt::format("{}: not valid JSON", what));
+  return json;
+}
+
+template <class T>
+std::string dumped(const T& json) {
+  try {
+    return json.dump();
+  } catch (const nlohmann::json::exception&) {
+    throw ArgumentError("chat messages: a text is not UTF-8");
+  }
+}
+
+}  // namespace
 
 ChatTemplate::ChatTemplate(std::string source, Tokens tokens) : source_(std::move(source)), tokens_(std::move(tokens)) {
   if (source_.empty())
@@ -21,37 +50,40 @@ ChatTemplate::ChatTemplate(const Tokenizer& tokenizer)
     : ChatTemplate(tokenizer.chat_template(),
                    {tokenizer.bos_token(), tokenizer.eos_token(), tokenizer.unk_token(), tokenizer.pad_token()}) {}
 
-std::string ChatTemplate::apply(const nlohmann::json& messages, bool add_generation_prompt,
-                                const nlohmann::json& variables) const {
+std::string ChatTemplate::apply_text(std::string_view messages_text, bool add_generation_prompt,
+                                     std::string_view variables_text) const {
+  const Json messages = parse(messages_text, "chat messages");
   if (!messages.is_array()) throw ArgumentError("chat messages: expected an array of objects with role and content");
   for (size_t i = 0; i < messages.size(); ++i) {
     const auto& m = messages[i];
     if (!m.is_object() || !m.contains("role") || !m["role"].is_string())
       throw ArgumentError(fmt::format("chat message {}: expected an object with a \"role\" that is a string", i));
   }
-  // Ordered: a template that prints a dictionary prints it as the caller wrote it, as far as json kept the order.
-  nlohmann::ordered_json context{{"messages", messages},
-                                 {"tools", nullptr},
-                                 {"documents", nullptr},
-                                 {"add_generation_prompt", add_generation_prompt}};
+  Json context{{"messages", messages},
+               {"tools", nullptr},
+               {"documents", nullptr},
+               {"add_generation_prompt", add_generation_prompt}};
   const std::pair<const char*, const std::string&> named[] = {
       {"bos_token", tokens_.bos}, {"eos_token", tokens_.eos}, {"unk_token", tokens_.unk}, {"pad_token", tokens_.pad}};
   for (const auto& [name, token] : named)
     if (!token.empty()) context[name] = token;
-  if (variables.is_object())
+  if (!variables_text.empty()) {
+    const Json variables = parse(variables_text, "chat template variables");
+    if (!variables.is_object() && !variables.is_null())
+      throw ArgumentError("chat template variables: expected an object");
     for (const auto& [name, value] : variables.items()) context[name] = value;
-
-  std::string text;
-  try {
-    text = context.dump();
-  } catch (const nlohmann::json::exception&) {
-    throw ArgumentError("chat messages: a text is not UTF-8");
   }
+  const std::string text = dumped(context);
   const tokenizer_c_text out = tokenizer_c_render(source_.data(), source_.size(), text.data(), text.size(), now_);
   if (out.data == nullptr) throw ArgumentError(fmt::format("chat template: {}", tokenizer_c_last_error()));
   std::string result(out.data, out.size);
   tokenizer_c_text_free(out);
   return result;
+}
+
+std::string ChatTemplate::apply(const nlohmann::json& messages, bool add_generation_prompt,
+                                const nlohmann::json& variables) const {
+  return apply_text(dumped(messages), add_generation_prompt, dumped(variables));
 }
 
 std::string ChatTemplate::apply(const nlohmann::json& messages, bool add_generation_prompt) const {

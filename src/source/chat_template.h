@@ -28,10 +28,13 @@ class ChatTemplate {
   ChatTemplate(std::string source, Tokens tokens);
   explicit ChatTemplate(const Tokenizer& tokenizer);
 
-  // `messages`: an array of objects with "role" and "content" (more keys, such as "tool_calls", reach the template).
-  // `variables`: an object of further variables ("tools", "enable_thinking", ...), or null.
-  // The text already holds its special tokens: encode it without adding more.
-  // Throws ArgumentError with the template's own words when it refuses the conversation.
+  // `messages`: the JSON text of an array of objects with "role" and "content" (more keys, such as "tool_calls", reach
+  // the template). `variables`: the JSON text of an object of further variables ("tools", "enable_thinking", ...), or
+  // empty. Keys keep their order: templates that print tools depend on it. The result already holds its special tokens:
+  // encode it without adding more. Throws ArgumentError with the template's own words when it refuses the conversation.
+  std::string apply_text(std::string_view messages, bool add_generation_prompt, std::string_view variables = {}) const;
+
+  // The same for values whose order of keys does not matter (nlohmann::json sorts them).
   std::string apply(const nlohmann::json& messages, bool add_generation_prompt, const nlohmann::json& variables) const;
   std::string apply(const nlohmann::json& messages, bool add_generation_prompt) const;
   std::string apply(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const;

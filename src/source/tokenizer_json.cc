@@ -25,9 +25,14 @@ constexpr std::array<std::string_view, 10> kEnds = {"<|eot_id|>",      "<|im_end
                                                     "<turn|>",         "<|eom_id|>",     "<EOT>",   "<|endoftext|>",
                                                     "<|end_of_text|>", "<|end_of_turn|>"};
 
-void replace_all(std::string& text, std::string_view from, std::string_view to) {
-  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
-    text.replace(at, from.size(), to);
+std::string with_spaces(std::string_view token) {
+  std::string out;
+  for (size_t at = 0; at < token.size();) {
+    const bool space = token.substr(at).starts_with(kSpace);
+    out += space ? ' ' : token[at];
+    at += space ? kSpace.size() : 1;
+  }
+  return out;
 }
 
 bool is_byte_token(std::string_view token) noexcept {
@@ -127,8 +132,9 @@ Json sentencepiece_normalizer(const SentencePieceRules& rules) {
   if (!rules.precompiled_charsmap.empty())
     steps.push_back({{"type", "Precompiled"}, {"precompiled_charsmap", rules.precompiled_charsmap}});
   if (rules.remove_extra_spaces) {
-    steps.push_back({{"type", "Strip"}, {"strip_left", true}, {"strip_right", true}});
-    steps.push_back({{"type", "Replace"}, {"pattern", {{"Regex", " {2,}"}}}, {"content", " "}});
+    // Not the normalizer Strip: SentencePiece strips spaces, and leaves line ends.
+    for (const auto& [pattern, content] : {std::pair("\\A +| +\\z", ""), std::pair(" {2,}", " ")})
+      steps.push_back({{"type", "Replace"}, {"pattern", {{"Regex", pattern}}}, {"content", content}});
   }
   if (rules.add_prefix && !rules.prefix_first_only) steps.push_back({{"type", "Prepend"}, {"prepend", kSpace}});
   if (!rules.add_prefix || !rules.prefix_first_only)
@@ -234,8 +240,7 @@ Json sentencepiece_json(Vocabulary& v, const SentencePieceRules& rules, const st
   std::unordered_set<std::string> taken(v.tokens.begin(), v.tokens.end());
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     if (v.types[i] != TokenType::kUserDefined) continue;
-    std::string text = v.tokens[i];
-    replace_all(text, kSpace, " ");
+    std::string text = with_spaces(v.tokens[i]);
     if (text != v.tokens[i] && taken.insert(text).second) v.tokens[i] = std::move(text);
   }
 

@@ -1,0 +1,272 @@
+#include "source/tokenizer.h"
+
+#include <gtest/gtest.h>
+#include <metal_marlin/error.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <thread>
+
+#include "source/gguf_tokenizer.h"
+#include "source/sentencepiece_model.h"
+
+namespace metal_marlin {
+namespace {
+
+using Json = nlohmann::json;
+
+Json golden(const std::string& name) {
+  std::ifstream in(std::string(TEST_DATA) + "/tokenizer/" + name);
+  return Json::parse(in);
+}
+
+std::string from_base64(const std::string& text) {
+  static const std::string kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  uint32_t bits = 0;
+  int count = 0;
+  for (const char c : text) {
+    if (c == '=') break;
+    bits = bits << 6 | static_cast<uint32_t>(kDigits.find(c));
+    if ((count += 6) >= 8) out += static_cast<char>(bits >> (count -= 8) & 0xFF);
+  }
+  return out;
+}
+
+std::string sentencepiece_model(const char* name) {
+  return from_base64(golden("sentencepiece.json")["cases"][name]["model"].get<std::string>());
+}
+
+RebuiltTokenizer byte_level() {
+  const Json j = golden("bpe.json");
+  GgufTokenizerData d;
+  d.model = "gpt2";
+  d.pre = "smollm";
+  d.tokens = j["tokens"].get<std::vector<std::string>>();
+  d.token_types = j["token_types"].get<std::vector<int32_t>>();
+  d.merges = j["merges"].get<std::vector<std::string>>();
+  d.bos = 1, d.eos = 2, d.unk = 0;
+  return rebuild_gguf_tokenizer(d, "golden");
+}
+
+class Folder : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    path_ = std::filesystem::path(::testing::TempDir()) /
+            ("tokenizer_" + std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
+    std::filesystem::remove_all(path_);
+    std::filesystem::create_directories(path_);
+  }
+  void TearDown() override { std::filesystem::remove_all(path_); }
+  void put(const char* name, const std::string& text) const { std::ofstream(path_ / name, std::ios::binary) << text; }
+  Tokenizer load() const { return Tokenizer::from_folder(path_.string()); }
+  std::filesystem::path path_;
+};
+
+TEST_F(Folder, ReadsTheSpecialTokensInEachForm) {
+  put("tokenizer.json", byte_level().tokenizer_json);
+  const Tokenizer bare = load();
+  EXPECT_EQ(bare.bos_id(), std::nullopt);
+  EXPECT_FALSE(bare.adds_bos());
+  EXPECT_TRUE(bare.eos_ids().empty());
+  EXPECT_EQ(bare.chat_template(), "");
+
+  put("tokenizer_config.json", R"({"bos_token": {"content": "<|im_start|>", "lstrip": false}, "pad_token": null})");
+  put("special_tokens_map.json",
+      R"({"bos_token": "<tool>", "eos_token": "<|im_end|>", "unk_token": {"content": "absent"}})");
+  put("generation_config.json", R"({"eos_token_id": [0, 2]})");
+  const Tokenizer t = load();
+  EXPECT_EQ(t.bos_id(), 1);
+  EXPECT_EQ(t.eos_id(), 2);
+  EXPECT_EQ(t.eos_ids(), (std::vector<int32_t>{2, 0}));
+  EXPECT_EQ(t.unk_token(), "absent");
+  EXPECT_EQ(t.token_to_id("<|endoftext|>"), 0);
+  EXPECT_EQ(t.token_to_id("absent"), std::nullopt);
+  EXPECT_EQ(t.id_to_token(0), "<|endoftext|>");
+  EXPECT_THROW(t.id_to_token(1'000'000), ArgumentError);
+  EXPECT_THROW(t.id_to_token(-1), ArgumentError);
+}
+
+TEST_F(Folder, StatedEndsReplaceThePostProcessor) {
+  put("tokenizer.json", byte_level().tokenizer_json);
+  put("tokenizer_config.json", R"({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "add_bos_token": true})");
+  const Tokenizer with = load();
+  EXPECT_TRUE(with.adds_bos());
+  EXPECT_EQ(with.encode("a", true).size(), 2u);
+  EXPECT_EQ(with.encode("a", false).size(), 1u);
+
+  Json json = Json::parse(byte_level().tokenizer_json);
+  json["post_processor"] = Json::parse(
+      R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<|im_start|>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],
+          "pair":[{"Sequence":{"id":"A","type_id":0}},{"Sequence":{"id":"B","type_id":1}}],
+          "special_tokens":{"<|im_start|>":{"id":"<|im_start|>","ids":[1],"tokens":["<|im_start|>"]}}})");
+  put("tokenizer.json", json.dump());
+  put("tokenizer_config.json", R"({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"})");
+  EXPECT_TRUE(load().adds_bos());
+  put("tokenizer_config.json", R"({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "add_bos_token": false})");
+  EXPECT_FALSE(load().adds_bos());
+  put("tokenizer_config.json", R"({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "add_eos_token": true})");
+  EXPECT_EQ(load().encode("", true), (std::vector<int32_t>{1, 2}));
+}
+
+TEST_F(Folder, FindsTheChatTemplateInEachPlace) {
+  put("tokenizer.json", byte_level().tokenizer_json);
+  put("tokenizer_config.json", R"({"chat_template": "one"})");
+  EXPECT_EQ(load().chat_template(), "one");
+  put("tokenizer_config.json",
+      R"({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "two"}]})");
+  EXPECT_EQ(load().chat_template(), "two");
+  put("chat_template.jinja", "three");
+  EXPECT_EQ(load().chat_template(), "three");
+}
+
+TEST_F(Folder, IgnoresTruncationAndPadding) {
+  Json json = Json::parse(byte_level().tokenizer_json);
+  json["truncation"] = {{"direction", "Right"}, {"max_length", 2}, {"strategy", "LongestFirst"}, {"stride", 0}};
+  json["padding"] = {{"strategy", {{"Fixed", 64}}},
+                     {"direction", "Right"},
+                     {"pad_to_multiple_of", nullptr},
+                     {"pad_id", 0},
+                     {"pad_type_id", 0},
+                     {"pad_token", "<|endoftext|>"}};
+  put("tokenizer.json", json.dump());
+  EXPECT_EQ(load().encode("1 2 3 4", true).size(), 7u);
+}
+
+TEST_F(Folder, RefusesBrokenFiles) {
+  EXPECT_THROW(load(), SystemError);
+  for (const char* text :
+       {"{", "[]", "{}", "\xFF", R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}})"}) {
+    put("tokenizer.json", text);
+    EXPECT_THROW(load(), FormatError) << text;
+  }
+  put("tokenizer.json", byte_level().tokenizer_json);
+  const std::string deep = R"({"a": )" + std::string(100'000, '[') + std::string(100'000, ']') + "}";
+  for (const std::string& text : {std::string("{"), std::string("[1]"), std::string(R"({"bos_token": 7})"),
+                                  std::string(R"({"add_bos_token": "yes"})"), std::string(R"({"chat_template": 3})"),
+                                  std::string(R"({"chat_template": [{"name": "default"}]})"), deep}) {
+    put("tokenizer_config.json", text);
+    EXPECT_THROW(load(), FormatError) << text.substr(0, 60);
+  }
+  std::filesystem::remove(path_ / "tokenizer_config.json");
+  for (const char* text :
+       {R"({"eos_token_id": "2"})", R"({"eos_token_id": [-1]})", R"({"eos_token_id": 99999999999})"}) {
+    put("generation_config.json", text);
+    EXPECT_THROW(load(), FormatError) << text;
+  }
+}
+
+TEST_F(Folder, ReadsSentencePieceModels) {
+  const Json j = golden("sentencepiece.json");
+  const auto texts = j["texts"].get<std::vector<std::string>>();
+  for (const char* name : {"bpe", "bpe_no_prefix", "unigram", "unigram_squeezed"}) {
+    put("tokenizer.model", sentencepiece_model(name));
+    const Tokenizer t = load();
+    EXPECT_TRUE(t.adds_bos()) << name;
+    EXPECT_EQ(t.bos_token(), "<s>");
+    EXPECT_EQ(t.eos_token(), "</s>");
+    for (size_t i = 0; i < texts.size(); ++i)
+      EXPECT_EQ(t.encode(texts[i], false), j["cases"][name]["ids"][i].get<std::vector<int32_t>>())
+          << name << ": " << texts[i];
+  }
+  put("tokenizer_config.json", R"({"legacy": false})");
+  const Tokenizer modern = load();
+  const std::vector<int32_t> eos{2};
+  EXPECT_EQ(modern.encode("</s>", false), eos);
+  EXPECT_EQ(modern.decode(modern.encode("a</s>b", false), false), "a</s>b");  // no space behind the special token
+  put("tokenizer_config.json", R"({"add_bos_token": false, "added_tokens_decoder":
+      {"420": {"content": "<|user|>", "special": true}, "421": {"content": "plain", "special": false}}})");
+  const Tokenizer more = load();
+  EXPECT_FALSE(more.adds_bos());
+  EXPECT_EQ(more.token_to_id("<|user|>"), 420);
+  EXPECT_EQ(more.encode("<|user|>plain", false), (std::vector<int32_t>{420, 421}));
+  put("tokenizer_config.json", R"({"added_tokens_decoder": {"500": {"content": "<|user|>", "special": true}}})");
+  EXPECT_THROW(load(), UnsupportedError);
+}
+
+TEST_F(Folder, RefusesBrokenSentencePieceModels) {
+  put("tokenizer.model", "IQ== 0\nIg== 1\n");
+  EXPECT_THROW(load(), UnsupportedError);
+  const std::string good = sentencepiece_model("bpe");
+  // Cut anywhere, and with single bytes changed, it is read or refused, never anything else.
+  std::mt19937 random(7);
+  for (int i = 0; i < 300; ++i) {
+    std::string bad = good;
+    if (i % 2 == 0)
+      bad.resize(1 + random() % (bad.size() - 1));
+    else
+      bad[random() % bad.size()] = static_cast<char>(random());
+    try {
+      tokenizer_from_sentencepiece(bad, "tokenizer.model", "");
+    } catch (const Error&) {
+    }
+  }
+  EXPECT_THROW(tokenizer_from_sentencepiece(good.substr(0, good.size() - 1), "m", ""), FormatError);
+  EXPECT_THROW(tokenizer_from_sentencepiece("\x0A\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F", "m", ""), FormatError);
+  EXPECT_THROW(tokenizer_from_sentencepiece(good + "\x12\x02\x18\x03", "m", ""), UnsupportedError);  // a word model
+}
+
+TEST(Tokenizer, RefusesWhatIsNotUtf8) {
+  const Tokenizer t = Tokenizer::from_json(byte_level().tokenizer_json, "tokenizer.json");
+  EXPECT_THROW(t.encode("a\xFF", false), FormatError);
+  const int32_t negative[] = {-1};
+  EXPECT_THROW(t.decode(negative, false), ArgumentError);
+  const int32_t unknown[] = {1'000'000};
+  EXPECT_EQ(t.decode(unknown, false), "");
+}
+
+TEST(Tokenizer, StreamedPiecesAreWholeCharactersAndJoinToTheText) {
+  const auto texts = golden("bpe.json")["texts"].get<std::vector<std::string>>();
+  TokenizerFiles sp;
+  const auto rebuilt = tokenizer_from_sentencepiece(sentencepiece_model("bpe"), "m", "");
+  sp.tokenizer_json = rebuilt.tokenizer_json;
+  sp.tokenizer_config_json = rebuilt.tokenizer_config_json;
+  const Tokenizer tokenizers[] = {Tokenizer::from_json(byte_level().tokenizer_json, "a"),
+                                  Tokenizer::from_files(sp, "b")};
+  for (const Tokenizer& t : tokenizers) {
+    for (const auto& text : texts) {
+      StreamDecoder stream(t, false);
+      std::string all;
+      for (const int32_t id : t.encode(text, false)) {
+        const std::string piece = stream.push(id);
+        EXPECT_TRUE(is_utf8(piece));
+        EXPECT_EQ(piece.find("\xEF\xBF\xBD"), std::string::npos) << text;
+        all += piece;
+      }
+      EXPECT_EQ(all + stream.finish(), text);
+    }
+  }
+  // A character that never becomes whole comes out at the end.
+  const auto smile = tokenizers[0].encode("\xF0\x9F\x98\x80", false);
+  ASSERT_GT(smile.size(), 1u);
+  StreamDecoder cut(tokenizers[0]);
+  EXPECT_EQ(cut.push(smile[0]), "");
+  EXPECT_EQ(cut.finish(), "\xEF\xBF\xBD");
+  EXPECT_EQ(cut.finish(), "");
+  // Broken bytes without end do not hold the stream back without end.
+  StreamDecoder broken(tokenizers[0]);
+  std::string all;
+  for (int i = 0; i < 100; ++i) all += broken.push(smile[0]);
+  EXPECT_GT(all.size(), 50u);
+}
+
+TEST(Tokenizer, ManyThreadsGetTheSameIds) {
+  const Tokenizer t = Tokenizer::from_json(byte_level().tokenizer_json, "tokenizer.json");
+  std::string text;
+  for (const auto& part : golden("bpe.json")["texts"].get<std::vector<std::string>>()) text += part;
+  const auto expected = t.encode(text, true);
+  std::atomic<int> wrong = 0;
+  std::vector<std::jthread> threads;
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&] {
+      for (int k = 0; k < 20; ++k) wrong += t.encode(text, true) != expected || t.decode(expected, false) != text;
+    });
+  threads.clear();
+  EXPECT_EQ(wrong, 0);
+}
+
+}  // namespace
+}  // namespace metal_marlin
