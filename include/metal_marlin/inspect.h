@@ -13,7 +13,9 @@ std::string inspect_model(const std::string& model, bool with_tensors = true);
 
 // Error of B's weights against A's, per tensor and per layer: {tensors: [{name, shape, relative_error, max_error,
 // stored_as: [a, b]}], layers: [{layer, relative_error}], only_in_a, only_in_b, relative_error}.
-// relative_error = ||B - A||_F / ||A||_F. Folded scales show up as differences of single tensors.
+// relative_error = ||B - A||_F / ||A||_F; of layers and in all: of the linears. Scales that B has folded into neighbours
+// are undone first: norms are multiplied into the linears that they feed (and not listed), the rows of v and up are
+// brought back to A's length, and the columns of o and down with them. ArgumentError unless both are of one model.
 std::string compare_models(const std::string& a, const std::string& b, const MachineOptions& machine = {});
 
 // The tables of `inspect` and `compare` as text, from their JSON.
