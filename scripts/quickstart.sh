@@ -83,7 +83,7 @@ stage downloading
 # Sleeping threads instead of spinning ones: spinning costs more than the work where the cores are shared.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 say "4/5 Quantizing and evaluating $(basename "$model") (some minutes; interrupted, the same command continues)"
-"$marlin" quantize "$model" -o "$output" --overwrite
+"$marlin" quantize "$model" -o "$output" --samples 64 --overwrite
 stage "quantizing and evaluating"
 
 say "5/5 The 4-bit model writes (its beginning is given)"

@@ -32,7 +32,7 @@ void require_finite_values(std::span<const float> values, bool positive, const s
 
 }  // namespace
 
-StatsFile::StatsFile(const std::string& path, const ModelSource& source) : file_(path), source_(source) {
+StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gram) : file_(path), source_(source) {
   raw_ = !file_.contains(prefix(0, Tap::kQkv) + "mean");
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
     for (int t = 0; t < kTaps; ++t) {
@@ -48,6 +48,10 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source) : file_
       }
       for (const char* part : {"mean", "max", "rms", "gram"}) {
         const std::string key = prefix(layer, tap) + part;
+        if (std::strcmp(part, "gram") == 0 && !file_.contains(key)) {
+          if (!gram) continue;
+          throw FormatError(fmt::format("{}: {} is missing, and this method needs it; calibrate again without --no-gram, or use --method rtn", path, key));
+        }
         const NpyHeader header = file_.header(key);
         const std::vector<int64_t> expected = std::strcmp(part, "gram") == 0 ? std::vector<int64_t>{width, width} : std::vector<int64_t>{width};
         if (header.shape != expected) {
@@ -109,8 +113,10 @@ std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
       values->resize(static_cast<size_t>(s.in_features));
       read(part, s.in_features, values->data());
     }
-    s.gram = Matrix(s.in_features, s.in_features);
-    read("gram", s.gram.size(), s.gram.data());
+    if (file_.contains(prefix(layer, tap) + "gram")) {
+      s.gram = Matrix(s.in_features, s.in_features);
+      read("gram", s.gram.size(), s.gram.data());
+    }
     float tokens = 0;
     const std::string key = prefix(layer, tap) + "tokens";
     if (file_.header(key).elements() != 1) throw FormatError(fmt::format("{}: {}: expected one number", file_.path(), key));

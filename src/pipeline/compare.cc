@@ -26,7 +26,7 @@ struct Difference {
   double relative() const { return size > 0 ? std::sqrt(difference / size) : std::sqrt(difference); }
 };
 
-Difference difference_of(const Matrix& a, const Matrix& b) {
+Difference difference_of(const std::string& name, const Matrix& a, const Matrix& b) {
   Difference d;
   for (int64_t i = 0; i < a.size(); ++i) {
     const double x = a.data()[i];
@@ -35,6 +35,7 @@ Difference difference_of(const Matrix& a, const Matrix& b) {
     d.size += x * x;
     d.max = std::max(d.max, std::fabs(e));
   }
+  if (!std::isfinite(d.difference) || !std::isfinite(d.size)) throw NumericError(fmt::format("tensor {}: holds NaN or Inf", name));
   return d;
 }
 
@@ -144,7 +145,7 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
     Difference sum;
     const auto slots = source_a->linears(layer);
     for (const LinearSlot& slot : slots) {
-      const Difference d = difference_of(block_a.linear(slot.kind).weight, block_b.linear(slot.kind).weight);
+      const Difference d = difference_of(slot.weight, block_a.linear(slot.kind).weight, block_b.linear(slot.kind).weight);
       const bool fused = std::count_if(slots.begin(), slots.end(), [&](const LinearSlot& s) { return s.weight == slot.weight; }) > 1;
       row(fused ? fmt::format("{}[{}]", slot.weight, linear_kind_name(slot.kind)) : slot.weight, slot.weight, d);
       add(sum, d);
@@ -159,7 +160,7 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
   for (const auto& [name, t] : of_a) {
     if (of_b.count(name) == 0) only_a.push_back(name);
     if (of_b.count(name) == 0 || seen.count(name) > 0) continue;
-    row(name, name, difference_of(source_a->load(name), source_b->load(name)));
+    row(name, name, difference_of(name, source_a->load(name), source_b->load(name)));
     source_a->release(name);
     source_b->release(name);
   }

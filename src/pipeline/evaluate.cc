@@ -100,7 +100,12 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
                                     options.text, ids.size(), options.context));
   }
   const Precision precision = machine.precision == "bf16" ? statistics_precision("bf16") : Precision::kF32;
-  const bool spill = evaluation_bytes(*source, chunks, other ? 2 : 1) > memory_budget(machine);
+  const uint64_t models = other ? 2 : 1;
+  const bool spill = evaluation_bytes(*source, chunks, models) > memory_budget(machine);
+  const uint64_t states = models * static_cast<uint64_t>(chunks.tokens() * source->config().hidden_size) * sizeof(float);
+  if (const uint64_t least = evaluation_bytes(*source, chunks, models) - states; least > memory_budget(machine)) {
+    throw SystemError(fmt::format("--memory: {} MiB are allowed, at least {} MiB are needed for one block and the head", memory_budget(machine) >> 20, least >> 20));
+  }
   const auto scratch = [&](const char* name) {
     return spill ? (std::filesystem::temp_directory_path() / fmt::format("metal-marlin-{}-{}", getpid(), name)).string() : std::string();
   };

@@ -1,11 +1,15 @@
 // quantize: the loop over blocks. Stages: prepare (texts, plan) -> per block: load, forward with statistics, scales,
 // rounding, journal -> final states scored -> checkpoints -> report.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
 #include <metal_marlin/report.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -78,6 +82,12 @@ class Run {
       : options_(options), output_(output), tracker_(observer), journal_(output), source_(open(model)),
         recipe_(make_recipe(options, *source_)) {}
 
+  ~Run() {
+    if (lock_ >= 0) close(lock_);
+  }
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+
   QuantizeResult execute();
 
  private:
@@ -86,7 +96,9 @@ class Run {
     source->check();
     return source;
   }
-  bool already_complete(uint64_t fingerprint, QuantizeResult& result) const;
+  bool already_complete(uint64_t fingerprint, QuantizeResult& result);
+  void lock_output();
+  void remove_old_result();
   void prepare(uint64_t fingerprint);
   void plan_tensors();
   void embed_all(const TokenSet& set, StateStore& store) const;
@@ -113,12 +125,14 @@ class Run {
   std::unique_ptr<StateStore> calibration_;
   std::unique_ptr<StateStore> reference_;
   std::unique_ptr<StateStore> quantized_;
+  bool redo_ = false;  // the result of this very run is there, but not whole
+  int lock_ = -1;
   int64_t resumed_blocks_ = 0;
   double last_snapshot_ = 0;
   double snapshot_cost_ = 0;
 };
 
-bool Run::already_complete(uint64_t fingerprint, QuantizeResult& result) const {
+bool Run::already_complete(uint64_t fingerprint, QuantizeResult& result) {
   const std::string path = (fs::path(output_) / "report.json").string();
   if (!fs::exists(path)) return false;
   const std::string text = read_text_file(path);
@@ -129,10 +143,56 @@ bool Run::already_complete(uint64_t fingerprint, QuantizeResult& result) const {
     throw ArgumentError(fmt::format("{}: holds the result of another model, version or other options; choose another folder, or "
                                     "replace it with --overwrite", output_));
   }
+  for (const json& file : report.value("files", json::array())) {
+    const fs::path folder = options_.formats.size() == 1 ? fs::path(output_) : fs::path(output_) / file.value("format", std::string());
+    const fs::path written = folder / file.value("name", std::string());
+    std::error_code code;
+    if (fs::file_size(written, code) != file.value("bytes", uint64_t{0}) || code) {
+      tracker_.warn(written.string() + " is missing or has another size; doing the work again");
+      redo_ = true;
+      return false;
+    }
+  }
   result.report_json = text;
   result.already_complete = true;
   result.passed_gate = gate_verdict(report, options_.max_kl);
   return true;
+}
+
+// One run at a time: a lock on the folder itself, which ends with the process.
+void Run::lock_output() {
+  create_folders(output_);
+  lock_ = ::open(output_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock_ >= 0 && flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    throw SystemError(fmt::format("{}: another run is writing there; wait for it, or choose another folder", output_));
+  }
+}
+
+// What an earlier run wrote, as its report lists it, so that nothing of it stands beside the new result. Weights that no
+// run of ours wrote are never removed: ArgumentError.
+void Run::remove_old_result() {
+  std::error_code code;
+  const fs::path report_path = fs::path(output_) / "report.json";
+  if (fs::exists(report_path)) {
+    const json report = json::parse(read_text_file(report_path.string()), nullptr, false);
+    if (report.is_object()) {
+      const bool folders = report.value("/options/formats"_json_pointer, json::array()).size() > 1;
+      for (const json& file : report.value("files", json::array())) {
+        const fs::path name = fs::path(file.value("name", std::string())).filename();
+        const fs::path folder = folders ? fs::path(output_) / fs::path(file.value("format", std::string())).filename() : fs::path(output_);
+        fs::remove(folder / name, code);
+        if (folders && fs::is_empty(folder, code)) fs::remove(folder, code);
+      }
+    }
+    fs::remove(report_path, code);
+    fs::remove(fs::path(output_) / "report.html", code);
+  }
+  for (const auto& entry : fs::directory_iterator(output_)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".safetensors") || name.ends_with(".gguf") || name.ends_with(".bin")) {
+      throw ArgumentError(fmt::format("{}: holds {}, which no run of this program wrote; engines would load it too: remove it, or choose another folder", output_, name));
+    }
+  }
 }
 
 void Run::prepare(uint64_t fingerprint) {
@@ -142,11 +202,11 @@ void Run::prepare(uint64_t fingerprint) {
                                   : std::string("starting over, as --no-resume says"));
   }
   if (!resuming) {
-    if (!journal_.exists() && !options_.overwrite && fs::exists(output_) && !fs::is_empty(output_) &&
+    if (!journal_.exists() && !options_.overwrite && !redo_ && fs::exists(output_) && !fs::is_empty(output_) &&
         !fs::exists(fs::path(output_) / ".metal-marlin")) {
       throw ArgumentError(fmt::format("{}: expected an empty or new folder; use --overwrite to write into it", output_));
     }
-    create_folders(output_);
+    if (options_.overwrite || redo_) remove_old_result();
     journal_.begin(fingerprint);
   }
   if (!resuming || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
@@ -157,8 +217,11 @@ void Run::prepare(uint64_t fingerprint) {
     const json j = json::parse(read_text_file((fs::path(journal_.folder()) / "texts.json").string()), nullptr, false);
     if (j.is_object()) texts_.held_back_source = j.value("held_back_source", std::string());
   }
+  if (options_.max_kl >= 0 && texts_.held_back.sequences.empty()) {
+    throw ArgumentError("--max-kl: there is no held-back text to judge by; name one with --evaluate FILE");
+  }
   if (calibration_kind(options_.calibration) == CalibrationKind::kNpz) {
-    stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration, *source_);
+    stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration, *source_, needs_gram(recipe_));
   }
   plan_tensors();
   plan_ = plan_memory(*source_, recipe_, options_, texts_.calibration.tokens(), texts_.held_back.tokens(), output_);
@@ -194,6 +257,12 @@ void Run::plan_tensors() {
     }
     tensors.quantized = std::move(kept);
     layers_.push_back(std::move(tensors));
+  }
+  for (const std::string& pattern : options_.skip) {
+    const bool used = std::any_of(layers_.begin(), layers_.end(), [&](const LayerTensors& l) {
+      return std::any_of(l.skipped.begin(), l.skipped.end(), [&](const Skipped& k) { return matches_any({pattern}, k.name); });
+    });
+    if (!used) tracker_.warn("--skip \"" + pattern + "\" matches no linear");
   }
   const bool any = std::any_of(layers_.begin(), layers_.end(), [](const LayerTensors& l) { return !l.quantized.empty(); });
   if (!any) throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " + layers_.front().skipped.front().reason + ")");
@@ -432,6 +501,14 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
 QuantizeResult Run::execute() {
   QuantizeResult result;
   tracker_.enter("prepare", 0, 1);
+  refuse_own_folder(*source_, output_);
+  lock_output();
+  if (source_->format() == "awq" || source_->format() == "native") {
+    tracker_.warn(source_->path() + " is already quantized; the report compares with it, not with the model that it was made from");
+  }
+  if (!options_.evaluation.text.empty() && options_.evaluation.text == options_.calibration.calibration) {
+    tracker_.warn("the text for evaluation is the one for calibration: the figures will flatter the result");
+  }
   const uint64_t fingerprint = run_fingerprint(options_, recipe_, *source_);
   if (!options_.overwrite && !journal_.exists() && already_complete(fingerprint, result)) return result;
   prepare(fingerprint);

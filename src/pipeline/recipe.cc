@@ -148,6 +148,20 @@ Precision statistics_precision(const std::string& name) {
   return choose<Precision>("precision", name, {{"auto", best}, {"f32", Precision::kF32}, {"bf16", best}});
 }
 
+bool needs_gram(const Recipe& r) {
+  return r.scales != ScaleMethod::kNone || r.clip || r.ranges == RangeChoice::kGram || r.rounding == Rounding::kGptq;
+}
+
+void refuse_own_folder(const ModelSource& source, const std::string& output) {
+  namespace fs = std::filesystem;
+  std::error_code code;
+  fs::path own(source.path());
+  if (!fs::is_directory(own, code)) own = own.has_parent_path() ? own.parent_path() : fs::path(".");
+  if (fs::equivalent(own, output, code)) throw ArgumentError(fmt::format("{}: the output folder is the model's own; choose another", output));
+  if (fs::exists(output, code) && !fs::is_directory(output, code)) throw ArgumentError(fmt::format("{}: expected a folder, found a file", output));
+  if (output.empty()) throw ArgumentError("--output: expected a folder, got nothing");
+}
+
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name) {
   return std::any_of(patterns.begin(), patterns.end(),
                      [&](const std::string& p) { return fnmatch(p.c_str(), name.c_str(), 0) == 0; });

@@ -41,6 +41,11 @@ Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
 // reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16). ArgumentError for another name.
 Precision statistics_precision(const std::string& name);
 
+// Whether the recipe reads Gram matrices (the report's output errors aside).
+bool needs_gram(const Recipe& recipe);
+// ArgumentError when `output` is the folder that the model itself is read from.
+void refuse_own_folder(const ModelSource& source, const std::string& output);
+
 // Shell patterns (*, ?, [...]) against a weight's name, as --skip takes them.
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name);
 

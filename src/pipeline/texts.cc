@@ -47,9 +47,8 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
       const int64_t held = hold_back ? std::max(kHeldBackTokens, c.samples * c.sequence_length / 10) : 0;
       const int64_t held_sequences = (held + c.sequence_length - 1) / c.sequence_length;
       SelfTextOptions self;
-      self.count = c.samples;
+      self.count = c.samples + held_sequences;
       self.length = c.sequence_length;
-      if (hold_back) self.count = std::max(c.samples, held_sequences + 1);
       self.temperature = c.temperature;
       self.seed = c.seed;
       self.bos = bos;
@@ -96,10 +95,7 @@ TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& optio
     sizes = {split.calibration.tokens(), split.held_back.tokens()};
   } else if (calibration_kind(c) == CalibrationKind::kSelf) {
     sizes.calibration = c.samples * c.sequence_length;
-    if (e.text.empty()) {
-      sizes.held_back = std::max(kHeldBackTokens, sizes.calibration / 10);
-      sizes.calibration = std::max(sizes.calibration - sizes.held_back, c.sequence_length);
-    }
+    if (e.text.empty()) sizes.held_back = std::max(kHeldBackTokens, sizes.calibration / 10);
   }
   if (named_text(e)) {
     const auto ids = tokenize_file(e.text, source.tokenizer());

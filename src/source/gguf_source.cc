@@ -156,7 +156,7 @@ class GgufSource : public ModelSource {
   }
 
   uint64_t digest() const override {
-    uint64_t h = digest_time(path_, fnv1a(nullptr, 0));
+    uint64_t h = digest_file(path_, fnv1a(nullptr, 0));
     const std::string config = config_json_->dump();
     h = fnv1a(config.data(), config.size(), h);
     if (const auto* tokens = file_.metadata().find_strings("tokenizer.ggml.tokens")) {

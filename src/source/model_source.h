@@ -76,8 +76,8 @@ class ModelSource {
   // Tokenizer and other files to carry along: name and content (tokenizer.json, tokenizer_config.json,
   // special_tokens_map.json, generation_config.json, chat_template.jinja, vocab.json, merges.txt, tokenizer.model).
   virtual std::vector<std::pair<std::string, std::string>> companion_files() const = 0;
-  // Digest of all that determines the model: names, sizes, shapes, and the bytes of headers and a sample of each
-  // tensor's data (first, middle and last 4 KiB), plus the modification times. For "has the model changed" on resume.
+  // Digest of all that determines the model: config, tokenizer files, names, types, shapes, and the data: files up to
+  // 1 GiB whole, of larger ones a sample of each tensor, size and time of last change. For "has the model changed".
   virtual uint64_t digest() const = 0;
 
  protected:

@@ -146,7 +146,7 @@ class SafetensorsSource : public ModelSource {
   uint64_t digest() const override {
     const std::string config = config_json_->dump();
     uint64_t h = fnv1a(config.data(), config.size());
-    for (const auto& file : files_) h = digest_time(file->path(), h);
+    for (const auto& file : files_) h = digest_file(file->path(), h);
     for (const auto& [name, e] : entries_) {
       for (const TensorView* part : {e.main, e.scales, e.zeros, e.q_scale}) {
         if (part == nullptr) continue;

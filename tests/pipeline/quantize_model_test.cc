@@ -162,6 +162,53 @@ TEST_F(QuantizeModelTest, AFinishedRunIsNotDoneAgainAndNotMixedWithAnother) {
   EXPECT_NE(files(out("q")), before);
 }
 
+TEST_F(QuantizeModelTest, AResultWithAMissingFileIsMadeAgain) {
+  QuantizeOptions o = options("rtn");
+  o.formats = {"native", "awq"};
+  quantize_model(model("llama"), out("q"), o);
+  const auto before = files(out("q"));
+  fs::remove(out("q") + "/awq/tokenizer.json");
+  EXPECT_FALSE(quantize_model(model("llama"), out("q"), o).already_complete);
+  EXPECT_EQ(files(out("q")), before);
+}
+
+TEST_F(QuantizeModelTest, OverwritingLeavesNothingOfTheOldResult) {
+  QuantizeOptions o = options("rtn");
+  quantize_model(model("llama"), out("q"), o);
+  o.formats = {"native", "awq"};
+  o.overwrite = true;
+  quantize_model(model("llama"), out("q"), o);
+  EXPECT_FALSE(fs::exists(out("q") + "/model.safetensors"));
+  EXPECT_FALSE(fs::exists(out("q") + "/config.json"));
+  quantize_model(model("llama"), out("fresh"), o);
+  EXPECT_EQ(files(out("q")), files(out("fresh")));
+  std::ofstream(out("q") + "/theirs.safetensors") << "weights of somebody else";
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), o), ArgumentError);
+  EXPECT_TRUE(fs::exists(out("q") + "/theirs.safetensors"));
+}
+
+TEST_F(QuantizeModelTest, WhatCannotWorkIsSaidBeforeAnyWork) {
+  QuantizeOptions o = options("rtn");
+  fs::copy(model("llama"), out("own"));
+  o.overwrite = true;
+  EXPECT_THROW(quantize_model(out("own"), out("own"), o), ArgumentError);
+  EXPECT_THROW(plan_quantization(out("own"), out("own"), o), ArgumentError);
+  EXPECT_FALSE(fs::exists(out("own") + "/.metal-marlin"));
+  o.evaluation.text = "none";
+  o.max_kl = 1;
+  EXPECT_THROW(quantize_model(model("llama"), out("x"), o), ArgumentError);
+  Observer nested;
+  nested.on_progress = [&](const Progress& p) {
+    if (p.stage == "round") {
+      QuantizeOptions second = options("rtn");
+      EXPECT_THROW(quantize_model(model("llama"), out("locked"), second), SystemError);
+      return false;
+    }
+    return true;
+  };
+  EXPECT_THROW(quantize_model(model("llama"), out("locked"), options("rtn"), nested), Interrupted);
+}
+
 TEST_F(QuantizeModelTest, OtherOptionsStartOverInsteadOfMixing) {
   QuantizeOptions o = options("rtn");
   int calls = 0;
@@ -208,6 +255,8 @@ TEST_F(QuantizeModelTest, StatisticsFromAFileEqualThoseOfTheRun) {
   calibrate_model(model("llama"), out("small.npz"), o.calibration, {}, false, false);
   from_file.calibration.calibration = out("small.npz");
   EXPECT_THROW(quantize_model(model("llama"), out("no-gram"), from_file), FormatError);
+  from_file.method = "rtn";
+  EXPECT_NO_THROW(quantize_model(model("llama"), out("no-gram-rtn"), from_file));
 }
 
 TEST_F(QuantizeModelTest, TheGateJudgesTheResult) {

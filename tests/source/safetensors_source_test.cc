@@ -202,8 +202,9 @@ TEST(SafetensorsSource, DigestSeesConfigWeightsAndTokenizer) {
   std::filesystem::last_write_time(path, time);
   const uint64_t fourth = digest();
   EXPECT_NE(fourth, third);
+  // A copy or a touched file is the same model.
   std::filesystem::last_write_time(path, time + std::chrono::milliseconds(5));
-  EXPECT_NE(digest(), fourth);
+  EXPECT_EQ(digest(), fourth);
 }
 
 // A multimodal Gemma 3 as it is published (both namings): the text model inside it, the rest left out.
