@@ -92,6 +92,12 @@ std::unique_ptr<ModelSource> ModelSource::open(const std::string& model) {
       weights = weights || name.ends_with(".safetensors");
     }
     if (ggufs.size() == 1) return open_gguf_source(ggufs.front().string());
+    // A run with several formats leaves one subfolder each.
+    std::string inside;
+    for (const std::string& name : names_in_folder(path)) {
+      if (fs::exists(p / name / "config.json", code)) inside += (inside.empty() ? "" : " or ") + (p / name).string();
+    }
+    if (!inside.empty()) throw ArgumentError(fmt::format("{}: holds several checkpoints; name {}", path, inside));
     throw FormatError(
         fmt::format("{}: expected a model folder with config.json (or with one .gguf file), found {}", path,
                     !ggufs.empty() ? fmt::format("{} .gguf files; name one of them", ggufs.size())

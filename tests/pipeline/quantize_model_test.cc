@@ -166,6 +166,7 @@ TEST_F(QuantizeModelTest, AResultWithAMissingFileIsMadeAgain) {
   QuantizeOptions o = options("rtn");
   o.formats = {"native", "awq"};
   quantize_model(model("llama"), out("q"), o);
+  EXPECT_THROW(ModelSource::open(out("q")), ArgumentError);  // which of the two?
   const auto before = files(out("q"));
   fs::remove(out("q") + "/awq/tokenizer.json");
   EXPECT_FALSE(quantize_model(model("llama"), out("q"), o).already_complete);
