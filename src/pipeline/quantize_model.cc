@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -305,15 +306,14 @@ void Run::restore_states(int64_t layer) {
 // Now and then, so that resuming does not replay all blocks; rarely enough that writing takes below a tenth of the time.
 void Run::snapshot(int64_t next_layer) {
   const double now = wall_seconds();
-  if (plan_.spilled > 0 || now - last_snapshot_ < std::max(kSnapshotSeconds, 10 * snapshot_cost_)) return;
+  double interval = std::max(kSnapshotSeconds, 10 * snapshot_cost_);
+  if (const char* text = std::getenv("METAL_MARLIN_SNAPSHOT_SECONDS")) interval = std::atof(text);
+  if (plan_.spilled > 0 || now - last_snapshot_ < interval) return;
   tracker_.enter("save states", next_layer, source_->config().num_hidden_layers);
-  std::vector<Matrix> copies;
   std::vector<TensorView> views;
   const auto add = [&](const char* name, const StateStore& store) {
     if (store.rows() == 0) return;
-    Matrix& m = copies.emplace_back(store.rows(), store.hidden());
-    store.read_rows(0, store.rows(), m.data());
-    views.push_back({name, DType::kF32, {m.rows(), m.cols()}, std::as_bytes(std::span<const float>(m.values()))});
+    views.push_back({name, DType::kF32, {store.rows(), store.hidden()}, std::as_bytes(store.in_memory())});
   };
   add("calibration", *calibration_);
   add("reference", *reference_);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,8 @@ class StateStore {
   int64_t hidden() const noexcept { return hidden_; }
   void read_rows(int64_t first, int64_t count, float* out) const;
   void write_rows(int64_t first, int64_t count, const float* in);
+  // All rows where they lie; empty for a scratch file.
+  std::span<const float> in_memory() const noexcept { return memory_.values(); }
   Matrix read(const Batch& batch) const;
   void write(const Batch& batch, const Matrix& states) { write_rows(batch.first_row, batch.rows, states.data()); }
 

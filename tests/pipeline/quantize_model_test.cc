@@ -127,6 +127,27 @@ TEST_F(QuantizeModelTest, InterruptedAnywhereAndResumedGivesTheSameBytes) {
   }
 }
 
+// With states saved before each block, resuming starts from them instead of replaying the blocks before.
+TEST_F(QuantizeModelTest, SavedStatesResumeToTheSameBytes) {
+  QuantizeOptions o = options("awq-paper");
+  quantize_model(model("llama"), out("whole"), o);
+  setenv("METAL_MARLIN_SNAPSHOT_SECONDS", "0", 1);
+  Observer stop;
+  stop.on_progress = [](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
+  EXPECT_THROW(quantize_model(model("llama"), out("cut"), o, stop), Interrupted);
+  EXPECT_TRUE(fs::exists(out("cut") + "/.metal-marlin/states-00001.safetensors"));
+  bool replayed = false;
+  Observer watch;
+  watch.on_progress = [&](const Progress& p) {
+    replayed = replayed || p.stage == "replay";
+    return true;
+  };
+  quantize_model(model("llama"), out("cut"), o, watch);
+  unsetenv("METAL_MARLIN_SNAPSHOT_SECONDS");
+  EXPECT_FALSE(replayed);
+  EXPECT_EQ(files(out("cut")), files(out("whole")));
+}
+
 TEST_F(QuantizeModelTest, OneThreadAndTwoGiveTheSameBytes) {
   for (const char* method : {"awq-paper", "gptq", "rtn", "awq-salient"}) {
     QuantizeOptions o = options(method);
