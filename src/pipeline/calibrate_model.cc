@@ -89,16 +89,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   const uint64_t states = static_cast<uint64_t>(texts.calibration.tokens() * config.hidden_size) * sizeof(float);
   const bool spill = states > memory_budget(machine) / 3;
   StateStore store(texts.calibration.lengths(), config.hidden_size, spill ? output + ".scratch" : "", BlockForward::kBatchTokens);
-  for (const auto& batch : store.batches()) {
-    std::vector<int32_t> ids;
-    for (size_t i = 0; i < batch.lengths.size(); ++i) {
-      const auto& s = texts.calibration.sequences[static_cast<size_t>(batch.first_sequence) + i];
-      ids.insert(ids.end(), s.begin(), s.end());
-    }
-    Matrix m(batch.rows, config.hidden_size);
-    embed(*source, ids, m);
-    store.write(batch, m);
-  }
+  embed_sequences(*source, texts.calibration, store);
   BlockForward pass(source->family(), config, statistics_precision(machine.precision));
   NpzWriter writer(output);
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {

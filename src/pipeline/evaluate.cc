@@ -32,16 +32,7 @@ struct Stream {
       : source(s),
         states(chunks.lengths(), s.config().hidden_size, scratch, BlockForward::kBatchTokens),
         forward(s.family(), s.config(), precision) {
-    for (const auto& batch : states.batches()) {
-      std::vector<int32_t> ids;
-      for (size_t i = 0; i < batch.lengths.size(); ++i) {
-        const auto& sequence = chunks.sequences[static_cast<size_t>(batch.first_sequence) + i];
-        ids.insert(ids.end(), sequence.begin(), sequence.end());
-      }
-      Matrix m(batch.rows, s.config().hidden_size);
-      embed(s, ids, m);
-      states.write(batch, m);
-    }
+    embed_sequences(s, chunks, states);
   }
   void step(int64_t layer) {
     if (layer >= source.config().num_hidden_layers) return;

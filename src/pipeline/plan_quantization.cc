@@ -72,7 +72,7 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   const auto source = ModelSource::open(model);
   source->check();
   const Recipe recipe = make_recipe(options, *source);
-  refuse_own_folder(*source, output);
+  check_output(*source, output);
   const TextSizes sizes = expected_sizes(*source, options);
   json plan;
   plan["model"] = source->path();

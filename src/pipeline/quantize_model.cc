@@ -102,7 +102,6 @@ class Run {
   void remove_old_result();
   void prepare(uint64_t fingerprint);
   void plan_tensors();
-  void embed_all(const TokenSet& set, StateStore& store) const;
   void forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const;
   void run_blocks();
   void replay(int64_t layer);
@@ -269,20 +268,6 @@ void Run::plan_tensors() {
   if (!any) throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " + layers_.front().skipped.front().reason + ")");
 }
 
-void Run::embed_all(const TokenSet& set, StateStore& store) const {
-  for (const auto& batch : store.batches()) {
-    std::vector<int32_t> ids;
-    for (size_t i = 0; i < batch.lengths.size(); ++i) {
-      const auto& sequence = set.sequences[static_cast<size_t>(batch.first_sequence) + i];
-      ids.insert(ids.end(), sequence.begin(), sequence.end());
-    }
-    Matrix m(batch.rows, store.hidden());
-    embed(*source_, ids, m);
-    store.write(batch, m);
-  }
-  source_->release(source_->family().embedding);
-}
-
 // The pass lives for one layer and one stream: its scratch memory is gone when the block is quantized.
 void Run::forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const {
   BlockForward pass(source_->family(), source_->config(), precision);
@@ -430,9 +415,9 @@ void Run::run_blocks() {
     restore_states(*saved);
     start = *saved;
   } else {
-    embed_all(texts_.calibration, *calibration_);
-    embed_all(texts_.held_back, *reference_);
-    embed_all(texts_.held_back, *quantized_);
+    embed_sequences(*source_, texts_.calibration, *calibration_);
+    embed_sequences(*source_, texts_.held_back, *reference_);
+    embed_sequences(*source_, texts_.held_back, *quantized_);
   }
   if (finished > 0) tracker_.note(fmt::format("resuming after block {} of {}", finished, layers));
   last_snapshot_ = wall_seconds();
@@ -501,7 +486,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
 QuantizeResult Run::execute() {
   QuantizeResult result;
   tracker_.enter("prepare", 0, 1);
-  refuse_own_folder(*source_, output_);
+  check_output(*source_, output_);
   lock_output();
   if (source_->format() == "awq" || source_->format() == "native") {
     tracker_.warn(source_->path() + " is already quantized; the report compares with it, not with the model that it was made from");

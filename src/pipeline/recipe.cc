@@ -16,6 +16,7 @@
 #include "core/machine.h"
 #include "core/mapped_file.h"
 #include "kernels/gemm.h"
+#include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
 namespace {
@@ -152,14 +153,13 @@ bool needs_gram(const Recipe& r) {
   return r.scales != ScaleMethod::kNone || r.clip || r.ranges == RangeChoice::kGram || r.rounding == Rounding::kGptq;
 }
 
-void refuse_own_folder(const ModelSource& source, const std::string& output) {
-  namespace fs = std::filesystem;
-  std::error_code code;
-  fs::path own(source.path());
-  if (!fs::is_directory(own, code)) own = own.has_parent_path() ? own.parent_path() : fs::path(".");
-  if (fs::equivalent(own, output, code)) throw ArgumentError(fmt::format("{}: the output folder is the model's own; choose another", output));
-  if (fs::exists(output, code) && !fs::is_directory(output, code)) throw ArgumentError(fmt::format("{}: expected a folder, found a file", output));
+void check_output(const ModelSource& source, const std::string& output) {
   if (output.empty()) throw ArgumentError("--output: expected a folder, got nothing");
+  std::error_code code;
+  if (std::filesystem::exists(output, code) && !std::filesystem::is_directory(output, code)) {
+    throw ArgumentError(fmt::format("{}: expected a folder, found a file", output));
+  }
+  refuse_own_folder(source, output);
 }
 
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name) {

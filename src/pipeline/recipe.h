@@ -43,8 +43,8 @@ Precision statistics_precision(const std::string& name);
 
 // Whether the recipe reads Gram matrices (the report's output errors aside).
 bool needs_gram(const Recipe& recipe);
-// ArgumentError when `output` is the folder that the model itself is read from.
-void refuse_own_folder(const ModelSource& source, const std::string& output);
+// ArgumentError when `output` is no folder, or the one that the model itself is read from.
+void check_output(const ModelSource& source, const std::string& output);
 
 // Shell patterns (*, ?, [...]) against a weight's name, as --skip takes them.
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name);

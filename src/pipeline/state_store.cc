@@ -8,6 +8,9 @@
 #include <cerrno>
 #include <cstring>
 
+#include "model/model.h"
+#include "source/model_source.h"
+
 namespace metal_marlin {
 
 StateStore::StateStore(const std::vector<int64_t>& lengths, int64_t hidden, const std::string& scratch, int64_t batch_tokens)
@@ -75,6 +78,20 @@ Matrix StateStore::read(const Batch& batch) const {
   Matrix m(batch.rows, hidden_);
   read_rows(batch.first_row, batch.rows, m.data());
   return m;
+}
+
+void embed_sequences(const ModelSource& source, const TokenSet& set, StateStore& store) {
+  for (const auto& batch : store.batches()) {
+    std::vector<int32_t> ids;
+    for (size_t i = 0; i < batch.lengths.size(); ++i) {
+      const auto& sequence = set.sequences[static_cast<size_t>(batch.first_sequence) + i];
+      ids.insert(ids.end(), sequence.begin(), sequence.end());
+    }
+    Matrix m(batch.rows, store.hidden());
+    embed(source, ids, m);
+    store.write(batch, m);
+  }
+  source.release(source.family().embedding);
 }
 
 }  // namespace metal_marlin

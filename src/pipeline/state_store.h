@@ -8,8 +8,11 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "source/text.h"
 
 namespace metal_marlin {
+
+class ModelSource;
 
 class StateStore {
  public:
@@ -45,5 +48,8 @@ class StateStore {
   int fd_ = -1;
   std::string path_;
 };
+
+// Fills `store` with the embedding of the tokens of `set`, whose lengths it was made for.
+void embed_sequences(const ModelSource& source, const TokenSet& set, StateStore& store);
 
 }  // namespace metal_marlin

@@ -83,6 +83,8 @@ void remove_config(const std::string& folder) {
   sync_folder(folder);
 }
 
+}  // namespace
+
 void refuse_own_folder(const ModelSource& source, const std::string& folder) {
   fs::path own(source.path());
   std::error_code code;
@@ -91,8 +93,6 @@ void refuse_own_folder(const ModelSource& source, const std::string& folder) {
     throw ArgumentError(fmt::format("{}: the output folder is the model's own; choose another", folder));
   }
 }
-
-}  // namespace
 
 std::string module_name(const std::string& weight) {
   constexpr std::string_view kSuffix = ".weight";

@@ -130,6 +130,9 @@ class CheckpointWriter {
   struct Job;
 };
 
+// ArgumentError when `folder` is the one that the model itself is read from.
+void refuse_own_folder(const ModelSource& source, const std::string& folder);
+
 // "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight"; ArgumentError for a name without ".weight".
 std::string module_name(const std::string& weight);
 
