@@ -22,6 +22,13 @@ void dequantize_rows(const QuantizedTensor& t, int64_t first, int64_t count, flo
     const int64_t n = first + r;
     const uint8_t* codes = t.codes.data() + n * t.in_features;
     float* row = out + r * t.in_features;
+    if (!t.group_index.empty()) {
+      for (int64_t k = 0; k < t.in_features; ++k) {
+        const auto at = static_cast<size_t>(n * groups + t.group_index[static_cast<size_t>(k)]);
+        row[k] = static_cast<float>(codes[k] - t.zeros[at]) * f16_to_f32(t.scales[at]);
+      }
+      continue;
+    }
     for (int64_t g = 0; g < groups; ++g) {
       const float scale = f16_to_f32(t.scales[static_cast<size_t>(n * groups + g)]);
       const int zero = t.zeros[static_cast<size_t>(n * groups + g)];
@@ -52,6 +59,13 @@ void validate(const QuantizedTensor& t, const std::string& name) {
   if (t.codes.size() != codes || t.scales.size() != groups || t.zeros.size() != groups) {
     throw FormatError(fmt::format("{}: expected {} codes and {} groups, found {} codes, {} scales, {} zeros", name, codes,
                                   groups, t.codes.size(), t.scales.size(), t.zeros.size()));
+  }
+  if (!t.group_index.empty() && t.group_index.size() != static_cast<size_t>(t.in_features)) {
+    throw FormatError(fmt::format("{}: expected a group of each of {} input channels, found {}", name, t.in_features,
+                                  t.group_index.size()));
+  }
+  for (const int32_t g : t.group_index) {
+    if (g < 0 || g >= t.groups()) throw FormatError(fmt::format("{}: group {} of {}", name, g, t.groups()));
   }
   const int top = (1 << t.bits) - 1;
   for (size_t i = 0; i < codes; ++i) {

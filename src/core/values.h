@@ -36,6 +36,8 @@ struct Grid {
 
 // Integers and their scales, without any layout. w[n, k] = (codes[n, k] - zeros[n, g]) * f16(scales[n, g]), where
 // g = k / group_size; the last group may be short. Scales are finite and may be negative.
+// Checkpoints that GPTQ made in "act order" have g = group_index[k] instead: their columns keep their natural order, only
+// their groups are scattered. Nothing of this project makes such tensors; it reads them and passes them on.
 struct QuantizedTensor {
   int64_t out_features = 0;
   int64_t in_features = 0;
@@ -45,6 +47,7 @@ struct QuantizedTensor {
   std::vector<uint8_t> codes;    // [out, in]
   std::vector<uint16_t> scales;  // f16 bits [out, groups]
   std::vector<uint8_t> zeros;    // [out, groups]
+  std::vector<int32_t> group_index = {};  // [in], each in 0 .. groups - 1; empty: k / group_size
 
   int64_t groups() const noexcept { return group_size == 0 ? 0 : (in_features + group_size - 1) / group_size; }
 };

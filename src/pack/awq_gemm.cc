@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <limits>
 
 #include "core/threads.h"
 #include "pack/group_arrays.h"
+#include "pack/lanes.h"
 #include "pack/nibbles.h"
 
 namespace metal_marlin {
@@ -19,26 +21,15 @@ constexpr int64_t kPerWord = 8;
 // touched once even where in_features is a power of two and the rows of codes share a cache set.
 constexpr int64_t kWords = 16;
 constexpr int64_t kChannels = 64;
+// A tile is 256 input channels by 256 words: its words are a window of at most 256 KiB, which stays in the second-level
+// cache while it is filled (and freshly mapped pages in it, which the system has just cleared), and each row's codes are
+// read in runs of 256 bytes.
+constexpr int64_t kTileChannels = 256;
+constexpr int64_t kTileWords = 256;
 constexpr int64_t kStep = 16;                                       // input channels handled at once
 using Block = std::array<std::array<uint32_t, kChannels>, kWords>;  // [word][channel]
 // Column of nibble i.
 constexpr std::array<int64_t, kPerWord> kColumn = {0, 2, 4, 6, 1, 3, 5, 7};
-
-using Bytes16 = uint8_t __attribute__((vector_size(16)));
-using Bytes64 = std::array<Bytes16, 4>;
-
-Bytes16 interleave_low(Bytes16 a, Bytes16 b) noexcept {
-  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-}
-Bytes16 interleave_high(Bytes16 a, Bytes16 b) noexcept {
-  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-}
-// The perfect shuffle of 64 bytes: byte i of the first half beside byte i of the second. It turns the six bits of a
-// byte's index left by one.
-Bytes64 shuffle(const Bytes64& x) noexcept {
-  return {interleave_low(x[0], x[2]), interleave_high(x[0], x[2]), interleave_low(x[1], x[3]),
-          interleave_high(x[1], x[3])};
-}
 
 // Eight rows of codes, 16 input channels -> 16 words.
 void words_of(const uint8_t* codes, int64_t stride, uint32_t* words, Bytes16& seen) noexcept {
@@ -75,9 +66,50 @@ void codes_of_word(uint32_t word, uint8_t* codes, int64_t stride) noexcept {
   for (size_t i = 0; i < kPerWord; ++i) codes[kColumn[i] * stride] = word >> (4 * i) & 15;
 }
 
+// Calls fn(first channel, channels, first word, words) for each tile, those of one window of words after each other.
+template <typename F>
+void for_tiles(int64_t in_features, int64_t words, F fn) {
+  const int64_t across = (words + kTileWords - 1) / kTileWords;
+  parallel_for((in_features + kTileChannels - 1) / kTileChannels * across, [&](int64_t tile) {
+    const int64_t channel = tile / across * kTileChannels;
+    const int64_t word = tile % across * kTileWords;
+    fn(channel, std::min(kTileChannels, in_features - channel), word, std::min(kTileWords, words - word));
+  });
+}
+
+// Block of `words` by `channels`, codes at its corner.
+void pack_block(const uint8_t* codes, int64_t stride, int64_t words, int64_t channels, Block& block,
+                Bytes16& seen) noexcept {
+  for (int64_t c = 0; c < words; ++c) {
+    const uint8_t* rows = codes + c * kPerWord * stride;
+    uint32_t* column = block[static_cast<size_t>(c)].data();
+    int64_t i = 0;
+    for (; i + kStep <= channels; i += kStep) words_of(rows + i, stride, column + i, seen);
+    for (; i < channels; ++i) word_of(rows + i, stride, column[i], seen);
+  }
+}
+
+// Writes the block's words where out[channel][word] lies `words_all` words apart.
+void store_block(const Block& block, int64_t words, int64_t channels, int64_t words_all, std::byte* out) noexcept {
+  int64_t i = 0;
+  for (; words == kWords && i + 4 <= channels; i += 4) {
+    for (int64_t c = 0; c < kWords; c += 4) {
+      Words4 x[4];
+      for (int64_t w = 0; w < 4; ++w) x[w] = load<Words4>(&block[static_cast<size_t>(c + w)][static_cast<size_t>(i)]);
+      transpose(x[0], x[1], x[2], x[3]);
+      for (int64_t w = 0; w < 4; ++w) store(out + 4 * ((i + w) * words_all + c), x[w]);
+    }
+  }
+  for (; i < channels; ++i) {
+    for (int64_t c = 0; c < words; ++c) {
+      store(out + 4 * (i * words_all + c), block[static_cast<size_t>(c)][static_cast<size_t>(i)]);
+    }
+  }
+}
+
 }  // namespace
 
-PackedTensor pack_awq_gemm(const QuantizedTensor& t, const std::string& name) {
+void pack_awq_gemm(const QuantizedTensor& t, const std::string& name, PackedTensor& packed) {
   check_packable(t, name, "AWQ gemm");
   const int64_t n_all = t.out_features;
   const int64_t k_all = t.in_features;
@@ -86,52 +118,37 @@ PackedTensor pack_awq_gemm(const QuantizedTensor& t, const std::string& name) {
         fmt::format("{}: out_features {} is no multiple of 8, as the AWQ gemm layout needs", name, n_all));
   }
   const int64_t words_all = n_all / kPerWord;
-  const int64_t groups = t.groups();
-  PackedTensor packed;
-  packed.parts.push_back(new_part("qweight", DType::kI32, {k_all, words_all}));
-  packed.parts.push_back(new_part("qzeros", DType::kI32, {groups, words_all}));
-  std::byte* out = packed.parts[0].bytes.data();
-  std::byte* zeros = packed.parts[1].bytes.data();
+  packed.parts.resize(3);
+  std::byte* out = prepare_part(packed, 0, "qweight", DType::kI32, {k_all, words_all});
   std::atomic<bool> bad = false;
-  parallel_for((words_all + kWords - 1) / kWords, [&](int64_t tile) {
-    const int64_t first = tile * kWords;
-    const int64_t words = std::min(kWords, words_all - first);
-    const uint8_t* codes = t.codes.data() + first * kPerWord * k_all;
+  for_tiles(k_all, words_all, [&](int64_t channel, int64_t channels, int64_t word, int64_t words) {
     Bytes16 seen{};
     Block block;
-    for (int64_t k = 0; k < k_all; k += kChannels) {
-      const int64_t channels = std::min(kChannels, k_all - k);
-      for (int64_t c = 0; c < words; ++c) {
-        const uint8_t* rows = codes + c * kPerWord * k_all + k;
-        uint32_t* column = block[static_cast<size_t>(c)].data();
-        int64_t i = 0;
-        for (; i + kStep <= channels; i += kStep) words_of(rows + i, k_all, column + i, seen);
-        for (; i < channels; ++i) word_of(rows + i, k_all, column[i], seen);
-      }
-      for (int64_t i = 0; i < channels; ++i) {
-        std::byte* line = out + 4 * ((k + i) * words_all + first);
-        for (int64_t c = 0; c < words; ++c) store(line + 4 * c, block[static_cast<size_t>(c)][static_cast<size_t>(i)]);
+    for (int64_t c = 0; c < words; c += kWords) {
+      const int64_t width = std::min(kWords, words - c);
+      for (int64_t k = 0; k < channels; k += kChannels) {
+        const int64_t height = std::min(kChannels, channels - k);
+        pack_block(t.codes.data() + (word + c) * kPerWord * k_all + channel + k, k_all, width, height, block, seen);
+        store_block(block, width, height, words_all, out + 4 * ((channel + k) * words_all + word + c));
       }
     }
-    for (int64_t j = 0; j < groups; ++j) {
-      for (int64_t c = first; c < first + words; ++c) {
-        uint32_t word = 0;
-        word_of(t.zeros.data() + c * kPerWord * groups + j, groups, word, seen);
-        store(zeros + 4 * (j * words_all + c), word);
-      }
-    }
-    for (size_t i = 0; i < sizeof seen; ++i) {
-      if (seen[i] > 15) bad = true;
-    }
+    if (above_15(seen)) bad = true;
   });
   if (bad) refuse_codes(name);
-  packed.parts.push_back(pack_scales(t, "scales"));
+  pack_zero_words(t, true, 0, prepare_part(packed, 1, "qzeros", DType::kI32, {t.groups(), words_all}));
+  pack_scales(t, prepare_part(packed, 2, "scales", DType::kF16, {t.groups(), n_all}));
+}
+
+PackedTensor pack_awq_gemm(const QuantizedTensor& t, const std::string& name) {
+  PackedTensor packed;
+  pack_awq_gemm(t, name, packed);
   return packed;
 }
 
 QuantizedTensor unpack_awq_gemm(const TensorView& qweight, const TensorView& qzeros, const TensorView& scales,
-                                int64_t group_size, const std::string& name) {
-  if (qweight.shape.size() != 2 || qweight.shape[0] <= 0 || qweight.shape[1] <= 0) {
+                                int64_t group_size, const std::string& name, Codes codes) {
+  if (qweight.shape.size() != 2 || qweight.shape[0] <= 0 || qweight.shape[1] <= 0 ||
+      qweight.shape[1] > std::numeric_limits<int64_t>::max() / kPerWord) {
     throw FormatError(fmt::format("{}: qweight: expected I32 [in, out / 8], found {} {}", name,
                                   dtype_name(qweight.dtype), shape_string(qweight.shape)));
   }
@@ -145,36 +162,31 @@ QuantizedTensor unpack_awq_gemm(const TensorView& qweight, const TensorView& qze
   expect_part(qzeros, DType::kI32, {{groups, words_all}}, name, "qzeros");
   expect_part(scales, DType::kF16, {{groups, t.out_features}}, name, "scales");
   unpack_scales(scales, t, name);
-  t.zeros.resize(static_cast<size_t>(groups * t.out_features));
-  for (int64_t j = 0; j < groups; ++j) {
-    for (int64_t c = 0; c < words_all; ++c) {
-      codes_of_word(load<uint32_t>(qzeros.bytes.data() + 4 * (j * words_all + c)),
-                    t.zeros.data() + c * kPerWord * groups + j, groups);
-    }
-  }
-  t.symmetric = std::all_of(t.zeros.begin(), t.zeros.end(), [](uint8_t z) { return z == 8; });
+  unpack_zero_words(qzeros.bytes.data(), true, 0, t);
+  if (codes == Codes::kSkip) return t;
 
   const int64_t k_all = t.in_features;
   t.codes.resize(static_cast<size_t>(t.out_features * k_all));
   const std::byte* in = qweight.bytes.data();
-  parallel_for((words_all + kWords - 1) / kWords, [&](int64_t tile) {
-    const int64_t first = tile * kWords;
-    const int64_t words = std::min(kWords, words_all - first);
-    uint8_t* codes = t.codes.data() + first * kPerWord * k_all;
+  for_tiles(k_all, words_all, [&](int64_t channel, int64_t channels, int64_t word, int64_t words) {
     Block block;
-    for (int64_t k = 0; k < k_all; k += kChannels) {
-      const int64_t channels = std::min(kChannels, k_all - k);
-      for (int64_t i = 0; i < channels; ++i) {
-        const std::byte* line = in + 4 * ((k + i) * words_all + first);
-        for (int64_t c = 0; c < words; ++c)
-          block[static_cast<size_t>(c)][static_cast<size_t>(i)] = load<uint32_t>(line + 4 * c);
-      }
-      for (int64_t c = 0; c < words; ++c) {
-        uint8_t* rows = codes + c * kPerWord * k_all + k;
-        const uint32_t* column = block[static_cast<size_t>(c)].data();
-        int64_t i = 0;
-        for (; i + kStep <= channels; i += kStep) codes_of(column + i, rows + i, k_all);
-        for (; i < channels; ++i) codes_of_word(column[i], rows + i, k_all);
+    for (int64_t first = word; first < word + words; first += kWords) {
+      const int64_t width = std::min(kWords, word + words - first);
+      for (int64_t k = channel; k < channel + channels; k += kChannels) {
+        const int64_t height = std::min(kChannels, channel + channels - k);
+        for (int64_t i = 0; i < height; ++i) {
+          const std::byte* line = in + 4 * ((k + i) * words_all + first);
+          for (int64_t c = 0; c < width; ++c) {
+            block[static_cast<size_t>(c)][static_cast<size_t>(i)] = load<uint32_t>(line + 4 * c);
+          }
+        }
+        for (int64_t c = 0; c < width; ++c) {
+          uint8_t* rows = t.codes.data() + (first + c) * kPerWord * k_all + k;
+          const uint32_t* column = block[static_cast<size_t>(c)].data();
+          int64_t i = 0;
+          for (; i + kStep <= height; i += kStep) codes_of(column + i, rows + i, k_all);
+          for (; i < height; ++i) codes_of_word(column[i], rows + i, k_all);
+        }
       }
     }
   });

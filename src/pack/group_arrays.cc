@@ -8,14 +8,19 @@
 #include <cstring>
 
 #include "core/checked.h"
-#include "core/half.h"
 #include "pack/nibbles.h"
 
 namespace metal_marlin {
 
-void check_packable(const QuantizedTensor& t, const std::string& name, const char* layout) {
+bool is_finite_f16(uint16_t bits) noexcept {
+  return (bits & 0x7c00u) != 0x7c00u;
+}
+
+void check_packable(const QuantizedTensor& t, const std::string& name, const char* layout, bool short_groups,
+                    bool scattered_groups) {
   if (t.bits != 4) throw ArgumentError(fmt::format("{}: {} bits, the {} layout holds 4", name, t.bits, layout));
-  if (t.out_features <= 0 || t.in_features <= 0 || t.group_size <= 0 || t.in_features % t.group_size != 0) {
+  if (t.out_features <= 0 || t.in_features <= 0 || t.group_size <= 0 ||
+      (t.in_features % t.group_size != 0 && !short_groups)) {
     throw ArgumentError(
         fmt::format("{}: the {} layout needs a group size that divides in_features; found [{}, {}], group {}", name,
                     layout, t.out_features, t.in_features, t.group_size));
@@ -28,11 +33,15 @@ void check_packable(const QuantizedTensor& t, const std::string& name, const cha
                                     t.out_features, t.in_features, t.group_size, t.codes.size(), t.scales.size(),
                                     t.zeros.size()));
   }
+  if (!t.group_index.empty() && !scattered_groups) {
+    throw ArgumentError(fmt::format("{}: its groups are in act order (g_idx); the {} layout holds consecutive groups only",
+                                    name, layout));
+  }
   const auto top = std::max_element(t.zeros.begin(), t.zeros.end());
   if (*top > 15) throw ArgumentError(fmt::format("{}: zero {} above 15", name, *top));
-  for (const uint16_t scale : t.scales) {
-    if (!std::isfinite(f16_to_f32(scale))) throw ArgumentError(fmt::format("{}: a scale is not finite", name));
-  }
+  uint32_t not_finite = 0;
+  for (const uint16_t scale : t.scales) not_finite |= static_cast<uint32_t>(!is_finite_f16(scale));
+  if (not_finite != 0) throw ArgumentError(fmt::format("{}: a scale is not finite", name));
 }
 
 void refuse_codes(const std::string& name) {
@@ -60,35 +69,75 @@ int64_t explicit_group_size(int64_t group_size, int64_t in_features, const std::
   return group;
 }
 
-OwnedTensor new_part(std::string name, DType dtype, std::vector<int64_t> shape) {
+std::byte* prepare_part(PackedTensor& out, size_t index, const char* part, DType dtype, std::vector<int64_t> shape) {
+  OwnedTensor& t = out.parts[index];
   uint64_t bytes = dtype_size(dtype);
   for (const int64_t d : shape) bytes *= static_cast<uint64_t>(d);
-  return {std::move(name), dtype, std::move(shape), Buffer(bytes)};
+  t.name = part;
+  t.dtype = dtype;
+  t.shape = std::move(shape);
+  if (t.bytes.size() != bytes) {
+    t.bytes = {};  // first: both together need not fit
+    t.bytes = Buffer(bytes);
+  }
+  return t.bytes.data();
 }
 
-OwnedTensor pack_scales(const QuantizedTensor& t, std::string part) {
-  const int64_t groups = t.groups();
-  OwnedTensor scales = new_part(std::move(part), DType::kF16, {groups, t.out_features});
-  for (int64_t j = 0; j < groups; ++j) {
-    for (int64_t n = 0; n < t.out_features; ++n) {
-      store(scales.bytes.data() + 2 * (j * t.out_features + n), t.scales[static_cast<size_t>(n * groups + j)]);
-    }
+void pack_scales(const QuantizedTensor& t, std::byte* out) {
+  transpose_array(t.scales.data(), t.out_features, t.groups(), reinterpret_cast<uint16_t*>(out));
+}
+
+namespace {
+
+// Bytes 0 2 4 6 1 3 5 7 of eight.
+uint64_t interleave(uint64_t bytes) noexcept {
+  const auto gather = [](uint64_t even) {  // bytes 0 2 4 6 into the lower four
+    even &= 0x00ff00ff00ff00ffu;
+    even = (even | even >> 8) & 0x0000ffff0000ffffu;
+    return (even | even >> 16) & 0xffffffffu;
+  };
+  return gather(bytes) | gather(bytes >> 8) << 32;
+}
+uint64_t deinterleave(uint64_t bytes) noexcept {
+  const auto spread = [](uint64_t four) {
+    four = (four | four << 16) & 0x0000ffff0000ffffu;
+    return (four | four << 8) & 0x00ff00ff00ff00ffu;
+  };
+  return spread(bytes & 0xffffffffu) | spread(bytes >> 32) << 8;
+}
+
+}  // namespace
+
+void pack_zero_words(const QuantizedTensor& t, bool interleaved, uint32_t minus, std::byte* out) {
+  std::vector<uint8_t> zeros(t.zeros.size());
+  transpose_array(t.zeros.data(), t.out_features, t.groups(), zeros.data());
+  for (size_t i = 0; i < zeros.size(); i += 8) {
+    const auto eight = load<uint64_t>(zeros.data() + i);
+    store(out + i / 2, bytes_to_nibbles(interleaved ? interleave(eight) : eight) - minus);
   }
-  return scales;
+}
+
+void unpack_zero_words(const std::byte* words, bool interleaved, uint32_t plus, QuantizedTensor& t) {
+  std::vector<uint8_t> zeros(static_cast<size_t>(t.groups() * t.out_features));
+  for (size_t i = 0; i < zeros.size(); i += 8) {
+    const uint64_t eight = nibbles_to_bytes(load<uint32_t>(words + i / 2) + plus);
+    store(zeros.data() + i, interleaved ? deinterleave(eight) : eight);
+  }
+  t.zeros.resize(zeros.size());
+  transpose_array(zeros.data(), t.groups(), t.out_features, t.zeros.data());
+  t.symmetric = std::all_of(t.zeros.begin(), t.zeros.end(), [](uint8_t z) { return z == 8; });
 }
 
 void unpack_scales(const TensorView& scales, QuantizedTensor& t, const std::string& name) {
-  const int64_t groups = t.groups();
-  t.scales.resize(static_cast<size_t>(groups * t.out_features));
-  for (int64_t j = 0; j < groups; ++j) {
-    for (int64_t n = 0; n < t.out_features; ++n) {
-      const auto scale = load<uint16_t>(scales.bytes.data() + 2 * (j * t.out_features + n));
-      if (!std::isfinite(f16_to_f32(scale))) {
-        throw FormatError(fmt::format("{}: scales: [{}, {}] is not finite", name, j, n));
-      }
-      t.scales[static_cast<size_t>(n * groups + j)] = scale;
-    }
+  std::vector<uint16_t> values(static_cast<size_t>(t.groups() * t.out_features));
+  std::memcpy(values.data(), scales.bytes.data(), values.size() * sizeof(uint16_t));
+  const auto bad = std::find_if_not(values.begin(), values.end(), is_finite_f16);
+  if (bad != values.end()) {
+    const auto at = static_cast<int64_t>(bad - values.begin());
+    throw FormatError(fmt::format("{}: scales: [{}, {}] is not finite", name, at / t.out_features, at % t.out_features));
   }
+  t.scales.resize(values.size());
+  transpose_array(values.data(), t.groups(), t.out_features, t.scales.data());
 }
 
 }  // namespace metal_marlin

@@ -9,12 +9,15 @@
 
 #include "core/tensor.h"
 #include "core/values.h"
+#include "pack/packed_tensor.h"
 
 namespace metal_marlin {
 
-// ArgumentError naming `name`: not 4 bits, arrays of the wrong size, a group size that does not divide in_features, a
-// zero above 15, a scale that is not finite. (Codes are checked while they are packed.)
-void check_packable(const QuantizedTensor& tensor, const std::string& name, const char* layout);
+// ArgumentError naming `name`: not 4 bits, arrays of the wrong size, a group size that does not divide in_features
+// (unless `short_groups`) or groups in act order (unless `scattered_groups`), a zero above 15, a scale that is not
+// finite. (Codes are checked while they are packed.)
+void check_packable(const QuantizedTensor& tensor, const std::string& name, const char* layout,
+                    bool short_groups = false, bool scattered_groups = false);
 [[noreturn]] void refuse_codes(const std::string& name);  // some code is above 15
 
 // FormatError naming `name`, expected and found unless `part` has this type and shape and the bytes for it.
@@ -23,11 +26,31 @@ void expect_part(const TensorView& part, DType dtype, std::span<const int64_t> s
 // group_size < 0: in_features. FormatError when it does not divide in_features.
 int64_t explicit_group_size(int64_t group_size, int64_t in_features, const std::string& name);
 
-// F16 [groups, out].
-OwnedTensor pack_scales(const QuantizedTensor& tensor, std::string part);
+// Part `index` of `out`, with its buffer kept where the size is the same (and then its old content). Returns its bytes.
+std::byte* prepare_part(PackedTensor& out, size_t index, const char* part, DType dtype, std::vector<int64_t> shape);
+
+// F16 [groups, out] into `out`.
+void pack_scales(const QuantizedTensor& tensor, std::byte* out);
+// Words I32 [groups, out/8] of zeros below 16: nibble i of word [j, c] is that of column 8c + i, or 8c + IL[i] with
+// IL = 0 2 4 6 1 3 5 7 when `interleaved`; then `minus` is subtracted from each word.
+void pack_zero_words(const QuantizedTensor& tensor, bool interleaved, uint32_t minus, std::byte* out);
+// The inverse, into tensor.zeros.
+void unpack_zero_words(const std::byte* words, bool interleaved, uint32_t plus, QuantizedTensor& tensor);
 // Into tensor.scales; FormatError when one is not finite.
 void unpack_scales(const TensorView& scales, QuantizedTensor& tensor, const std::string& name);
 
-OwnedTensor new_part(std::string name, DType dtype, std::vector<int64_t> shape);
+bool is_finite_f16(uint16_t bits) noexcept;
+
+// [rows, columns] -> [columns, rows], in blocks of cache lines.
+template <typename T>
+void transpose_array(const T* in, int64_t rows, int64_t columns, T* out) noexcept {
+  constexpr int64_t kBlock = 64;
+  for (int64_t r = 0; r < rows; r += kBlock) {
+    const int64_t end = r + kBlock < rows ? r + kBlock : rows;
+    for (int64_t c = 0; c < columns; ++c) {
+      for (int64_t i = r; i < end; ++i) out[c * rows + i] = in[i * columns + c];
+    }
+  }
+}
 
 }  // namespace metal_marlin

@@ -8,11 +8,7 @@
 //   weight.zeros   F16 [G, N]     z - 8, an integer in -8..7; +0 everywhere when symmetric
 //   weight.q_scale F16 [K]        per input channel, > 0; absent: 1
 //
-//                    n = 0      1      2  ...  N-1
-//   row r = 0      +------+------+------+---------+
-//   (k = 0..7)     | k7..k0 of column n, 4 bits each |   one 32-bit word per (r, n), k = 0 in the low nibble
-//   row r = 1      +------+------+------+---------+
-//   (k = 8..15)    | ...                             |
+// weight's words are pictured in pack/words_along_in.h; GPTQ's are the same.
 //
 //   w[n, k] = (float(q - 8 - zeros[j, n]) * float(s[j, n])) / float(q_scale[k])       f32, in this order
 //
@@ -35,12 +31,15 @@ namespace metal_marlin {
 // through). Throws ArgumentError naming `name` unless bits == 4, K % 8 == 0, K % g == 0 and q_scale fits.
 PackedTensor pack_native(const QuantizedTensor& tensor, const std::string& name,
                          std::span<const uint16_t> q_scale = {});
+// The same into `out`, whose buffers are kept where their sizes fit.
+void pack_native(const QuantizedTensor& tensor, const std::string& name, std::span<const uint16_t> q_scale,
+                 PackedTensor& out);
 
 // Inverse. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming tensor, expected and found:
 // dtypes, shapes, scales that are not finite, zeros that are no integers in -8..7.
-// `symmetric` of the result is true when every zero is 8.
+// `symmetric` of the result is true when every zero is 8. Without `codes` the codes are left out.
 QuantizedTensor unpack_native(const TensorView& weight, const TensorView& scales, const TensorView& zeros,
-                              int64_t group_size, const std::string& name);
+                              int64_t group_size, const std::string& name, Codes codes = Codes::kRead);
 
 // f32 [in_features] of a q_scale tensor; FormatError unless F16 [in_features], finite and > 0.
 std::vector<float> unpack_q_scale(const TensorView& q_scale, int64_t in_features, const std::string& name);

@@ -1,6 +1,7 @@
 // A quantized linear in the layout of one checkpoint format.
 #pragma once
 
+#include <cstdint>
 #include <string_view>
 #include <vector>
 
@@ -20,5 +21,8 @@ struct PackedTensor {
     return nullptr;
   }
 };
+
+// Whether unpacking fills QuantizedTensor::codes, or only what belongs to groups (for a look at the zeros).
+enum class Codes : uint8_t { kRead, kSkip };
 
 }  // namespace metal_marlin

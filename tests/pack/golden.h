@@ -65,6 +65,7 @@ inline void expect_equal(const QuantizedTensor& a, const QuantizedTensor& b) {
   EXPECT_TRUE(a.codes == b.codes);
   EXPECT_TRUE(a.scales == b.scales);
   EXPECT_TRUE(a.zeros == b.zeros);
+  EXPECT_TRUE(a.group_index == b.group_index);
 }
 
 // Every code and zero occurs; scales of both signs.

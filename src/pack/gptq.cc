@@ -1,0 +1,110 @@
+#include "pack/gptq.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "pack/group_arrays.h"
+#include "pack/nibbles.h"
+#include "pack/words_along_in.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr int64_t kPerWord = 8;
+constexpr uint32_t kOnes = 0x11111111u;
+
+uint32_t shift_of(GptqVersion version) {
+  return version == GptqVersion::kV1 ? kOnes : 0;
+}
+
+bool is_consecutive(const std::vector<int32_t>& group_index, int64_t group_size) {
+  for (size_t k = 0; k < group_index.size(); ++k) {
+    if (group_index[k] != static_cast<int64_t>(k) / group_size) return false;
+  }
+  return true;
+}
+
+void read_group_index(const TensorView& g_idx, QuantizedTensor& t, const std::string& name) {
+  expect_part(g_idx, DType::kI32, {{t.in_features}}, name, "g_idx");
+  t.group_index.resize(static_cast<size_t>(t.in_features));
+  std::memcpy(t.group_index.data(), g_idx.bytes.data(), g_idx.bytes.size());
+  for (size_t k = 0; k < t.group_index.size(); ++k) {
+    if (t.group_index[k] < 0 || t.group_index[k] >= t.groups()) {
+      throw FormatError(
+          fmt::format("{}: g_idx: [{}] is {}, expected 0 to {}", name, k, t.group_index[k], t.groups() - 1));
+    }
+  }
+  if (is_consecutive(t.group_index, t.group_size)) t.group_index.clear();
+}
+
+}  // namespace
+
+void pack_gptq(const QuantizedTensor& t, const std::string& name, GptqVersion version, PackedTensor& out) {
+  check_packable(t, name, "GPTQ", true, true);
+  if (t.in_features % kPerWord != 0 || t.out_features % kPerWord != 0) {
+    throw ArgumentError(fmt::format("{}: [{}, {}]: the GPTQ layout needs multiples of 8", name, t.out_features, t.in_features));
+  }
+  if (!t.group_index.empty() && t.group_index.size() != static_cast<size_t>(t.in_features)) {
+    throw ArgumentError(fmt::format("{}: group_index has {} values, expected {}", name, t.group_index.size(), t.in_features));
+  }
+  if (version == GptqVersion::kV1) {
+    const auto zero = std::find(t.zeros.begin(), t.zeros.end(), uint8_t{0});
+    if (zero != t.zeros.end()) {
+      const auto at = zero - t.zeros.begin();
+      throw ArgumentError(fmt::format(
+          "{}: the zero of output channel {}, group {} is 0, which version 1 of GPTQ cannot hold (it stores z - 1); use gptq_v2",
+          name, at / t.groups(), at % t.groups()));
+    }
+  }
+  out.parts.resize(4);
+  std::byte* words = prepare_part(out, 0, "qweight", DType::kI32, {t.in_features / kPerWord, t.out_features});
+  if (!pack_along_in(t.codes.data(), t.out_features, t.in_features, words)) refuse_codes(name);
+  pack_zero_words(t, false, shift_of(version),
+                  prepare_part(out, 1, "qzeros", DType::kI32, {t.groups(), t.out_features / kPerWord}));
+  pack_scales(t, prepare_part(out, 2, "scales", DType::kF16, {t.groups(), t.out_features}));
+  std::byte* g_idx = prepare_part(out, 3, "g_idx", DType::kI32, {t.in_features});
+  for (int64_t k = 0; k < t.in_features; ++k) {
+    const auto group = t.group_index.empty() ? static_cast<int32_t>(k / t.group_size) : t.group_index[static_cast<size_t>(k)];
+    if (group < 0 || group >= t.groups()) {
+      throw ArgumentError(fmt::format("{}: group {} of input channel {}, expected 0 to {}", name, group, k, t.groups() - 1));
+    }
+    store(g_idx + 4 * k, group);
+  }
+}
+
+PackedTensor pack_gptq(const QuantizedTensor& t, const std::string& name, GptqVersion version) {
+  PackedTensor packed;
+  pack_gptq(t, name, version, packed);
+  return packed;
+}
+
+QuantizedTensor unpack_gptq(const TensorView& qweight, const TensorView& qzeros, const TensorView& scales,
+                            const TensorView* g_idx, int64_t group_size, GptqVersion version, const std::string& name,
+                            Codes codes) {
+  if (qweight.shape.size() != 2 || qweight.shape[0] <= 0 || qweight.shape[1] <= 0 || qweight.shape[1] % kPerWord != 0 ||
+      qweight.shape[0] > std::numeric_limits<int32_t>::max() / kPerWord) {
+    throw FormatError(fmt::format("{}: qweight: expected I32 [in / 8, out], out a multiple of 8, found {} {}", name,
+                                  dtype_name(qweight.dtype), shape_string(qweight.shape)));
+  }
+  expect_part(qweight, DType::kI32, qweight.shape, name, "qweight");
+  QuantizedTensor t;
+  t.in_features = qweight.shape[0] * kPerWord;
+  t.out_features = qweight.shape[1];
+  t.group_size = group_size < 0 ? t.in_features : std::min(group_size, t.in_features);
+  if (t.group_size == 0) throw FormatError(fmt::format("{}: group size 0", name));
+  expect_part(qzeros, DType::kI32, {{t.groups(), t.out_features / kPerWord}}, name, "qzeros");
+  expect_part(scales, DType::kF16, {{t.groups(), t.out_features}}, name, "scales");
+  unpack_scales(scales, t, name);
+  unpack_zero_words(qzeros.bytes.data(), false, shift_of(version), t);
+  if (g_idx != nullptr) read_group_index(*g_idx, t, name);
+  if (codes == Codes::kSkip) return t;
+  t.codes.resize(static_cast<size_t>(t.out_features * t.in_features));
+  unpack_along_in(qweight.bytes.data(), t.out_features, t.in_features, t.codes.data());
+  return t;
+}
+
+}  // namespace metal_marlin

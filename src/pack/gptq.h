@@ -1,0 +1,52 @@
+// GPTQ, as AutoGPTQ and GPTQModel write it; versions 1 ("gptq") and 2 ("gptq_v2").
+//
+// Purpose: the 4-bit checkpoint of the GPTQ family of tools, which transformers, vLLM and SGLang read.
+// Notation: N = out_features, K = in_features, g = group size, G = ceil(K / g); codes q, zeros z in 0..15.
+//
+//   qweight I32 [K/8, N]   nibble i (i = 0 the lowest) of word [r, n] is q[n, 8r + i]   (as in the native layout)
+//   qzeros  I32 [G, N/8]   version 2: nibble i of word [j, c] is z[8c + i, j]; version 1: the word of version 2 minus
+//                          0x11111111, so that nibble i is z - 1 where every z of the word is at least 1
+//   scales  F16 [G, N]     s
+//   g_idx   I32 [K]        group j of input channel k; k / g unless GPTQ ran with act order
+//
+//   qweight, column n:  row 0    row 1     ...      qzeros, group j:   bit 31                                0
+//                      +------+ +-------+                             +------+------+-- ... --+------+------+
+//                      |k7..k0| |k15..k8|                  word [j,c] |n=8c+7|n=8c+6|         |n=8c+1|n=8c  |
+//                      +------+ +-------+                             +------+------+-- ... --+------+------+
+//
+//   w[n, k] = (q - z[n, j]) * s[j, n],  j = g_idx[k]
+//
+// Act order: input channels keep their natural order; only g_idx scatters them over the groups. So a reader needs
+// g_idx and nothing else, and a layout without g_idx cannot hold such a tensor.
+//
+// Why minus one: the first kernels stored z - 1 and added the one back. A zero of 0 then has no nibble: subtracted from
+// the word it borrows from the next nibbles (GPTQModel adds 0x11111111 to the word and so undoes that), subtracted from
+// the nibble it wraps to 15 (readers that work nibble by nibble make 16 of it). Read here as GPTQModel does; never
+// written.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/values.h"
+#include "pack/packed_tensor.h"
+
+namespace metal_marlin {
+
+enum class GptqVersion : uint8_t { kV1, kV2 };
+
+// Parts "qweight", "qzeros", "scales", "g_idx". A short last group is allowed. Throws ArgumentError naming `name` unless
+// bits == 4, K % 8 == 0 and N % 8 == 0; for version 1 also where a zero is 0 (naming the first).
+PackedTensor pack_gptq(const QuantizedTensor& tensor, const std::string& name, GptqVersion version);
+// The same into `out`, whose buffers are kept where their sizes fit.
+void pack_gptq(const QuantizedTensor& tensor, const std::string& name, GptqVersion version, PackedTensor& out);
+
+// Inverse. `g_idx` null: k / g. group_size < 0: the whole row. Throws FormatError naming tensor, expected and found:
+// dtypes (U32 is taken for I32), shapes, scales that are not finite, groups out of range.
+// group_index of the result is empty where g_idx says k / g. `symmetric` is true when every zero is 8. Without `codes`
+// the codes are left out: groups, scales and zeros alone.
+QuantizedTensor unpack_gptq(const TensorView& qweight, const TensorView& qzeros, const TensorView& scales,
+                            const TensorView* g_idx, int64_t group_size, GptqVersion version, const std::string& name,
+                            Codes codes = Codes::kRead);
+
+}  // namespace metal_marlin
