@@ -81,7 +81,9 @@ struct BlockForward::Impl {
   const RopeTable& rope(int64_t layer, int64_t total) {
     const bool local = local_rope(layer);
     const RopeConfig& c = local ? config.local_rope : config.rope;
-    const int64_t key = c.type == RopeType::kDynamic ? std::max(total, config.max_position_embeddings) : 0;
+    int64_t key = 0;
+    if (c.type == RopeType::kDynamic) key = std::max(total, config.max_position_embeddings);
+    if (c.type == RopeType::kLongrope && total > c.original_max_position_embeddings) key = c.original_max_position_embeddings + 1;
     RopeTable& table = ropes[{local, key}];
     if (table.cos.rows() < total) {
       int64_t positions = 64;

@@ -91,7 +91,8 @@ void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& stat
 }
 
 struct Head::Impl {
-  OwnedTensor weight;  // [vocab, hidden] in F16, BF16 or F32
+  OwnedTensor weight;                // [vocab, hidden] in F16, BF16 or F32; empty when packed
+  std::vector<PackedWeight> packed;  // the same rounded to bf16, kTile rows each: a head that is used for every token
   std::vector<float> norm;
   int64_t vocab = 0;
   int64_t hidden = 0;
@@ -113,10 +114,14 @@ struct Head::Impl {
     (weight.dtype == DType::kF16 ? kernels().f16_to_f32 : kernels().bf16_to_f32)(bits, count * hidden, scratch);
     return scratch;
   }
-  const void* rows_bf16(int64_t first, int64_t count, float* scratch, uint16_t* out) const {
-    if (weight.dtype == DType::kBF16) return row(first);
-    kernels().f32_to_bf16(rows_f32(first, count, scratch), count * hidden, out);
-    return out;
+  // Tile by tile, so that the two forms are never held in f32 as a whole.
+  void pack() {
+    std::vector<float> scratch(static_cast<size_t>(kTile * hidden));
+    for (int64_t first = 0; first < vocab; first += kTile) {
+      const int64_t count = std::min(kTile, vocab - first);
+      packed.emplace_back(rows_f32(first, count, scratch.data()), count, hidden, type);
+    }
+    weight = OwnedTensor();
   }
 };
 
@@ -139,7 +144,10 @@ Head::Head(const ModelSource& source, Precision precision) : impl_(std::make_uni
   impl_->offset = family.offset_norm ? 1.0f : 0.0f;
   impl_->eps = static_cast<float>(config.rms_norm_eps);
   impl_->cap = static_cast<float>(config.final_logit_softcapping);
-  if (precision == Precision::kBF16 && has_bf16_gemm()) impl_->type = GemmType::kBF16;
+  if (precision == Precision::kBF16 && has_bf16_gemm()) {
+    impl_->type = GemmType::kBF16;
+    impl_->pack();
+  }
 }
 
 Head::~Head() = default;
@@ -167,26 +175,21 @@ void Head::logits(const float* states, int64_t rows, float* out) const {
   parallel_for((w.vocab + Impl::kTile - 1) / Impl::kTile, [&](int64_t tile) {
     const int64_t first = tile * Impl::kTile;
     const int64_t count = std::min(Impl::kTile, w.vocab - first);
-    float* scratch = thread_scratch(3, count * hidden);
-    const void* weight = nullptr;
     constexpr int64_t kFew = 4;  // states for which reading the weights costs more than the arithmetic
-    if (w.type == GemmType::kBF16 && rows > kFew) {
-      auto* bits = reinterpret_cast<uint16_t*>(thread_scratch(5, (count * hidden + 1) / 2));
-      weight = w.rows_bf16(first, count, scratch, bits);
-    } else {
-      weight = w.rows_f32(first, count, scratch);
-    }
+    const bool dots = rows <= kFew && w.packed.empty();
+    const float* weight = w.packed.empty() ? w.rows_f32(first, count, thread_scratch(3, count * hidden)) : nullptr;
     for (int64_t r = 0; r < rows; r += Impl::kStates) {
       const int64_t n = std::min(Impl::kStates, rows - r);
       float* y = thread_scratch(4, n * count);
-      if (rows <= kFew) {
+      const auto* x = static_cast<const std::byte*>(input) + static_cast<size_t>(r * hidden) * element;
+      if (!w.packed.empty()) {
+        w.packed[static_cast<size_t>(tile)].multiply(0, x, n, y);
+      } else if (dots) {
         for (int64_t i = 0; i < n; ++i) {
-          kernels().dot_rows(normed.row(r + i).data(), static_cast<const float*>(weight), hidden, count, hidden,
-                             y + i * count);
+          kernels().dot_rows(normed.row(r + i).data(), weight, hidden, count, hidden, y + i * count);
         }
       } else {
-        multiply_stored(w.type, weight, count, hidden,
-                        static_cast<const std::byte*>(input) + static_cast<size_t>(r * hidden) * element, n, y);
+        multiply_stored(GemmType::kF32, weight, count, hidden, x, n, y);
       }
       if (w.cap > 0) kernels().softcap(y, w.cap, n * count);
       for (int64_t i = 0; i < n; ++i) {

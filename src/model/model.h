@@ -16,7 +16,8 @@ namespace metal_marlin {
 // ArgumentError when an id is outside 0..vocab_size-1.
 void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& states);
 
-// Final norm, head and soft-capping. Holds the head [vocab, hidden] in its stored 16-bit type where it has one.
+// Final norm, head and soft-capping. Holds the head [vocab, hidden] in its stored 16-bit type where it has one,
+// with kBF16 packed in bf16.
 class Head {
  public:
   explicit Head(const ModelSource& source, Precision precision = Precision::kF32);

@@ -50,6 +50,14 @@ double yarn(const RopeConfig& c, int64_t dim, double original, std::vector<doubl
   return scale(1.0);
 }
 
+double longrope(const RopeConfig& c, double original, double limit, int64_t sequence_length, std::vector<double>& inverse) {
+  const auto& factors = static_cast<double>(sequence_length) > original ? c.long_factor : c.short_factor;
+  for (size_t i = 0; i < inverse.size(); ++i) inverse[i] /= factors.at(i);
+  if (c.attention_factor > 0) return c.attention_factor;
+  const double factor = c.factor > 0 ? c.factor : limit / original;
+  return factor <= 1 ? 1.0 : std::sqrt(1.0 + std::log(factor) / std::log(original));
+}
+
 }  // namespace
 
 RopeFrequencies rope_frequencies(const RopeConfig& c, int64_t head_dim, int64_t max_position_embeddings,
@@ -80,6 +88,7 @@ RopeFrequencies rope_frequencies(const RopeConfig& c, int64_t head_dim, int64_t 
       for (double& f : out.inverse) f /= c.factor;
       break;
     case RopeType::kLlama3: llama3(c, original, out.inverse); break;
+    case RopeType::kLongrope: out.attention_factor = longrope(c, original, limit, sequence_length, out.inverse); break;
     case RopeType::kYarn: out.attention_factor = yarn(c, dim, original, out.inverse); break;
   }
   return out;

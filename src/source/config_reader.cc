@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
+#include "formats/json_fault.h"
 
 namespace metal_marlin {
 
@@ -36,9 +37,9 @@ json read_json_object(const std::string& path) {
       throw FormatError(fmt::format("{}: expected at most {} levels of nesting, found more", path, kDeepest));
     return true;
   };
-  json j = json::parse(read_text_file(path, kConfigLimit), watch, false);
-  if (j.is_discarded())
-    throw FormatError(fmt::format("{}: expected JSON, found something else; fetch the file again", path));
+  const std::string text = read_text_file(path, kConfigLimit);
+  json j = json::parse(text, watch, false);
+  if (j.is_discarded()) throw FormatError(fmt::format("{}: {}; fetch the file again", path, json_fault_text(text)));
   if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object, found {}", path, j.type_name()));
   return j;
 }
@@ -105,6 +106,20 @@ std::optional<std::string> ConfigReader::find_string(const char* key) const {
   if (value == nullptr) return std::nullopt;
   if (!value->is_string()) fail(key, "a string");
   return value->get<std::string>();
+}
+
+std::optional<std::vector<double>> ConfigReader::find_numbers(const char* key, double low, double high) const {
+  const json* value = find(key);
+  if (value == nullptr) return std::nullopt;
+  const std::string expected = fmt::format("an array of numbers from {} to {}", low, high);
+  if (!value->is_array()) fail(key, expected);
+  std::vector<double> out;
+  for (const json& entry : *value) {
+    if (!entry.is_number()) fail(key, expected);
+    out.push_back(entry.get<double>());
+    if (!std::isfinite(out.back()) || out.back() < low || out.back() > high) fail(key, expected);
+  }
+  return out;
 }
 
 std::optional<std::vector<std::string>> ConfigReader::find_strings(const char* key) const {

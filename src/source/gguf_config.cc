@@ -31,6 +31,20 @@ double short_decimal(double x) {
                                                               : x;
 }
 
+// The divisors of longrope, one per pair of turning dimensions.
+std::vector<double> rope_factors(const GgufFile& file, const char* name, int64_t turning) {
+  const GgufTensor* tensor = file.find(name);
+  if (tensor == nullptr || tensor->shape != std::vector<int64_t>{turning / 2}) {
+    throw FormatError(fmt::format("{}: tensor {}: expected [{}], found {}", file.path(), name, turning / 2,
+                                  tensor == nullptr ? "no such tensor" : shape_string(tensor->shape)));
+  }
+  std::vector<float> factors(static_cast<size_t>(turning / 2));
+  dequantize_rows(*tensor, 0, 1, factors.data());
+  std::vector<double> out;
+  for (const float f : factors) out.push_back(short_decimal(static_cast<double>(f)));
+  return out;
+}
+
 // llama.cpp stores llama3 scaling as a tensor of factors; the four numbers behind it are found again: the published
 // ones where they fit, else from the pairs between the two bounds, where 1 / factor is linear in 1 / wavelength.
 json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, double theta, int64_t rotary) {
@@ -133,16 +147,23 @@ json gguf_config(const GgufFile& file, const Family& family, const std::string& 
   const int64_t turning =
       rotary ? static_cast<int64_t>(std::min<uint64_t>(*rotary, static_cast<uint64_t>(head_dim))) : head_dim;
   if (turning < head_dim) c["partial_rotary_factor"] = static_cast<double>(turning) / static_cast<double>(head_dim);
-  if (file.find("rope_factors_long.weight") != nullptr || file.find("rope_factors_short.weight") != nullptr) {
-    throw UnsupportedError(fmt::format(
-        "{}: rope type \"longrope\" is not supported; supported are default, linear, dynamic, llama3 and yarn",
-        file.path()));
-  }
+  const bool longrope =
+      file.find("rope_factors_long.weight") != nullptr || file.find("rope_factors_short.weight") != nullptr;
   std::string scaling = m.find_string(key("rope.scaling.type")).value_or("none");
   // Files of 2023 have only the factor, under this name.
   const auto old_factor = m.find_f64(key("rope.scale_linear"));
   if (scaling == "none" && old_factor && *old_factor != 1) scaling = "linear";
-  if (scaling == "linear" || scaling == "yarn") {
+  if (longrope) {
+    json rope = {{"rope_type", "longrope"},
+                 {"short_factor", rope_factors(file, "rope_factors_short.weight", turning)},
+                 {"long_factor", rope_factors(file, "rope_factors_long.weight", turning)}};
+    if (const auto x = m.find_f64(key("rope.scaling.attn_factor"))) rope["attention_factor"] = short_decimal(*x);
+    if (const auto original = m.find_u64(key("rope.scaling.original_context_length"))) {
+      rope["original_max_position_embeddings"] = *original;
+      c["original_max_position_embeddings"] = *original;
+    }
+    c["rope_scaling"] = rope;
+  } else if (scaling == "linear" || scaling == "yarn") {
     json rope = {{"rope_type", scaling},
                  {"factor", short_decimal(m.contains(key("rope.scaling.factor")) || !old_factor
                                               ? m.get_f64(key("rope.scaling.factor"))

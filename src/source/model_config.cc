@@ -21,8 +21,10 @@ RopeType rope_type_of(const std::string& name, const std::string& file) {
   if (name == "dynamic") return RopeType::kDynamic;
   if (name == "llama3") return RopeType::kLlama3;
   if (name == "yarn") return RopeType::kYarn;
+  if (name == "longrope" || name == "su") return RopeType::kLongrope;
   throw UnsupportedError(fmt::format(
-      "{}: rope type \"{}\" is not supported; supported are default, linear, dynamic, llama3 and yarn", file, name));
+      "{}: rope type \"{}\" is not supported; supported are default, linear, dynamic, llama3, yarn and longrope", file,
+      name));
 }
 
 }  // namespace
@@ -45,7 +47,16 @@ RopeConfig read_rope(const ConfigReader& r, const RopeConfig& defaults) {
   const auto type = r.find_string("rope_type");
   const auto old_type = r.find_string("type");
   rope.type = rope_type_of(type.value_or(old_type.value_or("default")), r.file());
-  if (rope.type != RopeType::kDefault) {
+  // Early Phi-3 files say "yarn" where they mean longrope, and transformers reads them so.
+  if (rope.type == RopeType::kYarn && r.has("short_factor")) rope.type = RopeType::kLongrope;
+  if (rope.type == RopeType::kLongrope) {
+    rope.factor = r.find_number("factor", 1e-6, 1e6).value_or(0);
+    for (const auto& [key, values] : {std::pair{"short_factor", &rope.short_factor}, {"long_factor", &rope.long_factor}}) {
+      const auto numbers = r.find_numbers(key, 1e-6, 1e6);
+      if (!numbers) r.fail(key, "an array of numbers, one per pair of turning dimensions");
+      *values = *numbers;
+    }
+  } else if (rope.type != RopeType::kDefault) {
     const auto factor = r.find_number("factor", 1e-6, 1e6);
     if (!factor) r.fail("factor", "a number from 1e-06 to 1e+06");
     rope.factor = *factor;
@@ -163,6 +174,16 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
         fmt::format("{}: partial_rotary_factor: expected a share that leaves an even number of the {} dimensions of a "
                     "head, found {}",
                     file, out.head_dim, out.rope.partial_rotary_factor));
+  }
+  if (out.rope.type == RopeType::kLongrope && out.rope.original_max_position_embeddings < 2) {
+    throw FormatError(fmt::format("{}: original_max_position_embeddings: expected at least 2, found {}", file,
+                                  out.rope.original_max_position_embeddings));
+  }
+  for (const auto& [key, values] : {std::pair{"short_factor", &out.rope.short_factor}, {"long_factor", &out.rope.long_factor}}) {
+    if (out.rope.type == RopeType::kLongrope && static_cast<int64_t>(values->size()) != turning / 2) {
+      throw FormatError(fmt::format("{}: rope_scaling.{}: expected {} numbers, one per pair of the {} turning dimensions, "
+                                    "found {}", file, key, turning / 2, turning, values->size()));
+    }
   }
   return out;
 }

@@ -11,7 +11,7 @@ namespace metal_marlin {
 struct Family;
 
 enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu };
-enum class RopeType : uint8_t { kDefault, kLinear, kDynamic, kLlama3, kYarn };
+enum class RopeType : uint8_t { kDefault, kLinear, kDynamic, kLlama3, kYarn, kLongrope };
 
 // Rotary position embedding; the names are those of Hugging Face's rope_scaling / rope_parameters.
 struct RopeConfig {
@@ -24,10 +24,13 @@ struct RopeConfig {
   double high_freq_factor = 4.0;  // llama3
   double beta_fast = 32.0;        // yarn
   double beta_slow = 1.0;         // yarn
-  double attention_factor = 0.0;  // yarn: multiplies cos and sin; 0: derived from factor and mscale
+  double attention_factor = 0.0;  // yarn, longrope: multiplies cos and sin; 0: derived from factor (and mscale)
   double mscale = 0.0;            // yarn
   double mscale_all_dim = 0.0;    // yarn
   bool truncate = true;           // yarn: the correction range is rounded to whole dimensions
+  // longrope: divisors of the frequencies, one per pair that turns, for sequences up to the original length and beyond.
+  std::vector<double> short_factor;
+  std::vector<double> long_factor;
 };
 
 struct ModelConfig {

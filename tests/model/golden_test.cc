@@ -24,21 +24,19 @@ struct Golden {
 };
 void PrintTo(const Golden& g, std::ostream* out) { *out << g.model; }
 
-// Refused with UnsupportedError until its two lists of factors are read.
-bool is_longrope(const std::string& name) { return name.find("longrope") != std::string::npos; }
 
 std::vector<Golden> all_models() {
   std::vector<Golden> out;
   const std::filesystem::path root = std::filesystem::path(TEST_DATA) / "models";
   for (const auto& entry : std::filesystem::directory_iterator(root)) {
     const auto name = entry.path().filename().string();
-    if (std::filesystem::exists(entry.path() / "golden.safetensors") && !is_longrope(name)) {
+    if (std::filesystem::exists(entry.path() / "golden.safetensors")) {
       out.push_back({name, (entry.path() / "golden.safetensors").string(), true});
     }
   }
   for (const auto& entry : std::filesystem::directory_iterator(root / "gguf")) {
     const auto stem = entry.path().stem().string();
-    if (entry.path().extension() != ".gguf" || is_longrope(stem)) continue;
+    if (entry.path().extension() != ".gguf") continue;
     const auto own = root / "gguf" / (stem + ".golden.safetensors");
     const bool has_own = std::filesystem::exists(own);
     out.push_back({"gguf/" + stem + ".gguf", (has_own ? own : root / stem / "golden.safetensors").string(), !has_own});
@@ -141,12 +139,6 @@ TEST_P(GoldenTest, TokenByTokenWithACacheEqualsTransformers) {
     done += count;
   }
   expect_close(got.values(), floats(values_.get("logits")), "logits");
-}
-
-TEST(Golden, LongropeIsRefused) {
-  for (const std::string name : {"phi3-longrope", "gguf/phi3-longrope.gguf"}) {
-    EXPECT_THROW(ModelSource::open(std::string(TEST_DATA) + "/models/" + name), UnsupportedError) << name;
-  }
 }
 
 TEST(Golden, EmbeddingRefusesTokensOutsideTheVocabulary) {

@@ -111,19 +111,12 @@ TEST_P(Twin, HasTheTensorsOfTheFolder) {
 
 INSTANTIATE_TEST_SUITE_P(Gguf, Twin,
                          testing::Values("llama", "llama-bias", "llama-linear", "llama-llama3", "mistral", "qwen2",
-                                         "qwen2-yarn", "qwen3", "gemma2", "gemma3", "phi3"),
+                                         "qwen2-yarn", "qwen3", "gemma2", "gemma3", "phi3", "phi3-longrope"),
                          [](const testing::TestParamInfo<std::string>& p) {
                            std::string name = p.param;
                            for (char& c : name) c = c == '-' ? '_' : c;
                            return name;
                          });
-
-TEST(GgufSource, LongropeIsRefusedByName) {
-  check_error(expect<UnsupportedError>({"phi3-longrope.gguf", "longrope", "yarn"}),
-              [] { ModelSource::open(tiny_model("gguf/phi3-longrope.gguf")); });
-  check_error(expect<UnsupportedError>({"config.json", "longrope"}),
-              [] { ModelSource::open(tiny_model("phi3-longrope")); });
-}
 
 TEST(GgufSource, FolderWithOneFile) {
   TemporaryFolder folder;

@@ -27,11 +27,10 @@ const Family kPhi3 = [] {
   f.configure = [](const ConfigReader& config, ModelConfig& out) {
     out.attention_bias = out.attention_output_bias = out.mlp_bias = false;  // whatever the config says
     if (!config.has("rms_norm_eps")) out.rms_norm_eps = 1e-5;
-    // Early Phi-3 files say "yarn" (and "su") where they mean longrope, and transformers reads them so.
+    // transformers takes this family's "yarn" for longrope, which read_rope has done where the factors are given.
     if (out.rope.type == RopeType::kYarn) {
       throw UnsupportedError(
-          fmt::format("{}: rope type \"longrope\" (written \"yarn\" in this family) is not supported; supported are "
-                      "default, linear, dynamic and llama3",
+          fmt::format("{}: rope type \"yarn\" means \"longrope\" in this family and needs short_factor and long_factor",
                       config.file()));
     }
     const auto window = config.find_int("sliding_window", 1, kLargestSize);
