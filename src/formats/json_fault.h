@@ -1,0 +1,25 @@
+// Where and why a text is no JSON, in words for a message: parsers of libraries tell it in their own.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace metal_marlin {
+
+struct JsonFault {
+  uint64_t offset = 0;   // byte at which reading stopped
+  std::string expected;  // "a value", "',' or '}'"
+  std::string found;     // "'x'", "the end of the text"
+};
+
+// The first fault by RFC 8259 (one value, UTF-8, no byte order mark); nothing for valid JSON. Numbers of any size pass.
+// Takes no stack for nesting; time linear in the text.
+std::optional<JsonFault> find_json_fault(std::string_view text);
+
+// "no valid JSON: expected ',' or '}' at byte 17, found 'x'": what a message says of JSON that a parser refused.
+// `first_byte`: where the text begins in its file.
+std::string json_fault_text(std::string_view text, uint64_t first_byte = 0);
+
+}  // namespace metal_marlin
