@@ -54,7 +54,7 @@ class Scanner {
     if (at_ < text_.size()) {
       const auto c = static_cast<unsigned char>(text_[at_]);
       const size_t length = character(text_, at_);
-      found = c < 32 || c == 127 || length == 0 ? fmt::format("the byte 0x{:02x}", c) : "'" + std::string(text_.substr(at_, length)) + "'";
+      found = c == 0 ? "a zero byte" : c < 32 || c == 127 || length == 0 ? fmt::format("the byte 0x{:02x}", c) : "'" + std::string(text_.substr(at_, length)) + "'";
     }
     fault_ = JsonFault{at_, std::move(expected), std::move(found)};
     return false;

@@ -306,7 +306,7 @@ SafetensorsContent parse_safetensors(std::span<const std::byte> file, const std:
   }
   const std::string_view text(reinterpret_cast<const char*>(file.data()) + kLengthBytes, length);
   const auto data = file.subspan(kLengthBytes + length);
-  HeaderHandler header(name + ": safetensors header");
+  HeaderHandler header(name + ": safetensors header", kLengthBytes);
   header.parse(text);
 
   std::sort(header.entries.begin(), header.entries.end(),

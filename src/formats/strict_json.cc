@@ -1,18 +1,17 @@
 #include "formats/strict_json.h"
 
-#include <fmt/format.h>
 #include <metal_marlin/error.h>
 
 #include <nlohmann/json.hpp>
 
-#include "formats/text.h"
+#include "formats/json_fault.h"
 
 namespace metal_marlin {
 
 // Between the parser's events and the handlers; drops the events of a value that is skipped.
 class StrictJsonAdapter : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit StrictJsonAdapter(StrictJson& target) : target_(target) {}
+  StrictJsonAdapter(StrictJson& target, std::string_view text) : target_(target), text_(text) {}
 
   bool null() override {
     if (!skipped()) target_.on_null();
@@ -59,8 +58,8 @@ class StrictJsonAdapter : public nlohmann::json_sax<nlohmann::json> {
     if (!close()) target_.end_array();
     return true;
   }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) override {
-    target_.fail(fmt::format("no valid JSON at byte {}: {}", position, shown(error.what())));
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
+    target_.fail(json_fault_text(text_, target_.first_byte_));
   }
 
  private:
@@ -81,14 +80,14 @@ class StrictJsonAdapter : public nlohmann::json_sax<nlohmann::json> {
   }
 
   StrictJson& target_;
+  std::string_view text_;
   uint64_t depth_ = 0;  // of the skipped value
 };
 
 void StrictJson::parse(std::string_view text) {
   // The parser below takes a zero byte for the end of its input and skips a byte order mark.
-  if (text.find('\0') != std::string_view::npos) fail("no valid JSON: a zero byte");
-  if (text.starts_with("\xEF\xBB\xBF")) fail("no valid JSON: a byte order mark");
-  StrictJsonAdapter adapter(*this);
+  if (text.find('\0') != std::string_view::npos || text.starts_with("\xEF\xBB\xBF")) fail(json_fault_text(text, first_byte_));
+  StrictJsonAdapter adapter(*this, text);
   nlohmann::json::sax_parse(text.begin(), text.end(), &adapter);
 }
 

@@ -10,8 +10,8 @@ namespace metal_marlin {
 
 class StrictJson {
  public:
-  // `where` opens every message: the file's name.
-  explicit StrictJson(std::string where) : where_text_(std::move(where)) {}
+  // `where` opens every message: the file's name; `first_byte`: at which the text begins in it.
+  explicit StrictJson(std::string where, uint64_t first_byte = 0) : where_text_(std::move(where)), first_byte_(first_byte) {}
   virtual ~StrictJson() = default;
   StrictJson(const StrictJson&) = delete;
   StrictJson& operator=(const StrictJson&) = delete;
@@ -41,6 +41,7 @@ class StrictJson {
  private:
   friend class StrictJsonAdapter;
   std::string where_text_;
+  uint64_t first_byte_;
   bool skipping_ = false;
 };
 

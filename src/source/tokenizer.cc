@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/mapped_file.h"
+#include "formats/json_fault.h"
 #include "source/sentencepiece_model.h"
 #include "source/tokenizer_c/tokenizer_c.h"
 
@@ -43,7 +44,7 @@ Json parse_object(const std::string& text, const std::string& file) {
   };
   Json json = Json::parse(text, callback, false);
   if (too_deep) throw FormatError(fmt::format("{}: nested more than {} deep", file, kDeepest));
-  if (json.is_discarded()) throw FormatError(fmt::format("{}: not valid JSON", file));
+  if (json.is_discarded()) throw FormatError(fmt::format("{}: {}", file, json_fault_text(text)));
   if (!json.is_object()) throw FormatError(fmt::format("{}: expected an object, found {}", file, json.type_name()));
   return json;
 }
@@ -103,7 +104,10 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::string& file) {
   Tokenizer t;
   tokenizer_c* raw = tokenizer_c_create(tokenizer_json.data(), tokenizer_json.size());
-  if (raw == nullptr) throw FormatError(fmt::format("{}: no valid tokenizer.json: {}", file, tokenizer_c_last_error()));
+  if (raw == nullptr) {
+    if (find_json_fault(tokenizer_json)) throw FormatError(fmt::format("{}: {}", file, json_fault_text(tokenizer_json)));
+    throw FormatError(fmt::format("{}: no valid tokenizer.json: {}", file, tokenizer_c_last_error()));
+  }
   t.handle_ = std::make_unique<Handle>(raw);
   t.vocab_size_ = tokenizer_c_vocab_size(raw);
   if (t.vocab_size_ <= 0 || t.vocab_size_ > std::numeric_limits<int32_t>::max())
