@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "calibrate/model_identity.h"
 #include "calibrate/statistics.h"
 
 namespace metal_marlin {
@@ -33,6 +34,7 @@ void require_finite_values(std::span<const float> values, bool positive, const s
 }  // namespace
 
 StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gram) : file_(path), source_(source) {
+  check_identity(file_, source);
   raw_ = !file_.contains(prefix(0, Tap::kQkv) + "mean");
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
     for (int t = 0; t < kTaps; ++t) {
@@ -60,6 +62,22 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
       }
     }
   }
+  tokens_ = raw_ ? static_cast<uint64_t>(file_.header(raw_key(0, Tap::kQkv)).rows()) : read_tokens(prefix(0, Tap::kQkv) + "tokens");
+}
+
+uint64_t StatsFile::read_tokens(const std::string& key) const {
+  const NpyHeader header = file_.header(key);
+  if (header.elements() != 1) throw FormatError(fmt::format("{}: {}: expected one number, found {}", file_.path(), key, shape_string(header.shape)));
+  const OwnedTensor array = file_.load(key);
+  uint64_t tokens = 0;
+  if (array.dtype == DType::kU64) {
+    std::memcpy(&tokens, array.bytes.data(), sizeof tokens);
+    return tokens;
+  }
+  float value = 0;
+  convert_to_f32(array.view(), &value);
+  if (!(value >= 0 && value < 1e18F)) throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_.path(), key, value));
+  return static_cast<uint64_t>(value);
 }
 
 int64_t StatsFile::features(Tap tap) const {
@@ -117,11 +135,7 @@ std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
       s.gram = Matrix(s.in_features, s.in_features);
       read("gram", s.gram.size(), s.gram.data());
     }
-    float tokens = 0;
-    const std::string key = prefix(layer, tap) + "tokens";
-    if (file_.header(key).elements() != 1) throw FormatError(fmt::format("{}: {}: expected one number", file_.path(), key));
-    convert_to_f32(file_.load(key).view(), &tokens);
-    s.tokens = static_cast<uint64_t>(std::max(tokens, 0.0f));
+    s.tokens = read_tokens(prefix(layer, tap) + "tokens");
   }
   return out;
 }

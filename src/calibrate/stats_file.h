@@ -2,6 +2,7 @@
 //
 // Statistics (written by `calibrate`), per layer i and tap t (qkv, o, gate_up, down), prefix = "layers.{i}.{t}.":
 //   prefix + mean, max, rms  f32 [K];  prefix + tokens  u64 [1];  prefix + gram  f32 [K, K] (optional)
+// and, once, which model they are of: model_identity.h.
 // Raw activations: one array per weight, key = the tensor's name with or without ".weight", f32 (or any float or
 // integer type) [batch, seq, K] or [tokens, K]. Linears that share an input need one array only.
 #pragma once
@@ -21,21 +22,26 @@ namespace metal_marlin {
 class StatsFile {
  public:
   // Checks that every tap of every layer is there with the right width, before any work: FormatError names file and key.
-  // Without `gram`, statistics may lack their Gram matrices.
+  // Statistics that say which model they are of must be of `source`: FormatError names both. Without `gram`, statistics
+  // may lack their Gram matrices.
   StatsFile(const std::string& path, const ModelSource& source, bool gram = true);
   // Reads (statistics) or computes (raw activations, in row batches) the four taps of a layer, Gram matrices included.
   // FormatError naming file and key for wrong shapes or types, NumericError for NaN or Inf.
   std::array<ActivationStats, kTaps> load(int64_t layer) const;
   bool raw() const noexcept { return raw_; }
+  // Tokens that the statistics (of the first layer's first tap) are of, or rows of its raw activations.
+  uint64_t tokens() const noexcept { return tokens_; }
 
  private:
   // Key of the raw activations of a tap, or empty.
   std::string raw_key(int64_t layer, Tap tap) const;
   int64_t features(Tap tap) const;
+  uint64_t read_tokens(const std::string& key) const;
 
   NpzFile file_;
   const ModelSource& source_;
   bool raw_ = false;
+  uint64_t tokens_ = 0;
 };
 
 // The arrays of one layer's statistics under the names above.

@@ -1,0 +1,38 @@
+// Which model statistics are of: stored beside them, so that those of another model are not taken for its own.
+//
+// In an .npz: key "metal_marlin.model", u8 [n], the UTF-8 text of a JSON object with the fields below. The digest is over
+// the float32 values of a few rows: of the embedding, and of the linears of the first, the middle and the last layer. So
+// the same values in another container (safetensors, GGUF in F16) are the same model. Norms are left out: GGUF stores
+// those of some families shifted by one.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/tensor.h"
+#include "formats/npz.h"
+#include "source/model_source.h"
+
+namespace metal_marlin {
+
+struct ModelIdentity {
+  std::string name;  // of its folder or file; for messages, not compared
+  std::string family;
+  int64_t hidden_size = 0;
+  int64_t layers = 0;
+  int64_t vocabulary = 0;
+  std::string digest;  // 16 hexadecimal digits
+
+  // "SmolLM2 (llama, 30 layers, hidden 576, vocabulary 49152, digest 0123456789abcdef)".
+  std::string text() const;
+  bool same_model(const ModelIdentity& other) const;
+};
+
+ModelIdentity identify_model(const ModelSource& source);
+
+OwnedTensor identity_array(const ModelIdentity& identity);
+// Nothing in `file` (of another tool): accepted. FormatError: it is broken, or of another model than `source`; the
+// message names both.
+void check_identity(const NpzFile& file, const ModelSource& source);
+
+}  // namespace metal_marlin

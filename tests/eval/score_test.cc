@@ -1,0 +1,76 @@
+#include "eval/score.h"
+
+#include <gtest/gtest.h>
+
+#include "eval/golden_scores.h"
+#include "formats/safetensors.h"
+#include "source/model_source.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr int64_t kChunks = 2;
+constexpr int64_t kLength = 24;
+constexpr int64_t kVocab = 96;
+constexpr double kTolerance = 1e-4;  // the golden logits are float32 of another order of sums
+
+// States after the last block and the logits that transformers computes of them, of a tiny model.
+class ScoreTest : public testing::TestWithParam<const char*> {
+ protected:
+  ScoreTest()
+      : folder_(std::string(TEST_DATA) + "/models/" + GetParam()), source_(ModelSource::open(folder_)), golden_(folder_ + "/golden.safetensors"), head_(*source_) {
+    ids_ = reinterpret_cast<const int32_t*>(golden_.get("input_ids").bytes.data());
+    for (int64_t c = 0; c < kChunks; ++c) chunks_.emplace_back(ids_ + c * kLength, ids_ + (c + 1) * kLength);
+  }
+  const float* floats(const std::string& name) const { return reinterpret_cast<const float*>(golden_.get(name).bytes.data()); }
+  Matrix states(int64_t layer) const {
+    Matrix m(kChunks * kLength, source_->config().hidden_size);
+    std::copy_n(floats("hidden." + std::to_string(layer)), m.size(), m.data());
+    return m;
+  }
+
+  std::string folder_;
+  std::unique_ptr<ModelSource> source_;
+  SafetensorsFile golden_;
+  Head head_;
+  const int32_t* ids_ = nullptr;
+  std::vector<std::vector<int32_t>> chunks_;
+};
+
+TEST_P(ScoreTest, PerplexityIsThatOfTransformersLogits) {
+  const auto want = plain::scores_of(floats("logits"), floats("logits"), ids_, kChunks, kLength, kVocab);
+  Metrics metrics;
+  std::vector<std::pair<int64_t, int64_t>> progress;
+  score(head_, states(source_->config().num_hidden_layers), nullptr, nullptr, chunks_, metrics, [&](int64_t done, int64_t total) { progress.emplace_back(done, total); });
+  const Evaluation got = metrics.result();
+  EXPECT_EQ(got.positions, kChunks * (kLength - 1));
+  EXPECT_FALSE(got.has_reference);
+  EXPECT_NEAR(got.perplexity / want.perplexity, 1, kTolerance);
+  EXPECT_EQ(progress, (std::vector<std::pair<int64_t, int64_t>>{{1, 2}, {2, 2}}));
+}
+
+// The states of one block earlier as a model that is worse than its reference.
+TEST_P(ScoreTest, DivergenceIsThatOfTheReferencesLogits) {
+  const int64_t layers = source_->config().num_hidden_layers;
+  const Matrix early = states(layers - 1);
+  const Matrix last = states(layers);
+  Matrix early_logits(early.rows(), kVocab);
+  head_.logits(early.data(), early.rows(), early_logits.data());
+  const auto want = plain::scores_of(early_logits.data(), floats("logits"), ids_, kChunks, kLength, kVocab);
+  Metrics metrics;
+  score(head_, early, &head_, &last, chunks_, metrics);
+  const Evaluation got = metrics.result();
+  EXPECT_TRUE(got.has_reference);
+  EXPECT_NEAR(got.perplexity / want.perplexity, 1, kTolerance);
+  EXPECT_NEAR(got.reference_perplexity / want.reference_perplexity, 1, kTolerance);
+  EXPECT_NEAR(got.kl_mean / want.kl_mean, 1, kTolerance);
+  EXPECT_NEAR(got.kl_standard_error / want.kl_standard_error, 1, kTolerance);
+  EXPECT_NEAR(got.kl_p99 / want.kl_p99, 1, kTolerance);
+  EXPECT_DOUBLE_EQ(got.top1_agreement, want.top1);
+}
+
+INSTANTIATE_TEST_SUITE_P(TinyModels, ScoreTest, testing::Values("llama", "gemma2", "qwen2", "phi3"),
+                         [](const auto& model) { return std::string(model.param); });
+
+}  // namespace
+}  // namespace metal_marlin
