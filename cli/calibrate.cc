@@ -27,7 +27,8 @@ struct State {
   bool keep_activations = false;
 };
 
-int run(State& state) {
+int run(const Command& command, State& state) {
+  state.calibration.given = command.given();
   state.calibration.bos = bos_of(state.texts);
   state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
@@ -71,7 +72,7 @@ void add_calibrate(Application& application) {
   command.example("Statistics on a text, used by two quantizations",
                   "metal-marlin calibrate MODEL -o stats.npz --calibration train.txt");
   command.example("Use them", "metal-marlin quantize MODEL -o OUT --calibration stats.npz");
-  command.action([state] { return run(*state); });
+  command.action([state, &command] { return run(command, *state); });
 }
 
 }  // namespace metal_marlin::cli

@@ -2,12 +2,11 @@
 #include <metal_marlin/error.h>
 #include <metal_marlin/generate.h>
 
-#include <fmt/format.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <iostream>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,8 +32,7 @@ struct State {
 // Reads one line of the user; false at the end of the input or on a signal.
 bool read_line(bool interactive, std::string& line) {
   if (interactive) {
-    fmt::print(stderr, "> ");
-    std::fflush(stderr);
+    print_error("> ");
   }
   return static_cast<bool>(std::getline(std::cin, line));
 }
@@ -42,10 +40,13 @@ bool read_line(bool interactive, std::string& line) {
 int run(State& state) {
   state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
-  TextGenerator generator(state.model, state.machine);
+  state.options.on_warning = [&console, said = std::set<std::string>()](const std::string& text) mutable {
+    if (said.insert(text).second) console.warning(text);
+  };
+  TextGenerator generator(state.model, state.machine, true);
   const StopOnSignal signals;
   const bool interactive = isatty(STDIN_FILENO) != 0 && !console.quiet();
-  if (interactive) fmt::print(stderr, "Ctrl-D or /exit leaves, /clear begins anew, Ctrl-C stops an answer.\n");
+  if (interactive) print_error("Ctrl-D or /exit leaves, /clear begins anew, Ctrl-C stops an answer.\n");
   std::vector<std::pair<std::string, std::string>> messages;
   const auto begin = [&] {
     messages.clear();
@@ -62,26 +63,16 @@ int run(State& state) {
     if (line.empty()) continue;
     messages.emplace_back("user", line);
     GenerateStats stats;
-    const bool stream = !console.json();
-    const std::string answer = generator.chat(
-        messages, state.options,
-        [stream](const std::string& piece) {
-          if (stream) {
-            std::fwrite(piece.data(), 1, piece.size(), stdout);
-            std::fflush(stdout);
-          }
-          return !StopOnSignal::requested();
-        },
-        &stats);
+    const std::string answer = generator.chat(messages, state.options, console.streaming(), &stats);
     console.result(console.json() ? stats_json(answer, stats) : "");
-    if (state.stats) fmt::print(stderr, "{}\n", stats_text(stats));
+    if (state.stats) print_error(stats_text(stats) + "\n");
     messages.emplace_back("assistant", answer);
     if (StopOnSignal::requested()) {
       if (!interactive) return kExitInterrupted;
       StopOnSignal::rearm();
     }
   }
-  if (interactive) fmt::print(stderr, "\n");
+  if (interactive) print_error("\n");
   return StopOnSignal::requested() ? kExitInterrupted : 0;
 }
 

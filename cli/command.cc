@@ -4,9 +4,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cstdio>
 #include <limits>
+#include <vector>
 
+#include "console.h"
 #include "help.h"
 #include "values.h"
 
@@ -38,7 +39,11 @@ OptionInfo& Command::add(const std::string& names, const std::string& value_name
 void Command::parse_value(const OptionInfo& option, std::function<void(const std::string&)> accept) {
   const std::string names = option.positional ? option.names[0] : join(option.names, ",");
   const std::string label = option.names.back();
-  auto* added = parser_->app->add_option(names, [accept = std::move(accept), label](const CLI::results_t& texts) {
+  const auto note = [this, label, named = !option.positional] {
+    if (named) given_.push_back(label.substr(label.find_first_not_of('-')));
+  };
+  auto* added = parser_->app->add_option(names, [accept = std::move(accept), label, note](const CLI::results_t& texts) {
+    note();
     for (const auto& text : texts) {
       try {
         accept(text);
@@ -48,7 +53,7 @@ void Command::parse_value(const OptionInfo& option, std::function<void(const std
     }
     return true;
   });
-  added->required(option.required || option.positional);
+  added->required(option.required);
   if (option.repeatable)
     added->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->expected(1, 1 << 20)->allow_extra_args(false);
 }
@@ -56,8 +61,19 @@ void Command::parse_value(const OptionInfo& option, std::function<void(const std
 void Command::positional(const std::string& name, std::string& value, const std::string& help, Completes completes) {
   OptionInfo& option = add(name, name, help, {});
   option.positional = true;
+  option.required = true;
   option.completes = completes;
   parse_value(option, [&value](const std::string& text) { value = text; });
+}
+
+void Command::optional_positional(const std::string& name, std::string& value, const std::string& help) {
+  OptionInfo& option = add(name, name, help, {});
+  option.positional = true;
+  parse_value(option, [&value](const std::string& text) { value = text; });
+}
+
+bool Command::was_given(const std::string& name) const {
+  return std::find(given_.begin(), given_.end(), name) != given_.end();
 }
 
 void Command::text(const std::string& names, std::string& value, const std::string& value_name, const std::string& help,
@@ -74,10 +90,10 @@ void Command::choice(const std::string& names, std::string& value, const std::ve
   OptionInfo& option = add(names, join(choices, "|"), help, value);
   option.completes = Completes::kChoices;
   option.choices = choices;
-  option.positional = positional;
+  option.positional = option.required = positional;
   parse_value(option, [&value, choices](const std::string& text) {
     if (std::find(choices.begin(), choices.end(), text) == choices.end())
-      throw UsageError{fmt::format("'{}' is not one of {}", text, join(choices, ", "))};
+      throw UsageError{fmt::format("expected one of {}, found '{}'", join(choices, ", "), text)};
     value = text;
   });
 }
@@ -122,13 +138,21 @@ void Command::size(const std::string& names, uint64_t& bytes, const std::string&
 
 void Command::flag(const std::string& names, bool& value, const std::string& help) {
   const OptionInfo& option = add(names, "", help, {});
-  parser_->app->add_flag_callback(join(option.names, ","), [&value] { value = true; });
+  const std::string label = option.names.back();
+  parser_->app->add_flag_callback(join(option.names, ","), [this, &value, label] {
+    value = true;
+    given_.push_back(label.substr(2));
+  });
 }
 
 void Command::toggle(const std::string& name, bool& value, const std::string& help) {
   add(fmt::format("--{0},--no-{0}", name), "", help, value ? "--" + name : "--no-" + name);
-  parser_->app->add_flag_callback("--" + name, [&value] { value = true; });
-  parser_->app->add_flag_callback("--no-" + name, [&value] { value = false; });
+  for (const bool on : {true, false}) {
+    parser_->app->add_flag_callback((on ? "--" : "--no-") + name, [this, &value, name, on] {
+      value = on;
+      given_.push_back(name);
+    });
+  }
 }
 
 Application::Application(std::string name, std::string summary, std::string version)
@@ -138,7 +162,6 @@ Application::Application(std::string name, std::string summary, std::string vers
       parser_(std::make_unique<Parser>()) {
   parser_->app.name(name_);
   parser_->app.require_subcommand(1);
-  parser_->app.set_version_flag("--version", name_ + " " + version_);
 }
 Application::~Application() = default;
 
@@ -149,39 +172,71 @@ Command& Application::add_command(const std::string& name, const std::string& su
   return *commands_.back();
 }
 
+const Command* Application::find(const std::string& name) const {
+  for (const auto& command : commands_)
+    if (command->name() == name) return command.get();
+  return nullptr;
+}
+
+namespace {
+
+// How many words at the start are options that every command has.
+size_t leading_flags(const std::vector<std::string>& words) {
+  size_t count = 0;
+  while (count < words.size()) {
+    const std::string& word = words[count];
+    if (word == "--log-level") {
+      count += 2;
+    } else if (word == "--json" || word == "--quiet" || word == "-q" || word.starts_with("--log-level=")) {
+      ++count;
+    } else {
+      break;
+    }
+  }
+  return std::min(count, words.size());
+}
+
+}  // namespace
+
 int Application::run(int argc, char** argv) {
-  const auto chosen = [this]() -> const Command* {
-    for (const auto& command : commands_)
-      if (command->parser().app->count_all() > 0 || parser_->app.got_subcommand(command->name())) return command.get();
-    return nullptr;
-  };
-  const auto fail = [this, &chosen](const std::string& message) {
-    const Command* command = chosen();
+  const Command* command = nullptr;
+  const auto fail = [this, &command](const std::string& message) {
     const std::string full = command == nullptr ? name_ : name_ + " " + command->name();
-    fmt::print(stderr, "{}: {}\nTry '{} --help'.\n", full, message, full);
+    print_error(fmt::format("{}: {}\nTry '{} --help'.\n", full, message, full));
     return 2;
   };
-  if (argc == 1) {
-    fmt::print(stderr, "{}", application_help(*this));
+  std::vector<std::string> words(argv + 1, argv + argc);
+  if (words.empty()) {
+    print_error(application_help(*this));
     return 2;
   }
-  const auto known = [this](const std::string& word) {
-    return std::any_of(commands_.begin(), commands_.end(),
-                       [&](const auto& command) { return command->name() == word; });
-  };
-  if (argv[1][0] != '-' && !known(argv[1])) {
-    std::vector<std::string> names;
-    for (const auto& command : commands_) names.push_back(command->name());
-    return fail(fmt::format("there is no command '{}'; the commands are {}", argv[1], join(names, ", ")));
-  }
-  try {
-    parser_->app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    const Command* command = chosen();
-    fmt::print("{}", command == nullptr ? application_help(*this) : command_help(*this, *command));
+  const size_t flags = leading_flags(words);
+  if (flags == words.size()) return fail("expected a command, found none");
+  const std::string first = words[flags];
+  if (first == "-h" || first == "--help") {
+    print_result(application_help(*this));
     return 0;
-  } catch (const CLI::CallForVersion& call) {
-    fmt::print("{}\n", call.what());
+  }
+  if (first == "--version") {
+    print_result(fmt::format("{} {}", name_, version_));
+    return 0;
+  }
+  if (first.starts_with("-")) {
+    return fail(fmt::format("expected a command, found '{}': options stand behind the command (only --json, --quiet and "
+                            "--log-level may stand before it)", first));
+  }
+  command = find(first);
+  if (command == nullptr) {
+    std::vector<std::string> names;
+    for (const auto& known : commands_) names.push_back(known->name());
+    return fail(fmt::format("there is no command '{}'; the commands are {}", first, join(names, ", ")));
+  }
+  std::rotate(words.begin(), words.begin() + static_cast<int64_t>(flags), words.begin() + static_cast<int64_t>(flags) + 1);
+  try {
+    std::reverse(words.begin(), words.end());  // as the parser takes them
+    parser_->app.parse(std::move(words));
+  } catch (const CLI::CallForHelp&) {
+    print_result(command_help(*this, *command));
     return 0;
   } catch (const CLI::ParseError& error) {
     return fail(error.what());
@@ -189,7 +244,7 @@ int Application::run(int argc, char** argv) {
     return fail(error.message);
   }
   try {
-    return chosen()->run();
+    return command->run();
   } catch (const UsageError& error) {
     return fail(error.message);
   }

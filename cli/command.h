@@ -46,6 +46,8 @@ class Command {
   void group(const std::string& heading) { group_ = heading; }
 
   void positional(const std::string& name, std::string& value, const std::string& help, Completes completes);
+  // One that may be left out.
+  void optional_positional(const std::string& name, std::string& value, const std::string& help);
   // Required when `required`; `default_text` replaces the variable's content in --help. With kChoices the parts of
   // `value_name` between '|' are offered by the shells, but others are taken as well.
   void text(const std::string& names, std::string& value, const std::string& value_name, const std::string& help,
@@ -71,6 +73,10 @@ class Command {
   // States --help, which every command has.
   void help_flag() { add("-h,--help", "", "Print this help", {}); }
 
+  // Names of the options on the command line, the longest of each, without hyphens: "salient-ratio".
+  const std::vector<std::string>& given() const { return given_; }
+  bool was_given(const std::string& name) const;
+
   void example(const std::string& what, const std::string& command) { examples_.push_back({what, command}); }
   void action(std::function<int()> run) { run_ = std::move(run); }
 
@@ -92,6 +98,7 @@ class Command {
   std::string group_ = "Options";
   std::vector<OptionInfo> options_;
   std::vector<Example> examples_;
+  std::vector<std::string> given_;
   std::function<int()> run_;
   std::unique_ptr<Parser> parser_;
 };
@@ -108,13 +115,15 @@ class Application {
 
   Command& add_command(const std::string& name, const std::string& summary);
   // Parses, runs the chosen command and returns its exit code. --help and --version print to stdout and return 0; wrong
-  // usage prints to stderr and returns 2. Errors of the command itself pass through.
+  // usage prints to stderr and returns 2. Errors of the command itself pass through. --json, --quiet and --log-level may
+  // stand before the command as well; "help [COMMAND]" is "[COMMAND] --help".
   int run(int argc, char** argv);
 
   const std::string& name() const { return name_; }
   const std::string& summary() const { return summary_; }
   const std::string& version() const { return version_; }
   const std::vector<std::unique_ptr<Command>>& commands() const { return commands_; }
+  const Command* find(const std::string& name) const;  // null: there is none
 
  private:
   struct Parser;

@@ -3,6 +3,8 @@
 
 #include <memory>
 
+#include <nlohmann/json.hpp>
+
 #include "console.h"
 #include "help.h"
 #include "subcommands.h"
@@ -25,7 +27,7 @@ std::vector<std::string> option_names(const Command& command) {
 }
 
 // Text inside single quotes of a POSIX shell; fish escapes differently.
-std::string quoted(const std::string& text) {
+std::string shell_quoted(const std::string& text) {
   std::string result = "'";
   for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return result + "'";
@@ -133,7 +135,7 @@ std::string zsh_completion(const Application& application) {
       "  commands=(\n",
       application.name());
   for (const auto& command : application.commands())
-    text += fmt::format("    {}\n", quoted(command->name() + ":" + zsh_escaped(command->summary())));
+    text += fmt::format("    {}\n", shell_quoted(command->name() + ":" + zsh_escaped(command->summary())));
   text +=
       "  )\n"
       "  if (( CURRENT == 2 )); then\n"
@@ -149,13 +151,13 @@ std::string zsh_completion(const Application& application) {
     int position = 0;
     for (const auto& option : command->options()) {
       if (option.positional) {
-        text += fmt::format(" \\\n        {}", quoted(fmt::format("{}:{}", ++position, zsh_value(option))));
+        text += fmt::format(" \\\n        {}", shell_quoted(fmt::format("{}:{}", ++position, zsh_value(option))));
         continue;
       }
       for (const auto& name : option.names) {
         std::string spec = (option.repeatable ? "*" : "") + name + "[" + zsh_escaped(option.help) + "]";
         if (!option.value.empty()) spec += ":" + zsh_value(option);
-        text += fmt::format(" \\\n        {}", quoted(spec));
+        text += fmt::format(" \\\n        {}", shell_quoted(spec));
       }
     }
     text += "\n      ;;\n";
@@ -207,19 +209,17 @@ void add_completion(Application& application) {
   auto state = std::make_shared<State>();
   command.group("Input");
   command.choice("SHELL", state->shell, {"bash", "zsh", "fish"}, "bash, zsh or fish", true);
-  add_output_options(command, state->console, false);
+  add_output_options(command, state->console);
   command.example("Complete in this bash", "source <(metal-marlin completion bash)");
   command.example("Complete in every fish",
                   "metal-marlin completion fish > ~/.config/fish/completions/metal-marlin.fish");
   command.action([state, &application] {
     Console console(state->console);
-    if (state->shell == "bash") {
-      console.result(bash_completion(application));
-    } else if (state->shell == "zsh") {
-      console.result(zsh_completion(application));
-    } else {
-      console.result(fish_completion(application));
-    }
+    const std::string script = state->shell == "bash"  ? bash_completion(application)
+                               : state->shell == "zsh" ? zsh_completion(application)
+                                                       : fish_completion(application);
+    const nlohmann::ordered_json json = {{"shell", state->shell}, {"script", script}};
+    console.result(console.json() ? json.dump(2) : script);
     return 0;
   });
 }

@@ -1,14 +1,21 @@
 #include "console.h"
 
 #include <fmt/format.h>
+#include <metal_marlin/error.h>
 #include <spdlog/logger.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <sys/resource.h>
+
+#include <cerrno>
+#include <chrono>
 #include <cstdio>
+#include <system_error>
 
 #include "progress_line.h"
 #include "signals.h"
+#include "values.h"
 
 namespace metal_marlin::cli {
 
@@ -17,11 +24,39 @@ struct Console::Log {
   spdlog::logger logger{"metal-marlin", std::make_shared<spdlog::sinks::stderr_color_sink_mt>()};
   std::string stage;
   double stage_start = 0;
+  std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
 };
 
-void add_output_options(Command& command, OutputOptions& options, bool has_json) {
+namespace {
+#if defined(__APPLE__)
+constexpr uint64_t kRssUnit = 1;
+#else
+constexpr uint64_t kRssUnit = 1024;
+#endif
+}  // namespace
+
+namespace {
+
+// Writes through to the system, so that an error shows here and not at exit, where nobody looks.
+void write_out(const std::string& text) {
+  errno = 0;
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  if (std::fflush(stdout) == 0 && written && std::ferror(stdout) == 0) return;
+  throw SystemError(fmt::format("standard output: cannot be written: {}", std::generic_category().message(errno != 0 ? errno : EIO)));
+}
+
+}  // namespace
+
+void print_result(const std::string& text) { write_out(text.empty() || text.back() != '\n' ? text + "\n" : text); }
+
+void print_error(const std::string& text) noexcept {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
+}
+
+void add_output_options(Command& command, OutputOptions& options) {
   command.group("Output");
-  if (has_json) command.flag("--json", options.json, "Print the result as JSON on stdout, everything else on stderr");
+  command.flag("--json", options.json, "Print the result as JSON on stdout, everything else on stderr");
   command.flag("-q,--quiet", options.quiet, "Print no progress, notes or summary: only errors and the result itself");
   command.choice("--log-level", options.log_level, {"debug", "info", "warning", "error", "off"},
                  "Least important messages to show on stderr");
@@ -33,7 +68,19 @@ Console::Console(const OutputOptions& options) : options_(options), log_(std::ma
   log_->logger.set_level(options.quiet && options.log_level != "off" ? spdlog::level::err
                                                                      : spdlog::level::from_str(options.log_level));
 }
-Console::~Console() = default;
+Console::~Console() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - log_->start;
+  debug(fmt::format("{:.2f} s, peak memory {}", passed.count(), format_bytes(static_cast<uint64_t>(usage.ru_maxrss) * kRssUnit)));
+}
+
+std::function<bool(const std::string&)> Console::streaming() {
+  return [this](const std::string& piece) {
+    if (!options_.json) write_out(piece);
+    return !StopOnSignal::requested();
+  };
+}
 
 Observer Console::observer() {
   Observer observer;
@@ -58,8 +105,7 @@ void Console::summary(const std::string& text) {
 
 void Console::result(const std::string& text) {
   log_->line.clear();
-  fmt::print("{}{}", text, text.empty() || text.back() != '\n' ? "\n" : "");
-  std::fflush(stdout);
+  print_result(text);
 }
 
 void Console::debug(const std::string& text) {

@@ -3,6 +3,7 @@
 
 #include <metal_marlin/progress.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -16,9 +17,15 @@ struct OutputOptions {
   std::string log_level = "info";
 };
 
-// Adds --json (unless the command has no such output), --quiet, --log-level and --help.
-void add_output_options(Command& command, OutputOptions& options, bool has_json = true);
+// Adds --json, --quiet, --log-level and --help.
+void add_output_options(Command& command, OutputOptions& options);
 
+// To stdout, with a newline at its end, through to the system: SystemError when it is not taken (a full disk).
+void print_result(const std::string& text);
+// To stderr as it is. Never throws: a message that cannot be shown must not stop the work.
+void print_error(const std::string& text) noexcept;
+
+// At --log-level debug it says at its end what time and memory the command took.
 class Console {
  public:
   explicit Console(const OutputOptions& options);
@@ -29,6 +36,10 @@ class Console {
 
   // Shows progress, notes and warnings, and stops the work when StopOnSignal asks for it.
   Observer observer();
+
+  // For text that comes in pieces, as TextGenerator delivers it: shows each at once, nothing with --json, and ends on a
+  // signal. Live until the Console goes.
+  std::function<bool(const std::string&)> streaming();
 
   // A summary for people: not with --json or --quiet.
   void summary(const std::string& text);

@@ -4,7 +4,6 @@
 
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <memory>
@@ -28,35 +27,31 @@ struct State {
   bool stats = false;
 };
 
-std::string read_prompt(const State& state) {
-  if (state.prompt.empty() == state.file.empty()) throw UsageError{"one of --prompt and --file is needed"};
-  if (state.file.empty()) return state.prompt;
+std::string read_prompt(const Command& command, const State& state) {
+  const bool text = command.was_given("prompt");
+  const bool file = command.was_given("file");
+  if (text && file) throw UsageError{"--prompt and --file exclude each other: expected one of them, found both"};
+  if (!text && !file) throw UsageError{"expected --prompt TEXT or --file FILE, found neither"};
+  if (text && state.prompt.empty()) throw UsageError{"--prompt: expected a text to continue, found an empty one"};
+  if (text) return state.prompt;
   std::ifstream stream(state.file, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(stream), {}};
+  std::string content{std::istreambuf_iterator<char>(stream), {}};
   if (!stream) throw SystemError(fmt::format("{}: cannot be read as a prompt", state.file));
-  return text;
+  if (content.empty()) throw FormatError(fmt::format("{}: expected a text to continue, found an empty file", state.file));
+  return content;
 }
 
-int run(State& state) {
-  const std::string prompt = read_prompt(state);
+int run(const Command& command, State& state) {
+  const std::string prompt = read_prompt(command, state);
   state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
+  state.options.on_warning = [&console](const std::string& text) { console.warning(text); };
   TextGenerator generator(state.model, state.machine);
   const StopOnSignal signals;
   GenerateStats stats;
-  const bool stream = !console.json();
-  const std::string text = generator.generate(
-      prompt, state.options,
-      [stream](const std::string& piece) {
-        if (stream) {
-          std::fwrite(piece.data(), 1, piece.size(), stdout);
-          std::fflush(stdout);
-        }
-        return !StopOnSignal::requested();
-      },
-      &stats);
+  const std::string text = generator.generate(prompt, state.options, console.streaming(), &stats);
   console.result(console.json() ? stats_json(text, stats) : "");
-  if (state.stats) fmt::print(stderr, "{}\n", stats_text(stats));
+  if (state.stats) print_error(stats_text(stats) + "\n");
   return StopOnSignal::requested() ? kExitInterrupted : 0;
 }
 
@@ -77,7 +72,7 @@ void add_generate(Application& application) {
   command.example("Continue a sentence, always with the likeliest token",
                   "metal-marlin generate MODEL -p 'The capital of France is' -n 32 --temp 0");
   command.example("How fast it runs", "metal-marlin generate MODEL -p 'Once upon a time' -n 128 --stats");
-  command.action([state] { return run(*state); });
+  command.action([state, &command] { return run(command, *state); });
 }
 
 }  // namespace metal_marlin::cli

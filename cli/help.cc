@@ -55,7 +55,7 @@ std::string option_label(const OptionInfo& option) {
 std::string usage_line(const Command& command) {
   std::string line;
   for (const auto& option : command.options())
-    if (option.positional) line += option.names[0] + " ";
+    if (option.positional) line += option.required ? option.names[0] + " " : "[" + option.names[0] + "] ";
   for (const auto& option : command.options())
     if (option.required && !option.positional) line += fmt::format("{} {} ", option.names[0], option.value);
   return line + "[options]";
@@ -78,7 +78,7 @@ std::string application_help(const Application& application) {
   text += fmt::format(
       "\nMODEL is a folder in Hugging Face layout, a .safetensors or .gguf file, or org/name in the Hugging Face "
       "cache.\n"
-      "'{0} COMMAND --help' shows the options of a command, '{0} --version' the version.\n\nExit codes:\n",
+      "'{0} help COMMAND' or '{0} COMMAND --help' shows the options of a command, '{0} --version' the version.\n\nExit codes:\n",
       application.name());
   for (const auto& [code, meaning] : exit_codes()) text += two_columns(std::to_string(code), meaning, 16);
   return text;

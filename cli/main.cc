@@ -10,6 +10,7 @@
 #include <malloc.h>
 #endif
 
+#include "console.h"
 #include "subcommands.h"
 
 namespace {
@@ -23,7 +24,7 @@ void return_freed_memory() {
 }
 
 int fault(const char* message, int code) {
-  fmt::print(stderr, "metal-marlin: {}\n", message);
+  metal_marlin::cli::print_error(std::string("metal-marlin: ") + message + "\n");
   return code;
 }
 
@@ -43,6 +44,7 @@ int main(int argc, char** argv) {
     cli::add_inspect(application);
     cli::add_compare(application);
     cli::add_report(application);
+    cli::add_help(application);
     cli::add_completion(application);
     cli::add_man(application);
     return application.run(argc, argv);

@@ -87,11 +87,12 @@ std::string man_page(const Application& application) {
 void add_man(Application& application) {
   auto& command = application.add_command("man", "Print the manual page");
   auto options = std::make_shared<OutputOptions>();
-  add_output_options(command, *options, false);
+  add_output_options(command, *options);
   command.example("Read it", "metal-marlin man | man -l -");
+  command.example("Every command and option for a script", "metal-marlin man --json");
   command.action([options, &application] {
     Console console(*options);
-    console.result(man_page(application));
+    console.result(console.json() ? commands_json(application) : man_page(application));
     return 0;
   });
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "console.h"
 #include "values.h"
 
 namespace metal_marlin::cli {
@@ -60,18 +61,16 @@ void ProgressLine::show(const Progress& progress) {
   if (progress.seconds - last_shown_ < (terminal_ ? kTerminalInterval : kPlainInterval)) return;
   last_shown_ = progress.seconds;
   if (terminal_) {
-    fmt::print(stderr, "\r\033[K{}", progress_bar(progress, terminal_columns()));
+    print_error("\r\033[K" + progress_bar(progress, terminal_columns()));
     visible_ = true;
   } else {
-    fmt::print(stderr, "{}\n", progress_text(progress));
+    print_error(progress_text(progress) + "\n");
   }
-  std::fflush(stderr);
 }
 
 void ProgressLine::clear() {
   if (!visible_) return;
-  fmt::print(stderr, "\r\033[K");
-  std::fflush(stderr);
+  print_error("\r\033[K");
   visible_ = false;
 }
 

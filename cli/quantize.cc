@@ -35,20 +35,21 @@ void check_options(const QuantizeOptions& options) {
     } catch (const UsageError&) {
     }
     if (size % 8 != 0 || size == 0)
-      throw UsageError{fmt::format("--group-size: '{}' is not auto, -1 or a multiple of 8", options.group_size)};
+      throw UsageError{fmt::format("--group-size: expected auto, -1 or a multiple of 8 such as 32, found '{}'", options.group_size)};
   }
   if (options.evaluation.text == "none" && options.max_kl >= 0)
     throw UsageError{"--max-kl needs an evaluation: leave out --evaluate none"};
 }
 
-int run(State& state) {
+int run(const Command& command, State& state) {
   QuantizeOptions& options = state.options;
+  options.given = command.given();
   options.calibration.bos = options.evaluation.bos = bos_of(state.texts);
   options.machine.threads = static_cast<int>(state.texts.threads);
   check_options(options);
   Console console(state.console);
   if (state.dry_run) {
-    const std::string plan = plan_quantization(state.model, state.output, options);
+    const std::string plan = plan_quantization(state.model, state.output, options, console.observer());
     console.result(console.json() ? plan : render_plan(plan));
     return 0;
   }
@@ -146,7 +147,7 @@ void add_quantize(Application& application) {
   command.example("Symmetric GPTQ with groups of 64 within 4 GiB",
                   "metal-marlin quantize MODEL -o OUT --method gptq --scheme sym --group-size 64 --memory 4GiB");
   command.example("See what would be done", "metal-marlin quantize MODEL -o OUT --dry-run");
-  command.action([state] { return run(*state); });
+  command.action([state, &command] { return run(command, *state); });
 }
 
 }  // namespace metal_marlin::cli

@@ -25,11 +25,7 @@ int show(const State& state) {
   Console console(state.console);
   const std::string report = read_report(state.run);
   if (!state.html.empty()) {
-    std::ofstream file(state.html, std::ios::binary);
-    file << render_report_html(report);
-    file.close();
-    if (!file)
-      throw SystemError(fmt::format("{}: cannot be written: {}", state.html, std::generic_category().message(errno)));
+    write_report_html(report, state.html);
     console.info(fmt::format("wrote {}", state.html));
     if (!console.json()) return 0;
   }

@@ -18,6 +18,7 @@ void add_chat(Application& application);
 void add_inspect(Application& application);
 void add_compare(Application& application);
 void add_report(Application& application);
+void add_help(Application& application);
 void add_completion(Application& application);
 void add_man(Application& application);
 

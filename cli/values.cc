@@ -12,14 +12,17 @@
 namespace metal_marlin::cli {
 namespace {
 
+[[noreturn]] void refuse(const std::string& text, const std::string& wanted) {
+  throw UsageError{fmt::format("expected {}, found '{}'", wanted, text)};
+}
+
 // The whole of `text` as a number, or a UsageError that names what was wanted.
 template <typename Number>
 Number parse_number(const std::string& text, const std::string& wanted) {
   Number value{};
   const char* end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || stop != end || text.empty())
-    throw UsageError{fmt::format("'{}' is not {}", text, wanted)};
+  if (error != std::errc() || stop != end || text.empty()) refuse(text, wanted);
   return value;
 }
 
@@ -34,7 +37,7 @@ std::string range_text(Number least, Number most) {
 int64_t parse_integer(const std::string& text, int64_t least, int64_t most) {
   const std::string wanted = "a whole number " + range_text(least, most);
   const auto value = parse_number<int64_t>(text, wanted);
-  if (value < least || value > most) throw UsageError{fmt::format("{} is not {}", value, wanted)};
+  if (value < least || value > most) refuse(text, wanted);
   return value;
 }
 
@@ -45,15 +48,16 @@ uint64_t parse_unsigned(const std::string& text) {
 double parse_real(const std::string& text, double least, double most) {
   const std::string wanted = "a number " + range_text(least, most);
   const auto value = parse_number<double>(text, wanted);
-  if (!std::isfinite(value) || value < least || value > most)
-    throw UsageError{fmt::format("'{}' is not {}", text, wanted)};
+  if (!std::isfinite(value) || value < least || value > most) refuse(text, wanted);
   return value;
 }
 
 uint64_t parse_size(const std::string& text) {
-  const std::string wanted = "a size such as 4GiB, 700MB or a number of bytes";
+  const std::string wanted = "a size such as 4GiB, 700MB, 512M or a number of bytes";
   const auto unit_start = std::min(text.find_first_not_of("0123456789."), text.size());
-  const auto number = parse_number<double>(text.substr(0, unit_start), wanted);
+  double number = 0;
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + unit_start, number);
+  if (error != std::errc() || stop != text.data() + unit_start || unit_start == 0) refuse(text, wanted);
   std::string unit = text.substr(unit_start);
   unit.erase(0, unit.find_first_not_of(' ') == std::string::npos ? unit.size() : unit.find_first_not_of(' '));
   std::transform(unit.begin(), unit.end(), unit.begin(),
@@ -62,13 +66,11 @@ uint64_t parse_size(const std::string& text) {
   if (!unit.empty() && unit != "B") {
     const auto power = std::string("KMGT").find(unit[0]);
     const std::string rest = unit.substr(1);
-    if (power == std::string::npos || (!rest.empty() && rest != "B" && rest != "IB"))
-      throw UsageError{fmt::format("'{}' is not {}", text, wanted)};
+    if (power == std::string::npos || (!rest.empty() && rest != "B" && rest != "IB")) refuse(text, wanted);
     factor = std::pow(rest == "B" ? 1000.0 : 1024.0, static_cast<double>(power) + 1);
   }
   const double bytes = number * factor;
-  if (bytes < 1 || bytes > 9e18)
-    throw UsageError{fmt::format("'{}' is out of range: a size is from 1 byte to 8 EiB", text)};
+  if (bytes < 1 || bytes > 9e18) refuse(text, "a size from 1 byte to 8 EiB, such as 4GiB");
   return static_cast<uint64_t>(bytes);
 }
 
@@ -76,7 +78,7 @@ std::vector<std::string> parse_choices(const std::string& text, const std::vecto
   std::vector<std::string> result;
   for (const auto& item : split(text, ',')) {
     if (std::find(choices.begin(), choices.end(), item) == choices.end())
-      throw UsageError{fmt::format("'{}' is not one of {}", item, join(choices, ", "))};
+      refuse(item, "one of " + join(choices, ", "));
     if (std::find(result.begin(), result.end(), item) != result.end())
       throw UsageError{fmt::format("'{}' is named twice", item)};
     result.push_back(item);
@@ -103,7 +105,8 @@ std::string format_bytes(uint64_t bytes) {
   const double value = static_cast<double>(bytes);
   if (bytes >= (uint64_t{1} << 30)) return fmt::format("{:.1f} GiB", value / (1 << 30));
   if (bytes >= (uint64_t{1} << 20)) return fmt::format("{:.0f} MiB", value / (1 << 20));
-  return fmt::format("{:.0f} KiB", value / (1 << 10));
+  if (bytes >= (uint64_t{1} << 10)) return fmt::format("{:.1f} KiB", value / (1 << 10));
+  return fmt::format("{} bytes", bytes);
 }
 
 std::string format_seconds(double seconds) {

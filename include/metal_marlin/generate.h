@@ -23,6 +23,8 @@ struct GenerateOptions {
   int64_t repeat_last_n = 64;
   uint64_t seed = 0;
   bool ignore_eos = false;
+  // One line without a newline: the context exceeds what the model was made for, and the like.
+  std::function<void(const std::string&)> on_warning;
 };
 
 struct GenerateStats {
@@ -37,7 +39,8 @@ struct GenerateStats {
 // A model held in memory. Not thread-safe: one generation at a time.
 class TextGenerator {
  public:
-  explicit TextGenerator(const std::string& model, const MachineOptions& machine = {});
+  // `for_chat`: a model without a chat template is refused (UnsupportedError) before its weights are loaded.
+  explicit TextGenerator(const std::string& model, const MachineOptions& machine = {}, bool for_chat = false);
   ~TextGenerator();
   TextGenerator(TextGenerator&&) noexcept;
 

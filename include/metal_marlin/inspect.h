@@ -8,7 +8,8 @@
 namespace metal_marlin {
 
 // {path, format, family, config{...}, parameters, bytes, bits_per_weight, quantization{...}, linears: n,
-//  tensors: [{name, shape, stored_as, bytes, file}], skipped: [{name, reason}]}.
+//  tensors: [{name, shape, stored_as, bytes, file}], skipped: [{name, reason}]}. `skipped` holds all that is no linear of
+// a block, and what the file has beside the model: other parts, layers that the config does not count.
 std::string inspect_model(const std::string& model, bool with_tensors = true);
 
 // Error of B's weights against A's, per tensor and per layer: {tensors: [{name, shape, relative_error, max_error,

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace metal_marlin {
 
@@ -19,6 +20,8 @@ struct CalibrationOptions {
   Bos bos = Bos::kAuto;
   uint64_t seed = 0;              // of self-made text
   double temperature = 1.0;       // of self-made text
+  // calibrate_model: as QuantizeOptions::given.
+  std::vector<std::string> given;
 };
 
 struct EvaluationOptions {

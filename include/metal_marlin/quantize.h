@@ -37,6 +37,9 @@ struct QuantizeOptions {
   bool resume = true;                      // continue an interrupted run of the same model and options
   bool overwrite = false;                  // replace a finished result of other options
   double max_kl = -1;                      // quality gate on the mean KL divergence; negative: none
+  // Options that were asked for by name, as on the command line without hyphens ("salient-ratio"): those without effect
+  // on this run are named in a warning, as are others that differ from their defaults.
+  std::vector<std::string> given;
 };
 
 struct QuantizeResult {
@@ -45,8 +48,9 @@ struct QuantizeResult {
   bool passed_gate = true;   // false: the mean KL divergence exceeds max_kl (everything is written all the same)
 };
 
-// What quantize_model would do, without doing it: tensors, what is skipped and why, memory, disk, time. JSON.
-std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& options);
+// What quantize_model would do, without doing it: tensors, what is skipped and why, memory, disk, time, warnings. JSON.
+std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& options,
+                              const Observer& observer = {});
 
 // Writes OUT (a folder). Interrupted at any instant, the same call continues after the last finished block and ends
 // with the same bytes. Throws Error subclasses; on Interrupted the work so far is kept in OUT.
@@ -58,7 +62,7 @@ struct CalibrateResult {
   int64_t tokens = 0;
   double seconds = 0;
 };
-// Activation statistics only, into an .npz: per tap mean, max, rms, token count and (unless gram is false) the Gram
+// Activation statistics only, into an .npz (its name must end so): per tap mean, max, rms, token count and (unless gram is false) the Gram
 // matrix; with keep_activations also the raw inputs per weight name, [samples, sequence_length, in_features] f32.
 CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
                                 const MachineOptions& machine, bool gram = true, bool keep_activations = false,

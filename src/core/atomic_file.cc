@@ -106,6 +106,18 @@ void write_text_file(const std::string& path, std::string_view text) {
   file.commit();
 }
 
+void require_regular_file_name(const std::string& path) {
+  std::error_code code;
+  const auto status = std::filesystem::status(path, code);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    throw SystemError(fmt::format("{}: expected a file to write, found {}", path,
+                                  std::filesystem::is_directory(status) ? "a folder" : "a device or the like"));
+  }
+  if (const std::string folder = folder_of(path); !std::filesystem::is_directory(folder, code)) {
+    throw SystemError(fmt::format("{}: cannot create: there is no folder {}", path, folder));
+  }
+}
+
 void create_folders(const std::string& path) {
   std::error_code code;
   std::filesystem::create_directories(path, code);

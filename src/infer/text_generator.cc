@@ -38,17 +38,20 @@ struct TextGenerator::Impl {
   std::vector<int32_t> ends;
   double load_seconds = 0;
 
-  Impl(const std::string& model, const MachineOptions& machine);
+  Impl(const std::string& model, const MachineOptions& machine, bool for_chat);
   std::string run(std::vector<int32_t> tokens, const GenerateOptions& options,
                   const std::function<bool(const std::string&)>& on_text, GenerateStats* stats);
   void read_prompt(const std::vector<int32_t>& tokens, Matrix& states);
 };
 
-TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machine) {
+TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machine, bool for_chat) {
   const double start = wall_seconds();
   if (machine.threads > 0) set_threads(machine.threads);
   source = ModelSource::open(model);
   source->check();
+  if (for_chat && source->tokenizer().chat_template().empty()) {
+    throw UnsupportedError(fmt::format("{}: expected a model with a chat template, found none; use generate", source->path()));
+  }
   DecoderOptions options;
   options.precision = precision_of(machine.precision);
   const auto head_bytes = static_cast<uint64_t>(source->config().vocab_size * source->config().hidden_size) * 2;
@@ -88,6 +91,12 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
         fmt::format("the prompt has {} tokens, the context {}; shorten it or raise the context", prompt, context));
   }
   const int64_t most = options.predict < 0 ? context - prompt : std::min(options.predict, context - prompt);
+  const bool grows = source->config().rope.type == RopeType::kDynamic;
+  if (options.on_warning && own > 0 && prompt + most > own && !grows) {
+    options.on_warning(fmt::format("{} tokens of prompt and {} to generate exceed the {} positions that the model was made for "
+                                   "(max_position_embeddings): what comes after them may be worthless",
+                                   prompt, most, own));
+  }
   decoder->reset(prompt + most);
 
   GenerateStats result;
@@ -134,8 +143,8 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
   return text;
 }
 
-TextGenerator::TextGenerator(const std::string& model, const MachineOptions& machine)
-    : impl_(std::make_unique<Impl>(model, machine)) {}
+TextGenerator::TextGenerator(const std::string& model, const MachineOptions& machine, bool for_chat)
+    : impl_(std::make_unique<Impl>(model, machine, for_chat)) {}
 TextGenerator::~TextGenerator() = default;
 TextGenerator::TextGenerator(TextGenerator&&) noexcept = default;
 

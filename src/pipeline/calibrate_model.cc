@@ -4,14 +4,19 @@
 #include <metal_marlin/quantize.h>
 
 #include <cstring>
+#include <filesystem>
 
+#include "calibrate/model_identity.h"
 #include "calibrate/statistics.h"
 #include "calibrate/stats_file.h"
+#include "core/atomic_file.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "formats/npz.h"
 #include "model/block.h"
 #include "model/model.h"
+#include "pipeline/ignored_options.h"
+#include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
@@ -55,6 +60,9 @@ class ActivationKeeper {
 CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
                                 const MachineOptions& machine, bool gram, bool keep_activations, const Observer& observer) {
   if (machine.threads > 0) set_threads(machine.threads);
+  if (std::filesystem::path(output).extension() != ".npz") {
+    throw ArgumentError(fmt::format("--output {}: expected a name that ends in .npz, by which quantize knows statistics", output));
+  }
   Tracker tracker(observer);
   tracker.enter("prepare", 0, 1);
   const auto source = ModelSource::open(model);
@@ -68,6 +76,11 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   }
   if (options.samples < 1 || options.sequence_length < 8) {
     throw ArgumentError(fmt::format("--samples {} --sequence-length {}: expected at least 1 sequence of 8 tokens", options.samples, options.sequence_length));
+  }
+  require_regular_file_name(output);
+  NpzWriter writer(output);  // now, because it can fail
+  for (const std::string& text : {ignored_options_warning(ignored_options(options)), surplus_layers_warning(*source)}) {
+    if (!text.empty()) tracker.warn(text);
   }
   const RunTexts texts = prepare_texts(*source, q, tracker);
   const ModelConfig& config = source->config();
@@ -91,7 +104,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   StateStore store(texts.calibration.lengths(), config.hidden_size, spill ? output + ".scratch" : "", BlockForward::kBatchTokens);
   embed_sequences(*source, texts.calibration, store);
   BlockForward pass(source->family(), config, statistics_precision(machine.precision));
-  NpzWriter writer(output);
+  writer.add(identity_array(identify_model(*source)).view());
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     tracker.set_fraction(static_cast<double>(layer) / static_cast<double>(config.num_hidden_layers));
     tracker.enter("calibrate", layer, config.num_hidden_layers);

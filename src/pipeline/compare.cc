@@ -173,7 +173,7 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
   j["tensors"] = tensors;
   j["only_in_a"] = only_a;
   j["only_in_b"] = only_b;
-  return j.dump(2);
+  return j.dump(2, ' ', false, ordered_json::error_handler_t::replace);
 }
 
 std::string render_comparison(const std::string& text) {

@@ -12,13 +12,16 @@
 
 #include "core/threads.h"
 #include "eval/score.h"
+#include "formats/text.h"
 #include "model/block.h"
 #include "model/model.h"
+#include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
 #include "pipeline/size.h"
 #include "pipeline/state_store.h"
+#include "pipeline/texts.h"
 #include "source/model_source.h"
 #include "source/text.h"
 #include "source/tokenizer.h"
@@ -50,6 +53,17 @@ struct Stream {
   BlockForward forward;
 };
 
+constexpr size_t kProbeBytes = 65536;  // of the text, to see whether two tokenizers cut it alike
+
+// As it stands in the vocabulary; an id without a token: empty.
+std::string token_text(const Tokenizer& tokenizer, int32_t id) {
+  try {
+    return tokenizer.id_to_token(id);
+  } catch (const ArgumentError&) {
+    return "";
+  }
+}
+
 // What an evaluation holds with its states in memory.
 uint64_t evaluation_bytes(const ModelSource& source, const TokenSet& chunks, uint64_t models) {
   const ModelConfig& c = source.config();
@@ -61,6 +75,47 @@ uint64_t evaluation_bytes(const ModelSource& source, const TokenSet& chunks, uin
   return kProgramBytes + models * states + std::max(2 * block + BlockForward(source.family(), c).scratch_bytes(chunks.longest()), head);
 }
 
+// KL divergence and agreement compare token by token: both models must mean the same by every id.
+void check_comparable(const ModelSource& model, const ModelSource& reference, Tracker& tracker) {
+  if (reference.config().vocab_size != model.config().vocab_size) {
+    throw UnsupportedError(fmt::format("--reference {}: expected a vocabulary of {} tokens as in {}, found {}: no model of the same tokenizer",
+                                       reference.path(), model.config().vocab_size, model.path(), reference.config().vocab_size));
+  }
+  const Tokenizer& a = model.tokenizer();
+  const Tokenizer& b = reference.tokenizer();
+  const int64_t shared = std::min(a.vocab_size(), b.vocab_size());
+  for (int64_t id = 0; id < shared; ++id) {
+    const auto token = static_cast<int32_t>(id);
+    const std::string ours = token_text(a, token);
+    const std::string theirs = token_text(b, token);
+    if (ours != theirs) {
+      throw UnsupportedError(fmt::format("--reference {}: expected the tokenizer of {}, found another: token {} is {} there and {} here; what they "
+                                         "say of a token cannot be compared", reference.path(), model.path(), id, shown(theirs), shown(ours)));
+    }
+  }
+  if (a.vocab_size() != b.vocab_size()) {
+    tracker.warn(fmt::format("the tokenizer of {} has {} tokens, that of {} {}; those that both have are the same", model.path(), a.vocab_size(),
+                             reference.path(), b.vocab_size()));
+  }
+  if (model.family().name != reference.family().name) {
+    tracker.warn(fmt::format("{} is of the family {}, {} of {}: the reference is not what this model was made from", model.path(), model.family().name,
+                             reference.path(), reference.family().name));
+  }
+  if (a.adds_bos() != b.adds_bos()) {
+    tracker.warn(fmt::format("only one of the two tokenizers adds a BOS token; both models get what {} settles (--bos decides)", model.path()));
+  }
+}
+
+// The same vocabulary may still be applied in another way (merges, normalization): the text itself tells.
+void check_same_tokens(const ModelSource& model, const ModelSource& reference, const std::string& text, const std::string& path) {
+  const std::string probe = text.substr(0, kProbeBytes);
+  const size_t whole = probe.size() == text.size() ? probe.size() : probe.rfind(' ');
+  const std::string words = probe.substr(0, whole == std::string::npos || whole == 0 ? 0 : whole);
+  if (model.tokenizer().encode(words, false) == reference.tokenizer().encode(words, false)) return;
+  throw UnsupportedError(fmt::format("--reference {}: expected the tokenizer of {}, found another: it cuts the beginning of {} into other tokens",
+                                     reference.path(), model.path(), path));
+}
+
 }  // namespace
 
 Evaluation evaluate_model(const std::string& model, const std::string& reference, const EvaluationOptions& options,
@@ -70,6 +125,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   if (options.context < 2) throw ArgumentError(fmt::format("--context: expected at least 2, got {}", options.context));
   if (machine.precision != "auto") statistics_precision(machine.precision);  // refuses an unknown name
   if (machine.threads > 0) set_threads(machine.threads);
+  const std::string text = read_utf8_text(options.text);
   Tracker tracker(observer);
   tracker.enter("load", 0, 1);
   const auto source = ModelSource::open(model);
@@ -78,23 +134,21 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   if (!reference.empty()) {
     other = ModelSource::open(reference);
     other->check();
-    if (other->config().vocab_size != source->config().vocab_size) {
-      throw ArgumentError(fmt::format("--reference {}: expected a vocabulary of {} tokens as in {}, found {}", reference,
-                                      source->config().vocab_size, model, other->config().vocab_size));
-    }
+    check_comparable(*source, *other, tracker);
   }
-  const Tokenizer& tokenizer = source->tokenizer();
-  const auto ids = tokenize_file(options.text, tokenizer);
-  const TokenSet chunks = cut_chunks(ids, 0, ids.size(), options.context, options.chunks, bos_to_add(options.bos, tokenizer));
-  if (chunks.sequences.empty()) {
-    throw ArgumentError(fmt::format("{}: {} tokens, fewer than one chunk of {}; give a longer text or a shorter --context",
-                                    options.text, ids.size(), options.context));
+  for (const ModelSource* s : {source.get(), other.get()}) {
+    if (s == nullptr) continue;
+    if (const std::string surplus = surplus_layers_warning(*s); !surplus.empty()) tracker.warn(surplus);
   }
+  const TokenSet chunks = evaluation_chunks(options, text, source->tokenizer());
+  warn_of_few_chunks(options, chunks, tracker);
+  warn_beyond_positions(*source, chunks.longest(), tracker);
+  if (other) check_same_tokens(*source, *other, text, options.text);
   const Precision precision = machine.precision == "bf16" ? statistics_precision("bf16") : Precision::kF32;
   const uint64_t models = other ? 2 : 1;
   const bool spill = evaluation_bytes(*source, chunks, models) > memory_budget(machine);
-  const uint64_t states = models * static_cast<uint64_t>(chunks.tokens() * source->config().hidden_size) * sizeof(float);
-  if (const uint64_t least = evaluation_bytes(*source, chunks, models) - states; least > memory_budget(machine)) {
+  const uint64_t state_bytes = models * static_cast<uint64_t>(chunks.tokens() * source->config().hidden_size) * sizeof(float);
+  if (const uint64_t least = evaluation_bytes(*source, chunks, models) - state_bytes; least > memory_budget(machine)) {
     throw SystemError(fmt::format("--memory: {} MiB are allowed, at least {} MiB are needed for one block and the head", memory_budget(machine) >> 20, least >> 20));
   }
   const auto scratch = [&](const char* name) {

@@ -2,10 +2,13 @@
 #include <fmt/format.h>
 #include <metal_marlin/inspect.h>
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <vector>
 
+#include "pipeline/left_out.h"
 #include "pipeline/size.h"
 #include "source/model_source.h"
 
@@ -63,18 +66,13 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
                                   : t.shape.size() < 2 ? "norm or bias"
                                                        : "not a linear of a block"}});
   }
-  for (const CheckpointTensor& t : source->left_out()) {
-    skipped.push_back({{"name", t.name}, {"reason", "not part of the language model"}});
-  }
-  for (const CheckpointTensor& t : source->left_out()) {
-    skipped.push_back({{"name", t.name}, {"reason", "not part of the language model"}});
-  }
+  for (const Skipped& t : left_out_tensors(*source)) skipped.push_back({{"name", t.name}, {"reason", t.reason}});
   ordered_json type_table = ordered_json::object();
   for (const auto& [name, entry] : types) type_table[name] = {{"tensors", entry.first}, {"bytes", entry.second}};
   j["stored_as"] = type_table;
   if (with_tensors) j["tensors"] = tensors;
   j["skipped"] = skipped;
-  return j.dump(2);
+  return j.dump(2, ' ', false, ordered_json::error_handler_t::replace);
 }
 
 std::string render_inspection(const std::string& text) {
@@ -93,14 +91,25 @@ std::string render_inspection(const std::string& text) {
                    c["num_key_value_heads"].get<int64_t>(), c["head_dim"].get<int64_t>(),
                    c["vocab_size"].get<int64_t>()));
   line("head", c["tie_word_embeddings"].get<bool>() ? "tied to the embedding" : "of its own");
-  line("parameters", fmt::format("{:.1f} M", j["parameters"].get<double>() / 1e6));
-  line("size", fmt::format("{:.1f} MB, {:.3f} bits per weight", j["bytes"].get<double>() / 1e6,
-                           j["bits_per_weight"].get<double>()));
+  const auto parameters = j["parameters"].get<uint64_t>();
+  line("parameters", parameters < 1'000'000 ? fmt::format("{}", parameters) : fmt::format("{:.1f} M", static_cast<double>(parameters) / 1e6));
+  line("size", fmt::format("{}, {:.3f} bits per weight", size_text(j["bytes"].get<uint64_t>()), j["bits_per_weight"].get<double>()));
   if (j.contains("quantization")) line("quantization", j["quantization"].dump());
   line("linears", fmt::format("{} weights of blocks", j["linears"].get<int64_t>()));
   for (const auto& [name, entry] : j["stored_as"].items()) {
     line("stored as " + name,
-         fmt::format("{} tensors, {:.1f} MB", entry["tensors"].get<int64_t>(), entry["bytes"].get<double>() / 1e6));
+         fmt::format("{} tensors, {}", entry["tensors"].get<int64_t>(), size_text(entry["bytes"].get<uint64_t>())));
+  }
+  // By reason, in the order in which they are met: norms and biases are many.
+  std::vector<std::pair<std::string, std::vector<std::string>>> reasons;
+  for (const auto& s : j["skipped"]) {
+    const auto reason = s["reason"].get<std::string>();
+    auto it = std::find_if(reasons.begin(), reasons.end(), [&](const auto& entry) { return entry.first == reason; });
+    if (it == reasons.end()) it = reasons.insert(it, {reason, {}});
+    it->second.push_back(s["name"].get<std::string>());
+  }
+  for (const auto& [reason, names] : reasons) {
+    line("skipped", fmt::format("{} ({}): {}{}", reason, names.size(), names.front(), names.size() > 1 ? ", ..." : ""));
   }
   if (j.contains("tensors")) {
     out += fmt::format("\n{:<58} {:<16} {:<8} {:>12}\n", "tensor", "shape", "stored", "bytes");

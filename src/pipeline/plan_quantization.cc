@@ -5,10 +5,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include "calibrate/stats_file.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "kernels/gemm.h"
+#include "pipeline/ignored_options.h"
+#include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
+#include "pipeline/progress.h"
 #include "pipeline/recipe.h"
 #include "pipeline/texts.h"
 #include "write/checkpoint_writer.h"
@@ -59,7 +63,10 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const TextSi
   rounding *= static_cast<double>(source.config().num_hidden_layers) / rate / 0.5;
   json time = {{"forward", forward}, {"statistics", statistics}, {"search_and_round", rounding}, {"evaluate", evaluate}};
   double self = 0;
-  if (calibration_kind(options.calibration) == CalibrationKind::kSelf) self = 2 * work.forward * calibration / rate / 0.3;
+  if (calibration_kind(options.calibration) == CalibrationKind::kSelf) {
+    const auto tokens = static_cast<double>(self_text_size(options).sequences * options.calibration.sequence_length);
+    self = (2 * work.forward + head) * tokens / statistics_rate / 0.3;
+  }
   time["self_text"] = self;
   time["total"] = forward + statistics + rounding + evaluate + self;
   return time;
@@ -67,18 +74,27 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const TextSi
 
 }  // namespace
 
-std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& options) {
+std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& options,
+                              const Observer& observer) {
   if (options.machine.threads > 0) set_threads(options.machine.threads);
   const auto source = ModelSource::open(model);
   source->check();
   const Recipe recipe = make_recipe(options, *source);
   check_output(*source, output);
+  Tracker tracker(observer);
+  for (const std::string& text : {ignored_options_warning(ignored_options(options, recipe)), surplus_layers_warning(*source)}) {
+    if (!text.empty()) tracker.warn(text);
+  }
   const TextSizes sizes = expected_sizes(*source, options);
+  auto calibration_tokens = static_cast<uint64_t>(sizes.calibration);
+  if (calibration_kind(options.calibration) == CalibrationKind::kNpz) {
+    calibration_tokens = StatsFile(options.calibration.calibration, *source, needs_gram(recipe)).tokens();
+  }
   json plan;
   plan["model"] = source->path();
   plan["output"] = output;
   plan["options"] = options_json(options, recipe);
-  plan["calibration_tokens"] = sizes.calibration;
+  plan["calibration_tokens"] = calibration_tokens;
   plan["held_back_tokens"] = sizes.held_back;
   json quantized = json::array();
   json skipped = json::array();
@@ -103,6 +119,7 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
     }
     for (const Skipped& s : tensors.skipped) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
   }
+  for (const Skipped& s : left_out_tensors(*source)) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
   plan["quantized"] = quantized;
   plan["skipped"] = skipped;
   plan["quantized_weights"] = weights;
@@ -111,7 +128,8 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   plan["memory_budget"] = memory_budget(options.machine);
   plan["seconds"] = estimate_time(*source, recipe, sizes, options);
   plan["machine"] = {{"cpu", cpu_name()}, {"threads", threads()}, {"gemm_gflops_per_core", gemm_rate(GemmType::kF32)}};
-  return plan.dump(2);
+  plan["warnings"] = tracker.warnings();
+  return plan.dump(2, ' ', false, json::error_handler_t::replace);
 }
 
 }  // namespace metal_marlin

@@ -23,7 +23,9 @@
 #include "eval/score.h"
 #include "model/block.h"
 #include "model/model.h"
+#include "pipeline/ignored_options.h"
 #include "pipeline/journal.h"
+#include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/quantize_block.h"
@@ -77,6 +79,26 @@ class JournalProvider : public TensorProvider {
   int64_t loaded_ = -1;
 };
 
+struct ReportedFile {
+  std::string format;
+  std::string name;
+  uint64_t bytes = 0;
+};
+
+// What a report.json lists as written, names without folders: the file may be damaged or of somebody else.
+std::vector<ReportedFile> reported_files(const json& report) {
+  std::vector<ReportedFile> out;
+  if (!report.is_object() || !report.contains("files") || !report["files"].is_array()) return out;
+  for (const json& file : report["files"]) {
+    const auto text = [&](const char* key) {
+      return file.is_object() && file.contains(key) && file[key].is_string() ? fs::path(file[key].get<std::string>()).filename().string() : std::string();
+    };
+    const bool sized = file.is_object() && file.contains("bytes") && file["bytes"].is_number_unsigned();
+    if (!text("name").empty()) out.push_back({text("format"), text("name"), sized ? file["bytes"].get<uint64_t>() : 0});
+  }
+  return out;
+}
+
 class Run {
  public:
   Run(const std::string& model, const std::string& output, const QuantizeOptions& options, const Observer& observer)
@@ -100,9 +122,11 @@ class Run {
   bool already_complete(uint64_t fingerprint, QuantizeResult& result);
   void lock_output();
   void remove_old_result();
+  void check_before_work();
   void prepare(uint64_t fingerprint);
   void plan_tensors();
-  void forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const;
+  // Returns the number of operations.
+  double forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const;
   void run_blocks();
   void replay(int64_t layer);
   void quantize_layer(int64_t layer);
@@ -128,6 +152,7 @@ class Run {
   bool redo_ = false;  // the result of this very run is there, but not whole
   int lock_ = -1;
   int64_t resumed_blocks_ = 0;
+  double forward_operations_ = 0;  // of the calibration stream
   double last_snapshot_ = 0;
   double snapshot_cost_ = 0;
 };
@@ -137,17 +162,17 @@ bool Run::already_complete(uint64_t fingerprint, QuantizeResult& result) {
   if (!fs::exists(path)) return false;
   const std::string text = read_text_file(path);
   const json report = json::parse(text, nullptr, false);
-  if (!report.is_object() || !report.contains("run") || !report["run"].is_object()) return false;
-  const json& stored = report["run"].value("fingerprint", json());
-  if (stored != json(fmt::format("{:016x}", fingerprint))) {
+  const json::json_pointer stored("/run/fingerprint");
+  if (!report.is_object() || !report.contains(stored)) return false;
+  if (report[stored] != json(fmt::format("{:016x}", fingerprint))) {
     throw ArgumentError(fmt::format("{}: holds the result of another model, version or other options; choose another folder, or "
                                     "replace it with --overwrite", output_));
   }
-  for (const json& file : report.value("files", json::array())) {
-    const fs::path folder = options_.formats.size() == 1 ? fs::path(output_) : fs::path(output_) / file.value("format", std::string());
-    const fs::path written = folder / file.value("name", std::string());
+  for (const ReportedFile& file : reported_files(report)) {
+    const fs::path folder = options_.formats.size() == 1 ? fs::path(output_) : fs::path(output_) / file.format;
+    const fs::path written = folder / file.name;
     std::error_code code;
-    if (fs::file_size(written, code) != file.value("bytes", uint64_t{0}) || code) {
+    if (fs::file_size(written, code) != file.bytes || code) {
       tracker_.warn(written.string() + " is missing or has another size; doing the work again");
       redo_ = true;
       return false;
@@ -175,14 +200,12 @@ void Run::remove_old_result() {
   const fs::path report_path = fs::path(output_) / "report.json";
   if (fs::exists(report_path)) {
     const json report = json::parse(read_text_file(report_path.string()), nullptr, false);
-    if (report.is_object()) {
-      const bool folders = report.value("/options/formats"_json_pointer, json::array()).size() > 1;
-      for (const json& file : report.value("files", json::array())) {
-        const fs::path name = fs::path(file.value("name", std::string())).filename();
-        const fs::path folder = folders ? fs::path(output_) / fs::path(file.value("format", std::string())).filename() : fs::path(output_);
-        fs::remove(folder / name, code);
-        if (folders && fs::is_empty(folder, code)) fs::remove(folder, code);
-      }
+    const auto formats = "/options/formats"_json_pointer;
+    const bool folders = report.is_object() && report.contains(formats) && report[formats].size() > 1;
+    for (const ReportedFile& file : reported_files(report)) {
+      const fs::path folder = folders ? fs::path(output_) / file.format : fs::path(output_);
+      fs::remove(folder / file.name, code);
+      if (folders && fs::is_empty(folder, code)) fs::remove(folder, code);
     }
     fs::remove(report_path, code);
     fs::remove(fs::path(output_) / "report.html", code);
@@ -192,6 +215,22 @@ void Run::remove_old_result() {
     if (name.ends_with(".safetensors") || name.ends_with(".gguf") || name.ends_with(".bin")) {
       throw ArgumentError(fmt::format("{}: holds {}, which no run of this program wrote; engines would load it too: remove it, or choose another folder", output_, name));
     }
+  }
+}
+
+// What can be known to fail before anything is written or sampled.
+void Run::check_before_work() {
+  const CalibrationKind kind = calibration_kind(options_.calibration);
+  const std::string& text = options_.evaluation.text;
+  if (options_.max_kl >= 0 && (text == "none" || (text.empty() && kind == CalibrationKind::kNpz))) {
+    throw ArgumentError("--max-kl: there is no held-back text to judge by; name one with --evaluate FILE");
+  }
+  if (kind == CalibrationKind::kNpz) {
+    stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration, *source_, needs_gram(recipe_));
+  }
+  if (kind == CalibrationKind::kSelf) {
+    const TextSizes sizes = expected_sizes(*source_, options_);
+    plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
   }
 }
 
@@ -209,19 +248,19 @@ void Run::prepare(uint64_t fingerprint) {
     if (options_.overwrite || redo_) remove_old_result();
     journal_.begin(fingerprint);
   }
+  const std::string texts_path = (fs::path(journal_.folder()) / "texts.json").string();
   if (!resuming || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
+    const size_t before = tracker_.warnings().size();
     texts_ = prepare_texts(*source_, options_, tracker_);
     journal_.write_tokens(texts_.calibration, texts_.held_back);
-    write_text_file((fs::path(journal_.folder()) / "texts.json").string(), json{{"held_back_source", texts_.held_back_source}}.dump());
+    const std::vector<std::string> warnings(tracker_.warnings().begin() + static_cast<int64_t>(before), tracker_.warnings().end());
+    write_text_file(texts_path, json{{"held_back_source", texts_.held_back_source}, {"warnings", warnings}}.dump(-1, ' ', false, json::error_handler_t::replace));
   } else {
-    const json j = json::parse(read_text_file((fs::path(journal_.folder()) / "texts.json").string()), nullptr, false);
-    if (j.is_object()) texts_.held_back_source = j.value("held_back_source", std::string());
-  }
-  if (options_.max_kl >= 0 && texts_.held_back.sequences.empty()) {
-    throw ArgumentError("--max-kl: there is no held-back text to judge by; name one with --evaluate FILE");
-  }
-  if (calibration_kind(options_.calibration) == CalibrationKind::kNpz) {
-    stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration, *source_, needs_gram(recipe_));
+    const json j = json::parse(read_text_file(texts_path), nullptr, false);
+    if (j.is_object()) {
+      texts_.held_back_source = j.value("held_back_source", std::string());
+      for (const json& text : j.value("warnings", json::array())) tracker_.warn(text.get<std::string>());
+    }
   }
   plan_tensors();
   plan_ = plan_memory(*source_, recipe_, options_, texts_.calibration.tokens(), texts_.held_back.tokens(), output_);
@@ -269,13 +308,16 @@ void Run::plan_tensors() {
 }
 
 // The pass lives for one layer and one stream: its scratch memory is gone when the block is quantized.
-void Run::forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const {
+double Run::forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const {
   BlockForward pass(source_->family(), source_->config(), precision);
+  double operations = 0;
   for (const auto& batch : store.batches()) {
     Matrix m = store.read(batch);
     pass.run(layer, block, m, batch.lengths, hook);
     store.write(batch, m);
+    operations += pass.operations(layer, batch.lengths);
   }
+  return operations;
 }
 
 void Run::restore_states(int64_t layer) {
@@ -367,7 +409,7 @@ void Run::quantize_layer(int64_t layer) {
       collector.add(tap, x, rows, features);
       tracker_.enter("forward", layer, layers);
     };
-    forward(layer, block, *calibration_, recipe_.precision, hook);
+    forward_operations_ += forward(layer, block, *calibration_, recipe_.precision, hook);
     stats = collector.finish();
   }
   task.stats = &stats;
@@ -494,8 +536,11 @@ QuantizeResult Run::execute() {
   if (!options_.evaluation.text.empty() && options_.evaluation.text == options_.calibration.calibration) {
     tracker_.warn("the text for evaluation is the one for calibration: the figures will flatter the result");
   }
+  if (const std::string text = ignored_options_warning(ignored_options(options_, recipe_)); !text.empty()) tracker_.warn(text);
+  if (const std::string text = surplus_layers_warning(*source_); !text.empty()) tracker_.warn(text);
   const uint64_t fingerprint = run_fingerprint(options_, recipe_, *source_);
   if (!options_.overwrite && !journal_.exists() && already_complete(fingerprint, result)) return result;
+  check_before_work();
   prepare(fingerprint);
   run_blocks();
   RunFacts facts;
@@ -510,12 +555,15 @@ QuantizeResult Run::execute() {
   facts.output = output_;
   facts.fingerprint = fingerprint;
   facts.resumed_blocks = resumed_blocks_;
+  facts.forward_operations = forward_operations_;
   facts.texts = &texts_;
+  facts.calibration_tokens = stats_file_ ? static_cast<int64_t>(stats_file_->tokens()) : texts_.calibration.tokens();
   facts.plan = plan_;
   for (const LayerTensors& l : layers_) facts.skipped.insert(facts.skipped.end(), l.skipped.begin(), l.skipped.end());
+  for (Skipped& s : left_out_tensors(*source_)) facts.skipped.push_back(std::move(s));
   for (size_t layer = 0; layer < layers_.size(); ++layer) facts.blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
   const json report = build_report(*source_, recipe_, options_, facts, tracker_);
-  result.report_json = report.dump(2);
+  result.report_json = report.dump(2, ' ', false, json::error_handler_t::replace);
   result.passed_gate = gate_verdict(report, options_.max_kl);
   write_text_file((fs::path(output_) / "report.html").string(), render_report_html(result.report_json));
   write_text_file((fs::path(output_) / "report.json").string(), result.report_json);

@@ -7,7 +7,6 @@
 #include <metal_marlin/version.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -16,6 +15,9 @@
 #include "core/machine.h"
 #include "core/mapped_file.h"
 #include "kernels/gemm.h"
+#include "pipeline/group_size.h"
+#include "pipeline/ignored_options.h"
+#include "pipeline/texts.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
@@ -47,37 +49,6 @@ uint64_t file_digest(const std::string& path) {
   const uint64_t head = fnv1a(bytes.data(), kEnd, fnv1a(nullptr, 0) + bytes.size());
   const auto time = std::filesystem::last_write_time(path).time_since_epoch().count();
   return fnv1a(bytes.data() + bytes.size() - kEnd, kEnd, fnv1a(&time, sizeof time, head));
-}
-
-int64_t resolve_group_size(const std::string& text, const ModelSource& source) {
-  if (text == "auto") {
-    for (const int64_t size : {128, 64, 32}) {
-      bool fits = true;
-      for (const LinearSlot& slot : source.linears(0)) fits = fits && slot.columns % size == 0;
-      if (fits) return size;
-    }
-    std::vector<std::string> names;
-    for (const LinearSlot& slot : source.linears(0)) {
-      if (slot.columns % 32 != 0) names.push_back(fmt::format("{} (in_features {})", slot.weight, slot.columns));
-    }
-    throw ArgumentError(fmt::format("--group-size auto: none of 128, 64, 32 divides the in_features of {}; use --group-size -1",
-                                    fmt::join(names, ", ")));
-  }
-  int64_t size = 0;
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), size);
-  if (code != std::errc() || end != text.data() + text.size() || size == 0 || size < -1 || (size > 0 && size % 8 != 0)) {
-    throw ArgumentError(fmt::format("--group-size: expected auto, -1 or a positive multiple of 8, got \"{}\"", text));
-  }
-  if (size < 0) return -1;
-  std::vector<std::string> names;
-  for (const LinearSlot& slot : source.linears(0)) {
-    if (slot.columns % size != 0) names.push_back(fmt::format("{} (in_features {})", slot.weight, slot.columns));
-  }
-  if (!names.empty()) {
-    throw ArgumentError(fmt::format("--group-size {}: does not divide the in_features of {}; use --group-size auto", size,
-                                    fmt::join(names, ", ")));
-  }
-  return size;
 }
 
 }  // namespace
@@ -113,10 +84,8 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   }
   r.statistic = choose<Statistic>("activation-method", o.activation_method,
                                   {{"auto", preset.statistic}, {"mean", Statistic::kMean}, {"max", Statistic::kMax}, {"rms", Statistic::kRms}});
-  r.block_loss = choose<bool>("awq-loss", o.awq_loss, {{"linear", false}, {"block", true}});
-  if (r.block_loss && r.scales == ScaleMethod::kNone) {
-    throw ArgumentError(fmt::format("--awq-loss block: --method {} searches no scales", o.method));
-  }
+  const bool block_loss = choose<bool>("awq-loss", o.awq_loss, {{"linear", false}, {"block", true}});
+  r.block_loss = block_loss && r.scales == ScaleMethod::kAwq && calibration_kind(o.calibration) != CalibrationKind::kNpz;
   check_range("salient-ratio", o.salient_ratio, 0, 1);
   r.salient_ratio = o.salient_ratio;
   check_range("damping", o.damping, 0, 1);
@@ -125,13 +94,13 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   if (o.bits != 4) throw ArgumentError(fmt::format("--bits: expected 4, got {}", o.bits));
   r.grid.bits = o.bits;
   r.grid.symmetric = choose<bool>("scheme", o.scheme, {{"sym", true}, {"asym", false}});
-  r.grid.group_size = resolve_group_size(o.group_size, source);
   std::set<std::string> formats;
   for (const std::string& f : o.formats) {
     choose<int>("format", f, {{"native", 0}, {"awq", 1}});
     if (!formats.insert(f).second) throw ArgumentError(fmt::format("--format: \"{}\" is named twice", f));
   }
   if (formats.empty()) throw ArgumentError("--format: expected at least one of native, awq");
+  r.grid.group_size = resolve_group_size(source, o);
   if (o.calibration.samples < 1) throw ArgumentError(fmt::format("--samples: expected at least 1, got {}", o.calibration.samples));
   if (o.calibration.sequence_length < 8) {
     throw ArgumentError(fmt::format("--sequence-length: expected at least 8, got {}", o.calibration.sequence_length));
@@ -234,7 +203,13 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
 uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source) {
   nlohmann::json j = options_json(options, recipe);
   j.erase("max_kl");  // judges the result, does not shape it
-  std::string text = fmt::format("{}|{}|{}", version(), j.dump(), source.digest());
+  j.erase("group_size_option");  // "auto" is the size that it stands for
+  for (const IgnoredOption& ignored : ignored_options(options, recipe)) {
+    std::string key = ignored.name;
+    std::replace(key.begin(), key.end(), '-', '_');
+    j.erase(key);
+  }
+  std::string text = fmt::format("{}|{}|{}", version(), j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), source.digest());
   for (const std::string& path : {options.calibration.calibration, options.evaluation.text}) {
     if (!path.empty() && path != "self" && path != "none") text += fmt::format("|{}", file_digest(path));
   }

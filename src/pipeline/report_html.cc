@@ -3,9 +3,13 @@
 #include <metal_marlin/report.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
+
+#include "pipeline/report_check.h"
+#include "pipeline/size.h"
 
 namespace metal_marlin {
 namespace {
@@ -40,7 +44,7 @@ std::pair<int64_t, std::string> place(const std::string& name) {
   int64_t layer = 0;
   for (size_t i = 0; i < name.size(); ++i) {
     if (name[i] == '.' && i + 1 < name.size() && std::isdigit(static_cast<unsigned char>(name[i + 1])) != 0) {
-      layer = std::atoll(name.c_str() + i + 1);
+      std::from_chars(name.data() + i + 1, name.data() + name.size(), layer);
       break;
     }
   }
@@ -97,7 +101,7 @@ constexpr const char* kStyle =
 }  // namespace
 
 std::string render_report_html(const std::string& report_json) {
-  const json r = json::parse(report_json);
+  const json r = parse_report(report_json, "report.json");
   const json& m = r["model"];
   std::string h = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Quantization report</title><style>";
   h += kStyle;
@@ -110,7 +114,7 @@ std::string render_report_html(const std::string& report_json) {
   row("perplexity", cell(m["perplexity"]["reference"], "{:.3f}") + " &rarr; " + cell(m["perplexity"]["quantized"], "{:.3f}"));
   row("KL divergence", cell(m["kl_divergence"]["mean"]) + " &plusmn; " + cell(m["kl_divergence"]["standard_error"]) + ", p99 " + cell(m["kl_divergence"]["p99"], "{:.3f}"));
   row("same top token", percent(m["top1_agreement"]));
-  row("size", fmt::format("{:.1f} MB, {} bits per weight; before {:.1f} MB", m["bytes"].get<double>() / 1e6, cell(m["bits_per_weight"], "{:.3f}"), m["source_bytes"].get<double>() / 1e6));
+  row("size", fmt::format("{}, {} bits per weight; before {}", size_text(m["bytes"].get<uint64_t>()), cell(m["bits_per_weight"], "{:.3f}"), size_text(m["source_bytes"].get<uint64_t>())));
   row("cost", fmt::format("{:.1f} s, {:.1f} CPU s, peak {:.0f} MiB", r["run"]["seconds"].get<double>(), r["run"]["cpu_seconds"].get<double>(), r["run"]["peak_memory_bytes"].get<double>() / 1048576));
   if (r["gate"]["max_kl"].is_number()) {
     const bool passed = r["gate"]["passed"].get<bool>();
@@ -128,7 +132,7 @@ std::string render_report_html(const std::string& report_json) {
                      percent(l["clipped_share"]), percent(l["saturated_share"]));
   }
   h += "</table>";
-  for (const char* key : {"skipped", "clamped", "kept_in_16_bits"}) {
+  for (const char* key : {"warnings", "skipped", "clamped", "kept_in_16_bits"}) {
     h += fmt::format("<h2>{} ({})</h2><ul class=\"small\">", key, r[key].size());
     for (const json& entry : r[key]) h += "<li>" + (entry.is_string() ? cell(entry) : escape(entry.dump())) + "</li>";
     h += "</ul>";

@@ -9,21 +9,13 @@
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
-#include "pipeline/run_report.h"
+#include "pipeline/report_check.h"
+#include "pipeline/size.h"
 
 namespace metal_marlin {
 namespace {
 
 using nlohmann::json;
-
-json parse_report(const std::string& text) {
-  json report = json::parse(text, nullptr, false);
-  if (!report.is_object() || !report.contains("schema")) throw FormatError("report.json: expected a JSON object with a schema number");
-  if (report["schema"] != kReportSchema) {
-    throw UnsupportedError(fmt::format("report.json: schema {}, this version reads schema {}", report["schema"].dump(), kReportSchema));
-  }
-  return report;
-}
 
 std::string number(const json& value, const char* format) {
   return value.is_number() ? fmt::format(fmt::runtime(format), value.get<double>()) : std::string("-");
@@ -73,14 +65,29 @@ std::vector<KindRow> by_kind(const json& linears) {
 }  // namespace
 
 std::string read_report(const std::string& run) {
-  const std::filesystem::path path(run);
-  const std::string text = read_text_file(std::filesystem::is_directory(path) ? (path / "report.json").string() : run);
-  parse_report(text);
+  namespace fs = std::filesystem;
+  std::error_code code;
+  std::string path = run;
+  if (fs::is_directory(run, code)) {
+    path = (fs::path(run) / "report.json").string();
+    if (!fs::exists(path, code)) {
+      const bool unfinished = fs::exists(fs::path(run) / ".metal-marlin", code);
+      throw SystemError(fmt::format("{}: expected the output of a run, found no report.json{}", run,
+                                    unfinished ? ": the run is not finished; the same quantize command continues it" : ""));
+    }
+  }
+  const std::string text = read_text_file(path);
+  parse_report(text, path);
   return text;
 }
 
+void write_report_html(const std::string& report_json, const std::string& path) {
+  require_regular_file_name(path);
+  write_text_file(path, render_report_html(report_json));
+}
+
 std::string render_report_text(const std::string& report_json) {
-  const json r = parse_report(report_json);
+  const json r = parse_report(report_json, "report.json");
   const json& m = r["model"];
   const json& o = r["options"];
   std::string out;
@@ -89,19 +96,22 @@ std::string render_report_text(const std::string& report_json) {
   const int64_t group = o["group_size"].get<int64_t>();
   line("method", fmt::format("{}, {}, 4 bits, {}", o["method"].get<std::string>(), o["scheme"] == "sym" ? "symmetric" : "asymmetric",
                              group < 0 ? std::string("per channel") : fmt::format("groups of {}", group)));
-  line("calibration", fmt::format("{}: {} sequences, {} tokens", r["calibration"]["source"].get<std::string>(),
-                                  r["calibration"]["sequences"].get<int64_t>(), r["calibration"]["tokens"].get<int64_t>()));
+  // Statistics from a file are of tokens, but no longer of sequences.
+  const int64_t sequences = r["calibration"]["sequences"].get<int64_t>();
+  line("calibration", fmt::format("{}: {}{} tokens", r["calibration"]["source"].get<std::string>(),
+                                  sequences > 0 ? fmt::format("{} sequences, ", sequences) : "", r["calibration"]["tokens"].get<int64_t>()));
   if (r["held_back"]["chunks"].get<int64_t>() > 0) {
     line("evaluated on", fmt::format("{}: {} positions", r["held_back"]["source"].get<std::string>(), m["positions"].get<int64_t>()));
     line("perplexity", fmt::format("{} -> {}", number(m["perplexity"]["reference"], "{:.3f}"), number(m["perplexity"]["quantized"], "{:.3f}")));
     line("KL divergence", fmt::format("{} +- {} (99 % of positions below {})", number(m["kl_divergence"]["mean"], "{:.4f}"),
                                       number(m["kl_divergence"]["standard_error"], "{:.4f}"), number(m["kl_divergence"]["p99"], "{:.3f}")));
-    line("same top token", fmt::format("{:.1f} %", 100 * m["top1_agreement"].get<double>()));
+    const json& same = m["top1_agreement"];
+    line("same top token", same.is_number() ? fmt::format("{:.1f} %", 100 * same.get<double>()) : "-");
   } else {
     line("evaluated on", "nothing (no held-back text)");
   }
-  line("size", fmt::format("{:.1f} MB, {:.3f} bits per weight ({:.3f} in the quantized linears); before {:.1f} MB", m["bytes"].get<double>() / 1e6,
-                           m["bits_per_weight"].get<double>(), m["linears_bits_per_weight"].get<double>(), m["source_bytes"].get<double>() / 1e6));
+  line("size", fmt::format("{}, {:.3f} bits per weight ({:.3f} in the quantized linears); before {}", size_text(m["bytes"].get<uint64_t>()),
+                           m["bits_per_weight"].get<double>(), m["linears_bits_per_weight"].get<double>(), size_text(m["source_bytes"].get<uint64_t>())));
   const json& run = r["run"];
   line("cost", fmt::format("{:.1f} s, {:.1f} CPU s, peak memory {:.0f} MiB", run["seconds"].get<double>(), run["cpu_seconds"].get<double>(),
                            run["peak_memory_bytes"].get<double>() / 1048576));
@@ -127,7 +137,8 @@ std::string render_report_text(const std::string& report_json) {
     if (entries.size() > 20) out += fmt::format("  ... and {} more, all in report.json\n", entries.size() - 20);
   };
   list("skipped", r["skipped"], [](const json& s) { return s["name"].get<std::string>() + ": " + s["reason"].get<std::string>(); });
-  list("clamped", r["clamped"], [](const json& c) { return c.dump(); });
+  list("warnings", r["warnings"], [](const json& w) { return w.get<std::string>(); });
+  list("clamped", r["clamped"], [](const json& c) { return c.dump(-1, ' ', false, json::error_handler_t::replace); });
   out += fmt::format("\nkept in 16 bits: {} tensors; largest change of a block by folding: {:.1e}\n", r["kept_in_16_bits"].size(), r["invariance_error"].get<double>());
   if (r["gate"]["max_kl"].is_number()) {
     out += fmt::format("quality gate: mean KL divergence at most {}: {}\n", r["gate"]["max_kl"].get<double>(), r["gate"]["passed"].get<bool>() ? "passed" : "MISSED");

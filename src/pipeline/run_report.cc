@@ -8,6 +8,7 @@
 
 #include "core/machine.h"
 #include "core/threads.h"
+#include "kernels/gemm.h"
 #include "kernels/linear_algebra.h"
 #include "pipeline/size.h"
 
@@ -39,7 +40,17 @@ json model_section(const ModelSource& source, const RunFacts& facts) {
   return model;
 }
 
-json run_section(const RunFacts& facts, Tracker& tracker) {
+// The calibration stream's forward pass beside the rate of plain matrix products, measured here and now.
+json forward_section(const Recipe& recipe, const RunFacts& facts, double cpu_seconds) {
+  if (facts.forward_operations <= 0 || cpu_seconds <= 0) return nullptr;
+  const bool bf16 = recipe.precision == Precision::kBF16 && has_bf16_gemm();
+  const double rate = facts.forward_operations / cpu_seconds / 1e9;
+  const double gemm = gemm_rate(bf16 ? GemmType::kBF16 : GemmType::kF32);
+  return {{"precision", bf16 ? "bf16" : "f32"}, {"operations", facts.forward_operations}, {"cpu_seconds", cpu_seconds},
+          {"gflops_per_core", rate}, {"gemm_gflops_per_core", gemm}, {"share_of_gemm", rate / gemm}};
+}
+
+json run_section(const Recipe& recipe, const RunFacts& facts, Tracker& tracker) {
   json run;
   run["version"] = version();
   run["fingerprint"] = fmt::format("{:016x}", facts.fingerprint);
@@ -51,7 +62,8 @@ json run_section(const RunFacts& facts, Tracker& tracker) {
   json stages = json::object();
   for (const auto& [name, time] : tracker.stages()) stages[name] = {{"seconds", time.seconds}, {"cpu_seconds", time.cpu_seconds}};
   run["stages"] = stages;
-  run["machine"] = {{"cpu", cpu_name()}, {"threads", threads()}, {"memory_bytes", memory_bytes()}, {"blas_kernel", blas_kernel_name()}};
+  run["forward"] = forward_section(recipe, facts, stages.contains("forward") ? stages["forward"]["cpu_seconds"].get<double>() : 0.0);
+  run["machine"] = {{"cpu", cpu_name()}, {"threads", threads()}, {"memory_bytes", memory_bytes()}, {"blas_kernel", blas_kernel_name()}, {"gemm_isa", gemm_isa_name()}};
   return run;
 }
 
@@ -79,11 +91,11 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
   report["options"] = options_json(options, recipe);
   report["input"] = {{"path", facts.model}, {"format", source.format()}, {"family", source.family().name},
                      {"digest", fmt::format("{:016x}", source.digest())}};
-  report["run"] = run_section(facts, tracker);
+  report["run"] = run_section(recipe, facts, tracker);
   report["model"] = model_section(source, facts);
   report["calibration"] = {{"source", options.calibration.calibration},
                            {"sequences", facts.texts->calibration.sequences.size()},
-                           {"tokens", facts.texts->calibration.tokens()}};
+                           {"tokens", facts.calibration_tokens}};
   report["held_back"] = {{"source", facts.texts->held_back_source},
                          {"chunks", facts.texts->held_back.sequences.size()},
                          {"tokens", facts.texts->held_back.tokens()}};
@@ -130,6 +142,7 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
   report["clamped"] = clamped;
   report["padded"] = json::array();  // an explicit group size must divide; nothing is ever padded
   report["files"] = files;
+  report["warnings"] = tracker.warnings();
   report["gate"] = {{"max_kl", options.max_kl < 0 ? json(nullptr) : json(options.max_kl)}, {"passed", gate_verdict(report, options.max_kl)}};
   return report;
 }

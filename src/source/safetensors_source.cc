@@ -4,6 +4,7 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -286,6 +287,21 @@ class SafetensorsSource : public ModelSource {
         entries_.emplace(name, e);
       }
     }
+    // Layers that the config does not count are no part of the model.
+    for (auto it = entries_.begin(); it != entries_.end();) {
+      const auto next = std::next(it);
+      if (layer_of(it->first) >= config_.num_hidden_layers) left_out_.insert(entries_.extract(it));
+      it = next;
+    }
+  }
+
+  // The layer that a tensor belongs to, or -1.
+  int64_t layer_of(const std::string& name) const {
+    const std::string& prefix = family_->layer_prefix;
+    if (!name.starts_with(prefix)) return -1;
+    int64_t layer = -1;
+    const auto [end, code] = std::from_chars(name.data() + prefix.size(), name.data() + name.size(), layer);
+    return code == std::errc() && end != name.data() + name.size() && *end == '.' ? layer : -1;
   }
 
   bool is_part(const std::string& name, const std::map<std::string, Entry>& raw) const {

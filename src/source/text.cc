@@ -94,14 +94,18 @@ uint64_t TokenSet::digest() const noexcept {
   return h;
 }
 
-std::vector<int32_t> tokenize_file(const std::string& path, const Tokenizer& tokenizer) {
+std::string read_utf8_text(const std::string& path) {
   std::string text = read_text_file(path, uint64_t{4} << 30);
-  if (text.empty()) throw ArgumentError(fmt::format("{}: expected a text, found an empty file", path));
+  if (text.empty()) throw FormatError(fmt::format("{}: expected a text, found an empty file", path));
   if (const size_t at = invalid_utf8(text); at != std::string::npos) {
     throw FormatError(fmt::format("{}: expected UTF-8 text, found the byte 0x{:02x} at offset {}", path,
                                   static_cast<unsigned char>(text[at]), at));
   }
-  return tokenizer.encode(with_plain_newlines(std::move(text)), false);
+  return with_plain_newlines(std::move(text));
+}
+
+std::vector<int32_t> tokenize_file(const std::string& path, const Tokenizer& tokenizer) {
+  return tokenizer.encode(read_utf8_text(path), false);
 }
 
 int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer) {
@@ -140,11 +144,11 @@ CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, 
   }
   if (held < total) split.calibration = cut_chunks(ids, 0, total - held, sequence_length, samples, bos);
   if (split.calibration.sequences.empty()) {
-    throw ArgumentError(fmt::format("{}: {} tokens are too few: one sequence of {}{} are needed; give a longer text, or a "
-                                    "shorter --sequence-length{}",
-                                    what, total, sequence_length,
-                                    hold_back ? fmt::format(" and {} held-back tokens", held) : std::string(),
-                                    hold_back ? ", or --evaluate none" : ""));
+    throw FormatError(fmt::format("{}: expected at least {} tokens ({}one sequence of {}), found {}; give a longer text, or a "
+                                  "shorter --sequence-length{}",
+                                  what, held + static_cast<size_t>(sequence_length - overhead),
+                                  hold_back ? fmt::format("{} to hold back, and ", held) : std::string(), sequence_length, total,
+                                  hold_back ? ", or --evaluate none" : ""));
   }
   return split;
 }

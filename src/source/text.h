@@ -21,7 +21,11 @@ struct TokenSet {
   uint64_t digest() const noexcept;
 };
 
-// The whole text without special tokens; CR LF and CR count as LF, as Python reads texts. FormatError for bytes that are not UTF-8; ArgumentError for an empty text.
+// A text file with CR LF and CR as LF, as Python reads texts. FormatError for bytes that are not UTF-8, and for an empty
+// file; SystemError when it cannot be read.
+std::string read_utf8_text(const std::string& path);
+
+// That text without special tokens.
 std::vector<int32_t> tokenize_file(const std::string& path, const Tokenizer& tokenizer);
 
 // The BOS token to begin sequences with, or -1. kAlways without a BOS token in the tokenizer: ArgumentError.
@@ -33,7 +37,7 @@ TokenSet cut_chunks(const std::vector<int32_t>& ids, size_t begin, size_t end, i
 
 // Calibration sequences and held-back ones from one text. Held back (when asked for): the last tenth of the tokens
 // that are used, at least 4,096, from the end of the text, in chunks of `context`; never part of a calibration
-// sequence. ArgumentError when the text is too short for one calibration sequence beside it.
+// sequence. FormatError when the text is too short for one calibration sequence beside it.
 struct CalibrationSplit {
   TokenSet calibration;
   TokenSet held_back;

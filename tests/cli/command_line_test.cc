@@ -14,51 +14,13 @@
 #include <string>
 #include <vector>
 
+#include "command_line.h"
+
+namespace metal_marlin::cli_test {
 namespace {
 
-namespace fs = std::filesystem;
-
 const std::vector<std::string> kCommands = {"quantize", "calibrate", "evaluate", "generate",   "chat",
-                                            "inspect",  "compare",   "report",   "completion", "man"};
-
-struct Outcome {
-  int code = -1;
-  std::string out;
-  std::string err;
-};
-
-class CommandLine : public testing::Test {
- protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "mm_cli_XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  // Runs `metal-marlin ARGUMENTS` in a shell, with an empty stdin.
-  Outcome run(const std::string& arguments) {
-    const std::string errors = (folder_ / "stderr").string();
-    const std::string line =
-        std::string("'") + METAL_MARLIN_BINARY + "' " + arguments + " < /dev/null 2> '" + errors + "'";
-    Outcome outcome;
-    FILE* pipe = popen(line.c_str(), "r");
-    std::array<char, 4096> buffer;
-    for (size_t count = 0; (count = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-      outcome.out.append(buffer.data(), count);
-    const int status = pclose(pipe);
-    outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    outcome.err = read(errors);
-    return outcome;
-  }
-
-  static std::string read(const fs::path& path) {
-    std::ifstream stream(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(stream), {}};
-  }
-
-  fs::path folder_;
-};
+                                            "inspect",  "compare",   "report",   "help",       "completion", "man"};
 
 // The option names that a --help states: words of two leading spaces that begin with a hyphen.
 std::set<std::string> options_in_help(const std::string& help) {
@@ -99,7 +61,7 @@ TEST_F(CommandLine, HelpOfEachCommandHasUsageOptionsAndExamples) {
     EXPECT_TRUE(outcome.err.empty()) << outcome.err;
     EXPECT_NE(outcome.out.find("Usage: metal-marlin " + name), std::string::npos) << name;
     EXPECT_NE(outcome.out.find("Examples:\n"), std::string::npos) << name;
-    for (const auto* option : {"--quiet", "--log-level", "--help"})
+    for (const auto* option : {"--json", "--quiet", "--log-level", "--help"})
       EXPECT_EQ(options_in_help(outcome.out).count(option), 1u) << name << " " << option;
   }
 }
@@ -147,14 +109,19 @@ TEST_F(CommandLine, WrongUsageIsTwoAndSaysWhatIsAccepted) {
       {"quantize m -o o --memory lots", "4GiB"},
       {"quantize m -o o --memory 4XB", "4GiB"},
       {"quantize m -o o --memory 1e99GiB", "4GiB"},
-      {"quantize m -o o --memory 99999999TiB", "out of range"},
+      {"quantize m -o o --memory 99999999TiB", "from 1 byte to 8 EiB"},
       {"quantize m -o o --memory ''", "4GiB"},
       {"quantize m -o o --threads 0", "from 1 to"},
       {"quantize m -o o --evaluate none --max-kl 0.1", "--max-kl needs an evaluation"},
       {"calibrate m -o s.npz --bos maybe", "auto, always, never"},
       {"evaluate m", "--text"},
       {"generate m", "--prompt"},
-      {"generate m -p a -f b", "--prompt"},
+      {"generate m -p a -f b", "exclude each other"},
+      {"generate m -p ''", "empty"},
+      {"help nothing", "there is no command 'nothing'"},
+      {"--threads 2 quantize m -o o", "found '--threads'"},
+      {"--quiet", "expected a command"},
+      {"--log-level debug bogus", "there is no command 'bogus'"},
       {"generate m -p a --top-p 2", "from 0 to 1"},
       {"compare a", "B is required"},
       {"completion tcsh", "bash, zsh, fish"},
@@ -241,31 +208,6 @@ TEST_F(CommandLine, AMissingPromptFileIsAFaultOfTheInput) {
   EXPECT_NE(outcome.err.find("none.txt"), std::string::npos);
 }
 
-// The whole path on a tiny random model, as a user walks it.
-class WholePath : public CommandLine {
- protected:
-  void SetUp() override {
-    CommandLine::SetUp();
-    model_ = std::string(TEST_DATA) + "/models/llama";
-    output_ = (folder_ / "out").string();
-    text_ = (folder_ / "text.txt").string();
-    std::ofstream stream(text_);
-    for (int i = 0; i < 200; ++i) stream << "the cat sat on the mat and the dog ran to the house. ";
-  }
-  // A quantization of seconds; held-back text would need 4,096 tokens more.
-  std::string quantize() const {
-    return "quantize " + model_ + " -o " + output_ + " --group-size 8 --method awq --calibration " + text_ +
-           " --samples 4 --sequence-length 32 --evaluate " + text_ + " --chunks 2 --context 32";
-  }
-  std::string model_;
-  std::string output_;
-  std::string text_;
-};
-
-nlohmann::json parsed(const std::string& text) {
-  return nlohmann::json::parse(text, nullptr, false);
-}
-
 TEST_F(WholePath, QuantizeWritesWhatTheOtherCommandsRead) {
   const auto made = run(quantize() + " --json");
   ASSERT_EQ(made.code, 0) << made.err;
@@ -343,3 +285,4 @@ TEST_F(WholePath, AnOptionThatDoesNotFitTheModelIsNamed) {
 }
 
 }  // namespace
+}  // namespace metal_marlin::cli_test

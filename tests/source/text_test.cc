@@ -53,7 +53,7 @@ TEST(SplitTokens, AShortTextGivesWhatItHas) {
   const CalibrationSplit split = split_tokens(iota(6000), 64, 512, 1024, -1, true, "text");
   EXPECT_EQ(split.held_back.tokens(), 4096);
   EXPECT_EQ(split.calibration.sequences.size(), 3u);
-  EXPECT_THROW(split_tokens(iota(4200), 64, 512, 1024, -1, true, "text"), ArgumentError);
+  EXPECT_THROW(split_tokens(iota(4200), 64, 512, 1024, -1, true, "text"), FormatError);
   EXPECT_EQ(split_tokens(iota(4200), 64, 512, 1024, -1, false, "text").calibration.sequences.size(), 8u);
 }
 
@@ -69,7 +69,7 @@ TEST(TokenizeFile, RefusesWhatIsNoText) {
   const auto write = [&](const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; };
   EXPECT_THROW(tokenize_file(path, tokenizer), SystemError);  // not there
   write("");
-  EXPECT_THROW(tokenize_file(path, tokenizer), ArgumentError);
+  EXPECT_THROW(tokenize_file(path, tokenizer), FormatError);
   for (const std::string bad : {"abc\xff", "\xc0\x80", "\xed\xa0\x80", "x\xe2\x82", "\xf5\x80\x80\x80", "\x80"}) {
     write(bad);
     EXPECT_THROW(tokenize_file(path, tokenizer), FormatError) << bad;

@@ -1,0 +1,79 @@
+#include "pipeline/ignored_options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "pipeline/texts.h"
+
+namespace metal_marlin {
+namespace {
+
+class List {
+ public:
+  explicit List(const std::vector<std::string>& given) : given_(given) {}
+  void add(const char* name, bool used, bool changed, const std::string& reason) {
+    if (used) return;
+    const bool asked = changed || std::find(given_.begin(), given_.end(), name) != given_.end();
+    options_.push_back({name, reason, asked});
+  }
+  void add_self_text(const CalibrationOptions& c) {
+    const CalibrationOptions defaults;
+    const bool self = calibration_kind(c) == CalibrationKind::kSelf;
+    add("seed", self, c.seed != defaults.seed, "only --calibration self uses it");
+    add("temperature", self, c.temperature != defaults.temperature, "only --calibration self uses it");
+  }
+  std::vector<IgnoredOption> take() { return std::move(options_); }
+
+ private:
+  const std::vector<std::string>& given_;
+  std::vector<IgnoredOption> options_;
+};
+
+}  // namespace
+
+std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recipe& r) {
+  const QuantizeOptions defaults;
+  const CalibrationOptions& c = o.calibration;
+  const bool npz = calibration_kind(c) == CalibrationKind::kNpz;
+  const bool named_text = !o.evaluation.text.empty() && o.evaluation.text != "none";
+  const bool gptq = r.rounding == Rounding::kGptq;
+  const std::string no_scales = fmt::format("--method {} searches no scales", o.method);
+  List list(o.given);
+  list.add("salient-ratio", r.scales == ScaleMethod::kSalient, o.salient_ratio != defaults.salient_ratio, "only --method awq-salient uses it");
+  list.add("activation-method", r.scales != ScaleMethod::kNone, o.activation_method != defaults.activation_method, no_scales);
+  list.add("awq-loss", r.scales == ScaleMethod::kAwq && (r.block_loss || o.awq_loss != "block"), o.awq_loss != defaults.awq_loss,
+           r.scales == ScaleMethod::kNone      ? no_scales
+           : r.scales == ScaleMethod::kSalient ? "--method awq-salient has no search"
+                                               : "statistics from a file hold no inputs of blocks to replay");
+  list.add("damping", gptq, o.damping != defaults.damping, "only --method gptq uses it");
+  list.add("act-order", gptq, o.act_order != defaults.act_order, "only --method gptq uses it");
+  const std::string from_file = "the statistics come from a file";
+  list.add("samples", !npz, c.samples != defaults.calibration.samples, from_file);
+  list.add("sequence-length", !npz, c.sequence_length != defaults.calibration.sequence_length, from_file);
+  list.add("precision", !npz, o.machine.precision != defaults.machine.precision, from_file);
+  list.add_self_text(c);
+  list.add("bos", !npz || named_text, c.bos != defaults.calibration.bos, "no text is read");
+  list.add("chunks", named_text, o.evaluation.chunks != defaults.evaluation.chunks, "only --evaluate FILE uses it");
+  const bool held_back_text = calibration_kind(c) == CalibrationKind::kText && o.evaluation.text.empty();
+  list.add("context", named_text || held_back_text, o.evaluation.context != defaults.evaluation.context,
+           o.evaluation.text == "none" || npz ? "nothing is evaluated" : "self-made text is evaluated by --sequence-length");
+  return list.take();
+}
+
+std::vector<IgnoredOption> ignored_options(const CalibrationOptions& c) {
+  List list(c.given);
+  list.add_self_text(c);
+  return list.take();
+}
+
+std::string ignored_options_warning(const std::vector<IgnoredOption>& ignored) {
+  std::vector<std::string> parts;
+  for (const IgnoredOption& o : ignored) {
+    if (o.asked) parts.push_back(fmt::format("--{} ({})", o.name, o.reason));
+  }
+  return parts.empty() ? std::string() : fmt::format("without effect: {}", fmt::join(parts, ", "));
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,24 @@
+// Options that have no effect on a run, because its method or its calibration does not use them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "pipeline/recipe.h"
+
+namespace metal_marlin {
+
+struct IgnoredOption {
+  std::string name;  // "salient-ratio"
+  std::string reason;
+  bool asked = false;  // given by name, or unlike its default
+};
+// All of them, in a fixed order.
+std::vector<IgnoredOption> ignored_options(const QuantizeOptions& options, const Recipe& recipe);
+// Of calibrate_model.
+std::vector<IgnoredOption> ignored_options(const CalibrationOptions& options);
+
+// "without effect: --damping (only gptq uses it), --seed (only ...)": those that were asked for; empty: none were.
+std::string ignored_options_warning(const std::vector<IgnoredOption>& ignored);
+
+}  // namespace metal_marlin

@@ -1,0 +1,369 @@
+// What the command says when something is not as it should be, and that it fails where it must.
+#include <sys/stat.h>
+
+#include <set>
+#include <sstream>
+#include <vector>
+
+#include "command_line.h"
+
+namespace metal_marlin::cli_test {
+namespace {
+
+using nlohmann::json;
+
+std::string lines_with(const std::string& text, const std::string& part) {
+  std::istringstream lines(text);
+  std::string found;
+  for (std::string line; std::getline(lines, line);)
+    if (line.find(part) != std::string::npos) found += line + "\n";
+  return found;
+}
+
+TEST_F(CommandLine, ANumberOrSizeThatIsNoneIsNamedWithItsValueAndWhatIsExpected) {
+  const std::vector<std::array<std::string, 3>> cases = {
+      {"quantize m -o o --memory potato", "--memory", "'potato'"},
+      {"quantize m -o o --memory 4XB", "--memory", "'4XB'"},
+      {"quantize m -o o --memory -1", "--memory", "'-1'"},
+      {"quantize m -o o --memory 1.2.3GiB", "--memory", "'1.2.3GiB'"},
+      {"quantize m -o o --samples many", "--samples", "'many'"},
+      {"quantize m -o o --samples 0", "--samples", "'0'"},
+      {"quantize m -o o --seed 1.5", "--seed", "'1.5'"},
+      {"quantize m -o o --salient-ratio 7", "--salient-ratio", "'7'"},
+      {"quantize m -o o --damping none", "--damping", "'none'"},
+      {"quantize m -o o --temperature hot", "--temperature", "'hot'"},
+      {"quantize m -o o --max-kl low", "--max-kl", "'low'"},
+      {"quantize m -o o --threads two", "--threads", "'two'"},
+      {"quantize m -o o --group-size 12", "--group-size", "'12'"},
+      {"quantize m -o o --method magic", "--method", "'magic'"},
+      {"evaluate m --text t --chunks x", "--chunks", "'x'"},
+      {"evaluate m --text t --context 1", "--context", "'1'"},
+      {"generate m -p a -n x", "--predict", "'x'"},
+      {"generate m -p a --temp warm", "--temp", "'warm'"},
+  };
+  for (const auto& [arguments, option, value] : cases) {
+    const auto outcome = run(arguments);
+    EXPECT_EQ(outcome.code, 2) << arguments;
+    for (const std::string& part : {option, value, std::string("expected ")})
+      EXPECT_NE(outcome.err.find(part), std::string::npos) << arguments << "\n" << outcome.err;
+  }
+}
+
+TEST_F(WholePath, AFullStandardOutputIsAnError) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const std::string question = (folder_ / "question").string();
+  std::ofstream(question) << "hello\n";
+  const std::string chat = chat_model();
+  for (const std::string& arguments : std::vector<std::string>{
+           "--help", "--version", "inspect --help", "help", "man", "completion bash", "man --json", "inspect " + model_, "inspect " + model_ + " --json",
+           "report " + output_, "report " + output_ + " --json", "compare " + model_ + " " + output_, quantize(), quantize() + " --json", quantize() + " --dry-run",
+           "generate " + model_ + " -p 'the cat' -n 2 --ignore-eos", "generate " + model_ + " -p 'the cat' -n 2 --json", "chat " + chat + " -n 2 --ignore-eos",
+           "evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 16", "evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 16 --json"}) {
+    const auto outcome = run(arguments + " > /dev/full", question);
+    EXPECT_EQ(outcome.code, 1) << arguments << "\n" << outcome.err;
+    EXPECT_NE(outcome.err.find("standard output"), std::string::npos) << arguments << "\n" << outcome.err;
+  }
+}
+
+TEST_F(WholePath, AFullStandardErrorDoesNotStopTheWork) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
+  const std::string line = std::string("'") + METAL_MARLIN_BINARY + "' " + quantize() + " --log-level debug > /dev/null 2> /dev/full";
+  EXPECT_EQ(std::system(line.c_str()), 0);
+  EXPECT_TRUE(fs::exists(fs::path(output_) / "report.json"));
+}
+
+TEST_F(WholePath, FaultyTextsAreAFaultOfTheInput) {
+  const auto file = [&](const std::string& name, const std::string& text) {
+    std::ofstream(folder_ / name, std::ios::binary) << text;
+    return (folder_ / name).string();
+  };
+  const std::string empty = file("empty.txt", "");
+  const std::string brief = file("brief.txt", "a cat");
+  const std::string latin = file("latin.txt", "caf\xe9 au lait");
+  for (const std::string& text : {empty, brief, latin, (folder_ / "none.txt").string(), folder_.string()}) {
+    for (const std::string& arguments : std::vector<std::string>{
+             "quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + text,
+             "quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + text + " --dry-run",
+             "quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + text_ + " --samples 2 --sequence-length 16 --evaluate " + text,
+             "calibrate " + model_ + " -o " + (folder_ / "s.npz").string() + " --calibration " + text,
+             "evaluate " + model_ + " --text " + text}) {
+      const auto outcome = run(arguments);
+      EXPECT_EQ(outcome.code, 1) << arguments << "\n" << outcome.err;
+      EXPECT_NE(outcome.err.find(text), std::string::npos) << arguments << "\n" << outcome.err;
+    }
+    fs::remove_all(output_);
+  }
+  EXPECT_EQ(run("generate " + model_ + " -f " + empty).code, 1);
+  EXPECT_FALSE(fs::exists(folder_ / "s.npz"));
+}
+
+TEST_F(WholePath, EvaluateReadsItsTextBeforeTheModel) {
+  const auto outcome = run("evaluate " + (folder_ / "no-model").string() + " --text " + (folder_ / "no-text").string());
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.err.find("no-text"), std::string::npos) << outcome.err;
+}
+
+TEST_F(WholePath, CalibrateKnowsBeforeAnyWorkThatItsOutputCannotBeWritten) {
+  const std::string tail = " --calibration " + text_ + " --samples 2 --sequence-length 16";
+  for (const std::string& output : {(folder_ / "no" / "such" / "stats.npz").string(), (folder_ / "folder.npz").string()}) {
+    fs::create_directory(folder_ / "folder.npz");
+    const auto outcome = run("calibrate " + model_ + " -o " + output + tail + " --log-level debug");
+    EXPECT_EQ(outcome.code, 1) << outcome.err;
+    EXPECT_NE(outcome.err.find(output), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find("tokenize"), std::string::npos) << outcome.err;  // the stage that would come next
+  }
+  const auto outcome = run("calibrate " + model_ + " -o " + (folder_ / "stats.txt").string() + tail);
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_NE(outcome.err.find(".npz"), std::string::npos) << outcome.err;
+}
+
+TEST_F(WholePath, OptionsWithoutEffectAreSaidInOneWarning) {
+  const std::string base = "quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + text_ +
+                           " --samples 4 --sequence-length 32 --evaluate " + text_ + " --chunks 2 --context 32 --method rtn";
+  const auto outcome = run(base + " --salient-ratio 0.01 --damping 0.5 --no-act-order --awq-loss block --activation-method max --seed 4 --temperature 1 --json");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const std::string line = lines_with(outcome.err, "without effect");
+  EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << outcome.err;
+  for (const char* name : {"--salient-ratio", "--damping", "--act-order", "--awq-loss", "--activation-method", "--seed", "--temperature"})
+    EXPECT_NE(line.find(name), std::string::npos) << name << "\n" << line;
+  for (const char* name : {"--samples (", "--chunks (", "--group-size (", "--method ("}) EXPECT_EQ(line.find(name), std::string::npos) << name << "\n" << line;
+  const json warnings = parsed(outcome.out)["warnings"];
+  ASSERT_EQ(warnings.size(), 2U);  // the other: calibrated and evaluated on one text
+  EXPECT_NE(line.find(warnings[1].get<std::string>()), std::string::npos) << warnings;
+  EXPECT_NE(run("report " + output_).out.find("without effect"), std::string::npos);
+  // They are not what makes another run of it.
+  const auto again = run(base + " --seed 5");
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_NE(again.err.find("nothing was left to do"), std::string::npos) << again.err;
+  EXPECT_EQ(run(base + " --scheme sym").code, 2);  // this would be
+  // Nothing to say where all options are used, or left alone.
+  fs::remove_all(output_);
+  EXPECT_EQ(lines_with(run(base).err, "without effect"), "");
+  fs::remove_all(output_);
+  const auto gptq = run(base.substr(0, base.size() - 3) + "gptq --damping 0.02 --no-act-order --dry-run");
+  EXPECT_EQ(gptq.code, 0) << gptq.err;
+  EXPECT_EQ(lines_with(gptq.err, "without effect"), "");
+  const auto planned = run(base + " --damping 0.5 --dry-run --json");
+  EXPECT_NE(lines_with(planned.err, "without effect").find("--damping"), std::string::npos) << planned.err;
+  EXPECT_EQ(parsed(planned.out)["warnings"].size(), 1U);
+  const auto stats = run("calibrate " + model_ + " -o " + (folder_ / "s.npz").string() + " --calibration " + text_ + " --samples 2 --sequence-length 16 --seed 0");
+  EXPECT_NE(lines_with(stats.err, "without effect").find("--seed"), std::string::npos) << stats.err;
+}
+
+TEST_F(WholePath, AGroupSizeThatFailsIsAnsweredWithSizesThatWork) {
+  const std::string base = "quantize " + model_ + " -o " + output_ + " --calibration " + text_ + " --samples 2 --sequence-length 16 --evaluate none --group-size ";
+  for (const std::string size : {"auto", "64", "24"}) {  // in_features are 32 and 40
+    const auto outcome = run(base + size);
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    EXPECT_NE(outcome.err.find("down_proj"), std::string::npos) << outcome.err;
+    const size_t at = outcome.err.find("these fit every linear: ");
+    ASSERT_NE(at, std::string::npos) << outcome.err;
+    std::istringstream sizes(outcome.err.substr(at + std::string("these fit every linear: ").size()));
+    int tried = 0;
+    for (std::string word; std::getline(sizes, word, ',');) {
+      const auto advised = run(base + std::to_string(std::stoi(word)) + " --dry-run --json");
+      EXPECT_EQ(advised.code, 0) << word << "\n" << advised.err;
+      EXPECT_EQ(parsed(advised.out)["quantized"].size(), 14U) << word;
+      ++tried;
+    }
+    EXPECT_GE(tried, 2);
+  }
+  // Hidden 20: no layout holds those linears, whatever the size. The others decide.
+  const std::string gemma = std::string(TEST_DATA) + "/models/gemma3-pattern";
+  const auto outcome = run("quantize " + gemma + " -o " + output_ + " --calibration " + text_ + " --samples 2 --sequence-length 16 --evaluate none --dry-run --json --group-size 8");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const json plan = parsed(outcome.out);
+  for (const json& s : plan["skipped"]) EXPECT_FALSE(s["reason"].get<std::string>().empty());
+  for (const json& q : plan["quantized"]) EXPECT_EQ(q["shape"][1].get<int>() % 8, 0) << q;
+}
+
+TEST_F(WholePath, ChatSaysBeforeLoadingThatThereIsNoTemplate) {
+  const auto outcome = run("chat " + model_);
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.err.find("chat template"), std::string::npos) << outcome.err;
+}
+
+TEST_F(WholePath, ContextsBeyondTheModelsPositionsAreWarnedOf) {
+  const std::string question = (folder_ / "question").string();
+  std::ofstream(question) << "hello\n";
+  const auto warned = [](const Outcome& outcome) { return lines_with(outcome.err, "max_position_embeddings"); };
+  EXPECT_NE(warned(run("generate " + model_ + " -p 'the cat' -n 80 -c 100 --ignore-eos")), "");
+  EXPECT_EQ(warned(run("generate " + model_ + " -p 'the cat' -n 8 --ignore-eos")), "");
+  EXPECT_NE(warned(run("chat " + chat_model() + " -n 80 -c 100 --ignore-eos", question)), "");
+  EXPECT_NE(warned(run("evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 65")), "");
+  EXPECT_EQ(warned(run("evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 64")), "");
+}
+
+TEST_F(WholePath, AReferenceOfAnotherTokenizerIsRefused) {
+  const std::string tail = " --text " + text_ + " --chunks 1 --context 16";
+  const auto refused = run("evaluate " + model_ + " --reference " + std::string(TEST_DATA) + "/models/mistral" + tail);
+  EXPECT_EQ(refused.code, 1) << refused.err;
+  EXPECT_NE(refused.err.find("tokenizer"), std::string::npos) << refused.err;
+  // The same tokenizer in a model of another family: possible, and said.
+  const auto other = run("evaluate " + model_ + " --reference " + std::string(TEST_DATA) + "/models/qwen2" + tail);
+  EXPECT_EQ(other.code, 0) << other.err;
+  EXPECT_NE(lines_with(other.err, "family").find("qwen2"), std::string::npos) << other.err;
+  const auto same = run("evaluate " + model_ + " --reference " + model_ + tail);
+  EXPECT_EQ(same.code, 0);
+  EXPECT_EQ(lines_with(same.err, "warning"), "") << same.err;
+}
+
+TEST_F(WholePath, StatisticsOfAnotherModelAreRefusedByName) {
+  const std::string stats = (folder_ / "stats.npz").string();
+  ASSERT_EQ(run("calibrate " + model_ + " -o " + stats + " --calibration " + text_ + " --samples 4 --sequence-length 32").code, 0);
+  const std::string tail = " -o " + output_ + " --group-size 8 --evaluate none --json --calibration " + stats;
+  // All shapes are the same; only the weights and the name are not.
+  const std::string twin = (folder_ / "twin").string();
+  fs::copy(model_, twin);
+  std::fstream weights(fs::path(twin) / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+  weights.seekg(0, std::ios::end);
+  const auto size = static_cast<int64_t>(weights.tellg());
+  for (int64_t at = size / 2; at < size; at += 64) {
+    weights.seekp(at);
+    weights.put('\x3c');
+  }
+  weights.close();
+  const auto refused = run("quantize " + twin + tail);
+  EXPECT_EQ(refused.code, 1) << refused.err;
+  EXPECT_NE(refused.err.find("twin"), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find("llama (llama"), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find(stats), std::string::npos) << refused.err;
+  EXPECT_FALSE(fs::exists(fs::path(output_) / "config.json"));
+  EXPECT_EQ(run("quantize " + twin + tail + " --dry-run").code, 1);
+  const auto taken = run("quantize " + model_ + tail);
+  ASSERT_EQ(taken.code, 0) << taken.err;
+  EXPECT_EQ(parsed(taken.out)["calibration"]["tokens"], 4 * 32);
+  EXPECT_NE(run("report " + output_).out.find("128 tokens"), std::string::npos);
+}
+
+TEST_F(WholePath, LayersThatTheConfigDoesNotCountAreSaid) {
+  const std::string cut = (folder_ / "cut").string();
+  fs::copy(model_, cut);
+  json config = parsed(read(fs::path(cut) / "config.json"));
+  config["num_hidden_layers"] = 1;
+  std::ofstream(fs::path(cut) / "config.json") << config.dump();
+  const auto inspected = run("inspect " + cut);
+  EXPECT_EQ(inspected.code, 0) << inspected.err;
+  EXPECT_NE(lines_with(inspected.out, "num_hidden_layers 1").find("model.layers.1."), std::string::npos) << inspected.out;
+  const json listed = parsed(run("inspect " + cut + " --json").out);
+  std::set<std::string> surplus;
+  for (const json& s : listed["skipped"]) {
+    if (s["reason"].get<std::string>().find("num_hidden_layers 1") == std::string::npos) continue;
+    EXPECT_TRUE(surplus.insert(s["name"].get<std::string>()).second) << s;  // each once
+  }
+  EXPECT_EQ(surplus.size(), 9U);  // seven linears, two norms
+  const auto made = run("quantize " + cut + " -o " + output_ + " --group-size 8 --calibration " + text_ + " --samples 2 --sequence-length 16 --evaluate none --json");
+  ASSERT_EQ(made.code, 0) << made.err;
+  EXPECT_NE(lines_with(made.err, "num_hidden_layers 1"), "") << made.err;
+  std::set<std::string> skipped;
+  const json report = parsed(made.out);
+  for (const json& s : report["skipped"]) skipped.insert(s["name"].get<std::string>());
+  EXPECT_TRUE(skipped.count("model.layers.1.mlp.up_proj.weight"));
+  EXPECT_NE(lines_with(run("evaluate " + cut + " --text " + text_ + " --chunks 1 --context 16").err, "num_hidden_layers 1"), "");
+  const json written = parsed(run("inspect " + output_ + " --tensors --json").out);
+  for (const json& t : written["tensors"])
+    EXPECT_EQ(t["name"].get<std::string>().find("layers.1."), std::string::npos) << t;
+}
+
+TEST_F(WholePath, DamagedReportsAreSaidToBeDamaged) {
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const std::string whole = read(fs::path(output_) / "report.json");
+  const std::string path = (folder_ / "other.json").string();
+  const auto shows = [&](const std::string& text, const std::string& part) {
+    std::ofstream(path, std::ios::binary) << text;
+    for (const std::string& how : {std::string(), " --html " + (folder_ / "page.html").string()}) {
+      const auto outcome = run("report " + path + how);
+      EXPECT_EQ(outcome.code, 1) << text.substr(0, 80);
+      EXPECT_NE(outcome.err.find(path), std::string::npos) << outcome.err;
+      EXPECT_NE(outcome.err.find(part), std::string::npos) << part << "\n" << outcome.err;
+      EXPECT_EQ(outcome.err.find("json.exception"), std::string::npos) << outcome.err;
+    }
+    EXPECT_FALSE(fs::exists(folder_ / "page.html"));
+  };
+  shows("", "at byte 0, found the end of the text");
+  shows(whole.substr(0, whole.size() / 2), "found the end of the text");
+  shows("[1, 2]", "other JSON");
+  shows("{\"model_type\": \"llama\"}", "other JSON");
+  json report = parsed(whole);
+  const auto with = [&](const char* pointer, const json& value) {
+    json changed = report;
+    changed[json::json_pointer(pointer)] = value;
+    return changed.dump();
+  };
+  shows(with("/schema", 99), "schema");
+  shows(with("/model/bytes", "many"), "model/bytes");
+  shows(with("/linears/0/weight_error", nullptr), "linears/0/weight_error");
+  shows(with("/linears/0", 5), "linears/0/name");
+  shows(with("/run/stages", json::array()), "run/stages");
+  shows(with("/skipped", {1}), "skipped/0/name");
+  json shorter = report;
+  shorter["model"].erase("kl_divergence");
+  shows(shorter.dump(), "model/kl_divergence/mean");
+  // A folder without one.
+  const auto none = run("report " + folder_.string());
+  EXPECT_EQ(none.code, 1);
+  EXPECT_NE(none.err.find("no report.json"), std::string::npos) << none.err;
+}
+
+TEST_F(WholePath, ThePageIsWrittenWholeOrNotAtAll) {
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const auto nowhere = run("report " + output_ + " --html " + (folder_ / "no" / "page.html").string());
+  EXPECT_EQ(nowhere.code, 1);
+  EXPECT_NE(nowhere.err.find("page.html"), std::string::npos) << nowhere.err;
+  EXPECT_EQ(nowhere.err.find("Success"), std::string::npos) << nowhere.err;
+  if (!fs::exists("/dev/full")) return;
+  const auto device = run("report " + output_ + " --html /dev/full");
+  EXPECT_EQ(device.code, 1) << device.err;
+  struct stat info {};
+  ASSERT_EQ(stat("/dev/full", &info), 0);
+  EXPECT_TRUE(S_ISCHR(info.st_mode));
+}
+
+TEST_F(WholePath, BrokenJsonOfAModelIsToldInOurWords) {
+  for (const std::string& name : {std::string("config.json"), std::string("tokenizer_config.json"), std::string("tokenizer.json")}) {
+    const std::string broken = (folder_ / ("broken-" + name)).string();
+    fs::copy(model_, broken);
+    std::ofstream(fs::path(broken) / name) << "{\"model_type\": \"llama\",\n  oops}";
+    const auto outcome = run("evaluate " + broken + " --text " + text_);
+    EXPECT_EQ(outcome.code, 1) << outcome.err;
+    EXPECT_NE(outcome.err.find(name), std::string::npos) << outcome.err;
+    EXPECT_NE(outcome.err.find("expected a key in double quotes at byte 26, found 'o'"), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find("json.exception"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(WholePath, HelpExplainsACommandAndFlagsMayStandBeforeIt) {
+  EXPECT_EQ(run("help").out, run("--help").out);
+  EXPECT_EQ(run("help quantize").out, run("quantize --help").out);
+  const json tree = parsed(run("help --json").out);
+  EXPECT_EQ(tree["commands"][0]["name"], "quantize");
+  EXPECT_EQ(parsed(run("man --json").out), tree);
+  EXPECT_EQ(parsed(run("completion fish --json").out)["script"].get<std::string>() , run("completion fish").out);
+  EXPECT_EQ(parsed(run("--json inspect " + model_).out), parsed(run("inspect --json " + model_).out));
+  EXPECT_TRUE(parsed(run("--quiet --log-level error --json inspect " + model_).out).is_object());
+  EXPECT_TRUE(run("-q " + quantize()).err.empty());
+}
+
+TEST_F(WholePath, LogLevelsDoSomethingInEveryCommand) {
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const std::string chat = chat_model();
+  for (const std::string& arguments : std::vector<std::string>{
+           quantize(), "calibrate " + model_ + " -o " + (folder_ / "s.npz").string() + " --calibration " + text_ + " --samples 2 --sequence-length 16",
+           "evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 16", "generate " + model_ + " -p 'the cat' -n 2", "chat " + chat, "inspect " + model_,
+           "compare " + model_ + " " + model_, "report " + output_, "help", "completion bash", "man"}) {
+    EXPECT_NE(lines_with(run(arguments + " --log-level debug").err, "peak memory"), "") << arguments;
+    EXPECT_EQ(lines_with(run(arguments + " --log-level error").err, "peak memory"), "") << arguments;
+    EXPECT_EQ(lines_with(run(arguments + " --log-level debug --quiet").err, "peak memory"), "") << arguments;
+  }
+}
+
+TEST_F(WholePath, SmallSizesAreNotRoundedToNothing) {
+  const auto outcome = run("inspect " + model_);
+  EXPECT_EQ(outcome.out.find("0.0 MB"), std::string::npos) << outcome.out;
+  EXPECT_NE(lines_with(outcome.out, "skipped").find("norm or bias (5)"), std::string::npos) << outcome.out;
+  EXPECT_NE(lines_with(outcome.out, "skipped").find("embedding (1): model.embed_tokens.weight"), std::string::npos) << outcome.out;
+}
+
+}  // namespace
+}  // namespace metal_marlin::cli_test
