@@ -38,6 +38,7 @@ int main(int argc, char** argv) {
         "metal-marlin", "Turns trained language models into 4-bit ones, and shows how good they are.", version());
     cli::add_quantize(application);
     cli::add_calibrate(application);
+    cli::add_convert(application);
     cli::add_evaluate(application);
     cli::add_generate(application);
     cli::add_chat(application);

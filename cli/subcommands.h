@@ -12,6 +12,7 @@ constexpr int kExitInterrupted = 130;
 
 void add_quantize(Application& application);
 void add_calibrate(Application& application);
+void add_convert(Application& application);
 void add_evaluate(Application& application);
 void add_generate(Application& application);
 void add_chat(Application& application);

@@ -1,6 +1,6 @@
 // A checkpoint as lazily loaded named tensors + config + tokenizer: a Hugging Face folder, a .safetensors file next to
 // its config.json, a .gguf file, or org/name in the Hugging Face cache. Names are always Hugging Face's. Quantized
-// checkpoints (native, AWQ gemm) are read too: their linears come as codes or dequantized.
+// checkpoints (native, AWQ gemm, GPTQ, Marlin) are read too: their linears come as codes or dequantized.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 
 #include "core/tensor.h"
 #include "core/values.h"
+#include "pack/packed_tensor.h"
 #include "source/family.h"
 #include "source/model_config.h"
 
@@ -37,6 +38,12 @@ struct CheckpointTensor {
   std::string file;
 };
 
+// A linear as a 4-bit checkpoint stores it.
+struct StoredCodes {
+  QuantizedTensor tensor;
+  std::vector<uint16_t> q_scale;  // f16 bits [in], of native checkpoints that keep one: the weight is divided by it
+};
+
 class ModelSource {
  public:
   // Throws SystemError (not found: the message names the command that fetches org/name), FormatError, UnsupportedError.
@@ -48,11 +55,14 @@ class ModelSource {
   const ModelConfig& config() const noexcept { return config_; }
   // config.json as stored, or rebuilt from GGUF metadata. Without quantization_config when `plain`.
   const nlohmann::json& config_json() const noexcept { return *config_json_; }
-  std::string format() const { return format_; }  // "safetensors", "gguf", "awq", "native"
+  // "safetensors", "gguf"; "awq", "gptq", "gptq_v2", "marlin", "native": 4-bit linears in that layout
+  std::string format() const { return format_; }
+  bool quantized() const noexcept { return format_ != "safetensors" && format_ != "gguf"; }
 
   // All tensors in a fixed order (by name), each linear once.
   virtual std::vector<CheckpointTensor> tensors() const = 0;
-  // What the checkpoint holds beside the language model (vision tower and so on): neither read nor copied.
+  // What the checkpoint holds beside the language model (vision tower, layers that the config does not count, and so on),
+  // under its names in the file: neither read nor copied.
   virtual std::vector<CheckpointTensor> left_out() const = 0;
   virtual bool has(const std::string& name) const = 0;
   // The stored bytes in a 16- or 32-bit float type (GGUF blocks: dequantized to f16 where `name` was quantized; f32
@@ -61,8 +71,16 @@ class ModelSource {
   // Converted to f32 and un-permuted: [rows, cols] (1-D tensors: [1, n]). Rows first_row .. +rows only, all: rows < 0.
   virtual Matrix load(const std::string& name, int64_t first_row = 0, int64_t rows = -1) const = 0;
   // The codes of a linear's weight where it is stored in at most 8 bits with group scales; nothing otherwise (also
-  // where the native format keeps a q_scale beside them: the codes alone are not the weight then).
+  // where the native format keeps a q_scale beside them, and where GPTQ's groups are in act order: the codes and
+  // consecutive groups alone are not the weight then).
   virtual std::optional<QuantizedTensor> load_quantized(const std::string& name) const = 0;
+  // All that a 4-bit checkpoint stores of a linear's weight, for passing it on without floats; nothing for a tensor that
+  // is not stored so. With Codes::kSkip the codes are left out.
+  virtual std::optional<StoredCodes> load_codes(const std::string& name, Codes codes = Codes::kRead) const {
+    static_cast<void>(name);
+    static_cast<void>(codes);
+    return std::nullopt;
+  }
   // Gives back the memory that loading `name` mapped.
   virtual void release(const std::string& name) const = 0;
 

@@ -4,6 +4,7 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstring>
 #include <filesystem>
@@ -14,10 +15,10 @@
 #include "core/atomic_file.h"
 #include "core/machine.h"
 #include "formats/safetensors.h"
-#include "pack/awq_gemm.h"
 #include "pack/native.h"
 #include "source/config_reader.h"
 #include "source/convert.h"
+#include "source/packed_layouts.h"
 #include "source/text_model.h"
 #include "source/tokenizer.h"
 
@@ -39,17 +40,18 @@ constexpr const char* kCompanions[] = {"tokenizer.json",
                                        "tokenizer.model"};
 constexpr uint64_t kCompanionLimit = uint64_t{256} << 20;
 
-enum class Layout : uint8_t { kPlain, kAwq, kNative };
-
 // Where a logical tensor lies.
 struct Entry {
-  Layout layout = Layout::kPlain;
   const SafetensorsFile* file = nullptr;
   const TensorView* main = nullptr;  // the tensor, or its codes
-  const TensorView* scales = nullptr;
-  const TensorView* zeros = nullptr;
-  const TensorView* q_scale = nullptr;
+  PackedLinear packed;               // its codes are null: stored as it is
   std::vector<int64_t> shape;
+
+  bool plain() const noexcept { return packed.codes == nullptr; }
+  // Null where there is none.
+  std::array<const TensorView*, 4> parts() const noexcept {
+    return {main, packed.scales, packed.zeros, packed.channels};
+  }
 };
 
 class SafetensorsSource : public ModelSource {
@@ -72,10 +74,11 @@ class SafetensorsSource : public ModelSource {
       // Other engines have other defaults for a text model of its own.
       for (const auto& [key, value] : family_->defaults) config.emplace(key, value);
     }
+    packed_ = read_packed_config(config, config_path, folder_);
+    format_ = packed_.layout != nullptr ? packed_.layout->format : "safetensors";
     config_json_ = std::make_shared<json>(std::move(config));
     read_generation_config();
     open_files(folder);
-    read_quantization(config_path);
     collect(wrapped);
   }
 
@@ -85,7 +88,7 @@ class SafetensorsSource : public ModelSource {
 
   OwnedTensor load_stored(const std::string& name) const override {
     const Entry& e = get(name);
-    if (e.layout != Layout::kPlain) return to_f16(name, e.shape, load(name, 0, -1));
+    if (!e.plain()) return to_f16(name, e.shape, load(name, 0, -1));
     if (e.main->dtype != DType::kF32 && e.main->dtype != DType::kF16 && e.main->dtype != DType::kBF16) {
       throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", e.file->path(), name,
                                          dtype_name(e.main->dtype)));
@@ -101,14 +104,14 @@ class SafetensorsSource : public ModelSource {
     if (rows < 0) rows = all - first_row;
     check_rows(name, first_row, rows, all);
     Matrix m(rows, columns);
-    if (e.layout == Layout::kPlain) {
+    if (e.plain()) {
       to_f32(*e.main, e.file->path(), first_row * columns, rows * columns, m.data());
       return m;
     }
     const QuantizedTensor q = codes(name, e);
     dequantize_rows(q, first_row, rows, m.data());
-    if (e.q_scale != nullptr) {
-      const auto scale = unpack_q_scale(*e.q_scale, columns, name);
+    if (has_q_scale(e)) {
+      const auto scale = unpack_q_scale(*e.packed.channels, columns, name);
       for (int64_t r = 0; r < rows; ++r) {
         for (int64_t k = 0; k < columns; ++k) m(r, k) /= scale[static_cast<size_t>(k)];
       }
@@ -118,14 +121,22 @@ class SafetensorsSource : public ModelSource {
 
   std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
     const Entry& e = get(name);
-    if (e.layout == Layout::kPlain || e.q_scale != nullptr) return std::nullopt;
-    return codes(name, e);
+    if (e.plain() || has_q_scale(e)) return std::nullopt;
+    QuantizedTensor q = codes(name, e);
+    if (!q.group_index.empty()) return std::nullopt;
+    return q;
+  }
+
+  std::optional<StoredCodes> load_codes(const std::string& name, Codes with) const override {
+    const Entry& e = get(name);
+    if (e.plain()) return std::nullopt;
+    return StoredCodes{codes(name, e, with), read_q_scale(packed_, e.packed, e.shape[1], name)};
   }
 
   void release(const std::string& name) const override {
     const auto it = entries_.find(name);
     if (it == entries_.end()) return;
-    for (const TensorView* part : {it->second.main, it->second.scales, it->second.zeros, it->second.q_scale}) {
+    for (const TensorView* part : it->second.parts()) {
       if (part != nullptr) it->second.file->release(*part);
     }
   }
@@ -149,7 +160,7 @@ class SafetensorsSource : public ModelSource {
     uint64_t h = fnv1a(config.data(), config.size());
     for (const auto& file : files_) h = digest_file(file->path(), h);
     for (const auto& [name, e] : entries_) {
-      for (const TensorView* part : {e.main, e.scales, e.zeros, e.q_scale}) {
+      for (const TensorView* part : e.parts()) {
         if (part == nullptr) continue;
         h = digest_header(name, dtype_name(part->dtype), part->shape, h);
         h = digest_sample(part->bytes, h);
@@ -173,8 +184,8 @@ class SafetensorsSource : public ModelSource {
       CheckpointTensor t;
       t.name = name;
       t.shape = e.shape;
-      t.stored_as = e.layout == Layout::kPlain ? std::string(dtype_name(e.main->dtype)) : format_;
-      for (const TensorView* part : {e.main, e.scales, e.zeros, e.q_scale}) {
+      t.stored_as = e.plain() ? std::string(dtype_name(e.main->dtype)) : format_;
+      for (const TensorView* part : e.parts()) {
         if (part != nullptr) t.bytes += part->bytes.size();
       }
       t.file = fs::path(e.file->path()).filename().string();
@@ -183,11 +194,10 @@ class SafetensorsSource : public ModelSource {
     return out;
   }
 
-  QuantizedTensor codes(const std::string& name, const Entry& e) const {
-    const std::string label = e.file->path() + ": " + name;
-    return e.layout == Layout::kAwq ? unpack_awq_gemm(*e.main, *e.zeros, *e.scales, group_size_, label)
-                                    : unpack_native(*e.main, *e.scales, *e.zeros, group_size_, label);
+  QuantizedTensor codes(const std::string& name, const Entry& e, Codes with = Codes::kRead) const {
+    return read_packed(packed_, e.packed, e.file->path() + ": " + name, with);
   }
+  bool has_q_scale(const Entry& e) const { return format_ == "native" && e.packed.channels != nullptr; }
 
   void read_generation_config() {
     const std::string path = (fs::path(folder_) / "generation_config.json").string();
@@ -235,34 +245,6 @@ class SafetensorsSource : public ModelSource {
     for (const fs::path& p : weights) files_.push_back(std::make_unique<SafetensorsFile>(p.string()));
   }
 
-  void read_quantization(const std::string& config_path) {
-    format_ = "safetensors";
-    const ConfigReader config(*config_json_, config_path);
-    const auto q = config.find_object("quantization_config");
-    if (!q) return;
-    const std::string method = q->find_string("quant_method").value_or("");
-    if (method == "awq") {
-      const std::string version = q->find_string("version").value_or(q->find_string("format").value_or("gemm"));
-      if (version != "gemm" && version != "GEMM") {
-        throw UnsupportedError(
-            fmt::format("{}: AWQ version \"{}\" is not supported; supported is gemm", config_path, version));
-      }
-      format_ = "awq";
-    } else if (method == "metal_marlin") {
-      format_ = "native";
-    } else {
-      throw UnsupportedError(fmt::format(
-          "{}: quant_method \"{}\" is not supported; supported are awq (gemm) and metal_marlin", config_path, method));
-    }
-    const int64_t bits = q->find_int("bits", 1, 64).value_or(q->find_int("w_bit", 1, 64).value_or(4));
-    if (bits != 4)
-      throw UnsupportedError(fmt::format("{}: {} bits are not supported; supported are 4", config_path, bits));
-    auto group = q->find_int("group_size", -1, kLargestSize);
-    if (!group) group = q->find_int("q_group_size", -1, kLargestSize);
-    if (!group || *group == 0) q->fail("group_size", "a positive integer or -1");
-    group_size_ = *group;
-  }
-
   void collect(bool wrapped) {
     std::map<std::string, Entry> raw;
     for (const auto& file : files_) {
@@ -278,13 +260,12 @@ class SafetensorsSource : public ModelSource {
       }
     }
     for (const auto& [name, e] : raw) {
-      if (format_ == "awq" && name.ends_with(".qweight")) {
-        add_awq(name.substr(0, name.size() - std::strlen(".qweight")), e, raw);
-      } else if (format_ == "native" && name.ends_with(".weight") &&
-                 (e.main->dtype == DType::kU32 || raw.count(name + ".scales") > 0)) {
-        add_native(name, e, raw);
+      if (is_codes(name, e, raw)) {
+        add_packed(name, e, raw);
       } else if (!is_part(name, raw)) {
-        entries_.emplace(name, e);
+        if (!entries_.emplace(name, e).second) {
+          throw FormatError(fmt::format("{}: tensor {} is there twice: as it is and in 4 bits", e.file->path(), name));
+        }
       }
     }
     // Layers that the config does not count are no part of the model.
@@ -304,16 +285,24 @@ class SafetensorsSource : public ModelSource {
     return code == std::errc() && end != name.data() + name.size() && *end == '.' ? layer : -1;
   }
 
+  // "model.layers.0.mlp.up_proj" of one of its tensors; empty where the name does not end so.
+  static std::string without(const std::string& name, std::string_view suffix) {
+    return !suffix.empty() && name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : std::string();
+  }
+
+  bool is_codes(const std::string& name, const Entry& e, const std::map<std::string, Entry>& raw) const {
+    if (packed_.layout == nullptr) return false;
+    const std::string module = without(name, packed_.layout->codes);
+    if (module.empty()) return false;
+    // The native codes have the name of any weight.
+    return format_ != "native" || e.main->dtype == DType::kU32 || raw.count(module + packed_.layout->scales) > 0;
+  }
+
   bool is_part(const std::string& name, const std::map<std::string, Entry>& raw) const {
-    if (format_ == "awq") {
-      for (const char* suffix : {".qzeros", ".scales"}) {
-        if (name.ends_with(suffix))
-          return raw.count(name.substr(0, name.size() - std::strlen(suffix)) + ".qweight") > 0;
-      }
-    } else if (format_ == "native") {
-      for (const char* suffix : {".weight.scales", ".weight.zeros", ".weight.q_scale"}) {
-        if (name.ends_with(suffix)) return raw.count(name.substr(0, name.size() - std::strlen(suffix)) + ".weight") > 0;
-      }
+    if (packed_.layout == nullptr) return false;
+    for (const char* suffix : {packed_.layout->scales, packed_.layout->zeros, packed_.layout->channels}) {
+      const std::string module = without(name, suffix);
+      if (!module.empty()) return raw.count(module + packed_.layout->codes) > 0;
     }
     return false;
   }
@@ -327,54 +316,46 @@ class SafetensorsSource : public ModelSource {
       throw FormatError(fmt::format("{}: tensor {} is missing; the linear's codes are there", path_, name));
   }
 
-  void add_awq(const std::string& module, const Entry& codes, const std::map<std::string, Entry>& raw) {
+  void add_packed(const std::string& name, const Entry& codes, const std::map<std::string, Entry>& raw) {
+    const PackedLayout& layout = *packed_.layout;
+    const std::string module = without(name, layout.codes);
+    if (format_ == "native") check_native_metadata(*codes.file);
     Entry e = codes;
-    e.layout = Layout::kAwq;
-    e.zeros = part(raw, module + ".qzeros");
-    e.scales = part(raw, module + ".scales");
-    demand_part(e.zeros, module + ".qzeros");
-    demand_part(e.scales, module + ".scales");
-    if (e.main->shape.size() != 2) {
-      throw FormatError(fmt::format("{}: tensor {}.qweight: expected two dimensions, found {}", e.file->path(), module,
-                                    shape_string(e.main->shape)));
+    e.packed.codes = e.main;
+    const auto find = [&](const char* suffix, const TensorView*& view, bool needed) {
+      if (*suffix == '\0') return;
+      view = part(raw, module + suffix);
+      if (needed) demand_part(view, module + suffix);
+    };
+    find(layout.scales, e.packed.scales, true);
+    find(layout.zeros, e.packed.zeros, true);
+    find(layout.channels, e.packed.channels, false);
+    e.shape = logical_shape(layout, *e.main, fmt::format("{}: tensor {}", e.file->path(), name));
+    if (!entries_.emplace(module + ".weight", std::move(e)).second) {
+      throw FormatError(fmt::format("{}: tensor {}.weight is there twice: as it is and in 4 bits", path_, module));
     }
-    e.shape = {e.main->shape[1] * 8, e.main->shape[0]};
-    entries_.emplace(module + ".weight", std::move(e));
   }
 
-  void add_native(const std::string& name, const Entry& codes, const std::map<std::string, Entry>& raw) {
-    Entry e = codes;
-    e.layout = Layout::kNative;
-    e.scales = part(raw, name + ".scales");
-    e.zeros = part(raw, name + ".zeros");
-    e.q_scale = part(raw, name + ".q_scale");
-    const auto& metadata = e.file->metadata();
+  static void check_native_metadata(const SafetensorsFile& file) {
+    const auto& metadata = file.metadata();
     const auto offset = metadata.find("metal_marlin.nibble_offset");
     if (offset == metadata.end()) {
       throw UnsupportedError(
           fmt::format("{}: no metal_marlin.nibble_offset in the metadata: a file of the original format, which this "
                       "version does not read",
-                      e.file->path()));
+                      file.path()));
     }
     if (offset->second != "8") {
       throw UnsupportedError(
-          fmt::format("{}: metal_marlin.nibble_offset: expected 8, found {}", e.file->path(), offset->second));
+          fmt::format("{}: metal_marlin.nibble_offset: expected 8, found {}", file.path(), offset->second));
     }
-    demand_part(e.scales, name + ".scales");
-    demand_part(e.zeros, name + ".zeros");
-    if (e.main->shape.size() != 2) {
-      throw FormatError(fmt::format("{}: tensor {}: expected two dimensions, found {}", e.file->path(), name,
-                                    shape_string(e.main->shape)));
-    }
-    e.shape = {e.main->shape[1], e.main->shape[0] * 8};
-    entries_.emplace(name, std::move(e));
   }
 
   std::string folder_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, Entry> entries_;
   std::map<std::string, Entry> left_out_;
-  int64_t group_size_ = 0;
+  PackedConfig packed_;
   mutable std::once_flag tokenizer_once_;
   mutable std::unique_ptr<Tokenizer> tokenizer_;
 };

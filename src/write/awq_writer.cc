@@ -28,15 +28,7 @@ PackedTensor AwqWriter::pack(const QuantizedTensor& tensor, const std::string& n
 }
 
 void AwqWriter::check(const CheckpointPlan& plan) const {
-  for (const QuantizedLinear& linear : plan.quantized) {
-    const int64_t usual = plan.group_size < 0 ? linear.in_features : plan.group_size;
-    if (linear.group_size != usual) {
-      throw ArgumentError(
-          fmt::format("{}: an AWQ checkpoint has one group size, expected {}, found {}; use the native "
-                      "format or one group size",
-                      linear.name, usual, linear.group_size));
-    }
-  }
+  require_one_group_size(plan, "an AWQ checkpoint");
 }
 
 std::map<std::string, std::string> AwqWriter::metadata(const CheckpointPlan&) const {
@@ -45,16 +37,7 @@ std::map<std::string, std::string> AwqWriter::metadata(const CheckpointPlan&) co
 
 void AwqWriter::configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
                           nlohmann::json& config) const {
-  // Engines allocate the scales in the model's type, so it must be the one in which they are stored. Older readers
-  // know one key, newer ones the other.
-  config["torch_dtype"] = "float16";
-  config["dtype"] = "float16";
-  for (auto& [key, value] : config.items()) {
-    if (!value.is_object() || !key.ends_with("_config")) continue;
-    for (const char* name : {"torch_dtype", "dtype"}) {
-      if (value.contains(name)) value[name] = "float16";
-    }
-  }
+  set_model_type_f16(config);
   // zero_point is true for symmetric weights too: their zeros (8) are stored, and with false the fast kernels of
   // engines that choose by this key fall away.
   config["quantization_config"] = {

@@ -1,6 +1,7 @@
 #include "write/checkpoint_writer.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <metal_marlin/error.h>
 
 #include <algorithm>
@@ -94,6 +95,28 @@ void refuse_own_folder(const ModelSource& source, const std::string& folder) {
   }
 }
 
+void require_one_group_size(const CheckpointPlan& plan, const char* what) {
+  for (const QuantizedLinear& linear : plan.quantized) {
+    const int64_t usual = plan.group_size < 0 ? linear.in_features : plan.group_size;
+    if (linear.group_size != std::min(usual, linear.in_features)) {
+      throw ArgumentError(fmt::format("{}: {} has one group size, expected {}, found {}; use the native format or one group size",
+                                      linear.name, what, usual, linear.group_size));
+    }
+  }
+}
+
+void set_model_type_f16(nlohmann::json& config) {
+  // Older readers know one key, newer ones the other.
+  config["torch_dtype"] = "float16";
+  config["dtype"] = "float16";
+  for (auto& [key, value] : config.items()) {
+    if (!value.is_object() || !key.ends_with("_config")) continue;
+    for (const char* name : {"torch_dtype", "dtype"}) {
+      if (value.contains(name)) value[name] = "float16";
+    }
+  }
+}
+
 std::string module_name(const std::string& weight) {
   constexpr std::string_view kSuffix = ".weight";
   if (!weight.ends_with(kSuffix) || weight.size() == kSuffix.size()) {
@@ -108,17 +131,26 @@ uint64_t WriteReport::total_bytes() const noexcept {
   return sum;
 }
 
+const std::vector<std::string>& checkpoint_formats() {
+  static const std::vector<std::string> kFormats = {"native", "awq", "gptq", "gptq_v2", "marlin"};
+  return kFormats;
+}
+
 std::unique_ptr<CheckpointWriter> CheckpointWriter::create(const std::string& format) {
   if (format == "native") return std::make_unique<NativeWriter>();
   if (format == "awq") return std::make_unique<AwqWriter>();
-  throw ArgumentError(fmt::format("unknown checkpoint format \"{}\": known are native, awq", format));
+  if (format == "gptq") return std::make_unique<GptqWriter>(GptqVersion::kV1);
+  if (format == "gptq_v2") return std::make_unique<GptqWriter>(GptqVersion::kV2);
+  if (format == "marlin") return std::make_unique<MarlinWriter>();
+  throw ArgumentError(
+      fmt::format("unknown checkpoint format \"{}\": known are {}", format, fmt::join(checkpoint_formats(), ", ")));
 }
 
 // State of one write().
 struct CheckpointWriter::Job {
   const CheckpointWriter& writer;
   const ModelSource& source;
-  const CheckpointPlan& plan;
+  CheckpointPlan plan;
   TensorProvider& provider;
   const std::string& folder;
   const WriteProgress& progress;
@@ -180,7 +212,7 @@ std::vector<Item> CheckpointWriter::Job::items() {
         item.from = c->second;
         ++found;
       }
-      item.tensors = {{tensor.name, is_float(item.from) ? writer.kept_type(item.from) : item.from, tensor.shape}};
+      item.tensors = {{tensor.name, is_float(item.from) ? writer.kept_type(item.from, plan) : item.from, tensor.shape}};
     }
     const uint64_t weights = elements_of(tensor.shape);
     const uint64_t bytes = item.bytes();
@@ -298,7 +330,9 @@ OwnedTensor CheckpointWriter::Job::packed_part(const Item& item, const std::stri
     part.name = module + "." + part.name;
     if (part.name == name) {
       wanted = std::move(part);
-    } else if (turn.at(part.name) > turn.at(name) && held_bytes + part.bytes.size() <= plan.held_bytes) {
+    } else if (turn.at(part.name) > turn.at(name) &&
+               (turn.at(part.name) < turn.at(name) + packed.parts.size() ||  // soon
+                held_bytes + part.bytes.size() <= plan.held_bytes)) {
       held_bytes += part.bytes.size();
       std::string key = part.name;
       held.insert_or_assign(std::move(key), std::move(part));
@@ -394,14 +428,19 @@ void CheckpointWriter::Job::write_rest() {
   nlohmann::json config = source.config_json();
   config.erase("quantization_config");
   writer.configure(plan, kept_modules(), config);
+  for (const auto& [name, content] : writer.more_files(config)) {
+    write_text_file(folder + "/" + name, content);
+    add_file(name);
+  }
   write_text_file(folder + "/config.json", config.dump(2) + "\n");
   add_file("config.json");
 }
 
-WriteReport CheckpointWriter::write(const ModelSource& source, const CheckpointPlan& plan, TensorProvider& provider,
+WriteReport CheckpointWriter::write(const ModelSource& source, const CheckpointPlan& given, TensorProvider& provider,
                                     const std::string& folder, const WriteProgress& progress) const {
-  Job job{*this, source, plan, provider, folder, progress, {}, 0, 0, {}, 0};
-  check(plan);
+  Job job{*this, source, given, provider, folder, progress, {}, 0, 0, {}, 0};
+  job.plan.head = module_name(source.family().head);
+  check(job.plan);
   std::vector<Shard> shards = job.shards(job.items());
   create_folders(folder);
   refuse_own_folder(source, folder);

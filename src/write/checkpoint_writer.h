@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -48,10 +49,15 @@ struct CheckpointPlan {
   std::vector<ChangedTensor> changed;
   std::vector<SkippedTensor> skipped;        // linears left in 16 bits, with the reason; passed through to the report
   uint64_t max_shard_bytes = 5'000'000'000;  // of tensor data in one file; a linear's parts are never split
-  uint64_t held_bytes = 64u << 20;           // of packed parts kept in memory until their turn in the file
+  uint64_t held_bytes = 64u << 20;           // of packed parts kept in memory until their turn in the file, beside
+                                             // those of the linear at hand
   uint64_t whole_bytes = 64u << 20;          // larger unchanged tensors (embedding, head) pass by runs of rows
+  bool act_order = false;   // some linear's groups are in act order (for GPTQ's config)
+  bool keep_types = false;  // GPTQ: other tensors keep their type instead of becoming float16
+  std::string head;         // module of the head, "lm_head"; write() fills it in
   std::string base_model;                    // for the model card; empty: the name of the source's folder or file
   std::string method;                        // for the model card: "awq-paper", ...
+  std::string converted_from;                // for the model card: the format that this was converted from; empty: none
   std::string figures_json = "{}";           // for the model card: an object of numbers, strings and such objects
 };
 
@@ -95,13 +101,17 @@ using WriteProgress = std::function<void(int64_t done, int64_t total)>;
 
 class CheckpointWriter {
  public:
-  // "native" or "awq"; ArgumentError for another name.
+  // One of checkpoint_formats(); ArgumentError for another name.
   static std::unique_ptr<CheckpointWriter> create(const std::string& format);
   virtual ~CheckpointWriter() = default;
 
   virtual const char* format() const noexcept = 0;
   // Why a linear of this shape cannot be stored in the format, for the list of skipped linears; empty: it can.
   virtual std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size) const = 0;
+  // Why no linear of this grid can be stored in the format, "has no zero points"; empty: it can.
+  virtual std::string refusal_of(const Grid&) const { return {}; }
+  // The least zero that the format can hold.
+  virtual int least_zero() const noexcept { return 0; }
 
   // Writes into `folder` (made when missing). An older checkpoint there stops being loadable at once (its config.json
   // goes first) and its weights are removed when the new ones are complete. Files written before an error stay (whole);
@@ -117,7 +127,7 @@ class CheckpointWriter {
   virtual std::vector<TensorInfo> parts(const QuantizedLinear& linear) const = 0;
   virtual PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const = 0;
   // Type in which a float tensor of type `stored` is kept.
-  virtual DType kept_type(DType stored) const = 0;
+  virtual DType kept_type(DType stored, const CheckpointPlan& plan) const = 0;
   virtual std::string weights_suffix() const = 0;  // ".safetensors"
   virtual std::map<std::string, std::string> metadata(const CheckpointPlan& plan) const = 0;
   // Checks the plan as a whole (what refusal() cannot see).
@@ -125,10 +135,15 @@ class CheckpointWriter {
   // Sets quantization_config and what goes with it.
   virtual void configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
                          nlohmann::json& config) const = 0;
+  // Files that go beside config.json, from the finished config: name -> content.
+  virtual std::map<std::string, std::string> more_files(const nlohmann::json&) const { return {}; }
 
  private:
   struct Job;
 };
+
+// "native", "awq", "gptq", "gptq_v2", "marlin".
+const std::vector<std::string>& checkpoint_formats();
 
 // ArgumentError when `folder` is the one that the model itself is read from.
 void refuse_own_folder(const ModelSource& source, const std::string& folder);

@@ -1,6 +1,7 @@
-// The two formats of CheckpointWriter.
+// The formats of CheckpointWriter.
 #pragma once
 
+#include "pack/gptq.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
@@ -15,7 +16,7 @@ class NativeWriter : public CheckpointWriter {
  protected:
   std::vector<TensorInfo> parts(const QuantizedLinear& linear) const override;
   PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const override;
-  DType kept_type(DType stored) const override { return stored; }
+  DType kept_type(DType stored, const CheckpointPlan&) const override { return stored; }
   std::string weights_suffix() const override { return ".awq.safetensors"; }
   std::map<std::string, std::string> metadata(const CheckpointPlan& plan) const override;
   void check(const CheckpointPlan& plan) const override;
@@ -32,12 +33,60 @@ class AwqWriter : public CheckpointWriter {
  protected:
   std::vector<TensorInfo> parts(const QuantizedLinear& linear) const override;
   PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const override;
-  DType kept_type(DType) const override { return DType::kF16; }
+  DType kept_type(DType, const CheckpointPlan&) const override { return DType::kF16; }
   std::string weights_suffix() const override { return ".safetensors"; }
   std::map<std::string, std::string> metadata(const CheckpointPlan& plan) const override;
   void check(const CheckpointPlan& plan) const override;
   void configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
                  nlohmann::json& config) const override;
 };
+
+// GPTQ version 1 or 2 (pack/gptq.h): model.safetensors, every float tensor in float16 (unless the plan keeps types), one
+// group size, quantize_config.json beside config.json.
+class GptqWriter : public CheckpointWriter {
+ public:
+  explicit GptqWriter(GptqVersion version) : version_(version) {}
+  const char* format() const noexcept override { return version_ == GptqVersion::kV1 ? "gptq" : "gptq_v2"; }
+  std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size) const override;
+  int least_zero() const noexcept override { return version_ == GptqVersion::kV1 ? 1 : 0; }
+
+ protected:
+  std::vector<TensorInfo> parts(const QuantizedLinear& linear) const override;
+  PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const override;
+  DType kept_type(DType stored, const CheckpointPlan& plan) const override;
+  std::string weights_suffix() const override { return ".safetensors"; }
+  std::map<std::string, std::string> metadata(const CheckpointPlan& plan) const override;
+  void check(const CheckpointPlan& plan) const override;
+  void configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
+                 nlohmann::json& config) const override;
+  std::map<std::string, std::string> more_files(const nlohmann::json& config) const override;
+
+ private:
+  GptqVersion version_;
+};
+
+// Marlin of IST-DASLab (pack/marlin.h): model.safetensors, every float tensor in float16, symmetric.
+class MarlinWriter : public CheckpointWriter {
+ public:
+  const char* format() const noexcept override { return "marlin"; }
+  std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size) const override;
+  std::string refusal_of(const Grid& grid) const override;
+
+ protected:
+  std::vector<TensorInfo> parts(const QuantizedLinear& linear) const override;
+  PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const override;
+  DType kept_type(DType, const CheckpointPlan&) const override { return DType::kF16; }
+  std::string weights_suffix() const override { return ".safetensors"; }
+  std::map<std::string, std::string> metadata(const CheckpointPlan& plan) const override;
+  void check(const CheckpointPlan& plan) const override;
+  void configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
+                 nlohmann::json& config) const override;
+  std::map<std::string, std::string> more_files(const nlohmann::json& config) const override;
+};
+
+// ArgumentError naming the first linear whose groups are not the plan's; `what` "an AWQ checkpoint".
+void require_one_group_size(const CheckpointPlan& plan, const char* what);
+// Engines allocate the scales in the model's type, so it must be the one in which they are stored.
+void set_model_type_f16(nlohmann::json& config);
 
 }  // namespace metal_marlin

@@ -37,6 +37,27 @@ void append_rows(const json& object, const std::string& prefix, std::string& out
 
 }  // namespace
 
+namespace {
+
+struct FormatNames {
+  const char* format;
+  const char* tag;
+  const char* text;
+};
+constexpr FormatNames kNames[] = {{"native", "metal-marlin-native", "native"},
+                                  {"awq", "awq", "AWQ gemm"},
+                                  {"gptq", "gptq", "GPTQ (version 1)"},
+                                  {"gptq_v2", "gptq", "GPTQ (version 2)"},
+                                  {"marlin", "marlin", "Marlin"}};
+const FormatNames& names_of(const std::string& format) {
+  for (const FormatNames& names : kNames) {
+    if (format == names.format) return names;
+  }
+  return kNames[0];
+}
+
+}  // namespace
+
 std::string base_model_of(const std::string& path) {
   const std::filesystem::path p(path);
   for (const auto& part : p) {
@@ -58,21 +79,22 @@ std::string render_model_card(const std::string& base_model, const std::string& 
                               const CheckpointPlan& plan, const WriteReport& report) {
   const json figures = json::parse(plan.figures_json, nullptr, false);
   if (!figures.is_object()) throw FormatError("model card: the figures are no JSON object");
-  const json quantization = {{"format", format},
-                             {"method", plan.method},
-                             {"bits", 4},
-                             {"group_size", plan.group_size},
-                             {"scheme", plan.symmetric ? "sym" : "asym"},
-                             {"bits_per_weight", report.bits_per_weight},
-                             {"quantized_weights", report.quantized_weights},
-                             {"kept_weights", report.kept_weights},
-                             {"tensor_bytes", report.quantized_bytes + report.kept_bytes}};
+  json quantization = {{"format", format},
+                       {"bits", 4},
+                       {"group_size", plan.group_size},
+                       {"scheme", plan.symmetric ? "sym" : "asym"},
+                       {"bits_per_weight", report.bits_per_weight},
+                       {"quantized_weights", report.quantized_weights},
+                       {"kept_weights", report.kept_weights},
+                       {"tensor_bytes", report.quantized_bytes + report.kept_bytes}};
+  const bool converted = !plan.converted_from.empty();
+  quantization[converted ? "converted_from" : "method"] = converted ? plan.converted_from : plan.method;
+  const FormatNames& names = names_of(format);
   std::string out = "---\n";
   out += fmt::format("base_model: {}\nbase_model_relation: quantized\npipeline_tag: text-generation\n",
                      json(base_model).dump());
-  if (format == "awq") out += "library_name: transformers\n";
-  out += fmt::format("tags:\n- {}\n- 4-bit\n- quantized\n- metal-marlin\n- {}\n",
-                     format == "awq" ? "awq" : "metal-marlin-native", family);
+  if (format != "native" && format != "marlin") out += "library_name: transformers\n";
+  out += fmt::format("tags:\n- {}\n- 4-bit\n- quantized\n- metal-marlin\n- {}\n", names.tag, family);
   out += "quantization:\n";
   append_yaml(quantization, 2, out);
   if (!figures.empty()) {
@@ -80,10 +102,15 @@ std::string render_model_card(const std::string& base_model, const std::string& 
     append_yaml(figures, 2, out);
   }
   out += fmt::format("---\n\n# {} in 4 bits\n\n", base_model);
-  out += fmt::format("{} quantized to 4 bits by Metal Marlin {} (method {}, {}, {}), stored in the {} format.\n\n",
-                     base_model, METAL_MARLIN_VERSION, plan.method.empty() ? "not stated" : plan.method,
-                     plan.group_size < 0 ? "one group per row" : fmt::format("groups of {}", plan.group_size),
-                     plan.symmetric ? "symmetric" : "asymmetric", format == "awq" ? "AWQ gemm" : "native");
+  const std::string grid = fmt::format("{}, {}", plan.group_size < 0 ? "one group per row" : fmt::format("groups of {}", plan.group_size),
+                                       plan.symmetric ? "symmetric" : "asymmetric");
+  if (converted) {
+    out += fmt::format("The 4-bit checkpoint {} converted by Metal Marlin {} from {} to the {} format ({}): the same codes, zeros and scales.\n\n",
+                       base_model, METAL_MARLIN_VERSION, names_of(plan.converted_from).text, names.text, grid);
+  } else {
+    out += fmt::format("{} quantized to 4 bits by Metal Marlin {} (method {}, {}), stored in the {} format.\n\n", base_model,
+                       METAL_MARLIN_VERSION, plan.method.empty() ? "not stated" : plan.method, grid, names.text);
+  }
   out += "| figure | value |\n|---|---|\n";
   out += fmt::format("| bits per weight, all tensors | {:.3f} |\n| bytes of all tensors | {} |\n",
                      report.bits_per_weight, report.quantized_bytes + report.kept_bytes);

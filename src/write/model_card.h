@@ -7,7 +7,7 @@
 
 namespace metal_marlin {
 
-// `base_model` "org/name" or a plain name, `format` "native" or "awq". plan.figures_json: nested objects become rows
+// `base_model` "org/name" or a plain name, `format` one of checkpoint_formats(). plan.figures_json: nested objects become rows
 // "a.b". FormatError when it is no JSON object.
 std::string render_model_card(const std::string& base_model, const std::string& family, const std::string& format,
                               const CheckpointPlan& plan, const WriteReport& report);

@@ -1,0 +1,65 @@
+// metal-marlin convert: one 4-bit checkpoint format into another, bit by bit.
+#include <metal_marlin/convert.h>
+#include <metal_marlin/error.h>
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "console.h"
+#include "options.h"
+#include "signals.h"
+#include "subcommands.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+struct State {
+  std::string model;
+  std::string output;
+  ConvertOptions options;
+  MachineOptions machine;
+  SharedTexts texts;
+  OutputOptions console;
+};
+
+int run(State& state) {
+  state.options.threads = static_cast<int>(state.texts.threads);
+  if (state.options.to.empty()) throw UsageError{"--to is required: native, awq, gptq, gptq_v2 or marlin"};
+  Console console(state.console);
+  const StopOnSignal signals;
+  try {
+    const ConvertResult result = convert_model(state.model, state.output, state.options, console.observer());
+    if (console.json()) {
+      console.result(result.report_json);
+    } else {
+      console.summary(render_conversion(result.report_json));
+    }
+  } catch (const Interrupted&) {
+    console.error(fmt::format("interrupted: nothing was written to {}", state.output));
+    return kExitInterrupted;
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_convert(Application& application) {
+  auto& command =
+      application.add_command("convert", "Turn a 4-bit checkpoint into another 4-bit format, with the same codes");
+  auto state = std::make_shared<State>();
+  command.group("Input and result");
+  command.positional("IN", state->model, "A 4-bit checkpoint: folder, .safetensors file, or org/name in the Hugging Face cache",
+                     Completes::kFiles);
+  command.text("-o,--output", state->output, "OUT", "Folder to write; it appears whole or not at all", Completes::kFolders,
+               true);
+  command.choice("--to", state->options.to, {"native", "awq", "gptq", "gptq_v2", "marlin"},
+                 "Format to write: codes, zeros and scales stay as they are; refused where the format cannot hold them");
+  command.flag("--overwrite", state->options.overwrite, "Replace a checkpoint in OUT");
+  add_machine_options(command, state->machine, state->texts, false, false);
+  add_output_options(command, state->console);
+  command.example("A GPTQ checkpoint for engines that read AWQ", "metal-marlin convert IN -o OUT --to awq");
+  command.action([state] { return run(*state); });
+}
+
+}  // namespace metal_marlin::cli

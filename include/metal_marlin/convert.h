@@ -1,0 +1,37 @@
+// From one 4-bit checkpoint format to another without passing through floats: codes, zeros and scales stay as they are.
+#pragma once
+
+#include <metal_marlin/progress.h>
+
+#include <string>
+
+namespace metal_marlin {
+
+struct ConvertOptions {
+  std::string to;          // "native", "awq", "gptq", "gptq_v2", "marlin"
+  bool overwrite = false;  // replace a checkpoint in OUT; a folder with anything else in it is refused
+  int threads = 0;         // 0: all that this process may use
+};
+
+struct ConvertResult {
+  // {model, output, from, to, linears, kept, group_size, symmetric, bits_per_weight, bytes, files: [{name, bytes}],
+  //  clamped: [{name, clamped, flushed, largest}], warnings, seconds, peak_memory_bytes}
+  std::string report_json;
+};
+
+// `model` is a checkpoint in one of these formats, `output` a folder, which appears complete or not at all: it is
+// written beside its place under a temporary name and renamed. Config (with the right quantization_config), tokenizer and
+// the other files go along. Memory: one tensor, not the model.
+// Tensors that are not stored in 4 bits keep their type; "awq", "gptq", "gptq_v2" and "marlin" store floats as float16
+// (values that do not fit are listed in `clamped`), but between "gptq" and "gptq_v2" they stay as they are.
+// Throws before anything is written: UnsupportedError, naming tensor and reason, where the target cannot hold the source
+// (zeros in Marlin, a zero of 0 in "gptq", groups in act order or a stored q_scale in another format, sizes), and for a
+// source that is not in 4 bits; ArgumentError for one that is in that format already. Otherwise as reading and writing
+// do. On Interrupted nothing is left.
+ConvertResult convert_model(const std::string& model, const std::string& output, const ConvertOptions& options,
+                            const Observer& observer = {});
+
+// A few lines for people, from ConvertResult::report_json.
+std::string render_conversion(const std::string& report_json);
+
+}  // namespace metal_marlin

@@ -1,0 +1,195 @@
+// convert: a 4-bit checkpoint into another format. Look at scales and zeros of every linear -> refuse or plan -> write,
+// one tensor at a time, into a temporary folder -> move it to its place.
+#include <fmt/format.h>
+#include <metal_marlin/convert.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/half.h"
+#include "core/machine.h"
+#include "core/threads.h"
+#include "pipeline/folder_swap.h"
+#include "pipeline/progress.h"
+#include "source/model_source.h"
+#include "write/checkpoint_writer.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+// Each linear as the source stores it; its pages leave memory as soon as it is read.
+class SourceProvider : public TensorProvider {
+ public:
+  explicit SourceProvider(const ModelSource& source) : source_(source) {}
+  QuantizedTensor quantized(const std::string& name) override {
+    StoredCodes stored = *source_.load_codes(name);
+    source_.release(name);
+    return std::move(stored.tensor);
+  }
+  OwnedTensor changed(const std::string& name) override {
+    throw ArgumentError(fmt::format("{}: a conversion changes no tensor", name));
+  }
+
+ private:
+  const ModelSource& source_;
+};
+
+bool is_gptq(const std::string& format) {
+  return format == "gptq" || format == "gptq_v2";
+}
+
+// Why the target cannot hold this linear; empty: it can.
+std::string refusal(const CheckpointWriter& writer, const StoredCodes& stored) {
+  const QuantizedTensor& t = stored.tensor;
+  if (std::any_of(stored.q_scale.begin(), stored.q_scale.end(), [](uint16_t s) { return s != f32_to_f16(1.0F); })) {
+    return "a q_scale per input channel is stored beside it, which only the native format has";
+  }
+  if (!t.group_index.empty() && !is_gptq(writer.format())) {
+    return "its groups are in act order (g_idx), which only GPTQ formats can say; reordering the columns would change the model";
+  }
+  const Grid grid{t.bits, t.symmetric, t.group_size == t.in_features ? -1 : t.group_size};
+  if (const std::string reason = writer.refusal_of(grid); !reason.empty()) return "the format " + reason;
+  if (const std::string reason = writer.refusal(t.out_features, t.in_features, t.group_size); !reason.empty()) return reason;
+  const auto least = std::min_element(t.zeros.begin(), t.zeros.end());
+  if (least != t.zeros.end() && *least < writer.least_zero()) {
+    const auto at = least - t.zeros.begin();
+    return fmt::format("the zero of output channel {}, group {} is {}, and the format holds {} at least (it stores z - 1); use gptq_v2",
+                       at / t.groups(), at % t.groups(), *least, writer.least_zero());
+  }
+  return {};
+}
+
+CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter& writer, Tracker& tracker) {
+  CheckpointPlan plan;
+  plan.converted_from = source.format();
+  plan.keep_types = is_gptq(source.format()) && is_gptq(writer.format());
+  plan.held_bytes = 32u << 20;
+  plan.whole_bytes = 16u << 20;
+  std::map<int64_t, size_t> sizes;
+  bool rows = true;  // every linear has one group per row
+  const auto tensors = source.tensors();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const CheckpointTensor& tensor = tensors[i];
+    if (tensor.stored_as != source.format()) continue;
+    tracker.enter("check", static_cast<int64_t>(i), static_cast<int64_t>(tensors.size()));
+    const StoredCodes stored = *source.load_codes(tensor.name, Codes::kSkip);
+    source.release(tensor.name);
+    const QuantizedTensor& t = stored.tensor;
+    if (const std::string reason = refusal(writer, stored); !reason.empty()) {
+      throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: {}", source.path(), tensor.name,
+                                      writer.format(), reason));
+    }
+    plan.quantized.push_back({tensor.name, t.out_features, t.in_features, t.group_size, ""});
+    plan.symmetric = plan.symmetric && t.symmetric;
+    plan.act_order = plan.act_order || !t.group_index.empty();
+    rows = rows && t.group_size == t.in_features;
+    ++sizes[t.group_size];
+  }
+  if (plan.quantized.empty()) {
+    throw FormatError(fmt::format("{}: its config says {}, but no tensor is stored so", source.path(), source.format()));
+  }
+  const auto most = std::max_element(sizes.begin(), sizes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  plan.group_size = rows ? -1 : most->first;
+  return plan;
+}
+
+// The folder is new, empty, or holds a checkpoint and nothing else that may be replaced.
+void check_output_folder(const ModelSource& source, const std::string& output, bool overwrite) {
+  if (output.empty()) throw ArgumentError("output: expected a folder, got nothing");
+  refuse_own_folder(source, output);
+  std::error_code code;
+  if (!fs::exists(output, code)) return;
+  if (!fs::is_directory(output, code) || fs::is_symlink(output, code)) {
+    throw ArgumentError(fmt::format("{}: expected a folder, found something else", output));
+  }
+  if (fs::is_empty(output, code)) return;
+  if (!overwrite) {
+    throw ArgumentError(fmt::format("{}: expected an empty or new folder; use --overwrite to replace the checkpoint in it", output));
+  }
+  std::set<std::string> known = {"config.json", "README.md", "quantize_config.json", "quant_config.json", "report.json", "report.html"};
+  for (const auto& [name, content] : source.companion_files()) known.insert(name);
+  for (const auto& entry : fs::directory_iterator(output)) {
+    const std::string name = entry.path().filename().string();
+    const bool ours = entry.is_regular_file(code) && (known.count(name) > 0 || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") ||
+                                                      name.starts_with("tokenizer") || name.ends_with(".json") || name.ends_with(".jinja") || name == "merges.txt");
+    if (!ours) {
+      throw ArgumentError(fmt::format("{}: holds {}, which belongs to no checkpoint; remove it, or choose another folder", output, name));
+    }
+  }
+}
+
+}  // namespace
+
+ConvertResult convert_model(const std::string& model, const std::string& output, const ConvertOptions& options,
+                            const Observer& observer) {
+  if (options.threads < 0 || options.threads > 4096) throw ArgumentError(fmt::format("threads: expected 0 to 4096, got {}", options.threads));
+  if (options.threads > 0) set_threads(options.threads);
+  const auto writer = CheckpointWriter::create(options.to);
+  const auto source = ModelSource::open(model);
+  source->check();
+  if (!source->quantized()) {
+    throw UnsupportedError(fmt::format("{}: expected a checkpoint in 4 bits (native, awq, gptq, gptq_v2, marlin), found {}; quantize makes one from it",
+                                    source->path(), source->format()));
+  }
+  if (source->format() == options.to) {
+    throw ArgumentError(fmt::format("{}: is in the format {} already", source->path(), options.to));
+  }
+  check_output_folder(*source, output, options.overwrite);
+  Tracker tracker(observer);
+  const CheckpointPlan plan = plan_conversion(*source, *writer, tracker);
+  const auto left_out = source->left_out();
+  if (!left_out.empty()) {
+    tracker.warn(fmt::format("{} tensors are not part of the language model and are not carried along, the first: {}", left_out.size(),
+                             left_out.front().name));
+  }
+  FolderSwap folder(output);
+  SourceProvider provider(*source);
+  const WriteReport written = writer->write(*source, plan, provider, folder.path(), [&](int64_t done, int64_t total) {
+    if (total > 0) tracker.set_fraction(static_cast<double>(done) / static_cast<double>(total));
+    tracker.enter("write", done, total);
+  });
+  folder.place();
+
+  ordered_json report;
+  report["model"] = source->path();
+  report["output"] = output;
+  report["from"] = source->format();
+  report["to"] = options.to;
+  report["linears"] = plan.quantized.size();
+  report["kept"] = source->tensors().size() - plan.quantized.size();
+  report["group_size"] = plan.group_size;
+  report["symmetric"] = plan.symmetric;
+  report["bits_per_weight"] = written.bits_per_weight;
+  report["bytes"] = written.total_bytes();
+  report["files"] = ordered_json::array();
+  for (const WrittenFile& file : written.files) report["files"].push_back({{"name", file.name}, {"bytes", file.bytes}});
+  report["clamped"] = ordered_json::array();
+  for (const ClampedTensor& c : written.clamped) {
+    report["clamped"].push_back({{"name", c.name}, {"clamped", c.clamped}, {"flushed", c.flushed}, {"largest", c.largest}});
+    if (c.clamped > 0) tracker.warn(fmt::format("{}: {} values exceed float16 and were clamped", c.name, c.clamped));
+  }
+  report["warnings"] = tracker.warnings();
+  report["seconds"] = tracker.seconds();
+  report["peak_memory_bytes"] = peak_resident_bytes();
+  return {report.dump(2, ' ', false, ordered_json::error_handler_t::replace)};
+}
+
+std::string render_conversion(const std::string& text) {
+  const auto j = ordered_json::parse(text, nullptr, false);
+  if (!j.is_object() || !j.contains("linears")) throw FormatError("expected the result of a conversion");
+  return fmt::format("{} -> {}: {} linears ({}, {}), {} other tensors\n{}: {:.1f} MB, {:.3f} bits per weight, {:.1f} s\n",
+                     j["from"].get<std::string>(), j["to"].get<std::string>(), j["linears"].get<size_t>(),
+                     j["group_size"].get<int64_t>() < 0 ? std::string("one group per row") : fmt::format("groups of {}", j["group_size"].get<int64_t>()),
+                     j["symmetric"].get<bool>() ? "symmetric" : "asymmetric", j["kept"].get<size_t>(), j["output"].get<std::string>(),
+                     j["bytes"].get<double>() / 1e6, j["bits_per_weight"].get<double>(), j["seconds"].get<double>());
+}
+
+}  // namespace metal_marlin

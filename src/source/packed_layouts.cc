@@ -1,0 +1,172 @@
+#include "source/packed_layouts.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
+
+#include "pack/awq_gemm.h"
+#include "pack/gptq.h"
+#include "pack/marlin.h"
+#include "pack/native.h"
+#include "source/config_reader.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr PackedLayout kAwq = {"awq", ".qweight", ".scales", ".qzeros", ""};
+constexpr PackedLayout kGptq = {"gptq", ".qweight", ".scales", ".qzeros", ".g_idx"};
+constexpr PackedLayout kGptqV2 = {"gptq_v2", ".qweight", ".scales", ".qzeros", ".g_idx"};
+constexpr PackedLayout kMarlin = {"marlin", ".B", ".s", "", ""};
+constexpr PackedLayout kNative = {"native", ".weight", ".weight.scales", ".weight.zeros", ".weight.q_scale"};
+
+// The first of these keys that is a string.
+std::string first_string(const ConfigReader& config, std::initializer_list<const char*> keys, const char* otherwise) {
+  for (const char* key : keys) {
+    if (const auto text = config.find_string(key)) return *text;
+  }
+  return otherwise;
+}
+
+const PackedLayout* awq_layout(const ConfigReader& q) {
+  const std::string version = first_string(q, {"version", "checkpoint_format", "format"}, "gemm");
+  if (version == "gemm" || version == "GEMM") return &kAwq;
+  throw UnsupportedError(
+      fmt::format("{}: AWQ version \"{}\" is not supported; supported is gemm", q.file(), version));
+}
+
+// What is missing is version 1: the key came with version 2.
+const PackedLayout* gptq_layout(const ConfigReader& q) {
+  if (q.find_bool("is_marlin_format").value_or(false)) return &kMarlin;
+  const std::string format = first_string(q, {"checkpoint_format", "format"}, "gptq");
+  for (const PackedLayout* layout : {&kGptq, &kGptqV2, &kMarlin}) {
+    if (format == layout->format) return layout;
+  }
+  throw UnsupportedError(fmt::format("{}: GPTQ checkpoint_format \"{}\" is not supported; supported are gptq, gptq_v2, marlin",
+                                     q.file(), format));
+}
+
+void refuse_bits(const ConfigReader& q, const std::string& where, int64_t bits) {
+  if (bits != 4) {
+    throw UnsupportedError(fmt::format("{}: {}{} bits are not supported; supported are 4", q.file(), where, bits));
+  }
+}
+
+// GPTQModel's settings of single modules, by patterns: "-:" leaves them out, others override. Returns whether group
+// sizes differ.
+bool read_dynamic(const ConfigReader& q) {
+  const auto dynamic = q.find_object("dynamic");
+  if (!dynamic) return false;
+  bool differ = false;
+  for (const auto& [pattern, unused] : dynamic->object().items()) {
+    if (pattern.starts_with("-:")) continue;
+    const auto settings = dynamic->find_object(pattern.c_str());
+    if (!settings) continue;
+    refuse_bits(q, fmt::format("dynamic \"{}\": ", pattern), settings->find_int("bits", 1, 64).value_or(4));
+    differ = differ || settings->has("group_size");
+  }
+  return differ;
+}
+
+int64_t inferred_group_size(const PackedLinear& linear, int64_t in_features, int64_t usual) {
+  if (linear.scales->shape.size() != 2 || linear.scales->shape[0] <= 0) return usual;
+  const int64_t groups = linear.scales->shape[0];
+  if (usual > 0 && (in_features + usual - 1) / usual == groups) return usual;
+  return in_features % groups == 0 ? in_features / groups : usual;
+}
+
+}  // namespace
+
+PackedConfig read_packed_config(json& config, const std::string& config_path, const std::string& folder) {
+  std::string path = config_path;
+  const char* usual_method = "";
+  if (!config.contains("quantization_config") || config["quantization_config"].is_null()) {
+    const std::pair<const char*, const char*> others[] = {{"quantize_config.json", "gptq"}, {"quant_config.json", "awq"}};
+    const auto found = std::find_if(std::begin(others), std::end(others), [&](const auto& other) {
+      return fs::is_regular_file(fs::path(folder) / other.first);
+    });
+    if (found == std::end(others)) return {};
+    path = (fs::path(folder) / found->first).string();
+    usual_method = found->second;
+    json beside = read_json_object(path);
+    if (!beside.contains("quant_method")) beside["quant_method"] = usual_method;
+    config["quantization_config"] = std::move(beside);
+  }
+  const ConfigReader whole(config, path);
+  const ConfigReader q = *whole.find_object("quantization_config");
+  PackedConfig out;
+  const std::string method = q.find_string("quant_method").value_or("");
+  if (method == "awq") {
+    out.layout = awq_layout(q);
+  } else if (method == "gptq") {
+    out.layout = gptq_layout(q);
+  } else if (method == "marlin") {
+    out.layout = &kMarlin;
+  } else if (method == "metal_marlin") {
+    out.layout = &kNative;
+  } else {
+    throw UnsupportedError(fmt::format(
+        "{}: quant_method \"{}\" is not supported; supported are awq (gemm), gptq, marlin and metal_marlin", path, method));
+  }
+  refuse_bits(q, "", q.find_int("bits", 1, 64).value_or(q.find_int("w_bit", 1, 64).value_or(4)));
+  auto group = q.find_int("group_size", -1, kLargestSize);
+  if (!group) group = q.find_int("q_group_size", -1, kLargestSize);
+  if (!group || *group == 0) q.fail("group_size", "a positive integer or -1");
+  out.group_size = *group;
+  if (method == "gptq") {
+    if (const auto type = q.find_string("pack_dtype"); type && *type != "int32") {
+      throw UnsupportedError(fmt::format("{}: pack_dtype \"{}\" is not supported; supported is int32", path, *type));
+    }
+    if (q.has("rotation") && q.find_string("rotation").value_or("") != "") {
+      throw UnsupportedError(fmt::format("{}: rotation \"{}\" is not supported: the model computes on rotated states", path,
+                                         *q.find_string("rotation")));
+    }
+    out.by_shape = read_dynamic(q);
+  }
+  return out;
+}
+
+std::vector<int64_t> logical_shape(const PackedLayout& layout, const TensorView& codes, const std::string& name) {
+  if (codes.shape.size() != 2) {
+    throw FormatError(fmt::format("{}: expected two dimensions, found {}", name, shape_string(codes.shape)));
+  }
+  const int64_t rows = codes.shape[0];
+  const int64_t columns = codes.shape[1];
+  constexpr int64_t kLargest = int64_t{1} << 58;  // of a stored dimension: the products below fit
+  if (rows < 0 || columns < 0 || rows > kLargest || columns > kLargest) {
+    throw FormatError(fmt::format("{}: the shape {} is out of range", name, shape_string(codes.shape)));
+  }
+  if (&layout == &kAwq) return {columns * 8, rows};
+  if (&layout == &kMarlin) return {columns / 2, rows * 16};
+  return {columns, rows * 8};
+}
+
+QuantizedTensor read_packed(const PackedConfig& config, const PackedLinear& l, const std::string& name, Codes codes) {
+  const PackedLayout* layout = config.layout;
+  int64_t group = config.group_size;
+  if (config.by_shape) group = inferred_group_size(l, logical_shape(*layout, *l.codes, name)[1], group);
+  if (layout == &kAwq) return unpack_awq_gemm(*l.codes, *l.zeros, *l.scales, group, name, codes);
+  if (layout == &kMarlin) return unpack_marlin(*l.codes, *l.scales, group, name, codes);
+  if (layout == &kNative) return unpack_native(*l.codes, *l.scales, *l.zeros, group, name, codes);
+  const GptqVersion version = layout == &kGptq ? GptqVersion::kV1 : GptqVersion::kV2;
+  return unpack_gptq(*l.codes, *l.zeros, *l.scales, l.channels, group, version, name, codes);
+}
+
+std::vector<uint16_t> read_q_scale(const PackedConfig& config, const PackedLinear& l, int64_t in_features,
+                                   const std::string& name) {
+  if (config.layout != &kNative || l.channels == nullptr) return {};
+  unpack_q_scale(*l.channels, in_features, name);
+  std::vector<uint16_t> bits(static_cast<size_t>(in_features));
+  std::memcpy(bits.data(), l.channels->bytes.data(), l.channels->bytes.size());
+  return bits;
+}
+
+}  // namespace metal_marlin

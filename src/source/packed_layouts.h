@@ -1,0 +1,56 @@
+// Which 4-bit layout a checkpoint's config names, and where the layout's tensors of one linear lie.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/values.h"
+#include "pack/packed_tensor.h"
+
+namespace metal_marlin {
+
+// Names of a layout's tensors: what follows the name of the linear's weight less ".weight". Empty: the layout has none.
+struct PackedLayout {
+  const char* format;  // "awq", "gptq", "gptq_v2", "marlin", "native"
+  const char* codes;
+  const char* scales;
+  const char* zeros;
+  const char* channels;  // per input channel, optional: q_scale of native, g_idx of GPTQ
+};
+
+// "quantization_config" of a config.json.
+struct PackedConfig {
+  const PackedLayout* layout = nullptr;  // null: not quantized
+  int64_t group_size = 0;                // -1: the whole row
+  bool by_shape = false;  // some modules have another group size: found out by the shape of the scales
+};
+
+// Of `config`, where "quantization_config" is missing of the file that older tools write beside it in `folder`:
+// quantize_config.json (AutoGPTQ, GPTQModel) or quant_config.json (AutoAWQ), which is then put into `config`.
+// UnsupportedError naming file, key, found and known for another method, version or number of bits; FormatError as
+// ConfigReader.
+PackedConfig read_packed_config(nlohmann::json& config, const std::string& config_path, const std::string& folder);
+
+// The stored tensors of one linear.
+struct PackedLinear {
+  const TensorView* codes = nullptr;
+  const TensorView* scales = nullptr;
+  const TensorView* zeros = nullptr;
+  const TensorView* channels = nullptr;
+};
+
+// [out, in] of the linear whose codes these are. FormatError naming `name` (of the tensor) unless two dimensions.
+std::vector<int64_t> logical_shape(const PackedLayout& layout, const TensorView& codes, const std::string& name);
+
+// As the unpack functions of pack/ throw, with `name` in front.
+QuantizedTensor read_packed(const PackedConfig& config, const PackedLinear& linear, const std::string& name, Codes codes);
+
+// f16 bits of a q_scale; empty: the layout has none there.
+std::vector<uint16_t> read_q_scale(const PackedConfig& config, const PackedLinear& linear, int64_t in_features,
+                                   const std::string& name);
+
+}  // namespace metal_marlin
