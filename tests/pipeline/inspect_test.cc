@@ -1,0 +1,82 @@
+#include <gtest/gtest.h>
+#include <metal_marlin/inspect.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/atomic_file.h"
+#include "formats/safetensors.h"
+#include "pipeline/size.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+std::string model(const std::string& name) { return std::string(TEST_DATA) + "/models/" + name; }
+
+// Counted by hand from the shapes: hidden 32, feed-forward 40, 4 heads and 2 key-value heads of 8, vocabulary 96, two
+// layers, a head of its own, f32.
+TEST(Inspect, CountsWhatIsThere) {
+  const json j = json::parse(inspect_model(model("llama")));
+  const int64_t block = 32 * 32 + 2 * 16 * 32 + 32 * 32 + 3 * 40 * 32 + 2 * 32;
+  const int64_t parameters = 2 * block + 2 * 96 * 32 + 32;
+  EXPECT_EQ(j["parameters"], parameters);
+  EXPECT_EQ(j["bytes"], 4 * parameters);
+  EXPECT_EQ(j["bits_per_weight"], 32.0);
+  EXPECT_EQ(j["linears"], 14);
+  EXPECT_EQ(j["family"], "llama");
+  EXPECT_EQ(j["format"], "safetensors");
+  EXPECT_EQ(j["config"]["num_hidden_layers"], 2);
+  EXPECT_EQ(j["stored_as"], (json{{"F32", {{"tensors", 21}, {"bytes", 4 * parameters}}}}));
+  EXPECT_EQ(j["tensors"].size(), 21U);
+  std::map<std::string, int> reasons;
+  for (const json& s : j["skipped"]) ++reasons[s["reason"].get<std::string>()];
+  EXPECT_EQ(reasons, (std::map<std::string, int>{{"embedding", 1}, {"head", 1}, {"norm or bias", 5}}));
+  EXPECT_FALSE(json::parse(inspect_model(model("llama"), false)).contains("tensors"));
+}
+
+// Fused weights are one linear each; f16 has half the bytes; the head is tied.
+TEST(Inspect, CountsFusedAndTiedModels) {
+  const json phi3 = json::parse(inspect_model(model("phi3")));
+  EXPECT_EQ(phi3["linears"], 2 * 4);
+  const json tied = json::parse(inspect_model(model("llama-llama3")));
+  EXPECT_EQ(tied["bits_per_weight"], 16.0);
+  for (const json& s : tied["skipped"]) EXPECT_NE(s["reason"], "head");
+}
+
+TEST(Inspect, ListsWhatIsNotOfTheModelOnceEach) {
+  const fs::path folder = fs::temp_directory_path() / ("inspect_test_" + std::to_string(getpid()));
+  fs::remove_all(folder);
+  fs::copy(model("llama"), folder);
+  json config = json::parse(read_text_file((folder / "config.json").string()));
+  config["num_hidden_layers"] = 1;
+  std::ofstream(folder / "config.json") << config.dump();
+  const json j = json::parse(inspect_model(folder.string()));
+  std::set<std::string> surplus;
+  for (const json& s : j["skipped"]) {
+    if (s["reason"].get<std::string>().find("layer 1, but the config has num_hidden_layers 1") == std::string::npos) continue;
+    EXPECT_TRUE(surplus.insert(s["name"].get<std::string>()).second) << s;
+  }
+  EXPECT_EQ(surplus.size(), 9U);
+  EXPECT_EQ(j["tensors"].size(), 12U);
+  const std::string text = render_inspection(j.dump());
+  EXPECT_NE(text.find("num_hidden_layers 1: not part of the model (9): model.layers.1."), std::string::npos) << text;
+  EXPECT_EQ(text.find("0.0 MB"), std::string::npos) << text;
+  fs::remove_all(folder);
+}
+
+TEST(SizeText, KeepsSmallSizesReadable) {
+  EXPECT_EQ(size_text(0), "0 bytes");
+  EXPECT_EQ(size_text(999), "999 bytes");
+  EXPECT_EQ(size_text(13'440), "13.4 KB");
+  EXPECT_EQ(size_text(98'500'000), "98.5 MB");
+  EXPECT_EQ(size_text(4'920'000'000), "4.92 GB");
+}
+
+}  // namespace
+}  // namespace metal_marlin
