@@ -172,7 +172,7 @@ Command& Application::add_command(const std::string& name, const std::string& su
   return *commands_.back();
 }
 
-const Command* Application::find(const std::string& name) const {
+Command* Application::find(const std::string& name) const {
   for (const auto& command : commands_)
     if (command->name() == name) return command.get();
   return nullptr;
@@ -198,8 +198,23 @@ size_t leading_flags(const std::vector<std::string>& words) {
 
 }  // namespace
 
+std::string Application::unexpected(Command& command) {
+  const auto extras = command.parser().app->remaining(true);
+  std::vector<std::string> names;
+  for (const auto& option : command.options())
+    for (const auto& name : option.names)
+      if (name[0] == '-') names.push_back(name);
+  for (const auto& extra : extras) {
+    if (extra.size() < 2 || extra[0] != '-') continue;
+    const std::string word = extra.substr(0, extra.find('='));
+    const std::string meant = nearest(word, names);
+    return fmt::format("there is no option '{}'{}", word, meant.empty() ? "" : "; did you mean " + meant + "?");
+  }
+  return fmt::format("'{}' is more than expected", join(extras, " "));
+}
+
 int Application::run(int argc, char** argv) {
-  const Command* command = nullptr;
+  Command* command = nullptr;
   const auto fail = [this, &command](const std::string& message) {
     const std::string full = command == nullptr ? name_ : name_ + " " + command->name();
     print_error(fmt::format("{}: {}\nTry '{} --help'.\n", full, message, full));
@@ -229,7 +244,9 @@ int Application::run(int argc, char** argv) {
   if (command == nullptr) {
     std::vector<std::string> names;
     for (const auto& known : commands_) names.push_back(known->name());
-    return fail(fmt::format("there is no command '{}'; the commands are {}", first, join(names, ", ")));
+    const std::string meant = nearest(first, names);
+    return fail(meant.empty() ? fmt::format("there is no command '{}'; the commands are {}", first, join(names, ", "))
+                              : fmt::format("there is no command '{}'; did you mean {}?", first, meant));
   }
   std::rotate(words.begin(), words.begin() + static_cast<int64_t>(flags), words.begin() + static_cast<int64_t>(flags) + 1);
   try {
@@ -238,6 +255,8 @@ int Application::run(int argc, char** argv) {
   } catch (const CLI::CallForHelp&) {
     print_result(command_help(*this, *command));
     return 0;
+  } catch (const CLI::ExtrasError&) {
+    return fail(unexpected(*command));
   } catch (const CLI::ParseError& error) {
     return fail(error.what());
   } catch (const UsageError& error) {

@@ -123,10 +123,13 @@ class Application {
   const std::string& summary() const { return summary_; }
   const std::string& version() const { return version_; }
   const std::vector<std::unique_ptr<Command>>& commands() const { return commands_; }
-  const Command* find(const std::string& name) const;  // null: there is none
+  Command* find(const std::string& name) const;  // null: there is none
 
  private:
   struct Parser;
+  // What to say of the words that no option or positional of `command` takes.
+  static std::string unexpected(Command& command);
+
   std::string name_;
   std::string summary_;
   std::string version_;

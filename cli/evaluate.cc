@@ -39,7 +39,7 @@ std::string table(const Evaluation& result) {
     row("same top token", fmt::format("{:.2f} %", 100 * result.top1_agreement));
   }
   row("bits per weight", fmt::format("{:.3f}", result.bits_per_weight));
-  row("size of the weights", format_bytes(result.bytes));
+  row("size of the weights", format_file_size(result.bytes));
   return text;
 }
 

@@ -57,7 +57,7 @@ ProgressLine::ProgressLine() : terminal_(isatty(STDERR_FILENO) != 0) {}
 
 void ProgressLine::show(const Progress& progress) {
   // A new run starts its clock again.
-  if (progress.seconds < last_shown_) last_shown_ = -1e9;
+  if (progress.seconds < last_shown_) last_shown_ = 0;
   if (progress.seconds - last_shown_ < (terminal_ ? kTerminalInterval : kPlainInterval)) return;
   last_shown_ = progress.seconds;
   if (terminal_) {

@@ -26,7 +26,7 @@ class ProgressLine {
  private:
   bool terminal_;
   bool visible_ = false;
-  double last_shown_ = -1e9;  // in Progress::seconds
+  double last_shown_ = 0;  // in Progress::seconds: what is done in a moment shows nothing
 };
 
 }  // namespace metal_marlin::cli

@@ -24,6 +24,10 @@ struct State {
 int show(const State& state) {
   Console console(state.console);
   const std::string report = read_report(state.run);
+  if (state.html == "-") {
+    console.result(render_report_html(report));
+    return 0;
+  }
   if (!state.html.empty()) {
     write_report_html(report, state.html);
     console.info(fmt::format("wrote {}", state.html));
@@ -40,7 +44,7 @@ void add_report(Application& application) {
   auto state = std::make_shared<State>();
   command.group("Input and result");
   command.positional("RUN", state->run, "Folder that 'quantize' wrote, or a report.json", Completes::kFiles);
-  command.text("--html", state->html, "FILE", "Write one self-contained page instead of printing the text",
+  command.text("--html", state->html, "FILE", "Write one self-contained page instead of printing the text; - writes it to stdout",
                Completes::kFiles);
   add_output_options(command, state->console);
   command.example("The tables again", "metal-marlin report OUT");

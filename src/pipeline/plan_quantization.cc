@@ -1,5 +1,6 @@
 // --dry-run: what quantize_model would do.
 #include <fmt/format.h>
+#include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
 #include <metal_marlin/report.h>
 
@@ -118,6 +119,9 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
       bytes += n / 2 + n / static_cast<uint64_t>(recipe.grid.group_of(w.columns)) * 5 / 2;
     }
     for (const Skipped& s : tensors.skipped) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
+  }
+  if (quantized.empty()) {
+    throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " + skipped.front()["reason"].get<std::string>() + ")");
   }
   for (const Skipped& s : left_out_tensors(*source)) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
   plan["quantized"] = quantized;

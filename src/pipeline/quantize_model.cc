@@ -228,6 +228,7 @@ void Run::check_before_work() {
   if (kind == CalibrationKind::kNpz) {
     stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration, *source_, needs_gram(recipe_));
   }
+  plan_tensors();
   if (kind == CalibrationKind::kSelf) {
     const TextSizes sizes = expected_sizes(*source_, options_);
     plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
@@ -262,7 +263,6 @@ void Run::prepare(uint64_t fingerprint) {
       for (const json& text : j.value("warnings", json::array())) tracker_.warn(text.get<std::string>());
     }
   }
-  plan_tensors();
   plan_ = plan_memory(*source_, recipe_, options_, texts_.calibration.tokens(), texts_.held_back.tokens(), output_);
   const auto scratch = [&](const char* name) {
     return plan_.spilled > 0 ? (fs::path(journal_.folder()) / name).string() : std::string();
@@ -529,7 +529,6 @@ QuantizeResult Run::execute() {
   QuantizeResult result;
   tracker_.enter("prepare", 0, 1);
   check_output(*source_, output_);
-  lock_output();
   if (source_->format() == "awq" || source_->format() == "native") {
     tracker_.warn(source_->path() + " is already quantized; the report compares with it, not with the model that it was made from");
   }
@@ -541,6 +540,7 @@ QuantizeResult Run::execute() {
   const uint64_t fingerprint = run_fingerprint(options_, recipe_, *source_);
   if (!options_.overwrite && !journal_.exists() && already_complete(fingerprint, result)) return result;
   check_before_work();
+  lock_output();
   prepare(fingerprint);
   run_blocks();
   RunFacts facts;

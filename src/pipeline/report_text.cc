@@ -76,6 +76,9 @@ std::string read_report(const std::string& run) {
                                     unfinished ? ": the run is not finished; the same quantize command continues it" : ""));
     }
   }
+  if (!fs::exists(path, code)) {
+    throw SystemError(fmt::format("{}: expected the folder that quantize wrote, or a report.json, found nothing there", path));
+  }
   const std::string text = read_text_file(path);
   parse_report(text, path);
   return text;

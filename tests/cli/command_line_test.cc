@@ -88,7 +88,10 @@ TEST_F(CommandLine, VersionIsThreeNumbers) {
 TEST_F(CommandLine, WrongUsageIsTwoAndSaysWhatIsAccepted) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"", "Usage:"},
-      {"bogus", "there is no command 'bogus'"},
+      {"bogus", "there is no command 'bogus'; the commands are quantize, calibrate"},
+      {"quantise", "did you mean quantize?"},
+      {"quantize m -o o --formt awq", "there is no option '--formt'; did you mean --format?"},
+      {"quantize m -o o --formt=awq", "there is no option '--formt'; did you mean --format?"},
       {"quantize", "MODEL is required"},
       {"quantize m", "--output"},
       {"quantize m -o o extra", "extra"},

@@ -178,6 +178,16 @@ TEST_F(WholePath, AGroupSizeThatFailsIsAnsweredWithSizesThatWork) {
   for (const json& q : plan["quantized"]) EXPECT_EQ(q["shape"][1].get<int>() % 8, 0) << q;
 }
 
+TEST_F(WholePath, WhenNothingIsLeftNothingIsDone) {
+  for (const char* how : {"", " --dry-run"}) {
+    const auto outcome = run("quantize " + model_ + " -o " + output_ + " --skip '*' --log-level debug" + how);
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    EXPECT_NE(outcome.err.find("nothing is left to quantize"), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find("self text"), std::string::npos) << outcome.err;
+    EXPECT_FALSE(fs::exists(output_));
+  }
+}
+
 TEST_F(WholePath, ChatSaysBeforeLoadingThatThereIsNoTemplate) {
   const auto outcome = run("chat " + model_);
   EXPECT_EQ(outcome.code, 1);
@@ -312,6 +322,7 @@ TEST_F(WholePath, ThePageIsWrittenWholeOrNotAtAll) {
   EXPECT_EQ(nowhere.code, 1);
   EXPECT_NE(nowhere.err.find("page.html"), std::string::npos) << nowhere.err;
   EXPECT_EQ(nowhere.err.find("Success"), std::string::npos) << nowhere.err;
+  EXPECT_NE(run("report " + output_ + " --html -").out.find("</html>"), std::string::npos);
   if (!fs::exists("/dev/full")) return;
   const auto device = run("report " + output_ + " --html /dev/full");
   EXPECT_EQ(device.code, 1) << device.err;
