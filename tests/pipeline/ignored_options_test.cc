@@ -1,0 +1,106 @@
+#include "pipeline/ignored_options.h"
+
+#include <gtest/gtest.h>
+#include <metal_marlin/error.h>
+
+#include <functional>
+#include <set>
+
+namespace metal_marlin {
+namespace {
+
+class IgnoredOptionsTest : public testing::Test {
+ protected:
+  IgnoredOptionsTest() : source_(ModelSource::open(std::string(TEST_DATA) + "/models/llama")) {}
+  static QuantizeOptions options(const std::string& method, const std::string& calibration = "text.txt") {
+    QuantizeOptions o;
+    o.method = method;
+    o.group_size = "8";
+    o.calibration.calibration = calibration;
+    return o;
+  }
+  std::set<std::string> names(const QuantizeOptions& o) const {
+    std::set<std::string> out;
+    for (const IgnoredOption& i : ignored_options(o, make_recipe(o, *source_))) EXPECT_TRUE(out.insert(i.name).second);
+    return out;
+  }
+  std::string warning(const QuantizeOptions& o) const { return ignored_options_warning(ignored_options(o, make_recipe(o, *source_))); }
+  uint64_t fingerprint(const QuantizeOptions& o) const { return run_fingerprint(o, make_recipe(o, *source_), *source_); }
+
+  std::unique_ptr<ModelSource> source_;
+};
+
+using Names = std::set<std::string>;
+
+TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
+  const Names text = {"seed", "temperature", "chunks"};  // a text, of which a part is held back
+  const auto with = [](Names a, const Names& b) {
+    a.insert(b.begin(), b.end());
+    return a;
+  };
+  EXPECT_EQ(names(options("gptq")), with(text, {"salient-ratio", "activation-method", "awq-loss"}));
+  EXPECT_EQ(names(options("rtn")), with(text, {"salient-ratio", "activation-method", "awq-loss", "damping", "act-order"}));
+  EXPECT_EQ(names(options("awq-paper")), with(text, {"salient-ratio", "damping", "act-order"}));
+  EXPECT_EQ(names(options("awq-salient")), with(text, {"awq-loss", "damping", "act-order"}));
+  EXPECT_EQ(names(options("gptq", "self")), (Names{"salient-ratio", "activation-method", "awq-loss", "chunks", "context"}));
+  EXPECT_EQ(names(options("gptq", "stats.npz")), (Names{"salient-ratio", "activation-method", "awq-loss", "samples", "sequence-length", "precision", "seed",
+                                                         "temperature", "bos", "chunks", "context"}));
+  QuantizeOptions named = options("gptq", "stats.npz");
+  named.evaluation.text = "test.txt";
+  EXPECT_EQ(names(named), (Names{"salient-ratio", "activation-method", "awq-loss", "samples", "sequence-length", "precision", "seed", "temperature"}));
+  QuantizeOptions block = options("awq-paper", "stats.npz");
+  EXPECT_FALSE(names(block).count("awq-loss"));
+  block.awq_loss = "block";  // needs the inputs of blocks, which statistics do not hold
+  EXPECT_TRUE(names(block).count("awq-loss"));
+}
+
+TEST_F(IgnoredOptionsTest, OnlyThoseThatWereAskedForAreWarnedOf) {
+  QuantizeOptions o = options("rtn");
+  EXPECT_EQ(warning(o), "");
+  o.given = {"damping", "samples", "method", "calibration"};
+  EXPECT_EQ(warning(o), "without effect: --damping (only --method gptq uses it)");
+  o.given.clear();
+  o.calibration.seed = 3;  // by a caller who does not say what is given
+  EXPECT_EQ(warning(o), "without effect: --seed (only --calibration self uses it)");
+  CalibrationOptions c;
+  c.given = {"seed", "temperature"};
+  EXPECT_EQ(ignored_options_warning(ignored_options(c)), "");
+  c.calibration = "text.txt";
+  EXPECT_NE(ignored_options_warning(ignored_options(c)).find("--temperature"), std::string::npos);
+}
+
+TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
+  const std::vector<std::pair<std::string, std::function<void(QuantizeOptions&)>>> changes = {
+      {"salient-ratio", [](auto& o) { o.salient_ratio = 0.5; }},
+      {"activation-method", [](auto& o) { o.activation_method = "max"; }},
+      {"awq-loss", [](auto& o) { o.awq_loss = "block"; }},
+      {"damping", [](auto& o) { o.damping = 0.5; }},
+      {"act-order", [](auto& o) { o.act_order = false; }},
+      {"samples", [](auto& o) { o.calibration.samples = 7; }},
+      {"sequence-length", [](auto& o) { o.calibration.sequence_length = 9; }},
+      {"seed", [](auto& o) { o.calibration.seed = 9; }},
+      {"temperature", [](auto& o) { o.calibration.temperature = 2; }},
+      {"bos", [](auto& o) { o.calibration.bos = o.evaluation.bos = Bos::kNever; }},
+      {"chunks", [](auto& o) { o.evaluation.chunks = 9; }},
+      {"context", [](auto& o) { o.evaluation.context = 99; }}};
+  for (const std::string method : {"rtn", "gptq", "awq-paper", "awq-salient"}) {
+    const QuantizeOptions base = options(method, "self");
+    const Names ignored = names(base);
+    for (const auto& [name, change] : changes) {
+      QuantizeOptions other = base;
+      change(other);
+      other.given = {name};
+      EXPECT_EQ(fingerprint(other) == fingerprint(base), ignored.count(name) > 0) << method << " " << name;
+    }
+    QuantizeOptions other = base;
+    other.max_kl = 1;
+    other.machine.threads = 1;
+    other.machine.memory_bytes = uint64_t{1} << 40;
+    EXPECT_EQ(fingerprint(other), fingerprint(base));
+    other.scheme = "sym";
+    EXPECT_NE(fingerprint(other), fingerprint(base));
+  }
+}
+
+}  // namespace
+}  // namespace metal_marlin
