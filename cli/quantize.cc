@@ -89,7 +89,7 @@ void add_quantize(Application& application) {
   command.text("-o,--output", state->output, "OUT",
                "Folder to write: weights, config, tokenizer, model card, report.json", Completes::kFolders, true);
   command.choice_list(
-      "--format", options.formats, {"native", "awq"},
+      "--format", options.formats, {"native", "awq", "gptq", "gptq_v2", "marlin"},
       "Checkpoint format; several, separated by commas, come from one calibration into one subfolder each");
   command.toggle("resume", options.resume, "Continue an interrupted run of the same model and options");
   command.flag("--overwrite", options.overwrite, "Replace a result of other options in OUT");

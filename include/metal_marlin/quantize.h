@@ -17,7 +17,7 @@ struct QuantizeOptions {
   // "none": no evaluation; else evaluation.text is read and nothing is held back.
   EvaluationOptions evaluation;
 
-  std::vector<std::string> formats = {"awq"};  // "native", "awq"; several: one subfolder each
+  std::vector<std::string> formats = {"awq"};  // "native", "awq", "gptq" (version 1), "gptq_v2", "marlin"; several: one subfolder each
   std::string method = "awq";                  // "awq", "awq-paper", "awq-salient", "gptq", "rtn"
   std::string scheme = "asym";                 // "sym" (-8..7) or "asym" (0..15 with a zero point)
   int bits = 4;

@@ -98,6 +98,11 @@ CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter
   }
   const auto most = std::max_element(sizes.begin(), sizes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   plan.group_size = rows ? -1 : most->first;
+  for (const QuantizedLinear& l : plan.quantized) {
+    if (writer.format() == std::string("native") || rows || l.group_size == std::min(plan.group_size, l.in_features)) continue;
+    throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: it has groups of {}, the others of {}, and only the native format has several sizes",
+                                       source.path(), l.name, writer.format(), l.group_size, plan.group_size));
+  }
   return plan;
 }
 

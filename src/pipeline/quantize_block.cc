@@ -217,6 +217,7 @@ class BlockQuantizer {
     entry["zero_groups"] = ranges.counts.zero_groups;
     entry["raised_scales"] = ranges.counts.raised;
     entry["clamped_scales"] = ranges.counts.clamped;
+    if (recipe.least_zero > 0) entry["lifted_zeros"] = lift_zeros(ranges, recipe.grid, recipe.least_zero);
     if (recipe.rounding == Rounding::kNearest) return quantize_rtn(weight, ranges, recipe.grid);
     if (!factor_ || factor_tap_ != tap) {
       GptqOptions options;

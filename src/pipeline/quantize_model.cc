@@ -246,16 +246,22 @@ void Run::prepare(uint64_t fingerprint) {
         !fs::exists(fs::path(output_) / ".metal-marlin")) {
       throw ArgumentError(fmt::format("{}: expected an empty or new folder; use --overwrite to write into it", output_));
     }
+  }
+  const size_t before = tracker_.warnings().size();
+  // A text that is at fault leaves everything as it was. Self-made text takes long: its run begins before it is there.
+  const bool self = calibration_kind(options_.calibration) == CalibrationKind::kSelf;
+  if (!resuming && !self) texts_ = prepare_texts(*source_, options_, tracker_);
+  if (!resuming) {
     if (options_.overwrite || redo_) remove_old_result();
     journal_.begin(fingerprint);
   }
   const std::string texts_path = (fs::path(journal_.folder()) / "texts.json").string();
-  if (!resuming || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
-    const size_t before = tracker_.warnings().size();
-    texts_ = prepare_texts(*source_, options_, tracker_);
-    journal_.write_tokens(texts_.calibration, texts_.held_back);
+  if (!resuming || !fs::exists(texts_path) || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
+    if (resuming || self) texts_ = prepare_texts(*source_, options_, tracker_);
     const std::vector<std::string> warnings(tracker_.warnings().begin() + static_cast<int64_t>(before), tracker_.warnings().end());
+    // First: tokens without it are not taken.
     write_text_file(texts_path, json{{"held_back_source", texts_.held_back_source}, {"warnings", warnings}}.dump(-1, ' ', false, json::error_handler_t::replace));
+    journal_.write_tokens(texts_.calibration, texts_.held_back);
   } else {
     const json j = json::parse(read_text_file(texts_path), nullptr, false);
     if (j.is_object()) {
@@ -529,7 +535,7 @@ QuantizeResult Run::execute() {
   QuantizeResult result;
   tracker_.enter("prepare", 0, 1);
   check_output(*source_, output_);
-  if (source_->format() == "awq" || source_->format() == "native") {
+  if (source_->quantized()) {
     tracker_.warn(source_->path() + " is already quantized; the report compares with it, not with the model that it was made from");
   }
   if (!options_.evaluation.text.empty() && options_.evaluation.text == options_.calibration.calibration) {

@@ -51,6 +51,23 @@ uint64_t file_digest(const std::string& path) {
   return fnv1a(bytes.data() + bytes.size() - kEnd, kEnd, fnv1a(&time, sizeof time, head));
 }
 
+// ArgumentError where the format cannot hold the grid. Marlin's demands on shapes are such that linears left in 16 bits
+// for its sake would be many: they are named instead.
+void require_holdable(const CheckpointWriter& writer, const Grid& grid, const ModelSource& source, const QuantizeOptions& options) {
+  if (const std::string reason = writer.refusal_of(grid); !reason.empty()) {
+    throw ArgumentError(fmt::format("--format {0}: {0} {1}; use {2}, or another format", writer.format(), reason,
+                                    grid.symmetric ? "--group-size 128 or -1" : "--scheme sym"));
+  }
+  if (writer.format() != std::string("marlin")) return;
+  for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
+    for (const QuantizedWeight& w : layer_tensors(source, layer, options).quantized) {
+      if (const std::string reason = writer.refusal(w.rows, w.columns, grid.group_of(w.columns)); !reason.empty()) {
+        throw ArgumentError(fmt::format("--format marlin: {}: {}; leave it in 16 bits with --skip, or choose another format", w.name, reason));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
@@ -96,11 +113,19 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   r.grid.symmetric = choose<bool>("scheme", o.scheme, {{"sym", true}, {"asym", false}});
   std::set<std::string> formats;
   for (const std::string& f : o.formats) {
-    choose<int>("format", f, {{"native", 0}, {"awq", 1}});
+    const auto& known = checkpoint_formats();
+    if (std::find(known.begin(), known.end(), f) == known.end()) {
+      throw ArgumentError(fmt::format("--format: expected one of {}, got \"{}\"", fmt::join(known, ", "), f));
+    }
     if (!formats.insert(f).second) throw ArgumentError(fmt::format("--format: \"{}\" is named twice", f));
   }
-  if (formats.empty()) throw ArgumentError("--format: expected at least one of native, awq");
+  if (formats.empty()) throw ArgumentError(fmt::format("--format: expected at least one of {}", fmt::join(checkpoint_formats(), ", ")));
   r.grid.group_size = resolve_group_size(source, o);
+  for (const std::string& f : o.formats) {
+    const auto writer = CheckpointWriter::create(f);
+    require_holdable(*writer, r.grid, source, o);
+    r.least_zero = std::max(r.least_zero, writer->least_zero());
+  }
   if (o.calibration.samples < 1) throw ArgumentError(fmt::format("--samples: expected at least 1, got {}", o.calibration.samples));
   if (o.calibration.sequence_length < 8) {
     throw ArgumentError(fmt::format("--sequence-length: expected at least 8, got {}", o.calibration.sequence_length));

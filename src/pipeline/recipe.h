@@ -32,6 +32,7 @@ struct Recipe {
   bool act_order = true;
   Precision precision = Precision::kF32;  // of the forward pass that makes statistics; never of an evaluation
   Grid grid;  // group_size resolved: explicit, or -1
+  int least_zero = 0;  // that every format can hold: 1 with version 1 of GPTQ
 };
 
 // Throws ArgumentError naming the option, what was given and what is possible.

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
+
+#include "core/half.h"
 #include "quantize/candidates.h"
 #include "quantize/lanes.h"
 
@@ -37,6 +40,19 @@ void require_finite(const Matrix& matrix, const char* name) {
   if (at < 0) return;
   throw NumericError(fmt::format("{}: expected finite values, found {} at [{}, {}]; check the checkpoint", name,
                                  matrix.data()[at], at / matrix.cols(), at % matrix.cols()));
+}
+
+int64_t lift_zeros(GroupRanges& ranges, const Grid& grid, int least) {
+  int64_t lifted = 0;
+  const int top = grid.levels() - 1;
+  for (size_t i = 0; i < ranges.zeros.size(); ++i) {
+    if (ranges.zeros[i] >= least) continue;
+    const float factor = static_cast<float>(top - ranges.zeros[i]) / static_cast<float>(top - least);
+    ranges.scales[i] = f32_to_f16(std::min(f16_to_f32(ranges.scales[i]) * factor, kLargestScale));
+    ranges.zeros[i] = static_cast<uint8_t>(least);
+    ++lifted;
+  }
+  return lifted;
 }
 
 GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOptions& options, const Matrix* gram) {

@@ -53,6 +53,11 @@ struct GroupRanges {
 GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOptions& options = {},
                          const Matrix* gram = nullptr);
 
+// For layouts that cannot hold small zeros: groups with a zero below `least` (those without a negative weight) get `least`
+// and a scale that is larger by (levels - 1 - zero) / (levels - 1 - least), so that the same largest weight is reached.
+// Returns how many.
+int64_t lift_zeros(GroupRanges& ranges, const Grid& grid, int least);
+
 // Throws ArgumentError for a grid that is none (bits 2..8, group_size > 0 or -1).
 void validate(const Grid& grid);
 // Throws NumericError naming `name` and the first element that is NaN or Inf.

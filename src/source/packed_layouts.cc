@@ -112,6 +112,7 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
     out.layout = &kMarlin;
   } else if (method == "metal_marlin") {
     out.layout = &kNative;
+    out.by_shape = true;  // its linears may differ
   } else {
     throw UnsupportedError(fmt::format(
         "{}: quant_method \"{}\" is not supported; supported are awq (gemm), gptq, marlin and metal_marlin", path, method));

@@ -26,7 +26,7 @@ struct PackedLayout {
 struct PackedConfig {
   const PackedLayout* layout = nullptr;  // null: not quantized
   int64_t group_size = 0;                // -1: the whole row
-  bool by_shape = false;  // some modules have another group size: found out by the shape of the scales
+  bool by_shape = false;  // linears may have another group size: found out by the shape of their scales
 };
 
 // Of `config`, where "quantization_config" is missing of the file that older tools write beside it in `folder`:

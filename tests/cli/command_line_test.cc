@@ -19,7 +19,7 @@
 namespace metal_marlin::cli_test {
 namespace {
 
-const std::vector<std::string> kCommands = {"quantize", "calibrate", "evaluate", "generate",   "chat",
+const std::vector<std::string> kCommands = {"quantize", "calibrate", "convert", "evaluate", "generate",   "chat",
                                             "inspect",  "compare",   "report",   "help",       "completion", "man"};
 
 // The option names that a --help states: words of two leading spaces that begin with a hyphen.

@@ -182,5 +182,22 @@ TEST(GroupRange, BytesDoNotDependOnThreads) {
   }));
 }
 
+TEST(LiftZeros, KeepsTheReachOfTheGroup) {
+  GroupRanges ranges{.out_features = 1, .in_features = 24, .group_size = 8};
+  ranges.scales = {f32_to_f16(0.5F), f32_to_f16(0.25F), f32_to_f16(60000.0F)};
+  ranges.zeros = {0, 3, 0};
+  EXPECT_EQ(lift_zeros(ranges, Grid{4, false, 8}, 1), 2);
+  EXPECT_EQ(ranges.zeros, (std::vector<uint8_t>{1, 3, 1}));
+  // (15 - 1) * 0.5357 = 7.5 = 15 * 0.5
+  EXPECT_EQ(ranges.scales[0], f32_to_f16(0.5F * 15.0F / 14.0F));
+  EXPECT_EQ(ranges.scales[1], f32_to_f16(0.25F));
+  EXPECT_EQ(f16_to_f32(ranges.scales[2]), 64288.0F);  // 60000 * 15 / 14 = 64285.7, f16 steps of 32
+  ranges.scales[2] = f32_to_f16(65504.0F);
+  ranges.zeros[2] = 0;
+  lift_zeros(ranges, Grid{4, false, 8}, 1);
+  EXPECT_EQ(f16_to_f32(ranges.scales[2]), kLargestScale);
+  EXPECT_EQ(lift_zeros(ranges, Grid{4, false, 8}, 1), 0);
+}
+
 }  // namespace
 }  // namespace metal_marlin
