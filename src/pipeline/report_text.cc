@@ -157,7 +157,7 @@ std::string render_plan(const std::string& plan_json) {
   line("model", p["model"].get<std::string>());
   line("output", p["output"].get<std::string>());
   line("method", fmt::format("{}, {}, group size {}", p["options"]["method"].get<std::string>(), p["options"]["scheme"].get<std::string>(), p["options"]["group_size"].get<int64_t>()));
-  line("quantized", fmt::format("{} weights tensors, {:.1f} M weights, {}", p["quantized"].size(), p["quantized_weights"].get<double>() / 1e6, mib(p["quantized_bytes"])));
+  line("quantized", fmt::format("{} weight tensors, {:.1f} M weights, {}", p["quantized"].size(), p["quantized_weights"].get<double>() / 1e6, mib(p["quantized_bytes"])));
   line("tokens", fmt::format("{} for calibration, {} held back", p["calibration_tokens"].get<int64_t>(), p["held_back_tokens"].get<int64_t>()));
   const json& m = p["memory"];
   line("peak memory", fmt::format("{} of {} allowed", mib(m["peak_bytes"]), mib(p["memory_budget"])));

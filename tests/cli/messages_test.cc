@@ -92,6 +92,7 @@ TEST_F(WholePath, FaultyTextsAreAFaultOfTheInput) {
       EXPECT_EQ(outcome.code, 1) << arguments << "\n" << outcome.err;
       EXPECT_NE(outcome.err.find(text), std::string::npos) << arguments << "\n" << outcome.err;
     }
+    EXPECT_FALSE(fs::exists(fs::path(output_) / ".metal-marlin"));  // no run has begun
     fs::remove_all(output_);
   }
   EXPECT_EQ(run("generate " + model_ + " -f " + empty).code, 1);

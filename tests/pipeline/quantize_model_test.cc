@@ -148,6 +148,34 @@ TEST_F(QuantizeModelTest, SavedStatesResumeToTheSameBytes) {
   EXPECT_EQ(files(out("cut")), files(out("whole")));
 }
 
+// Killed while the texts were being written down: they are read again.
+TEST_F(QuantizeModelTest, ATextThatWasNotWrittenDownIsReadAgain) {
+  QuantizeOptions o = options("rtn");
+  quantize_model(model("llama"), out("whole"), o);
+  for (const char* missing : {"texts.json", "tokens.safetensors"}) {
+    const std::string cut = out(std::string("cut-") + missing);
+    Observer stop;
+    stop.on_progress = [](const Progress& p) { return p.stage != "embed"; };
+    EXPECT_THROW(quantize_model(model("llama"), cut, o, stop), Interrupted);
+    EXPECT_TRUE(fs::remove(fs::path(cut) / ".metal-marlin" / missing)) << missing;
+    quantize_model(model("llama"), cut, o);
+    EXPECT_EQ(files(cut), files(out("whole"))) << missing;
+  }
+}
+
+// What an option says that the method does not use is not what makes another run.
+TEST_F(QuantizeModelTest, AnOptionWithoutEffectDoesNotStartOver) {
+  QuantizeOptions o = options("rtn");
+  Observer stop;
+  stop.on_progress = [](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), o, stop), Interrupted);
+  o.damping = 0.5;
+  o.calibration.seed = 7;
+  const json report = json::parse(quantize_model(model("llama"), out("q"), o).report_json);
+  EXPECT_EQ(report["run"]["resumed_blocks"], 1);
+  EXPECT_NE(report["warnings"].dump().find("--damping"), std::string::npos) << report["warnings"];
+}
+
 TEST_F(QuantizeModelTest, OneThreadAndTwoGiveTheSameBytes) {
   for (const char* method : {"awq-paper", "gptq", "rtn", "awq-salient"}) {
     QuantizeOptions o = options(method);
