@@ -192,8 +192,8 @@ TEST(CheckpointWriter, ChangedTensorsReplaceTheSources) {
   }
 }
 
-TEST(CheckpointWriter, BothFormatsReadBackTheSameCodes) {
-  for (const std::string format : {"native", "awq"}) {
+TEST(CheckpointWriter, EveryFormatReadsBackTheSameCodes) {
+  for (const std::string format : {"native", "awq", "gptq_v2"}) {
     for (const int64_t group : {int64_t{32}, int64_t{-1}}) {
       for (const bool symmetric : {true, false}) {
         Written w(tiny_plan(group, symmetric));

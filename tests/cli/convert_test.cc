@@ -1,0 +1,57 @@
+// convert as its users call it: exit codes, output, and what is left when it refuses.
+#include "command_line.h"
+
+namespace metal_marlin::cli_test {
+namespace {
+
+class ConvertCommand : public WholePath {
+ protected:
+  std::string in(const std::string& name) const { return (folder_ / name).string(); }
+};
+
+TEST_F(ConvertCommand, WrongUsageIsTwo) {
+  for (const auto& [arguments, text] : std::vector<std::pair<std::string, std::string>>{
+           {"convert a -o b", "--to"},
+           {"convert a --to awq", "--output"},
+           {"convert -o b --to awq", "IN is required"},
+           {"convert a -o b --to gguf", "native, awq, gptq, gptq_v2, marlin"}}) {
+    const auto outcome = run(arguments);
+    EXPECT_EQ(outcome.code, 2) << arguments << "\n" << outcome.err;
+    EXPECT_NE(outcome.err.find(text), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(ConvertCommand, TurnsAResultIntoAnotherFormatThatTheOtherCommandsRead) {
+  ASSERT_EQ(run("quantize " + model_ + " -o " + in("awq") + " --group-size 8 --scheme sym --method rtn --evaluate none --calibration " + text_ +
+                " --samples 2 --sequence-length 32 --quiet").code, 0);
+  const auto made = run("convert " + in("awq") + " -o " + in("gptq") + " --to gptq --json");
+  ASSERT_EQ(made.code, 0) << made.err;
+  const auto report = parsed(made.out);
+  EXPECT_EQ(report["from"], "awq");
+  EXPECT_EQ(report["to"], "gptq");
+  EXPECT_EQ(report["linears"], 2 * 7);
+  EXPECT_EQ(parsed(run("compare " + in("awq") + " " + in("gptq") + " --json").out)["relative_error"], 0.0);
+  EXPECT_EQ(parsed(run("inspect " + in("gptq") + " --json").out)["quantization"]["checkpoint_format"], "gptq");
+  const std::string answer = " -p 'the cat' -n 6 --temp 0 --ignore-eos";
+  EXPECT_EQ(run("generate " + in("gptq") + answer).out, run("generate " + in("awq") + answer).out);
+  const std::string evaluation = " --text " + text_ + " --chunks 1 --context 32 --json";
+  EXPECT_EQ(parsed(run("evaluate " + in("gptq") + evaluation).out)["model"]["perplexity"], parsed(run("evaluate " + in("awq") + evaluation).out)["model"]["perplexity"]);
+
+  const auto again = run("convert " + in("awq") + " -o " + in("gptq") + " --to native");
+  EXPECT_NE(again.code, 0);
+  EXPECT_NE(again.err.find("--overwrite"), std::string::npos) << again.err;
+  const auto quiet = run("convert " + in("awq") + " -o " + in("gptq") + " --to native --overwrite --quiet");
+  EXPECT_EQ(quiet.code, 0) << quiet.err;
+  EXPECT_TRUE(quiet.out.empty() && quiet.err.empty()) << quiet.out << quiet.err;
+
+  const auto refused = run("convert " + in("awq") + " -o " + in("marlin") + " --to marlin");
+  EXPECT_EQ(refused.code, 1) << refused.err;
+  EXPECT_NE(refused.err.find("_proj.weight"), std::string::npos) << refused.err;
+  EXPECT_FALSE(fs::exists(in("marlin")));
+  EXPECT_EQ(run("convert " + model_ + " -o " + in("x") + " --to awq").code, 1);
+  EXPECT_EQ(run("convert " + in("nothing") + " -o " + in("x") + " --to awq").code, 1);
+  EXPECT_FALSE(fs::exists(in("x")));
+}
+
+}  // namespace
+}  // namespace metal_marlin::cli_test
