@@ -4,7 +4,6 @@
 
 #include <fmt/format.h>
 
-#include <limits>
 #include <memory>
 
 #include "console.h"
@@ -71,9 +70,9 @@ void add_evaluate(Application& application) {
   command.text("--reference", state->reference, "REF",
                "The original model: adds KL divergence and agreement of the likeliest token", Completes::kFiles);
   command.group("Evaluation");
-  command.integer("--chunks", state->evaluation.chunks, 1, std::numeric_limits<int64_t>::max(),
+  command.integer("--chunks", state->evaluation.chunks, 1, kMostSequences,
                   "Chunks from the start of the text, fewer when it is shorter");
-  command.integer("--context", state->evaluation.context, 8, std::numeric_limits<int64_t>::max(),
+  command.integer("--context", state->evaluation.context, 8, kMostSequenceLength,
                   "Tokens of a chunk; every position but its first is scored");
   add_bos_option(command, state->texts);
   add_machine_options(command, state->machine, state->texts, true, true);

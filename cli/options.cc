@@ -19,8 +19,8 @@ void add_calibration_options(Command& command, CalibrationOptions& options, Shar
                "Where the activations come from: text that the model makes itself, a UTF-8 text file, or an .npz of "
                "statistics (made by 'calibrate') or of raw activations",
                Completes::kFiles);
-  command.integer("--samples", options.samples, 1, kMost, "Number of calibration sequences");
-  command.integer("--sequence-length", options.sequence_length, 8, kMost, "Tokens of each calibration sequence");
+  command.integer("--samples", options.samples, 1, kMostSequences, "Number of calibration sequences");
+  command.integer("--sequence-length", options.sequence_length, 8, kMostSequenceLength, "Tokens of each calibration sequence");
   command.unsigned_integer("--seed", options.seed, "Seed of the self-made text");
   command.real("--temperature", options.temperature, 0.01, 10, "Sampling temperature of the self-made text");
   add_bos_option(command, texts);

@@ -131,9 +131,9 @@ void add_quantize(Application& application) {
   command.text("--evaluate", options.evaluation.text, "FILE|none",
                "UTF-8 text to evaluate on, or none; without it a part of the calibration tokens is held back for it",
                Completes::kFiles, false, "the last tenth of the calibration tokens, at least 4096");
-  command.integer("--chunks", options.evaluation.chunks, 1, std::numeric_limits<int64_t>::max(),
+  command.integer("--chunks", options.evaluation.chunks, 1, kMostSequences,
                   "Chunks of the text to evaluate, fewer when it is shorter");
-  command.integer("--context", options.evaluation.context, 8, std::numeric_limits<int64_t>::max(), "Tokens of a chunk");
+  command.integer("--context", options.evaluation.context, 8, kMostSequenceLength, "Tokens of a chunk");
   command.real("--max-kl", options.max_kl, 0, std::numeric_limits<double>::max(),
                "Limit on the mean KL divergence: exit code 4 when it is missed", "none");
 

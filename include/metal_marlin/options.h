@@ -11,6 +11,10 @@ namespace metal_marlin {
 // A BOS position is never scored.
 enum class Bos : uint8_t { kAuto, kAlways, kNever };
 
+// More sequences (or chunks), and longer ones, are refused: beyond any use, and sums over them would overflow.
+inline constexpr int64_t kMostSequences = int64_t{1} << 24;
+inline constexpr int64_t kMostSequenceLength = int64_t{1} << 20;
+
 struct CalibrationOptions {
   // "self": text sampled from the model; else a UTF-8 text file, or an .npz of statistics (written by calibrate_model)
   // or of raw activations ([batch, seq, in_features] per weight name).

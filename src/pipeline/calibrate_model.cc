@@ -74,9 +74,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   if (calibration_kind(options) == CalibrationKind::kNpz) {
     throw ArgumentError(fmt::format("--calibration {}: expected a text or self: statistics are what this command makes", options.calibration));
   }
-  if (options.samples < 1 || options.sequence_length < 8) {
-    throw ArgumentError(fmt::format("--samples {} --sequence-length {}: expected at least 1 sequence of 8 tokens", options.samples, options.sequence_length));
-  }
+  check_sizes(options);
   require_regular_file_name(output);
   NpzWriter writer(output);  // now, because it can fail
   for (const std::string& text : {ignored_options_warning(ignored_options(options)), surplus_layers_warning(*source)}) {

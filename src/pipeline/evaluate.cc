@@ -121,8 +121,7 @@ void check_same_tokens(const ModelSource& model, const ModelSource& reference, c
 Evaluation evaluate_model(const std::string& model, const std::string& reference, const EvaluationOptions& options,
                           const MachineOptions& machine, const Observer& observer) {
   if (options.text.empty()) throw ArgumentError("--text: expected a file to evaluate on");
-  if (options.chunks < 1) throw ArgumentError(fmt::format("--chunks: expected at least 1, got {}", options.chunks));
-  if (options.context < 2) throw ArgumentError(fmt::format("--context: expected at least 2, got {}", options.context));
+  check_sizes(options);
   if (machine.precision != "auto") statistics_precision(machine.precision);  // refuses an unknown name
   if (machine.threads > 0) set_threads(machine.threads);
   const std::string text = read_utf8_text(options.text);

@@ -126,13 +126,9 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
     require_holdable(*writer, r.grid, source, o);
     r.least_zero = std::max(r.least_zero, writer->least_zero());
   }
-  if (o.calibration.samples < 1) throw ArgumentError(fmt::format("--samples: expected at least 1, got {}", o.calibration.samples));
-  if (o.calibration.sequence_length < 8) {
-    throw ArgumentError(fmt::format("--sequence-length: expected at least 8, got {}", o.calibration.sequence_length));
-  }
+  check_sizes(o.calibration);
   check_range("temperature", o.calibration.temperature, 0.01, 10);
-  if (o.evaluation.chunks < 1) throw ArgumentError(fmt::format("--chunks: expected at least 1, got {}", o.evaluation.chunks));
-  if (o.evaluation.context < 8) throw ArgumentError(fmt::format("--context: expected at least 8, got {}", o.evaluation.context));
+  check_sizes(o.evaluation);
   if (o.machine.threads < 0 || o.machine.threads > 4096) throw ArgumentError(fmt::format("--threads: expected 0 to 4096, got {}", o.machine.threads));
   r.precision = statistics_precision(o.machine.precision);
   return r;

@@ -15,7 +15,23 @@ namespace {
 
 bool named_text(const EvaluationOptions& e) { return !e.text.empty() && e.text != "none"; }
 
+void check_size(const char* option, int64_t value, int64_t least, int64_t most) {
+  if (value < least || value > most) {
+    throw ArgumentError(fmt::format("--{}: expected a whole number from {} to {}, found {}", option, least, most, value));
+  }
+}
+
 }  // namespace
+
+void check_sizes(const CalibrationOptions& options) {
+  check_size("samples", options.samples, 1, kMostSequences);
+  check_size("sequence-length", options.sequence_length, 8, kMostSequenceLength);
+}
+
+void check_sizes(const EvaluationOptions& options) {
+  check_size("chunks", options.chunks, 1, kMostSequences);
+  check_size("context", options.context, 8, kMostSequenceLength);
+}
 
 CalibrationKind calibration_kind(const CalibrationOptions& options) {
   if (options.calibration == "self") return CalibrationKind::kSelf;

@@ -12,6 +12,10 @@ namespace metal_marlin {
 enum class CalibrationKind : uint8_t { kSelf, kText, kNpz };
 CalibrationKind calibration_kind(const CalibrationOptions& options);
 
+// ArgumentError naming the option whose value is out of its range.
+void check_sizes(const CalibrationOptions& options);
+void check_sizes(const EvaluationOptions& options);
+
 struct RunTexts {
   TokenSet calibration;  // empty with an npz
   TokenSet held_back;    // empty: no evaluation

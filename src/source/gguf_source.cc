@@ -76,7 +76,7 @@ class GgufSource : public ModelSource {
     const std::string file = std::filesystem::path(path_).filename().string();
     for (const GgufTensor& t : file_.tensors()) {
       const auto used = [&](const auto& entry) { return entry.second.tensor == &t; };
-      if (t.name == "rope_freqs.weight" || std::any_of(entries_.begin(), entries_.end(), used)) continue;
+      if (t.name.starts_with("rope_f") || std::any_of(entries_.begin(), entries_.end(), used)) continue;
       out.push_back({t.name, t.shape, std::string(ggml_type_info(t.type).name), t.bytes.size(), file});
     }
     return out;

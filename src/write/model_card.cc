@@ -11,16 +11,19 @@ namespace {
 
 using nlohmann::json;
 
+// A name of a folder may be no UTF-8.
+std::string dumped(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+
 // A JSON scalar is a valid YAML scalar; strings stay quoted.
 void append_yaml(const json& object, int indent, std::string& out) {
   for (const auto& [key, value] : object.items()) {
-    const std::string name = json(key).dump();
+    const std::string name = dumped(key);
     if (value.is_object()) {
       if (value.empty()) continue;
       out += fmt::format("{:{}}{}:\n", "", indent, name);
       append_yaml(value, indent + 2, out);
     } else {
-      out += fmt::format("{:{}}{}: {}\n", "", indent, name, value.dump());
+      out += fmt::format("{:{}}{}: {}\n", "", indent, name, dumped(value));
     }
   }
 }
@@ -30,7 +33,7 @@ void append_rows(const json& object, const std::string& prefix, std::string& out
     if (value.is_object()) {
       append_rows(value, prefix + key + ".", out);
     } else {
-      out += fmt::format("| {}{} | {} |\n", prefix, key, value.is_string() ? value.get<std::string>() : value.dump());
+      out += fmt::format("| {}{} | {} |\n", prefix, key, value.is_string() ? value.get<std::string>() : dumped(value));
     }
   }
 }
@@ -92,7 +95,7 @@ std::string render_model_card(const std::string& base_model, const std::string& 
   const FormatNames& names = names_of(format);
   std::string out = "---\n";
   out += fmt::format("base_model: {}\nbase_model_relation: quantized\npipeline_tag: text-generation\n",
-                     json(base_model).dump());
+                     dumped(base_model));
   if (format != "native" && format != "marlin") out += "library_name: transformers\n";
   out += fmt::format("tags:\n- {}\n- 4-bit\n- quantized\n- metal-marlin\n- {}\n", names.tag, family);
   out += "quantization:\n";

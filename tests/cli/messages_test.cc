@@ -179,6 +179,20 @@ TEST_F(WholePath, AGroupSizeThatFailsIsAnsweredWithSizesThatWork) {
   for (const json& q : plan["quantized"]) EXPECT_EQ(q["shape"][1].get<int>() % 8, 0) << q;
 }
 
+// The bytes of a name are no text that must be UTF-8.
+TEST_F(WholePath, AFolderMayHaveAnyName) {
+  const std::string name = (folder_ / "caf\xe9 x").string();
+  fs::copy(model_, name);
+  model_ = "'" + name + "'";
+  output_ = "'" + name + "-out'";
+  const auto made = run(quantize() + " --json");
+  ASSERT_EQ(made.code, 0) << made.err;
+  EXPECT_TRUE(parsed(made.out).is_object());
+  EXPECT_EQ(run("report " + output_).code, 0);
+  EXPECT_TRUE(parsed(run("inspect " + output_ + " --json").out).is_object());
+  EXPECT_TRUE(parsed(run("compare " + model_ + " " + output_ + " --json").out).is_object());
+}
+
 TEST_F(WholePath, WhenNothingIsLeftNothingIsDone) {
   for (const char* how : {"", " --dry-run"}) {
     const auto outcome = run("quantize " + model_ + " -o " + output_ + " --skip '*' --log-level debug" + how);
