@@ -75,6 +75,13 @@ void GptqWriter::configure(const CheckpointPlan& plan, const std::vector<std::st
       q["dynamic"]["-:" + exact_pattern(module)] = nlohmann::json::object();
     }
   }
+  if (q.contains("dynamic")) {
+    // The same for readers that do not know "dynamic" (transformers): what is quantized, by whole names, which are right
+    // for those that look for parts or ends of a name.
+    nlohmann::json modules = nlohmann::json::array();
+    for (const QuantizedLinear& l : plan.quantized) modules.push_back(module_name(l.name));
+    q["modules_in_block_to_quantize"] = nlohmann::json::array({std::move(modules)});
+  }
   config["quantization_config"] = std::move(q);
 }
 
