@@ -47,7 +47,7 @@ struct SelfTextPlan {
 SelfTextPlan plan_self_text(const ModelSource& source, const SelfTextOptions& options);
 
 // Bytes that sampling needs beside the program.
-uint64_t self_text_bytes(const ModelSource& source, uint64_t memory_bytes, int64_t count = 128, int64_t length = 512);
+uint64_t self_text_bytes(const ModelSource& source, uint64_t memory_bytes, int64_t count, int64_t length);
 
 // True when the end of `tokens` is one piece of at most 16 tokens over and over: at least three times, 32 tokens in
 // all.

@@ -67,7 +67,10 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     const auto vocab = static_cast<uint64_t>(c.vocab_size);
     plan.head = vocab * static_cast<uint64_t>(c.hidden_size) * 2 + (uint64_t{1} << 26) + 2 * batch;
   }
-  if (calibration_kind(options.calibration) == CalibrationKind::kSelf) plan.self_text = plan.base + self_text_bytes(source, memory_budget(options.machine));
+  if (calibration_kind(options.calibration) == CalibrationKind::kSelf) {
+    plan.self_text = plan.base + self_text_bytes(source, memory_budget(options.machine), self_text_size(options).sequences,
+                                                 options.calibration.sequence_length);
+  }
 
   const uint64_t budget = memory_budget(options.machine);
   if (plan.peak() > budget && plan.states > 0) {
