@@ -38,7 +38,7 @@ if(NOT MM_CARGO OR NOT MM_RUSTC)
 endif()
 
 set(MM_TOKENIZER_CRATE ${CMAKE_SOURCE_DIR}/src/source/tokenizer_c)
-set(MM_TOKENIZER_TARGET ${CMAKE_BINARY_DIR}/tokenizer_c)
+set(MM_TOKENIZER_TARGET ${CMAKE_BINARY_DIR}/tokenizer_c CACHE PATH "Where cargo builds; builds may share it")
 set(MM_TOKENIZER_ARCHIVE ${MM_TOKENIZER_TARGET}/release/libtokenizer_c.a)
 add_custom_command(
   OUTPUT ${MM_TOKENIZER_ARCHIVE}

@@ -24,12 +24,15 @@ float median(std::vector<float> values) {
   return (lower + upper) / 2;
 }
 
+// Which index of a stored weight the statistic belongs to.
+enum class StatisticOf : uint8_t { kColumns, kRows };
+
 // The scores of the stack in order, made anew in each pass instead of being kept: at the size of the weights they would
 // double the memory.
 class Scores {
  public:
-  Scores(std::span<const Matrix* const> weights, std::span<const float> importance)
-      : weights_(weights), importance_(importance) {
+  Scores(std::span<const Matrix* const> weights, std::span<const float> importance, StatisticOf of)
+      : weights_(weights), importance_(importance), of_(of) {
     float largest = 0;
     for (const Matrix* weight : weights) {
       float low = 0;
@@ -47,6 +50,11 @@ class Scores {
     for (const Matrix* weight : weights_) {
       for (int64_t r = 0; r < weight->rows(); ++r) {
         const std::span<const float> row = weight->row(r);
+        if (of_ == StatisticOf::kRows) {
+          const float importance = importance_[static_cast<size_t>(r)];
+          for (const float w : row) fn(index++, std::bit_cast<uint32_t>(importance * (std::fabs(w) / divisor_)));
+          continue;
+        }
         for (size_t k = 0; k < row.size(); ++k) {
           fn(index++, std::bit_cast<uint32_t>(importance_[k] * (std::fabs(row[k]) / divisor_)));
         }
@@ -57,6 +65,7 @@ class Scores {
  private:
   std::span<const Matrix* const> weights_;
   std::span<const float> importance_;
+  StatisticOf of_;
   float divisor_ = 1;
 };
 
@@ -82,18 +91,17 @@ Threshold find_threshold(const Scores& scores, int64_t count) {
   return threshold;
 }
 
-}  // namespace
-
-SalientWeights find_salient_weights(std::span<const Matrix* const> weights, std::span<const float> statistic,
-                                    double salient_ratio) {
+SalientWeights find_salient(std::span<const Matrix* const> weights, std::span<const float> statistic,
+                            double salient_ratio, StatisticOf of) {
   if (!(salient_ratio >= 0 && salient_ratio <= 1)) {
     throw ArgumentError(fmt::format("salient_ratio: expected 0 to 1, found {}", salient_ratio));
   }
   if (weights.empty()) throw ArgumentError("weights: expected at least one linear");
   int64_t total = 0;
   for (const Matrix* weight : weights) {
-    if (weight->empty() || weight->cols() != static_cast<int64_t>(statistic.size())) {
-      throw ArgumentError(fmt::format("weights: expected [out, {}] as there are activation statistics, found [{}, {}]",
+    const int64_t inputs = of == StatisticOf::kRows ? weight->rows() : weight->cols();
+    if (weight->empty() || inputs != static_cast<int64_t>(statistic.size())) {
+      throw ArgumentError(fmt::format("weights: expected {} inputs as there are activation statistics, found [{}, {}]",
                                       statistic.size(), weight->rows(), weight->cols()));
     }
     require_finite(*weight, "weights");
@@ -113,7 +121,7 @@ SalientWeights find_salient_weights(std::span<const Matrix* const> weights, std:
   result.mask.assign(static_cast<size_t>(total), 0);
   result.count = static_cast<int64_t>(std::floor(salient_ratio * static_cast<double>(total) + 0.5));
   if (result.count == 0) return result;
-  const Scores scores(weights, result.importance);
+  const Scores scores(weights, result.importance, of);
   Threshold threshold = find_threshold(scores, result.count);
   scores.for_each([&](size_t index, uint32_t bits) {
     const bool equal = bits == threshold.bits && threshold.equal > 0;
@@ -123,34 +131,59 @@ SalientWeights find_salient_weights(std::span<const Matrix* const> weights, std:
   return result;
 }
 
-SalientScaling compute_salient_scaling(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
-                                       double salient_ratio, const ScaleSearchOptions& options) {
-  const std::span<const float> statistic = activation_statistic(stats, options.statistic);
-  const SalientWeights salient = find_salient_weights(weights, statistic, salient_ratio);
-  const size_t k = statistic.size();
-  const size_t rows = salient.mask.size() / k;
+}  // namespace
+
+SalientWeights find_salient_weights(std::span<const Matrix* const> weights, std::span<const float> statistic,
+                                    double salient_ratio) {
+  return find_salient(weights, statistic, salient_ratio, StatisticOf::kColumns);
+}
+
+SalientWeights find_salient_weights_transposed(const Matrix& weight, std::span<const float> statistic,
+                                               double salient_ratio) {
+  const Matrix* const stack[] = {&weight};
+  return find_salient(stack, statistic, salient_ratio, StatisticOf::kRows);
+}
+
+std::vector<int32_t> salient_channels(std::span<const uint8_t> mask, int64_t in_features) {
+  const auto k = static_cast<size_t>(in_features);
+  const size_t rows = mask.size() / k;
   std::vector<int64_t> counts(k, 0);
   for (size_t r = 0; r < rows; ++r) {
-    for (size_t c = 0; c < k; ++c) counts[c] += salient.mask[r * k + c];
+    for (size_t c = 0; c < k; ++c) counts[c] += mask[r * k + c];
   }
-  SalientScaling result;
+  std::vector<int32_t> channels;
   for (size_t c = 0; c < k; ++c) {
     if (counts[c] > 0 && static_cast<double>(counts[c]) >= kSalientShare * static_cast<double>(rows)) {
-      result.channels.push_back(static_cast<int32_t>(c));
+      channels.push_back(static_cast<int32_t>(c));
     }
   }
+  return channels;
+}
+
+TapScale scale_salient_channels(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
+                                std::span<const int32_t> channels, const ScaleSearchOptions& options) {
+  const std::span<const float> statistic = activation_statistic(stats, options.statistic);
   std::vector<float> floored(statistic.begin(), statistic.end());
   for (float& value : floored) value = std::max(value, kLeastStatistic);
   const float middle = median(floored);
-  result.scale = search_ratios(tap, weights, stats, options, [&](double ratio) {
-    std::vector<float> scale(k, 1.0f);
-    for (const int32_t channel : result.channels) {
+  return search_ratios(tap, weights, stats, options, [&](double ratio) {
+    std::vector<float> scale(floored.size(), 1.0f);
+    for (const int32_t channel : channels) {
       const auto c = static_cast<size_t>(channel);
       scale[c] = std::max(static_cast<float>(std::pow(floored[c] / middle, ratio)), 1.0f);
     }
     pool_heads(scale, options.heads);
     return scale;
   });
+}
+
+SalientScaling compute_salient_scaling(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
+                                       double salient_ratio, const ScaleSearchOptions& options) {
+  const std::span<const float> statistic = activation_statistic(stats, options.statistic);
+  const SalientWeights salient = find_salient_weights(weights, statistic, salient_ratio);
+  SalientScaling result;
+  result.channels = salient_channels(salient.mask, static_cast<int64_t>(statistic.size()));
+  result.scale = scale_salient_channels(tap, weights, stats, result.channels, options);
   return result;
 }
 

@@ -23,6 +23,11 @@ struct SalientWeights {
 SalientWeights find_salient_weights(std::span<const Matrix* const> weights, std::span<const float> statistic,
                                     double salient_ratio);
 
+// The same for one weight stored [in, out], whose rows the statistic belongs to: the mask is [in, out], ties by index in
+// it.
+SalientWeights find_salient_weights_transposed(const Matrix& weight, std::span<const float> statistic,
+                                               double salient_ratio);
+
 struct SalientScaling {
   TapScale scale;
   std::vector<int32_t> channels;  // ascending: those that were chosen
@@ -30,10 +35,16 @@ struct SalientScaling {
 
 inline constexpr double kSalientShare = 0.1;  // a channel is chosen when at least this share of its weights is salient
 
+// Of a mask [rows, in_features]: the channels of which at least kSalientShare is salient, ascending.
+std::vector<int32_t> salient_channels(std::span<const uint8_t> mask, int64_t in_features);
+
 // s_k = max((stat_k / median stat)^r, 1) for the chosen channels, 1 for the others, r = i / options.ratios searched as
 // in search_scale (options.heads: pooled over heads afterwards, so that the fold stays exact). Statistics below 1e-4
 // count as 1e-4. Errors as in search_scale and find_salient_weights.
 SalientScaling compute_salient_scaling(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
                                        double salient_ratio, const ScaleSearchOptions& options);
+// The same for channels that were chosen already.
+TapScale scale_salient_channels(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
+                                std::span<const int32_t> channels, const ScaleSearchOptions& options);
 
 }  // namespace metal_marlin

@@ -41,6 +41,22 @@ Matrix sample_rows(std::span<const Matrix* const> weights, int64_t wanted) {
   return sample;
 }
 
+// The blocks of G / (s s^T) on the diagonal, one per group: all that ranges read. Of the rest the memory is never touched.
+Matrix scaled_blocks(const Matrix& gram, const std::vector<float>& scale, int64_t group_size) {
+  const int64_t k = gram.rows();
+  Matrix out(k, k);
+  parallel_for((k + group_size - 1) / group_size, [&](int64_t group) {
+    const int64_t start = group * group_size;
+    const int64_t end = std::min(start + group_size, k);
+    for (int64_t r = start; r < end; ++r) {
+      for (int64_t c = start; c < end; ++c) {
+        out(r, c) = gram(r, c) / (scale[static_cast<size_t>(r)] * scale[static_cast<size_t>(c)]);
+      }
+    }
+  });
+  return out;
+}
+
 // tr(E G E^T) of the rows first .. first + count - 1 of `sample`. `scaled_gram`: G / (s s^T), for ranges that need it.
 double tile_loss(const Matrix& sample, int64_t first, int64_t count, const Matrix& gram, const Matrix* scaled_gram,
                  const std::vector<float>& scale, const std::vector<float>& unscale,
@@ -175,10 +191,9 @@ std::vector<double> gram_losses(std::span<const Matrix* const> weights, const Ma
                   scales[static_cast<size_t>(candidate)], unscales[static_cast<size_t>(candidate)], options);
   };
   if (options.range.method == RangeMethod::kGram) {
-    // One scaled copy of G at a time.
+    // One scaled copy of what the ranges read of G at a time.
     for (int64_t c = 0; c < count; ++c) {
-      Matrix scaled_gram = gram.clone();
-      scale_gram(scaled_gram, scales[static_cast<size_t>(c)]);
+      const Matrix scaled_gram = scaled_blocks(gram, scales[static_cast<size_t>(c)], options.grid.group_of(k));
       parallel_for(tiles, [&](int64_t tile) { evaluate(c, tile, &scaled_gram); });
     }
   } else {

@@ -1,0 +1,141 @@
+// AWQ of one matrix at a time, from arrays to arrays.
+//
+// Shapes: K = in_features, N = out_features, G = groups; weights are [K, N], as x W computes (a checkpoint's [out, in]
+// must be transposed). With 4-bit codes c in 0..15, group g = k / group_size:
+//
+//   W'[k, n] = (c[k, n] - 8 - zeros[g, n]) * scales[g, n] / q_scale[k]          float32, in this order
+//
+// q_scale belongs to input channels: W diag-scaled by it is what was rounded, and its inverse is applied here. Only
+// channels that hold many salient weights get one above 1 (scale/salient.h); its exponent is the one of a grid whose
+// output error |X (W - W')|, taken from the Gram matrix of X, is least. Ranges of groups are searched by the same error.
+//
+// All functions check their arguments: ArgumentError names the argument, what was expected and what was found;
+// NumericError is thrown for NaN and Inf. Inputs may be of float16, bfloat16, float32 or float64 and of any strides.
+// Thread-safe; the result does not depend on the number of threads.
+#pragma once
+
+#include <metal_marlin/array.h>
+#include <metal_marlin/progress.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace metal_marlin {
+
+inline constexpr double kAwqSalientRatio = 0.01;
+inline constexpr int64_t kAwqDefaultGroupSize = 128;
+inline constexpr int kAwqQuantBits = 4;
+inline constexpr int kAwqMaxInt4 = 7;
+inline constexpr int kFp4PerU32 = 8;
+
+// What it takes to read the arrays of an AWQResult, and how they came about.
+struct AWQMeta {
+  int64_t in_features = 0;         // K
+  int64_t out_features = 0;        // N
+  int64_t group_size = 0;
+  std::string quant_type = "awq_int4";
+  int64_t padded_in_features = 0;  // K rounded up to whole groups and words: rows of Q are an eighth of it. 0: not known
+  std::string scheme = "sym";      // "sym": zeros are 0; "asym"
+  // Files of the program that this format comes from: 7, q_scale per output channel, zeros added in units of weights:
+  // W' = (c - 7) * scales / q_scale[n] + zeros. Elsewhere 8.
+  int code_offset = 8;
+
+  double output_error = -1;        // |X (W' - W)| / |X W| (Frobenius); negative: not known
+  double weight_error = -1;        // |W' - W| / |W|
+  double exponent = 0;             // q_scale = max(statistic / median, 1)^exponent
+  int64_t salient_weights = 0;     // round(salient_ratio * K * N)
+  int64_t salient_channels = 0;    // input channels that they chose
+  int64_t raised_scales = 0;       // groups whose scale lay below the least normal float16 and was raised to it
+};
+
+struct AWQResult {
+  Array Q;        // uint32 [padded K / 8, N]: bits 4i..4i+3 of Q[r, n] hold the code of row 8r + i
+  Array scales;   // float16 [G, N]
+  Array zeros;    // float16 [G, N], integers -8..7
+  Array q_scale;  // float16 [K]
+  double quantization_error = 0;  // sum of squared errors of the weights, of what is stored
+  double salient_ratio = 0;       // the argument
+  AWQMeta meta;
+};
+
+// activations [B, T, K] or [tokens, K] -> float32 [K]: per channel the mean or maximum of |x|, or its root mean square.
+// Sums in float64. ArgumentError for another method.
+Array compute_activation_stats(const ArrayView& activations, const std::string& method = "rms");
+
+struct SalientMask {
+  Array mask;        // bool [K, N]: exactly round(salient_ratio * K * N) are true (halves up), ties by index
+  Array importance;  // float32 [K]: statistic / largest statistic
+};
+// Salience of a weight: (stat_k / max stat) * (|w_kn| / max |w|). weights [K, N], activation_stats [K], ratio in [0, 1].
+SalientMask find_salient_weights(const ArrayView& weights, const ArrayView& activation_stats,
+                                 double salient_ratio = kAwqSalientRatio);
+
+// float32 [K], >= 1: the factor of each input channel. Channels of which at least a tenth of the weights is salient get
+// max(stat / median stat, 1)^r, r in 0, 0.05 .. 0.95, the r of least output error; the others get 1. scales [G, N]: those
+// of the unscaled weights, a candidate's are these times the growth of the group's largest weight.
+// activation_stats [K] (optional): when missing, they are inferred from the mask: in a channel with salient weights the
+// statistic is inverse to the least |w| that is still salient. gram [K, K] (optional), the mean of x x^T: when missing,
+// channels are taken to be uncorrelated with the statistic as root mean square.
+Array compute_salient_scaling(const ArrayView& weights, const ArrayView& salient_mask, const ArrayView& scales,
+                              int64_t group_size, const std::optional<ArrayView>& activation_stats = {},
+                              const std::optional<ArrayView>& gram = {});
+
+struct PackedAWQ {
+  Array packed;  // uint32 [padded K / 8, N]
+  AWQMeta meta;
+};
+// weights: signed codes int8 [K, N] in -8..7, without loss; rows that pad K hold the code of weight 0. scales, zeros [G,
+// N] are checked (shapes, finite, integers -8..7).
+PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, const ArrayView& zeros,
+                           int64_t group_size = kAwqDefaultGroupSize);
+// int8 [K, N]: the codes again.
+Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta);
+
+// scheme: "sym" (codes -8..7) or "asym" (codes 0..15 with a zero point per group). The scales are rounded to float16
+// before codes are chosen; where float16 cannot hold them, q_scale moves by a power of two, and if that does not help
+// either, NumericError. The last group may be short. Holds about 2.5 times the weights in float32. The observer may
+// stop the work between its stages.
+AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations,
+                       int64_t group_size = kAwqDefaultGroupSize, double salient_ratio = kAwqSalientRatio,
+                       const std::string& activation_method = "rms", const std::string& scheme = "sym",
+                       const Observer& observer = {});
+
+// [K, N] of `type` (float16, bfloat16, float32, float64) by the formula above, rounded once. Of meta, in_features,
+// out_features, group_size, quant_type and code_offset are read. NumericError: a value that `type` cannot hold.
+Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros,
+                     const std::optional<ArrayView>& q_scale, const AWQMeta& meta,
+                     ElementType type = ElementType::kF16);
+
+// The 4-bit tensors of a `*.awq.safetensors`, in the order of the file: of this program, or of the one that the format
+// comes from (no metadata, offset 7, q_scale per output channel; meta.code_offset says so). quantization_error and
+// salient_ratio are not stored there and stay 0. FormatError: no such tensor, or a broken one.
+std::vector<std::pair<std::string, AWQResult>> awq_load(const std::string& path);
+
+struct AWQModelStats {
+  int64_t quantized_count = 0;    // tensors
+  int64_t skipped_count = 0;
+  uint64_t original_bytes = 0;    // of the quantized tensors, as they were stored
+  uint64_t quantized_bytes = 0;   // of the same: codes, scales, zeros, q_scale
+  std::string quant_type = "awq_int4";
+  int64_t group_size = 0;
+  double salient_ratio = 0;
+  double compression_ratio = 1;   // original_bytes / quantized_bytes; 1 when nothing was quantized
+  double bits_per_weight = 0;     // of the whole model
+  std::vector<std::pair<std::string, std::string>> skipped;  // name, reason
+};
+// Quantizes a model with the activations of an .npz (raw ones under the weights' names, or statistics of
+// calibrate_model) and writes a folder in the native format.
+// With a config.json the model's own structure says what is quantized; q_scale is folded into the module before. A bare
+// .safetensors file, or a folder of such without a config, is taken tensor by tensor: 2-D tensors whose name contains
+// "weight" (and not embed, norm, bias, lm_head, nor a router's gate) with activations of their width are quantized with
+// a stored q_scale, `NAME.awq.safetensors` per file; what is skipped is listed with its reason.
+// Notes of the observer say what is done in words, its warnings what is skipped for want of activations.
+AWQModelStats awq_quantize_model(const std::string& model_path, const std::string& output_path,
+                                 const std::string& activations_path, int64_t group_size = kAwqDefaultGroupSize,
+                                 double salient_ratio = kAwqSalientRatio, const std::string& activation_method = "rms",
+                                 const std::string& scheme = "sym", const Observer& observer = {});
+
+}  // namespace metal_marlin

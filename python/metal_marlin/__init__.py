@@ -1,0 +1,50 @@
+"""Metal Marlin: activation-aware 4-bit quantization of language models."""
+
+from __future__ import annotations
+
+from ._core import (
+    ArgumentError,
+    Error,
+    FormatError,
+    Interrupted,
+    MachineError,
+    NumericError,
+    UnsupportedError,
+    __version__,
+)
+from .awq import (
+    AWQResult,
+    awq_dequantize,
+    awq_load,
+    awq_quantize,
+    awq_quantize_model,
+    compute_activation_stats,
+    compute_salient_scaling,
+    find_salient_weights,
+    pack_awq_weights,
+    unpack_awq_weights,
+)
+from .gptq import GPTQPacked, gptq_dequantize, gptq_quantize
+from .models import (
+    Model,
+    QuantizeResult,
+    calibrate_model,
+    compare,
+    convert,
+    evaluate,
+    generate,
+    inspect,
+    load,
+    plan_quantization,
+    quantize_model,
+)
+
+__all__ = [
+    "AWQResult", "awq_quantize", "awq_dequantize", "awq_quantize_model", "awq_load", "compute_activation_stats",
+    "compute_salient_scaling", "find_salient_weights", "pack_awq_weights", "unpack_awq_weights",
+    "GPTQPacked", "gptq_quantize", "gptq_dequantize",
+    "Model", "QuantizeResult", "quantize_model", "plan_quantization", "calibrate_model", "evaluate", "convert", "generate",
+    "inspect", "compare", "load",
+    "Error", "ArgumentError", "FormatError", "UnsupportedError", "MachineError", "NumericError", "Interrupted",
+    "__version__",
+]  # fmt: skip

@@ -1,0 +1,184 @@
+"""Whole models: the subcommands of ``metal-marlin`` as functions, with the same options (hyphens become underscores)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from . import _core
+from ._arguments import integer, path, text
+
+__all__ = [
+    "Model", "QuantizeResult", "quantize_model", "plan_quantization", "calibrate_model", "evaluate", "convert", "generate",
+    "inspect", "compare", "load",
+]  # fmt: skip
+
+Progress = Callable[[dict[str, Any]], Any]
+Line = Callable[[str], Any]
+
+
+@dataclass
+class QuantizeResult:
+    """``report`` is what OUT/report.json holds (docs/report.md)."""
+
+    report: dict[str, Any]
+    already_complete: bool
+    passed_gate: bool
+
+
+def _quantize_options(options: dict[str, Any]) -> dict[str, Any]:
+    options = {k: v for k, v in options.items() if v is not None}
+    if "group_size" in options:
+        options["group_size"] = str(options["group_size"])
+    for name in ("calibration", "evaluate"):
+        if name in options:
+            options[name] = path(name, options[name])
+    for name in ("formats", "skip"):
+        if name in options:
+            value = options[name]
+            options[name] = [value] if isinstance(value, str) else list(value)
+    return options
+
+
+def quantize_model(
+    model: Any,
+    output: Any,
+    *,
+    on_progress: Progress | None = None,
+    on_note: Line | None = None,
+    on_warning: Line | None = None,
+    **options: Any,
+) -> QuantizeResult:
+    """Quantizes ``model`` into the folder ``output`` (docs/quantize.md).
+
+    Options, with the command's defaults: ``formats``, ``method``, ``scheme``, ``bits``, ``group_size``, ``range``, ``clip``,
+    ``awq_loss``, ``salient_ratio``, ``activation_method``, ``damping``, ``act_order``, ``skip``, ``calibration``, ``samples``,
+    ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``evaluate`` (a text file, or "none"), ``chunks``, ``context``,
+    ``memory_bytes``, ``threads``, ``precision``, ``resume``, ``overwrite``, ``max_kl``. ``on_progress`` gets a dict and may
+    return False to stop; the same call continues later.
+    """
+    report, complete, passed = _core.quantize_model(
+        path("model", model), path("output", output), _quantize_options(options), on_progress, on_note, on_warning
+    )
+    return QuantizeResult(json.loads(report), complete, passed)
+
+
+def plan_quantization(model: Any, output: Any, **options: Any) -> dict[str, Any]:
+    """What :func:`quantize_model` would do with the same options, without doing it."""
+    return json.loads(_core.plan_quantization(path("model", model), path("output", output), _quantize_options(options)))
+
+
+def calibrate_model(
+    model: Any,
+    output: Any,
+    *,
+    gram: bool = True,
+    keep_activations: bool = False,
+    on_progress: Progress | None = None,
+    on_note: Line | None = None,
+    on_warning: Line | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Writes activation statistics into the npz ``output``; with ``keep_activations`` also the raw inputs per weight.
+
+    Options: ``calibration`` ("self" or a text file), ``samples``, ``sequence_length``, ``bos``, ``seed``, ``temperature``,
+    ``memory_bytes``, ``threads``, ``precision``. Returns ``sequences``, ``tokens``, ``seconds``.
+    """
+    return _core.calibrate_model(
+        path("model", model), path("output", output), options, gram, keep_activations, on_progress, on_note, on_warning
+    )
+
+
+def evaluate(
+    model: Any,
+    text: Any,  # noqa: F811
+    reference: Any = None,
+    *,
+    on_progress: Progress | None = None,
+    on_note: Line | None = None,
+    on_warning: Line | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Perplexity of ``model`` on the file ``text``; with a ``reference`` model also KL divergence and top-1 agreement.
+
+    Options: ``chunks``, ``context``, ``bos``, ``memory_bytes``, ``threads``, ``precision``. Returns the ``model`` object of
+    docs/report.md.
+    """
+    options["text"] = path("text", text)
+    reference_path = "" if reference is None else path("reference", reference)
+    out = _core.evaluate_model(path("model", model), reference_path, options, on_progress, on_note, on_warning)
+    return json.loads(out)["model"]
+
+
+def convert(
+    model: Any,
+    output: Any,
+    to: str,
+    *,
+    overwrite: bool = False,
+    threads: int = 0,
+    on_progress: Progress | None = None,
+    on_note: Line | None = None,
+    on_warning: Line | None = None,
+) -> dict[str, Any]:
+    """Writes a 4-bit checkpoint in another format without passing through floats: "native", "awq", "gptq", "gptq_v2", "marlin"."""
+    out = _core.convert_model(
+        path("model", model), path("output", output), text("to", to), overwrite, integer("threads", threads), on_progress,
+        on_note, on_warning,
+    )  # fmt: skip
+    return json.loads(out)
+
+
+def inspect(model: Any, tensors: bool = True) -> dict[str, Any]:
+    """What is in a checkpoint (docs/inspect.md)."""
+    return json.loads(_core.inspect_model(path("model", model), tensors))
+
+
+def compare(a: Any, b: Any) -> dict[str, Any]:
+    """Error of the weights of ``b`` against ``a``, per tensor and per layer (docs/compare.md)."""
+    return json.loads(_core.compare_models(path("a", a), path("b", b)))
+
+
+class Model:
+    """A model held in memory (:func:`load`). ``stats`` are those of the last generation."""
+
+    def __init__(self, model: Any, threads: int = 0) -> None:
+        self._generator = _core.Generator(path("model", model), integer("threads", threads))
+        self.stats: dict[str, Any] = {}
+
+    def generate(
+        self, prompt: str, *, on_text: Line | None = None, on_warning: Line | None = None, **options: Any
+    ) -> str:
+        """Continues ``prompt``.
+
+        Options as in docs/generate.md: ``predict``, ``context``, ``temp``, ``top_k``, ``top_p``, ``min_p``,
+        ``repeat_penalty``, ``repeat_last_n``, ``seed``, ``ignore_eos``. ``on_text`` gets each piece as it comes and may
+        return False to stop.
+        """
+        out, self.stats = self._generator.generate(text("prompt", prompt), options, on_text, on_warning)
+        return out
+
+    def chat(
+        self,
+        messages: Iterable[dict[str, str]],
+        *,
+        on_text: Line | None = None,
+        on_warning: Line | None = None,
+        **options: Any,
+    ) -> str:
+        """Answers messages ``[{"role": "user", "content": "..."}]`` by the model's chat template; options as above."""
+        pairs = [(text("role", m["role"]), text("content", m["content"])) for m in messages]
+        out, self.stats = self._generator.chat(pairs, options, on_text, on_warning)
+        return out
+
+
+def load(model: Any, threads: int = 0) -> Model:
+    """Loads a model for :meth:`Model.generate` and :meth:`Model.chat`."""
+    return Model(model, threads)
+
+
+def generate(model: Any, prompt: str, *, on_text: Line | None = None, **options: Any) -> str:
+    """Loads ``model`` and continues ``prompt``; see :meth:`Model.generate`."""
+    return (model if isinstance(model, Model) else load(model)).generate(prompt, on_text=on_text, **options)

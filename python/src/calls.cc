@@ -1,0 +1,31 @@
+#include "calls.h"
+
+#include <nanobind/stl/string.h>
+
+namespace metal_marlin::python {
+
+Callbacks::Callbacks(nb::handle on_progress, nb::handle on_note, nb::handle on_warning)
+    : on_progress_(nb::borrow(on_progress)), on_note_(nb::borrow(on_note)), on_warning_(nb::borrow(on_warning)) {
+  observer_.on_progress = [this](const Progress& p) {
+    return guarded([&] {
+      if (on_progress_.is_none()) return true;
+      nb::dict d;
+      d["stage"] = p.stage;
+      d["done"] = p.done;
+      d["total"] = p.total;
+      d["seconds"] = p.seconds;
+      d["seconds_left"] = p.seconds_left < 0 ? nb::object(nb::none()) : nb::object(nb::float_(p.seconds_left));
+      d["resident_bytes"] = p.resident_bytes;
+      const nb::object answer = on_progress_(d);
+      return answer.is_none() || nb::cast<bool>(nb::bool_(answer));
+    });
+  };
+  if (!on_note_.is_none()) {
+    observer_.on_note = [this](const std::string& text) { guarded([&] { return on_note_(text), true; }); };
+  }
+  if (!on_warning_.is_none()) {
+    observer_.on_warning = [this](const std::string& text) { guarded([&] { return on_warning_(text), true; }); };
+  }
+}
+
+}  // namespace metal_marlin::python

@@ -1,0 +1,43 @@
+// Arrays of callers, checked and turned into matrices.
+#pragma once
+
+#include <metal_marlin/array.h>
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace metal_marlin {
+
+// All of them throw ArgumentError naming the argument, what was expected and what was found.
+
+// `shape` is what is expected, "[K, N]"; -1 in `sizes` matches any positive size.
+void expect_shape(const ArrayView& array, const char* name, const std::vector<int64_t>& sizes, const char* shape);
+void expect_float(const ArrayView& array, const char* name);
+void expect_type(const ArrayView& array, const char* name, ElementType type);
+void expect_group_size(int64_t group_size);
+
+// Strides in elements, also of a row-major array.
+std::vector<int64_t> strides_of(const ArrayView& array);
+
+// Finite float values as float32; NumericError naming `name` and the first that is not (or that exceeds float32).
+Matrix load_matrix(const ArrayView& array, const char* name);             // [a, b] -> [a, b]
+Matrix load_transposed(const ArrayView& array, const char* name);         // [a, b] -> [b, a]
+std::vector<float> load_vector(const ArrayView& array, const char* name); // [a]
+// Elements of 8 bits, [a, b] -> [b, a].
+std::vector<uint8_t> load_bytes_transposed(const ArrayView& array);
+
+// [B, T, K] or [tokens, K], at least one token: K.
+int64_t expect_activations(const ArrayView& activations, const char* name);
+int64_t token_count(const ArrayView& activations);
+// Calls fn(rows, count) for batches of at most 4096 tokens as float32 [count, K]; without a copy where memory allows.
+void for_each_batch(const ArrayView& activations, const char* name,
+                    const std::function<void(const float* rows, int64_t count)>& fn);
+
+Array copy_array(ElementType type, std::vector<int64_t> shape, const void* data);
+
+}  // namespace metal_marlin

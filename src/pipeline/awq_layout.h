@@ -1,0 +1,29 @@
+// What the parts of the array interface of AWQ and GPTQ share.
+#pragma once
+
+#include <metal_marlin/awq.h>
+
+#include <cstdint>
+
+#include "core/values.h"
+
+namespace metal_marlin {
+
+// in_features rounded up to whole groups and whole words of eight.
+int64_t padded_in_features(int64_t in_features, int64_t group_size);
+
+struct NativeArrays {
+  Array words;   // uint32 [padded K / 8, N]
+  Array scales;  // float16 [G, N]
+  Array zeros;   // float16 [G, N], integers -8..7
+};
+// Packs by pack/native.h; rows that pad in_features stand for weights of 0. `tensor` is used up.
+NativeArrays native_arrays(QuantizedTensor tensor);
+
+// "sym" or "asym"; ArgumentError for another scheme.
+Grid grid_of(const std::string& scheme, int64_t group_size);
+
+// Tells the observer, if any; throws Interrupted when it asks to stop.
+void report_stage(const Observer& observer, const char* stage, int64_t done, int64_t total);
+
+}  // namespace metal_marlin
