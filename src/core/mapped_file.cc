@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -50,10 +51,16 @@ MappedFile::~MappedFile() {
 
 void MappedFile::release(std::span<const std::byte> part) const noexcept {
   if (part.empty()) return;
+  // Outwards: a fault maps the pages around it as well (64 KiB on Linux), and the edges of many small parts add up. What
+  // belongs to a neighbour is mapped again when it is read.
+  constexpr uintptr_t kAround = 64u << 10;
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = (reinterpret_cast<uintptr_t>(part.data()) + page - 1) / page * page;
-  const auto end = (reinterpret_cast<uintptr_t>(part.data()) + part.size()) / page * page;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const auto first = reinterpret_cast<uintptr_t>(bytes().data());
+  const auto last = first + bytes().size();
+  const auto begin = std::max(first, reinterpret_cast<uintptr_t>(part.data()) / kAround * kAround);
+  const auto end = std::min(last, (reinterpret_cast<uintptr_t>(part.data()) + part.size() + kAround - 1) / kAround * kAround);
+  const auto aligned = begin / page * page;
+  if (end > aligned) madvise(reinterpret_cast<void*>(aligned), end - aligned, MADV_DONTNEED);
 }
 
 }  // namespace metal_marlin

@@ -71,7 +71,7 @@ CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter
   CheckpointPlan plan;
   plan.converted_from = source.format();
   plan.keep_types = is_gptq(source.format()) && is_gptq(writer.format());
-  plan.held_bytes = 32u << 20;
+  plan.held_bytes = 8u << 20;  // small parts among the codes of one linear after the other fragment the heap
   plan.whole_bytes = 16u << 20;
   std::map<int64_t, size_t> sizes;
   bool rows = true;  // every linear has one group per row
