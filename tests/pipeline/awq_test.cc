@@ -1,0 +1,178 @@
+#include <gtest/gtest.h>
+#include <metal_marlin/awq.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/gptq.h>
+
+#include <cmath>
+#include <filesystem>
+#include <numeric>
+#include <vector>
+
+#include "core/half.h"
+#include "core/random.h"
+#include "core/threads.h"
+#include "formats/safetensors.h"
+
+namespace metal_marlin {
+namespace {
+
+Array normal(std::vector<int64_t> shape, double scale, uint64_t seed) {
+  Array a(ElementType::kF32, std::move(shape));
+  Random random(seed);
+  for (int64_t i = 0; i < a.elements(); ++i) a.as<float>()[i] = static_cast<float>(scale * random.normal());
+  return a;
+}
+
+// The formula of awq.h in float32, from the bits.
+std::vector<float> restore(const AWQResult& r) {
+  const int64_t k = r.meta.in_features;
+  const int64_t n = r.meta.out_features;
+  std::vector<float> out(static_cast<size_t>(k * n));
+  for (int64_t i = 0; i < k; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      const auto code = static_cast<float>(r.Q.as<uint32_t>()[i / 8 * n + j] >> (4 * (i % 8)) & 15u);
+      const int64_t at = i / r.meta.group_size * n + j;
+      const float w = (code - 8 - f16_to_f32(r.zeros.as<uint16_t>()[at])) * f16_to_f32(r.scales.as<uint16_t>()[at]);
+      out[static_cast<size_t>(i * n + j)] = w / f16_to_f32(r.q_scale.as<uint16_t>()[i]);
+    }
+  }
+  return out;
+}
+
+TEST(Awq, RestoresWhatTheFormulaSays) {
+  for (const char* scheme : {"sym", "asym"}) {
+    for (const int64_t k : {256, 200, 13}) {
+      const Array w = normal({k, 24}, 0.1, 1);
+      const Array x = normal({2, 64, k}, 1, 2);
+      const AWQResult r = awq_quantize(w.view(), x.view(), 64, 0.02, "rms", scheme);
+      EXPECT_EQ(r.Q.shape, (std::vector<int64_t>{r.meta.padded_in_features / 8, 24}));
+      EXPECT_EQ(r.scales.shape, (std::vector<int64_t>{(k + 63) / 64, 24}));
+      EXPECT_EQ(r.q_scale.shape, (std::vector<int64_t>{k}));
+      const Array d = awq_dequantize(r.Q.view(), r.scales.view(), r.zeros.view(), r.q_scale.view(), r.meta, ElementType::kF32);
+      const std::vector<float> expected = restore(r);
+      double error = 0;
+      for (size_t i = 0; i < expected.size(); ++i) {
+        ASSERT_EQ(d.as<float>()[i], expected[i]) << scheme << " " << k << " " << i;
+        error += std::pow(static_cast<double>(expected[i]) - w.as<float>()[i], 2);
+      }
+      EXPECT_NEAR(r.quantization_error, error, 1e-4 * error);
+    }
+  }
+}
+
+TEST(Awq, DoesNotDependOnThreads) {
+  const Array w = normal({512, 96}, 0.1, 3);
+  const Array x = normal({200, 512}, 1, 4);
+  const int before = threads();
+  set_threads(1);
+  const AWQResult one = awq_quantize(w.view(), x.view());
+  set_threads(3);
+  const AWQResult three = awq_quantize(w.view(), x.view());
+  set_threads(before);
+  EXPECT_EQ(one.Q.bytes, three.Q.bytes);
+  EXPECT_EQ(one.scales.bytes, three.scales.bytes);
+  EXPECT_EQ(one.q_scale.bytes, three.q_scale.bytes);
+  EXPECT_EQ(one.meta.output_error, three.meta.output_error);
+}
+
+TEST(Awq, ReadsStridesAndTypes) {
+  const int64_t k = 64;
+  const int64_t n = 16;
+  const Array w = normal({k, n}, 0.1, 5);
+  const Array x = normal({32, k}, 1, 6);
+  Array turned(ElementType::kF64, {n, k});
+  for (int64_t i = 0; i < k; ++i) {
+    for (int64_t j = 0; j < n; ++j) turned.as<double>()[j * k + (k - 1 - i)] = w.as<float>()[i * n + j];
+  }
+  const AWQResult a = awq_quantize(w.view(), x.view(), 32);
+  const ArrayView view{turned.as<double>() + k - 1, ElementType::kF64, {k, n}, {-1, k}};
+  EXPECT_EQ(awq_quantize(view, x.view(), 32).Q.bytes, a.Q.bytes);
+}
+
+TEST(Awq, CodesSurvivePacking) {
+  Array codes(ElementType::kI8, {20, 3});
+  for (int64_t i = 0; i < 60; ++i) codes.as<int8_t>()[i] = static_cast<int8_t>(i % 16 - 8);
+  Array ones(ElementType::kF32, {3, 3});
+  std::fill_n(ones.as<float>(), 9, 1.0f);
+  Array zeros(ElementType::kF32, {3, 3});
+  zeros.as<float>()[6] = -3;  // last group of column 0: padding stands for weight 0
+  const PackedAWQ packed = pack_awq_weights(codes.view(), ones.view(), zeros.view(), 8);
+  EXPECT_EQ(packed.meta.padded_in_features, 24);
+  EXPECT_EQ(packed.packed.as<uint32_t>()[6] >> 28, 5u);
+  EXPECT_EQ(unpack_awq_weights(packed.packed.view(), packed.meta).bytes, codes.bytes);
+}
+
+TEST(Awq, SalientTiesGoByIndexOfTheArray) {
+  const Array w(ElementType::kF32, {10, 10});
+  Array stat(ElementType::kF32, {10});
+  const SalientMask found = find_salient_weights(w.view(), stat.view(), 0.25);
+  for (int64_t i = 0; i < 100; ++i) EXPECT_EQ(found.mask.as<uint8_t>()[i], i < 25 ? 1 : 0);
+}
+
+TEST(Awq, StopsWhenAsked) {
+  const Array w = normal({64, 16}, 0.1, 7);
+  const Array x = normal({32, 64}, 1, 8);
+  for (int stop = 1; stop <= 5; ++stop) {
+    int calls = 0;
+    Observer observer;
+    observer.on_progress = [&](const Progress&) { return ++calls < stop; };
+    EXPECT_THROW(awq_quantize(w.view(), x.view(), 32, 0.01, "rms", "sym", observer), Interrupted);
+    EXPECT_EQ(calls, stop);
+  }
+}
+
+TEST(Awq, RefusesWhatIsWrong) {
+  const Array w = normal({64, 16}, 0.1, 9);
+  const Array x = normal({32, 64}, 1, 10);
+  const Array other = normal({32, 63}, 1, 10);
+  Array holes = normal({32, 64}, 1, 10);
+  holes.as<float>()[70] = std::nanf("");
+  EXPECT_THROW(awq_quantize(w.view(), other.view()), ArgumentError);
+  EXPECT_THROW(awq_quantize(x.view(), x.view()), ArgumentError);
+  EXPECT_THROW(awq_quantize(w.view(), x.view(), 0), ArgumentError);
+  EXPECT_THROW(awq_quantize(w.view(), x.view(), 64, 1.5), ArgumentError);
+  EXPECT_THROW(awq_quantize(w.view(), x.view(), 64, 0.01, "sum"), ArgumentError);
+  try {
+    awq_quantize(w.view(), holes.view());
+    FAIL();
+  } catch (const NumericError& e) {
+    EXPECT_NE(std::string(e.what()).find("activations: expected finite float32 values, found nan at [1, 6]"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Awq, FileWithHostileHeaders) {
+  const std::string path = testing::TempDir() + "hostile.awq.safetensors";
+  Array words(ElementType::kU32, {8, 4});
+  Array scales(ElementType::kF16, {3, 4});  // 3 does not divide 64
+  const auto bytes = [](const Array& a) { return std::span<const std::byte>(a.bytes); };
+  const std::vector<TensorView> tensors = {{"w", DType::kU32, {8, 4}, bytes(words)}, {"w.scales", DType::kF16, {3, 4}, bytes(scales)},
+                                           {"w.zeros", DType::kF16, {3, 4}, bytes(scales)}};
+  write_safetensors(path, tensors);
+  EXPECT_THROW(awq_load(path), FormatError);
+  write_safetensors(path, std::span<const TensorView>(tensors).subspan(0, 2));
+  EXPECT_THROW(awq_load(path), FormatError);
+  write_safetensors(path, std::span<const TensorView>(tensors).subspan(0, 1));
+  EXPECT_THROW(awq_load(path), FormatError);
+  std::filesystem::remove(path);
+}
+
+TEST(Gptq, BeatsRoundingOnCorrelatedInputs) {
+  const int64_t k = 256;
+  const Array w = normal({k, 32}, 0.1, 11);
+  const Array basis = normal({16, k}, 1, 12);
+  Array x = normal({512, k}, 0.1, 13);
+  const Array weights = normal({512, 16}, 1, 14);
+  for (int64_t t = 0; t < 512; ++t) {
+    for (int64_t b = 0; b < 16; ++b) {
+      for (int64_t c = 0; c < k; ++c) x.as<float>()[t * k + c] += weights.as<float>()[t * 16 + b] * basis.as<float>()[b * k + c];
+    }
+  }
+  const GPTQPacked g = gptq_quantize(w.view(), x.view());
+  const AWQResult a = awq_quantize(w.view(), x.view(), 128, 0);
+  EXPECT_LT(g.meta.output_error, 0.5 * a.meta.output_error);
+  EXPECT_EQ(g.meta.quant_type, "gptq_int4");
+  EXPECT_THROW(gptq_dequantize(a.Q.view(), a.scales.view(), a.zeros.view(), a.meta), ArgumentError);
+}
+
+}  // namespace
+}  // namespace metal_marlin
