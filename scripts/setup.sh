@@ -6,7 +6,7 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 RUST_MINIMUM=1.85
 
 APT_PACKAGES="g++ cmake ninja-build pkg-config ccache libdnnl-dev ocl-icd-opencl-dev libopenblas-openmp-dev libhwy-dev
-  libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libzip-dev libgtest-dev python3 ca-certificates"
+  libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libzip-dev libgtest-dev python3 python3-dev python3-venv ca-certificates"
 BREW_PACKAGES="cmake ninja pkg-config ccache onednn openblas libomp highway cli11 fmt spdlog nlohmann-json libzip googletest rust python"
 
 say() { printf '\n== %s\n' "$*"; }
@@ -138,4 +138,18 @@ $(tail -n 25 "$log")"
     fail "The build failed; the errors of $log:
 $(grep -E 'error|FAILED' "$log" | head -n 25)"
   fi
+}
+
+# install_python PRESET: the package metal_marlin with what its tests need in a fresh venv, build/python-venv. Object files
+# come from ccache where the preset was built before, the tokenizer crate from that build's folder.
+install_python() {
+  local log="$ROOT/build/logs/python.log" venv="$ROOT/build/python-venv" python=python3
+  # The system's own: pyenv and the like may offer one without headers.
+  [ -x /usr/bin/python3 ] && python=/usr/bin/python3
+  rm -rf "$venv"
+  "$python" -m venv "$venv" > "$log" 2>&1 || fail "No venv could be made; the end of $log:
+$(tail -n 5 "$log")"
+  (cd "$ROOT" && "$venv/bin/pip" install --disable-pip-version-check ".[test]" -C "build-dir=$ROOT/build/python" \
+    -C "cmake.define.MM_TOKENIZER_TARGET=$ROOT/build/$1/tokenizer_c") >> "$log" 2>&1 || fail "The Python package could not be installed; the end of $log:
+$(tail -n 25 "$log")"
 }

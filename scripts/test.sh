@@ -47,6 +47,22 @@ summary="$(sed -n 's/.* tests passed, \([0-9]*\) tests failed out of \([0-9]*\).
 [ -n "$summary" ] || fail "ctest ended without a summary (status $status); see $log"
 failed="${summary% *}"
 total="${summary#* }"
+
+# The Python package, with the release build alone and when no option picks out some tests.
+if [ "$preset" = release ] && [ $# -eq 0 ]; then
+  say "Installing the Python package into build/python-venv and running its tests (a minute; log: build/logs/python.log)"
+  install_python "$preset"
+  python_status=0
+  (cd "$ROOT" && build/python-venv/bin/python -m pytest -q -p no:cacheprovider tests/test_awq.py --doctest-glob='*.md' docs/awq.md) 2>&1 |
+    tee "$ROOT/build/logs/pytest.log" || python_status=$?
+  # "2 failed, 57 passed, 1 skipped in 12.34s"
+  python_passed="$(sed -n 's/.*\b\([0-9]*\) passed.* in .*/\1/p' "$ROOT/build/logs/pytest.log" | tail -n 1)"
+  python_failed="$(sed -n -E 's/.*\b([0-9]+) (failed|errors?).* in .*/\1/p' "$ROOT/build/logs/pytest.log" | tail -n 1)"
+  [ "$python_status" -eq 0 ] || status="$python_status"
+  failed="$((failed + ${python_failed:-0}))"
+  total="$((total + ${python_passed:-0} + ${python_failed:-0}))"
+fi
+
 echo "$((total - failed)) passed, $failed failed"
 [ "$total" -gt 0 ] || fail "No test was run."
 [ "$failed" -eq 0 ] && [ "$status" -eq 0 ]

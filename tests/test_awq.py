@@ -191,6 +191,27 @@ def test_pack_awq_weights():
     np.testing.assert_array_equal(pack_awq_weights(np.asfortranarray(codes), scales, zeros)[0], packed)
 
 
+def test_golden_native():
+    """tests/data/formats/native.safetensors, whose values another implementation computed."""
+    import json
+    import struct
+
+    raw = (MODEL.parents[1] / "formats" / "native.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    types = {"F32": np.float32, "F16": np.float16, "U32": np.uint32, "I8": np.int8}
+    golden = {}
+    for name, entry in json.loads(raw[8 : 8 + length]).items():
+        if name != "__metadata__":
+            begin, end = (8 + length + o for o in entry["data_offsets"])
+            golden[name] = np.frombuffer(raw[begin:end], types[entry["dtype"]]).reshape(entry["shape"])
+    meta = {"in_features": 256, "out_features": 32, "group_size": 128, "quant_type": "awq_int4"}
+    for scheme in ("own.sym", "own.asym"):
+        parts = (golden[f"{scheme}.weight{part}"] for part in ("", ".scales", ".zeros", ".q_scale"))
+        np.testing.assert_array_equal(awq_dequantize(*parts, meta, np.float32), golden[f"{scheme}.dequant_f32"])
+    packed, _ = pack_awq_weights(golden["in.full_range"], np.ones((1, 16)), np.zeros((1, 16)))
+    np.testing.assert_array_equal(packed, golden["own.full_range_packed"])
+
+
 @pytest.mark.parametrize("scheme", ["sym", "asym"])
 def test_awq_quantize_dequantize(scheme):
     weights, x = case(outliers=10)
