@@ -143,13 +143,15 @@ $(grep -E 'error|FAILED' "$log" | head -n 25)"
 # install_python PRESET: the package metal_marlin with what its tests need in a fresh venv, build/python-venv. Object files
 # come from ccache where the preset was built before, the tokenizer crate from that build's folder.
 install_python() {
-  local log="$ROOT/build/logs/python.log" venv="$ROOT/build/python-venv" python=python3
+  local log="$ROOT/build/logs/python.log" venv="$ROOT/build/python-venv" python=python3 compiler
   # The system's own: pyenv and the like may offer one without headers.
   [ -x /usr/bin/python3 ] && python=/usr/bin/python3
   rm -rf "$venv"
   "$python" -m venv "$venv" > "$log" 2>&1 || fail "No venv could be made; the end of $log:
 $(tail -n 5 "$log")"
-  (cd "$ROOT" && "$venv/bin/pip" install --disable-pip-version-check ".[test]" -C "build-dir=$ROOT/build/python" \
-    -C "cmake.define.MM_TOKENIZER_TARGET=$ROOT/build/$1/tokenizer_c") >> "$log" 2>&1 || fail "The Python package could not be installed; the end of $log:
+  # By the same name of the compiler: else ccache knows nothing of it.
+  compiler="$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$ROOT/build/$1/CMakeCache.txt")"
+  (cd "$ROOT" && CXX="$compiler" "$venv/bin/pip" install --disable-pip-version-check ".[test]" --config-settings="build-dir=$ROOT/build/python" \
+    --config-settings="cmake.define.MM_TOKENIZER_TARGET=$ROOT/build/$1/tokenizer_c") >> "$log" 2>&1 || fail "The Python package could not be installed; the end of $log:
 $(tail -n 25 "$log")"
 }

@@ -56,7 +56,7 @@ if [ "$preset" = release ] && [ $# -eq 0 ]; then
   (cd "$ROOT" && build/python-venv/bin/python -m pytest -q -p no:cacheprovider tests/test_awq.py --doctest-glob='*.md' docs/awq.md) 2>&1 |
     tee "$ROOT/build/logs/pytest.log" || python_status=$?
   # "2 failed, 57 passed, 1 skipped in 12.34s"
-  python_passed="$(sed -n 's/.*\b\([0-9]*\) passed.* in .*/\1/p' "$ROOT/build/logs/pytest.log" | tail -n 1)"
+  python_passed="$(sed -n -E 's/.*\b([0-9]+) passed.* in .*/\1/p' "$ROOT/build/logs/pytest.log" | tail -n 1)"
   python_failed="$(sed -n -E 's/.*\b([0-9]+) (failed|errors?).* in .*/\1/p' "$ROOT/build/logs/pytest.log" | tail -n 1)"
   [ "$python_status" -eq 0 ] || status="$python_status"
   failed="$((failed + ${python_failed:-0}))"
