@@ -263,7 +263,10 @@ def test_outliers_beat_rounding(scheme):
 
 
 def test_salient_ratio_decides():
-    """Channels of graded strength: the more weights count as salient, the more channels are scaled, the less the error."""
+    """Many outlier channels much alike: the more weights count as salient, the more channels are scaled, the less the error.
+
+    Not so for every input: docs/awq.md has cases without this order.
+    """
     r = rng(7)
     weights = (r.standard_normal((1024, 256)) * 0.1).astype(np.float32)
     x = r.standard_normal((2048, 1024)).astype(np.float32)
