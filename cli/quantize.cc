@@ -98,7 +98,7 @@ void add_quantize(Application& application) {
 
   command.group("Quantization");
   command.choice("--method", options.method, {"awq", "awq-paper", "awq-salient", "gptq", "rtn"},
-                 "awq: the best recipe, at present awq-paper; awq-paper: scales and clips searched as published; "
+                 "awq: the best recipe: scales searched, ranges by the Gram matrix, error feedback, refinement; awq-paper: scales and clips searched as published; "
                  "awq-salient: only "
                  "salient channels scaled; gptq: error feedback; rtn: plain rounding");
   command.choice("--scheme", options.scheme, {"asym", "sym"}, "asym: codes 0..15 with a zero point; sym: -8..7");
@@ -110,7 +110,7 @@ void add_quantize(Application& application) {
       "--range", options.range, {"auto", "absmax", "mse", "gram"},
       "How the range of a group is chosen: auto: the method's own; absmax: largest magnitude (asym: min and max); "
       "mse: least error of the weights; gram: least error of the outputs");
-  command.choice("--clip", options.clip, {"auto", "on", "off"}, "Clip search; auto: on for awq and awq-paper");
+  command.choice("--clip", options.clip, {"auto", "on", "off"}, "Clip search; auto: on for awq-paper");
   command.choice(
       "--awq-loss", options.awq_loss, {"linear", "block"},
       "Loss of the scale search: linear: output error of the linears that share the input; block: the block is run "
@@ -120,8 +120,13 @@ void add_quantize(Application& application) {
   command.choice("--activation-method", options.activation_method, {"auto", "mean", "max", "rms"},
                  "Statistic of the scale search; auto: mean, but rms for awq-salient");
   command.real("--damping", options.damping, 0, 1,
-               "gptq: share of each diagonal entry of the Gram matrix that is added to it");
-  command.toggle("act-order", options.act_order, "gptq: columns in order of decreasing diagonal");
+               "gptq, awq: share of each diagonal entry of the Gram matrix that is added to it");
+  command.choice("--signed-scales", options.signed_scales, {"auto", "on", "off"},
+                 "Searched ranges of --scheme sym: also negative scales, which give the longer side of a group its "
+                 "extra code; auto: on for awq");
+  command.choice("--refine", options.refine, {"auto", "on", "off"},
+                 "After rounding: codes improved one by one and scales refitted on the Gram matrix; auto: on for awq");
+  command.toggle("act-order", options.act_order, "gptq, awq: columns in order of decreasing diagonal");
   command.repeated("--skip", options.skip, "PATTERN",
                    "Shell pattern of weight names that stay in 16 bits, e.g. '*.layers.0.*'");
 

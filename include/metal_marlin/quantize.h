@@ -26,13 +26,19 @@ struct QuantizeOptions {
   std::string range = "auto";
   // AWQ's clip search: "auto" (on for awq-paper and awq), "on", "off".
   std::string clip = "auto";
+  // Symmetric grids, ranges "mse" or "gram": also negative scales, so that the longer side of a group gets the code that a
+  // symmetric grid has more: "auto" (on for awq), "on", "off".
+  std::string signed_scales = "auto";
+  // Refinement after rounding: code passes by coordinate descent and a refit of the scales, all on the Gram matrix: "auto"
+  // (on for awq), "on", "off".
+  std::string refine = "auto";
   // Loss of the scale search: "linear" (output error of the tap's linears, from the Gram matrix) or "block" (the block
   // is replayed on a subset of the tokens, as AutoAWQ does).
   std::string awq_loss = "linear";
   double salient_ratio = 0.01;             // awq-salient: share of weights that decide which channels are scaled
   std::string activation_method = "auto";  // statistic of the scale search: "mean", "max", "rms"; auto: mean, rms for awq-salient
-  double damping = 0.01;                   // gptq: share of each diagonal entry added to it
-  bool act_order = true;                   // gptq: columns in order of decreasing diagonal
+  double damping = 0.01;                   // gptq, awq: share of each diagonal entry added to it
+  bool act_order = true;                   // gptq, awq: columns in order of decreasing diagonal
   std::vector<std::string> skip;           // shell patterns of weight names left in 16 bits, e.g. "*.layers.0.*"
   bool resume = true;                      // continue an interrupted run of the same model and options
   bool overwrite = false;                  // replace a finished result of other options

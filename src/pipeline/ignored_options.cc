@@ -47,8 +47,8 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
            r.scales == ScaleMethod::kNone      ? no_scales
            : r.scales == ScaleMethod::kSalient ? "--method awq-salient has no search"
                                                : "statistics from a file hold no inputs of blocks to replay");
-  list.add("damping", gptq, o.damping != defaults.damping, "only --method gptq uses it");
-  list.add("act-order", gptq, o.act_order != defaults.act_order, "only --method gptq uses it");
+  list.add("damping", gptq || r.refine, o.damping != defaults.damping, fmt::format("--method {} rounds without the Gram matrix", o.method));
+  list.add("act-order", gptq, o.act_order != defaults.act_order, fmt::format("--method {} rounds each weight by itself", o.method));
   const std::string from_file = "the statistics come from a file";
   list.add("samples", !npz, c.samples != defaults.calibration.samples, from_file);
   list.add("sequence-length", !npz, c.sequence_length != defaults.calibration.sequence_length, from_file);

@@ -13,6 +13,7 @@
 #include "pipeline/size.h"
 #include "pipeline/texts.h"
 #include "quantize/gptq.h"
+#include "quantize/refine.h"
 
 namespace metal_marlin {
 namespace {
@@ -54,7 +55,10 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     largest = std::max(largest, n);
     in_features[static_cast<size_t>(tap_of(slot.kind))] = static_cast<uint64_t>(slot.columns);
     uint64_t scratch = largest * (sizeof(float) * 2 + 1);
-    if (recipe.rounding == Rounding::kGptq) scratch += gptq_memory_bytes(slot.columns, slot.rows);
+    uint64_t rounding = 0;
+    if (recipe.rounding == Rounding::kGptq) rounding = gptq_memory_bytes(slot.columns, slot.rows);
+    if (recipe.refine) rounding = std::max(rounding, refine_memory_bytes(slot.columns, recipe.grid.group_of(slot.columns)));
+    scratch += rounding;
     plan.quantize_scratch = std::max(plan.quantize_scratch, scratch);
   }
   plan.block = weights * sizeof(float) + weights;

@@ -59,6 +59,7 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const TextSi
     rounding += 4 * n * k * k;  // errors before and after
     if (recipe.scales != ScaleMethod::kNone) rounding += 20 * 256 * k * k;
     if (recipe.rounding == Rounding::kGptq) rounding += n * k * k + k * k * k;
+    if (recipe.refine) rounding += 9 * n * k * k;
     if (recipe.ranges == RangeChoice::kGram || recipe.clip) rounding += 25 * 64 * n * k;
   }
   rounding *= static_cast<double>(source.config().num_hidden_layers) / rate / 0.5;

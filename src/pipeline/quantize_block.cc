@@ -16,6 +16,7 @@
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"
+#include "quantize/refine.h"
 #include "quantize/rtn.h"
 #include "scale/fold.h"
 #include "scale/salient.h"
@@ -212,19 +213,33 @@ class BlockQuantizer {
     } else {
       RangeOptions options;
       options.method = method_of(recipe.ranges);
+      options.signed_scales = recipe.signed_scales;
       ranges = group_ranges(weight, recipe.grid, options, tap_stats.gram.empty() ? nullptr : &tap_stats.gram);
     }
     entry["zero_groups"] = ranges.counts.zero_groups;
     entry["raised_scales"] = ranges.counts.raised;
     entry["clamped_scales"] = ranges.counts.clamped;
     if (recipe.least_zero > 0) entry["lifted_zeros"] = lift_zeros(ranges, recipe.grid, recipe.least_zero);
-    if (recipe.rounding == Rounding::kNearest) return quantize_rtn(weight, ranges, recipe.grid);
+    QuantizedTensor q = recipe.rounding == Rounding::kNearest ? quantize_rtn(weight, ranges, recipe.grid)
+                                                              : round_gptq(weight, tap, ranges, entry);
+    if (recipe.refine) {
+      RefineOptions options;
+      options.damping = recipe.damping;
+      const RefineCounts counts = refine(weight, tap_stats.gram, q, options);
+      entry["refined_codes"] = counts.changed_codes;
+      entry["refined_scales"] = counts.refitted_scales;
+    }
+    return q;
+  }
+
+  QuantizedTensor round_gptq(const Matrix& weight, Tap tap, const GroupRanges& ranges, json& entry) {
+    const Recipe& recipe = *task_.recipe;
     if (!factor_ || factor_tap_ != tap) {
       GptqOptions options;
       options.act_order = recipe.act_order;
       options.damping = recipe.damping;
       factor_.reset();
-      factor_ = make_gptq_factor(tap_stats.gram, options);
+      factor_ = make_gptq_factor(stats(tap).gram, options);
       factor_tap_ = tap;
     }
     entry["damping"] = factor_->damping;

@@ -79,11 +79,13 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
     bool clip;
     Rounding rounding;
     Statistic statistic;
+    bool refine = false;
   };
+  const Preset best{ScaleMethod::kAwq, RangeChoice::kGram, false, Rounding::kGptq, Statistic::kMean, true};
   const Preset paper{ScaleMethod::kAwq, RangeChoice::kAbsmax, true, Rounding::kNearest, Statistic::kMean};
   const auto preset = choose<Preset>(
       "method", o.method,
-      {{"awq", paper},
+      {{"awq", best},
        {"awq-paper", paper},
        {"awq-salient", {ScaleMethod::kSalient, RangeChoice::kAbsmax, false, Rounding::kNearest, Statistic::kRms}},
        {"gptq", {ScaleMethod::kNone, RangeChoice::kGram, false, Rounding::kGptq, Statistic::kMean}},
@@ -99,6 +101,13 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   if (r.clip && r.ranges != RangeChoice::kAbsmax) {
     throw ArgumentError(fmt::format("--clip on: shrinks absmax ranges and cannot be combined with --range {}", o.range == "auto" ? "gram" : o.range));
   }
+  r.grid.symmetric = choose<bool>("scheme", o.scheme, {{"sym", true}, {"asym", false}});
+  const bool searched = r.ranges != RangeChoice::kAbsmax;
+  r.signed_scales = choose<bool>("signed-scales", o.signed_scales, {{"auto", preset.refine && searched && r.grid.symmetric}, {"on", true}, {"off", false}});
+  if (r.signed_scales && !(searched && r.grid.symmetric)) {
+    throw ArgumentError("--signed-scales on: only symmetric grids (--scheme sym) with searched ranges (--range mse or gram) have them");
+  }
+  r.refine = choose<bool>("refine", o.refine, {{"auto", preset.refine}, {"on", true}, {"off", false}});
   r.statistic = choose<Statistic>("activation-method", o.activation_method,
                                   {{"auto", preset.statistic}, {"mean", Statistic::kMean}, {"max", Statistic::kMax}, {"rms", Statistic::kRms}});
   const bool block_loss = choose<bool>("awq-loss", o.awq_loss, {{"linear", false}, {"block", true}});
@@ -110,7 +119,6 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   r.act_order = o.act_order;
   if (o.bits != 4) throw ArgumentError(fmt::format("--bits: expected 4, got {}", o.bits));
   r.grid.bits = o.bits;
-  r.grid.symmetric = choose<bool>("scheme", o.scheme, {{"sym", true}, {"asym", false}});
   std::set<std::string> formats;
   for (const std::string& f : o.formats) {
     const auto& known = checkpoint_formats();
@@ -140,7 +148,7 @@ Precision statistics_precision(const std::string& name) {
 }
 
 bool needs_gram(const Recipe& r) {
-  return r.scales != ScaleMethod::kNone || r.clip || r.ranges == RangeChoice::kGram || r.rounding == Rounding::kGptq;
+  return r.scales != ScaleMethod::kNone || r.clip || r.ranges == RangeChoice::kGram || r.rounding == Rounding::kGptq || r.refine;
 }
 
 void check_output(const ModelSource& source, const std::string& output) {
@@ -200,6 +208,8 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   j["group_size_option"] = o.group_size;
   j["range"] = kRanges[static_cast<int>(r.ranges)];
   j["clip"] = r.clip;
+  j["signed_scales"] = r.signed_scales;
+  j["refine"] = r.refine;
   j["awq_loss"] = o.awq_loss;
   j["activation_method"] = kStatistics[static_cast<int>(r.statistic)];
   j["salient_ratio"] = o.salient_ratio;

@@ -26,10 +26,12 @@ struct Recipe {
   bool block_loss = false;  // scale search by replaying the block
   double salient_ratio = 0.01;
   RangeChoice ranges = RangeChoice::kAbsmax;
+  bool signed_scales = false;
   bool clip = false;
   Rounding rounding = Rounding::kNearest;
   double damping = 0.01;
   bool act_order = true;
+  bool refine = false;  // codes and scales after rounding
   Precision precision = Precision::kF32;  // of the forward pass that makes statistics; never of an evaluation
   Grid grid;  // group_size resolved: explicit, or -1
   int least_zero = 0;  // that every format can hold: 1 with version 1 of GPTQ

@@ -52,8 +52,9 @@ struct Ranges {
 };
 
 void make_ranges(const GroupTile& tile, int index, const CandidateRange& candidate, Ranges& ranges) {
+  ranges.wanted.sign.fill(1.0f);
   candidate(index, tile.extents, ranges.wanted);
-  for (size_t r = 0; r < kLaneRows; ++r) ranges.scale[r] = storable_scale(ranges.wanted.scale[r]);
+  for (size_t r = 0; r < kLaneRows; ++r) ranges.scale[r] = storable_scale(ranges.wanted.scale[r]) * ranges.wanted.sign[r];
   if (tile.symmetric) {
     ranges.zero.fill((tile.top + 1) / 2);
     return;
@@ -246,10 +247,10 @@ void require_ranges(const GroupRanges& ranges, const Matrix& weight, const Grid&
   }
   const auto top = static_cast<uint8_t>(grid.levels() - 1);
   for (size_t i = 0; i < total; ++i) {
-    if (ranges.zeros[i] > top || !(f16_to_f32(ranges.scales[i]) >= kLeastScale) ||
+    if (ranges.zeros[i] > top || !(std::fabs(f16_to_f32(ranges.scales[i])) >= kLeastScale) ||
         !std::isfinite(f16_to_f32(ranges.scales[i]))) {
       throw ArgumentError(
-          fmt::format("ranges: expected zeros up to {} and normal positive f16 scales, found zero {}, scale {} at {}",
+          fmt::format("ranges: expected zeros up to {} and normal f16 scales, found zero {}, scale {} at {}",
                       top, ranges.zeros[i], f16_to_f32(ranges.scales[i]), i));
     }
   }

@@ -27,6 +27,7 @@ struct Extent {
 struct Wanted {
   std::array<float, kLaneRows>
       scale;                         // >= 0, before it is rounded to f16 and brought into [kLeastScale, kLargestScale]
+  std::array<float, kLaneRows> sign;  // 1 or -1: of the stored scale
   std::array<float, kLaneRows> low;  // <= 0; asymmetric: zero = clamp(rint(-low / S) + shift, 0, levels - 1)
   float shift = 0;
 };

@@ -72,10 +72,16 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
   if (grid.symmetric) {
     const float divisor = searched ? levels / 2 - 0.5f : (options.divisor > 0 ? options.divisor : levels / 2 - 1.0f);
     const auto candidate = [=](int i, const Extents& extents, Wanted& wanted) {
-      const float factor = searched ? symmetric_factor(i) : 1.0f;
-      for (size_t r = 0; r < extents.size(); ++r) wanted.scale[r] = extents[r].magnitude() * factor / divisor;
+      const bool flipped = i >= kSymmetricFactors;
+      const float factor = searched ? symmetric_factor(i % kSymmetricFactors) : 1.0f;
+      for (size_t r = 0; r < extents.size(); ++r) {
+        wanted.scale[r] = extents[r].magnitude() * factor / (flipped ? levels / 2 : divisor);
+        // Towards code 0 at the end where the largest weight is.
+        if (flipped) wanted.sign[r] = extents[r].max > -extents[r].min ? -1.0f : 1.0f;
+      }
     };
-    return search_candidates(weight, grid, gram, searched ? kSymmetricFactors : 1, candidate).ranges;
+    const int count = !searched ? 1 : (options.signed_scales ? 2 : 1) * kSymmetricFactors;
+    return search_candidates(weight, grid, gram, count, candidate).ranges;
   }
   const auto candidate = [=](int i, const Extents& extents, Wanted& wanted) {
     const float factor = searched ? asymmetric_factor(i / kShifts) : 1.0f;

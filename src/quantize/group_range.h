@@ -21,6 +21,9 @@ struct RangeOptions {
   // Of kAbsmax, symmetric: max|w| / divisor. 0: 2^(bits-1) - 1 (7 at 4 bits, the published choice). 7.5 uses the grid's
   // half step at both ends.
   float divisor = 0;
+  // Of kMse and kGram, symmetric: also negative scales, by which the weight of largest magnitude gets code 0, i.e. -8 S at
+  // 4 bits instead of 7.5 S: the one code that a symmetric grid has more on one side then serves the longer side.
+  bool signed_scales = false;
 };
 
 inline constexpr float kLeastScale = 0x1p-14f;    // smallest normal f16: readers that flush subnormals agree
@@ -36,7 +39,7 @@ struct GroupRanges {
   int64_t out_features = 0;
   int64_t in_features = 0;
   int64_t group_size = 0;        // explicit: equals in_features for one group per row
-  std::vector<uint16_t> scales;  // f16 bits [out, groups], positive, normal, finite
+  std::vector<uint16_t> scales;  // f16 bits [out, groups], normal, finite; positive but for signed_scales
   std::vector<uint8_t> zeros;    // [out, groups]; symmetric: 2^(bits-1)
   RangeCounts counts;
 
@@ -46,6 +49,7 @@ struct GroupRanges {
 // Ranges of weight [out, in]. The last group may be short. `gram` [in, in] is read by kGram alone (the upper half).
 // kMse and kGram try, after accuracy measurements on SmolLM2 (docs/algorithms.md):
 //   symmetric   S = f16(max|w| f / (levels/2 - 0.5)), f = 0.5, 0.525 .. 1.1 (25)
+//   signed      also S = f16(-sign(w_max) max|w| f / (levels/2)), w_max the weight of largest magnitude
 //   asymmetric  S = f16((max - min) f / (levels - 1)), f = 0.6, 0.625 .. 1.025 (18), zero = round(-min f / S) + {-1, 0,
 //   1}
 // The first of equal candidates wins. Cost of kGram: group_size / 2 multiply-adds per weight and candidate.

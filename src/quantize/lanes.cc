@@ -205,6 +205,40 @@ void gptq_block(const float* w, int64_t count, const float* u, const float* inve
   }
 }
 
+void descend_block(const float* residual, int64_t count, const float* h, const float* inverse_diagonal,
+                   const float* const* scales, float top, float* codes, float* step) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const V vt = hn::Set(d, top);
+  constexpr int kChains = 4;  // as in gptq_block
+  for (int64_t r = 0; r < kLaneRows; r += kChains * lanes) {
+    for (int64_t j = 0; j < count; ++j) {
+      V x[kChains];
+#pragma GCC unroll 4
+      for (int v = 0; v < kChains; ++v) x[v] = hn::LoadU(d, residual + j * kLaneRows + r + v * lanes);
+      const float* factors = h + j * count;
+      for (int64_t i = 0; i < j; ++i) {
+        const V factor = hn::Set(d, factors[i]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kChains; ++v) {
+          x[v] = hn::NegMulAdd(factor, hn::LoadU(d, step + i * kLaneRows + r + v * lanes), x[v]);
+        }
+      }
+      const V inverse = hn::Set(d, inverse_diagonal[j]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kChains; ++v) {
+        const int64_t at = r + v * lanes;
+        const V s = hn::LoadU(d, scales[j] + at);
+        const V before = hn::LoadU(d, codes + j * kLaneRows + at);
+        const V wanted = hn::Round(hn::Add(before, hn::Div(hn::Mul(x[v], inverse), s)));
+        const V after = hn::Min(hn::Max(wanted, hn::Zero(d)), vt);
+        hn::StoreU(after, d, codes + j * kLaneRows + at);
+        hn::StoreU(hn::Mul(hn::Sub(after, before), s), d, step + j * kLaneRows + at);
+      }
+    }
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace metal_marlin
 HWY_AFTER_NAMESPACE();
@@ -218,6 +252,7 @@ HWY_EXPORT(round_span);
 HWY_EXPORT(round_error_span);
 HWY_EXPORT(quadratic_losses);
 HWY_EXPORT(gptq_block);
+HWY_EXPORT(descend_block);
 
 int64_t first_not_finite(const float* values, int64_t count) noexcept {
   return HWY_DYNAMIC_DISPATCH(first_not_finite)(values, count);
@@ -244,6 +279,11 @@ void quadratic_losses(const float* w, const float* packed, int64_t count, const 
 void gptq_block(const float* w, int64_t count, const float* u, const float* inverse_pivot, const float* const* scales,
                 const float* const* zeros, float top, uint8_t* codes, float* err) noexcept {
   HWY_DYNAMIC_DISPATCH(gptq_block)(w, count, u, inverse_pivot, scales, zeros, top, codes, err);
+}
+
+void descend_block(const float* residual, int64_t count, const float* h, const float* inverse_diagonal,
+                   const float* const* scales, float top, float* codes, float* step) noexcept {
+  HWY_DYNAMIC_DISPATCH(descend_block)(residual, count, h, inverse_diagonal, scales, top, codes, step);
 }
 
 void pack_quadratic(const float* gram, int64_t ldg, int64_t count, float* packed) noexcept {

@@ -36,4 +36,10 @@ constexpr int64_t quadratic_floats(int64_t count) noexcept {
 void gptq_block(const float* w, int64_t count, const float* u, const float* inverse_pivot, const float* const* scales,
                 const float* const* zeros, float top, uint8_t* codes, float* err) noexcept;
 
+// Coordinate descent within a block of `count` columns: for j = 0 .. count - 1: R_j = residual_j - sum over i < j of
+// step_i h[j * count + i]; code' = clamp(rint(code + R_j inverse_diagonal[j] / scale), 0, top); step_j = (code' - code)
+// scale. All [count][kLaneRows]; codes are changed in place, residual is only read.
+void descend_block(const float* residual, int64_t count, const float* h, const float* inverse_diagonal,
+                   const float* const* scales, float top, float* codes, float* step) noexcept;
+
 }  // namespace metal_marlin

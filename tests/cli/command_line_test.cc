@@ -241,8 +241,9 @@ TEST_F(WholePath, QuantizeWritesWhatTheOtherCommandsRead) {
   const auto evaluated =
       run("evaluate " + output_ + " --reference " + model_ + " --text " + text_ + " --chunks 2 --context 32 --json");
   ASSERT_EQ(evaluated.code, 0) << evaluated.err;
-  // The written checkpoint computes what the run said of it: f32 sums in another order move the seventh digit.
-  constexpr double kTolerance = 1e-3;
+  // The written checkpoint computes what the run said of it, but for the tiny model's f32 embedding and head, which AWQ
+  // stores in f16: 2^-11 on their values.
+  constexpr double kTolerance = 5e-3;
   const double mean = report["model"]["kl_divergence"]["mean"];
   EXPECT_NEAR(parsed(evaluated.out)["model"]["kl_divergence"]["mean"].get<double>(), mean, kTolerance * mean + 1e-6);
 

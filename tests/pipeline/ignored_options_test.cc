@@ -41,6 +41,7 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
   EXPECT_EQ(names(options("gptq")), with(text, {"salient-ratio", "activation-method", "awq-loss"}));
   EXPECT_EQ(names(options("rtn")), with(text, {"salient-ratio", "activation-method", "awq-loss", "damping", "act-order"}));
   EXPECT_EQ(names(options("awq-paper")), with(text, {"salient-ratio", "damping", "act-order"}));
+  EXPECT_EQ(names(options("awq")), with(text, {"salient-ratio"}));
   EXPECT_EQ(names(options("awq-salient")), with(text, {"awq-loss", "damping", "act-order"}));
   EXPECT_EQ(names(options("gptq", "self")), (Names{"salient-ratio", "activation-method", "awq-loss", "chunks", "context"}));
   EXPECT_EQ(names(options("gptq", "stats.npz")), (Names{"salient-ratio", "activation-method", "awq-loss", "samples", "sequence-length", "precision", "seed",
@@ -58,7 +59,7 @@ TEST_F(IgnoredOptionsTest, OnlyThoseThatWereAskedForAreWarnedOf) {
   QuantizeOptions o = options("rtn");
   EXPECT_EQ(warning(o), "");
   o.given = {"damping", "samples", "method", "calibration"};
-  EXPECT_EQ(warning(o), "without effect: --damping (only --method gptq uses it)");
+  EXPECT_EQ(warning(o), "without effect: --damping (--method rtn rounds without the Gram matrix)");
   o.given.clear();
   o.calibration.seed = 3;  // by a caller who does not say what is given
   EXPECT_EQ(warning(o), "without effect: --seed (only --calibration self uses it)");

@@ -98,10 +98,10 @@ TEST_P(EveryMethod, TheReportSpeaksOfTheFileThatWasWritten) {
 
 INSTANTIATE_TEST_SUITE_P(All, EveryMethod,
                          testing::Combine(testing::Values("llama", "qwen2", "gemma2", "gemma3", "phi3"),
-                                          testing::Values("rtn", "awq-paper", "awq-salient", "gptq"), testing::Values("sym", "asym")));
+                                          testing::Values("rtn", "awq", "awq-paper", "awq-salient", "gptq"), testing::Values("sym", "asym")));
 
 TEST_F(QuantizeModelTest, InterruptedAnywhereAndResumedGivesTheSameBytes) {
-  for (const char* method : {"awq-paper", "gptq"}) {
+  for (const char* method : {"awq", "awq-paper", "gptq"}) {
     QuantizeOptions o = options(method);
     o.formats = {"native", "awq"};
     const std::string whole = out(std::string("whole-") + method);
@@ -177,7 +177,7 @@ TEST_F(QuantizeModelTest, AnOptionWithoutEffectDoesNotStartOver) {
 }
 
 TEST_F(QuantizeModelTest, OneThreadAndTwoGiveTheSameBytes) {
-  for (const char* method : {"awq-paper", "gptq", "rtn", "awq-salient"}) {
+  for (const char* method : {"awq", "awq-paper", "gptq", "rtn", "awq-salient"}) {
     QuantizeOptions o = options(method);
     o.machine.threads = 1;
     quantize_model(model("phi3"), out(std::string(method) + "1"), o);
