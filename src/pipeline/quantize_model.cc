@@ -535,7 +535,7 @@ QuantizeResult Run::execute() {
   QuantizeResult result;
   tracker_.enter("prepare", 0, 1);
   check_output(*source_, output_);
-  if (source_->format() == "awq" || source_->format() == "native") {
+  if (source_->quantized()) {
     tracker_.warn(source_->path() + " is already quantized; the report compares with it, not with the model that it was made from");
   }
   if (!options_.evaluation.text.empty() && options_.evaluation.text == options_.calibration.calibration) {
