@@ -66,7 +66,7 @@ void add_calibrate(Application& application) {
   command.toggle("gram", state->gram, "Collect Gram matrices too; without them only rtn can use the file");
   command.flag("--keep-activations", state->keep_activations,
                "Also store the raw inputs of every weight as [samples, sequence_length, in_features]: large");
-  add_calibration_options(command, state->calibration, state->texts);
+  add_calibration_options(command, state->calibration, state->texts, false);
   add_machine_options(command, state->machine, state->texts, true, true);
   add_output_options(command, state->console);
   command.example("Statistics on a text, used by two quantizations",

@@ -13,11 +13,12 @@ constexpr double kMostReal = std::numeric_limits<double>::max();
 
 }  // namespace
 
-void add_calibration_options(Command& command, CalibrationOptions& options, SharedTexts& texts) {
+void add_calibration_options(Command& command, CalibrationOptions& options, SharedTexts& texts, bool statistics) {
   command.group("Calibration");
   command.text("--calibration", options.calibration, "self|FILE",
-               "Where the activations come from: text that the model makes itself, a UTF-8 text file, or an .npz of "
-               "statistics (made by 'calibrate') or of raw activations",
+               statistics ? "Where the activations come from: text that the model makes itself, a UTF-8 text file, or an "
+                            ".npz of statistics (made by 'calibrate') or of raw activations"
+                          : "Where the activations come from: text that the model makes itself, or a UTF-8 text file",
                Completes::kFiles);
   command.integer("--samples", options.samples, 1, kMostSequences, "Number of calibration sequences");
   command.integer("--sequence-length", options.sequence_length, 8, kMostSequenceLength, "Tokens of each calibration sequence");

@@ -19,7 +19,7 @@ struct SharedTexts {
   int64_t threads = 0;
 };
 
-void add_calibration_options(Command& command, CalibrationOptions& options, SharedTexts& texts);
+void add_calibration_options(Command& command, CalibrationOptions& options, SharedTexts& texts, bool statistics);
 // --memory and --threads, and --precision where matrix products of a calibration stream are made.
 void add_machine_options(Command& command, MachineOptions& options, SharedTexts& texts, bool memory, bool precision);
 void add_bos_option(Command& command, SharedTexts& texts);

@@ -130,7 +130,7 @@ void add_quantize(Application& application) {
   command.repeated("--skip", options.skip, "PATTERN",
                    "Shell pattern of weight names that stay in 16 bits, e.g. '*.layers.0.*'");
 
-  add_calibration_options(command, options.calibration, state->texts);
+  add_calibration_options(command, options.calibration, state->texts, true);
 
   command.group("Evaluation");
   command.text("--evaluate", options.evaluation.text, "FILE|none",

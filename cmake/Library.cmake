@@ -31,5 +31,5 @@ if(METAL_MARLIN_BUILD_TESTS)
   add_test(NAME install_consumer
            COMMAND ${CMAKE_COMMAND} -DBUILD=${CMAKE_BINARY_DIR} -DSOURCE=${CMAKE_SOURCE_DIR}/examples/consumer
                    -DVERSION=${PROJECT_VERSION} -DFLAGS=${consumer_flags}
-                   -P ${CMAKE_SOURCE_DIR}/examples/consumer/install_test.cmake)
+                   -DGENERATOR=${CMAKE_GENERATOR} -P ${CMAKE_SOURCE_DIR}/examples/consumer/install_test.cmake)
 endif()

@@ -83,9 +83,10 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
   }
   if (plan.peak() > budget) {
     throw SystemError(fmt::format("--memory {}: this run needs at least {}: {} for the program, {} for one block, {} for statistics, {} "
-                                  "for scratch; give more memory, or fewer tokens with --samples",
+                                  "for scratch; {} for the head, used alone after the blocks{}; give more memory",
                                   mib(budget), mib(plan.peak()), mib(plan.base), mib(plan.block), mib(plan.statistics),
-                                  mib(std::max(plan.forward_scratch, plan.quantize_scratch))));
+                                  mib(std::max(plan.forward_scratch, plan.quantize_scratch)), mib(plan.head),
+                                  plan.self_text == 0 ? std::string() : fmt::format("; {} while the model makes its text", mib(plan.self_text))));
   }
   const ModelSize size = model_size(source);
   const uint64_t linears = weights * static_cast<uint64_t>(c.num_hidden_layers);

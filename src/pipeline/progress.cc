@@ -29,9 +29,18 @@ void Tracker::enter(const std::string& stage, int64_t done, int64_t total) {
   p.done = done;
   p.total = total;
   p.seconds = seconds();
-  if (fraction_ > 0.01) p.seconds_left = p.seconds * (1 - fraction_) / fraction_;
+  const double done_since = fraction_ - first_fraction_;
+  if (done_since > 0.01) p.seconds_left = (mark_wall_ - first_wall_) * (1 - fraction_) / done_since;
   p.resident_bytes = resident_bytes();
   if (!observer_.on_progress(p)) throw Interrupted("interrupted");
+}
+
+void Tracker::set_fraction(double fraction) {
+  if (fraction_ < 0) {
+    first_fraction_ = fraction;
+    first_wall_ = wall_seconds();
+  }
+  fraction_ = fraction;
 }
 
 void Tracker::note(const std::string& text) const {

@@ -25,7 +25,8 @@ class Tracker {
   // The same stage, further on.
   void update(int64_t done, int64_t total) { enter(stage_, done, total); }
   // Share of all work that is done, 0..1, for the estimate of the time left; negative: not known.
-  void set_fraction(double fraction) { fraction_ = fraction; }
+  // What came before the first call (self-made text, say) does not enter the estimate.
+  void set_fraction(double fraction);
   void note(const std::string& text) const;
   void warn(const std::string& text);
 
@@ -43,6 +44,8 @@ class Tracker {
   double mark_wall_;
   double mark_cpu_;
   double fraction_ = -1;
+  double first_fraction_ = 0;  // of the first call, and when that was
+  double first_wall_ = 0;
   std::string stage_;
   std::map<std::string, StageTime> stages_;
   std::vector<std::string> warnings_;

@@ -229,10 +229,8 @@ void Run::check_before_work() {
     stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration, *source_, needs_gram(recipe_));
   }
   plan_tensors();
-  if (kind == CalibrationKind::kSelf) {
-    const TextSizes sizes = expected_sizes(*source_, options_);
-    plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
-  }
+  const TextSizes sizes = expected_sizes(*source_, options_);
+  plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
 }
 
 void Run::prepare(uint64_t fingerprint) {
@@ -340,7 +338,13 @@ void Run::restore_states(int64_t layer) {
 void Run::snapshot(int64_t next_layer) {
   const double now = wall_seconds();
   double interval = std::max(kSnapshotSeconds, 10 * snapshot_cost_);
-  if (const char* text = std::getenv("METAL_MARLIN_SNAPSHOT_SECONDS")) interval = std::atof(text);
+  if (const char* text = std::getenv("METAL_MARLIN_SNAPSHOT_SECONDS")) {
+    char* end = nullptr;
+    interval = std::strtod(text, &end);
+    if (end == text || *end != 0 || !(interval >= 0)) {
+      throw ArgumentError(fmt::format("METAL_MARLIN_SNAPSHOT_SECONDS: expected seconds >= 0, found '{}'", text));
+    }
+  }
   if (plan_.spilled > 0 || now - last_snapshot_ < interval) return;
   tracker_.enter("save states", next_layer, source_->config().num_hidden_layers);
   std::vector<TensorView> views;
@@ -538,13 +542,18 @@ QuantizeResult Run::execute() {
   if (source_->quantized()) {
     tracker_.warn(source_->path() + " is already quantized; the report compares with it, not with the model that it was made from");
   }
-  if (!options_.evaluation.text.empty() && options_.evaluation.text == options_.calibration.calibration) {
+  std::error_code code;
+  if (!options_.evaluation.text.empty() && (options_.evaluation.text == options_.calibration.calibration ||
+                                            fs::equivalent(options_.evaluation.text, options_.calibration.calibration, code))) {
     tracker_.warn("the text for evaluation is the one for calibration: the figures will flatter the result");
   }
   if (const std::string text = ignored_options_warning(ignored_options(options_, recipe_)); !text.empty()) tracker_.warn(text);
   if (const std::string text = surplus_layers_warning(*source_); !text.empty()) tracker_.warn(text);
   const uint64_t fingerprint = run_fingerprint(options_, recipe_, *source_);
-  if (!options_.overwrite && !journal_.exists() && already_complete(fingerprint, result)) return result;
+  if (!options_.overwrite && !journal_.exists() && already_complete(fingerprint, result)) {
+    if (fs::exists(journal_.folder())) journal_.remove();  // killed after the report, while it was being removed
+    return result;
+  }
   check_before_work();
   lock_output();
   prepare(fingerprint);

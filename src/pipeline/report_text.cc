@@ -1,5 +1,6 @@
 // Reports and plans as text.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/report.h>
 
@@ -62,6 +63,19 @@ std::vector<KindRow> by_kind(const json& linears) {
   return rows;
 }
 
+// An entry of "clamped": a linear's scales, or a tensor that was stored in 16 bits.
+std::string clamped_text(const json& c) {
+  std::vector<std::string> parts;
+  const auto count = [&](const char* key, const char* what) {
+    if (const json n = c.value(key, json(0)); n.is_number() && n.get<double>() > 0) parts.push_back(fmt::format("{} {}", n.dump(), what));
+  };
+  count("clamped", "values beyond its largest were clamped");
+  count("flushed", "values too small for it became 0");
+  count("clamped_scales", "scales beyond its largest were clamped");
+  count("raised_scales", "scales below its least normal were raised to it");
+  return fmt::format("{}: {}", c.value("name", std::string()), fmt::join(parts, ", "));
+}
+
 }  // namespace
 
 std::string read_report(const std::string& run) {
@@ -71,7 +85,7 @@ std::string read_report(const std::string& run) {
   if (fs::is_directory(run, code)) {
     path = (fs::path(run) / "report.json").string();
     if (!fs::exists(path, code)) {
-      const bool unfinished = fs::exists(fs::path(run) / ".metal-marlin", code);
+      const bool unfinished = fs::exists(fs::path(run) / ".metal-marlin" / "run.json", code);
       throw SystemError(fmt::format("{}: expected the output of a run, found no report.json{}", run,
                                     unfinished ? ": the run is not finished; the same quantize command continues it" : ""));
     }
@@ -141,7 +155,7 @@ std::string render_report_text(const std::string& report_json) {
   };
   list("skipped", r["skipped"], [](const json& s) { return s["name"].get<std::string>() + ": " + s["reason"].get<std::string>(); });
   list("warnings", r["warnings"], [](const json& w) { return w.get<std::string>(); });
-  list("clamped", r["clamped"], [](const json& c) { return c.dump(-1, ' ', false, json::error_handler_t::replace); });
+  list("changed by the range of float16", r["clamped"], clamped_text);
   out += fmt::format("\nkept in 16 bits: {} tensors; largest change of a block by folding: {:.1e}\n", r["kept_in_16_bits"].size(), r["invariance_error"].get<double>());
   if (r["gate"]["max_kl"].is_number()) {
     out += fmt::format("quality gate: mean KL divergence at most {}: {}\n", r["gate"]["max_kl"].get<double>(), r["gate"]["passed"].get<bool>() ? "passed" : "MISSED");

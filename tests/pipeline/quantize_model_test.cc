@@ -259,6 +259,23 @@ TEST_F(QuantizeModelTest, WhatCannotWorkIsSaidBeforeAnyWork) {
   EXPECT_THROW(quantize_model(model("llama"), out("locked"), options("rtn"), nested), Interrupted);
 }
 
+// Killed between the report and the end of the clean-up.
+TEST_F(QuantizeModelTest, WhatIsLeftOfAFinishedRunsJournalGoesAway) {
+  const QuantizeOptions o = options("rtn");
+  quantize_model(model("llama"), out("q"), o);
+  fs::create_directories(out("q") + "/.metal-marlin");
+  std::ofstream(out("q") + "/.metal-marlin/block-00000.safetensors") << "left over";
+  EXPECT_TRUE(quantize_model(model("llama"), out("q"), o).already_complete);
+  EXPECT_FALSE(fs::exists(out("q") + "/.metal-marlin"));
+}
+
+TEST_F(QuantizeModelTest, ABudgetThatCannotBeKeptLeavesNothingBehind) {
+  QuantizeOptions o = options("rtn");
+  o.machine.memory_bytes = 1 << 20;
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), o), SystemError);
+  EXPECT_FALSE(fs::exists(out("q") + "/.metal-marlin"));
+}
+
 TEST_F(QuantizeModelTest, OtherOptionsStartOverInsteadOfMixing) {
   QuantizeOptions o = options("rtn");
   int calls = 0;
