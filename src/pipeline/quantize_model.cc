@@ -229,8 +229,10 @@ void Run::check_before_work() {
     stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration, *source_, needs_gram(recipe_));
   }
   plan_tensors();
-  const TextSizes sizes = expected_sizes(*source_, options_);
-  plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
+  if (kind == CalibrationKind::kSelf) {
+    const TextSizes sizes = expected_sizes(*source_, options_);
+    plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
+  }
 }
 
 void Run::prepare(uint64_t fingerprint) {
@@ -246,16 +248,24 @@ void Run::prepare(uint64_t fingerprint) {
     }
   }
   const size_t before = tracker_.warnings().size();
-  // A text that is at fault leaves everything as it was. Self-made text takes long: its run begins before it is there.
+  const auto plan = [&] {
+    plan_ = plan_memory(*source_, recipe_, options_, texts_.calibration.tokens(), texts_.held_back.tokens(), output_);
+  };
+  // A text that is at fault, or a budget that cannot be kept, leaves everything as it was. Self-made text takes long: its
+  // run begins before it is there, with what is known of it planned in check_before_work.
   const bool self = calibration_kind(options_.calibration) == CalibrationKind::kSelf;
-  if (!resuming && !self) texts_ = prepare_texts(*source_, options_, tracker_);
+  const bool ready = !resuming && !self;
+  if (ready) {
+    texts_ = prepare_texts(*source_, options_, tracker_);
+    plan();
+  }
   if (!resuming) {
     if (options_.overwrite || redo_) remove_old_result();
     journal_.begin(fingerprint);
   }
   const std::string texts_path = (fs::path(journal_.folder()) / "texts.json").string();
   if (!resuming || !fs::exists(texts_path) || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
-    if (resuming || self) texts_ = prepare_texts(*source_, options_, tracker_);
+    if (!ready) texts_ = prepare_texts(*source_, options_, tracker_);
     const std::vector<std::string> warnings(tracker_.warnings().begin() + static_cast<int64_t>(before), tracker_.warnings().end());
     // First: tokens without it are not taken.
     write_text_file(texts_path, json{{"held_back_source", texts_.held_back_source}, {"warnings", warnings}}.dump(-1, ' ', false, json::error_handler_t::replace));
@@ -267,7 +277,7 @@ void Run::prepare(uint64_t fingerprint) {
       for (const json& text : j.value("warnings", json::array())) tracker_.warn(text.get<std::string>());
     }
   }
-  plan_ = plan_memory(*source_, recipe_, options_, texts_.calibration.tokens(), texts_.held_back.tokens(), output_);
+  if (!ready) plan();
   const auto scratch = [&](const char* name) {
     return plan_.spilled > 0 ? (fs::path(journal_.folder()) / name).string() : std::string();
   };

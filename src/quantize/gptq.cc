@@ -17,7 +17,6 @@ namespace metal_marlin {
 namespace {
 
 constexpr int64_t kBlock = 64;         // columns between two products with all columns before
-constexpr double kDeadDamping = 1e-7;  // of the mean: keeps channels that never fired invertible
 constexpr int kRetries = 3;
 constexpr int64_t kRowTile = 64;  // of elementwise loops over the factor
 

@@ -11,6 +11,9 @@
 
 namespace metal_marlin {
 
+// Of the mean diagonal, added to each entry of H: keeps channels that never fired invertible.
+inline constexpr double kDeadDamping = 1e-7;
+
 struct GptqOptions {
   bool act_order = true;  // columns by descending diagonal of the damped Gram matrix, ties by index; else as they stand
   double damping = 0.01;  // share added to the diagonal

@@ -169,6 +169,23 @@ void quadratic_losses(const float* w, const float* packed, int64_t count, const 
   }
 }
 
+// Independent chains that hide the latency of the multiply-add.
+constexpr int kChains = 4;
+
+// x = column - sum over i < j of factors[i] earlier[i], kChains vectors of rows; column and earlier begin at the first row.
+HWY_INLINE void column_less_earlier(const float* column, int64_t j, const float* factors, const float* earlier,
+                                    V (&x)[kChains]) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+#pragma GCC unroll 4
+  for (int v = 0; v < kChains; ++v) x[v] = hn::LoadU(d, column + v * lanes);
+  for (int64_t i = 0; i < j; ++i) {
+    const V factor = hn::Set(d, factors[i]);
+#pragma GCC unroll 4
+    for (int v = 0; v < kChains; ++v) x[v] = hn::NegMulAdd(factor, hn::LoadU(d, earlier + i * kLaneRows + v * lanes), x[v]);
+  }
+}
+
 void gptq_block(const float* w, int64_t count, const float* u, const float* inverse_pivot, const float* const* scales,
                 const float* const* zeros, float top, uint8_t* codes, float* err) {
   const D d;
@@ -176,21 +193,10 @@ void gptq_block(const float* w, int64_t count, const float* u, const float* inve
   const hn::Rebind<uint8_t, D> db;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const V vt = hn::Set(d, top);
-  // Four independent chains hide the latency of the multiply-add.
-  constexpr int kChains = 4;
   for (int64_t r = 0; r < kLaneRows; r += kChains * lanes) {
     for (int64_t j = 0; j < count; ++j) {
       V x[kChains];
-#pragma GCC unroll 4
-      for (int v = 0; v < kChains; ++v) x[v] = hn::LoadU(d, w + j * kLaneRows + r + v * lanes);
-      const float* factors = u + j * count;
-      for (int64_t i = 0; i < j; ++i) {
-        const V factor = hn::Set(d, factors[i]);
-#pragma GCC unroll 4
-        for (int v = 0; v < kChains; ++v) {
-          x[v] = hn::NegMulAdd(factor, hn::LoadU(d, err + i * kLaneRows + r + v * lanes), x[v]);
-        }
-      }
+      column_less_earlier(w + j * kLaneRows + r, j, u + j * count, err + r, x);
       const V pivot = hn::Set(d, inverse_pivot[j]);
 #pragma GCC unroll 4
       for (int v = 0; v < kChains; ++v) {
@@ -210,20 +216,10 @@ void descend_block(const float* residual, int64_t count, const float* h, const f
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const V vt = hn::Set(d, top);
-  constexpr int kChains = 4;  // as in gptq_block
   for (int64_t r = 0; r < kLaneRows; r += kChains * lanes) {
     for (int64_t j = 0; j < count; ++j) {
       V x[kChains];
-#pragma GCC unroll 4
-      for (int v = 0; v < kChains; ++v) x[v] = hn::LoadU(d, residual + j * kLaneRows + r + v * lanes);
-      const float* factors = h + j * count;
-      for (int64_t i = 0; i < j; ++i) {
-        const V factor = hn::Set(d, factors[i]);
-#pragma GCC unroll 4
-        for (int v = 0; v < kChains; ++v) {
-          x[v] = hn::NegMulAdd(factor, hn::LoadU(d, step + i * kLaneRows + r + v * lanes), x[v]);
-        }
-      }
+      column_less_earlier(residual + j * kLaneRows + r, j, h + j * count, step + r, x);
       const V inverse = hn::Set(d, inverse_diagonal[j]);
 #pragma GCC unroll 4
       for (int v = 0; v < kChains; ++v) {

@@ -12,6 +12,7 @@
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
 #include "quantize/candidates.h"
+#include "quantize/gptq.h"
 #include "quantize/group_range.h"
 #include "quantize/lanes.h"
 
@@ -19,7 +20,6 @@ namespace metal_marlin {
 namespace {
 
 constexpr int64_t kBlock = 64;         // columns between two products with all columns after
-constexpr double kDeadDamping = 1e-7;  // of the mean, as in gptq.cc
 constexpr float kLeastRatio = 0.4f;    // of a refitted scale to the one before: beyond, the codes no longer belong to it
 constexpr float kLargestRatio = 2.0f;
 

@@ -100,14 +100,7 @@ TEST(Awq, SymmetricZerosAreAllEights) {
 }
 
 TEST(Awq, DoesNotDependOnThreads) {
-  const QuantizedTensor t = test::random_tensor(520, 100, 50, false, 3);
-  const int before = threads();
-  set_threads(1);
-  const PackedTensor one = pack_awq_gemm(t, "p");
-  set_threads(4);
-  const PackedTensor four = pack_awq_gemm(t, "p");
-  set_threads(before);
-  for (size_t i = 0; i < one.parts.size(); ++i) test::expect_same(one.parts[i], four.parts[i].view());
+  test::expect_independent_of_threads(test::random_tensor(520, 100, 50, false, 3), [](const auto& t) { return pack_awq_gemm(t, "p"); });
 }
 
 TEST(AwqPack, RefusesWhatTheLayoutCannotHold) {

@@ -14,6 +14,7 @@
 
 #include "core/half.h"
 #include "core/random.h"
+#include "core/threads.h"
 #include "core/values.h"
 #include "pack/packed_tensor.h"
 
@@ -66,6 +67,18 @@ inline void expect_equal(const QuantizedTensor& a, const QuantizedTensor& b) {
   EXPECT_TRUE(a.scales == b.scales);
   EXPECT_TRUE(a.zeros == b.zeros);
   EXPECT_TRUE(a.group_index == b.group_index);
+}
+
+// pack(tensor) with one thread and with four gives the same bytes.
+template <typename F>
+void expect_independent_of_threads(const QuantizedTensor& tensor, F pack) {
+  const int before = threads();
+  set_threads(1);
+  const PackedTensor one = pack(tensor);
+  set_threads(4);
+  const PackedTensor four = pack(tensor);
+  set_threads(before);
+  for (size_t i = 0; i < one.parts.size(); ++i) expect_same(one.parts[i], four.parts[i].view());
 }
 
 // Every code and zero occurs; scales of both signs.
