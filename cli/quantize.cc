@@ -24,6 +24,7 @@ struct State {
   QuantizeOptions options;
   SharedTexts texts;
   OutputOptions console;
+  std::string bits = "4";
   bool dry_run = false;
 };
 
@@ -44,6 +45,7 @@ void check_options(const QuantizeOptions& options) {
 int run(const Command& command, State& state) {
   QuantizeOptions& options = state.options;
   options.given = command.given();
+  options.bits = static_cast<int>(parse_integer(state.bits, 1, 8));
   options.calibration.bos = options.evaluation.bos = bos_of(state.texts);
   options.machine.threads = static_cast<int>(state.texts.threads);
   check_options(options);
@@ -80,7 +82,7 @@ int run(const Command& command, State& state) {
 }  // namespace
 
 void add_quantize(Application& application) {
-  auto& command = application.add_command("quantize", "Turn a model into a 4-bit checkpoint, evaluate it and report");
+  auto& command = application.add_command("quantize", "Turn a model into a 4-bit checkpoint (or one of 3 or 8 bits), evaluate it and report");
   auto state = std::make_shared<State>();
   QuantizeOptions& options = state->options;
 
@@ -101,7 +103,9 @@ void add_quantize(Application& application) {
                  "awq: the best recipe: scales searched, ranges by the Gram matrix, error feedback, refinement; awq-paper: scales and clips searched as published; "
                  "awq-salient: only "
                  "salient channels scaled; gptq: error feedback; rtn: plain rounding");
-  command.choice("--scheme", options.scheme, {"asym", "sym"}, "asym: codes 0..15 with a zero point; sym: -8..7");
+  command.choice("--scheme", options.scheme, {"asym", "sym"}, "asym: codes with a zero point, 0..15 at 4 bits; sym: signed codes, -8..7 at 4 bits");
+  command.choice("--bits", state->bits, {"3", "4", "8"},
+                 "Bits of a code; 3 and 8 in the formats native and gptq_v2, 8 also in gptq");
   command.text(
       "--group-size", options.group_size, "auto|128|64|32|-1",
       "Weights that share a scale; auto: 128 where it divides every in_features, else 64, else 32; -1: a whole row",

@@ -20,7 +20,7 @@ struct QuantizeOptions {
   std::vector<std::string> formats = {"awq"};  // "native", "awq", "gptq" (version 1), "gptq_v2", "marlin"; several: one subfolder each
   std::string method = "awq";                  // "awq", "awq-paper", "awq-salient", "gptq", "rtn"
   std::string scheme = "asym";                 // "sym" (-8..7) or "asym" (0..15 with a zero point)
-  int bits = 4;
+  int bits = 4;  // 3, 4 or 8; of the formats "native" and "gptq_v2" hold all, "gptq" 4 and 8, others 4
   std::string group_size = "auto";  // "auto": 128 where it divides every in_features, else 64, else 32; or a number; "-1": per channel
   // How group ranges are chosen: "auto" (the method's own), "absmax" (asym: min-max), "mse", "gram".
   std::string range = "auto";

@@ -116,7 +116,7 @@ void store_block(const Block& block, int64_t words, int64_t channels, int64_t wo
 }  // namespace
 
 void pack_awq_gemm(const QuantizedTensor& t, const std::string& name, PackedTensor& packed) {
-  check_packable(t, name, "AWQ gemm");
+  check_packable(t, name, {.name = "AWQ gemm"});
   const int64_t n_all = t.out_features;
   const int64_t k_all = t.in_features;
   if (n_all % kPerWord != 0) {
@@ -140,7 +140,7 @@ void pack_awq_gemm(const QuantizedTensor& t, const std::string& name, PackedTens
     }
     if (above_15(seen)) bad = true;
   });
-  if (bad) refuse_codes(name);
+  if (bad) refuse_codes(t, name);
   pack_zero_words(t, true, 0, prepare_part(packed, 1, "qzeros", DType::kI32, {t.groups(), words_all}));
   pack_scales(t, prepare_part(packed, 2, "scales", DType::kF16, {t.groups(), n_all}));
 }

@@ -4,10 +4,12 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
 #include "core/checked.h"
+#include "pack/bit_runs.h"
 #include "pack/nibbles.h"
 
 namespace metal_marlin {
@@ -16,14 +18,24 @@ bool is_finite_f16(uint16_t bits) noexcept {
   return (bits & 0x7c00u) != 0x7c00u;
 }
 
-void check_packable(const QuantizedTensor& t, const std::string& name, const char* layout, bool short_groups,
-                    bool scattered_groups) {
-  if (t.bits != 4) throw ArgumentError(fmt::format("{}: {} bits, the {} layout holds 4", name, t.bits, layout));
+std::string list_widths(std::span<const int> widths) {
+  std::string out;
+  for (size_t i = 0; i < widths.size(); ++i) {
+    out += fmt::format("{}{}", i == 0 ? "" : (i + 1 == widths.size() ? " or " : ", "), widths[i]);
+  }
+  return out;
+}
+
+void check_packable(const QuantizedTensor& t, const std::string& name, const LayoutLimits& layout) {
+  if (std::ranges::find(layout.widths, t.bits) == layout.widths.end()) {
+    throw ArgumentError(
+        fmt::format("{}: {} bits, the {} layout holds {}", name, t.bits, layout.name, list_widths(layout.widths)));
+  }
   if (t.out_features <= 0 || t.in_features <= 0 || t.group_size <= 0 ||
-      (t.in_features % t.group_size != 0 && !short_groups)) {
+      (t.in_features % t.group_size != 0 && !layout.short_groups)) {
     throw ArgumentError(
         fmt::format("{}: the {} layout needs a group size that divides in_features; found [{}, {}], group {}", name,
-                    layout, t.out_features, t.in_features, t.group_size));
+                    layout.name, t.out_features, t.in_features, t.group_size));
   }
   const auto out = static_cast<uint64_t>(t.out_features);
   const auto codes = checked_mul(out, static_cast<uint64_t>(t.in_features));
@@ -33,19 +45,19 @@ void check_packable(const QuantizedTensor& t, const std::string& name, const cha
                                     t.out_features, t.in_features, t.group_size, t.codes.size(), t.scales.size(),
                                     t.zeros.size()));
   }
-  if (!t.group_index.empty() && !scattered_groups) {
+  if (!t.group_index.empty() && !layout.scattered_groups) {
     throw ArgumentError(fmt::format("{}: its groups are in act order (g_idx); the {} layout holds consecutive groups only",
-                                    name, layout));
+                                    name, layout.name));
   }
-  const auto top = std::max_element(t.zeros.begin(), t.zeros.end());
-  if (*top > 15) throw ArgumentError(fmt::format("{}: zero {} above 15", name, *top));
+  const auto most = std::max_element(t.zeros.begin(), t.zeros.end());
+  if (*most >> t.bits != 0) throw ArgumentError(fmt::format("{}: zero {} above {}", name, *most, (1 << t.bits) - 1));
   uint32_t not_finite = 0;
   for (const uint16_t scale : t.scales) not_finite |= static_cast<uint32_t>(!is_finite_f16(scale));
   if (not_finite != 0) throw ArgumentError(fmt::format("{}: a scale is not finite", name));
 }
 
-void refuse_codes(const std::string& name) {
-  throw ArgumentError(fmt::format("{}: a code is above 15", name));
+void refuse_codes(const QuantizedTensor& t, const std::string& name) {
+  throw ArgumentError(fmt::format("{}: a code is above {}", name, (1 << t.bits) - 1));
 }
 
 void expect_part(const TensorView& part, DType dtype, std::span<const int64_t> shape, const std::string& name,
@@ -106,26 +118,45 @@ uint64_t deinterleave(uint64_t bytes) noexcept {
   return spread(bytes & 0xffffffffu) | spread(bytes >> 32) << 8;
 }
 
+// The words of a run whose codes are all `code`.
+std::array<uint32_t, kMostRunWords> constant_run(uint8_t code, int bits) noexcept {
+  std::array<uint8_t, 32> codes;
+  codes.fill(code);
+  std::array<uint32_t, kMostRunWords> words{};
+  pack_run(codes.data(), bits, words.data());
+  return words;
+}
+
 }  // namespace
 
-void pack_zero_words(const QuantizedTensor& t, bool interleaved, uint32_t minus, std::byte* out) {
+void pack_zero_words(const QuantizedTensor& t, bool interleaved, uint8_t minus, std::byte* out) {
   std::vector<uint8_t> zeros(t.zeros.size());
   transpose_array(t.zeros.data(), t.out_features, t.groups(), zeros.data());
-  for (size_t i = 0; i < zeros.size(); i += 8) {
-    const auto eight = load<uint64_t>(zeros.data() + i);
-    store(out + i / 2, bytes_to_nibbles(interleaved ? interleave(eight) : eight) - minus);
+  const auto run = static_cast<size_t>(run_codes(t.bits));
+  const auto words_of_run = static_cast<size_t>(run_words(t.bits));
+  const auto less = constant_run(minus, t.bits);
+  std::array<uint32_t, kMostRunWords> words;
+  for (size_t i = 0; i < zeros.size(); i += run) {
+    if (interleaved) store(zeros.data() + i, interleave(load<uint64_t>(zeros.data() + i)));
+    pack_run(zeros.data() + i, t.bits, words.data());
+    for (size_t w = 0; w < words_of_run; ++w, out += 4) store(out, words[w] - less[w]);
   }
 }
 
-void unpack_zero_words(const std::byte* words, bool interleaved, uint32_t plus, QuantizedTensor& t) {
+void unpack_zero_words(const std::byte* words, bool interleaved, uint8_t plus, QuantizedTensor& t) {
   std::vector<uint8_t> zeros(static_cast<size_t>(t.groups() * t.out_features));
-  for (size_t i = 0; i < zeros.size(); i += 8) {
-    const uint64_t eight = nibbles_to_bytes(load<uint32_t>(words + i / 2) + plus);
-    store(zeros.data() + i, interleaved ? deinterleave(eight) : eight);
+  const auto run = static_cast<size_t>(run_codes(t.bits));
+  const auto words_of_run = static_cast<size_t>(run_words(t.bits));
+  const auto more = constant_run(plus, t.bits);
+  std::array<uint32_t, kMostRunWords> sum;
+  for (size_t i = 0; i < zeros.size(); i += run) {
+    for (size_t w = 0; w < words_of_run; ++w, words += 4) sum[w] = load<uint32_t>(words) + more[w];
+    unpack_run(sum.data(), t.bits, zeros.data() + i);
+    if (interleaved) store(zeros.data() + i, deinterleave(load<uint64_t>(zeros.data() + i)));
   }
   t.zeros.resize(zeros.size());
   transpose_array(zeros.data(), t.groups(), t.out_features, t.zeros.data());
-  t.symmetric = std::all_of(t.zeros.begin(), t.zeros.end(), [](uint8_t z) { return z == 8; });
+  t.symmetric = std::all_of(t.zeros.begin(), t.zeros.end(), [&](uint8_t z) { return z == 1 << (t.bits - 1); });
 }
 
 void unpack_scales(const TensorView& scales, QuantizedTensor& t, const std::string& name) {

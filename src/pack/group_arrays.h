@@ -13,12 +13,19 @@
 
 namespace metal_marlin {
 
-// ArgumentError naming `name`: not 4 bits, arrays of the wrong size, a group size that does not divide in_features
-// (unless `short_groups`) or groups in act order (unless `scattered_groups`), a zero above 15, a scale that is not
-// finite. (Codes are checked while they are packed.)
-void check_packable(const QuantizedTensor& tensor, const std::string& name, const char* layout,
-                    bool short_groups = false, bool scattered_groups = false);
-[[noreturn]] void refuse_codes(const std::string& name);  // some code is above 15
+// What a layout can hold.
+struct LayoutLimits {
+  const char* name;
+  std::vector<int> widths = {4};  // bits of a code
+  bool short_groups = false;      // the last group of a row
+  bool scattered_groups = false;  // act order
+};
+// "4" of {4}, "3, 4 or 8" of {3, 4, 8}.
+std::string list_widths(std::span<const int> widths);
+// ArgumentError naming `name`: bits or groups that the layout does not hold, arrays of the wrong size, a zero of 2^bits or
+// above, a scale that is not finite. (Codes are checked while they are packed.)
+void check_packable(const QuantizedTensor& tensor, const std::string& name, const LayoutLimits& layout);
+[[noreturn]] void refuse_codes(const QuantizedTensor& tensor, const std::string& name);  // some code is 2^bits or above
 
 // FormatError naming `name`, expected and found unless `part` has this type and shape and the bytes for it.
 void expect_part(const TensorView& part, DType dtype, std::span<const int64_t> shape, const std::string& name,
@@ -31,11 +38,12 @@ std::byte* prepare_part(PackedTensor& out, size_t index, const char* part, DType
 
 // F16 [groups, out] into `out`.
 void pack_scales(const QuantizedTensor& tensor, std::byte* out);
-// Words I32 [groups, out/8] of zeros below 16: nibble i of word [j, c] is that of column 8c + i, or 8c + IL[i] with
-// IL = 0 2 4 6 1 3 5 7 when `interleaved`; then `minus` is subtracted from each word.
-void pack_zero_words(const QuantizedTensor& tensor, bool interleaved, uint32_t minus, std::byte* out);
-// The inverse, into tensor.zeros.
-void unpack_zero_words(const std::byte* words, bool interleaved, uint32_t plus, QuantizedTensor& tensor);
+// Words I32 [groups, out bits/32]: row j is the stream of bits (pack/bit_runs.h) of the zeros of columns 0, 1, .., or at 4
+// bits, when `interleaved`, of columns 8c + 0 2 4 6 1 3 5 7; then `minus` is subtracted from each zero (of each word as a
+// whole). out a multiple of run_codes(bits).
+void pack_zero_words(const QuantizedTensor& tensor, bool interleaved, uint8_t minus, std::byte* out);
+// The inverse, into tensor.zeros; sets `symmetric`.
+void unpack_zero_words(const std::byte* words, bool interleaved, uint8_t plus, QuantizedTensor& tensor);
 // Into tensor.scales; FormatError when one is not finite.
 void unpack_scales(const TensorView& scales, QuantizedTensor& tensor, const std::string& name);
 

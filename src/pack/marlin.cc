@@ -92,7 +92,7 @@ std::string marlin_refusal(int64_t out_features, int64_t in_features, int64_t gr
 }
 
 void pack_marlin(const QuantizedTensor& t, const std::string& name, PackedTensor& out) {
-  check_packable(t, name, "Marlin");
+  check_packable(t, name, {.name = "Marlin"});
   const std::string reason = marlin_refusal(t.out_features, t.in_features, t.group_size);
   if (!reason.empty()) throw ArgumentError(fmt::format("{}: {}, as the Marlin layout needs", name, reason));
   const auto zero = std::find_if(t.zeros.begin(), t.zeros.end(), [](uint8_t z) { return z != 8; });
@@ -112,7 +112,7 @@ void pack_marlin(const QuantizedTensor& t, const std::string& name, PackedTensor
     }
     if (above_15(seen)) bad = true;
   });
-  if (bad) refuse_codes(name);
+  if (bad) refuse_codes(t, name);
   std::byte* s = prepare_part(out, 1, "s", DType::kF16, {t.groups(), t.out_features});
   const int64_t groups = t.groups();
   for (int64_t at = 0; at < t.out_features; ++at) {

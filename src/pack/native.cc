@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "core/half.h"
+#include "pack/bit_runs.h"
 #include "pack/group_arrays.h"
 #include "pack/nibbles.h"
 #include "pack/words_along_in.h"
@@ -15,24 +16,25 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kPerWord = 8;
-
 void pack_zeros(const QuantizedTensor& t, std::byte* out) {
   std::vector<uint16_t> halves(t.zeros.size());
-  for (size_t i = 0; i < halves.size(); ++i) halves[i] = f32_to_f16(static_cast<float>(t.zeros[i] - 8));
+  const int half = 1 << (t.bits - 1);
+  for (size_t i = 0; i < halves.size(); ++i) halves[i] = f32_to_f16(static_cast<float>(t.zeros[i] - half));
   transpose_array(halves.data(), t.out_features, t.groups(), reinterpret_cast<uint16_t*>(out));
 }
 
 void unpack_zeros(const TensorView& zeros, QuantizedTensor& t, const std::string& name) {
   const int64_t groups = t.groups();
+  const int half = 1 << (t.bits - 1);
   t.zeros.resize(static_cast<size_t>(groups * t.out_features));
   for (int64_t j = 0; j < groups; ++j) {
     for (int64_t n = 0; n < t.out_features; ++n) {
       const float zero = f16_to_f32(load<uint16_t>(zeros.bytes.data() + 2 * (j * t.out_features + n)));
-      if (!(zero >= -8 && zero <= 7) || zero != std::nearbyint(zero)) {
-        throw FormatError(fmt::format("{}: zeros: [{}, {}] is {}, expected an integer in -8..7", name, j, n, zero));
+      if (!(zero >= static_cast<float>(-half) && zero <= static_cast<float>(half - 1)) || zero != std::nearbyint(zero)) {
+        throw FormatError(
+            fmt::format("{}: zeros: [{}, {}] is {}, expected an integer in {}..{}", name, j, n, zero, -half, half - 1));
       }
-      t.zeros[static_cast<size_t>(n * groups + j)] = static_cast<uint8_t>(static_cast<int>(zero) + 8);
+      t.zeros[static_cast<size_t>(n * groups + j)] = static_cast<uint8_t>(static_cast<int>(zero) + half);
     }
   }
 }
@@ -41,18 +43,19 @@ void unpack_zeros(const TensorView& zeros, QuantizedTensor& t, const std::string
 
 void pack_native(const QuantizedTensor& t, const std::string& name, std::span<const uint16_t> q_scale,
                  PackedTensor& out) {
-  check_packable(t, name, "native");
+  check_packable(t, name, {.name = "native", .widths = {kNativeWidths.begin(), kNativeWidths.end()}});
   const int64_t n_all = t.out_features;
   const int64_t k_all = t.in_features;
-  if (k_all % kPerWord != 0) {
-    throw ArgumentError(fmt::format("{}: in_features {} is no multiple of 8, as the native layout needs", name, k_all));
+  if (k_all % run_codes(t.bits) != 0) {
+    throw ArgumentError(fmt::format("{}: in_features {} is no multiple of {}, as the native layout needs at {} bits", name,
+                                    k_all, run_codes(t.bits), t.bits));
   }
   if (!q_scale.empty() && q_scale.size() != static_cast<size_t>(k_all)) {
     throw ArgumentError(fmt::format("{}: q_scale has {} values, expected {}", name, q_scale.size(), k_all));
   }
   out.parts.resize(q_scale.empty() ? 3 : 4);
-  std::byte* words = prepare_part(out, 0, "weight", DType::kU32, {k_all / kPerWord, n_all});
-  if (!pack_along_in(t.codes.data(), n_all, k_all, words)) refuse_codes(name);
+  std::byte* words = prepare_part(out, 0, "weight", DType::kU32, {k_all / run_codes(t.bits) * run_words(t.bits), n_all});
+  if (!pack_along_in(t.codes.data(), n_all, k_all, t.bits, words)) refuse_codes(t, name);
   pack_scales(t, prepare_part(out, 1, "weight.scales", DType::kF16, {t.groups(), n_all}));
   pack_zeros(t, prepare_part(out, 2, "weight.zeros", DType::kF16, {t.groups(), n_all}));
   if (!q_scale.empty()) {
@@ -67,25 +70,29 @@ PackedTensor pack_native(const QuantizedTensor& t, const std::string& name, std:
 }
 
 QuantizedTensor unpack_native(const TensorView& weight, const TensorView& scales, const TensorView& zeros,
-                              int64_t group_size, const std::string& name, Codes codes) {
-  if (weight.shape.size() != 2 || weight.shape[0] <= 0 || weight.shape[1] <= 0) {
-    throw FormatError(fmt::format("{}: weight: expected U32 [in / 8, out], found {} {}", name, dtype_name(weight.dtype),
-                                  shape_string(weight.shape)));
+                              int64_t group_size, const std::string& name, Codes codes, int bits) {
+  if (std::ranges::find(kNativeWidths, bits) == kNativeWidths.end()) {
+    throw FormatError(fmt::format("{}: {} bits, expected {}", name, bits, list_widths(kNativeWidths)));
+  }
+  if (weight.shape.size() != 2 || weight.shape[0] <= 0 || weight.shape[1] <= 0 || weight.shape[0] % run_words(bits) != 0) {
+    throw FormatError(fmt::format("{}: weight: expected U32 [{} in / 32, out], found {} {}", name, bits,
+                                  dtype_name(weight.dtype), shape_string(weight.shape)));
   }
   expect_part(weight, DType::kU32, weight.shape, name, "weight");
   QuantizedTensor t;
+  t.bits = bits;
   t.out_features = weight.shape[1];
-  t.in_features = weight.shape[0] * kPerWord;
+  t.in_features = weight.shape[0] / run_words(bits) * run_codes(bits);
   t.group_size = explicit_group_size(group_size, t.in_features, name);
   expect_part(scales, DType::kF16, {{t.groups(), t.out_features}}, name, "scales");
   expect_part(zeros, DType::kF16, {{t.groups(), t.out_features}}, name, "zeros");
   unpack_scales(scales, t, name);
   unpack_zeros(zeros, t, name);
-  t.symmetric = std::all_of(t.zeros.begin(), t.zeros.end(), [](uint8_t z) { return z == 8; });
+  t.symmetric = std::all_of(t.zeros.begin(), t.zeros.end(), [&](uint8_t z) { return z == 1 << (bits - 1); });
 
   if (codes == Codes::kSkip) return t;
   t.codes.resize(static_cast<size_t>(t.out_features * t.in_features));
-  unpack_along_in(weight.bytes.data(), t.out_features, t.in_features, t.codes.data());
+  unpack_along_in(weight.bytes.data(), t.out_features, t.in_features, bits, t.codes.data());
   return t;
 }
 

@@ -1,22 +1,25 @@
-// The native layout, version 1.
+// The native layout: version 1 at 4 bits, version 2 at 3, 4 or 8 bits, each linear with its own.
 //
 // Purpose: the checkpoint that this project reads back without any loss, with optional per-input-channel scales.
-// Notation: N = out_features, K = in_features, g = group size, G = K / g, j = k / g; codes q, zeros z in 0..15.
+// Notation: N = out_features, K = in_features, g = group size, G = K / g, j = k / g; b bits, codes q, zeros z in
+// 0..2^b - 1, h = 2^(b-1).
 //
-//   weight         U32 [K/8, N]   nibble i (i = 0 the lowest) of word [r, n] is q[n, 8r + i]
-//   weight.scales  F16 [G, N]     s
-//   weight.zeros   F16 [G, N]     z - 8, an integer in -8..7; +0 everywhere when symmetric
-//   weight.q_scale F16 [K]        per input channel, > 0; absent: 1
+//   weight         U32 [b K/32, N]   column n is the stream of bits of q[n, 0], q[n, 1], ..
+//   weight.scales  F16 [G, N]        s
+//   weight.zeros   F16 [G, N]        z - h, an integer in -h..h - 1; +0 everywhere when symmetric
+//   weight.q_scale F16 [K]           per input channel, > 0; absent: 1
 //
-// weight's words are pictured in pack/words_along_in.h; GPTQ's are the same.
+// weight's words are pictured in pack/words_along_in.h and pack/bit_runs.h; GPTQ's are the same. At 4 bits nibble i (i = 0
+// the lowest) of word [r, n] is q[n, 8r + i].
 //
-//   w[n, k] = (float(q - 8 - zeros[j, n]) * float(s[j, n])) / float(q_scale[k])       f32, in this order
+//   w[n, k] = (float(q - h - zeros[j, n]) * float(s[j, n])) / float(q_scale[k])       f32, in this order
 //
 // Why this order: the words of one row lie side by side along n, so a kernel that owns a run of output columns loads
-// whole lines and gets eight consecutive k of each column, all of one group; the nibble holds the signed code + 8, so
+// whole lines and gets consecutive k of each column, all of one group; a code is the signed code + h, so
 // that code -8 survives (the layout's ancestor added 7 and lost it).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -27,8 +30,11 @@
 
 namespace metal_marlin {
 
+inline constexpr std::array<int, 3> kNativeWidths = {3, 4, 8};  // bits of a code
+
 // Parts "weight", "weight.scales", "weight.zeros" and, when given, "weight.q_scale" (f16 bits, [in_features], passed
-// through). Throws ArgumentError naming `name` unless bits == 4, K % 8 == 0, K % g == 0 and q_scale fits.
+// through). Throws ArgumentError naming `name` unless bits is one of kNativeWidths, K a multiple of run_codes(bits) (8 at
+// 4 bits, 32 at 3, 4 at 8), K % g == 0 and q_scale fits.
 PackedTensor pack_native(const QuantizedTensor& tensor, const std::string& name,
                          std::span<const uint16_t> q_scale = {});
 // The same into `out`, whose buffers are kept where their sizes fit.
@@ -36,10 +42,10 @@ void pack_native(const QuantizedTensor& tensor, const std::string& name, std::sp
                  PackedTensor& out);
 
 // Inverse. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming tensor, expected and found:
-// dtypes, shapes, scales that are not finite, zeros that are no integers in -8..7.
-// `symmetric` of the result is true when every zero is 8. Without `codes` the codes are left out.
+// dtypes, shapes, scales that are not finite, zeros that are no integers in -h..h - 1, bits that the layout does not hold.
+// `symmetric` of the result is true when every zero is h. Without `codes` the codes are left out.
 QuantizedTensor unpack_native(const TensorView& weight, const TensorView& scales, const TensorView& zeros,
-                              int64_t group_size, const std::string& name, Codes codes = Codes::kRead);
+                              int64_t group_size, const std::string& name, Codes codes = Codes::kRead, int bits = 4);
 
 // f32 [in_features] of a q_scale tensor; FormatError unless F16 [in_features], finite and > 0.
 std::vector<float> unpack_q_scale(const TensorView& q_scale, int64_t in_features, const std::string& name);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/threads.h"
+#include "pack/bit_runs.h"
 #include "pack/lanes.h"
 #include "pack/nibbles.h"
 
@@ -66,9 +67,7 @@ void for_tiles(int64_t word_rows, int64_t out_features, F fn) {
   });
 }
 
-}  // namespace
-
-bool pack_along_in(const uint8_t* codes, int64_t out_features, int64_t in_features, std::byte* words) {
+bool pack_nibbles(const uint8_t* codes, int64_t out_features, int64_t in_features, std::byte* words) {
   std::atomic<bool> bad = false;
   for_tiles(in_features / kPerWord, out_features, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
     Bytes16 seen{};
@@ -101,7 +100,7 @@ bool pack_along_in(const uint8_t* codes, int64_t out_features, int64_t in_featur
   return !bad;
 }
 
-void unpack_along_in(const std::byte* words, int64_t out_features, int64_t in_features, uint8_t* codes) {
+void unpack_nibbles(const std::byte* words, int64_t out_features, int64_t in_features, uint8_t* codes) {
   for_tiles(in_features / kPerWord, out_features, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
     Block block;
     for (int64_t c = 0; c < columns; c += kColumns) {
@@ -122,6 +121,72 @@ void unpack_along_in(const std::byte* words, int64_t out_features, int64_t in_fe
       }
     }
   });
+}
+
+// The widths other than 4, run by run.
+bool pack_runs(const uint8_t* codes, int64_t out_features, int64_t in_features, int bits, std::byte* words) {
+  std::atomic<bool> bad = false;
+  const int64_t run = run_codes(bits);
+  const int64_t rows_of_run = run_words(bits);
+  for_tiles(in_features / run, out_features, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    uint32_t seen = 0;
+    for (int64_t c = 0; c < columns; c += kColumns) {
+      const int64_t width = std::min(kColumns, columns - c);
+      for (int64_t r = row; r < row + rows; ++r) {
+        std::array<std::array<uint32_t, kColumns>, kMostRunWords> block;
+        for (int64_t n = 0; n < width; ++n) {
+          const uint8_t* at = codes + (column + c + n) * in_features + r * run;
+          for (int64_t i = 0; i < run; ++i) seen |= at[i];
+          std::array<uint32_t, kMostRunWords> stream;
+          pack_run(at, bits, stream.data());
+          for (size_t i = 0; i < static_cast<size_t>(rows_of_run); ++i) block[i][static_cast<size_t>(n)] = stream[i];
+        }
+        std::byte* out = words + 4 * (r * rows_of_run * out_features + column + c);
+        for (int64_t i = 0; i < rows_of_run; ++i) {
+          std::memcpy(out + 4 * i * out_features, block[static_cast<size_t>(i)].data(), 4 * static_cast<size_t>(width));
+        }
+      }
+    }
+    if (seen >> bits != 0) bad = true;
+  });
+  return !bad;
+}
+
+void unpack_runs(const std::byte* words, int64_t out_features, int64_t in_features, int bits, uint8_t* codes) {
+  const int64_t run = run_codes(bits);
+  const int64_t rows_of_run = run_words(bits);
+  for_tiles(in_features / run, out_features, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    for (int64_t c = 0; c < columns; c += kColumns) {
+      const int64_t width = std::min(kColumns, columns - c);
+      for (int64_t r = row; r < row + rows; ++r) {
+        std::array<std::array<uint32_t, kColumns>, kMostRunWords> block;
+        const std::byte* in = words + 4 * (r * rows_of_run * out_features + column + c);
+        for (int64_t i = 0; i < rows_of_run; ++i) {
+          std::memcpy(block[static_cast<size_t>(i)].data(), in + 4 * i * out_features, 4 * static_cast<size_t>(width));
+        }
+        for (int64_t n = 0; n < width; ++n) {
+          std::array<uint32_t, kMostRunWords> stream;
+          for (size_t i = 0; i < static_cast<size_t>(rows_of_run); ++i) stream[i] = block[i][static_cast<size_t>(n)];
+          unpack_run(stream.data(), bits, codes + (column + c + n) * in_features + r * run);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+bool pack_along_in(const uint8_t* codes, int64_t out_features, int64_t in_features, int bits, std::byte* words) {
+  return bits == 4 ? pack_nibbles(codes, out_features, in_features, words)
+                   : pack_runs(codes, out_features, in_features, bits, words);
+}
+
+void unpack_along_in(const std::byte* words, int64_t out_features, int64_t in_features, int bits, uint8_t* codes) {
+  if (bits == 4) {
+    unpack_nibbles(words, out_features, in_features, codes);
+  } else {
+    unpack_runs(words, out_features, in_features, bits, codes);
+  }
 }
 
 }  // namespace metal_marlin

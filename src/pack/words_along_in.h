@@ -1,6 +1,9 @@
-// Codes [out, in] to and from words of eight consecutive input channels, the form that the native layout and GPTQ share.
+// Codes [out, in] to and from words of consecutive input channels, the form that the native layout and GPTQ share. Each
+// column of words is the stream of bits of one output channel (pack/bit_runs.h).
 //
-//   words U32 [in/8, out]   nibble i (i = 0 the lowest) of word [r, n] is q[n, 8r + i]
+//   words U32 [in bits/32, out]   at 4 bits: nibble i (i = 0 the lowest) of word [r, n] is q[n, 8r + i];
+//                                 at 8 bits: byte i of word [r, n] is q[n, 4r + i];
+//                                 at 3 bits: words [3r .. 3r + 2, n] hold q[n, 32r .. 32r + 31]
 //
 //                    n = 0      1      2  ...  N-1
 //   row r = 0      +------+------+------+---------+
@@ -14,10 +17,10 @@
 
 namespace metal_marlin {
 
-// `codes` [out, in], in a multiple of 8; `words` of 4 * in/8 * out bytes, written whole. Returns false when some code is
-// above 15. Parallel over fixed tiles.
-bool pack_along_in(const uint8_t* codes, int64_t out_features, int64_t in_features, std::byte* words);
+// `codes` [out, in], in a multiple of run_codes(bits), bits 1 to 8; `words` of 4 * in bits/32 * out bytes, written whole.
+// Returns false when some code is 2^bits or above. Parallel over fixed tiles.
+bool pack_along_in(const uint8_t* codes, int64_t out_features, int64_t in_features, int bits, std::byte* words);
 // Inverse; any bytes are words.
-void unpack_along_in(const std::byte* words, int64_t out_features, int64_t in_features, uint8_t* codes);
+void unpack_along_in(const std::byte* words, int64_t out_features, int64_t in_features, int bits, uint8_t* codes);
 
 }  // namespace metal_marlin

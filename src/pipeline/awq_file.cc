@@ -61,6 +61,9 @@ AWQResult load_tensor(const SafetensorsFile& file, const TensorView& weight, boo
 std::vector<std::pair<std::string, AWQResult>> awq_load(const std::string& path) {
   const SafetensorsFile file(path);
   const bool own = file.metadata().count("metal_marlin.nibble_offset") > 0;
+  if (const auto version = file.metadata().find("metal_marlin.version"); version != file.metadata().end() && version->second != "1") {
+    throw UnsupportedError(fmt::format("{}: metal_marlin.version: expected 1, of 4 bits, found {}; load it as a model instead", path, version->second));
+  }
   std::vector<std::pair<std::string, AWQResult>> out;
   for (const TensorView& t : file.tensors()) {
     if (t.dtype != DType::kU32 || file.find(t.name + ".scales") == nullptr) continue;

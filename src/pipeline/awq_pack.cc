@@ -123,7 +123,7 @@ PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, co
   });
   PackedAWQ result;
   result.packed = Array(ElementType::kU32, {padded / kFp4PerU32, n});
-  pack_along_in(stored.data(), n, padded, result.packed.bytes.data());
+  pack_along_in(stored.data(), n, padded, kAwqQuantBits, result.packed.bytes.data());
   result.meta.in_features = k;
   result.meta.out_features = n;
   result.meta.group_size = group_size;

@@ -1,4 +1,4 @@
-// convert: a 4-bit checkpoint into another format. Look at scales and zeros of every linear -> refuse or plan -> write,
+// convert: a quantized checkpoint into another format. Look at scales and zeros of every linear -> refuse or plan -> write,
 // one tensor at a time, into a temporary folder -> move it to its place.
 #include <fmt/format.h>
 #include <metal_marlin/convert.h>
@@ -57,7 +57,7 @@ std::string refusal(const CheckpointWriter& writer, const StoredCodes& stored) {
   }
   const Grid grid{t.bits, t.symmetric, t.group_size == t.in_features ? -1 : t.group_size};
   if (const std::string reason = writer.refusal_of(grid); !reason.empty()) return "the format " + reason;
-  if (const std::string reason = writer.refusal(t.out_features, t.in_features, t.group_size); !reason.empty()) return reason;
+  if (const std::string reason = writer.refusal(t.out_features, t.in_features, t.group_size, t.bits); !reason.empty()) return reason;
   const auto least = std::min_element(t.zeros.begin(), t.zeros.end());
   if (least != t.zeros.end() && *least < writer.least_zero()) {
     const auto at = least - t.zeros.begin();
@@ -74,6 +74,7 @@ CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter
   plan.held_bytes = 8u << 20;  // small parts among the codes of one linear after the other fragment the heap
   plan.whole_bytes = 16u << 20;
   std::map<int64_t, size_t> sizes;
+  std::map<int, size_t> widths;
   bool rows = true;  // every linear has one group per row
   const auto tensors = source.tensors();
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -87,18 +88,24 @@ CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter
       throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: {}", source.path(), tensor.name,
                                       writer.format(), reason));
     }
-    plan.quantized.push_back({tensor.name, t.out_features, t.in_features, t.group_size, ""});
+    plan.quantized.push_back({tensor.name, t.out_features, t.in_features, t.group_size, "", t.bits});
     plan.symmetric = plan.symmetric && t.symmetric;
     plan.act_order = plan.act_order || !t.group_index.empty();
     rows = rows && t.group_size == t.in_features;
     ++sizes[t.group_size];
+    ++widths[t.bits];
   }
   if (plan.quantized.empty()) {
     throw FormatError(fmt::format("{}: its config says {}, but no tensor is stored so", source.path(), source.format()));
   }
-  const auto most = std::max_element(sizes.begin(), sizes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  plan.group_size = rows ? -1 : most->first;
+  const auto fewer = [](const auto& a, const auto& b) { return a.second < b.second; };
+  plan.group_size = rows ? -1 : std::max_element(sizes.begin(), sizes.end(), fewer)->first;
+  plan.bits = std::max_element(widths.begin(), widths.end(), fewer)->first;
   for (const QuantizedLinear& l : plan.quantized) {
+    if (l.bits != plan.bits && writer.format() != std::string("native")) {
+      throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: it has {} bits, others {}, and only the native format has several widths",
+                                         source.path(), l.name, writer.format(), l.bits, plan.bits));
+    }
     if (writer.format() == std::string("native") || rows || l.group_size == std::min(plan.group_size, l.in_features)) continue;
     throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: it has groups of {}, the others of {}, and only the native format has several sizes",
                                        source.path(), l.name, writer.format(), l.group_size, plan.group_size));
@@ -141,7 +148,7 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   const auto source = ModelSource::open(model);
   source->check();
   if (!source->quantized()) {
-    throw UnsupportedError(fmt::format("{}: expected a checkpoint in 4 bits (native, awq, gptq, gptq_v2, marlin), found {}; quantize makes one from it",
+    throw UnsupportedError(fmt::format("{}: expected a quantized checkpoint (native, awq, gptq, gptq_v2, marlin), found {}; quantize makes one from it",
                                     source->path(), source->format()));
   }
   if (source->format() == options.to) {
@@ -172,6 +179,7 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   report["kept"] = source->tensors().size() - plan.quantized.size();
   report["group_size"] = plan.group_size;
   report["symmetric"] = plan.symmetric;
+  report["bits"] = plan.bits;
   report["bits_per_weight"] = written.bits_per_weight;
   report["bytes"] = written.total_bytes();
   report["files"] = ordered_json::array();

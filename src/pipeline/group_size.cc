@@ -31,7 +31,7 @@ struct Linear {
 
 class GroupSizes {
  public:
-  GroupSizes(const ModelSource& source, const QuantizeOptions& options) {
+  GroupSizes(const ModelSource& source, const QuantizeOptions& options) : bits_(options.bits) {
     for (const std::string& format : options.formats) writers_.push_back(CheckpointWriter::create(format));
     std::set<std::tuple<std::string, int64_t, int64_t>> seen;
     for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
@@ -73,7 +73,7 @@ class GroupSizes {
   bool fits(const Linear& l, int64_t size) const {
     if (size > 0 && l.columns % size != 0) return false;
     const int64_t group = size > 0 ? size : l.columns;
-    return std::all_of(writers_.begin(), writers_.end(), [&](const auto& w) { return w->refusal(l.rows, l.columns, group).empty(); });
+    return std::all_of(writers_.begin(), writers_.end(), [&](const auto& w) { return w->refusal(l.rows, l.columns, group, bits_).empty(); });
   }
   bool holdable(const Linear& l) const {
     for (int64_t size = kStep; size <= l.columns; size += kStep) {
@@ -82,6 +82,7 @@ class GroupSizes {
     return fits(l, -1);
   }
 
+  int bits_;
   std::vector<std::unique_ptr<CheckpointWriter>> writers_;
   std::vector<Linear> linears_;
 };

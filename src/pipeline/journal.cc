@@ -121,7 +121,7 @@ void Journal::write_block(int64_t layer, const FinishedBlock& block, const json&
       part.name = name + part.name.substr(std::strlen("weight"));
       tensors.push_back(std::move(part));
     }
-    groups[name] = {{"group_size", tensor.group_size}, {"symmetric", tensor.symmetric}};
+    groups[name] = {{"bits", tensor.bits}, {"group_size", tensor.group_size}, {"symmetric", tensor.symmetric}};
   }
   for (const OwnedTensor& t : block.changed) tensors.push_back(copy(t.view()));
   write_safetensors(block_path(layer, "safetensors"), std::span<const OwnedTensor>(tensors), {{"quantized", groups.dump()}});
@@ -137,7 +137,7 @@ FinishedBlock Journal::read_block(int64_t layer) const {
   std::vector<std::string> parts;
   for (const auto& [name, entry] : groups.items()) {
     QuantizedTensor t = unpack_native(file.get(name), file.get(name + ".scales"), file.get(name + ".zeros"),
-                                      entry.at("group_size").get<int64_t>(), name);
+                                      entry.at("group_size").get<int64_t>(), name, Codes::kRead, entry.value("bits", 4));
     t.symmetric = entry.at("symmetric").get<bool>();
     block.quantized.emplace(name, std::move(t));
   }

@@ -90,7 +90,8 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
   }
   const ModelSize size = model_size(source);
   const uint64_t linears = weights * static_cast<uint64_t>(c.num_hidden_layers);
-  const uint64_t quantized = linears * 5 / 8;  // 4 bits, scales and zeros of groups of 32 at worst
+  // Scales and zeros of groups of 32 at worst.
+  const uint64_t quantized = linears * static_cast<uint64_t>(recipe.grid.bits + 1) / 8;
   const uint64_t kept = (size.parameters > linears ? size.parameters - linears : 0) * 2;
   plan.disk = plan.spilled + quantized + (quantized + kept) * options.formats.size();
   if (!output.empty()) {

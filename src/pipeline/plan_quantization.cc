@@ -103,21 +103,13 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   uint64_t weights = 0;
   uint64_t bytes = 0;
   for (int64_t layer = 0; layer < source->config().num_hidden_layers; ++layer) {
-    const LayerTensors tensors = layer_tensors(*source, layer, options);
+    const LayerTensors tensors = planned_tensors(*source, layer, options, recipe);
     for (const QuantizedWeight& w : tensors.quantized) {
-      std::string refusal;
-      for (const std::string& format : options.formats) {
-        const std::string r = CheckpointWriter::create(format)->refusal(w.rows, w.columns, recipe.grid.group_of(w.columns));
-        if (refusal.empty() && !r.empty()) refusal = format + ": " + r;
-      }
-      if (!refusal.empty()) {
-        skipped.push_back({{"name", w.name}, {"reason", refusal}});
-        continue;
-      }
-      quantized.push_back({{"name", w.name}, {"shape", {w.rows, w.columns}}});
+      quantized.push_back({{"name", w.name}, {"shape", {w.rows, w.columns}}, {"bits", w.grid.bits}});
       const auto n = static_cast<uint64_t>(w.rows) * static_cast<uint64_t>(w.columns);
+      const auto bits = static_cast<uint64_t>(w.grid.bits);
       weights += n;
-      bytes += n / 2 + n / static_cast<uint64_t>(recipe.grid.group_of(w.columns)) * 5 / 2;
+      bytes += n * bits / 8 + n / static_cast<uint64_t>(w.grid.group_of(w.columns)) * (16 + bits) / 8;
     }
     for (const Skipped& s : tensors.skipped) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
   }

@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 
 #include "core/half.h"
 #include "core/machine.h"
@@ -50,7 +50,7 @@ class BlockQuantizer {
   BlockQuantizer(BlockTask& task, Block& block, Tracker& tracker)
       : task_(task), block_(block), tracker_(tracker), family_(task.source->family()), config_(task.source->config()) {
     for (const QuantizedWeight& w : task.tensors->quantized) {
-      for (const LinearSlot& slot : w.slots) quantized_.insert(slot.kind);
+      for (const LinearSlot& slot : w.slots) grids_[slot.kind] = w.grid;
     }
   }
 
@@ -82,10 +82,10 @@ class BlockQuantizer {
   // A fold changes every consumer and the producer: all of them must be written anew.
   bool can_fold(const Fold& fold) const {
     for (const LinearKind kind : consumers(fold.tap)) {
-      if (quantized_.count(kind) == 0) return false;
+      if (grids_.count(kind) == 0) return false;
     }
-    if (fold.producer == FoldProducer::kVRows) return quantized_.count(LinearKind::kV) > 0;
-    if (fold.producer == FoldProducer::kUpRows) return quantized_.count(LinearKind::kUp) > 0;
+    if (fold.producer == FoldProducer::kVRows) return grids_.count(LinearKind::kV) > 0;
+    if (fold.producer == FoldProducer::kUpRows) return grids_.count(LinearKind::kUp) > 0;
     return fold.producer != FoldProducer::kNone;
   }
 
@@ -124,7 +124,7 @@ class BlockQuantizer {
     for (const LinearKind kind : consumers(fold.tap)) weights.push_back(&block_.linear(kind).weight);
     ScaleSearchOptions options;
     options.statistic = statistic_of(task_.recipe->statistic);
-    options.grid = task_.recipe->grid;
+    options.grid = grids_.at(consumers(fold.tap).front());
     // The published search rounds with absmax (min-max) ranges whatever is chosen afterwards.
     options.range.method = RangeMethod::kAbsmax;
     if (fold.producer == FoldProducer::kVRows && config_.num_attention_heads != config_.num_key_value_heads) {
@@ -199,7 +199,7 @@ class BlockQuantizer {
                                                    task_.invariance_output, reload);
   }
 
-  QuantizedTensor round_linear(const LinearSlot& slot, json& entry) {
+  QuantizedTensor round_linear(const LinearSlot& slot, const Grid& grid, json& entry) {
     const Recipe& recipe = *task_.recipe;
     const Tap tap = tap_of(slot.kind);
     const Matrix& weight = block_.linear(slot.kind).weight;
@@ -207,21 +207,21 @@ class BlockQuantizer {
     GroupRanges ranges;
     // The published clip search leaves q and k alone: their product is too sensitive.
     if (recipe.clip && slot.kind != LinearKind::kQ && slot.kind != LinearKind::kK) {
-      ClipResult clip = search_clip(weight, tap_stats.gram, recipe.grid);
+      ClipResult clip = search_clip(weight, tap_stats.gram, grid);
       entry["clipped_groups"] = clip.clipped_groups;
       ranges = std::move(clip.ranges);
     } else {
       RangeOptions options;
       options.method = method_of(recipe.ranges);
       options.signed_scales = recipe.signed_scales;
-      ranges = group_ranges(weight, recipe.grid, options, tap_stats.gram.empty() ? nullptr : &tap_stats.gram);
+      ranges = group_ranges(weight, grid, options, tap_stats.gram.empty() ? nullptr : &tap_stats.gram);
     }
     entry["zero_groups"] = ranges.counts.zero_groups;
     entry["raised_scales"] = ranges.counts.raised;
     entry["clamped_scales"] = ranges.counts.clamped;
-    if (recipe.least_zero > 0) entry["lifted_zeros"] = lift_zeros(ranges, recipe.grid, recipe.least_zero);
-    QuantizedTensor q = recipe.rounding == Rounding::kNearest ? quantize_rtn(weight, ranges, recipe.grid)
-                                                              : round_gptq(weight, tap, ranges, entry);
+    if (recipe.least_zero > 0) entry["lifted_zeros"] = lift_zeros(ranges, grid, recipe.least_zero);
+    QuantizedTensor q = recipe.rounding == Rounding::kNearest ? quantize_rtn(weight, ranges, grid)
+                                                              : round_gptq(weight, tap, ranges, grid, entry);
     if (recipe.refine) {
       RefineOptions options;
       options.damping = recipe.damping;
@@ -232,7 +232,7 @@ class BlockQuantizer {
     return q;
   }
 
-  QuantizedTensor round_gptq(const Matrix& weight, Tap tap, const GroupRanges& ranges, json& entry) {
+  QuantizedTensor round_gptq(const Matrix& weight, Tap tap, const GroupRanges& ranges, const Grid& grid, json& entry) {
     const Recipe& recipe = *task_.recipe;
     if (!factor_ || factor_tap_ != tap) {
       GptqOptions options;
@@ -243,7 +243,7 @@ class BlockQuantizer {
       factor_tap_ = tap;
     }
     entry["damping"] = factor_->damping;
-    return quantize_gptq(weight, *factor_, ranges, recipe.grid);
+    return quantize_gptq(weight, *factor_, ranges, grid);
   }
 
   void quantize_weight(const QuantizedWeight& w) {
@@ -256,7 +256,8 @@ class BlockQuantizer {
       entry["name"] = w.slots.size() == 1 ? w.name : fmt::format("{}[{}]", w.name, linear_kind_name(slot.kind));
       entry["shape"] = {slot.rows, slot.columns};
       entry["method"] = task_.recipe->method;
-      QuantizedTensor q = round_linear(slot, entry);
+      QuantizedTensor q = round_linear(slot, w.grid, entry);
+      entry["bits"] = q.bits;
       entry["group_size"] = q.group_size;
       Matrix& weight = block_.linear(slot.kind).weight;
       tracker_.enter("measure", task_.layer, config_.num_hidden_layers);
@@ -347,7 +348,7 @@ class BlockQuantizer {
   Tracker& tracker_;
   const Family& family_;
   const ModelConfig& config_;
-  std::set<LinearKind> quantized_;
+  std::map<LinearKind, Grid> grids_;  // of the linears that are quantized
   std::vector<Fold> folded_;
   ScalePlan plan_;
   std::optional<GptqFactor> factor_;

@@ -291,25 +291,8 @@ void Run::prepare(uint64_t fingerprint) {
 }
 
 void Run::plan_tensors() {
-  std::vector<std::unique_ptr<CheckpointWriter>> writers;
-  for (const std::string& format : options_.formats) writers.push_back(CheckpointWriter::create(format));
   for (int64_t layer = 0; layer < source_->config().num_hidden_layers; ++layer) {
-    LayerTensors tensors = layer_tensors(*source_, layer, options_);
-    std::vector<QuantizedWeight> kept;
-    for (QuantizedWeight& w : tensors.quantized) {
-      std::string reason;
-      for (const auto& writer : writers) {
-        const std::string r = writer->refusal(w.rows, w.columns, recipe_.grid.group_of(w.columns));
-        if (!r.empty() && reason.empty()) reason = fmt::format("{}: {}", writer->format(), r);
-      }
-      if (reason.empty()) {
-        kept.push_back(std::move(w));
-      } else {
-        tensors.skipped.push_back({w.name, reason});
-      }
-    }
-    tensors.quantized = std::move(kept);
-    layers_.push_back(std::move(tensors));
+    layers_.push_back(planned_tensors(*source_, layer, options_, recipe_));
   }
   for (const std::string& pattern : options_.skip) {
     const bool used = std::any_of(layers_.begin(), layers_.end(), [&](const LayerTensors& l) {
@@ -515,13 +498,14 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
   CheckpointPlan plan;
   plan.group_size = recipe_.grid.group_size;
   plan.symmetric = recipe_.grid.symmetric;
+  plan.bits = recipe_.grid.bits;
   plan.method = recipe_.method;
   plan.figures_json = figures.dump();
   std::map<std::string, int64_t> layer_of;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     const json report = journal_.read_block_report(static_cast<int64_t>(layer));
     for (const QuantizedWeight& w : layers_[layer].quantized) {
-      QuantizedLinear q{w.name, w.rows, w.columns, recipe_.grid.group_of(w.columns), ""};
+      QuantizedLinear q{w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits};
       for (const json& scale : report.at("scales")) {
         if (scale.at("tap") == tap_name(tap_of(w.slots.front().kind))) q.folded = scale.value("producer", std::string());
       }

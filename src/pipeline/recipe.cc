@@ -15,6 +15,8 @@
 #include "core/machine.h"
 #include "core/mapped_file.h"
 #include "kernels/gemm.h"
+#include "pack/group_arrays.h"
+#include "pack/native.h"
 #include "pipeline/group_size.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/texts.h"
@@ -51,6 +53,13 @@ uint64_t file_digest(const std::string& path) {
   return fnv1a(bytes.data() + bytes.size() - kEnd, kEnd, fnv1a(&time, sizeof time, head));
 }
 
+void require_width(const CheckpointWriter& writer, int bits) {
+  const auto widths = writer.widths();
+  if (std::find(widths.begin(), widths.end(), bits) != widths.end()) return;
+  throw ArgumentError(fmt::format("--format {0}: {0} holds {1} bits, not {2}; use --bits {1}, or another format", writer.format(),
+                                  list_widths(widths), bits));
+}
+
 // ArgumentError where the format cannot hold the grid. Marlin's demands on shapes are such that linears left in 16 bits
 // for its sake would be many: they are named instead.
 void require_holdable(const CheckpointWriter& writer, const Grid& grid, const ModelSource& source, const QuantizeOptions& options) {
@@ -61,7 +70,7 @@ void require_holdable(const CheckpointWriter& writer, const Grid& grid, const Mo
   if (writer.format() != std::string("marlin")) return;
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
     for (const QuantizedWeight& w : layer_tensors(source, layer, options).quantized) {
-      if (const std::string reason = writer.refusal(w.rows, w.columns, grid.group_of(w.columns)); !reason.empty()) {
+      if (const std::string reason = writer.refusal(w.rows, w.columns, grid.group_of(w.columns), grid.bits); !reason.empty()) {
         throw ArgumentError(fmt::format("--format marlin: {}: {}; leave it in 16 bits with --skip, or choose another format", w.name, reason));
       }
     }
@@ -117,7 +126,9 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   check_range("damping", o.damping, 0, 1);
   r.damping = o.damping;
   r.act_order = o.act_order;
-  if (o.bits != 4) throw ArgumentError(fmt::format("--bits: expected 4, got {}", o.bits));
+  if (std::find(kNativeWidths.begin(), kNativeWidths.end(), o.bits) == kNativeWidths.end()) {
+    throw ArgumentError(fmt::format("--bits: expected {}, got {}", list_widths(kNativeWidths), o.bits));
+  }
   r.grid.bits = o.bits;
   std::set<std::string> formats;
   for (const std::string& f : o.formats) {
@@ -126,6 +137,7 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
       throw ArgumentError(fmt::format("--format: expected one of {}, got \"{}\"", fmt::join(known, ", "), f));
     }
     if (!formats.insert(f).second) throw ArgumentError(fmt::format("--format: \"{}\" is named twice", f));
+    require_width(*CheckpointWriter::create(f), o.bits);
   }
   if (formats.empty()) throw ArgumentError(fmt::format("--format: expected at least one of {}", fmt::join(checkpoint_formats(), ", ")));
   r.grid.group_size = resolve_group_size(source, o);
@@ -170,7 +182,7 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
   std::vector<QuantizedWeight> weights;
   for (LinearSlot& slot : source.linears(layer)) {
     const auto it = std::find_if(weights.begin(), weights.end(), [&](const QuantizedWeight& w) { return w.name == slot.weight; });
-    QuantizedWeight& w = it != weights.end() ? *it : weights.emplace_back(QuantizedWeight{slot.weight, {}, 0, slot.columns});
+    QuantizedWeight& w = it != weights.end() ? *it : weights.emplace_back(QuantizedWeight{slot.weight, {}, 0, slot.columns, {}});
     w.rows += slot.rows;
     w.slots.push_back(std::move(slot));
   }
@@ -181,7 +193,7 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
   }
   for (QuantizedWeight& w : weights) {
     if (w.columns % 8 != 0) {
-      out.skipped.push_back({w.name, fmt::format("in_features {} is no multiple of 8, which every 4-bit layout needs", w.columns)});
+      out.skipped.push_back({w.name, fmt::format("in_features {} is no multiple of 8, which every layout needs", w.columns)});
       continue;
     }
     const std::string& by = skipped_by[static_cast<size_t>(tap_of(w.slots.front().kind))];
@@ -194,6 +206,26 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
     }
   }
   return out;
+}
+
+LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options, const Recipe& recipe) {
+  LayerTensors tensors = layer_tensors(source, layer, options);
+  std::vector<QuantizedWeight> kept;
+  for (QuantizedWeight& w : tensors.quantized) {
+    w.grid = recipe.grid;
+    std::string reason;
+    for (const std::string& format : options.formats) {
+      const std::string r = CheckpointWriter::create(format)->refusal(w.rows, w.columns, w.grid.group_of(w.columns), w.grid.bits);
+      if (reason.empty() && !r.empty()) reason = fmt::format("{}: {}", format, r);
+    }
+    if (reason.empty()) {
+      kept.push_back(std::move(w));
+    } else {
+      tensors.skipped.push_back({w.name, reason});
+    }
+  }
+  tensors.quantized = std::move(kept);
+  return tensors;
 }
 
 nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {

@@ -33,7 +33,7 @@ struct Recipe {
   bool act_order = true;
   bool refine = false;  // codes and scales after rounding
   Precision precision = Precision::kF32;  // of the forward pass that makes statistics; never of an evaluation
-  Grid grid;  // group_size resolved: explicit, or -1
+  Grid grid;  // of most linears (see QuantizedWeight::grid); group_size resolved: explicit, or -1
   int least_zero = 0;  // that every format can hold: 1 with version 1 of GPTQ
 };
 
@@ -58,6 +58,7 @@ struct QuantizedWeight {
   std::vector<LinearSlot> slots;   // in row order
   int64_t rows = 0;
   int64_t columns = 0;
+  Grid grid;                       // linears may differ; those that engines fuse at load have one
 };
 struct Skipped {
   std::string name;
@@ -70,6 +71,8 @@ struct LayerTensors {
 // What is quantized in a layer and what stays in 16 bits: by --skip. Modules that engines fuse at load (q,k,v; gate,up)
 // are skipped together when one of them is.
 LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options);
+// The same with the grid of each linear; what one of the formats cannot hold is left out too.
+LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options, const Recipe& recipe);
 
 // Digest of everything that determines the output's bytes: model, version, options, the texts' contents.
 uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source);

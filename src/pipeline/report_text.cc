@@ -111,7 +111,7 @@ std::string render_report_text(const std::string& report_json) {
   const auto line = [&](const std::string& name, const std::string& value) { out += fmt::format("{:<20} {}\n", name, value); };
   line("model", r["input"]["path"].get<std::string>());
   const int64_t group = o["group_size"].get<int64_t>();
-  line("method", fmt::format("{}, {}, 4 bits, {}", o["method"].get<std::string>(), o["scheme"] == "sym" ? "symmetric" : "asymmetric",
+  line("method", fmt::format("{}, {}, {} bits, {}", o["method"].get<std::string>(), o["scheme"] == "sym" ? "symmetric" : "asymmetric", o["bits"].get<int>(),
                              group < 0 ? std::string("per channel") : fmt::format("groups of {}", group)));
   // Statistics from a file are of tokens, but no longer of sequences.
   const int64_t sequences = r["calibration"]["sequences"].get<int64_t>();
@@ -170,7 +170,7 @@ std::string render_plan(const std::string& plan_json) {
   const auto mib = [](const json& bytes) { return fmt::format("{:.0f} MiB", bytes.get<double>() / 1048576); };
   line("model", p["model"].get<std::string>());
   line("output", p["output"].get<std::string>());
-  line("method", fmt::format("{}, {}, group size {}", p["options"]["method"].get<std::string>(), p["options"]["scheme"].get<std::string>(), p["options"]["group_size"].get<int64_t>()));
+  line("method", fmt::format("{}, {}, {} bits, group size {}", p["options"]["method"].get<std::string>(), p["options"]["scheme"].get<std::string>(), p["options"]["bits"].get<int>(), p["options"]["group_size"].get<int64_t>()));
   line("quantized", fmt::format("{} weight tensors, {:.1f} M weights, {}", p["quantized"].size(), p["quantized_weights"].get<double>() / 1e6, mib(p["quantized_bytes"])));
   line("tokens", fmt::format("{} for calibration, {} held back", p["calibration_tokens"].get<int64_t>(), p["held_back_tokens"].get<int64_t>()));
   const json& m = p["memory"];

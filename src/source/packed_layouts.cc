@@ -11,7 +11,9 @@
 #include <string_view>
 
 #include "pack/awq_gemm.h"
+#include "pack/bit_runs.h"
 #include "pack/gptq.h"
+#include "pack/group_arrays.h"
 #include "pack/marlin.h"
 #include "pack/native.h"
 #include "source/config_reader.h"
@@ -54,15 +56,26 @@ const PackedLayout* gptq_layout(const ConfigReader& q) {
                                      q.file(), format));
 }
 
-void refuse_bits(const ConfigReader& q, const std::string& where, int64_t bits) {
-  if (bits != 4) {
-    throw UnsupportedError(fmt::format("{}: {}{} bits are not supported; supported are 4", q.file(), where, bits));
+std::span<const int> widths_of(const PackedLayout* layout) {
+  static constexpr int kFour[] = {4};
+  if (layout == &kNative) return kNativeWidths;
+  if (layout == &kGptq) return gptq_widths(GptqVersion::kV1);
+  if (layout == &kGptqV2) return gptq_widths(GptqVersion::kV2);
+  return kFour;
+}
+
+int supported_bits(const ConfigReader& q, const PackedLayout* layout) {
+  const int64_t bits = q.find_int("bits", 1, 64).value_or(q.find_int("w_bit", 1, 64).value_or(4));
+  const auto widths = widths_of(layout);
+  if (std::find(widths.begin(), widths.end(), bits) == widths.end()) {
+    throw UnsupportedError(fmt::format("{}: {} bits are not supported; supported are {}", q.file(), bits, list_widths(widths)));
   }
+  return static_cast<int>(bits);
 }
 
 // GPTQModel's settings of single modules, by patterns: "-:" leaves them out, others override. Returns whether group
 // sizes differ.
-bool read_dynamic(const ConfigReader& q) {
+bool read_dynamic(const ConfigReader& q, int bits) {
   const auto dynamic = q.find_object("dynamic");
   if (!dynamic) return false;
   bool differ = false;
@@ -70,7 +83,10 @@ bool read_dynamic(const ConfigReader& q) {
     if (pattern.starts_with("-:")) continue;
     const auto settings = dynamic->find_object(pattern.c_str());
     if (!settings) continue;
-    refuse_bits(q, fmt::format("dynamic \"{}\": ", pattern), settings->find_int("bits", 1, 64).value_or(4));
+    if (const int64_t other = settings->find_int("bits", 1, 64).value_or(bits); other != bits) {
+      throw UnsupportedError(fmt::format("{}: dynamic \"{}\": {} bits beside {} are not supported; supported is one width", q.file(),
+                                         pattern, other, bits));
+    }
     differ = differ || settings->has("group_size");
   }
   return differ;
@@ -117,7 +133,7 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
     throw UnsupportedError(fmt::format(
         "{}: quant_method \"{}\" is not supported; supported are awq (gemm), gptq, marlin and metal_marlin", path, method));
   }
-  refuse_bits(q, "", q.find_int("bits", 1, 64).value_or(q.find_int("w_bit", 1, 64).value_or(4)));
+  out.bits = supported_bits(q, out.layout);
   auto group = q.find_int("group_size", -1, kLargestSize);
   if (!group) group = q.find_int("q_group_size", -1, kLargestSize);
   if (!group || *group == 0) q.fail("group_size", "a positive integer or -1");
@@ -130,12 +146,13 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
       throw UnsupportedError(fmt::format("{}: rotation \"{}\" is not supported: the model computes on rotated states", path,
                                          *q.find_string("rotation")));
     }
-    out.by_shape = read_dynamic(q);
+    out.by_shape = read_dynamic(q, out.bits);
   }
   return out;
 }
 
-std::vector<int64_t> logical_shape(const PackedLayout& layout, const TensorView& codes, const std::string& name) {
+std::vector<int64_t> logical_shape(const PackedLayout& layout, const PackedLinear& linear, const std::string& name) {
+  const TensorView& codes = *linear.codes;
   if (codes.shape.size() != 2) {
     throw FormatError(fmt::format("{}: expected two dimensions, found {}", name, shape_string(codes.shape)));
   }
@@ -147,18 +164,59 @@ std::vector<int64_t> logical_shape(const PackedLayout& layout, const TensorView&
   }
   if (&layout == &kAwq) return {columns * 8, rows};
   if (&layout == &kMarlin) return {columns / 2, rows * 16};
-  return {columns, rows * 8};
+  return {columns, rows / run_words(linear.bits) * run_codes(linear.bits)};
+}
+
+NativeMetadata read_native_metadata(const std::map<std::string, std::string>& metadata, const std::string& file) {
+  const auto find = [&](const char* key) {
+    const auto it = metadata.find(key);
+    return it == metadata.end() ? std::string() : it->second;
+  };
+  const std::string offset = find("metal_marlin.nibble_offset");
+  const std::string version = find("metal_marlin.version");
+  if (version.empty() && offset.empty()) {
+    throw UnsupportedError(fmt::format(
+        "{}: no metal_marlin.nibble_offset in the metadata: a file of the original format, which this version does not read",
+        file));
+  }
+  if (version.empty() || version == "1") {
+    if (offset != "8") {
+      throw UnsupportedError(fmt::format("{}: metal_marlin.nibble_offset: expected 8, found {}", file, offset));
+    }
+    return {};
+  }
+  if (version != "2") {
+    throw UnsupportedError(fmt::format("{}: metal_marlin.version: expected 1 or 2, found {}; a newer version of this program may read it",
+                                       file, version));
+  }
+  const auto checked = [&](const std::string& key, const json& value) {
+    const auto it = std::find_if(kNativeWidths.begin(), kNativeWidths.end(), [&](int width) { return value == json(width); });
+    if (it != kNativeWidths.end()) return *it;
+    throw UnsupportedError(fmt::format("{}: {}: expected {} bits, found {}", file, key, list_widths(kNativeWidths),
+                                       value.dump(-1, ' ', false, json::error_handler_t::replace)));
+  };
+  NativeMetadata out;
+  out.bits = checked("metal_marlin.bits", json::parse(find("metal_marlin.bits"), nullptr, false));
+  const json tensors = json::parse(find("metal_marlin.tensors"), nullptr, false);
+  if (!tensors.is_object()) {
+    throw FormatError(fmt::format("{}: metal_marlin.tensors: expected a JSON object of the linears, found something else", file));
+  }
+  for (const auto& [name, entry] : tensors.items()) {
+    if (!entry.is_object() || !entry.contains("bits")) continue;
+    out.others[name] = checked(fmt::format("metal_marlin.tensors: {}", name), entry["bits"]);
+  }
+  return out;
 }
 
 QuantizedTensor read_packed(const PackedConfig& config, const PackedLinear& l, const std::string& name, Codes codes) {
   const PackedLayout* layout = config.layout;
   int64_t group = config.group_size;
-  if (config.by_shape) group = inferred_group_size(l, logical_shape(*layout, *l.codes, name)[1], group);
+  if (config.by_shape) group = inferred_group_size(l, logical_shape(*layout, l, name)[1], group);
   if (layout == &kAwq) return unpack_awq_gemm(*l.codes, *l.zeros, *l.scales, group, name, codes);
   if (layout == &kMarlin) return unpack_marlin(*l.codes, *l.scales, group, name, codes);
-  if (layout == &kNative) return unpack_native(*l.codes, *l.scales, *l.zeros, group, name, codes);
+  if (layout == &kNative) return unpack_native(*l.codes, *l.scales, *l.zeros, group, name, codes, l.bits);
   const GptqVersion version = layout == &kGptq ? GptqVersion::kV1 : GptqVersion::kV2;
-  return unpack_gptq(*l.codes, *l.zeros, *l.scales, l.channels, group, version, name, codes);
+  return unpack_gptq(*l.codes, *l.zeros, *l.scales, l.channels, group, version, name, codes, l.bits);
 }
 
 std::vector<uint16_t> read_q_scale(const PackedConfig& config, const PackedLinear& l, int64_t in_features,

@@ -1,8 +1,9 @@
-// Which 4-bit layout a checkpoint's config names, and where the layout's tensors of one linear lie.
+// Which packed layout a checkpoint's config names, and where the layout's tensors of one linear lie.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
@@ -25,6 +26,7 @@ struct PackedLayout {
 // "quantization_config" of a config.json.
 struct PackedConfig {
   const PackedLayout* layout = nullptr;  // null: not quantized
+  int bits = 4;                          // of a code; native: what the files' metadata say counts
   int64_t group_size = 0;                // -1: the whole row
   bool by_shape = false;  // linears may have another group size: found out by the shape of their scales
 };
@@ -35,8 +37,22 @@ struct PackedConfig {
 // ConfigReader.
 PackedConfig read_packed_config(nlohmann::json& config, const std::string& config_path, const std::string& folder);
 
+// What the metadata of a file in the native format say of its linears.
+struct NativeMetadata {
+  int bits = 4;                     // of a code
+  std::map<std::string, int> others;  // weight's name -> bits, of linears that differ
+  int bits_of(const std::string& name) const {
+    const auto it = others.find(name);
+    return it == others.end() ? bits : it->second;
+  }
+};
+// UnsupportedError for another version (also the original format, which has none) or number of bits, FormatError for what
+// is no such metadata; both name `file`, the key, expected and found.
+NativeMetadata read_native_metadata(const std::map<std::string, std::string>& metadata, const std::string& file);
+
 // The stored tensors of one linear.
 struct PackedLinear {
+  int bits = 4;  // of a code
   const TensorView* codes = nullptr;
   const TensorView* scales = nullptr;
   const TensorView* zeros = nullptr;
@@ -44,7 +60,7 @@ struct PackedLinear {
 };
 
 // [out, in] of the linear whose codes these are. FormatError naming `name` (of the tensor) unless two dimensions.
-std::vector<int64_t> logical_shape(const PackedLayout& layout, const TensorView& codes, const std::string& name);
+std::vector<int64_t> logical_shape(const PackedLayout& layout, const PackedLinear& linear, const std::string& name);
 
 // As the unpack functions of pack/ throw, with `name` in front.
 QuantizedTensor read_packed(const PackedConfig& config, const PackedLinear& linear, const std::string& name, Codes codes);

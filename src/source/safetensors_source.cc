@@ -319,9 +319,9 @@ class SafetensorsSource : public ModelSource {
   void add_packed(const std::string& name, const Entry& codes, const std::map<std::string, Entry>& raw) {
     const PackedLayout& layout = *packed_.layout;
     const std::string module = without(name, layout.codes);
-    if (format_ == "native") check_native_metadata(*codes.file);
     Entry e = codes;
     e.packed.codes = e.main;
+    e.packed.bits = format_ == "native" ? native_metadata(*codes.file).bits_of(module + ".weight") : packed_.bits;
     const auto find = [&](const char* suffix, const TensorView*& view, bool needed) {
       if (*suffix == '\0') return;
       view = part(raw, module + suffix);
@@ -330,25 +330,16 @@ class SafetensorsSource : public ModelSource {
     find(layout.scales, e.packed.scales, true);
     find(layout.zeros, e.packed.zeros, true);
     find(layout.channels, e.packed.channels, false);
-    e.shape = logical_shape(layout, *e.main, fmt::format("{}: tensor {}", e.file->path(), name));
+    e.shape = logical_shape(layout, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
     if (!entries_.emplace(module + ".weight", std::move(e)).second) {
       throw FormatError(fmt::format("{}: tensor {}.weight is there twice: as it is and in 4 bits", path_, module));
     }
   }
 
-  static void check_native_metadata(const SafetensorsFile& file) {
-    const auto& metadata = file.metadata();
-    const auto offset = metadata.find("metal_marlin.nibble_offset");
-    if (offset == metadata.end()) {
-      throw UnsupportedError(
-          fmt::format("{}: no metal_marlin.nibble_offset in the metadata: a file of the original format, which this "
-                      "version does not read",
-                      file.path()));
-    }
-    if (offset->second != "8") {
-      throw UnsupportedError(
-          fmt::format("{}: metal_marlin.nibble_offset: expected 8, found {}", file.path(), offset->second));
-    }
+  const NativeMetadata& native_metadata(const SafetensorsFile& file) {
+    const auto it = native_metadata_.find(&file);
+    if (it != native_metadata_.end()) return it->second;
+    return native_metadata_.emplace(&file, read_native_metadata(file.metadata(), file.path())).first->second;
   }
 
   std::string folder_;
@@ -356,6 +347,7 @@ class SafetensorsSource : public ModelSource {
   std::map<std::string, Entry> entries_;
   std::map<std::string, Entry> left_out_;
   PackedConfig packed_;
+  std::map<const SafetensorsFile*, NativeMetadata> native_metadata_;
   mutable std::once_flag tokenizer_once_;
   mutable std::unique_ptr<Tokenizer> tokenizer_;
 };

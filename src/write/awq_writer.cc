@@ -8,12 +8,17 @@
 
 namespace metal_marlin {
 
-std::string AwqWriter::refusal(int64_t out_features, int64_t in_features, int64_t group_size) const {
+std::string AwqWriter::refusal(int64_t out_features, int64_t in_features, int64_t group_size, int) const {
   if (out_features % 8 != 0) return fmt::format("out_features {} is not a multiple of 8", out_features);
   if (group_size > 0 && in_features % group_size != 0) {
     return fmt::format("in_features {} is not a multiple of the group size {}", in_features, group_size);
   }
   return {};
+}
+
+std::span<const int> AwqWriter::widths() const noexcept {
+  static constexpr int kWidths[] = {4};
+  return kWidths;
 }
 
 std::vector<TensorInfo> AwqWriter::parts(const QuantizedLinear& l) const {
@@ -28,7 +33,7 @@ PackedTensor AwqWriter::pack(const QuantizedTensor& tensor, const std::string& n
 }
 
 void AwqWriter::check(const CheckpointPlan& plan) const {
-  require_one_group_size(plan, "an AWQ checkpoint");
+  require_one_grid(plan, "an AWQ checkpoint");
 }
 
 std::map<std::string, std::string> AwqWriter::metadata(const CheckpointPlan&) const {

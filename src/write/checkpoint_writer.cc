@@ -14,6 +14,7 @@
 #include <unordered_map>
 
 #include "core/half.h"
+#include "pack/group_arrays.h"
 #include "source/model_source.h"
 #include "write/float_conversion.h"
 #include "write/format_writers.h"
@@ -57,6 +58,15 @@ struct Shard {
   uint64_t bytes = 0;
 };
 
+// Why the format cannot hold the linear; empty: it can.
+std::string refusal_of_linear(const CheckpointWriter& writer, const QuantizedLinear& l) {
+  const auto widths = writer.widths();
+  if (std::find(widths.begin(), widths.end(), l.bits) == widths.end()) {
+    return fmt::format("it holds {} bits, not {}", list_widths(widths), l.bits);
+  }
+  return writer.refusal(l.out_features, l.in_features, l.group_size, l.bits);
+}
+
 bool is_weights_name(std::string name) {
   if (name.ends_with(".tmp")) name.resize(name.size() - 4);
   if (name == "model.safetensors.index.json") return true;
@@ -95,8 +105,18 @@ void refuse_own_folder(const ModelSource& source, const std::string& folder) {
   }
 }
 
-void require_one_group_size(const CheckpointPlan& plan, const char* what) {
+std::string CheckpointWriter::refusal_of(const Grid& grid) const {
+  const auto held = widths();
+  if (std::find(held.begin(), held.end(), grid.bits) != held.end()) return {};
+  return fmt::format("holds {} bits, not {}", list_widths(held), grid.bits);
+}
+
+void require_one_grid(const CheckpointPlan& plan, const char* what) {
   for (const QuantizedLinear& linear : plan.quantized) {
+    if (linear.bits != plan.bits) {
+      throw ArgumentError(fmt::format("{}: {} has one number of bits, expected {}, found {}; use the native format or one number",
+                                      linear.name, what, plan.bits, linear.bits));
+    }
     const int64_t usual = plan.group_size < 0 ? linear.in_features : plan.group_size;
     if (linear.group_size != std::min(usual, linear.in_features)) {
       throw ArgumentError(fmt::format("{}: {} has one group size, expected {}, found {}; use the native format or one group size",
@@ -196,7 +216,7 @@ std::vector<Item> CheckpointWriter::Job::items() {
                                         l.in_features, shape_string(tensor.shape)));
       }
       const std::string reason = l.group_size < 1 ? fmt::format("group size {}", l.group_size)
-                                                  : writer.refusal(l.out_features, l.in_features, l.group_size);
+                                                  : refusal_of_linear(writer, l);
       if (!reason.empty())
         throw ArgumentError(fmt::format("{}: not possible in format {}: {}", l.name, writer.format(), reason));
       item.kind = Item::Kind::kQuantized;
@@ -316,10 +336,10 @@ OwnedTensor CheckpointWriter::Job::packed_part(const Item& item, const std::stri
     const QuantizedTensor tensor = provider.quantized(l.name);
     validate(tensor, l.name);
     if (tensor.out_features != l.out_features || tensor.in_features != l.in_features ||
-        tensor.group_size != l.group_size || tensor.bits != 4) {
+        tensor.group_size != l.group_size || tensor.bits != l.bits) {
       throw ArgumentError(
-          fmt::format("{}: planned as [{}, {}] in groups of {}, delivered [{}, {}] in groups of {}, {} bits", l.name,
-                      l.out_features, l.in_features, l.group_size, tensor.out_features, tensor.in_features,
+          fmt::format("{}: planned as [{}, {}] in groups of {}, {} bits, delivered [{}, {}] in groups of {}, {} bits", l.name,
+                      l.out_features, l.in_features, l.group_size, l.bits, tensor.out_features, tensor.in_features,
                       tensor.group_size, tensor.bits));
     }
     packed = writer.pack(tensor, l.name);

@@ -1,4 +1,4 @@
-// Writes a 4-bit checkpoint as a folder that other programs load: weights, config.json, tokenizer files, model card.
+// Writes a quantized checkpoint as a folder that other programs load: weights, config.json, tokenizer files, model card.
 //
 // Weights are streamed: the header is laid out from the plan, then each tensor is asked for when its turn comes, so
 // that about one tensor is in memory at a time. Every file appears whole or not at all (temporary file, fsync,
@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,13 +23,14 @@ namespace metal_marlin {
 
 class ModelSource;
 
-// A linear's weight that is stored in 4 bits. Families that fuse linears in one tensor have one entry for the tensor.
+// A linear's weight that is stored in few bits. Families that fuse linears in one tensor have one entry for the tensor.
 struct QuantizedLinear {
   std::string name;  // "model.layers.0.self_attn.q_proj.weight"
   int64_t out_features = 0;
   int64_t in_features = 0;
   int64_t group_size = 0;  // explicit, as in QuantizedTensor
   std::string folded;  // module that took the per-input-channel scale, "model.layers.0.input_layernorm"; empty: none
+  int bits = 4;        // of a code
 };
 
 // A tensor whose values differ from the source's: a norm or bias into which scales were folded. Shape as in the source.
@@ -45,6 +47,7 @@ struct SkippedTensor {
 struct CheckpointPlan {
   int64_t group_size = 128;  // -1: the whole row
   bool symmetric = true;
+  int bits = 4;  // of most linears
   std::vector<QuantizedLinear> quantized;
   std::vector<ChangedTensor> changed;
   std::vector<SkippedTensor> skipped;        // linears left in 16 bits, with the reason; passed through to the report
@@ -85,9 +88,9 @@ struct ClampedTensor {
 
 struct WriteReport {
   std::vector<WrittenFile> files;  // in the order in which they were written
-  uint64_t quantized_bytes = 0;    // of 4-bit linears: codes, scales, zeros
+  uint64_t quantized_bytes = 0;    // of quantized linears: codes, scales, zeros
   uint64_t kept_bytes = 0;         // of all other tensors
-  uint64_t quantized_weights = 0;  // number of weights stored in 4 bits
+  uint64_t quantized_weights = 0;  // number of weights stored as codes
   uint64_t kept_weights = 0;
   double bits_per_weight = 0;  // 8 (quantized_bytes + kept_bytes) / all weights
   std::vector<ClampedTensor> clamped;
@@ -106,10 +109,11 @@ class CheckpointWriter {
   virtual ~CheckpointWriter() = default;
 
   virtual const char* format() const noexcept = 0;
-  // Why a linear of this shape cannot be stored in the format, for the list of skipped linears; empty: it can.
-  virtual std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size) const = 0;
-  // Why no linear of this grid can be stored in the format, "has no zero points"; empty: it can.
-  virtual std::string refusal_of(const Grid&) const { return {}; }
+  // Why a linear of this shape and width cannot be stored in the format, for the list of skipped linears; empty: it can.
+  virtual std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size, int bits) const = 0;
+  // Why no linear of this grid can be stored in the format, "has no zero points"; empty: it can. Here: its widths().
+  virtual std::string refusal_of(const Grid& grid) const;
+  virtual std::span<const int> widths() const noexcept = 0;  // bits of a code
   // The least zero that the format can hold.
   virtual int least_zero() const noexcept { return 0; }
 

@@ -6,12 +6,13 @@
 
 namespace metal_marlin {
 
-// Native format, version 1 (pack/native.h): model.awq.safetensors with "metal_marlin.*" metadata. Other tensors keep
-// their type. Groups may differ between linears.
+// Native format (pack/native.h): model.awq.safetensors with "metal_marlin.*" metadata, version 1 where every linear has 4
+// bits, else 2. Other tensors keep their type. Groups and bits may differ between linears.
 class NativeWriter : public CheckpointWriter {
  public:
   const char* format() const noexcept override { return "native"; }
-  std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size) const override;
+  std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size, int bits) const override;
+  std::span<const int> widths() const noexcept override;
 
  protected:
   std::vector<TensorInfo> parts(const QuantizedLinear& linear) const override;
@@ -28,7 +29,8 @@ class NativeWriter : public CheckpointWriter {
 class AwqWriter : public CheckpointWriter {
  public:
   const char* format() const noexcept override { return "awq"; }
-  std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size) const override;
+  std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size, int bits) const override;
+  std::span<const int> widths() const noexcept override;
 
  protected:
   std::vector<TensorInfo> parts(const QuantizedLinear& linear) const override;
@@ -47,7 +49,8 @@ class GptqWriter : public CheckpointWriter {
  public:
   explicit GptqWriter(GptqVersion version) : version_(version) {}
   const char* format() const noexcept override { return version_ == GptqVersion::kV1 ? "gptq" : "gptq_v2"; }
-  std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size) const override;
+  std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size, int bits) const override;
+  std::span<const int> widths() const noexcept override;
   int least_zero() const noexcept override { return version_ == GptqVersion::kV1 ? 1 : 0; }
 
  protected:
@@ -69,7 +72,8 @@ class GptqWriter : public CheckpointWriter {
 class MarlinWriter : public CheckpointWriter {
  public:
   const char* format() const noexcept override { return "marlin"; }
-  std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size) const override;
+  std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size, int bits) const override;
+  std::span<const int> widths() const noexcept override;
   std::string refusal_of(const Grid& grid) const override;
 
  protected:
@@ -84,8 +88,8 @@ class MarlinWriter : public CheckpointWriter {
   std::map<std::string, std::string> more_files(const nlohmann::json& config) const override;
 };
 
-// ArgumentError naming the first linear whose groups are not the plan's; `what` "an AWQ checkpoint".
-void require_one_group_size(const CheckpointPlan& plan, const char* what);
+// ArgumentError naming the first linear whose groups or bits are not the plan's; `what` "an AWQ checkpoint".
+void require_one_grid(const CheckpointPlan& plan, const char* what);
 // Engines allocate the scales in the model's type, so it must be the one in which they are stored.
 void set_model_type_f16(nlohmann::json& config);
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "pack/bit_runs.h"
 #include "write/format_writers.h"
 
 namespace metal_marlin {
@@ -22,16 +23,20 @@ std::string exact_pattern(const std::string& module) {
 
 }  // namespace
 
-std::string GptqWriter::refusal(int64_t out_features, int64_t in_features, int64_t) const {
-  if (in_features % 8 != 0) return fmt::format("in_features {} is not a multiple of 8", in_features);
-  if (out_features % 8 != 0) return fmt::format("out_features {} is not a multiple of 8", out_features);
+std::string GptqWriter::refusal(int64_t out_features, int64_t in_features, int64_t, int bits) const {
+  // 8 also where fewer would do: readers' kernels work on eight channels.
+  const int64_t run = std::max<int64_t>(8, run_codes(bits));
+  if (in_features % run != 0) return fmt::format("in_features {} is not a multiple of {}", in_features, run);
+  if (out_features % run != 0) return fmt::format("out_features {} is not a multiple of {}", out_features, run);
   return {};
 }
 
+std::span<const int> GptqWriter::widths() const noexcept { return gptq_widths(version_); }
+
 std::vector<TensorInfo> GptqWriter::parts(const QuantizedLinear& l) const {
   const int64_t groups = (l.in_features + l.group_size - 1) / l.group_size;
-  return {{"qweight", DType::kI32, {l.in_features / 8, l.out_features}},
-          {"qzeros", DType::kI32, {groups, l.out_features / 8}},
+  return {{"qweight", DType::kI32, {l.in_features / run_codes(l.bits) * run_words(l.bits), l.out_features}},
+          {"qzeros", DType::kI32, {groups, l.out_features / run_codes(l.bits) * run_words(l.bits)}},
           {"scales", DType::kF16, {groups, l.out_features}},
           {"g_idx", DType::kI32, {l.in_features}}};
 }
@@ -45,7 +50,7 @@ DType GptqWriter::kept_type(DType stored, const CheckpointPlan& plan) const {
 }
 
 void GptqWriter::check(const CheckpointPlan& plan) const {
-  require_one_group_size(plan, "a GPTQ checkpoint");
+  require_one_grid(plan, "a GPTQ checkpoint");
 }
 
 std::map<std::string, std::string> GptqWriter::metadata(const CheckpointPlan&) const {
@@ -59,7 +64,7 @@ void GptqWriter::configure(const CheckpointPlan& plan, const std::vector<std::st
   // "quant_method" and "checkpoint_format".
   nlohmann::json q = {{"quant_method", "gptq"},
                       {"method", "gptq"},
-                      {"bits", 4},
+                      {"bits", plan.bits},
                       {"group_size", plan.group_size},
                       {"desc_act", plan.act_order},
                       {"sym", plan.symmetric},

@@ -8,11 +8,17 @@
 
 namespace metal_marlin {
 
-std::string MarlinWriter::refusal(int64_t out_features, int64_t in_features, int64_t group_size) const {
+std::string MarlinWriter::refusal(int64_t out_features, int64_t in_features, int64_t group_size, int) const {
   return marlin_refusal(out_features, in_features, group_size);
 }
 
+std::span<const int> MarlinWriter::widths() const noexcept {
+  static constexpr int kWidths[] = {4};
+  return kWidths;
+}
+
 std::string MarlinWriter::refusal_of(const Grid& grid) const {
+  if (std::string reason = CheckpointWriter::refusal_of(grid); !reason.empty()) return reason;
   if (!grid.symmetric) return "has no zero points";
   if (grid.group_size != 128 && grid.group_size != -1) {
     return fmt::format("holds groups of 128 or of a whole row, not of {}", grid.group_size);
@@ -30,7 +36,7 @@ PackedTensor MarlinWriter::pack(const QuantizedTensor& tensor, const std::string
 }
 
 void MarlinWriter::check(const CheckpointPlan& plan) const {
-  require_one_group_size(plan, "a Marlin checkpoint");
+  require_one_grid(plan, "a Marlin checkpoint");
 }
 
 std::map<std::string, std::string> MarlinWriter::metadata(const CheckpointPlan&) const {

@@ -83,7 +83,7 @@ std::string render_model_card(const std::string& base_model, const std::string& 
   const json figures = json::parse(plan.figures_json, nullptr, false);
   if (!figures.is_object()) throw FormatError("model card: the figures are no JSON object");
   json quantization = {{"format", format},
-                       {"bits", 4},
+                       {"bits", plan.bits},
                        {"group_size", plan.group_size},
                        {"scheme", plan.symmetric ? "sym" : "asym"},
                        {"bits_per_weight", report.bits_per_weight},
@@ -97,22 +97,22 @@ std::string render_model_card(const std::string& base_model, const std::string& 
   out += fmt::format("base_model: {}\nbase_model_relation: quantized\npipeline_tag: text-generation\n",
                      dumped(base_model));
   if (format != "native" && format != "marlin") out += "library_name: transformers\n";
-  out += fmt::format("tags:\n- {}\n- 4-bit\n- quantized\n- metal-marlin\n- {}\n", names.tag, family);
+  out += fmt::format("tags:\n- {}\n- {}-bit\n- quantized\n- metal-marlin\n- {}\n", names.tag, plan.bits, family);
   out += "quantization:\n";
   append_yaml(quantization, 2, out);
   if (!figures.empty()) {
     out += "figures:\n";
     append_yaml(figures, 2, out);
   }
-  out += fmt::format("---\n\n# {} in 4 bits\n\n", base_model);
+  out += fmt::format("---\n\n# {} in {} bits\n\n", base_model, plan.bits);
   const std::string grid = fmt::format("{}, {}", plan.group_size < 0 ? "one group per row" : fmt::format("groups of {}", plan.group_size),
                                        plan.symmetric ? "symmetric" : "asymmetric");
   if (converted) {
-    out += fmt::format("The 4-bit checkpoint {} converted by Metal Marlin {} from {} to the {} format ({}): the same codes, zeros and scales.\n\n",
-                       base_model, METAL_MARLIN_VERSION, names_of(plan.converted_from).text, names.text, grid);
+    out += fmt::format("The {}-bit checkpoint {} converted by Metal Marlin {} from {} to the {} format ({}): the same codes, zeros and scales.\n\n",
+                       plan.bits, base_model, METAL_MARLIN_VERSION, names_of(plan.converted_from).text, names.text, grid);
   } else {
-    out += fmt::format("{} quantized to 4 bits by Metal Marlin {} (method {}, {}), stored in the {} format.\n\n", base_model,
-                       METAL_MARLIN_VERSION, plan.method.empty() ? "not stated" : plan.method, grid, names.text);
+    out += fmt::format("{} quantized to {} bits by Metal Marlin {} (method {}, {}), stored in the {} format.\n\n", base_model,
+                       plan.bits, METAL_MARLIN_VERSION, plan.method.empty() ? "not stated" : plan.method, grid, names.text);
   }
   out += "| figure | value |\n|---|---|\n";
   out += fmt::format("| bits per weight, all tensors | {:.3f} |\n| bytes of all tensors | {} |\n",

@@ -1,23 +1,37 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "pack/bit_runs.h"
 #include "pack/native.h"
 #include "write/format_writers.h"
 
 namespace metal_marlin {
 
-std::string NativeWriter::refusal(int64_t, int64_t in_features, int64_t group_size) const {
-  if (in_features % 8 != 0) return fmt::format("in_features {} is not a multiple of 8", in_features);
+namespace {
+
+// Version 1 knows 4 bits alone; who reads it must not take other codes for such.
+bool is_version_1(const CheckpointPlan& plan) {
+  return plan.bits == 4 && std::all_of(plan.quantized.begin(), plan.quantized.end(), [](const QuantizedLinear& l) { return l.bits == 4; });
+}
+
+}  // namespace
+
+std::string NativeWriter::refusal(int64_t, int64_t in_features, int64_t group_size, int bits) const {
+  const int64_t run = run_codes(bits);
+  if (in_features % run != 0) return fmt::format("in_features {} is not a multiple of {}", in_features, run);
   if (group_size > 0 && in_features % group_size != 0) {
     return fmt::format("in_features {} is not a multiple of the group size {}", in_features, group_size);
   }
   return {};
 }
 
+std::span<const int> NativeWriter::widths() const noexcept { return kNativeWidths; }
+
 std::vector<TensorInfo> NativeWriter::parts(const QuantizedLinear& l) const {
   const int64_t groups = l.in_features / l.group_size;
-  return {{"weight", DType::kU32, {l.in_features / 8, l.out_features}},
+  return {{"weight", DType::kU32, {l.in_features / run_codes(l.bits) * run_words(l.bits), l.out_features}},
           {"weight.scales", DType::kF16, {groups, l.out_features}},
           {"weight.zeros", DType::kF16, {groups, l.out_features}}};
 }
@@ -34,26 +48,33 @@ std::map<std::string, std::string> NativeWriter::metadata(const CheckpointPlan& 
     nlohmann::json entry = {{"in_features", linear.in_features}, {"out_features", linear.out_features}};
     const int64_t usual = plan.group_size < 0 ? linear.in_features : plan.group_size;
     if (linear.group_size != usual) entry["group_size"] = linear.group_size;
+    if (linear.bits != plan.bits) entry["bits"] = linear.bits;
     if (!linear.folded.empty()) entry["q_scale"] = "folded:" + linear.folded;
     tensors[linear.name] = std::move(entry);
   }
-  return {{"format", "pt"},
-          {"quant_type", "awq_int4"},
-          {"metal_marlin.version", "1"},
-          {"metal_marlin.bits", "4"},
-          {"metal_marlin.group_size", std::to_string(plan.group_size)},
-          {"metal_marlin.symmetric", plan.symmetric ? "true" : "false"},
-          {"metal_marlin.nibble_offset", "8"},
-          {"metal_marlin.q_scale_axis", "in"},
-          {"metal_marlin.zeros", "zero_point_minus_8"},
-          {"metal_marlin.producer", "metal-marlin " METAL_MARLIN_VERSION},
-          {"metal_marlin.tensors", tensors.dump()}};
+  std::map<std::string, std::string> out = {{"format", "pt"},
+                                            {"quant_type", fmt::format("awq_int{}", plan.bits)},
+                                            {"metal_marlin.bits", std::to_string(plan.bits)},
+                                            {"metal_marlin.group_size", std::to_string(plan.group_size)},
+                                            {"metal_marlin.symmetric", plan.symmetric ? "true" : "false"},
+                                            {"metal_marlin.q_scale_axis", "in"},
+                                            {"metal_marlin.producer", "metal-marlin " METAL_MARLIN_VERSION},
+                                            {"metal_marlin.tensors", tensors.dump()}};
+  if (is_version_1(plan)) {
+    out["metal_marlin.version"] = "1";
+    out["metal_marlin.nibble_offset"] = "8";
+    out["metal_marlin.zeros"] = "zero_point_minus_8";
+  } else {
+    out["metal_marlin.version"] = "2";
+    out["metal_marlin.zeros"] = "zero_point_minus_half";
+  }
+  return out;
 }
 
 void NativeWriter::configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
                              nlohmann::json& config) const {
   config["quantization_config"] = {
-      {"quant_method", "metal_marlin"}, {"bits", 4},           {"group_size", plan.group_size},
+      {"quant_method", "metal_marlin"}, {"bits", plan.bits},           {"group_size", plan.group_size},
       {"zero_point", !plan.symmetric},  {"version", "native"}, {"modules_to_not_convert", kept_modules}};
 }
 

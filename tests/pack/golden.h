@@ -82,16 +82,17 @@ void expect_independent_of_threads(const QuantizedTensor& tensor, F pack) {
 }
 
 // Every code and zero occurs; scales of both signs.
-inline QuantizedTensor random_tensor(int64_t out, int64_t in, int64_t group, bool symmetric, uint64_t seed) {
-  QuantizedTensor t{.out_features = out, .in_features = in, .group_size = group, .bits = 4, .symmetric = symmetric};
+inline QuantizedTensor random_tensor(int64_t out, int64_t in, int64_t group, bool symmetric, uint64_t seed, int bits = 4) {
+  QuantizedTensor t{.out_features = out, .in_features = in, .group_size = group, .bits = bits, .symmetric = symmetric};
+  const uint64_t levels = uint64_t{1} << bits;
   Random random(seed);
   t.codes.resize(static_cast<size_t>(out * in));
-  for (uint8_t& code : t.codes) code = static_cast<uint8_t>(random.below(16));
+  for (uint8_t& code : t.codes) code = static_cast<uint8_t>(random.below(levels));
   t.scales.resize(static_cast<size_t>(out * t.groups()));
   for (uint16_t& scale : t.scales) scale = f32_to_f16(static_cast<float>(random.normal()));
-  t.zeros.resize(t.scales.size(), 8);
+  t.zeros.resize(t.scales.size(), static_cast<uint8_t>(levels / 2));
   if (!symmetric) {
-    for (uint8_t& zero : t.zeros) zero = static_cast<uint8_t>(random.below(16));
+    for (uint8_t& zero : t.zeros) zero = static_cast<uint8_t>(random.below(levels));
     t.zeros[0] = 3;
   }
   return t;

@@ -234,5 +234,65 @@ TEST(GptqUnpack, RefusesDamagedParts) {
   refused(weight, zeros, infinite.parts[2].view(), g_idx, 32, {"model.q", "scales", "[1, 1]"});
 }
 
+// At 3 and 8 bits: the bytes of GPTQModel from the file's logical codes, and back.
+class GptqWidths : public testing::TestWithParam<int> {
+ protected:
+  QuantizedTensor logical() const {
+    const auto codes = golden_.values<uint8_t>("q.codes");       // [in, out]
+    const auto zeros = golden_.values<uint8_t>("q.zeros");       // [groups, out]
+    const auto scales = golden_.values<uint16_t>("ref.scales");  // [groups, out]
+    QuantizedTensor t = test::random_tensor(64, 128, 32, false, 1, GetParam());
+    for (size_t n = 0; n < 64; ++n) {
+      for (size_t k = 0; k < 128; ++k) t.codes[n * 128 + k] = codes[k * 64 + n];
+      for (size_t j = 0; j < 4; ++j) {
+        t.zeros[n * 4 + j] = zeros[j * 64 + n];
+        t.scales[n * 4 + j] = scales[j * 64 + n];
+      }
+    }
+    return t;
+  }
+  void expect_both_ways(GptqVersion version, const std::string& zeros) const {
+    const QuantizedTensor t = logical();
+    const PackedTensor packed = pack_gptq(t, "p", version);
+    for (const OwnedTensor& part : packed.parts) test::expect_same(part, golden_.get(part.name == "qzeros" ? zeros : "ref." + part.name));
+    const TensorView g_idx = golden_.get("ref.g_idx");
+    test::expect_equal(unpack_gptq(golden_.get("ref.qweight"), golden_.get(zeros), golden_.get("ref.scales"), &g_idx, 32, version, "p",
+                                   Codes::kRead, GetParam()), t);
+  }
+  Golden golden_{"gptq_" + std::to_string(GetParam()) + "bit.safetensors"};
+};
+INSTANTIATE_TEST_SUITE_P(Bits, GptqWidths, testing::Values(3, 8));
+
+TEST_P(GptqWidths, Version2EqualsTheBytesOfGptqModel) { expect_both_ways(GptqVersion::kV2, "ref.qzeros_v2"); }
+
+TEST_P(GptqWidths, Version1EqualsTheBytesOfGptqModelOrIsRefused) {
+  if (GetParam() == 8) {
+    expect_both_ways(GptqVersion::kV1, "ref.qzeros_v1");
+    return;
+  }
+  const QuantizedTensor t = logical();
+  expect_error<ArgumentError>([&] { pack_gptq(t, "model.q", GptqVersion::kV1); }, {"model.q", "3 bits", "4 or 8"});
+  expect_error<FormatError>(
+      [&] {
+        unpack_gptq(golden_.get("ref.qweight"), golden_.get("ref.qzeros_v2"), golden_.get("ref.scales"), nullptr, 32, GptqVersion::kV1,
+                    "model.q", Codes::kRead, 3);
+      },
+      {"model.q", "3 bits"});
+}
+
+TEST(GptqWidthsShapes, RoundTrip) {
+  for (const int bits : {3, 8}) {
+    for (const auto& [out, in, group] : {Shape{32, 32, 32}, Shape{96, 160, 64}, Shape{1056, 96, 96}}) {
+      const QuantizedTensor t = test::random_tensor(out, in, group, false, 5, bits);
+      const PackedTensor p = pack_gptq(t, "p", GptqVersion::kV2);
+      const TensorView g_idx = p.find("g_idx")->view();
+      test::expect_equal(unpack_gptq(p.find("qweight")->view(), p.find("qzeros")->view(), p.find("scales")->view(), &g_idx, group,
+                                     GptqVersion::kV2, "p", Codes::kRead, bits), t);
+    }
+    expect_error<ArgumentError>([&] { pack_gptq(test::random_tensor(34, 64, 64, true, 1, bits), "model.q", GptqVersion::kV2); },
+                                {"model.q", bits == 3 ? "multiples of 32" : "multiples of 4"});
+  }
+}
+
 }  // namespace
 }  // namespace metal_marlin

@@ -86,6 +86,76 @@ TEST_P(NativeShapes, RoundTripAndIndexFormula) {
   }
 }
 
+// The bit of a stream that is stored in the words of one column.
+bool stream_bit(const uint32_t* words, int64_t out, int64_t n, int64_t bit) {
+  return (words[bit / 32 * out + n] >> (bit % 32) & 1) != 0;
+}
+
+TEST(NativeWidths, RoundTripAndIndexFormula) {
+  for (const int bits : {3, 4, 8}) {
+    for (const auto& [out, in, group] : {Shape{1, 32, 32}, Shape{3, 96, 32}, Shape{17, 288, 96}, Shape{33, 576, 64}, Shape{1030, 64, 64}, Shape{5, 2112, 2112}}) {
+      for (const bool symmetric : {true, false}) {
+        const QuantizedTensor t = test::random_tensor(out, in, group, symmetric, 11, bits);
+        const PackedTensor packed = pack_native(t, "p");
+        EXPECT_EQ(packed.parts[0].shape, (std::vector<int64_t>{in * bits / 32, out}));
+        test::expect_equal(unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), group, "p", Codes::kRead, bits), t);
+        const auto* words = reinterpret_cast<const uint32_t*>(packed.parts[0].bytes.data());
+        for (int64_t n = 0; n < out; n += 7) {
+          for (int64_t k = 0; k < in; ++k) {
+            int code = 0;
+            for (int b = 0; b < bits; ++b) code |= static_cast<int>(stream_bit(words, out, n, k * bits + b)) << b;
+            ASSERT_EQ(code, t.codes[static_cast<size_t>(n * in + k)]) << bits << " bits " << n << "," << k;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(NativeWidths, EightBitsMayHaveFewerInputsThanAWordOfNibbles) {
+  const QuantizedTensor t = test::random_tensor(3, 12, 4, false, 2, 8);
+  const PackedTensor packed = pack_native(t, "p");
+  test::expect_equal(unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), 4, "p", Codes::kRead, 8), t);
+}
+
+TEST(NativeWidths, DoNotDependOnThreads) {
+  for (const int bits : {3, 8}) {
+    test::expect_independent_of_threads(test::random_tensor(1100, 256, 64, false, 3, bits), [](const auto& t) { return pack_native(t, "p"); });
+  }
+}
+
+TEST(NativeWidths, ZerosAreIntegersOfTheWidth) {
+  for (const int bits : {3, 8}) {
+    const float half = static_cast<float>(1 << (bits - 1));
+    for (const float bad : {-half - 1, half, 0.5f}) {
+      PackedTensor packed = pack_native(test::random_tensor(4, 64, 32, false, 1, bits), "p");
+      const uint16_t stored = f32_to_f16(bad);
+      std::memcpy(packed.parts[2].bytes.data() + 10, &stored, 2);
+      expect_error<FormatError>(
+          [&] { unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), 32, "model.q", Codes::kRead, bits); },
+          {"model.q", "zeros", "[1, 1]", bits == 3 ? "-4..3" : "-128..127"});
+    }
+  }
+}
+
+TEST(NativeWidths, RefusesWhatTheyCannotHold) {
+  QuantizedTensor t = test::random_tensor(4, 64, 32, false, 1, 3);
+  t.codes[70] = 8;
+  expect_error<ArgumentError>([&] { pack_native(t, "model.q"); }, {"model.q", "code is above 7"});
+  t.codes[70] = 7;
+  t.zeros[1] = 8;
+  expect_error<ArgumentError>([&] { pack_native(t, "model.q"); }, {"model.q", "zero 8 above 7"});
+  expect_error<ArgumentError>([] { pack_native(test::random_tensor(4, 40, 40, true, 1, 3), "model.q"); }, {"model.q", "40", "multiple of 32"});
+  expect_error<ArgumentError>([] { pack_native(test::random_tensor(4, 42, 42, true, 1, 8), "model.q"); }, {"model.q", "42", "multiple of 4"});
+  const PackedTensor packed = pack_native(test::random_tensor(4, 64, 32, true, 1, 4), "p");
+  const auto unpack_as = [&](int bits) {
+    unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), 32, "model.q", Codes::kRead, bits);
+  };
+  expect_error<FormatError>([&] { unpack_as(3); }, {"model.q", "[8, 4]"});  // 8 rows of words are no runs of 3
+  expect_error<FormatError>([&] { unpack_as(8); }, {"model.q", "scales", "[1, 4]"});
+  expect_error<FormatError>([&] { unpack_as(5); }, {"model.q", "5 bits"});
+}
+
 TEST(Native, DoesNotDependOnThreads) {
   test::expect_independent_of_threads(test::random_tensor(100, 256, 64, false, 3), [](const auto& t) { return pack_native(t, "p"); });
 }
@@ -103,7 +173,7 @@ TEST(NativePack, RefusesWhatTheLayoutCannotHold) {
     change(t);
     expect_error<ArgumentError>([&] { pack_native(t, "model.q"); }, texts);
   };
-  refused([](auto& t) { t.bits = 8; }, {"model.q", "8 bits"});
+  refused([](auto& t) { t.bits = 5; }, {"model.q", "5 bits", "3, 4 or 8"});
   refused([](auto& t) { t.group_size = 48; }, {"model.q", "group 48"});
   refused([](auto& t) { t.group_size = 0; }, {"model.q", "group 0"});
   refused([](auto& t) { t.codes.pop_back(); }, {"model.q", "255 codes"});

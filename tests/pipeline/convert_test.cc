@@ -361,7 +361,7 @@ TEST(ConvertRefuses, SourcesAndTargetsThatMakeNoSense) {
   TemporaryFolder folder;
   Model model({16, 24, 8}, 8, true, 1);
   model.write(folder, "awq");
-  expect_refused<UnsupportedError>(folder, "floats", "awq", {"4 bits", "safetensors", "quantize"});
+  expect_refused<UnsupportedError>(folder, "floats", "awq", {"quantized checkpoint", "safetensors", "quantize"});
   expect_refused<ArgumentError>(folder, "awq", "awq", {"already"});
   expect_refused<ArgumentError>(folder, "awq", "gguf", {"gguf", "native"});
   EXPECT_THROW(convert(folder.path("awq"), folder.path("awq"), "native", true), ArgumentError);

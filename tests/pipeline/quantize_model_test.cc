@@ -353,7 +353,7 @@ TEST_F(QuantizeModelTest, WrongOptionsAreNamed) {
   EXPECT_NE(message([](auto& o) { o.group_size = "0"; }).find("--group-size"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.salient_ratio = 2; }).find("--salient-ratio"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.salient_ratio = std::nan(""); }).find("--salient-ratio"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.bits = 3; }).find("--bits"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.bits = 5; }).find("--bits"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.calibration.samples = 0; }).find("--samples"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.machine.precision = "f8"; }).find("--precision"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.range = "gram", o.clip = "on"; }).find("--clip"), std::string::npos);

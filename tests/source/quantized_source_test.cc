@@ -81,6 +81,9 @@ struct Checkpoint {
     }
     throw std::runtime_error(name);
   }
+  void set_version_2(const std::string& bits, const std::string& linears) {
+    metadata = {{"metal_marlin.version", "2"}, {"metal_marlin.bits", bits}, {"metal_marlin.tensors", linears}};
+  }
   void erase(const std::string& name) {
     std::erase_if(tensors, [&](const OwnedTensor& t) { return t.name == name; });
   }
@@ -217,6 +220,27 @@ INSTANTIATE_TEST_SUITE_P(
                     Damage{"native_of_another_offset", true,
                            [](Checkpoint& c) { c.metadata["metal_marlin.nibble_offset"] = "7"; },
                            expect<UnsupportedError>({"expected 8", "found 7"})},
+                    Damage{"native_of_a_later_version", true,
+                           [](Checkpoint& c) { c.metadata["metal_marlin.version"] = "3"; },
+                           expect<UnsupportedError>({"metal_marlin.version", "expected 1 or 2", "found 3"})},
+                    Damage{"native_of_5_bits", true, [](Checkpoint& c) { c.set_version_2("5", "{}"); },
+                           expect<UnsupportedError>({"metal_marlin.bits", "3, 4 or 8", "found 5"})},
+                    Damage{"native_without_bits", true, [](Checkpoint& c) { c.set_version_2("", "{}"); },
+                           expect<UnsupportedError>({"metal_marlin.bits"})},
+                    Damage{"native_bits_are_no_number", true, [](Checkpoint& c) { c.set_version_2("[4", "{}"); },
+                           expect<UnsupportedError>({"metal_marlin.bits"})},
+                    Damage{"native_tensors_are_no_object", true, [](Checkpoint& c) { c.set_version_2("4", "[1"); },
+                           expect<FormatError>({"metal_marlin.tensors", "JSON object"})},
+                    Damage{"native_linear_of_4_bits_and_a_half", true,
+                           [](Checkpoint& c) { c.set_version_2("4", "{\"" + kModule + ".weight\": {\"bits\": 4.5}}"); },
+                           expect<UnsupportedError>({kModule, "3, 4 or 8", "4.5"})},
+                    Damage{"native_linear_of_other_bits_than_stored", true,
+                           [](Checkpoint& c) { c.set_version_2("4", "{\"" + kModule + ".weight\": {\"bits\": 8}}"); },
+                           expect<FormatError>({"gate_proj"})},
+                    Damage{"awq_of_8_bits", false, [](Checkpoint& c) { c.config["quantization_config"]["bits"] = 8; },
+                           expect<UnsupportedError>({"8 bits", "supported are 4"})},
+                    Damage{"native_config_of_5_bits", true, [](Checkpoint& c) { c.config["quantization_config"]["bits"] = 5; },
+                           expect<UnsupportedError>({"5 bits", "3, 4 or 8"})},
                     Damage{"native_zero_is_fractional", true,
                            [](Checkpoint& c) {
                              const uint16_t half = f32_to_f16(0.5F);

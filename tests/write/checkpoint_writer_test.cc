@@ -452,12 +452,12 @@ TEST(CheckpointWriter, RefusesTheSourcesOwnFolder) {
 TEST(CheckpointWriter, RefusalNamesTheReason) {
   const auto awq = CheckpointWriter::create("awq");
   const auto native = CheckpointWriter::create("native");
-  EXPECT_EQ(awq->refusal(64, 128, 64), "");
-  EXPECT_NE(awq->refusal(12, 128, 64), "");
-  EXPECT_EQ(native->refusal(12, 128, 64), "");
-  EXPECT_NE(native->refusal(64, 100, 50), "");
-  EXPECT_NE(awq->refusal(64, 96, 64), "");
-  EXPECT_EQ(awq->refusal(64, 100, -1), "");
+  EXPECT_EQ(awq->refusal(64, 128, 64, 4), "");
+  EXPECT_NE(awq->refusal(12, 128, 64, 4), "");
+  EXPECT_EQ(native->refusal(12, 128, 64, 4), "");
+  EXPECT_NE(native->refusal(64, 100, 50, 4), "");
+  EXPECT_NE(awq->refusal(64, 96, 64, 4), "");
+  EXPECT_EQ(awq->refusal(64, 100, -1, 4), "");
 }
 
 }  // namespace

@@ -135,13 +135,15 @@ QuantizedTensor TinyProvider::quantized(const std::string& name) {
     t.in_features = l.in_features;
     t.group_size = l.group_size;
     t.symmetric = plan_.symmetric;
+    t.bits = l.bits;
+    const uint64_t levels = uint64_t{1} << l.bits;
     Random random(2, stream_of(name));
     t.codes.resize(static_cast<size_t>(l.out_features * l.in_features));
-    for (uint8_t& c : t.codes) c = static_cast<uint8_t>(random.below(16));
+    for (uint8_t& c : t.codes) c = static_cast<uint8_t>(random.below(levels));
     t.scales.resize(static_cast<size_t>(l.out_features * t.groups()));
     for (uint16_t& s : t.scales) s = f32_to_f16(static_cast<float>(0.02 * random.normal()));
     t.zeros.resize(t.scales.size());
-    for (uint8_t& z : t.zeros) z = plan_.symmetric ? 8 : static_cast<uint8_t>(random.below(16));
+    for (uint8_t& z : t.zeros) z = static_cast<uint8_t>(plan_.symmetric ? levels / 2 : random.below(levels));
     return t;
   }
   throw ArgumentError(name + ": not planned");
