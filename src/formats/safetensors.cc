@@ -1,10 +1,12 @@
 #include "formats/safetensors.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <metal_marlin/error.h>
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <tuple>
@@ -499,11 +501,38 @@ std::string shard_name(int shard, int shards, std::string_view stem) {
   return fmt::format("{}-{:05}-of-{:05}.safetensors", stem, shard, shards);
 }
 
+namespace {
+
+// SystemError naming the shards that are not there, and how many tensors the index places in them.
+void require_shards(const SafetensorsIndex& index, const std::vector<std::string>& files, const std::string& folder,
+                    const std::string& index_path) {
+  std::vector<std::string> missing;
+  for (const std::string& file : files) {
+    std::error_code code;
+    if (!std::filesystem::exists(folder + file, code)) missing.push_back(file);
+  }
+  if (missing.empty()) return;
+  const auto tensors = std::count_if(index.weight_map.begin(), index.weight_map.end(), [&](const auto& placed) {
+    return std::binary_search(missing.begin(), missing.end(), placed.second);
+  });
+  constexpr size_t kNamed = 5;
+  const auto named = missing.begin() + static_cast<int64_t>(std::min(missing.size(), kNamed));
+  throw SystemError(fmt::format("{}{}{} missing: {} places {} tensors in {} ({} of {} shards are not there); download {} into the "
+                                "folder, or the whole model again",
+                                folder, fmt::join(missing.begin(), named, fmt::format(", {}", folder)),
+                                missing.size() == 1 ? ": this shard is" : missing.size() > kNamed ? fmt::format(" and {} more shards are", missing.size() - kNamed) : ": these shards are",
+                                index_path, tensors, missing.size() == 1 ? "it" : "them", missing.size(), files.size(),
+                                missing.size() == 1 ? "it" : "them"));
+}
+
+}  // namespace
+
 ShardedSafetensors::ShardedSafetensors(const std::string& index_path) : index_(read_index(index_path)) {
   const auto slash = index_path.rfind('/');
   const std::string folder = slash == std::string::npos ? "" : index_path.substr(0, slash + 1);
   std::unordered_map<std::string_view, const SafetensorsFile*> by_file;
   const std::vector<std::string> files = index_.files();
+  require_shards(index_, files, folder, index_path);
   shards_.reserve(files.size());
   for (const std::string& file : files) {
     const SafetensorsFile& shard = shards_.emplace_back(folder + file);

@@ -176,7 +176,8 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
   const std::string version = find("metal_marlin.version");
   if (version.empty() && offset.empty()) {
     throw UnsupportedError(fmt::format(
-        "{}: no metal_marlin.nibble_offset in the metadata: a file of the original format, which this version does not read",
+        "{}: expected metal_marlin.nibble_offset in the metadata, found none: perhaps a file of the earlier numpy implementation (codes with "
+        "offset 7), which holds single matrices that awq_load of the Python package reads",
         file));
   }
   if (version.empty() || version == "1") {

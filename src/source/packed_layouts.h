@@ -46,7 +46,7 @@ struct NativeMetadata {
     return it == others.end() ? bits : it->second;
   }
 };
-// UnsupportedError for another version (also the original format, which has none) or number of bits, FormatError for what
+// UnsupportedError for another version (also files of the earlier numpy implementation, which have none) or number of bits, FormatError for what
 // is no such metadata; both name `file`, the key, expected and found.
 NativeMetadata read_native_metadata(const std::map<std::string, std::string>& metadata, const std::string& file);
 

@@ -21,6 +21,7 @@
 #include "source/packed_layouts.h"
 #include "source/text_model.h"
 #include "source/tokenizer.h"
+#include "source/weight_files.h"
 
 namespace metal_marlin {
 namespace {
@@ -59,8 +60,8 @@ class SafetensorsSource : public ModelSource {
   explicit SafetensorsSource(const std::string& path) {
     path_ = path;
     const bool folder = fs::is_directory(path);
-    folder_ = folder ? path : fs::path(path).parent_path().string();
-    if (folder_.empty()) folder_ = ".";
+    const fs::path place = folder ? fs::path(path) : fs::path(path).parent_path();
+    folder_ = place.empty() ? std::string(".") : place.string();
     const std::string config_path = (fs::path(folder_) / "config.json").string();
     if (!fs::exists(config_path)) {
       throw FormatError(fmt::format(
@@ -222,7 +223,8 @@ class SafetensorsSource : public ModelSource {
       if (name.ends_with(".safetensors.index.json")) indices.push_back(fs::path(folder_) / name);
     }
     // As transformers chooses: the one file of this name, else the index of this name. Folders also hold adapters,
-    // the same weights under the publisher's own names, and the like.
+    // the same weights under the publisher's own names, and the like. Beyond what it takes: one index of another name, one
+    // file of another name, and shards without their index where nothing else can be meant.
     for (const auto& [all, preferred] :
          {std::pair{&weights, "model.safetensors"}, {&indices, "model.safetensors.index.json"}}) {
       const auto it =
@@ -242,7 +244,10 @@ class SafetensorsSource : public ModelSource {
     }
     if (weights.empty())
       throw FormatError(fmt::format("{}: expected *.safetensors files, found none; download the model again", folder_));
-    for (const fs::path& p : weights) files_.push_back(std::make_unique<SafetensorsFile>(p.string()));
+    std::vector<std::string> names;
+    for (const fs::path& p : weights) names.push_back(p.filename().string());
+    for (const std::string& name : weights_without_index(folder_, names))
+      files_.push_back(std::make_unique<SafetensorsFile>((fs::path(folder_) / name).string()));
   }
 
   void collect(bool wrapped) {

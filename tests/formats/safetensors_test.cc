@@ -168,7 +168,11 @@ TEST_F(Sharded, IndexTextIsAsTransformersWritesIt) {
 
 TEST_F(Sharded, MissingShard) {
   std::filesystem::remove(folder_.path(name(2)));
-  check_error(expect<SystemError>({name(2)}), [&] { ShardedSafetensors model(write_index_file()); });
+  check_error(expect<SystemError>({name(2) + ": this shard is missing", "model.safetensors.index.json places 1 tensors in it", "download it"}),
+              [&] { ShardedSafetensors model(write_index_file()); });
+  std::filesystem::remove(folder_.path(name(1)));
+  check_error(expect<SystemError>({name(1), name(2), "are missing", "places 3 tensors", "2 of 2 shards", "download them"}),
+              [&] { ShardedSafetensors model(write_index_file()); });
 }
 
 TEST_F(Sharded, TensorInShardButNotInMap) {

@@ -167,6 +167,24 @@ TEST(SafetensorsSource, ShardsWithoutIndexAreAllRead) {
   EXPECT_EQ(values_of(source->load("lm_head.weight")), test::small_values("lm_head.weight", 12 * 16));
 }
 
+TEST(SafetensorsSource, ShardsWithoutIndexMayStandBesideOtherFiles) {
+  TemporaryFolder folder;
+  folder.write("config.json", small_config().dump());
+  write_safetensors(folder.path("model-00001-of-00001.safetensors"), test::f32_tensors(small_shapes()));
+  write_safetensors(folder.path("adapter_model.safetensors"), test::f32_tensors({{"lora", {2, 2}}}));
+  write_safetensors(folder.path("consolidated.safetensors"), test::f32_tensors(small_shapes()));
+  const auto source = ModelSource::open(folder.path(""));
+  source->check();
+  EXPECT_EQ(source->tensors().size(), small_shapes().size());
+}
+
+TEST(SafetensorsSource, OneFileOfAnyNameIsTheModel) {
+  TemporaryFolder folder;
+  folder.write("config.json", small_config().dump());
+  write_safetensors(folder.path("weights.safetensors"), test::f32_tensors(small_shapes()));
+  ModelSource::open(folder.path(""))->check();
+}
+
 TEST(SafetensorsSource, GenerationConfigAddsEndTokens) {
   TemporaryFolder folder;
   json config = small_config();
@@ -299,6 +317,18 @@ Damage quantization(const std::string& name, const json& value, test::Expected e
           },
           std::move(expected)};
 }
+// The small model in shards of these names, without an index: the head in the last, the rest in all others.
+Damage files(const std::string& name, const std::vector<std::string>& names, std::vector<std::string> texts) {
+  return {name,
+          [names](const TemporaryFolder& f) {
+            f.write("config.json", small_config().dump());
+            Shapes rest = small_shapes();
+            Shapes head;
+            head.insert(rest.extract("lm_head.weight"));
+            for (const std::string& n : names) write_safetensors(f.path(n), test::f32_tensors(n == names.back() ? head : rest));
+          },
+          expect<FormatError>(std::move(texts))};
+}
 std::string index_of_small(const std::function<void(json&)>& change) {
   json map = json::object();
   for (const auto& [name, shape] : small_shapes()) map[name] = "model-00001-of-00001.safetensors";
@@ -319,6 +349,17 @@ INSTANTIATE_TEST_SUITE_P(
                expect<FormatError>({"without a config.json", "copy it"})},
         Damage{"no_weights", [](const TemporaryFolder& f) { f.write("config.json", small_config().dump()); },
                expect<FormatError>({"*.safetensors", "found none"})},
+        files("two_files_and_no_index", {"a.safetensors", "b.safetensors"},
+              {"index.json", "single *.safetensors", "a.safetensors, b.safetensors", "download"}),
+        files("shards_and_another_file", {"part-00001-of-00002.safetensors", "part-00002-of-00002.safetensors", "z.safetensors"},
+              {"z.safetensors", "belong together"}),
+        files("shard_missing_without_index", {"model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"},
+              {"model-00002-of-00003.safetensors is missing", "3 shards", "download"}),
+        files("shards_of_two_sets", {"model-00001-of-00001.safetensors", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"},
+              {"several sets"}),
+        files("tensor_in_two_shards_without_index",
+              {"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors"},
+              {"stands in", "model-00001-of-00003.safetensors"}),
         raw_config("config_is_cut", small_config().dump().substr(0, 60), {"config.json", "no valid JSON"}),
         raw_config("config_is_empty", "", {"config.json", "no valid JSON"}),
         raw_config("config_is_an_array", "[1]", {"config.json", "object", "array"}),
@@ -383,10 +424,10 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"tensor_twice",
                [](const TemporaryFolder& f) {
                  f.write("config.json", small_config().dump());
-                 write_safetensors(f.path("a.safetensors"), test::f32_tensors(small_shapes()));
-                 write_safetensors(f.path("b.safetensors"), test::f32_tensors({{kQ, {16, 16}}}));
+                 write_safetensors(f.path("model-00001-of-00002.safetensors"), test::f32_tensors(small_shapes()));
+                 write_safetensors(f.path("model-00002-of-00002.safetensors"), test::f32_tensors({{kQ, {16, 16}}}));
                },
-               expect<FormatError>({kQ, "a.safetensors", "b.safetensors"})},
+               expect<FormatError>({kQ, "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"})},
         Damage{"weights_cut",
                [](const TemporaryFolder& f) {
                  write_small_model(f);
