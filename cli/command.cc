@@ -42,8 +42,11 @@ void Command::parse_value(const OptionInfo& option, std::function<void(const std
   const auto note = [this, label, named = !option.positional] {
     if (named) given_.push_back(label.substr(label.find_first_not_of('-')));
   };
-  auto* added = parser_->app->add_option(names, [accept = std::move(accept), label, note](const CLI::results_t& texts) {
+  const bool once = !option.repeatable;
+  auto* added = parser_->app->add_option(names, [accept = std::move(accept), label, note, once](const CLI::results_t& texts) {
     note();
+    if (once && texts.size() > 1)
+      throw UsageError{fmt::format("{}: expected once, found {} times: '{}'", label, texts.size(), join(texts, "', '"))};
     for (const auto& text : texts) {
       try {
         accept(text);
@@ -54,8 +57,9 @@ void Command::parse_value(const OptionInfo& option, std::function<void(const std
     return true;
   });
   added->required(option.required);
-  if (option.repeatable)
-    added->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->expected(1, 1 << 20)->allow_extra_args(false);
+  // Also for those that may be given once: the parser's own complaint is no sentence. One value each time, so that MODEL may
+  // follow.
+  if (!option.positional) added->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->expected(1);
 }
 
 void Command::positional(const std::string& name, std::string& value, const std::string& help, Completes completes) {
@@ -213,6 +217,29 @@ std::string Application::unexpected(Command& command) {
   return fmt::format("'{}' is more than expected", join(extras, " "));
 }
 
+// The parser takes "--dry-run=VALUE" for the flag itself, or for its absence.
+void Application::refuse_values_of_flags(const Command& command, const std::vector<std::string>& words) {
+  for (const auto& word : words) {
+    if (word == "--") return;
+    const size_t equals = word.find('=');
+    if (!word.starts_with("--") || equals == std::string::npos) continue;
+    const std::string name = word.substr(0, equals);
+    for (const auto& option : command.options()) {
+      if (option.value.empty() && !option.positional && std::find(option.names.begin(), option.names.end(), name) != option.names.end())
+        throw UsageError{fmt::format("{}: expected no value, found '{}'", name, word.substr(equals + 1))};
+    }
+  }
+}
+
+std::string Application::without_value(const Command& command, const std::string& fault) {
+  const std::string name = fault.substr(0, fault.find(':'));
+  for (const auto& option : command.options()) {
+    if (std::find(option.names.begin(), option.names.end(), name) != option.names.end())
+      return fmt::format("{}: expected a value ({}), found none", name, option.value);
+  }
+  return fault;
+}
+
 int Application::run(int argc, char** argv) {
   Command* command = nullptr;
   const auto fail = [this, &command](const std::string& message) {
@@ -250,6 +277,7 @@ int Application::run(int argc, char** argv) {
   }
   std::rotate(words.begin(), words.begin() + static_cast<int64_t>(flags), words.begin() + static_cast<int64_t>(flags) + 1);
   try {
+    refuse_values_of_flags(*command, words);
     std::reverse(words.begin(), words.end());  // as the parser takes them
     parser_->app.parse(std::move(words));
   } catch (const CLI::CallForHelp&) {
@@ -257,6 +285,8 @@ int Application::run(int argc, char** argv) {
     return 0;
   } catch (const CLI::ExtrasError&) {
     return fail(unexpected(*command));
+  } catch (const CLI::ArgumentMismatch& error) {
+    return fail(without_value(*command, error.what()));
   } catch (const CLI::ParseError& error) {
     return fail(error.what());
   } catch (const UsageError& error) {

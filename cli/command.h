@@ -129,6 +129,10 @@ class Application {
   struct Parser;
   // What to say of the words that no option or positional of `command` takes.
   static std::string unexpected(Command& command);
+  // UsageError for "--json=yes".
+  static void refuse_values_of_flags(const Command& command, const std::vector<std::string>& words);
+  // What to say of an option at the end, or in front of another, that wants a value; `fault` are the parser's words.
+  static std::string without_value(const Command& command, const std::string& fault);
 
   std::string name_;
   std::string summary_;

@@ -57,7 +57,13 @@ struct NpzFile::Archive {
     zip_error_fini(&error);
     const bool system = code == ZIP_ER_NOENT || code == ZIP_ER_OPEN || code == ZIP_ER_READ || code == ZIP_ER_MEMORY;
     if (system) throw SystemError(fmt::format("{}: cannot open: {}", file, text));
-    throw FormatError(fmt::format("{}: no npz file: {}", file, text));
+    throw FormatError(no_npz(file, code));
+  }
+
+  static std::string no_npz(const std::string& file, int code) {
+    return fmt::format("{}: expected an .npz of arrays (a zip archive, as calibrate and numpy.savez write it), found {}; make it again, or name "
+                       "another file",
+                       file, code == ZIP_ER_NOZIP ? "a file that is no zip archive, or a cut one" : "a damaged zip archive");
   }
 
   void open(std::span<const std::byte> bytes) {
@@ -67,9 +73,9 @@ struct NpzFile::Archive {
     if (source != nullptr) zip.reset(zip_open_from_source(source, ZIP_RDONLY, &error));
     if (!zip) {
       if (source != nullptr) zip_source_free(source);
-      const std::string text = zip_error_strerror(&error);
+      const int code = zip_error_code_zip(&error);
       zip_error_fini(&error);
-      throw FormatError(fmt::format("{}: no npz file: {}", path, text));
+      throw FormatError(no_npz(path, code));
     }
     zip_error_fini(&error);
   }

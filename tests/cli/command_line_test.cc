@@ -95,6 +95,15 @@ TEST_F(CommandLine, WrongUsageIsTwoAndSaysWhatIsAccepted) {
       {"quantize", "MODEL is required"},
       {"quantize m", "--output"},
       {"quantize m -o o extra", "extra"},
+      {"quantize m -o o -o p", "--output: expected once, found 2 times: 'o', 'p'"},
+      {"quantize m -o o --samples 3 --samples 4 --samples 5", "--samples: expected once, found 3 times: '3', '4', '5'"},
+      {"quantize m -o", "--output: expected a value (OUT), found none"},
+      {"quantize m -o o --samples", "--samples: expected a value (N), found none"},
+      {"quantize m -o o --method --dry-run", "--method: expected one of awq"},
+      {"quantize -o o m n", "'n' is more than expected"},
+      {"quantize --skip p --skip q m -o o n", "'n' is more than expected"},
+      {"quantize m -o o --dry-run=3", "--dry-run: expected no value, found '3'"},
+      {"quantize m -o o --no-resume=false", "--no-resume: expected no value, found 'false'"},
       {"quantize m -o o --bogus", "--bogus"},
       {"quantize m -o o --method magic", "awq, awq-paper, awq-salient, gptq, rtn"},
       {"quantize m -o o --format awq,magic", "native, awq"},
@@ -137,6 +146,7 @@ TEST_F(CommandLine, WrongUsageIsTwoAndSaysWhatIsAccepted) {
     EXPECT_TRUE(outcome.out.empty()) << arguments;
     EXPECT_NE(outcome.err.find(text), std::string::npos) << arguments << "\n" << outcome.err;
     EXPECT_NE(outcome.err.find("--help"), std::string::npos) << arguments;
+    EXPECT_EQ(outcome.err.find(" required but "), std::string::npos) << outcome.err;  // the parser's own words
   }
 }
 
