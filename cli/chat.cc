@@ -37,7 +37,8 @@ bool read_line(bool interactive, std::string& line) {
   return static_cast<bool>(std::getline(std::cin, line));
 }
 
-int run(State& state) {
+int run(const Command& command, State& state) {
+  state.options.given = command.given();
   state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
   state.options.on_warning = [&console, said = std::set<std::string>()](const std::string& text) mutable {
@@ -93,7 +94,7 @@ void add_chat(Application& application) {
   command.example("Talk", "metal-marlin chat MODEL");
   command.example("One question from a script, the answer as JSON",
                   "echo 'What is 2+2?' | metal-marlin chat MODEL --temp 0 --json");
-  command.action([state] { return run(*state); });
+  command.action([state, &command] { return run(command, *state); });
 }
 
 }  // namespace metal_marlin::cli

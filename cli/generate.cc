@@ -43,6 +43,7 @@ std::string read_prompt(const Command& command, const State& state) {
 
 int run(const Command& command, State& state) {
   const std::string prompt = read_prompt(command, state);
+  state.options.given = command.given();
   state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
   state.options.on_warning = [&console](const std::string& text) { console.warning(text); };

@@ -25,6 +25,9 @@ struct GenerateOptions {
   bool ignore_eos = false;
   // One line without a newline: the context exceeds what the model was made for, and the like.
   std::function<void(const std::string&)> on_warning;
+  // Options that were asked for by name, as on the command line without hyphens ("top-k"): those without effect beside the
+  // others (temp 0 makes sampling idle) are named in a warning, as are others that differ from their defaults.
+  std::vector<std::string> given;
 };
 
 struct GenerateStats {

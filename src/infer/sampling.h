@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/random.h"
@@ -23,6 +24,10 @@ struct SamplingOptions {
 // ArgumentError naming the option that is out of its range.
 SamplingOptions sampling_options(const GenerateOptions& options);
 void check(const SamplingOptions& options);
+
+// "without effect: --top-k, --seed (--temp 0 always takes the likeliest token)": sampling options that were asked for (in
+// `given`, or unlike their defaults) and that others make idle; empty: none. One that says "off" asks for nothing.
+std::string ignored_sampling_warning(const GenerateOptions& options);
 
 struct TokenProbability {
   int32_t token = 0;

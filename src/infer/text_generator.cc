@@ -90,6 +90,7 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
     throw ArgumentError(
         fmt::format("the prompt has {} tokens, the context {}; shorten it or raise the context", prompt, context));
   }
+  if (const std::string idle = ignored_sampling_warning(options); options.on_warning && !idle.empty()) options.on_warning(idle);
   const int64_t most = options.predict < 0 ? context - prompt : std::min(options.predict, context - prompt);
   const bool grows = source->config().rope.type == RopeType::kDynamic;
   if (options.on_warning && own > 0 && prompt + most > own && !grows) {

@@ -165,5 +165,31 @@ TEST(Sampling, RefusesOptionsOutOfRange) {
   EXPECT_THROW(Sampler({.repeat_last_n = -2}), ArgumentError);
 }
 
+TEST(Sampling, NamesOptionsThatOthersMakeIdle) {
+  const auto warning = [](const GenerateOptions& o) { return ignored_sampling_warning(o); };
+  GenerateOptions o;
+  EXPECT_EQ(warning(o), "");
+  o.given = {"top-k", "seed", "repeat-penalty"};
+  EXPECT_EQ(warning(o), "");  // they do something
+  o.temp = 0;
+  EXPECT_EQ(warning(o), "without effect: --top-k, --seed (--temp 0 always takes the likeliest token)");
+  o.top_k = 0;  // off, as it is
+  EXPECT_EQ(warning(o), "without effect: --seed (--temp 0 always takes the likeliest token)");
+  o.given = {"temp", "predict"};
+  EXPECT_EQ(warning(o), "");
+  o.min_p = 0.1;  // not by name, but unlike the default
+  EXPECT_NE(warning(o).find("--min-p ("), std::string::npos);
+  o.temp = 0.7;
+  o.top_k = 1;
+  EXPECT_EQ(warning(o), "without effect: --temp, --min-p (--top-k 1 leaves the likeliest token alone)");
+  GenerateOptions p;
+  p.repeat_last_n = 10;
+  EXPECT_EQ(warning(p), "without effect: --repeat-last-n (--repeat-penalty 1 punishes nothing)");
+  p.repeat_penalty = 1.1;
+  EXPECT_EQ(warning(p), "");
+  p.repeat_last_n = 0;
+  EXPECT_EQ(warning(p), "without effect: --repeat-penalty (--repeat-last-n 0 looks back on no token)");
+}
+
 }  // namespace
 }  // namespace metal_marlin
