@@ -442,7 +442,7 @@ void CheckpointWriter::Job::write_rest() {
     add_file(name);
   }
   report.skipped = plan.skipped;
-  const std::string base = plan.base_model.empty() ? base_model_of(source.path()) : plan.base_model;
+  const std::string base = plan.base_model.empty() ? source_name_of(source.path()) : plan.base_model;
   write_text_file(folder + "/README.md", render_model_card(base, source.family().name, writer.format(), plan, report));
   add_file("README.md");
   nlohmann::json config = source.config_json();

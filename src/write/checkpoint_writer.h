@@ -58,9 +58,10 @@ struct CheckpointPlan {
   bool act_order = false;   // some linear's groups are in act order (for GPTQ's config)
   bool keep_types = false;  // GPTQ: other tensors keep their type instead of becoming float16
   std::string head;         // module of the head, "lm_head"; write() fills it in
-  std::string base_model;                    // for the model card; empty: the name of the source's folder or file
+  std::string base_model;                    // for the model card: "org/name"; empty: what the source's path tells
   std::string method;                        // for the model card: "awq-paper", ...
   std::string converted_from;                // for the model card: the format that this was converted from; empty: none
+  std::string evaluation;                    // for the model card: on which text the figures were measured; empty: on none
   std::string figures_json = "{}";           // for the model card: an object of numbers, strings and such objects
 };
 

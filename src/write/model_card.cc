@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 namespace metal_marlin {
 namespace {
@@ -28,14 +31,99 @@ void append_yaml(const json& object, int indent, std::string& out) {
   }
 }
 
+// Valid UTF-8 in one line that cannot break out of a table's cell or a sentence.
+std::string one_line(const std::string& text) {
+  std::string out;
+  for (const char c : json::parse(dumped(text)).get<std::string>()) {
+    if (c == '|') {
+      out += "\\|";
+    } else {
+      out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+    }
+  }
+  return out;
+}
+
 void append_rows(const json& object, const std::string& prefix, std::string& out) {
   for (const auto& [key, value] : object.items()) {
     if (value.is_object()) {
       append_rows(value, prefix + key + ".", out);
     } else {
-      out += fmt::format("| {}{} | {} |\n", prefix, key, value.is_string() ? value.get<std::string>() : dumped(value));
+      out += fmt::format("| {} | {} |\n", one_line(prefix + key), one_line(value.is_string() ? value.get<std::string>() : dumped(value)));
     }
   }
+}
+
+double round_to(double value, int decimals) {
+  const double power = std::pow(10.0, decimals);
+  return std::isfinite(value * power) ? std::round(value * power) / power : value;
+}
+
+// Decimals that show `digits` of a value.
+int decimals_of(double value, int digits) {
+  if (value == 0 || !std::isfinite(value)) return digits;
+  return std::clamp(digits - 1 - static_cast<int>(std::floor(std::log10(std::fabs(value)))), 0, 15);
+}
+
+// A mean can be said as exactly as its standard error allows.
+json rounded(const json& figures) {
+  json out = figures;
+  const auto error = figures.find("standard_error");
+  const bool has_error = error != figures.end() && error->is_number_float() && error->get<double>() > 0;
+  for (auto& [key, value] : out.items()) {
+    if (value.is_object()) {
+      value = rounded(value);
+    } else if (value.is_number_float()) {
+      const auto number = value.get<double>();
+      const bool by_error = has_error && (key == "mean" || key == "standard_error");
+      value = round_to(number, by_error ? decimals_of(error->get<double>(), 2) : decimals_of(number, 5));
+    }
+  }
+  return out;
+}
+
+// Rows of the figures that have a form of their own, which are taken out of `figures`.
+std::string rows_of_known(json& figures) {
+  std::string out;
+  const auto number = [&](const char* pointer) {
+    const json::json_pointer p(pointer);
+    return figures.contains(p) && figures[p].is_number() ? std::optional<double>(figures[p].get<double>()) : std::nullopt;
+  };
+  const auto reference = number("/perplexity/reference");
+  const auto quantized = number("/perplexity/quantized");
+  if (reference && quantized) {
+    out += fmt::format("| perplexity, before and after | {:.{}f}, {:.{}f} |\n", *reference, decimals_of(*reference, 5), *quantized, decimals_of(*quantized, 5));
+    figures.erase("perplexity");
+  }
+  const auto mean = number("/kl_divergence/mean");
+  const auto error = number("/kl_divergence/standard_error");
+  const auto p99 = number("/kl_divergence/p99");
+  if (mean && error && p99) {
+    const int decimals = decimals_of(*error, 2);
+    out += fmt::format("| KL divergence of the next token's probabilities, with standard error | {:.{}f} ± {:.{}f} nats |\n", *mean, decimals, *error, decimals);
+    out += fmt::format("| KL divergence, 99 % of positions below | {:.3g} nats |\n", *p99);
+    figures.erase("kl_divergence");
+  }
+  if (const auto same = number("/top1_agreement")) {
+    out += fmt::format("| same top token | {:.2f} % |\n", 100 * *same);
+    figures.erase("top1_agreement");
+  }
+  if (figures.contains("positions") && figures["positions"].is_number_integer()) {
+    out += fmt::format("| positions scored | {} |\n", dumped(figures["positions"]));
+    figures.erase("positions");
+  }
+  return out;
+}
+
+// "org/name" as hubs have them.
+bool is_hub_id(const std::string& name) {
+  const size_t slash = name.find('/');
+  const auto plain = [](std::string_view part) {
+    return !part.empty() && part.front() != '.' && std::all_of(part.begin(), part.end(), [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+    });
+  };
+  return slash != std::string::npos && plain(std::string_view(name).substr(0, slash)) && plain(std::string_view(name).substr(slash + 1));
 }
 
 }  // namespace
@@ -61,15 +149,14 @@ const FormatNames& names_of(const std::string& format) {
 
 }  // namespace
 
-std::string base_model_of(const std::string& path) {
+std::string source_name_of(const std::string& path) {
   const std::filesystem::path p(path);
   for (const auto& part : p) {
     const std::string name = part.string();
     if (!name.starts_with("models--")) continue;
-    std::string id = name.substr(8);
+    const std::string id = name.substr(8);
     const size_t dashes = id.find("--");
-    if (dashes != std::string::npos) id.replace(dashes, 2, "/");
-    return id;
+    return dashes == std::string::npos ? id : id.substr(0, dashes) + "/" + id.substr(dashes + 2);
   }
   const std::string name = p.has_filename() ? p.filename().string() : p.parent_path().filename().string();
   for (const char* extension : {".gguf", ".safetensors"}) {
@@ -78,24 +165,26 @@ std::string base_model_of(const std::string& path) {
   return name;
 }
 
-std::string render_model_card(const std::string& base_model, const std::string& family, const std::string& format,
+std::string render_model_card(const std::string& source, const std::string& family, const std::string& format,
                               const CheckpointPlan& plan, const WriteReport& report) {
-  const json figures = json::parse(plan.figures_json, nullptr, false);
-  if (!figures.is_object()) throw FormatError("model card: the figures are no JSON object");
+  const json exact = json::parse(plan.figures_json, nullptr, false);
+  if (!exact.is_object()) throw FormatError("model card: the figures are no JSON object");
+  json figures = rounded(exact);
   json quantization = {{"format", format},
                        {"bits", plan.bits},
                        {"group_size", plan.group_size},
                        {"scheme", plan.symmetric ? "sym" : "asym"},
-                       {"bits_per_weight", report.bits_per_weight},
+                       {"bits_per_weight", round_to(report.bits_per_weight, 3)},
                        {"quantized_weights", report.quantized_weights},
                        {"kept_weights", report.kept_weights},
                        {"tensor_bytes", report.quantized_bytes + report.kept_bytes}};
   const bool converted = !plan.converted_from.empty();
   quantization[converted ? "converted_from" : "method"] = converted ? plan.converted_from : plan.method;
+  if (!plan.evaluation.empty() && !figures.empty()) figures["text"] = plan.evaluation;
   const FormatNames& names = names_of(format);
   std::string out = "---\n";
-  out += fmt::format("base_model: {}\nbase_model_relation: quantized\npipeline_tag: text-generation\n",
-                     dumped(base_model));
+  if (is_hub_id(source)) out += fmt::format("base_model: {}\nbase_model_relation: quantized\n", source);
+  out += "pipeline_tag: text-generation\n";
   if (format != "native" && format != "marlin") out += "library_name: transformers\n";
   out += fmt::format("tags:\n- {}\n- {}-bit\n- quantized\n- metal-marlin\n- {}\n", names.tag, plan.bits, family);
   out += "quantization:\n";
@@ -104,20 +193,24 @@ std::string render_model_card(const std::string& base_model, const std::string& 
     out += "figures:\n";
     append_yaml(figures, 2, out);
   }
-  out += fmt::format("---\n\n# {} in {} bits\n\n", base_model, plan.bits);
+  const std::string name = one_line(source);
+  out += fmt::format("---\n\n# {} in {} bits\n\n", name, plan.bits);
   const std::string grid = fmt::format("{}, {}", plan.group_size < 0 ? "one group per row" : fmt::format("groups of {}", plan.group_size),
                                        plan.symmetric ? "symmetric" : "asymmetric");
   if (converted) {
     out += fmt::format("The {}-bit checkpoint {} converted by Metal Marlin {} from {} to the {} format ({}): the same codes, zeros and scales.\n\n",
-                       plan.bits, base_model, METAL_MARLIN_VERSION, names_of(plan.converted_from).text, names.text, grid);
+                       plan.bits, name, METAL_MARLIN_VERSION, names_of(plan.converted_from).text, names.text, grid);
   } else {
-    out += fmt::format("{} quantized to {} bits by Metal Marlin {} (method {}, {}), stored in the {} format.\n\n", base_model,
+    out += fmt::format("{} quantized to {} bits by Metal Marlin {} (method {}, {}), stored in the {} format.\n\n", name,
                        plan.bits, METAL_MARLIN_VERSION, plan.method.empty() ? "not stated" : plan.method, grid, names.text);
   }
   out += "| figure | value |\n|---|---|\n";
   out += fmt::format("| bits per weight, all tensors | {:.3f} |\n| bytes of all tensors | {} |\n",
                      report.bits_per_weight, report.quantized_bytes + report.kept_bytes);
-  append_rows(figures, "", out);
+  json rest = exact;
+  if (!plan.evaluation.empty()) out += fmt::format("| evaluated against the source on | {} |\n", one_line(plan.evaluation));
+  out += rows_of_known(rest);
+  append_rows(rounded(rest), "", out);
   if (!report.skipped.empty()) {
     out += "\nLinears left in their own precision:\n\n| tensor | reason |\n|---|---|\n";
     for (const SkippedTensor& s : report.skipped) out += fmt::format("| `{}` | {} |\n", s.name, s.reason);

@@ -10,12 +10,14 @@
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <set>
 
 #include "core/atomic_file.h"
 #include "core/half.h"
 #include "formats/safetensors.h"
 #include "source/model_source.h"
+#include "write/model_card.h"
 #include "write/tiny_model.h"
 
 namespace metal_marlin {
@@ -335,22 +337,50 @@ TEST(CheckpointWriter, SameBytesHoweverLittleIsHeld) {
   }
 }
 
+std::string front_matter(const std::string& card) {
+  EXPECT_TRUE(card.starts_with("---\n"));
+  return card.substr(4, card.find("\n---\n", 4) - 3);
+}
+
 TEST(CheckpointWriter, ModelCardHasFrontMatterAndFigures) {
   CheckpointPlan plan = tiny_plan(64, true, {kUp + ".weight"});
-  plan.base_model = "org/tiny: \"1\"";
-  plan.figures_json = R"({"perplexity": {"reference": 24.19, "quantized": 27.5}, "note": "a \"b\"\n---"})";
+  plan.base_model = "org/tiny-1.5";
+  plan.evaluation = "a | \"test\".txt: 32 chunks of 1024 tokens";
+  plan.figures_json = R"({"perplexity": {"reference": 24.190123456789012, "quantized": 27.5},
+                          "kl_divergence": {"mean": 0.041234567890123, "standard_error": 0.00061987654321, "p99": 0.41876543210987},
+                          "top1_agreement": 0.91234567890123, "positions": 32736, "more": {"share": 0.123456789, "note": "a \"b\"\n---"}})";
   Written w(plan);
   w.write("awq");
   const std::string card = read_text_file(w.out / "README.md");
-  ASSERT_TRUE(card.starts_with("---\n"));
-  const std::string front = card.substr(4, card.find("\n---\n", 4) - 3);
-  EXPECT_NE(front.find("base_model: \"org/tiny: \\\"1\\\"\"\n"), std::string::npos);
-  EXPECT_NE(front.find("- awq\n"), std::string::npos);
-  EXPECT_NE(front.find("figures:\n"), std::string::npos);
-  EXPECT_NE(front.find("\"reference\": 24.19\n"), std::string::npos);
-  EXPECT_NE(front.find("\"note\": \"a \\\"b\\\"\\n---\"\n"), std::string::npos);
-  EXPECT_NE(card.find("| perplexity.quantized | 27.5 |"), std::string::npos);
+  const std::string front = front_matter(card);
+  for (const char* line : {"base_model: org/tiny-1.5\nbase_model_relation: quantized\n", "- awq\n", "figures:\n", "\"reference\": 24.19\n",
+                           "\"mean\": 0.04123\n", "\"standard_error\": 0.00062\n", "\"p99\": 0.41877\n", "\"top1_agreement\": 0.91235\n",
+                           "\"text\": \"a | \\\"test\\\".txt: 32 chunks of 1024 tokens\"\n",
+                           "\"note\": \"a \\\"b\\\"\\n---\"\n"})
+    EXPECT_NE(front.find(line), std::string::npos) << line << front;
+  for (const char* line : {"| perplexity, before and after | 24.190, 27.500 |\n", "| 0.04123 ± 0.00062 nats |\n", "| KL divergence, 99 % of positions below | 0.419 nats |\n",
+                           "| same top token | 91.23 % |\n", "| positions scored | 32736 |\n", "| more.share | 0.12346 |\n", "| more.note | a \"b\" --- |\n",
+                           "| evaluated against the source on | a \\| \"test\".txt: 32 chunks of 1024 tokens |\n"})
+    EXPECT_NE(card.find(line), std::string::npos) << line << card;
   EXPECT_NE(card.find("| `" + kUp + ".weight` | asked for |"), std::string::npos);
+  EXPECT_FALSE(std::regex_search(card, std::regex("[0-9][.][0-9]{6}"))) << card;  // more digits than the figures can vouch for
+}
+
+// Hubs take base_model for the id of a repository: a folder's name is none.
+TEST(CheckpointWriter, ModelCardNamesABaseModelOnlyByItsHubId) {
+  for (const char* name : {"", "tiny: \"1\"", "org/", "/tiny", "a/b/c", "../tiny", "org/ti ny", "org/tiny: 1"}) {
+    CheckpointPlan plan = tiny_plan(64, true);
+    plan.base_model = name;
+    Written w(plan);
+    w.write("native");
+    const std::string card = read_text_file(w.out / "README.md");
+    EXPECT_EQ(front_matter(card).find("base_model"), std::string::npos) << card;
+    EXPECT_NE(card.find("# " + (plan.base_model.empty() ? std::filesystem::path(w.in.path()).filename().string() : plan.base_model) + " in 4 bits"), std::string::npos) << card;
+    EXPECT_EQ(card.find("evaluated"), std::string::npos);
+  }
+  EXPECT_EQ(source_name_of("/cache/models--org--name/snapshots/0123abc"), "org/name");
+  EXPECT_EQ(source_name_of("/models/name.Q4_1.gguf"), "name.Q4_1");
+  EXPECT_EQ(source_name_of("/models/name/"), "name");
 }
 
 TEST(CheckpointWriter, AnErrorLeavesNothingThatLoads) {
