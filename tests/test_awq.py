@@ -246,7 +246,7 @@ def quality(scheme: str) -> float:
     x = r.standard_normal((20, 256, 1024)).astype(np.float32)
     x[:, :, :100] *= 2
     error = relative(restored(awq_quantize(weights, x, scheme=scheme)), weights)
-    assert error < 0.1170  # what the origin document states; plain rounding by absmax / 7 has 0.1176
+    assert error < 0.1170  # what was claimed of the earlier numpy implementation (docs/awq.md); plain rounding by absmax / 7 has 0.1176
     return error
 
 

@@ -39,7 +39,7 @@ struct AWQMeta {
   std::string quant_type = "awq_int4";
   int64_t padded_in_features = 0;  // K rounded up to whole groups and words: rows of Q are an eighth of it. 0: not known
   std::string scheme = "sym";      // "sym": zeros are 0; "asym"
-  // Files of the program that this format comes from: 7, q_scale per output channel, zeros added in units of weights:
+  // Files of the earlier numpy implementation of these functions: 7, q_scale per output channel, zeros added in units of weights:
   // W' = (c - 7) * scales / q_scale[n] + zeros. Elsewhere 8.
   int code_offset = 8;
 

@@ -146,8 +146,8 @@ def awq_dequantize(
 ) -> Any:
     """The weights ``[K, N]`` that the arrays stand for, in ``weights_dtype`` (float16 by default).
 
-    ``q_scale`` may be None (all 1). ``meta["code_offset"] = 7`` reads arrays of the original program, whose ``q_scale``
-    is per output channel; :func:`awq_load` sets it.
+    ``q_scale`` may be None (all 1). ``meta["code_offset"] = 7`` reads arrays of the earlier numpy implementation, whose
+    ``q_scale`` is per output channel; :func:`awq_load` sets it.
     """
     module = backend(output_backend)
     out = _core.awq_dequantize(packed, scales, zeros, q_scale, _meta(meta), dtype_name("weights_dtype", weights_dtype))
@@ -155,7 +155,7 @@ def awq_dequantize(
 
 
 def awq_load(file: Any, output_backend: str = "numpy") -> dict[str, AWQResult]:
-    """The 4-bit tensors of a ``*.awq.safetensors`` by name, of this program or of the original one."""
+    """The 4-bit tensors of a ``*.awq.safetensors`` by name, of this package or of the earlier numpy implementation."""
     module = backend(output_backend)
     return {name: _result(parts, output_backend, module) for name, parts in _core.awq_load(existing_path("file", file))}
 

@@ -1,4 +1,4 @@
-// Activation statistics in an .npz, and raw activations as the origin keeps them.
+// Activation statistics in an .npz, or raw activations.
 //
 // Statistics (written by `calibrate`), per layer i and tap t (qkv, o, gate_up, down), prefix = "layers.{i}.{t}.":
 //   prefix + mean, max, rms  f32 [K];  prefix + tokens  u64 [1];  prefix + gram  f32 [K, K] (optional)

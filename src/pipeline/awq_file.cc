@@ -15,7 +15,7 @@ namespace {
 
 Array array_of(const TensorView& t, ElementType type) { return copy_array(type, t.shape, t.bytes.data()); }
 
-AWQResult load_tensor(const SafetensorsFile& file, const TensorView& weight, bool original) {
+AWQResult load_tensor(const SafetensorsFile& file, const TensorView& weight, bool earlier) {
   const std::string name = file.path() + ": " + weight.name;
   if (weight.shape.size() != 2 || weight.shape[0] < 1 || weight.shape[1] < 1) {
     throw FormatError(fmt::format("{}: expected U32 [K / 8, N], found {}", name, shape_string(weight.shape)));
@@ -32,9 +32,9 @@ AWQResult load_tensor(const SafetensorsFile& file, const TensorView& weight, boo
   r.meta.in_features = r.meta.padded_in_features = k;
   r.meta.out_features = n;
   r.meta.group_size = k / groups;
-  r.meta.code_offset = original ? 7 : 8;
+  r.meta.code_offset = earlier ? 7 : 8;
   const TensorView* q_scale = file.find(weight.name + ".q_scale");
-  if (original) {
+  if (earlier) {
     expect_part(scales, DType::kF16, {{groups, n}}, name, "scales");
     expect_part(zeros, DType::kF16, {{groups, n}}, name, "zeros");
     expect_part(*q_scale, DType::kF16, {{n}}, name, "q_scale");
@@ -67,9 +67,10 @@ std::vector<std::pair<std::string, AWQResult>> awq_load(const std::string& path)
   std::vector<std::pair<std::string, AWQResult>> out;
   for (const TensorView& t : file.tensors()) {
     if (t.dtype != DType::kU32 || file.find(t.name + ".scales") == nullptr) continue;
-    // The axis of q_scale does not follow from its shape: K may equal N.
-    const bool original = !own && file.find(t.name + ".q_scale") != nullptr;
-    out.emplace_back(t.name, load_tensor(file, t, original));
+    // The earlier numpy implementation (offset 7, q_scale per output channel) wrote no metadata. The axis of q_scale does not
+    // follow from its shape: K may equal N.
+    const bool earlier = !own && file.find(t.name + ".q_scale") != nullptr;
+    out.emplace_back(t.name, load_tensor(file, t, earlier));
   }
   if (out.empty()) {
     throw FormatError(fmt::format("{}: expected 4-bit tensors (NAME of U32 with NAME.scales), found none; convert other formats to native first", path));

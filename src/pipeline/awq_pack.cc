@@ -31,7 +31,7 @@ Layout check_layout(const ArrayView& packed, const AWQMeta& meta) {
     throw ArgumentError(fmt::format("meta: quant_type: expected \"awq_int4\", found \"{}\"", meta.quant_type));
   }
   if (meta.code_offset != 8 && meta.code_offset != 7) {
-    throw ArgumentError(fmt::format("meta: code_offset: expected 8, or 7 for files of the original, found {}", meta.code_offset));
+    throw ArgumentError(fmt::format("meta: code_offset: expected 8, or 7 for arrays of the earlier numpy implementation, found {}", meta.code_offset));
   }
   if (meta.in_features < 1 || meta.out_features < 1 || meta.group_size < 1) {
     throw ArgumentError(fmt::format("meta: expected positive in_features, out_features and group_size, found {}, {} and {}",
@@ -151,7 +151,7 @@ Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta) {
 Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros,
                      const std::optional<ArrayView>& q_scale, const AWQMeta& meta, ElementType type) {
   const Layout layout = check_layout(packed, meta);
-  const bool original = meta.code_offset == 7;
+  const bool earlier = meta.code_offset == 7;  // the numpy implementation before this one: AWQMeta::code_offset
   if (type != ElementType::kF16 && type != ElementType::kBF16 && type != ElementType::kF32 && type != ElementType::kF64) {
     throw ArgumentError(fmt::format("weights_dtype: expected float16, bfloat16, float32 or float64, found {}", element_name(type)));
   }
@@ -161,17 +161,17 @@ Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const Arr
   }
   const Matrix scale = load_matrix(scales, "scales");
   const Matrix zero = load_matrix(zeros, "zeros");
-  if (!original) check_zeros(zero);
-  std::vector<float> divisor(static_cast<size_t>(original ? layout.out_features : layout.in_features), 1.0f);
+  if (!earlier) check_zeros(zero);
+  std::vector<float> divisor(static_cast<size_t>(earlier ? layout.out_features : layout.in_features), 1.0f);
   if (q_scale) {
     expect_float(*q_scale, "q_scale");
-    if (!original && q_scale->shape.size() == 1 && q_scale->shape[0] == layout.out_features && layout.out_features != layout.in_features) {
+    if (!earlier && q_scale->shape.size() == 1 && q_scale->shape[0] == layout.out_features && layout.out_features != layout.in_features) {
       throw ArgumentError(fmt::format(
-          "q_scale: expected shape [K] = [{}], one factor per input channel, found [{}], as many as output channels; for files of the "
-          "original set code_offset of meta to 7",
+          "q_scale: expected shape [K] = [{}], one factor per input channel, found [{}], as many as output channels; for arrays of the "
+          "earlier numpy implementation (q_scale per output channel) set code_offset of meta to 7",
           layout.in_features, layout.out_features));
     }
-    expect_shape(*q_scale, "q_scale", {static_cast<int64_t>(divisor.size())}, original ? "[N]" : "[K]");
+    expect_shape(*q_scale, "q_scale", {static_cast<int64_t>(divisor.size())}, earlier ? "[N]" : "[K]");
     divisor = load_vector(*q_scale, "q_scale");
     for (size_t i = 0; i < divisor.size(); ++i) {
       if (!(divisor[i] > 0)) throw NumericError(fmt::format("q_scale: expected values above 0, found {} at [{}]", divisor[i], i));
@@ -190,7 +190,7 @@ Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const Arr
       float largest = 0;
       for (size_t n = 0; n < row.size(); ++n) {
         const float code = static_cast<float>(static_cast<int>(word[n] >> shift & 15u) - meta.code_offset);
-        row[n] = original ? code * s[n] / divisor[n] + z[n] : (code - z[n]) * s[n] / divisor[static_cast<size_t>(k)];
+        row[n] = earlier ? code * s[n] / divisor[n] + z[n] : (code - z[n]) * s[n] / divisor[static_cast<size_t>(k)];
         largest = std::max(largest, std::fabs(row[n]));
       }
       if (!(largest < limit)) {
