@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -67,7 +68,13 @@ double wall_seconds() {
 
 uint64_t free_disk_bytes(const std::string& path) {
   struct statvfs info {};
-  if (statvfs(path.c_str(), &info) != 0) return std::numeric_limits<uint64_t>::max();
+  std::filesystem::path place = path.empty() ? "." : path;
+  while (statvfs(place.c_str(), &info) != 0) {
+    const std::filesystem::path parent = place.parent_path();
+    const std::filesystem::path above = parent.empty() ? "." : parent;
+    if (above == place) return std::numeric_limits<uint64_t>::max();
+    place = above;
+  }
   return static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/machine.h"
@@ -95,13 +96,25 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
   const uint64_t kept = (size.parameters > linears ? size.parameters - linears : 0) * 2;
   plan.disk = plan.spilled + quantized + (quantized + kept) * options.formats.size();
   if (!output.empty()) {
-    const uint64_t free = free_disk_bytes(output);
-    if (free < plan.disk) {
-      throw SystemError(fmt::format("{}: about {} of disk are needed, {} are free; free some space or choose another folder", output,
-                                    mib(plan.disk), mib(free)));
-    }
+    if (const std::string text = disk_shortage(plan, output); !text.empty()) throw SystemError(text);
   }
   return plan;
+}
+
+std::string disk_shortage(const MemoryPlan& plan, const std::string& output) {
+  namespace fs = std::filesystem;
+  uint64_t written = 0;  // by an interrupted run, which this one continues or replaces
+  std::error_code code;
+  for (fs::directory_iterator entry(fs::path(output) / ".metal-marlin", code), end; !code && entry != end; entry.increment(code)) {
+    std::error_code unreadable;
+    const uint64_t size = entry->is_regular_file(unreadable) ? entry->file_size(unreadable) : 0;
+    if (!unreadable) written += size;
+  }
+  const uint64_t needed = plan.disk > written ? plan.disk - written : 0;
+  const uint64_t free = free_disk_bytes(output);
+  if (free >= needed) return {};
+  return fmt::format("{}: about {} of disk are needed, {} are free there; free some space or choose another folder", output,
+                     memory_text(needed), memory_text(free));
 }
 
 nlohmann::json to_json(const MemoryPlan& p) {

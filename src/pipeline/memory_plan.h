@@ -24,10 +24,13 @@ struct MemoryPlan {
 };
 
 // budget 0: the machine's memory less a tenth. States are spilled when they do not fit; SystemError naming the parts
-// and the least budget that would do when even that exceeds it, or when `output` has too little disk.
+// and the least budget that would do when even that exceeds it, or when `output` (empty: not looked at) has too little disk.
 MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
                        int64_t calibration_tokens, int64_t held_back_tokens, const std::string& output);
 nlohmann::json to_json(const MemoryPlan& plan);
+// Says that the file system of `output`, which need not exist yet, has too little room for the plan beside what an
+// interrupted run has written there already; empty: it has enough.
+std::string disk_shortage(const MemoryPlan& plan, const std::string& output);
 
 // Program, libraries and their tables (measured on SmolLM2).
 inline constexpr uint64_t kProgramBytes = uint64_t{90} << 20;

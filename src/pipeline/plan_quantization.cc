@@ -4,6 +4,7 @@
 #include <metal_marlin/quantize.h>
 #include <metal_marlin/report.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "calibrate/stats_file.h"
@@ -121,7 +122,15 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   plan["skipped"] = skipped;
   plan["quantized_weights"] = weights;
   plan["quantized_bytes"] = bytes;
-  plan["memory"] = to_json(plan_memory(*source, recipe, options, sizes.calibration, sizes.held_back, output));
+  const MemoryPlan memory = plan_memory(*source, recipe, options, sizes.calibration, sizes.held_back, "");
+  if (const std::string text = disk_shortage(memory, output); !text.empty()) tracker.warn(text);
+  // Texts are cut in sequences and chunks of full length; what the model makes itself to be held back has that of a sequence.
+  const auto ignored = ignored_options(options, recipe);
+  const bool chunks = std::none_of(ignored.begin(), ignored.end(), [](const IgnoredOption& o) { return o.name == "context"; });
+  const int64_t evaluated = std::min(sizes.held_back, chunks ? options.evaluation.context : options.calibration.sequence_length);
+  warn_beyond_positions(*source, std::max(std::min(sizes.calibration, options.calibration.sequence_length), evaluated), tracker);
+  plan["memory"] = to_json(memory);
+  plan["disk_free_bytes"] = free_disk_bytes(output);
   plan["memory_budget"] = memory_budget(options.machine);
   plan["seconds"] = estimate_time(*source, recipe, sizes, options);
   plan["machine"] = {{"cpu", cpu_name()}, {"threads", threads()}, {"gemm_gflops_per_core", gemm_rate(GemmType::kF32)}};

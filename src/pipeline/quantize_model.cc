@@ -120,6 +120,7 @@ class Run {
     return source;
   }
   bool already_complete(uint64_t fingerprint, QuantizeResult& result);
+  std::string write_report(const json& report) const;
   void lock_output();
   void remove_old_result();
   void check_before_work();
@@ -133,6 +134,7 @@ class Run {
   void restore_states(int64_t layer);
   void snapshot(int64_t next_layer);
   Evaluation evaluate();
+  std::string evaluated_text() const;
   std::vector<std::pair<std::string, WriteReport>> write(const json& figures);
   bool evaluating() const { return !texts_.held_back.sequences.empty(); }
 
@@ -178,10 +180,22 @@ bool Run::already_complete(uint64_t fingerprint, QuantizeResult& result) {
       return false;
     }
   }
-  result.report_json = text;
   result.already_complete = true;
   result.passed_gate = gate_verdict(report, options_.max_kl);
+  // The limit is not part of what makes a run: the report tells of the one that was asked for last.
+  json judged = report;
+  judged["gate"] = gate_section(report, options_.max_kl);
+  if (judged["options"].is_object()) judged["options"]["max_kl"] = judged["gate"]["max_kl"];
+  result.report_json = judged == report ? text : write_report(judged);
   return true;
+}
+
+// Returns the text of report.json, which comes last: with it the run is finished.
+std::string Run::write_report(const json& report) const {
+  std::string text = report.dump(2, ' ', false, json::error_handler_t::replace);
+  write_text_file((fs::path(output_) / "report.html").string(), render_report_html(text));
+  write_text_file((fs::path(output_) / "report.json").string(), text);
+  return text;
 }
 
 // One run at a time: a lock on the folder itself, which ends with the process.
@@ -494,6 +508,15 @@ Evaluation Run::evaluate() {
   return metrics.result();
 }
 
+// For the model card, which others read: the file without its folder, and how much of it.
+std::string Run::evaluated_text() const {
+  if (!evaluating()) return {};
+  const std::string& file = options_.evaluation.text;
+  const std::string source = file.empty() ? "held-back part of the calibration text" : fs::path(file).filename().string();
+  const size_t chunks = texts_.held_back.sequences.size();
+  return fmt::format("{}: {} chunk{} of {} tokens", source, chunks, chunks == 1 ? "" : "s", texts_.held_back.longest());
+}
+
 std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures) {
   CheckpointPlan plan;
   plan.group_size = recipe_.grid.group_size;
@@ -501,6 +524,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
   plan.bits = recipe_.grid.bits;
   plan.method = recipe_.method;
   plan.figures_json = figures.dump();
+  plan.evaluation = evaluated_text();
   std::map<std::string, int64_t> layer_of;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     const json report = journal_.read_block_report(static_cast<int64_t>(layer));
@@ -536,9 +560,7 @@ QuantizeResult Run::execute() {
   if (source_->quantized()) {
     tracker_.warn(source_->path() + " is already quantized; the report compares with it, not with the model that it was made from");
   }
-  std::error_code code;
-  if (!options_.evaluation.text.empty() && (options_.evaluation.text == options_.calibration.calibration ||
-                                            fs::equivalent(options_.evaluation.text, options_.calibration.calibration, code))) {
+  if (same_text(options_.evaluation.text, options_.calibration.calibration)) {
     tracker_.warn("the text for evaluation is the one for calibration: the figures will flatter the result");
   }
   if (const std::string text = ignored_options_warning(ignored_options(options_, recipe_)); !text.empty()) tracker_.warn(text);
@@ -572,10 +594,8 @@ QuantizeResult Run::execute() {
   for (Skipped& s : left_out_tensors(*source_)) facts.skipped.push_back(std::move(s));
   for (size_t layer = 0; layer < layers_.size(); ++layer) facts.blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
   const json report = build_report(*source_, recipe_, options_, facts, tracker_);
-  result.report_json = report.dump(2, ' ', false, json::error_handler_t::replace);
+  result.report_json = write_report(report);
   result.passed_gate = gate_verdict(report, options_.max_kl);
-  write_text_file((fs::path(output_) / "report.html").string(), render_report_html(result.report_json));
-  write_text_file((fs::path(output_) / "report.json").string(), result.report_json);
   journal_.remove();
   return result;
 }

@@ -41,13 +41,13 @@ void check_range(const char* option, double value, double low, double high) {
   }
 }
 
-// Texts whole; of a large file (statistics, activations) size, time and both ends.
+// Texts whole; of a large file of statistics or activations size, time and both ends.
 uint64_t file_digest(const std::string& path) {
   const MappedFile file(path);
   const auto bytes = file.bytes();
   constexpr size_t kWhole = size_t{256} << 20;
   constexpr size_t kEnd = size_t{1} << 20;
-  if (bytes.size() <= kWhole) return fnv1a(bytes.data(), bytes.size());
+  if (bytes.size() <= kWhole || std::filesystem::path(path).extension() != ".npz") return fnv1a(bytes.data(), bytes.size());
   const uint64_t head = fnv1a(bytes.data(), kEnd, fnv1a(nullptr, 0) + bytes.size());
   const auto time = std::filesystem::last_write_time(path).time_since_epoch().count();
   return fnv1a(bytes.data() + bytes.size() - kEnd, kEnd, fnv1a(&time, sizeof time, head));
@@ -267,6 +267,20 @@ uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, c
   nlohmann::json j = options_json(options, recipe);
   j.erase("max_kl");  // judges the result, does not shape it
   j.erase("group_size_option");  // "auto" is the size that it stands for
+  // A text is what it says, wherever it lies: its digest stands for it. How its name ends tells how it is read.
+  const auto forget_place = [](nlohmann::json& name) {
+    const auto path = name.get<std::string>();
+    if (path.empty() || path == "self" || path == "none") return;
+    const std::string end = std::filesystem::path(path).extension().string();
+    name = end == ".npz" || end == ".jsonl" ? end : "text";
+  };
+  for (const char* key : {"calibration", "evaluate"}) {
+    if (!j[key].is_array()) {
+      forget_place(j[key]);
+    } else {
+      for (nlohmann::json& name : j[key]) forget_place(name);
+    }
+  }
   for (const IgnoredOption& ignored : ignored_options(options, recipe)) {
     std::string key = ignored.name;
     std::replace(key.begin(), key.end(), '-', '_');

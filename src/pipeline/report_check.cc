@@ -16,7 +16,7 @@ namespace {
 
 using nlohmann::json;
 
-enum class Kind : uint8_t { kText, kNumber, kNumberOrNull, kCount, kBool, kObject, kList };
+enum class Kind : uint8_t { kText, kNumber, kNumberOrNull, kCount, kBoolOrNull, kObject, kList };
 struct Key {
   const char* path;  // JSON pointer
   Kind kind;
@@ -47,7 +47,7 @@ constexpr Key kKeys[] = {
     {"/run/version", Kind::kText},
     {"/run/seconds", Kind::kNumber},
     {"/run/cpu_seconds", Kind::kNumber},
-    {"/run/peak_memory_bytes", Kind::kNumber},
+    {"/run/peak_memory_bytes", Kind::kCount},
     {"/run/stages", Kind::kObject},
     {"/run/machine/cpu", Kind::kText},
     {"/run/machine/threads", Kind::kCount},
@@ -57,7 +57,7 @@ constexpr Key kKeys[] = {
     {"/kept_in_16_bits", Kind::kList},
     {"/invariance_error", Kind::kNumber},
     {"/gate/max_kl", Kind::kNumberOrNull},
-    {"/gate/passed", Kind::kBool},
+    {"/gate/passed", Kind::kBoolOrNull},
 };
 constexpr Key kLinearKeys[] = {{"/name", Kind::kText},
                                {"/shape", Kind::kList},
@@ -67,6 +67,7 @@ constexpr Key kLinearKeys[] = {{"/name", Kind::kText},
                                {"/clipped_share", Kind::kNumberOrNull},
                                {"/saturated_share", Kind::kNumberOrNull}};
 constexpr Key kSkippedKeys[] = {{"/name", Kind::kText}, {"/reason", Kind::kText}};
+constexpr Key kClampedKeys[] = {{"/name", Kind::kText}};
 constexpr Key kStageKeys[] = {{"/seconds", Kind::kNumber}, {"/cpu_seconds", Kind::kNumber}};
 
 bool is_count(const json& value) {
@@ -80,7 +81,7 @@ bool has_kind(const json& value, Kind kind) {
     case Kind::kNumber: return value.is_number();
     case Kind::kNumberOrNull: return value.is_number() || value.is_null();
     case Kind::kCount: return is_count(value);
-    case Kind::kBool: return value.is_boolean();
+    case Kind::kBoolOrNull: return value.is_boolean() || value.is_null();
     case Kind::kObject: return value.is_object();
     case Kind::kList: return value.is_array();
   }
@@ -93,7 +94,7 @@ const char* kind_name(Kind kind) {
     case Kind::kNumber: return "a number";
     case Kind::kNumberOrNull: return "a number or null";
     case Kind::kCount: return "an integer";
-    case Kind::kBool: return "true or false";
+    case Kind::kBoolOrNull: return "true, false or null";
     case Kind::kObject: return "an object";
     case Kind::kList: return "a list";
   }
@@ -149,6 +150,13 @@ json parse_report(const std::string& text, const std::string& name) {
   checker.check(report, kKeys, "");
   checker.check_each(report["linears"], kLinearKeys, "linears");
   checker.check_each(report["skipped"], kSkippedKeys, "skipped");
+  checker.check_each(report["clamped"], kClampedKeys, "clamped");
+  for (const json& name : report["kept_in_16_bits"]) {
+    if (!name.is_string()) checker.fail("kept_in_16_bits", "texts", &name);
+  }
+  if (report["gate"]["max_kl"].is_number() && !report["gate"]["passed"].is_boolean()) {
+    checker.fail("gate/passed", "true or false", &report["gate"]["passed"]);
+  }
   for (const auto& [stage, time] : report["run"]["stages"].items()) checker.check(time, kStageKeys, "run/stages/" + stage + "/");
   if (!report.contains("warnings")) report["warnings"] = json::array();
   if (!report["warnings"].is_array()) checker.fail("warnings", "a list", &report["warnings"]);

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "pipeline/report_check.h"
+#include "pipeline/report_lists.h"
 #include "pipeline/size.h"
 
 namespace metal_marlin {
@@ -38,6 +39,38 @@ std::string cell(const json& value, const char* format = "{:.4f}") {
 }
 
 std::string percent(const json& share) { return share.is_number() ? fmt::format("{:.2f} %", 100 * share.get<double>()) : "&ndash;"; }
+
+// [576, 1536] -> 576 x 1536.
+std::string shape_text(const json& shape) {
+  std::string out;
+  for (const json& size : shape) out += (out.empty() ? "" : " &times; ") + cell(size);
+  return out;
+}
+
+// "<h2>Warnings (3)</h2>", with "none" below an empty list.
+std::string list_title(const char* title, const json& entries) {
+  return fmt::format("<h2>{} ({})</h2>{}", title, entries.size(), entries.empty() ? "<p class=\"small\">none</p>" : "");
+}
+
+// Cells are HTML already. No rows: nothing.
+class Table {
+ public:
+  explicit Table(const std::vector<std::string>& head) { add(head, "th"); }
+  void row(const std::vector<std::string>& cells) {
+    add(cells, "td");
+    empty_ = false;
+  }
+  std::string html() const { return empty_ ? std::string() : "<table class=\"small\">" + rows_ + "</table>"; }
+
+ private:
+  void add(const std::vector<std::string>& cells, const char* tag) {
+    rows_ += "<tr>";
+    for (const std::string& text : cells) rows_ += fmt::format("<{0}>{1}</{0}>", tag, text);
+    rows_ += "</tr>";
+  }
+  std::string rows_;
+  bool empty_ = true;
+};
 
 // "model.layers.12.mlp.up_proj.weight" -> 12, "up_proj".
 std::pair<int64_t, std::string> place(const std::string& name) {
@@ -115,7 +148,7 @@ std::string render_report_html(const std::string& report_json) {
   row("KL divergence", cell(m["kl_divergence"]["mean"]) + " &plusmn; " + cell(m["kl_divergence"]["standard_error"]) + ", p99 " + cell(m["kl_divergence"]["p99"], "{:.3f}"));
   row("same top token", percent(m["top1_agreement"]));
   row("size", fmt::format("{}, {} bits per weight; before {}", size_text(m["bytes"].get<uint64_t>()), cell(m["bits_per_weight"], "{:.3f}"), size_text(m["source_bytes"].get<uint64_t>())));
-  row("cost", fmt::format("{:.1f} s, {:.1f} CPU s, peak {:.0f} MiB", r["run"]["seconds"].get<double>(), r["run"]["cpu_seconds"].get<double>(), r["run"]["peak_memory_bytes"].get<double>() / 1048576));
+  row("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(r["run"]["seconds"].get<double>()), duration_text(r["run"]["cpu_seconds"].get<double>()), memory_text(r["run"]["peak_memory_bytes"].get<uint64_t>())));
   if (r["gate"]["max_kl"].is_number()) {
     const bool passed = r["gate"]["passed"].get<bool>();
     row("quality gate", fmt::format("<span class=\"{}\">KL at most {}: {}</span>", passed ? "" : "miss", cell(r["gate"]["max_kl"]), passed ? "passed" : "missed"));
@@ -128,15 +161,25 @@ std::string render_report_html(const std::string& report_json) {
   h += "</table><h2>Linears</h2><table class=\"small\"><tr><th>name</th><th>shape</th><th>weight error</th><th>output error</th><th>held back</th><th>clipped</th><th>saturated</th></tr>";
   for (const json& l : r["linears"]) {
     h += fmt::format("<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
-                     cell(l["name"]), cell(l["shape"]), cell(l["weight_error"]), cell(l["output_error"]), cell(l["held_back_output_error"]),
+                     cell(l["name"]), shape_text(l["shape"]), cell(l["weight_error"]), cell(l["output_error"]), cell(l["held_back_output_error"]),
                      percent(l["clipped_share"]), percent(l["saturated_share"]));
   }
   h += "</table>";
-  for (const char* key : {"warnings", "skipped", "clamped", "kept_in_16_bits"}) {
-    h += fmt::format("<h2>{} ({})</h2><ul class=\"small\">", key, r[key].size());
-    for (const json& entry : r[key]) h += "<li>" + (entry.is_string() ? cell(entry) : escape(entry.dump())) + "</li>";
+  h += list_title("Warnings", r["warnings"]);
+  if (!r["warnings"].empty()) {
+    h += "<ul class=\"small\">";
+    for (const json& warning : r["warnings"]) h += "<li>" + cell(warning) + "</li>";
     h += "</ul>";
   }
+  Table skipped({"tensor", "reason"});
+  for (const json& s : r["skipped"]) skipped.row({cell(s["name"]), cell(s["reason"])});
+  h += list_title("Skipped: not quantized, and why", r["skipped"]) + skipped.html();
+  Table clamped({"tensor", "format", "what happened"});
+  for (const json& c : r["clamped"]) clamped.row({cell(c["name"]), c.contains("format") ? cell(c["format"]) : "all", escape(clamped_text(c))});
+  h += list_title("Clamped or flushed: beyond the range of float16", r["clamped"]) + clamped.html();
+  Table kept({"tensor", "how many"});
+  for (const auto& [name, count] : names_by_kind(r["kept_in_16_bits"])) kept.row({escape(name), fmt::format("{}", count)});
+  h += list_title("Left in 16 bits or more", r["kept_in_16_bits"]) + kept.html();
   h += fmt::format("<p class=\"small\">metal-marlin {} on {}, {} threads; report schema {}</p></body></html>\n", cell(r["run"]["version"]), cell(r["run"]["machine"]["cpu"]), cell(r["run"]["machine"]["threads"]), cell(r["schema"]));
   return h;
 }

@@ -1,6 +1,5 @@
 // Reports and plans as text.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/report.h>
 
@@ -11,6 +10,7 @@
 
 #include "core/atomic_file.h"
 #include "pipeline/report_check.h"
+#include "pipeline/report_lists.h"
 #include "pipeline/size.h"
 
 namespace metal_marlin {
@@ -63,17 +63,16 @@ std::vector<KindRow> by_kind(const json& linears) {
   return rows;
 }
 
-// An entry of "clamped": a linear's scales, or a tensor that was stored in 16 bits.
-std::string clamped_text(const json& c) {
-  std::vector<std::string> parts;
-  const auto count = [&](const char* key, const char* what) {
-    if (const json n = c.value(key, json(0)); n.is_number() && n.get<double>() > 0) parts.push_back(fmt::format("{} {}", n.dump(), what));
-  };
-  count("clamped", "values beyond its largest were clamped");
-  count("flushed", "values too small for it became 0");
-  count("clamped_scales", "scales beyond its largest were clamped");
-  count("raised_scales", "scales below its least normal were raised to it");
-  return fmt::format("{}: {}", c.value("name", std::string()), fmt::join(parts, ", "));
+// A key of the plan's memory or seconds in words.
+std::string part_name(const std::string& key) {
+  constexpr std::pair<const char*, const char*> kNames[] = {
+      {"base", "program, tokenizer"}, {"states", "hidden states"},       {"spilled", "states on disk"},       {"block", "one block"},
+      {"statistics", "Gram matrices"}, {"forward", "forward pass"},      {"forward_scratch", "forward pass"}, {"quantize_scratch", "search, rounding"},
+      {"self_text", "making the text"}, {"head", "head and logits"},     {"search_and_round", "search, rounding"}, {"evaluate", "evaluation"}};
+  for (const auto& [name, text] : kNames) {
+    if (key == name) return text;
+  }
+  return key;
 }
 
 }  // namespace
@@ -130,8 +129,8 @@ std::string render_report_text(const std::string& report_json) {
   line("size", fmt::format("{}, {:.3f} bits per weight ({:.3f} in the quantized linears); before {}", size_text(m["bytes"].get<uint64_t>()),
                            m["bits_per_weight"].get<double>(), m["linears_bits_per_weight"].get<double>(), size_text(m["source_bytes"].get<uint64_t>())));
   const json& run = r["run"];
-  line("cost", fmt::format("{:.1f} s, {:.1f} CPU s, peak memory {:.0f} MiB", run["seconds"].get<double>(), run["cpu_seconds"].get<double>(),
-                           run["peak_memory_bytes"].get<double>() / 1048576));
+  line("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(run["seconds"].get<double>()),
+                           duration_text(run["cpu_seconds"].get<double>()), memory_text(run["peak_memory_bytes"].get<uint64_t>())));
   out += fmt::format("\n{:<12} {:>6} {:>13} {:>13} {:>13}   {}\n", "linear", "count", "weight error", "output error", "held back", "worst held back");
   for (const KindRow& k : by_kind(r["linears"])) {
     const auto mean = [](double sum, int64_t n) { return n > 0 ? fmt::format("{:.4f}", sum / static_cast<double>(n)) : std::string("-"); };
@@ -153,10 +152,15 @@ std::string render_report_text(const std::string& report_json) {
     for (size_t i = 0; i < std::min<size_t>(entries.size(), 20); ++i) out += "  " + text(entries[i]) + "\n";
     if (entries.size() > 20) out += fmt::format("  ... and {} more, all in report.json\n", entries.size() - 20);
   };
-  list("skipped", r["skipped"], [](const json& s) { return s["name"].get<std::string>() + ": " + s["reason"].get<std::string>(); });
-  list("warnings", r["warnings"], [](const json& w) { return w.get<std::string>(); });
-  list("changed by the range of float16", r["clamped"], clamped_text);
-  out += fmt::format("\nkept in 16 bits: {} tensors; largest change of a block by folding: {:.1e}\n", r["kept_in_16_bits"].size(), r["invariance_error"].get<double>());
+  list("Skipped: not quantized, and why", r["skipped"], [](const json& s) { return s["name"].get<std::string>() + ": " + s["reason"].get<std::string>(); });
+  list("Warnings", r["warnings"], [](const json& w) { return w.get<std::string>(); });
+  list("Clamped or flushed: beyond the range of float16", r["clamped"],
+       [](const json& c) { return fmt::format("{}: {}", c["name"].get<std::string>(), clamped_text(c)); });
+  if (!r["kept_in_16_bits"].empty()) {
+    out += fmt::format("\nLeft in 16 bits or more ({})\n", r["kept_in_16_bits"].size());
+    for (const auto& [name, count] : names_by_kind(r["kept_in_16_bits"])) out += count == 1 ? fmt::format("  {}\n", name) : fmt::format("  {} ({})\n", name, count);
+  }
+  out += fmt::format("\nlargest change of a block by folding: {:.1e}\n", r["invariance_error"].get<double>());
   if (r["gate"]["max_kl"].is_number()) {
     out += fmt::format("quality gate: mean KL divergence at most {}: {}\n", r["gate"]["max_kl"].get<double>(), r["gate"]["passed"].get<bool>() ? "passed" : "MISSED");
   }
@@ -167,22 +171,22 @@ std::string render_plan(const std::string& plan_json) {
   const json p = json::parse(plan_json);
   std::string out;
   const auto line = [&](const std::string& name, const std::string& value) { out += fmt::format("{:<20} {}\n", name, value); };
-  const auto mib = [](const json& bytes) { return fmt::format("{:.0f} MiB", bytes.get<double>() / 1048576); };
+  const auto memory = [](const json& bytes) { return memory_text(bytes.get<uint64_t>()); };
   line("model", p["model"].get<std::string>());
   line("output", p["output"].get<std::string>());
   line("method", fmt::format("{}, {}, {} bits, group size {}", p["options"]["method"].get<std::string>(), p["options"]["scheme"].get<std::string>(), p["options"]["bits"].get<int>(), p["options"]["group_size"].get<int64_t>()));
-  line("quantized", fmt::format("{} weight tensors, {:.1f} M weights, {}", p["quantized"].size(), p["quantized_weights"].get<double>() / 1e6, mib(p["quantized_bytes"])));
+  line("quantized", fmt::format("{} weight tensors, {:.1f} M weights, {}", p["quantized"].size(), p["quantized_weights"].get<double>() / 1e6, memory(p["quantized_bytes"])));
   line("tokens", fmt::format("{} for calibration, {} held back", p["calibration_tokens"].get<int64_t>(), p["held_back_tokens"].get<int64_t>()));
   const json& m = p["memory"];
-  line("peak memory", fmt::format("{} of {} allowed", mib(m["peak_bytes"]), mib(p["memory_budget"])));
+  line("peak memory", fmt::format("{} of {} allowed", memory(m["peak_bytes"]), memory(p["memory_budget"])));
   for (const char* part : {"base", "states", "spilled", "block", "statistics", "forward_scratch", "quantize_scratch", "head", "self_text"}) {
-    if (m[part].get<uint64_t>() > 0) line(fmt::format("  {}", part), mib(m[part]));
+    if (m[part].get<uint64_t>() > 0) line("  " + part_name(part), memory(m[part]));
   }
-  line("disk", mib(m["disk"]));
-  line("time", fmt::format("about {:.0f} s on {} threads of {} ({:.0f} GFLOP/s per core)", p["seconds"]["total"].get<double>(),
+  line("disk", fmt::format("{} of {} free", memory(m["disk"]), memory(p["disk_free_bytes"])));
+  line("time", fmt::format("about {} on {} threads of {} ({:.0f} GFLOP/s per core)", duration_text(p["seconds"]["total"].get<double>()),
                            p["machine"]["threads"].get<int>(), p["machine"]["cpu"].get<std::string>(), p["machine"]["gemm_gflops_per_core"].get<double>()));
   for (const auto& [name, seconds] : p["seconds"].items()) {
-    if (name != "total" && seconds.get<double>() > 0) line("  " + name, fmt::format("{:.0f} s", seconds.get<double>()));
+    if (name != "total" && seconds.get<double>() > 0) line("  " + part_name(name), duration_text(seconds.get<double>()));
   }
   for (const json& s : p["skipped"]) line("skipped", s["name"].get<std::string>() + ": " + s["reason"].get<std::string>());
   return out;

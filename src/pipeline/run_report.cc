@@ -84,6 +84,11 @@ bool gate_verdict(const json& report, double max_kl) {
   return kl.is_number() && kl.get<double>() <= max_kl;
 }
 
+json gate_section(const json& report, double max_kl) {
+  if (max_kl < 0) return {{"max_kl", nullptr}, {"passed", nullptr}};
+  return {{"max_kl", max_kl}, {"passed", gate_verdict(report, max_kl)}};
+}
+
 json build_report(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options, const RunFacts& facts,
                   Tracker& tracker) {
   json report;
@@ -143,7 +148,7 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
   report["padded"] = json::array();  // an explicit group size must divide; nothing is ever padded
   report["files"] = files;
   report["warnings"] = tracker.warnings();
-  report["gate"] = {{"max_kl", options.max_kl < 0 ? json(nullptr) : json(options.max_kl)}, {"passed", gate_verdict(report, options.max_kl)}};
+  report["gate"] = gate_section(report, options.max_kl);
   return report;
 }
 

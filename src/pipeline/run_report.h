@@ -40,5 +40,7 @@ nlohmann::json build_report(const ModelSource& source, const Recipe& recipe, con
 nlohmann::json model_figures(const Evaluation& evaluation);
 // False when the report's mean KL divergence exceeds max_kl >= 0, or when there is none to judge by.
 bool gate_verdict(const nlohmann::json& report, double max_kl);
+// The report's "gate": max_kl and passed, both null without a limit (max_kl < 0).
+nlohmann::json gate_section(const nlohmann::json& report, double max_kl);
 
 }  // namespace metal_marlin

@@ -1,4 +1,4 @@
-// Sizes of a checkpoint.
+// Sizes of a checkpoint; sizes and durations as text.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,10 @@ struct ModelSize {
 };
 // "512 bytes", "13.4 KB", "98.5 MB", "4.92 GB": powers of 1000, as disks are sold.
 std::string size_text(uint64_t bytes);
+// Memory and room on a disk in powers of 1024, as --memory takes them: "512 MiB", "120.6 GiB".
+std::string memory_text(uint64_t bytes);
+// "0.4 s", "48 s", "12 min 30 s", "3 h 05 min".
+std::string duration_text(double seconds);
 ModelSize model_size(const ModelSource& source);
 
 }  // namespace metal_marlin

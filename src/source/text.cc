@@ -4,9 +4,11 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "core/atomic_file.h"
 #include "core/machine.h"
+#include "core/mapped_file.h"
 #include "source/tokenizer.h"
 
 namespace metal_marlin {
@@ -106,6 +108,17 @@ std::string read_utf8_text(const std::string& path) {
 
 std::vector<int32_t> tokenize_file(const std::string& path, const Tokenizer& tokenizer) {
   return tokenizer.encode(read_utf8_text(path), false);
+}
+
+bool same_text(const std::string& a, const std::string& b) {
+  namespace fs = std::filesystem;
+  std::error_code code;
+  if (!fs::is_regular_file(a, code) || !fs::is_regular_file(b, code)) return false;
+  if (fs::equivalent(a, b, code)) return true;
+  if (fs::file_size(a, code) != fs::file_size(b, code) || code) return false;
+  const MappedFile first(a);
+  const MappedFile second(b);
+  return std::ranges::equal(first.bytes(), second.bytes());
 }
 
 int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer) {

@@ -28,6 +28,9 @@ std::string read_utf8_text(const std::string& path);
 // That text without special tokens.
 std::vector<int32_t> tokenize_file(const std::string& path, const Tokenizer& tokenizer);
 
+// Whether two files hold the same bytes, wherever they lie; false where one of them is no file.
+bool same_text(const std::string& a, const std::string& b);
+
 // The BOS token to begin sequences with, or -1. kAlways without a BOS token in the tokenizer: ArgumentError.
 int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer);
 

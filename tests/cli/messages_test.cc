@@ -218,6 +218,29 @@ TEST_F(WholePath, ContextsBeyondTheModelsPositionsAreWarnedOf) {
   EXPECT_NE(warned(run("chat " + chat_model() + " -n 80 -c 100 --ignore-eos", question)), "");
   EXPECT_NE(warned(run("evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 65")), "");
   EXPECT_EQ(warned(run("evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 64")), "");
+  const std::string base = "quantize " + model_ + " -o " + output_ + " --group-size 8 --method rtn --samples 2 --sequence-length ";
+  for (const std::string how : {" --dry-run", ""}) {
+    const std::string text = " --calibration " + text_;
+    EXPECT_EQ(warned(run(base + "64 --evaluate none" + text + how)), "") << how;
+    EXPECT_NE(warned(run(base + "65 --evaluate none --overwrite" + text + how)), "") << how;
+    EXPECT_NE(warned(run(base + "64 --overwrite --context 65 --chunks 1 --evaluate " + text_ + text + how)), "") << how;
+  }
+  EXPECT_NE(warned(run(base + "65 --dry-run")), "");  // of the model's own text
+  EXPECT_EQ(warned(run(base + "64 --context 65 --dry-run")), "");  // which --context does not concern
+}
+
+TEST_F(WholePath, SamplingOptionsThatGreedyChoiceIgnoresAreSaid) {
+  const auto idle = run("generate " + model_ + " -p 'the cat' -n 2 --temp 0 --top-k 40 --seed 0 --ignore-eos");
+  EXPECT_EQ(idle.code, 0);
+  const std::string line = lines_with(idle.err, "without effect");
+  for (const char* name : {"--top-k", "--seed", "--temp 0"}) EXPECT_NE(line.find(name), std::string::npos) << idle.err;
+  EXPECT_EQ(line.find("--top-p"), std::string::npos) << line;
+  EXPECT_EQ(lines_with(run("generate " + model_ + " -p 'the cat' -n 2 --top-k 40 --seed 0").err, "without effect"), "");
+  EXPECT_EQ(lines_with(run("generate " + model_ + " -p 'the cat' -n 2 --temp 0").err, "without effect"), "");
+  const std::string question = (folder_ / "question").string();
+  std::ofstream(question) << "hello\nagain\n";
+  const std::string said = lines_with(run("chat " + chat_model() + " -n 2 --temp 0 --min-p 0.1", question).err, "--min-p");
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
 }
 
 TEST_F(WholePath, AReferenceOfAnotherTokenizerIsRefused) {
@@ -322,6 +345,10 @@ TEST_F(WholePath, DamagedReportsAreSaidToBeDamaged) {
   shows(with("/linears/0", 5), "linears/0/name");
   shows(with("/run/stages", json::array()), "run/stages");
   shows(with("/skipped", {1}), "skipped/0/name");
+  shows(with("/clamped", {1}), "clamped/0/name");
+  shows(with("/kept_in_16_bits", {1}), "kept_in_16_bits");
+  shows(with("/gate/max_kl", 0.1), "gate/passed");
+  shows(with("/run/peak_memory_bytes", -0.5), "run/peak_memory_bytes");
   json shorter = report;
   shorter["model"].erase("kl_divergence");
   shows(shorter.dump(), "model/kl_divergence/mean");
@@ -329,6 +356,32 @@ TEST_F(WholePath, DamagedReportsAreSaidToBeDamaged) {
   const auto none = run("report " + folder_.string());
   EXPECT_EQ(none.code, 1);
   EXPECT_NE(none.err.find("no report.json"), std::string::npos) << none.err;
+}
+
+TEST_F(WholePath, ListsOfTheReportHaveTitlesAndNoRawJson) {
+  ASSERT_EQ(run(quantize() + " --quiet --skip '*.layers.0.mlp.up_proj*'").code, 0);
+  const std::string path = (fs::path(output_) / "report.json").string();
+  json report = parsed(read(path));
+  report["clamped"] = {{{"name", "a.norm"}, {"format", "awq"}, {"clamped", 2}, {"flushed", 1}, {"largest", 1e6}},
+                       {{"name", "b.up_proj"}, {"raised_scales", 3}, {"clamped_scales", 0}}};
+  report["warnings"] = {"something <odd>"};
+  std::ofstream(path) << report.dump();
+  const std::string clamped = "values beyond the largest float16, clamped: 2 (largest 1e+06), values too small for a float16, now 0: 1";
+  const auto text = run("report " + output_).out;
+  for (const std::string& part : {std::string("Skipped: not quantized, and why (2)\n  model.layers.0.mlp."), std::string("Warnings (1)\n  something <odd>\n"),
+                                  "Clamped or flushed: beyond the range of float16 (2)\n  a.norm: " + clamped + "\n  b.up_proj: scales below the least normal float16, raised to it: 3\n",
+                                  std::string("model.layers.*.input_layernorm.weight (2)\n"), std::string("\nLeft in 16 bits or more (")})
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  const std::string html = run("report " + output_ + " --html -").out;
+  for (const std::string& part : {std::string("<td>a.norm</td><td>awq</td><td>" + clamped + "</td>"), std::string("<td>b.up_proj</td><td>all</td>"),
+                                  std::string("<td>model.layers.0.mlp.up_proj.weight</td><td>--skip</td>"), std::string("something &lt;odd&gt;"),
+                                  std::string("<td>model.layers.*.input_layernorm.weight</td><td>2</td>"), std::string("<td>40 &times; 32</td>"),
+                                  std::string("<h2>Warnings (1)</h2>")})
+    EXPECT_NE(html.find(part), std::string::npos) << part << "\n" << html;
+  for (const char* raw : {"{", "[&quot;", "kept_in_16_bits"}) EXPECT_EQ(html.find(raw, html.find("</style>")), std::string::npos) << raw;
+  report["clamped"] = json::array();
+  std::ofstream(path) << report.dump();
+  EXPECT_NE(run("report " + output_ + " --html -").out.find("(0)</h2><p class=\"small\">none</p>"), std::string::npos);
 }
 
 TEST_F(WholePath, ThePageIsWrittenWholeOrNotAtAll) {

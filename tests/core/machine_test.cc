@@ -1,8 +1,11 @@
 #include "core/machine.h"
 
 #include <gtest/gtest.h>
+#include <sys/statvfs.h>
 
 #include <cstring>
+#include <limits>
+#include <string>
 #include <vector>
 
 namespace metal_marlin {
@@ -18,6 +21,18 @@ TEST(Machine, FiguresArePlausible) {
   const double cpu = cpu_seconds();
   EXPECT_GE(wall_seconds(), wall);
   EXPECT_GE(cpu_seconds(), cpu);
+}
+
+// Of a folder that is not there yet: of where it would be.
+TEST(Machine, FreeDiskIsThatOfTheNearestFolder) {
+  struct statvfs info {};
+  for (const char* place : {".", "/"}) {
+    ASSERT_EQ(statvfs(place, &info), 0);
+    const uint64_t size = static_cast<uint64_t>(info.f_blocks) * info.f_frsize;
+    const std::string prefix = std::string(place) == "." ? "" : "/";
+    for (const char* path : {"no-such-folder", "no-such-folder/", "no/such/folder"}) EXPECT_LE(free_disk_bytes(prefix + path), size) << prefix << path;
+  }
+  EXPECT_LE(free_disk_bytes(""), std::numeric_limits<uint64_t>::max() / 2);
 }
 
 TEST(Machine, ResidentMemoryFollowsUse) {

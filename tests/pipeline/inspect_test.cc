@@ -1,4 +1,6 @@
 #include <gtest/gtest.h>
+
+#include <cmath>
 #include <metal_marlin/inspect.h>
 
 #include <filesystem>
@@ -68,6 +70,20 @@ TEST(Inspect, ListsWhatIsNotOfTheModelOnceEach) {
   EXPECT_NE(text.find("num_hidden_layers 1: not part of the model (9): model.layers.1."), std::string::npos) << text;
   EXPECT_EQ(text.find("0.0 MB"), std::string::npos) << text;
   fs::remove_all(folder);
+}
+
+TEST(SizeText, LargeAmountsHaveLargeUnits) {
+  EXPECT_EQ(memory_text(1536), "1.5 KiB");
+  EXPECT_EQ(memory_text(uint64_t{700} << 20), "700 MiB");
+  EXPECT_EQ(memory_text(uint64_t{123456} << 20), "120.6 GiB");
+  EXPECT_EQ(memory_text(uint64_t{3} << 40), "3.0 TiB");
+  EXPECT_EQ(duration_text(0.04), "0.0 s");
+  EXPECT_EQ(duration_text(4.26), "4.3 s");
+  EXPECT_EQ(duration_text(59.4), "59 s");
+  EXPECT_EQ(duration_text(59.6), "1 min 00 s");
+  EXPECT_EQ(duration_text(3599.6), "1 h 00 min");
+  EXPECT_EQ(duration_text(5400), "1 h 30 min");
+  EXPECT_EQ(duration_text(std::nan("")), "0 s");
 }
 
 TEST(SizeText, KeepsSmallSizesReadable) {

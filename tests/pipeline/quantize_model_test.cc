@@ -1,5 +1,6 @@
 // The main job on tiny models: what is written is what the report speaks of, whatever interrupts it.
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/evaluate.h>
 #include <metal_marlin/quantize.h>
@@ -176,6 +177,26 @@ TEST_F(QuantizeModelTest, AnOptionWithoutEffectDoesNotStartOver) {
   EXPECT_NE(report["warnings"].dump().find("--damping"), std::string::npos) << report["warnings"];
 }
 
+// The same bytes are the same text, whatever the file is called.
+TEST_F(QuantizeModelTest, ATextThatWasMovedIsStillTheSameText) {
+  QuantizeOptions o = options("rtn");
+  const std::string moved = out("elsewhere/other-name.md");
+  fs::create_directories(out("elsewhere"));
+  fs::copy(folder_ / "text.txt", moved);
+  Observer stop;
+  stop.on_progress = [](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), o, stop), Interrupted);
+  QuantizeOptions again = o;
+  again.calibration.calibration = {moved};
+  EXPECT_EQ(json::parse(quantize_model(model("llama"), out("q"), again).report_json)["run"]["resumed_blocks"], 1);
+  EXPECT_TRUE(quantize_model(model("llama"), out("q"), o).already_complete);
+  // Other bytes under the old name are another text, and a text is not its own evaluation.
+  std::ofstream(folder_ / "text.txt", std::ios::app) << "more";
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), o), ArgumentError);
+  again.evaluation.text = moved;
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), again), ArgumentError);
+}
+
 TEST_F(QuantizeModelTest, OneThreadAndTwoGiveTheSameBytes) {
   for (const char* method : {"awq", "awq-paper", "gptq", "rtn", "awq-salient"}) {
     QuantizeOptions o = options(method);
@@ -332,6 +353,47 @@ TEST_F(QuantizeModelTest, TheGateJudgesTheResult) {
   EXPECT_FALSE(quantize_model(model("llama"), out("a"), o).passed_gate);
   o.max_kl = 100;
   EXPECT_TRUE(quantize_model(model("llama"), out("b"), o).passed_gate);
+}
+
+// Without a limit there is no verdict; a finished result is judged anew by the limit that is asked for.
+TEST_F(QuantizeModelTest, TheReportSpeaksOfTheGateThatWasAskedFor) {
+  QuantizeOptions o = options("rtn");
+  const auto gate = [&] {
+    const json report = json::parse(quantize_model(model("llama"), out("q"), o).report_json);
+    EXPECT_EQ(json::parse(read_text_file(out("q") + "/report.json")), report);
+    EXPECT_EQ(report["options"]["max_kl"], report["gate"]["max_kl"]);
+    EXPECT_EQ(read_text_file(out("q") + "/report.html").find("quality gate") != std::string::npos, o.max_kl >= 0);
+    return report["gate"];
+  };
+  EXPECT_EQ(gate(), (json{{"max_kl", nullptr}, {"passed", nullptr}}));
+  o.max_kl = 100;
+  EXPECT_EQ(gate(), (json{{"max_kl", 100.0}, {"passed", true}}));
+  o.max_kl = 0;
+  EXPECT_EQ(gate(), (json{{"max_kl", 0.0}, {"passed", false}}));
+  o.max_kl = -1;
+  EXPECT_EQ(gate(), (json{{"max_kl", nullptr}, {"passed", nullptr}}));
+}
+
+// On a file system of 8 KiB: planned with a warning, refused before anything is written. The folder is not there yet.
+TEST_F(QuantizeModelTest, TooLittleDiskIsSaidBeforeAnyWork) {
+  const std::string small = out("small");
+  fs::create_directory(small);
+  if (mount("tmpfs", small.c_str(), "tmpfs", 0, "size=8k") != 0) GTEST_SKIP() << "mounting a tmpfs needs root";
+  const QuantizeOptions o = options("rtn");
+  const json plan = json::parse(plan_quantization(model("llama"), small + "/not/yet", o));
+  std::string said;
+  try {
+    quantize_model(model("llama"), small + "/not/yet", o);
+  } catch (const SystemError& e) {
+    said = e.what();
+  }
+  const bool untouched = !fs::exists(small + "/not/yet") || fs::is_empty(small + "/not/yet");
+  umount(small.c_str());
+  EXPECT_LE(plan["disk_free_bytes"].get<uint64_t>(), 8192U);
+  EXPECT_GT(plan["memory"]["disk"].get<uint64_t>(), 8192U);
+  EXPECT_NE(plan["warnings"].dump().find("of disk are needed"), std::string::npos) << plan["warnings"];
+  EXPECT_NE(said.find("of disk are needed"), std::string::npos) << said;
+  EXPECT_TRUE(untouched);
 }
 
 TEST_F(QuantizeModelTest, WrongOptionsAreNamed) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -61,6 +62,24 @@ TEST(SplitTokens, ATenthOfALongText) {
   const CalibrationSplit split = split_tokens(iota(300000), 256, 1024, 1000, -1, true, "text");
   EXPECT_GE(split.held_back.tokens(), 26214);
   EXPECT_LT(split.held_back.tokens(), 28000);
+}
+
+TEST(SameText, IsThatOfTheSameBytesWhereverTheyLie) {
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("mm_same_text_" + std::to_string(getpid()));
+  std::filesystem::create_directories(folder);
+  const auto write = [&](const char* name, const std::string& text) {
+    std::ofstream(folder / name, std::ios::binary) << text;
+    return (folder / name).string();
+  };
+  const std::string a = write("a", "a text");
+  EXPECT_TRUE(same_text(a, a));
+  EXPECT_TRUE(same_text(a, write("b", "a text")));
+  EXPECT_FALSE(same_text(a, write("c", "a tex!")));
+  EXPECT_FALSE(same_text(a, write("d", "a text and more")));
+  EXPECT_FALSE(same_text(a, "self"));
+  EXPECT_FALSE(same_text("", ""));
+  EXPECT_FALSE(same_text(folder.string(), folder.string()));
+  std::filesystem::remove_all(folder);
 }
 
 TEST(TokenizeFile, RefusesWhatIsNoText) {

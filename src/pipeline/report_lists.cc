@@ -1,0 +1,52 @@
+#include "pipeline/report_lists.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+namespace metal_marlin {
+
+using nlohmann::json;
+
+std::string clamped_text(const json& entry) {
+  std::vector<std::string> parts;
+  const auto number = [&](const char* key) {
+    const auto it = entry.find(key);
+    return it != entry.end() && it->is_number() ? it->get<double>() : 0.0;
+  };
+  const auto count = [&](const char* key, const char* what) {
+    if (number(key) > 0) parts.push_back(fmt::format("{}: {:.0f}", what, number(key)));
+  };
+  count("clamped", "values beyond the largest float16, clamped");
+  if (number("clamped") > 0 && number("largest") > 0) parts.back() += fmt::format(" (largest {:.4g})", number("largest"));
+  count("flushed", "values too small for a float16, now 0");
+  count("clamped_scales", "scales beyond the largest float16, clamped");
+  count("raised_scales", "scales below the least normal float16, raised to it");
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+std::vector<std::pair<std::string, size_t>> names_by_kind(const json& names) {
+  std::vector<std::pair<std::string, size_t>> kinds;
+  for (const json& entry : names) {
+    const auto name = entry.get<std::string>();
+    std::string kind;
+    for (size_t at = 0; at <= name.size();) {  // parts between dots
+      const size_t end = std::min(name.find('.', at), name.size());
+      const std::string part = name.substr(at, end - at);
+      const bool number = !part.empty() && part.find_first_not_of("0123456789") == std::string::npos;
+      kind += (at == 0 ? "" : ".") + (number ? std::string("*") : part);
+      at = end + 1;
+    }
+    const auto it = std::find_if(kinds.begin(), kinds.end(), [&](const auto& known) { return known.first == kind; });
+    if (it == kinds.end()) {
+      kinds.emplace_back(kind, 1);
+    } else {
+      ++it->second;
+    }
+  }
+  return kinds;
+}
+
+}  // namespace metal_marlin
