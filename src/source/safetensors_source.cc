@@ -16,6 +16,7 @@
 #include "core/machine.h"
 #include "formats/safetensors.h"
 #include "pack/native.h"
+#include "source/companions.h"
 #include "source/config_reader.h"
 #include "source/convert.h"
 #include "source/packed_layouts.h"
@@ -29,16 +30,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr const char* kCompanions[] = {"tokenizer.json",
-                                       "tokenizer_config.json",
-                                       "special_tokens_map.json",
-                                       "added_tokens.json",
-                                       "generation_config.json",
-                                       "chat_template.jinja",
-                                       "chat_template.json",
-                                       "vocab.json",
-                                       "merges.txt",
-                                       "tokenizer.model"};
 constexpr uint64_t kCompanionLimit = uint64_t{256} << 20;
 
 // Where a logical tensor lies.
@@ -148,12 +139,7 @@ class SafetensorsSource : public ModelSource {
   }
 
   std::vector<std::pair<std::string, std::string>> companion_files() const override {
-    std::vector<std::pair<std::string, std::string>> out;
-    for (const char* name : kCompanions) {
-      const std::string path = (fs::path(folder_) / name).string();
-      if (fs::is_regular_file(path)) out.emplace_back(name, read_text_file(path, kCompanionLimit));
-    }
-    return out;
+    return read_files(companion_names(folder_, fs::is_directory(path_)));
   }
 
   uint64_t digest() const override {
@@ -168,11 +154,17 @@ class SafetensorsSource : public ModelSource {
       }
       release(name);
     }
-    for (const auto& [name, text] : companion_files()) h = fnv1a(text.data(), text.size(), h);
+    for (const auto& [name, text] : read_files(determining_files(folder_))) h = fnv1a(text.data(), text.size(), h);
     return h;
   }
 
  private:
+  std::vector<std::pair<std::string, std::string>> read_files(const std::vector<std::string>& names) const {
+    std::vector<std::pair<std::string, std::string>> out;
+    for (const std::string& name : names) out.emplace_back(name, read_text_file((fs::path(folder_) / name).string(), kCompanionLimit));
+    return out;
+  }
+
   const Entry& get(const std::string& name) const {
     const auto it = entries_.find(name);
     if (it == entries_.end()) throw FormatError(fmt::format("{}: tensor {} is missing", path_, name));

@@ -212,6 +212,18 @@ TEST(Convert, BetweenGptqVersionsEverythingElseStays) {
   EXPECT_EQ(config_of(folder.path("awq"))["torch_dtype"], "float16");
 }
 
+TEST(Convert, OtherFilesGoAlong) {
+  TemporaryFolder folder;
+  Model model({16, 24, 8}, 8, true, 1);
+  model.write(folder, "gptq");
+  for (const char* name : {"LICENSE", "NOTICE.txt", "quant_log.csv", ".gitattributes", "pytorch_model.bin"}) folder.write(std::string("gptq/") + name, "text\n");
+  convert(folder.path("gptq"), folder.path("awq"), "awq");
+  EXPECT_EQ(names_in(folder.path("awq")), (std::set<std::string>{"model.safetensors", "config.json", "tokenizer.json", "generation_config.json",
+                                                                 "chat_template.jinja", "README.md", "LICENSE", "NOTICE.txt"}));
+  EXPECT_EQ(read_text_file(folder.path("awq/LICENSE")), "text\n");
+  convert(folder.path("gptq"), folder.path("awq"), "awq", true);  // a folder with a licence is a checkpoint's still
+}
+
 TEST(Convert, ConfigsOfEachFormat) {
   TemporaryFolder folder;
   Model model({256, 256, 256}, 128, true, 1);

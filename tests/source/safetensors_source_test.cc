@@ -2,7 +2,10 @@
 #include "source/safetensors_source.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
+#include <map>
+#include <set>
 
 #include "source/models.h"
 #include "source/tokenizer.h"
@@ -142,6 +145,40 @@ TEST(SafetensorsSource, CompanionsAreTheFilesThemselves) {
   ASSERT_EQ(files.size(), 2U);
   EXPECT_EQ(files[0].first, "tokenizer.json");
   EXPECT_EQ(files[0].second, test::file_content(tiny_model("llama/tokenizer.json")));
+}
+
+TEST(SafetensorsSource, CompanionsAreAllButWeightsQuantizationAndHiddenFiles) {
+  TemporaryFolder folder;
+  write_small_model(folder);
+  const std::vector<std::string> along = {"tokenizer.json", "generation_config.json", "chat_template.jinja", "LICENSE", "Notice.txt", "modeling_own.py", "notes.md"};
+  for (const std::string& name : along) folder.write(name, "{}");
+  for (const char* name : {"README.md", "hf_quant_config.json", "quant_log.csv", "report.json", "report.html",
+                           "pytorch_model.bin", "pytorch_model.bin.index.json", "training.pt", "model.gguf", ".gitattributes", "x.tmp", "preprocessor_config.json"}) {
+    folder.write(name, "{}");
+  }
+  std::filesystem::create_directory(folder.path("onnx"));
+  TemporaryFolder elsewhere;
+  elsewhere.write("secret", "s");
+  std::filesystem::create_symlink(elsewhere.path("secret"), folder.path("stolen.txt"));
+  std::filesystem::create_symlink("LICENSE", folder.path("COPYING"));
+  const auto source = ModelSource::open(folder.path(""));
+  std::map<std::string, std::string> files;
+  for (const auto& [name, content] : source->companion_files()) files[name] = content;
+  std::set<std::string> expected(along.begin(), along.end());
+  expected.insert("COPYING");
+  std::set<std::string> found;
+  for (const auto& [name, content] : files) found.insert(name);
+  EXPECT_EQ(found, expected);
+  // What else lies there does not make it another model.
+  const uint64_t before = source->digest();
+  folder.write("notes.md", "changed");
+  EXPECT_EQ(ModelSource::open(folder.path(""))->digest(), before);
+  folder.write("generation_config.json", "{ }");
+  EXPECT_NE(ModelSource::open(folder.path(""))->digest(), before);
+  // A file between others takes the licence along, nothing else that happens to lie there.
+  std::set<std::string> beside;
+  for (const auto& [name, content] : ModelSource::open(folder.path("model.safetensors"))->companion_files()) beside.insert(name);
+  EXPECT_EQ(beside, (std::set<std::string>{"tokenizer.json", "generation_config.json", "chat_template.jinja", "LICENSE", "Notice.txt", "COPYING"}));
 }
 
 TEST(SafetensorsSource, OtherFilesInTheFolderAreLeftAlone) {
