@@ -7,7 +7,8 @@
 //
 // q_scale belongs to input channels: W diag-scaled by it is what was rounded, and its inverse is applied here. Only
 // channels that hold many salient weights get one above 1 (scale/salient.h); its exponent is the one of a grid whose
-// output error |X (W - W')|, taken from the Gram matrix of X, is least. Ranges of groups are searched by the same error.
+// output error |X (W - W')| is least, taken on up to 256 output channels from the blocks of X's Gram matrix that belong to
+// groups (errors of different groups are independent). Ranges of groups are searched by the same blocks.
 //
 // All functions check their arguments: ArgumentError names the argument, what was expected and what was found;
 // NumericError is thrown for NaN and Inf. Inputs may be of float16, bfloat16, float32 or float64 and of any strides.
@@ -43,7 +44,9 @@ struct AWQMeta {
   // W' = (c - 7) * scales / q_scale[n] + zeros. Elsewhere 8.
   int code_offset = 8;
 
-  double output_error = -1;        // |X (W' - W)| / |X W| (Frobenius); negative: not known
+  // |X (W' - W)| / |X W| (Frobenius); negative: not known. Of awq_quantize exact up to 1024 output channels; beyond, both
+  // norms are estimated from 256 random sums of the output channels, the same in every run.
+  double output_error = -1;
   double weight_error = -1;        // |W' - W| / |W|
   double exponent = 0;             // q_scale = max(statistic / median, 1)^exponent
   int64_t salient_weights = 0;     // round(salient_ratio * K * N)
@@ -96,7 +99,7 @@ Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta);
 
 // scheme: "sym" (codes -8..7) or "asym" (codes 0..15 with a zero point per group). The scales are rounded to float16
 // before codes are chosen; where float16 cannot hold them, q_scale moves by a power of two, and if that does not help
-// either, NumericError. The last group may be short. Holds about 2.5 times the weights in float32. The observer may
+// either, NumericError. The last group may be short. Holds about twice the weights in float32. The observer may
 // stop the work between its stages.
 AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations,
                        int64_t group_size = kAwqDefaultGroupSize, double salient_ratio = kAwqSalientRatio,

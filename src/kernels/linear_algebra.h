@@ -32,6 +32,9 @@ void quadratic_rows(const float* e, int64_t rows, int64_t lde, const float* gram
 // gram += x^T x for x [tokens, k]; gram [k, k], upper half only. Sums in float32: at most 4096 tokens a call keep the
 // error of a sum near 1e-6 of the diagonal. ArgumentError when gram is not [k, k].
 void gram_accumulate(const float* x, int64_t tokens, int64_t k, Matrix& gram);
+// The blocks of `group` columns on the diagonal alone (the last may be short), by `factor`: gram += factor x^T x, upper
+// halves of the blocks. What lies outside of them is never touched.
+void gram_accumulate_blocks(const float* x, int64_t tokens, int64_t k, int64_t group, float factor, Matrix& gram);
 // gram <- gram / tokens, upper half copied to the lower. tokens >= 1.
 void gram_finish(Matrix& gram, uint64_t tokens);
 // gram[k, l] <- gram[k, l] / (scale[k] scale[l]): the Gram matrix of x / scale. ArgumentError when the sizes differ.

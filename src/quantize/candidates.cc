@@ -7,6 +7,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "core/half.h"
 #include "core/threads.h"
@@ -80,65 +81,129 @@ struct Winners {
     index.fill(0);
     loss.fill(std::numeric_limits<float>::infinity());
   }
-  void offer(int candidate, const Ranges& ranges, const std::array<float, kLaneRows>& value) noexcept {
+  void offer(const std::array<int, kLaneRows>& candidate, const Ranges& ranges, const std::array<float, kLaneRows>& value) noexcept {
     for (size_t r = 0; r < kLaneRows; ++r) {
       const bool better = value[r] < loss[r];
       loss[r] = better ? value[r] : loss[r];
       wanted[r] = better ? ranges.wanted.scale[r] : wanted[r];
       scale[r] = better ? ranges.scale[r] : scale[r];
       zero[r] = better ? ranges.zero[r] : zero[r];
-      index[r] = better ? candidate : index[r];
+      index[r] = better ? candidate[r] : index[r];
     }
   }
 };
 
-// Rows in lanes; the Gram block packed once for all candidates.
-void search_in_lanes(const GroupTile& tile, const Matrix* gram, int count, const CandidateRange& candidate,
-                     Winners& winners) {
+// The tile [column][row], columns padded to a multiple of four.
+std::vector<float> rows_in_lanes(const GroupTile& tile) {
   const int64_t padded = (tile.length + 3) / 4 * 4;
   std::vector<float> w(static_cast<size_t>(padded * kLaneRows));
-  std::vector<float> scratch(w.size());
   for (int64_t r = 0; r < tile.rows; ++r) {
     const float* row = tile.weight.row(tile.row + r).data() + tile.column;
     for (int64_t k = 0; k < tile.length; ++k) w[static_cast<size_t>(k * kLaneRows + r)] = row[k];
   }
-  std::vector<float> packed;
-  if (gram != nullptr) {
-    packed.resize(static_cast<size_t>(quadratic_floats(tile.length)));
-    const int64_t ld = gram->cols();
-    pack_quadratic(gram->data() + tile.column * ld + tile.column, ld, tile.length, packed.data());
+  return w;
+}
+
+std::vector<float> packed_block(const GroupTile& tile, const Matrix& gram) {
+  std::vector<float> packed(static_cast<size_t>(quadratic_floats(tile.length)));
+  const int64_t ld = gram.cols();
+  pack_quadratic(gram.data() + tile.column * ld + tile.column, ld, tile.length, packed.data());
+  return packed;
+}
+
+// Per row the `finalists` candidates of least error by the diagonal of the block, in ascending order of their numbers,
+// and only these with the whole block.
+void search_finalists(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate, int finalists,
+                      Winners& winners) {
+  const std::vector<float> w = rows_in_lanes(tile);
+  const std::vector<float> packed = packed_block(tile, gram);
+  const auto padded = static_cast<int64_t>(w.size()) / kLaneRows;
+  std::vector<float> diagonal(static_cast<size_t>(padded));
+  for (int64_t k = 0; k < tile.length; ++k) diagonal[static_cast<size_t>(k)] = gram(tile.column + k, tile.column + k);
+  std::vector<Ranges> all(static_cast<size_t>(count));
+  std::vector<std::array<float, kLaneRows>> losses(static_cast<size_t>(count));
+  for (size_t i = 0; i < all.size(); ++i) {
+    make_ranges(tile, static_cast<int>(i), candidate, all[i]);
+    diagonal_losses(w.data(), diagonal.data(), padded, all[i].scale.data(), all[i].zero.data(), tile.top, losses[i].data());
   }
+  std::vector<std::array<int, kLaneRows>> chosen(static_cast<size_t>(finalists));
+  std::vector<int> order(static_cast<size_t>(count));
+  for (size_t r = 0; r < kLaneRows; ++r) {
+    std::iota(order.begin(), order.end(), 0);
+    const auto better = [&](int a, int b) {
+      const float la = losses[static_cast<size_t>(a)][r];
+      const float lb = losses[static_cast<size_t>(b)][r];
+      return la < lb || (la == lb && a < b);
+    };
+    std::nth_element(order.begin(), order.begin() + finalists - 1, order.end(), better);
+    std::sort(order.begin(), order.begin() + finalists);
+    for (size_t f = 0; f < chosen.size(); ++f) chosen[f][r] = order[f];
+  }
+  std::vector<float> scratch(w.size());
   Ranges ranges;
   std::array<float, kLaneRows> loss;
+  for (const std::array<int, kLaneRows>& numbers : chosen) {
+    for (size_t r = 0; r < kLaneRows; ++r) {
+      const Ranges& from = all[static_cast<size_t>(numbers[r])];
+      ranges.wanted.scale[r] = from.wanted.scale[r];
+      ranges.scale[r] = from.scale[r];
+      ranges.zero[r] = from.zero[r];
+    }
+    quadratic_losses(w.data(), packed.data(), padded, ranges.scale.data(), ranges.zero.data(), tile.top, scratch.data(),
+                     loss.data());
+    winners.offer(numbers, ranges, loss);
+  }
+}
+
+// Rows in lanes; the Gram block packed once for all candidates.
+void search_in_lanes(const GroupTile& tile, const Matrix* gram, int count, const CandidateRange& candidate,
+                     Winners& winners) {
+  const std::vector<float> w = rows_in_lanes(tile);
+  const auto padded = static_cast<int64_t>(w.size()) / kLaneRows;
+  std::vector<float> scratch(w.size());
+  const std::vector<float> packed = gram != nullptr ? packed_block(tile, *gram) : std::vector<float>();
+  Ranges ranges;
+  std::array<float, kLaneRows> loss;
+  std::array<int, kLaneRows> numbers;
   for (int i = 0; i < count; ++i) {
     make_ranges(tile, i, candidate, ranges);
     quadratic_losses(w.data(), packed.empty() ? nullptr : packed.data(), padded, ranges.scale.data(),
                      ranges.zero.data(), tile.top, scratch.data(), loss.data());
-    winners.offer(i, ranges, loss);
+    numbers.fill(i);
+    winners.offer(numbers, ranges, loss);
   }
 }
 
-// Rows as they stand; e G_gg by matrix products.
-void search_by_products(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate,
-                        Winners& winners) {
+// Rows as they stand; e G_gg by matrix products: fn(row, e G_gg e^T) for each row of the tile.
+template <typename Fn>
+void errors_by_products(const GroupTile& tile, const Matrix& gram, const std::array<float, kLaneRows>& scale,
+                        const std::array<float, kLaneRows>& zero, const Fn& fn) {
   std::vector<float> errors(static_cast<size_t>(tile.rows * tile.length));
   std::vector<float> scratch(static_cast<size_t>(tile.rows * kQuadraticColumns));
   const std::vector<float> ones(static_cast<size_t>(tile.length), 1.0f);
-  Ranges ranges;
   std::array<double, kLaneRows> forms{};
-  std::array<float, kLaneRows> loss;
   const int64_t ld = gram.cols();
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const float* row = tile.weight.row(tile.row + r).data() + tile.column;
+    round_error_span(row, row, ones.data(), tile.length, scale[static_cast<size_t>(r)], zero[static_cast<size_t>(r)],
+                     tile.top, errors.data() + r * tile.length);
+  }
+  quadratic_rows(errors.data(), tile.rows, tile.length, gram.data() + tile.column * ld + tile.column, ld, tile.length,
+                 scratch.data(), forms.data());
+  for (int64_t r = 0; r < tile.rows; ++r) fn(r, forms[static_cast<size_t>(r)]);
+}
+
+void search_by_products(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate,
+                        Winners& winners) {
+  Ranges ranges;
+  std::array<float, kLaneRows> loss{};
+  std::array<int, kLaneRows> numbers;
   for (int i = 0; i < count; ++i) {
     make_ranges(tile, i, candidate, ranges);
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      const float* row = tile.weight.row(tile.row + r).data() + tile.column;
-      round_error_span(row, row, ones.data(), tile.length, ranges.scale[static_cast<size_t>(r)],
-                       ranges.zero[static_cast<size_t>(r)], tile.top, errors.data() + r * tile.length);
-    }
-    quadratic_rows(errors.data(), tile.rows, tile.length, gram.data() + tile.column * ld + tile.column, ld, tile.length,
-                   scratch.data(), forms.data());
-    std::transform(forms.begin(), forms.end(), loss.begin(), [](double v) { return static_cast<float>(v); });
-    winners.offer(i, ranges, loss);
+    errors_by_products(tile, gram, ranges.scale, ranges.zero,
+                       [&](int64_t r, double form) { loss[static_cast<size_t>(r)] = static_cast<float>(form); });
+    numbers.fill(i);
+    winners.offer(numbers, ranges, loss);
   }
 }
 
@@ -160,7 +225,7 @@ std::vector<Extent> group_extents(const Matrix& weight, int64_t group_size) {
 }
 
 CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const Matrix* gram, int count,
-                                  const CandidateRange& candidate) {
+                                  const CandidateRange& candidate, int finalists) {
   CandidateSearch result;
   GroupRanges& ranges = result.ranges;
   ranges.out_features = weight.rows();
@@ -195,7 +260,9 @@ CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const 
       winners.set(first);
     }
     if (count > 1) {
-      if (gram == nullptr || tile.length <= kPackedGroup) {
+      if (gram != nullptr && tile.length <= kPackedGroup && finalists > 0 && finalists < count) {
+        search_finalists(tile, *gram, count, candidate, finalists, winners);
+      } else if (gram == nullptr || tile.length <= kPackedGroup) {
         search_in_lanes(tile, gram, count, candidate, winners);
       } else {
         search_by_products(tile, *gram, count, candidate, winners);
@@ -219,6 +286,45 @@ CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const 
     ranges.counts.clamped += part.clamped;
   }
   return result;
+}
+
+double group_loss(const Matrix& weight, const GroupRanges& ranges, const Grid& grid, const Matrix& gram) {
+  require_arguments(weight, grid, &gram);
+  require_ranges(ranges, weight, grid);
+  const int64_t groups = ranges.groups();
+  const int64_t tasks = (weight.rows() + kLaneRows - 1) / kLaneRows * groups;
+  std::vector<double> parts(static_cast<size_t>(tasks), 0.0);
+  parallel_for(tasks, [&](int64_t task) {
+    const int64_t g = task % groups;
+    GroupTile tile{weight, task / groups * kLaneRows, 0, g * ranges.group_size, 0, grid.symmetric,
+                   static_cast<float>(grid.levels() - 1), {}};
+    tile.rows = std::min(kLaneRows, weight.rows() - tile.row);
+    tile.length = std::min(ranges.group_size, weight.cols() - tile.column);
+    std::array<float, kLaneRows> scale;
+    std::array<float, kLaneRows> zero;
+    scale.fill(1.0f);
+    zero.fill(0.0f);
+    for (int64_t r = 0; r < tile.rows; ++r) {
+      const auto at = static_cast<size_t>((tile.row + r) * groups + g);
+      scale[static_cast<size_t>(r)] = f16_to_f32(ranges.scales[at]);
+      zero[static_cast<size_t>(r)] = static_cast<float>(ranges.zeros[at]);
+    }
+    double& part = parts[static_cast<size_t>(task)];
+    if (tile.length > kPackedGroup) {
+      errors_by_products(tile, gram, scale, zero, [&](int64_t, double form) { part += form; });
+      return;
+    }
+    const std::vector<float> w = rows_in_lanes(tile);
+    const std::vector<float> packed = packed_block(tile, gram);
+    std::vector<float> scratch(w.size());
+    std::array<float, kLaneRows> loss;
+    quadratic_losses(w.data(), packed.data(), static_cast<int64_t>(w.size()) / kLaneRows, scale.data(), zero.data(),
+                     tile.top, scratch.data(), loss.data());
+    for (int64_t r = 0; r < tile.rows; ++r) part += loss[static_cast<size_t>(r)];
+  });
+  double sum = 0;
+  for (const double part : parts) sum += part;
+  return sum;
 }
 
 void require_arguments(const Matrix& weight, const Grid& grid, const Matrix* gram) {

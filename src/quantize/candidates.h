@@ -41,9 +41,9 @@ struct CandidateSearch {
 };
 
 // Tries candidates 0 .. count - 1 on every row and group; the first of equals wins; with one candidate nothing is
-// tried. gram null: sum of squared errors, else e G_gg e^T. Validates nothing.
+// tried. gram null: sum of squared errors, else e G_gg e^T. finalists: RangeOptions::finalists. Validates nothing.
 CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const Matrix* gram, int count,
-                                  const CandidateRange& candidate);
+                                  const CandidateRange& candidate, int finalists = 0);
 
 // Least and largest weight of each row's group, [out, groups].
 std::vector<Extent> group_extents(const Matrix& weight, int64_t group_size);

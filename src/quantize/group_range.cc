@@ -64,6 +64,7 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
   if (!(options.divisor >= 0.0f)) {
     throw ArgumentError(fmt::format("divisor: expected 0 or a positive number, found {}", options.divisor));
   }
+  if (options.finalists < 0) throw ArgumentError(fmt::format("finalists: expected 0 (all) or more, found {}", options.finalists));
   if (!by_gram) gram = nullptr;
   require_arguments(weight, grid, gram);
   using Extents = std::array<Extent, kLaneRows>;
@@ -81,7 +82,7 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
       }
     };
     const int count = !searched ? 1 : (options.signed_scales ? 2 : 1) * kSymmetricFactors;
-    return search_candidates(weight, grid, gram, count, candidate).ranges;
+    return search_candidates(weight, grid, gram, count, candidate, options.finalists).ranges;
   }
   const auto candidate = [=](int i, const Extents& extents, Wanted& wanted) {
     const float factor = searched ? asymmetric_factor(i / kShifts) : 1.0f;
@@ -92,7 +93,7 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
       wanted.low[r] = min * factor;
     }
   };
-  return search_candidates(weight, grid, gram, searched ? kAsymmetricFactors * kShifts : 1, candidate).ranges;
+  return search_candidates(weight, grid, gram, searched ? kAsymmetricFactors * kShifts : 1, candidate, options.finalists).ranges;
 }
 
 }  // namespace metal_marlin

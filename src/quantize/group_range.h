@@ -24,6 +24,9 @@ struct RangeOptions {
   // Of kMse and kGram, symmetric: also negative scales, by which the weight of largest magnitude gets code 0, i.e. -8 S at
   // 4 bits instead of 7.5 S: the one code that a symmetric grid has more on one side then serves the longer side.
   bool signed_scales = false;
+  // Of kGram, groups up to 256: per row and group only this many candidates, those of least error by the diagonal of
+  // G_gg, are tried with the whole block. 0: all.
+  int finalists = 0;
 };
 
 inline constexpr float kLeastScale = 0x1p-14f;    // smallest normal f16: readers that flush subnormals agree
@@ -56,6 +59,11 @@ struct GroupRanges {
 // ArgumentError: grid or shapes; NumericError: NaN or Inf in the weights.
 GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOptions& options = {},
                          const Matrix* gram = nullptr);
+
+// Sum over rows and groups of e G_gg e^T, e the errors of weight [out, in] rounded with these ranges: the output error
+// when the errors of different groups are independent. Of gram [in, in] the upper halves of the groups' blocks are read.
+// Costs group_size / 2 multiply-adds per weight. ArgumentError when shapes disagree.
+double group_loss(const Matrix& weight, const GroupRanges& ranges, const Grid& grid, const Matrix& gram);
 
 // For layouts that cannot hold small zeros: groups with a zero below `least` (those without a negative weight) get `least`
 // and a scale that is larger by (levels - 1 - zero) / (levels - 1 - least), so that the same largest weight is reached.

@@ -169,6 +169,26 @@ void quadratic_losses(const float* w, const float* packed, int64_t count, const 
   }
 }
 
+void diagonal_losses(const float* w, const float* diagonal, int64_t count, const float* scale, const float* zero,
+                     float top, float* loss) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const V vt = hn::Set(d, top);
+  for (int64_t r = 0; r < kLaneRows; r += lanes) {
+    const V s = hn::LoadU(d, scale + r);
+    const V z = hn::LoadU(d, zero + r);
+    const V inverse = hn::Div(hn::Set(d, 1.0f), s);
+    V sum = hn::Zero(d);
+    for (int64_t k = 0; k < count; ++k) {
+      const V x = hn::LoadU(d, w + k * kLaneRows + r);
+      const V c = hn::Min(hn::Max(hn::Add(hn::Round(hn::Mul(x, inverse)), z), hn::Zero(d)), vt);
+      const V e = hn::MulSub(hn::Sub(c, z), s, x);
+      sum = hn::MulAdd(hn::Mul(e, hn::Set(d, diagonal[k])), e, sum);
+    }
+    hn::StoreU(sum, d, loss + r);
+  }
+}
+
 // Independent chains that hide the latency of the multiply-add.
 constexpr int kChains = 4;
 
@@ -247,6 +267,7 @@ HWY_EXPORT(min_max);
 HWY_EXPORT(round_span);
 HWY_EXPORT(round_error_span);
 HWY_EXPORT(quadratic_losses);
+HWY_EXPORT(diagonal_losses);
 HWY_EXPORT(gptq_block);
 HWY_EXPORT(descend_block);
 
@@ -270,6 +291,11 @@ void round_error_span(const float* w, const float* reference, const float* unsca
 void quadratic_losses(const float* w, const float* packed, int64_t count, const float* scale, const float* zero,
                       float top, float* scratch, float* loss) noexcept {
   HWY_DYNAMIC_DISPATCH(quadratic_losses)(w, packed, count, scale, zero, top, scratch, loss);
+}
+
+void diagonal_losses(const float* w, const float* diagonal, int64_t count, const float* scale, const float* zero,
+                     float top, float* loss) noexcept {
+  HWY_DYNAMIC_DISPATCH(diagonal_losses)(w, diagonal, count, scale, zero, top, loss);
 }
 
 void gptq_block(const float* w, int64_t count, const float* u, const float* inverse_pivot, const float* const* scales,

@@ -22,6 +22,9 @@ void round_error_span(const float* w, const float* reference, const float* unsca
 // scratch: count * kLaneRows floats. w / scale is formed as w * (1 / scale) here: ties may go either way.
 void quadratic_losses(const float* w, const float* packed, int64_t count, const float* scale, const float* zero,
                       float top, float* scratch, float* loss) noexcept;
+// The same with a diagonal G, `diagonal` [count]: what the off-diagonal part adds is left out.
+void diagonal_losses(const float* w, const float* diagonal, int64_t count, const float* scale, const float* zero,
+                     float top, float* loss) noexcept;
 // Packs the upper half of the count x count matrix at `gram`: for each four columns k .. k + 3 the rows l = 0 .. k + 3,
 // four values each, 2 G_lk above the diagonal, G_kk on it, 0 below. packed: quadratic_floats(count).
 void pack_quadratic(const float* gram, int64_t ldg, int64_t count, float* packed) noexcept;

@@ -60,19 +60,54 @@ TEST(Awq, RestoresWhatTheFormulaSays) {
   }
 }
 
+// |X (W' - W)| / |X W| in float64.
+double output_error(const Array& w, const Array& x, const std::vector<float>& restored) {
+  const int64_t k = w.shape[0];
+  const int64_t n = w.shape[1];
+  double error = 0;
+  double output = 0;
+  for (int64_t t = 0; t < x.elements() / k; ++t) {
+    for (int64_t j = 0; j < n; ++j) {
+      double e = 0;
+      double y = 0;
+      for (int64_t i = 0; i < k; ++i) {
+        const double value = x.as<float>()[t * k + i];
+        e += value * (static_cast<double>(restored[static_cast<size_t>(i * n + j)]) - w.as<float>()[i * n + j]);
+        y += value * w.as<float>()[i * n + j];
+      }
+      error += e * e;
+      output += y * y;
+    }
+  }
+  return std::sqrt(error / output);
+}
+
+TEST(Awq, MeasuresTheOutputError) {
+  for (const int64_t n : {24, 700, 1100}) {  // one tile, several, and estimated
+    Array w = normal({80, n}, 0.1, 21);
+    for (int64_t i = 0; i < 80; ++i) w.as<float>()[i * n + 3] *= 50;  // an output that outweighs the others
+    const Array x = normal({3, 50, 80}, 1, 22);
+    const AWQResult r = awq_quantize(w.view(), x.view(), 32);
+    const double expected = output_error(w, x, restore(r));
+    EXPECT_NEAR(r.meta.output_error, expected, (n > 1024 ? 0.15 : 1e-4) * expected) << n;
+  }
+}
+
 TEST(Awq, DoesNotDependOnThreads) {
-  const Array w = normal({512, 96}, 0.1, 3);
-  const Array x = normal({200, 512}, 1, 4);
-  const int before = threads();
-  set_threads(1);
-  const AWQResult one = awq_quantize(w.view(), x.view());
-  set_threads(3);
-  const AWQResult three = awq_quantize(w.view(), x.view());
-  set_threads(before);
-  EXPECT_EQ(one.Q.bytes, three.Q.bytes);
-  EXPECT_EQ(one.scales.bytes, three.scales.bytes);
-  EXPECT_EQ(one.q_scale.bytes, three.q_scale.bytes);
-  EXPECT_EQ(one.meta.output_error, three.meta.output_error);
+  for (const int64_t n : {96, 1100}) {
+    const Array w = normal({512, n}, 0.1, 3);
+    const Array x = normal({200, 512}, 1, 4);
+    const int before = threads();
+    set_threads(1);
+    const AWQResult one = awq_quantize(w.view(), x.view());
+    set_threads(3);
+    const AWQResult three = awq_quantize(w.view(), x.view());
+    set_threads(before);
+    EXPECT_EQ(one.Q.bytes, three.Q.bytes);
+    EXPECT_EQ(one.scales.bytes, three.scales.bytes);
+    EXPECT_EQ(one.q_scale.bytes, three.q_scale.bytes);
+    EXPECT_EQ(one.meta.output_error, three.meta.output_error);
+  }
 }
 
 TEST(Awq, ReadsStridesAndTypes) {

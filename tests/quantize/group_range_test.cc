@@ -182,6 +182,70 @@ TEST(GroupRange, BytesDoNotDependOnThreads) {
   }));
 }
 
+// In float64 from the formula.
+double loss_by_formula(const Matrix& weight, const GroupRanges& ranges, const Matrix& gram, int top) {
+  double sum = 0;
+  for (int64_t r = 0; r < weight.rows(); ++r) {
+    std::vector<double> e(static_cast<size_t>(weight.cols()));
+    for (int64_t c = 0; c < weight.cols(); ++c) {
+      const auto at = static_cast<size_t>(r * ranges.groups() + c / ranges.group_size);
+      const double scale = f16_to_f32(ranges.scales[at]);
+      const double code = std::clamp(std::rint(weight(r, c) / scale) + ranges.zeros[at], 0.0, static_cast<double>(top));
+      e[static_cast<size_t>(c)] = (code - ranges.zeros[at]) * scale - weight(r, c);
+    }
+    for (int64_t i = 0; i < weight.cols(); ++i) {
+      for (int64_t j = 0; j < weight.cols(); ++j) {
+        if (i / ranges.group_size == j / ranges.group_size) sum += e[static_cast<size_t>(i)] * e[static_cast<size_t>(j)] * gram(i, j);
+      }
+    }
+  }
+  return sum;
+}
+
+TEST(GroupRange, GroupLossIsTheFormula) {
+  const Matrix weight = normal_matrix(70, 600, 11);
+  const Matrix gram = reference::gram_of(reference::activations(80, 600, 12));
+  for (const int64_t group : {32, 144, 600}) {  // short last groups, and one beyond what is packed
+    for (const bool symmetric : {true, false}) {
+      const Grid grid{4, symmetric, group};
+      const GroupRanges ranges = group_ranges(weight, grid);
+      const double expected = loss_by_formula(weight, ranges, gram, 15);
+      EXPECT_NEAR(group_loss(weight, ranges, grid, gram), expected, 1e-4 * expected) << group;
+    }
+  }
+  EXPECT_THROW(group_loss(weight, group_ranges(weight, Grid{4, true, 32}), Grid{4, true, 64}, gram), ArgumentError);
+}
+
+TEST(GroupRange, FinalistsLoseLittleAndAllOfThemNothing) {
+  const Matrix weight = normal_matrix(70, 100, 13);
+  const Matrix gram = reference::gram_of(reference::activations(80, 100, 14));
+  for (const bool symmetric : {true, false}) {
+    const Grid grid{4, symmetric, 32};
+    RangeOptions options{RangeMethod::kGram};
+    const GroupRanges all = group_ranges(weight, grid, options, &gram);
+    const double least = group_loss(weight, all, grid, gram);
+    double before = group_loss(weight, group_ranges(weight, grid), grid, gram);
+    for (const int finalists : {1, 5, 20, 54}) {
+      options.finalists = finalists;
+      const GroupRanges some = group_ranges(weight, grid, options, &gram);
+      const double loss = group_loss(weight, some, grid, gram);
+      EXPECT_LE(loss, before * 1.0001);
+      EXPECT_GE(loss, least * 0.9999);
+      before = loss;
+      if (finalists >= (symmetric ? 25 : 54)) EXPECT_EQ(some.scales, all.scales);
+    }
+    // A diagonal block is what they are chosen by.
+    Matrix diagonal(100, 100);
+    for (int64_t k = 0; k < 100; ++k) diagonal(k, k) = gram(k, k);
+    options.finalists = 0;
+    const double best = group_loss(weight, group_ranges(weight, grid, options, &diagonal), grid, diagonal);
+    options.finalists = 1;
+    EXPECT_NEAR(group_loss(weight, group_ranges(weight, grid, options, &diagonal), grid, diagonal), best, 1e-4 * best);
+    options.finalists = -1;
+    EXPECT_THROW(group_ranges(weight, grid, options, &gram), ArgumentError);
+  }
+}
+
 TEST(LiftZeros, KeepsTheReachOfTheGroup) {
   GroupRanges ranges{.out_features = 1, .in_features = 24, .group_size = 8};
   ranges.scales = {f32_to_f16(0.5F), f32_to_f16(0.25F), f32_to_f16(60000.0F)};
