@@ -245,6 +245,22 @@ std::vector<fs::path> tensor_files(const std::string& model) {
   return files;
 }
 
+// Activations of another model would leave everything as it is.
+void expect_activations_of_some(const std::vector<fs::path>& files, const NpzFile& npz, int64_t group_size) {
+  std::string wanted;
+  for (const fs::path& path : files) {
+    const SafetensorsFile file(path.string());
+    for (const TensorView& t : file.tensors()) {
+      bool warn = false;
+      if (refusal(t, npz, group_size, warn).empty()) return;
+      if (warn && wanted.empty()) wanted = fmt::format("\"{}\" of shape [B, T, {}]", t.name, t.shape[1]);
+    }
+  }
+  if (wanted.empty()) return;  // no tensor that could be quantized
+  throw FormatError(fmt::format("{}: expected activations of the model's tensors under their names (with or without .weight), as {}, found those of "
+                                "none", npz.path(), wanted));
+}
+
 bool has_structure(const std::string& model) {
   const fs::path path(model);
   if (!fs::exists(path)) return true;  // a name in the cache, or an error that says what to do
@@ -277,6 +293,7 @@ AWQModelStats awq_quantize_model(const std::string& model_path, const std::strin
     if (fs::equivalent(folder, output_path, code)) {
       throw ArgumentError(fmt::format("output_path: expected another folder than the model's own, found {}", output_path));
     }
+    expect_activations_of_some(files, npz, group_size);
     create_folders(output_path);
     FileQuantizer quantizer(job, npz, stats);
     for (const fs::path& file : files) quantizer.run(file);
