@@ -340,7 +340,7 @@ def test_bfloat16():
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
-def test_output_backend(backend):
+def test_output_backend(backend, monkeypatch):
     weights, x = case(64, 32)
     try:
         module = __import__("torch" if backend == "torch" else "mlx.core", fromlist=["core"])
@@ -354,6 +354,14 @@ def test_output_backend(backend):
     np.testing.assert_array_equal(np.asarray(result.Q), expected.Q)
     values = awq_dequantize(result.Q, result.scales, result.zeros, result.q_scale, result.meta, output_backend=backend)
     np.testing.assert_array_equal(np.asarray(values), restored(expected, "float16"))
+    # The type's bits need no ml_dtypes there.
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    narrow = awq_dequantize(result.Q, result.scales, result.zeros, result.q_scale, result.meta, "bfloat16", output_backend=backend)
+    assert narrow.dtype == module.bfloat16
+    wide = restored(expected)
+    assert np.abs(np.asarray(narrow.float() if backend == "torch" else narrow.astype(module.float32)) - wide).max() <= np.abs(wide).max() / 256
+    with pytest.raises(ImportError, match="weights_dtype.*pip install ml_dtypes"):
+        restored(expected, "bfloat16")
 
 
 def test_threads_and_interrupt():
@@ -511,6 +519,10 @@ def test_no_pickle(tmp_path):
     np.savez(tmp_path / "x.npz", **{"w": np.array([{"a": 1}], object)})
     with pytest.raises(ValueError, match="x.npz"):
         awq_quantize_model(tmp_path / "m.safetensors", tmp_path / "out", tmp_path / "x.npz", verbose=False)
+    np.savez(tmp_path / "other.npz", **{"v": np.ones((1, 4, 256), np.float32)})
+    with pytest.raises(ValueError, match=r'other.npz: expected .* "w.weight" of shape \[B, T, 256\]'):
+        awq_quantize_model(tmp_path / "m.safetensors", tmp_path / "out", tmp_path / "other.npz", verbose=False)
+    assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match="activations_path"):
         awq_quantize_model(tmp_path / "m.safetensors", tmp_path / "out", tmp_path / "none.npz", verbose=False)
 

@@ -24,7 +24,19 @@ from .awq import (
     pack_awq_weights,
     unpack_awq_weights,
 )
-from .gptq import GPTQPacked, gptq_dequantize, gptq_quantize
+from .gptq import (
+    GPTQPacked,
+    GPTQQuantizer,
+    GPTQResult,
+    compare_gptq_vs_rtn,
+    compute_hessian,
+    compute_hessian_streaming,
+    gptq_dequantize,
+    gptq_quantize,
+    pack_gptq_int4,
+    quantize_layer_gptq,
+    quantize_rtn,
+)
 from .models import (
     Model,
     QuantizeResult,
@@ -43,6 +55,8 @@ __all__ = [
     "AWQResult", "awq_quantize", "awq_dequantize", "awq_quantize_model", "awq_load", "compute_activation_stats",
     "compute_salient_scaling", "find_salient_weights", "pack_awq_weights", "unpack_awq_weights",
     "GPTQPacked", "gptq_quantize", "gptq_dequantize",
+    "GPTQQuantizer", "GPTQResult", "compute_hessian", "compute_hessian_streaming", "quantize_layer_gptq", "quantize_rtn",
+    "pack_gptq_int4", "compare_gptq_vs_rtn",
     "Model", "QuantizeResult", "quantize_model", "plan_quantization", "calibrate_model", "evaluate", "convert", "generate",
     "inspect", "compare", "load",
     "Error", "ArgumentError", "FormatError", "UnsupportedError", "MachineError", "NumericError", "Interrupted",

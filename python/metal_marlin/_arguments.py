@@ -6,7 +6,7 @@ import operator
 import os
 from typing import Any
 
-__all__ = ["integer", "number", "text", "choice", "path", "existing_path", "to_backend", "backend", "dtype_name"]
+__all__ = ["integer", "number", "boolean", "permutation", "text", "choice", "path", "existing_path", "to_backend", "backend", "dtype_name"]
 
 
 def integer(name: str, value: Any) -> int:
@@ -28,6 +28,24 @@ def number(name: str, value: Any) -> float:
         return float(value)
     except TypeError:
         raise TypeError(f"{name}: expected a number, found {type(value).__name__}") from None
+
+
+def boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected a bool, found {type(value).__name__}")
+    return value
+
+
+def permutation(name: str, value: Any) -> list[int]:
+    """The numbers of a vector of integers; whether they are a permutation is checked where the size is known."""
+    import numpy
+
+    array = numpy.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, found {array.dtype}")
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name}: expected a vector that is not empty, found shape {array.shape}")
+    return array.tolist()
 
 
 def text(name: str, value: Any) -> str:
@@ -78,16 +96,17 @@ def backend(name: Any) -> Any:
 def to_backend(array: Any, name: str, module: Any) -> Any:
     if name == "numpy":
         return array
+    bfloat16 = array.dtype.name in ("bfloat16", "uint16")  # bits alone where ml_dtypes is missing
     if name == "torch":
-        if array.dtype.name == "bfloat16":
+        if bfloat16:
             return module.from_numpy(array.view("uint16").view("int16")).view(module.bfloat16)
         return module.from_numpy(array)
-    if array.dtype.name == "bfloat16":
+    if bfloat16:
         return module.array(array.view("uint16")).view(module.bfloat16)
     return module.array(array)
 
 
-def dtype_name(name: str, value: Any) -> str:
+def dtype_name(name: str, value: Any, output_backend: str) -> str:
     """float16, bfloat16, float32 or float64 of a string or of a dtype of numpy, torch or mlx."""
     if value is None:
         return "float16"
@@ -104,7 +123,7 @@ def dtype_name(name: str, value: Any) -> str:
         found = str(value).rsplit(".", 1)[-1]
     if found not in ("float16", "bfloat16", "float32", "float64"):
         raise ValueError(f"{name}: expected float16, bfloat16, float32 or float64, found {found!r}")
-    if found == "bfloat16":
+    if found == "bfloat16" and output_backend == "numpy":
         try:
             import ml_dtypes  # noqa: F401
         except ImportError as error:

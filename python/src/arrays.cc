@@ -113,7 +113,13 @@ nb::object to_numpy(Array&& array) {
   if (bfloat) dtype = nb::dtype<uint16_t>();
   std::vector<size_t> shape(a->shape.begin(), a->shape.end());
   nb::object out = nb::cast(nb::ndarray<nb::numpy>(a->bytes.data(), shape.size(), shape.data(), owner, nullptr, dtype));
-  if (bfloat) out = out.attr("view")(nb::module_::import_("ml_dtypes").attr("bfloat16"));
+  if (!bfloat) return out;
+  // Without ml_dtypes the bits alone: torch and mlx have a type of their own for them.
+  try {
+    return out.attr("view")(nb::module_::import_("ml_dtypes").attr("bfloat16"));
+  } catch (nb::python_error& error) {
+    if (!error.matches(PyExc_ImportError)) throw;
+  }
   return out;
 }
 
