@@ -111,10 +111,24 @@ void Command::choice_list(const std::string& names, std::vector<std::string>& va
 }
 
 void Command::repeated(const std::string& names, std::vector<std::string>& values, const std::string& value_name,
-                       const std::string& help) {
+                       const std::string& help, Completes completes) {
   OptionInfo& option = add(names, value_name, help, join(values, ","));
   option.repeatable = true;
-  parse_value(option, [&values](const std::string& text) { values.push_back(text); });
+  option.completes = completes;
+  parse_value(option, [&values, first = true](const std::string& text) mutable {
+    if (first) values.clear();
+    first = false;
+    values.push_back(text);
+  });
+}
+
+void Command::reals(const std::string& names, std::vector<double>& values, double least, double most,
+                    const std::string& help, const std::string& default_text) {
+  const OptionInfo& option = add(names, "X[,...]", help, default_text);
+  parse_value(option, [&values, least, most](const std::string& text) {
+    values.clear();
+    for (const auto& part : split(text, ',')) values.push_back(parse_real(part, least, most));
+  });
 }
 
 void Command::integer(const std::string& names, int64_t& value, int64_t least, int64_t most, const std::string& help,

@@ -57,9 +57,12 @@ class Command {
   // "a,b": each of `choices` at most once.
   void choice_list(const std::string& names, std::vector<std::string>& values, const std::vector<std::string>& choices,
                    const std::string& help);
-  // May be given several times.
+  // May be given several times; the first takes the place of what the variable holds.
   void repeated(const std::string& names, std::vector<std::string>& values, const std::string& value_name,
-                const std::string& help);
+                const std::string& help, Completes completes = Completes::kNothing);
+  // "1,2.5": numbers from `least` to `most`.
+  void reals(const std::string& names, std::vector<double>& values, double least, double most, const std::string& help,
+             const std::string& default_text);
   void integer(const std::string& names, int64_t& value, int64_t least, int64_t most, const std::string& help,
                const std::string& default_text = {});
   void unsigned_integer(const std::string& names, uint64_t& value, const std::string& help);

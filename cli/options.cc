@@ -15,12 +15,19 @@ constexpr double kMostReal = std::numeric_limits<double>::max();
 
 void add_calibration_options(Command& command, CalibrationOptions& options, SharedTexts& texts, bool statistics) {
   command.group("Calibration");
-  command.text("--calibration", options.calibration, "self|FILE",
-               statistics ? "Where the activations come from: text that the model makes itself, a UTF-8 text file, or an "
-                            ".npz of statistics (made by 'calibrate') or of raw activations"
-                          : "Where the activations come from: text that the model makes itself, or a UTF-8 text file",
-               Completes::kFiles);
+  const std::string texts_help =
+      "Where the activations come from: text that the model makes itself; a UTF-8 text file; conversations or texts in "
+      "JSON Lines (FILE.jsonl: messages, ShareGPT's conversations, text). Give it several times to mix sources";
+  command.repeated("--calibration", options.calibration, "self|FILE",
+                   texts_help + (statistics ? ". Or, alone, an .npz of statistics (made by 'calibrate') or of raw activations" : ""),
+                   Completes::kFiles);
+  command.reals("--calibration-weights", options.calibration_weights, 1e-6, 1e6,
+                "Proportions in which several sources give sequences, one number for each in their order", "equal ones");
   command.integer("--samples", options.samples, 1, kMostSequences, "Number of calibration sequences");
+  command.integer("--select", options.select, 1, kMostSequences,
+                  "Of these sequences calibrate on the N that cover the channels of the activations best; costs a "
+                  "forward pass of all of them",
+                  "all of them");
   command.integer("--sequence-length", options.sequence_length, 8, kMostSequenceLength, "Tokens of each calibration sequence");
   command.unsigned_integer("--seed", options.seed, "Seed of the self-made text");
   command.real("--temperature", options.temperature, 0.01, 10, "Sampling temperature of the self-made text");

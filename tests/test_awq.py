@@ -573,6 +573,14 @@ def test_models(tmp_path):
     out = model.generate("the cat", predict=4, temp=0.0, on_text=words.append)
     assert out == "".join(words) and model.stats["generated_tokens"] <= 4
     assert metal_marlin.plan_quantization(MODEL, tmp_path / "p", calibration=text, group_size=8, evaluate="none")["quantized"]
+    lines = tmp_path / "more.jsonl"
+    lines.write_text('{"text": "the cat sat on the mat and looked at the rain."}\n' * 40)
+    mixed = metal_marlin.quantize_model(
+        MODEL, tmp_path / "mixed", method="rtn", group_size=8, calibration=[text, str(lines)], calibration_weights=[1, 3], samples=4,
+        select=2, sequence_length=32, evaluate="none",
+    )  # fmt: skip
+    assert [s["sequences"] for s in mixed.report["calibration"]["sources"]] == [1, 3]
+    assert len(mixed.report["calibration"]["selection"]["sequences"]) == 2
     with pytest.raises(TypeError, match="methods: no such option"):
         metal_marlin.quantize_model(MODEL, tmp_path / "o", methods="rtn")
     with pytest.raises(metal_marlin.ArgumentError, match="method"):

@@ -16,10 +16,14 @@ inline constexpr int64_t kMostSequences = int64_t{1} << 24;
 inline constexpr int64_t kMostSequenceLength = int64_t{1} << 20;
 
 struct CalibrationOptions {
-  // "self": text sampled from the model; else a UTF-8 text file, or an .npz of statistics (written by calibrate_model)
-  // or of raw activations ([batch, seq, in_features] per weight name).
-  std::string calibration = "self";
+  // One or several sources: "self": text sampled from the model; a file of JSON Lines (its name ends in .jsonl):
+  // conversations, written out by the model's chat template, and plain texts; any other file: UTF-8 text. Or, alone, an
+  // .npz of statistics (written by calibrate_model) or of raw activations ([batch, seq, in_features] per weight name).
+  std::vector<std::string> calibration = {"self"};
+  // One > 0 for each source: in these proportions they give sequences. Empty: equal ones.
+  std::vector<double> calibration_weights;
   int64_t samples = 128;          // sequences
+  int64_t select = 0;             // of them, the ones that cover the channels of the activations best; 0: all
   int64_t sequence_length = 512;  // tokens each
   Bos bos = Bos::kAuto;
   uint64_t seed = 0;              // of self-made text

@@ -28,13 +28,23 @@ class QuantizeResult:
     passed_gate: bool
 
 
+def _calibration_options(options: dict[str, Any]) -> dict[str, Any]:
+    options = {k: v for k, v in options.items() if v is not None}
+    sources = options.get("calibration")
+    if isinstance(sources, (list, tuple)):
+        options["calibration"] = [path("calibration", source) for source in sources]
+    elif sources is not None:
+        options["calibration"] = path("calibration", sources)
+    return options
+
+
 def _quantize_options(options: dict[str, Any]) -> dict[str, Any]:
     options = {k: v for k, v in options.items() if v is not None}
     if "group_size" in options:
         options["group_size"] = str(options["group_size"])
-    for name in ("calibration", "evaluate"):
-        if name in options:
-            options[name] = path(name, options[name])
+    if "evaluate" in options:
+        options["evaluate"] = path("evaluate", options["evaluate"])
+    options = _calibration_options(options)
     for name in ("formats", "skip"):
         if name in options:
             value = options[name]
@@ -54,8 +64,8 @@ def quantize_model(
     """Quantizes ``model`` into the folder ``output`` (docs/quantize.md).
 
     Options, with the command's defaults: ``formats``, ``method``, ``scheme``, ``bits``, ``group_size``, ``range``, ``clip``,
-    ``awq_loss``, ``salient_ratio``, ``activation_method``, ``damping``, ``act_order``, ``skip``, ``calibration``, ``samples``,
-    ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``evaluate`` (a text file, or "none"), ``chunks``, ``context``,
+    ``awq_loss``, ``salient_ratio``, ``activation_method``, ``damping``, ``act_order``, ``skip``, ``calibration`` (one source
+    or a list), ``calibration_weights``, ``samples``, ``select``, ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``evaluate`` (a text file, or "none"), ``chunks``, ``context``,
     ``memory_bytes``, ``threads``, ``precision``, ``resume``, ``overwrite``, ``max_kl``. ``on_progress`` gets a dict and may
     return False to stop; the same call continues later.
     """
@@ -83,11 +93,12 @@ def calibrate_model(
 ) -> dict[str, Any]:
     """Writes activation statistics into the npz ``output``; with ``keep_activations`` also the raw inputs per weight.
 
-    Options: ``calibration`` ("self" or a text file), ``samples``, ``sequence_length``, ``bos``, ``seed``, ``temperature``,
-    ``memory_bytes``, ``threads``, ``precision``. Returns ``sequences``, ``tokens``, ``seconds``.
+    Options: ``calibration`` ("self", a text file, conversations in JSON Lines, or a list of such), ``calibration_weights``,
+    ``samples``, ``select``, ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``memory_bytes``, ``threads``,
+    ``precision``. Returns ``sequences``, ``tokens``, ``seconds``.
     """
     return _core.calibrate_model(
-        path("model", model), path("output", output), options, gram, keep_activations, on_progress, on_note, on_warning
+        path("model", model), path("output", output), _calibration_options(options), gram, keep_activations, on_progress, on_note, on_warning
     )
 
 

@@ -40,6 +40,18 @@ class Fields {
     };
     return *this;
   }
+  // A string, or a list of them.
+  Fields& one_or_more(const char* name, std::vector<std::string>& field) {
+    add(name, field);
+    setters_[name] = [list = setters_[name], &field](nb::handle value) {
+      if (nb::isinstance<nb::str>(value)) {
+        field = {nb::cast<std::string>(value)};
+      } else {
+        list(value);
+      }
+    };
+    return *this;
+  }
   Fields& bos(const char* name, Bos& field) {
     setters_[name] = [&field](nb::handle value) { field = parse_bos(nb::cast<std::string>(value)); };
     return *this;
@@ -65,8 +77,8 @@ void add_machine(Fields& f, MachineOptions& m) {
   f.add("memory_bytes", m.memory_bytes).add("threads", m.threads).add("precision", m.precision);
 }
 void add_calibration(Fields& f, CalibrationOptions& c) {
-  f.add("calibration", c.calibration).add("samples", c.samples).add("sequence_length", c.sequence_length).bos("bos", c.bos).add("seed", c.seed)
-      .add("temperature", c.temperature);
+  f.one_or_more("calibration", c.calibration).add("calibration_weights", c.calibration_weights).add("samples", c.samples).add("select", c.select);
+  f.add("sequence_length", c.sequence_length).bos("bos", c.bos).add("seed", c.seed).add("temperature", c.temperature);
 }
 
 QuantizeOptions quantize_options(const nb::dict& values) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "calibrate/model_identity.h"
 #include "calibrate/statistics.h"
@@ -14,6 +15,7 @@ namespace metal_marlin {
 namespace {
 
 constexpr int64_t kRows = 4096;  // of raw activations at a time
+constexpr const char* kCalibrationKey = "metal_marlin.calibration";
 
 std::string prefix(int64_t layer, Tap tap) { return fmt::format("layers.{}.{}.", layer, tap_name(tap)); }
 
@@ -62,7 +64,36 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
       }
     }
   }
-  tokens_ = raw_ ? static_cast<uint64_t>(file_.header(raw_key(0, Tap::kQkv)).rows()) : read_tokens(prefix(0, Tap::kQkv) + "tokens");
+  tokens_ = tokens(0, Tap::kQkv);
+  read_calibration();
+}
+
+uint64_t StatsFile::tokens(int64_t layer, Tap tap) const {
+  return raw_ ? static_cast<uint64_t>(file_.header(raw_key(layer, tap)).rows()) : read_tokens(prefix(layer, tap) + "tokens");
+}
+
+void StatsFile::read_calibration() {
+  if (!file_.contains(kCalibrationKey)) return;
+  constexpr int64_t kMost = int64_t{16} << 20;
+  const NpyHeader header = file_.header(kCalibrationKey);
+  if (header.dtype != DType::kU8 || header.shape.size() != 1 || header.elements() > kMost) {
+    throw FormatError(fmt::format("{}: {}: expected at most {} bytes (u8), found {}", file_.path(), kCalibrationKey, kMost, shape_string(header.shape)));
+  }
+  const OwnedTensor array = file_.load(kCalibrationKey);
+  std::string text(reinterpret_cast<const char*>(array.bytes.data()), array.bytes.size());
+  constexpr int kDeepest = 16;
+  bool too_deep = false;
+  const auto watch = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+    too_deep = too_deep || depth > kDeepest;
+    return !too_deep;
+  };
+  const auto facts = nlohmann::json::parse(text, watch, false);
+  if (too_deep || !facts.is_object()) throw FormatError(fmt::format("{}: {}: expected the text of a JSON object, found something else", file_.path(), kCalibrationKey));
+  calibration_ = std::move(text);
+}
+
+OwnedTensor calibration_array(const std::string& facts_json) {
+  return array(kCalibrationKey, DType::kU8, {static_cast<int64_t>(facts_json.size())}, facts_json.data(), facts_json.size());
 }
 
 uint64_t StatsFile::read_tokens(const std::string& key) const {

@@ -2,7 +2,8 @@
 //
 // Statistics (written by `calibrate`), per layer i and tap t (qkv, o, gate_up, down), prefix = "layers.{i}.{t}.":
 //   prefix + mean, max, rms  f32 [K];  prefix + tokens  u64 [1];  prefix + gram  f32 [K, K] (optional)
-// and, once, which model they are of: model_identity.h.
+// and, once, which model they are of: model_identity.h; and of which text: "metal_marlin.calibration", u8 [n], the JSON
+// text of an object as report.json has it under "calibration".
 // Raw activations: one array per weight, key = the tensor's name with or without ".weight", f32 (or any float or
 // integer type) [batch, seq, K] or [tokens, K]. Linears that share an input need one array only.
 #pragma once
@@ -31,18 +32,27 @@ class StatsFile {
   bool raw() const noexcept { return raw_; }
   // Tokens that the statistics (of the first layer's first tap) are of, or rows of its raw activations.
   uint64_t tokens() const noexcept { return tokens_; }
+  // The same of any layer and tap.
+  uint64_t tokens(int64_t layer, Tap tap) const;
+  // The JSON text of an object that says of which text they are; empty where the file does not say.
+  const std::string& calibration() const noexcept { return calibration_; }
 
  private:
   // Key of the raw activations of a tap, or empty.
   std::string raw_key(int64_t layer, Tap tap) const;
   int64_t features(Tap tap) const;
   uint64_t read_tokens(const std::string& key) const;
+  void read_calibration();
 
   NpzFile file_;
   const ModelSource& source_;
   bool raw_ = false;
   uint64_t tokens_ = 0;
+  std::string calibration_;
 };
+
+// The array "metal_marlin.calibration" of a JSON text.
+OwnedTensor calibration_array(const std::string& facts_json);
 
 // The arrays of one layer's statistics under the names above.
 std::vector<OwnedTensor> stats_arrays(int64_t layer, const std::array<ActivationStats, kTaps>& stats);

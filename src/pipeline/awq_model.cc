@@ -42,7 +42,7 @@ void note(const Observer& observer, const std::string& text) {
 
 void quantize_by_structure(const Job& job, AWQModelStats& stats) {
   QuantizeOptions options;
-  options.calibration.calibration = job.activations;
+  options.calibration.calibration = {job.activations};
   options.evaluation.text = "none";
   options.formats = {"native"};
   options.method = "awq-salient";

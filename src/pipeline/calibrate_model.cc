@@ -71,16 +71,16 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   q.calibration = options;
   q.machine = machine;
   q.evaluation.text = "none";
-  if (calibration_kind(options) == CalibrationKind::kNpz) {
-    throw ArgumentError(fmt::format("--calibration {}: expected a text or self: statistics are what this command makes", options.calibration));
-  }
   check_sizes(options);
+  if (from_statistics(options)) {
+    throw ArgumentError(fmt::format("--calibration {}: expected a text or self: statistics are what this command makes", sources_text(options)));
+  }
   require_regular_file_name(output);
   NpzWriter writer(output);  // now, because it can fail
   for (const std::string& text : {ignored_options_warning(ignored_options(options)), surplus_layers_warning(*source)}) {
     if (!text.empty()) tracker.warn(text);
   }
-  const RunTexts texts = prepare_texts(*source, q, tracker);
+  const RunTexts texts = prepare_texts(*source, q, tracker, output + ".scratch");
   const ModelConfig& config = source->config();
   const auto sequences = static_cast<int64_t>(texts.calibration.sequences.size());
   if (keep_activations) {
@@ -103,6 +103,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   embed_sequences(*source, texts.calibration, store);
   BlockForward pass(source->family(), config, statistics_precision(machine.precision));
   writer.add(identity_array(identify_model(*source)).view());
+  writer.add(calibration_array(texts.calibration_facts).view());
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     tracker.set_fraction(static_cast<double>(layer) / static_cast<double>(config.num_hidden_layers));
     tracker.enter("calibrate", layer, config.num_hidden_layers);

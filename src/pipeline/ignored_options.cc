@@ -20,9 +20,10 @@ class List {
   }
   void add_self_text(const CalibrationOptions& c) {
     const CalibrationOptions defaults;
-    const bool self = calibration_kind(c) == CalibrationKind::kSelf;
+    const bool self = has_source(c, SourceKind::kSelf);
     add("seed", self, c.seed != defaults.seed, "only --calibration self uses it");
     add("temperature", self, c.temperature != defaults.temperature, "only --calibration self uses it");
+    add("calibration-weights", c.calibration.size() > 1 || c.calibration_weights.empty(), true, "there is one source alone");
   }
   std::vector<IgnoredOption> take() { return std::move(options_); }
 
@@ -36,7 +37,7 @@ class List {
 std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recipe& r) {
   const QuantizeOptions defaults;
   const CalibrationOptions& c = o.calibration;
-  const bool npz = calibration_kind(c) == CalibrationKind::kNpz;
+  const bool npz = from_statistics(c);
   const bool named_text = !o.evaluation.text.empty() && o.evaluation.text != "none";
   const bool gptq = r.rounding == Rounding::kGptq;
   const std::string no_scales = fmt::format("--method {} searches no scales", o.method);
@@ -56,7 +57,7 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
   list.add_self_text(c);
   list.add("bos", !npz || named_text, c.bos != defaults.calibration.bos, "no text is read");
   list.add("chunks", named_text, o.evaluation.chunks != defaults.evaluation.chunks, "only --evaluate FILE uses it");
-  const bool held_back_text = calibration_kind(c) == CalibrationKind::kText && o.evaluation.text.empty();
+  const bool held_back_text = (has_source(c, SourceKind::kText) || has_source(c, SourceKind::kConversations)) && o.evaluation.text.empty();
   list.add("context", named_text || held_back_text, o.evaluation.context != defaults.evaluation.context,
            o.evaluation.text == "none" || npz ? "nothing is evaluated" : "self-made text is evaluated by --sequence-length");
   return list.take();

@@ -11,6 +11,7 @@
 #include "core/machine.h"
 #include "infer/batch_sampler.h"
 #include "model/block.h"
+#include "pipeline/select_pool.h"
 #include "pipeline/size.h"
 #include "pipeline/texts.h"
 #include "quantize/gptq.h"
@@ -27,7 +28,7 @@ std::string mib(uint64_t bytes) { return fmt::format("{} MiB", (bytes + kMiB - 1
 
 uint64_t MemoryPlan::peak() const {
   const uint64_t in_block = block + statistics + std::max(forward_scratch, quantize_scratch);
-  return std::max(base + states + std::max(in_block, head), self_text);
+  return std::max({base + states + std::max(in_block, head), self_text, selection});
 }
 
 uint64_t memory_budget(const MachineOptions& options) {
@@ -72,9 +73,12 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     const auto vocab = static_cast<uint64_t>(c.vocab_size);
     plan.head = vocab * static_cast<uint64_t>(c.hidden_size) * 2 + (uint64_t{1} << 26) + 2 * batch;
   }
-  if (calibration_kind(options.calibration) == CalibrationKind::kSelf) {
+  if (has_source(options.calibration, SourceKind::kSelf)) {
     plan.self_text = plan.base + self_text_bytes(source, memory_budget(options.machine), self_text_size(options).sequences,
                                                  options.calibration.sequence_length);
+  }
+  if (options.calibration.select > 0) {
+    plan.selection = plan.base + select_pool_bytes(source, options.machine, options.calibration.samples, options.calibration.sequence_length);
   }
 
   const uint64_t budget = memory_budget(options.machine);
@@ -87,7 +91,8 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
                                   "for scratch; {} for the head, used alone after the blocks{}; give more memory",
                                   mib(budget), mib(plan.peak()), mib(plan.base), mib(plan.block), mib(plan.statistics),
                                   mib(std::max(plan.forward_scratch, plan.quantize_scratch)), mib(plan.head),
-                                  plan.self_text == 0 ? std::string() : fmt::format("; {} while the model makes its text", mib(plan.self_text))));
+                                  (plan.self_text == 0 ? std::string() : fmt::format("; {} while the model makes its text", mib(plan.self_text))) +
+                                      (plan.selection == 0 ? std::string() : fmt::format("; {} while sequences are selected from {}", mib(plan.selection), options.calibration.samples))));
   }
   const ModelSize size = model_size(source);
   const uint64_t linears = weights * static_cast<uint64_t>(c.num_hidden_layers);
@@ -120,7 +125,7 @@ std::string disk_shortage(const MemoryPlan& plan, const std::string& output) {
 nlohmann::json to_json(const MemoryPlan& p) {
   return {{"peak_bytes", p.peak()}, {"base", p.base}, {"states", p.states}, {"spilled", p.spilled}, {"block", p.block},
           {"statistics", p.statistics}, {"forward_scratch", p.forward_scratch}, {"quantize_scratch", p.quantize_scratch},
-          {"head", p.head}, {"self_text", p.self_text}, {"disk", p.disk}};
+          {"head", p.head}, {"self_text", p.self_text}, {"selection", p.selection}, {"disk", p.disk}};
 }
 
 }  // namespace metal_marlin

@@ -19,6 +19,7 @@ struct MemoryPlan {
   uint64_t quantize_scratch = 0;
   uint64_t head = 0;             // head and rows of logits
   uint64_t self_text = 0;        // sampling calibration text: weights and caches
+  uint64_t selection = 0;        // choosing sequences from a pool: its states, a block, the profiles
   uint64_t disk = 0;             // journal and output, at the peak
   uint64_t peak() const;
 };

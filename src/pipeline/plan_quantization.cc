@@ -11,11 +11,13 @@
 #include "core/machine.h"
 #include "core/threads.h"
 #include "kernels/gemm.h"
+#include "pipeline/few_tokens.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
+#include "pipeline/select_pool.h"
 #include "pipeline/texts.h"
 #include "write/checkpoint_writer.h"
 
@@ -43,7 +45,7 @@ Work work_per_token(const ModelSource& source) {
 }
 
 // Seconds from the machine's measured rate of matrix products. The factors allow for what is not a product.
-json estimate_time(const ModelSource& source, const Recipe& recipe, const TextSizes& sizes, const QuantizeOptions& options) {
+json estimate_time(const ModelSource& source, const Recipe& recipe, const TextSizes& sizes) {
   const double rate = gemm_rate(GemmType::kF32) * 1e9 * threads();
   const double statistics_rate = recipe.precision == Precision::kBF16 ? gemm_rate(GemmType::kBF16) * 1e9 * threads() : rate;
   const Work work = work_per_token(source);
@@ -66,12 +68,12 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const TextSi
   rounding *= static_cast<double>(source.config().num_hidden_layers) / rate / 0.5;
   json time = {{"forward", forward}, {"statistics", statistics}, {"search_and_round", rounding}, {"evaluate", evaluate}};
   double self = 0;
-  if (calibration_kind(options.calibration) == CalibrationKind::kSelf) {
-    const auto tokens = static_cast<double>(self_text_size(options).sequences * options.calibration.sequence_length);
-    self = (2 * work.forward + head) * tokens / statistics_rate / 0.3;
-  }
+  if (sizes.self_made > 0) self = (2 * work.forward + head) * static_cast<double>(sizes.self_made) / statistics_rate / 0.3;
   time["self_text"] = self;
-  time["total"] = forward + statistics + rounding + evaluate + self;
+  const double blocks = static_cast<double>(profiled_blocks(source)) / static_cast<double>(source.config().num_hidden_layers);
+  const double select = 2 * work.forward * static_cast<double>(sizes.pool) * blocks / statistics_rate / 0.7;
+  time["select"] = select;
+  time["total"] = forward + statistics + rounding + evaluate + self + select;
   return time;
 }
 
@@ -90,8 +92,10 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   }
   const TextSizes sizes = expected_sizes(*source, options);
   auto calibration_tokens = static_cast<uint64_t>(sizes.calibration);
-  if (calibration_kind(options.calibration) == CalibrationKind::kNpz) {
-    calibration_tokens = StatsFile(options.calibration.calibration, *source, needs_gram(recipe)).tokens();
+  std::unique_ptr<StatsFile> statistics;
+  if (from_statistics(options.calibration)) {
+    statistics = std::make_unique<StatsFile>(options.calibration.calibration.front(), *source, needs_gram(recipe));
+    calibration_tokens = statistics->tokens();
   }
   json plan;
   plan["model"] = source->path();
@@ -103,8 +107,9 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   json skipped = json::array();
   uint64_t weights = 0;
   uint64_t bytes = 0;
+  std::vector<LayerTensors> layers;
   for (int64_t layer = 0; layer < source->config().num_hidden_layers; ++layer) {
-    const LayerTensors tensors = planned_tensors(*source, layer, options, recipe);
+    const LayerTensors& tensors = layers.emplace_back(planned_tensors(*source, layer, options, recipe));
     for (const QuantizedWeight& w : tensors.quantized) {
       quantized.push_back({{"name", w.name}, {"shape", {w.rows, w.columns}}, {"bits", w.grid.bits}});
       const auto n = static_cast<uint64_t>(w.rows) * static_cast<uint64_t>(w.columns);
@@ -117,6 +122,9 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   if (quantized.empty()) {
     throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " + skipped.front()["reason"].get<std::string>() + ")");
   }
+  const auto tokens_of = [&](int64_t layer, Tap tap) { return statistics ? statistics->tokens(layer, tap) : calibration_tokens; };
+  const FewTokens few = find_few_tokens(layers, recipe, tokens_of, statistics ? 0 : options.calibration.sequence_length, options.calibration.select > 0);
+  if (!few.warning.empty()) tracker.warn(few.warning);
   for (const Skipped& s : left_out_tensors(*source)) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
   plan["quantized"] = quantized;
   plan["skipped"] = skipped;
@@ -132,7 +140,7 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   plan["memory"] = to_json(memory);
   plan["disk_free_bytes"] = free_disk_bytes(output);
   plan["memory_budget"] = memory_budget(options.machine);
-  plan["seconds"] = estimate_time(*source, recipe, sizes, options);
+  plan["seconds"] = estimate_time(*source, recipe, sizes);
   plan["machine"] = {{"cpu", cpu_name()}, {"threads", threads()}, {"gemm_gflops_per_core", gemm_rate(GemmType::kF32)}};
   plan["warnings"] = tracker.warnings();
   return plan.dump(2, ' ', false, json::error_handler_t::replace);

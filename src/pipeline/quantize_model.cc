@@ -23,6 +23,7 @@
 #include "eval/score.h"
 #include "model/block.h"
 #include "model/model.h"
+#include "pipeline/few_tokens.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/journal.h"
 #include "pipeline/left_out.h"
@@ -151,6 +152,7 @@ class Run {
   std::unique_ptr<StateStore> calibration_;
   std::unique_ptr<StateStore> reference_;
   std::unique_ptr<StateStore> quantized_;
+  FewTokens few_tokens_;
   bool redo_ = false;  // the result of this very run is there, but not whole
   int lock_ = -1;
   int64_t resumed_blocks_ = 0;
@@ -234,16 +236,16 @@ void Run::remove_old_result() {
 
 // What can be known to fail before anything is written or sampled.
 void Run::check_before_work() {
-  const CalibrationKind kind = calibration_kind(options_.calibration);
+  const bool statistics = from_statistics(options_.calibration);
   const std::string& text = options_.evaluation.text;
-  if (options_.max_kl >= 0 && (text == "none" || (text.empty() && kind == CalibrationKind::kNpz))) {
+  if (options_.max_kl >= 0 && (text == "none" || (text.empty() && statistics))) {
     throw ArgumentError("--max-kl: there is no held-back text to judge by; name one with --evaluate FILE");
   }
-  if (kind == CalibrationKind::kNpz) {
-    stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration, *source_, needs_gram(recipe_));
+  if (statistics) {
+    stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration.front(), *source_, needs_gram(recipe_));
   }
   plan_tensors();
-  if (kind == CalibrationKind::kSelf) {
+  if (preparation_is_long(options_.calibration)) {
     const TextSizes sizes = expected_sizes(*source_, options_);
     plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
   }
@@ -265,12 +267,11 @@ void Run::prepare(uint64_t fingerprint) {
   const auto plan = [&] {
     plan_ = plan_memory(*source_, recipe_, options_, texts_.calibration.tokens(), texts_.held_back.tokens(), output_);
   };
-  // A text that is at fault, or a budget that cannot be kept, leaves everything as it was. Self-made text takes long: its
-  // run begins before it is there, with what is known of it planned in check_before_work.
-  const bool self = calibration_kind(options_.calibration) == CalibrationKind::kSelf;
-  const bool ready = !resuming && !self;
+  // A text that is at fault, or a budget that cannot be kept, leaves everything as it was. Making or selecting text takes long:
+  // such a run begins before it is there, with what is known of it planned in check_before_work.
+  const bool ready = !resuming && !preparation_is_long(options_.calibration);
   if (ready) {
-    texts_ = prepare_texts(*source_, options_, tracker_);
+    texts_ = prepare_texts(*source_, options_, tracker_, (fs::path(journal_.folder()) / "scratch-pool").string());
     plan();
   }
   if (!resuming) {
@@ -279,19 +280,26 @@ void Run::prepare(uint64_t fingerprint) {
   }
   const std::string texts_path = (fs::path(journal_.folder()) / "texts.json").string();
   if (!resuming || !fs::exists(texts_path) || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
-    if (!ready) texts_ = prepare_texts(*source_, options_, tracker_);
+    if (!ready) texts_ = prepare_texts(*source_, options_, tracker_, (fs::path(journal_.folder()) / "scratch-pool").string());
     const std::vector<std::string> warnings(tracker_.warnings().begin() + static_cast<int64_t>(before), tracker_.warnings().end());
     // First: tokens without it are not taken.
-    write_text_file(texts_path, json{{"held_back_source", texts_.held_back_source}, {"warnings", warnings}}.dump(-1, ' ', false, json::error_handler_t::replace));
+    write_text_file(texts_path, json{{"held_back_source", texts_.held_back_source}, {"calibration", texts_.calibration_facts}, {"warnings", warnings}}.dump(-1, ' ', false, json::error_handler_t::replace));
     journal_.write_tokens(texts_.calibration, texts_.held_back);
   } else {
     const json j = json::parse(read_text_file(texts_path), nullptr, false);
     if (j.is_object()) {
       texts_.held_back_source = j.value("held_back_source", std::string());
+      texts_.calibration_facts = j.value("calibration", std::string("{}"));
       for (const json& text : j.value("warnings", json::array())) tracker_.warn(text.get<std::string>());
     }
   }
   if (!ready) plan();
+  if (stats_file_) texts_.calibration_facts = statistics_facts(options_.calibration, *stats_file_);
+  const auto tokens_of = [&](int64_t layer, Tap tap) {
+    return stats_file_ ? stats_file_->tokens(layer, tap) : static_cast<uint64_t>(texts_.calibration.tokens());
+  };
+  few_tokens_ = find_few_tokens(layers_, recipe_, tokens_of, stats_file_ ? 0 : options_.calibration.sequence_length, options_.calibration.select > 0);
+  if (!few_tokens_.warning.empty()) tracker_.warn(few_tokens_.warning);
   const auto scratch = [&](const char* name) {
     return plan_.spilled > 0 ? (fs::path(journal_.folder()) / name).string() : std::string();
   };
@@ -524,6 +532,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
   plan.bits = recipe_.grid.bits;
   plan.method = recipe_.method;
   plan.figures_json = figures.dump();
+  plan.calibration = calibration_text(json::parse(texts_.calibration_facts, nullptr, false));
   plan.evaluation = evaluated_text();
   std::map<std::string, int64_t> layer_of;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
@@ -560,8 +569,9 @@ QuantizeResult Run::execute() {
   if (source_->quantized()) {
     tracker_.warn(source_->path() + " is already quantized; the report compares with it, not with the model that it was made from");
   }
-  if (same_text(options_.evaluation.text, options_.calibration.calibration)) {
-    tracker_.warn("the text for evaluation is the one for calibration: the figures will flatter the result");
+  for (const std::string& calibration : options_.calibration.calibration) {
+    if (!same_text(options_.evaluation.text, calibration)) continue;
+    tracker_.warn("the text for evaluation is one for calibration: the figures will flatter the result");
   }
   if (const std::string text = ignored_options_warning(ignored_options(options_, recipe_)); !text.empty()) tracker_.warn(text);
   if (const std::string text = surplus_layers_warning(*source_); !text.empty()) tracker_.warn(text);
@@ -589,6 +599,7 @@ QuantizeResult Run::execute() {
   facts.forward_operations = forward_operations_;
   facts.texts = &texts_;
   facts.calibration_tokens = stats_file_ ? static_cast<int64_t>(stats_file_->tokens()) : texts_.calibration.tokens();
+  facts.few_tokens_json = few_tokens_.list_json;
   facts.plan = plan_;
   for (const LayerTensors& l : layers_) facts.skipped.insert(facts.skipped.end(), l.skipped.begin(), l.skipped.end());
   for (Skipped& s : left_out_tensors(*source_)) facts.skipped.push_back(std::move(s));

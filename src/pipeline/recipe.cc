@@ -120,7 +120,7 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   r.statistic = choose<Statistic>("activation-method", o.activation_method,
                                   {{"auto", preset.statistic}, {"mean", Statistic::kMean}, {"max", Statistic::kMax}, {"rms", Statistic::kRms}});
   const bool block_loss = choose<bool>("awq-loss", o.awq_loss, {{"linear", false}, {"block", true}});
-  r.block_loss = block_loss && r.scales == ScaleMethod::kAwq && calibration_kind(o.calibration) != CalibrationKind::kNpz;
+  r.block_loss = block_loss && r.scales == ScaleMethod::kAwq && !from_statistics(o.calibration);
   check_range("salient-ratio", o.salient_ratio, 0, 1);
   r.salient_ratio = o.salient_ratio;
   check_range("damping", o.damping, 0, 1);
@@ -250,6 +250,8 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   j["formats"] = o.formats;
   j["skip"] = o.skip;
   j["calibration"] = o.calibration.calibration;
+  j["calibration_weights"] = o.calibration.calibration_weights;
+  j["select"] = o.calibration.select;
   j["samples"] = o.calibration.samples;
   j["sequence_length"] = o.calibration.sequence_length;
   j["bos"] = kBos[static_cast<int>(o.calibration.bos)];
@@ -287,7 +289,9 @@ uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, c
     j.erase(key);
   }
   std::string text = fmt::format("{}|{}|{}", version(), j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), source.digest());
-  for (const std::string& path : {options.calibration.calibration, options.evaluation.text}) {
+  std::vector<std::string> files = options.calibration.calibration;
+  files.push_back(options.evaluation.text);
+  for (const std::string& path : files) {
     if (!path.empty() && path != "self" && path != "none") text += fmt::format("|{}", file_digest(path));
   }
   return fnv1a(text.data(), text.size());

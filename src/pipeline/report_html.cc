@@ -11,6 +11,7 @@
 #include "pipeline/report_check.h"
 #include "pipeline/report_lists.h"
 #include "pipeline/size.h"
+#include "pipeline/texts.h"
 
 namespace metal_marlin {
 namespace {
@@ -143,6 +144,7 @@ std::string render_report_html(const std::string& report_json) {
   row("model", cell(r["input"]["path"]));
   row("method", fmt::format("{}, {}, {} bits, group size {}", cell(r["options"]["method"]), cell(r["options"]["scheme"]), cell(r["options"]["bits"]), cell(r["options"]["group_size"])));
   row("calibration", fmt::format("{}: {} tokens", cell(r["calibration"]["source"]), cell(r["calibration"]["tokens"])));
+  if (const std::string details = calibration_details(r["calibration"]); !details.empty()) row("calibration text", escape(details));
   row("evaluated on", fmt::format("{}: {} positions", cell(r["held_back"]["source"]), cell(m["positions"])));
   row("perplexity", cell(m["perplexity"]["reference"], "{:.3f}") + " &rarr; " + cell(m["perplexity"]["quantized"], "{:.3f}"));
   row("KL divergence", cell(m["kl_divergence"]["mean"]) + " &plusmn; " + cell(m["kl_divergence"]["standard_error"]) + ", p99 " + cell(m["kl_divergence"]["p99"], "{:.3f}"));

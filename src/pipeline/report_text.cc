@@ -12,6 +12,7 @@
 #include "pipeline/report_check.h"
 #include "pipeline/report_lists.h"
 #include "pipeline/size.h"
+#include "pipeline/texts.h"
 
 namespace metal_marlin {
 namespace {
@@ -116,6 +117,7 @@ std::string render_report_text(const std::string& report_json) {
   const int64_t sequences = r["calibration"]["sequences"].get<int64_t>();
   line("calibration", fmt::format("{}: {}{} tokens", r["calibration"]["source"].get<std::string>(),
                                   sequences > 0 ? fmt::format("{} sequences, ", sequences) : "", r["calibration"]["tokens"].get<int64_t>()));
+  if (const std::string details = calibration_details(r["calibration"]); !details.empty()) line("", details);
   if (r["held_back"]["chunks"].get<int64_t>() > 0) {
     line("evaluated on", fmt::format("{}: {} positions", r["held_back"]["source"].get<std::string>(), m["positions"].get<int64_t>()));
     line("perplexity", fmt::format("{} -> {}", number(m["perplexity"]["reference"], "{:.3f}"), number(m["perplexity"]["quantized"], "{:.3f}")));
@@ -179,7 +181,7 @@ std::string render_plan(const std::string& plan_json) {
   line("tokens", fmt::format("{} for calibration, {} held back", p["calibration_tokens"].get<int64_t>(), p["held_back_tokens"].get<int64_t>()));
   const json& m = p["memory"];
   line("peak memory", fmt::format("{} of {} allowed", memory(m["peak_bytes"]), memory(p["memory_budget"])));
-  for (const char* part : {"base", "states", "spilled", "block", "statistics", "forward_scratch", "quantize_scratch", "head", "self_text"}) {
+  for (const char* part : {"base", "states", "spilled", "block", "statistics", "forward_scratch", "quantize_scratch", "head", "self_text", "selection"}) {
     if (m[part].get<uint64_t>() > 0) line("  " + part_name(part), memory(m[part]));
   }
   line("disk", fmt::format("{} of {} free", memory(m["disk"]), memory(p["disk_free_bytes"])));

@@ -98,9 +98,11 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
                      {"digest", fmt::format("{:016x}", source.digest())}};
   report["run"] = run_section(recipe, facts, tracker);
   report["model"] = model_section(source, facts);
-  report["calibration"] = {{"source", options.calibration.calibration},
+  report["calibration"] = {{"source", sources_text(options.calibration)},
                            {"sequences", facts.texts->calibration.sequences.size()},
-                           {"tokens", facts.calibration_tokens}};
+                           {"tokens", facts.calibration_tokens},
+                           {"few_tokens", json::parse(facts.few_tokens_json)}};
+  report["calibration"].update(json::parse(facts.texts->calibration_facts));
   report["held_back"] = {{"source", facts.texts->held_back_source},
                          {"chunks", facts.texts->held_back.sequences.size()},
                          {"tokens", facts.texts->held_back.tokens()}};

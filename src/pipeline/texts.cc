@@ -1,17 +1,31 @@
 #include "pipeline/texts.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <set>
 
+#include "calibrate/jsonl_text.h"
+#include "calibrate/mixture.h"
+#include "calibrate/stats_file.h"
 #include "infer/batch_sampler.h"
 #include "pipeline/memory_plan.h"
+#include "pipeline/select_pool.h"
 #include "source/tokenizer.h"
 
 namespace metal_marlin {
 namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kLeastHeldBack = 256;  // tokens of each of several sources: less says nothing
 
 bool named_text(const EvaluationOptions& e) { return !e.text.empty() && e.text != "none"; }
 
@@ -21,21 +35,166 @@ void check_size(const char* option, int64_t value, int64_t least, int64_t most) 
   }
 }
 
+std::vector<double> weights_of(const CalibrationOptions& c) {
+  return c.calibration_weights.empty() ? std::vector<double>(c.calibration.size(), 1.0) : c.calibration_weights;
+}
+
+// What one source gives.
+struct Part {
+  std::string source;
+  SourceKind kind = SourceKind::kText;
+  TokenSet sequences;      // all that there are, at most as many as the run asks for; of self-made text: none yet
+  TokenSet held_back;
+  int64_t tokens = 0;      // of the text
+  int64_t count = 0;       // sequences that the run takes
+  int64_t held_count = 0;  // self-made sequences held back
+};
+
+// At least these tokens of all sources are held back: a tenth of those used.
+int64_t held_back_tokens(const CalibrationOptions& c, int64_t available, int32_t bos) {
+  const bool only_self = c.calibration.size() == 1 && has_source(c, SourceKind::kSelf);
+  const int64_t each = c.sequence_length - (bos >= 0 && !only_self ? 1 : 0);
+  return std::max(kHeldBackTokens, std::min(available, c.samples * each) / 10);
+}
+
+// Each source's sequences, and how many the run takes. Self-made text is not made here.
+std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& options) {
+  const CalibrationOptions& c = options.calibration;
+  std::vector<Part> parts;
+  if (from_statistics(c)) return parts;
+  const bool hold_back = options.evaluation.text.empty();
+  const Tokenizer& tokenizer = source.tokenizer();
+  const int32_t bos = bos_to_add(c.bos, tokenizer);
+  const std::vector<double> weights = weights_of(c);
+  const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
+  const int64_t most = c.samples * c.sequence_length;
+  std::vector<std::vector<int32_t>> ids;
+  int64_t available = 0;
+  for (const std::string& name : c.calibration) {
+    Part& part = parts.emplace_back(Part{name, source_kind(name), {}, {}});
+    if (part.kind == SourceKind::kSelf) {
+      ids.emplace_back();
+      available = most;
+      continue;
+    }
+    // One sequence more than can be used: what is held back comes from behind them.
+    ids.push_back(part.kind == SourceKind::kConversations ? tokenize_jsonl(name, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length)
+                                                          : tokenize_file(name, tokenizer));
+    part.tokens = static_cast<int64_t>(ids.back().size());
+    available = std::min(most, available + part.tokens);
+  }
+  const int64_t held = hold_back ? held_back_tokens(c, available, bos) : 0;
+  std::vector<int64_t> capacity;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    Part& part = parts[i];
+    const bool alone = parts.size() == 1;
+    const int64_t share = alone || held == 0 ? held : std::max(kLeastHeldBack, static_cast<int64_t>(std::ceil(static_cast<double>(held) * (weights[i] / sum))));
+    if (part.kind == SourceKind::kSelf) {
+      part.held_count = (share + c.sequence_length - 1) / c.sequence_length;
+      capacity.push_back(c.samples);
+      continue;
+    }
+    CalibrationSplit split = split_tail(ids[i], c.samples, c.sequence_length, options.evaluation.context, bos, share, part.source);
+    part.sequences = std::move(split.calibration);
+    part.held_back = std::move(split.held_back);
+    capacity.push_back(static_cast<int64_t>(part.sequences.sequences.size()));
+  }
+  const auto counts = apportion(weights, capacity, c.samples);
+  for (size_t i = 0; i < parts.size(); ++i) parts[i].count = counts[i];
+  return parts;
+}
+
+void make_self_text(const ModelSource& source, const QuantizeOptions& options, Part& part, Tracker& tracker) {
+  const CalibrationOptions& c = options.calibration;
+  SelfTextOptions self;
+  self.count = part.count + part.held_count;
+  if (self.count == 0) return;
+  self.length = c.sequence_length;
+  self.temperature = c.temperature;
+  self.seed = c.seed;
+  self.bos = bos_to_add(c.bos, source.tokenizer());
+  self.memory_bytes = memory_budget(options.machine);
+  tracker.enter("self text", 0, self.length);
+  auto sequences = sample_sequences(source, source.tokenizer(), self, [&](int64_t done, int64_t total) { tracker.enter("self text", done, total); });
+  const auto cut = sequences.begin() + part.count;
+  part.held_back.sequences.assign(std::make_move_iterator(cut), std::make_move_iterator(sequences.end()));
+  sequences.erase(cut, sequences.end());
+  part.sequences.sequences = std::move(sequences);
+}
+
+std::string held_back_text(const Part& part) {
+  if (part.kind == SourceKind::kSelf) {
+    return fmt::format("the last {} of {} sequences that the model made itself", part.held_count, part.count + part.held_count);
+  }
+  return fmt::format("the last {} of the {} tokens of {}", part.held_back.tokens(), part.tokens, part.source);
+}
+
+void warn_of_few_sequences(const CalibrationOptions& c, const std::vector<Part>& parts, bool hold_back, Tracker& tracker) {
+  const char* rest = hold_back ? " (the rest is held back for evaluation)" : "";
+  const std::vector<double> weights = weights_of(c);
+  const std::vector<int64_t> enough(parts.size(), c.samples);
+  const auto asked = apportion(weights, enough, c.samples);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].count >= asked[i]) continue;
+    tracker.warn(fmt::format("{}: only {} sequences of {} tokens for calibration where {} were asked for{}", parts[i].source, parts[i].count,
+                             c.sequence_length, asked[i], rest));
+  }
+}
+
 }  // namespace
+
+SourceKind source_kind(const std::string& source) {
+  if (source == "self") return SourceKind::kSelf;
+  const auto extension = std::filesystem::path(source).extension();
+  if (extension == ".npz") return SourceKind::kStatistics;
+  return extension == ".jsonl" ? SourceKind::kConversations : SourceKind::kText;
+}
+
+const char* source_kind_name(SourceKind kind) noexcept {
+  constexpr const char* kNames[] = {"self", "text", "conversations", "statistics"};
+  return kNames[static_cast<int>(kind)];
+}
+
+bool has_source(const CalibrationOptions& options, SourceKind kind) {
+  return std::any_of(options.calibration.begin(), options.calibration.end(), [&](const std::string& s) { return source_kind(s) == kind; });
+}
 
 void check_sizes(const CalibrationOptions& options) {
   check_size("samples", options.samples, 1, kMostSequences);
   check_size("sequence-length", options.sequence_length, 8, kMostSequenceLength);
+  if (options.calibration.empty()) throw ArgumentError("--calibration: expected self or a file, found nothing");
+  std::set<std::string> names;
+  for (const std::string& name : options.calibration) {
+    if (name.empty()) throw ArgumentError("--calibration: expected self or a file, found an empty name");
+    if (!names.insert(name).second) throw ArgumentError(fmt::format("--calibration: {} is named twice; give it a larger weight instead (--calibration-weights)", name));
+    if (std::filesystem::path(name).extension() == ".json") {
+      throw ArgumentError(fmt::format("--calibration {}: expected text, or JSON Lines (one object on each line) in a file that ends in .jsonl, found one that "
+                                      "ends in .json; a JSON list becomes JSON Lines by jq -c '.[]'", name));
+    }
+  }
+  if (options.calibration.size() > 1 && from_statistics(options)) {
+    throw ArgumentError(fmt::format("--calibration: expected statistics (.npz) alone, found {}: they are finished and take no further text", sources_text(options)));
+  }
+  const auto& weights = options.calibration_weights;
+  if (!weights.empty() && weights.size() != options.calibration.size()) {
+    throw ArgumentError(fmt::format("--calibration-weights: expected one number for each of the {} sources, in their order, found {}",
+                                    options.calibration.size(), weights.size()));
+  }
+  for (const double w : weights) {
+    if (!(w >= 1e-6 && w <= 1e6)) throw ArgumentError(fmt::format("--calibration-weights: expected numbers from 1e-06 to 1e+06, found {}", w));
+  }
+  if (options.select != 0) {
+    check_size("select", options.select, 1, kMostSequences);
+    if (from_statistics(options)) throw ArgumentError("--select: chooses from texts, and statistics (.npz) hold none");
+    if (options.select > options.samples) {
+      throw ArgumentError(fmt::format("--select: expected at most --samples, the size of the pool to choose from ({}), found {}", options.samples, options.select));
+    }
+  }
 }
 
 void check_sizes(const EvaluationOptions& options) {
   check_size("chunks", options.chunks, 1, kMostSequences);
   check_size("context", options.context, 8, kMostSequenceLength);
-}
-
-CalibrationKind calibration_kind(const CalibrationOptions& options) {
-  if (options.calibration == "self") return CalibrationKind::kSelf;
-  return std::filesystem::path(options.calibration).extension() == ".npz" ? CalibrationKind::kNpz : CalibrationKind::kText;
 }
 
 SelfTextSize self_text_size(const QuantizeOptions& options) {
@@ -71,57 +230,73 @@ void warn_beyond_positions(const ModelSource& source, int64_t tokens, Tracker& t
                            "what comes after them may be worthless", source.path(), tokens, c.max_position_embeddings));
 }
 
-RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options, Tracker& tracker) {
+bool preparation_is_long(const CalibrationOptions& options) { return has_source(options, SourceKind::kSelf) || options.select > 0; }
+
+RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options, Tracker& tracker, const std::string& scratch) {
   RunTexts texts;
   const CalibrationOptions& c = options.calibration;
   const EvaluationOptions& e = options.evaluation;
   const bool hold_back = e.text.empty();
-  const Tokenizer& tokenizer = source.tokenizer();
-  const int32_t bos = bos_to_add(c.bos, tokenizer);
   // First, because it can be wrong: sampling takes long.
   if (named_text(e)) {
     tracker.enter("tokenize", 0, 1);
-    texts.held_back = evaluation_chunks(e, read_utf8_text(e.text), tokenizer);
+    texts.held_back = evaluation_chunks(e, read_utf8_text(e.text), source.tokenizer());
     texts.held_back_source = e.text;
     warn_of_few_chunks(e, texts.held_back, tracker);
   }
-  switch (calibration_kind(c)) {
-    case CalibrationKind::kNpz:
-      if (hold_back) tracker.warn("statistics from a file: there is no text to hold back, so nothing is evaluated; name one with --evaluate FILE");
-      break;
-    case CalibrationKind::kText: {
-      tracker.enter("tokenize", 0, 1);
-      const auto ids = tokenize_file(c.calibration, tokenizer);
-      CalibrationSplit split = split_tokens(ids, c.samples, c.sequence_length, e.context, bos, hold_back, c.calibration);
-      texts.calibration = std::move(split.calibration);
-      if (hold_back) texts.held_back = std::move(split.held_back);
-      if (hold_back) texts.held_back_source = fmt::format("the last {} of the {} tokens of {}", texts.held_back.tokens(), ids.size(), c.calibration);
-      break;
-    }
-    case CalibrationKind::kSelf: {
-      const auto [count, held_sequences] = self_text_size(options);
-      SelfTextOptions self;
-      self.count = count;
-      self.length = c.sequence_length;
-      self.temperature = c.temperature;
-      self.seed = c.seed;
-      self.bos = bos;
-      self.memory_bytes = memory_budget(options.machine);
-      tracker.enter("self text", 0, self.length);
-      auto sequences = sample_sequences(source, tokenizer, self, [&](int64_t done, int64_t total) { tracker.enter("self text", done, total); });
-      const auto cut = sequences.end() - held_sequences;
-      if (hold_back) texts.held_back.sequences.assign(std::make_move_iterator(cut), std::make_move_iterator(sequences.end()));
-      sequences.erase(cut, sequences.end());
-      texts.calibration.sequences = std::move(sequences);
-      if (hold_back) texts.held_back_source = fmt::format("the last {} of {} sequences that the model made itself", held_sequences, self.count);
-      break;
-    }
+  if (from_statistics(c)) {
+    if (hold_back) tracker.warn("statistics from a file: there is no text to hold back, so nothing is evaluated; name one with --evaluate FILE");
+    warn_beyond_positions(source, texts.held_back.longest(), tracker);
+    return texts;
   }
-  const auto got = static_cast<int64_t>(texts.calibration.sequences.size());
-  if (calibration_kind(c) != CalibrationKind::kNpz && got < c.samples) {
-    tracker.warn(fmt::format("{}: only {} sequences of {} tokens for calibration where {} were asked for{}", c.calibration, got, c.sequence_length,
-                             c.samples, hold_back ? " (the rest is held back for evaluation)" : ""));
+  tracker.enter("tokenize", 0, 1);
+  std::vector<Part> parts = lay_out(source, options);
+  const std::vector<double> weights = weights_of(c);
+  json facts = {{"sources", json::array()}, {"selection", nullptr}};
+  std::vector<int64_t> counts;
+  std::vector<std::string> held_back_sources;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    Part& part = parts[i];
+    if (part.kind == SourceKind::kSelf) make_self_text(source, options, part, tracker);
+    part.sequences.sequences.resize(static_cast<size_t>(part.count));
+    counts.push_back(part.count);
+    json fact = {{"source", part.source}, {"kind", source_kind_name(part.kind)}, {"weight", weights[i]},
+                 {"sequences", part.count}, {"tokens", part.sequences.tokens()}};
+    if (part.kind == SourceKind::kSelf) {
+      fact["temperature"] = c.temperature;
+      fact["seed"] = c.seed;
+      fact["sequence_length"] = c.sequence_length;
+    }
+    facts["sources"].push_back(std::move(fact));
+    if (!hold_back) continue;
+    held_back_sources.push_back(held_back_text(part));
+    std::move(part.held_back.sequences.begin(), part.held_back.sequences.end(), std::back_inserter(texts.held_back.sequences));
   }
+  if (hold_back) texts.held_back_source = fmt::format("{}", fmt::join(held_back_sources, "; "));
+  warn_of_few_sequences(c, parts, hold_back, tracker);
+  std::vector<int64_t> origin = interleave(counts);  // the source of each sequence
+  std::vector<int64_t> taken(parts.size(), 0);
+  std::vector<int64_t> place;  // and its number there
+  for (const int64_t s : origin) {
+    const auto at = static_cast<size_t>(s);
+    place.push_back(taken[at]);
+    texts.calibration.sequences.push_back(std::move(parts[at].sequences.sequences[static_cast<size_t>(taken[at]++)]));
+  }
+  if (c.select > 0 && c.select < static_cast<int64_t>(origin.size())) {
+    const PoolSelection chosen = select_pool(source, texts.calibration, origin, apportion(weights, counts, c.select), options.machine, scratch, tracker);
+    json list = json::array();
+    TokenSet kept;
+    for (const int64_t i : chosen.sequences) {
+      const auto at = static_cast<size_t>(i);
+      list.push_back({{"source", parts[static_cast<size_t>(origin[at])].source}, {"index", place[at]}});
+      kept.sequences.push_back(std::move(texts.calibration.sequences[at]));
+    }
+    facts["selection"] = {{"pool", origin.size()}, {"blocks", chosen.blocks}, {"coverage", chosen.coverage}, {"sequences", std::move(list)}};
+    texts.calibration = std::move(kept);
+  } else if (c.select > 0) {
+    tracker.warn(fmt::format("--select {}: the texts hold only {} sequences: nothing is left to choose from", c.select, origin.size()));
+  }
+  texts.calibration_facts = facts.dump(-1, ' ', false, json::error_handler_t::replace);
   warn_beyond_positions(source, std::max(texts.calibration.longest(), texts.held_back.longest()), tracker);
   return texts;
 }
@@ -130,19 +305,69 @@ TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& optio
   const CalibrationOptions& c = options.calibration;
   const EvaluationOptions& e = options.evaluation;
   TextSizes sizes;
-  if (calibration_kind(c) == CalibrationKind::kText) {
-    const bool hold_back = e.text.empty();
-    const auto split = split_tokens(tokenize_file(c.calibration, source.tokenizer()), c.samples, c.sequence_length, e.context,
-                                    bos_to_add(c.bos, source.tokenizer()), hold_back, c.calibration);
-    sizes = {split.calibration.tokens(), split.held_back.tokens()};
-  } else if (calibration_kind(c) == CalibrationKind::kSelf) {
-    sizes.calibration = c.samples * c.sequence_length;
-    sizes.held_back = self_text_size(options).held_back * c.sequence_length;
+  int64_t sequences = 0;
+  for (const Part& part : lay_out(source, options)) {
+    sequences += part.count;
+    sizes.held_back += part.kind == SourceKind::kSelf ? part.held_count * c.sequence_length : part.held_back.tokens();
+    if (part.kind == SourceKind::kSelf) sizes.self_made += (part.count + part.held_count) * c.sequence_length;
+  }
+  sizes.calibration = sequences * c.sequence_length;
+  if (c.select > 0 && c.select < sequences) {
+    sizes.pool = sizes.calibration;
+    sizes.calibration = c.select * c.sequence_length;
   }
   if (named_text(e)) {
     sizes.held_back = evaluation_chunks(e, read_utf8_text(e.text), source.tokenizer()).tokens();
   }
   return sizes;
+}
+
+std::string sources_text(const CalibrationOptions& options) { return fmt::format("{}", fmt::join(options.calibration, ", ")); }
+
+std::string statistics_facts(const CalibrationOptions& options, const StatsFile& file) {
+  json facts = {{"sources", json::array({{{"source", options.calibration.front()}, {"kind", source_kind_name(SourceKind::kStatistics)}, {"tokens", file.tokens()}}})},
+                {"made_from", nullptr}};
+  if (!file.calibration().empty()) facts["made_from"] = json::parse(file.calibration());
+  return facts.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+std::string calibration_text(const json& facts) {
+  // Facts of a statistics file may be anybody's.
+  const auto number = [](const json& object, const char* key) { return object.contains(key) && object[key].is_number() ? object[key].get<double>() : 0.0; };
+  const auto text_of = [](const json& object, const char* key) { return object.contains(key) && object[key].is_string() ? object[key].get<std::string>() : std::string(); };
+  if (!facts.is_object() || !facts.contains("sources") || !facts["sources"].is_array()) return "";
+  const json& sources = facts["sources"];
+  std::vector<std::string> parts;
+  for (const json& s : sources) {
+    if (!s.is_object()) return "";
+    const std::string kind = text_of(s, "kind");
+    std::string text = std::filesystem::path(text_of(s, "source")).filename().string();
+    if (kind == "self") {
+      text = fmt::format("text of the model itself (temperature {:g}, seed {}, sequences of {:.0f} tokens)", number(s, "temperature"), s.contains("seed") ? s["seed"].dump() : std::string("unknown"),
+                         number(s, "sequence_length"));
+    }
+    if (sources.size() > 1) text += fmt::format(", weight {:g}", number(s, "weight"));
+    const std::string sequences = s.contains("sequences") ? fmt::format("{:.0f} sequences, ", number(s, "sequences")) : std::string();
+    parts.push_back(fmt::format("{}: {}{:.0f} tokens", text, sequences, number(s, "tokens")));
+  }
+  std::string out = fmt::format("{}", fmt::join(parts, "; "));
+  if (facts.contains("selection") && facts["selection"].is_object()) {
+    const json& selection = facts["selection"];
+    const size_t kept = selection.contains("sequences") ? selection["sequences"].size() : 0;
+    out += fmt::format("; of these {:.0f} sequences the {} that cover the channels best", number(selection, "pool"), kept);
+  }
+  if (facts.contains("made_from")) {
+    const std::string made = calibration_text(facts["made_from"]);
+    if (!made.empty()) out += fmt::format(" (made of {})", made);
+  }
+  return out;
+}
+
+std::string calibration_details(const json& calibration) {
+  const auto there = [&](const char* key) { return calibration.contains(key) && !calibration[key].is_null(); };
+  const bool one_text = there("sources") && calibration["sources"].size() == 1 && calibration["sources"][0].is_object() &&
+                        calibration["sources"][0].contains("kind") && calibration["sources"][0]["kind"] != "self";
+  return one_text && !there("selection") && !there("made_from") ? std::string() : calibration_text(calibration);
 }
 
 }  // namespace metal_marlin

@@ -3,16 +3,26 @@
 
 #include <metal_marlin/quantize.h>
 
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
 #include "pipeline/progress.h"
 #include "source/model_source.h"
 #include "source/text.h"
 
 namespace metal_marlin {
 
-enum class CalibrationKind : uint8_t { kSelf, kText, kNpz };
-CalibrationKind calibration_kind(const CalibrationOptions& options);
+class StatsFile;
 
-// ArgumentError naming the option whose value is out of its range.
+enum class SourceKind : uint8_t { kSelf, kText, kConversations, kStatistics };
+SourceKind source_kind(const std::string& source);
+const char* source_kind_name(SourceKind kind) noexcept;  // "self", "text", "conversations", "statistics"
+bool has_source(const CalibrationOptions& options, SourceKind kind);
+// The statistics come from a file.
+inline bool from_statistics(const CalibrationOptions& options) { return has_source(options, SourceKind::kStatistics); }
+
+// ArgumentError naming the option whose value is out of its range, or which sources do not go together.
 void check_sizes(const CalibrationOptions& options);
 void check_sizes(const EvaluationOptions& options);
 
@@ -20,6 +30,11 @@ struct RunTexts {
   TokenSet calibration;  // empty with an npz
   TokenSet held_back;    // empty: no evaluation
   std::string held_back_source;  // for the report: a path, or "the last n of m tokens of ..."
+  // For report, model card and statistics files: the JSON text of an object with
+  //   sources    [{source, kind, weight, sequences, tokens}], those of self-made text with temperature, seed,
+  //              sequence_length; sequences are those of the pool where there is a selection
+  //   selection  null, or {pool, sequences: [{source, index}], coverage, ...} (select_pool.h)
+  std::string calibration_facts = "{}";
 };
 
 // The chunks of a text to evaluate on; FormatError when it is too short for one.
@@ -28,10 +43,14 @@ void warn_of_few_chunks(const EvaluationOptions& options, const TokenSet& chunks
 // Warns when `tokens` exceed max_position_embeddings, unless the model's RoPE grows with the sequence.
 void warn_beyond_positions(const ModelSource& source, int64_t tokens, Tracker& tracker);
 
-// Reads or samples the texts as `options` say. Warns when the text has fewer sequences than asked for.
-RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options, Tracker& tracker);
+// Reads or samples the texts as `options` say, and selects from them. Warns when a text has fewer sequences than asked
+// for. `scratch`: path of a file that may hold the states of the pool when memory is short.
+RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options, Tracker& tracker, const std::string& scratch);
+// Whether prepare_texts takes long: text is made or selected.
+bool preparation_is_long(const CalibrationOptions& options);
 
 // What self-made text is asked for: the calibration sequences and, with nothing named to evaluate on, those held back.
+// An upper bound where there are other sources, which may be short.
 struct SelfTextSize {
   int64_t sequences = 0;
   int64_t held_back = 0;  // of them
@@ -42,7 +61,20 @@ SelfTextSize self_text_size(const QuantizeOptions& options);
 struct TextSizes {
   int64_t calibration = 0;
   int64_t held_back = 0;
+  int64_t self_made = 0;  // tokens that the model makes for both
+  int64_t pool = 0;       // tokens to select from
 };
 TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options);
+
+// What calibration_facts say of statistics from a file: {sources: [{source, kind, tokens}], made_from: what the file says
+// of its text, or null}.
+std::string statistics_facts(const CalibrationOptions& options, const StatsFile& file);
+
+// "a.txt, self": the sources as the report names them.
+std::string sources_text(const CalibrationOptions& options);
+// The same for people who do not have the files: names without folders, with weights, sequences and how they were made.
+std::string calibration_text(const nlohmann::json& facts);
+// That, of a report's "calibration", where it says more than source, sequences and tokens do; else nothing.
+std::string calibration_details(const nlohmann::json& calibration);
 
 }  // namespace metal_marlin

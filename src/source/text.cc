@@ -130,28 +130,35 @@ int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer) {
 
 TokenSet cut_chunks(const std::vector<int32_t>& ids, size_t begin, size_t end, int64_t length, int64_t count, int32_t bos) {
   TokenSet out;
-  const size_t take = static_cast<size_t>(length) - (bos >= 0 ? 1 : 0);
-  for (size_t at = begin; static_cast<int64_t>(out.sequences.size()) < count && at + take <= end; at += take) {
+  for (size_t at = begin; static_cast<int64_t>(out.sequences.size()) < count && at < end;) {
+    const bool add = bos >= 0 && ids[at] != bos;
+    const size_t take = static_cast<size_t>(length) - (add ? 1 : 0);
+    if (take > end - at) break;
     std::vector<int32_t> s;
     s.reserve(static_cast<size_t>(length));
-    if (bos >= 0) s.push_back(bos);
+    if (add) s.push_back(bos);
     s.insert(s.end(), ids.begin() + static_cast<int64_t>(at), ids.begin() + static_cast<int64_t>(at + take));
     out.sequences.push_back(std::move(s));
+    at += take;
   }
   return out;
 }
 
 CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length, int64_t context,
                               int32_t bos, bool hold_back, const std::string& what) {
+  const auto used = std::min(static_cast<int64_t>(ids.size()), samples * (sequence_length - (bos >= 0 ? 1 : 0)));
+  return split_tail(ids, samples, sequence_length, context, bos, hold_back ? std::max(kHeldBackTokens, used / 10) : 0, what);
+}
+
+CalibrationSplit split_tail(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length, int64_t context,
+                            int32_t bos, int64_t held_back, const std::string& what) {
   CalibrationSplit split;
   const size_t total = ids.size();
   const auto overhead = bos >= 0 ? 1 : 0;
   size_t held = 0;
-  if (hold_back) {
-    const auto used = std::min(static_cast<int64_t>(total), samples * (sequence_length - overhead));
-    int64_t want = std::max(kHeldBackTokens, used / 10);
-    const int64_t chunk = std::min(context, want) - overhead;
-    const int64_t chunks = (want + chunk - 1) / chunk;
+  if (held_back > 0) {
+    const int64_t chunk = std::max<int64_t>(std::min(context, held_back) - overhead, 1);
+    const int64_t chunks = (held_back + chunk - 1) / chunk;
     held = static_cast<size_t>(chunks * chunk);
     if (held < total) split.held_back = cut_chunks(ids, total - held, total, chunk + overhead, chunks, bos);
   }
@@ -160,8 +167,8 @@ CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, 
     throw FormatError(fmt::format("{}: expected at least {} tokens ({}one sequence of {}), found {}; give a longer text, or a "
                                   "shorter --sequence-length{}",
                                   what, held + static_cast<size_t>(sequence_length - overhead),
-                                  hold_back ? fmt::format("{} to hold back, and ", held) : std::string(), sequence_length, total,
-                                  hold_back ? ", or --evaluate none" : ""));
+                                  held_back > 0 ? fmt::format("{} to hold back, and ", held) : std::string(), sequence_length, total,
+                                  held_back > 0 ? ", or --evaluate none" : ""));
   }
   return split;
 }

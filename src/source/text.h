@@ -34,8 +34,9 @@ bool same_text(const std::string& a, const std::string& b);
 // The BOS token to begin sequences with, or -1. kAlways without a BOS token in the tokenizer: ArgumentError.
 int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer);
 
-// The first `count` chunks of `length` tokens (BOS included), cut from ids[begin, end) one after another. A rest
-// shorter than `length` is dropped. Fewer chunks than asked for are returned when the text is too short.
+// The first `count` chunks of `length` tokens (BOS included, which is not added where the text has it there), cut from
+// ids[begin, end) one after another. A rest shorter than `length` is dropped. Fewer chunks than asked for are returned
+// when the text is too short.
 TokenSet cut_chunks(const std::vector<int32_t>& ids, size_t begin, size_t end, int64_t length, int64_t count, int32_t bos);
 
 // Calibration sequences and held-back ones from one text. Held back (when asked for): the last tenth of the tokens
@@ -48,5 +49,8 @@ struct CalibrationSplit {
 inline constexpr int64_t kHeldBackTokens = 4096;
 CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length, int64_t context,
                               int32_t bos, bool hold_back, const std::string& what);
+// The same with at least `held_back` tokens held back; 0: none.
+CalibrationSplit split_tail(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length, int64_t context,
+                            int32_t bos, int64_t held_back, const std::string& what);
 
 }  // namespace metal_marlin

@@ -60,6 +60,7 @@ struct CheckpointPlan {
   std::string head;         // module of the head, "lm_head"; write() fills it in
   std::string base_model;                    // for the model card: "org/name"; empty: what the source's path tells
   std::string method;                        // for the model card: "awq-paper", ...
+  std::string calibration;                   // for the model card: of which text the statistics are, a sentence; empty: not stated
   std::string converted_from;                // for the model card: the format that this was converted from; empty: none
   std::string evaluation;                    // for the model card: on which text the figures were measured; empty: on none
   std::string figures_json = "{}";           // for the model card: an object of numbers, strings and such objects

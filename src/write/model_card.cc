@@ -180,6 +180,7 @@ std::string render_model_card(const std::string& source, const std::string& fami
                        {"tensor_bytes", report.quantized_bytes + report.kept_bytes}};
   const bool converted = !plan.converted_from.empty();
   quantization[converted ? "converted_from" : "method"] = converted ? plan.converted_from : plan.method;
+  if (!plan.calibration.empty()) quantization["calibration"] = plan.calibration;
   if (!plan.evaluation.empty() && !figures.empty()) figures["text"] = plan.evaluation;
   const FormatNames& names = names_of(format);
   std::string out = "---\n";
@@ -207,6 +208,7 @@ std::string render_model_card(const std::string& source, const std::string& fami
   out += "| figure | value |\n|---|---|\n";
   out += fmt::format("| bits per weight, all tensors | {:.3f} |\n| bytes of all tensors | {} |\n",
                      report.bits_per_weight, report.quantized_bytes + report.kept_bytes);
+  if (!plan.calibration.empty()) out += fmt::format("| calibration | {} |\n", one_line(plan.calibration));
   json rest = exact;
   if (!plan.evaluation.empty()) out += fmt::format("| evaluated against the source on | {} |\n", one_line(plan.evaluation));
   out += rows_of_known(rest);

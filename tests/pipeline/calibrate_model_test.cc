@@ -38,7 +38,7 @@ class CalibrateModelTest : public testing::Test {
     const auto* ids = reinterpret_cast<const int32_t*>(golden.get("input_ids").bytes.data());
     std::ofstream text(folder_ / "text.txt");
     for (int i = 0; i < 48; ++i) text << "t" << ids[i] << " ";
-    options_.calibration = path("text.txt");
+    options_.calibration = {path("text.txt")};
     options_.samples = 2;
     options_.sequence_length = 24;
     machine_.precision = "f32";
@@ -142,7 +142,7 @@ TEST_F(CalibrateModelTest, NothingStaysOfARunThatStops) {
   EXPECT_THROW(calibrate_model(path("model"), path("none/s.npz"), options_, machine_), SystemError);
   fs::create_directory(folder_ / "dir.npz");
   EXPECT_THROW(calibrate_model(path("model"), path("dir.npz"), options_, machine_), SystemError);
-  options_.calibration = path("other.npz");
+  options_.calibration = {path("other.npz")};
   EXPECT_THROW(calibrate_model(path("model"), path("s.npz"), options_, machine_), ArgumentError);
 }
 

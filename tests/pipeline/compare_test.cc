@@ -35,7 +35,7 @@ TEST(Compare, FoldedScalesAreUndone) {
     QuantizeOptions o;
     o.method = "awq-paper";
     o.group_size = "8";
-    o.calibration.calibration = (folder / "text.txt").string();
+    o.calibration.calibration = {(folder / "text.txt").string()};
     o.calibration.samples = 8;
     o.calibration.sequence_length = 64;
     o.evaluation.text = "none";

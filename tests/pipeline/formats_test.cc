@@ -34,7 +34,7 @@ class Formats : public testing::Test {
     o.formats = std::move(formats);
     o.method = "rtn";
     o.group_size = "8";
-    o.calibration.calibration = folder_.path("text.txt");
+    o.calibration.calibration = {folder_.path("text.txt")};
     o.calibration.samples = 4;
     o.calibration.sequence_length = 32;
     o.evaluation.text = "none";

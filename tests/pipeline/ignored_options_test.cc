@@ -16,7 +16,7 @@ class IgnoredOptionsTest : public testing::Test {
     QuantizeOptions o;
     o.method = method;
     o.group_size = "8";
-    o.calibration.calibration = calibration;
+    o.calibration.calibration = {calibration};
     return o;
   }
   std::set<std::string> names(const QuantizeOptions& o) const {
@@ -49,6 +49,13 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
   QuantizeOptions named = options("gptq", "stats.npz");
   named.evaluation.text = "test.txt";
   EXPECT_EQ(names(named), (Names{"salient-ratio", "activation-method", "awq-loss", "samples", "sequence-length", "precision", "seed", "temperature"}));
+  QuantizeOptions weighed = options("awq", "self");
+  weighed.calibration.calibration_weights = {2};
+  EXPECT_TRUE(names(weighed).count("calibration-weights"));
+  EXPECT_EQ(fingerprint(weighed), fingerprint(options("awq", "self")));
+  weighed.calibration.calibration = {"text.txt", "self"};
+  weighed.calibration.calibration_weights = {2, 1};
+  EXPECT_FALSE(names(weighed).count("calibration-weights") + names(weighed).count("seed"));
   QuantizeOptions block = options("awq-paper", "stats.npz");
   EXPECT_FALSE(names(block).count("awq-loss"));
   block.awq_loss = "block";  // needs the inputs of blocks, which statistics do not hold
@@ -66,7 +73,7 @@ TEST_F(IgnoredOptionsTest, OnlyThoseThatWereAskedForAreWarnedOf) {
   CalibrationOptions c;
   c.given = {"seed", "temperature"};
   EXPECT_EQ(ignored_options_warning(ignored_options(c)), "");
-  c.calibration = "text.txt";
+  c.calibration = {"text.txt"};
   EXPECT_NE(ignored_options_warning(ignored_options(c)).find("--temperature"), std::string::npos);
 }
 

@@ -44,7 +44,7 @@ class QuantizeModelTest : public testing::Test {
     QuantizeOptions o;
     o.method = method;
     o.group_size = "8";  // what divides 32 and 40
-    o.calibration.calibration = (folder_ / "text.txt").string();
+    o.calibration.calibration = {(folder_ / "text.txt").string()};
     o.calibration.samples = 16;
     o.calibration.sequence_length = 64;
     o.evaluation.context = 64;
@@ -72,7 +72,7 @@ TEST_P(EveryMethod, TheReportSpeaksOfTheFileThatWasWritten) {
   QuantizeOptions o = options(method);
   o.scheme = scheme;
   if (std::string(name).rfind("gemma", 0) == 0) o.group_size = "-1";  // in_features of 20: those linears are skipped
-  o.evaluation.text = o.calibration.calibration;
+  o.evaluation.text = o.calibration.calibration.front();
   o.evaluation.chunks = 8;
   const json report = json::parse(quantize_model(model(name), out("q"), o).report_json);
   EXPECT_EQ(report["schema"], 1);
@@ -337,11 +337,11 @@ TEST_F(QuantizeModelTest, StatisticsFromAFileEqualThoseOfTheRun) {
   quantize_model(model("llama"), out("direct"), o);
   calibrate_model(model("llama"), out("stats.npz"), o.calibration, {}, true, true);
   QuantizeOptions from_file = o;
-  from_file.calibration.calibration = out("stats.npz");
+  from_file.calibration.calibration = {out("stats.npz")};
   quantize_model(model("llama"), out("file"), from_file);
   EXPECT_EQ(read_text_file(out("direct") + "/model.safetensors"), read_text_file(out("file") + "/model.safetensors"));
   calibrate_model(model("llama"), out("small.npz"), o.calibration, {}, false, false);
-  from_file.calibration.calibration = out("small.npz");
+  from_file.calibration.calibration = {out("small.npz")};
   EXPECT_THROW(quantize_model(model("llama"), out("no-gram"), from_file), FormatError);
   from_file.method = "rtn";
   EXPECT_NO_THROW(quantize_model(model("llama"), out("no-gram-rtn"), from_file));

@@ -1,0 +1,55 @@
+#include "pipeline/few_tokens.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
+
+namespace metal_marlin {
+namespace {
+
+// "model.layers.3.mlp.down_proj.weight" -> "down_proj".
+std::string kind_of(const std::string& name) {
+  const std::string module = name.substr(0, name.rfind(".weight"));
+  return module.substr(module.rfind('.') + 1);
+}
+
+}  // namespace
+
+FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& recipe, const TokensOf& tokens_of, int64_t sequence_length, bool selected) {
+  FewTokens out;
+  if (!needs_gram(recipe)) return out;
+  nlohmann::json list = nlohmann::json::array();
+  std::set<std::string> kinds;
+  size_t linears = 0;
+  int64_t widest = 0;
+  uint64_t least = std::numeric_limits<uint64_t>::max();
+  bool singular = false;
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    for (const QuantizedWeight& w : layers[layer].quantized) {
+      ++linears;
+      const uint64_t tokens = tokens_of(static_cast<int64_t>(layer), tap_of(w.slots.front().kind));
+      const auto columns = static_cast<uint64_t>(w.columns);
+      if (tokens / kLeastTokensPerChannel >= columns) continue;
+      list.push_back({{"name", w.name}, {"in_features", w.columns}, {"tokens", tokens}});
+      kinds.insert(kind_of(w.name));
+      widest = std::max(widest, w.columns);
+      least = std::min(least, tokens);
+      singular = singular || tokens < columns;
+    }
+  }
+  if (list.empty()) return out;
+  const int64_t enough = widest * kLeastTokensPerChannel;
+  const std::string advice = sequence_length > 0 ? fmt::format("give --{} {} or more (of {} tokens)", selected ? "select" : "samples", (enough + sequence_length - 1) / sequence_length, sequence_length)
+                                                 : std::string("make the statistics of more text");
+  out.warning = fmt::format("few calibration tokens for {} of {} linears ({}): expected at least {} tokens for each input channel, {} for {} channels, found {}{}; {}",
+                            list.size(), linears, fmt::join(kinds, ", "), kLeastTokensPerChannel, enough, widest, least,
+                            singular ? ", with which their Gram matrices have not even full rank" : "", advice);
+  out.list_json = list.dump();
+  return out;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,30 @@
+// Linears whose statistics are of too few tokens for the width of their input.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <nlohmann/json_fwd.hpp>
+#include <span>
+#include <string>
+
+#include "pipeline/recipe.h"
+
+namespace metal_marlin {
+
+// A Gram matrix of T tokens has rank T at most; it must describe in_features channels. A few tokens for each of
+// them leave most of it to chance.
+inline constexpr int64_t kLeastTokensPerChannel = 4;
+
+using TokensOf = std::function<uint64_t(int64_t layer, Tap tap)>;
+
+struct FewTokens {
+  // [{name, in_features, tokens}] of the quantized linears with too few tokens.
+  std::string list_json = "[]";
+  std::string warning;  // all of them in one sentence; empty: there are none
+};
+
+// `layers`: what is quantized in each. Nothing when the recipe reads no Gram matrix. `sequence_length`: to say how many
+// sequences would do, by --select where they are `selected`; 0: the statistics come from a file.
+FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& recipe, const TokensOf& tokens_of, int64_t sequence_length, bool selected);
+
+}  // namespace metal_marlin

@@ -1,0 +1,77 @@
+#include "pipeline/select_pool.h"
+
+#include <algorithm>
+#include <array>
+
+#include "calibrate/selection.h"
+#include "model/block.h"
+#include "pipeline/memory_plan.h"
+#include "pipeline/recipe.h"
+#include "pipeline/state_store.h"
+
+namespace metal_marlin {
+namespace {
+
+// Input channels of a block's taps together.
+int64_t tap_features(const ModelSource& source) {
+  std::array<int64_t, kTaps> features{};
+  for (const LinearSlot& slot : source.linears(0)) features[static_cast<size_t>(tap_of(slot.kind))] = slot.columns;
+  int64_t sum = 0;
+  for (const int64_t f : features) sum += f;
+  return sum;
+}
+
+uint64_t state_bytes(const ModelSource& source, int64_t tokens) {
+  return static_cast<uint64_t>(tokens) * static_cast<uint64_t>(source.config().hidden_size) * sizeof(float);
+}
+
+bool spills(const ModelSource& source, const MachineOptions& machine, int64_t tokens) {
+  return state_bytes(source, tokens) > memory_budget(machine) / 3;
+}
+
+}  // namespace
+
+int64_t profiled_blocks(const ModelSource& source) { return source.config().num_hidden_layers; }
+
+PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const std::vector<int64_t>& group, const std::vector<int64_t>& quota,
+                          const MachineOptions& machine, const std::string& scratch, Tracker& tracker) {
+  PoolSelection out;
+  out.blocks = profiled_blocks(source);
+  const std::vector<int64_t> lengths = pool.lengths();
+  const ModelConfig& config = source.config();
+  int64_t count = 0;
+  for (const int64_t q : quota) count += q;
+  StateStore store(lengths, config.hidden_size, spills(source, machine, pool.tokens()) ? scratch : "", BlockForward::kBatchTokens);
+  tracker.enter("select", 0, out.blocks);
+  embed_sequences(source, pool, store);
+  ProfileCollector profiles(lengths, tap_features(source), out.blocks);
+  const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) { profiles.add(tap, x, rows, features); };
+  for (int64_t layer = 0; layer < out.blocks; ++layer) {
+    const Block block = load_block(source, layer);
+    BlockForward pass(source.family(), config, statistics_precision(machine.precision));
+    for (const auto& batch : store.batches()) {
+      tracker.enter("select", layer, out.blocks);
+      Matrix states = store.read(batch);
+      profiles.begin_block(layer, batch.first_sequence);
+      pass.run(layer, block, states, batch.lengths, hook);
+      store.write(batch, states);
+    }
+  }
+  Selection chosen = select_sequences(profiles.profiles(), count, group, quota);
+  out.coverage = chosen.pool_coverage > 0 ? chosen.coverage / chosen.pool_coverage : 1;
+  out.sequences = std::move(chosen.sequences);
+  std::sort(out.sequences.begin(), out.sequences.end());
+  return out;
+}
+
+uint64_t select_pool_bytes(const ModelSource& source, const MachineOptions& machine, int64_t sequences, int64_t length) {
+  const ModelConfig& config = source.config();
+  uint64_t weights = 0;
+  for (const LinearSlot& slot : source.linears(0)) weights += static_cast<uint64_t>(slot.rows) * static_cast<uint64_t>(slot.columns);
+  const uint64_t batch = state_bytes(source, std::max(BlockForward::kBatchTokens, length));
+  const uint64_t states = spills(source, machine, sequences * length) ? 0 : state_bytes(source, sequences * length);
+  return states + batch + weights * sizeof(float) + BlockForward(source.family(), config, statistics_precision(machine.precision)).scratch_bytes(length) +
+         ProfileCollector::bytes(sequences, tap_features(source), profiled_blocks(source));
+}
+
+}  // namespace metal_marlin

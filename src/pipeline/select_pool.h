@@ -1,0 +1,34 @@
+// --select: a pool of sequences passes through the first blocks of the model, and those that cover the channels of the
+// activations there best are kept (calibrate/selection.h).
+#pragma once
+
+#include <metal_marlin/options.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "pipeline/progress.h"
+#include "source/model_source.h"
+#include "source/text.h"
+
+namespace metal_marlin {
+
+// How many blocks the pool passes through.
+int64_t profiled_blocks(const ModelSource& source);
+
+struct PoolSelection {
+  std::vector<int64_t> sequences;  // of the pool, ascending
+  int64_t blocks = 0;              // that they were judged by
+  double coverage = 0;             // of theirs, as a share of the pool's
+};
+
+// `group`: the source of each sequence; `quota`: how many to choose of each source. `scratch`: path of a file for the
+// states when they exceed a third of the memory allowed. Cost: the forward pass of the pool through those blocks.
+PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const std::vector<int64_t>& group, const std::vector<int64_t>& quota,
+                          const MachineOptions& machine, const std::string& scratch, Tracker& tracker);
+
+// Bytes held beside the program for a pool of `sequences` of `length` tokens.
+uint64_t select_pool_bytes(const ModelSource& source, const MachineOptions& machine, int64_t sequences, int64_t length);
+
+}  // namespace metal_marlin
