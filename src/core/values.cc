@@ -16,6 +16,14 @@ const char* tap_name(Tap tap) noexcept {
   return kNames[static_cast<int>(tap)];
 }
 
+uint16_t encode_scale(float value, ScaleType type) noexcept {
+  return type == ScaleType::kF16 ? f32_to_f16(value) : f32_to_bf16(value);
+}
+
+float decode_scale(uint16_t bits, ScaleType type) noexcept {
+  return type == ScaleType::kF16 ? f16_to_f32(bits) : bf16_to_f32(bits);
+}
+
 void dequantize_rows(const QuantizedTensor& t, int64_t first, int64_t count, float* out) noexcept {
   const int64_t groups = t.groups();
   for (int64_t r = 0; r < count; ++r) {
@@ -25,15 +33,17 @@ void dequantize_rows(const QuantizedTensor& t, int64_t first, int64_t count, flo
     if (!t.group_index.empty()) {
       for (int64_t k = 0; k < t.in_features; ++k) {
         const auto at = static_cast<size_t>(n * groups + t.group_index[static_cast<size_t>(k)]);
-        row[k] = static_cast<float>(codes[k] - t.zeros[at]) * f16_to_f32(t.scales[at]);
+        row[k] = static_cast<float>(codes[k] - t.zeros[at]) * t.scale(at) + t.minimum(at);
       }
       continue;
     }
     for (int64_t g = 0; g < groups; ++g) {
-      const float scale = f16_to_f32(t.scales[static_cast<size_t>(n * groups + g)]);
-      const int zero = t.zeros[static_cast<size_t>(n * groups + g)];
+      const auto at = static_cast<size_t>(n * groups + g);
+      const float scale = t.scale(at);
+      const float minimum = t.minimum(at);
+      const int zero = t.zeros[at];
       const int64_t end = std::min((g + 1) * t.group_size, t.in_features);
-      for (int64_t k = g * t.group_size; k < end; ++k) row[k] = static_cast<float>(codes[k] - zero) * scale;
+      for (int64_t k = g * t.group_size; k < end; ++k) row[k] = static_cast<float>(codes[k] - zero) * scale + minimum;
     }
   }
 }
@@ -56,9 +66,10 @@ void validate(const QuantizedTensor& t, const std::string& name) {
   const auto out = static_cast<size_t>(t.out_features);
   const size_t groups = out * static_cast<size_t>(t.groups());
   const size_t codes = out * static_cast<size_t>(t.in_features);
-  if (t.codes.size() != codes || t.scales.size() != groups || t.zeros.size() != groups) {
-    throw FormatError(fmt::format("{}: expected {} codes and {} groups, found {} codes, {} scales, {} zeros", name, codes,
-                                  groups, t.codes.size(), t.scales.size(), t.zeros.size()));
+  if (t.codes.size() != codes || t.scales.size() != groups || t.zeros.size() != groups ||
+      (!t.minima.empty() && t.minima.size() != groups)) {
+    throw FormatError(fmt::format("{}: expected {} codes and {} groups, found {} codes, {} scales, {} zeros, {} minima", name, codes,
+                                  groups, t.codes.size(), t.scales.size(), t.zeros.size(), t.minima.size()));
   }
   if (!t.group_index.empty() && t.group_index.size() != static_cast<size_t>(t.in_features)) {
     throw FormatError(fmt::format("{}: expected a group of each of {} input channels, found {}", name, t.in_features,
@@ -73,7 +84,8 @@ void validate(const QuantizedTensor& t, const std::string& name) {
   }
   for (size_t i = 0; i < groups; ++i) {
     if (t.zeros[i] > top) throw FormatError(fmt::format("{}: zero {} above {}", name, t.zeros[i], top));
-    if (!std::isfinite(f16_to_f32(t.scales[i]))) throw FormatError(fmt::format("{}: scale {} is not finite", name, i));
+    if (!std::isfinite(t.scale(i))) throw FormatError(fmt::format("{}: scale {} is not finite", name, i));
+    if (!std::isfinite(t.minimum(i))) throw FormatError(fmt::format("{}: minimum {} is not finite", name, i));
   }
 }
 

@@ -49,6 +49,10 @@ void check_packable(const QuantizedTensor& t, const std::string& name, const Lay
     throw ArgumentError(fmt::format("{}: its groups are in act order (g_idx); the {} layout holds consecutive groups only",
                                     name, layout.name));
   }
+  if (!t.minima.empty() || t.scale_type != ScaleType::kF16) {
+    throw ArgumentError(fmt::format("{}: the {} layout holds zeros and float16 scales, found {}", name, layout.name,
+                                    t.minima.empty() ? "bfloat16 scales" : "minima"));
+  }
   const auto most = std::max_element(t.zeros.begin(), t.zeros.end());
   if (*most >> t.bits != 0) throw ArgumentError(fmt::format("{}: zero {} above {}", name, *most, (1 << t.bits) - 1));
   uint32_t not_finite = 0;

@@ -22,7 +22,7 @@ struct LayoutLimits {
 };
 // "4" of {4}, "3, 4 or 8" of {3, 4, 8}.
 std::string list_widths(std::span<const int> widths);
-// ArgumentError naming `name`: bits or groups that the layout does not hold, arrays of the wrong size, a zero of 2^bits or
+// ArgumentError naming `name`: bits, groups, minima or scales that the layout does not hold, arrays of the wrong size, a zero of 2^bits or
 // above, a scale that is not finite. (Codes are checked while they are packed.)
 void check_packable(const QuantizedTensor& tensor, const std::string& name, const LayoutLimits& layout);
 [[noreturn]] void refuse_codes(const QuantizedTensor& tensor, const std::string& name);  // some code is 2^bits or above

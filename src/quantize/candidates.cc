@@ -20,12 +20,19 @@ namespace {
 // Up to here a group's Gram block fits the second-level cache beside the errors; beyond, a product in panels is faster.
 constexpr int64_t kPackedGroup = 256;
 
-// Nearest f16 within [kLeastScale, kLargestScale] of a value >= 0, as float32. Without branches, so that the loop over
-// a tile's rows becomes vector code.
-float storable_scale(float wanted) noexcept {
-  const float bounded = wanted < kLeastScale ? kLeastScale : (wanted > kLargestScale ? kLargestScale : wanted);
+// Nearest value of the scales' type within its range of a value >= 0, as float32. Without branches, so that the loop over a
+// tile's rows becomes vector code.
+float storable_scale(float wanted, const ScaleRange& range) noexcept {
+  const float bounded = wanted < range.least ? range.least : (wanted > range.largest ? range.largest : wanted);
   const uint32_t u = std::bit_cast<uint32_t>(bounded);
-  return std::bit_cast<float>((u + 0xfffu + ((u >> 13) & 1u)) & ~0x1fffu);
+  const uint32_t lost = (1u << range.dropped_bits) - 1u;
+  return std::bit_cast<float>((u + (lost >> 1) + ((u >> range.dropped_bits) & 1u)) & ~lost);
+}
+
+// Nearest value of the type of any value: a minimum may be subnormal or 0.
+float storable_minimum(float wanted, ScaleType type) noexcept {
+  const float largest = scale_range(type).largest;
+  return decode_scale(encode_scale(std::clamp(wanted, -largest, largest), type), type);
 }
 
 // rint of a value in [0, 2^22).
@@ -40,7 +47,7 @@ struct GroupTile {
   int64_t rows;    // <= kLaneRows
   int64_t column;  // first
   int64_t length;
-  bool symmetric;
+  const Grid& grid;
   float top;  // largest code
   std::array<Extent, kLaneRows> extents;
 };
@@ -50,14 +57,24 @@ struct Ranges {
   Wanted wanted;
   std::array<float, kLaneRows> scale;
   std::array<float, kLaneRows> zero;
+  std::array<float, kLaneRows> minimum;  // 0 on a grid with zeros
 };
 
 void make_ranges(const GroupTile& tile, int index, const CandidateRange& candidate, Ranges& ranges) {
   ranges.wanted.sign.fill(1.0f);
   candidate(index, tile.extents, ranges.wanted);
-  for (size_t r = 0; r < kLaneRows; ++r) ranges.scale[r] = storable_scale(ranges.wanted.scale[r]) * ranges.wanted.sign[r];
-  if (tile.symmetric) {
+  const ScaleRange range = scale_range(tile.grid.scale_type);
+  for (size_t r = 0; r < kLaneRows; ++r) ranges.scale[r] = storable_scale(ranges.wanted.scale[r], range) * ranges.wanted.sign[r];
+  ranges.minimum.fill(0.0f);
+  if (tile.grid.symmetric) {
     ranges.zero.fill((tile.top + 1) / 2);
+    return;
+  }
+  if (tile.grid.minimum) {
+    ranges.zero.fill(0.0f);
+    for (size_t r = 0; r < kLaneRows; ++r) {
+      ranges.minimum[r] = storable_minimum(ranges.wanted.low[r] - 0.5f * ranges.wanted.shift * ranges.scale[r], tile.grid.scale_type);
+    }
     return;
   }
   for (size_t r = 0; r < kLaneRows; ++r) {
@@ -72,12 +89,14 @@ struct Winners {
   std::array<float, kLaneRows> wanted;
   std::array<float, kLaneRows> scale;
   std::array<float, kLaneRows> zero;
+  std::array<float, kLaneRows> minimum;
   std::array<int, kLaneRows> index;
 
   void set(const Ranges& ranges) noexcept {
     wanted = ranges.wanted.scale;
     scale = ranges.scale;
     zero = ranges.zero;
+    minimum = ranges.minimum;
     index.fill(0);
     loss.fill(std::numeric_limits<float>::infinity());
   }
@@ -88,10 +107,25 @@ struct Winners {
       wanted[r] = better ? ranges.wanted.scale[r] : wanted[r];
       scale[r] = better ? ranges.scale[r] : scale[r];
       zero[r] = better ? ranges.zero[r] : zero[r];
+      minimum[r] = better ? ranges.minimum[r] : minimum[r];
       index[r] = better ? candidate[r] : index[r];
     }
   }
 };
+
+// What is rounded: the tile [column][row] less each row's minimum, in `above`; `w` itself on a grid with zeros.
+const float* above_minimum(const GroupTile& tile, const std::vector<float>& w, const std::array<float, kLaneRows>& minimum,
+                           std::vector<float>& above) {
+  if (!tile.grid.minimum) return w.data();
+  above.resize(w.size());  // the columns that pad stay 0
+  for (int64_t k = 0; k < tile.length; ++k) {
+    for (size_t r = 0; r < kLaneRows; ++r) {
+      const size_t at = static_cast<size_t>(k) * kLaneRows + r;
+      above[at] = w[at] - minimum[r];
+    }
+  }
+  return above.data();
+}
 
 // The tile [column][row], columns padded to a multiple of four.
 std::vector<float> rows_in_lanes(const GroupTile& tile) {
@@ -121,10 +155,11 @@ void search_finalists(const GroupTile& tile, const Matrix& gram, int count, cons
   std::vector<float> diagonal(static_cast<size_t>(padded));
   for (int64_t k = 0; k < tile.length; ++k) diagonal[static_cast<size_t>(k)] = gram(tile.column + k, tile.column + k);
   std::vector<Ranges> all(static_cast<size_t>(count));
+  std::vector<float> above;
   std::vector<std::array<float, kLaneRows>> losses(static_cast<size_t>(count));
   for (size_t i = 0; i < all.size(); ++i) {
     make_ranges(tile, static_cast<int>(i), candidate, all[i]);
-    diagonal_losses(w.data(), diagonal.data(), padded, all[i].scale.data(), all[i].zero.data(), tile.top, losses[i].data());
+    diagonal_losses(above_minimum(tile, w, all[i].minimum, above), diagonal.data(), padded, all[i].scale.data(), all[i].zero.data(), tile.top, losses[i].data());
   }
   std::vector<std::array<int, kLaneRows>> chosen(static_cast<size_t>(finalists));
   std::vector<int> order(static_cast<size_t>(count));
@@ -148,8 +183,9 @@ void search_finalists(const GroupTile& tile, const Matrix& gram, int count, cons
       ranges.wanted.scale[r] = from.wanted.scale[r];
       ranges.scale[r] = from.scale[r];
       ranges.zero[r] = from.zero[r];
+      ranges.minimum[r] = from.minimum[r];
     }
-    quadratic_losses(w.data(), packed.data(), padded, ranges.scale.data(), ranges.zero.data(), tile.top, scratch.data(),
+    quadratic_losses(above_minimum(tile, w, ranges.minimum, above), packed.data(), padded, ranges.scale.data(), ranges.zero.data(), tile.top, scratch.data(),
                      loss.data());
     winners.offer(numbers, ranges, loss);
   }
@@ -165,9 +201,10 @@ void search_in_lanes(const GroupTile& tile, const Matrix* gram, int count, const
   Ranges ranges;
   std::array<float, kLaneRows> loss;
   std::array<int, kLaneRows> numbers;
+  std::vector<float> above;
   for (int i = 0; i < count; ++i) {
     make_ranges(tile, i, candidate, ranges);
-    quadratic_losses(w.data(), packed.empty() ? nullptr : packed.data(), padded, ranges.scale.data(),
+    quadratic_losses(above_minimum(tile, w, ranges.minimum, above), packed.empty() ? nullptr : packed.data(), padded, ranges.scale.data(),
                      ranges.zero.data(), tile.top, scratch.data(), loss.data());
     numbers.fill(i);
     winners.offer(numbers, ranges, loss);
@@ -177,7 +214,8 @@ void search_in_lanes(const GroupTile& tile, const Matrix* gram, int count, const
 // Rows as they stand; e G_gg by matrix products: fn(row, e G_gg e^T) for each row of the tile.
 template <typename Fn>
 void errors_by_products(const GroupTile& tile, const Matrix& gram, const std::array<float, kLaneRows>& scale,
-                        const std::array<float, kLaneRows>& zero, const Fn& fn) {
+                        const std::array<float, kLaneRows>& zero, const std::array<float, kLaneRows>& minimum,
+                        const Fn& fn) {
   std::vector<float> errors(static_cast<size_t>(tile.rows * tile.length));
   std::vector<float> scratch(static_cast<size_t>(tile.rows * kQuadraticColumns));
   const std::vector<float> ones(static_cast<size_t>(tile.length), 1.0f);
@@ -186,7 +224,7 @@ void errors_by_products(const GroupTile& tile, const Matrix& gram, const std::ar
   for (int64_t r = 0; r < tile.rows; ++r) {
     const float* row = tile.weight.row(tile.row + r).data() + tile.column;
     round_error_span(row, row, ones.data(), tile.length, scale[static_cast<size_t>(r)], zero[static_cast<size_t>(r)],
-                     tile.top, errors.data() + r * tile.length);
+                     minimum[static_cast<size_t>(r)], tile.top, errors.data() + r * tile.length);
   }
   quadratic_rows(errors.data(), tile.rows, tile.length, gram.data() + tile.column * ld + tile.column, ld, tile.length,
                  scratch.data(), forms.data());
@@ -200,7 +238,7 @@ void search_by_products(const GroupTile& tile, const Matrix& gram, int count, co
   std::array<int, kLaneRows> numbers;
   for (int i = 0; i < count; ++i) {
     make_ranges(tile, i, candidate, ranges);
-    errors_by_products(tile, gram, ranges.scale, ranges.zero,
+    errors_by_products(tile, gram, ranges.scale, ranges.zero, ranges.minimum,
                        [&](int64_t r, double form) { loss[static_cast<size_t>(r)] = static_cast<float>(form); });
     numbers.fill(i);
     winners.offer(numbers, ranges, loss);
@@ -237,6 +275,8 @@ CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const 
   result.index.resize(total);
   ranges.scales.resize(total);
   ranges.zeros.resize(total);
+  if (grid.minimum) ranges.minima.resize(total);
+  const ScaleRange storable = scale_range(grid.scale_type);
   const int64_t tasks = (weight.rows() + kLaneRows - 1) / kLaneRows * groups;
   std::vector<RangeCounts> counts(static_cast<size_t>(tasks));
   parallel_for(tasks, [&](int64_t task) {
@@ -246,7 +286,7 @@ CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const 
                    0,
                    g * ranges.group_size,
                    0,
-                   grid.symmetric,
+                   grid,
                    static_cast<float>(grid.levels() - 1),
                    {}};
     tile.rows = std::min(kLaneRows, weight.rows() - tile.row);
@@ -272,12 +312,14 @@ CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const 
     for (int64_t r = 0; r < tile.rows; ++r) {
       const auto lane = static_cast<size_t>(r);
       result.index[at(r)] = static_cast<uint16_t>(winners.index[lane]);
-      ranges.scales[at(r)] = f32_to_f16(winners.scale[lane]);
+      ranges.scales[at(r)] = encode_scale(winners.scale[lane], grid.scale_type);
       ranges.zeros[at(r)] = static_cast<uint8_t>(winners.zero[lane]);
+      if (grid.minimum) ranges.minima[at(r)] = encode_scale(winners.minimum[lane], grid.scale_type);
       const bool zero = tile.extents[lane].magnitude() == 0.0f;
       part.zero_groups += zero ? 1 : 0;
-      part.raised += !zero && round_to_f16(winners.wanted[lane]) < kLeastScale ? 1 : 0;
-      part.clamped += winners.wanted[lane] > kLargestScale ? 1 : 0;
+      const float nearest = decode_scale(encode_scale(winners.wanted[lane], grid.scale_type), grid.scale_type);
+      part.raised += !zero && nearest < storable.least ? 1 : 0;
+      part.clamped += winners.wanted[lane] > storable.largest ? 1 : 0;
     }
   });
   for (const RangeCounts& part : counts) {
@@ -296,29 +338,33 @@ double group_loss(const Matrix& weight, const GroupRanges& ranges, const Grid& g
   std::vector<double> parts(static_cast<size_t>(tasks), 0.0);
   parallel_for(tasks, [&](int64_t task) {
     const int64_t g = task % groups;
-    GroupTile tile{weight, task / groups * kLaneRows, 0, g * ranges.group_size, 0, grid.symmetric,
+    GroupTile tile{weight, task / groups * kLaneRows, 0, g * ranges.group_size, 0, grid,
                    static_cast<float>(grid.levels() - 1), {}};
     tile.rows = std::min(kLaneRows, weight.rows() - tile.row);
     tile.length = std::min(ranges.group_size, weight.cols() - tile.column);
     std::array<float, kLaneRows> scale;
     std::array<float, kLaneRows> zero;
+    std::array<float, kLaneRows> minimum;
     scale.fill(1.0f);
     zero.fill(0.0f);
+    minimum.fill(0.0f);
     for (int64_t r = 0; r < tile.rows; ++r) {
       const auto at = static_cast<size_t>((tile.row + r) * groups + g);
-      scale[static_cast<size_t>(r)] = f16_to_f32(ranges.scales[at]);
+      scale[static_cast<size_t>(r)] = decode_scale(ranges.scales[at], grid.scale_type);
       zero[static_cast<size_t>(r)] = static_cast<float>(ranges.zeros[at]);
+      minimum[static_cast<size_t>(r)] = ranges.minimum(at, grid);
     }
     double& part = parts[static_cast<size_t>(task)];
     if (tile.length > kPackedGroup) {
-      errors_by_products(tile, gram, scale, zero, [&](int64_t, double form) { part += form; });
+      errors_by_products(tile, gram, scale, zero, minimum, [&](int64_t, double form) { part += form; });
       return;
     }
     const std::vector<float> w = rows_in_lanes(tile);
     const std::vector<float> packed = packed_block(tile, gram);
     std::vector<float> scratch(w.size());
+    std::vector<float> above;
     std::array<float, kLaneRows> loss;
-    quadratic_losses(w.data(), packed.data(), static_cast<int64_t>(w.size()) / kLaneRows, scale.data(), zero.data(),
+    quadratic_losses(above_minimum(tile, w, minimum, above), packed.data(), static_cast<int64_t>(w.size()) / kLaneRows, scale.data(), zero.data(),
                      tile.top, scratch.data(), loss.data());
     for (int64_t r = 0; r < tile.rows; ++r) part += loss[static_cast<size_t>(r)];
   });
@@ -344,20 +390,24 @@ void require_ranges(const GroupRanges& ranges, const Matrix& weight, const Grid&
   const int64_t group = grid.group_of(weight.cols());
   const auto total = static_cast<size_t>(weight.rows() * ((weight.cols() + group - 1) / group));
   if (ranges.out_features != weight.rows() || ranges.in_features != weight.cols() || ranges.group_size != group ||
-      ranges.scales.size() != total || ranges.zeros.size() != total) {
+      ranges.scales.size() != total || ranges.zeros.size() != total ||
+      ranges.minima.size() != (grid.minimum ? total : 0)) {
     throw ArgumentError(
-        fmt::format("ranges: expected {} ranges in groups of {} for weight [{}, {}], found {} scales and {} zeros in "
-                    "groups of {} for [{}, {}]",
-                    total, group, weight.rows(), weight.cols(), ranges.scales.size(), ranges.zeros.size(),
-                    ranges.group_size, ranges.out_features, ranges.in_features));
+        fmt::format("ranges: expected {} ranges in groups of {} {} minima for weight [{}, {}], found {} scales, {} zeros and "
+                    "{} minima in groups of {} for [{}, {}]",
+                    total, group, grid.minimum ? "with" : "without", weight.rows(), weight.cols(), ranges.scales.size(),
+                    ranges.zeros.size(), ranges.minima.size(), ranges.group_size, ranges.out_features, ranges.in_features));
   }
   const auto top = static_cast<uint8_t>(grid.levels() - 1);
   for (size_t i = 0; i < total; ++i) {
-    if (ranges.zeros[i] > top || !(std::fabs(f16_to_f32(ranges.scales[i])) >= kLeastScale) ||
-        !std::isfinite(f16_to_f32(ranges.scales[i]))) {
+    const float scale = decode_scale(ranges.scales[i], grid.scale_type);
+    if (ranges.zeros[i] > top || !(std::fabs(scale) >= scale_range(grid.scale_type).least) || !std::isfinite(scale)) {
       throw ArgumentError(
-          fmt::format("ranges: expected zeros up to {} and normal f16 scales, found zero {}, scale {} at {}",
-                      top, ranges.zeros[i], f16_to_f32(ranges.scales[i]), i));
+          fmt::format("ranges: expected zeros up to {} and scales that are normal numbers, found zero {}, scale {} at {}", top,
+                      ranges.zeros[i], scale, i));
+    }
+    if (grid.minimum && (ranges.zeros[i] != 0 || !std::isfinite(decode_scale(ranges.minima[i], grid.scale_type)))) {
+      throw ArgumentError(fmt::format("ranges: expected finite minima with zeros of 0, found zero {} at {}", ranges.zeros[i], i));
     }
   }
 }

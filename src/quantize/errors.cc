@@ -8,7 +8,6 @@
 #include <limits>
 #include <vector>
 
-#include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
 #include "quantize/lanes.h"
@@ -55,7 +54,7 @@ LinearErrors linear_errors(const Matrix& weight, const QuantizedTensor& quantize
   validate(quantized, "quantized");
   const int64_t tiles = (weight.rows() + kLaneRows - 1) / kLaneRows;
   const int64_t groups = quantized.groups();
-  const int top = (1 << quantized.bits) - 1;
+  const int top = quantized.grid().levels() - 1;
   std::vector<Sums> parts(static_cast<size_t>(tiles));
   parallel_for(tiles, [&](int64_t tile) {
     Sums& part = parts[static_cast<size_t>(tile)];
@@ -69,11 +68,12 @@ LinearErrors linear_errors(const Matrix& weight, const QuantizedTensor& quantize
       float* e = error.data() + r * k;
       for (int64_t g = 0; g < groups; ++g) {
         const auto at = static_cast<size_t>((first + r) * groups + g);
-        const float scale = f16_to_f32(quantized.scales[at]);
+        const float scale = quantized.scale(at);
+        const float minimum = quantized.minimum(at);
         // The edges of the first and the last step: beyond them lies what no code reaches.
         const float zero = static_cast<float>(quantized.zeros[at]);
-        const float edge_a = (-0.5f - zero) * scale;
-        const float edge_b = (static_cast<float>(top) + 0.5f - zero) * scale;
+        const float edge_a = (-0.5f - zero) * scale + minimum;
+        const float edge_b = (static_cast<float>(top) + 0.5f - zero) * scale + minimum;
         const float low = std::min(edge_a, edge_b);
         const float high = std::max(edge_a, edge_b);
         const int64_t start = g * quantized.group_size;
@@ -113,8 +113,8 @@ LinearErrors linear_errors(const Matrix& weight, const QuantizedTensor& quantize
   errors.clipped_share = static_cast<double>(sums.clipped) / count;
   errors.saturated_share = static_cast<double>(sums.saturated) / count;
   errors.least_scale = std::numeric_limits<double>::infinity();
-  for (const uint16_t bits : quantized.scales) {
-    const double scale = std::fabs(f16_to_f32(bits));
+  for (size_t i = 0; i < quantized.scales.size(); ++i) {
+    const double scale = std::fabs(quantized.scale(i));
     errors.least_scale = std::min(errors.least_scale, scale);
     errors.largest_scale = std::max(errors.largest_scale, scale);
   }

@@ -7,7 +7,6 @@
 #include <array>
 #include <numeric>
 
-#include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
 #include "quantize/candidates.h"
@@ -123,7 +122,7 @@ QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, co
   if (static_cast<int64_t>(factor.order.size()) != k) {
     throw ArgumentError(fmt::format("factor: expected an order of {} columns, found {}", k, factor.order.size()));
   }
-  QuantizedTensor out{weight.rows(), k, ranges.group_size, grid.bits, grid.symmetric, {}, ranges.scales, ranges.zeros};
+  QuantizedTensor out{weight.rows(), k, ranges.group_size, grid.bits, grid.symmetric, {}, ranges.scales, ranges.zeros, ranges.minima, grid.scale_type};
   out.codes.resize(static_cast<size_t>(weight.size()));
   const int64_t groups = ranges.groups();
   const float top = static_cast<float>(grid.levels() - 1);
@@ -139,9 +138,14 @@ QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, co
       for (int64_t j = 0; j < k; ++j) {
         w[static_cast<size_t>(j * kLaneRows + r)] = from[factor.order[static_cast<size_t>(j)]];
       }
+      // What is rounded, and what the errors of other columns act on, lies above the group's minimum.
+      for (int64_t j = 0; grid.minimum && j < k; ++j) {
+        const int64_t g = factor.order[static_cast<size_t>(j)] / ranges.group_size;
+        w[static_cast<size_t>(j * kLaneRows + r)] -= ranges.minimum(static_cast<size_t>((row + r) * groups + g), grid);
+      }
       for (int64_t g = 0; g < groups; ++g) {
         const auto at = static_cast<size_t>((row + r) * groups + g);
-        scales[static_cast<size_t>(g * kLaneRows + r)] = f16_to_f32(ranges.scales[at]);
+        scales[static_cast<size_t>(g * kLaneRows + r)] = decode_scale(ranges.scales[at], grid.scale_type);
         zeros[static_cast<size_t>(g * kLaneRows + r)] = ranges.zeros[at];
       }
     }

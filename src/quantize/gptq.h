@@ -35,7 +35,7 @@ struct GptqFactor {
 GptqFactor make_gptq_factor(const Matrix& gram, const GptqOptions& options = {});
 
 // Codes for the given static ranges; the group of column k is k / group_size whatever the order.
-//   for j = 0, 1, ...: k = order[j]; c = clamp(rint(w_k / S) + zero, 0, levels - 1); err = (w_k - (c - zero) S) / U_jj;
+//   for j = 0, 1, ...: k = order[j]; c = clamp(rint((w_k - m) / S) + zero, 0, levels - 1); err = (w_k - (c - zero) S - m) / U_jj;
 //   w_order[l] -= err U_jl for all l > j.
 // Rows in float32, out * in^2 / 2 multiply-adds. ArgumentError when shapes disagree; NumericError: NaN or Inf in
 // weight.

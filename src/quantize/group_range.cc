@@ -33,6 +33,7 @@ void validate(const Grid& grid) {
     throw ArgumentError(
         fmt::format("group_size: expected a positive number or -1 (the whole row), found {}", grid.group_size));
   }
+  if (grid.minimum && grid.symmetric) throw ArgumentError("grid: expected one that is symmetric or has a minimum, found both");
 }
 
 void require_finite(const Matrix& matrix, const char* name) {
@@ -48,7 +49,8 @@ int64_t lift_zeros(GroupRanges& ranges, const Grid& grid, int least) {
   for (size_t i = 0; i < ranges.zeros.size(); ++i) {
     if (ranges.zeros[i] >= least) continue;
     const float factor = static_cast<float>(top - ranges.zeros[i]) / static_cast<float>(top - least);
-    ranges.scales[i] = f32_to_f16(std::min(f16_to_f32(ranges.scales[i]) * factor, kLargestScale));
+    ranges.scales[i] = encode_scale(std::min(decode_scale(ranges.scales[i], grid.scale_type) * factor, scale_range(grid.scale_type).largest),
+                                    grid.scale_type);
     ranges.zeros[i] = static_cast<uint8_t>(least);
     ++lifted;
   }
@@ -84,13 +86,14 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
     const int count = !searched ? 1 : (options.signed_scales ? 2 : 1) * kSymmetricFactors;
     return search_candidates(weight, grid, gram, count, candidate, options.finalists).ranges;
   }
-  const auto candidate = [=](int i, const Extents& extents, Wanted& wanted) {
+  const auto candidate = [=, minimum = grid.minimum](int i, const Extents& extents, Wanted& wanted) {
     const float factor = searched ? asymmetric_factor(i / kShifts) : 1.0f;
     wanted.shift = searched ? static_cast<float>(i % kShifts - 1) : 0.0f;
     for (size_t r = 0; r < extents.size(); ++r) {
-      const auto [min, max] = extents[r].with_zero();
+      const auto [min, max] = minimum ? extents[r] : extents[r].with_zero();
       wanted.scale[r] = (max - min) * factor / (levels - 1.0f);
-      wanted.low[r] = min * factor;
+      // Towards the weight 0, which a zero point represents, or towards the middle.
+      wanted.low[r] = minimum && searched ? 0.5f * (max + min - (max - min) * factor) : min * factor;
     }
   };
   return search_candidates(weight, grid, gram, searched ? kAsymmetricFactors * kShifts : 1, candidate, options.finalists).ranges;

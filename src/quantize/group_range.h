@@ -1,5 +1,5 @@
-// Scales and zeros per group, chosen before rounding. Scales are rounded to f16 here, so the codes are made for the
-// very scales that are stored.
+// Scales and zeros (or minima) per group, chosen before rounding. Scales are rounded to the grid's type here, so the codes
+// are made for the very scales that are stored.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@
 namespace metal_marlin {
 
 enum class RangeMethod : uint8_t {
-  kAbsmax,  // symmetric: S = max|w| / divisor; asymmetric: S = (max - min) / (levels - 1) with min <= 0 <= max
+  kAbsmax,  // symmetric: S = max|w| / divisor; asymmetric: S = (max - min) / (levels - 1) with min <= 0 <= max; with a
+            // minimum: the same, of any min and max, m = min
   kMse,     // the candidates of kGram, least sum of squared errors of the group's weights
   kGram,    // least e G_gg e^T, e the group's weight errors, G_gg its block of the Gram matrix
 };
@@ -29,24 +30,28 @@ struct RangeOptions {
   int finalists = 0;
 };
 
-inline constexpr float kLeastScale = 0x1p-14f;    // smallest normal f16: readers that flush subnormals agree
-inline constexpr float kLargestScale = 65504.0f;  // largest finite f16
+inline constexpr float kLeastScale = scale_range(ScaleType::kF16).least;
+inline constexpr float kLargestScale = scale_range(ScaleType::kF16).largest;
 
 struct RangeCounts {
-  int64_t zero_groups = 0;  // all weights 0: scale kLeastScale, every code equals the zero point
-  int64_t raised = 0;       // scale below kLeastScale, raised to it
-  int64_t clamped = 0;      // scale above kLargestScale, clamped to it: the group's largest weights are clipped
+  int64_t zero_groups = 0;  // all weights 0: the least scale, every code equals the zero point
+  int64_t raised = 0;       // scale below the type's least, raised to it
+  int64_t clamped = 0;      // scale above the type's largest, clamped to it: the group's largest weights are clipped
 };
 
 struct GroupRanges {
   int64_t out_features = 0;
   int64_t in_features = 0;
   int64_t group_size = 0;        // explicit: equals in_features for one group per row
-  std::vector<uint16_t> scales;  // f16 bits [out, groups], normal, finite; positive but for signed_scales
-  std::vector<uint8_t> zeros;    // [out, groups]; symmetric: 2^(bits-1)
+  std::vector<uint16_t> scales;  // bits of the grid's type [out, groups], normal, finite; positive but for signed_scales
+  std::vector<uint8_t> zeros;    // [out, groups]; symmetric: 2^(bits-1); with a minimum: 0
+  std::vector<uint16_t> minima;  // with a minimum: bits of the grid's type [out, groups]; else empty
   RangeCounts counts;
 
   int64_t groups() const noexcept { return group_size == 0 ? 0 : (in_features + group_size - 1) / group_size; }
+  float minimum(size_t group, const Grid& grid) const noexcept {
+    return minima.empty() ? 0.0f : decode_scale(minima[group], grid.scale_type);
+  }
 };
 
 // Ranges of weight [out, in]. The last group may be short. `gram` [in, in] is read by kGram alone (the upper half).
@@ -55,6 +60,7 @@ struct GroupRanges {
 //   signed      also S = f16(-sign(w_max) max|w| f / (levels/2)), w_max the weight of largest magnitude
 //   asymmetric  S = f16((max - min) f / (levels - 1)), f = 0.6, 0.625 .. 1.025 (18), zero = round(-min f / S) + {-1, 0,
 //   1}
+//   minimum     S as asymmetric, of any min and max, m = (max + min) / 2 - (max - min) f / 2 - {-1, 0, 1} S / 2
 // The first of equal candidates wins. Cost of kGram: group_size / 2 multiply-adds per weight and candidate.
 // ArgumentError: grid or shapes; NumericError: NaN or Inf in the weights.
 GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOptions& options = {},
@@ -67,10 +73,10 @@ double group_loss(const Matrix& weight, const GroupRanges& ranges, const Grid& g
 
 // For layouts that cannot hold small zeros: groups with a zero below `least` (those without a negative weight) get `least`
 // and a scale that is larger by (levels - 1 - zero) / (levels - 1 - least), so that the same largest weight is reached.
-// Returns how many.
+// Returns how many. Of grids with zeros.
 int64_t lift_zeros(GroupRanges& ranges, const Grid& grid, int least);
 
-// Throws ArgumentError for a grid that is none (bits 2..8, group_size > 0 or -1).
+// Throws ArgumentError for a grid that is none (bits 2..8, group_size > 0 or -1, symmetric with a minimum).
 void validate(const Grid& grid);
 // Throws NumericError naming `name` and the first element that is NaN or Inf.
 void require_finite(const Matrix& matrix, const char* name);

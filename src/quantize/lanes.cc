@@ -60,37 +60,40 @@ void min_max(const float* values, int64_t count, float* min, float* max) {
   *max = high;
 }
 
-void round_span(const float* w, int64_t count, float scale, float zero, float top, uint8_t* codes) {
+void round_span(const float* w, int64_t count, float scale, float zero, float minimum, float top, uint8_t* codes) {
   const D d;
   const hn::Rebind<int32_t, D> di;
   const hn::Rebind<uint8_t, D> db;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const V vs = hn::Set(d, scale);
   const V vz = hn::Set(d, zero);
+  const V vm = hn::Set(d, minimum);
   const V vt = hn::Set(d, top);
   int64_t i = 0;
   for (; i + lanes <= count; i += lanes) {
-    const V c = code_of(hn::LoadU(d, w + i), vs, vz, vt);
+    const V c = code_of(hn::Sub(hn::LoadU(d, w + i), vm), vs, vz, vt);
     hn::StoreU(hn::DemoteTo(db, hn::ConvertTo(di, c)), db, codes + i);
   }
   if (i < count) {
     HWY_ALIGN_MAX float in[kLaneRows] = {};
     HWY_ALIGN_MAX float out[kLaneRows];
     for (int64_t r = i; r < count; ++r) in[r - i] = w[r];
-    hn::Store(code_of(hn::Load(d, in), vs, vz, vt), d, out);
+    hn::Store(code_of(hn::Sub(hn::Load(d, in), vm), vs, vz, vt), d, out);
     for (int64_t r = i; r < count; ++r) codes[r] = static_cast<uint8_t>(out[r - i]);
   }
 }
 
 void round_error_span(const float* w, const float* reference, const float* unscale, int64_t count, float scale,
-                      float zero, float top, float* error) {
+                      float zero, float minimum, float top, float* error) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const V vs = hn::Set(d, scale);
   const V vz = hn::Set(d, zero);
+  const V vm = hn::Set(d, minimum);
   const V vt = hn::Set(d, top);
   const auto error_of = [&](const float* values, const float* factors, const float* references) HWY_ATTR {
-    const V value = hn::Mul(hn::Sub(code_of(hn::LoadU(d, values), vs, vz, vt), vz), vs);
+    const V code = code_of(hn::Sub(hn::LoadU(d, values), vm), vs, vz, vt);
+    const V value = hn::Add(hn::Mul(hn::Sub(code, vz), vs), vm);
     return hn::MulSub(value, hn::LoadU(d, factors), hn::LoadU(d, references));
   };
   int64_t i = 0;
@@ -279,13 +282,13 @@ void min_max(const float* values, int64_t count, float* min, float* max) noexcep
   HWY_DYNAMIC_DISPATCH(min_max)(values, count, min, max);
 }
 
-void round_span(const float* w, int64_t count, float scale, float zero, float top, uint8_t* codes) noexcept {
-  HWY_DYNAMIC_DISPATCH(round_span)(w, count, scale, zero, top, codes);
+void round_span(const float* w, int64_t count, float scale, float zero, float minimum, float top, uint8_t* codes) noexcept {
+  HWY_DYNAMIC_DISPATCH(round_span)(w, count, scale, zero, minimum, top, codes);
 }
 
 void round_error_span(const float* w, const float* reference, const float* unscale, int64_t count, float scale,
-                      float zero, float top, float* error) noexcept {
-  HWY_DYNAMIC_DISPATCH(round_error_span)(w, reference, unscale, count, scale, zero, top, error);
+                      float zero, float minimum, float top, float* error) noexcept {
+  HWY_DYNAMIC_DISPATCH(round_error_span)(w, reference, unscale, count, scale, zero, minimum, top, error);
 }
 
 void quadratic_losses(const float* w, const float* packed, int64_t count, const float* scale, const float* zero,

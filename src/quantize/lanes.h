@@ -11,11 +11,11 @@ inline constexpr int64_t kLaneRows = 64;
 // First index whose value is NaN or Inf; -1: none.
 int64_t first_not_finite(const float* values, int64_t count) noexcept;
 void min_max(const float* values, int64_t count, float* min, float* max) noexcept;  // count >= 1
-// codes[i] = clamp(rint(w[i] / scale) + zero, 0, top), ties to even.
-void round_span(const float* w, int64_t count, float scale, float zero, float top, uint8_t* codes) noexcept;
-// error[i] = (code - zero) scale unscale[i] - reference[i], code of w[i] as above.
+// codes[i] = clamp(rint((w[i] - minimum) / scale) + zero, 0, top), ties to even.
+void round_span(const float* w, int64_t count, float scale, float zero, float minimum, float top, uint8_t* codes) noexcept;
+// error[i] = ((code - zero) scale + minimum) unscale[i] - reference[i], code of w[i] as above.
 void round_error_span(const float* w, const float* reference, const float* unscale, int64_t count, float scale,
-                      float zero, float top, float* error) noexcept;
+                      float zero, float minimum, float top, float* error) noexcept;
 
 // Per row of a tile w [count][kLaneRows] rounded with scale[row] and zero[row]: loss[row] = e G e^T. `packed`: G as
 // pack_quadratic leaves it, or null for the identity. count % 4 == 0 when packed is given (rows of zeros pad).

@@ -8,7 +8,6 @@
 #include <cmath>
 #include <vector>
 
-#include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
 #include "quantize/candidates.h"
@@ -44,7 +43,7 @@ class Tile {
  public:
   Tile(const Matrix& weight, const DampedGram& h, QuantizedTensor& q, int64_t row)
       : h_(h), q_(q), row_(row), rows_(std::min(kLaneRows, weight.rows() - row)), k_(weight.cols()), groups_(q.groups()),
-        top_(static_cast<float>((1 << q.bits) - 1)) {
+        top_(static_cast<float>(q.grid().levels() - 1)) {
     const auto size = static_cast<size_t>(k_ * kLaneRows);
     weight_.resize(size);
     code_.resize(size);
@@ -60,7 +59,10 @@ class Tile {
       }
       for (int64_t g = 0; g < groups_; ++g) {
         const auto i = static_cast<size_t>((row + r) * groups_ + g);
-        scale_[at(g, r)] = f16_to_f32(q.scales[i]);
+        for (int64_t k = g * q.group_size; !q.minima.empty() && k < std::min((g + 1) * q.group_size, k_); ++k) {
+          weight_[at(k, r)] -= q.minimum(i);
+        }
+        scale_[at(g, r)] = q.scale(i);
         zero_[at(g, r)] = q.zeros[i];
       }
     }
@@ -135,7 +137,7 @@ class Tile {
         to[k] = code;
       }
       for (int64_t g = 0; g < groups_; ++g) {
-        q_.scales[static_cast<size_t>((row_ + r) * groups_ + g)] = f32_to_f16(scale_[at(g, r)]);
+        q_.scales[static_cast<size_t>((row_ + r) * groups_ + g)] = encode_scale(scale_[at(g, r)], q_.scale_type);
       }
     }
     return changed;
@@ -169,13 +171,14 @@ class Tile {
       right[static_cast<size_t>(h)] = v[at(h, r)];
     }
     if (!solve(matrix, right)) return 0;
+    const ScaleRange storable = scale_range(q_.scale_type);
     double gain = 0;  // of the loss: -2 d v + d A d
     for (int64_t g = 0; g < groups_; ++g) {
       const float before = scale_[at(g, r)];
-      const float after = f16_to_f32(f32_to_f16(before + static_cast<float>(right[static_cast<size_t>(g)])));
+      const float after = decode_scale(encode_scale(before + static_cast<float>(right[static_cast<size_t>(g)]), q_.scale_type), q_.scale_type);
       const float ratio = after / before;
-      const bool keep = !(ratio > kLeastRatio && ratio < kLargestRatio) || std::fabs(after) < kLeastScale ||
-                        std::fabs(after) > kLargestScale;
+      const bool keep = !(ratio > kLeastRatio && ratio < kLargestRatio) || std::fabs(after) < storable.least ||
+                        std::fabs(after) > storable.largest;
       right[static_cast<size_t>(g)] = keep ? 0.0 : static_cast<double>(after) - before;
     }
     for (int64_t g = 0; g < groups_; ++g) {
@@ -227,7 +230,7 @@ class Tile {
   int64_t k_;
   int64_t groups_;
   float top_;
-  std::vector<float> weight_;
+  std::vector<float> weight_;  // less the group's minimum
   std::vector<float> code_;
   std::vector<float> error_;
   std::vector<float> residual_;
@@ -238,7 +241,7 @@ class Tile {
 }  // namespace
 
 RefineCounts refine(const Matrix& weight, const Matrix& gram, QuantizedTensor& q, const RefineOptions& options) {
-  require_arguments(weight, {q.bits, q.symmetric, q.group_size}, &gram);
+  require_arguments(weight, q.grid(), &gram);
   if (q.out_features != weight.rows() || q.in_features != weight.cols()) {
     throw ArgumentError(fmt::format("refine: expected codes [{}, {}], found [{}, {}]", weight.rows(), weight.cols(),
                                     q.out_features, q.in_features));

@@ -26,8 +26,8 @@ struct RefineCounts {
 // the best code of column k with all others held.
 // Scale refit: with V = code - zero, A_gh = sum of V_k H_kl V_l over k in g, l in h, v_g = sum of R_k V_k over k in g:
 // (A + rho I) (S' - S) = v, rho = refit_damping mean(diag A). A group keeps its scale unless 0.4 < S' / S < 2; a row
-// keeps all of them unless its loss falls with the S' rounded to f16.
-// gram [in, in], both halves filled. Zeros stay as they are. Scales may be negative. Costs about 3 out in^2 / 2
+// keeps all of them unless its loss falls with the S' as stored.
+// gram [in, in], both halves filled. Zeros and minima stay as they are. Scales may be negative. Costs about 3 out in^2 / 2
 // multiply-adds per pass and as many for the refit. ArgumentError when shapes disagree or weight is not finite.
 RefineCounts refine(const Matrix& weight, const Matrix& gram, QuantizedTensor& quantized, const RefineOptions& options = {});
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/half.h"
 #include "core/threads.h"
 #include "quantize/candidates.h"
 #include "quantize/lanes.h"
@@ -13,7 +12,7 @@ QuantizedTensor quantize_rtn(const Matrix& weight, const GroupRanges& ranges, co
   require_arguments(weight, grid, nullptr);
   require_ranges(ranges, weight, grid);
   QuantizedTensor out{weight.rows(), weight.cols(), ranges.group_size, grid.bits, grid.symmetric, {},
-                      ranges.scales, ranges.zeros};
+                      ranges.scales, ranges.zeros, ranges.minima, grid.scale_type};
   out.codes.resize(static_cast<size_t>(weight.size()));
   const int64_t groups = ranges.groups();
   const float top = static_cast<float>(grid.levels() - 1);
@@ -23,7 +22,8 @@ QuantizedTensor quantize_rtn(const Matrix& weight, const GroupRanges& ranges, co
         const auto at = static_cast<size_t>(r * groups + g);
         const int64_t start = g * ranges.group_size;
         round_span(weight.row(r).data() + start, std::min(ranges.group_size, weight.cols() - start),
-                   f16_to_f32(ranges.scales[at]), ranges.zeros[at], top, out.codes.data() + r * weight.cols() + start);
+                   decode_scale(ranges.scales[at], grid.scale_type), ranges.zeros[at], ranges.minimum(at, grid), top,
+                   out.codes.data() + r * weight.cols() + start);
       }
     }
   });

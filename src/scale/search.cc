@@ -77,8 +77,8 @@ double tile_loss(const Matrix& sample, int64_t first, int64_t count, const Matri
       const int64_t start = g * ranges.group_size;
       float* values = scaled.row(r).data() + start;
       round_error_span(values, sample.row(first + r).data() + start, unscale.data() + start,
-                       std::min(ranges.group_size, k - start), f16_to_f32(ranges.scales[at]), ranges.zeros[at], top,
-                       values);
+                       std::min(ranges.group_size, k - start), decode_scale(ranges.scales[at], options.grid.scale_type), ranges.zeros[at],
+                       ranges.minimum(at, options.grid), top, values);
     }
   }
   std::vector<float> scratch(static_cast<size_t>(count * kQuadraticColumns));

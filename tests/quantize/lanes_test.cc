@@ -62,9 +62,13 @@ TEST_P(Lanes, RoundingEqualsScalarBitForBit) {
     Matrix w = reference::normal_matrix(1, count, 3);
     for (int64_t k = 0; k < count; k += 3) w(0, k) = 0.5f * static_cast<float>(k - 6) * 0.25f;  // ties
     std::vector<uint8_t> codes(static_cast<size_t>(count), 99);
-    round_span(w.data(), count, 0.25f, 7, 15, codes.data());
+    round_span(w.data(), count, 0.25f, 7, 0, 15, codes.data());
     for (int64_t k = 0; k < count; ++k) {
       EXPECT_EQ(codes[static_cast<size_t>(k)], std::clamp(std::nearbyint(w(0, k) / 0.25f) + 7.0f, 0.0f, 15.0f)) << k;
+    }
+    round_span(w.data(), count, 0.25f, 0, -1.5f, 7, codes.data());
+    for (int64_t k = 0; k < count; ++k) {
+      EXPECT_EQ(codes[static_cast<size_t>(k)], std::clamp(std::nearbyint((w(0, k) + 1.5f) / 0.25f), 0.0f, 7.0f)) << k;
     }
   }
 }
@@ -73,10 +77,15 @@ TEST_P(Lanes, RoundingErrors) {
   for (const int64_t count : {1, 17, 64, 70}) {
     const Matrix w = reference::normal_matrix(3, count, 4);
     std::vector<float> error(static_cast<size_t>(count));
-    round_error_span(w.data(), w.row(1).data(), w.row(2).data(), count, 0.3f, 6, 15, error.data());
+    round_error_span(w.data(), w.row(1).data(), w.row(2).data(), count, 0.3f, 6, 0, 15, error.data());
     for (int64_t k = 0; k < count; ++k) {
       const double code = std::clamp(std::nearbyint(w(0, k) / 0.3f) + 6.0f, 0.0f, 15.0f);
       EXPECT_NEAR(error[static_cast<size_t>(k)], (code - 6) * 0.3f * w(2, k) - w(1, k), 2e-6);
+    }
+    round_error_span(w.data(), w.row(1).data(), w.row(2).data(), count, 0.3f, 0, -1.25f, 15, error.data());
+    for (int64_t k = 0; k < count; ++k) {
+      const double code = std::clamp(std::nearbyint((w(0, k) + 1.25f) / 0.3f), 0.0f, 15.0f);
+      EXPECT_NEAR(error[static_cast<size_t>(k)], (code * 0.3f - 1.25) * w(2, k) - w(1, k), 2e-6);
     }
   }
 }

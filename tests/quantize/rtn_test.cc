@@ -13,11 +13,11 @@ namespace {
 
 using reference::normal_matrix;
 
-// Reads tests/data/quantize/rtn_golden.bin.
+// Reads a file of tests/data/quantize.
 class Golden {
  public:
-  Golden() {
-    std::ifstream file(TEST_DATA "/quantize/rtn_golden.bin", std::ios::binary);
+  explicit Golden(const std::string& name) {
+    std::ifstream file(TEST_DATA "/quantize/" + name, std::ios::binary);
     bytes_.assign(std::istreambuf_iterator<char>(file), {});
   }
   bool done() const { return at_ == bytes_.size(); }
@@ -35,16 +35,17 @@ class Golden {
   size_t at_ = 0;
 };
 
-TEST(Rtn, EqualsNumpyBitForBit) {
-  Golden golden;
+void expect_numpy(const std::string& name, bool with_bits, int expected_cases) {
+  Golden golden(name);
   int cases = 0;
   while (!golden.done()) {
-    const std::vector<int64_t> head = golden.take<int64_t>(4);
+    const std::vector<int64_t> head = golden.take<int64_t>(with_bits ? 5 : 4);
     const int64_t out = head[0];
     const int64_t in = head[1];
     Grid grid;
     grid.group_size = head[2];
     grid.symmetric = head[3] != 0;
+    if (with_bits) grid.bits = static_cast<int>(head[4]);
     const int64_t groups = (in + grid.group_size - 1) / grid.group_size;
     Matrix weight(out, in);
     const std::vector<float> values = golden.take<float>(out * in);
@@ -61,8 +62,11 @@ TEST(Rtn, EqualsNumpyBitForBit) {
     EXPECT_NO_THROW(validate(q, "golden"));
     ++cases;
   }
-  EXPECT_EQ(cases, 10);
+  EXPECT_EQ(cases, expected_cases);
 }
+
+TEST(Rtn, EqualsNumpyBitForBit) { expect_numpy("rtn_golden.bin", false, 10); }
+TEST(Rtn, EqualsNumpyBitForBitAtThreeAndEightBits) { expect_numpy("rtn_widths_golden.bin", true, 16); }
 
 TEST(Rtn, AWeightOnTheGridComesBackExactly) {
   Grid grid;
