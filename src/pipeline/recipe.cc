@@ -288,6 +288,7 @@ uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, c
     std::replace(key.begin(), key.end(), '-', '_');
     j.erase(key);
   }
+  if (options.calibration.calibration.size() < 2) j.erase("calibration_weights");  // given or not
   std::string text = fmt::format("{}|{}|{}", version(), j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), source.digest());
   std::vector<std::string> files = options.calibration.calibration;
   files.push_back(options.evaluation.text);
