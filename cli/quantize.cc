@@ -116,9 +116,12 @@ void add_quantize(Application& application) {
       "mse: least error of the weights; gram: least error of the outputs");
   command.choice("--clip", options.clip, {"auto", "on", "off"}, "Clip search; auto: on for awq-paper");
   command.choice(
-      "--awq-loss", options.awq_loss, {"linear", "block"},
-      "Loss of the scale search: linear: output error of the linears that share the input; block: the block is run "
-      "again on a part of the tokens");
+      "--awq-loss", options.awq_loss, {"auto", "linear", "feedback", "block"},
+      "Loss of the scale search: linear: output error of the linears that share the input; feedback: the same after "
+      "error feedback; block: the block is run again on a part of the tokens; auto: feedback for awq, else linear");
+  command.real("--first-token-weight", options.first_token_weight, 1, 1e6,
+               "How many times the first token of a sequence counts in the Gram matrices: every other token attends to it",
+               "9 for awq, else 1");
   command.real("--salient-ratio", options.salient_ratio, 0, 1,
                "awq-salient: share of the weights that decide which channels are scaled");
   command.choice("--activation-method", options.activation_method, {"auto", "mean", "max", "rms"},

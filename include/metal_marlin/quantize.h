@@ -32,9 +32,12 @@ struct QuantizeOptions {
   // Refinement after rounding: code passes by coordinate descent and a refit of the scales, all on the Gram matrix: "auto"
   // (on for awq), "on", "off".
   std::string refine = "auto";
-  // Loss of the scale search: "linear" (output error of the tap's linears, from the Gram matrix) or "block" (the block
-  // is replayed on a subset of the tokens, as AutoAWQ does).
-  std::string awq_loss = "linear";
+  // Loss of the scale search: "linear" (output error of the tap's linears after plain rounding, from the Gram matrix),
+  // "feedback" (the same after error feedback; awq alone) or "block" (the block is replayed on a subset of the tokens,
+  // as AutoAWQ does). "auto": "feedback" for awq, else "linear".
+  std::string awq_loss = "auto";
+  // How many times the first token of a calibration sequence counts in the Gram matrices, >= 1; 0: 9 for awq, 1 for the others.
+  double first_token_weight = 0;
   double salient_ratio = 0.01;             // awq-salient: share of weights that decide which channels are scaled
   std::string activation_method = "auto";  // statistic of the scale search: "mean", "max", "rms"; auto: mean, rms for awq-salient
   double damping = 0.01;                   // gptq, awq: share of each diagonal entry added to it

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "kernels/dispatch.h"
 #include "kernels/linear_algebra.h"
@@ -22,8 +24,23 @@ void StatsCollector::add(Tap tap, const float* x, int64_t rows, int64_t features
     throw ArgumentError(fmt::format("tap {}: expected {} features, got {}", tap_name(tap), s.features, features));
   }
   accumulate_stats(x, rows, features, s.absolute.data(), s.max.data(), s.square.data());
-  if (gram_) gram_accumulate(x, rows, features, s.gram);
+  if (gram_) gram_accumulate(x, rows, features, s.gram, precision_ == Precision::kBF16 ? GemmType::kBF16 : GemmType::kF32);
+  if (!lengths_.empty()) keep_first_rows(s, x, rows);
   s.tokens += static_cast<uint64_t>(rows);
+}
+
+void StatsCollector::keep_first_rows(Sums& s, const float* x, int64_t rows) {
+  for (int64_t row = 0; row < rows;) {
+    if (s.sequence >= lengths_.size()) throw ArgumentError("statistics: more rows than the sequences have");
+    if (s.place == 0 && lengths_[s.sequence] > 0) s.first.insert(s.first.end(), x + row * s.features, x + (row + 1) * s.features);
+    const int64_t take = std::min(rows - row, lengths_[s.sequence] - s.place);
+    row += take;
+    s.place += take;
+    if (s.place == lengths_[s.sequence]) {
+      ++s.sequence;
+      s.place = 0;
+    }
+  }
 }
 
 std::array<ActivationStats, kTaps> StatsCollector::finish() {
@@ -44,6 +61,10 @@ std::array<ActivationStats, kTaps> StatsCollector::finish() {
       a.rms.push_back(static_cast<float>(std::sqrt(s.square[k] / n)));
     }
     a.max = std::move(s.max);
+    if (!s.first.empty()) {
+      a.first_rows = Matrix(static_cast<int64_t>(s.first.size()) / s.features, s.features);
+      std::copy(s.first.begin(), s.first.end(), a.first_rows.data());
+    }
     if (gram_) {
       gram_finish(s.gram, s.tokens);
       a.gram = std::move(s.gram);
@@ -51,6 +72,22 @@ std::array<ActivationStats, kTaps> StatsCollector::finish() {
     s = Sums{};
   }
   return out;
+}
+
+void weigh_first_rows(ActivationStats& stats, double weight) {
+  if (!(weight >= 1) || !std::isfinite(weight)) {
+    throw ArgumentError(fmt::format("first-token weight: expected a number >= 1, found {}", weight));
+  }
+  if (weight == 1 || stats.gram.empty() || stats.first_rows.rows() == 0) return;
+  const int64_t k = stats.in_features;
+  Matrix sum(k, k);
+  const int64_t rows = stats.first_rows.rows();
+  gram_accumulate(stats.first_rows.data(), rows, k, sum);
+  gram_finish(sum, static_cast<uint64_t>(rows));
+  const double factor = (weight - 1) * static_cast<double>(rows) / static_cast<double>(stats.tokens);
+  for (int64_t i = 0; i < sum.size(); ++i) {
+    stats.gram.data()[i] = static_cast<float>(stats.gram.data()[i] + factor * sum.data()[i]);
+  }
 }
 
 }  // namespace metal_marlin

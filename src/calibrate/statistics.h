@@ -3,6 +3,8 @@
 
 #include <array>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "core/values.h"
 #include "model/block.h"
@@ -11,7 +13,10 @@ namespace metal_marlin {
 
 class StatsCollector {
  public:
-  explicit StatsCollector(bool gram = true) : gram_(gram) {}
+  // kBF16: the products of the Gram matrix from values rounded to bf16, where the machine has them.
+  // lengths: rows of the sequences, in the order in which add() will see them, for every tap; with them first_rows is kept.
+  explicit StatsCollector(bool gram = true, Precision precision = Precision::kF32, std::vector<int64_t> lengths = {})
+      : gram_(gram), precision_(precision), lengths_(std::move(lengths)) {}
   // x [rows, features], the tap's input; batches come in a fixed order. NumericError when a value is NaN or Inf.
   void add(Tap tap, const float* x, int64_t rows, int64_t features);
   TapHook hook() {
@@ -28,9 +33,20 @@ class StatsCollector {
     std::vector<double> square;    // [K] sum x^2
     std::vector<float> max;        // [K] max |x|
     Matrix gram;                   // [K, K] sum x x^T
+    std::vector<float> first;      // rows that began a sequence
+    size_t sequence = 0;           // the one that the next row belongs to, and the row's place in it
+    int64_t place = 0;
   };
+  void keep_first_rows(Sums& s, const float* x, int64_t rows);
+
   bool gram_;
+  Precision precision_;
+  std::vector<int64_t> lengths_;
   std::array<Sums, kTaps> sums_;
 };
+
+// From then on the first row of each sequence counts `weight` times in the Gram matrix (not in mean, max and rms): all later
+// positions attend to it. Without first_rows nothing changes. ArgumentError for a weight below 1 or not finite.
+void weigh_first_rows(ActivationStats& stats, double weight);
 
 }  // namespace metal_marlin

@@ -48,7 +48,17 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
         if (header.shape.size() < 2 || header.columns() != width || header.rows() < 1) {
           throw FormatError(fmt::format("{}: {}: expected activations [batch, seq, {}], found {}", path, key, width, shape_string(header.shape)));
         }
+        first_rows_ = first_rows_ && header.shape.size() == 3;
         continue;
+      }
+      const std::string first = prefix(layer, tap) + "first";
+      if (file_.contains(first)) {
+        const NpyHeader header = file_.header(first);
+        if (header.shape.size() != 2 || header.columns() != width || header.rows() < 1) {
+          throw FormatError(fmt::format("{}: {}: expected the shape [sequences, {}], found {}", path, first, width, shape_string(header.shape)));
+        }
+      } else {
+        first_rows_ = false;
       }
       for (const char* part : {"mean", "max", "rms", "gram"}) {
         const std::string key = prefix(layer, tap) + part;
@@ -134,18 +144,22 @@ std::string StatsFile::raw_key(int64_t layer, Tap tap) const {
 
 std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
   if (raw_) {
-    StatsCollector collector;
+    std::array<ActivationStats, kTaps> out;
     for (int t = 0; t < kTaps; ++t) {
       const auto tap = static_cast<Tap>(t);
       NpzRows rows = file_.rows(raw_key(layer, tap));
       const int64_t width = rows.header().columns();
+      std::vector<int64_t> lengths;
+      if (first_rows_) lengths.assign(static_cast<size_t>(rows.header().shape[0]), rows.header().shape[1]);
+      StatsCollector collector(true, Precision::kF32, std::move(lengths));
       Matrix batch(kRows, width);
       while (rows.remaining() > 0) {
         const int64_t n = rows.read(kRows, batch.data());
         collector.add(tap, batch.data(), n, width);
       }
+      out[static_cast<size_t>(t)] = std::move(collector.finish()[static_cast<size_t>(t)]);
     }
-    return collector.finish();
+    return out;
   }
   std::array<ActivationStats, kTaps> out;
   for (int t = 0; t < kTaps; ++t) {
@@ -156,7 +170,7 @@ std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
       const std::string key = prefix(layer, tap) + part;
       const OwnedTensor array = file_.load(key);
       convert_to_f32(array.view(), to);
-      require_finite_values({to, static_cast<size_t>(count)}, std::strcmp(part, "gram") != 0, file_.path(), key);
+      require_finite_values({to, static_cast<size_t>(count)}, std::strcmp(part, "gram") != 0 && std::strcmp(part, "first") != 0, file_.path(), key);
     };
     for (auto [part, values] : {std::pair{"mean", &s.mean}, std::pair{"max", &s.max}, std::pair{"rms", &s.rms}}) {
       values->resize(static_cast<size_t>(s.in_features));
@@ -165,6 +179,10 @@ std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
     if (file_.contains(prefix(layer, tap) + "gram")) {
       s.gram = Matrix(s.in_features, s.in_features);
       read("gram", s.gram.size(), s.gram.data());
+    }
+    if (file_.contains(prefix(layer, tap) + "first")) {
+      s.first_rows = Matrix(file_.header(prefix(layer, tap) + "first").rows(), s.in_features);
+      read("first", s.first_rows.size(), s.first_rows.data());
     }
     s.tokens = read_tokens(prefix(layer, tap) + "tokens");
   }
@@ -185,6 +203,10 @@ std::vector<OwnedTensor> stats_arrays(int64_t layer, const std::array<Activation
     out.push_back(array(name + "tokens", DType::kU64, {1}, &s.tokens, sizeof s.tokens));
     if (!s.gram.empty()) {
       out.push_back(array(name + "gram", DType::kF32, {s.in_features, s.in_features}, s.gram.data(), static_cast<size_t>(s.gram.size()) * sizeof(float)));
+    }
+    if (s.first_rows.rows() > 0) {
+      out.push_back(array(name + "first", DType::kF32, {s.first_rows.rows(), s.in_features}, s.first_rows.data(),
+                          static_cast<size_t>(s.first_rows.size()) * sizeof(float)));
     }
   }
   return out;

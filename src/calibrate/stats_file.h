@@ -2,6 +2,7 @@
 //
 // Statistics (written by `calibrate`), per layer i and tap t (qkv, o, gate_up, down), prefix = "layers.{i}.{t}.":
 //   prefix + mean, max, rms  f32 [K];  prefix + tokens  u64 [1];  prefix + gram  f32 [K, K] (optional)
+//   prefix + first  f32 [sequences, K] (optional): the input of each sequence's first token
 // and, once, which model they are of: model_identity.h; and of which text: "metal_marlin.calibration", u8 [n], the JSON
 // text of an object as report.json has it under "calibration".
 // Raw activations: one array per weight, key = the tensor's name with or without ".weight", f32 (or any float or
@@ -29,7 +30,10 @@ class StatsFile {
   // Reads (statistics) or computes (raw activations, in row batches) the four taps of a layer, Gram matrices included.
   // FormatError naming file and key for wrong shapes or types, NumericError for NaN or Inf.
   std::array<ActivationStats, kTaps> load(int64_t layer) const;
+  const std::string& path() const noexcept { return file_.path(); }
   bool raw() const noexcept { return raw_; }
+  // Whether load() fills first_rows of every tap: statistics that hold them, raw activations of three dimensions.
+  bool first_rows() const noexcept { return first_rows_; }
   // Tokens that the statistics (of the first layer's first tap) are of, or rows of its raw activations.
   uint64_t tokens() const noexcept { return tokens_; }
   // The same of any layer and tap.
@@ -47,6 +51,7 @@ class StatsFile {
   NpzFile file_;
   const ModelSource& source_;
   bool raw_ = false;
+  bool first_rows_ = true;
   uint64_t tokens_ = 0;
   std::string calibration_;
 };

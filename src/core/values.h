@@ -22,6 +22,7 @@ struct ActivationStats {
   std::vector<float> max;   // [K] max of |x|
   std::vector<float> rms;   // [K] sqrt(mean of x^2)
   Matrix gram;              // [K, K] mean of x x^T, symmetric, both halves filled; empty when it was not asked for
+  Matrix first_rows;        // [sequences, K] x of each sequence's first token; empty when they are not known
 };
 
 // The 16-bit float in which the scale (and the minimum) of a group is stored.

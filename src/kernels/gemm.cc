@@ -48,10 +48,10 @@ dnnl::stream& stream() {
 
 Type dnnl_type(GemmType type) { return type == GemmType::kBF16 ? Type::bf16 : Type::f32; }
 
-dnnl::matmul::primitive_desc describe(Dim m, Dim n, Dim k, GemmType type, const dnnl::memory::desc& weights) {
-  const dnnl::memory::desc source({m, k}, dnnl_type(type), Tag::ab);
-  const dnnl::memory::desc target({m, n}, Type::f32, Tag::ab);
+dnnl::matmul::primitive_desc describe(const dnnl::memory::desc& source, const dnnl::memory::desc& weights,
+                                      const dnnl::memory::desc& target, const dnnl::post_ops& then = {}) {
   dnnl::primitive_attr attr;
+  attr.set_post_ops(then);
   // The library's own scratch memory belongs to the thread that made the primitive; ours to the one that runs it.
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
 #if DNNL_VERSION_MAJOR >= 3
@@ -59,6 +59,10 @@ dnnl::matmul::primitive_desc describe(Dim m, Dim n, Dim k, GemmType type, const 
 #else
   return dnnl::matmul::primitive_desc(dnnl::matmul::desc(source, weights, target), attr, engine());
 #endif
+}
+
+dnnl::matmul::primitive_desc describe(Dim m, Dim n, Dim k, GemmType type, const dnnl::memory::desc& weights) {
+  return describe({{m, k}, dnnl_type(type), Tag::ab}, weights, {{m, n}, Type::f32, Tag::ab});
 }
 
 struct Product {
@@ -90,6 +94,28 @@ const Product& product(Dim m, Dim n, Dim k, GemmType type, bool packed) {
                                           pd.scratchpad_desc()}).first;
   }
   mine.emplace(key, &found->second);
+  return found->second;
+}
+
+// The same for C += A^T B with rows of these strides, in bf16.
+const Product& transposed_product(Dim m, Dim n, Dim k, Dim lda, Dim ldb, Dim ldc) {
+  using Key = std::array<Dim, 6>;
+  static std::map<Key, Product> products;
+  static std::mutex mutex;
+  const Key key{m, n, k, lda, ldb, ldc};
+  const std::lock_guard lock(mutex);
+  auto found = products.find(key);
+  if (found == products.end()) {
+    const OneThread one;
+    const dnnl::memory::desc source({m, k}, Type::bf16, dnnl::memory::dims{1, lda});
+    const dnnl::memory::desc weights({k, n}, Type::bf16, dnnl::memory::dims{ldb, 1});
+    const dnnl::memory::desc target({m, n}, Type::f32, dnnl::memory::dims{ldc, 1});
+    dnnl::post_ops sum;
+    sum.append_sum(1.0f);
+    const auto pd = describe(source, weights, target, sum);
+    found = products.emplace(key, Product{dnnl::matmul(pd), pd.src_desc(), pd.weights_desc(), pd.dst_desc(),
+                                          pd.scratchpad_desc()}).first;
+  }
   return found->second;
 }
 
@@ -256,6 +282,12 @@ void multiply_stored(GemmType type, const void* weight, int64_t count, int64_t i
                      float* out) {
   if (rows <= 0 || count <= 0) return;
   guarded("multiply", [&] { run(product(rows, count, in_features, type, false), x, weight, out); });
+}
+
+void add_transposed_product(const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb, int64_t m, int64_t n, int64_t k,
+                            float* c, int64_t ldc) {
+  if (m <= 0 || n <= 0 || k <= 0) return;
+  guarded("multiply", [&] { run(transposed_product(m, n, k, lda, ldb, ldc), a, b, c); });
 }
 
 double gemm_rate(GemmType type) {

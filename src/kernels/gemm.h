@@ -69,6 +69,11 @@ void linear_panels(const PackedWeight& weight, const float* x, int64_t rows, con
 void multiply_stored(GemmType type, const void* weight, int64_t count, int64_t in_features, const void* x, int64_t rows,
                      float* out);
 
+// C [m, n] += A^T B on the calling thread; A [k, m] and B [k, n] in bf16, C in float32, sums in float32. ld*: elements
+// between rows. Needs has_bf16_gemm().
+void add_transposed_product(const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb, int64_t m, int64_t n, int64_t k,
+                            float* c, int64_t ldc);
+
 // Scratch memory of the calling thread, at least `count` floats, kept until the thread ends; slot 0..7 tells apart
 // what is alive at once.
 float* thread_scratch(int slot, int64_t count);

@@ -108,7 +108,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
     tracker.set_fraction(static_cast<double>(layer) / static_cast<double>(config.num_hidden_layers));
     tracker.enter("calibrate", layer, config.num_hidden_layers);
     const Block block = load_block(*source, layer);
-    StatsCollector collector(gram);
+    StatsCollector collector(gram, pass.precision(), gram ? texts.calibration.lengths() : std::vector<int64_t>());
     std::unique_ptr<ActivationKeeper> keeper;
     if (keep_activations) keeper = std::make_unique<ActivationKeeper>(*source, layer, sequences, texts.calibration.longest());
     const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {

@@ -44,7 +44,7 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
   List list(o.given);
   list.add("salient-ratio", r.scales == ScaleMethod::kSalient, o.salient_ratio != defaults.salient_ratio, "only --method awq-salient uses it");
   list.add("activation-method", r.scales != ScaleMethod::kNone, o.activation_method != defaults.activation_method, no_scales);
-  list.add("awq-loss", r.scales == ScaleMethod::kAwq && (r.block_loss || o.awq_loss != "block"), o.awq_loss != defaults.awq_loss,
+  list.add("awq-loss", r.scales == ScaleMethod::kAwq && (r.scale_loss == ScaleLoss::kBlock || o.awq_loss != "block"), o.awq_loss != defaults.awq_loss,
            r.scales == ScaleMethod::kNone      ? no_scales
            : r.scales == ScaleMethod::kSalient ? "--method awq-salient has no search"
                                                : "statistics from a file hold no inputs of blocks to replay");
@@ -53,6 +53,8 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
   const std::string from_file = "the statistics come from a file";
   list.add("samples", !npz, c.samples != defaults.calibration.samples, from_file);
   list.add("sequence-length", !npz, c.sequence_length != defaults.calibration.sequence_length, from_file);
+  list.add("first-token-weight", needs_gram(r), o.first_token_weight != defaults.first_token_weight,
+           fmt::format("--method {} has no Gram matrices", o.method));
   list.add("precision", !npz, o.machine.precision != defaults.machine.precision, from_file);
   list.add_self_text(c);
   list.add("bos", !npz || named_text, c.bos != defaults.calibration.bos, "no text is read");

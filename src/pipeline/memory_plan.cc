@@ -10,12 +10,14 @@
 
 #include "core/machine.h"
 #include "infer/batch_sampler.h"
+#include "kernels/linear_algebra.h"
 #include "model/block.h"
 #include "pipeline/select_pool.h"
 #include "pipeline/size.h"
 #include "pipeline/texts.h"
 #include "quantize/gptq.h"
 #include "quantize/refine.h"
+#include "scale/feedback_loss.h"
 
 namespace metal_marlin {
 namespace {
@@ -60,11 +62,21 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     uint64_t rounding = 0;
     if (recipe.rounding == Rounding::kGptq) rounding = gptq_memory_bytes(slot.columns, slot.rows);
     if (recipe.refine) rounding = std::max(rounding, refine_memory_bytes(slot.columns, recipe.grid.group_of(slot.columns)));
+    // The scale search's factor beside the blocks of the Gram matrix, which touch a page per row.
+    if (recipe.scale_loss == ScaleLoss::kFeedback) {
+      const auto k = static_cast<uint64_t>(slot.columns);
+      const auto group = static_cast<uint64_t>(recipe.grid.group_of(slot.columns));
+      const uint64_t blocks = recipe.ranges == RangeChoice::kGram ? k * std::max<uint64_t>(group * sizeof(float), 4096) : 0;
+      rounding = std::max(rounding, k * k * 2 + blocks + 4 * static_cast<uint64_t>(FeedbackLoss::kRows) * k * sizeof(float));
+    }
     scratch += rounding;
     plan.quantize_scratch = std::max(plan.quantize_scratch, scratch);
   }
   plan.block = weights * sizeof(float) + weights;
   for (const uint64_t k : in_features) plan.statistics += k * k * sizeof(float) * (evaluating ? 2 : 1);
+  if (recipe.precision == Precision::kBF16) {
+    plan.statistics += *std::max_element(in_features.begin(), in_features.end()) * static_cast<uint64_t>(kBF16GramTokens) * 2;
+  }
   const int64_t longest = std::max(options.calibration.sequence_length, evaluating ? options.evaluation.context : 0);
   const auto batch = static_cast<uint64_t>(std::max(BlockForward::kBatchTokens, longest)) * static_cast<uint64_t>(c.hidden_size) * sizeof(float);
   plan.forward_scratch = BlockForward(source.family(), c, recipe.precision).scratch_bytes(longest) + batch;

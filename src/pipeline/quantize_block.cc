@@ -18,6 +18,7 @@
 #include "quantize/group_range.h"
 #include "quantize/refine.h"
 #include "quantize/rtn.h"
+#include "scale/feedback_loss.h"
 #include "scale/fold.h"
 #include "scale/salient.h"
 #include "scale/search.h"
@@ -119,6 +120,19 @@ class BlockQuantizer {
     if (!s.gram.empty()) scale_gram(s.gram, scale);
   }
 
+  RangeOptions range_options() const {
+    RangeOptions options;
+    options.method = method_of(task_.recipe->ranges);
+    options.signed_scales = task_.recipe->signed_scales;
+    return options;
+  }
+  GptqOptions gptq_options() const {
+    GptqOptions options;
+    options.act_order = task_.recipe->act_order;
+    options.damping = task_.recipe->damping;
+    return options;
+  }
+
   TapScale search(const Fold& fold) {
     std::vector<const Matrix*> weights;
     for (const LinearKind kind : consumers(fold.tap)) weights.push_back(&block_.linear(kind).weight);
@@ -130,8 +144,16 @@ class BlockQuantizer {
     if (fold.producer == FoldProducer::kVRows && config_.num_attention_heads != config_.num_key_value_heads) {
       options.heads = {config_.num_attention_heads, config_.num_key_value_heads, config_.head_dim};
     }
+    std::optional<FeedbackLoss> feedback;
+    if (task_.recipe->scale_loss == ScaleLoss::kFeedback) {
+      options.range = range_options();
+      options.rows = FeedbackLoss::kRows;
+      options.stop_early = true;
+      feedback.emplace(weights, stats(fold.tap).gram, options, gptq_options());
+      options.loss = [&](std::span<const float> scale) { return (*feedback)(scale); };
+    }
     Matrix expected;
-    if (task_.recipe->block_loss && task_.replay_states.rows() > 0) {
+    if (task_.recipe->scale_loss == ScaleLoss::kBlock && task_.replay_states.rows() > 0) {
       expected = replay();
       options.loss = [&](std::span<const float> scale) { return block_loss(fold, scale, expected, options); };
     }
@@ -211,10 +233,7 @@ class BlockQuantizer {
       entry["clipped_groups"] = clip.clipped_groups;
       ranges = std::move(clip.ranges);
     } else {
-      RangeOptions options;
-      options.method = method_of(recipe.ranges);
-      options.signed_scales = recipe.signed_scales;
-      ranges = group_ranges(weight, grid, options, tap_stats.gram.empty() ? nullptr : &tap_stats.gram);
+      ranges = group_ranges(weight, grid, range_options(), tap_stats.gram.empty() ? nullptr : &tap_stats.gram);
     }
     entry["zero_groups"] = ranges.counts.zero_groups;
     entry["raised_scales"] = ranges.counts.raised;
@@ -232,18 +251,19 @@ class BlockQuantizer {
     return q;
   }
 
-  QuantizedTensor round_gptq(const Matrix& weight, Tap tap, const GroupRanges& ranges, const Grid& grid, json& entry) {
-    const Recipe& recipe = *task_.recipe;
+  const GptqFactor& factor(Tap tap) {
     if (!factor_ || factor_tap_ != tap) {
-      GptqOptions options;
-      options.act_order = recipe.act_order;
-      options.damping = recipe.damping;
       factor_.reset();
-      factor_ = make_gptq_factor(stats(tap).gram, options);
+      factor_ = make_gptq_factor(stats(tap).gram, gptq_options());
       factor_tap_ = tap;
     }
-    entry["damping"] = factor_->damping;
-    return quantize_gptq(weight, *factor_, ranges, grid);
+    return *factor_;
+  }
+
+  QuantizedTensor round_gptq(const Matrix& weight, Tap tap, const GroupRanges& ranges, const Grid& grid, json& entry) {
+    const GptqFactor& f = factor(tap);
+    entry["damping"] = f.damping;
+    return quantize_gptq(weight, f, ranges, grid);
   }
 
   void quantize_weight(const QuantizedWeight& w) {

@@ -23,7 +23,7 @@ struct BlockTask {
   // One sequence that enters the block and what the source block makes of it, for the invariance check.
   Matrix invariance_input;
   Matrix invariance_output;
-  // Recipe::block_loss: sequences that enter the block.
+  // ScaleLoss::kBlock: sequences that enter the block.
   Matrix replay_states;
   std::vector<int64_t> replay_lengths;
 };

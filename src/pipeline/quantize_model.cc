@@ -294,7 +294,13 @@ void Run::prepare(uint64_t fingerprint) {
     }
   }
   if (!ready) plan();
-  if (stats_file_) texts_.calibration_facts = statistics_facts(options_.calibration, *stats_file_);
+  if (stats_file_) {
+    texts_.calibration_facts = statistics_facts(options_.calibration, *stats_file_);
+    if (recipe_.first_token_weight != 1 && needs_gram(recipe_) && !stats_file_->first_rows()) {
+      tracker_.warn(fmt::format("{}: the inputs of first tokens are not in it, so they count once, not {} times: expect less accuracy, or calibrate again",
+                                stats_file_->path(), recipe_.first_token_weight));
+    }
+  }
   const auto tokens_of = [&](int64_t layer, Tap tap) {
     return stats_file_ ? stats_file_->tokens(layer, tap) : static_cast<uint64_t>(texts_.calibration.tokens());
   };
@@ -408,7 +414,7 @@ void Run::quantize_layer(int64_t layer) {
     task.invariance_input = Matrix(kInvarianceTokens, source_->config().hidden_size);
     embed(*source_, ids, task.invariance_input);
   }
-  if (recipe_.block_loss && calibration_->rows() > 0) {
+  if (recipe_.scale_loss == ScaleLoss::kBlock && calibration_->rows() > 0) {
     int64_t rows = 0;
     for (const auto& batch : calibration_->batches()) {
       for (const int64_t length : batch.lengths) {
@@ -428,7 +434,7 @@ void Run::quantize_layer(int64_t layer) {
     stats = stats_file_->load(layer);
   } else {
     tracker_.enter("forward", layer, layers);
-    StatsCollector collector;
+    StatsCollector collector(true, recipe_.precision, texts_.calibration.lengths());
     const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {
       tracker_.enter("statistics", layer, layers);
       collector.add(tap, x, rows, features);
@@ -437,6 +443,7 @@ void Run::quantize_layer(int64_t layer) {
     forward_operations_ += forward(layer, block, *calibration_, recipe_.precision, hook);
     stats = collector.finish();
   }
+  for (ActivationStats& s : stats) weigh_first_rows(s, recipe_.first_token_weight);
   task.stats = &stats;
 
   std::array<ActivationStats, kTaps> held_back;
@@ -598,6 +605,7 @@ QuantizeResult Run::execute() {
   facts.resumed_blocks = resumed_blocks_;
   facts.forward_operations = forward_operations_;
   facts.texts = &texts_;
+  facts.first_rows = !stats_file_ || stats_file_->first_rows();
   facts.calibration_tokens = stats_file_ ? static_cast<int64_t>(stats_file_->tokens()) : texts_.calibration.tokens();
   facts.few_tokens_json = few_tokens_.list_json;
   facts.plan = plan_;

@@ -119,10 +119,21 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   r.refine = choose<bool>("refine", o.refine, {{"auto", preset.refine}, {"on", true}, {"off", false}});
   r.statistic = choose<Statistic>("activation-method", o.activation_method,
                                   {{"auto", preset.statistic}, {"mean", Statistic::kMean}, {"max", Statistic::kMax}, {"rms", Statistic::kRms}});
-  const bool block_loss = choose<bool>("awq-loss", o.awq_loss, {{"linear", false}, {"block", true}});
-  r.block_loss = block_loss && r.scales == ScaleMethod::kAwq && !from_statistics(o.calibration);
+  const bool feedback = preset.refine && r.rounding == Rounding::kGptq && r.ranges == RangeChoice::kGram;
+  r.scale_loss = choose<ScaleLoss>("awq-loss", o.awq_loss, {{"auto", feedback ? ScaleLoss::kFeedback : ScaleLoss::kLinear},
+                                                            {"linear", ScaleLoss::kLinear},
+                                                            {"feedback", ScaleLoss::kFeedback},
+                                                            {"block", ScaleLoss::kBlock}});
+  if (r.scale_loss == ScaleLoss::kFeedback && r.scales == ScaleMethod::kAwq && r.rounding != Rounding::kGptq) {
+    throw ArgumentError(fmt::format("--awq-loss feedback: --method {} rounds without error feedback; use linear", o.method));
+  }
+  if (r.scales != ScaleMethod::kAwq || (r.scale_loss == ScaleLoss::kBlock && from_statistics(o.calibration))) {
+    r.scale_loss = ScaleLoss::kLinear;
+  }
   check_range("salient-ratio", o.salient_ratio, 0, 1);
   r.salient_ratio = o.salient_ratio;
+  if (o.first_token_weight != 0) check_range("first-token-weight", o.first_token_weight, 1, 1e6);
+  r.first_token_weight = o.first_token_weight != 0 ? o.first_token_weight : preset.refine ? kFirstTokenWeight : 1;
   check_range("damping", o.damping, 0, 1);
   r.damping = o.damping;
   r.act_order = o.act_order;
@@ -231,6 +242,7 @@ LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const Qua
 nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   constexpr const char* kBos[] = {"auto", "always", "never"};
   constexpr const char* kRanges[] = {"absmax", "mse", "gram"};
+  constexpr const char* kScaleLosses[] = {"linear", "feedback", "block"};
   constexpr const char* kStatistics[] = {"mean", "max", "rms"};
   nlohmann::json j;
   j["method"] = o.method;
@@ -242,9 +254,10 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   j["clip"] = r.clip;
   j["signed_scales"] = r.signed_scales;
   j["refine"] = r.refine;
-  j["awq_loss"] = o.awq_loss;
+  j["awq_loss"] = kScaleLosses[static_cast<int>(r.scale_loss)];
   j["activation_method"] = kStatistics[static_cast<int>(r.statistic)];
   j["salient_ratio"] = o.salient_ratio;
+  j["first_token_weight"] = r.first_token_weight;
   j["damping"] = o.damping;
   j["act_order"] = o.act_order;
   j["formats"] = o.formats;

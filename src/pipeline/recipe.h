@@ -16,6 +16,7 @@ namespace metal_marlin {
 
 enum class ScaleMethod : uint8_t { kNone, kAwq, kSalient };
 enum class RangeChoice : uint8_t { kAbsmax, kMse, kGram };
+enum class ScaleLoss : uint8_t { kLinear, kFeedback, kBlock };      // kFeedback: after GPTQ's rounding; kBlock: by replaying it
 enum class Rounding : uint8_t { kNearest, kGptq };
 enum class Statistic : uint8_t { kMean, kMax, kRms };
 
@@ -23,7 +24,7 @@ struct Recipe {
   std::string method;  // as given
   ScaleMethod scales = ScaleMethod::kNone;
   Statistic statistic = Statistic::kMean;
-  bool block_loss = false;  // scale search by replaying the block
+  ScaleLoss scale_loss = ScaleLoss::kLinear;
   double salient_ratio = 0.01;
   RangeChoice ranges = RangeChoice::kAbsmax;
   bool signed_scales = false;
@@ -31,6 +32,7 @@ struct Recipe {
   Rounding rounding = Rounding::kNearest;
   double damping = 0.01;
   bool act_order = true;
+  double first_token_weight = 1;  // in the Gram matrices
   bool refine = false;  // codes and scales after rounding
   Precision precision = Precision::kF32;  // of the forward pass that makes statistics; never of an evaluation
   Grid grid;  // of most linears (see QuantizedWeight::grid); group_size resolved: explicit, or -1
@@ -39,6 +41,9 @@ struct Recipe {
 
 // Throws ArgumentError naming the option, what was given and what is possible.
 Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
+
+// Of the best recipe: measured on SmolLM2, docs/algorithms.md.
+inline constexpr double kFirstTokenWeight = 9;
 
 // Of the stream that makes statistics. "auto": bf16 where the processor multiplies it, else f32 (measured on SmolLM2: the
 // reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16). ArgumentError for another name.

@@ -101,6 +101,7 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
   report["calibration"] = {{"source", sources_text(options.calibration)},
                            {"sequences", facts.texts->calibration.sequences.size()},
                            {"tokens", facts.calibration_tokens},
+                           {"first_token_weight", facts.first_rows ? json(recipe.first_token_weight) : json(1.0)},
                            {"few_tokens", json::parse(facts.few_tokens_json)}};
   report["calibration"].update(json::parse(facts.texts->calibration_facts));
   report["held_back"] = {{"source", facts.texts->held_back_source},

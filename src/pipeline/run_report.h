@@ -27,6 +27,7 @@ struct RunFacts {
   double forward_operations = 0;  // of the stage "forward": additions and multiplications of linears and attention
   const RunTexts* texts = nullptr;
   int64_t calibration_tokens = 0;  // that the statistics are of
+  bool first_rows = true;          // whether they know the inputs of first tokens
   std::string few_tokens_json = "[]";  // few_tokens.h
   MemoryPlan plan;
   std::optional<Evaluation> evaluation;  // bits and bytes are filled in from `written`

@@ -114,6 +114,21 @@ GptqFactor make_gptq_factor(const Matrix& gram, const GptqOptions& options) {
   return factor;
 }
 
+void scale_factor(GptqFactor& factor, std::span<const float> scale) {
+  const int64_t k = factor.upper.rows();
+  if (static_cast<int64_t>(scale.size()) != k) {
+    throw ArgumentError(fmt::format("scale: expected {} values, found {}", k, scale.size()));
+  }
+  std::vector<float> ordered(scale.size());
+  for (size_t j = 0; j < ordered.size(); ++j) ordered[j] = scale[static_cast<size_t>(factor.order[j])];
+  parallel_for((k + kRowTile - 1) / kRowTile, [&](int64_t tile) {
+    for (int64_t i = tile * kRowTile; i < std::min((tile + 1) * kRowTile, k); ++i) {
+      float* row = factor.upper.row(i).data();
+      for (int64_t j = i; j < k; ++j) row[j] *= ordered[static_cast<size_t>(j)];
+    }
+  });
+}
+
 QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, const GroupRanges& ranges,
                               const Grid& grid) {
   require_arguments(weight, grid, &factor.upper);

@@ -24,39 +24,6 @@ int64_t stacked_rows(std::span<const Matrix* const> weights) {
   return rows;
 }
 
-// Rows of the stack, evenly spaced, copied.
-Matrix sample_rows(std::span<const Matrix* const> weights, int64_t wanted) {
-  const int64_t total = stacked_rows(weights);
-  const int64_t count = wanted == 0 ? total : std::min(wanted, total);
-  Matrix sample(count, weights.front()->cols());
-  size_t linear = 0;
-  int64_t first = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    // i * total stays far below 2^63: both are numbers of rows.
-    const int64_t row = i * total / count;
-    while (row - first >= weights[linear]->rows()) first += weights[linear++]->rows();
-    const std::span<const float> from = weights[linear]->row(row - first);
-    std::copy(from.begin(), from.end(), sample.row(i).begin());
-  }
-  return sample;
-}
-
-// The blocks of G / (s s^T) on the diagonal, one per group: all that ranges read. Of the rest the memory is never touched.
-Matrix scaled_blocks(const Matrix& gram, const std::vector<float>& scale, int64_t group_size) {
-  const int64_t k = gram.rows();
-  Matrix out(k, k);
-  parallel_for((k + group_size - 1) / group_size, [&](int64_t group) {
-    const int64_t start = group * group_size;
-    const int64_t end = std::min(start + group_size, k);
-    for (int64_t r = start; r < end; ++r) {
-      for (int64_t c = start; c < end; ++c) {
-        out(r, c) = gram(r, c) / (scale[static_cast<size_t>(r)] * scale[static_cast<size_t>(c)]);
-      }
-    }
-  });
-  return out;
-}
-
 // tr(E G E^T) of the rows first .. first + count - 1 of `sample`. `scaled_gram`: G / (s s^T), for ranges that need it.
 double tile_loss(const Matrix& sample, int64_t first, int64_t count, const Matrix& gram, const Matrix* scaled_gram,
                  const std::vector<float>& scale, const std::vector<float>& unscale,
@@ -103,6 +70,26 @@ void require_tap(std::span<const Matrix* const> weights, const ScaleSearchOption
   if (options.rows < 0) throw ArgumentError(fmt::format("rows: expected 0 (all) or more, found {}", options.rows));
 }
 
+constexpr int kRises = 3;  // of stop_early
+
+// options.loss of the candidates; infinity for those left out.
+std::vector<double> call_losses(const std::vector<std::vector<float>>& scales, const ScaleSearchOptions& options) {
+  std::vector<double> losses(scales.size(), std::numeric_limits<double>::infinity());
+  const size_t step = options.stop_early ? 2 : 1;
+  size_t best = 0;
+  int rises = 0;
+  for (size_t i = 0; i < scales.size() && !(options.stop_early && rises == kRises); i += step) {
+    losses[i] = options.loss(scales[i]);
+    rises = losses[i] < losses[best] || i == 0 ? 0 : rises + 1;
+    if (rises == 0) best = i;
+  }
+  if (options.stop_early) {
+    if (best > 0) losses[best - 1] = options.loss(scales[best - 1]);
+    if (best + 1 < scales.size()) losses[best + 1] = options.loss(scales[best + 1]);
+  }
+  return losses;
+}
+
 void require_scale(std::span<const float> scale, int64_t in_features) {
   if (static_cast<int64_t>(scale.size()) != in_features) {
     throw ArgumentError(fmt::format("scale: expected {} values, found {}", in_features, scale.size()));
@@ -117,6 +104,37 @@ void require_scale(std::span<const float> scale, int64_t in_features) {
 }
 
 }  // namespace
+
+Matrix sample_rows(std::span<const Matrix* const> weights, int64_t wanted) {
+  const int64_t total = stacked_rows(weights);
+  const int64_t count = wanted == 0 ? total : std::min(wanted, total);
+  Matrix sample(count, weights.front()->cols());
+  size_t linear = 0;
+  int64_t first = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    // i * total stays far below 2^63: both are numbers of rows.
+    const int64_t row = i * total / count;
+    while (row - first >= weights[linear]->rows()) first += weights[linear++]->rows();
+    const std::span<const float> from = weights[linear]->row(row - first);
+    std::copy(from.begin(), from.end(), sample.row(i).begin());
+  }
+  return sample;
+}
+
+Matrix scaled_blocks(const Matrix& gram, const std::vector<float>& scale, int64_t group_size) {
+  const int64_t k = gram.rows();
+  Matrix out(k, k);
+  parallel_for((k + group_size - 1) / group_size, [&](int64_t group) {
+    const int64_t start = group * group_size;
+    const int64_t end = std::min(start + group_size, k);
+    for (int64_t r = start; r < end; ++r) {
+      for (int64_t c = start; c < end; ++c) {
+        out(r, c) = gram(r, c) / (scale[static_cast<size_t>(r)] * scale[static_cast<size_t>(c)]);
+      }
+    }
+  });
+  return out;
+}
 
 ActivationMethod parse_activation_method(const std::string& name) {
   if (name == "mean") return ActivationMethod::kMean;
@@ -215,7 +233,7 @@ TapScale search_ratios(Tap tap, std::span<const Matrix* const> weights, const Ac
   }
   std::vector<double> losses;
   if (options.loss) {
-    for (const std::vector<float>& scale : scales) losses.push_back(options.loss(scale));
+    losses = call_losses(scales, options);
   } else {
     losses = gram_losses(weights, stats.gram, scales, options);
   }

@@ -39,6 +39,9 @@ struct ScaleSearchOptions {
   // Replaces the Gram loss, e.g. by the output error of the whole block; called once per candidate, in order, with a
   // scale [in_features]. Empty: the Gram loss.
   std::function<double(std::span<const float> scale)> loss;
+  // With `loss`: every second exponent in rising order until three in a row do not lower the loss, then the neighbours of the
+  // best; else all of them.
+  bool stop_early = false;
 };
 
 // Scale by the published search (arXiv 2306.00978, section 3.2): x = max(statistic, 1e-4), s = x^(i / ratios), pooled
@@ -53,6 +56,14 @@ TapScale search_scale(Tap tap, std::span<const Matrix* const> weights, const Act
 // floor(i * out / rows) of the stack, i = 0 .. rows - 1. Costs rows * in^2 / 2 multiply-adds per candidate.
 std::vector<double> gram_losses(std::span<const Matrix* const> weights, const Matrix& gram,
                                 std::span<const std::vector<float>> scales, const ScaleSearchOptions& options);
+
+// Rows of the stack, evenly spaced, copied: row floor(i * out / wanted), i = 0 .. wanted - 1; wanted 0, or more than there
+// are: all.
+Matrix sample_rows(std::span<const Matrix* const> weights, int64_t wanted);
+
+// The blocks of G / (s s^T) on the diagonal, one per group of `group_size`: all that ranges read. Of the rest the memory is
+// never touched.
+Matrix scaled_blocks(const Matrix& gram, const std::vector<float>& scale, int64_t group_size);
 
 // The search loop itself: candidate(ratio) makes a scale for each ratio i / options.ratios; the losses as above.
 TapScale search_ratios(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,

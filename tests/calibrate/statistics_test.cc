@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/random.h"
 
@@ -56,6 +58,65 @@ TEST(StatsCollector, EqualsThePlainFormulasInFloat64) {
   // The other taps saw nothing, and the collector is empty again.
   EXPECT_EQ(all[static_cast<size_t>(Tap::kQkv)].in_features, 0);
   EXPECT_EQ(collector.finish()[static_cast<size_t>(Tap::kO)].tokens, 0U);
+}
+
+// Two sequences of one row, an empty one and three longer ones; the batches cut them anywhere.
+TEST(StatsCollector, FirstRowsCountAsOftenAsAsked) {
+  const std::vector<int64_t> lengths = {1, 120, 0, 79, 1, 99};
+  constexpr double kWeight = 7.5;
+  const Matrix x = activations(300, 6);
+  StatsCollector collector(true, Precision::kF32, lengths);
+  for (int64_t row = 0, step = 1; row < 300; row += step, step = std::min<int64_t>(step * 2, 300 - row)) {
+    for (const Tap tap : {Tap::kQkv, Tap::kDown}) collector.add(tap, x.data() + row * kFeatures, step, kFeatures);
+  }
+  std::vector<int64_t> first;
+  int64_t start = 0;
+  for (const int64_t length : lengths) {
+    if (length > 0) first.push_back(start);
+    start += length;
+  }
+  auto all = collector.finish();
+  for (const Tap tap : {Tap::kQkv, Tap::kDown}) {
+    ActivationStats& s = all[static_cast<size_t>(tap)];
+    EXPECT_EQ(s.tokens, 300U);
+    ASSERT_EQ(s.first_rows.rows(), static_cast<int64_t>(first.size()));
+    for (size_t i = 0; i < first.size(); ++i) {
+      for (int64_t k = 0; k < kFeatures; ++k) EXPECT_EQ(s.first_rows(static_cast<int64_t>(i), k), x(first[i], k));
+    }
+    const Matrix before = s.gram.clone();
+    const std::vector<float> mean = s.mean;
+    weigh_first_rows(s, 1);
+    EXPECT_TRUE(std::equal(before.data(), before.data() + before.size(), s.gram.data()));
+    weigh_first_rows(s, kWeight);
+    EXPECT_EQ(s.mean, mean);
+    for (int64_t k = 0; k < kFeatures; ++k) {
+      for (int64_t m = 0; m < kFeatures; ++m) {
+        double sum = 0;
+        for (int64_t r = 0; r < 300; ++r) {
+          const bool begins = std::find(first.begin(), first.end(), r) != first.end();
+          sum += (begins ? kWeight : 1) * x(r, k) * x(r, m) / 300;
+        }
+        EXPECT_NEAR(s.gram(k, m), sum, kTolerance * 60) << k << " " << m;
+        EXPECT_EQ(s.gram(k, m), s.gram(m, k));
+      }
+    }
+    for (const double bad : {0.5, -1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
+      EXPECT_THROW(weigh_first_rows(s, bad), ArgumentError) << bad;
+    }
+  }
+}
+
+TEST(StatsCollector, FirstRowsAreUnknownWithoutLengthsAndRefusedBeyondThem) {
+  const Matrix x = activations(11, 7);
+  StatsCollector plain;
+  plain.add(Tap::kQkv, x.data(), 11, kFeatures);
+  ActivationStats s = std::move(plain.finish()[0]);
+  EXPECT_EQ(s.first_rows.rows(), 0);
+  const Matrix before = s.gram.clone();
+  weigh_first_rows(s, 100);
+  EXPECT_TRUE(std::equal(before.data(), before.data() + before.size(), s.gram.data()));
+  StatsCollector collector(true, Precision::kF32, {10});
+  EXPECT_THROW(collector.add(Tap::kQkv, x.data(), 11, kFeatures), ArgumentError);
 }
 
 TEST(StatsCollector, WithoutGramTheRestIsTheSame) {

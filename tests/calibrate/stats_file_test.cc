@@ -133,6 +133,38 @@ TEST_F(StatsFileTest, RawActivationsAreSummedUp) {
   }
 }
 
+TEST_F(StatsFileTest, FirstRowsComeBackWhereEveryTapHasThem) {
+  EXPECT_FALSE(StatsFile(write(statistics()), *source_).first_rows());
+  auto arrays = statistics();
+  for (int layer = 0; layer < 2; ++layer) {
+    for (const char* tap : {"qkv", "o", "gate_up", "down"}) {
+      arrays.push_back(array("layers." + std::to_string(layer) + "." + tap + ".first", {3, std::string(tap) == "down" ? 40 : 32}, 5));
+    }
+  }
+  const StatsFile file(write(arrays), *source_);
+  EXPECT_TRUE(file.first_rows());
+  const auto stats = file.load(1);
+  ASSERT_EQ(stats[2].first_rows.rows(), 3);
+  const auto* expected = reinterpret_cast<const float*>(arrays[arrays.size() - 2].bytes.data());
+  for (int64_t i = 0; i < 3 * 32; ++i) EXPECT_EQ(stats[2].first_rows.data()[i], expected[i]);
+  // Its own arrays give the same file again.
+  EXPECT_EQ(stats_arrays(1, stats)[5].name, "layers.1.qkv.first");
+  arrays.back() = array("layers.1.down.first", {3, 39}, 5);
+  EXPECT_NE(refusal(arrays).find("[sequences, 40]"), std::string::npos);
+  arrays.back() = array("layers.1.down.first", {3, 40}, 5, INFINITY);
+  EXPECT_NE(refusal(arrays).find("layers.1.down.first"), std::string::npos);
+  // Raw activations tell where sequences begin when they have three dimensions.
+  auto activations = raw("");
+  const StatsFile whole(write(activations), *source_);
+  EXPECT_TRUE(whole.first_rows());
+  const auto sums = whole.load(0);
+  const auto* x = reinterpret_cast<const float*>(activations[3].bytes.data());
+  ASSERT_EQ(sums[3].first_rows.rows(), 3);
+  for (int64_t i = 0; i < 3 * 40; ++i) EXPECT_EQ(sums[3].first_rows.data()[i], x[(i / 40) * 7 * 40 + i % 40]);
+  activations.back() = array("model.layers.1.mlp.down_proj", {21, 40}, 1);
+  EXPECT_FALSE(StatsFile(write(activations), *source_).first_rows());
+}
+
 TEST_F(StatsFileTest, WhatIsMissingOrWrongIsNamed) {
   const auto without = [&](const std::string& key) {
     std::vector<OwnedTensor> out;

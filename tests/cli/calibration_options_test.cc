@@ -33,9 +33,9 @@ TEST_F(WholePath, WrongSourcesAndWeightsAreNamed) {
   refused(two + "--calibration-weights 1,x", 2, "--calibration-weights: ");
   refused(two + "--calibration-weights 1,", 2, "--calibration-weights: ");
   refused(two + "--calibration-weights 1,-2", 2, "--calibration-weights: ");
-  refused(two + "--calibration-weights 1,2,3", 1, "expected one number for each of the 2 sources, in their order, found 3");
+  refused(two + "--calibration-weights 1,2,3", 2, "expected one number for each of the 2 sources, in their order, found 3");
   refused("--select 0", 2, "--select");
-  refused("--calibration " + text_ + " --samples 4 --select 5", 1, "--select: expected at most --samples");
+  refused("--calibration " + text_ + " --samples 4 --select 5", 2, "--select: expected at most --samples");
   std::ofstream(folder_ / "bad.jsonl") << "{\"text\": \"fine\"}\n{\"texts\": \"the dog\"}\n";
   refused("--calibration " + (folder_ / "bad.jsonl").string(), 1,
           "bad.jsonl:2: expected one of the keys \"messages\", \"conversations\" and \"text\", found none of them (the first key is \"texts\")");

@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
 
@@ -115,6 +116,28 @@ TEST(LinearAlgebra, GramEqualsFloat64) {
           for (int64_t t = 0; t < 2 * tokens; ++t) sum += static_cast<double>(x(t, i)) * x(t, j);
           ASSERT_NEAR(gram(i, j), sum / static_cast<double>(2 * tokens), 10 * kSumError)
               << i << "," << j << " of " << k;
+          ASSERT_EQ(gram(i, j), gram(j, i));
+        }
+      }
+    }
+  }
+}
+
+TEST(LinearAlgebra, GramOfBF16EqualsFloat64OfTheRoundedValues) {
+  if (!has_bf16_gemm()) GTEST_SKIP() << "no bf16 products on this machine";
+  for (const int64_t k : {1, 5, 191, 192, 193, 450}) {
+    for (const int64_t tokens : {1, 7, 1025}) {
+      const Matrix x = random_matrix(tokens, k, 21);
+      Matrix rounded = x.clone();
+      for (auto& v : rounded.values()) v = bf16_to_f32(f32_to_bf16(v));
+      Matrix gram(k, k);
+      gram_accumulate(x.data(), tokens, k, gram, GemmType::kBF16);
+      gram_finish(gram, static_cast<uint64_t>(tokens));
+      for (int64_t i = 0; i < k; i += std::max<int64_t>(k / 9, 1)) {
+        for (int64_t j = 0; j < k; ++j) {
+          double sum = 0;
+          for (int64_t t = 0; t < tokens; ++t) sum += static_cast<double>(rounded(t, i)) * rounded(t, j);
+          ASSERT_NEAR(gram(i, j), sum / static_cast<double>(tokens), 10 * kSumError) << i << "," << j << " of " << k;
           ASSERT_EQ(gram(i, j), gram(j, i));
         }
       }

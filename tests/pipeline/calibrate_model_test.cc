@@ -98,6 +98,11 @@ TEST_F(CalibrateModelTest, StatisticsAreThoseOfTransformersInputs) {
         EXPECT_NEAR(gram[static_cast<size_t>(k * width + m)], product, tolerance * largest) << tap;
       }
     }
+    const auto first = values(file, prefix + "first");  // of the two sequences
+    ASSERT_EQ(static_cast<int64_t>(first.size()), 2 * width);
+    for (int64_t i = 0; i < 2 * width; ++i) {
+      EXPECT_NEAR(first[static_cast<size_t>(i)], data[(i / width) * 24 * width + i % width], tolerance) << tap;
+    }
     // The raw inputs, under the name of the first weight that has them.
     const OwnedTensor raw = file.load("model.layers.0." + linear + ".weight");
     EXPECT_EQ(raw.shape, (std::vector<int64_t>{2, 24, width}));
@@ -122,7 +127,7 @@ TEST_F(CalibrateModelTest, WithoutGramOrSpilledTheRestIsTheSame) {
   const NpzFile a(path("a.npz"));
   const NpzFile b(path("b.npz"));
   for (const std::string& name : a.names()) {
-    EXPECT_EQ(b.contains(name), !name.ends_with(".gram")) << name;
+    EXPECT_EQ(b.contains(name), !name.ends_with(".gram") && !name.ends_with(".first")) << name;
     if (!b.contains(name)) continue;
     const OwnedTensor left = a.load(name);
     const OwnedTensor right = b.load(name);

@@ -39,7 +39,7 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
     return a;
   };
   EXPECT_EQ(names(options("gptq")), with(text, {"salient-ratio", "activation-method", "awq-loss"}));
-  EXPECT_EQ(names(options("rtn")), with(text, {"salient-ratio", "activation-method", "awq-loss", "damping", "act-order"}));
+  EXPECT_EQ(names(options("rtn")), with(text, {"salient-ratio", "activation-method", "awq-loss", "damping", "act-order", "first-token-weight"}));
   EXPECT_EQ(names(options("awq-paper")), with(text, {"salient-ratio", "damping", "act-order"}));
   EXPECT_EQ(names(options("awq")), with(text, {"salient-ratio"}));
   EXPECT_EQ(names(options("awq-salient")), with(text, {"awq-loss", "damping", "act-order"}));
@@ -86,6 +86,7 @@ TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
       {"act-order", [](auto& o) { o.act_order = false; }},
       {"samples", [](auto& o) { o.calibration.samples = 7; }},
       {"sequence-length", [](auto& o) { o.calibration.sequence_length = 9; }},
+      {"first-token-weight", [](auto& o) { o.first_token_weight = 2; }},
       {"seed", [](auto& o) { o.calibration.seed = 9; }},
       {"temperature", [](auto& o) { o.calibration.temperature = 2; }},
       {"bos", [](auto& o) { o.calibration.bos = o.evaluation.bos = Bos::kNever; }},

@@ -150,6 +150,37 @@ TEST(Gptq, CodesEqualTheTextbook) {
   EXPECT_GT(compared, total / 2);  // most of the weights were compared, not lost behind near-ties
 }
 
+// The factor of S^-1 H S^-1 from that of H, against the textbook on the scaled matrix in H's own order.
+TEST(Gptq, AScaledFactorIsThatOfTheScaledGram) {
+  constexpr int64_t k = 130;
+  const Matrix gram = reference::gram_of(normal_matrix(1000, k, 3));  // well conditioned: float32 is exact enough
+  Random random(4);
+  std::vector<float> scale;
+  for (int64_t i = 0; i < k; ++i) scale.push_back(static_cast<float>(std::exp(0.5 * random.normal())));
+  GptqFactor factor = make_gptq_factor(gram);
+  const std::vector<int32_t> order = factor.order;
+  scale_factor(factor, scale);
+  EXPECT_EQ(factor.order, order);
+  Matrix scaled(k, k);  // already in the order, so that the textbook leaves it
+  for (int64_t i = 0; i < k; ++i) {
+    for (int64_t j = 0; j < k; ++j) {
+      const auto a = static_cast<size_t>(order[static_cast<size_t>(i)]);
+      const auto b = static_cast<size_t>(order[static_cast<size_t>(j)]);
+      scaled(i, j) = static_cast<float>(gram(static_cast<int64_t>(a), static_cast<int64_t>(b)) / (static_cast<double>(scale[a]) * scale[b]));
+    }
+  }
+  const Textbook expected = textbook_factor(scaled, false, 0.01, true);
+  for (int64_t i = 0; i < k; ++i) {
+    const double unit = expected.upper[static_cast<size_t>(i * k + i)];
+    for (int64_t j = 0; j < k; ++j) {
+      const double value = expected.upper[static_cast<size_t>(i * k + j)];
+      ASSERT_NEAR(factor.upper(i, j), value, kFactorError * (unit + std::fabs(value))) << i << "," << j;
+    }
+  }
+  std::vector<float> wrong(scale.begin(), scale.end() - 1);
+  EXPECT_THROW(scale_factor(factor, wrong), ArgumentError);
+}
+
 TEST(Gptq, BeatsRoundingOnOutputs) {
   const Matrix weight = normal_matrix(96, 256, 7, 0.05);
   const Matrix gram = reference::gram_of(reference::activations(1000, 256, 8));
