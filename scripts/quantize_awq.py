@@ -68,18 +68,37 @@ def save_calibration_activations(activations: dict, path: str) -> None:
     np.savez_compressed(path, **activations)
 
 
-def print_plan(options: argparse.Namespace) -> None:
-    if not os.path.exists(os.path.join(options.model_path, "config.json")) and not options.model_path.endswith(".gguf"):
-        print("No config.json: the tensors are taken one by one, each 2-D weight with activations of its width.")
-        return
-    import json
+def is_model(path: str) -> bool:
+    """A GGUF, or safetensors with a config.json in the folder: else its tensors are taken one by one."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    return path.endswith(".gguf") or os.path.exists(os.path.join(folder, "config.json"))
 
-    plan = metal_marlin.plan_quantization(
-        options.model_path, options.output_path, calibration=options.activations_path, evaluate="none", formats="native",
+
+def plan(options: argparse.Namespace, calibration: str) -> dict:
+    """The plan of the quantization; refuses by name what cannot be done."""
+    return metal_marlin.plan_quantization(
+        options.model_path, options.output_path, calibration=calibration, evaluate="none", formats="native",
         method="awq-salient", scheme="sym", range="gram", group_size=options.group_size, salient_ratio=options.salient_ratio,
         activation_method=options.activation_method,
     )  # fmt: skip
-    print(_core.render_plan(json.dumps(plan)))
+
+
+def print_plan(options: argparse.Namespace) -> None:
+    if is_model(options.model_path):
+        import json
+
+        print(_core.render_plan(json.dumps(plan(options, options.activations_path))))
+        return
+    print("No config.json: the tensors are taken one by one, each 2-D weight with activations of its width.")
+    with tempfile.TemporaryDirectory(prefix="metal-marlin-") as folder:
+        stats = metal_marlin.awq_quantize_model(
+            options.model_path, os.path.join(folder, "plan"), options.activations_path, options.group_size, options.salient_ratio,
+            options.activation_method, False,
+        )  # fmt: skip
+    print(f"{stats['quantized_count']} tensors to quantize, {stats['skipped_count']} to copy:")
+    for name, reason in stats["skipped"].items():
+        print(f"  {name}: {reason}")
+    print(f"{stats['original_bytes']} bytes become {stats['quantized_bytes']}, {stats['compression_ratio']:.2f}x")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -91,6 +110,8 @@ def run(options: argparse.Namespace) -> None:
     if os.path.exists(options.activations_path):
         say(f"Using the activations in {options.activations_path}")
     else:
+        if is_model(options.model_path):
+            plan(options, "self")  # before minutes of calibration: whether the rest can be done at all
         say(f"Making {options.activations_path}: the model runs on text that it writes itself ...")
         generate_calibration_activations(options.model_path, path=options.activations_path, verbose=options.verbose)
     say(THIN)

@@ -509,7 +509,7 @@ def test_quantize_files_of_tensors(tmp_path, capsys):
     assert stats["compression_ratio"] == pytest.approx(stats["original_bytes"] / stats["quantized_bytes"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "  Processing: part.safetensors"
-    assert "  Warning: b.k_proj.weight: no activations, skipping" in lines
+    assert "  Warning: Missing activations for b.k_proj.weight, skipping" in lines
     assert lines[-3:] == ["  Quantized: 1 tensors", "  Skipped: 3 tensors", f"  Compression: {stats['compression_ratio']:.2f}x"]
 
 

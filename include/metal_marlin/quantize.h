@@ -32,6 +32,9 @@ struct QuantizeOptions {
   // Refinement after rounding: code passes by coordinate descent and a refit of the scales, all on the Gram matrix: "auto"
   // (on for awq), "on", "off".
   std::string refine = "auto";
+  // Error feedback and refinement judged, per linear, on the last eighth of the calibration sequences before they are applied;
+  // where plainer rounding or more damping does better there, it is taken: "auto" (on for awq), "on" (also for gptq), "off".
+  std::string guard = "auto";
   // Loss of the scale search: "linear" (output error of the tap's linears after plain rounding, from the Gram matrix),
   // "feedback" (the same after error feedback; awq alone) or "block" (the block is replayed on a subset of the tokens,
   // as AutoAWQ does). "auto": "feedback" for awq, else "linear".

@@ -1,4 +1,5 @@
-"""Whole models: the subcommands of ``metal-marlin`` as functions, with the same options (hyphens become underscores)."""
+"""Whole models: the subcommands of ``metal-marlin`` as functions, with the same options (hyphens become
+underscores; ``formats``, ``memory_bytes`` and ``context`` are ``--format``, ``--memory`` and ``--ctx-size``)."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ def quantize_model(
     """Quantizes ``model`` into the folder ``output`` (docs/quantize.md).
 
     Options, with the command's defaults: ``formats``, ``method``, ``scheme``, ``bits``, ``group_size``, ``range``, ``clip``,
-    ``signed_scales``, ``refine``, ``awq_loss``, ``first_token_weight``, ``salient_ratio``, ``activation_method``, ``damping``, ``act_order``, ``skip``, ``calibration`` (one source
+    ``signed_scales``, ``refine``, ``guard``, ``awq_loss``, ``first_token_weight``, ``salient_ratio``, ``activation_method``, ``damping``, ``act_order``, ``skip``, ``calibration`` (one source
     or a list), ``calibration_weights``, ``samples``, ``select``, ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``evaluate`` (a text file, or "none"), ``chunks``, ``context``,
     ``memory_bytes``, ``threads``, ``precision``, ``resume``, ``overwrite``, ``max_kl``. ``on_progress`` gets a dict and may
     return False to stop; the same call continues later.

@@ -88,7 +88,7 @@ QuantizeOptions quantize_options(const nb::dict& values) {
   add_calibration(f, o.calibration);
   f.add("evaluate", o.evaluation.text).add("chunks", o.evaluation.chunks).add("context", o.evaluation.context);
   f.add("formats", o.formats).add("method", o.method).add("scheme", o.scheme).add("bits", o.bits).add("group_size", o.group_size);
-  f.add("range", o.range).add("clip", o.clip).add("signed_scales", o.signed_scales).add("refine", o.refine);
+  f.add("range", o.range).add("clip", o.clip).add("signed_scales", o.signed_scales).add("refine", o.refine).add("guard", o.guard);
   f.add("awq_loss", o.awq_loss).add("first_token_weight", o.first_token_weight).add("salient_ratio", o.salient_ratio);
   f.add("activation_method", o.activation_method).add("damping", o.damping).add("act_order", o.act_order).add("skip", o.skip);
   f.add("resume", o.resume).add("overwrite", o.overwrite).add("max_kl", o.max_kl);

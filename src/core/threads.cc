@@ -1,19 +1,32 @@
 #include "core/threads.h"
 
+#include <fmt/format.h>
 #include <metal_marlin/error.h>
 #include <omp.h>
 
 #include <atomic>
+#include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <mutex>
 
 namespace metal_marlin {
 namespace {
 
+constexpr int kMostThreads = 4096;
+
+// 0 when the text is no number of threads.
+int parse_threads(const char* text) noexcept {
+  int n = 0;
+  const char* end = text + std::strlen(text);
+  const auto [at, error] = std::from_chars(text, end, n);
+  return error == std::errc() && at == end && n >= 1 && n <= kMostThreads ? n : 0;
+}
+
 int default_threads() {
   if (const char* text = std::getenv("METAL_MARLIN_THREADS"); text != nullptr) {
-    const int n = std::atoi(text);
+    const int n = parse_threads(text);
     if (n >= 1) return n;
   }
   return omp_get_max_threads();
@@ -25,6 +38,14 @@ std::atomic<int>& count() {
 }
 
 }  // namespace
+
+void use_threads(int n) {
+  if (n != 0) return set_threads(n);
+  const char* text = std::getenv("METAL_MARLIN_THREADS");
+  if (text != nullptr && parse_threads(text) == 0) {
+    throw ArgumentError(fmt::format("METAL_MARLIN_THREADS: expected a whole number from 1 to {}, found '{}'; set it so, or unset it", kMostThreads, text));
+  }
+}
 
 void set_threads(int n) {
   if (n < 1) throw ArgumentError("threads: expected at least 1");

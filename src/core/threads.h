@@ -10,6 +10,8 @@ namespace metal_marlin {
 // Number of threads for parallel_for from now on; n >= 1. Default: METAL_MARLIN_THREADS, else OMP_NUM_THREADS, else
 // the processors this process may use.
 void set_threads(int n);
+// n > 0: as set_threads; 0: the number stays, and METAL_MARLIN_THREADS is checked: ArgumentError when it is no number.
+void use_threads(int n);
 int threads() noexcept;
 
 // Calls fn(i) for i in 0..count-1, dynamically scheduled. The first exception thrown by a call is rethrown here after

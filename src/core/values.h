@@ -55,6 +55,7 @@ struct Grid {
   bool minimum = false;      // then symmetric is false
   ScaleType scale_type = ScaleType::kF16;  // of S and m
 
+  bool operator==(const Grid&) const = default;
   int levels() const noexcept { return 1 << bits; }
   int64_t group_of(int64_t in_features) const noexcept { return group_size < 0 ? in_features : group_size; }
 };

@@ -46,7 +46,7 @@ struct TextGenerator::Impl {
 
 TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machine, bool for_chat) {
   const double start = wall_seconds();
-  if (machine.threads > 0) set_threads(machine.threads);
+  use_threads(machine.threads);
   source = ModelSource::open(model);
   source->check();
   if (for_chat && source->tokenizer().chat_template().empty()) {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/atomic_file.h"
 #include "formats/npz.h"
@@ -69,7 +70,14 @@ void quantize_by_structure(const Job& job, AWQModelStats& stats) {
   const json& model = report.at("model");
   stats.quantized_bytes = static_cast<uint64_t>(std::llround(model.at("linears_bits_per_weight").get<double>() * weights / 8));
   stats.bits_per_weight = model.at("bits_per_weight");
-  for (const json& s : report.at("skipped")) stats.skipped.emplace_back(s.at("name"), s.at("reason"));
+  std::set<std::string> named;
+  for (const json& s : report.at("skipped")) {
+    stats.skipped.emplace_back(s.at("name"), s.at("reason"));
+    named.insert(s.at("name"));
+  }
+  for (const json& name : report.at("kept_in_16_bits")) {
+    if (named.insert(name).second) stats.skipped.emplace_back(name, "no linear of a block: copied as it is");
+  }
 }
 
 // ---- files of tensors ------------------------------------------------------------------------------------------------
@@ -114,10 +122,10 @@ std::string refusal(const TensorView& t, const NpzFile& npz, int64_t group_size,
   }
   const std::string key = activation_key(npz, t.name);
   warn = true;
-  if (key.empty()) return "no activations";
+  if (key.empty()) return fmt::format("Missing activations for {}", t.name);
   const NpyHeader header = npz.header(key);
   if (header.shape.size() < 2 || header.shape.size() > 3 || header.columns() != t.shape[1] || header.rows() < 1) {
-    return fmt::format("activations of shape {}, expected [B, T, {}]", shape_string(header.shape), t.shape[1]);
+    return fmt::format("Activation shape mismatch for {} (got {}, expected [B, T, {}])", t.name, shape_string(header.shape), t.shape[1]);
   }
   warn = false;
   return {};
@@ -136,7 +144,7 @@ class FileQuantizer {
       bool warn = false;
       const std::string reason = refusal(t, npz_, job_.group_size, warn);
       if (!reason.empty()) {
-        if (warn && job_.observer.on_warning) job_.observer.on_warning(fmt::format("{}: {}, skipping", t.name, reason));
+        if (warn && job_.observer.on_warning) job_.observer.on_warning(reason + ", skipping");
         stats_.skipped.emplace_back(t.name, reason);
         infos.push_back({t.name, t.dtype, t.shape});
         kept_bytes_ += t.bytes.size();

@@ -71,8 +71,8 @@ uint64_t evaluation_bytes(const ModelSource& source, const TokenSet& chunks, uin
   for (const LinearSlot& slot : source.linears(0)) block += static_cast<uint64_t>(slot.rows * slot.columns) * sizeof(float);
   const auto hidden = static_cast<uint64_t>(c.hidden_size);
   const uint64_t states = static_cast<uint64_t>(chunks.tokens()) * hidden * sizeof(float);
-  const uint64_t head = static_cast<uint64_t>(c.vocab_size) * hidden * 2 * models + (uint64_t{64} << 20);
-  return kProgramBytes + models * states + std::max(2 * block + BlockForward(source.family(), c).scratch_bytes(chunks.longest()), head);
+  const uint64_t head = head_bytes(source) * models;
+  return program_bytes(source) + models * states + std::max(2 * block + BlockForward(source.family(), c).scratch_bytes(chunks.longest()), head);
 }
 
 // KL divergence and agreement compare token by token: both models must mean the same by every id.
@@ -123,7 +123,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   if (options.text.empty()) throw ArgumentError("--text: expected a file to evaluate on");
   check_sizes(options);
   if (machine.precision != "auto") statistics_precision(machine.precision);  // refuses an unknown name
-  if (machine.threads > 0) set_threads(machine.threads);
+  use_threads(machine.threads);
   const std::string text = read_utf8_text(options.text);
   Tracker tracker(observer);
   tracker.enter("load", 0, 1);

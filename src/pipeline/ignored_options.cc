@@ -49,6 +49,8 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
            : r.scales == ScaleMethod::kSalient ? "--method awq-salient has no search"
                                                : "statistics from a file hold no inputs of blocks to replay");
   list.add("damping", gptq || r.refine, o.damping != defaults.damping, fmt::format("--method {} rounds without the Gram matrix", o.method));
+  list.add("guard", gptq && !npz, o.guard != defaults.guard,
+           npz ? "the statistics come from a file, in which no tokens are apart" : fmt::format("--method {} has no error feedback", o.method));
   list.add("act-order", gptq, o.act_order != defaults.act_order, fmt::format("--method {} rounds each weight by itself", o.method));
   const std::string from_file = "the statistics come from a file";
   list.add("samples", !npz, c.samples != defaults.calibration.samples, from_file);

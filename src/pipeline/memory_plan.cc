@@ -37,15 +37,34 @@ uint64_t memory_budget(const MachineOptions& options) {
   return options.memory_bytes > 0 ? options.memory_bytes : memory_bytes() / 10 * 9;
 }
 
-MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
-                       int64_t calibration_tokens, int64_t held_back_tokens, const std::string& output) {
-  const ModelConfig& c = source.config();
-  MemoryPlan plan;
+uint64_t program_bytes(const ModelSource& source) {
   uint64_t tokenizer_bytes = 0;
   for (const auto& [name, text] : source.companion_files()) {
     if (name == "tokenizer.json") tokenizer_bytes = 12 * text.size();
   }
-  plan.base = kProgramBytes + tokenizer_bytes;
+  return kProgramBytes + tokenizer_bytes;
+}
+
+uint64_t head_bytes(const ModelSource& source) {
+  const ModelConfig& c = source.config();
+  const bool tied = c.tie_word_embeddings || !source.has(source.family().head);
+  const std::string& name = tied ? source.family().embedding : source.family().head;
+  uint64_t mapped = 0;
+  uint64_t element = 2;
+  for (const CheckpointTensor& t : source.tensors()) {
+    if (t.name != name) continue;
+    mapped = t.bytes;
+    if (t.stored_as == "F32") element = sizeof(float);
+  }
+  constexpr uint64_t kLogits = uint64_t{1} << 26;
+  return static_cast<uint64_t>(c.vocab_size) * static_cast<uint64_t>(c.hidden_size) * element + std::max(mapped, kLogits);
+}
+
+MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                       int64_t calibration_tokens, int64_t held_back_tokens, const std::string& output) {
+  const ModelConfig& c = source.config();
+  MemoryPlan plan;
+  plan.base = program_bytes(source);
   const bool evaluating = held_back_tokens > 0;
   const auto state_bytes = static_cast<uint64_t>(calibration_tokens + 2 * held_back_tokens) * static_cast<uint64_t>(c.hidden_size) * sizeof(float);
   plan.states = state_bytes;
@@ -73,7 +92,8 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     plan.quantize_scratch = std::max(plan.quantize_scratch, scratch);
   }
   plan.block = weights * sizeof(float) + weights;
-  for (const uint64_t k : in_features) plan.statistics += k * k * sizeof(float) * (evaluating ? 2 : 1);
+  const int copies = 1 + (evaluating ? 1 : 0) + (recipe.guard && !from_statistics(options.calibration) ? 1 : 0);
+  for (const uint64_t k : in_features) plan.statistics += k * k * sizeof(float) * copies;
   if (recipe.precision == Precision::kBF16) {
     plan.statistics += *std::max_element(in_features.begin(), in_features.end()) * static_cast<uint64_t>(kBF16GramTokens) * 2;
   }
@@ -82,8 +102,7 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
   plan.forward_scratch = BlockForward(source.family(), c, recipe.precision).scratch_bytes(longest) + batch;
   if (evaluating) plan.forward_scratch = std::max(plan.forward_scratch, BlockForward(source.family(), c).scratch_bytes(longest) + batch);
   if (evaluating) {
-    const auto vocab = static_cast<uint64_t>(c.vocab_size);
-    plan.head = vocab * static_cast<uint64_t>(c.hidden_size) * 2 + (uint64_t{1} << 26) + 2 * batch;
+    plan.head = head_bytes(source) + 2 * batch;
   }
   if (has_source(options.calibration, SourceKind::kSelf)) {
     plan.self_text = plan.base + self_text_bytes(source, memory_budget(options.machine), self_text_size(options).sequences,

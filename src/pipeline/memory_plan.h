@@ -36,6 +36,12 @@ std::string disk_shortage(const MemoryPlan& plan, const std::string& output);
 // Program, libraries and their tables (measured on SmolLM2).
 inline constexpr uint64_t kProgramBytes = uint64_t{90} << 20;
 
+// Program and the tables of the model's tokenizer.
+uint64_t program_bytes(const ModelSource& source);
+// The output head while it is used: in 16 bits (f32 where it is stored so), beside the mapped pages that it is read from at
+// first, and a tile of logits.
+uint64_t head_bytes(const ModelSource& source);
+
 // The budget in bytes that `options` asks for.
 uint64_t memory_budget(const MachineOptions& options);
 

@@ -81,7 +81,7 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const TextSi
 
 std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& options,
                               const Observer& observer) {
-  if (options.machine.threads > 0) set_threads(options.machine.threads);
+  use_threads(options.machine.threads);
   const auto source = ModelSource::open(model);
   source->check();
   const Recipe recipe = make_recipe(options, *source);

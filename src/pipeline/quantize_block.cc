@@ -12,6 +12,7 @@
 #include "core/half.h"
 #include "core/machine.h"
 #include "kernels/linear_algebra.h"
+#include "pipeline/rounding_choice.h"
 #include "quantize/clip.h"
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
@@ -106,6 +107,7 @@ class BlockQuantizer {
       entry["largest"] = *largest;
       fold_statistics(stats(fold.tap), scale.scale);
       if (ActivationStats* held = held_back(fold.tap)) fold_statistics(*held, scale.scale);
+      if (task_.guard != nullptr) fold_statistics((*task_.guard)[static_cast<size_t>(fold.tap)], scale.scale);
       entry["seconds"] = wall_seconds() - start;
       report_["scales"].push_back(std::move(entry));
       folded_.push_back(fold);
@@ -221,47 +223,96 @@ class BlockQuantizer {
                                                    task_.invariance_output, reload);
   }
 
-  QuantizedTensor round_linear(const LinearSlot& slot, const Grid& grid, json& entry) {
+  GroupRanges choose_ranges(const Matrix& weight, const Matrix& gram, LinearKind kind, const Grid& grid, json& entry) const {
     const Recipe& recipe = *task_.recipe;
-    const Tap tap = tap_of(slot.kind);
-    const Matrix& weight = block_.linear(slot.kind).weight;
-    ActivationStats& tap_stats = stats(tap);
     GroupRanges ranges;
     // The published clip search leaves q and k alone: their product is too sensitive.
-    if (recipe.clip && slot.kind != LinearKind::kQ && slot.kind != LinearKind::kK) {
-      ClipResult clip = search_clip(weight, tap_stats.gram, grid);
+    if (recipe.clip && kind != LinearKind::kQ && kind != LinearKind::kK) {
+      ClipResult clip = search_clip(weight, gram, grid);
       entry["clipped_groups"] = clip.clipped_groups;
       ranges = std::move(clip.ranges);
     } else {
-      ranges = group_ranges(weight, grid, range_options(), tap_stats.gram.empty() ? nullptr : &tap_stats.gram);
+      ranges = group_ranges(weight, grid, range_options(), gram.empty() ? nullptr : &gram);
     }
+    if (recipe.least_zero > 0) entry["lifted_zeros"] = lift_zeros(ranges, grid, recipe.least_zero);
+    return ranges;
+  }
+
+  // For all linears of the tap at once, before the first of them is rounded: they share the factors.
+  void choose_tap(Tap tap) {
+    if (task_.guard == nullptr || chosen_[static_cast<size_t>(tap)]) return;
+    chosen_[static_cast<size_t>(tap)] = true;
+    tracker_.enter("choose rounding", task_.layer, config_.num_hidden_layers);
+    ActivationStats& guard = (*task_.guard)[static_cast<size_t>(tap)];
+    std::vector<LinearKind> kinds;
+    for (const LinearKind kind : consumers(tap)) {
+      if (grids_.count(kind) != 0) kinds.push_back(kind);
+    }
+    for (size_t first = 0; first < kinds.size();) {  // runs of one grid
+      size_t end = first + 1;
+      while (end < kinds.size() && grids_.at(kinds[end]) == grids_.at(kinds[first])) ++end;
+      std::vector<const Matrix*> weights;
+      for (size_t i = first; i < end; ++i) weights.push_back(&block_.linear(kinds[i]).weight);
+      RoundingTrial trial;
+      trial.gptq = gptq_options();
+      trial.refine = task_.recipe->refine;
+      trial.grid = grids_.at(kinds[first]);
+      trial.ranges = [&](const Matrix& rows, const Matrix& gram, size_t i) {
+        json unused;
+        return choose_ranges(rows, gram, kinds[first + i], trial.grid, unused);
+      };
+      const std::vector<RoundingChoice> found = choose_rounding(weights, stats(tap).gram, guard.gram, task_.guard_share, trial);
+      for (size_t i = first; i < end; ++i) choices_[kinds[i]] = found[i - first];
+      first = end;
+    }
+    guard.gram = Matrix();
+    tracker_.enter("round", task_.layer, config_.num_hidden_layers);
+  }
+
+  QuantizedTensor round_linear(const LinearSlot& slot, const Grid& grid, json& entry) {
+    const Recipe& recipe = *task_.recipe;
+    const Tap tap = tap_of(slot.kind);
+    choose_tap(tap);
+    RoundingChoice choice;
+    choice.damping = recipe.damping;
+    choice.feedback = recipe.rounding == Rounding::kGptq;
+    choice.refine = recipe.refine;
+    if (const auto it = choices_.find(slot.kind); it != choices_.end()) {
+      choice = it->second;
+      entry["chosen"] = {{"rounding", !choice.feedback ? "nearest" : choice.refine ? "refined" : "feedback"}, {"damping", choice.damping},
+                         {"nearest", choice.nearest_error}, {"feedback", choice.feedback_error}, {"refined", choice.refined_error}};
+    }
+    const Matrix& weight = block_.linear(slot.kind).weight;
+    const Matrix& gram = stats(tap).gram;
+    const GroupRanges ranges = choose_ranges(weight, gram, slot.kind, grid, entry);
     entry["zero_groups"] = ranges.counts.zero_groups;
     entry["raised_scales"] = ranges.counts.raised;
     entry["clamped_scales"] = ranges.counts.clamped;
-    if (recipe.least_zero > 0) entry["lifted_zeros"] = lift_zeros(ranges, grid, recipe.least_zero);
-    QuantizedTensor q = recipe.rounding == Rounding::kNearest ? quantize_rtn(weight, ranges, grid)
-                                                              : round_gptq(weight, tap, ranges, grid, entry);
-    if (recipe.refine) {
+    QuantizedTensor q = choice.feedback ? round_gptq(weight, tap, choice.damping, ranges, grid, entry) : quantize_rtn(weight, ranges, grid);
+    if (choice.refine) {
       RefineOptions options;
-      options.damping = recipe.damping;
-      const RefineCounts counts = refine(weight, tap_stats.gram, q, options);
+      options.damping = choice.damping;
+      const RefineCounts counts = refine(weight, gram, q, options);
       entry["refined_codes"] = counts.changed_codes;
       entry["refined_scales"] = counts.refitted_scales;
     }
     return q;
   }
 
-  const GptqFactor& factor(Tap tap) {
-    if (!factor_ || factor_tap_ != tap) {
+  const GptqFactor& factor(Tap tap, double damping) {
+    if (!factor_ || factor_tap_ != tap || factor_damping_ != damping) {
       factor_.reset();
-      factor_ = make_gptq_factor(stats(tap).gram, gptq_options());
+      GptqOptions options = gptq_options();
+      options.damping = damping;
+      factor_ = make_gptq_factor(stats(tap).gram, options);
       factor_tap_ = tap;
+      factor_damping_ = damping;
     }
     return *factor_;
   }
 
-  QuantizedTensor round_gptq(const Matrix& weight, Tap tap, const GroupRanges& ranges, const Grid& grid, json& entry) {
-    const GptqFactor& f = factor(tap);
+  QuantizedTensor round_gptq(const Matrix& weight, Tap tap, double damping, const GroupRanges& ranges, const Grid& grid, json& entry) {
+    const GptqFactor& f = factor(tap, damping);
     entry["damping"] = f.damping;
     return quantize_gptq(weight, f, ranges, grid);
   }
@@ -371,8 +422,11 @@ class BlockQuantizer {
   std::map<LinearKind, Grid> grids_;  // of the linears that are quantized
   std::vector<Fold> folded_;
   ScalePlan plan_;
+  std::map<LinearKind, RoundingChoice> choices_;
+  std::array<bool, kTaps> chosen_{};
   std::optional<GptqFactor> factor_;
   Tap factor_tap_ = Tap::kQkv;
+  double factor_damping_ = 0;
   json report_;
   BlockResult result_;
 };

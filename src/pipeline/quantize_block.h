@@ -20,6 +20,10 @@ struct BlockTask {
   int64_t layer = 0;
   std::array<ActivationStats, kTaps>* stats = nullptr;      // of the calibration text; folded along with the weights
   std::array<ActivationStats, kTaps>* held_back = nullptr;  // of held-back text, for its output error only; may be null
+  // Part of the calibration text's tokens, guard_share of them, by which the rounding is chosen (rounding_choice.h); null: it is
+  // as the recipe says.
+  std::array<ActivationStats, kTaps>* guard = nullptr;
+  double guard_share = 0;
   // One sequence that enters the block and what the source block makes of it, for the invariance check.
   Matrix invariance_input;
   Matrix invariance_output;

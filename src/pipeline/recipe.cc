@@ -117,6 +117,8 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
     throw ArgumentError("--signed-scales on: only symmetric grids (--scheme sym) with searched ranges (--range mse or gram) have them");
   }
   r.refine = choose<bool>("refine", o.refine, {{"auto", preset.refine}, {"on", true}, {"off", false}});
+  const bool error_feedback = r.rounding == Rounding::kGptq;
+  r.guard = choose<bool>("guard", o.guard, {{"auto", preset.refine && error_feedback}, {"on", true}, {"off", false}}) && error_feedback;
   r.statistic = choose<Statistic>("activation-method", o.activation_method,
                                   {{"auto", preset.statistic}, {"mean", Statistic::kMean}, {"max", Statistic::kMax}, {"rms", Statistic::kRms}});
   const bool feedback = preset.refine && r.rounding == Rounding::kGptq && r.ranges == RangeChoice::kGram;
@@ -163,6 +165,10 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   if (o.machine.threads < 0 || o.machine.threads > 4096) throw ArgumentError(fmt::format("--threads: expected 0 to 4096, got {}", o.machine.threads));
   r.precision = statistics_precision(o.machine.precision);
   return r;
+}
+
+int64_t guard_sequences(const Recipe& recipe, int64_t sequences) {
+  return recipe.guard && sequences >= 2 ? std::max<int64_t>(1, sequences / 8) : 0;
 }
 
 Precision statistics_precision(const std::string& name) {
@@ -254,6 +260,7 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   j["clip"] = r.clip;
   j["signed_scales"] = r.signed_scales;
   j["refine"] = r.refine;
+  j["guard"] = r.guard;
   j["awq_loss"] = kScaleLosses[static_cast<int>(r.scale_loss)];
   j["activation_method"] = kStatistics[static_cast<int>(r.statistic)];
   j["salient_ratio"] = o.salient_ratio;

@@ -34,6 +34,7 @@ struct Recipe {
   bool act_order = true;
   double first_token_weight = 1;  // in the Gram matrices
   bool refine = false;  // codes and scales after rounding
+  bool guard = false;   // rounding chosen per linear (rounding_choice.h)
   Precision precision = Precision::kF32;  // of the forward pass that makes statistics; never of an evaluation
   Grid grid;  // of most linears (see QuantizedWeight::grid); group_size resolved: explicit, or -1
   int least_zero = 0;  // that every format can hold: 1 with version 1 of GPTQ
@@ -41,6 +42,9 @@ struct Recipe {
 
 // Throws ArgumentError naming the option, what was given and what is possible.
 Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
+
+// Of `sequences`, how many the guard judges by: the last eighth, at least one; 0 where there are fewer than two, or no guard.
+int64_t guard_sequences(const Recipe& recipe, int64_t sequences);
 
 // Of the best recipe: measured on SmolLM2, docs/algorithms.md.
 inline constexpr double kFirstTokenWeight = 9;

@@ -162,6 +162,11 @@ std::string render_report_text(const std::string& report_json) {
     out += fmt::format("\nLeft in 16 bits or more ({})\n", r["kept_in_16_bits"].size());
     for (const auto& [name, count] : names_by_kind(r["kept_in_16_bits"])) out += count == 1 ? fmt::format("  {}\n", name) : fmt::format("  {} ({})\n", name, count);
   }
+  if (const json c = r.value("rounding_choice", json()); c.is_object()) {
+    const auto n = [&](const char* key) { return c[key].get<int64_t>(); };
+    out += fmt::format("\nrounding chosen on {} held-back sequence{}: {} refined, {} with feedback only, {} to nearest; damping raised for {}; {} less than the recipe\n",
+                       n("sequences"), n("sequences") == 1 ? "" : "s", n("refined"), n("feedback"), n("nearest"), n("raised_damping"), n("fallbacks"));
+  }
   out += fmt::format("\nlargest change of a block by folding: {:.1e}\n", r["invariance_error"].get<double>());
   if (r["gate"]["max_kl"].is_number()) {
     out += fmt::format("quality gate: mean KL divergence at most {}: {}\n", r["gate"]["max_kl"].get<double>(), r["gate"]["passed"].get<bool>() ? "passed" : "MISSED");

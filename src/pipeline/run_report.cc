@@ -84,6 +84,22 @@ bool gate_verdict(const json& report, double max_kl) {
   return kl.is_number() && kl.get<double>() <= max_kl;
 }
 
+// How often the guard took less than the recipe has; null without one.
+json rounding_section(const json& linears, const Recipe& recipe, int64_t sequences) {
+  if (sequences == 0) return nullptr;
+  json section = {{"sequences", sequences}, {"refined", 0}, {"feedback", 0}, {"nearest", 0}, {"raised_damping", 0}, {"fallbacks", 0}};
+  const auto count = [&](const char* key) { section[key] = section[key].get<int64_t>() + 1; };
+  for (const json& linear : linears) {
+    if (!linear.contains("chosen")) continue;
+    const auto rounding = linear["chosen"]["rounding"].get<std::string>();
+    count(rounding.c_str());
+    const bool raised = rounding != "nearest" && linear["chosen"]["damping"].get<double>() > recipe.damping;
+    if (raised) count("raised_damping");
+    if (raised || rounding != (recipe.refine ? "refined" : "feedback")) count("fallbacks");
+  }
+  return section;
+}
+
 json gate_section(const json& report, double max_kl) {
   if (max_kl < 0) return {{"max_kl", nullptr}, {"passed", nullptr}};
   return {{"max_kl", max_kl}, {"passed", gate_verdict(report, max_kl)}};
@@ -126,6 +142,8 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
     invariance = std::max(invariance, block.value("invariance_error", 0.0));
   }
   report["linears"] = linears;
+  report["rounding_choice"] = rounding_section(
+      linears, recipe, from_statistics(options.calibration) ? 0 : guard_sequences(recipe, static_cast<int64_t>(facts.texts->calibration.sequences.size())));
   report["scales"] = scales;
   report["invariance_error"] = invariance;
   report["skipped"] = json::array();

@@ -15,6 +15,19 @@ class Threads : public testing::Test {
   int before_ = threads();
 };
 
+TEST_F(Threads, AVariableThatIsNoNumberIsNamed) {
+  for (const char* bad : {"abc", "", "0", "-1", "2x", "99999999999"}) {
+    setenv("METAL_MARLIN_THREADS", bad, 1);
+    EXPECT_THROW(use_threads(0), ArgumentError) << bad;
+    EXPECT_NO_THROW(use_threads(2)) << bad;
+  }
+  setenv("METAL_MARLIN_THREADS", "3", 1);
+  EXPECT_NO_THROW(use_threads(0));
+  unsetenv("METAL_MARLIN_THREADS");
+  EXPECT_NO_THROW(use_threads(0));
+  EXPECT_EQ(threads(), 2);
+}
+
 TEST_F(Threads, EveryIndexOnce) {
   for (const int n : {1, 2, 5}) {
     set_threads(n);

@@ -39,16 +39,16 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
     return a;
   };
   EXPECT_EQ(names(options("gptq")), with(text, {"salient-ratio", "activation-method", "awq-loss"}));
-  EXPECT_EQ(names(options("rtn")), with(text, {"salient-ratio", "activation-method", "awq-loss", "damping", "act-order", "first-token-weight"}));
-  EXPECT_EQ(names(options("awq-paper")), with(text, {"salient-ratio", "damping", "act-order"}));
+  EXPECT_EQ(names(options("rtn")), with(text, {"salient-ratio", "activation-method", "awq-loss", "damping", "guard", "act-order", "first-token-weight"}));
+  EXPECT_EQ(names(options("awq-paper")), with(text, {"salient-ratio", "damping", "guard", "act-order"}));
   EXPECT_EQ(names(options("awq")), with(text, {"salient-ratio"}));
-  EXPECT_EQ(names(options("awq-salient")), with(text, {"awq-loss", "damping", "act-order"}));
+  EXPECT_EQ(names(options("awq-salient")), with(text, {"awq-loss", "damping", "guard", "act-order"}));
   EXPECT_EQ(names(options("gptq", "self")), (Names{"salient-ratio", "activation-method", "awq-loss", "chunks", "context"}));
-  EXPECT_EQ(names(options("gptq", "stats.npz")), (Names{"salient-ratio", "activation-method", "awq-loss", "samples", "sequence-length", "precision", "seed",
+  EXPECT_EQ(names(options("gptq", "stats.npz")), (Names{"salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "seed",
                                                          "temperature", "bos", "chunks", "context"}));
   QuantizeOptions named = options("gptq", "stats.npz");
   named.evaluation.text = "test.txt";
-  EXPECT_EQ(names(named), (Names{"salient-ratio", "activation-method", "awq-loss", "samples", "sequence-length", "precision", "seed", "temperature"}));
+  EXPECT_EQ(names(named), (Names{"salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "seed", "temperature"}));
   QuantizeOptions weighed = options("awq", "self");
   weighed.calibration.calibration_weights = {2};
   EXPECT_TRUE(names(weighed).count("calibration-weights"));
@@ -83,6 +83,7 @@ TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
       {"activation-method", [](auto& o) { o.activation_method = "max"; }},
       {"awq-loss", [](auto& o) { o.awq_loss = "block"; }},
       {"damping", [](auto& o) { o.damping = 0.5; }},
+      {"guard", [](auto& o) { o.guard = o.method == "awq" ? "off" : "on"; }},
       {"act-order", [](auto& o) { o.act_order = false; }},
       {"samples", [](auto& o) { o.calibration.samples = 7; }},
       {"sequence-length", [](auto& o) { o.calibration.sequence_length = 9; }},

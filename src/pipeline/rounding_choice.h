@@ -1,0 +1,46 @@
+// How far the rounding of a tap's linears may go, judged on calibration tokens that it has not seen: error feedback and
+// refinement fit the Gram matrix of the calibration text, and with few tokens they fit its noise.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/values.h"
+#include "quantize/gptq.h"
+#include "quantize/group_range.h"
+
+namespace metal_marlin {
+
+// Of one linear. The errors are relative output errors on the held-back tokens (LinearErrors::output_error), of `rows` rows.
+struct RoundingChoice {
+  double damping = 0;    // the same for all linears of a tap
+  bool feedback = true;  // GPTQ; else rounding to nearest, and then no refinement
+  bool refine = true;
+  double nearest_error = 0;
+  double feedback_error = 0;  // the others at `damping`
+  double refined_error = 0;   // as feedback_error where refinement was not asked for
+};
+
+struct RoundingTrial {
+  GptqOptions gptq;       // damping: the least that is tried
+  bool refine = true;     // whether refinement is among the candidates
+  Grid grid;
+  int64_t rows = 64;      // of each linear, evenly spaced; 0: all
+  // Ranges of some rows of linear `index` for a Gram matrix.
+  std::function<GroupRanges(const Matrix& rows, const Matrix& gram, size_t index)> ranges;
+};
+
+inline constexpr double kRaisedDamping = 10;  // times, as often as it pays,
+inline constexpr int kMostRaises = 3;         // but no more than this
+
+// gram [in, in]: of all calibration tokens, held-back ones included, which are `share` of them; held_back [in, in]: of
+// those alone. For the trial gram becomes that of the others, gram - share held_back, in place; afterwards it is as it
+// was but for rounding. Damping is raised tenfold as long as the sum of squared errors over the tap falls; then for each linear
+// the least of refined, with feedback, nearest is taken. Errors as make_gptq_factor; ArgumentError for shapes.
+std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weights, Matrix& gram, const Matrix& held_back,
+                                            double share, const RoundingTrial& trial);
+
+}  // namespace metal_marlin
