@@ -69,7 +69,9 @@ def save_calibration_activations(activations: dict, path: str) -> None:
 
 
 def is_model(path: str) -> bool:
-    """A GGUF, or safetensors with a config.json in the folder: else its tensors are taken one by one."""
+    """As awq_quantize_model decides: a name in the cache, a GGUF, or safetensors with a config.json beside them; tensors of others are taken one by one."""
+    if not os.path.exists(path):
+        return True
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     return path.endswith(".gguf") or os.path.exists(os.path.join(folder, "config.json"))
 

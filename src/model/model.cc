@@ -128,8 +128,7 @@ struct Head::Impl {
 Head::Head(const ModelSource& source, Precision precision) : impl_(std::make_unique<Impl>()) {
   const auto& config = source.config();
   const auto& family = source.family();
-  const bool tied = config.tie_word_embeddings || !source.has(family.head);
-  const std::string& name = tied ? family.embedding : family.head;
+  const std::string& name = source.head_tensor();
   impl_->vocab = config.vocab_size;
   impl_->hidden = config.hidden_size;
   impl_->weight = source.load_stored(name);

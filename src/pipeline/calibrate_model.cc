@@ -97,8 +97,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
                                     "({} MiB); use fewer --samples", texts.calibration.tokens(), bytes >> 20, budget >> 20));
     }
   }
-  const uint64_t states = static_cast<uint64_t>(texts.calibration.tokens() * config.hidden_size) * sizeof(float);
-  const bool spill = states > memory_budget(machine) / 3;
+  const bool spill = states_spill(*source, machine, texts.calibration.tokens());
   StateStore store(texts.calibration.lengths(), config.hidden_size, spill ? output + ".scratch" : "", BlockForward::kBatchTokens);
   embed_sequences(*source, texts.calibration, store);
   BlockForward pass(source->family(), config, statistics_precision(machine.precision));

@@ -37,6 +37,10 @@ uint64_t memory_budget(const MachineOptions& options) {
   return options.memory_bytes > 0 ? options.memory_bytes : memory_bytes() / 10 * 9;
 }
 
+bool states_spill(const ModelSource& source, const MachineOptions& machine, int64_t tokens) {
+  return static_cast<uint64_t>(tokens * source.config().hidden_size) * sizeof(float) > memory_budget(machine) / 3;
+}
+
 uint64_t program_bytes(const ModelSource& source) {
   uint64_t tokenizer_bytes = 0;
   for (const auto& [name, text] : source.companion_files()) {
@@ -47,12 +51,10 @@ uint64_t program_bytes(const ModelSource& source) {
 
 uint64_t head_bytes(const ModelSource& source) {
   const ModelConfig& c = source.config();
-  const bool tied = c.tie_word_embeddings || !source.has(source.family().head);
-  const std::string& name = tied ? source.family().embedding : source.family().head;
   uint64_t mapped = 0;
   uint64_t element = 2;
   for (const CheckpointTensor& t : source.tensors()) {
-    if (t.name != name) continue;
+    if (t.name != source.head_tensor()) continue;
     mapped = t.bytes;
     if (t.stored_as == "F32") element = sizeof(float);
   }
@@ -92,7 +94,7 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     plan.quantize_scratch = std::max(plan.quantize_scratch, scratch);
   }
   plan.block = weights * sizeof(float) + weights;
-  const int copies = 1 + (evaluating ? 1 : 0) + (recipe.guard && !from_statistics(options.calibration) ? 1 : 0);
+  const int copies = 1 + (evaluating ? 1 : 0) + (recipe.guard ? 1 : 0);
   for (const uint64_t k : in_features) plan.statistics += k * k * sizeof(float) * copies;
   if (recipe.precision == Precision::kBF16) {
     plan.statistics += *std::max_element(in_features.begin(), in_features.end()) * static_cast<uint64_t>(kBF16GramTokens) * 2;
@@ -105,7 +107,7 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     plan.head = head_bytes(source) + 2 * batch;
   }
   if (has_source(options.calibration, SourceKind::kSelf)) {
-    plan.self_text = plan.base + self_text_bytes(source, memory_budget(options.machine), self_text_size(options).sequences,
+    plan.self_text = plan.base + self_text_bytes(source, memory_budget(options.machine), most_self_text(options),
                                                  options.calibration.sequence_length);
   }
   if (options.calibration.select > 0) {

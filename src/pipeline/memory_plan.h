@@ -42,6 +42,9 @@ uint64_t program_bytes(const ModelSource& source);
 // first, and a tile of logits.
 uint64_t head_bytes(const ModelSource& source);
 
+// Whether the hidden states of so many tokens, with nothing else to hold, go to a file.
+bool states_spill(const ModelSource& source, const MachineOptions& machine, int64_t tokens);
+
 // The budget in bytes that `options` asks for.
 uint64_t memory_budget(const MachineOptions& options);
 

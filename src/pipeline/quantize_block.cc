@@ -239,32 +239,27 @@ class BlockQuantizer {
   }
 
   // For all linears of the tap at once, before the first of them is rounded: they share the factors.
-  void choose_tap(Tap tap) {
-    if (task_.guard == nullptr || chosen_[static_cast<size_t>(tap)]) return;
-    chosen_[static_cast<size_t>(tap)] = true;
+  void choose_rounding_of(Tap tap) {
     tracker_.enter("choose rounding", task_.layer, config_.num_hidden_layers);
     ActivationStats& guard = (*task_.guard)[static_cast<size_t>(tap)];
     std::vector<LinearKind> kinds;
+    std::vector<const Matrix*> weights;
+    RoundingTrial trial;
     for (const LinearKind kind : consumers(tap)) {
-      if (grids_.count(kind) != 0) kinds.push_back(kind);
+      const auto grid = grids_.find(kind);
+      if (grid == grids_.end()) continue;
+      kinds.push_back(kind);
+      weights.push_back(&block_.linear(kind).weight);
+      trial.grids.push_back(grid->second);
     }
-    for (size_t first = 0; first < kinds.size();) {  // runs of one grid
-      size_t end = first + 1;
-      while (end < kinds.size() && grids_.at(kinds[end]) == grids_.at(kinds[first])) ++end;
-      std::vector<const Matrix*> weights;
-      for (size_t i = first; i < end; ++i) weights.push_back(&block_.linear(kinds[i]).weight);
-      RoundingTrial trial;
-      trial.gptq = gptq_options();
-      trial.refine = task_.recipe->refine;
-      trial.grid = grids_.at(kinds[first]);
-      trial.ranges = [&](const Matrix& rows, const Matrix& gram, size_t i) {
-        json unused;
-        return choose_ranges(rows, gram, kinds[first + i], trial.grid, unused);
-      };
-      const std::vector<RoundingChoice> found = choose_rounding(weights, stats(tap).gram, guard.gram, task_.guard_share, trial);
-      for (size_t i = first; i < end; ++i) choices_[kinds[i]] = found[i - first];
-      first = end;
-    }
+    trial.gptq = gptq_options();
+    trial.refine = task_.recipe->refine;
+    trial.ranges = [&](const Matrix& rows, const Matrix& gram, size_t i) {
+      json unused;
+      return choose_ranges(rows, gram, kinds[i], trial.grids[i], unused);
+    };
+    const std::vector<RoundingChoice> found = choose_rounding(weights, stats(tap).gram, guard.gram, task_.guard_share, trial);
+    for (size_t i = 0; i < kinds.size(); ++i) choices_[kinds[i]] = found[i];
     guard.gram = Matrix();
     tracker_.enter("round", task_.layer, config_.num_hidden_layers);
   }
@@ -272,7 +267,7 @@ class BlockQuantizer {
   QuantizedTensor round_linear(const LinearSlot& slot, const Grid& grid, json& entry) {
     const Recipe& recipe = *task_.recipe;
     const Tap tap = tap_of(slot.kind);
-    choose_tap(tap);
+    if (task_.guard != nullptr && choices_.count(slot.kind) == 0) choose_rounding_of(tap);
     RoundingChoice choice;
     choice.damping = recipe.damping;
     choice.feedback = recipe.rounding == Rounding::kGptq;
@@ -300,13 +295,12 @@ class BlockQuantizer {
   }
 
   const GptqFactor& factor(Tap tap, double damping) {
-    if (!factor_ || factor_tap_ != tap || factor_damping_ != damping) {
+    if (!factor_ || factor_tap_ != tap) {
       factor_.reset();
       GptqOptions options = gptq_options();
-      options.damping = damping;
+      options.damping = damping;  // one for all linears of a tap
       factor_ = make_gptq_factor(stats(tap).gram, options);
       factor_tap_ = tap;
-      factor_damping_ = damping;
     }
     return *factor_;
   }
@@ -423,10 +417,8 @@ class BlockQuantizer {
   std::vector<Fold> folded_;
   ScalePlan plan_;
   std::map<LinearKind, RoundingChoice> choices_;
-  std::array<bool, kTaps> chosen_{};
   std::optional<GptqFactor> factor_;
   Tap factor_tap_ = Tap::kQkv;
-  double factor_damping_ = 0;
   json report_;
   BlockResult result_;
 };

@@ -265,6 +265,7 @@ void Run::prepare(uint64_t fingerprint) {
     }
   }
   const size_t before = tracker_.warnings().size();
+  const auto make_texts = [&] { texts_ = prepare_texts(*source_, options_, tracker_, (fs::path(journal_.folder()) / "scratch-pool").string()); };
   const auto plan = [&] {
     plan_ = plan_memory(*source_, recipe_, options_, texts_.calibration.tokens(), texts_.held_back.tokens(), output_);
   };
@@ -272,7 +273,7 @@ void Run::prepare(uint64_t fingerprint) {
   // such a run begins before it is there, with what is known of it planned in check_before_work.
   const bool ready = !resuming && !preparation_is_long(options_.calibration);
   if (ready) {
-    texts_ = prepare_texts(*source_, options_, tracker_, (fs::path(journal_.folder()) / "scratch-pool").string());
+    make_texts();
     plan();
   }
   if (!resuming) {
@@ -281,7 +282,7 @@ void Run::prepare(uint64_t fingerprint) {
   }
   const std::string texts_path = (fs::path(journal_.folder()) / "texts.json").string();
   if (!resuming || !fs::exists(texts_path) || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
-    if (!ready) texts_ = prepare_texts(*source_, options_, tracker_, (fs::path(journal_.folder()) / "scratch-pool").string());
+    if (!ready) make_texts();
     const std::vector<std::string> warnings(tracker_.warnings().begin() + static_cast<int64_t>(before), tracker_.warnings().end());
     // First: tokens without it are not taken.
     write_text_file(texts_path, json{{"held_back_source", texts_.held_back_source}, {"calibration", texts_.calibration_facts}, {"warnings", warnings}}.dump(-1, ' ', false, json::error_handler_t::replace));

@@ -117,8 +117,9 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
     throw ArgumentError("--signed-scales on: only symmetric grids (--scheme sym) with searched ranges (--range mse or gram) have them");
   }
   r.refine = choose<bool>("refine", o.refine, {{"auto", preset.refine}, {"on", true}, {"off", false}});
-  const bool error_feedback = r.rounding == Rounding::kGptq;
-  r.guard = choose<bool>("guard", o.guard, {{"auto", preset.refine && error_feedback}, {"on", true}, {"off", false}}) && error_feedback;
+  // Statistics from a file have no tokens apart.
+  r.guard = choose<bool>("guard", o.guard, {{"auto", preset.refine}, {"on", true}, {"off", false}}) && r.rounding == Rounding::kGptq &&
+            !from_statistics(o.calibration);
   r.statistic = choose<Statistic>("activation-method", o.activation_method,
                                   {{"auto", preset.statistic}, {"mean", Statistic::kMean}, {"max", Statistic::kMax}, {"rms", Statistic::kRms}});
   const bool feedback = preset.refine && r.rounding == Rounding::kGptq && r.ranges == RangeChoice::kGram;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "core/threads.h"
 #include "quantize/errors.h"
@@ -26,11 +27,6 @@ void add(Matrix& gram, const Matrix& other, double factor) {
   });
 }
 
-struct Errors {
-  double feedback = 0;
-  double refined = 0;
-};
-
 }  // namespace
 
 std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weights, Matrix& gram, const Matrix& held_back,
@@ -39,6 +35,9 @@ std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weigh
     throw ArgumentError(fmt::format("held-back statistics: expected a Gram matrix [{}, {}], found [{}, {}]", gram.rows(), gram.cols(),
                                     held_back.rows(), held_back.cols()));
   }
+  if (trial.grids.size() != weights.size()) {
+    throw ArgumentError(fmt::format("rounding trial: expected a grid for each of {} linears, found {}", weights.size(), trial.grids.size()));
+  }
   add(gram, held_back, -share);
   std::vector<RoundingChoice> choices(weights.size());
   std::vector<Matrix> samples;
@@ -46,37 +45,32 @@ std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weigh
   for (size_t i = 0; i < weights.size(); ++i) {
     samples.push_back(sample_rows(weights.subspan(i, 1), trial.rows));
     ranges.push_back(trial.ranges(samples[i], gram, i));
-    choices[i].nearest_error = linear_errors(samples[i], quantize_rtn(samples[i], ranges[i], trial.grid), &held_back).output_error;
+    choices[i].nearest_error = linear_errors(samples[i], quantize_rtn(samples[i], ranges[i], trial.grids[i]), &held_back).output_error;
   }
   double least_sum = std::numeric_limits<double>::infinity();
   GptqOptions gptq = trial.gptq;
   for (int step = 0; step <= kMostRaises; ++step, gptq.damping *= kRaisedDamping) {
     const GptqFactor factor = make_gptq_factor(gram, gptq);
-    std::vector<Errors> errors;
+    std::vector<RoundingChoice> tried = choices;
     double sum = 0;
     for (size_t i = 0; i < weights.size(); ++i) {
-      QuantizedTensor q = quantize_gptq(samples[i], factor, ranges[i], trial.grid);
-      Errors e;
-      e.feedback = linear_errors(samples[i], q, &held_back).output_error;
-      e.refined = e.feedback;
+      RoundingChoice& c = tried[i];
+      c.damping = gptq.damping;
+      QuantizedTensor q = quantize_gptq(samples[i], factor, ranges[i], trial.grids[i]);
+      c.feedback_error = linear_errors(samples[i], q, &held_back).output_error;
+      c.refined_error = c.feedback_error;
       if (trial.refine) {
         RefineOptions options;
         options.damping = gptq.damping;
         refine(samples[i], gram, q, options);
-        e.refined = linear_errors(samples[i], q, &held_back).output_error;
+        c.refined_error = linear_errors(samples[i], q, &held_back).output_error;
       }
-      const double least = std::min(e.feedback, e.refined);
+      const double least = std::min(c.feedback_error, c.refined_error);
       sum += least * least;
-      errors.push_back(e);
     }
     if (!(sum < least_sum)) break;
     least_sum = sum;
-    for (size_t i = 0; i < weights.size(); ++i) {
-      RoundingChoice& c = choices[i];
-      c.damping = gptq.damping;
-      c.feedback_error = errors[i].feedback;
-      c.refined_error = errors[i].refined;
-    }
+    choices = std::move(tried);
   }
   for (RoundingChoice& c : choices) {
     c.feedback = c.nearest_error >= std::min(c.feedback_error, c.refined_error);

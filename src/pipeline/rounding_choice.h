@@ -27,7 +27,7 @@ struct RoundingChoice {
 struct RoundingTrial {
   GptqOptions gptq;       // damping: the least that is tried
   bool refine = true;     // whether refinement is among the candidates
-  Grid grid;
+  std::vector<Grid> grids;  // of the linears
   int64_t rows = 64;      // of each linear, evenly spaced; 0: all
   // Ranges of some rows of linear `index` for a Gram matrix.
   std::function<GroupRanges(const Matrix& rows, const Matrix& gram, size_t index)> ranges;

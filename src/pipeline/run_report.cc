@@ -142,8 +142,8 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
     invariance = std::max(invariance, block.value("invariance_error", 0.0));
   }
   report["linears"] = linears;
-  report["rounding_choice"] = rounding_section(
-      linears, recipe, from_statistics(options.calibration) ? 0 : guard_sequences(recipe, static_cast<int64_t>(facts.texts->calibration.sequences.size())));
+  report["rounding_choice"] =
+      rounding_section(linears, recipe, guard_sequences(recipe, static_cast<int64_t>(facts.texts->calibration.sequences.size())));
   report["scales"] = scales;
   report["invariance_error"] = invariance;
   report["skipped"] = json::array();

@@ -25,10 +25,6 @@ uint64_t state_bytes(const ModelSource& source, int64_t tokens) {
   return static_cast<uint64_t>(tokens) * static_cast<uint64_t>(source.config().hidden_size) * sizeof(float);
 }
 
-bool spills(const ModelSource& source, const MachineOptions& machine, int64_t tokens) {
-  return state_bytes(source, tokens) > memory_budget(machine) / 3;
-}
-
 }  // namespace
 
 int64_t profiled_blocks(const ModelSource& source) { return source.config().num_hidden_layers; }
@@ -41,14 +37,14 @@ PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const
   const ModelConfig& config = source.config();
   int64_t count = 0;
   for (const int64_t q : quota) count += q;
-  StateStore store(lengths, config.hidden_size, spills(source, machine, pool.tokens()) ? scratch : "", BlockForward::kBatchTokens);
+  StateStore store(lengths, config.hidden_size, states_spill(source, machine, pool.tokens()) ? scratch : "", BlockForward::kBatchTokens);
   tracker.enter("select", 0, out.blocks);
   embed_sequences(source, pool, store);
   ProfileCollector profiles(lengths, tap_features(source), out.blocks);
   const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) { profiles.add(tap, x, rows, features); };
+  BlockForward pass(source.family(), config, statistics_precision(machine.precision));
   for (int64_t layer = 0; layer < out.blocks; ++layer) {
     const Block block = load_block(source, layer);
-    BlockForward pass(source.family(), config, statistics_precision(machine.precision));
     for (const auto& batch : store.batches()) {
       tracker.enter("select", layer, out.blocks);
       Matrix states = store.read(batch);
@@ -56,6 +52,7 @@ PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const
       pass.run(layer, block, states, batch.lengths, hook);
       store.write(batch, states);
     }
+    for (const LinearSlot& slot : source.linears(layer)) source.release(slot.weight);
   }
   Selection chosen = select_sequences(profiles.profiles(), count, group, quota);
   out.coverage = chosen.pool_coverage > 0 ? chosen.coverage / chosen.pool_coverage : 1;
@@ -69,7 +66,7 @@ uint64_t select_pool_bytes(const ModelSource& source, const MachineOptions& mach
   uint64_t weights = 0;
   for (const LinearSlot& slot : source.linears(0)) weights += static_cast<uint64_t>(slot.rows) * static_cast<uint64_t>(slot.columns);
   const uint64_t batch = state_bytes(source, std::max(BlockForward::kBatchTokens, length));
-  const uint64_t states = spills(source, machine, sequences * length) ? 0 : state_bytes(source, sequences * length);
+  const uint64_t states = states_spill(source, machine, sequences * length) ? 0 : state_bytes(source, sequences * length);
   return states + batch + weights * sizeof(float) + BlockForward(source.family(), config, statistics_precision(machine.precision)).scratch_bytes(length) +
          ProfileCollector::bytes(sequences, tap_features(source), profiled_blocks(source));
 }

@@ -54,7 +54,7 @@ struct Part {
 int64_t held_back_tokens(const CalibrationOptions& c, int64_t available, int32_t bos) {
   const bool only_self = c.calibration.size() == 1 && has_source(c, SourceKind::kSelf);
   const int64_t each = c.sequence_length - (bos >= 0 && !only_self ? 1 : 0);
-  return std::max(kHeldBackTokens, std::min(available, c.samples * each) / 10);
+  return held_back_beside(std::min(available, c.samples * each));
 }
 
 // Each source's sequences, and how many the run takes. Self-made text is not made here.
@@ -94,7 +94,7 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
       capacity.push_back(c.samples);
       continue;
     }
-    CalibrationSplit split = split_tail(ids[i], c.samples, c.sequence_length, options.evaluation.context, bos, share, part.source);
+    CalibrationSplit split = split_tokens(ids[i], c.samples, c.sequence_length, options.evaluation.context, bos, share, part.source);
     part.sequences = std::move(split.calibration);
     part.held_back = std::move(split.held_back);
     capacity.push_back(static_cast<int64_t>(part.sequences.sequences.size()));
@@ -197,13 +197,10 @@ void check_sizes(const EvaluationOptions& options) {
   check_size("context", options.context, 8, kMostSequenceLength);
 }
 
-SelfTextSize self_text_size(const QuantizeOptions& options) {
+int64_t most_self_text(const QuantizeOptions& options) {
   const CalibrationOptions& c = options.calibration;
-  if (!options.evaluation.text.empty()) return {c.samples, 0};
-  // As many sequences of the same kind as make up a tenth of the tokens, at least kHeldBackTokens.
-  const int64_t held = std::max(kHeldBackTokens, c.samples * c.sequence_length / 10);
-  const int64_t sequences = (held + c.sequence_length - 1) / c.sequence_length;
-  return {c.samples + sequences, sequences};
+  const int64_t held = options.evaluation.text.empty() ? held_back_beside(c.samples * c.sequence_length) : 0;
+  return c.samples + (held + c.sequence_length - 1) / c.sequence_length;
 }
 
 TokenSet evaluation_chunks(const EvaluationOptions& options, const std::string& text, const Tokenizer& tokenizer) {

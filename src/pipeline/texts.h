@@ -49,13 +49,9 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
 // Whether prepare_texts takes long: text is made or selected.
 bool preparation_is_long(const CalibrationOptions& options);
 
-// What self-made text is asked for: the calibration sequences and, with nothing named to evaluate on, those held back.
+// How many sequences of self-made text are asked for: for calibration and, with nothing named to evaluate on, to hold back.
 // An upper bound where there are other sources, which may be short.
-struct SelfTextSize {
-  int64_t sequences = 0;
-  int64_t held_back = 0;  // of them
-};
-SelfTextSize self_text_size(const QuantizeOptions& options);
+int64_t most_self_text(const QuantizeOptions& options);
 
 // How many tokens prepare_texts will give for calibration and evaluation, as far as that is known without sampling.
 struct TextSizes {

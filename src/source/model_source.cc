@@ -189,4 +189,8 @@ void ModelSource::check() const {
   }
 }
 
+const std::string& ModelSource::head_tensor() const {
+  return config().tie_word_embeddings || !has(family().head) ? family().embedding : family().head;
+}
+
 }  // namespace metal_marlin

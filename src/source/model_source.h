@@ -65,6 +65,8 @@ class ModelSource {
   // under its names in the file: neither read nor copied.
   virtual std::vector<CheckpointTensor> left_out() const = 0;
   virtual bool has(const std::string& name) const = 0;
+  // Of the tensor that makes the logits: the embedding where it is tied.
+  const std::string& head_tensor() const;
   // The stored bytes in a 16- or 32-bit float type (GGUF blocks: dequantized to f16 where `name` was quantized; f32
   // stays f32), for copying into the output.
   virtual OwnedTensor load_stored(const std::string& name) const = 0;

@@ -145,13 +145,7 @@ TokenSet cut_chunks(const std::vector<int32_t>& ids, size_t begin, size_t end, i
 }
 
 CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length, int64_t context,
-                              int32_t bos, bool hold_back, const std::string& what) {
-  const auto used = std::min(static_cast<int64_t>(ids.size()), samples * (sequence_length - (bos >= 0 ? 1 : 0)));
-  return split_tail(ids, samples, sequence_length, context, bos, hold_back ? std::max(kHeldBackTokens, used / 10) : 0, what);
-}
-
-CalibrationSplit split_tail(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length, int64_t context,
-                            int32_t bos, int64_t held_back, const std::string& what) {
+                              int32_t bos, int64_t held_back, const std::string& what) {
   CalibrationSplit split;
   const size_t total = ids.size();
   const auto overhead = bos >= 0 ? 1 : 0;

@@ -39,18 +39,17 @@ int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer);
 // when the text is too short.
 TokenSet cut_chunks(const std::vector<int32_t>& ids, size_t begin, size_t end, int64_t length, int64_t count, int32_t bos);
 
-// Calibration sequences and held-back ones from one text. Held back (when asked for): the last tenth of the tokens
-// that are used, at least 4,096, from the end of the text, in chunks of `context`; never part of a calibration
-// sequence. FormatError when the text is too short for one calibration sequence beside it.
+// How many tokens to hold back beside `used` ones: a tenth, at least 4,096.
+constexpr int64_t held_back_beside(int64_t used) noexcept { return used / 10 > 4096 ? used / 10 : 4096; }
+
+// Calibration sequences and held-back ones from one text. Held back: at least `held_back` tokens (0: none) from the end of
+// the text, in chunks of `context`; never part of a calibration sequence. FormatError when the text is too short for one
+// calibration sequence beside it.
 struct CalibrationSplit {
   TokenSet calibration;
   TokenSet held_back;
 };
-inline constexpr int64_t kHeldBackTokens = 4096;
 CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length, int64_t context,
-                              int32_t bos, bool hold_back, const std::string& what);
-// The same with at least `held_back` tokens held back; 0: none.
-CalibrationSplit split_tail(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length, int64_t context,
-                            int32_t bos, int64_t held_back, const std::string& what);
+                              int32_t bos, int64_t held_back, const std::string& what);
 
 }  // namespace metal_marlin

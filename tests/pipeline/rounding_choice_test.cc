@@ -23,12 +23,12 @@ Matrix rows_of(const Matrix& x, int64_t first, int64_t count) {
   return out;
 }
 
-RoundingTrial trial_of(bool refine = true) {
+RoundingTrial trial_of(size_t linears = 1, bool refine = true) {
   RoundingTrial trial;
   trial.refine = refine;
-  trial.grid = Grid{4, true, 32};
+  trial.grids.assign(linears, Grid{4, true, 32});
   trial.rows = 0;
-  trial.ranges = [grid = trial.grid](const Matrix& rows, const Matrix& gram, size_t) {
+  trial.ranges = [grid = trial.grids.front()](const Matrix& rows, const Matrix& gram, size_t) {
     return group_ranges(rows, grid, {RangeMethod::kGram}, &gram);
   };
   return trial;
@@ -52,7 +52,7 @@ TEST(RoundingChoice, TakesTheWholeRecipeWhereItHoldsOnOtherTokens) {
   const Matrix k = normal_matrix(24, kIn, 3, 0.02);
   const Matrix* const weights[] = {&q, &k};
   Matrix gram = s.all.clone();
-  const RoundingTrial trial = trial_of();
+  const RoundingTrial trial = trial_of(2);
   const auto choices = choose_rounding(weights, gram, s.held_back, s.share, trial);
   ASSERT_EQ(choices.size(), 2U);
   for (size_t i = 0; i < 2; ++i) {
@@ -63,9 +63,9 @@ TEST(RoundingChoice, TakesTheWholeRecipeWhereItHoldsOnOtherTokens) {
     const GroupRanges ranges = trial.ranges(*weights[i], s.seen, i);
     GptqOptions gptq;
     gptq.damping = choices[i].damping;
-    QuantizedTensor rounded = quantize_gptq(*weights[i], make_gptq_factor(s.seen, gptq), ranges, trial.grid);
+    QuantizedTensor rounded = quantize_gptq(*weights[i], make_gptq_factor(s.seen, gptq), ranges, trial.grids[i]);
     EXPECT_NEAR(linear_errors(*weights[i], rounded, &s.held_back).output_error, choices[i].feedback_error, 0.02 * choices[i].feedback_error);
-    EXPECT_NEAR(linear_errors(*weights[i], quantize_rtn(*weights[i], ranges, trial.grid), &s.held_back).output_error, choices[i].nearest_error,
+    EXPECT_NEAR(linear_errors(*weights[i], quantize_rtn(*weights[i], ranges, trial.grids[i]), &s.held_back).output_error, choices[i].nearest_error,
                 0.02 * choices[i].nearest_error);
   }
   EXPECT_EQ(choices[0].damping, choices[1].damping);
@@ -91,11 +91,11 @@ TEST(RoundingChoice, FallsBackWhereTheRecipeFitsNoise) {
   }
   const Split opposite = split(x, 1000);
   Matrix other = opposite.all.clone();
-  const RoundingChoice plain = choose_rounding(weights, other, opposite.held_back, opposite.share, trial_of(false)).front();
+  const RoundingChoice plain = choose_rounding(weights, other, opposite.held_back, opposite.share, trial_of(1, false)).front();
   EXPECT_FALSE(plain.feedback);
   EXPECT_FALSE(plain.refine);
   EXPECT_LT(plain.nearest_error, std::min(plain.feedback_error, plain.refined_error));
-  const auto without = choose_rounding(weights, gram, s.held_back, s.share, trial_of(false));
+  const auto without = choose_rounding(weights, gram, s.held_back, s.share, trial_of(1, false));
   EXPECT_EQ(without.front().refined_error, without.front().feedback_error);
   EXPECT_FALSE(without.front().refine);
 }
@@ -113,6 +113,7 @@ TEST(RoundingChoice, DoesNotDependOnThreadsAndRefusesOtherShapes) {
   }));
   Matrix gram = s.all.clone();
   EXPECT_THROW(choose_rounding(weights, gram, Matrix(kIn, kIn - 1), 0.1, trial_of()), ArgumentError);
+  EXPECT_THROW(choose_rounding(weights, gram, s.held_back, s.share, trial_of(2)), ArgumentError);
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ TEST(CutChunks, ABosTakesOnePlaceOfEach) {
 
 TEST(SplitTokens, HeldBackTextIsNeverUsedForStatistics) {
   const auto ids = iota(40000);
-  const CalibrationSplit split = split_tokens(ids, 64, 512, 1024, -1, true, "text");
+  const CalibrationSplit split = split_tokens(ids, 64, 512, 1024, -1, held_back_beside(64 * 512), "text");
   EXPECT_EQ(split.calibration.sequences.size(), 64u);
   EXPECT_EQ(split.held_back.tokens(), 4096);
   int32_t last = 0;
@@ -51,15 +51,15 @@ TEST(SplitTokens, HeldBackTextIsNeverUsedForStatistics) {
 }
 
 TEST(SplitTokens, AShortTextGivesWhatItHas) {
-  const CalibrationSplit split = split_tokens(iota(6000), 64, 512, 1024, -1, true, "text");
+  const CalibrationSplit split = split_tokens(iota(6000), 64, 512, 1024, -1, held_back_beside(6000), "text");
   EXPECT_EQ(split.held_back.tokens(), 4096);
   EXPECT_EQ(split.calibration.sequences.size(), 3u);
-  EXPECT_THROW(split_tokens(iota(4200), 64, 512, 1024, -1, true, "text"), FormatError);
-  EXPECT_EQ(split_tokens(iota(4200), 64, 512, 1024, -1, false, "text").calibration.sequences.size(), 8u);
+  EXPECT_THROW(split_tokens(iota(4200), 64, 512, 1024, -1, held_back_beside(4200), "text"), FormatError);
+  EXPECT_EQ(split_tokens(iota(4200), 64, 512, 1024, -1, 0, "text").calibration.sequences.size(), 8u);
 }
 
 TEST(SplitTokens, ATenthOfALongText) {
-  const CalibrationSplit split = split_tokens(iota(300000), 256, 1024, 1000, -1, true, "text");
+  const CalibrationSplit split = split_tokens(iota(300000), 256, 1024, 1000, -1, held_back_beside(256 * 1024), "text");
   EXPECT_GE(split.held_back.tokens(), 26214);
   EXPECT_LT(split.held_back.tokens(), 28000);
 }
