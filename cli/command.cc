@@ -107,6 +107,7 @@ void Command::choice_list(const std::string& names, std::vector<std::string>& va
   OptionInfo& option = add(names, join(choices, "|") + "[,...]", help, join(values, ","));
   option.completes = Completes::kChoices;
   option.choices = choices;
+  option.list = true;
   parse_value(option, [&values, choices](const std::string& text) { values = parse_choices(text, choices); });
 }
 

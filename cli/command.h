@@ -26,6 +26,7 @@ struct OptionInfo {
   bool positional = false;
   bool required = false;
   bool repeatable = false;
+  bool list = false;  // several choices in one word, separated by commas
 };
 
 struct Example {

@@ -26,6 +26,17 @@ std::vector<std::string> option_names(const Command& command) {
   return names;
 }
 
+// The options of a command; what `help` explains is known only when every command is there.
+std::vector<OptionInfo> options_of(const Application& application, const Command& command) {
+  std::vector<OptionInfo> options(command.options().begin(), command.options().end());
+  for (auto& option : options) {
+    if (command.name() != "help" || !option.positional) continue;
+    option.completes = Completes::kChoices;
+    option.choices = command_names(application);
+  }
+  return options;
+}
+
 // Text inside single quotes of a POSIX shell; fish escapes differently.
 std::string shell_quoted(const std::string& text) {
   std::string result = "'";
@@ -56,6 +67,7 @@ std::string zsh_value(const OptionInfo& option) {
     case Completes::kFolders:
       return zsh_escaped(option.value) + ":_files -/";
     case Completes::kChoices:
+      if (option.list) return "value:_values -s , value " + join(option.choices, " ");
       return "value:(" + join(option.choices, " ") + ")";
     case Completes::kNothing:
       break;
@@ -70,9 +82,12 @@ std::string bash_completion(const Application& application) {
       "# bash completion of {0}; load it with: source <({0} completion bash)\n"
       "_metal_marlin() {{\n"
       "  local current=\"${{COMP_WORDS[COMP_CWORD]}}\" previous=\"${{COMP_WORDS[COMP_CWORD-1]}}\"\n"
-      "  local command=\"${{COMP_WORDS[1]}}\"\n"
+      "  local command= word\n"
+      "  for word in \"${{COMP_WORDS[@]:1:COMP_CWORD-1}}\"; do\n"
+      "    if [[ \"$word\" != -* ]]; then command=\"$word\"; break; fi\n"
+      "  done\n"
       "  COMPREPLY=()\n"
-      "  if [[ $COMP_CWORD -eq 1 ]]; then\n"
+      "  if [[ -z \"$command\" ]]; then\n"
       "    COMPREPLY=($(compgen -W \"{1} --help --version\" -- \"$current\"))\n"
       "    return\n"
       "  fi\n"
@@ -81,7 +96,7 @@ std::string bash_completion(const Application& application) {
   for (const auto& command : application.commands()) {
     text += fmt::format("    {})\n      case \"$previous\" in\n", command->name());
     std::vector<std::string> positional_choices;
-    for (const auto& option : command->options()) {
+    for (const auto& option : options_of(application, *command)) {
       if (option.positional) {
         positional_choices.insert(positional_choices.end(), option.choices.begin(), option.choices.end());
         continue;
@@ -90,8 +105,14 @@ std::string bash_completion(const Application& application) {
       const std::string names = join(option.names, "|");
       switch (option.completes) {
         case Completes::kChoices:
-          text += fmt::format("        {}) COMPREPLY=($(compgen -W \"{}\" -- \"$current\")); return ;;\n", names,
-                              join(option.choices, " "));
+          if (option.list)
+            text += fmt::format(
+                "        {}) local before=\"\"; [[ \"$current\" == *,* ]] && before=\"${{current%,*}},\"\n"
+                "          compopt -o nospace; COMPREPLY=($(compgen -P \"$before\" -W \"{}\" -- \"${{current##*,}}\")); return ;;\n",
+                names, join(option.choices, " "));
+          else
+            text += fmt::format("        {}) COMPREPLY=($(compgen -W \"{}\" -- \"$current\")); return ;;\n", names,
+                                join(option.choices, " "));
           break;
         case Completes::kFiles:
           text += fmt::format(
@@ -149,7 +170,7 @@ std::string zsh_completion(const Application& application) {
   for (const auto& command : application.commands()) {
     text += fmt::format("    {})\n      _arguments", command->name());
     int position = 0;
-    for (const auto& option : command->options()) {
+    for (const auto& option : options_of(application, *command)) {
       if (option.positional) {
         text += fmt::format(" \\\n        {}", shell_quoted(fmt::format("{}:{}", ++position, zsh_value(option))));
         continue;
@@ -173,7 +194,7 @@ std::string fish_completion(const Application& application) {
                         fish_quoted(command->summary()));
   for (const auto& command : application.commands()) {
     const std::string condition = fmt::format("-n '__fish_seen_subcommand_from {}'", command->name());
-    for (const auto& option : command->options()) {
+    for (const auto& option : options_of(application, *command)) {
       std::string line = fmt::format("complete -c {} {}", program, condition);
       if (!option.positional) {
         for (const auto& name : option.names)

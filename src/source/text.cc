@@ -96,13 +96,17 @@ uint64_t TokenSet::digest() const noexcept {
   return h;
 }
 
-std::string read_utf8_text(const std::string& path) {
-  std::string text = read_text_file(path, uint64_t{4} << 30);
-  if (text.empty()) throw FormatError(fmt::format("{}: expected a text, found an empty file", path));
+void expect_utf8(const std::string& path, const std::string& text) {
   if (const size_t at = invalid_utf8(text); at != std::string::npos) {
     throw FormatError(fmt::format("{}: expected UTF-8 text, found the byte 0x{:02x} at offset {}", path,
                                   static_cast<unsigned char>(text[at]), at));
   }
+}
+
+std::string read_utf8_text(const std::string& path) {
+  std::string text = read_text_file(path, uint64_t{4} << 30);
+  if (text.empty()) throw FormatError(fmt::format("{}: expected a text, found an empty file", path));
+  expect_utf8(path, text);
   return with_plain_newlines(std::move(text));
 }
 

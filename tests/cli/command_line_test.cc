@@ -197,6 +197,10 @@ TEST_F(CommandLine, BashCompletionParsesAndCompletes) {
   EXPECT_EQ(bash_completes(script, {"metal-marlin", "quantize", "--sal"}), "--salient-ratio\n");
   EXPECT_EQ(bash_completes(script, {"metal-marlin", "quantize", "--method", "awq-"}), "awq-paper awq-salient\n");
   EXPECT_EQ(bash_completes(script, {"metal-marlin", "completion", "z"}), "zsh\n");
+  EXPECT_EQ(bash_completes(script, {"metal-marlin", "help", "qu"}), "quantize\n");
+  EXPECT_EQ(bash_completes(script, {"metal-marlin", "--json", "qu"}), "quantize\n");
+  EXPECT_EQ(bash_completes(script, {"metal-marlin", "--json", "quantize", "--sal"}), "--salient-ratio\n");
+  EXPECT_EQ(bash_completes(script, {"metal-marlin", "quantize", "--format", "native,aw"}), "native,awq\n");
 }
 
 TEST_F(CommandLine, AMissingModelIsAFaultOfTheInput) {

@@ -95,8 +95,12 @@ TEST_F(WholePath, FaultyTextsAreAFaultOfTheInput) {
     EXPECT_FALSE(fs::exists(fs::path(output_) / ".metal-marlin"));  // no run has begun
     fs::remove_all(output_);
   }
-  EXPECT_EQ(run("generate " + model_ + " -f " + empty).code, 1);
   EXPECT_FALSE(fs::exists(folder_ / "s.npz"));
+  for (const std::string& text : {empty, latin, folder_.string()}) {
+    const auto outcome = run("generate " + model_ + " -f " + text);
+    EXPECT_EQ(outcome.code, 1) << text;
+    EXPECT_NE(outcome.err.find(text), std::string::npos) << outcome.err;
+  }
 }
 
 TEST_F(WholePath, EvaluateReadsItsTextBeforeTheModel) {
