@@ -1,34 +1,90 @@
-// metal-marlin inspect: what is in a checkpoint.
+// metal-marlin inspect: what is in a checkpoint, and what quantizing its linears would cost.
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
 #include <metal_marlin/inspect.h>
+#include <metal_marlin/quantize.h>
 
+#include <algorithm>
+#include <array>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "console.h"
 #include "options.h"
+#include "signals.h"
 #include "subcommands.h"
+#include "values.h"
 
 namespace metal_marlin::cli {
+namespace {
+
+struct State {
+  std::string model;
+  bool tensors = false;
+  bool sensitivity = false;
+  QuantizeOptions options;
+  SharedTexts texts;
+  OutputOptions console;
+};
+
+// An option that would do nothing is a mistake.
+void check_given(const Command& command, const State& state) {
+  constexpr std::array kOwn = {"tensors", "sensitivity", "json", "quiet", "log-level"};
+  if (state.sensitivity) return;
+  for (const std::string& name : command.given()) {
+    if (std::find(kOwn.begin(), kOwn.end(), name) == kOwn.end())
+      throw UsageError{fmt::format("--{} is of no use without --sensitivity", name)};
+  }
+}
+
+int run(const Command& command, State& state) {
+  check_given(command, state);
+  Console console(state.console);
+  std::string json = inspect_model(state.model, state.tensors);
+  if (state.sensitivity) {
+    QuantizeOptions& o = state.options;
+    o.given = command.given();
+    o.calibration.bos = bos_of(state.texts);
+    o.machine.threads = static_cast<int>(state.texts.threads);
+    o.formats = {"native"};
+    const StopOnSignal signals;
+    try {
+      auto whole = nlohmann::ordered_json::parse(json);
+      whole["sensitivity"] = nlohmann::ordered_json::parse(sensitivity_of_model(state.model, o, console.observer()));
+      json = whole.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+    } catch (const Interrupted&) {
+      console.error("interrupted: run the same command again");
+      return kExitInterrupted;
+    }
+  }
+  console.result(console.json() ? json : render_inspection(json));
+  return 0;
+}
+
+}  // namespace
 
 void add_inspect(Application& application) {
-  struct State {
-    std::string model;
-    bool tensors = false;
-    OutputOptions console;
-  };
-  auto& command = application.add_command("inspect", "Show what is in a checkpoint");
+  auto& command = application.add_command("inspect", "Show what is in a checkpoint, and what quantizing it would cost");
   auto state = std::make_shared<State>();
+  QuantizeOptions& options = state->options;
   command.group("Input");
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
   command.flag("--tensors", state->tensors, "List every tensor with its shape, storage, bytes and file");
+  command.group("Sensitivity");
+  command.flag("--sensitivity", state->sensitivity,
+               "Measure what quantizing to 4 bits costs: the KL divergence of the model in which one set of linears with "
+               "a common input is quantized, ranked; the options below are for this");
+  command.choice("--method", options.method, {"awq", "awq-paper", "awq-salient", "gptq", "rtn"}, "As quantize takes it");
+  command.choice("--scheme", options.scheme, {"asym", "sym"}, "As quantize takes it");
+  command.text("--group-size", options.group_size, "auto|128|64|32|-1", "As quantize takes it", Completes::kChoices);
+  command.integer("--sensitivity-tokens", options.sensitivity_tokens, 1, int64_t{1} << 24, "Tokens of the calibration text to measure on");
+  add_calibration_options(command, options.calibration, state->texts, false);
+  add_machine_options(command, options.machine, state->texts, true, true);
   add_output_options(command, state->console);
   command.example("Family, formats, bits per weight", "metal-marlin inspect MODEL");
   command.example("Every tensor, for a script", "metal-marlin inspect MODEL --tensors --json");
-  command.action([state] {
-    Console console(state->console);
-    const std::string json = inspect_model(state->model, state->tensors);
-    console.result(console.json() ? json : render_inspection(json));
-    return 0;
-  });
+  command.example("Which linears suffer most from 4 bits", "metal-marlin inspect MODEL --sensitivity --calibration train.txt --samples 32");
+  command.action([state, &command] { return run(command, *state); });
 }
 
 }  // namespace metal_marlin::cli

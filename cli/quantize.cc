@@ -45,7 +45,8 @@ void check_options(const QuantizeOptions& options) {
 int run(const Command& command, State& state) {
   QuantizeOptions& options = state.options;
   options.given = command.given();
-  options.bits = static_cast<int>(parse_integer(state.bits, 1, 8));
+  options.mixed_bits = state.bits == "mixed";
+  options.bits = options.mixed_bits ? 4 : static_cast<int>(parse_integer(state.bits, 1, 8));
   options.calibration.bos = options.evaluation.bos = bos_of(state.texts);
   options.machine.threads = static_cast<int>(state.texts.threads);
   check_options(options);
@@ -104,8 +105,19 @@ void add_quantize(Application& application) {
                  "awq-salient: only "
                  "salient channels scaled; gptq: error feedback; rtn: plain rounding");
   command.choice("--scheme", options.scheme, {"asym", "sym"}, "asym: codes with a zero point, 0..15 at 4 bits; sym: signed codes, -8..7 at 4 bits");
-  command.choice("--bits", state->bits, {"3", "4", "8"},
-                 "Bits of a code; 3 and 8 in the formats native and gptq_v2, 8 also in gptq");
+  command.choice("--bits", state->bits, {"3", "4", "8", "mixed"},
+                 "Bits of a code; 3 and 8 in the formats native and gptq_v2, 8 also in gptq; mixed: each linear its own, as "
+                 "--target-bits or --max-kl says");
+  command.real("--target-bits", options.target_bits, 2, 16,
+               "Bits per weight of the linears at most: codes, 16 bits for each scale and, with --scheme asym, a zero of a code's "
+               "width (what a layout adds, such as the 16-bit zeros of native, is reported, not counted). Bits and group size are "
+               "chosen for each linear (q,k,v and gate,up alike) by the KL divergence that its quantization causes",
+               "none");
+  command.integer("--sensitivity-tokens", options.sensitivity_tokens, 1, int64_t{1} << 24,
+                  "Tokens of the calibration text on which those KL divergences are measured");
+  command.repeated("--linear-bits", options.linear_bits, "PATTERN=BITS[:GROUP]",
+                   "Bits (3, 4, 8; 16: not quantized) and group size of the weights whose names match a shell pattern, e.g. "
+                   "'*.down_proj.*=8'; the last that matches counts");
   command.text(
       "--group-size", options.group_size, "auto|128|64|32|-1",
       "Weights that share a scale; auto: 128 where it divides every in_features, else 64, else 32; -1: a whole row",

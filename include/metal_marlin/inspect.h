@@ -19,7 +19,8 @@ std::string inspect_model(const std::string& model, bool with_tensors = true);
 // brought back to A's length, and the columns of o and down with them. ArgumentError unless both are of one model.
 std::string compare_models(const std::string& a, const std::string& b, const MachineOptions& machine = {});
 
-// The tables of `inspect` and `compare` as text, from their JSON.
+// The tables of `inspect` and `compare` as text, from their JSON. An inspection may hold a key "sensitivity", what
+// sensitivity_of_model (quantize.h) delivers.
 std::string render_inspection(const std::string& json);
 std::string render_comparison(const std::string& json);
 

@@ -21,6 +21,16 @@ struct QuantizeOptions {
   std::string method = "awq";                  // "awq", "awq-paper", "awq-salient", "gptq", "rtn"
   std::string scheme = "asym";                 // "sym" (-8..7) or "asym" (0..15 with a zero point)
   int bits = 4;  // 3, 4 or 8; of the formats "native" and "gptq_v2" hold all, "gptq" 4 and 8, others 4
+  // Mixed precision: each set of linears that engines fuse (q,k,v; gate,up) gets bits of its own, chosen so that the
+  // estimated KL divergence of all is least. `bits` then is what is measured, and must be 4.
+  // Bits per weight of the linears at most; 0: no target. Counted are codes, 16 bits for each scale and, in an asymmetric
+  // scheme, a zero of a code's width; 16 for a weight that is not quantized. What a layout adds is reported, not counted.
+  double target_bits = 0;
+  bool mixed_bits = false;   // without target_bits: the fewest bits whose estimated KL divergence meets max_kl
+  int64_t sensitivity_tokens = 1024;  // of the calibration text, that the KL divergences are measured on
+  // "PATTERN=BITS" or "PATTERN=BITS:GROUP": bits (3, 4, 8; 16: not quantized) and group size of the linears whose weights'
+  // names match the shell pattern; the last that matches counts.
+  std::vector<std::string> linear_bits;
   std::string group_size = "auto";  // "auto": 128 where it divides every in_features, else 64, else 32; or a number; "-1": per channel
   // How group ranges are chosen: "auto" (the method's own), "absmax" (asym: min-max), "mse", "gram".
   std::string range = "auto";
@@ -68,6 +78,11 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
 // with the same bytes. Throws Error subclasses; on Interrupted the work so far is kept in OUT.
 QuantizeResult quantize_model(const std::string& model, const std::string& output, const QuantizeOptions& options,
                               const Observer& observer = {});
+
+// What quantizing each set of linears that share an input costs: the KL divergence of the model in which they alone are
+// quantized, as options say (method, scheme, group_size, calibration, sensitivity_tokens, ...; not bits, evaluation, max_kl).
+// JSON, docs/inspect.md. Writes nothing but scratch files in the system's folder for temporary files.
+std::string sensitivity_of_model(const std::string& model, const QuantizeOptions& options, const Observer& observer = {});
 
 struct CalibrateResult {
   int64_t sequences = 0;

@@ -49,6 +49,7 @@ from .models import (
     load,
     plan_quantization,
     quantize_model,
+    sensitivity_of_model,
 )
 
 __all__ = [
@@ -57,7 +58,7 @@ __all__ = [
     "GPTQPacked", "gptq_quantize", "gptq_dequantize",
     "GPTQQuantizer", "GPTQResult", "compute_hessian", "compute_hessian_streaming", "quantize_layer_gptq", "quantize_rtn",
     "pack_gptq_int4", "compare_gptq_vs_rtn",
-    "Model", "QuantizeResult", "quantize_model", "plan_quantization", "calibrate_model", "evaluate", "convert", "generate",
+    "Model", "QuantizeResult", "quantize_model", "plan_quantization", "sensitivity_of_model", "calibrate_model", "evaluate", "convert", "generate",
     "inspect", "compare", "load",
     "Error", "ArgumentError", "FormatError", "UnsupportedError", "MachineError", "NumericError", "Interrupted",
     "__version__",

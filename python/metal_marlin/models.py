@@ -12,7 +12,7 @@ from . import _core
 from ._arguments import integer, path, text
 
 __all__ = [
-    "Model", "QuantizeResult", "quantize_model", "plan_quantization", "calibrate_model", "evaluate", "convert", "generate",
+    "Model", "QuantizeResult", "quantize_model", "plan_quantization", "sensitivity_of_model", "calibrate_model", "evaluate", "convert", "generate",
     "inspect", "compare", "load",
 ]  # fmt: skip
 
@@ -46,7 +46,7 @@ def _quantize_options(options: dict[str, Any]) -> dict[str, Any]:
     if "evaluate" in options:
         options["evaluate"] = path("evaluate", options["evaluate"])
     options = _calibration_options(options)
-    for name in ("formats", "skip"):
+    for name in ("formats", "skip", "linear_bits"):
         if name in options:
             value = options[name]
             options[name] = [value] if isinstance(value, str) else list(value)
@@ -64,7 +64,8 @@ def quantize_model(
 ) -> QuantizeResult:
     """Quantizes ``model`` into the folder ``output`` (docs/quantize.md).
 
-    Options, with the command's defaults: ``formats``, ``method``, ``scheme``, ``bits``, ``group_size``, ``range``, ``clip``,
+    Options, with the command's defaults: ``formats``, ``method``, ``scheme``, ``bits``, ``target_bits``, ``mixed_bits`` (with
+    ``max_kl``), ``linear_bits`` (a list), ``sensitivity_tokens``, ``group_size``, ``range``, ``clip``,
     ``signed_scales``, ``refine``, ``guard``, ``awq_loss``, ``first_token_weight``, ``salient_ratio``, ``activation_method``, ``damping``, ``act_order``, ``skip``, ``calibration`` (one source
     or a list), ``calibration_weights``, ``samples``, ``select``, ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``evaluate`` (a text file, or "none"), ``chunks``, ``context``,
     ``memory_bytes``, ``threads``, ``precision``, ``resume``, ``overwrite``, ``max_kl``. ``on_progress`` gets a dict and may
@@ -79,6 +80,21 @@ def quantize_model(
 def plan_quantization(model: Any, output: Any, **options: Any) -> dict[str, Any]:
     """What :func:`quantize_model` would do with the same options, without doing it."""
     return json.loads(_core.plan_quantization(path("model", model), path("output", output), _quantize_options(options)))
+
+
+def sensitivity_of_model(
+    model: Any,
+    *,
+    on_progress: Progress | None = None,
+    on_note: Line | None = None,
+    on_warning: Line | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """What quantizing each set of linears costs, as ``inspect --sensitivity`` measures it (docs/inspect.md).
+
+    Options of :func:`quantize_model`; what an item could have instead is what ``formats`` hold.
+    """
+    return json.loads(_core.sensitivity_of_model(path("model", model), _quantize_options(options), on_progress, on_note, on_warning))
 
 
 def calibrate_model(

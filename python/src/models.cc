@@ -88,6 +88,7 @@ QuantizeOptions quantize_options(const nb::dict& values) {
   add_calibration(f, o.calibration);
   f.add("evaluate", o.evaluation.text).add("chunks", o.evaluation.chunks).add("context", o.evaluation.context);
   f.add("formats", o.formats).add("method", o.method).add("scheme", o.scheme).add("bits", o.bits).add("group_size", o.group_size);
+  f.add("target_bits", o.target_bits).add("mixed_bits", o.mixed_bits).add("linear_bits", o.linear_bits).add("sensitivity_tokens", o.sensitivity_tokens);
   f.add("range", o.range).add("clip", o.clip).add("signed_scales", o.signed_scales).add("refine", o.refine).add("guard", o.guard);
   f.add("awq_loss", o.awq_loss).add("first_token_weight", o.first_token_weight).add("salient_ratio", o.salient_ratio);
   f.add("activation_method", o.activation_method).add("damping", o.damping).add("act_order", o.act_order).add("skip", o.skip);
@@ -114,6 +115,14 @@ std::string plan(const std::string& model, const std::string& output, const nb::
   const QuantizeOptions o = quantize_options(options);
   Callbacks calls;
   return calls.run([&] { return plan_quantization(model, output, o, calls.observer()); });
+}
+
+std::string sensitivity(const std::string& model, const nb::dict& options, nb::handle on_progress, nb::handle on_note, nb::handle on_warning) {
+  const QuantizeOptions o = quantize_options(options);
+  Callbacks calls(on_progress, on_note, on_warning);
+  std::string json = calls.run([&] { return sensitivity_of_model(model, o, calls.observer()); });
+  calls.raise_pending();
+  return json;
 }
 
 nb::dict calibrate(const std::string& model, const std::string& output, const nb::dict& options, bool gram, bool keep_activations,
@@ -218,6 +227,8 @@ void bind_models(nb::module_& m) {
   m.def("quantize_model", &quantize, nb::arg("model"), nb::arg("output"), nb::arg("options"), nb::arg("on_progress").none(),
         nb::arg("on_note").none(), nb::arg("on_warning").none());
   m.def("plan_quantization", &plan, nb::arg("model"), nb::arg("output"), nb::arg("options"));
+  m.def("sensitivity_of_model", &sensitivity, nb::arg("model"), nb::arg("options"), nb::arg("on_progress").none(), nb::arg("on_note").none(),
+        nb::arg("on_warning").none());
   m.def("render_plan", &render_plan, nb::arg("plan_json"));
   m.def("calibrate_model", &calibrate, nb::arg("model"), nb::arg("output"), nb::arg("options"), nb::arg("gram"), nb::arg("keep_activations"),
         nb::arg("on_progress").none(), nb::arg("on_note").none(), nb::arg("on_warning").none());

@@ -102,12 +102,12 @@ CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter
   plan.group_size = rows ? -1 : std::max_element(sizes.begin(), sizes.end(), fewer)->first;
   plan.bits = std::max_element(widths.begin(), widths.end(), fewer)->first;
   for (const QuantizedLinear& l : plan.quantized) {
-    if (l.bits != plan.bits && writer.format() != std::string("native")) {
-      throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: it has {} bits, others {}, and only the native format has several widths",
+    if (l.bits != plan.bits && writer.one_grid()) {
+      throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: it has {} bits, others {}, and only native and GPTQ have several widths",
                                          source.path(), l.name, writer.format(), l.bits, plan.bits));
     }
-    if (writer.format() == std::string("native") || rows || l.group_size == std::min(plan.group_size, l.in_features)) continue;
-    throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: it has groups of {}, the others of {}, and only the native format has several sizes",
+    if (!writer.one_grid() || rows || l.group_size == std::min(plan.group_size, l.in_features)) continue;
+    throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: it has groups of {}, the others of {}, and only native and GPTQ have several sizes",
                                        source.path(), l.name, writer.format(), l.group_size, plan.group_size));
   }
   return plan;

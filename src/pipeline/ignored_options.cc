@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "pipeline/mixed_bits.h"
 #include "pipeline/texts.h"
 
 namespace metal_marlin {
@@ -48,6 +49,7 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
            r.scales == ScaleMethod::kNone      ? no_scales
            : r.scales == ScaleMethod::kSalient ? "--method awq-salient has no search"
                                                : "statistics from a file hold no inputs of blocks to replay");
+  list.add("sensitivity-tokens", chooses_bits(o), o.sensitivity_tokens != defaults.sensitivity_tokens, "only --target-bits and --bits mixed use it");
   list.add("damping", gptq || r.refine, o.damping != defaults.damping, fmt::format("--method {} rounds without the Gram matrix", o.method));
   list.add("guard", gptq && !npz, o.guard != defaults.guard,
            npz ? "the statistics come from a file, in which no tokens are apart" : fmt::format("--method {} has no error feedback", o.method));

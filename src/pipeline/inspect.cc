@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "pipeline/left_out.h"
+#include "pipeline/mixed_report.h"
 #include "pipeline/size.h"
 #include "source/model_source.h"
 
@@ -111,6 +112,7 @@ std::string render_inspection(const std::string& text) {
   for (const auto& [reason, names] : reasons) {
     line("skipped", fmt::format("{} ({}): {}{}", reason, names.size(), names.front(), names.size() > 1 ? ", ..." : ""));
   }
+  if (j.contains("sensitivity")) out += "\n" + mixed_text(nlohmann::json(j["sensitivity"]), 0);
   if (j.contains("tensors")) {
     out += fmt::format("\n{:<58} {:<16} {:<8} {:>12}\n", "tensor", "shape", "stored", "bytes");
     for (const auto& t : j["tensors"]) {

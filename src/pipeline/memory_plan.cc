@@ -13,6 +13,7 @@
 #include "kernels/linear_algebra.h"
 #include "model/block.h"
 #include "pipeline/select_pool.h"
+#include "pipeline/sensitivity.h"
 #include "pipeline/size.h"
 #include "pipeline/texts.h"
 #include "quantize/gptq.h"
@@ -30,7 +31,7 @@ std::string mib(uint64_t bytes) { return fmt::format("{} MiB", (bytes + kMiB - 1
 
 uint64_t MemoryPlan::peak() const {
   const uint64_t in_block = block + statistics + std::max(forward_scratch, quantize_scratch);
-  return std::max({base + states + std::max(in_block, head), self_text, selection});
+  return std::max({base + states + std::max(in_block, head), self_text, selection, sensitivity});
 }
 
 uint64_t memory_budget(const MachineOptions& options) {
@@ -114,6 +115,12 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     plan.selection = plan.base + select_pool_bytes(source, options.machine, options.calibration.samples, options.calibration.sequence_length);
   }
 
+  if (chooses_bits(options)) {
+    // Of the states those of the calibration text are there already; the block is there twice, and packed.
+    const uint64_t in_block = 2 * plan.block + plan.statistics + std::max(plan.forward_scratch, plan.quantize_scratch);
+    plan.sensitivity = plan.base + sensitivity_bytes(source, options, std::max(in_block, plan.head));
+  }
+
   const uint64_t budget = memory_budget(options.machine);
   if (plan.peak() > budget && plan.states > 0) {
     plan.spilled = plan.states;
@@ -125,7 +132,8 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
                                   mib(budget), mib(plan.peak()), mib(plan.base), mib(plan.block), mib(plan.statistics),
                                   mib(std::max(plan.forward_scratch, plan.quantize_scratch)), mib(plan.head),
                                   (plan.self_text == 0 ? std::string() : fmt::format("; {} while the model makes its text", mib(plan.self_text))) +
-                                      (plan.selection == 0 ? std::string() : fmt::format("; {} while sequences are selected from {}", mib(plan.selection), options.calibration.samples))));
+                                      (plan.selection == 0 ? std::string() : fmt::format("; {} while sequences are selected from {}", mib(plan.selection), options.calibration.samples)) +
+                                      (plan.sensitivity == 0 ? std::string() : fmt::format("; {} while the linears' sensitivity is measured", mib(plan.sensitivity)))));
   }
   const ModelSize size = model_size(source);
   const uint64_t linears = weights * static_cast<uint64_t>(c.num_hidden_layers);
@@ -158,7 +166,7 @@ std::string disk_shortage(const MemoryPlan& plan, const std::string& output) {
 nlohmann::json to_json(const MemoryPlan& p) {
   return {{"peak_bytes", p.peak()}, {"base", p.base}, {"states", p.states}, {"spilled", p.spilled}, {"block", p.block},
           {"statistics", p.statistics}, {"forward_scratch", p.forward_scratch}, {"quantize_scratch", p.quantize_scratch},
-          {"head", p.head}, {"self_text", p.self_text}, {"selection", p.selection}, {"disk", p.disk}};
+          {"head", p.head}, {"self_text", p.self_text}, {"selection", p.selection}, {"sensitivity", p.sensitivity}, {"disk", p.disk}};
 }
 
 }  // namespace metal_marlin

@@ -20,6 +20,7 @@ struct MemoryPlan {
   uint64_t head = 0;             // head and rows of logits
   uint64_t self_text = 0;        // sampling calibration text: weights and caches
   uint64_t selection = 0;        // choosing sequences from a pool: its states, a block, the profiles
+  uint64_t sensitivity = 0;      // measuring what each linear's quantization costs: streams of states, two blocks
   uint64_t disk = 0;             // journal and output, at the peak
   uint64_t peak() const;
 };

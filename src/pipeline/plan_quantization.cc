@@ -15,9 +15,11 @@
 #include "pipeline/ignored_options.h"
 #include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
+#include "pipeline/mixed_bits.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
 #include "pipeline/select_pool.h"
+#include "pipeline/sensitivity.h"
 #include "pipeline/texts.h"
 #include "write/checkpoint_writer.h"
 
@@ -45,7 +47,7 @@ Work work_per_token(const ModelSource& source) {
 }
 
 // Seconds from the machine's measured rate of matrix products. The factors allow for what is not a product.
-json estimate_time(const ModelSource& source, const Recipe& recipe, const TextSizes& sizes) {
+json estimate_time(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options, const TextSizes& sizes) {
   const double rate = gemm_rate(GemmType::kF32) * 1e9 * threads();
   const double statistics_rate = recipe.precision == Precision::kBF16 ? gemm_rate(GemmType::kBF16) * 1e9 * threads() : rate;
   const Work work = work_per_token(source);
@@ -73,7 +75,17 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const TextSi
   const double blocks = static_cast<double>(profiled_blocks(source)) / static_cast<double>(source.config().num_hidden_layers);
   const double select = 2 * work.forward * static_cast<double>(sizes.pool) * blocks / statistics_rate / 0.7;
   time["select"] = select;
-  time["total"] = forward + statistics + rounding + evaluate + self + select;
+  double sensitivity = 0;
+  if (chooses_bits(options)) {
+    // A stream for each tap of each block, from there to the last: half of the blocks on average; then the head. And the
+    // quantization itself on a part of the text.
+    const auto streams = static_cast<double>(source.config().num_hidden_layers * kTaps + 2);
+    const auto tokens = static_cast<double>(options.sensitivity_tokens);
+    const double part = calibration > 0 ? std::min(1.0, static_cast<double>(kSensitivityStatistics) / calibration) : 1.0;
+    sensitivity = streams * tokens * (work.forward + head) / rate / 0.7 + rounding + part * (forward + statistics);
+  }
+  time["sensitivity"] = sensitivity;
+  time["total"] = forward + statistics + rounding + evaluate + self + select + sensitivity;
   return time;
 }
 
@@ -128,6 +140,8 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   for (const Skipped& s : left_out_tensors(*source)) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
   plan["quantized"] = quantized;
   plan["skipped"] = skipped;
+  // Which linears get how many bits is known after the measurement alone.
+  if (options.target_bits > 0) bytes = static_cast<uint64_t>(static_cast<double>(weights) * options.target_bits / 8);
   plan["quantized_weights"] = weights;
   plan["quantized_bytes"] = bytes;
   const MemoryPlan memory = plan_memory(*source, recipe, options, sizes.calibration, sizes.held_back, "");
@@ -140,7 +154,7 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   plan["memory"] = to_json(memory);
   plan["disk_free_bytes"] = free_disk_bytes(output);
   plan["memory_budget"] = memory_budget(options.machine);
-  plan["seconds"] = estimate_time(*source, recipe, sizes);
+  plan["seconds"] = estimate_time(*source, recipe, options, sizes);
   plan["machine"] = {{"cpu", cpu_name()}, {"threads", threads()}, {"gemm_gflops_per_core", gemm_rate(GemmType::kF32)}};
   plan["warnings"] = tracker.warnings();
   return plan.dump(2, ' ', false, json::error_handler_t::replace);

@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 
 #include "core/half.h"
 #include "core/machine.h"
@@ -61,6 +62,7 @@ class BlockQuantizer {
     report_["linears"] = json::array();
     if (task_.recipe->scales != ScaleMethod::kNone) find_scales();
     check_fold();
+    if (task_.folded != nullptr) *task_.folded = block_.clone();
     for (const QuantizedWeight& w : task_.tensors->quantized) quantize_weight(w);
     collect_changed();
     result_.report = std::move(report_);
@@ -264,9 +266,41 @@ class BlockQuantizer {
     tracker_.enter("round", task_.layer, config_.num_hidden_layers);
   }
 
+  // Before the first linear of the tap is rounded: they share the factor.
+  void try_grids(Tap tap) {
+    tracker_.enter("sensitivity", task_.layer, config_.num_hidden_layers);
+    const Matrix& gram = stats(tap).gram;
+    std::vector<const Matrix*> weights;
+    for (const LinearKind kind : consumers(tap)) {
+      if (grids_.count(kind) > 0) weights.push_back(&block_.linear(kind).weight);
+    }
+    const Matrix sample = sample_rows(weights, kTrialRows);
+    json unused;
+    for (GridTrial& trial : (*task_.trials)[static_cast<size_t>(tap)]) {
+      if (trial.grid.bits == kUnquantizedBits) continue;
+      const GroupRanges ranges = choose_ranges(sample, gram, consumers(tap).back(), trial.grid, unused);
+      QuantizedTensor q = round_sample(sample, tap, ranges, trial.grid);
+      const double error = linear_errors(sample, q, &gram).output_error;
+      trial.loss = error * error;
+    }
+    tracker_.enter("round", task_.layer, config_.num_hidden_layers);
+  }
+
+  QuantizedTensor round_sample(const Matrix& sample, Tap tap, const GroupRanges& ranges, const Grid& grid) {
+    const Recipe& recipe = *task_.recipe;
+    QuantizedTensor q = recipe.rounding == Rounding::kGptq ? quantize_gptq(sample, factor(tap, recipe.damping), ranges, grid) : quantize_rtn(sample, ranges, grid);
+    if (recipe.refine) {
+      RefineOptions options;
+      options.damping = recipe.damping;
+      refine(sample, stats(tap).gram, q, options);
+    }
+    return q;
+  }
+
   QuantizedTensor round_linear(const LinearSlot& slot, const Grid& grid, json& entry) {
     const Recipe& recipe = *task_.recipe;
     const Tap tap = tap_of(slot.kind);
+    if (task_.trials != nullptr && tried_.insert(tap).second) try_grids(tap);
     if (task_.guard != nullptr && choices_.count(slot.kind) == 0) choose_rounding_of(tap);
     RoundingChoice choice;
     choice.damping = recipe.damping;
@@ -417,6 +451,7 @@ class BlockQuantizer {
   std::vector<Fold> folded_;
   ScalePlan plan_;
   std::map<LinearKind, RoundingChoice> choices_;
+  std::set<Tap> tried_;
   std::optional<GptqFactor> factor_;
   Tap factor_tap_ = Tap::kQkv;
   json report_;

@@ -13,6 +13,14 @@
 
 namespace metal_marlin {
 
+// Another grid for the linears of a tap, and what it costs: the squared relative output error of a sample of their rows on
+// the calibration text, rounded as the recipe says. 0 for kUnquantizedBits.
+struct GridTrial {
+  Grid grid;
+  double loss = 0;
+};
+inline constexpr int64_t kTrialRows = 128;
+
 struct BlockTask {
   const ModelSource* source = nullptr;
   const Recipe* recipe = nullptr;
@@ -30,6 +38,10 @@ struct BlockTask {
   // ScaleLoss::kBlock: sequences that enter the block.
   Matrix replay_states;
   std::vector<int64_t> replay_lengths;
+  // Not null: takes the block after folding, before rounding. (`stats` are then those of its inputs.)
+  Block* folded = nullptr;
+  // Not null: grids to try for each tap, beside those that are taken.
+  std::array<std::vector<GridTrial>, kTaps>* trials = nullptr;
 };
 
 struct BlockResult {

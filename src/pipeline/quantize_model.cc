@@ -24,15 +24,18 @@
 #include "eval/score.h"
 #include "model/block.h"
 #include "model/model.h"
+#include "pipeline/block_probe.h"
 #include "pipeline/few_tokens.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/journal.h"
 #include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
+#include "pipeline/mixed_bits.h"
 #include "pipeline/progress.h"
 #include "pipeline/quantize_block.h"
 #include "pipeline/recipe.h"
 #include "pipeline/run_report.h"
+#include "pipeline/sensitivity.h"
 #include "pipeline/state_store.h"
 #include "pipeline/texts.h"
 #include "write/checkpoint_writer.h"
@@ -43,8 +46,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr int64_t kInvarianceTokens = 256;
-constexpr int64_t kReplayTokens = 2048;
 constexpr int64_t kHeldBackGramTokens = 8192;  // of the held-back tokens, for each linear's output error
 constexpr double kSnapshotSeconds = 120;
 
@@ -128,6 +129,8 @@ class Run {
   void check_before_work();
   void prepare(uint64_t fingerprint);
   void plan_tensors();
+  void warn_of_unused_patterns();
+  void choose_mixed_bits();
   // Returns the number of operations.
   double forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const;
   void run_blocks();
@@ -154,6 +157,7 @@ class Run {
   std::unique_ptr<StateStore> reference_;
   std::unique_ptr<StateStore> quantized_;
   FewTokens few_tokens_;
+  json mixed_;  // the report's "mixed"
   bool redo_ = false;  // the result of this very run is there, but not whole
   int lock_ = -1;
   int64_t resumed_blocks_ = 0;
@@ -246,6 +250,7 @@ void Run::check_before_work() {
     stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration.front(), *source_, needs_gram(recipe_));
   }
   plan_tensors();
+  warn_of_unused_patterns();
   if (preparation_is_long(options_.calibration)) {
     const TextSizes sizes = expected_sizes(*source_, options_);
     plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
@@ -321,17 +326,37 @@ void Run::prepare(uint64_t fingerprint) {
 }
 
 void Run::plan_tensors() {
+  layers_.clear();
   for (int64_t layer = 0; layer < source_->config().num_hidden_layers; ++layer) {
     layers_.push_back(planned_tensors(*source_, layer, options_, recipe_));
   }
+  const bool any = std::any_of(layers_.begin(), layers_.end(), [](const LayerTensors& l) { return !l.quantized.empty(); });
+  if (!any) throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " + layers_.front().skipped.front().reason + ")");
+}
+
+void Run::warn_of_unused_patterns() {
   for (const std::string& pattern : options_.skip) {
     const bool used = std::any_of(layers_.begin(), layers_.end(), [&](const LayerTensors& l) {
       return std::any_of(l.skipped.begin(), l.skipped.end(), [&](const Skipped& k) { return matches_any({pattern}, k.name); });
     });
     if (!used) tracker_.warn("--skip \"" + pattern + "\" matches no linear");
   }
-  const bool any = std::any_of(layers_.begin(), layers_.end(), [](const LayerTensors& l) { return !l.quantized.empty(); });
-  if (!any) throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " + layers_.front().skipped.front().reason + ")");
+}
+
+// Bits of each linear by what its quantization costs: measured once in a run, so that it goes on with the same choice.
+void Run::choose_mixed_bits() {
+  const std::string path = (fs::path(journal_.folder()) / "sensitivity.json").string();
+  Sensitivity sensitivity;
+  sensitivity.items = sensitive_items(layers_, recipe_, options_);
+  if (!fs::exists(path) || !take_measured(json::parse(read_text_file(path), nullptr, false), sensitivity)) {
+    const std::string scratch = (fs::path(journal_.folder()) / "scratch-sensitivity").string();
+    sensitivity = measure_sensitivity(*source_, options_, recipe_, layers_, texts_.calibration, scratch, tracker_);
+    write_text_file(path, to_json(sensitivity).dump());
+  }
+  const BitsChoice choice = choose_bits(sensitivity, options_);
+  mixed_ = mixed_section(sensitivity, choice, options_);
+  recipe_.grids = grids_of(sensitivity, choice);
+  plan_tensors();
 }
 
 // The pass lives for one layer and one stream: its scratch memory is gone when the block is quantized.
@@ -405,30 +430,16 @@ void Run::quantize_layer(int64_t layer) {
   task.tensors = &layers_[static_cast<size_t>(layer)];
   task.layer = layer;
 
-  // The first rows of one sequence, before and after; what comes later in it cannot reach them.
   StateStore& probe = calibration_->rows() > 0 ? *calibration_ : *reference_;
   if (probe.rows() > 0) {
-    task.invariance_input = Matrix(std::min(kInvarianceTokens, probe.batches().front().lengths.front()), probe.hidden());
-    probe.read_rows(0, task.invariance_input.rows(), task.invariance_input.data());
+    take_probe(probe, task);
   } else {
     std::vector<int32_t> ids;
     for (int64_t i = 0; i < kInvarianceTokens; ++i) ids.push_back(static_cast<int32_t>(i % source_->config().vocab_size));
     task.invariance_input = Matrix(kInvarianceTokens, source_->config().hidden_size);
     embed(*source_, ids, task.invariance_input);
   }
-  if (recipe_.scale_loss == ScaleLoss::kBlock && calibration_->rows() > 0) {
-    int64_t rows = 0;
-    for (const auto& batch : calibration_->batches()) {
-      for (const int64_t length : batch.lengths) {
-        if (rows > 0 && rows + length > kReplayTokens) break;
-        task.replay_lengths.push_back(length);
-        rows += length;
-      }
-      if (rows >= kReplayTokens / 2) break;
-    }
-    task.replay_states = Matrix(rows, calibration_->hidden());
-    calibration_->read_rows(0, rows, task.replay_states.data());
-  }
+  if (recipe_.scale_loss == ScaleLoss::kBlock && calibration_->rows() > 0) take_replay(*calibration_, task);
 
   std::array<ActivationStats, kTaps> stats;
   std::array<ActivationStats, kTaps> guard;
@@ -608,6 +619,7 @@ QuantizeResult Run::execute() {
   check_before_work();
   lock_output();
   prepare(fingerprint);
+  if (chooses_bits(options_)) choose_mixed_bits();
   run_blocks();
   RunFacts facts;
   if (evaluating()) {
@@ -627,6 +639,7 @@ QuantizeResult Run::execute() {
   facts.calibration_tokens = stats_file_ ? static_cast<int64_t>(stats_file_->tokens()) : texts_.calibration.tokens();
   facts.few_tokens_json = few_tokens_.list_json;
   facts.plan = plan_;
+  facts.mixed = mixed_;
   for (const LayerTensors& l : layers_) facts.skipped.insert(facts.skipped.end(), l.skipped.begin(), l.skipped.end());
   for (Skipped& s : left_out_tensors(*source_)) facts.skipped.push_back(std::move(s));
   for (size_t layer = 0; layer < layers_.size(); ++layer) facts.blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));

@@ -19,6 +19,7 @@
 #include "pack/native.h"
 #include "pipeline/group_size.h"
 #include "pipeline/ignored_options.h"
+#include "pipeline/mixed_bits.h"
 #include "pipeline/texts.h"
 #include "write/checkpoint_writer.h"
 
@@ -165,6 +166,8 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   check_sizes(o.evaluation);
   if (o.machine.threads < 0 || o.machine.threads > 4096) throw ArgumentError(fmt::format("--threads: expected 0 to 4096, got {}", o.machine.threads));
   r.precision = statistics_precision(o.machine.precision);
+  check_mixed(o, r);
+  r.grids = grids_of_patterns(source, o, r);
   return r;
 }
 
@@ -232,6 +235,13 @@ LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const Qua
   for (QuantizedWeight& w : tensors.quantized) {
     w.grid = recipe.grid;
     std::string reason;
+    if (const auto own = recipe.grids.find(w.name); own != recipe.grids.end()) {
+      w.grid = own->second;
+      if (w.grid.bits == kUnquantizedBits) {
+        tensors.skipped.push_back({w.name, chooses_bits(options) ? "16 bits chosen by its share of the KL divergence" : "--linear-bits"});
+        continue;
+      }
+    }
     for (const std::string& format : options.formats) {
       const std::string r = CheckpointWriter::create(format)->refusal(w.rows, w.columns, w.grid.group_of(w.columns), w.grid.bits);
       if (reason.empty() && !r.empty()) reason = fmt::format("{}: {}", format, r);
@@ -282,13 +292,17 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   j["chunks"] = o.evaluation.chunks;
   j["context"] = o.evaluation.context;
   j["precision"] = r.precision == Precision::kBF16 ? "bf16" : "f32";
+  j["target_bits"] = o.target_bits > 0 ? nlohmann::json(o.target_bits) : nlohmann::json(nullptr);
+  j["mixed_bits"] = chooses_bits(o);
+  j["linear_bits"] = o.linear_bits;
+  j["sensitivity_tokens"] = o.sensitivity_tokens;
   j["max_kl"] = o.max_kl < 0 ? nlohmann::json(nullptr) : nlohmann::json(o.max_kl);
   return j;
 }
 
 uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source) {
   nlohmann::json j = options_json(options, recipe);
-  j.erase("max_kl");  // judges the result, does not shape it
+  if (!chooses_bits(options) || options.target_bits > 0) j.erase("max_kl");  // judges the result, does not shape it
   j.erase("group_size_option");  // "auto" is the size that it stands for
   // A text is what it says, wherever it lies: its digest stands for it. How its name ends tells how it is read.
   const auto forget_place = [](nlohmann::json& name) {

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,10 @@ enum class RangeChoice : uint8_t { kAbsmax, kMse, kGram };
 enum class ScaleLoss : uint8_t { kLinear, kFeedback, kBlock };      // kFeedback: after GPTQ's rounding; kBlock: by replaying it
 enum class Rounding : uint8_t { kNearest, kGptq };
 enum class Statistic : uint8_t { kMean, kMax, kRms };
+
+// Grids by weight name. bits kUnquantizedBits: the linear stays as it is.
+using LinearGrids = std::map<std::string, Grid>;
+inline constexpr int kUnquantizedBits = 16;
 
 struct Recipe {
   std::string method;  // as given
@@ -37,6 +42,7 @@ struct Recipe {
   bool guard = false;   // rounding chosen per linear (rounding_choice.h)
   Precision precision = Precision::kF32;  // of the forward pass that makes statistics; never of an evaluation
   Grid grid;  // of most linears (see QuantizedWeight::grid); group_size resolved: explicit, or -1
+  LinearGrids grids;  // of linears that differ from it
   int least_zero = 0;  // that every format can hold: 1 with version 1 of GPTQ
 };
 

@@ -9,6 +9,7 @@
 
 #include "formats/json_fault.h"
 #include "formats/text.h"
+#include "pipeline/mixed_report.h"
 #include "pipeline/run_report.h"
 
 namespace metal_marlin {
@@ -148,11 +149,13 @@ json parse_report(const std::string& text, const std::string& name) {
   }
   const Checker checker(name);
   checker.check(report, kKeys, "");
+  if (!report.contains("mixed")) report["mixed"] = nullptr;
+  check_mixed_section(report["mixed"], name);
   checker.check_each(report["linears"], kLinearKeys, "linears");
   checker.check_each(report["skipped"], kSkippedKeys, "skipped");
   checker.check_each(report["clamped"], kClampedKeys, "clamped");
-  for (const json& name : report["kept_in_16_bits"]) {
-    if (!name.is_string()) checker.fail("kept_in_16_bits", "texts", &name);
+  for (const json& kept : report["kept_in_16_bits"]) {
+    if (!kept.is_string()) checker.fail("kept_in_16_bits", "texts", &kept);
   }
   if (report["gate"]["max_kl"].is_number() && !report["gate"]["passed"].is_boolean()) {
     checker.fail("gate/passed", "true or false", &report["gate"]["passed"]);

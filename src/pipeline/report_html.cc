@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "pipeline/mixed_report.h"
 #include "pipeline/report_check.h"
 #include "pipeline/report_lists.h"
 #include "pipeline/size.h"
@@ -155,15 +156,15 @@ std::string render_report_html(const std::string& report_json) {
     const bool passed = r["gate"]["passed"].get<bool>();
     row("quality gate", fmt::format("<span class=\"{}\">KL at most {}: {}</span>", passed ? "" : "miss", cell(r["gate"]["max_kl"]), passed ? "passed" : "missed"));
   }
-  h += "</table>" + error_plot(r["linears"]);
+  h += "</table>" + error_plot(r["linears"]) + mixed_html(r["mixed"]);
   h += "<h2>Stages</h2><table><tr><th>stage</th><th>seconds</th><th>CPU seconds</th></tr>";
   for (const auto& [name, time] : r["run"]["stages"].items()) {
     h += fmt::format("<tr><td>{}</td><td class=\"n\">{:.2f}</td><td class=\"n\">{:.2f}</td></tr>", escape(name), time["seconds"].get<double>(), time["cpu_seconds"].get<double>());
   }
-  h += "</table><h2>Linears</h2><table class=\"small\"><tr><th>name</th><th>shape</th><th>weight error</th><th>output error</th><th>held back</th><th>clipped</th><th>saturated</th></tr>";
+  h += "</table><h2>Linears</h2><table class=\"small\"><tr><th>name</th><th>shape</th><th>bits</th><th>weight error</th><th>output error</th><th>held back</th><th>clipped</th><th>saturated</th></tr>";
   for (const json& l : r["linears"]) {
-    h += fmt::format("<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
-                     cell(l["name"]), shape_text(l["shape"]), cell(l["weight_error"]), cell(l["output_error"]), cell(l["held_back_output_error"]),
+    h += fmt::format("<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+                     cell(l["name"]), shape_text(l["shape"]), cell(l.value("bits", json())), cell(l["weight_error"]), cell(l["output_error"]), cell(l["held_back_output_error"]),
                      percent(l["clipped_share"]), percent(l["saturated_share"]));
   }
   h += "</table>";

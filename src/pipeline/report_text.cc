@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
+#include "pipeline/mixed_report.h"
 #include "pipeline/report_check.h"
 #include "pipeline/report_lists.h"
 #include "pipeline/size.h"
@@ -69,7 +70,7 @@ std::string part_name(const std::string& key) {
   constexpr std::pair<const char*, const char*> kNames[] = {
       {"base", "program, tokenizer"}, {"states", "hidden states"},       {"spilled", "states on disk"},       {"block", "one block"},
       {"statistics", "Gram matrices"}, {"forward", "forward pass"},      {"forward_scratch", "forward pass"}, {"quantize_scratch", "search, rounding"},
-      {"self_text", "making the text"}, {"head", "head and logits"},     {"search_and_round", "search, rounding"}, {"evaluate", "evaluation"}};
+      {"self_text", "making the text"}, {"sensitivity", "sensitivity"}, {"head", "head and logits"},     {"search_and_round", "search, rounding"}, {"evaluate", "evaluation"}};
   for (const auto& [name, text] : kNames) {
     if (key == name) return text;
   }
@@ -111,7 +112,8 @@ std::string render_report_text(const std::string& report_json) {
   const auto line = [&](const std::string& name, const std::string& value) { out += fmt::format("{:<20} {}\n", name, value); };
   line("model", r["input"]["path"].get<std::string>());
   const int64_t group = o["group_size"].get<int64_t>();
-  line("method", fmt::format("{}, {}, {} bits, {}", o["method"].get<std::string>(), o["scheme"] == "sym" ? "symmetric" : "asymmetric", o["bits"].get<int>(),
+  line("method", fmt::format("{}, {}, {} bits, {}", o["method"].get<std::string>(), o["scheme"] == "sym" ? "symmetric" : "asymmetric",
+                             r["mixed"].is_null() ? fmt::format("{}", o["bits"].get<int>()) : fmt::format("{:.3f}", r["mixed"]["bits_per_weight"].get<double>()),
                              group < 0 ? std::string("per channel") : fmt::format("groups of {}", group)));
   // Statistics from a file are of tokens, but no longer of sequences.
   const int64_t sequences = r["calibration"]["sequences"].get<int64_t>();
@@ -139,6 +141,7 @@ std::string render_report_text(const std::string& report_json) {
     out += fmt::format("{:<12} {:>6} {:>13} {:>13} {:>13}   {}\n", k.kind, k.count, mean(k.weight, k.count), mean(k.output, k.measured),
                        mean(k.held_back, k.held_back_measured), k.held_back_measured > 0 ? fmt::format("{:.4f} {}", k.worst, k.worst_name) : "-");
   }
+  if (!r["mixed"].is_null()) out += "\nBits of each linear. " + mixed_text(r["mixed"], 20);
   out += fmt::format("\n{:<20} {:>9} {:>9} {:>7}\n", "stage", "seconds", "CPU s", "share");
   std::vector<std::pair<std::string, json>> stages;
   for (const auto& [name, time] : run["stages"].items()) stages.emplace_back(name, time);
@@ -181,12 +184,17 @@ std::string render_plan(const std::string& plan_json) {
   const auto memory = [](const json& bytes) { return memory_text(bytes.get<uint64_t>()); };
   line("model", p["model"].get<std::string>());
   line("output", p["output"].get<std::string>());
-  line("method", fmt::format("{}, {}, {} bits, group size {}", p["options"]["method"].get<std::string>(), p["options"]["scheme"].get<std::string>(), p["options"]["bits"].get<int>(), p["options"]["group_size"].get<int64_t>()));
+  const json& o = p["options"];
+  const bool mixed = o["mixed_bits"].get<bool>();
+  const std::string bits = !mixed                           ? fmt::format("{} bits", o["bits"].get<int>())
+                           : o["target_bits"].is_number() ? fmt::format("at most {:g} bits per weight", o["target_bits"].get<double>())
+                                                            : fmt::format("the bits that an estimated KL of {:g} takes", o["max_kl"].get<double>());
+  line("method", fmt::format("{}, {}, {}, group size {}", o["method"].get<std::string>(), o["scheme"].get<std::string>(), bits, o["group_size"].get<int64_t>()));
   line("quantized", fmt::format("{} weight tensors, {:.1f} M weights, {}", p["quantized"].size(), p["quantized_weights"].get<double>() / 1e6, memory(p["quantized_bytes"])));
   line("tokens", fmt::format("{} for calibration, {} held back", p["calibration_tokens"].get<int64_t>(), p["held_back_tokens"].get<int64_t>()));
   const json& m = p["memory"];
   line("peak memory", fmt::format("{} of {} allowed", memory(m["peak_bytes"]), memory(p["memory_budget"])));
-  for (const char* part : {"base", "states", "spilled", "block", "statistics", "forward_scratch", "quantize_scratch", "head", "self_text", "selection"}) {
+  for (const char* part : {"base", "states", "spilled", "block", "statistics", "forward_scratch", "quantize_scratch", "head", "self_text", "selection", "sensitivity"}) {
     if (m[part].get<uint64_t>() > 0) line("  " + part_name(part), memory(m[part]));
   }
   line("disk", fmt::format("{} of {} free", memory(m["disk"]), memory(p["disk_free_bytes"])));

@@ -10,6 +10,7 @@
 #include "core/threads.h"
 #include "kernels/gemm.h"
 #include "kernels/linear_algebra.h"
+#include "pipeline/mixed_bits.h"
 #include "pipeline/size.h"
 
 namespace metal_marlin {
@@ -142,6 +143,8 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
     invariance = std::max(invariance, block.value("invariance_error", 0.0));
   }
   report["linears"] = linears;
+  report["mixed"] = facts.mixed;
+  if (!facts.mixed.is_null()) report["mixed"]["file_bits_per_weight"] = file_bits_per_weight(facts.mixed, facts.written.front().second);
   report["rounding_choice"] =
       rounding_section(linears, recipe, guard_sequences(recipe, static_cast<int64_t>(facts.texts->calibration.sequences.size())));
   report["scales"] = scales;

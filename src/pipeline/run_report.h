@@ -34,6 +34,7 @@ struct RunFacts {
   std::vector<std::pair<std::string, WriteReport>> written;  // by format, the first is the one that `model` speaks of
   std::vector<Skipped> skipped;
   std::vector<nlohmann::json> blocks;
+  nlohmann::json mixed;  // mixed_bits.h; null where no bits were chosen
 };
 
 nlohmann::json build_report(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,

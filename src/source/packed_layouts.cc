@@ -73,23 +73,23 @@ int supported_bits(const ConfigReader& q, const PackedLayout* layout) {
   return static_cast<int>(bits);
 }
 
-// GPTQModel's settings of single modules, by patterns: "-:" leaves them out, others override. Returns whether group
-// sizes differ.
-bool read_dynamic(const ConfigReader& q, int bits) {
+// GPTQModel's settings of single modules, by patterns: "-:" leaves them out, others override. Which modules a pattern
+// means need not be found out: the shapes of their tensors say what they have.
+void read_dynamic(const ConfigReader& q, PackedConfig& out) {
   const auto dynamic = q.find_object("dynamic");
-  if (!dynamic) return false;
-  bool differ = false;
+  if (!dynamic) return;
+  const auto widths = widths_of(out.layout);
   for (const auto& [pattern, unused] : dynamic->object().items()) {
     if (pattern.starts_with("-:")) continue;
     const auto settings = dynamic->find_object(pattern.c_str());
     if (!settings) continue;
-    if (const int64_t other = settings->find_int("bits", 1, 64).value_or(bits); other != bits) {
-      throw UnsupportedError(fmt::format("{}: dynamic \"{}\": {} bits beside {} are not supported; supported is one width", q.file(),
-                                         pattern, other, bits));
+    const int64_t bits = settings->find_int("bits", 1, 64).value_or(out.bits);
+    if (std::find(widths.begin(), widths.end(), bits) == widths.end()) {
+      throw UnsupportedError(fmt::format("{}: dynamic \"{}\": {} bits are not supported; supported are {}", q.file(), pattern, bits, list_widths(widths)));
     }
-    differ = differ || settings->has("group_size");
+    out.bits_by_shape = out.bits_by_shape || bits != out.bits;
+    out.by_shape = out.by_shape || settings->has("group_size");
   }
-  return differ;
 }
 
 int64_t inferred_group_size(const PackedLinear& linear, int64_t in_features, int64_t usual) {
@@ -146,9 +146,24 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
       throw UnsupportedError(fmt::format("{}: rotation \"{}\" is not supported: the model computes on rotated states", path,
                                          *q.find_string("rotation")));
     }
-    out.by_shape = read_dynamic(q, out.bits);
+    if (out.layout != &kMarlin) read_dynamic(q, out);
   }
   return out;
+}
+
+int bits_by_shape(const PackedConfig& config, const PackedLinear& linear, const std::string& name) {
+  const auto& zeros = linear.zeros->shape;
+  const auto& scales = linear.scales->shape;
+  const auto widths = widths_of(config.layout);
+  if (zeros.size() == 2 && scales.size() == 2) {
+    for (const int bits : widths) {
+      // Without products, which a hostile shape could overflow: run_codes(bits) outputs have run_words(bits) words.
+      const int64_t runs = scales[1] / run_codes(bits);
+      if (scales[1] > 0 && scales[1] % run_codes(bits) == 0 && zeros[1] % run_words(bits) == 0 && zeros[1] / run_words(bits) == runs) return bits;
+    }
+  }
+  throw FormatError(fmt::format("{}: expected zeros whose rows hold as many numbers of {} bits as the scales, found zeros of shape {} and scales of shape {}",
+                                name, list_widths(widths), shape_string(zeros), shape_string(scales)));
 }
 
 std::vector<int64_t> logical_shape(const PackedLayout& layout, const PackedLinear& linear, const std::string& name) {

@@ -29,6 +29,7 @@ struct PackedConfig {
   int bits = 4;                          // of a code; native: what the files' metadata say counts
   int64_t group_size = 0;                // -1: the whole row
   bool by_shape = false;  // linears may have another group size: found out by the shape of their scales
+  bool bits_by_shape = false;  // GPTQ: also another number of bits, by the shapes of their zeros and scales
 };
 
 // Of `config`, where "quantization_config" is missing of the file that older tools write beside it in `folder`:
@@ -58,6 +59,10 @@ struct PackedLinear {
   const TensorView* zeros = nullptr;
   const TensorView* channels = nullptr;
 };
+
+// Bits of a code of a linear whose config has bits_by_shape: 32 times the words of a row of zeros, divided by the outputs of
+// the scales. FormatError naming `name` where that is none of the layout's widths.
+int bits_by_shape(const PackedConfig& config, const PackedLinear& linear, const std::string& name);
 
 // [out, in] of the linear whose codes these are. FormatError naming `name` (of the tensor) unless two dimensions.
 std::vector<int64_t> logical_shape(const PackedLayout& layout, const PackedLinear& linear, const std::string& name);

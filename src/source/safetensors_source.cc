@@ -327,6 +327,7 @@ class SafetensorsSource : public ModelSource {
     find(layout.scales, e.packed.scales, true);
     find(layout.zeros, e.packed.zeros, true);
     find(layout.channels, e.packed.channels, false);
+    if (packed_.bits_by_shape) e.packed.bits = bits_by_shape(packed_, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
     e.shape = logical_shape(layout, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
     if (!entries_.emplace(module + ".weight", std::move(e)).second) {
       throw FormatError(fmt::format("{}: tensor {}.weight is there twice: as it is and in 4 bits", path_, module));

@@ -42,6 +42,7 @@ struct ChangedTensor {
 struct SkippedTensor {
   std::string name;
   std::string reason;
+  uint64_t bytes = 0;  // in the file; write() fills it in
 };
 
 struct CheckpointPlan {
@@ -116,6 +117,10 @@ class CheckpointWriter {
   // Why no linear of this grid can be stored in the format, "has no zero points"; empty: it can. Here: its widths().
   virtual std::string refusal_of(const Grid& grid) const;
   virtual std::span<const int> widths() const noexcept = 0;  // bits of a code
+  // Whether all linears that are not left in 16 bits share one grid.
+  virtual bool one_grid() const noexcept { return false; }
+  // The smallest groups to choose where nobody asked for a size: kernels for the format commonly have no smaller ones.
+  virtual int64_t least_group() const noexcept { return 16; }
   // The least zero that the format can hold.
   virtual int least_zero() const noexcept { return 0; }
 

@@ -29,6 +29,7 @@ class NativeWriter : public CheckpointWriter {
 class AwqWriter : public CheckpointWriter {
  public:
   const char* format() const noexcept override { return "awq"; }
+  bool one_grid() const noexcept override { return true; }
   std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size, int bits) const override;
   std::span<const int> widths() const noexcept override;
 
@@ -43,12 +44,13 @@ class AwqWriter : public CheckpointWriter {
                  nlohmann::json& config) const override;
 };
 
-// GPTQ version 1 or 2 (pack/gptq.h): model.safetensors, every float tensor in float16 (unless the plan keeps types), one
-// group size, quantize_config.json beside config.json.
+// GPTQ version 1 or 2 (pack/gptq.h): model.safetensors, every float tensor in float16 (unless the plan keeps types),
+// quantize_config.json beside config.json; other bits and group sizes than the plan's in "dynamic".
 class GptqWriter : public CheckpointWriter {
  public:
   explicit GptqWriter(GptqVersion version) : version_(version) {}
   const char* format() const noexcept override { return version_ == GptqVersion::kV1 ? "gptq" : "gptq_v2"; }
+  int64_t least_group() const noexcept override { return 32; }
   std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size, int bits) const override;
   std::span<const int> widths() const noexcept override;
   int least_zero() const noexcept override { return version_ == GptqVersion::kV1 ? 1 : 0; }
@@ -72,6 +74,7 @@ class GptqWriter : public CheckpointWriter {
 class MarlinWriter : public CheckpointWriter {
  public:
   const char* format() const noexcept override { return "marlin"; }
+  bool one_grid() const noexcept override { return true; }
   std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size, int bits) const override;
   std::span<const int> widths() const noexcept override;
   std::string refusal_of(const Grid& grid) const override;

@@ -49,9 +49,7 @@ DType GptqWriter::kept_type(DType stored, const CheckpointPlan& plan) const {
   return plan.keep_types ? stored : DType::kF16;
 }
 
-void GptqWriter::check(const CheckpointPlan& plan) const {
-  require_one_grid(plan, "a GPTQ checkpoint");
-}
+void GptqWriter::check(const CheckpointPlan&) const {}
 
 std::map<std::string, std::string> GptqWriter::metadata(const CheckpointPlan&) const {
   return {{"format", "pt"}};
@@ -80,7 +78,15 @@ void GptqWriter::configure(const CheckpointPlan& plan, const std::vector<std::st
       q["dynamic"]["-:" + exact_pattern(module)] = nlohmann::json::object();
     }
   }
-  if (q.contains("dynamic")) {
+  const bool whole = !q.contains("dynamic");
+  for (const QuantizedLinear& l : plan.quantized) {
+    nlohmann::json own = nlohmann::json::object();
+    if (l.bits != plan.bits) own["bits"] = l.bits;
+    const int64_t usual = plan.group_size < 0 ? l.in_features : std::min(plan.group_size, l.in_features);
+    if (l.group_size != usual) own["group_size"] = l.group_size;
+    if (!own.empty()) q["dynamic"]["+:" + exact_pattern(module_name(l.name))] = std::move(own);
+  }
+  if (!whole) {
     // The same for readers that do not know "dynamic" (transformers): what is quantized, by whole names, which are right
     // for those that look for parts or ends of a name.
     nlohmann::json modules = nlohmann::json::array();

@@ -33,7 +33,7 @@ class IgnoredOptionsTest : public testing::Test {
 using Names = std::set<std::string>;
 
 TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
-  const Names text = {"seed", "temperature", "chunks"};  // a text, of which a part is held back
+  const Names text = {"seed", "temperature", "chunks", "sensitivity-tokens"};  // a text, of which a part is held back
   const auto with = [](Names a, const Names& b) {
     a.insert(b.begin(), b.end());
     return a;
@@ -43,12 +43,12 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
   EXPECT_EQ(names(options("awq-paper")), with(text, {"salient-ratio", "damping", "guard", "act-order"}));
   EXPECT_EQ(names(options("awq")), with(text, {"salient-ratio"}));
   EXPECT_EQ(names(options("awq-salient")), with(text, {"awq-loss", "damping", "guard", "act-order"}));
-  EXPECT_EQ(names(options("gptq", "self")), (Names{"salient-ratio", "activation-method", "awq-loss", "chunks", "context"}));
+  EXPECT_EQ(names(options("gptq", "self")), (Names{"salient-ratio", "activation-method", "awq-loss", "chunks", "context", "sensitivity-tokens"}));
   EXPECT_EQ(names(options("gptq", "stats.npz")), (Names{"salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "seed",
-                                                         "temperature", "bos", "chunks", "context"}));
+                                                         "temperature", "bos", "chunks", "context", "sensitivity-tokens"}));
   QuantizeOptions named = options("gptq", "stats.npz");
   named.evaluation.text = "test.txt";
-  EXPECT_EQ(names(named), (Names{"salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "seed", "temperature"}));
+  EXPECT_EQ(names(named), (Names{"salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "seed", "temperature", "sensitivity-tokens"}));
   QuantizeOptions weighed = options("awq", "self");
   weighed.calibration.calibration_weights = {2};
   EXPECT_TRUE(names(weighed).count("calibration-weights"));
@@ -92,7 +92,8 @@ TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
       {"temperature", [](auto& o) { o.calibration.temperature = 2; }},
       {"bos", [](auto& o) { o.calibration.bos = o.evaluation.bos = Bos::kNever; }},
       {"chunks", [](auto& o) { o.evaluation.chunks = 9; }},
-      {"context", [](auto& o) { o.evaluation.context = 99; }}};
+      {"context", [](auto& o) { o.evaluation.context = 99; }},
+      {"sensitivity-tokens", [](auto& o) { o.sensitivity_tokens = 77; }}};
   for (const std::string method : {"rtn", "gptq", "awq-paper", "awq-salient"}) {
     const QuantizeOptions base = options(method, "self");
     const Names ignored = names(base);
@@ -110,6 +111,29 @@ TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
     other.scheme = "sym";
     EXPECT_NE(fingerprint(other), fingerprint(base));
   }
+}
+
+TEST_F(IgnoredOptionsTest, WhatChoosesTheBitsMakesTheRun) {
+  QuantizeOptions base = options("rtn", "self");
+  base.target_bits = 4.5;
+  EXPECT_FALSE(names(base).count("sensitivity-tokens"));
+  QuantizeOptions other = base;
+  other.max_kl = 0.1;  // the gate alone
+  EXPECT_EQ(fingerprint(other), fingerprint(base));
+  other.sensitivity_tokens = 77;
+  EXPECT_NE(fingerprint(other), fingerprint(base));
+  other = base;
+  other.target_bits = 4.6;
+  EXPECT_NE(fingerprint(other), fingerprint(base));
+  other.target_bits = 0;
+  other.mixed_bits = true;
+  other.max_kl = 0.1;
+  QuantizeOptions stricter = other;
+  stricter.max_kl = 0.05;  // now it is what the bits follow from
+  EXPECT_NE(fingerprint(other), fingerprint(stricter));
+  other = options("rtn", "self");
+  other.linear_bits = {"*.down_proj.*=16"};
+  EXPECT_NE(fingerprint(other), fingerprint(options("rtn", "self")));
 }
 
 }  // namespace

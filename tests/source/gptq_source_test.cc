@@ -171,6 +171,13 @@ INSTANTIATE_TEST_SUITE_P(
                     Damage{"scales_of_another_group_size",
                            [](Checkpoint& c) { c.config["quantization_config"]["group_size"] = 16; },
                            expect<FormatError>({"gate_proj", "model.safetensors"})},
+                    Damage{"zeros_of_no_width_where_bits_differ",
+                           [](Checkpoint& c) {
+                             c.config["quantization_config"]["dynamic"] = {{"+:.*down.*", {{"bits", 8}}}};
+                             c.at(kModule + ".qzeros").shape = {1, 6};  // 24 outputs have 3 words at 4 bits, 6 at 8
+                             c.at(kModule + ".scales").shape = {4, 12};
+                           },
+                           expect<FormatError>({kModule + ".qweight", "4 or 8", "[1, 6]", "[4, 12]"})},
                     Damage{"group_size_zero", [](Checkpoint& c) { c.config["quantization_config"]["group_size"] = 0; },
                            expect<FormatError>({"group_size"})},
                     Damage{"bias_that_the_config_does_not_know",

@@ -119,16 +119,34 @@ TEST(Widths, SeveralInOneNativeCheckpoint) {
   EXPECT_EQ(written.report().quantized_bytes, bytes);
 }
 
-TEST(Widths, OtherFormatsHoldOne) {
-  for (const char* format : {"gptq_v2", "awq", "gptq"}) {
-    try {
-      const Written written(mixed_plan(), format);
-      ADD_FAILURE() << format;
-    } catch (const ArgumentError& e) {
-      EXPECT_NE(std::string(e.what()).find("k_proj"), std::string::npos) << e.what();
-      EXPECT_NE(std::string(e.what()).find("native"), std::string::npos) << e.what();
-    }
+// GPTQModel's "dynamic" says what is other than the rest; our reader takes it from the shapes.
+TEST(Widths, SeveralInOneGptqCheckpoint) {
+  CheckpointPlan plan = mixed_plan();
+  for (QuantizedLinear& l : plan.quantized) {
+    if (l.name.find("o_proj") != std::string::npos) l.group_size = 16;
   }
+  const Written written(plan, "gptq_v2");
+  written.expect_codes();
+  const json q = written.quantization();
+  EXPECT_EQ(q["bits"], 4);
+  const json& dynamic = q["dynamic"];
+  EXPECT_EQ(dynamic["+:^model\\.layers\\.0\\.self_attn\\.v_proj$"], (json{{"bits", 8}}));
+  EXPECT_EQ(dynamic["+:^model\\.layers\\.1\\.mlp\\.down_proj$"], (json{{"bits", 3}}));
+  EXPECT_EQ(dynamic["+:^model\\.layers\\.0\\.self_attn\\.o_proj$"], (json{{"group_size", 16}}));
+  size_t others = 0;
+  for (const QuantizedLinear& l : plan.quantized) others += l.bits != 4 || l.group_size != 32 ? 1 : 0;
+  EXPECT_EQ(dynamic.size(), others);
+}
+
+TEST(Widths, OtherFormatsHoldOne) {
+  try {
+    const Written written(mixed_plan(), "awq");
+    ADD_FAILURE();
+  } catch (const ArgumentError& e) {
+    EXPECT_NE(std::string(e.what()).find("k_proj"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("native"), std::string::npos) << e.what();
+  }
+  EXPECT_THROW(Written(mixed_plan(), "gptq"), ArgumentError);  // version 1 has no 3 bits
   EXPECT_THROW(Written(plan_of(8), "awq"), ArgumentError);
   EXPECT_THROW(Written(plan_of(3), "gptq"), ArgumentError);
   EXPECT_THROW(Written(plan_of(8), "marlin"), ArgumentError);

@@ -1,0 +1,49 @@
+// inspect --sensitivity: what the quantization of each linear costs.
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/quantize.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include "core/threads.h"
+#include "pipeline/memory_plan.h"
+#include "pipeline/mixed_bits.h"
+#include "pipeline/sensitivity.h"
+#include "pipeline/texts.h"
+
+namespace metal_marlin {
+
+std::string sensitivity_of_model(const std::string& model, const QuantizeOptions& options, const Observer& observer) {
+  use_threads(options.machine.threads);
+  const auto source = ModelSource::open(model);
+  source->check();
+  QuantizeOptions o = options;
+  o.evaluation.text = "none";  // nothing is held back: no figure of the whole is asked for
+  o.mixed_bits = false;
+  o.target_bits = 16;          // any: asks for the measurement, and for its checks
+  const Recipe recipe = make_recipe(o, *source);
+  Tracker tracker(observer);
+  std::vector<LayerTensors> layers;
+  for (int64_t layer = 0; layer < source->config().num_hidden_layers; ++layer) layers.push_back(planned_tensors(*source, layer, o, recipe));
+  if (std::all_of(layers.begin(), layers.end(), [](const LayerTensors& l) { return l.quantized.empty(); })) {
+    throw ArgumentError(fmt::format("{}: no linear can be quantized (first reason: {})", source->path(), layers.front().skipped.front().reason));
+  }
+  const std::string scratch = (std::filesystem::temp_directory_path() / fmt::format("metal-marlin-{}", getpid())).string();
+  const TextSizes sizes = expected_sizes(*source, o);
+  plan_memory(*source, recipe, o, sizes.calibration, 0, "");
+  const RunTexts texts = prepare_texts(*source, o, tracker, scratch);
+  const Sensitivity measured = measure_sensitivity(*source, o, recipe, layers, texts.calibration, scratch, tracker);
+  nlohmann::json j = to_json(measured);
+  j["interaction"] = measured.interaction();
+  j["method"] = o.method;
+  j["scheme"] = o.scheme;
+  j["bits"] = recipe.grid.bits;
+  j["group_size"] = recipe.grid.group_size;
+  j["calibration"] = nlohmann::json::parse(texts.calibration_facts);
+  return j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,350 @@
+#include "pipeline/mixed_bits.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "pack/group_arrays.h"
+#include "pack/native.h"
+#include "pipeline/knapsack.h"
+#include "pipeline/texts.h"
+
+namespace metal_marlin {
+namespace {
+
+using nlohmann::json;
+
+bool same(const Grid& a, const Grid& b) {
+  return a.bits == b.bits && (a.bits == kUnquantizedBits || a.group_size == b.group_size);
+}
+
+std::vector<std::unique_ptr<CheckpointWriter>> writers_of(const QuantizeOptions& options) {
+  std::vector<std::unique_ptr<CheckpointWriter>> writers;
+  for (const std::string& format : options.formats) writers.push_back(CheckpointWriter::create(format));
+  return writers;
+}
+
+bool has_width(const CheckpointWriter& writer, int bits) {
+  const auto widths = writer.widths();
+  return std::find(widths.begin(), widths.end(), bits) != widths.end();
+}
+
+std::string grid_name(const Grid& grid) {
+  if (grid.bits == kUnquantizedBits) return "16 bits";
+  return fmt::format("{} bits in groups of {}", grid.bits, grid.group_size < 0 ? "a whole row" : fmt::format("{}", grid.group_size));
+}
+
+uint64_t weights_of(const Sensitivity& s) {
+  uint64_t sum = 0;
+  for (const SensitiveItem& item : s.items) sum += item.weights;
+  return sum;
+}
+
+std::vector<KnapsackItem> knapsack_items(const Sensitivity& s, double scale) {
+  std::vector<KnapsackItem> items(s.items.size());
+  for (size_t i = 0; i < items.size(); ++i) {
+    for (const BitsOption& o : s.items[i].options) items[i].options.push_back({o.bits, o.kl * scale});
+  }
+  return items;
+}
+
+constexpr int64_t kLargestChosenGroup = 128;
+
+struct BitsPattern {
+  std::string pattern;
+  Grid grid;
+  std::string text;  // as given
+};
+
+BitsPattern parse_pattern(const std::string& text, const Grid& usual) {
+  const auto fail = [&] {
+    throw ArgumentError(fmt::format("--linear-bits: expected PATTERN=BITS or PATTERN=BITS:GROUP with BITS of 3, 4, 8 or 16, such as "
+                                    "'*.down_proj.*=8', found '{}'", text));
+  };
+  const size_t at = text.rfind('=');
+  if (at == std::string::npos || at == 0) fail();
+  const auto number = [&](size_t first, size_t last) {
+    int64_t value = 0;
+    const auto [end, code] = std::from_chars(text.data() + first, text.data() + last, value);
+    if (code != std::errc() || end != text.data() + last) fail();
+    return value;
+  };
+  const size_t colon = text.find(':', at);
+  BitsPattern out{text.substr(0, at), usual, text};
+  const int64_t bits = number(at + 1, std::min(colon, text.size()));
+  if (bits != kUnquantizedBits && std::find(kNativeWidths.begin(), kNativeWidths.end(), bits) == kNativeWidths.end()) fail();
+  out.grid.bits = static_cast<int>(bits);
+  if (colon != std::string::npos) {
+    out.grid.group_size = number(colon + 1, text.size());
+    const int64_t g = out.grid.group_size;
+    if (bits == kUnquantizedBits || g < -1 || g == 0 || (g > 0 && g % 8 != 0)) fail();
+  }
+  return out;
+}
+
+// ArgumentError where one of the formats cannot store the linear so.
+void require_holdable(const BitsPattern& p, const QuantizedWeight& w, const QuantizeOptions& options, const Recipe& recipe) {
+  if (p.grid.bits == kUnquantizedBits) return;
+  if (p.grid.group_size > 0 && w.columns % p.grid.group_size != 0) {
+    throw ArgumentError(fmt::format("--linear-bits {}: groups of {} do not divide the in_features {} of {}; choose another size", p.text,
+                                    p.grid.group_size, w.columns, w.name));
+  }
+  for (const auto& writer : writers_of(options)) {
+    std::string reason;
+    if (writer->one_grid() && !same(p.grid, recipe.grid)) {
+      reason = fmt::format("has one grid for all linears ({}), which may be left in 16 bits", grid_name(recipe.grid));
+    } else if (!has_width(*writer, p.grid.bits)) {
+      reason = fmt::format("holds {} bits, not {}", list_widths(writer->widths()), p.grid.bits);
+    } else if (std::string shape = writer->refusal(w.rows, w.columns, p.grid.group_of(w.columns), p.grid.bits); !shape.empty()) {
+      reason = fmt::format("cannot hold {} so: {}", w.name, shape);
+    }
+    if (!reason.empty()) throw ArgumentError(fmt::format("--linear-bits {}: the format {} {}; choose other bits, or another --format", p.text, writer->format(), reason));
+  }
+}
+
+// Those that every format can hold for all linears of an item.
+std::vector<Grid> holdable(const std::vector<Grid>& grids, const std::vector<const QuantizedWeight*>& weights, const QuantizeOptions& options) {
+  std::vector<Grid> out;
+  const auto writers = writers_of(options);
+  for (const Grid& grid : grids) {
+    const bool held = grid.bits == kUnquantizedBits || std::all_of(weights.begin(), weights.end(), [&](const QuantizedWeight* w) {
+      if (grid.group_size > 0 && w->columns % grid.group_size != 0) return false;
+      return std::all_of(writers.begin(), writers.end(), [&](const auto& writer) {
+        return writer->refusal(w->rows, w->columns, grid.group_of(w->columns), grid.bits).empty();
+      });
+    });
+    if (held) out.push_back(grid);
+  }
+  return out;
+}
+
+json option_json(const BitsOption& o) {
+  return {{"bits", o.grid.bits}, {"group_size", o.grid.group_size}, {"symmetric", o.grid.symmetric}, {"storage_bits", o.bits}, {"estimated_kl", o.kl}};
+}
+
+}  // namespace
+
+uint64_t storage_bits(int64_t rows, int64_t columns, const Grid& grid) {
+  const auto n = static_cast<uint64_t>(rows);
+  const auto k = static_cast<uint64_t>(columns);
+  if (grid.bits == kUnquantizedBits) return n * k * 16;
+  const auto group = static_cast<uint64_t>(grid.group_of(columns));
+  const auto bits = static_cast<uint64_t>(grid.bits);
+  return n * (k * bits + (k + group - 1) / group * (16 + (grid.symmetric ? 0 : bits)));
+}
+
+double Sensitivity::interaction() const {
+  double sum = 0;
+  for (const SensitiveItem& item : items) sum += item.kl;
+  return sum > 0 ? kl_together / sum : 1;
+}
+
+std::vector<Grid> grid_choices(const QuantizeOptions& options, const Recipe& recipe) {
+  const auto writers = writers_of(options);
+  std::vector<Grid> out = {recipe.grid};
+  const bool one_grid = std::any_of(writers.begin(), writers.end(), [](const auto& w) { return w->one_grid(); });
+  if (!one_grid) {
+    const int64_t usual = recipe.grid.group_size;
+    for (const int64_t size : {2 * usual, usual / 2, usual / 4}) {
+      const bool held = std::all_of(writers.begin(), writers.end(), [&](const auto& w) { return size >= w->least_group(); });
+      if (!held || size > kLargestChosenGroup || size % 8 != 0) continue;
+      Grid grid = recipe.grid;
+      grid.group_size = size;
+      out.push_back(grid);
+    }
+    for (const int bits : kNativeWidths) {
+      Grid grid = recipe.grid;
+      grid.bits = bits;
+      const bool held = std::all_of(writers.begin(), writers.end(), [&](const auto& w) { return has_width(*w, bits); });
+      if (bits != recipe.grid.bits && held) out.push_back(grid);
+    }
+  }
+  Grid whole = recipe.grid;
+  whole.bits = kUnquantizedBits;
+  out.push_back(whole);
+  return out;
+}
+
+std::vector<SensitiveItem> sensitive_items(const std::vector<LayerTensors>& layers, const Recipe& recipe, const QuantizeOptions& options) {
+  const std::vector<Grid> choices = grid_choices(options, recipe);
+  std::vector<SensitiveItem> items;
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    for (int t = 0; t < kTaps; ++t) {
+      SensitiveItem item;
+      item.layer = static_cast<int64_t>(layer);
+      item.tap = static_cast<Tap>(t);
+      std::vector<const QuantizedWeight*> weights;
+      for (const QuantizedWeight& w : layers[layer].quantized) {
+        if (tap_of(w.slots.front().kind) != item.tap) continue;
+        item.names.push_back(w.name);
+        item.weights += static_cast<uint64_t>(w.rows) * static_cast<uint64_t>(w.columns);
+        weights.push_back(&w);
+      }
+      if (weights.empty()) continue;
+      const bool fixed = recipe.grids.count(item.names.front()) > 0;
+      for (const Grid& grid : fixed ? std::vector<Grid>{weights.front()->grid} : holdable(choices, weights, options)) {
+        BitsOption option{grid, 0, 0};
+        for (const QuantizedWeight* w : weights) option.bits += storage_bits(w->rows, w->columns, grid);
+        item.options.push_back(option);
+      }
+      items.push_back(std::move(item));
+    }
+  }
+  return items;
+}
+
+BitsChoice choose_bits(const Sensitivity& s, const QuantizeOptions& options) {
+  const uint64_t weights = weights_of(s);
+  const auto count = static_cast<double>(weights);
+  const auto items = knapsack_items(s, s.interaction());
+  std::optional<KnapsackChoice> choice;
+  if (options.target_bits > 0) {
+    choice = least_loss(items, static_cast<uint64_t>(options.target_bits * count));
+    if (!choice) {
+      uint64_t least = 0;
+      for (const KnapsackItem& item : items) {
+        least += std::min_element(item.options.begin(), item.options.end(), [](const auto& a, const auto& b) { return a.cost < b.cost; })->cost;
+      }
+      throw ArgumentError(fmt::format("--target-bits {:g}: the fewest bits that the formats hold take {:.3f} per weight, scales and zeros included; "
+                                      "give more, or larger groups", options.target_bits, static_cast<double>(least) / count));
+    }
+  } else {
+    choice = least_cost(items, options.max_kl);
+    if (!choice) throw ArgumentError(fmt::format("--max-kl {:g}: no bits meet it with linears of fixed --linear-bits; give more", options.max_kl));
+  }
+  return {std::move(choice->options), weights > 0 ? static_cast<double>(choice->cost) / count : 0, choice->loss};
+}
+
+LinearGrids grids_of(const Sensitivity& s, const BitsChoice& choice) {
+  LinearGrids out;
+  for (size_t i = 0; i < s.items.size(); ++i) {
+    for (const std::string& name : s.items[i].names) out[name] = s.items[i].options[choice.options[i]].grid;
+  }
+  return out;
+}
+
+LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe) {
+  std::vector<BitsPattern> patterns;
+  for (const std::string& text : options.linear_bits) patterns.push_back(parse_pattern(text, recipe.grid));
+  LinearGrids out;
+  if (patterns.empty()) return out;
+  std::vector<bool> used(patterns.size(), false);
+  for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
+    const LayerTensors tensors = layer_tensors(source, layer, options);
+    for (int t = 0; t < kTaps; ++t) {
+      std::vector<const QuantizedWeight*> weights;
+      const BitsPattern* chosen = nullptr;
+      for (const QuantizedWeight& w : tensors.quantized) {
+        if (tap_of(w.slots.front().kind) != static_cast<Tap>(t)) continue;
+        weights.push_back(&w);
+      }
+      for (size_t i = 0; i < patterns.size(); ++i) {
+        const bool matches = std::any_of(weights.begin(), weights.end(), [&](const QuantizedWeight* w) { return matches_any({patterns[i].pattern}, w->name); });
+        if (!matches) continue;
+        used[i] = true;
+        chosen = &patterns[i];
+      }
+      if (chosen == nullptr) continue;
+      for (const QuantizedWeight* w : weights) {
+        require_holdable(*chosen, *w, options, recipe);
+        out[w->name] = chosen->grid;
+      }
+    }
+  }
+  for (size_t i = 0; i < patterns.size(); ++i) {
+    if (!used[i]) throw ArgumentError(fmt::format("--linear-bits {}: no linear that is quantized has a name that matches '{}'", patterns[i].text, patterns[i].pattern));
+  }
+  return out;
+}
+
+bool chooses_bits(const QuantizeOptions& options) { return options.mixed_bits || options.target_bits > 0; }
+
+void check_mixed(const QuantizeOptions& o, const Recipe& recipe) {
+  if (!chooses_bits(o)) return;
+  if (o.target_bits != 0 && !(o.target_bits >= 2 && o.target_bits <= 16)) {
+    throw ArgumentError(fmt::format("--target-bits: expected 2 to 16 bits per weight, got {:g}", o.target_bits));
+  }
+  if (o.target_bits == 0 && o.max_kl < 0) throw ArgumentError("--bits mixed: needs --target-bits X, or --max-kl X, to know how many bits there may be");
+  if (recipe.grid.bits != 4) {
+    throw ArgumentError(fmt::format("--target-bits: chooses bits beside 4, and --bits {} leaves no choice; leave one of them out", recipe.grid.bits));
+  }
+  if (from_statistics(o.calibration)) {
+    throw ArgumentError("--target-bits: statistics from a file have no text to measure on; name texts, or self, with --calibration");
+  }
+  if (o.sensitivity_tokens < 1 || o.sensitivity_tokens > (int64_t{1} << 24)) {
+    throw ArgumentError(fmt::format("--sensitivity-tokens: expected 1 to {}, got {}", int64_t{1} << 24, o.sensitivity_tokens));
+  }
+}
+
+json to_json(const Sensitivity& s) {
+  json items = json::array();
+  for (const SensitiveItem& item : s.items) {
+    json options = json::array();
+    for (const BitsOption& o : item.options) options.push_back(option_json(o));
+    items.push_back({{"layer", item.layer}, {"tap", tap_name(item.tap)}, {"linears", item.names}, {"weights", item.weights}, {"kl", item.kl}, {"options", options}});
+  }
+  return {{"sequences", s.sequences}, {"tokens", s.tokens}, {"statistics_tokens", s.statistics_tokens}, {"kl_together", s.kl_together}, {"items", items}};
+}
+
+bool take_measured(const json& j, Sensitivity& sensitivity) {
+  Sensitivity taken = sensitivity;
+  bool whole = true;
+  const auto number = [&](const json& object, const char* key) {
+    const bool there = object.is_object() && object.contains(key) && object[key].is_number();
+    const double value = there ? object[key].get<double>() : -1;
+    whole = whole && value >= 0 && value <= 1e15;
+    return whole ? value : 0;
+  };
+  taken.sequences = static_cast<int64_t>(number(j, "sequences"));
+  taken.tokens = static_cast<int64_t>(number(j, "tokens"));
+  taken.statistics_tokens = static_cast<int64_t>(number(j, "statistics_tokens"));
+  taken.kl_together = number(j, "kl_together");
+  if (!whole || !j.contains("items") || !j["items"].is_array() || j["items"].size() != taken.items.size()) return false;
+  for (size_t i = 0; i < taken.items.size(); ++i) {
+    SensitiveItem& item = taken.items[i];
+    const json& from = j["items"][i];
+    item.kl = number(from, "kl");
+    if (!whole || from.value("linears", json()) != json(item.names)) return false;
+    const json options = from.value("options", json());
+    if (!options.is_array() || options.size() != item.options.size()) return false;
+    for (size_t k = 0; k < item.options.size(); ++k) {
+      item.options[k].kl = number(options[k], "estimated_kl");
+      if (!whole || option_json(item.options[k]) != options[k]) return false;
+    }
+  }
+  sensitivity = std::move(taken);
+  return true;
+}
+
+json mixed_section(const Sensitivity& s, const BitsChoice& choice, const QuantizeOptions& options) {
+  json j = to_json(s);
+  j["interaction"] = s.interaction();
+  j["target_bits"] = options.target_bits > 0 ? json(options.target_bits) : json(nullptr);
+  j["bits_per_weight"] = choice.bits_per_weight;
+  j["estimated_kl"] = choice.kl;
+  for (size_t i = 0; i < s.items.size(); ++i) {
+    const BitsOption& o = s.items[i].options[choice.options[i]];
+    j["items"][i]["chosen"] = {{"bits", o.grid.bits}, {"group_size", o.grid.group_size}, {"estimated_kl", o.kl}};
+  }
+  return j;
+}
+
+double file_bits_per_weight(const json& mixed, const WriteReport& written) {
+  std::set<std::string> names;
+  double weights = 0;
+  for (const json& item : mixed.at("items")) {
+    weights += item.at("weights").get<double>();
+    for (const json& name : item.at("linears")) names.insert(name.get<std::string>());
+  }
+  uint64_t bytes = written.quantized_bytes;
+  for (const SkippedTensor& s : written.skipped) {
+    if (names.count(s.name) > 0) bytes += s.bytes;
+  }
+  return weights > 0 ? 8.0 * static_cast<double>(bytes) / weights : 0;
+}
+
+}  // namespace metal_marlin

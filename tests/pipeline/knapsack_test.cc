@@ -1,0 +1,120 @@
+// The choice against every combination there is.
+#include "pipeline/knapsack.h"
+
+#include <gtest/gtest.h>
+#include <metal_marlin/error.h>
+
+#include <cmath>
+#include <limits>
+
+#include "core/random.h"
+
+namespace metal_marlin {
+namespace {
+
+struct Best {
+  double least_loss = std::numeric_limits<double>::infinity();  // with a cost within the capacity
+  uint64_t cost_of_it = 0;                                      // the least of those that reach it
+  uint64_t least_cost = std::numeric_limits<uint64_t>::max();   // with a loss within the limit
+};
+
+void search(const std::vector<KnapsackItem>& items, size_t at, uint64_t cost, double loss, uint64_t capacity, double limit, Best& best) {
+  if (at == items.size()) {
+    if (cost <= capacity && (loss < best.least_loss || (loss == best.least_loss && cost < best.cost_of_it))) {
+      best.least_loss = loss;
+      best.cost_of_it = cost;
+    }
+    if (loss <= limit) best.least_cost = std::min(best.least_cost, cost);
+    return;
+  }
+  for (const KnapsackOption& o : items[at].options) search(items, at + 1, cost + o.cost, loss + o.loss, capacity, limit, best);
+}
+
+// Losses are multiples of 1/64, so that sums are exact in any order.
+std::vector<KnapsackItem> random_items(Random& random, size_t count, uint64_t unit) {
+  std::vector<KnapsackItem> items(count);
+  for (KnapsackItem& item : items) {
+    const auto options = 1 + random.below(4);
+    const uint64_t base = random.below(50);
+    for (uint32_t o = 0; o < options; ++o) item.options.push_back({base + unit * random.below(12), static_cast<double>(random.below(200)) / 64});
+  }
+  return items;
+}
+
+TEST(Knapsack, FindsWhatTryingEverythingFinds) {
+  Random random(5);
+  int none = 0;
+  for (int round = 0; round < 400; ++round) {
+    const auto items = random_items(random, 1 + random.below(6), round % 3 == 0 ? 1 : 7);
+    const uint64_t capacity = random.below(500);
+    const double limit = static_cast<double>(random.below(600)) / 64;
+    Best best;
+    search(items, 0, 0, 0, capacity, limit, best);
+    const auto loss = least_loss(items, capacity);
+    const auto cost = least_cost(items, limit);
+    ASSERT_EQ(loss.has_value(), std::isfinite(best.least_loss));
+    if (loss) {
+      EXPECT_EQ(loss->loss, best.least_loss);
+      EXPECT_EQ(loss->cost, best.cost_of_it);
+      ASSERT_EQ(loss->options.size(), items.size());
+      uint64_t sum = 0;
+      for (size_t i = 0; i < items.size(); ++i) sum += items[i].options.at(loss->options[i]).cost;
+      EXPECT_EQ(sum, loss->cost);
+    }
+    ASSERT_EQ(cost.has_value(), best.least_cost != std::numeric_limits<uint64_t>::max());
+    if (cost) {
+      EXPECT_EQ(cost->cost, best.least_cost);
+      EXPECT_LE(cost->loss, limit);
+    }
+    none += loss && cost ? 0 : 1;
+  }
+  EXPECT_GT(none, 0);
+  EXPECT_LT(none, 300);
+}
+
+// Without a common divisor and with large numbers the unit is coarser: the limit holds, and the loss is that of a
+// capacity less by at most one unit for each item.
+TEST(Knapsack, KeepsTheLimitWhereCostsHaveNoCommonMeasure) {
+  Random random(6);
+  for (int round = 0; round < 10; ++round) {
+    std::vector<KnapsackItem> items(6);
+    for (KnapsackItem& item : items) {
+      for (int o = 0; o < 4; ++o) item.options.push_back({1'000'000'007ULL * (1 + random.below(9)) + random.below(1'000'000), static_cast<double>(random.below(200)) / 64});
+    }
+    const uint64_t capacity = 30'000'000'000ULL;
+    const uint64_t slack = items.size() * (capacity / kKnapsackColumns + 1);
+    Best within;
+    Best below;
+    search(items, 0, 0, 0, capacity, 0, within);
+    search(items, 0, 0, 0, capacity - slack, 0, below);
+    const auto found = least_loss(items, capacity);
+    ASSERT_EQ(found.has_value(), std::isfinite(within.least_loss));
+    if (!found) continue;
+    EXPECT_LE(found->cost, capacity);
+    EXPECT_GE(found->loss, within.least_loss);
+    EXPECT_LE(found->loss, below.least_loss);
+  }
+}
+
+TEST(Knapsack, TheEndsOfTheRange) {
+  const std::vector<KnapsackItem> items = {{{{10, 3}, {20, 1}}}, {{{5, 2}, {50, 0}}}};
+  EXPECT_FALSE(least_loss(items, 14));
+  EXPECT_EQ(least_loss(items, 15)->loss, 5);
+  EXPECT_EQ(least_loss(items, std::numeric_limits<uint64_t>::max())->loss, 1);
+  EXPECT_EQ(least_loss({}, 0)->cost, 0U);
+  EXPECT_FALSE(least_cost(items, 0.5));
+  EXPECT_EQ(least_cost(items, 1)->cost, 70U);
+  EXPECT_EQ(least_cost(items, 5)->cost, 15U);
+}
+
+TEST(Knapsack, RefusesWhatIsNoItem) {
+  EXPECT_THROW(least_loss(std::vector<KnapsackItem>{{}}, 1), ArgumentError);
+  EXPECT_THROW(least_loss(std::vector<KnapsackItem>{{{{1, -1}}}}, 1), ArgumentError);
+  EXPECT_THROW(least_cost(std::vector<KnapsackItem>{{{{1, NAN}}}}, 1), ArgumentError);
+  EXPECT_THROW(least_loss(std::vector<KnapsackItem>{{std::vector<KnapsackOption>(256)}}, 1), ArgumentError);
+  const uint64_t huge = std::numeric_limits<uint64_t>::max();
+  EXPECT_THROW(least_loss(std::vector<KnapsackItem>{{{{huge, 0}}}, {{{huge, 0}}}}, 1), ArgumentError);
+}
+
+}  // namespace
+}  // namespace metal_marlin

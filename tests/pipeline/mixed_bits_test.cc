@@ -1,0 +1,448 @@
+// Mixed precision on tiny models: what is measured against runs with single quantized linears, the choice within its
+// limits, what is written and read back, interruption and threads, and what is refused.
+#include "pipeline/mixed_bits.h"
+
+#include <gtest/gtest.h>
+#include <metal_marlin/convert.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/evaluate.h>
+#include <metal_marlin/inspect.h>
+#include <metal_marlin/quantize.h>
+#include <metal_marlin/report.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/atomic_file.h"
+#include "core/mapped_file.h"
+#include "core/random.h"
+#include "core/threads.h"
+#include "source/model_source.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+class MixedBits : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("mixed_bits_test_" + std::to_string(getpid()));
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    std::ofstream text(folder_ / "text.txt");
+    Random random(11);
+    const char* words[] = {"the", "model", "of", "weights", "is", "small", "and", "a", "test", "for", "code", "in", "bits"};
+    for (int i = 0; i < 9000; ++i) text << words[random.below(13)] << (i % 17 == 16 ? ".\n" : " ");
+    threads_ = threads();
+  }
+  void TearDown() override {
+    set_threads(threads_);
+    fs::remove_all(folder_);
+  }
+  static std::string model(const char* name = "llama") { return std::string(TEST_DATA) + "/models/" + name; }
+  std::string out(const std::string& name) const { return (folder_ / name).string(); }
+  QuantizeOptions options(double target) const {
+    QuantizeOptions o;
+    o.method = "rtn";
+    o.scheme = "sym";
+    o.group_size = "8";
+    o.formats = {"native"};
+    o.target_bits = target;
+    o.sensitivity_tokens = 256;
+    o.calibration.calibration = {(folder_ / "text.txt").string()};
+    o.calibration.samples = 16;
+    o.calibration.sequence_length = 64;
+    o.evaluation.text = "none";
+    return o;
+  }
+  void evaluated(QuantizeOptions& o) const {
+    o.evaluation.text = (folder_ / "text.txt").string();
+    o.evaluation.chunks = 8;
+    o.evaluation.context = 64;
+  }
+  json quantize(const QuantizeOptions& o, const std::string& to, const std::string& from = model()) const {
+    return json::parse(quantize_model(from, out(to), o).report_json);
+  }
+  template <typename E>
+  void expect_refused(const QuantizeOptions& o, std::initializer_list<const char*> parts) const {
+    try {
+      quantize_model(model(), out("refused"), o);
+      ADD_FAILURE() << "not refused";
+    } catch (const E& e) {
+      for (const char* part : parts) EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+    }
+    EXPECT_FALSE(fs::exists(out("refused")));  // before any work
+  }
+  // Bytes of all files but the reports, which tell of time and place.
+  std::map<std::string, std::string> bytes(const std::string& name) const {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : fs::recursive_directory_iterator(out(name))) {
+      const std::string file = fs::relative(entry.path(), out(name)).string();
+      if (entry.is_regular_file() && file.find("report.") == std::string::npos) files[file] = read_text_file(entry.path().string());
+    }
+    return files;
+  }
+  static double storage(const json& mixed) {
+    double sum = 0;
+    double weights = 0;
+    for (const json& item : mixed["items"]) {
+      weights += item["weights"].get<double>();
+      for (const json& o : item["options"]) {
+        if (o["bits"] == item["chosen"]["bits"] && o["group_size"] == item["chosen"]["group_size"]) sum += o["storage_bits"].get<double>();
+      }
+    }
+    return sum / weights;
+  }
+
+  fs::path folder_;
+  int threads_ = 1;
+};
+
+TEST(StorageBits, CountsCodesScalesAndZeros) {
+  EXPECT_EQ(storage_bits(10, 128, {4, true, 64}), 10U * (128 * 4 + 2 * 16));       // 4.25 per weight
+  EXPECT_EQ(storage_bits(10, 128, {4, false, 64}), 10U * (128 * 4 + 2 * (16 + 4)));
+  EXPECT_EQ(storage_bits(10, 128, {8, true, -1}), 10U * (128 * 8 + 16));
+  EXPECT_EQ(storage_bits(10, 100, {3, true, 64}), 10U * (100 * 3 + 2 * 16));       // the last group is short
+  EXPECT_EQ(storage_bits(10, 128, {kUnquantizedBits, true, 64}), 10U * 128 * 16);
+}
+
+// The measured KL divergence of each item is that of a run in which all others stay in 16 bits, on the very tokens.
+TEST_F(MixedBits, MeasuresWhatRunsWithSingleLinearsGive) {
+  QuantizeOptions o = options(16);
+  o.sensitivity_tokens = 256;  // the last four of the sixteen sequences
+  const json measured = json::parse(sensitivity_of_model(model(), o));
+  ASSERT_EQ(measured["items"].size(), 2U * kTaps);
+  EXPECT_EQ(measured["tokens"], 256);
+  // The same tokens as a text to evaluate on is awkward to make: the sequences are cut from the text without gaps, so that
+  // evaluating on all sixteen and on the first twelve gives their sum by difference.
+  for (const json& item : measured["items"]) {
+    QuantizeOptions single = options(0);
+    const std::set<std::string> own(item["linears"].begin(), item["linears"].end());
+    for (const json& other : measured["items"]) {
+      for (const json& name : other["linears"]) {
+        if (own.count(name.get<std::string>()) == 0) single.skip.push_back(name.get<std::string>());
+      }
+    }
+    evaluated(single);
+    const auto kl = [&](int64_t chunks) {
+      single.evaluation.chunks = chunks;
+      const json report = quantize(single, "single" + std::to_string(chunks));
+      fs::remove_all(out("single" + std::to_string(chunks)));
+      return report["model"]["kl_divergence"]["mean"].get<double>() * report["model"]["positions"].get<double>();
+    };
+    const double scored = kl(16) - kl(12);
+    // Scored there are all positions but the last of a sequence, measured all.
+    EXPECT_NEAR(item["kl"].get<double>() * 256 / (scored * 64 / 63), 1, 0.15) << item["tap"] << item["layer"];
+  }
+}
+
+// The model is so small that the sample of rows is all of them: the ratio of the estimates is that of the squared output errors
+// which runs with those grids report, calibrated on the same sequences.
+TEST_F(MixedBits, EstimatesOtherGridsByTheErrorsOfRealRuns) {
+  QuantizeOptions o = options(0);
+  o.method = "gptq";
+  o.guard = "off";
+  const json measured = json::parse(sensitivity_of_model(model(), o));
+  EXPECT_EQ(measured["statistics_tokens"], 12 * 64);
+  o.calibration.samples = 12;
+  const auto error = [&](const std::string& name, const json& option) {
+    const auto grid = "=" + option["bits"].dump() + ":" + option["group_size"].dump();
+    o.linear_bits = {name + grid};
+    const json report = quantize(o, "run" + grid);
+    fs::remove_all(out("run" + grid));
+    for (const json& l : report["linears"]) {
+      if (l["name"] == name) return l["output_error"].get<double>();
+    }
+    return -1.0;
+  };
+  int compared = 0;
+  for (const json& item : measured["items"]) {
+    if (item["linears"].size() != 1) continue;
+    const auto name = item["linears"][0].get<std::string>();
+    const json& usual = item["options"][0];
+    EXPECT_EQ(usual["estimated_kl"], item["kl"]);
+    for (const json& option : item["options"]) {
+      if (option == usual || option["bits"] == 16) continue;
+      const double ratio = error(name, option) / error(name, usual);
+      EXPECT_NEAR(option["estimated_kl"].get<double>() / item["kl"].get<double>() / (ratio * ratio), 1, 1e-3) << name << option;
+      ++compared;
+    }
+  }
+  EXPECT_GE(compared, 4);
+}
+
+TEST(GridChoices, AreWhatTheFormatsHold) {
+  const auto choices = [](const std::vector<std::string>& formats, int64_t group) {
+    QuantizeOptions o;
+    o.formats = formats;
+    Recipe recipe;
+    recipe.grid = {4, true, group};
+    std::vector<std::pair<int, int64_t>> out;
+    for (const Grid& grid : grid_choices(o, recipe)) out.emplace_back(grid.bits, grid.bits == kUnquantizedBits ? 0 : grid.group_size);
+    return out;
+  };
+  using Choices = std::vector<std::pair<int, int64_t>>;
+  EXPECT_EQ(choices({"native"}, 64), (Choices{{4, 64}, {4, 128}, {4, 32}, {4, 16}, {3, 64}, {8, 64}, {16, 0}}));
+  EXPECT_EQ(choices({"native"}, 128), (Choices{{4, 128}, {4, 64}, {4, 32}, {3, 128}, {8, 128}, {16, 0}}));
+  EXPECT_EQ(choices({"native"}, -1), (Choices{{4, -1}, {3, -1}, {8, -1}, {16, 0}}));
+  EXPECT_EQ(choices({"gptq_v2"}, 64), (Choices{{4, 64}, {4, 128}, {4, 32}, {3, 64}, {8, 64}, {16, 0}}));
+  EXPECT_EQ(choices({"native", "gptq"}, 32), (Choices{{4, 32}, {4, 64}, {8, 32}, {16, 0}}));
+  EXPECT_EQ(choices({"native", "awq"}, 64), (Choices{{4, 64}, {16, 0}}));
+}
+
+// A run that goes on takes what it measured before, and nothing else.
+TEST(TakeMeasured, OnlyOfTheVeryItems) {
+  Sensitivity whole;
+  whole.tokens = 64;
+  whole.kl_together = 0.25;
+  for (int i = 0; i < 2; ++i) {
+    SensitiveItem item;
+    item.names = {"layer" + std::to_string(i) + ".weight"};
+    item.kl = 0.1 + 0.2 * i;
+    item.options = {{Grid{4, true, 64}, 425, item.kl}, {Grid{8, true, 64}, 825, 1e-7 / 3}};
+    whole.items.push_back(item);
+  }
+  Sensitivity planned = whole;
+  planned.kl_together = 0;
+  for (SensitiveItem& item : planned.items) {
+    item.kl = 0;
+    for (BitsOption& o : item.options) o.kl = 0;
+  }
+  const json good = json::parse(to_json(whole).dump());
+  Sensitivity taken = planned;
+  ASSERT_TRUE(take_measured(good, taken));
+  EXPECT_EQ(to_json(taken), good);
+  const auto refused = [&](const char* pointer, const json& value) {
+    json bad = good;
+    bad[json::json_pointer(pointer)] = value;
+    Sensitivity same = planned;
+    EXPECT_FALSE(take_measured(bad, same)) << pointer << " " << value;
+    EXPECT_EQ(to_json(same), to_json(planned));
+  };
+  for (const json& value : {json("x"), json(nullptr), json::object(), json::array(), json(-1), json(1e300)}) {
+    for (const char* pointer : {"/tokens", "/kl_together", "/items", "/items/1", "/items/0/kl", "/items/0/options", "/items/0/options/1", "/items/1/options/0/estimated_kl",
+                                "/items/0/linears", "/items/0/options/0/bits", "/items/0/options/0/group_size", "/items/0/options/1/storage_bits"}) {
+      refused(pointer, value);
+    }
+  }
+  refused("/items/0/options/0/group_size", 7);
+  for (const json& bad : {json(), json(json::value_t::discarded), json(3), json::array(), json::object()}) {
+    Sensitivity same = planned;
+    EXPECT_FALSE(take_measured(bad, same));
+  }
+}
+
+// What the report says of the file is the size of its tensors.
+TEST_F(MixedBits, ReportsWhatTheFileHolds) {
+  for (const auto& [format, target] : {std::pair{"native", 7.0}, {"gptq_v2", 7.0}, {"awq", 9.0}}) {
+    QuantizeOptions o = options(target);
+    o.formats = {format};
+    const json mixed = quantize(o, format)["mixed"];
+    std::set<std::string> modules;
+    double weights = 0;
+    for (const json& item : mixed["items"]) {
+      weights += item["weights"].get<double>();
+      for (const json& name : item["linears"]) modules.insert(name.get<std::string>().substr(0, name.get<std::string>().rfind('.')));
+    }
+    const json files = json::parse(inspect_model(out(format), true))["tensors"];
+    double bytes = 0;
+    for (const json& t : files) {
+      const auto name = t["name"].get<std::string>();
+      if (modules.count(name.substr(0, name.rfind('.'))) > 0 && name.ends_with(".weight")) bytes += t["bytes"].get<double>();
+    }
+    EXPECT_NEAR(mixed["file_bits_per_weight"].get<double>(), 8 * bytes / weights, 1e-9) << format;
+    EXPECT_GT(mixed["file_bits_per_weight"].get<double>(), mixed["bits_per_weight"].get<double>()) << format;
+  }
+}
+
+TEST_F(MixedBits, KeepsTheTargetAndEstimatesTheBestOfIt) {
+  double last = std::numeric_limits<double>::infinity();
+  for (const double target : {5.2, 6.0, 6.5, 8.0, 11.0, 15.0}) {
+    QuantizeOptions o = options(target);
+    evaluated(o);
+    const json report = quantize(o, "q" + std::to_string(target));
+    const json& mixed = report["mixed"];
+    EXPECT_LE(mixed["bits_per_weight"].get<double>(), target);
+    EXPECT_NEAR(storage(mixed), mixed["bits_per_weight"].get<double>(), 1e-9);
+    EXPECT_LE(mixed["estimated_kl"].get<double>(), last);
+    last = mixed["estimated_kl"].get<double>();
+    std::map<std::string, int> bits;
+    for (const json& l : report["linears"]) bits[l["name"].get<std::string>()] = l["bits"].get<int>();
+    for (const json& item : mixed["items"]) {
+      for (const json& name : item["linears"]) {
+        const int chosen = item["chosen"]["bits"].get<int>();
+        EXPECT_EQ(bits.count(name.get<std::string>()), chosen == 16 ? 0U : 1U) << name;
+        if (chosen != 16) {
+          EXPECT_EQ(bits[name.get<std::string>()], chosen) << name;
+        }
+      }
+    }
+    EXPECT_NO_THROW(render_report_html(report.dump()));
+    EXPECT_NE(render_report_text(report.dump()).find("Bits of each linear"), std::string::npos);
+  }
+}
+
+// With 16 bits each nothing would be quantized: no result to write.
+TEST_F(MixedBits, SixteenBitsForAllAreNoQuantization) {
+  try {
+    quantize(options(16), "all");
+    ADD_FAILURE();
+  } catch (const ArgumentError& e) {
+    EXPECT_NE(std::string(e.what()).find("16 bits chosen"), std::string::npos) << e.what();
+  }
+}
+
+TEST_F(MixedBits, FewestBitsThatMeetALimit) {
+  QuantizeOptions o = options(0);
+  evaluated(o);
+  o.mixed_bits = true;
+  double last = 0;
+  for (const double limit : {0.05, 0.005, 0.0005}) {
+    o.max_kl = limit;
+    const json mixed = quantize(o, "l" + std::to_string(limit))["mixed"];
+    EXPECT_LE(mixed["estimated_kl"].get<double>(), limit);
+    EXPECT_GE(mixed["bits_per_weight"].get<double>(), last);
+    last = mixed["bits_per_weight"].get<double>();
+  }
+}
+
+// What is reported is what a reader of each format computes, and AWQ has 4 or 16 bits alone.
+TEST_F(MixedBits, EachFormatReadsBackAsReported) {
+  for (const auto& [format, target] : {std::pair{"native", 7.0}, {"gptq_v2", 7.0}, {"gptq", 7.0}, {"awq", 9.0}}) {
+    QuantizeOptions o = options(target);
+    evaluated(o);
+    o.formats = {format};
+    const json report = quantize(o, format);
+    std::set<int> widths;
+    for (const json& item : report["mixed"]["items"]) widths.insert(item["chosen"]["bits"].get<int>());
+    EXPECT_GE(widths.size(), 2U) << format;
+    if (format == std::string("awq")) {
+      EXPECT_EQ(widths, (std::set<int>{4, 16}));
+    }
+    const Evaluation read = evaluate_model(out(format), model(), o.evaluation, {});
+    const double kl = report["model"]["kl_divergence"]["mean"].get<double>();
+    EXPECT_NEAR(read.kl_mean, kl, 0.02 * kl + 1e-5) << format;
+    if (format == std::string("gptq_v2")) {
+      // The other way into the native format and back, with the same integers.
+      ConvertOptions to;
+      to.to = "native";
+      convert_model(out(format), out("there"), to);
+      to.to = "gptq_v2";
+      convert_model(out("there"), out("back"), to);
+      EXPECT_EQ(read_text_file(out("back") + "/model.safetensors"), read_text_file(out(format) + "/model.safetensors"));
+    }
+  }
+}
+
+TEST_F(MixedBits, LinearsThatEnginesFuseHaveOneGrid) {
+  for (const char* name : {"llama", "phi3", "gemma2"}) {
+    const json report = quantize(options(6.5), name, model(name));
+    for (const json& item : report["mixed"]["items"]) {
+      EXPECT_EQ(item["linears"].size(), item["tap"] == "qkv" && name != std::string("phi3") ? 3U : item["tap"] == "gate_up" && name != std::string("phi3") ? 2U : 1U) << name;
+    }
+  }
+}
+
+TEST_F(MixedBits, SameBytesWithTwoThreadsAndAfterAnInterruption) {
+  QuantizeOptions o = options(6.5);
+  evaluated(o);
+  o.method = "awq";
+  o.machine.threads = 1;
+  quantize(o, "one");
+  o.machine.threads = 2;
+  quantize(o, "two");
+  EXPECT_EQ(bytes("one"), bytes("two"));
+  // Stopped at each place where the work can be: in the measurement, and in the blocks after it.
+  for (const char* stage : {"sensitivity", "round"}) {
+    int calls = 0;
+    Observer stop;
+    stop.on_progress = [&](const Progress& p) { return p.stage != stage || ++calls < 6; };
+    EXPECT_THROW(quantize_model(model(), out(stage), o, stop), Interrupted);
+    quantize(o, stage);
+    EXPECT_EQ(bytes("one"), bytes(stage)) << stage;
+  }
+}
+
+TEST_F(MixedBits, PatternsGiveBitsByHand) {
+  QuantizeOptions o = options(0);
+  evaluated(o);
+  o.linear_bits = {"*=8", "*.layers.0.self_attn.k_proj.weight=3:32", "*.layers.1.mlp.*=16", "*.layers.1.mlp.down_proj.*=4"};
+  // 3 bits want 32 inputs, which q, k and v have.
+  const json report = quantize(o, "q");
+  for (const json& l : report["linears"]) {
+    const auto name = l["name"].get<std::string>();
+    EXPECT_EQ(name.find("layers.1.mlp.gate"), std::string::npos);
+    const bool qkv = name.find("layers.0.self_attn") != std::string::npos && name.find("o_proj") == std::string::npos;
+    EXPECT_EQ(l["bits"], qkv ? 3 : name.find("layers.1.mlp.down") != std::string::npos ? 4 : 8) << name;
+    EXPECT_EQ(l["group_size"], qkv ? 32 : 8) << name;
+  }
+  EXPECT_EQ(report["skipped"].size(), 2U + 0U);
+  for (const json& s : report["skipped"]) EXPECT_EQ(s["reason"], "--linear-bits");
+  EXPECT_TRUE(report["mixed"].is_null());
+  // Beside a target they are fixed, the others free.
+  o.linear_bits = {"*.down_proj.*=8"};
+  o.target_bits = 6.5;
+  const json mixed = quantize(o, "both")["mixed"];
+  for (const json& item : mixed["items"]) {
+    if (item["tap"] == "down") {
+      EXPECT_EQ(item["chosen"]["bits"], 8);
+    }
+  }
+  EXPECT_LE(mixed["bits_per_weight"].get<double>(), 6.5);
+}
+
+TEST_F(MixedBits, RefusesBeforeAnyWork) {
+  QuantizeOptions o = options(4.0);
+  o.method = "rtn";
+  expect_refused<ArgumentError>([&] { auto x = options(17); return x; }(), {"--target-bits", "17"});
+  expect_refused<ArgumentError>([&] { auto x = options(0); x.mixed_bits = true; return x; }(), {"--bits mixed", "--max-kl"});
+  expect_refused<ArgumentError>([&] { auto x = options(5); x.bits = 8; return x; }(), {"--target-bits", "--bits 8"});
+  expect_refused<ArgumentError>([&] { auto x = options(0); x.linear_bits = {"*.nothing.*=8"}; return x; }(), {"--linear-bits", "nothing"});
+  expect_refused<ArgumentError>([&] { auto x = options(0); x.linear_bits = {"*.down_proj.*"}; return x; }(), {"--linear-bits", "PATTERN=BITS"});
+  expect_refused<ArgumentError>([&] { auto x = options(0); x.linear_bits = {"*.down_proj.*=5"}; return x; }(), {"--linear-bits", "3, 4, 8 or 16"});
+  expect_refused<ArgumentError>([&] { auto x = options(0); x.linear_bits = {"*.down_proj.*=8:24"}; return x; }(), {"24", "40"});
+  expect_refused<ArgumentError>([&] { auto x = options(0); x.formats = {"awq"}; x.linear_bits = {"*.down_proj.*=8"}; return x; }(), {"awq", "one grid"});
+  expect_refused<ArgumentError>([&] { auto x = options(0); x.formats = {"gptq"}; x.linear_bits = {"*.q_proj.*=3"}; return x; }(), {"gptq", "3"});
+}
+
+TEST_F(MixedBits, SaysWhatTheLeastWouldBe) {
+  try {
+    quantize(options(2.5), "least");
+    ADD_FAILURE();
+  } catch (const ArgumentError& e) {
+    EXPECT_NE(std::string(e.what()).find("--target-bits 2.5"), std::string::npos) << e.what();
+  }
+}
+
+TEST_F(MixedBits, InspectionRanksTheLinears) {
+  json j = json::parse(inspect_model(model(), false));
+  j["sensitivity"] = json::parse(sensitivity_of_model(model(), options(0)));
+  const std::string text = render_inspection(j.dump());
+  std::vector<double> kl;
+  for (const json& item : j["sensitivity"]["items"]) kl.push_back(item["kl"].get<double>());
+  EXPECT_NE(text.find("rank"), std::string::npos);
+  std::istringstream lines(text.substr(text.find("rank")));
+  std::string line;
+  std::getline(lines, line);
+  double last = std::numeric_limits<double>::infinity();
+  size_t rows = 0;
+  for (int64_t rank, layer; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string tap;
+    int64_t weights = 0;
+    double value = 0;
+    if (!(words >> rank >> layer >> tap >> weights >> value)) break;
+    EXPECT_EQ(rank, static_cast<int64_t>(++rows));
+    EXPECT_LE(value, last);
+    last = value;
+  }
+  EXPECT_EQ(rows, kl.size());
+}
+
+}  // namespace
+}  // namespace metal_marlin
