@@ -104,6 +104,9 @@ void add_quantize(Application& application) {
                  "awq: the best recipe: scales searched, ranges by the Gram matrix, error feedback, refinement; awq-paper: scales and clips searched as published; "
                  "awq-salient: only "
                  "salient channels scaled; gptq: error feedback; rtn: plain rounding");
+  command.choice("--effort", options.effort, {"best", "fast"},
+                 "awq: fast: 16 calibration sequences unless --samples says otherwise, refinement without error feedback, no guard: a third of the "
+                 "time, less accurate");
   command.choice("--scheme", options.scheme, {"asym", "sym"}, "asym: codes with a zero point, 0..15 at 4 bits; sym: signed codes, -8..7 at 4 bits");
   command.choice("--bits", state->bits, {"3", "4", "8", "mixed"},
                  "Bits of a code; 3 and 8 in the formats native and gptq_v2, 8 also in gptq; mixed: each linear its own, as "

@@ -19,6 +19,9 @@ struct QuantizeOptions {
 
   std::vector<std::string> formats = {"awq"};  // "native", "awq", "gptq" (version 1), "gptq_v2", "marlin"; several: one subfolder each
   std::string method = "awq";                  // "awq", "awq-paper", "awq-salient", "gptq", "rtn"
+  // awq: "best", or "fast": 16 sequences unless `given` names "samples"; no Cholesky factors: codes are rounded to nearest and then
+  // refined, scales searched by plain rounding, without the guard.
+  std::string effort = "best";
   std::string scheme = "asym";                 // "sym" (-8..7) or "asym" (0..15 with a zero point)
   int bits = 4;  // 3, 4 or 8; of the formats "native" and "gptq_v2" hold all, "gptq" 4 and 8, others 4
   // Mixed precision: each set of linears that engines fuse (q,k,v; gate,up) gets bits of its own, chosen so that the

@@ -64,7 +64,7 @@ def quantize_model(
 ) -> QuantizeResult:
     """Quantizes ``model`` into the folder ``output`` (docs/quantize.md).
 
-    Options, with the command's defaults: ``formats``, ``method``, ``scheme``, ``bits``, ``target_bits``, ``mixed_bits`` (with
+    Options, with the command's defaults: ``formats``, ``method``, ``effort``, ``scheme``, ``bits``, ``target_bits``, ``mixed_bits`` (with
     ``max_kl``), ``linear_bits`` (a list), ``sensitivity_tokens``, ``group_size``, ``range``, ``clip``,
     ``signed_scales``, ``refine``, ``guard``, ``awq_loss``, ``first_token_weight``, ``salient_ratio``, ``activation_method``, ``damping``, ``act_order``, ``skip``, ``calibration`` (one source
     or a list), ``calibration_weights``, ``samples``, ``select``, ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``evaluate`` (a text file, or "none"), ``chunks``, ``context``,

@@ -87,7 +87,7 @@ QuantizeOptions quantize_options(const nb::dict& values) {
   add_machine(f, o.machine);
   add_calibration(f, o.calibration);
   f.add("evaluate", o.evaluation.text).add("chunks", o.evaluation.chunks).add("context", o.evaluation.context);
-  f.add("formats", o.formats).add("method", o.method).add("scheme", o.scheme).add("bits", o.bits).add("group_size", o.group_size);
+  f.add("formats", o.formats).add("method", o.method).add("effort", o.effort).add("scheme", o.scheme).add("bits", o.bits).add("group_size", o.group_size);
   f.add("target_bits", o.target_bits).add("mixed_bits", o.mixed_bits).add("linear_bits", o.linear_bits).add("sensitivity_tokens", o.sensitivity_tokens);
   f.add("range", o.range).add("clip", o.clip).add("signed_scales", o.signed_scales).add("refine", o.refine).add("guard", o.guard);
   f.add("awq_loss", o.awq_loss).add("first_token_weight", o.first_token_weight).add("salient_ratio", o.salient_ratio);

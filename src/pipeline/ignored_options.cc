@@ -41,8 +41,10 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
   const bool npz = from_statistics(c);
   const bool named_text = !o.evaluation.text.empty() && o.evaluation.text != "none";
   const bool gptq = r.rounding == Rounding::kGptq;
+  const std::string how = o.method == "awq" && o.effort != "best" ? "--effort " + o.effort : "--method " + o.method;
   const std::string no_scales = fmt::format("--method {} searches no scales", o.method);
   List list(o.given);
+  list.add("effort", o.method == "awq", o.effort != defaults.effort, fmt::format("--method {} has only one", o.method));
   list.add("salient-ratio", r.scales == ScaleMethod::kSalient, o.salient_ratio != defaults.salient_ratio, "only --method awq-salient uses it");
   list.add("activation-method", r.scales != ScaleMethod::kNone, o.activation_method != defaults.activation_method, no_scales);
   list.add("awq-loss", r.scales == ScaleMethod::kAwq && (r.scale_loss == ScaleLoss::kBlock || o.awq_loss != "block"), o.awq_loss != defaults.awq_loss,
@@ -52,8 +54,8 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
   list.add("sensitivity-tokens", chooses_bits(o), o.sensitivity_tokens != defaults.sensitivity_tokens, "only --target-bits and --bits mixed use it");
   list.add("damping", gptq || r.refine, o.damping != defaults.damping, fmt::format("--method {} rounds without the Gram matrix", o.method));
   list.add("guard", gptq && !npz, o.guard != defaults.guard,
-           npz ? "the statistics come from a file, in which no tokens are apart" : fmt::format("--method {} has no error feedback", o.method));
-  list.add("act-order", gptq, o.act_order != defaults.act_order, fmt::format("--method {} rounds each weight by itself", o.method));
+           npz ? "the statistics come from a file, in which no tokens are apart" : how + " has no error feedback");
+  list.add("act-order", gptq, o.act_order != defaults.act_order, how + " rounds each weight by itself");
   const std::string from_file = "the statistics come from a file";
   list.add("samples", !npz, c.samples != defaults.calibration.samples, from_file);
   list.add("sequence-length", !npz, c.sequence_length != defaults.calibration.sequence_length, from_file);

@@ -91,8 +91,9 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const Quanti
 
 }  // namespace
 
-std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& options,
+std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& asked,
                               const Observer& observer) {
+  const QuantizeOptions options = with_effort(asked);
   use_threads(options.machine.threads);
   const auto source = ModelSource::open(model);
   source->check();

@@ -78,7 +78,15 @@ void require_holdable(const CheckpointWriter& writer, const Grid& grid, const Mo
   }
 }
 
+bool fast(const QuantizeOptions& o) { return choose<bool>("effort", o.effort, {{"best", false}, {"fast", true}}); }
+
 }  // namespace
+
+QuantizeOptions with_effort(QuantizeOptions o) {
+  const bool own = std::find(o.given.begin(), o.given.end(), "samples") != o.given.end();
+  if (fast(o) && o.method == "awq" && !own && o.calibration.samples == CalibrationOptions{}.samples) o.calibration.samples = kFastSamples;
+  return o;
+}
 
 Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   Recipe r;
@@ -91,7 +99,7 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
     Statistic statistic;
     bool refine = false;
   };
-  const Preset best{ScaleMethod::kAwq, RangeChoice::kGram, false, Rounding::kGptq, Statistic::kMean, true};
+  const Preset best{ScaleMethod::kAwq, RangeChoice::kGram, false, fast(o) ? Rounding::kNearest : Rounding::kGptq, Statistic::kMean, true};
   const Preset paper{ScaleMethod::kAwq, RangeChoice::kAbsmax, true, Rounding::kNearest, Statistic::kMean};
   const auto preset = choose<Preset>(
       "method", o.method,
@@ -129,7 +137,7 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
                                                             {"feedback", ScaleLoss::kFeedback},
                                                             {"block", ScaleLoss::kBlock}});
   if (r.scale_loss == ScaleLoss::kFeedback && r.scales == ScaleMethod::kAwq && r.rounding != Rounding::kGptq) {
-    throw ArgumentError(fmt::format("--awq-loss feedback: --method {} rounds without error feedback; use linear", o.method));
+    throw ArgumentError(fmt::format("--awq-loss feedback: {} rounds without error feedback; use linear", o.method == "awq" ? "--effort fast" : "--method " + o.method));
   }
   if (r.scales != ScaleMethod::kAwq || (r.scale_loss == ScaleLoss::kBlock && from_statistics(o.calibration))) {
     r.scale_loss = ScaleLoss::kLinear;
@@ -263,6 +271,7 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   constexpr const char* kStatistics[] = {"mean", "max", "rms"};
   nlohmann::json j;
   j["method"] = o.method;
+  j["effort"] = o.method == "awq" ? o.effort : "best";
   j["scheme"] = o.scheme;
   j["bits"] = o.bits;
   j["group_size"] = r.grid.group_size;

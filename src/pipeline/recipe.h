@@ -47,6 +47,9 @@ struct Recipe {
 };
 
 // Throws ArgumentError naming the option, what was given and what is possible.
+// The options with what --effort fast changes in them.
+QuantizeOptions with_effort(QuantizeOptions options);
+
 Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
 
 // Of `sequences`, how many the guard judges by: the last eighth, at least one; 0 where there are fewer than two, or no guard.
@@ -54,6 +57,8 @@ int64_t guard_sequences(const Recipe& recipe, int64_t sequences);
 
 // Of the best recipe: measured on SmolLM2, docs/algorithms.md.
 inline constexpr double kFirstTokenWeight = 9;
+// Sequences of --effort fast.
+inline constexpr int64_t kFastSamples = 16;
 
 // Of the stream that makes statistics. "auto": bf16 where the processor multiplies it, else f32 (measured on SmolLM2: the
 // reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16). ArgumentError for another name.

@@ -38,17 +38,22 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
     a.insert(b.begin(), b.end());
     return a;
   };
-  EXPECT_EQ(names(options("gptq")), with(text, {"salient-ratio", "activation-method", "awq-loss"}));
-  EXPECT_EQ(names(options("rtn")), with(text, {"salient-ratio", "activation-method", "awq-loss", "damping", "guard", "act-order", "first-token-weight"}));
-  EXPECT_EQ(names(options("awq-paper")), with(text, {"salient-ratio", "damping", "guard", "act-order"}));
+  EXPECT_EQ(names(options("gptq")), with(text, {"effort", "salient-ratio", "activation-method", "awq-loss"}));
+  EXPECT_EQ(names(options("rtn")), with(text, {"effort", "salient-ratio", "activation-method", "awq-loss", "damping", "guard", "act-order", "first-token-weight"}));
+  EXPECT_EQ(names(options("awq-paper")), with(text, {"effort", "salient-ratio", "damping", "guard", "act-order"}));
   EXPECT_EQ(names(options("awq")), with(text, {"salient-ratio"}));
-  EXPECT_EQ(names(options("awq-salient")), with(text, {"awq-loss", "damping", "guard", "act-order"}));
-  EXPECT_EQ(names(options("gptq", "self")), (Names{"salient-ratio", "activation-method", "awq-loss", "chunks", "context", "sensitivity-tokens"}));
-  EXPECT_EQ(names(options("gptq", "stats.npz")), (Names{"salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "seed",
+  QuantizeOptions fast = options("awq");
+  fast.effort = "fast";
+  EXPECT_EQ(names(fast), with(text, {"salient-ratio", "guard", "act-order"}));
+  fast.guard = "on";
+  EXPECT_NE(warning(fast).find("--effort fast has no error feedback"), std::string::npos) << warning(fast);
+  EXPECT_EQ(names(options("awq-salient")), with(text, {"effort", "awq-loss", "damping", "guard", "act-order"}));
+  EXPECT_EQ(names(options("gptq", "self")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "chunks", "context", "sensitivity-tokens"}));
+  EXPECT_EQ(names(options("gptq", "stats.npz")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "seed",
                                                          "temperature", "bos", "chunks", "context", "sensitivity-tokens"}));
   QuantizeOptions named = options("gptq", "stats.npz");
   named.evaluation.text = "test.txt";
-  EXPECT_EQ(names(named), (Names{"salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "seed", "temperature", "sensitivity-tokens"}));
+  EXPECT_EQ(names(named), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "seed", "temperature", "sensitivity-tokens"}));
   QuantizeOptions weighed = options("awq", "self");
   weighed.calibration.calibration_weights = {2};
   EXPECT_TRUE(names(weighed).count("calibration-weights"));
@@ -79,6 +84,7 @@ TEST_F(IgnoredOptionsTest, OnlyThoseThatWereAskedForAreWarnedOf) {
 
 TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
   const std::vector<std::pair<std::string, std::function<void(QuantizeOptions&)>>> changes = {
+      {"effort", [](auto& o) { o.effort = "fast"; }},
       {"salient-ratio", [](auto& o) { o.salient_ratio = 0.5; }},
       {"activation-method", [](auto& o) { o.activation_method = "max"; }},
       {"awq-loss", [](auto& o) { o.awq_loss = "block"; }},
@@ -111,6 +117,25 @@ TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
     other.scheme = "sym";
     EXPECT_NE(fingerprint(other), fingerprint(base));
   }
+}
+
+TEST_F(IgnoredOptionsTest, FastEffortTakesFewSequencesUnlessTheyAreNamed) {
+  QuantizeOptions o = options("awq", "self");
+  EXPECT_EQ(with_effort(o).calibration.samples, 128);
+  o.effort = "fast";
+  EXPECT_EQ(with_effort(o).calibration.samples, kFastSamples);
+  o.given = {"samples"};
+  EXPECT_EQ(with_effort(o).calibration.samples, 128);
+  o.given.clear();
+  o.calibration.samples = 40;  // by a caller who does not say what is given
+  EXPECT_EQ(with_effort(o).calibration.samples, 40);
+  EXPECT_NE(fingerprint(o), fingerprint([&] { QuantizeOptions best = o; best.effort = "best"; return best; }()));
+  const Recipe recipe = make_recipe(o, *source_);
+  EXPECT_TRUE(recipe.rounding == Rounding::kNearest && recipe.refine && !recipe.guard && recipe.scale_loss == ScaleLoss::kLinear);
+  o.awq_loss = "feedback";
+  EXPECT_THROW(make_recipe(o, *source_), ArgumentError);
+  o.effort = "quick";
+  EXPECT_THROW(with_effort(o), ArgumentError);
 }
 
 TEST_F(IgnoredOptionsTest, WhatChoosesTheBitsMakesTheRun) {
