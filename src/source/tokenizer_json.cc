@@ -48,11 +48,8 @@ std::optional<int32_t> checked_id(std::optional<int64_t> id, size_t tokens, cons
 }
 
 // Phi-3's tokenizer swallows the white space behind its turn markers. Nothing else in the files says so.
-bool strips_right(const Vocabulary& v, const std::string& token) {
-  static constexpr std::string_view kKeep[] = {"<unk>", "<s>", "<|endoftext|>"};
-  const bool phi3 = std::find(v.tokens.begin(), v.tokens.end(), "<|placeholder1|>") != v.tokens.end();
-  return phi3 && std::find(std::begin(kKeep), std::end(kKeep), token) == std::end(kKeep);
-}
+bool has_turns_of_phi3(const Vocabulary& v) { return std::find(v.tokens.begin(), v.tokens.end(), "<|placeholder1|>") != v.tokens.end(); }
+bool is_turn_of_phi3(const std::string& token) { return token != "<unk>" && token != "<s>" && token != "<|endoftext|>"; }
 
 Json template_processor(const Vocabulary& v) {
   const auto special = [](const std::string& token, int type) {
@@ -206,6 +203,7 @@ Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector
 
 Json tokenizer_frame(const Vocabulary& v) {
   Json added = Json::array();
+  const bool phi3 = has_turns_of_phi3(v);
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     const TokenType type = v.types[i];
     const bool special = type == TokenType::kControl || type == TokenType::kUnknown;
@@ -214,7 +212,7 @@ Json tokenizer_frame(const Vocabulary& v) {
                      {"content", v.tokens[i]},
                      {"single_word", false},
                      {"lstrip", false},
-                     {"rstrip", special && strips_right(v, v.tokens[i])},
+                     {"rstrip", special && phi3 && is_turn_of_phi3(v.tokens[i])},
                      {"normalized", false},
                      {"special", special}});
   }
