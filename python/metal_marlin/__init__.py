@@ -37,6 +37,17 @@ from .gptq import (
     quantize_layer_gptq,
     quantize_rtn,
 )
+from .gptq_fp4 import FP4GPTQQuantizer, FP4GPTQResult, dequantize_fp4_gptq
+from .gptq_metal import GPTQMetal, compute_hessian_metal
+from .hessian import HessianCollector
+from .mixed_precision import (
+    LayerQuantConfig,
+    LayerSensitivity,
+    MixedPrecisionConfig,
+    Precision,
+    PrecisionCost,
+    analyze_layer_sensitivity,
+)
 from .models import (
     Model,
     QuantizeResult,
@@ -51,6 +62,14 @@ from .models import (
     quantize_model,
     sensitivity_of_model,
 )
+from .mr_gptq import (
+    MRGPTQQuantizer,
+    QuantizationFormat,
+    QuantizationLayerReport,
+    QuantizationReport,
+    hadamard_rotate,
+    mr_gptq_dequantize,
+)
 
 __all__ = [
     "AWQResult", "awq_quantize", "awq_dequantize", "awq_quantize_model", "awq_load", "compute_activation_stats",
@@ -58,6 +77,9 @@ __all__ = [
     "GPTQPacked", "gptq_quantize", "gptq_dequantize",
     "GPTQQuantizer", "GPTQResult", "compute_hessian", "compute_hessian_streaming", "quantize_layer_gptq", "quantize_rtn",
     "pack_gptq_int4", "compare_gptq_vs_rtn",
+    "FP4GPTQQuantizer", "FP4GPTQResult", "dequantize_fp4_gptq", "MRGPTQQuantizer", "mr_gptq_dequantize", "hadamard_rotate",
+    "QuantizationFormat", "QuantizationReport", "QuantizationLayerReport", "GPTQMetal", "compute_hessian_metal", "HessianCollector",
+    "Precision", "PrecisionCost", "LayerQuantConfig", "LayerSensitivity", "MixedPrecisionConfig", "analyze_layer_sensitivity",
     "Model", "QuantizeResult", "quantize_model", "plan_quantization", "sensitivity_of_model", "calibrate_model", "evaluate", "convert", "generate",
     "inspect", "compare", "load",
     "Error", "ArgumentError", "FormatError", "UnsupportedError", "MachineError", "NumericError", "Interrupted",

@@ -62,6 +62,8 @@ class Callbacks {
 void bind_errors(nb::module_& m);
 void bind_awq(nb::module_& m);
 void bind_gptq(nb::module_& m);
+void bind_mr_gptq(nb::module_& m);
+void bind_mixed_precision(nb::module_& m);
 void bind_models(nb::module_& m);
 
 }  // namespace metal_marlin::python

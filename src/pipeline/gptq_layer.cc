@@ -12,6 +12,7 @@
 #include "kernels/linear_algebra.h"
 #include "pipeline/array_input.h"
 #include "pipeline/awq_layout.h"
+#include "pipeline/hessian.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"
 #include "quantize/rtn.h"
@@ -19,10 +20,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kTokens = 512;  // of a product in float64
-constexpr int64_t kTile = 256;    // columns of a tile of the Hessian
 constexpr int64_t kRows = 64;     // of the tiles of weights
-constexpr double kAsymmetry = 1e-4;  // |H_ij - H_ji| relative to the diagonal: rounding of other programs' float32
 constexpr float kOffGrid = 0.05f;    // steps between a value and the nearest code: float16 scales move the largest by 0.004
 constexpr int64_t kStages = 3;
 
@@ -34,35 +32,6 @@ Grid layer_grid(int bits, int64_t group_size, bool sym) {
     throw ArgumentError(fmt::format("group_size: expected at least 1, or -1 for one group per row, found {}", group_size));
   }
   return {bits, sym, group_size};
-}
-
-void expect_damp(double damp) {
-  if (!(damp >= 0 && damp <= 1)) throw ArgumentError(fmt::format("damp: expected 0 to 1, found {}", damp));
-}
-
-Matrix load_weight(const ArrayView& W) {
-  expect_float(W, "W");
-  expect_shape(W, "W", {-1, -1}, "[N, K]");
-  return load_matrix(W, "W");
-}
-
-Matrix load_hessian(const ArrayView& H, int64_t k) {
-  expect_float(H, "H");
-  expect_shape(H, "H", {k, k}, "[K, K]");
-  Matrix h = load_matrix(H, "H");
-  for (int64_t i = 0; i < k; ++i) {
-    if (h(i, i) < 0) throw NumericError(fmt::format("H: expected a diagonal >= 0, found {} at [{}, {}]", h(i, i), i, i));
-  }
-  for (int64_t i = 0; i < k; ++i) {
-    for (int64_t j = i + 1; j < k; ++j) {
-      const double size = std::sqrt(static_cast<double>(h(i, i)) * h(j, j));
-      if (std::fabs(static_cast<double>(h(i, j)) - h(j, i)) > kAsymmetry * size) {
-        throw ArgumentError(fmt::format("H: expected a symmetric matrix, as compute_hessian makes it, found {} at [{}, {}] and {} at [{}, {}]",
-                                        h(i, j), i, j, h(j, i), j, i));
-      }
-    }
-  }
-  return h;
 }
 
 // Columns by descending diagonal, ties by index.
@@ -196,47 +165,27 @@ std::vector<int64_t> groups_of(const std::vector<int64_t>& perm, int64_t k, int6
 }  // namespace
 
 Array compute_hessian(const ArrayView& activations, bool normalize) {
-  const int64_t k = expect_activations(activations, "activations");
-  Array out(ElementType::kF64, {k, k});
-  double* h = out.as<double>();
-  const int64_t tiles = (k + kTile - 1) / kTile;
-  const double factor = normalize ? 2.0 / static_cast<double>(token_count(activations)) : 2.0;
-  for_each_batch(activations, "activations", [&](const float* rows, int64_t count) {
-    for (int64_t first = 0; first < count; first += kTokens) {
-      const int64_t tokens = std::min(kTokens, count - first);
-      const std::vector<double> x(rows + first * k, rows + (first + tokens) * k);
-      parallel_for(tiles * tiles, [&](int64_t i) {
-        const int64_t row = i / tiles * kTile;
-        const int64_t column = i % tiles * kTile;
-        if (column < row) return;
-        dgemm_tile(true, false, std::min(kTile, k - row), std::min(kTile, k - column), tokens, factor, x.data() + row, k,
-                   x.data() + column, k, 1.0, h + row * k + column, k);
-      });
-    }
-  });
-  for (int64_t r = 0; r < k; ++r) {
-    for (int64_t c = r + 1; c < k; ++c) h[c * k + r] = h[r * k + c];
-  }
-  return out;
+  expect_activations(activations, "activations");
+  return sum_of_products(activations, normalize ? 2.0 / static_cast<double>(token_count(activations)) : 2.0, "activations");
 }
 
 GPTQResult quantize_layer_gptq(const ArrayView& W, const ArrayView& H, int bits, int64_t group_size, bool sym, bool actorder, double damp,
                                const Observer& observer) {
   const Grid grid = layer_grid(bits, group_size, sym);
-  expect_damp(damp);
-  const Matrix weight = load_weight(W);
-  return by_hessian(weight, load_hessian(H, weight.cols()), grid, actorder, damp, observer);
+  expect_damping(damp, "damp");
+  const Matrix weight = load_weight(W, "W");
+  return by_hessian(weight, load_hessian(H, weight.cols(), "H"), grid, actorder, damp, observer);
 }
 
 GPTQResult quantize_rtn(const ArrayView& W, int bits, int64_t group_size, bool sym) {
   const Grid grid = layer_grid(bits, group_size, sym);
-  return by_rounding(load_weight(W), grid, nullptr);
+  return by_rounding(load_weight(W, "W"), grid, nullptr);
 }
 
 GPTQComparison compare_gptq_vs_rtn(const ArrayView& W, const ArrayView& H, int bits, int64_t group_size, const Observer& observer) {
   const Grid grid = layer_grid(bits, group_size, true);
-  const Matrix weight = load_weight(W);
-  const Matrix hessian = load_hessian(H, weight.cols());
+  const Matrix weight = load_weight(W, "W");
+  const Matrix hessian = load_hessian(H, weight.cols(), "H");
   const GPTQResult rtn = by_rounding(weight, grid, &hessian);
   const GPTQResult gptq = by_hessian(weight, hessian, grid, true, 0.01, observer);
   GPTQComparison out;
@@ -312,7 +261,7 @@ PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std
 GPTQQuantizer::GPTQQuantizer(int bits, int64_t group_size, bool sym, bool actorder, double damp)
     : bits_(bits), group_size_(group_size), sym_(sym), actorder_(actorder), damp_(damp) {
   layer_grid(bits, group_size, sym);
-  expect_damp(damp);
+  expect_damping(damp, "damp");
 }
 
 GPTQResult GPTQQuantizer::quantize_weight(const ArrayView& W, const ArrayView& H, const Observer& observer) const {

@@ -1,0 +1,349 @@
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/mr_gptq.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "core/half.h"
+#include "core/threads.h"
+#include "pipeline/array_input.h"
+#include "pipeline/awq_layout.h"
+#include "pipeline/hessian.h"
+#include "quantize/hadamard.h"
+#include "quantize/levels.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr int64_t kStages = 3;
+constexpr int64_t kPerWord = 8;
+
+constexpr std::array<std::pair<const char*, LevelRange>, 4> kScaleMethods = {{{"maxabs", LevelRange::kMaxabs},
+                                                                             {"mse_grid", LevelRange::kMse},
+                                                                             {"mse_newton", LevelRange::kDescent},
+                                                                             {"hessian", LevelRange::kHessian}}};
+
+LevelRange parse_scale_method(const std::string& name) {
+  for (const auto& [known, range] : kScaleMethods) {
+    if (name == known) return range;
+  }
+  throw ArgumentError(fmt::format("scale_method: expected maxabs, mse_grid, mse_newton or hessian, found \"{}\"", name));
+}
+
+void expect_group(int64_t group_size) {
+  if (group_size == -1 || group_size >= 1) return;
+  throw ArgumentError(fmt::format("group_size: expected at least 1, or -1 for one group per row, found {}", group_size));
+}
+
+const LevelTable& table_of(QuantizationFormat format) {
+  switch (format) {
+    case QuantizationFormat::kFP4: return fp4_levels();
+    case QuantizationFormat::kINT4: return int4_levels();
+    case QuantizationFormat::kNF4: break;
+  }
+  return nf4_levels();
+}
+
+uint8_t code_of_zero(const LevelTable& table) {
+  const auto zero = std::find(table.levels.begin(), table.levels.end(), 0.0f);
+  return table.codes[static_cast<size_t>(zero - table.levels.begin())];
+}
+
+struct Rounding {
+  QuantizationFormat format;
+  LevelRange range;
+  int64_t group_size;
+  bool actorder;
+  double damping;
+};
+
+LevelTensor round_layer(const Matrix& weight, const Matrix* hessian, const Rounding& how, const char* name, const Observer& observer) {
+  const LevelTable& table = table_of(how.format);
+  report_stage(observer, "search scales", 0, kStages);
+  const LevelScales scales = level_scales(weight, table, how.group_size, how.range, hessian);
+  if (scales.clamped > 0) {
+    throw NumericError(fmt::format("{}: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it; "
+                                   "divide the weights by a constant", name, scales.clamped));
+  }
+  report_stage(observer, "round", 1, kStages);
+  if (hessian == nullptr) return round_to_levels(weight, scales, table);
+  GptqOptions options;
+  options.act_order = how.actorder;
+  options.damping = how.damping;
+  options.relative_damping = false;
+  return gptq_to_levels(weight, make_gptq_factor(*hessian, options), scales, table);
+}
+
+struct Errors {
+  double squares = 0;
+  double largest = 0;
+  double weights = 0;  // sum of their squares
+  double output = -1;
+};
+
+// `rounded` becomes the errors.
+Errors errors_of(const Matrix& weight, Matrix& rounded, const Matrix* hessian) {
+  Errors out;
+  for (int64_t i = 0; i < weight.size(); ++i) {
+    float& e = rounded.data()[i];
+    e -= weight.data()[i];
+    out.squares += static_cast<double>(e) * e;
+    out.weights += static_cast<double>(weight.data()[i]) * weight.data()[i];
+    out.largest = std::max(out.largest, std::fabs(static_cast<double>(e)));
+  }
+  if (hessian == nullptr) return out;
+  const double error = hessian_form(rounded, *hessian);
+  const double whole = hessian_form(weight, *hessian);
+  out.output = whole > 0 ? std::sqrt(error / whole) : (error > 0 ? std::numeric_limits<double>::infinity() : 0.0);
+  return out;
+}
+
+double excess_kurtosis(const Matrix& weight) {
+  const auto count = static_cast<double>(weight.size());
+  double mean = 0;
+  for (const float w : weight.values()) mean += w;
+  mean /= count;
+  double second = 0;
+  double fourth = 0;
+  for (const float w : weight.values()) {
+    const double square = (w - mean) * (w - mean);
+    second += square;
+    fourth += square * square;
+  }
+  return second > 0 ? fourth * count / (second * second) - 3 : 0;
+}
+
+Array to_type(const Matrix& m, ElementType type, const char* name) {
+  Array out(type, {m.rows(), m.cols()});
+  for (int64_t i = 0; i < m.size(); ++i) {
+    const float v = m.data()[i];
+    bool held = true;
+    switch (type) {
+      case ElementType::kF16:
+        out.as<uint16_t>()[i] = f32_to_f16(v);
+        held = std::isfinite(f16_to_f32(out.as<uint16_t>()[i]));
+        break;
+      case ElementType::kBF16:
+        out.as<uint16_t>()[i] = f32_to_bf16(v);
+        held = std::isfinite(bf16_to_f32(out.as<uint16_t>()[i]));
+        break;
+      case ElementType::kF64: out.as<double>()[i] = v; break;
+      case ElementType::kF32: out.as<float>()[i] = v; break;
+      default: throw ArgumentError(fmt::format("type: expected float16, bfloat16, float32 or float64, found {}", element_name(type)));
+    }
+    if (!held) throw NumericError(fmt::format("{}: expected values that {} can hold, found {}", name, element_name(type), v));
+  }
+  return out;
+}
+
+void expect_words(const ArrayView& packed) {
+  expect_type(packed, "packed", ElementType::kU32);
+  expect_shape(packed, "packed", {-1, -1}, "[rows, words]");
+}
+
+uint32_t word_at(const ArrayView& packed, const std::vector<int64_t>& strides, int64_t row, int64_t column) {
+  return static_cast<const uint32_t*>(packed.data)[row * strides[0] + column * strides[1]];
+}
+
+// scales [groups, rows] or [rows, groups] to float16 bits [rows, groups].
+std::vector<uint16_t> load_scales(const ArrayView& scales, int64_t rows, int64_t groups, bool groups_first) {
+  expect_float(scales, "scales");
+  expect_shape(scales, "scales", groups_first ? std::vector<int64_t>{groups, rows} : std::vector<int64_t>{rows, groups},
+               groups_first ? "[G, N]" : "[N, G]");
+  const Matrix values = load_matrix(scales, "scales");
+  std::vector<uint16_t> out(static_cast<size_t>(rows * groups));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t g = 0; g < groups; ++g) {
+      const float s = groups_first ? values(g, r) : values(r, g);
+      const uint16_t bits = f32_to_f16(s);
+      if (f16_to_f32(bits) != s) {
+        throw NumericError(fmt::format("scales: expected values that float16 holds, found {} of row {}, group {}", s, r, g));
+      }
+      out[static_cast<size_t>(r * groups + g)] = bits;
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+const char* quantization_format_name(QuantizationFormat format) noexcept {
+  switch (format) {
+    case QuantizationFormat::kFP4: return "fp4";
+    case QuantizationFormat::kINT4: return "int4";
+    case QuantizationFormat::kNF4: break;
+  }
+  return "nf4";
+}
+
+QuantizationFormat parse_quantization_format(const std::string& name) {
+  for (const QuantizationFormat f : {QuantizationFormat::kFP4, QuantizationFormat::kINT4, QuantizationFormat::kNF4}) {
+    if (name == quantization_format_name(f)) return f;
+  }
+  throw ArgumentError(fmt::format("format: expected fp4, int4 or nf4, found \"{}\"", name));
+}
+
+std::vector<float> quantization_levels(QuantizationFormat format) {
+  std::vector<float> levels = table_of(format).values;
+  if (format == QuantizationFormat::kFP4) levels[8] = -0.0f;
+  return levels;
+}
+
+FP4GPTQQuantizer::FP4GPTQQuantizer(int64_t group_size, bool actorder, double damp_factor, const std::string& scale_method)
+    : group_size_(group_size), actorder_(actorder), damp_factor_(damp_factor), scale_method_(scale_method) {
+  expect_group(group_size);
+  expect_damping(damp_factor, "damp_factor");
+  parse_scale_method(scale_method);
+}
+
+FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::optional<ArrayView>& H, const Observer& observer) const {
+  const Matrix weight = load_weight(W, "W");
+  const Rounding how{QuantizationFormat::kFP4, parse_scale_method(scale_method_), group_size_, actorder_, damp_factor_};
+  if (how.range == LevelRange::kHessian && !H) throw ArgumentError("H: expected one, as scale_method \"hessian\" needs it, found none");
+  Matrix hessian;
+  if (H) hessian = load_hessian(*H, weight.cols(), "H");
+  const LevelTensor q = round_layer(weight, H ? &hessian : nullptr, how, "W", observer);
+  report_stage(observer, "measure", 2, kStages);
+  const int64_t n = q.out_features;
+  const int64_t k = q.in_features;
+  const int64_t groups = q.groups();
+  const int64_t words = (n + kPerWord - 1) / kPerWord;
+  FP4GPTQResult out;
+  out.packed = Array(ElementType::kU32, {k, words});
+  out.scales = Array(ElementType::kF16, {groups, n});
+  out.quant_indices = Array(ElementType::kI8, {k, n});
+  for (int64_t r = 0; r < n; ++r) {
+    for (int64_t c = 0; c < k; ++c) {
+      const uint8_t code = q.codes[static_cast<size_t>(r * k + c)];
+      out.packed.as<uint32_t>()[c * words + r / kPerWord] |= static_cast<uint32_t>(code) << (4 * (r % kPerWord));
+      out.quant_indices.as<int8_t>()[c * n + r] = static_cast<int8_t>(code);
+    }
+    for (int64_t g = 0; g < groups; ++g) out.scales.as<uint16_t>()[g * n + r] = q.scales[static_cast<size_t>(r * groups + g)];
+  }
+  Matrix rounded = dequantize(q, fp4_levels());
+  const Errors errors = errors_of(weight, rounded, H ? &hessian : nullptr);
+  out.mse = errors.squares / static_cast<double>(weight.size());
+  out.output_error = errors.output;
+  out.in_features = k;
+  out.out_features = n;
+  out.group_size = q.group_size;
+  return out;
+}
+
+Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int64_t out_features, int64_t group_size, ElementType type) {
+  expect_words(packed);
+  expect_group(group_size);
+  const int64_t k = packed.shape[0];
+  if (out_features < 1 || (out_features + kPerWord - 1) / kPerWord != packed.shape[1]) {
+    throw ArgumentError(fmt::format("packed: expected [K, ceil(N / 8)] words for N = {}, found [{}, {}]", out_features, k, packed.shape[1]));
+  }
+  LevelTensor q{out_features, k, group_size == -1 ? k : std::min(group_size, k), {}, {}};
+  q.scales = load_scales(scales, out_features, q.groups(), true);
+  q.codes.resize(static_cast<size_t>(out_features * k));
+  const std::vector<int64_t> strides = strides_of(packed);
+  for (int64_t r = 0; r < out_features; ++r) {
+    for (int64_t c = 0; c < k; ++c) {
+      q.codes[static_cast<size_t>(r * k + c)] = word_at(packed, strides, c, r / kPerWord) >> (4 * (r % kPerWord)) & 15u;
+    }
+  }
+  return to_type(dequantize(q, fp4_levels()), type, "scales");
+}
+
+MRGPTQQuantizer::MRGPTQQuantizer(int bits, QuantizationFormat format, int64_t group_size, bool use_hadamard, int64_t hadamard_block_size,
+                                 std::optional<double> hadamard_kurtosis_threshold, bool actorder, double percdamp)
+    : format_(format), group_size_(group_size), use_hadamard_(use_hadamard), hadamard_block_size_(hadamard_block_size),
+      threshold_(hadamard_kurtosis_threshold), actorder_(actorder), percdamp_(percdamp) {
+  if (bits != 4) throw ArgumentError(fmt::format("bits: expected 4, found {}", bits));
+  expect_group(group_size);
+  hadamard_blocks(1, hadamard_block_size);
+  if (threshold_ && !std::isfinite(*threshold_)) {
+    throw ArgumentError(fmt::format("hadamard_kurtosis_threshold: expected a finite number, found {}", *threshold_));
+  }
+  expect_damping(percdamp, "percdamp");
+}
+
+MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std::optional<ArrayView>& hessian,
+                                             std::optional<bool> use_hadamard, const Observer& observer) const {
+  const Matrix weight = load_weight(weights, "weights");
+  Matrix h;
+  if (hessian) h = load_hessian(*hessian, weight.cols(), "hessian");
+  MRGPTQResult out;
+  out.kurtosis = excess_kurtosis(weight);
+  const bool rotate = use_hadamard.value_or(use_hadamard_) && !(threshold_ && out.kurtosis < *threshold_);
+  Matrix moved;
+  Matrix moved_hessian;
+  if (rotate) {
+    moved = weight.clone();
+    rotate_columns(moved, hadamard_block_size_);
+    if (hessian) {
+      moved_hessian = h.clone();
+      rotate_hessian(moved_hessian, hadamard_block_size_);
+      // What was 0 is so only up to rounding now.
+      for (int64_t i = 0; i < moved_hessian.rows(); ++i) moved_hessian(i, i) = std::max(moved_hessian(i, i), 0.0f);
+    }
+  }
+  const Rounding how{format_, hessian ? LevelRange::kHessian : LevelRange::kMse, group_size_, actorder_, percdamp_};
+  const LevelTensor q = round_layer(rotate ? moved : weight, hessian ? (rotate ? &moved_hessian : &h) : nullptr, how, "weights", observer);
+  report_stage(observer, "measure", 2, kStages);
+  const int64_t n = q.out_features;
+  const int64_t k = q.in_features;
+  const int64_t words = (k + kPerWord - 1) / kPerWord;
+  const LevelTable& table = table_of(format_);
+  const uint8_t zero = code_of_zero(table);
+  out.packed = Array(ElementType::kU32, {n, words});
+  for (int64_t r = 0; r < n; ++r) {
+    for (int64_t c = 0; c < words * kPerWord; ++c) {
+      const uint8_t code = c < k ? q.codes[static_cast<size_t>(r * k + c)] : zero;
+      out.packed.as<uint32_t>()[r * words + c / kPerWord] |= static_cast<uint32_t>(code) << (4 * (c % kPerWord));
+    }
+  }
+  out.scales = copy_array(ElementType::kF16, {n, q.groups()}, q.scales.data());
+  out.format = format_;
+  out.in_features = k;
+  out.out_features = n;
+  out.group_size = q.group_size;
+  out.hadamard_block_size = rotate ? hadamard_block_size_ : 0;
+  Matrix rounded = dequantize(q, table);
+  if (rotate) rotate_columns(rounded, hadamard_block_size_);
+  const Errors errors = errors_of(weight, rounded, hessian ? &h : nullptr);
+  out.rmse = std::sqrt(errors.squares / static_cast<double>(weight.size()));
+  out.max_error = errors.largest;
+  if (errors.weights > 0) out.relative_error = std::sqrt(errors.squares / errors.weights);
+  out.output_error = errors.output;
+  return out;
+}
+
+Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format, int64_t in_features, int64_t group_size,
+                         int64_t hadamard_block_size, bool original_basis, ElementType type) {
+  expect_words(packed);
+  expect_group(group_size);
+  const int64_t n = packed.shape[0];
+  if (in_features < 1 || (in_features + kPerWord - 1) / kPerWord != packed.shape[1]) {
+    throw ArgumentError(fmt::format("packed: expected [N, ceil(K / 8)] words for K = {}, found [{}, {}]", in_features, n, packed.shape[1]));
+  }
+  if (hadamard_block_size != 0) hadamard_blocks(in_features, hadamard_block_size);
+  LevelTensor q{n, in_features, group_size == -1 ? in_features : std::min(group_size, in_features), {}, {}};
+  q.scales = load_scales(scales, n, q.groups(), false);
+  q.codes.resize(static_cast<size_t>(n * in_features));
+  const std::vector<int64_t> strides = strides_of(packed);
+  for (int64_t r = 0; r < n; ++r) {
+    for (int64_t c = 0; c < in_features; ++c) {
+      q.codes[static_cast<size_t>(r * in_features + c)] = word_at(packed, strides, r, c / kPerWord) >> (4 * (c % kPerWord)) & 15u;
+    }
+  }
+  Matrix values = dequantize(q, table_of(format));
+  if (hadamard_block_size != 0 && original_basis) rotate_columns(values, hadamard_block_size);
+  return to_type(values, type, "scales");
+}
+
+Array hadamard_rotate(const ArrayView& matrix, int64_t block_size) {
+  Matrix m = load_weight(matrix, "matrix");
+  rotate_columns(m, block_size);
+  return to_type(m, ElementType::kF32, "matrix");
+}
+
+}  // namespace metal_marlin
