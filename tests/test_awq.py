@@ -405,6 +405,9 @@ BAD = [
     (TypeError, "activations", {"activations": np.zeros((1, 4, K), np.int64)}),
     (ValueError, "group_size", {"group_size": 0}),
     (ValueError, "group_size", {"group_size": -1}),
+    (ValueError, "group_size", {"group_size": 2**40}),
+    (ValueError, "group_size", {"group_size": 2**63 - 1}),
+    (ValueError, "activations", {"activations": np.full((1, 4, K), 1e20, np.float32)}),  # finite, but not their squares
     (TypeError, "group_size", {"group_size": 128.0}),
     (ValueError, "salient_ratio", {"salient_ratio": -0.01}),
     (ValueError, "salient_ratio", {"salient_ratio": 1.01}),
@@ -509,6 +512,8 @@ def test_quantize_files_of_tensors(tmp_path, capsys):
     assert stats["compression_ratio"] == pytest.approx(stats["original_bytes"] / stats["quantized_bytes"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "  Processing: part.safetensors"
+    with pytest.raises(ValueError, match="group_size: expected a divisor of the in_features of some matrix, such as 256 of part.safetensors: b.*found 96"):
+        awq_quantize_model(tmp_path / "model", tmp_path / "none", tmp_path / "x.npz", 96, verbose=False)
     assert "  Warning: Missing activations for b.k_proj.weight, skipping" in lines
     assert lines[-3:] == ["  Quantized: 1 tensors", "  Skipped: 3 tensors", f"  Compression: {stats['compression_ratio']:.2f}x"]
 
@@ -552,6 +557,11 @@ def test_quantize_model_by_activations(tmp_path):
     awq_quantize_model(MODEL, tmp_path / "again", tmp_path / "raw.npz", 8, verbose=False)
     first, second = (awq_load(tmp_path / f / "model.awq.safetensors") for f in ("out", "again"))
     assert all(relative(restored(second[n]), restored(first[n])) < 0.01 for n in first)
+    key = "model.layers.0.mlp.down_proj.weight"
+    raw[key] = np.where(np.arange(raw[key].shape[-1]) == 3, np.float32(np.nan), raw[key])
+    np.savez(tmp_path / "nan.npz", **raw)
+    with pytest.raises(ValueError, match=f"nan.npz: {key}: expected finite activations.*channel 3"):
+        awq_quantize_model(MODEL, tmp_path / "nan", tmp_path / "nan.npz", 8, verbose=False)
 
 
 # ---- whole models and GPTQ --------------------------------------------------------------------------------------------

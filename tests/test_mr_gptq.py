@@ -398,6 +398,9 @@ def test_quantization_report(tmp_path):
     assert report.compression_ratio == pytest.approx(run.report["model"]["source_bytes"] / run.report["model"]["bytes"])
     assert report.kl_divergence == run.report["model"]["kl_divergence"]["mean"]
     assert QuantizationReport.from_report(run.report).to_dict()["layers"] == json.loads(json.dumps(report.to_dict()))["layers"]
+    assert report.actorder
+    metal_marlin.quantize_model(MODEL, tmp_path / "plain", method="rtn", group_size=8, calibration=text, samples=4, sequence_length=64, evaluate="none")
+    assert not QuantizationReport.from_run(tmp_path / "plain").actorder
     with pytest.raises(FileNotFoundError, match="output: expected"):
         QuantizationReport.from_run(tmp_path / "nothing")
     with pytest.raises(ValueError):
@@ -415,6 +418,14 @@ def test_bad_input():
     checks = [
         (ValueError, "group_size", lambda: FP4GPTQQuantizer(0)),
         (TypeError, "group_size", lambda: FP4GPTQQuantizer(32.0)),
+        (ValueError, "group_size", lambda: metal_marlin.quantize_rtn(W, 4, 2**63 - 1)),
+        (ValueError, "group_size", lambda: metal_marlin.quantize_layer_gptq(W, x, 4, 2**63 - 1)),
+        (ValueError, "group_size", lambda: metal_marlin.GPTQQuantizer(group_size=2**63 - 1).quantize_weight(W, H)),
+        (ValueError, "group_size", lambda: metal_marlin.analyze_layer_sensitivity(W, H, group_size=2**63 - 1)),
+        (ValueError, "rows: kl", lambda: LayerSensitivity.from_rows([{"name": "a", "weights": 8, "bits": 4, "kl": float("nan")}])),
+        (ValueError, "rows: kl", lambda: LayerSensitivity.from_rows([{"name": "a", "weights": 8, "bits": 4, "kl": -0.1}])),
+        (ValueError, "metadata: original_shape", lambda: mr_gptq_dequantize(packed, scales, {**meta, "original_shape": (16,)})),
+        (ValueError, "metadata: original_shape", lambda: mr_gptq_dequantize(packed, scales, {**meta, "original_shape": (W.shape[0] - 1, W.shape[1])})),
         (TypeError, "actorder", lambda: FP4GPTQQuantizer(actorder=1)),
         (ValueError, "damp_factor", lambda: FP4GPTQQuantizer(damp_factor=2)),
         (ValueError, "scale_method", lambda: FP4GPTQQuantizer(scale_method="best")),
@@ -446,6 +457,7 @@ def test_bad_input():
         (ValueError, "device", lambda: GPTQMetal("mps")),
         (ValueError, "bits", lambda: metal.quantize_weight_gptq(W, H, 5)),
         (ValueError, "blocksize", lambda: metal.quantize_weight_gptq(W, H, blocksize=0)),
+        (ValueError, "blocksize", lambda: metal.quantize_weight_gptq(W, H, blocksize=2**63 - 1)),
         (ValueError, "weight", lambda: metal.quantize_weight_gptq(W[0], H)),
         (ValueError, "H", lambda: metal.cholesky_decompose(H[1:])),
         (ValueError, "regularization", lambda: metal.cholesky_decompose(H, -1)),

@@ -111,7 +111,10 @@ class LayerSensitivity:
             if layer.weights != weights:
                 raise ValueError(f"rows: weights: expected {layer.weights} as in the first row of {name!r}, found {weights}")
             config = LayerQuantConfig(precisions[bits], row.get("group_size", 128), row.get("symmetric", True))
-            layer.costs.append(PrecisionCost(config, number("rows: kl", row["kl"])))
+            kl = number("rows: kl", row["kl"])
+            if not 0 <= kl < float("inf"):
+                raise ValueError(f"rows: kl: expected a finite number >= 0, found {kl} of {name!r}")
+            layer.costs.append(PrecisionCost(config, kl))
         return list(layers.values())
 
 

@@ -118,8 +118,14 @@ def mr_gptq_dequantize(
     for key in ("original_shape", "format", "group_size", "hadamard_block_size"):
         if key not in metadata:
             raise ValueError(f'metadata: expected the key "{key}", found none')
+    shape = metadata["original_shape"]
+    if not isinstance(shape, (tuple, list)) or len(shape) != 2:
+        raise ValueError(f"metadata: original_shape: expected [N, K], found {shape!r}")
+    rows, columns = (integer("metadata: original_shape", size) for size in shape)
+    if getattr(packed, "shape", (rows,))[0] != rows:
+        raise ValueError(f"metadata: original_shape: expected {packed.shape[0]} rows as in packed, found {rows}")
     out = _core.mr_gptq_dequantize(
-        packed, scales, _format(metadata["format"]).value, integer("metadata: original_shape", metadata["original_shape"][1]),
+        packed, scales, _format(metadata["format"]).value, columns,
         integer("metadata: group_size", metadata["group_size"]), integer("metadata: hadamard_block_size", metadata["hadamard_block_size"]),
         boolean("original_basis", original_basis), dtype_name("weights_dtype", weights_dtype, output_backend),
     )  # fmt: skip

@@ -43,7 +43,7 @@ void StatsCollector::keep_first_rows(Sums& s, const float* x, int64_t rows) {
   }
 }
 
-std::array<ActivationStats, kTaps> StatsCollector::finish() {
+std::array<ActivationStats, kTaps> StatsCollector::finish(const std::function<std::string(Tap)>& name) {
   std::array<ActivationStats, kTaps> out;
   for (int t = 0; t < kTaps; ++t) {
     Sums& s = sums_[static_cast<size_t>(t)];
@@ -55,7 +55,9 @@ std::array<ActivationStats, kTaps> StatsCollector::finish() {
     for (size_t k = 0; k < s.max.size(); ++k) {
       // A NaN or Inf anywhere in a channel makes its sum of squares NaN or Inf.
       if (!std::isfinite(s.square[k])) {
-        throw NumericError(fmt::format("tap {}: channel {} of the activations is NaN or Inf (after {} tokens)", tap_name(static_cast<Tap>(t)), k, s.tokens));
+        const auto tap = static_cast<Tap>(t);
+        throw NumericError(fmt::format("{}: expected finite activations, with squares that float32 holds (below 1.8e19), found others in channel {} of {} tokens",
+                                       name ? name(tap) : fmt::format("tap {}", tap_name(tap)), k, s.tokens));
       }
       a.mean.push_back(static_cast<float>(s.absolute[k] / n));
       a.rms.push_back(static_cast<float>(std::sqrt(s.square[k] / n)));

@@ -3,6 +3,8 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -23,7 +25,8 @@ class StatsCollector {
     return [this](Tap tap, const float* x, int64_t rows, int64_t features) { add(tap, x, rows, features); };
   }
   // Means over all rows so far; the collector is empty afterwards. Taps that saw nothing have in_features 0.
-  std::array<ActivationStats, kTaps> finish();
+  // NumericError where the sum of a channel's squares is NaN or Inf; `name` says whose inputs they are ("tap qkv").
+  std::array<ActivationStats, kTaps> finish(const std::function<std::string(Tap)>& name = {});
 
  private:
   struct Sums {

@@ -157,7 +157,7 @@ std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
         const int64_t n = rows.read(kRows, batch.data());
         collector.add(tap, batch.data(), n, width);
       }
-      out[static_cast<size_t>(t)] = std::move(collector.finish()[static_cast<size_t>(t)]);
+      out[static_cast<size_t>(t)] = std::move(collector.finish([&](Tap) { return fmt::format("{}: {}", file_.path(), raw_key(layer, tap)); })[static_cast<size_t>(t)]);
     }
     return out;
   }

@@ -127,8 +127,9 @@ void expect_type(const ArrayView& array, const char* name, ElementType type) {
   }
 }
 
-void expect_group_size(int64_t group_size) {
-  if (group_size < 1) throw ArgumentError(fmt::format("group_size: expected at least 1, found {}", group_size));
+void expect_group_size(int64_t group_size, bool whole_row) {
+  if ((group_size >= 1 && group_size <= kMostGroupSize) || (whole_row && group_size == -1)) return;
+  throw ArgumentError(fmt::format("group_size: expected 1 to {}{}, found {}", kMostGroupSize, whole_row ? ", or -1 for one group per row" : "", group_size));
 }
 
 std::vector<int64_t> strides_of(const ArrayView& array) {

@@ -19,7 +19,9 @@ namespace metal_marlin {
 void expect_shape(const ArrayView& array, const char* name, const std::vector<int64_t>& sizes, const char* shape);
 void expect_float(const ArrayView& array, const char* name);
 void expect_type(const ArrayView& array, const char* name, ElementType type);
-void expect_group_size(int64_t group_size);
+// ArgumentError unless it is 1 to kMostGroupSize or, with `whole_row`, -1.
+inline constexpr int64_t kMostGroupSize = int64_t{1} << 20;
+void expect_group_size(int64_t group_size, bool whole_row = false);
 
 // Strides in elements, also of a row-major array.
 std::vector<int64_t> strides_of(const ArrayView& array);

@@ -117,11 +117,11 @@ std::string refusal(const TensorView& t, const NpzFile& npz, int64_t group_size,
     return fmt::format("stored as {}", dtype_name(t.dtype));
   }
   if (t.shape[0] < 1 || t.shape[1] < 1) return "empty";
+  warn = true;
   if (t.shape[1] % kFp4PerU32 != 0 || t.shape[1] % group_size != 0) {
-    return fmt::format("in_features {} is no multiple of 8 and of the group size {}", t.shape[1], group_size);
+    return fmt::format("{}: in_features {} is no multiple of 8 and of the group size {}", t.name, t.shape[1], group_size);
   }
   const std::string key = activation_key(npz, t.name);
-  warn = true;
   if (key.empty()) return fmt::format("Missing activations for {}", t.name);
   const NpyHeader header = npz.header(key);
   if (header.shape.size() < 2 || header.shape.size() > 3 || header.columns() != t.shape[1] || header.rows() < 1) {
@@ -256,13 +256,19 @@ std::vector<fs::path> tensor_files(const std::string& model) {
 // Activations of another model would leave everything as it is.
 void expect_activations_of_some(const std::vector<fs::path>& files, const NpzFile& npz, int64_t group_size) {
   std::string wanted;
+  std::string ungrouped;
   for (const fs::path& path : files) {
     const SafetensorsFile file(path.string());
     for (const TensorView& t : file.tensors()) {
       bool warn = false;
       if (refusal(t, npz, group_size, warn).empty()) return;
-      if (warn && wanted.empty()) wanted = fmt::format("\"{}\" of shape [B, T, {}]", t.name, t.shape[1]);
+      if (warn && (t.shape[1] % kFp4PerU32 != 0 || t.shape[1] % group_size != 0)) {
+        if (ungrouped.empty()) ungrouped = fmt::format("{} of {}: {}", t.shape[1], path.filename().string(), t.name);
+      } else if (warn && wanted.empty()) wanted = fmt::format("\"{}\" of shape [B, T, {}]", t.name, t.shape[1]);
     }
+  }
+  if (wanted.empty() && !ungrouped.empty()) {
+    throw ArgumentError(fmt::format("group_size: expected a divisor of the in_features of some matrix, such as {}, found {}", ungrouped, group_size));
   }
   if (wanted.empty()) return;  // no tensor that could be quantized
   throw FormatError(fmt::format("{}: expected activations of the model's tensors under their names (with or without .weight), as {}, found those of "

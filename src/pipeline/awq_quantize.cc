@@ -369,7 +369,7 @@ AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations, i
     gram_accumulate_blocks(rows, count, k, grid.group_of(k), static_cast<float>(1.0 / static_cast<double>(tokens)), gram);
     seen += count;
   });
-  return Quantizer(std::move(weight), std::move(collector.finish()[0]), std::move(gram), grid).run(salient_ratio, activation_method, batches, observer);
+  return Quantizer(std::move(weight), std::move(collector.finish([](Tap) { return std::string("activations"); })[0]), std::move(gram), grid).run(salient_ratio, activation_method, batches, observer);
 }
 
 }  // namespace metal_marlin

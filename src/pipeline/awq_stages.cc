@@ -104,7 +104,7 @@ Array compute_activation_stats(const ArrayView& activations, const std::string& 
   const int64_t width = expect_activations(activations, "activations");
   StatsCollector collector(false);
   for_each_batch(activations, "activations", [&](const float* rows, int64_t count) { collector.add(Tap::kQkv, rows, count, width); });
-  const auto stats = collector.finish();
+  const auto stats = collector.finish([](Tap) { return std::string("activations"); });
   return copy_array(ElementType::kF32, {width}, activation_statistic(stats[0], statistic).data());
 }
 

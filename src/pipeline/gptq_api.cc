@@ -33,7 +33,7 @@ GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
     collector.add(Tap::kQkv, rows, count, k);
     seen += count;
   });
-  const ActivationStats stats = std::move(collector.finish()[0]);
+  const ActivationStats stats = std::move(collector.finish([](Tap) { return std::string("activations"); })[0]);
   constexpr int64_t kStages = 3;
   report_stage(observer, "search ranges", 0, kStages);
   RangeOptions range;

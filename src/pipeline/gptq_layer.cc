@@ -28,9 +28,7 @@ Grid layer_grid(int bits, int64_t group_size, bool sym) {
   if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
     throw ArgumentError(fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
   }
-  if (group_size != -1 && group_size < 1) {
-    throw ArgumentError(fmt::format("group_size: expected at least 1, or -1 for one group per row, found {}", group_size));
-  }
+  expect_group_size(group_size, true);
   return {bits, sym, group_size};
 }
 

@@ -190,8 +190,8 @@ Array GPTQMetal::cholesky_decompose(const ArrayView& H, double regularization) c
 GPTQMetal::Quantized GPTQMetal::quantize_weight_gptq(const ArrayView& weight, const ArrayView& H, int bits, int64_t blocksize,
                                                      double percdamp) const {
   if (bits != 2 && bits != 3 && bits != 4 && bits != 8) throw ArgumentError(fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
-  if (blocksize != -1 && blocksize < 1) {
-    throw ArgumentError(fmt::format("blocksize: expected at least 1, or -1 for one group per row, found {}", blocksize));
+  if (blocksize != -1 && (blocksize < 1 || blocksize > kMostGroupSize)) {
+    throw ArgumentError(fmt::format("blocksize: expected 1 to {}, or -1 for one group per row, found {}", kMostGroupSize, blocksize));
   }
   expect_damping(percdamp, "percdamp");
   const Matrix w = load_weight(weight, "weight");

@@ -203,8 +203,8 @@ std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity
       cost.config.group_size = child(option, "group_size", &json::is_number_integer, "an integer").get<int64_t>();
       cost.config.symmetric = child(option, "symmetric", &json::is_boolean, "true or false").get<bool>();
       cost.kl = child(option, "estimated_kl", &json::is_number, "a number").get<double>();
-      if (bits < 16 && cost.config.group_size < 1) {
-        throw FormatError(fmt::format("sensitivity: group_size: expected at least 1, found {}", cost.config.group_size));
+      if (bits < 16 && cost.config.group_size < 1 && cost.config.group_size != -1) {
+        throw FormatError(fmt::format("sensitivity: group_size: expected at least 1, or -1, found {}", cost.config.group_size));
       }
       s.costs.push_back(cost);
     }

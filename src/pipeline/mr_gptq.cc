@@ -34,11 +34,6 @@ LevelRange parse_scale_method(const std::string& name) {
   throw ArgumentError(fmt::format("scale_method: expected maxabs, mse_grid, mse_newton or hessian, found \"{}\"", name));
 }
 
-void expect_group(int64_t group_size) {
-  if (group_size == -1 || group_size >= 1) return;
-  throw ArgumentError(fmt::format("group_size: expected at least 1, or -1 for one group per row, found {}", group_size));
-}
-
 const LevelTable& table_of(QuantizationFormat format) {
   switch (format) {
     case QuantizationFormat::kFP4: return fp4_levels();
@@ -195,7 +190,7 @@ std::vector<float> quantization_levels(QuantizationFormat format) {
 
 FP4GPTQQuantizer::FP4GPTQQuantizer(int64_t group_size, bool actorder, double damp_factor, const std::string& scale_method)
     : group_size_(group_size), actorder_(actorder), damp_factor_(damp_factor), scale_method_(scale_method) {
-  expect_group(group_size);
+  expect_group_size(group_size, true);
   expect_damping(damp_factor, "damp_factor");
   parse_scale_method(scale_method);
 }
@@ -236,7 +231,7 @@ FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::o
 
 Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int64_t out_features, int64_t group_size, ElementType type) {
   expect_words(packed);
-  expect_group(group_size);
+  expect_group_size(group_size, true);
   const int64_t k = packed.shape[0];
   if (out_features < 1 || (out_features + kPerWord - 1) / kPerWord != packed.shape[1]) {
     throw ArgumentError(fmt::format("packed: expected [K, ceil(N / 8)] words for N = {}, found [{}, {}]", out_features, k, packed.shape[1]));
@@ -258,7 +253,7 @@ MRGPTQQuantizer::MRGPTQQuantizer(int bits, QuantizationFormat format, int64_t gr
     : format_(format), group_size_(group_size), use_hadamard_(use_hadamard), hadamard_block_size_(hadamard_block_size),
       threshold_(hadamard_kurtosis_threshold), actorder_(actorder), percdamp_(percdamp) {
   if (bits != 4) throw ArgumentError(fmt::format("bits: expected 4, found {}", bits));
-  expect_group(group_size);
+  expect_group_size(group_size, true);
   hadamard_blocks(1, hadamard_block_size);
   if (threshold_ && !std::isfinite(*threshold_)) {
     throw ArgumentError(fmt::format("hadamard_kurtosis_threshold: expected a finite number, found {}", *threshold_));
@@ -320,7 +315,7 @@ MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std
 Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format, int64_t in_features, int64_t group_size,
                          int64_t hadamard_block_size, bool original_basis, ElementType type) {
   expect_words(packed);
-  expect_group(group_size);
+  expect_group_size(group_size, true);
   const int64_t n = packed.shape[0];
   if (in_features < 1 || (in_features + kPerWord - 1) / kPerWord != packed.shape[1]) {
     throw ArgumentError(fmt::format("packed: expected [N, ceil(K / 8)] words for K = {}, found [{}, {}]", in_features, n, packed.shape[1]));

@@ -464,7 +464,7 @@ void Run::quantize_layer(int64_t layer) {
       tracker_.enter("forward", layer, layers);
     };
     forward_operations_ += forward(layer, block, *calibration_, recipe_.precision, hook);
-    stats = collector.finish();
+    stats = collector.finish([&](Tap tap) { return fmt::format("layer {}: inputs of {}", layer, tap_name(tap)); });
     if (last != lengths.end()) {
       guard = last_part.finish();
       for (ActivationStats& s : guard) weigh_first_rows(s, recipe_.first_token_weight);

@@ -45,7 +45,9 @@ QuantizationReport quantization_report(const std::string& report_json) {
       if (f.is_string()) out.formats.push_back(f.get<std::string>());
     }
   }
-  if (options.contains("act_order") && options["act_order"].is_boolean()) out.actorder = options["act_order"].get<bool>();
+  const std::string method = text_or(options, "method");
+  const bool feedback = method == "gptq" || (method == "awq" && text_or(options, "effort") != "fast");  // others round each weight by itself
+  if (options.contains("act_order") && options["act_order"].is_boolean()) out.actorder = feedback && options["act_order"].get<bool>();
   double output = 0;
   int64_t measured = 0;
   for (const json& l : report["linears"]) {
