@@ -22,7 +22,8 @@ TEST_F(WholePath, TargetBitsAreKeptAndReported) {
   EXPECT_NE(run("report " + output_ + " --html -").out.find("KL estimated then"), std::string::npos);
   const auto by_hand = run("quantize " + model_ + " -o " + output_ + options + "--linear-bits '*.down_proj.*=8' --overwrite --json");
   ASSERT_EQ(by_hand.code, 0) << by_hand.err;
-  for (const json& l : parsed(by_hand.out).at("linears")) {
+  const json linears = parsed(by_hand.out).at("linears");
+  for (const json& l : linears) {
     EXPECT_EQ(l["bits"], l["name"].get<std::string>().find("down_proj") != std::string::npos ? 8 : 4);
   }
 }
