@@ -18,8 +18,8 @@ echo "uninterrupted: $whole ms"
 for i in $(seq "$kills"); do
   run "$work/cut" "$@" &
   pid=$!
-  # Somewhere in the first third of an uninterrupted run, so that work is left for the next kill.
-  sleep "$(awk -v r="$RANDOM" -v w="$whole" 'BEGIN{printf "%.3f", r / 32768 * w / 3000}')"
+  # On average after 0.75 / KILLS of an uninterrupted run, at most a third, so that work is left for the next kill.
+  sleep "$(awk -v r="$RANDOM" -v w="$whole" -v k="$kills" 'BEGIN{f = 1.5 / k; if (f > 1 / 3) f = 1 / 3; printf "%.3f", r / 32768 * f * w / 1000}')"
   pkill -9 -P "$pid" 2>/dev/null || true
   kill -9 "$pid" 2>/dev/null || true
   wait "$pid" 2>/dev/null || true
