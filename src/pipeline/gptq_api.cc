@@ -7,6 +7,7 @@
 #include "calibrate/statistics.h"
 #include "pipeline/array_input.h"
 #include "pipeline/awq_layout.h"
+#include "pipeline/hessian.h"
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"
@@ -23,7 +24,7 @@ GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
                                     weights.shape[1], width));
   }
   expect_group_size(group_size);
-  if (!(damping >= 0 && damping <= 1)) throw ArgumentError(fmt::format("damping: expected 0 to 1, found {}", damping));
+  expect_damping(damping, "damping");
   const Grid grid = grid_of(scheme, group_size);
   const Matrix weight = load_transposed(weights, "weights");
   StatsCollector collector;
