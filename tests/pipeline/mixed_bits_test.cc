@@ -1,6 +1,7 @@
 // Mixed precision on tiny models: what is measured against runs with single quantized linears, the choice within its
 // limits, what is written and read back, interruption and threads, and what is refused.
 #include "pipeline/mixed_bits.h"
+#include "pipeline/model_run_fixture.h"
 
 #include <gtest/gtest.h>
 #include <metal_marlin/convert.h>
@@ -28,24 +29,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-class MixedBits : public testing::Test {
+class MixedBits : public ModelRunTest {
  protected:
-  void SetUp() override {
-    folder_ = fs::temp_directory_path() / ("mixed_bits_test_" + std::to_string(getpid()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-    std::ofstream text(folder_ / "text.txt");
-    Random random(11);
-    const char* words[] = {"the", "model", "of", "weights", "is", "small", "and", "a", "test", "for", "code", "in", "bits"};
-    for (int i = 0; i < 9000; ++i) text << words[random.below(13)] << (i % 17 == 16 ? ".\n" : " ");
-    threads_ = threads();
-  }
-  void TearDown() override {
-    set_threads(threads_);
-    fs::remove_all(folder_);
-  }
-  static std::string model(const char* name = "llama") { return std::string(TEST_DATA) + "/models/" + name; }
-  std::string out(const std::string& name) const { return (folder_ / name).string(); }
   QuantizeOptions options(double target) const {
     QuantizeOptions o;
     o.method = "rtn";
@@ -98,9 +83,6 @@ class MixedBits : public testing::Test {
     }
     return sum / weights;
   }
-
-  fs::path folder_;
-  int threads_ = 1;
 };
 
 TEST(StorageBits, CountsCodesScalesAndZeros) {

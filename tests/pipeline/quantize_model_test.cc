@@ -15,6 +15,7 @@
 #include "core/random.h"
 #include "core/threads.h"
 #include "source/model_source.h"
+#include "pipeline/model_run_fixture.h"
 
 namespace metal_marlin {
 namespace {
@@ -22,24 +23,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-class QuantizeModelTest : public testing::Test {
+class QuantizeModelTest : public ModelRunTest {
  protected:
-  void SetUp() override {
-    folder_ = fs::temp_directory_path() / ("quantize_model_test_" + std::to_string(getpid()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-    std::ofstream text(folder_ / "text.txt");
-    Random random(11);
-    const char* words[] = {"the", "model", "of", "weights", "is", "small", "and", "a", "test", "for", "code", "in", "bits"};
-    for (int i = 0; i < 9000; ++i) text << words[random.below(13)] << (i % 17 == 16 ? ".\n" : " ");
-    threads_ = threads();
-  }
-  void TearDown() override {
-    set_threads(threads_);
-    fs::remove_all(folder_);
-  }
-  static std::string model(const std::string& name) { return std::string(TEST_DATA) + "/models/" + name; }
-  std::string out(const std::string& name) const { return (folder_ / name).string(); }
   QuantizeOptions options(const std::string& method) const {
     QuantizeOptions o;
     o.method = method;
@@ -59,9 +44,6 @@ class QuantizeModelTest : public testing::Test {
     }
     return all;
   }
-
-  fs::path folder_;
-  int threads_ = 1;
 };
 
 class EveryMethod : public QuantizeModelTest, public testing::WithParamInterface<std::tuple<const char*, const char*, const char*>> {};

@@ -19,6 +19,7 @@
 #include "core/random.h"
 #include "core/threads.h"
 #include "pipeline/quantize_block.h"
+#include "pipeline/model_run_fixture.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
@@ -27,24 +28,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-class WidthsTest : public testing::Test {
+class WidthsTest : public ModelRunTest {
  protected:
-  void SetUp() override {
-    folder_ = fs::temp_directory_path() / ("widths_test_" + std::to_string(getpid()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-    std::ofstream text(folder_ / "text.txt");
-    Random random(11);
-    const char* words[] = {"the", "model", "of", "weights", "is", "small", "and", "a", "test", "for", "code", "in", "bits"};
-    for (int i = 0; i < 9000; ++i) text << words[random.below(13)] << (i % 17 == 16 ? ".\n" : " ");
-    threads_ = threads();
-  }
-  void TearDown() override {
-    set_threads(threads_);
-    fs::remove_all(folder_);
-  }
-  static std::string model() { return std::string(TEST_DATA) + "/models/llama"; }
-  std::string out(const std::string& name) const { return (folder_ / name).string(); }
   QuantizeOptions options(const std::string& method, int bits) const {
     QuantizeOptions o;
     o.method = method;
@@ -61,9 +46,6 @@ class WidthsTest : public testing::Test {
   }
   json quantize(const QuantizeOptions& o, const std::string& to) const { return json::parse(quantize_model(model(), out(to), o).report_json); }
   static double kl(const json& report) { return report["model"]["kl_divergence"]["mean"].get<double>(); }
-
-  fs::path folder_;
-  int threads_ = 1;
 };
 
 class EveryWidth : public WidthsTest, public testing::WithParamInterface<std::tuple<const char*, const char*, int>> {};

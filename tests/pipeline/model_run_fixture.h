@@ -1,0 +1,40 @@
+// A folder of its own with a text of small words, for tests that quantize the tiny models of TEST_DATA.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "core/random.h"
+#include "core/threads.h"
+
+namespace metal_marlin {
+
+class ModelRunTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string suite = testing::UnitTest::GetInstance()->current_test_info()->test_suite_name();
+    folder_ = std::filesystem::temp_directory_path() / (suite.substr(suite.find('/') + 1) + "_" + std::to_string(getpid()));
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+    std::ofstream text(folder_ / "text.txt");
+    Random random(11);
+    const char* words[] = {"the", "model", "of", "weights", "is", "small", "and", "a", "test", "for", "code", "in", "bits"};
+    for (int i = 0; i < 9000; ++i) text << words[random.below(13)] << (i % 17 == 16 ? ".\n" : " ");
+    threads_ = threads();
+  }
+  void TearDown() override {
+    set_threads(threads_);
+    std::filesystem::remove_all(folder_);
+  }
+  static std::string model(const std::string& name = "llama") { return std::string(TEST_DATA) + "/models/" + name; }
+  std::string out(const std::string& name) const { return (folder_ / name).string(); }
+
+  std::filesystem::path folder_;
+  int threads_ = 1;
+};
+
+}  // namespace metal_marlin
