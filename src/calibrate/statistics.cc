@@ -5,12 +5,22 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 #include <utility>
 
 #include "kernels/dispatch.h"
 #include "kernels/linear_algebra.h"
 
 namespace metal_marlin {
+
+StatsCollector::StatsCollector(bool gram, Precision precision, std::vector<int64_t> lengths, int64_t last)
+    : gram_(gram), precision_(precision), lengths_(std::move(lengths)), last_sequences_(last), last_row_(std::numeric_limits<uint64_t>::max()) {
+  if (last < 0 || last > static_cast<int64_t>(lengths_.size())) {
+    throw ArgumentError(fmt::format("statistics of the last sequences: expected at most {}, found {}", lengths_.size(), last));
+  }
+  if (last > 0) last_row_ = static_cast<uint64_t>(std::accumulate(lengths_.begin(), lengths_.end() - last, int64_t{0}));
+}
 
 void StatsCollector::add(Tap tap, const float* x, int64_t rows, int64_t features) {
   Sums& s = sums_[static_cast<size_t>(tap)];
@@ -20,13 +30,21 @@ void StatsCollector::add(Tap tap, const float* x, int64_t rows, int64_t features
     s.square.assign(static_cast<size_t>(features), 0);
     s.max.assign(static_cast<size_t>(features), 0);
     if (gram_) s.gram = Matrix(features, features);
+    if (gram_ && last_sequences_ > 0) s.last_gram = Matrix(features, features);
   } else if (s.features != features) {
     throw ArgumentError(fmt::format("tap {}: expected {} features, got {}", tap_name(tap), s.features, features));
   }
   accumulate_stats(x, rows, features, s.absolute.data(), s.max.data(), s.square.data());
-  if (gram_) gram_accumulate(x, rows, features, s.gram, precision_ == Precision::kBF16 ? GemmType::kBF16 : GemmType::kF32);
+  if (gram_) add_gram(s, x, rows);
   if (!lengths_.empty()) keep_first_rows(s, x, rows);
   s.tokens += static_cast<uint64_t>(rows);
+}
+
+void StatsCollector::add_gram(Sums& s, const float* x, int64_t rows) {
+  const GemmType type = precision_ == Precision::kBF16 ? GemmType::kBF16 : GemmType::kF32;
+  const auto before = static_cast<int64_t>(std::min(static_cast<uint64_t>(rows), last_row_ - std::min(last_row_, s.tokens)));
+  if (before > 0) gram_accumulate(x, before, s.features, s.gram, type);
+  if (before < rows) gram_accumulate(x + before * s.features, rows - before, s.features, s.last_gram, type);
 }
 
 void StatsCollector::keep_first_rows(Sums& s, const float* x, int64_t rows) {
@@ -67,13 +85,26 @@ std::array<ActivationStats, kTaps> StatsCollector::finish(const std::function<st
       a.first_rows = Matrix(static_cast<int64_t>(s.first.size()) / s.features, s.features);
       std::copy(s.first.begin(), s.first.end(), a.first_rows.data());
     }
-    if (gram_) {
-      gram_finish(s.gram, s.tokens);
-      a.gram = std::move(s.gram);
-    }
+    if (gram_) finish_gram(s, a, last_[static_cast<size_t>(t)]);
     s = Sums{};
   }
   return out;
+}
+
+void StatsCollector::finish_gram(Sums& s, ActivationStats& all, ActivationStats& last) const {
+  last = {};
+  if (s.tokens > last_row_) {
+    last.in_features = s.features;
+    last.tokens = s.tokens - last_row_;
+    const int64_t rows = std::count_if(lengths_.end() - last_sequences_, lengths_.end(), [](int64_t n) { return n > 0; });
+    last.first_rows = Matrix(rows, s.features);
+    std::copy_n(all.first_rows.data() + (all.first_rows.rows() - rows) * s.features, rows * s.features, last.first_rows.data());
+    for (int64_t i = 0; i < s.gram.size(); ++i) s.gram.data()[i] += s.last_gram.data()[i];
+    gram_finish(s.last_gram, last.tokens);
+    last.gram = std::move(s.last_gram);
+  }
+  gram_finish(s.gram, s.tokens);
+  all.gram = std::move(s.gram);
 }
 
 void weigh_first_rows(ActivationStats& stats, double weight) {

@@ -17,8 +17,8 @@ class StatsCollector {
  public:
   // kBF16: the products of the Gram matrix from values rounded to bf16, where the machine has them.
   // lengths: rows of the sequences, in the order in which add() will see them, for every tap; with them first_rows is kept.
-  explicit StatsCollector(bool gram = true, Precision precision = Precision::kF32, std::vector<int64_t> lengths = {})
-      : gram_(gram), precision_(precision), lengths_(std::move(lengths)) {}
+  // last: of how many of the last of these sequences there are statistics of their own too (finish_last).
+  explicit StatsCollector(bool gram = true, Precision precision = Precision::kF32, std::vector<int64_t> lengths = {}, int64_t last = 0);
   // x [rows, features], the tap's input; batches come in a fixed order. NumericError when a value is NaN or Inf.
   void add(Tap tap, const float* x, int64_t rows, int64_t features);
   TapHook hook() {
@@ -27,6 +27,8 @@ class StatsCollector {
   // Means over all rows so far; the collector is empty afterwards. Taps that saw nothing have in_features 0.
   // NumericError where the sum of a channel's squares is NaN or Inf; `name` says whose inputs they are ("tap qkv").
   std::array<ActivationStats, kTaps> finish(const std::function<std::string(Tap)>& name = {});
+  // After finish(): those of the last sequences alone: tokens, Gram matrix and first rows, no mean, max and rms.
+  std::array<ActivationStats, kTaps> finish_last() { return std::move(last_); }
 
  private:
   struct Sums {
@@ -35,17 +37,23 @@ class StatsCollector {
     std::vector<double> absolute;  // [K] sum |x|
     std::vector<double> square;    // [K] sum x^2
     std::vector<float> max;        // [K] max |x|
-    Matrix gram;                   // [K, K] sum x x^T
+    Matrix gram;                   // [K, K] sum x x^T of all rows, but for those of the last sequences where these are kept apart
+    Matrix last_gram;              // [K, K] sum x x^T of the latter
     std::vector<float> first;      // rows that began a sequence
     size_t sequence = 0;           // the one that the next row belongs to, and the row's place in it
     int64_t place = 0;
   };
+  void add_gram(Sums& s, const float* x, int64_t rows);
   void keep_first_rows(Sums& s, const float* x, int64_t rows);
+  void finish_gram(Sums& s, ActivationStats& all, ActivationStats& last) const;
 
   bool gram_;
   Precision precision_;
   std::vector<int64_t> lengths_;
+  int64_t last_sequences_;
+  uint64_t last_row_;  // the first row of the last sequences; beyond all rows where there are none
   std::array<Sums, kTaps> sums_;
+  std::array<ActivationStats, kTaps> last_;
 };
 
 // From then on the first row of each sequence counts `weight` times in the Gram matrix (not in mean, max and rms): all later

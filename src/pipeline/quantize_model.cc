@@ -449,24 +449,17 @@ void Run::quantize_layer(int64_t layer) {
   } else {
     tracker_.enter("forward", layer, layers);
     const std::vector<int64_t> lengths = texts_.calibration.lengths();
-    const auto last = lengths.end() - guard_sequences(recipe_, static_cast<int64_t>(lengths.size()));
-    const int64_t guard_row = std::accumulate(lengths.begin(), last, int64_t{0});
-    StatsCollector collector(true, recipe_.precision, lengths);
-    StatsCollector last_part(true, recipe_.precision, std::vector<int64_t>(last, lengths.end()));
-    std::array<int64_t, kTaps> seen{};
+    const int64_t last = guard_sequences(recipe_, static_cast<int64_t>(lengths.size()));
+    StatsCollector collector(true, recipe_.precision, lengths, last);
     const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {
       tracker_.enter("statistics", layer, layers);
       collector.add(tap, x, rows, features);
-      int64_t& n = seen[static_cast<size_t>(tap)];
-      const int64_t before = std::clamp<int64_t>(guard_row - n, 0, rows);
-      if (before < rows) last_part.add(tap, x + before * features, rows - before, features);
-      n += rows;
       tracker_.enter("forward", layer, layers);
     };
     forward_operations_ += forward(layer, block, *calibration_, recipe_.precision, hook);
     stats = collector.finish([&](Tap tap) { return fmt::format("layer {}: inputs of {}", layer, tap_name(tap)); });
-    if (last != lengths.end()) {
-      guard = last_part.finish();
+    if (last > 0) {
+      guard = collector.finish_last();
       for (ActivationStats& s : guard) weigh_first_rows(s, recipe_.first_token_weight);
       task.guard = &guard;
       task.guard_share = static_cast<double>(guard.front().tokens) / static_cast<double>(stats.front().tokens);

@@ -106,6 +106,41 @@ TEST(StatsCollector, FirstRowsCountAsOftenAsAsked) {
   }
 }
 
+// The last sequences' own Gram matrix and first rows, whatever the batches; those of all rows are what they are without it.
+TEST(StatsCollector, LastSequencesHaveStatisticsOfTheirOwn) {
+  const std::vector<int64_t> lengths = {1, 120, 0, 79, 1, 99, 0};
+  const Matrix x = activations(300, 9);
+  const auto collect = [&](StatsCollector& c, const float* from, std::vector<int64_t> batches) {
+    for (const int64_t rows : batches) {
+      c.add(Tap::kDown, from, rows, kFeatures);
+      from += rows * kFeatures;
+    }
+    return std::move(c.finish()[static_cast<size_t>(Tap::kDown)]);
+  };
+  StatsCollector plain(true, Precision::kF32, lengths);
+  const ActivationStats all = collect(plain, x.data(), {300});
+  StatsCollector alone(true, Precision::kF32, {1, 99});
+  const ActivationStats expected = collect(alone, x.data() + 200 * kFeatures, {100});
+  for (const std::vector<int64_t>& batches : {std::vector<int64_t>{300}, {200, 100}, {150, 60, 90}, {201, 99}}) {
+    StatsCollector collector(true, Precision::kF32, lengths, 3);
+    const ActivationStats whole = collect(collector, x.data(), batches);
+    const auto last = collector.finish_last();
+    const ActivationStats& l = last[static_cast<size_t>(Tap::kDown)];
+    EXPECT_EQ(whole.tokens, 300U);
+    EXPECT_EQ(l.tokens, 100U);
+    EXPECT_EQ(l.in_features, kFeatures);
+    EXPECT_EQ(last[static_cast<size_t>(Tap::kO)].in_features, 0);
+    ASSERT_EQ(l.first_rows.rows(), 2);
+    for (int64_t i = 0; i < l.first_rows.size(); ++i) EXPECT_EQ(l.first_rows.data()[i], expected.first_rows.data()[i]);
+    for (int64_t i = 0; i < all.gram.size(); ++i) {
+      EXPECT_NEAR(whole.gram.data()[i], all.gram.data()[i], kTolerance * 30);
+      EXPECT_NEAR(l.gram.data()[i], expected.gram.data()[i], kTolerance * 30);
+    }
+  }
+  EXPECT_THROW(StatsCollector(true, Precision::kF32, lengths, 8), ArgumentError);
+  EXPECT_THROW(StatsCollector(true, Precision::kF32, {}, 1), ArgumentError);
+}
+
 TEST(StatsCollector, FirstRowsAreUnknownWithoutLengthsAndRefusedBeyondThem) {
   const Matrix x = activations(11, 7);
   StatsCollector plain;
