@@ -10,36 +10,9 @@ Options after -- go to every quantize command, e.g.
   scripts/mixed_precision_table.py quality MODEL --calibration c4.txt --evaluate wiki.txt -- --scheme sym --group-size 64
 """
 
-import argparse
-import json
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
-
-def run(args, command, out=None):
-    """The JSON of a command; a result that `out` holds already is taken."""
-    if out is not None and (out / "report.json").exists():
-        return json.loads((out / "report.json").read_text())
-    done = subprocess.run([args.program, *command, "--json", "--quiet"], stdout=subprocess.PIPE, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}")
-    return json.loads(done.stdout)
-
-
-def quantize(args, name, options):
-    out = args.work / name
-    return run(args, ["quantize", args.model, "-o", out, "--format", "native", "--calibration", args.calibration,
-                      "--evaluate", args.evaluate, "--chunks", str(args.chunks), "--samples", str(args.samples),
-                      *args.options, *options], out)  # fmt: skip
-
-
-def figures(report):
-    kl = report["model"]["kl_divergence"]
-    perplexity = report["model"]["perplexity"]["quantized"]
-    return f"{kl['mean']:.4f} +- {kl['standard_error']:.4f} | {perplexity:.3f}"
+from measure import figures, parse, parser, quantize, run
 
 
 def raised(items, order, budget):
@@ -101,12 +74,9 @@ def quality(args):
 
 
 def estimate(args):
-    path = args.work / "sensitivity.json"
-    if not path.exists():
-        text = json.dumps(run(args, ["inspect", args.model, "--sensitivity", "--calibration", args.calibration,
-                                     "--samples", str(args.samples), *args.options])["sensitivity"])  # fmt: skip
-        path.write_text(text)
-    items = sorted(json.loads(path.read_text())["items"], key=lambda i: -i["kl"])
+    measured = run(args, ["inspect", args.model, "--sensitivity", "--calibration", args.calibration, "--samples", args.samples,
+                          *args.options], args.work / "sensitivity.json")  # fmt: skip
+    items = sorted(measured["sensitivity"]["items"], key=lambda i: -i["kl"])
     step = (len(items) - 1) / max(1, args.items - 1)
     print("| rank | layer | input | measured by `--sensitivity` | a run of its own | ratio |\n|---|---|---|---|---|---|")
     for k in range(args.items):
@@ -123,27 +93,13 @@ def estimate(args):
 
 
 def main():
-    own, options = sys.argv[1:], []
-    if "--" in own:
-        at = own.index("--")
-        own, options = own[:at], own[at + 1 :]
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("table", choices=["quality", "estimate"])
-    p.add_argument("model")
-    p.add_argument("--program", default="metal-marlin")
-    p.add_argument("--work", type=Path, default=Path("mixed-precision"), help="folder of the results; those there are taken")
-    p.add_argument("--calibration", required=True)
-    p.add_argument("--evaluate", required=True, help="another text than the one for calibration")
-    p.add_argument("--samples", type=int, default=64)
-    p.add_argument("--chunks", type=int, default=8)
+    tables = {"quality": quality, "estimate": estimate}
+    p = parser(__doc__, tables)
     p.add_argument("--target", type=float, default=4.5)
     p.add_argument("--random", type=int, default=2, help="random choices to try")
     p.add_argument("--items", type=int, default=12, help="of the ranking, evenly spread")
-    args = p.parse_args(own)
-    args.options = options
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    args.work.mkdir(parents=True, exist_ok=True)
-    {"quality": quality, "estimate": estimate}[args.table](args)
+    args = parse(p)
+    tables[args.table](args)
 
 
 main()

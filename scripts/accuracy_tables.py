@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Measures the recipe: tables of docs/accuracy.md, each beside its name here.
+
+  stages     every stage of the method awq switched off, and the other methods
+  bits       3, 4 and 8 bits in several groups
+  sequences  KL divergence against the number of calibration sequences: of the text, of text that the model makes itself,
+             and chosen by --select from four times as many
+  draws      selection against other stretches of the same text as long: the text is cut in --draws parts
+  texts      awq against awq-paper, symmetric and asymmetric, on each of --text beside --evaluate
+
+Options after -- go to every quantize command, e.g.
+  scripts/accuracy_tables.py stages MODEL --calibration c4.txt --evaluate wiki.txt -- --scheme sym --group-size 64
+"""
+
+import math
+from pathlib import Path
+
+from measure import figures, parse, parser, quantize, run, work_seconds
+
+STAGES = {
+    "`rtn`": ["--method", "rtn"],
+    "`rtn --range gram`": ["--method", "rtn", "--range", "gram"],
+    "`awq-paper --clip off`": ["--method", "awq-paper", "--clip", "off"],
+    "`awq-paper`": ["--method", "awq-paper"],
+    "`gptq`": ["--method", "gptq"],
+    "`awq --effort fast`": ["--effort", "fast"],
+    "`awq --effort fast`, all sequences": ["--effort", "fast", "--samples", None],
+    "**`awq`**": [],
+    "`awq --guard off`": ["--guard", "off"],
+    "the same, `--refine off`": ["--guard", "off", "--refine", "off"],
+    "the same, `--signed-scales off`": ["--guard", "off", "--signed-scales", "off"],
+    "the same, `--range absmax`": ["--guard", "off", "--range", "absmax"],
+    "the same, `--no-act-order`": ["--guard", "off", "--no-act-order"],
+    "the same, `--awq-loss linear`": ["--guard", "off", "--awq-loss", "linear"],
+    "the same, `--first-token-weight 1`": ["--guard", "off", "--first-token-weight", "1"],
+    "the same, `--damping 1`": ["--guard", "off", "--damping", "1"],
+}
+
+
+def folder(label):
+    """A row's label as the name of a folder."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in label).strip("_")
+
+
+def stages(args):
+    print("| run | KL divergence | perplexity | CPU seconds without the evaluation |\n|---|---|---|---|")
+    for label, options in STAGES.items():
+        report = quantize(args, f"stages-{folder(label)}", [args.samples if o is None else o for o in options])
+        print(f"| {label} | {figures(report)} | {work_seconds(report):.0f} |", flush=True)
+
+
+def bits(args):
+    print("| bits | group | bits per weight | KL divergence | perplexity |\n|---|---|---|---|---|")
+    for width in args.widths:
+        for group in args.groups:
+            report = quantize(args, f"bits-{width}-{group}", ["--bits", width, "--group-size", group])
+            items = report["model"]["linears_bits_per_weight"]
+            print(f"| {width} | {'a row' if group == -1 else group} | {items:.3f} | {figures(report)} |", flush=True)
+
+
+def sequences(args):
+    print("| sequences | text | text of the model itself | selected from four times as many |\n|---|---|---|---|")
+    for n in args.counts:
+        cells = []
+        for name, options in (("text", ["--samples", n]),
+                              ("self", ["--samples", n, "--calibration", "self"]),
+                              ("selected", ["--samples", 4 * n, "--select", n])):  # fmt: skip
+            if name == "selected" and 4 * n > args.pool:
+                cells.append("")
+                continue
+            cells.append(figures(quantize(args, f"sequences-{name}-{n}", options)).split(" | ")[0])
+        print(f"| {n} | {' | '.join(cells)} |", flush=True)
+
+
+def draws(args):
+    """Selected sequences against several stretches of the same text, with the scatter between stretches."""
+    text = Path(args.calibration).read_bytes().decode("utf-8")
+    step = len(text) // args.draws
+    values = []
+    print("| calibrated on | KL divergence | perplexity |\n|---|---|---|")
+    for i in range(args.draws):
+        part = args.work / f"part-{i}.txt"
+        part.write_bytes(text[i * step : (i + 1) * step].encode("utf-8"))
+        report = quantize(args, f"draws-{args.samples}-{i}", ["--calibration", part])
+        values.append(report["model"]["kl_divergence"]["mean"])
+        print(f"| {args.samples} sequences, stretch {i + 1} of {args.draws} | {figures(report)} |", flush=True)
+    mean = sum(values) / len(values)
+    scatter = math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
+    print(f"| mean of these, scatter between them | {mean:.4f}, {scatter:.4f} | |")
+    for n in (args.samples // 2, args.samples):
+        report = quantize(args, f"draws-selected-{n}", ["--samples", args.pool, "--select", n])
+        print(f"| {n} sequences selected from {args.pool} | {figures(report)} |", flush=True)
+
+
+def texts(args):
+    print("| text | scheme | `awq-paper` | perplexity | `awq` | perplexity | ratio of the KL divergences |\n|---|---|---|---|---|---|---|")
+    for scheme in ("sym", "asym"):
+        own = {m: quantize(args, f"texts-{scheme}-{m}", ["--scheme", scheme, "--method", m]) for m in ("awq-paper", "awq")}
+        for text in [args.evaluate, *args.text]:
+            reports = own
+            if text != args.evaluate:
+                reports = {m: run(args, ["evaluate", args.work / f"texts-{scheme}-{m}", "--reference", args.model, "--text", text,
+                                         "--chunks", args.chunks], args.work / f"texts-{scheme}-{m}-{Path(text).stem}.json")
+                           for m in own}  # fmt: skip
+            a, b = (r["model"]["kl_divergence"] for r in reports.values())
+            ratio = b["mean"] / a["mean"]
+            error = ratio * math.hypot(a["standard_error"] / a["mean"], b["standard_error"] / b["mean"])
+            print(f"| {Path(text).name} | {scheme} | {' | '.join(map(figures, reports.values()))} | {ratio:.3f} +- {error:.3f} |", flush=True)
+
+
+def main():
+    tables = {"stages": stages, "bits": bits, "sequences": sequences, "draws": draws, "texts": texts}
+    p = parser(__doc__, tables)
+    p.add_argument("--widths", type=int, nargs="+", default=[3, 4, 8])
+    p.add_argument("--groups", type=int, nargs="+", default=[32, 64, -1])
+    p.add_argument("--counts", type=int, nargs="+", default=[8, 16, 32, 64, 128], help="of calibration sequences")
+    p.add_argument("--pool", type=int, default=150, help="sequences that the text has at most")
+    p.add_argument("--draws", type=int, default=4, help="stretches of the text")
+    p.add_argument("--text", nargs="+", default=[], help="further texts to evaluate on")
+    args = parse(p)
+    tables[args.table](args)
+
+
+main()

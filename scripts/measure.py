@@ -1,0 +1,88 @@
+"""What the scripts that fill the tables of docs/accuracy.md share: runs of `metal-marlin` that are kept and not repeated."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def parser(description, tables):
+    """An argument parser with what every table needs. Options of `quantize` for all runs of a table follow after --."""
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("table", choices=tables)
+    p.add_argument("model")
+    p.add_argument("--program", default="metal-marlin")
+    p.add_argument("--work", type=Path, default=Path("accuracy"), help="folder of the results; those there are taken")
+    p.add_argument("--calibration", required=True)
+    p.add_argument("--evaluate", required=True, help="another text than the one for calibration")
+    p.add_argument("--samples", type=int, default=64)
+    p.add_argument("--chunks", type=int, default=8)
+    return p
+
+
+def parse(p):
+    """The arguments; `options` are those after --."""
+    own, options = sys.argv[1:], []
+    if "--" in own:
+        at = own.index("--")
+        own, options = own[:at], own[at + 1 :]
+    args = p.parse_args(own)
+    args.options = options
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    args.work.mkdir(parents=True, exist_ok=True)
+    return args
+
+
+def run(args, command, kept=None):
+    """The JSON of a command; that in the file `kept` is taken where it is there already."""
+    if kept is not None and kept.exists():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    command = list(map(str, [args.program, *command, "--json", "--quiet"]))
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}: exit code {done.returncode}")
+    if kept is not None and not kept.exists():
+        kept.write_bytes(done.stdout)
+    return json.loads(done.stdout)
+
+
+def quantize(args, name, options):
+    """The report of a run of `quantize` whose result is the folder `name`. Options given later take the place of earlier ones."""
+    out = args.work / name
+    common = {"--format": "native", "--calibration": args.calibration, "--evaluate": args.evaluate,
+              "--chunks": args.chunks, "--samples": args.samples}  # fmt: skip
+    given = [*args.options, *options]
+    command = ["quantize", args.model, "-o", out]
+    for option, value in common.items():
+        if option not in given:
+            command += [option, value]
+    return run(args, [*command, *last_of_each(given)], out / "report.json")
+
+
+def last_of_each(options):
+    """Options without those that a later one of the same name replaces; --calibration, --skip and --linear-bits add up."""
+    pairs = []
+    for word in options:
+        if str(word).startswith("--"):
+            pairs.append([word])
+        else:
+            pairs[-1].append(word)
+    adding = ("--calibration", "--skip", "--linear-bits")
+    last = {pair[0]: pair for pair in pairs}
+    kept = [pair for pair in pairs if pair[0] in adding or last[pair[0]] is pair]
+    return [word for pair in kept for word in pair]
+
+
+def figures(report):
+    """KL divergence with its standard error, and perplexity, as cells of a table."""
+    kl = report["model"]["kl_divergence"]
+    perplexity = report["model"]["perplexity"]["quantized"]
+    return f"{kl['mean']:.4f} +- {kl['standard_error']:.4f} | {perplexity:.2f}"
+
+
+def work_seconds(report):
+    """CPU seconds of a run without those that only the evaluation took."""
+    stages = report["run"]["stages"]
+    return report["run"]["cpu_seconds"] - sum(stages[s]["cpu_seconds"] for s in ("evaluate", "score") if s in stages)
