@@ -1,0 +1,161 @@
+"""Runs us and the peers in turn, evaluates every result with evalkl.py, prints the table. Called by scripts/compare_peers.sh."""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def measured(command, log, environment):
+    """CPU seconds (of the command and all that it started), wall seconds and peak MB; the output goes to `log`."""
+    start = time.time()
+    with log.open("wb") as out:
+        process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=subprocess.STDOUT, cwd=log.parent,
+                                   env={**os.environ, **environment})
+        _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        sys.exit(f"{' '.join(map(str, command))}: exit status {os.waitstatus_to_exitcode(status)}; the end of its log:\n{log.read_text(errors='replace')[-2000:]}")
+    return {"cpu": usage.ru_utime + usage.ru_stime, "wall": time.time() - start, "mb": usage.ru_maxrss * 1024 / 1e6}
+
+
+def ours(a):
+    def row(name, label, count, options):
+        command = [a.program, "quantize", a.model, "-o", a.work / name, "--format", "gptq_v2", "--group-size", 64, "--calibration", a.calibration,
+                   "--evaluate", "none", "--quiet", "--overwrite", "--samples", count, *options]  # fmt: skip
+        return {"name": name, "tool": "metal-marlin", "label": label, "sequences": count, "steps": [command], "curve": "awq" if name.startswith("ours-awq-sym") else ""}
+
+    few = min(16, a.samples)
+    rows = [row(f"ours-awq-sym-{n}", "`awq`, sym", n, ["--scheme", "sym"]) for n in (8, 16, 32, 64, 128) if n < a.samples]
+    return [*rows,
+            row(f"ours-awq-sym-{a.samples}", "`awq`, sym", a.samples, ["--scheme", "sym"]),
+            row(f"ours-awq-asym-{a.samples}", "`awq`, asym", a.samples, ["--scheme", "asym"]),
+            row(f"ours-fast-sym-{few}", "`awq --effort fast`, sym", few, ["--scheme", "sym", "--effort", "fast"]),
+            row(f"ours-gptq-sym-{a.samples}", "`gptq`, sym", a.samples, ["--scheme", "sym", "--method", "gptq"]),
+            row(f"ours-awq-paper-sym-{a.samples}", "`awq-paper`, sym", a.samples, ["--scheme", "sym", "--method", "awq-paper"])]  # fmt: skip
+
+
+def python_peer(a, peer, tool, label, count, last):
+    name = f"{peer}-{last}-{count}"
+    command = [a.peers / f"venv-{peer}" / "bin" / "python", HERE / f"run_{peer}.py", a.model, a.calibration, a.work / name, count, last]
+    return {"name": name, "tool": tool, "label": label, "sequences": count, "steps": [command], "curve": ""}
+
+
+def gptqmodel(a):
+    return [python_peer(a, "gptqmodel", "GPTQModel", f"GPTQ, {scheme}", a.samples, scheme) for scheme in ("sym", "asym")]
+
+
+def llmcompressor(a):
+    return [python_peer(a, "llmcompressor", "llm-compressor", "GPTQ, sym", a.samples, "gptq"),
+            python_peer(a, "llmcompressor", "llm-compressor", "AWQ, sym", min(4, a.samples), "awq")]  # fmt: skip
+
+
+def autoround(a):
+    return [python_peer(a, "autoround", "AutoRound", "20 iterations, sym", min(32, a.samples), 20)]
+
+
+def llama(a):
+    tools, converter = a.peers / "bin", a.peers / "llama.cpp" / "convert_hf_to_gguf.py"
+    f16, imatrix = a.work / "f16.gguf", a.work / "imatrix.gguf"
+    convert = [a.peers / "venv-eval" / "bin" / "python", converter, a.model, "--outtype", "f16", "--outfile", f16]
+    matrix = [tools / "llama-imatrix", "-m", f16, "-f", a.calibration, "-o", imatrix, "-c", 512, "--chunks", a.samples, "-t", 1, "--no-ppl"]
+    rows = []
+    for kind in ("Q4_0", "IQ4_XS"):
+        name = f"llama-{kind}-{a.samples}"
+        # the embedding as it is: only the linears are compared
+        quantize = [tools / "llama-quantize", "--token-embedding-type", "f16", "--imatrix", imatrix, f16, a.work / f"{name}.gguf", kind, 1]
+        rows.append({"name": name, "tool": "llama.cpp", "label": f"{kind}, imatrix", "sequences": a.samples, "steps": [convert, matrix, quantize],
+                     "result": a.work / f"{name}.gguf", "curve": ""})  # fmt: skip
+    return rows
+
+
+def make(a, row):
+    """Runs the steps of a row unless its figures are kept."""
+    kept = a.work / f"{row['name']}.json"
+    if kept.exists():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    result = row.get("result", a.work / row["name"])
+    if result.is_dir():
+        shutil.rmtree(result)
+    print(f"{row['tool']}: {row['label']}, {row['sequences']} sequences", file=sys.stderr, flush=True)
+    costs = [measured(step, a.work / f"{row['name']}.{i}.log", {"OMP_WAIT_POLICY": "passive"}) for i, step in enumerate(row["steps"])]
+    figures = {key: row[key] for key in ("name", "tool", "label", "sequences", "curve")}
+    figures |= {"cpu": sum(c["cpu"] for c in costs), "wall": sum(c["wall"] for c in costs), "mb": max(c["mb"] for c in costs), "result": str(result)}
+    kept.write_text(json.dumps(figures), encoding="utf-8")
+    return figures
+
+
+def evaluate(a, rows):
+    """evalkl.py's figures of every row that has none yet."""
+    reference = a.work / f"reference-{a.chunks}.npy"
+    command = [a.peers / "venv-eval" / "bin" / "python", a.tools / "evalkl.py", a.model, a.text, "--ref-cache", reference, "--chunks", a.chunks]
+    if not reference.exists():
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    for row in rows:
+        kept = a.work / f"{row['name']}.kl-{a.chunks}.json"
+        if not kept.exists():
+            done = subprocess.run(list(map(str, [*command, "--model", row["result"]])), check=True, stdout=subprocess.PIPE)
+            kept.write_bytes(done.stdout.splitlines()[-1])
+        row |= json.loads(kept.read_text(encoding="utf-8"))
+
+
+def table(rows):
+    print("| tool | setting | sequences | KL divergence | perplexity | same top token | CPU s | wall s | peak MB |\n|---|---|---|---|---|---|---|---|---|")
+    for r in sorted(rows, key=lambda r: r["kl"]):
+        print(f"| {r['tool']} | {r['label']} | {r['sequences']} | {r['kl']:.4f} +- {r['kl_se']:.4f} | {r['ppl']:.2f} | {100 * r['same_top']:.1f} % "
+              f"| {r['cpu']:.0f} | {r['wall']:.0f} | {r['mb']:.0f} |")  # fmt: skip
+
+
+def curve(rows, path):
+    """KL divergence against CPU seconds (logarithmic) as SVG: our recipe with more and more sequences, all others as points."""
+    width, height, left, bottom = 760, 440, 60, 50
+    first, last = (f(math.log10(r["cpu"]) for r in rows) for f in (min, max))
+    first, last = math.floor(first * 4) / 4, math.ceil(last * 4) / 4
+    top = math.ceil(max(r["kl"] for r in rows) * 20) / 20
+    x = lambda cpu: left + (math.log10(cpu) - first) / (last - first) * (width - left - 20)  # noqa: E731
+    y = lambda kl: (height - bottom) - kl / top * (height - bottom - 20)  # noqa: E731
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+           f'<rect width="{width}" height="{height}" fill="white"/>']  # fmt: skip
+    for i in range(math.ceil(top / 0.05) + 1):
+        out.append(f'<path d="M{left} {y(i * 0.05):.1f}H{width - 20}" stroke="#ddd"/><text x="{left - 8}" y="{y(i * 0.05) + 4:.1f}" text-anchor="end">{i * 0.05:.2f}</text>')
+    for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000):
+        if first <= math.log10(tick) <= last:
+            out.append(f'<path d="M{x(tick):.1f} 20V{height - bottom}" stroke="#eee"/><text x="{x(tick):.1f}" y="{height - bottom + 18}" text-anchor="middle">{tick}</text>')
+    out.append(f'<text x="{(left + width) / 2:.0f}" y="{height - 10}" text-anchor="middle">CPU seconds</text>')
+    out.append(f'<text x="16" y="{height / 2:.0f}" text-anchor="middle" transform="rotate(-90 16 {height / 2:.0f})">KL divergence</text>')
+    line = sorted((r for r in rows if r["curve"]), key=lambda r: r["sequences"])
+    points = " ".join(f"{x(r['cpu']):.1f},{y(r['kl']):.1f}" for r in line)
+    out.append(f'<polyline fill="none" stroke="#06c" stroke-width="2" points="{points}"/>')
+    for r in rows:
+        own = r["tool"] == "metal-marlin"
+        label = str(r["sequences"]) if r["curve"] else f"{'' if own else r['tool'] + ' '}{r['label'].replace('`', '')}"
+        anchor, shift = ("end", -7) if x(r["cpu"]) > width * 0.7 else ("start", 7)
+        at, color = (x(r["cpu"]), y(r["kl"])), "#06c" if own else "#c40"
+        out.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="4" fill="{color}"/>')
+        out.append(f'<text x="{at[0] + shift:.1f}" y="{at[1] - 5:.1f}" text-anchor="{anchor}">{label}</text>')
+    path.write_text("\n".join([*out, "</svg>", ""]), encoding="utf-8")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    for name in ("model", "calibration", "text", "tools", "peers", "work", "program"):
+        p.add_argument(f"--{name}", type=lambda v: Path(v).resolve(), required=True)
+    p.add_argument("--samples", type=int, required=True)
+    p.add_argument("--chunks", type=int, required=True)
+    p.add_argument("peer", nargs="+")
+    a = p.parse_args()
+    a.work.mkdir(parents=True, exist_ok=True)
+    kinds = {"ours": ours, "gptqmodel": gptqmodel, "llmcompressor": llmcompressor, "autoround": autoround, "llama": llama}
+    rows = [make(a, row) for peer in a.peer for row in kinds[peer](a)]
+    evaluate(a, rows)
+    table(rows)
+    curve(rows, a.work / "kl_against_cpu.svg")
+
+
+main()
