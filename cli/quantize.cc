@@ -131,8 +131,8 @@ void add_quantize(Application& application) {
       "mse: least error of the weights; gram: least error of the outputs");
   command.choice("--clip", options.clip, {"auto", "on", "off"}, "Clip search; auto: on for awq-paper");
   command.choice("--guard", options.guard, {"auto", "on", "off"},
-                 "Judge error feedback and refinement of each linear on the last eighth of the calibration sequences, and take plainer "
-                 "rounding or more damping where they do worse there; auto: on for awq");
+                 "Judge error feedback and refinement of each linear on the last eighth of the calibration sequences: "
+                 "as much damping as does well there, plainer rounding where they do worse; auto: on for awq");
   command.choice(
       "--awq-loss", options.awq_loss, {"auto", "linear", "feedback", "block"},
       "Loss of the scale search: linear: output error of the linears that share the input; feedback: the same after "

@@ -153,7 +153,9 @@ class BlockQuantizer {
       options.range = range_options();
       options.rows = FeedbackLoss::kRows;
       options.stop_early = true;
-      feedback.emplace(weights, stats(fold.tap).gram, options, gptq_options());
+      GptqOptions gptq = gptq_options();
+      gptq.damping = FeedbackLoss::kDamping;
+      feedback.emplace(weights, stats(fold.tap).gram, options, gptq);
       options.loss = [&](std::span<const float> scale) { return (*feedback)(scale); };
     }
     Matrix expected;

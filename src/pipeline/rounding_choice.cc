@@ -48,8 +48,10 @@ std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weigh
     choices[i].nearest_error = linear_errors(samples[i], quantize_rtn(samples[i], ranges[i], trial.grids[i]), &held_back).output_error;
   }
   double least_sum = std::numeric_limits<double>::infinity();
-  GptqOptions gptq = trial.gptq;
-  for (int step = 0; step <= kMostRaises; ++step, gptq.damping *= kRaisedDamping) {
+  // Whether the damping raised so often is taken: where the sum of squared errors is below `most` times the least so far.
+  const auto take = [&](int raises, double most) {
+    GptqOptions gptq = trial.gptq;
+    for (int i = 0; i < raises; ++i) gptq.damping *= kRaisedDamping;
     const GptqFactor factor = make_gptq_factor(gram, gptq);
     std::vector<RoundingChoice> tried = choices;
     double sum = 0;
@@ -68,9 +70,16 @@ std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weigh
       const double least = std::min(c.feedback_error, c.refined_error);
       sum += least * least;
     }
-    if (!(sum < least_sum)) break;
-    least_sum = sum;
+    if (!(sum < most * least_sum)) return false;
+    least_sum = std::min(least_sum, sum);
     choices = std::move(tried);
+    return true;
+  };
+  int raises = kFirstRaises;
+  take(raises, 1);
+  while (raises < kMostRaises && take(raises + 1, 1 + kDampingTolerance)) ++raises;
+  if (raises == kFirstRaises) {
+    while (raises > 0 && take(raises - 1, 1 - kDampingTolerance)) --raises;
   }
   for (RoundingChoice& c : choices) {
     c.feedback = c.nearest_error >= std::min(c.feedback_error, c.refined_error);

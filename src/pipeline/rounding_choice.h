@@ -33,13 +33,18 @@ struct RoundingTrial {
   std::function<GroupRanges(const Matrix& rows, const Matrix& gram, size_t index)> ranges;
 };
 
-inline constexpr double kRaisedDamping = 10;  // times, as often as it pays,
-inline constexpr int kMostRaises = 3;         // but no more than this
+inline constexpr double kRaisedDamping = 7;   // times, as often as it pays,
+inline constexpr int kMostRaises = 2;         // but no more than this
+inline constexpr int kFirstRaises = 1;        // where the search begins
+// More damping is taken while the sum of squared errors grows by no more than this, less only where it falls by more: the
+// held-back tokens are of the calibration text, other text differs more from it than they do.
+inline constexpr double kDampingTolerance = 0.1;
 
 // gram [in, in]: of all calibration tokens, held-back ones included, which are `share` of them; held_back [in, in]: of
 // those alone. For the trial gram becomes that of the others, gram - share held_back, in place; afterwards it is as it
-// was but for rounding. Damping is raised tenfold as long as the sum of squared errors over the tap falls; then for each linear
-// the least of refined, with feedback, nearest is taken. Errors as make_gptq_factor; ArgumentError for shapes.
+// was but for rounding. Tried are trial.gptq.damping times 7, times 49, which is taken where the sum of squared errors over the
+// tap is within kDampingTolerance of the first's, and, where it is not, times 1. Then for each linear the least of refined,
+// with feedback, nearest is taken. Errors as make_gptq_factor; ArgumentError for shapes.
 std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weights, Matrix& gram, const Matrix& held_back,
                                             double share, const RoundingTrial& trial);
 

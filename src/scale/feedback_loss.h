@@ -15,6 +15,8 @@ namespace metal_marlin {
 class FeedbackLoss {
  public:
   static constexpr int64_t kRows = 128;  // of the stack: as good as all of them for the choice of an exponent
+  // Damping of the search in quantize: scales chosen by strong feedback suit the calibration text and little else.
+  static constexpr double kDamping = 1;
   // `weights` and `gram` must outlive this. Errors as make_gptq_factor and search_scale.
   FeedbackLoss(std::span<const Matrix* const> weights, const Matrix& gram, const ScaleSearchOptions& options,
                const GptqOptions& gptq);
