@@ -13,15 +13,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
-def measured(command, log, environment):
+def measured(command, log):
     """CPU seconds (of the command and all that it started), wall seconds and peak MB; the output goes to `log`."""
     start = time.time()
     with log.open("wb") as out:
-        process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=subprocess.STDOUT, cwd=log.parent,
-                                   env={**os.environ, **environment})
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent)
         _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
-        sys.exit(f"{' '.join(map(str, command))}: exit status {os.waitstatus_to_exitcode(status)}; the end of its log:\n{log.read_text(errors='replace')[-2000:]}")
+        sys.exit(f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}; the end of its log:\n{log.read_text(errors='replace')[-2000:]}")
     return {"cpu": usage.ru_utime + usage.ru_stime, "wall": time.time() - start, "mb": usage.ru_maxrss * 1024 / 1e6}
 
 
@@ -75,8 +74,8 @@ def llama(a):
     return rows
 
 
-def make(a, row):
-    """Runs the steps of a row unless its figures are kept."""
+def make(a, row, known):
+    """Runs the steps of a row unless its figures are kept; a step that an earlier row has in common has its cost in `known`."""
     kept = a.work / f"{row['name']}.json"
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))
@@ -84,7 +83,12 @@ def make(a, row):
     if result.is_dir():
         shutil.rmtree(result)
     print(f"{row['tool']}: {row['label']}, {row['sequences']} sequences", file=sys.stderr, flush=True)
-    costs = [measured(step, a.work / f"{row['name']}.{i}.log", {"OMP_WAIT_POLICY": "passive"}) for i, step in enumerate(row["steps"])]
+    costs = []
+    for i, step in enumerate(row["steps"]):
+        words = tuple(map(str, step))
+        if words not in known:
+            known[words] = measured(words, a.work / f"{row['name']}.{i}.log")
+        costs.append(known[words])
     figures = {key: row[key] for key in ("name", "tool", "label", "sequences", "curve")}
     figures |= {"cpu": sum(c["cpu"] for c in costs), "wall": sum(c["wall"] for c in costs), "mb": max(c["mb"] for c in costs), "result": str(result)}
     kept.write_text(json.dumps(figures), encoding="utf-8")
@@ -151,8 +155,10 @@ def main():
     p.add_argument("peer", nargs="+")
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    known = {}
     kinds = {"ours": ours, "gptqmodel": gptqmodel, "llmcompressor": llmcompressor, "autoround": autoround, "llama": llama}
-    rows = [make(a, row) for peer in a.peer for row in kinds[peer](a)]
+    rows = [make(a, row, known) for peer in a.peer for row in kinds[peer](a)]
     evaluate(a, rows)
     table(rows)
     curve(rows, a.work / "kl_against_cpu.svg")

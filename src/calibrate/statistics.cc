@@ -15,11 +15,11 @@
 namespace metal_marlin {
 
 StatsCollector::StatsCollector(bool gram, Precision precision, std::vector<int64_t> lengths, int64_t last)
-    : gram_(gram), precision_(precision), lengths_(std::move(lengths)), last_sequences_(last), last_row_(std::numeric_limits<uint64_t>::max()) {
+    : gram_(gram), precision_(precision), lengths_(std::move(lengths)), last_sequences_(last), last_row_(std::numeric_limits<int64_t>::max()) {
   if (last < 0 || last > static_cast<int64_t>(lengths_.size())) {
     throw ArgumentError(fmt::format("statistics of the last sequences: expected at most {}, found {}", lengths_.size(), last));
   }
-  if (last > 0) last_row_ = static_cast<uint64_t>(std::accumulate(lengths_.begin(), lengths_.end() - last, int64_t{0}));
+  if (last > 0) last_row_ = std::accumulate(lengths_.begin(), lengths_.end() - last, int64_t{0});
 }
 
 void StatsCollector::add(Tap tap, const float* x, int64_t rows, int64_t features) {
@@ -42,7 +42,7 @@ void StatsCollector::add(Tap tap, const float* x, int64_t rows, int64_t features
 
 void StatsCollector::add_gram(Sums& s, const float* x, int64_t rows) {
   const GemmType type = precision_ == Precision::kBF16 ? GemmType::kBF16 : GemmType::kF32;
-  const auto before = static_cast<int64_t>(std::min(static_cast<uint64_t>(rows), last_row_ - std::min(last_row_, s.tokens)));
+  const int64_t before = std::clamp<int64_t>(last_row_ - static_cast<int64_t>(s.tokens), 0, rows);
   if (before > 0) gram_accumulate(x, before, s.features, s.gram, type);
   if (before < rows) gram_accumulate(x + before * s.features, rows - before, s.features, s.last_gram, type);
 }
@@ -93,9 +93,9 @@ std::array<ActivationStats, kTaps> StatsCollector::finish(const std::function<st
 
 void StatsCollector::finish_gram(Sums& s, ActivationStats& all, ActivationStats& last) const {
   last = {};
-  if (s.tokens > last_row_) {
+  if (const int64_t tokens = static_cast<int64_t>(s.tokens) - last_row_; tokens > 0) {
     last.in_features = s.features;
-    last.tokens = s.tokens - last_row_;
+    last.tokens = static_cast<uint64_t>(tokens);
     const int64_t rows = std::count_if(lengths_.end() - last_sequences_, lengths_.end(), [](int64_t n) { return n > 0; });
     last.first_rows = Matrix(rows, s.features);
     std::copy_n(all.first_rows.data() + (all.first_rows.rows() - rows) * s.features, rows * s.features, last.first_rows.data());

@@ -51,7 +51,7 @@ class StatsCollector {
   Precision precision_;
   std::vector<int64_t> lengths_;
   int64_t last_sequences_;
-  uint64_t last_row_;  // the first row of the last sequences; beyond all rows where there are none
+  int64_t last_row_;  // the first row of the last sequences; beyond all rows where there are none
   std::array<Sums, kTaps> sums_;
   std::array<ActivationStats, kTaps> last_;
 };

@@ -14,7 +14,6 @@
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "calibrate/statistics.h"
 #include "calibrate/stats_file.h"

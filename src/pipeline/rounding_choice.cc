@@ -75,12 +75,8 @@ std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weigh
     choices = std::move(tried);
     return true;
   };
-  int raises = kFirstRaises;
-  take(raises, 1);
-  while (raises < kMostRaises && take(raises + 1, 1 + kDampingTolerance)) ++raises;
-  if (raises == kFirstRaises) {
-    while (raises > 0 && take(raises - 1, 1 - kDampingTolerance)) --raises;
-  }
+  take(1, 1);
+  if (!take(2, 1 + kDampingTolerance)) take(0, 1 - kDampingTolerance);
   for (RoundingChoice& c : choices) {
     c.feedback = c.nearest_error >= std::min(c.feedback_error, c.refined_error);
     c.refine = trial.refine && c.feedback && c.refined_error <= c.feedback_error;

@@ -33,9 +33,7 @@ struct RoundingTrial {
   std::function<GroupRanges(const Matrix& rows, const Matrix& gram, size_t index)> ranges;
 };
 
-inline constexpr double kRaisedDamping = 7;   // times, as often as it pays,
-inline constexpr int kMostRaises = 2;         // but no more than this
-inline constexpr int kFirstRaises = 1;        // where the search begins
+inline constexpr double kRaisedDamping = 7;  // times, at most twice
 // More damping is taken while the sum of squared errors grows by no more than this, less only where it falls by more: the
 // held-back tokens are of the calibration text, other text differs more from it than they do.
 inline constexpr double kDampingTolerance = 0.1;
