@@ -13,9 +13,10 @@ Options after -- go to every quantize command, e.g.
 """
 
 import math
+import sys
 from pathlib import Path
 
-from measure import figures, parse, parser, quantize, run, work_seconds
+from measure import figures, name_of, parse, parser, quantize, run, work_seconds
 
 STAGES = {
     "`rtn`": ["--method", "rtn"],
@@ -23,13 +24,16 @@ STAGES = {
     "`awq-paper --clip off`": ["--method", "awq-paper", "--clip", "off"],
     "`awq-paper`": ["--method", "awq-paper"],
     "`gptq`": ["--method", "gptq"],
-    "`awq --effort fast`": ["--effort", "fast"],
-    "`awq --effort fast`, all sequences": ["--effort", "fast", "--samples", None],
+    "`awq --effort fast` (16 sequences)": ["--effort", "fast", "--samples", 16],
+    "`awq --effort fast`, as many sequences as the others": ["--effort", "fast"],
     "**`awq`**": [],
     "`awq --guard off`": ["--guard", "off"],
     "the same, `--refine off`": ["--guard", "off", "--refine", "off"],
     "the same, `--signed-scales off`": ["--guard", "off", "--signed-scales", "off"],
     "the same, `--range absmax`": ["--guard", "off", "--range", "absmax"],
+    "the same, `--range mse`": ["--guard", "off", "--range", "mse"],
+    "the same, `--range gram`": ["--guard", "off", "--range", "gram"],
+    "the same, `--range diagonal`": ["--guard", "off", "--range", "diagonal"],
     "the same, `--no-act-order`": ["--guard", "off", "--no-act-order"],
     "the same, `--awq-loss linear`": ["--guard", "off", "--awq-loss", "linear"],
     "the same, `--first-token-weight 1`": ["--guard", "off", "--first-token-weight", "1"],
@@ -37,15 +41,10 @@ STAGES = {
 }
 
 
-def folder(label):
-    """A row's label as the name of a folder."""
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in label).strip("_")
-
-
 def stages(args):
     print("| run | KL divergence | perplexity | CPU seconds without the evaluation |\n|---|---|---|---|")
     for label, options in STAGES.items():
-        report = quantize(args, f"stages-{folder(label)}", [args.samples if o is None else o for o in options])
+        report = quantize(args, options)
         print(f"| {label} | {figures(report)} | {work_seconds(report):.0f} |", flush=True)
 
 
@@ -53,7 +52,7 @@ def bits(args):
     print("| bits | group | bits per weight | KL divergence | perplexity |\n|---|---|---|---|---|")
     for width in args.widths:
         for group in args.groups:
-            report = quantize(args, f"bits-{width}-{group}", ["--bits", width, "--group-size", group])
+            report = quantize(args, ["--bits", width, "--group-size", group])
             items = report["model"]["linears_bits_per_weight"]
             print(f"| {width} | {'a row' if group == -1 else group} | {items:.3f} | {figures(report)} |", flush=True)
 
@@ -68,7 +67,7 @@ def sequences(args):
             if name == "selected" and 4 * n > args.pool:
                 cells.append("")
                 continue
-            cells.append(figures(quantize(args, f"sequences-{name}-{n}", options)).split(" | ")[0])
+            cells.append(figures(quantize(args, options)).split(" | ")[0])
         print(f"| {n} | {' | '.join(cells)} |", flush=True)
 
 
@@ -81,27 +80,29 @@ def draws(args):
     for i in range(args.draws):
         part = args.work / f"part-{i}.txt"
         part.write_bytes(text[i * step : (i + 1) * step].encode("utf-8"))
-        report = quantize(args, f"draws-{args.samples}-{i}", ["--calibration", part])
+        report = quantize(args, ["--calibration", part])
+        found = report["calibration"]["sequences"]
+        if found != args.samples:
+            sys.exit(f"{part}: has {found} sequences, {args.samples} are asked for: give fewer --samples or --draws")
         values.append(report["model"]["kl_divergence"]["mean"])
         print(f"| {args.samples} sequences, stretch {i + 1} of {args.draws} | {figures(report)} |", flush=True)
     mean = sum(values) / len(values)
     scatter = math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
     print(f"| mean of these, scatter between them | {mean:.4f}, {scatter:.4f} | |")
     for n in (args.samples // 2, args.samples):
-        report = quantize(args, f"draws-selected-{n}", ["--samples", args.pool, "--select", n])
+        report = quantize(args, ["--samples", args.pool, "--select", n])
         print(f"| {n} sequences selected from {args.pool} | {figures(report)} |", flush=True)
 
 
 def texts(args):
     print("| text | scheme | `awq-paper` | perplexity | `awq` | perplexity | ratio of the KL divergences |\n|---|---|---|---|---|---|---|")
     for scheme in ("sym", "asym"):
-        own = {m: quantize(args, f"texts-{scheme}-{m}", ["--scheme", scheme, "--method", m]) for m in ("awq-paper", "awq")}
+        own = {m: quantize(args, ["--scheme", scheme, "--method", m]) for m in ("awq-paper", "awq")}
         for text in [args.evaluate, *args.text]:
             reports = own
             if text != args.evaluate:
-                reports = {m: run(args, ["evaluate", args.work / f"texts-{scheme}-{m}", "--reference", args.model, "--text", text,
-                                         "--chunks", args.chunks], args.work / f"texts-{scheme}-{m}-{Path(text).stem}.json")
-                           for m in own}  # fmt: skip
+                reports = {m: run(args, ["evaluate", r["folder"], "--reference", args.model, "--text", text, "--chunks", args.chunks],
+                                  args.work / f"{r['folder'].name}-on-{name_of([text])}.json") for m, r in own.items()}  # fmt: skip
             a, b = (r["model"]["kl_divergence"] for r in reports.values())
             ratio = b["mean"] / a["mean"]
             error = ratio * math.hypot(a["standard_error"] / a["mean"], b["standard_error"] / b["mean"])

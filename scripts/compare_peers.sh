@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # compare_peers.sh MODEL CALIBRATION TEXT [ours|gptqmodel|llmcompressor|autoround|llama ...]        (default: all)
-# Quantizes MODEL (a folder in Hugging Face layout) by us and by the peers on the same sequences of CALIBRATION and the same grid (4
-# bits, symmetric, groups of 64; llama.cpp: its own of 32), evaluates all of them with one program from dequantized weights on TEXT, and
-# prints the table of docs/accuracy.md; the curve is drawn to WORK/kl_against_cpu.svg. Not part of the tests: a peer takes up to 6 GB.
+# Quantizes MODEL (a folder in Hugging Face layout) by us and by the peers on the first sequences of CALIBRATION and the same grid (4
+# bits, groups of 64; llama.cpp: its own of 32), evaluates all of them with one program from dequantized weights on TEXT, and prints
+# the table of docs/accuracy.md; the curve is drawn to WORK/kl_against_cpu.svg. Those that would take hours get fewer sequences: the
+# table says how many. Not part of the tests: a peer takes up to 6 GB.
 #   METAL_MARLIN_TOOLS  folder of setup_peers.sh and evalkl.py     (default: shared/tools beside this checkout)
 #   PEERS_DIR           where the peers are or will be set up      (default: build/peers)
-#   WORK                results; those there are taken             (default: build/compare-peers)
+#   WORK                results; those there are taken: one folder for each MODEL, CALIBRATION and TEXT (default: build/compare-peers)
 #   SAMPLES, CHUNKS     calibration sequences of 512 tokens, chunks of 1024 tokens to evaluate (default: 128, 32)
 #   PROGRAM             metal-marlin                               (default: build/release/bin/metal-marlin)
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-[ $# -ge 3 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 3 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 MODEL="$1"; CALIBRATION="$2"; TEXT="$3"; shift 3
 [ $# -gt 0 ] || set -- ours gptqmodel llmcompressor autoround llama
 TOOLS="${METAL_MARLIN_TOOLS:-$ROOT/../shared/tools}"
@@ -18,6 +19,8 @@ export PEERS_DIR="${PEERS_DIR:-$ROOT/build/peers}"
 for tool in setup_peers.sh evalkl.py; do
   [ -e "$TOOLS/$tool" ] || { echo "compare_peers.sh: no $tool in $TOOLS: name its folder by METAL_MARLIN_TOOLS" >&2; exit 1; }
 done
+PROGRAM="${PROGRAM:-$ROOT/build/release/bin/metal-marlin}"
+command -v "$PROGRAM" >/dev/null || { echo "compare_peers.sh: no program $PROGRAM: build it (scripts/setup.sh), or name it by PROGRAM" >&2; exit 1; }
 for file in "$MODEL/config.json" "$CALIBRATION" "$TEXT"; do
   [ -e "$file" ] || { echo "compare_peers.sh: no such file: $file" >&2; exit 1; }
 done
@@ -32,4 +35,4 @@ done
 bash "$TOOLS/setup_peers.sh" "${peers[@]}" >&2
 exec python3 "$ROOT/scripts/peers/compare.py" --model "$MODEL" --calibration "$CALIBRATION" --text "$TEXT" --tools "$TOOLS" --peers "$PEERS_DIR" \
   --work "${WORK:-$ROOT/build/compare-peers}" --samples "${SAMPLES:-128}" --chunks "${CHUNKS:-32}" \
-  --program "${PROGRAM:-$ROOT/build/release/bin/metal-marlin}" "$@"
+  --program "$(command -v "$PROGRAM")" "$@"

@@ -1,6 +1,7 @@
 """What the scripts that fill the tables of docs/accuracy.md share: runs of `metal-marlin` that are kept and not repeated."""
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -48,21 +49,26 @@ def run(args, command, kept=None):
     return json.loads(done.stdout)
 
 
-def quantize(args, name, options):
-    """The report of a run of `quantize` whose result is the folder `name`. Options given later take the place of earlier ones."""
-    out = args.work / name
-    common = {"--format": "native", "--calibration": args.calibration, "--evaluate": args.evaluate,
-              "--chunks": args.chunks, "--samples": args.samples}  # fmt: skip
+def quantize(args, options):
+    """The report of a run of `quantize`, its folder under "folder". Options given later take the place of earlier ones."""
+    common = ["--format", "native", "--calibration", args.calibration, "--evaluate", args.evaluate, "--chunks", args.chunks, "--samples", args.samples]
     given = [*args.options, *options]
-    command = ["quantize", args.model, "-o", out]
-    for option, value in common.items():
-        if option not in given:
-            command += [option, value]
-    return run(args, [*command, *last_of_each(given)], out / "report.json")
+    if "--calibration" in given:  # that of a run replaces, several of a run add up
+        common = [*common[:2], *common[4:]]
+    words = last_of_each([*common, *given])
+    out = args.work / name_of(words)
+    return run(args, ["quantize", args.model, "-o", out, *words], out / "report.json") | {"folder": out}
+
+
+def name_of(words):
+    """A run's options as the name of its folder: equal runs of several tables are made once."""
+    short = "_".join(Path(str(w)).stem if "/" in str(w) else str(w).removeprefix("--") for w in words if w not in ("--format", "native"))
+    digest = hashlib.sha256("\0".join(map(str, words)).encode()).hexdigest()[:8]
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in short)[:100] + "_" + digest
 
 
 def last_of_each(options):
-    """Options without those that a later one of the same name replaces; --calibration, --skip and --linear-bits add up."""
+    """Options, ordered by name, without those that a later one of the same name replaces; --calibration, --skip and --linear-bits add up."""
     pairs = []
     for word in options:
         if str(word).startswith("--"):
@@ -72,7 +78,7 @@ def last_of_each(options):
     adding = ("--calibration", "--skip", "--linear-bits")
     last = {pair[0]: pair for pair in pairs}
     kept = [pair for pair in pairs if pair[0] in adding or last[pair[0]] is pair]
-    return [word for pair in kept for word in pair]
+    return [word for pair in sorted(kept, key=lambda pair: pair[0]) for word in pair]
 
 
 def figures(report):

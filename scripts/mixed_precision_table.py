@@ -41,8 +41,8 @@ def shuffled(items, seed):
 
 
 def quality(args):
-    uniform = quantize(args, "uniform", [])
-    chosen = quantize(args, f"target-{args.target}", ["--target-bits", str(args.target)])
+    uniform = quantize(args, [])
+    chosen = quantize(args, ["--target-bits", str(args.target)])
     items = chosen["mixed"]["items"]
     weights = sum(i["weights"] for i in items)
     base = sum(i["options"][0]["storage_bits"] for i in items)
@@ -50,13 +50,13 @@ def quality(args):
     rows = [("uniform 4 bits", base / weights, uniform),
             (f"`--target-bits {args.target}`", chosen["mixed"]["bits_per_weight"], chosen)]  # fmt: skip
     half = items[0]["options"][0]["group_size"] // 2
-    small = sum(next((o["storage_bits"] for o in i["options"] if o["bits"] == 4 and o["group_size"] == half), 1e99) for i in items)
+    small = sum(next((o["storage_bits"] for o in i["options"] if o["bits"] == 4 and 0 < o["group_size"] == half), 1e99) for i in items)
     if small <= args.target * weights:  # the same bits without any choice
-        report = quantize(args, f"uniform-{half}", ["--linear-bits", f"*=4:{half}"])
+        report = quantize(args, ["--linear-bits", f"*=4:{half}"])
         rows.append((f"uniform 4 bits, groups of {half}", small / weights, report))
     for seed in range(args.random):
         name = f"those grids shuffled among the layers, seed {seed}"
-        report = quantize(args, f"shuffled-{seed}", shuffled(items, seed))
+        report = quantize(args, shuffled(items, seed))
         rows.append((name, chosen["mixed"]["bits_per_weight"], report))
     orders = [("8 bits by size, the smallest first", sorted(items, key=lambda i: i["weights"])),
               ("8 bits by size, the largest first", sorted(items, key=lambda i: -i["weights"]))]  # fmt: skip
@@ -64,7 +64,7 @@ def quality(args):
         orders.append((f"8 bits at random, seed {seed}", random.Random(seed).sample(items, len(items))))
     for name, order in orders:
         options, left = raised(items, order, budget)
-        report = quantize(args, name.replace(" ", "-").replace(",", ""), options)
+        report = quantize(args, options)
         rows.append((name, (base + budget - left) / weights, report))
     reference = uniform["model"]["kl_divergence"]["mean"]
     print("| bits | bits per weight | in the file | KL divergence | perplexity | KL beside uniform |\n|---|---|---|---|---|---|")
@@ -87,7 +87,7 @@ def estimate(args):
             if other is not item:
                 for name in other["linears"]:
                     skip += ["--skip", name]
-        report = quantize(args, f"single-{item['layer']}-{item['tap']}", skip)
+        report = quantize(args, skip)
         kl = report["model"]["kl_divergence"]["mean"]
         print(f"| {rank + 1} | {item['layer']} | {item['tap']} | {item['kl']:.6f} | {kl:.6f} | {kl / item['kl']:.2f} |")
 

@@ -1,6 +1,7 @@
 """Runs us and the peers in turn, evaluates every result with evalkl.py, prints the table. Called by scripts/compare_peers.sh."""
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -67,8 +68,8 @@ def llama(a):
     rows = []
     for kind in ("Q4_0", "IQ4_XS"):
         name = f"llama-{kind}-{a.samples}"
-        # the embedding as it is: only the linears are compared
-        quantize = [tools / "llama-quantize", "--token-embedding-type", "f16", "--imatrix", imatrix, f16, a.work / f"{name}.gguf", kind, 1]
+        # one type for all linears, the embedding as it is: only the linears are compared
+        quantize = [tools / "llama-quantize", "--pure", "--token-embedding-type", "f16", "--imatrix", imatrix, f16, a.work / f"{name}.gguf", kind, 1]
         rows.append({"name": name, "tool": "llama.cpp", "label": f"{kind}, imatrix", "sequences": a.samples, "steps": [convert, matrix, quantize],
                      "result": a.work / f"{name}.gguf", "curve": ""})  # fmt: skip
     return rows
@@ -146,6 +147,20 @@ def curve(rows, path):
     path.write_text("\n".join([*out, "</svg>", ""]), encoding="utf-8")
 
 
+def require_own_results(a):
+    """Kept results are of one model and one pair of texts."""
+    inputs = json.dumps({"model": str(a.model), "calibration": digest(a.calibration), "text": digest(a.text)})
+    kept = a.work / "inputs.json"
+    if not kept.exists():
+        kept.write_text(inputs, encoding="utf-8")
+    if kept.read_text(encoding="utf-8") != inputs:
+        sys.exit(f"{a.work}: has results of another model or other texts; name another folder by WORK")
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "calibration", "text", "tools", "peers", "work", "program"):
@@ -155,6 +170,7 @@ def main():
     p.add_argument("peer", nargs="+")
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
+    require_own_results(a)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     known = {}
     kinds = {"ours": ours, "gptqmodel": gptqmodel, "llmcompressor": llmcompressor, "autoround": autoround, "llama": llama}
