@@ -126,9 +126,9 @@ void add_quantize(Application& application) {
       "Weights that share a scale; auto: 128 where it divides every in_features, else 64, else 32; -1: a whole row",
       Completes::kChoices);
   command.choice(
-      "--range", options.range, {"auto", "absmax", "mse", "gram"},
+      "--range", options.range, {"auto", "absmax", "mse", "gram", "diagonal"},
       "How the range of a group is chosen: auto: the method's own; absmax: largest magnitude (asym: min and max); "
-      "mse: least error of the weights; gram: least error of the outputs");
+      "mse: least error of the weights; gram: least error of the outputs; diagonal: the same as if the group's channels were uncorrelated");
   command.choice("--clip", options.clip, {"auto", "on", "off"}, "Clip search; auto: on for awq-paper");
   command.choice("--guard", options.guard, {"auto", "on", "off"},
                  "Judge error feedback and refinement of each linear on the last eighth of the calibration sequences: "
@@ -145,7 +145,7 @@ void add_quantize(Application& application) {
   command.choice("--activation-method", options.activation_method, {"auto", "mean", "max", "rms"},
                  "Statistic of the scale search; auto: mean, but rms for awq-salient");
   command.real("--damping", options.damping, 0, 1,
-               "gptq, awq: share of each diagonal entry of the Gram matrix that is added to it");
+               "gptq, awq: share of each diagonal entry of the Gram matrix that is added to it; with --guard the least that is tried");
   command.choice("--signed-scales", options.signed_scales, {"auto", "on", "off"},
                  "Searched ranges of --scheme sym: also negative scales, which give the longer side of a group its "
                  "extra code; auto: on for awq");

@@ -35,11 +35,11 @@ struct QuantizeOptions {
   // names match the shell pattern; the last that matches counts.
   std::vector<std::string> linear_bits;
   std::string group_size = "auto";  // "auto": 128 where it divides every in_features, else 64, else 32; or a number; "-1": per channel
-  // How group ranges are chosen: "auto" (the method's own), "absmax" (asym: min-max), "mse", "gram".
+  // How group ranges are chosen: "auto" (the method's own), "absmax" (asym: min-max), "mse", "gram", "diagonal".
   std::string range = "auto";
   // AWQ's clip search: "auto" (on for awq-paper and awq), "on", "off".
   std::string clip = "auto";
-  // Symmetric grids, ranges "mse" or "gram": also negative scales, so that the longer side of a group gets the code that a
+  // Symmetric grids, ranges "mse", "gram" or "diagonal": also negative scales, so that the longer side of a group gets the code that a
   // symmetric grid has more: "auto" (on for awq), "on", "off".
   std::string signed_scales = "auto";
   // Refinement after rounding: code passes by coordinate descent and a refit of the scales, all on the Gram matrix: "auto"
@@ -56,7 +56,7 @@ struct QuantizeOptions {
   double first_token_weight = 0;
   double salient_ratio = 0.01;             // awq-salient: share of weights that decide which channels are scaled
   std::string activation_method = "auto";  // statistic of the scale search: "mean", "max", "rms"; auto: mean, rms for awq-salient
-  double damping = 0.01;                   // gptq, awq: share of each diagonal entry added to it
+  double damping = 0.01;                   // gptq, awq: share of each diagonal entry added to it; with the guard the least
   bool act_order = true;                   // gptq, awq: columns in order of decreasing diagonal
   std::vector<std::string> skip;           // shell patterns of weight names left in 16 bits, e.g. "*.layers.0.*"
   bool resume = true;                      // continue an interrupted run of the same model and options

@@ -88,7 +88,7 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     if (recipe.scale_loss == ScaleLoss::kFeedback) {
       const auto k = static_cast<uint64_t>(slot.columns);
       const auto group = static_cast<uint64_t>(recipe.grid.group_of(slot.columns));
-      const uint64_t blocks = recipe.ranges == RangeChoice::kGram ? k * std::max<uint64_t>(group * sizeof(float), 4096) : 0;
+      const uint64_t blocks = ranges_by_gram(recipe) ? k * std::max<uint64_t>(group * sizeof(float), 4096) : 0;
       rounding = std::max(rounding, k * k * 2 + blocks + 4 * static_cast<uint64_t>(FeedbackLoss::kRows) * k * sizeof(float));
     }
     scratch += rounding;

@@ -43,6 +43,7 @@ RangeMethod method_of(RangeChoice c) {
   switch (c) {
     case RangeChoice::kMse: return RangeMethod::kMse;
     case RangeChoice::kGram: return RangeMethod::kGram;
+    case RangeChoice::kDiagonal: return RangeMethod::kDiagonal;
     case RangeChoice::kAbsmax: break;
   }
   return RangeMethod::kAbsmax;
@@ -258,6 +259,7 @@ class BlockQuantizer {
     }
     trial.gptq = gptq_options();
     trial.refine = task_.recipe->refine;
+    trial.raised = task_.recipe->grid.symmetric ? kRaisedDamping : kRaisedDampingOfZeros;
     trial.ranges = [&](const Matrix& rows, const Matrix& gram, size_t i) {
       json unused;
       return choose_ranges(rows, gram, kinds[i], trial.grids[i], unused);

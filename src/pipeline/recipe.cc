@@ -26,6 +26,8 @@
 namespace metal_marlin {
 namespace {
 
+constexpr const char* kRanges[] = {"absmax", "mse", "gram", "diagonal"};  // RangeChoice
+
 template <typename T>
 T choose(const char* option, const std::string& given, const std::vector<std::pair<std::string, T>>& choices) {
   std::vector<std::string> names;
@@ -99,7 +101,9 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
     Statistic statistic;
     bool refine = false;
   };
-  const Preset best{ScaleMethod::kAwq, RangeChoice::kGram, false, fast(o) ? Rounding::kNearest : Rounding::kGptq, Statistic::kMean, true};
+  // Zeros that follow correlations within a group suit the calibration text and little else; feedback makes good what they would.
+  const bool diagonal = o.scheme == "asym" && !fast(o);
+  const Preset best{ScaleMethod::kAwq, diagonal ? RangeChoice::kDiagonal : RangeChoice::kGram, false, fast(o) ? Rounding::kNearest : Rounding::kGptq, Statistic::kMean, true};
   const Preset paper{ScaleMethod::kAwq, RangeChoice::kAbsmax, true, Rounding::kNearest, Statistic::kMean};
   const auto preset = choose<Preset>(
       "method", o.method,
@@ -114,16 +118,17 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
                                : choose<RangeChoice>("range", o.range, {{"auto", preset.ranges},
                                                                         {"absmax", RangeChoice::kAbsmax},
                                                                         {"mse", RangeChoice::kMse},
-                                                                        {"gram", RangeChoice::kGram}});
+                                                                        {"gram", RangeChoice::kGram},
+                                                                        {"diagonal", RangeChoice::kDiagonal}});
   r.clip = choose<bool>("clip", o.clip, {{"auto", preset.clip && r.ranges == RangeChoice::kAbsmax}, {"on", true}, {"off", false}});
   if (r.clip && r.ranges != RangeChoice::kAbsmax) {
-    throw ArgumentError(fmt::format("--clip on: shrinks absmax ranges and cannot be combined with --range {}", o.range == "auto" ? "gram" : o.range));
+    throw ArgumentError(fmt::format("--clip on: shrinks absmax ranges and cannot be combined with --range {}", kRanges[static_cast<int>(r.ranges)]));
   }
   r.grid.symmetric = choose<bool>("scheme", o.scheme, {{"sym", true}, {"asym", false}});
   const bool searched = r.ranges != RangeChoice::kAbsmax;
   r.signed_scales = choose<bool>("signed-scales", o.signed_scales, {{"auto", preset.refine && searched && r.grid.symmetric}, {"on", true}, {"off", false}});
   if (r.signed_scales && !(searched && r.grid.symmetric)) {
-    throw ArgumentError("--signed-scales on: only symmetric grids (--scheme sym) with searched ranges (--range mse or gram) have them");
+    throw ArgumentError("--signed-scales on: only symmetric grids (--scheme sym) with searched ranges (--range mse, gram or diagonal) have them");
   }
   r.refine = choose<bool>("refine", o.refine, {{"auto", preset.refine}, {"on", true}, {"off", false}});
   // Statistics from a file have no tokens apart.
@@ -131,7 +136,7 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
             !from_statistics(o.calibration);
   r.statistic = choose<Statistic>("activation-method", o.activation_method,
                                   {{"auto", preset.statistic}, {"mean", Statistic::kMean}, {"max", Statistic::kMax}, {"rms", Statistic::kRms}});
-  const bool feedback = preset.refine && r.rounding == Rounding::kGptq && r.ranges == RangeChoice::kGram;
+  const bool feedback = preset.refine && r.rounding == Rounding::kGptq && ranges_by_gram(r);
   r.scale_loss = choose<ScaleLoss>("awq-loss", o.awq_loss, {{"auto", feedback ? ScaleLoss::kFeedback : ScaleLoss::kLinear},
                                                             {"linear", ScaleLoss::kLinear},
                                                             {"feedback", ScaleLoss::kFeedback},
@@ -188,8 +193,10 @@ Precision statistics_precision(const std::string& name) {
   return choose<Precision>("precision", name, {{"auto", best}, {"f32", Precision::kF32}, {"bf16", best}});
 }
 
+bool ranges_by_gram(const Recipe& r) { return r.ranges == RangeChoice::kGram || r.ranges == RangeChoice::kDiagonal; }
+
 bool needs_gram(const Recipe& r) {
-  return r.scales != ScaleMethod::kNone || r.clip || r.ranges == RangeChoice::kGram || r.rounding == Rounding::kGptq || r.refine;
+  return r.scales != ScaleMethod::kNone || r.clip || ranges_by_gram(r) || r.rounding == Rounding::kGptq || r.refine;
 }
 
 void check_output(const ModelSource& source, const std::string& output) {
@@ -266,7 +273,6 @@ LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const Qua
 
 nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   constexpr const char* kBos[] = {"auto", "always", "never"};
-  constexpr const char* kRanges[] = {"absmax", "mse", "gram"};
   constexpr const char* kScaleLosses[] = {"linear", "feedback", "block"};
   constexpr const char* kStatistics[] = {"mean", "max", "rms"};
   nlohmann::json j;

@@ -16,7 +16,7 @@
 namespace metal_marlin {
 
 enum class ScaleMethod : uint8_t { kNone, kAwq, kSalient };
-enum class RangeChoice : uint8_t { kAbsmax, kMse, kGram };
+enum class RangeChoice : uint8_t { kAbsmax, kMse, kGram, kDiagonal };
 enum class ScaleLoss : uint8_t { kLinear, kFeedback, kBlock };      // kFeedback: after GPTQ's rounding; kBlock: by replaying it
 enum class Rounding : uint8_t { kNearest, kGptq };
 enum class Statistic : uint8_t { kMean, kMax, kRms };
@@ -64,6 +64,8 @@ inline constexpr int64_t kFastSamples = 16;
 // reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16). ArgumentError for another name.
 Precision statistics_precision(const std::string& name);
 
+// Whether ranges are chosen by Gram matrices.
+bool ranges_by_gram(const Recipe& recipe);
 // Whether the recipe reads Gram matrices (the report's output errors aside).
 bool needs_gram(const Recipe& recipe);
 // ArgumentError when `output` is no folder, or the one that the model itself is read from.

@@ -51,7 +51,7 @@ std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weigh
   // Whether the damping raised so often is taken: where the sum of squared errors is below `most` times the least so far.
   const auto take = [&](int raises, double most) {
     GptqOptions gptq = trial.gptq;
-    for (int i = 0; i < raises; ++i) gptq.damping *= kRaisedDamping;
+    for (int i = 0; i < raises; ++i) gptq.damping *= trial.raised;
     const GptqFactor factor = make_gptq_factor(gram, gptq);
     std::vector<RoundingChoice> tried = choices;
     double sum = 0;

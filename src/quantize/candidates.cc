@@ -145,6 +145,29 @@ std::vector<float> packed_block(const GroupTile& tile, const Matrix& gram) {
   return packed;
 }
 
+std::vector<float> padded_diagonal(const GroupTile& tile, const Matrix& gram, size_t padded) {
+  std::vector<float> diagonal(padded);
+  for (int64_t k = 0; k < tile.length; ++k) diagonal[static_cast<size_t>(k)] = gram(tile.column + k, tile.column + k);
+  return diagonal;
+}
+
+// The least error by the diagonal of the block.
+void search_by_diagonal(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate, Winners& winners) {
+  const std::vector<float> w = rows_in_lanes(tile);
+  const std::vector<float> diagonal = padded_diagonal(tile, gram, w.size() / kLaneRows);
+  Ranges ranges;
+  std::array<float, kLaneRows> loss;
+  std::array<int, kLaneRows> numbers;
+  std::vector<float> above;
+  for (int i = 0; i < count; ++i) {
+    make_ranges(tile, i, candidate, ranges);
+    diagonal_losses(above_minimum(tile, w, ranges.minimum, above), diagonal.data(), std::ssize(diagonal), ranges.scale.data(), ranges.zero.data(),
+                    tile.top, loss.data());
+    numbers.fill(i);
+    winners.offer(numbers, ranges, loss);
+  }
+}
+
 // Per row the `finalists` candidates of least error by the diagonal of the block, in ascending order of their numbers,
 // and only these with the whole block.
 void search_finalists(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate, int finalists,
@@ -152,8 +175,7 @@ void search_finalists(const GroupTile& tile, const Matrix& gram, int count, cons
   const std::vector<float> w = rows_in_lanes(tile);
   const std::vector<float> packed = packed_block(tile, gram);
   const auto padded = static_cast<int64_t>(w.size()) / kLaneRows;
-  std::vector<float> diagonal(static_cast<size_t>(padded));
-  for (int64_t k = 0; k < tile.length; ++k) diagonal[static_cast<size_t>(k)] = gram(tile.column + k, tile.column + k);
+  const std::vector<float> diagonal = padded_diagonal(tile, gram, static_cast<size_t>(padded));
   std::vector<Ranges> all(static_cast<size_t>(count));
   std::vector<float> above;
   std::vector<std::array<float, kLaneRows>> losses(static_cast<size_t>(count));
@@ -300,7 +322,9 @@ CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const 
       winners.set(first);
     }
     if (count > 1) {
-      if (gram != nullptr && tile.length <= kPackedGroup && finalists > 0 && finalists < count) {
+      if (gram != nullptr && finalists == 1) {
+        search_by_diagonal(tile, *gram, count, candidate, winners);
+      } else if (gram != nullptr && tile.length <= kPackedGroup && finalists > 0 && finalists < count) {
         search_finalists(tile, *gram, count, candidate, finalists, winners);
       } else if (gram == nullptr || tile.length <= kPackedGroup) {
         search_in_lanes(tile, gram, count, candidate, winners);

@@ -42,7 +42,8 @@ struct CandidateSearch {
 };
 
 // Tries candidates 0 .. count - 1 on every row and group; the first of equals wins; with one candidate nothing is
-// tried. gram null: sum of squared errors, else e G_gg e^T. finalists: RangeOptions::finalists. Validates nothing.
+// tried. gram null: sum of squared errors, else e G_gg e^T. finalists: RangeOptions::finalists; 1: of gram only the
+// diagonal is read. Validates nothing.
 CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const Matrix* gram, int count,
                                   const CandidateRange& candidate, int finalists = 0);
 

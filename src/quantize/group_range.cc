@@ -58,7 +58,8 @@ int64_t lift_zeros(GroupRanges& ranges, const Grid& grid, int least) {
 }
 
 GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOptions& options, const Matrix* gram) {
-  const bool by_gram = options.method == RangeMethod::kGram;
+  const bool by_gram = reads_gram(options.method);
+  const int finalists = options.method == RangeMethod::kDiagonal ? 1 : options.finalists;
   if (by_gram && gram == nullptr) {
     throw ArgumentError(
         "gram: ranges by the Gram matrix need one; collect it during calibration, or use absmax or mse");
@@ -84,7 +85,7 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
       }
     };
     const int count = !searched ? 1 : (options.signed_scales ? 2 : 1) * kSymmetricFactors;
-    return search_candidates(weight, grid, gram, count, candidate, options.finalists).ranges;
+    return search_candidates(weight, grid, gram, count, candidate, finalists).ranges;
   }
   const auto candidate = [=, minimum = grid.minimum](int i, const Extents& extents, Wanted& wanted) {
     const float factor = searched ? asymmetric_factor(i / kShifts) : 1.0f;
@@ -96,7 +97,7 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
       wanted.low[r] = minimum && searched ? 0.5f * (max + min - (max - min) * factor) : min * factor;
     }
   };
-  return search_candidates(weight, grid, gram, searched ? kAsymmetricFactors * kShifts : 1, candidate, options.finalists).ranges;
+  return search_candidates(weight, grid, gram, searched ? kAsymmetricFactors * kShifts : 1, candidate, finalists).ranges;
 }
 
 }  // namespace metal_marlin

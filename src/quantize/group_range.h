@@ -11,11 +11,14 @@
 namespace metal_marlin {
 
 enum class RangeMethod : uint8_t {
-  kAbsmax,  // symmetric: S = max|w| / divisor; asymmetric: S = (max - min) / (levels - 1) with min <= 0 <= max; with a
-            // minimum: the same, of any min and max, m = min
-  kMse,     // the candidates of kGram, least sum of squared errors of the group's weights
-  kGram,    // least e G_gg e^T, e the group's weight errors, G_gg its block of the Gram matrix
+  kAbsmax,    // symmetric: S = max|w| / divisor; asymmetric: S = (max - min) / (levels - 1) with min <= 0 <= max; with a
+              // minimum: the same, of any min and max, m = min
+  kMse,       // the candidates of kGram, least sum of squared errors of the group's weights
+  kGram,      // least e G_gg e^T, e the group's weight errors, G_gg its block of the Gram matrix
+  kDiagonal,  // the same with the diagonal of G_gg alone: sum of G_kk e_k^2
 };
+
+constexpr bool reads_gram(RangeMethod method) noexcept { return method == RangeMethod::kGram || method == RangeMethod::kDiagonal; }
 
 struct RangeOptions {
   RangeMethod method = RangeMethod::kAbsmax;
@@ -26,7 +29,7 @@ struct RangeOptions {
   // 4 bits instead of 7.5 S: the one code that a symmetric grid has more on one side then serves the longer side.
   bool signed_scales = false;
   // Of kGram, groups up to 256: per row and group only this many candidates, those of least error by the diagonal of
-  // G_gg, are tried with the whole block. 0: all.
+  // G_gg, are tried with the whole block. 0: all; 1: as kDiagonal, whatever the group.
   int finalists = 0;
 };
 
@@ -54,8 +57,9 @@ struct GroupRanges {
   }
 };
 
-// Ranges of weight [out, in]. The last group may be short. `gram` [in, in] is read by kGram alone (the upper half).
-// kMse and kGram try, after accuracy measurements on SmolLM2 (docs/algorithms.md):
+// Ranges of weight [out, in]. The last group may be short. `gram` [in, in] is read by kGram (the upper half) and
+// kDiagonal (the diagonal) alone.
+// kMse, kGram and kDiagonal try, after accuracy measurements on SmolLM2 (docs/algorithms.md):
 //   symmetric   S = f16(max|w| f / (levels/2 - 0.5)), f = 0.5, 0.525 .. 1.1 (25)
 //   signed      also S = f16(-sign(w_max) max|w| f / (levels/2)), w_max the weight of largest magnitude
 //   asymmetric  S = f16((max - min) f / (levels - 1)), f = 0.6, 0.625 .. 1.025 (18), zero = round(-min f / S) + {-1, 0,

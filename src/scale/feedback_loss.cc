@@ -36,7 +36,7 @@ double FeedbackLoss::operator()(std::span<const float> scale) {
     for (int64_t c = 0; c < k; ++c) scaled(r, c) *= scale[static_cast<size_t>(c)];
   }
   Matrix blocks;
-  if (options_.range.method == RangeMethod::kGram) blocks = scaled_blocks(gram_, scale_, options_.grid.group_of(k));
+  if (reads_gram(options_.range.method)) blocks = scaled_blocks(gram_, scale_, block_of(options_.range, options_.grid, k));
   const GroupRanges ranges = group_ranges(scaled, options_.grid, options_.range, blocks.empty() ? nullptr : &blocks);
   const Matrix rounded = dequantize(quantize_gptq(scaled, factor_, ranges, options_.grid));
   const int64_t tiles = (sample_.rows() + kTileRows - 1) / kTileRows;

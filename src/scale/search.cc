@@ -121,6 +121,10 @@ Matrix sample_rows(std::span<const Matrix* const> weights, int64_t wanted) {
   return sample;
 }
 
+int64_t block_of(const RangeOptions& range, const Grid& grid, int64_t in_features) {
+  return range.method == RangeMethod::kDiagonal ? 1 : grid.group_of(in_features);
+}
+
 Matrix scaled_blocks(const Matrix& gram, const std::vector<float>& scale, int64_t group_size) {
   const int64_t k = gram.rows();
   Matrix out(k, k);
@@ -208,10 +212,10 @@ std::vector<double> gram_losses(std::span<const Matrix* const> weights, const Ma
         tile_loss(sample, first, std::min(kTileRows, sample.rows() - first), gram, scaled_gram,
                   scales[static_cast<size_t>(candidate)], unscales[static_cast<size_t>(candidate)], options);
   };
-  if (options.range.method == RangeMethod::kGram) {
+  if (reads_gram(options.range.method)) {
     // One scaled copy of what the ranges read of G at a time.
     for (int64_t c = 0; c < count; ++c) {
-      const Matrix scaled_gram = scaled_blocks(gram, scales[static_cast<size_t>(c)], options.grid.group_of(k));
+      const Matrix scaled_gram = scaled_blocks(gram, scales[static_cast<size_t>(c)], block_of(options.range, options.grid, k));
       parallel_for(tiles, [&](int64_t tile) { evaluate(c, tile, &scaled_gram); });
     }
   } else {

@@ -64,6 +64,8 @@ Matrix sample_rows(std::span<const Matrix* const> weights, int64_t wanted);
 // The blocks of G / (s s^T) on the diagonal, one per group of `group_size`: all that ranges read. Of the rest the memory is
 // never touched.
 Matrix scaled_blocks(const Matrix& gram, const std::vector<float>& scale, int64_t group_size);
+// The group_size above of a search's ranges: 1 where they read the diagonal alone.
+int64_t block_of(const RangeOptions& range, const Grid& grid, int64_t in_features);
 
 // The search loop itself: candidate(ratio) makes a scale for each ratio i / options.ratios; the losses as above.
 TapScale search_ratios(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,

@@ -58,7 +58,7 @@ class Grids : public testing::TestWithParam<Named> {
 };
 
 TEST_P(Grids, CodesAreTheNearestOfTheGrid) {
-  for (const RangeMethod method : {RangeMethod::kAbsmax, RangeMethod::kMse, RangeMethod::kGram}) {
+  for (const RangeMethod method : {RangeMethod::kAbsmax, RangeMethod::kMse, RangeMethod::kGram, RangeMethod::kDiagonal}) {
     const GroupRanges r = ranges(method);
     const QuantizedTensor q = quantize_rtn(weight_, r, grid());
     EXPECT_NO_THROW(validate(q, "q"));

@@ -63,10 +63,12 @@ TEST(GroupRange, SearchEqualsBruteForce) {
   for (const Case& c : {Case{5, 128, 64}, Case{1, 70, 32}, Case{3, 1, 64}, Case{67, 36, 16}, Case{2, 300, -1}}) {
     const Matrix weight = normal_matrix(c.out, c.in, 1, 0.05);
     const Matrix gram = reference::gram_of(reference::activations(2 * c.in + 3, c.in, 2));
+    Matrix diagonal(c.in, c.in);
+    for (int64_t k = 0; k < c.in; ++k) diagonal(k, k) = gram(k, k);
     for (const bool symmetric : {true, false}) {
-      for (const RangeMethod method : {RangeMethod::kMse, RangeMethod::kGram}) {
+      for (const RangeMethod method : {RangeMethod::kMse, RangeMethod::kGram, RangeMethod::kDiagonal}) {
         const Grid grid{4, symmetric, c.group};
-        const Matrix* used = method == RangeMethod::kGram ? &gram : nullptr;
+        const Matrix* used = method == RangeMethod::kMse ? nullptr : method == RangeMethod::kGram ? &gram : &diagonal;
         const GroupRanges ranges = group_ranges(weight, grid, {method}, &gram);
         ASSERT_EQ(ranges.groups(), (c.in + ranges.group_size - 1) / ranges.group_size);
         for (int64_t r = 0; r < c.out; ++r) {
@@ -89,7 +91,7 @@ TEST(GroupRange, SearchEqualsBruteForce) {
                                ? e[k] * e[k]
                                : e[k] * e[k] * gram(start + static_cast<int64_t>(k), start + static_cast<int64_t>(k));
             }
-            if (used != nullptr) loss = reference::quadratic(e, gram, start);
+            if (used != nullptr) loss = reference::quadratic(e, *used, start);
             EXPECT_LE(loss, expected.best + kNearTie * (expected.best + magnitude)) << "row " << r << " group " << g;
           }
         }
