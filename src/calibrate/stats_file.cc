@@ -113,11 +113,12 @@ uint64_t StatsFile::read_tokens(const std::string& key) const {
   uint64_t tokens = 0;
   if (array.dtype == DType::kU64) {
     std::memcpy(&tokens, array.bytes.data(), sizeof tokens);
+    if (tokens == 0 || tokens > (uint64_t{1} << 60)) throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_.path(), key, tokens));
     return tokens;
   }
   float value = 0;
   convert_to_f32(array.view(), &value);
-  if (!(value >= 0 && value < 1e18F)) throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_.path(), key, value));
+  if (!(value >= 1 && value < 1e18F)) throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_.path(), key, value));
   return static_cast<uint64_t>(value);
 }
 
@@ -179,6 +180,10 @@ std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
     if (file_.contains(prefix(layer, tap) + "gram")) {
       s.gram = Matrix(s.in_features, s.in_features);
       read("gram", s.gram.size(), s.gram.data());
+      for (int64_t k = 0; k < s.in_features; ++k) {
+        if (s.gram(k, k) >= 0) continue;
+        throw FormatError(fmt::format("{}: {}gram: expected a diagonal >= 0, found {} at [{}, {}]", file_.path(), prefix(layer, tap), s.gram(k, k), k, k));
+      }
     }
     if (file_.contains(prefix(layer, tap) + "first")) {
       s.first_rows = Matrix(file_.header(prefix(layer, tap) + "first").rows(), s.in_features);

@@ -23,9 +23,10 @@ std::string sensitivity_of_model(const std::string& model, const QuantizeOptions
   QuantizeOptions o = with_effort(options);
   o.evaluation.text = "none";  // nothing is held back: no figure of the whole is asked for
   o.mixed_bits = false;
-  o.target_bits = 16;          // any: asks for the measurement, and for its checks
+  o.target_bits = 8;           // any: asks for the measurement, and for its checks
   const Recipe recipe = make_recipe(o, *source);
   Tracker tracker(observer);
+  if (source->quantized()) tracker.warn(source->path() + " is already quantized: what is measured is compared with it, not with the model that it was made from");
   std::vector<LayerTensors> layers;
   for (int64_t layer = 0; layer < source->config().num_hidden_layers; ++layer) layers.push_back(planned_tensors(*source, layer, o, recipe));
   if (std::all_of(layers.begin(), layers.end(), [](const LayerTensors& l) { return l.quantized.empty(); })) {
@@ -35,6 +36,7 @@ std::string sensitivity_of_model(const std::string& model, const QuantizeOptions
   const TextSizes sizes = expected_sizes(*source, o);
   plan_memory(*source, recipe, o, sizes.calibration, 0, "");
   const RunTexts texts = prepare_texts(*source, o, tracker, scratch);
+  if (const std::string text = sensitivity_warning(o, std::ssize(texts.calibration.sequences)); !text.empty()) tracker.warn(text);
   const Sensitivity measured = measure_sensitivity(*source, o, recipe, layers, texts.calibration, scratch, tracker);
   nlohmann::json j = to_json(measured);
   j["interaction"] = measured.interaction();

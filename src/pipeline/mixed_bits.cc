@@ -197,24 +197,38 @@ std::vector<SensitiveItem> sensitive_items(const std::vector<LayerTensors>& laye
   return items;
 }
 
+void check_reachable(const std::vector<SensitiveItem>& items, const QuantizeOptions& options) {
+  if (options.target_bits <= 0) return;
+  uint64_t least = 0;
+  uint64_t weights = 0;
+  for (const SensitiveItem& item : items) {
+    weights += item.weights;
+    least += std::min_element(item.options.begin(), item.options.end(), [](const auto& a, const auto& b) { return a.bits < b.bits; })->bits;
+  }
+  const auto count = static_cast<double>(weights);
+  if (least <= static_cast<uint64_t>(options.target_bits * count)) return;
+  throw ArgumentError(fmt::format("--target-bits {:g}: the fewest bits that the formats hold take {:.3f} per weight, scales and zeros included; "
+                                  "give more, or larger groups", options.target_bits, static_cast<double>(least) / count));
+}
+
 BitsChoice choose_bits(const Sensitivity& s, const QuantizeOptions& options) {
   const uint64_t weights = weights_of(s);
   const auto count = static_cast<double>(weights);
   const auto items = knapsack_items(s, s.interaction());
   std::optional<KnapsackChoice> choice;
   if (options.target_bits > 0) {
+    check_reachable(s.items, options);
     choice = least_loss(items, static_cast<uint64_t>(options.target_bits * count));
-    if (!choice) {
-      uint64_t least = 0;
-      for (const KnapsackItem& item : items) {
-        least += std::min_element(item.options.begin(), item.options.end(), [](const auto& a, const auto& b) { return a.cost < b.cost; })->cost;
-      }
-      throw ArgumentError(fmt::format("--target-bits {:g}: the fewest bits that the formats hold take {:.3f} per weight, scales and zeros included; "
-                                      "give more, or larger groups", options.target_bits, static_cast<double>(least) / count));
-    }
   } else {
     choice = least_cost(items, options.max_kl);
     if (!choice) throw ArgumentError(fmt::format("--max-kl {:g}: no bits meet it with linears of fixed --linear-bits; give more", options.max_kl));
+  }
+  const auto kept = [&](size_t i) { return s.items[i].options[choice->options[i]].grid.bits == kUnquantizedBits; };
+  size_t quantized = 0;
+  for (size_t i = 0; i < s.items.size(); ++i) quantized += kept(i) ? 0 : 1;
+  if (quantized == 0) {
+    throw ArgumentError(options.target_bits > 0 ? fmt::format("--target-bits {:g}: leaves every linear in 16 bits; give fewer", options.target_bits)
+                                                : fmt::format("--max-kl {:g}: only 16 bits for every linear meet it by the estimate; give more", options.max_kl));
   }
   return {std::move(choice->options), weights > 0 ? static_cast<double>(choice->cost) / count : 0, choice->loss};
 }
@@ -265,15 +279,15 @@ bool chooses_bits(const QuantizeOptions& options) { return options.mixed_bits ||
 
 void check_mixed(const QuantizeOptions& o, const Recipe& recipe) {
   if (!chooses_bits(o)) return;
-  if (o.target_bits != 0 && !(o.target_bits >= 2 && o.target_bits <= 16)) {
-    throw ArgumentError(fmt::format("--target-bits: expected 2 to 16 bits per weight, got {:g}", o.target_bits));
+  if (o.target_bits != 0 && !(o.target_bits >= 2 && o.target_bits < 16)) {
+    throw ArgumentError(fmt::format("--target-bits: expected 2 to less than 16 bits per weight, got {:g}", o.target_bits));
   }
   if (o.target_bits == 0 && o.max_kl < 0) throw ArgumentError("--bits mixed: needs --target-bits X, or --max-kl X, to know how many bits there may be");
   if (recipe.grid.bits != 4) {
     throw ArgumentError(fmt::format("--target-bits: chooses bits beside 4, and --bits {} leaves no choice; leave one of them out", recipe.grid.bits));
   }
   if (from_statistics(o.calibration)) {
-    throw ArgumentError("--target-bits: statistics from a file have no text to measure on; name texts, or self, with --calibration");
+    throw ArgumentError("sensitivity: statistics from a file have no text to measure on; name texts, or self, with --calibration");
   }
   if (o.sensitivity_tokens < 1 || o.sensitivity_tokens > (int64_t{1} << 24)) {
     throw ArgumentError(fmt::format("--sensitivity-tokens: expected 1 to {}, got {}", int64_t{1} << 24, o.sensitivity_tokens));

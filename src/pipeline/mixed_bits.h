@@ -56,8 +56,10 @@ struct BitsChoice {
   double bits_per_weight = 0;
   double kl = 0;                // estimated, of all together
 };
+// ArgumentError where no choice can meet options.target_bits, with what would: known before anything is measured.
+void check_reachable(const std::vector<SensitiveItem>& items, const QuantizeOptions& options);
 // Least estimated KL divergence within options.target_bits, or fewest bits within options.max_kl. ArgumentError when
-// nothing meets it, with what would.
+// nothing meets it, or only 16 bits for all, with what would.
 BitsChoice choose_bits(const Sensitivity& sensitivity, const QuantizeOptions& options);
 LinearGrids grids_of(const Sensitivity& sensitivity, const BitsChoice& choice);
 

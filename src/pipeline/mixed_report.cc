@@ -102,7 +102,7 @@ std::string mixed_html(const json& mixed) {
   for (size_t i = 0; i < items.size(); ++i) {
     const json& item = items[i];
     const double height = kHeight * item["kl"].get<double>() / top;
-    h += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\"><title>layer {} {}: {:.6f}, {} bits</title></rect>", 40 + step * static_cast<double>(i),
+    h += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\"><title>layer {} {}: KL {:.6f}; bits: {}</title></rect>", 40 + step * static_cast<double>(i),
                      20 + kHeight - height, std::max(step * 0.85, 0.5), height, colour(item["chosen"]["bits"].get<int64_t>()), item["layer"].get<int64_t>(),
                      item["tap"].get<std::string>(), item["kl"].get<double>(), bits_text(item["chosen"]));
   }

@@ -135,6 +135,7 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   if (quantized.empty()) {
     throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " + skipped.front()["reason"].get<std::string>() + ")");
   }
+  if (chooses_bits(options)) check_reachable(sensitive_items(layers, recipe, options), options);
   const auto tokens_of = [&](int64_t layer, Tap tap) { return statistics ? statistics->tokens(layer, tap) : calibration_tokens; };
   const FewTokens few = find_few_tokens(layers, recipe, tokens_of, statistics ? 0 : options.calibration.sequence_length, options.calibration.select > 0);
   if (!few.warning.empty()) tracker.warn(few.warning);

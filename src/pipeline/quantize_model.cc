@@ -124,7 +124,9 @@ class Run {
   bool already_complete(uint64_t fingerprint, QuantizeResult& result);
   std::string write_report(const json& report) const;
   void lock_output();
-  void remove_old_result();
+  std::vector<fs::path> old_result() const;
+  void refuse_foreign_weights() const;
+  void remove_old_result() const;
   void check_before_work();
   void prepare(uint64_t fingerprint);
   void plan_tensors();
@@ -213,28 +215,39 @@ void Run::lock_output() {
   }
 }
 
-// What an earlier run wrote, as its report lists it, so that nothing of it stands beside the new result. Weights that no
-// run of ours wrote are never removed: ArgumentError.
-void Run::remove_old_result() {
-  std::error_code code;
+// What an earlier run wrote, as its report lists it; the report itself is the last.
+std::vector<fs::path> Run::old_result() const {
   const fs::path report_path = fs::path(output_) / "report.json";
-  if (fs::exists(report_path)) {
-    const json report = json::parse(read_text_file(report_path.string()), nullptr, false);
-    const auto formats = "/options/formats"_json_pointer;
-    const bool folders = report.is_object() && report.contains(formats) && report[formats].size() > 1;
-    for (const ReportedFile& file : reported_files(report)) {
-      const fs::path folder = folders ? fs::path(output_) / file.format : fs::path(output_);
-      fs::remove(folder / file.name, code);
-      if (folders && fs::is_empty(folder, code)) fs::remove(folder, code);
-    }
-    fs::remove(report_path, code);
-    fs::remove(fs::path(output_) / "report.html", code);
+  if (!fs::exists(report_path)) return {};
+  std::vector<fs::path> paths;
+  const json report = json::parse(read_text_file(report_path.string()), nullptr, false);
+  const auto formats = "/options/formats"_json_pointer;
+  const bool folders = report.is_object() && report.contains(formats) && report[formats].size() > 1;
+  for (const ReportedFile& file : reported_files(report)) {
+    paths.push_back((folders ? fs::path(output_) / file.format : fs::path(output_)) / file.name);
   }
+  paths.push_back(fs::path(output_) / "report.html");
+  paths.push_back(report_path);
+  return paths;
+}
+
+// Weights that no run of ours wrote are never removed.
+void Run::refuse_foreign_weights() const {
+  const std::vector<fs::path> own = old_result();
   for (const auto& entry : fs::directory_iterator(output_)) {
     const std::string name = entry.path().filename().string();
-    if (name.ends_with(".safetensors") || name.ends_with(".gguf") || name.ends_with(".bin")) {
-      throw ArgumentError(fmt::format("{}: holds {}, which no run of this program wrote; engines would load it too: remove it, or choose another folder", output_, name));
-    }
+    if (!name.ends_with(".safetensors") && !name.ends_with(".gguf") && !name.ends_with(".bin")) continue;
+    if (std::find(own.begin(), own.end(), fs::path(output_) / name) != own.end()) continue;
+    throw ArgumentError(fmt::format("{}: holds {}, which no run of this program wrote; engines would load it too: remove it, or choose another folder", output_, name));
+  }
+}
+
+// So that nothing of it stands beside the new result. Only once nothing can be refused any more.
+void Run::remove_old_result() const {
+  std::error_code code;
+  for (const fs::path& path : old_result()) {
+    fs::remove(path, code);
+    if (path.parent_path() != fs::path(output_) && fs::is_empty(path.parent_path(), code)) fs::remove(path.parent_path(), code);
   }
 }
 
@@ -249,6 +262,7 @@ void Run::check_before_work() {
     stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration.front(), *source_, needs_gram(recipe_));
   }
   plan_tensors();
+  if (chooses_bits(options_)) check_reachable(sensitive_items(layers_, recipe_, options_), options_);
   warn_of_unused_patterns();
   if (preparation_is_long(options_.calibration)) {
     const TextSizes sizes = expected_sizes(*source_, options_);
@@ -281,7 +295,7 @@ void Run::prepare(uint64_t fingerprint) {
     plan();
   }
   if (!resuming) {
-    if (options_.overwrite || redo_) remove_old_result();
+    if (options_.overwrite || redo_) refuse_foreign_weights();
     journal_.begin(fingerprint);
   }
   const std::string texts_path = (fs::path(journal_.folder()) / "texts.json").string();
@@ -347,12 +361,19 @@ void Run::choose_mixed_bits() {
   const std::string path = (fs::path(journal_.folder()) / "sensitivity.json").string();
   Sensitivity sensitivity;
   sensitivity.items = sensitive_items(layers_, recipe_, options_);
+  if (const std::string text = sensitivity_warning(options_, std::ssize(texts_.calibration.sequences)); !text.empty()) tracker_.warn(text);
   if (!fs::exists(path) || !take_measured(json::parse(read_text_file(path), nullptr, false), sensitivity)) {
     const std::string scratch = (fs::path(journal_.folder()) / "scratch-sensitivity").string();
     sensitivity = measure_sensitivity(*source_, options_, recipe_, layers_, texts_.calibration, scratch, tracker_);
     write_text_file(path, to_json(sensitivity).dump());
   }
-  const BitsChoice choice = choose_bits(sensitivity, options_);
+  BitsChoice choice;
+  try {
+    choice = choose_bits(sensitivity, options_);
+  } catch (const ArgumentError&) {
+    journal_.remove();  // other options are another run: this one will not go on
+    throw;
+  }
   mixed_ = mixed_section(sensitivity, choice, options_);
   recipe_.grids = grids_of(sensitivity, choice);
   plan_tensors();
@@ -612,6 +633,7 @@ QuantizeResult Run::execute() {
   lock_output();
   prepare(fingerprint);
   if (chooses_bits(options_)) choose_mixed_bits();
+  remove_old_result();
   run_blocks();
   RunFacts facts;
   if (evaluating()) {

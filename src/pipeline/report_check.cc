@@ -69,6 +69,9 @@ constexpr Key kLinearKeys[] = {{"/name", Kind::kText},
                                {"/saturated_share", Kind::kNumberOrNull}};
 constexpr Key kSkippedKeys[] = {{"/name", Kind::kText}, {"/reason", Kind::kText}};
 constexpr Key kClampedKeys[] = {{"/name", Kind::kText}};
+constexpr Key kFewTokensKeys[] = {{"/name", Kind::kText}, {"/tokens", Kind::kCount}, {"/in_features", Kind::kCount}};
+constexpr Key kRoundingKeys[] = {{"/sequences", Kind::kCount}, {"/refined", Kind::kCount}, {"/feedback", Kind::kCount},
+                                 {"/nearest", Kind::kCount}, {"/fallbacks", Kind::kCount}};
 constexpr Key kStageKeys[] = {{"/seconds", Kind::kNumber}, {"/cpu_seconds", Kind::kNumber}};
 
 bool is_count(const json& value) {
@@ -161,6 +164,16 @@ json parse_report(const std::string& text, const std::string& name) {
     checker.fail("gate/passed", "true or false", &report["gate"]["passed"]);
   }
   for (const auto& [stage, time] : report["run"]["stages"].items()) checker.check(time, kStageKeys, "run/stages/" + stage + "/");
+  json& few = report["calibration"]["few_tokens"];
+  if (few.is_null()) few = json::array();
+  if (!few.is_array()) checker.fail("calibration/few_tokens", "a list", &few);
+  checker.check_each(few, kFewTokensKeys, "calibration/few_tokens");
+  json& rounding = report["rounding_choice"];
+  if (!rounding.is_null()) {
+    checker.check(rounding, kRoundingKeys, "rounding_choice/");
+    if (!rounding.contains("damping")) rounding["damping"] = json::object();
+    if (!rounding["damping"].is_object()) checker.fail("rounding_choice/damping", "an object", &rounding["damping"]);
+  }
   if (!report.contains("warnings")) report["warnings"] = json::array();
   if (!report["warnings"].is_array()) checker.fail("warnings", "a list", &report["warnings"]);
   for (const json& warning : report["warnings"]) {

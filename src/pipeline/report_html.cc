@@ -49,6 +49,10 @@ std::string shape_text(const json& shape) {
   return out;
 }
 
+// -1 is a whole row.
+std::string group_cell(const json& size) { return size.is_number() && size.get<int64_t>() < 0 ? "a row" : cell(size); }
+std::string groups_text(const json& size) { return size.is_number() && size.get<int64_t>() < 0 ? "a group for each row" : "groups of " + cell(size); }
+
 // "<h2>Warnings (3)</h2>", with "none" below an empty list.
 std::string list_title(const char* title, const json& entries) {
   return fmt::format("<h2>{} ({})</h2>{}", title, entries.size(), entries.empty() ? "<p class=\"small\">none</p>" : "");
@@ -143,28 +147,33 @@ std::string render_report_html(const std::string& report_json) {
   h += "</style></head><body><h1>Quantization report</h1><table>";
   const auto row = [&](const std::string& name, const std::string& value) { h += "<tr><th>" + name + "</th><td>" + value + "</td></tr>"; };
   row("model", cell(r["input"]["path"]));
-  row("method", fmt::format("{}, {}, {} bits, group size {}", cell(r["options"]["method"]), cell(r["options"]["scheme"]), cell(r["options"]["bits"]), cell(r["options"]["group_size"])));
+  const std::string bits = r["mixed"].is_null() ? cell(r["options"]["bits"]) + " bits, " + groups_text(r["options"]["group_size"])
+                                                : cell(r["mixed"]["bits_per_weight"], "{:.3f}") + " bits per weight, chosen for each linear";
+  row("method", fmt::format("{}, {}, {}", cell(r["options"]["method"]), cell(r["options"]["scheme"]), bits));
   row("calibration", fmt::format("{}: {} tokens", cell(r["calibration"]["source"]), cell(r["calibration"]["tokens"])));
   if (const std::string details = calibration_details(r["calibration"]); !details.empty()) row("calibration text", escape(details));
-  row("evaluated on", fmt::format("{}: {} positions", cell(r["held_back"]["source"]), cell(m["positions"])));
-  row("perplexity", cell(m["perplexity"]["reference"], "{:.3f}") + " &rarr; " + cell(m["perplexity"]["quantized"], "{:.3f}"));
-  row("KL divergence", cell(m["kl_divergence"]["mean"]) + " &plusmn; " + cell(m["kl_divergence"]["standard_error"]) + ", p99 " + cell(m["kl_divergence"]["p99"], "{:.3f}"));
-  row("same top token", percent(m["top1_agreement"]));
+  const bool evaluated = m["kl_divergence"]["mean"].is_number();
+  row("evaluated on", evaluated ? fmt::format("{}: {} positions", cell(r["held_back"]["source"]), cell(m["positions"])) : "nothing (no held-back text)");
+  if (evaluated) row("perplexity", cell(m["perplexity"]["reference"], "{:.3f}") + " &rarr; " + cell(m["perplexity"]["quantized"], "{:.3f}"));
+  if (evaluated) row("KL divergence", cell(m["kl_divergence"]["mean"]) + " &plusmn; " + cell(m["kl_divergence"]["standard_error"]) + ", p99 " + cell(m["kl_divergence"]["p99"], "{:.3f}"));
+  if (evaluated) row("same top token", percent(m["top1_agreement"]));
   row("size", fmt::format("{}, {} bits per weight; before {}", size_text(m["bytes"].get<uint64_t>()), cell(m["bits_per_weight"], "{:.3f}"), size_text(m["source_bytes"].get<uint64_t>())));
   row("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(r["run"]["seconds"].get<double>()), duration_text(r["run"]["cpu_seconds"].get<double>()), memory_text(r["run"]["peak_memory_bytes"].get<uint64_t>())));
   if (r["gate"]["max_kl"].is_number()) {
     const bool passed = r["gate"]["passed"].get<bool>();
     row("quality gate", fmt::format("<span class=\"{}\">KL at most {}: {}</span>", passed ? "" : "miss", cell(r["gate"]["max_kl"]), passed ? "passed" : "missed"));
   }
-  h += "</table>" + error_plot(r["linears"]) + mixed_html(r["mixed"]);
+  h += "</table>";
+  if (const json choice = r.value("rounding_choice", json()); choice.is_object()) h += "<p>" + escape(rounding_choice_text(choice)) + ".</p>";
+  h += error_plot(r["linears"]) + mixed_html(r["mixed"]);
   h += "<h2>Stages</h2><table><tr><th>stage</th><th>seconds</th><th>CPU seconds</th></tr>";
   for (const auto& [name, time] : r["run"]["stages"].items()) {
     h += fmt::format("<tr><td>{}</td><td class=\"n\">{:.2f}</td><td class=\"n\">{:.2f}</td></tr>", escape(name), time["seconds"].get<double>(), time["cpu_seconds"].get<double>());
   }
-  h += "</table><h2>Linears</h2><table class=\"small\"><tr><th>name</th><th>shape</th><th>bits</th><th>weight error</th><th>output error</th><th>held back</th><th>clipped</th><th>saturated</th></tr>";
+  h += "</table><h2>Linears</h2><table class=\"small\"><tr><th>name</th><th>shape</th><th>bits</th><th>group</th><th>weight error</th><th>output error</th><th>held back</th><th>clipped</th><th>saturated</th></tr>";
   for (const json& l : r["linears"]) {
-    h += fmt::format("<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
-                     cell(l["name"]), shape_text(l["shape"]), cell(l.value("bits", json())), cell(l["weight_error"]), cell(l["output_error"]), cell(l["held_back_output_error"]),
+    h += fmt::format("<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+                     cell(l["name"]), shape_text(l["shape"]), cell(l.value("bits", json())), group_cell(l.value("group_size", json())), cell(l["weight_error"]), cell(l["output_error"]), cell(l["held_back_output_error"]),
                      percent(l["clipped_share"]), percent(l["saturated_share"]));
   }
   h += "</table>";
@@ -177,6 +186,10 @@ std::string render_report_html(const std::string& report_json) {
   Table skipped({"tensor", "reason"});
   for (const json& s : r["skipped"]) skipped.row({cell(s["name"]), cell(s["reason"])});
   h += list_title("Skipped: not quantized, and why", r["skipped"]) + skipped.html();
+  const json few_tokens = r["calibration"].value("few_tokens", json::array());
+  Table few({"tensor", "tokens", "channels"});
+  for (const json& f : few_tokens) few.row({cell(f["name"]), cell(f["tokens"]), cell(f["in_features"])});
+  h += list_title("Fewer than 4 calibration tokens for each input channel", few_tokens) + few.html();
   Table clamped({"tensor", "format", "what happened"});
   for (const json& c : r["clamped"]) clamped.row({cell(c["name"]), c.contains("format") ? cell(c["format"]) : "all", escape(clamped_text(c))});
   h += list_title("Clamped or flushed: beyond the range of float16", r["clamped"]) + clamped.html();

@@ -4,11 +4,16 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 namespace metal_marlin {
 
 using nlohmann::json;
+
+std::string few_tokens_text(const json& entry) {
+  return fmt::format("{}: {} tokens for {} channels", entry.value("name", std::string()), entry.value("tokens", int64_t{0}), entry.value("in_features", int64_t{0}));
+}
 
 std::string clamped_text(const json& entry) {
   std::vector<std::string> parts;
@@ -25,6 +30,21 @@ std::string clamped_text(const json& entry) {
   count("clamped_scales", "scales beyond the largest float16, clamped");
   count("raised_scales", "scales below the least normal float16, raised to it");
   return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+std::string rounding_choice_text(const json& choice) {
+  const auto n = [&](const char* key) { return choice.value(key, int64_t{0}); };
+  std::vector<std::pair<double, std::string>> dampings;
+  const json counts = choice.value("damping", json::object());
+  for (const auto& [damping, count] : counts.items()) {
+    if (count.is_number()) dampings.emplace_back(std::strtod(damping.c_str(), nullptr), fmt::format("{} for {}", damping, count.get<int64_t>()));
+  }
+  std::sort(dampings.begin(), dampings.end());
+  std::vector<std::string> texts;
+  for (const auto& [damping, text] : dampings) texts.push_back(text);
+  return fmt::format("Rounding chosen on {} held-back sequence{}: {} refined, {} with feedback only, {} to nearest ({} with less than the recipe's steps){}{}",
+                     n("sequences"), n("sequences") == 1 ? "" : "s", n("refined"), n("feedback"), n("nearest"), n("fallbacks"),
+                     texts.empty() ? "" : "; damping ", fmt::join(texts, ", "));
 }
 
 std::vector<std::pair<std::string, size_t>> names_by_kind(const json& names) {

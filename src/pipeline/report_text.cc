@@ -159,17 +159,14 @@ std::string render_report_text(const std::string& report_json) {
   };
   list("Skipped: not quantized, and why", r["skipped"], [](const json& s) { return s["name"].get<std::string>() + ": " + s["reason"].get<std::string>(); });
   list("Warnings", r["warnings"], [](const json& w) { return w.get<std::string>(); });
+  list("Fewer than 4 calibration tokens for each input channel", r["calibration"].value("few_tokens", json::array()), few_tokens_text);
   list("Clamped or flushed: beyond the range of float16", r["clamped"],
        [](const json& c) { return fmt::format("{}: {}", c["name"].get<std::string>(), clamped_text(c)); });
   if (!r["kept_in_16_bits"].empty()) {
     out += fmt::format("\nLeft in 16 bits or more ({})\n", r["kept_in_16_bits"].size());
     for (const auto& [name, count] : names_by_kind(r["kept_in_16_bits"])) out += count == 1 ? fmt::format("  {}\n", name) : fmt::format("  {} ({})\n", name, count);
   }
-  if (const json c = r.value("rounding_choice", json()); c.is_object()) {
-    const auto n = [&](const char* key) { return c[key].get<int64_t>(); };
-    out += fmt::format("\nrounding chosen on {} held-back sequence{}: {} refined, {} with feedback only, {} to nearest; damping raised for {}; {} less than the recipe\n",
-                       n("sequences"), n("sequences") == 1 ? "" : "s", n("refined"), n("feedback"), n("nearest"), n("raised_damping"), n("fallbacks"));
-  }
+  if (const json c = r.value("rounding_choice", json()); c.is_object()) out += "\n" + rounding_choice_text(c) + "\n";
   out += fmt::format("\nlargest change of a block by folding: {:.1e}\n", r["invariance_error"].get<double>());
   if (r["gate"]["max_kl"].is_number()) {
     out += fmt::format("quality gate: mean KL divergence at most {}: {}\n", r["gate"]["max_kl"].get<double>(), r["gate"]["passed"].get<bool>() ? "passed" : "MISSED");

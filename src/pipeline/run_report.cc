@@ -85,18 +85,19 @@ bool gate_verdict(const json& report, double max_kl) {
   return kl.is_number() && kl.get<double>() <= max_kl;
 }
 
-// How often the guard took less than the recipe has; null without one.
+// What the guard chose, and for how many linears less than all of the recipe's steps; null without one.
 json rounding_section(const json& linears, const Recipe& recipe, int64_t sequences) {
   if (sequences == 0) return nullptr;
-  json section = {{"sequences", sequences}, {"refined", 0}, {"feedback", 0}, {"nearest", 0}, {"raised_damping", 0}, {"fallbacks", 0}};
+  json section = {{"sequences", sequences}, {"refined", 0}, {"feedback", 0}, {"nearest", 0}, {"fallbacks", 0}, {"damping", json::object()}};
   const auto count = [&](const char* key) { section[key] = section[key].get<int64_t>() + 1; };
   for (const json& linear : linears) {
     if (!linear.contains("chosen")) continue;
     const auto rounding = linear["chosen"]["rounding"].get<std::string>();
     count(rounding.c_str());
-    const bool raised = rounding != "nearest" && linear["chosen"]["damping"].get<double>() > recipe.damping;
-    if (raised) count("raised_damping");
-    if (raised || rounding != (recipe.refine ? "refined" : "feedback")) count("fallbacks");
+    if (rounding != (recipe.refine ? "refined" : "feedback")) count("fallbacks");
+    if (rounding == "nearest") continue;
+    const std::string damping = fmt::format("{:g}", linear["chosen"]["damping"].get<double>());
+    section["damping"][damping] = section["damping"].value(damping, int64_t{0}) + 1;
   }
   return section;
 }

@@ -1,5 +1,7 @@
 #include "pipeline/sensitivity.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <optional>
@@ -268,6 +270,14 @@ Sensitivity measure_sensitivity(const ModelSource& source, const QuantizeOptions
                                 const std::vector<LayerTensors>& layers, const TokenSet& calibration, const std::string& scratch,
                                 Tracker& tracker) {
   return Measurement(source, options, recipe, layers, calibration, scratch, tracker).run();
+}
+
+std::string sensitivity_warning(const QuantizeOptions& options, int64_t available) {
+  const Size size = size_of(options, available);
+  if (size.statistics + size.sequences <= available) return "";
+  const int64_t wanted = std::max<int64_t>(1, options.sensitivity_tokens / size.length);
+  return fmt::format("sensitivity: of {} calibration sequences {} are measured on and {} are what statistics are of, so that some are both: expect larger "
+                     "divergences than it says; give at least {} sequences, or fewer --sensitivity-tokens", available, size.sequences, size.statistics, 2 * wanted);
 }
 
 uint64_t sensitivity_bytes(const ModelSource& source, const QuantizeOptions& options, uint64_t block_bytes) {

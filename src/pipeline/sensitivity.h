@@ -27,6 +27,9 @@ Sensitivity measure_sensitivity(const ModelSource& source, const QuantizeOptions
                                 const std::vector<LayerTensors>& layers, const TokenSet& calibration, const std::string& scratch,
                                 Tracker& tracker);
 
+// What to tell a user whose `available` sequences are too few for that: some are both calibrated and measured on. Else nothing.
+std::string sensitivity_warning(const QuantizeOptions& options, int64_t available);
+
 // Peak resident memory of that, less the program.
 uint64_t sensitivity_bytes(const ModelSource& source, const QuantizeOptions& options, uint64_t block_bytes);
 

@@ -185,6 +185,9 @@ TEST_F(StatsFileTest, WhatIsMissingOrWrongIsNamed) {
   arrays = without("layers.0.qkv.tokens");
   arrays.push_back(array("layers.0.qkv.tokens", {2}, 1));
   EXPECT_NE(refusal(arrays).find("layers.0.qkv.tokens"), std::string::npos);
+  arrays = without("layers.0.qkv.tokens");
+  arrays.push_back(array("layers.0.qkv.tokens", {1}, 0));
+  EXPECT_NE(refusal(arrays).find("layers.0.qkv.tokens: expected a count of tokens, found 0"), std::string::npos);
   EXPECT_NE(refusal(statistics(false)).find("--no-gram"), std::string::npos);
   EXPECT_EQ(refusal(statistics(false), false), "taken");
   auto activations = raw("");

@@ -352,6 +352,8 @@ TEST_F(WholePath, DamagedReportsAreSaidToBeDamaged) {
   shows(with("/clamped", {1}), "clamped/0/name");
   shows(with("/kept_in_16_bits", {1}), "kept_in_16_bits");
   shows(with("/gate/max_kl", 0.1), "gate/passed");
+  shows(with("/calibration/few_tokens", {1}), "calibration/few_tokens/0/name");
+  shows(with("/rounding_choice", {{"sequences", 1}}), "rounding_choice/refined");
   shows(with("/run/peak_memory_bytes", -0.5), "run/peak_memory_bytes");
   json shorter = report;
   shorter["model"].erase("kl_divergence");
@@ -369,18 +371,23 @@ TEST_F(WholePath, ListsOfTheReportHaveTitlesAndNoRawJson) {
   report["clamped"] = {{{"name", "a.norm"}, {"format", "awq"}, {"clamped", 2}, {"flushed", 1}, {"largest", 1e6}},
                        {{"name", "b.up_proj"}, {"raised_scales", 3}, {"clamped_scales", 0}}};
   report["warnings"] = {"something <odd>"};
+  report["calibration"]["few_tokens"] = {{{"name", "c.down_proj"}, {"tokens", 512}, {"in_features", 1536}}};
+  report["rounding_choice"] = {{"sequences", 2}, {"refined", 10}, {"feedback", 3}, {"nearest", 1}, {"fallbacks", 4}, {"damping", {{"0.1", 9}, {"1", 3}, {"0.01", 1}}}};
+  const std::string choice = "Rounding chosen on 2 held-back sequences: 10 refined, 3 with feedback only, 1 to nearest (4 with less than the recipe's steps); "
+                             "damping 0.01 for 1, 0.1 for 9, 1 for 3";
   std::ofstream(path) << report.dump();
   const std::string clamped = "values beyond the largest float16, clamped: 2 (largest 1e+06), values too small for a float16, now 0: 1";
   const auto text = run("report " + output_).out;
   for (const std::string& part : {std::string("Skipped: not quantized, and why (2)\n  model.layers.0.mlp."), std::string("Warnings (1)\n  something <odd>\n"),
                                   "Clamped or flushed: beyond the range of float16 (2)\n  a.norm: " + clamped + "\n  b.up_proj: scales below the least normal float16, raised to it: 3\n",
-                                  std::string("model.layers.*.input_layernorm.weight (2)\n"), std::string("\nLeft in 16 bits or more (")})
+                                  std::string("model.layers.*.input_layernorm.weight (2)\n"), std::string("\nLeft in 16 bits or more ("),
+                                  std::string("Fewer than 4 calibration tokens for each input channel (1)\n  c.down_proj: 512 tokens for 1536 channels\n"), "\n" + choice + "\n"})
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
   const std::string html = run("report " + output_ + " --html -").out;
   for (const std::string& part : {std::string("<td>a.norm</td><td>awq</td><td>" + clamped + "</td>"), std::string("<td>b.up_proj</td><td>all</td>"),
                                   std::string("<td>model.layers.0.mlp.up_proj.weight</td><td>--skip</td>"), std::string("something &lt;odd&gt;"),
                                   std::string("<td>model.layers.*.input_layernorm.weight</td><td>2</td>"), std::string("<td>40 &times; 32</td>"),
-                                  std::string("<h2>Warnings (1)</h2>")})
+                                  std::string("<h2>Warnings (1)</h2>"), std::string("<td>c.down_proj</td><td>512</td><td>1536</td>"), choice + "."})
     EXPECT_NE(html.find(part), std::string::npos) << part << "\n" << html;
   for (const char* raw : {"{", "[&quot;", "kept_in_16_bits"}) EXPECT_EQ(html.find(raw, html.find("</style>")), std::string::npos) << raw;
   report["clamped"] = json::array();

@@ -269,14 +269,47 @@ TEST_F(MixedBits, KeepsTheTargetAndEstimatesTheBestOfIt) {
   }
 }
 
-// With 16 bits each nothing would be quantized: no result to write.
-TEST_F(MixedBits, SixteenBitsForAllAreNoQuantization) {
+// With 16 bits each nothing would be quantized. That is known after the measurement alone; what stood there before stays.
+TEST_F(MixedBits, ARefusalLeavesTheOldResult) {
+  QuantizeOptions o = options(6);
+  quantize(o, "kept");
+  const auto before = bytes("kept");
+  ASSERT_FALSE(before.empty());
+  o = options(0);
+  evaluated(o);
+  o.overwrite = true;
+  o.mixed_bits = true;
+  o.max_kl = 1e-12;
   try {
-    quantize(options(16), "all");
+    quantize(o, "kept");
     ADD_FAILURE();
   } catch (const ArgumentError& e) {
-    EXPECT_NE(std::string(e.what()).find("16 bits chosen"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("--max-kl 1e-12: only 16 bits for every linear"), std::string::npos) << e.what();
   }
+  EXPECT_EQ(bytes("kept"), before);  // no journal either
+  EXPECT_TRUE(fs::exists(fs::path(out("kept")) / "report.json"));
+  o = options(2.5);
+  o.overwrite = true;
+  EXPECT_THROW(quantize(o, "kept"), ArgumentError);
+  EXPECT_EQ(bytes("kept"), before);
+  EXPECT_THROW(plan_quantization(model(), out("kept"), o), ArgumentError);
+  // A choice that is possible takes its place.
+  o = options(7);
+  o.overwrite = true;
+  quantize(o, "kept");
+  EXPECT_NE(bytes("kept"), before);
+}
+
+TEST_F(MixedBits, WarnsWhereMeasuredSequencesAreCalibratedOn) {
+  QuantizeOptions o = options(6);
+  o.calibration.samples = 6;  // 4 of 64 tokens are measured on
+  const auto warned = [](const json& report) {
+    const auto& w = report["warnings"];
+    return std::any_of(w.begin(), w.end(), [](const json& text) { return text.get<std::string>().find("give at least 8 sequences") != std::string::npos; });
+  };
+  EXPECT_TRUE(warned(quantize(o, "few")));
+  o.calibration.samples = 8;
+  EXPECT_FALSE(warned(quantize(o, "enough")));
 }
 
 TEST_F(MixedBits, FewestBitsThatMeetALimit) {
@@ -382,6 +415,8 @@ TEST_F(MixedBits, RefusesBeforeAnyWork) {
   QuantizeOptions o = options(4.0);
   o.method = "rtn";
   expect_refused<ArgumentError>([&] { auto x = options(17); return x; }(), {"--target-bits", "17"});
+  expect_refused<ArgumentError>([&] { auto x = options(16); return x; }(), {"--target-bits", "less than 16"});
+  expect_refused<ArgumentError>(options(2.5), {"--target-bits 2.5", "fewest bits"});
   expect_refused<ArgumentError>([&] { auto x = options(0); x.mixed_bits = true; return x; }(), {"--bits mixed", "--max-kl"});
   expect_refused<ArgumentError>([&] { auto x = options(5); x.bits = 8; return x; }(), {"--target-bits", "--bits 8"});
   expect_refused<ArgumentError>([&] { auto x = options(0); x.linear_bits = {"*.nothing.*=8"}; return x; }(), {"--linear-bits", "nothing"});
@@ -390,15 +425,6 @@ TEST_F(MixedBits, RefusesBeforeAnyWork) {
   expect_refused<ArgumentError>([&] { auto x = options(0); x.linear_bits = {"*.down_proj.*=8:24"}; return x; }(), {"24", "40"});
   expect_refused<ArgumentError>([&] { auto x = options(0); x.formats = {"awq"}; x.linear_bits = {"*.down_proj.*=8"}; return x; }(), {"awq", "one grid"});
   expect_refused<ArgumentError>([&] { auto x = options(0); x.formats = {"gptq"}; x.linear_bits = {"*.q_proj.*=3"}; return x; }(), {"gptq", "3"});
-}
-
-TEST_F(MixedBits, SaysWhatTheLeastWouldBe) {
-  try {
-    quantize(options(2.5), "least");
-    ADD_FAILURE();
-  } catch (const ArgumentError& e) {
-    EXPECT_NE(std::string(e.what()).find("--target-bits 2.5"), std::string::npos) << e.what();
-  }
 }
 
 TEST_F(MixedBits, InspectionRanksTheLinears) {
