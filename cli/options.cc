@@ -48,7 +48,7 @@ void add_machine_options(Command& command, MachineOptions& options, SharedTexts&
                   "all that the process may use");
   if (precision)
     command.choice("--precision", options.precision, {"auto", "f32", "bf16"},
-                   "Matrix products of the forward pass that makes statistics (evaluate: of the model); auto: bf16 where the processor multiplies it, evaluate f32");
+                   "Matrix products of the forward pass that makes statistics (evaluate: of the model); auto: bf16 where the processor multiplies it faster, evaluate f32");
 }
 
 void add_sampling_options(Command& command, GenerateOptions& options) {

@@ -145,7 +145,8 @@ void add_quantize(Application& application) {
   command.choice("--activation-method", options.activation_method, {"auto", "mean", "max", "rms"},
                  "Statistic of the scale search; auto: mean, but rms for awq-salient");
   command.real("--damping", options.damping, 0, 1,
-               "gptq, awq: share of each diagonal entry of the Gram matrix that is added to it; with --guard the least that is tried");
+               "gptq, awq: share of each diagonal entry of the Gram matrix that is added to it; with --guard the least that is tried",
+               "0.01; awq with --guard off or STATS.npz 0.49, asymmetric 1");
   command.choice("--signed-scales", options.signed_scales, {"auto", "on", "off"},
                  "Searched ranges of --scheme sym: also negative scales, which give the longer side of a group its "
                  "extra code; auto: on for awq");

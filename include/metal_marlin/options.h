@@ -43,7 +43,7 @@ struct MachineOptions {
   uint64_t memory_bytes = 0;  // peak resident memory to stay within; 0: what the machine has, less a margin
   int threads = 0;            // 0: all that this process may use
   // Matrix products of the forward pass that makes statistics: "f32", "bf16", "auto" (bf16 where the processor
-  // multiplies it). evaluate_model: "auto" is f32.
+  // multiplies it faster than f32). evaluate_model: "auto" is f32.
   std::string precision = "auto";
 };
 

@@ -56,7 +56,9 @@ struct QuantizeOptions {
   double first_token_weight = 0;
   double salient_ratio = 0.01;             // awq-salient: share of weights that decide which channels are scaled
   std::string activation_method = "auto";  // statistic of the scale search: "mean", "max", "rms"; auto: mean, rms for awq-salient
-  double damping = 0.01;                   // gptq, awq: share of each diagonal entry added to it; with the guard the least
+  // gptq, awq: share of each diagonal entry of the Gram matrix that is added to it, 0 to 1; with the guard the least that is
+  // tried. -1: 0.01, but for awq where no guard chooses what it mostly takes (0.49; asymmetric 1).
+  double damping = -1;
   bool act_order = true;                   // gptq, awq: columns in order of decreasing diagonal
   std::vector<std::string> skip;           // shell patterns of weight names left in 16 bits, e.g. "*.layers.0.*"
   bool resume = true;                      // continue an interrupted run of the same model and options

@@ -184,6 +184,15 @@ bool has_bf16_gemm() {
   return has;
 }
 
+bool prefers_bf16_gemm() {
+  if (!has_bf16_gemm()) return false;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_is("intel")) return static_cast<int>(dnnl::get_effective_cpu_isa()) >= static_cast<int>(dnnl::cpu_isa::avx512_core_amx);
+#endif
+  return true;
+}
+
 std::string gemm_isa_name() {
   switch (dnnl::get_effective_cpu_isa()) {
     case dnnl::cpu_isa::sse41: return "sse41";

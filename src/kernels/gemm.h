@@ -15,8 +15,10 @@ namespace metal_marlin {
 
 enum class GemmType : uint8_t { kF32, kBF16 };
 
-// True where bf16 products run faster than f32 ones (AVX512_BF16; DNNL_MAX_CPU_ISA is respected).
+// True where the processor multiplies bf16 (AVX512_BF16; DNNL_MAX_CPU_ISA is respected).
 bool has_bf16_gemm();
+// True where it does so faster than f32: AMD's have twice the rate, Intel's the same one or less (0.6 was measured), but with AMX.
+bool prefers_bf16_gemm();
 // The name of the instruction set that oneDNN uses here, for reports: "avx512_core_bf16", "avx2", ...
 std::string gemm_isa_name();
 // GFLOP/s of one core on packed tiles that stay in its cache, the best of about 0.15 s, by processor time. kBF16 without hardware: f32.

@@ -6,7 +6,9 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 #include "core/threads.h"
@@ -17,10 +19,31 @@ void dpotrf_(const char* uplo, const int* n, double* a, const int* lda, int* inf
 void spotrf_(const char* uplo, const int* n, float* a, const int* lda, int* info, size_t uplo_length);
 void dtrtri_(const char* uplo, const char* diag, const int* n, double* a, const int* lda, int* info, size_t uplo_length,
              size_t diag_length);
+#if defined(__x86_64__)
+// What OpenBLAS runs when it is loaded and unloaded; absent where it was built for one processor.
+void gotoblas_dynamic_init() __attribute__((weak));
+void gotoblas_dynamic_quit() __attribute__((weak));
+#endif
 }
 
 namespace metal_marlin {
 namespace {
+
+// OpenBLAS 0.3.21 knows processors by their model numbers and takes kernels of 2004 (Prescott, SSE3) for those that came after
+// it, an eighth of what they can do. Where the processor has AVX2, such a choice is made again. OPENBLAS_CORETYPE stays the user's.
+[[maybe_unused]] const bool kernels_replaced = [] {
+#if defined(__x86_64__)
+  if (std::getenv("OPENBLAS_CORETYPE") != nullptr || gotoblas_dynamic_init == nullptr || gotoblas_dynamic_quit == nullptr) return false;
+  const char* wanted = fitting_blas_kernels(openblas_get_corename());
+  if (wanted == nullptr || setenv("OPENBLAS_CORETYPE", wanted, 1) != 0) return false;
+  gotoblas_dynamic_quit();
+  gotoblas_dynamic_init();
+  unsetenv("OPENBLAS_CORETYPE");
+  return true;
+#else
+  return false;
+#endif
+}();
 
 // OpenBLAS splits its work by omp_get_max_threads() unless it is in a parallel region of two or more threads; with one
 // thread in the region, or outside of any, only this keeps its partition, and so its bytes, the same.
@@ -354,6 +377,22 @@ void invert_lower(double* l, int64_t n) {
       }
     });
   }
+}
+
+const char* fitting_blas_kernels(const char* chosen) noexcept {
+#if defined(__x86_64__)
+  constexpr const char* kWithoutAvx2[] = {"Katmai", "Coppermine", "Northwood", "Prescott", "Banias", "Core2", "Penryn", "Dunnington", "Nehalem", "Atom",
+                                          "Sandybridge", "Athlon", "Opteron", "Opteron_SSE3", "Barcelona", "Bobcat", "Bulldozer", "Piledriver", "Nano", "Generic", "Unknown"};
+  const bool old = std::any_of(std::begin(kWithoutAvx2), std::end(kWithoutAvx2), [&](const char* name) { return std::strcmp(name, chosen) == 0; });
+  __builtin_cpu_init();
+  if (!old || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return nullptr;
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return avx512 ? "SkylakeX" : "Haswell";
+#else
+  static_cast<void>(chosen);
+  return nullptr;
+#endif
 }
 
 const char* blas_kernel_name() noexcept {

@@ -258,8 +258,9 @@ class BlockQuantizer {
       trial.grids.push_back(grid->second);
     }
     trial.gptq = gptq_options();
+    trial.gptq.damping = task_.recipe->least_damping;
     trial.refine = task_.recipe->refine;
-    trial.raised = task_.recipe->grid.symmetric ? kRaisedDamping : kRaisedDampingOfZeros;
+    trial.raised = raised_damping(task_.recipe->grid);
     trial.ranges = [&](const Matrix& rows, const Matrix& gram, size_t i) {
       json unused;
       return choose_ranges(rows, gram, kinds[i], trial.grids[i], unused);

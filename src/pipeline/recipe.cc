@@ -20,6 +20,7 @@
 #include "pipeline/group_size.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/mixed_bits.h"
+#include "pipeline/rounding_choice.h"
 #include "pipeline/texts.h"
 #include "write/checkpoint_writer.h"
 
@@ -151,8 +152,12 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   r.salient_ratio = o.salient_ratio;
   if (o.first_token_weight != 0) check_range("first-token-weight", o.first_token_weight, 1, 1e6);
   r.first_token_weight = o.first_token_weight != 0 ? o.first_token_weight : preset.refine ? kFirstTokenWeight : 1;
-  check_range("damping", o.damping, 0, 1);
-  r.damping = o.damping;
+  if (o.damping != kDampingOfMethod) check_range("damping", o.damping, 0, 1);
+  r.least_damping = o.damping != kDampingOfMethod ? o.damping : GptqOptions{}.damping;
+  // Without held-back tokens to judge by, what they mostly allow.
+  const double raised = raised_damping(r.grid);
+  const bool most = r.guard || (preset.refine && r.rounding == Rounding::kGptq && o.damping == kDampingOfMethod);
+  r.damping = most ? r.least_damping * raised * raised : r.least_damping;
   r.act_order = o.act_order;
   if (std::find(kNativeWidths.begin(), kNativeWidths.end(), o.bits) == kNativeWidths.end()) {
     throw ArgumentError(fmt::format("--bits: expected {}, got {}", list_widths(kNativeWidths), o.bits));
@@ -189,8 +194,8 @@ int64_t guard_sequences(const Recipe& recipe, int64_t sequences) {
 }
 
 Precision statistics_precision(const std::string& name) {
-  const Precision best = has_bf16_gemm() ? Precision::kBF16 : Precision::kF32;
-  return choose<Precision>("precision", name, {{"auto", best}, {"f32", Precision::kF32}, {"bf16", best}});
+  const Precision half = has_bf16_gemm() ? Precision::kBF16 : Precision::kF32;
+  return choose<Precision>("precision", name, {{"auto", prefers_bf16_gemm() ? half : Precision::kF32}, {"f32", Precision::kF32}, {"bf16", half}});
 }
 
 bool ranges_by_gram(const Recipe& r) { return r.ranges == RangeChoice::kGram || r.ranges == RangeChoice::kDiagonal; }
@@ -291,7 +296,7 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   j["activation_method"] = kStatistics[static_cast<int>(r.statistic)];
   j["salient_ratio"] = o.salient_ratio;
   j["first_token_weight"] = r.first_token_weight;
-  j["damping"] = o.damping;
+  j["damping"] = r.guard ? r.least_damping : r.damping;
   j["act_order"] = o.act_order;
   j["formats"] = o.formats;
   j["skip"] = o.skip;

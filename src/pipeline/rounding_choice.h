@@ -27,6 +27,7 @@ struct RoundingChoice {
 // Times, at most twice. Measured (docs/accuracy.md): a free zero leaves less to correct, and more damping then costs less.
 inline constexpr double kRaisedDamping = 7;
 inline constexpr double kRaisedDampingOfZeros = 10;
+constexpr double raised_damping(const Grid& grid) noexcept { return grid.symmetric ? kRaisedDamping : kRaisedDampingOfZeros; }
 // More damping is taken while the sum of squared errors grows by no more than this, less only where it falls by more: the
 // held-back tokens are of the calibration text, other text differs more from it than they do.
 inline constexpr double kDampingTolerance = 0.1;

@@ -52,6 +52,7 @@ TEST(Gemm, EqualsFloat64) {
     const Matrix bias = random_matrix(1, s[1], 3);
     for (const GemmType type : {GemmType::kF32, GemmType::kBF16}) {
       const PackedWeight packed(w.data(), s[1], s[2], type);
+      EXPECT_TRUE(has_bf16_gemm() || !prefers_bf16_gemm());
       EXPECT_EQ(packed.type() == GemmType::kBF16, type == GemmType::kBF16 && has_bf16_gemm());
       EXPECT_GE(packed.bytes(), static_cast<uint64_t>(w.size()) * (packed.type() == GemmType::kBF16 ? 2 : 4));
       const int64_t ldy = s[1] + 3;

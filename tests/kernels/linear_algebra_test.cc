@@ -268,6 +268,9 @@ TEST(LinearAlgebra, BytesDoNotDependOnThreads) {
 
 TEST(LinearAlgebra, KernelHasAName) {
   EXPECT_STRNE(blas_kernel_name(), "");
+  // A processor that OpenBLAS does not know has kernels of its instruction set, not the oldest there are.
+  EXPECT_EQ(fitting_blas_kernels("Zen"), nullptr);
+  if (std::getenv("OPENBLAS_CORETYPE") == nullptr) EXPECT_EQ(fitting_blas_kernels(blas_kernel_name()), nullptr) << blas_kernel_name();
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "core/threads.h"
 #include "source/model_source.h"
 #include "pipeline/model_run_fixture.h"
+#include "pipeline/recipe.h"
 
 namespace metal_marlin {
 namespace {
@@ -157,6 +158,33 @@ TEST_F(QuantizeModelTest, AnOptionWithoutEffectDoesNotStartOver) {
   const json report = json::parse(quantize_model(model("llama"), out("q"), o).report_json);
   EXPECT_EQ(report["run"]["resumed_blocks"], 1);
   EXPECT_NE(report["warnings"].dump().find("--damping"), std::string::npos) << report["warnings"];
+}
+
+// Without held-back tokens to judge by, error feedback is damped by what they mostly allow.
+TEST_F(QuantizeModelTest, DampingWithoutAGuardIsThatOfMostGuards) {
+  const auto used = [&](QuantizeOptions o, const std::string& guard, double damping) {
+    o.guard = guard;
+    o.damping = damping;
+    const auto source = ModelSource::open(model("llama"));
+    const Recipe recipe = make_recipe(o, *source);
+    return std::pair(recipe.damping, options_json(o, recipe)["damping"].get<double>());
+  };
+  const auto expect = [](std::pair<double, double> found, double damping, double reported) {
+    EXPECT_NEAR(found.first, damping, 1e-12);
+    EXPECT_NEAR(found.second, reported, 1e-12);
+  };
+  QuantizeOptions sym = options("awq");
+  sym.scheme = "sym";
+  QuantizeOptions asym = sym;
+  asym.scheme = "asym";
+  expect(used(sym, "off", -1), 0.49, 0.49);
+  expect(used(asym, "off", -1), 1.0, 1.0);
+  expect(used(sym, "off", 0.02), 0.02, 0.02);
+  expect(used(sym, "on", -1), 0.49, 0.01);  // the least, and what sensitivity is measured with
+  expect(used(asym, "on", 0.001), 0.1, 0.001);
+  sym.method = "gptq";
+  expect(used(sym, "off", -1), 0.01, 0.01);
+  EXPECT_THROW(used(sym, "off", 1.5), ArgumentError);
 }
 
 // The same bytes are the same text, whatever the file is called.
