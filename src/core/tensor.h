@@ -14,10 +14,15 @@ namespace metal_marlin {
 
 // 64-byte aligned memory, zero-filled. Above 1 MiB it comes from and returns to the system at once, so that the
 // resident size follows what is held. Throws SystemError when there is none.
+enum class Touch : uint8_t {
+  kWhole,     // most of the memory will be written: from 1 MiB on it is laid in huge pages, of whose last one the rest is wasted
+  kSparsely,  // little of it: only pages that are touched become resident
+};
+
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t bytes);
+  explicit Buffer(size_t bytes, Touch touch = Touch::kWhole);
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
@@ -31,13 +36,14 @@ class Buffer {
  private:
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  size_t mapped_ = 0;  // bytes of the mapping; 0: from the heap
 };
 
 // Row-major float32 [rows, cols], move-only (clone() copies).
 class Matrix {
  public:
   Matrix() = default;
-  Matrix(int64_t rows, int64_t cols);  // zeros
+  Matrix(int64_t rows, int64_t cols, Touch touch = Touch::kWhole);  // zeros
 
   float* data() noexcept { return reinterpret_cast<float*>(buffer_.data()); }
   const float* data() const noexcept { return reinterpret_cast<const float*>(buffer_.data()); }

@@ -127,7 +127,7 @@ int64_t block_of(const RangeOptions& range, const Grid& grid, int64_t in_feature
 
 Matrix scaled_blocks(const Matrix& gram, const std::vector<float>& scale, int64_t group_size) {
   const int64_t k = gram.rows();
-  Matrix out(k, k);
+  Matrix out(k, k, Touch::kSparsely);
   parallel_for((k + group_size - 1) / group_size, [&](int64_t group) {
     const int64_t start = group * group_size;
     const int64_t end = std::min(start + group_size, k);
