@@ -12,13 +12,14 @@
 
 namespace metal_marlin {
 
-// 64-byte aligned memory, zero-filled. Above 1 MiB it comes from and returns to the system at once, so that the
-// resident size follows what is held. Throws SystemError when there is none.
+// How much of a buffer will be used.
 enum class Touch : uint8_t {
   kWhole,     // most of the memory will be written: from 1 MiB on it is laid in huge pages, of whose last one the rest is wasted
   kSparsely,  // little of it: only pages that are touched become resident
 };
 
+// 64-byte aligned memory, zero-filled. Above 1 MiB it comes from and returns to the system at once, so that the
+// resident size follows what is held. Throws SystemError when there is none.
 class Buffer {
  public:
   Buffer() = default;

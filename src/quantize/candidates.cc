@@ -151,21 +151,28 @@ std::vector<float> padded_diagonal(const GroupTile& tile, const Matrix& gram, si
   return diagonal;
 }
 
-// The least error by the diagonal of the block.
-void search_by_diagonal(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate, Winners& winners) {
-  const std::vector<float> w = rows_in_lanes(tile);
-  const std::vector<float> diagonal = padded_diagonal(tile, gram, w.size() / kLaneRows);
+// Candidates one after the other: loss_of(above the minimum, ranges, loss) fills the losses of the tile's rows.
+template <typename Loss>
+void offer_all(const GroupTile& tile, const std::vector<float>& w, int count, const CandidateRange& candidate, Winners& winners, const Loss& loss_of) {
   Ranges ranges;
   std::array<float, kLaneRows> loss;
   std::array<int, kLaneRows> numbers;
   std::vector<float> above;
   for (int i = 0; i < count; ++i) {
     make_ranges(tile, i, candidate, ranges);
-    diagonal_losses(above_minimum(tile, w, ranges.minimum, above), diagonal.data(), std::ssize(diagonal), ranges.scale.data(), ranges.zero.data(),
-                    tile.top, loss.data());
+    loss_of(above_minimum(tile, w, ranges.minimum, above), ranges, loss.data());
     numbers.fill(i);
     winners.offer(numbers, ranges, loss);
   }
+}
+
+// The least error by the diagonal of the block.
+void search_by_diagonal(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate, Winners& winners) {
+  const std::vector<float> w = rows_in_lanes(tile);
+  const std::vector<float> diagonal = padded_diagonal(tile, gram, w.size() / kLaneRows);
+  offer_all(tile, w, count, candidate, winners, [&](const float* above, const Ranges& ranges, float* loss) {
+    diagonal_losses(above, diagonal.data(), std::ssize(diagonal), ranges.scale.data(), ranges.zero.data(), tile.top, loss);
+  });
 }
 
 // Per row the `finalists` candidates of least error by the diagonal of the block, in ascending order of their numbers,
@@ -220,17 +227,9 @@ void search_in_lanes(const GroupTile& tile, const Matrix* gram, int count, const
   const auto padded = static_cast<int64_t>(w.size()) / kLaneRows;
   std::vector<float> scratch(w.size());
   const std::vector<float> packed = gram != nullptr ? packed_block(tile, *gram) : std::vector<float>();
-  Ranges ranges;
-  std::array<float, kLaneRows> loss;
-  std::array<int, kLaneRows> numbers;
-  std::vector<float> above;
-  for (int i = 0; i < count; ++i) {
-    make_ranges(tile, i, candidate, ranges);
-    quadratic_losses(above_minimum(tile, w, ranges.minimum, above), packed.empty() ? nullptr : packed.data(), padded, ranges.scale.data(),
-                     ranges.zero.data(), tile.top, scratch.data(), loss.data());
-    numbers.fill(i);
-    winners.offer(numbers, ranges, loss);
-  }
+  offer_all(tile, w, count, candidate, winners, [&](const float* above, const Ranges& ranges, float* loss) {
+    quadratic_losses(above, packed.empty() ? nullptr : packed.data(), padded, ranges.scale.data(), ranges.zero.data(), tile.top, scratch.data(), loss);
+  });
 }
 
 // Rows as they stand; e G_gg by matrix products: fn(row, e G_gg e^T) for each row of the tile.
