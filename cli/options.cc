@@ -16,9 +16,9 @@ constexpr double kMostReal = std::numeric_limits<double>::max();
 void add_calibration_options(Command& command, CalibrationOptions& options, SharedTexts& texts, bool statistics) {
   command.group("Calibration");
   const std::string texts_help =
-      "Where the activations come from: text that the model makes itself; a UTF-8 text file; conversations or texts in "
+      "Where the activations come from: text that the model makes itself; text that comes with the program; a UTF-8 text file; conversations or texts in "
       "JSON Lines (FILE.jsonl: messages, ShareGPT's conversations, text). Give it several times to mix sources";
-  command.repeated("--calibration", options.calibration, "self|FILE",
+  command.repeated("--calibration", options.calibration, "self|builtin|FILE",
                    texts_help + (statistics ? ". Or, alone, an .npz of statistics (made by 'calibrate') or of raw activations" : ""),
                    Completes::kFiles);
   command.reals("--calibration-weights", options.calibration_weights, 1e-6, 1e6,

@@ -157,6 +157,10 @@ void add_quantize(Application& application) {
                    "Shell pattern of weight names that stay in 16 bits, e.g. '*.layers.0.*'");
 
   add_calibration_options(command, options.calibration, state->texts, true);
+  command.real("--builtin-share", options.builtin_share, 0, 0.9,
+               "Share of the sequences that comes from the program's own text of many kinds (code, dialogue, tables, mathematics, ...) "
+               "where --calibration names files: what quantizes well for one kind of text alone does worse on others",
+               "0.0625 for awq, else 0");
 
   command.group("Evaluation");
   command.text("--evaluate", options.evaluation.text, "FILE|none",

@@ -6,7 +6,8 @@
   sequences  KL divergence against the number of calibration sequences: of the text, of text that the model makes itself,
              and chosen by --select from four times as many
   draws      selection against other stretches of the same text as long: the text is cut in --draws parts
-  texts      awq against awq-paper, symmetric and asymmetric, on each of --text beside --evaluate
+  texts      awq, with and without the program's own text among the sequences, against awq-paper, symmetric and asymmetric,
+             on each of --text beside --evaluate
 
 Options after -- go to every quantize command, e.g.
   scripts/accuracy_tables.py stages MODEL --calibration c4.txt --evaluate wiki.txt -- --scheme sym --group-size 64
@@ -27,6 +28,7 @@ STAGES = {
     "`awq --effort fast` (16 sequences)": ["--effort", "fast", "--samples", 16],
     "`awq --effort fast`, as many sequences as the others": ["--effort", "fast"],
     "**`awq`**": [],
+    "`awq --builtin-share 0`": ["--builtin-share", "0"],
     "`awq --guard off`": ["--guard", "off"],
     "the same, `--refine off`": ["--guard", "off", "--refine", "off"],
     "the same, `--signed-scales off`": ["--guard", "off", "--signed-scales", "off"],
@@ -95,18 +97,22 @@ def draws(args):
 
 
 def texts(args):
-    print("| text | scheme | `awq-paper` | perplexity | `awq` | perplexity | ratio of the KL divergences |\n|---|---|---|---|---|---|---|")
+    print("| text | scheme | `awq-paper` | `awq` | ratio | `awq --builtin-share 0` | ratio |\n|---|---|---|---|---|---|---|")
+    runs = (["--method", "awq-paper"], ["--method", "awq"], ["--method", "awq", "--builtin-share", "0"])
     for scheme in ("sym", "asym"):
-        own = {m: quantize(args, ["--scheme", scheme, "--method", m]) for m in ("awq-paper", "awq")}
+        own = [quantize(args, ["--scheme", scheme, *options]) for options in runs]
         for text in [args.evaluate, *args.text]:
             reports = own
             if text != args.evaluate:
-                reports = {m: run(args, ["evaluate", r["folder"], "--reference", args.model, "--text", text, "--chunks", args.chunks],
-                                  args.work / f"{r['folder'].name}-on-{name_of([text])}.json") for m, r in own.items()}  # fmt: skip
-            a, b = (r["model"]["kl_divergence"] for r in reports.values())
-            ratio = b["mean"] / a["mean"]
-            error = ratio * math.hypot(a["standard_error"] / a["mean"], b["standard_error"] / b["mean"])
-            print(f"| {Path(text).name} | {scheme} | {' | '.join(map(figures, reports.values()))} | {ratio:.3f} +- {error:.3f} |", flush=True)
+                reports = [run(args, ["evaluate", r["folder"], "--reference", args.model, "--text", text, "--chunks", args.chunks],
+                               args.work / f"{r['folder'].name}-on-{name_of([text])}.json") for r in own]  # fmt: skip
+            paper, *ours = (r["model"]["kl_divergence"] for r in reports)
+            cells = [f"{paper['mean']:.4f} +- {paper['standard_error']:.4f}"]
+            for kl in ours:
+                ratio = kl["mean"] / paper["mean"]
+                error = ratio * math.hypot(paper["standard_error"] / paper["mean"], kl["standard_error"] / kl["mean"])
+                cells += [f"{kl['mean']:.4f} +- {kl['standard_error']:.4f}", f"{ratio:.3f} +- {error:.3f}"]
+            print(f"| {Path(text).name} | {scheme} | {' | '.join(cells)} |", flush=True)
 
 
 def main():

@@ -54,6 +54,9 @@ struct QuantizeOptions {
   std::string awq_loss = "auto";
   // How many times the first token of a calibration sequence counts in the Gram matrices, >= 1; 0: 9 for awq, 1 for the others.
   double first_token_weight = 0;
+  // Beside files of text, awq takes this share of the sequences from text that comes with the program, of many kinds
+  // ("builtin", docs/calibrate.md), 0 to 0.9; -1: a sixteenth for awq, none for the others.
+  double builtin_share = -1;
   double salient_ratio = 0.01;             // awq-salient: share of weights that decide which channels are scaled
   std::string activation_method = "auto";  // statistic of the scale search: "mean", "max", "rms"; auto: mean, rms for awq-salient
   // gptq, awq: share of each diagonal entry of the Gram matrix that is added to it, 0 to 1; with the guard the least that is

@@ -62,6 +62,7 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
   list.add("first-token-weight", needs_gram(r), o.first_token_weight != defaults.first_token_weight,
            fmt::format("--method {} has no Gram matrices", o.method));
   list.add("precision", !npz, o.machine.precision != defaults.machine.precision, from_file);
+  list.add("builtin-share", from_text_files(c), o.builtin_share > 0, npz ? from_file : "--calibration names no files of text alone");
   list.add_self_text(c);
   list.add("bos", !npz || named_text, c.bos != defaults.calibration.bos, "no text is read");
   list.add("chunks", named_text, o.evaluation.chunks != defaults.evaluation.chunks, "only --evaluate FILE uses it");

@@ -20,7 +20,7 @@ std::string sensitivity_of_model(const std::string& model, const QuantizeOptions
   use_threads(options.machine.threads);
   const auto source = ModelSource::open(model);
   source->check();
-  QuantizeOptions o = with_effort(options);
+  QuantizeOptions o = with_presets(options);
   o.evaluation.text = "none";  // nothing is held back: no figure of the whole is asked for
   o.mixed_bits = false;
   o.target_bits = 8;           // any: asks for the measurement, and for its checks

@@ -93,7 +93,7 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const Quanti
 
 std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& asked,
                               const Observer& observer) {
-  const QuantizeOptions options = with_effort(asked);
+  const QuantizeOptions options = with_presets(asked);
   use_threads(options.machine.threads);
   const auto source = ModelSource::open(model);
   source->check();

@@ -669,7 +669,7 @@ QuantizeResult Run::execute() {
 QuantizeResult quantize_model(const std::string& model, const std::string& output, const QuantizeOptions& options,
                               const Observer& observer) {
   use_threads(options.machine.threads);
-  return Run(model, output, with_effort(options), observer).execute();
+  return Run(model, output, with_presets(options), observer).execute();
 }
 
 }  // namespace metal_marlin

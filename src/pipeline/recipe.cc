@@ -10,8 +10,10 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <set>
 
+#include "calibrate/builtin_text.h"
 #include "core/machine.h"
 #include "core/mapped_file.h"
 #include "kernels/gemm.h"
@@ -85,9 +87,23 @@ bool fast(const QuantizeOptions& o) { return choose<bool>("effort", o.effort, {{
 
 }  // namespace
 
-QuantizeOptions with_effort(QuantizeOptions o) {
+QuantizeOptions with_presets(QuantizeOptions o) {
   const bool own = std::find(o.given.begin(), o.given.end(), "samples") != o.given.end();
   if (fast(o) && o.method == "awq" && !own && o.calibration.samples == CalibrationOptions{}.samples) o.calibration.samples = kFastSamples;
+  CalibrationOptions& c = o.calibration;
+  const bool takes = from_text_files(c) && !has_source(c, SourceKind::kBuiltin);
+  if (o.builtin_share != kShareOfMethod) check_range("builtin-share", o.builtin_share, 0, kMostBuiltinShare);
+  if (o.builtin_share == kShareOfMethod) {
+    const bool one = std::lround(kBuiltinShare * static_cast<double>(c.samples)) >= 1;
+    o.builtin_share = o.method == "awq" && takes && one ? kBuiltinShare : 0;
+  }
+  const bool weighed = !c.calibration_weights.empty();
+  if (o.builtin_share > 0 && takes && (!weighed || c.calibration_weights.size() == c.calibration.size())) {
+    if (!weighed) c.calibration_weights.assign(c.calibration.size(), 1.0);
+    const double others = std::accumulate(c.calibration_weights.begin(), c.calibration_weights.end(), 0.0);
+    c.calibration_weights.push_back(others * o.builtin_share / (1 - o.builtin_share));
+    c.calibration.emplace_back("builtin");
+  }
   return o;
 }
 
@@ -302,6 +318,7 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   j["skip"] = o.skip;
   j["calibration"] = o.calibration.calibration;
   j["calibration_weights"] = o.calibration.calibration_weights;
+  j["builtin_share"] = o.builtin_share;
   j["select"] = o.calibration.select;
   j["samples"] = o.calibration.samples;
   j["sequence_length"] = o.calibration.sequence_length;
@@ -323,11 +340,12 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
 uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source) {
   nlohmann::json j = options_json(options, recipe);
   if (!chooses_bits(options) || options.target_bits > 0) j.erase("max_kl");  // judges the result, does not shape it
+  j.erase("builtin_share");      // calibration and calibration_weights say it
   j.erase("group_size_option");  // "auto" is the size that it stands for
   // A text is what it says, wherever it lies: its digest stands for it. How its name ends tells how it is read.
   const auto forget_place = [](nlohmann::json& name) {
     const auto path = name.get<std::string>();
-    if (path.empty() || path == "self" || path == "none") return;
+    if (path.empty() || path == "self" || path == "builtin" || path == "none") return;
     const std::string end = std::filesystem::path(path).extension().string();
     name = end == ".npz" || end == ".jsonl" ? end : "text";
   };
@@ -348,7 +366,11 @@ uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, c
   std::vector<std::string> files = options.calibration.calibration;
   files.push_back(options.evaluation.text);
   for (const std::string& path : files) {
-    if (!path.empty() && path != "self" && path != "none") text += fmt::format("|{}", file_digest(path));
+    if (path == "builtin") {
+      text += fmt::format("|{}", fnv1a(builtin_text().data(), builtin_text().size()));
+    } else if (!path.empty() && path != "self" && path != "none") {
+      text += fmt::format("|{}", file_digest(path));
+    }
   }
   return fnv1a(text.data(), text.size());
 }

@@ -48,8 +48,9 @@ struct Recipe {
 };
 
 // Throws ArgumentError naming the option, what was given and what is possible.
-// The options with what --effort fast changes in them.
-QuantizeOptions with_effort(QuantizeOptions options);
+// The options with what --effort fast changes in them, and with the program's own text among the sources of calibration text
+// where method and builtin_share ask for it.
+QuantizeOptions with_presets(QuantizeOptions options);
 
 Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
 
@@ -58,6 +59,10 @@ int64_t guard_sequences(const Recipe& recipe, int64_t sequences);
 
 // Of the best recipe: measured on SmolLM2, docs/algorithms.md.
 inline constexpr double kFirstTokenWeight = 9;
+inline constexpr double kBuiltinShare = 1.0 / 16;
+inline constexpr double kMostBuiltinShare = 0.9;
+// QuantizeOptions::builtin_share that was not given.
+inline constexpr double kShareOfMethod = -1;
 // QuantizeOptions::damping as it is by default.
 inline constexpr double kDampingOfMethod = -1;
 // Sequences of --effort fast.

@@ -12,6 +12,7 @@
 #include <numeric>
 #include <set>
 
+#include "calibrate/builtin_text.h"
 #include "calibrate/jsonl_text.h"
 #include "calibrate/mixture.h"
 #include "calibrate/stats_file.h"
@@ -66,20 +67,26 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
   const Tokenizer& tokenizer = source.tokenizer();
   const int32_t bos = bos_to_add(c.bos, tokenizer);
   const std::vector<double> weights = weights_of(c);
-  const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
+  double sum = 0;  // of the weights of sources that something is held back from
   const int64_t most = c.samples * c.sequence_length;
   std::vector<std::vector<int32_t>> ids;
   int64_t available = 0;
-  for (const std::string& name : c.calibration) {
+  for (size_t i = 0; i < c.calibration.size(); ++i) {
+    const std::string& name = c.calibration[i];
     Part& part = parts.emplace_back(Part{name, source_kind(name), {}, {}});
+    if (part.kind != SourceKind::kBuiltin) sum += weights[i];
     if (part.kind == SourceKind::kSelf) {
       ids.emplace_back();
       available = most;
       continue;
     }
-    // One sequence more than can be used: what is held back comes from behind them.
-    ids.push_back(part.kind == SourceKind::kConversations ? tokenize_jsonl(name, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length)
-                                                          : tokenize_file(name, tokenizer));
+    if (part.kind == SourceKind::kBuiltin) {
+      ids.push_back(tokenizer.encode(std::string(builtin_text()), false));
+    } else {
+      // One sequence more than can be used: what is held back comes from behind them.
+      ids.push_back(part.kind == SourceKind::kConversations ? tokenize_jsonl(name, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length)
+                                                            : tokenize_file(name, tokenizer));
+    }
     part.tokens = static_cast<int64_t>(ids.back().size());
     available = std::min(most, available + part.tokens);
   }
@@ -88,6 +95,12 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
   for (size_t i = 0; i < parts.size(); ++i) {
     Part& part = parts[i];
     const bool alone = parts.size() == 1;
+    if (part.kind == SourceKind::kBuiltin && !alone) {
+      // Beside others it is there to calibrate on, not to be judged by.
+      part.sequences = cut_chunks(ids[i], 0, ids[i].size(), c.sequence_length, c.samples, bos);
+      capacity.push_back(static_cast<int64_t>(part.sequences.sequences.size()));
+      continue;
+    }
     const int64_t share = alone || held == 0 ? held : std::max(kLeastHeldBack, static_cast<int64_t>(std::ceil(static_cast<double>(held) * (weights[i] / sum))));
     if (part.kind == SourceKind::kSelf) {
       part.held_count = (share + c.sequence_length - 1) / c.sequence_length;
@@ -135,7 +148,7 @@ void warn_of_few_sequences(const CalibrationOptions& c, const std::vector<Part>&
   const std::vector<int64_t> enough(parts.size(), c.samples);
   const auto asked = apportion(weights, enough, c.samples);
   for (size_t i = 0; i < parts.size(); ++i) {
-    if (parts[i].count >= asked[i]) continue;
+    if (parts[i].count >= asked[i] || (parts[i].kind == SourceKind::kBuiltin && parts.size() > 1)) continue;
     tracker.warn(fmt::format("{}: only {} sequences of {} tokens for calibration where {} were asked for{}", parts[i].source, parts[i].count,
                              c.sequence_length, asked[i], rest));
   }
@@ -145,18 +158,26 @@ void warn_of_few_sequences(const CalibrationOptions& c, const std::vector<Part>&
 
 SourceKind source_kind(const std::string& source) {
   if (source == "self") return SourceKind::kSelf;
+  if (source == "builtin") return SourceKind::kBuiltin;
   const auto extension = std::filesystem::path(source).extension();
   if (extension == ".npz") return SourceKind::kStatistics;
   return extension == ".jsonl" ? SourceKind::kConversations : SourceKind::kText;
 }
 
 const char* source_kind_name(SourceKind kind) noexcept {
-  constexpr const char* kNames[] = {"self", "text", "conversations", "statistics"};
+  constexpr const char* kNames[] = {"self", "builtin", "text", "conversations", "statistics"};
   return kNames[static_cast<int>(kind)];
 }
 
 bool has_source(const CalibrationOptions& options, SourceKind kind) {
   return std::any_of(options.calibration.begin(), options.calibration.end(), [&](const std::string& s) { return source_kind(s) == kind; });
+}
+
+bool from_text_files(const CalibrationOptions& options) {
+  return !options.calibration.empty() && std::all_of(options.calibration.begin(), options.calibration.end(), [](const std::string& s) {
+    const SourceKind kind = source_kind(s);
+    return kind == SourceKind::kText || kind == SourceKind::kConversations || kind == SourceKind::kBuiltin;
+  });
 }
 
 void check_sizes(const CalibrationOptions& options) {
@@ -265,7 +286,7 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
       fact["sequence_length"] = c.sequence_length;
     }
     facts["sources"].push_back(std::move(fact));
-    if (!hold_back) continue;
+    if (!hold_back || part.held_back.sequences.empty()) continue;
     held_back_sources.push_back(held_back_text(part));
     std::move(part.held_back.sequences.begin(), part.held_back.sequences.end(), std::back_inserter(texts.held_back.sequences));
   }
@@ -343,6 +364,7 @@ std::string calibration_text(const json& facts) {
       text = fmt::format("text of the model itself (temperature {:g}, seed {}, sequences of {:.0f} tokens)", number(s, "temperature"), s.contains("seed") ? s["seed"].dump() : std::string("unknown"),
                          number(s, "sequence_length"));
     }
+    if (kind == "builtin") text = "text that comes with metal-marlin";
     if (sources.size() > 1) text += fmt::format(", weight {:g}", number(s, "weight"));
     const std::string sequences = s.contains("sequences") ? fmt::format("{:.0f} sequences, ", number(s, "sequences")) : std::string();
     parts.push_back(fmt::format("{}: {}{:.0f} tokens", text, sequences, number(s, "tokens")));

@@ -15,12 +15,15 @@ namespace metal_marlin {
 
 class StatsFile;
 
-enum class SourceKind : uint8_t { kSelf, kText, kConversations, kStatistics };
+enum class SourceKind : uint8_t { kSelf, kBuiltin, kText, kConversations, kStatistics };
 SourceKind source_kind(const std::string& source);
-const char* source_kind_name(SourceKind kind) noexcept;  // "self", "text", "conversations", "statistics"
+const char* source_kind_name(SourceKind kind) noexcept;  // "self", "builtin", "text", "conversations", "statistics"
 bool has_source(const CalibrationOptions& options, SourceKind kind);
 // The statistics come from a file.
 inline bool from_statistics(const CalibrationOptions& options) { return has_source(options, SourceKind::kStatistics); }
+
+// The text comes from files alone, but for that of the program.
+bool from_text_files(const CalibrationOptions& options);
 
 // ArgumentError naming the option whose value is out of its range, or which sources do not go together.
 void check_sizes(const CalibrationOptions& options);

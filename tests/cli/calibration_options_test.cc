@@ -44,7 +44,7 @@ TEST_F(WholePath, WrongSourcesAndWeightsAreNamed) {
 TEST_F(CommandLine, HelpNamesTheSourcesAndTheirDefaults) {
   const auto outcome = run("quantize --help");
   EXPECT_EQ(outcome.code, 0);
-  for (const char* text : {"--calibration self|FILE", "FILE.jsonl", "--calibration-weights X[,...]", "--select N"}) {
+  for (const char* text : {"--calibration self|builtin|FILE", "FILE.jsonl", "--calibration-weights X[,...]", "--select N"}) {
     EXPECT_NE(outcome.out.find(text), std::string::npos) << text << "\n" << outcome.out;
   }
 }

@@ -54,7 +54,8 @@ class CalibrationSourcesTest : public testing::Test {
     QuantizeOptions o;
     o.group_size = "8";
     o.calibration.calibration.clear();
-    for (const std::string& s : sources) o.calibration.calibration.push_back(s == "self" ? s : path(s));
+    for (const std::string& s : sources) o.calibration.calibration.push_back(s == "self" || s == "builtin" ? s : path(s));
+    o.builtin_share = 0;
     o.calibration.samples = 16;
     o.calibration.sequence_length = 64;
     o.evaluation.text = "none";
@@ -100,6 +101,57 @@ TEST_F(CalibrationSourcesTest, GiveSequencesInProportionToTheirWeights) {
   EXPECT_THROW(quantize("q", o), ArgumentError);
   o.calibration.calibration_weights = {1, 3};
   EXPECT_TRUE(quantize_model(path("model"), path("q"), o).already_complete);
+}
+
+TEST_F(CalibrationSourcesTest, TheProgramsOwnTextStandsBesideFiles) {
+  QuantizeOptions o = options({"a.txt"});
+  o.builtin_share = -1;
+  o.calibration.samples = 32;
+  const json report = quantize("q", o);
+  EXPECT_EQ(report["options"]["builtin_share"], 0.0625);
+  EXPECT_EQ(report["calibration"]["sequences"], 32);
+  const json& s = report["calibration"]["sources"];
+  ASSERT_EQ(s.size(), 2U);
+  EXPECT_EQ(s[0]["sequences"], 30);
+  EXPECT_EQ(s[1]["source"], "builtin");
+  EXPECT_EQ(s[1]["kind"], "builtin");
+  EXPECT_EQ(s[1]["sequences"], 2);
+  EXPECT_EQ(s[1]["tokens"], 128);
+  EXPECT_NE(read_text_file(path("q") + "/README.md").find("text that comes with metal-marlin, weight 0.0666667: 2 sequences"), std::string::npos);
+  EXPECT_TRUE(quantize_model(path("model"), path("q"), o).already_complete);
+  o.builtin_share = 0.25;
+  EXPECT_THROW(quantize("q", o), ArgumentError);  // another run
+  EXPECT_EQ(quantize("more", o)["calibration"]["sources"][1]["sequences"], 8);
+  // Nothing of it is held back: what is judged by is the text that was named.
+  o.evaluation.text.clear();
+  o.evaluation.context = 64;
+  const std::string judged = quantize("held", o)["held_back"]["source"];
+  EXPECT_NE(judged.find("a.txt"), std::string::npos) << judged;
+  EXPECT_EQ(judged.find("builtin"), std::string::npos) << judged;
+}
+
+TEST_F(CalibrationSourcesTest, TheProgramsOwnTextIsLeftOutWhereItDoesNotBelong) {
+  const auto sources = [&](const std::string& out, const QuantizeOptions& o) { return quantize(out, o)["calibration"]["sources"].size(); };
+  QuantizeOptions o = options({"a.txt"});
+  EXPECT_EQ(sources("off", o), 1U);
+  o.builtin_share = -1;
+  o.method = "rtn";
+  EXPECT_EQ(sources("rtn", o), 1U);
+  o.method = "awq";
+  o.calibration.samples = 4;  // a sixteenth is less than half a sequence
+  EXPECT_EQ(sources("few", o), 1U);
+  o = options({"a.txt", "self"});
+  o.builtin_share = -1;
+  EXPECT_EQ(sources("self", o), 2U);
+  o.builtin_share = 0.5;
+  EXPECT_TRUE(warned(quantize("asked", o), "--builtin-share (--calibration names no files of text alone)"));
+  o = options({"a.txt"});
+  o.builtin_share = 0.95;
+  EXPECT_NE(refusal(o).find("--builtin-share"), std::string::npos) << refusal(o);
+  o = options({});
+  o.builtin_share = -1;
+  EXPECT_NE(refusal(o).find("--calibration"), std::string::npos) << refusal(o);
+  EXPECT_EQ(quantize("alone", options({"builtin"}))["calibration"]["sources"][0]["sequences"], 16);
 }
 
 TEST_F(CalibrationSourcesTest, AChangedFileOfSeveralIsAnotherRun) {

@@ -48,12 +48,12 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
   fast.guard = "on";
   EXPECT_NE(warning(fast).find("--effort fast has no error feedback"), std::string::npos) << warning(fast);
   EXPECT_EQ(names(options("awq-salient")), with(text, {"effort", "awq-loss", "damping", "guard", "act-order"}));
-  EXPECT_EQ(names(options("gptq", "self")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "chunks", "context", "sensitivity-tokens"}));
-  EXPECT_EQ(names(options("gptq", "stats.npz")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "seed",
+  EXPECT_EQ(names(options("gptq", "self")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "builtin-share", "chunks", "context", "sensitivity-tokens"}));
+  EXPECT_EQ(names(options("gptq", "stats.npz")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "builtin-share", "seed",
                                                          "temperature", "bos", "chunks", "context", "sensitivity-tokens"}));
   QuantizeOptions named = options("gptq", "stats.npz");
   named.evaluation.text = "test.txt";
-  EXPECT_EQ(names(named), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "seed", "temperature", "sensitivity-tokens"}));
+  EXPECT_EQ(names(named), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "builtin-share", "seed", "temperature", "sensitivity-tokens"}));
   QuantizeOptions weighed = options("awq", "self");
   weighed.calibration.calibration_weights = {2};
   EXPECT_TRUE(names(weighed).count("calibration-weights"));
@@ -121,21 +121,21 @@ TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
 
 TEST_F(IgnoredOptionsTest, FastEffortTakesFewSequencesUnlessTheyAreNamed) {
   QuantizeOptions o = options("awq", "self");
-  EXPECT_EQ(with_effort(o).calibration.samples, 128);
+  EXPECT_EQ(with_presets(o).calibration.samples, 128);
   o.effort = "fast";
-  EXPECT_EQ(with_effort(o).calibration.samples, kFastSamples);
+  EXPECT_EQ(with_presets(o).calibration.samples, kFastSamples);
   o.given = {"samples"};
-  EXPECT_EQ(with_effort(o).calibration.samples, 128);
+  EXPECT_EQ(with_presets(o).calibration.samples, 128);
   o.given.clear();
   o.calibration.samples = 40;  // by a caller who does not say what is given
-  EXPECT_EQ(with_effort(o).calibration.samples, 40);
+  EXPECT_EQ(with_presets(o).calibration.samples, 40);
   EXPECT_NE(fingerprint(o), fingerprint([&] { QuantizeOptions best = o; best.effort = "best"; return best; }()));
   const Recipe recipe = make_recipe(o, *source_);
   EXPECT_TRUE(recipe.rounding == Rounding::kNearest && recipe.refine && !recipe.guard && recipe.scale_loss == ScaleLoss::kLinear);
   o.awq_loss = "feedback";
   EXPECT_THROW(make_recipe(o, *source_), ArgumentError);
   o.effort = "quick";
-  EXPECT_THROW(with_effort(o), ArgumentError);
+  EXPECT_THROW(with_presets(o), ArgumentError);
 }
 
 TEST_F(IgnoredOptionsTest, WhatChoosesTheBitsMakesTheRun) {

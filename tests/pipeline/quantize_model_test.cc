@@ -348,6 +348,7 @@ TEST_F(QuantizeModelTest, StatisticsFromAFileEqualThoseOfTheRun) {
     o = options(method);
     o.evaluation.text = "none";
     o.guard = "off";  // in a file no tokens are apart
+    o.builtin_share = 0;
     quantize_model(model("llama"), out("direct"), o);
     calibrate_model(model("llama"), out("stats.npz"), o.calibration, {}, true, true);
     from_file = o;
