@@ -4,7 +4,7 @@
   stages     every stage of the method awq switched off, and the other methods
   bits       3, 4 and 8 bits in several groups
   sequences  KL divergence against the number of calibration sequences: of the text, of text that the model makes itself,
-             and chosen by --select from four times as many
+             and chosen by --select from four times as many; without the program's own text
   draws      selection against other stretches of the same text as long: the text is cut in --draws parts
   texts      awq, with and without the program's own text among the sequences, against awq-paper, symmetric and asymmetric,
              on each of --text beside --evaluate
@@ -63,9 +63,9 @@ def sequences(args):
     print("| sequences | text | text of the model itself | selected from four times as many |\n|---|---|---|---|")
     for n in args.counts:
         cells = []
-        for name, options in (("text", ["--samples", n]),
+        for name, options in (("text", ["--samples", n, "--builtin-share", 0]),
                               ("self", ["--samples", n, "--calibration", "self"]),
-                              ("selected", ["--samples", 4 * n, "--select", n])):  # fmt: skip
+                              ("selected", ["--samples", 4 * n, "--select", n, "--builtin-share", 0])):  # fmt: skip
             if name == "selected" and 4 * n > args.pool:
                 cells.append("")
                 continue
@@ -82,8 +82,8 @@ def draws(args):
     for i in range(args.draws):
         part = args.work / f"part-{i}.txt"
         part.write_bytes(text[i * step : (i + 1) * step].encode("utf-8"))
-        report = quantize(args, ["--calibration", part])
-        found = report["calibration"]["sequences"]
+        report = quantize(args, ["--calibration", part, "--builtin-share", 0])
+        found = report["calibration"]["sources"][0]["sequences"]
         if found != args.samples:
             sys.exit(f"{part}: has {found} sequences, {args.samples} are asked for: give fewer --samples or --draws")
         values.append(report["model"]["kl_divergence"]["mean"])
@@ -92,7 +92,7 @@ def draws(args):
     scatter = math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
     print(f"| mean of these, scatter between them | {mean:.4f}, {scatter:.4f} | |")
     for n in (args.samples // 2, args.samples):
-        report = quantize(args, ["--samples", args.pool, "--select", n])
+        report = quantize(args, ["--samples", args.pool, "--select", n, "--builtin-share", 0])
         print(f"| {n} sequences selected from {args.pool} | {figures(report)} |", flush=True)
 
 

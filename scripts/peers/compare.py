@@ -48,7 +48,7 @@ def python_peer(a, peer, tool, label, count, last):
 
 
 def gptqmodel(a):
-    return [python_peer(a, "gptqmodel", "GPTQModel", f"GPTQ, {scheme}", a.samples, scheme) for scheme in ("sym", "asym")]
+    return [python_peer(a, "gptqmodel", "GPTQModel", "GPTQ, sym", a.samples, "sym")]
 
 
 def llmcompressor(a):

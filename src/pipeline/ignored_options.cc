@@ -62,11 +62,11 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
   list.add("first-token-weight", needs_gram(r), o.first_token_weight != defaults.first_token_weight,
            fmt::format("--method {} has no Gram matrices", o.method));
   list.add("precision", !npz, o.machine.precision != defaults.machine.precision, from_file);
-  list.add("builtin-share", from_text_files(c), o.builtin_share > 0, npz ? from_file : "--calibration names no files of text alone");
+  list.add("builtin-share", from_files(c) || o.builtin_share == 0, o.builtin_share > 0, npz ? from_file : "only texts in files take such a share beside them; --calibration may name builtin itself");
   list.add_self_text(c);
   list.add("bos", !npz || named_text, c.bos != defaults.calibration.bos, "no text is read");
   list.add("chunks", named_text, o.evaluation.chunks != defaults.evaluation.chunks, "only --evaluate FILE uses it");
-  const bool held_back_text = (has_source(c, SourceKind::kText) || has_source(c, SourceKind::kConversations)) && o.evaluation.text.empty();
+  const bool held_back_text = (has_source(c, SourceKind::kText) || has_source(c, SourceKind::kBuiltin) || has_source(c, SourceKind::kConversations)) && o.evaluation.text.empty();
   list.add("context", named_text || held_back_text, o.evaluation.context != defaults.evaluation.context,
            o.evaluation.text == "none" || npz ? "nothing is evaluated" : "self-made text is evaluated by --sequence-length");
   return list.take();

@@ -619,7 +619,7 @@ QuantizeResult Run::execute() {
     tracker_.warn(source_->path() + " is already quantized; the report compares with it, not with the model that it was made from");
   }
   for (const std::string& calibration : options_.calibration.calibration) {
-    if (!same_text(options_.evaluation.text, calibration)) continue;
+    if (!is_file(source_kind(calibration)) || !same_text(options_.evaluation.text, calibration)) continue;
     tracker_.warn("the text for evaluation is one for calibration: the figures will flatter the result");
   }
   if (const std::string text = ignored_options_warning(ignored_options(options_, recipe_)); !text.empty()) tracker_.warn(text);

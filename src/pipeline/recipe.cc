@@ -10,7 +10,6 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <set>
 
 #include "calibrate/builtin_text.h"
@@ -90,19 +89,11 @@ bool fast(const QuantizeOptions& o) { return choose<bool>("effort", o.effort, {{
 QuantizeOptions with_presets(QuantizeOptions o) {
   const bool own = std::find(o.given.begin(), o.given.end(), "samples") != o.given.end();
   if (fast(o) && o.method == "awq" && !own && o.calibration.samples == CalibrationOptions{}.samples) o.calibration.samples = kFastSamples;
-  CalibrationOptions& c = o.calibration;
-  const bool takes = from_text_files(c) && !has_source(c, SourceKind::kBuiltin);
-  if (o.builtin_share != kShareOfMethod) check_range("builtin-share", o.builtin_share, 0, kMostBuiltinShare);
-  if (o.builtin_share == kShareOfMethod) {
-    const bool one = std::lround(kBuiltinShare * static_cast<double>(c.samples)) >= 1;
-    o.builtin_share = o.method == "awq" && takes && one ? kBuiltinShare : 0;
-  }
-  const bool weighed = !c.calibration_weights.empty();
-  if (o.builtin_share > 0 && takes && (!weighed || c.calibration_weights.size() == c.calibration.size())) {
-    if (!weighed) c.calibration_weights.assign(c.calibration.size(), 1.0);
-    const double others = std::accumulate(c.calibration_weights.begin(), c.calibration_weights.end(), 0.0);
-    c.calibration_weights.push_back(others * o.builtin_share / (1 - o.builtin_share));
-    c.calibration.emplace_back("builtin");
+  if (o.builtin_share != kShareOfMethod) {
+    check_range("builtin-share", o.builtin_share, 0, kMostBuiltinShare);
+  } else {
+    const bool some = from_files(o.calibration) && builtin_sequences(kBuiltinShare, o.calibration.samples) > 0;
+    o.builtin_share = o.method == "awq" && some ? kBuiltinShare : 0;
   }
   return o;
 }
@@ -340,22 +331,17 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
 uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source) {
   nlohmann::json j = options_json(options, recipe);
   if (!chooses_bits(options) || options.target_bits > 0) j.erase("max_kl");  // judges the result, does not shape it
-  j.erase("builtin_share");      // calibration and calibration_weights say it
   j.erase("group_size_option");  // "auto" is the size that it stands for
   // A text is what it says, wherever it lies: its digest stands for it. How its name ends tells how it is read.
-  const auto forget_place = [](nlohmann::json& name) {
-    const auto path = name.get<std::string>();
-    if (path.empty() || path == "self" || path == "builtin" || path == "none") return;
+  const auto kind_of_file = [](const std::string& path) {
     const std::string end = std::filesystem::path(path).extension().string();
-    name = end == ".npz" || end == ".jsonl" ? end : "text";
+    return end == ".npz" || end == ".jsonl" ? end : std::string("text");
   };
-  for (const char* key : {"calibration", "evaluate"}) {
-    if (!j[key].is_array()) {
-      forget_place(j[key]);
-    } else {
-      for (nlohmann::json& name : j[key]) forget_place(name);
-    }
+  for (nlohmann::json& name : j["calibration"]) {
+    if (is_file(source_kind(name.get<std::string>()))) name = kind_of_file(name.get<std::string>());
   }
+  const bool evaluates_file = !options.evaluation.text.empty() && options.evaluation.text != "none";
+  if (evaluates_file) j["evaluate"] = kind_of_file(options.evaluation.text);
   for (const IgnoredOption& ignored : ignored_options(options, recipe)) {
     std::string key = ignored.name;
     std::replace(key.begin(), key.end(), '-', '_');
@@ -363,15 +349,14 @@ uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, c
   }
   if (options.calibration.calibration.size() < 2) j.erase("calibration_weights");  // given or not
   std::string text = fmt::format("{}|{}|{}", version(), j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), source.digest());
-  std::vector<std::string> files = options.calibration.calibration;
-  files.push_back(options.evaluation.text);
-  for (const std::string& path : files) {
-    if (path == "builtin") {
-      text += fmt::format("|{}", fnv1a(builtin_text().data(), builtin_text().size()));
-    } else if (!path.empty() && path != "self" && path != "none") {
-      text += fmt::format("|{}", file_digest(path));
-    }
+  bool builtin = options.builtin_share > 0;
+  for (const std::string& name : options.calibration.calibration) {
+    const SourceKind kind = source_kind(name);
+    if (is_file(kind)) text += fmt::format("|{}", file_digest(name));
+    builtin = builtin || kind == SourceKind::kBuiltin;
   }
+  if (evaluates_file) text += fmt::format("|{}", file_digest(options.evaluation.text));
+  if (builtin) text += fmt::format("|builtin {}", fnv1a(builtin_text().data(), builtin_text().size()));
   return fnv1a(text.data(), text.size());
 }
 

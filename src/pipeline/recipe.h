@@ -47,11 +47,10 @@ struct Recipe {
   int least_zero = 0;  // that every format can hold: 1 with version 1 of GPTQ
 };
 
-// Throws ArgumentError naming the option, what was given and what is possible.
-// The options with what --effort fast changes in them, and with the program's own text among the sources of calibration text
-// where method and builtin_share ask for it.
+// The options with what method and effort say where nothing was given: samples, builtin_share. ArgumentError as make_recipe.
 QuantizeOptions with_presets(QuantizeOptions options);
 
+// Throws ArgumentError naming the option, what was given and what is possible.
 Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
 
 // Of `sequences`, how many the guard judges by: the last eighth, at least one; 0 where there are fewer than two, or no guard.

@@ -44,6 +44,8 @@ std::vector<double> weights_of(const CalibrationOptions& c) {
 struct Part {
   std::string source;
   SourceKind kind = SourceKind::kText;
+  double weight = 1;
+  double share = 0;        // of all sequences, instead of a weight that was given: the program's own text beside files
   TokenSet sequences;      // all that there are, at most as many as the run asks for; of self-made text: none yet
   TokenSet held_back;
   int64_t tokens = 0;      // of the text
@@ -73,7 +75,7 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
   int64_t available = 0;
   for (size_t i = 0; i < c.calibration.size(); ++i) {
     const std::string& name = c.calibration[i];
-    Part& part = parts.emplace_back(Part{name, source_kind(name), {}, {}});
+    Part& part = parts.emplace_back(Part{name, source_kind(name), weights[i]});
     if (part.kind != SourceKind::kBuiltin) sum += weights[i];
     if (part.kind == SourceKind::kSelf) {
       ids.emplace_back();
@@ -112,8 +114,20 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
     part.held_back = std::move(split.held_back);
     capacity.push_back(static_cast<int64_t>(part.sequences.sequences.size()));
   }
-  const auto counts = apportion(weights, capacity, c.samples);
-  for (size_t i = 0; i < parts.size(); ++i) parts[i].count = counts[i];
+  if (const int64_t own = from_files(c) ? builtin_sequences(options.builtin_share, c.samples) : 0; own > 0) {
+    // A share of what the files can give as well: short files are not made up for.
+    const double beside = options.builtin_share / (1 - options.builtin_share);
+    const auto files = static_cast<double>(std::accumulate(capacity.begin(), capacity.end(), int64_t{0}));
+    Part& part = parts.emplace_back(Part{"builtin", SourceKind::kBuiltin, beside * std::accumulate(weights.begin(), weights.end(), 0.0)});
+    const auto text = tokenizer.encode(std::string(builtin_text()), false);
+    part.share = options.builtin_share;
+    part.sequences = cut_chunks(text, 0, text.size(), c.sequence_length, std::min(own, static_cast<int64_t>(std::llround(beside * files))), bos);
+    part.count = static_cast<int64_t>(part.sequences.sequences.size());
+    if (part.count == 0) parts.pop_back();
+  }
+  const int64_t own = parts.size() > capacity.size() ? parts.back().count : 0;
+  const auto counts = apportion(weights, capacity, c.samples - own);
+  for (size_t i = 0; i < counts.size(); ++i) parts[i].count = counts[i];
   return parts;
 }
 
@@ -142,16 +156,21 @@ std::string held_back_text(const Part& part) {
   return fmt::format("the last {} of the {} tokens of {}", part.held_back.tokens(), part.tokens, part.source);
 }
 
-void warn_of_few_sequences(const CalibrationOptions& c, const std::vector<Part>& parts, bool hold_back, Tracker& tracker) {
+void warn_of_few_sequences(const QuantizeOptions& options, const std::vector<Part>& parts, bool hold_back, Tracker& tracker) {
+  const CalibrationOptions& c = options.calibration;
   const char* rest = hold_back ? " (the rest is held back for evaluation)" : "";
+  const auto warn = [&](const Part& part, int64_t asked, const char* why) {
+    if (part.count >= asked) return;
+    tracker.warn(fmt::format("{}: only {} sequences of {} tokens for calibration where {} were asked for{}", part.source, part.count, c.sequence_length, asked, why));
+  };
   const std::vector<double> weights = weights_of(c);
-  const std::vector<int64_t> enough(parts.size(), c.samples);
-  const auto asked = apportion(weights, enough, c.samples);
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (parts[i].count >= asked[i] || (parts[i].kind == SourceKind::kBuiltin && parts.size() > 1)) continue;
-    tracker.warn(fmt::format("{}: only {} sequences of {} tokens for calibration where {} were asked for{}", parts[i].source, parts[i].count,
-                             c.sequence_length, asked[i], rest));
-  }
+  const bool own = parts.size() > weights.size();
+  const std::vector<int64_t> enough(weights.size(), c.samples);
+  const auto asked = apportion(weights, enough, c.samples - (own ? parts.back().count : 0));
+  for (size_t i = 0; i < weights.size(); ++i) warn(parts[i], asked[i], rest);
+  // A share of the program's own text that nobody gave a figure for is met as far as that goes.
+  if (std::find(options.given.begin(), options.given.end(), "builtin-share") == options.given.end() || !from_files(c)) return;
+  warn(own ? parts.back() : Part{"builtin", SourceKind::kBuiltin}, builtin_sequences(options.builtin_share, c.samples), "");
 }
 
 }  // namespace
@@ -173,20 +192,24 @@ bool has_source(const CalibrationOptions& options, SourceKind kind) {
   return std::any_of(options.calibration.begin(), options.calibration.end(), [&](const std::string& s) { return source_kind(s) == kind; });
 }
 
-bool from_text_files(const CalibrationOptions& options) {
+bool from_files(const CalibrationOptions& options) {
   return !options.calibration.empty() && std::all_of(options.calibration.begin(), options.calibration.end(), [](const std::string& s) {
     const SourceKind kind = source_kind(s);
-    return kind == SourceKind::kText || kind == SourceKind::kConversations || kind == SourceKind::kBuiltin;
+    return kind == SourceKind::kText || kind == SourceKind::kConversations;
   });
+}
+
+int64_t builtin_sequences(double share, int64_t samples) {
+  return static_cast<int64_t>(std::ceil(share * static_cast<double>(samples) - 0.5));
 }
 
 void check_sizes(const CalibrationOptions& options) {
   check_size("samples", options.samples, 1, kMostSequences);
   check_size("sequence-length", options.sequence_length, 8, kMostSequenceLength);
-  if (options.calibration.empty()) throw ArgumentError("--calibration: expected self or a file, found nothing");
+  if (options.calibration.empty()) throw ArgumentError("--calibration: expected self, builtin or a file, found nothing");
   std::set<std::string> names;
   for (const std::string& name : options.calibration) {
-    if (name.empty()) throw ArgumentError("--calibration: expected self or a file, found an empty name");
+    if (name.empty()) throw ArgumentError("--calibration: expected self, builtin or a file, found an empty name");
     if (!names.insert(name).second) throw ArgumentError(fmt::format("--calibration: {} is named twice; give it a larger weight instead (--calibration-weights)", name));
     if (std::filesystem::path(name).extension() == ".json") {
       throw ArgumentError(fmt::format("--calibration {}: expected text, or JSON Lines (one object on each line) in a file that ends in .jsonl, found one that "
@@ -269,17 +292,18 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
   }
   tracker.enter("tokenize", 0, 1);
   std::vector<Part> parts = lay_out(source, options);
-  const std::vector<double> weights = weights_of(c);
   json facts = {{"sources", json::array()}, {"selection", nullptr}};
   std::vector<int64_t> counts;
+  std::vector<double> weights;
   std::vector<std::string> held_back_sources;
   for (size_t i = 0; i < parts.size(); ++i) {
     Part& part = parts[i];
     if (part.kind == SourceKind::kSelf) make_self_text(source, options, part, tracker);
     part.sequences.sequences.resize(static_cast<size_t>(part.count));
     counts.push_back(part.count);
-    json fact = {{"source", part.source}, {"kind", source_kind_name(part.kind)}, {"weight", weights[i]},
-                 {"sequences", part.count}, {"tokens", part.sequences.tokens()}};
+    weights.push_back(part.weight);
+    json fact = {{"source", part.source}, {"kind", source_kind_name(part.kind)}, {"sequences", part.count}, {"tokens", part.sequences.tokens()}};
+    fact[part.share > 0 ? "share" : "weight"] = part.share > 0 ? part.share : part.weight;
     if (part.kind == SourceKind::kSelf) {
       fact["temperature"] = c.temperature;
       fact["seed"] = c.seed;
@@ -291,7 +315,7 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
     std::move(part.held_back.sequences.begin(), part.held_back.sequences.end(), std::back_inserter(texts.held_back.sequences));
   }
   if (hold_back) texts.held_back_source = fmt::format("{}", fmt::join(held_back_sources, "; "));
-  warn_of_few_sequences(c, parts, hold_back, tracker);
+  warn_of_few_sequences(options, parts, hold_back, tracker);
   std::vector<int64_t> origin = interleave(counts);  // the source of each sequence
   std::vector<int64_t> taken(parts.size(), 0);
   std::vector<int64_t> place;  // and its number there
@@ -365,7 +389,11 @@ std::string calibration_text(const json& facts) {
                          number(s, "sequence_length"));
     }
     if (kind == "builtin") text = "text that comes with metal-marlin";
-    if (sources.size() > 1) text += fmt::format(", weight {:g}", number(s, "weight"));
+    if (s.contains("share")) {
+      text += fmt::format(", {:g} % of the sequences", 100 * number(s, "share"));
+    } else if (sources.size() > 1) {
+      text += fmt::format(", weight {:g}", number(s, "weight"));
+    }
     const std::string sequences = s.contains("sequences") ? fmt::format("{:.0f} sequences, ", number(s, "sequences")) : std::string();
     parts.push_back(fmt::format("{}: {}{:.0f} tokens", text, sequences, number(s, "tokens")));
   }

@@ -22,8 +22,12 @@ bool has_source(const CalibrationOptions& options, SourceKind kind);
 // The statistics come from a file.
 inline bool from_statistics(const CalibrationOptions& options) { return has_source(options, SourceKind::kStatistics); }
 
-// The text comes from files alone, but for that of the program.
-bool from_text_files(const CalibrationOptions& options);
+// Text (or conversations) of a file, or statistics.
+inline bool is_file(SourceKind kind) { return kind != SourceKind::kSelf && kind != SourceKind::kBuiltin; }
+// The text comes from files alone.
+bool from_files(const CalibrationOptions& options);
+// Of `samples` sequences those that come from the program's own text beside files: `share` of them rounded, a half down.
+int64_t builtin_sequences(double share, int64_t samples);
 
 // ArgumentError naming the option whose value is out of its range, or which sources do not go together.
 void check_sizes(const CalibrationOptions& options);

@@ -117,7 +117,9 @@ TEST_F(CalibrationSourcesTest, TheProgramsOwnTextStandsBesideFiles) {
   EXPECT_EQ(s[1]["kind"], "builtin");
   EXPECT_EQ(s[1]["sequences"], 2);
   EXPECT_EQ(s[1]["tokens"], 128);
-  EXPECT_NE(read_text_file(path("q") + "/README.md").find("text that comes with metal-marlin, weight 0.0666667: 2 sequences"), std::string::npos);
+  EXPECT_EQ(s[1]["share"], 0.0625);
+  EXPECT_EQ(s[0]["weight"], 1.0);
+  EXPECT_NE(read_text_file(path("q") + "/README.md").find("text that comes with metal-marlin, 6.25 % of the sequences: 2 sequences"), std::string::npos);
   EXPECT_TRUE(quantize_model(path("model"), path("q"), o).already_complete);
   o.builtin_share = 0.25;
   EXPECT_THROW(quantize("q", o), ArgumentError);  // another run
@@ -144,7 +146,9 @@ TEST_F(CalibrationSourcesTest, TheProgramsOwnTextIsLeftOutWhereItDoesNotBelong) 
   o.builtin_share = -1;
   EXPECT_EQ(sources("self", o), 2U);
   o.builtin_share = 0.5;
-  EXPECT_TRUE(warned(quantize("asked", o), "--builtin-share (--calibration names no files of text alone)"));
+  EXPECT_TRUE(warned(quantize("asked", o), "--builtin-share (only texts in files"));
+  o.calibration.calibration[1] = "builtin";  // named, so half of the sequences
+  EXPECT_TRUE(warned(quantize("named", o), "--builtin-share (only texts in files"));
   o = options({"a.txt"});
   o.builtin_share = 0.95;
   EXPECT_NE(refusal(o).find("--builtin-share"), std::string::npos) << refusal(o);
@@ -152,6 +156,48 @@ TEST_F(CalibrationSourcesTest, TheProgramsOwnTextIsLeftOutWhereItDoesNotBelong) 
   o.builtin_share = -1;
   EXPECT_NE(refusal(o).find("--calibration"), std::string::npos) << refusal(o);
   EXPECT_EQ(quantize("alone", options({"builtin"}))["calibration"]["sources"][0]["sequences"], 16);
+}
+
+TEST_F(CalibrationSourcesTest, TheProgramsOwnTextKeepsItsShareBesideShortFiles) {
+  QuantizeOptions o = options({"short.txt"});
+  o.builtin_share = 0.5;
+  o.given = {"builtin-share"};
+  const json report = quantize("q", o);
+  const json& s = report["calibration"]["sources"];
+  EXPECT_LT(s[0]["sequences"], 8);
+  EXPECT_EQ(s[1]["sequences"], s[0]["sequences"]);
+  EXPECT_TRUE(warned(report, "short.txt: only")) << report["warnings"];
+  EXPECT_TRUE(warned(report, "builtin: only")) << report["warnings"];
+  // Weights of the user's at their limits, and a share that leaves less than one sequence.
+  o = options({"a.txt"});
+  o.calibration.calibration_weights = {1e-6};
+  o.builtin_share = 0.9;
+  EXPECT_EQ(quantize("weights", o)["calibration"]["sources"][1]["sequences"], 14);
+  o.calibration.calibration_weights.clear();
+  o.builtin_share = 1e-7;
+  EXPECT_EQ(quantize("little", o)["calibration"]["sources"].size(), 1U);
+  o.builtin_share = -1;
+  o.calibration.samples = 8;  // half a sequence
+  EXPECT_EQ(quantize("eight", o)["options"]["builtin_share"], 0.0);
+}
+
+TEST_F(CalibrationSourcesTest, AFileMayBearTheNameOfASource) {
+  const fs::path before = fs::current_path();
+  fs::current_path(folder_);
+  for (const char* name : {"builtin", "self"}) {
+    fs::copy(folder_ / "b.txt", name, fs::copy_options::overwrite_existing);
+    QuantizeOptions o = options({"a.txt"});
+    o.evaluation.text = name;
+    o.evaluation.context = 64;
+    quantize(name + std::string("-q"), o);
+    std::ofstream(name, std::ios::app) << words(300, 7);
+    EXPECT_THROW(quantize(name + std::string("-q"), o), ArgumentError) << name;  // another text, another run
+    o.calibration.calibration.emplace_back(name);  // here it is the source
+    o.evaluation.text = path("b.txt");
+    fs::copy(folder_ / "b.txt", name, fs::copy_options::overwrite_existing);
+    EXPECT_FALSE(warned(quantize(name + std::string("-r"), o), "flatter")) << name;
+  }
+  fs::current_path(before);
 }
 
 TEST_F(CalibrationSourcesTest, AChangedFileOfSeveralIsAnotherRun) {
@@ -307,7 +353,7 @@ TEST_F(CalibrationSourcesTest, WhatDoesNotGoTogetherIsRefused) {
   EXPECT_NE(with({"a.txt", "s.npz"}).find("expected statistics (.npz) alone"), std::string::npos);
   EXPECT_NE(with({"a.txt", "a.txt"}).find("is named twice"), std::string::npos);
   EXPECT_NE(with({"chat.json"}).find("JSON Lines"), std::string::npos);
-  EXPECT_NE(with({}).find("--calibration: expected self or a file, found nothing"), std::string::npos);
+  EXPECT_NE(with({}).find("--calibration: expected self, builtin or a file, found nothing"), std::string::npos);
   EXPECT_NE(with({"a.txt", "b.txt"}, {1}).find("expected one number for each of the 2 sources, in their order, found 1"), std::string::npos);
   EXPECT_NE(with({"a.txt", "b.txt"}, {1, 0}).find("expected numbers from 1e-06 to 1e+06, found 0"), std::string::npos);
   EXPECT_NE(with({"a.txt"}, {}, 17).find("--select: expected at most --samples"), std::string::npos);
