@@ -92,8 +92,8 @@ QuantizeOptions with_presets(QuantizeOptions o) {
   if (o.builtin_share != kShareOfMethod) {
     check_range("builtin-share", o.builtin_share, 0, kMostBuiltinShare);
   } else {
-    const bool some = from_files(o.calibration) && builtin_sequences(kBuiltinShare, o.calibration.samples) > 0;
-    o.builtin_share = o.method == "awq" && some ? kBuiltinShare : 0;
+    o.builtin_share = o.method == "awq" ? kBuiltinShare : 0;
+    if (builtin_sequences(o) == 0) o.builtin_share = 0;
   }
   return o;
 }
@@ -349,7 +349,7 @@ uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, c
   }
   if (options.calibration.calibration.size() < 2) j.erase("calibration_weights");  // given or not
   std::string text = fmt::format("{}|{}|{}", version(), j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), source.digest());
-  bool builtin = options.builtin_share > 0;
+  bool builtin = builtin_sequences(options) > 0;
   for (const std::string& name : options.calibration.calibration) {
     const SourceKind kind = source_kind(name);
     if (is_file(kind)) text += fmt::format("|{}", file_digest(name));

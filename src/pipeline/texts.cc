@@ -114,7 +114,7 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
     part.held_back = std::move(split.held_back);
     capacity.push_back(static_cast<int64_t>(part.sequences.sequences.size()));
   }
-  if (const int64_t own = from_files(c) ? builtin_sequences(options.builtin_share, c.samples) : 0; own > 0) {
+  if (const int64_t own = builtin_sequences(options); own > 0) {
     // A share of what the files can give as well: short files are not made up for.
     const double beside = options.builtin_share / (1 - options.builtin_share);
     const auto files = static_cast<double>(std::accumulate(capacity.begin(), capacity.end(), int64_t{0}));
@@ -169,8 +169,8 @@ void warn_of_few_sequences(const QuantizeOptions& options, const std::vector<Par
   const auto asked = apportion(weights, enough, c.samples - (own ? parts.back().count : 0));
   for (size_t i = 0; i < weights.size(); ++i) warn(parts[i], asked[i], rest);
   // A share of the program's own text that nobody gave a figure for is met as far as that goes.
-  if (std::find(options.given.begin(), options.given.end(), "builtin-share") == options.given.end() || !from_files(c)) return;
-  warn(own ? parts.back() : Part{"builtin", SourceKind::kBuiltin}, builtin_sequences(options.builtin_share, c.samples), "");
+  if (std::find(options.given.begin(), options.given.end(), "builtin-share") == options.given.end()) return;
+  warn(own ? parts.back() : Part{"builtin", SourceKind::kBuiltin}, builtin_sequences(options), "");
 }
 
 }  // namespace
@@ -199,8 +199,9 @@ bool from_files(const CalibrationOptions& options) {
   });
 }
 
-int64_t builtin_sequences(double share, int64_t samples) {
-  return static_cast<int64_t>(std::ceil(share * static_cast<double>(samples) - 0.5));
+int64_t builtin_sequences(const QuantizeOptions& options) {
+  if (!(options.builtin_share > 0) || !from_files(options.calibration)) return 0;
+  return static_cast<int64_t>(std::ceil(options.builtin_share * static_cast<double>(options.calibration.samples) - 0.5));
 }
 
 void check_sizes(const CalibrationOptions& options) {

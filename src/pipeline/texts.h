@@ -26,8 +26,8 @@ inline bool from_statistics(const CalibrationOptions& options) { return has_sour
 inline bool is_file(SourceKind kind) { return kind != SourceKind::kSelf && kind != SourceKind::kBuiltin; }
 // The text comes from files alone.
 bool from_files(const CalibrationOptions& options);
-// Of `samples` sequences those that come from the program's own text beside files: `share` of them rounded, a half down.
-int64_t builtin_sequences(double share, int64_t samples);
+// Sequences asked of the program's own text beside files: builtin_share of samples, rounded, a half down. 0 where the text is not of files alone.
+int64_t builtin_sequences(const QuantizeOptions& options);
 
 // ArgumentError naming the option whose value is out of its range, or which sources do not go together.
 void check_sizes(const CalibrationOptions& options);

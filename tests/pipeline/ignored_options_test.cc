@@ -94,6 +94,7 @@ TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
       {"samples", [](auto& o) { o.calibration.samples = 7; }},
       {"sequence-length", [](auto& o) { o.calibration.sequence_length = 9; }},
       {"first-token-weight", [](auto& o) { o.first_token_weight = 2; }},
+      {"builtin-share", [](auto& o) { o.builtin_share = 0.5; }},
       {"seed", [](auto& o) { o.calibration.seed = 9; }},
       {"temperature", [](auto& o) { o.calibration.temperature = 2; }},
       {"bos", [](auto& o) { o.calibration.bos = o.evaluation.bos = Bos::kNever; }},
