@@ -14,8 +14,8 @@
 #include "core/atomic_file.h"
 #include "formats/npz.h"
 #include "formats/safetensors.h"
-#include "pipeline/array_input.h"
-#include "pipeline/awq_layout.h"
+#include "arrays/array_input.h"
+#include "arrays/awq_layout.h"
 #include "scale/search.h"
 
 namespace metal_marlin {

@@ -12,8 +12,8 @@
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
-#include "pipeline/array_input.h"
-#include "pipeline/hessian.h"
+#include "arrays/array_input.h"
+#include "arrays/hessian.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"
 

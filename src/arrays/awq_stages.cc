@@ -8,7 +8,7 @@
 #include "calibrate/statistics.h"
 #include "core/half.h"
 #include "kernels/linear_algebra.h"
-#include "pipeline/array_input.h"
+#include "arrays/array_input.h"
 #include "quantize/candidates.h"
 #include "quantize/errors.h"
 #include "quantize/rtn.h"

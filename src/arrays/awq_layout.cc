@@ -1,4 +1,4 @@
-#include "pipeline/awq_layout.h"
+#include "arrays/awq_layout.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
@@ -9,7 +9,7 @@
 
 #include "core/machine.h"
 #include "pack/native.h"
-#include "pipeline/array_input.h"
+#include "arrays/array_input.h"
 
 namespace metal_marlin {
 

@@ -5,9 +5,9 @@
 #include <cmath>
 
 #include "calibrate/statistics.h"
-#include "pipeline/array_input.h"
-#include "pipeline/awq_layout.h"
-#include "pipeline/hessian.h"
+#include "arrays/array_input.h"
+#include "arrays/awq_layout.h"
+#include "arrays/hessian.h"
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"

@@ -4,7 +4,6 @@
 #include <metal_marlin/gptq.h>
 #include <metal_marlin/mixed_precision.h>
 #include <metal_marlin/mr_gptq.h>
-#include <metal_marlin/report.h>
 
 #include <cmath>
 #include <limits>
@@ -248,11 +247,6 @@ TEST(MixedPrecision, RolesValuesAndBits) {
   }
   EXPECT_LT(s.costs[4].output_error, 0.2 * s.costs[1].output_error);  // int8, int4
   EXPECT_LT(s.costs[1].output_error, s.costs[0].output_error);        // int3
-}
-
-TEST(QuantizationReport, RefusesWhatIsNoReport) {
-  EXPECT_THROW(quantization_report("{"), FormatError);
-  EXPECT_THROW(quantization_report("{}"), Error);
 }
 
 }  // namespace

@@ -12,8 +12,8 @@
 #include <utility>
 
 #include "core/half.h"
-#include "pipeline/array_input.h"
-#include "pipeline/hessian.h"
+#include "arrays/array_input.h"
+#include "arrays/hessian.h"
 
 namespace metal_marlin {
 namespace {

@@ -1,4 +1,4 @@
-#include "pipeline/hessian.h"
+#include "arrays/hessian.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
@@ -10,7 +10,7 @@
 
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
-#include "pipeline/array_input.h"
+#include "arrays/array_input.h"
 
 namespace metal_marlin {
 namespace {

@@ -1,4 +1,4 @@
-#include "pipeline/array_input.h"
+#include "arrays/array_input.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>

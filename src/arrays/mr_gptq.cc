@@ -10,9 +10,9 @@
 
 #include "core/half.h"
 #include "core/threads.h"
-#include "pipeline/array_input.h"
-#include "pipeline/awq_layout.h"
-#include "pipeline/hessian.h"
+#include "arrays/array_input.h"
+#include "arrays/awq_layout.h"
+#include "arrays/hessian.h"
 #include "quantize/hadamard.h"
 #include "quantize/levels.h"
 

@@ -10,8 +10,8 @@
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "pack/words_along_in.h"
-#include "pipeline/array_input.h"
-#include "pipeline/awq_layout.h"
+#include "arrays/array_input.h"
+#include "arrays/awq_layout.h"
 
 namespace metal_marlin {
 namespace {

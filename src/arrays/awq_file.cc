@@ -7,8 +7,8 @@
 #include "formats/safetensors.h"
 #include "pack/group_arrays.h"
 #include "pack/native.h"
-#include "pipeline/array_input.h"
-#include "pipeline/awq_layout.h"
+#include "arrays/array_input.h"
+#include "arrays/awq_layout.h"
 
 namespace metal_marlin {
 namespace {
