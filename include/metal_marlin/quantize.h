@@ -37,7 +37,7 @@ struct QuantizeOptions {
   std::string group_size = "auto";  // "auto": 128 where it divides every in_features, else 64, else 32; or a number; "-1": per channel
   // How group ranges are chosen: "auto" (the method's own), "absmax" (asym: min-max), "mse", "gram", "diagonal".
   std::string range = "auto";
-  // AWQ's clip search: "auto" (on for awq-paper and awq), "on", "off".
+  // AWQ's clip search: "auto" (on for awq-paper with absmax ranges), "on", "off".
   std::string clip = "auto";
   // Symmetric grids, ranges "mse", "gram" or "diagonal": also negative scales, so that the longer side of a group gets the code that a
   // symmetric grid has more: "auto" (on for awq), "on", "off".

@@ -115,6 +115,7 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   plan["output"] = output;
   plan["options"] = options_json(options, recipe);
   plan["calibration_tokens"] = calibration_tokens;
+  plan["builtin_tokens"] = sizes.builtin;
   plan["held_back_tokens"] = sizes.held_back;
   json quantized = json::array();
   json skipped = json::array();

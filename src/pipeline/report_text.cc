@@ -188,7 +188,9 @@ std::string render_plan(const std::string& plan_json) {
                                                             : fmt::format("the bits that an estimated KL of {:g} takes", o["max_kl"].get<double>());
   line("method", fmt::format("{}, {}, {}, group size {}", o["method"].get<std::string>(), o["scheme"].get<std::string>(), bits, o["group_size"].get<int64_t>()));
   line("quantized", fmt::format("{} weight tensors, {:.1f} M weights, {}", p["quantized"].size(), p["quantized_weights"].get<double>() / 1e6, memory(p["quantized_bytes"])));
-  line("tokens", fmt::format("{} for calibration, {} held back", p["calibration_tokens"].get<int64_t>(), p["held_back_tokens"].get<int64_t>()));
+  const auto builtin = p["builtin_tokens"].get<int64_t>();
+  line("tokens", fmt::format("{} for calibration{}, {} held back", p["calibration_tokens"].get<int64_t>(),
+                             builtin > 0 ? fmt::format(" ({} of them from the program's own text)", builtin) : std::string(), p["held_back_tokens"].get<int64_t>()));
   const json& m = p["memory"];
   line("peak memory", fmt::format("{} of {} allowed", memory(m["peak_bytes"]), memory(p["memory_budget"])));
   for (const char* part : {"base", "states", "spilled", "block", "statistics", "forward_scratch", "quantize_scratch", "head", "self_text", "selection", "sensitivity"}) {

@@ -60,72 +60,76 @@ int64_t held_back_tokens(const CalibrationOptions& c, int64_t available, int32_t
   return held_back_beside(std::min(available, c.samples * each));
 }
 
+// The tokens of a source; of self-made text none. One sequence more than can be used: what is held back comes from behind them.
+std::vector<int32_t> tokens_of(const Part& part, const Tokenizer& tokenizer, const CalibrationOptions& c) {
+  const int64_t most = c.samples * c.sequence_length;
+  switch (part.kind) {
+    case SourceKind::kSelf: return {};
+    case SourceKind::kBuiltin: return tokenizer.encode(std::string(builtin_text()), false);
+    case SourceKind::kConversations: return tokenize_jsonl(part.source, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length);
+    default: return tokenize_file(part.source, tokenizer);
+  }
+}
+
+// The program's own text as a source beside files that have `sequences` in all: a share of what they can give as well, since short
+// files are not made up for.
+Part builtin_part(const QuantizeOptions& options, const Tokenizer& tokenizer, int32_t bos, int64_t sequences) {
+  const double beside = options.builtin_share / (1 - options.builtin_share);
+  const std::vector<double> weights = weights_of(options.calibration);
+  Part part{"builtin", SourceKind::kBuiltin, beside * std::accumulate(weights.begin(), weights.end(), 0.0)};
+  const auto ids = tokenizer.encode(std::string(builtin_text()), false);
+  const int64_t most = std::min<int64_t>(builtin_sequences(options), std::llround(beside * static_cast<double>(sequences)));
+  part.share = options.builtin_share;
+  part.sequences = cut_chunks(ids, 0, ids.size(), options.calibration.sequence_length, most, bos);
+  part.count = static_cast<int64_t>(part.sequences.sequences.size());
+  return part;
+}
+
 // Each source's sequences, and how many the run takes. Self-made text is not made here.
 std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& options) {
   const CalibrationOptions& c = options.calibration;
   std::vector<Part> parts;
   if (from_statistics(c)) return parts;
-  const bool hold_back = options.evaluation.text.empty();
   const Tokenizer& tokenizer = source.tokenizer();
   const int32_t bos = bos_to_add(c.bos, tokenizer);
   const std::vector<double> weights = weights_of(c);
-  double sum = 0;  // of the weights of sources that something is held back from
   const int64_t most = c.samples * c.sequence_length;
+  double sum = 0;  // of the weights of sources that something is held back from
   std::vector<std::vector<int32_t>> ids;
   int64_t available = 0;
-  for (size_t i = 0; i < c.calibration.size(); ++i) {
-    const std::string& name = c.calibration[i];
-    Part& part = parts.emplace_back(Part{name, source_kind(name), weights[i]});
+  for (size_t i = 0; i < weights.size(); ++i) {
+    Part& part = parts.emplace_back(Part{c.calibration[i], source_kind(c.calibration[i]), weights[i]});
+    part.tokens = static_cast<int64_t>(ids.emplace_back(tokens_of(part, tokenizer, c)).size());
     if (part.kind != SourceKind::kBuiltin) sum += weights[i];
-    if (part.kind == SourceKind::kSelf) {
-      ids.emplace_back();
-      available = most;
-      continue;
-    }
-    if (part.kind == SourceKind::kBuiltin) {
-      ids.push_back(tokenizer.encode(std::string(builtin_text()), false));
-    } else {
-      // One sequence more than can be used: what is held back comes from behind them.
-      ids.push_back(part.kind == SourceKind::kConversations ? tokenize_jsonl(name, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length)
-                                                            : tokenize_file(name, tokenizer));
-    }
-    part.tokens = static_cast<int64_t>(ids.back().size());
-    available = std::min(most, available + part.tokens);
+    available = std::min(most, available + (part.kind == SourceKind::kSelf ? most : part.tokens));
   }
-  const int64_t held = hold_back ? held_back_tokens(c, available, bos) : 0;
+  const int64_t held = options.evaluation.text.empty() ? held_back_tokens(c, available, bos) : 0;
+  const bool alone = parts.size() == 1;
   std::vector<int64_t> capacity;
   for (size_t i = 0; i < parts.size(); ++i) {
     Part& part = parts[i];
-    const bool alone = parts.size() == 1;
-    if (part.kind == SourceKind::kBuiltin && !alone) {
-      // Beside others it is there to calibrate on, not to be judged by.
-      part.sequences = cut_chunks(ids[i], 0, ids[i].size(), c.sequence_length, c.samples, bos);
-      capacity.push_back(static_cast<int64_t>(part.sequences.sequences.size()));
-      continue;
-    }
     const int64_t share = alone || held == 0 ? held : std::max(kLeastHeldBack, static_cast<int64_t>(std::ceil(static_cast<double>(held) * (weights[i] / sum))));
     if (part.kind == SourceKind::kSelf) {
       part.held_count = (share + c.sequence_length - 1) / c.sequence_length;
       capacity.push_back(c.samples);
       continue;
     }
-    CalibrationSplit split = split_tokens(ids[i], c.samples, c.sequence_length, options.evaluation.context, bos, share, part.source);
-    part.sequences = std::move(split.calibration);
-    part.held_back = std::move(split.held_back);
+    if (part.kind == SourceKind::kBuiltin && !alone) {
+      // Beside others it is there to calibrate on, not to be judged by.
+      part.sequences = cut_chunks(ids[i], 0, ids[i].size(), c.sequence_length, c.samples, bos);
+    } else {
+      CalibrationSplit split = split_tokens(ids[i], c.samples, c.sequence_length, options.evaluation.context, bos, share, part.source);
+      part.sequences = std::move(split.calibration);
+      part.held_back = std::move(split.held_back);
+    }
     capacity.push_back(static_cast<int64_t>(part.sequences.sequences.size()));
   }
-  if (const int64_t own = builtin_sequences(options); own > 0) {
-    // A share of what the files can give as well: short files are not made up for.
-    const double beside = options.builtin_share / (1 - options.builtin_share);
-    const auto files = static_cast<double>(std::accumulate(capacity.begin(), capacity.end(), int64_t{0}));
-    Part& part = parts.emplace_back(Part{"builtin", SourceKind::kBuiltin, beside * std::accumulate(weights.begin(), weights.end(), 0.0)});
-    const auto text = tokenizer.encode(std::string(builtin_text()), false);
-    part.share = options.builtin_share;
-    part.sequences = cut_chunks(text, 0, text.size(), c.sequence_length, std::min(own, static_cast<int64_t>(std::llround(beside * files))), bos);
-    part.count = static_cast<int64_t>(part.sequences.sequences.size());
-    if (part.count == 0) parts.pop_back();
+  int64_t own = 0;
+  if (builtin_sequences(options) > 0) {
+    Part part = builtin_part(options, tokenizer, bos, std::accumulate(capacity.begin(), capacity.end(), int64_t{0}));
+    own = part.count;
+    if (own > 0) parts.push_back(std::move(part));
   }
-  const int64_t own = parts.size() > capacity.size() ? parts.back().count : 0;
   const auto counts = apportion(weights, capacity, c.samples - own);
   for (size_t i = 0; i < counts.size(); ++i) parts[i].count = counts[i];
   return parts;
@@ -348,16 +352,23 @@ TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& optio
   const CalibrationOptions& c = options.calibration;
   const EvaluationOptions& e = options.evaluation;
   TextSizes sizes;
-  int64_t sequences = 0;
-  for (const Part& part : lay_out(source, options)) {
-    sequences += part.count;
+  const std::vector<Part> parts = lay_out(source, options);
+  std::vector<int64_t> counts;
+  std::vector<double> weights;
+  for (const Part& part : parts) {
+    counts.push_back(part.count);
+    weights.push_back(part.weight);
     sizes.held_back += part.kind == SourceKind::kSelf ? part.held_count * c.sequence_length : part.held_back.tokens();
     if (part.kind == SourceKind::kSelf) sizes.self_made += (part.count + part.held_count) * c.sequence_length;
   }
-  sizes.calibration = sequences * c.sequence_length;
+  const auto sequences = std::accumulate(counts.begin(), counts.end(), int64_t{0});
   if (c.select > 0 && c.select < sequences) {
-    sizes.pool = sizes.calibration;
-    sizes.calibration = c.select * c.sequence_length;
+    sizes.pool = sequences * c.sequence_length;
+    counts = apportion(weights, counts, c.select);
+  }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    sizes.calibration += counts[i] * c.sequence_length;
+    if (parts[i].kind == SourceKind::kBuiltin) sizes.builtin += counts[i] * c.sequence_length;
   }
   if (named_text(e)) {
     sizes.held_back = evaluation_chunks(e, read_utf8_text(e.text), source.tokenizer()).tokens();

@@ -63,6 +63,7 @@ int64_t most_self_text(const QuantizeOptions& options);
 // How many tokens prepare_texts will give for calibration and evaluation, as far as that is known without sampling.
 struct TextSizes {
   int64_t calibration = 0;
+  int64_t builtin = 0;    // of these, from the program's own text
   int64_t held_back = 0;
   int64_t self_made = 0;  // tokens that the model makes for both
   int64_t pool = 0;       // tokens to select from

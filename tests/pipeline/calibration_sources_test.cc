@@ -121,6 +121,12 @@ TEST_F(CalibrationSourcesTest, TheProgramsOwnTextStandsBesideFiles) {
   EXPECT_EQ(s[0]["weight"], 1.0);
   EXPECT_NE(read_text_file(path("q") + "/README.md").find("text that comes with metal-marlin, 6.25 % of the sequences: 2 sequences"), std::string::npos);
   EXPECT_TRUE(quantize_model(path("model"), path("q"), o).already_complete);
+  const std::string plan = plan_quantization(path("model"), path("p"), o);
+  EXPECT_EQ(json::parse(plan)["builtin_tokens"], 128);
+  EXPECT_NE(render_plan(plan).find("2048 for calibration (128 of them from the program's own text), "), std::string::npos) << render_plan(plan);
+  o.calibration.select = 16;
+  EXPECT_EQ(json::parse(plan_quantization(path("model"), path("p"), o))["builtin_tokens"], 64);
+  o.calibration.select = 0;
   o.builtin_share = 0.25;
   EXPECT_THROW(quantize("q", o), ArgumentError);  // another run
   EXPECT_EQ(quantize("more", o)["calibration"]["sources"][1]["sequences"], 8);
