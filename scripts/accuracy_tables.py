@@ -4,7 +4,7 @@
   stages     every stage of the method awq switched off, and the other methods
   bits       3, 4 and 8 bits in several groups
   sequences  KL divergence against the number of calibration sequences: of the text, of text that the model makes itself,
-             and chosen by --select from four times as many; without the program's own text
+             and chosen by --select from four times as many; without the program's own text. Drawn to WORK/kl_against_sequences.svg
   draws      selection against other stretches of the same text as long: the text is cut in --draws parts
   texts      awq, with and without the program's own text among the sequences, against awq-paper, symmetric and asymmetric,
              on each of --text beside --evaluate
@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from measure import figures, name_of, parse, parser, quantize, run, work_seconds
+from plot import plot
 
 STAGES = {
     "`rtn`": ["--method", "rtn"],
@@ -61,16 +62,19 @@ def bits(args):
 
 def sequences(args):
     print("| sequences | text | text of the model itself | selected from four times as many |\n|---|---|---|---|")
+    lines = {"text": [], "text of the model itself": [], "selected": []}
     for n in args.counts:
         cells = []
-        for name, options in (("text", ["--samples", n, "--builtin-share", 0]),
-                              ("self", ["--samples", n, "--calibration", "self"]),
-                              ("selected", ["--samples", 4 * n, "--select", n, "--builtin-share", 0])):  # fmt: skip
+        runs = (["--samples", n, "--builtin-share", 0], ["--samples", n, "--calibration", "self"], ["--samples", 4 * n, "--select", n, "--builtin-share", 0])
+        for (name, line), options in zip(lines.items(), runs, strict=True):
             if name == "selected" and 4 * n > args.pool:
                 cells.append("")
                 continue
-            cells.append(figures(quantize(args, options)).split(" | ")[0])
+            report = quantize(args, options)
+            line.append((n, report["model"]["kl_divergence"]["mean"]))
+            cells.append(figures(report).split(" | ")[0])
         print(f"| {n} | {' | '.join(cells)} |", flush=True)
+    plot(args.work / "kl_against_sequences.svg", "calibration sequences of 512 tokens", list(lines.items()), ticks=args.counts)
 
 
 def draws(args):

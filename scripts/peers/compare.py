@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -12,6 +11,9 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from plot import plot  # noqa: E402
 
 
 def measured(command, log):
@@ -118,33 +120,14 @@ def table(rows):
 
 
 def curve(rows, path):
-    """KL divergence against CPU seconds (logarithmic) as SVG: our recipe with more and more sequences, all others as points."""
-    width, height, left, bottom = 760, 440, 60, 50
-    first, last = (f(math.log10(r["cpu"]) for r in rows) for f in (min, max))
-    first, last = math.floor(first * 4) / 4, math.ceil(last * 4) / 4
-    top = math.ceil(max(r["kl"] for r in rows) * 20) / 20
-    x = lambda cpu: left + (math.log10(cpu) - first) / (last - first) * (width - left - 20)  # noqa: E731
-    y = lambda kl: (height - bottom) - kl / top * (height - bottom - 20)  # noqa: E731
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
-           f'<rect width="{width}" height="{height}" fill="white"/>']  # fmt: skip
-    for i in range(math.ceil(top / 0.05) + 1):
-        out.append(f'<path d="M{left} {y(i * 0.05):.1f}H{width - 20}" stroke="#ddd"/><text x="{left - 8}" y="{y(i * 0.05) + 4:.1f}" text-anchor="end">{i * 0.05:.2f}</text>')
-    for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000):
-        if first <= math.log10(tick) <= last:
-            out.append(f'<path d="M{x(tick):.1f} 20V{height - bottom}" stroke="#eee"/><text x="{x(tick):.1f}" y="{height - bottom + 18}" text-anchor="middle">{tick}</text>')
-    out.append(f'<text x="{(left + width) / 2:.0f}" y="{height - 10}" text-anchor="middle">CPU seconds</text>')
-    out.append(f'<text x="16" y="{height / 2:.0f}" text-anchor="middle" transform="rotate(-90 16 {height / 2:.0f})">KL divergence</text>')
-    line = sorted((r for r in rows if r["curve"]), key=lambda r: r["sequences"])
-    points = " ".join(f"{x(r['cpu']):.1f},{y(r['kl']):.1f}" for r in line)
-    out.append(f'<polyline fill="none" stroke="#06c" stroke-width="2" points="{points}"/>')
+    """KL divergence against CPU seconds: our recipe with more and more sequences, all others as points."""
+    line = [(r["cpu"], r["kl"]) for r in rows if r["curve"]]
+    points = []
     for r in rows:
         own = r["tool"] == "metal-marlin"
         label = str(r["sequences"]) if r["curve"] else f"{'' if own else r['tool'] + ' '}{r['label'].replace('`', '')}"
-        anchor, shift = ("end", -7) if x(r["cpu"]) > width * 0.7 else ("start", 7)
-        at, color = (x(r["cpu"]), y(r["kl"])), "#06c" if own else "#c40"
-        out.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="4" fill="{color}"/>')
-        out.append(f'<text x="{at[0] + shift:.1f}" y="{at[1] - 5:.1f}" text-anchor="{anchor}">{label}</text>')
-    path.write_text("\n".join([*out, "</svg>", ""]), encoding="utf-8")
+        points.append((r["cpu"], r["kl"], label, "#06c" if own else "#c40"))
+    plot(path, "CPU seconds", [("awq, sym, by sequences", line)] if line else [], points, (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000))
 
 
 def require_own_results(a):
