@@ -38,7 +38,8 @@ void check_options(const QuantizeOptions& options) {
     if (size % 8 != 0 || size == 0)
       throw UsageError{fmt::format("--group-size: expected auto, -1 or a multiple of 8 such as 32, found '{}'", options.group_size)};
   }
-  if (options.evaluation.text == "none" && options.max_kl >= 0)
+  const bool chooses_by_it = options.mixed_bits && options.target_bits == 0;  // by the estimate, which needs no evaluation
+  if (options.evaluation.text == "none" && options.max_kl >= 0 && !chooses_by_it)
     throw UsageError{"--max-kl needs an evaluation: leave out --evaluate none"};
 }
 
@@ -147,6 +148,11 @@ void add_quantize(Application& application) {
   command.real("--damping", options.damping, 0, 1,
                "gptq, awq: share of each diagonal entry of the Gram matrix that is added to it; with --guard the least that is tried",
                "0.01; awq with --guard off or STATS.npz 0.49, asymmetric 1");
+  command.choice("--scale-search", options.scale_search, {"auto", "on", "off"},
+                 "Activation-aware scales of the input channels, folded into the module before; auto: on for awq, awq-paper, awq-salient");
+  command.choice("--error-feedback", options.error_feedback, {"auto", "on", "off"},
+                 "Rounding in which later columns make good the errors of earlier ones (GPTQ), else each weight to nearest; auto: on for gptq and "
+                 "awq, off with --effort fast");
   command.choice("--signed-scales", options.signed_scales, {"auto", "on", "off"},
                  "Searched ranges of --scheme sym: also negative scales, which give the longer side of a group its "
                  "extra code; auto: on for awq");

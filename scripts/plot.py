@@ -32,8 +32,13 @@ def plot(path, x_label, lines, points=(), ticks=TICKS):
         out.append(f'<polyline fill="none" stroke="{color}" stroke-width="2" points="{corners}"/>')
         out += [f'<circle cx="{at_x(x):.1f}" cy="{at_y(kl):.1f}" r="3" fill="{color}"/>' for x, kl in line]
         out.append(f'<text x="{width - 30}" y="{40 + 18 * i}" text-anchor="end" fill="{color}">{name}</text>')
+    taken = []  # first and last x, and y, of the labels
     for x, kl, label, color in points:
         anchor, shift = ("end", -7) if at_x(x) > width * 0.7 else ("start", 7)
         out.append(f'<circle cx="{at_x(x):.1f}" cy="{at_y(kl):.1f}" r="4" fill="{color}"/>')
-        out.append(f'<text x="{at_x(x) + shift:.1f}" y="{at_y(kl) - 5:.1f}" text-anchor="{anchor}">{label}</text>')
+        start = at_x(x) + shift - (0 if anchor == "start" else 6.5 * len(label))
+        y = next(y for y in (at_y(kl) - 5, at_y(kl) + 17, at_y(kl) - 19, -99) if y < 0 or not any(
+            abs(y - other) < 13 and start < end and start + 6.5 * len(label) > begin for begin, end, other in taken))  # fmt: skip
+        taken.append((start, start + 6.5 * len(label), y))
+        out.append(f'<text x="{at_x(x) + shift:.1f}" y="{y if y > 0 else at_y(kl) - 5:.1f}" text-anchor="{anchor}">{label}</text>')
     path.write_text("\n".join([*out, "</svg>", ""]), encoding="utf-8")

@@ -42,6 +42,10 @@ struct QuantizeOptions {
   // Symmetric grids, ranges "mse", "gram" or "diagonal": also negative scales, so that the longer side of a group gets the code that a
   // symmetric grid has more: "auto" (on for awq), "on", "off".
   std::string signed_scales = "auto";
+  // Activation-aware scales, searched and folded: "auto" (on for awq, awq-paper, awq-salient), "on", "off".
+  std::string scale_search = "auto";
+  // GPTQ's error feedback, else each weight is rounded to nearest: "auto" (on for gptq and, but for effort "fast", awq), "on", "off".
+  std::string error_feedback = "auto";
   // Refinement after rounding: code passes by coordinate descent and a refit of the scales, all on the Gram matrix: "auto"
   // (on for awq), "on", "off".
   std::string refine = "auto";

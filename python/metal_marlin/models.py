@@ -66,7 +66,7 @@ def quantize_model(
 
     Options, with the command's defaults: ``formats``, ``method``, ``effort``, ``scheme``, ``bits``, ``target_bits``, ``mixed_bits`` (with
     ``max_kl``), ``linear_bits`` (a list), ``sensitivity_tokens``, ``group_size``, ``range``, ``clip``,
-    ``signed_scales``, ``refine``, ``guard``, ``awq_loss``, ``first_token_weight``, ``salient_ratio``, ``activation_method``, ``damping``, ``act_order``, ``skip``, ``calibration`` (one source
+    ``signed_scales``, ``scale_search``, ``error_feedback``, ``refine``, ``guard``, ``awq_loss``, ``first_token_weight``, ``salient_ratio``, ``activation_method``, ``damping``, ``act_order``, ``skip``, ``calibration`` (one source
     or a list), ``calibration_weights``, ``builtin_share``, ``samples``, ``select``, ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``evaluate`` (a text file, or "none"), ``chunks``, ``context``,
     ``memory_bytes``, ``threads``, ``precision``, ``resume``, ``overwrite``, ``max_kl``. ``on_progress`` gets a dict and may
     return False to stop; the same call continues later.

@@ -90,6 +90,7 @@ QuantizeOptions quantize_options(const nb::dict& values) {
   f.add("formats", o.formats).add("method", o.method).add("effort", o.effort).add("scheme", o.scheme).add("bits", o.bits).add("group_size", o.group_size);
   f.add("target_bits", o.target_bits).add("mixed_bits", o.mixed_bits).add("linear_bits", o.linear_bits).add("sensitivity_tokens", o.sensitivity_tokens);
   f.add("range", o.range).add("clip", o.clip).add("signed_scales", o.signed_scales).add("refine", o.refine).add("guard", o.guard);
+  f.add("scale_search", o.scale_search).add("error_feedback", o.error_feedback);
   f.add("builtin_share", o.builtin_share).add("awq_loss", o.awq_loss).add("first_token_weight", o.first_token_weight).add("salient_ratio", o.salient_ratio);
   f.add("activation_method", o.activation_method).add("damping", o.damping).add("act_order", o.act_order).add("skip", o.skip);
   f.add("resume", o.resume).add("overwrite", o.overwrite).add("max_kl", o.max_kl);

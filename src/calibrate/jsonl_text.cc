@@ -71,14 +71,31 @@ const Json& list_of_objects(const Place& place, const Json& line, const char* ke
   return list;
 }
 
+// The content of a message as one string: as it is, or a list of parts of text, of which each is a line.
+std::string content_of(const Place& place, const Json& message, const std::string& where) {
+  if (!message.contains("content") || !message["content"].is_array()) return required_string(place, message, "content", where);
+  std::string out;
+  const Json& parts = message["content"];
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const std::string part = fmt::format("{}.content[{}]", where, i);
+    if (!parts[i].is_object()) place.fail("an object as " + part, kind_of(parts[i]));
+    if (const std::string type = required_string(place, parts[i], "type", part); type != "text") {
+      place.fail(fmt::format("\"type\" of {} to be text", part), shown(type));
+    }
+    if (i > 0) out += '\n';
+    out += required_string(place, parts[i], "text", part);
+  }
+  return out;
+}
+
 Json checked_messages(const Place& place, const Json& line) {
-  const Json& list = list_of_objects(place, line, "messages");
+  Json list = list_of_objects(place, line, "messages");
   for (size_t i = 0; i < list.size(); ++i) {
     const std::string where = fmt::format("messages[{}]", i);
     required_string(place, list[i], "role", where);
     const bool calls = list[i].contains("tool_calls") && list[i]["tool_calls"].is_array();
     const bool no_content = !list[i].contains("content") || list[i]["content"].is_null();
-    if (!(calls && no_content)) required_string(place, list[i], "content", where);
+    if (!(calls && no_content)) list[i]["content"] = content_of(place, list[i], where);
   }
   return list;
 }

@@ -41,8 +41,8 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
   const bool npz = from_statistics(c);
   const bool named_text = !o.evaluation.text.empty() && o.evaluation.text != "none";
   const bool gptq = r.rounding == Rounding::kGptq;
-  const std::string how = o.method == "awq" && o.effort != "best" ? "--effort " + o.effort : "--method " + o.method;
-  const std::string no_scales = fmt::format("--method {} searches no scales", o.method);
+  const std::string how = o.error_feedback == "off" ? "--error-feedback off" : o.method == "awq" && o.effort != "best" ? "--effort " + o.effort : "--method " + o.method;
+  const std::string no_scales = o.scale_search == "off" ? "--scale-search off searches no scales" : fmt::format("--method {} searches no scales", o.method);
   List list(o.given);
   list.add("effort", o.method == "awq", o.effort != defaults.effort, fmt::format("--method {} has only one", o.method));
   list.add("salient-ratio", r.scales == ScaleMethod::kSalient, o.salient_ratio != defaults.salient_ratio, "only --method awq-salient uses it");
@@ -52,9 +52,9 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
            : r.scales == ScaleMethod::kSalient ? "--method awq-salient has no search"
                                                : "statistics from a file hold no inputs of blocks to replay");
   list.add("sensitivity-tokens", chooses_bits(o), o.sensitivity_tokens != defaults.sensitivity_tokens, "only --target-bits and --bits mixed use it");
-  list.add("damping", gptq || r.refine, o.damping != defaults.damping, fmt::format("--method {} rounds without the Gram matrix", o.method));
+  list.add("damping", gptq || r.refine, o.damping != defaults.damping, how + " rounds without the Gram matrix");
   list.add("guard", gptq && !npz, o.guard != defaults.guard,
-           npz ? "the statistics come from a file, in which no tokens are apart" : how + " has no error feedback");
+           npz ? "the statistics come from a file, in which no tokens are apart" : o.error_feedback == "off" ? "--error-feedback off leaves nothing to judge" : how + " has no error feedback");
   list.add("act-order", gptq, o.act_order != defaults.act_order, how + " rounds each weight by itself");
   const std::string from_file = "the statistics come from a file";
   list.add("samples", !npz, c.samples != defaults.calibration.samples, from_file);

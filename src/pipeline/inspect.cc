@@ -48,6 +48,7 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
   }
   j["linears"] = linears.size();
   std::map<std::string, std::pair<uint64_t, uint64_t>> types;  // stored_as -> tensors, bytes
+  std::map<std::pair<int, int64_t>, std::pair<uint64_t, uint64_t>> grids;  // bits, group size -> linears, weights
   ordered_json tensors = ordered_json::array();
   ordered_json skipped = ordered_json::array();
   for (const CheckpointTensor& t : source->tensors()) {
@@ -55,8 +56,13 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
     ++count;
     bytes += t.bytes;
     if (with_tensors) {
-      tensors.push_back(
-          {{"name", t.name}, {"shape", t.shape}, {"stored_as", t.stored_as}, {"bytes", t.bytes}, {"file", t.file}});
+      tensors.push_back({{"name", t.name}, {"shape", t.shape}, {"stored_as", t.stored_as}, {"bytes", t.bytes}, {"file", t.file}});
+      if (t.bits > 0) tensors.back().update({{"bits", t.bits}, {"group_size", t.group_size}});
+    }
+    if (source->quantized() && linears.count(t.name) > 0) {
+      auto& [linears_of_it, weights] = grids[{t.bits > 0 ? t.bits : 16, t.group_size}];
+      ++linears_of_it;
+      weights += static_cast<uint64_t>(t.shape[0]) * static_cast<uint64_t>(t.shape[1]);
     }
     if (linears.count(t.name) > 0) continue;
     const bool embedding = t.name == source->family().embedding;
@@ -71,6 +77,12 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
   ordered_json type_table = ordered_json::object();
   for (const auto& [name, entry] : types) type_table[name] = {{"tensors", entry.first}, {"bytes", entry.second}};
   j["stored_as"] = type_table;
+  if (source->quantized()) {
+    j["grids"] = ordered_json::array();
+    for (const auto& [grid, entry] : grids) {
+      j["grids"].push_back({{"bits", grid.first}, {"group_size", grid.second}, {"linears", entry.first}, {"weights", entry.second}});
+    }
+  }
   if (with_tensors) j["tensors"] = tensors;
   j["skipped"] = skipped;
   return j.dump(2, ' ', false, ordered_json::error_handler_t::replace);
@@ -95,8 +107,21 @@ std::string render_inspection(const std::string& text) {
   const auto parameters = j["parameters"].get<uint64_t>();
   line("parameters", parameters < 1'000'000 ? fmt::format("{}", parameters) : fmt::format("{:.1f} M", static_cast<double>(parameters) / 1e6));
   line("size", fmt::format("{}, {:.3f} bits per weight", size_text(j["bytes"].get<uint64_t>()), j["bits_per_weight"].get<double>()));
-  if (j.contains("quantization")) line("quantization", j["quantization"].dump());
+  if (j.contains("quantization")) {
+    // What is said of single modules is in the table of grids.
+    ordered_json q = j["quantization"];
+    for (const char* key : {"dynamic", "modules_in_block_to_quantize", "modules_to_not_convert"}) {
+      if (q.contains(key) && q[key].size() > 3) q[key] = fmt::format("({})", q[key].size());
+    }
+    line("quantization", q.dump());
+  }
   line("linears", fmt::format("{} weights of blocks", j["linears"].get<int64_t>()));
+  for (const auto& g : j.value("grids", ordered_json::array())) {
+    const auto bits = g["bits"].get<int>();
+    const auto size = g["group_size"].get<int64_t>();
+    const std::string groups = bits == 16 ? "" : size < 0 ? ", a group for each row" : fmt::format(", groups of {}", size);
+    line("  in", fmt::format("{} bits{}: {} linears, {:.1f} M weights", bits, groups, g["linears"].get<int64_t>(), g["weights"].get<double>() / 1e6));
+  }
   for (const auto& [name, entry] : j["stored_as"].items()) {
     line("stored as " + name,
          fmt::format("{} tensors, {}", entry["tensors"].get<int64_t>(), size_text(entry["bytes"].get<uint64_t>())));

@@ -22,7 +22,7 @@ namespace metal_marlin {
 
 struct FinishedBlock {
   std::map<std::string, QuantizedTensor> quantized;  // by weight name
-  std::vector<OwnedTensor> changed;                  // folded norms and biases under their names, F16
+  std::vector<OwnedTensor> changed;                  // folded norms, biases and weights left in 16 bits, under their names, F16
 };
 
 class Journal {

@@ -11,87 +11,148 @@
 namespace metal_marlin {
 namespace {
 
-// What the options of an item cost beyond its cheapest one.
-class Table {
+constexpr double kRounding = 1e-9;  // of bounds, relative to what they are sums of
+
+// An option as the search sees it: `value` is to be least, `use` counts against the budget.
+struct Option {
+  double value = 0;
+  double use = 0;
+  uint8_t index = 0;  // in the item
+};
+
+// Those that no other beats in both, by growing use and so falling value.
+std::vector<Option> undominated(std::vector<Option> options) {
+  std::stable_sort(options.begin(), options.end(), [](const Option& a, const Option& b) { return a.use != b.use ? a.use < b.use : a.value < b.value; });
+  std::vector<Option> out;
+  for (const Option& o : options) {
+    if (out.empty() || o.value < out.back().value) out.push_back(o);
+  }
+  return out;
+}
+
+// A step of an item from one corner of the lower convex hull of its options to the next.
+struct Step {
+  size_t item;
+  double gain;  // of value
+  double use;
+  double slope() const { return gain / use; }
+};
+
+std::vector<Step> hull_steps(size_t item, const std::vector<Option>& options) {
+  std::vector<const Option*> hull;
+  for (const Option& o : options) {
+    while (hull.size() >= 2) {
+      const Option& a = *hull[hull.size() - 2];
+      const Option& b = *hull.back();
+      if ((b.value - a.value) * (o.use - b.use) <= (o.value - b.value) * (b.use - a.use)) break;  // b is below the line from a to o
+      hull.pop_back();
+    }
+    hull.push_back(&o);
+  }
+  std::vector<Step> steps;
+  for (size_t i = 1; i < hull.size(); ++i) steps.push_back({item, hull[i - 1]->value - hull[i]->value, hull[i]->use - hull[i - 1]->use});
+  return steps;
+}
+
+class Search {
  public:
-  Table(std::span<const KnapsackItem> items, uint64_t capacity) : items_(items) {
-    uint64_t largest = 0;
-    for (const KnapsackItem& item : items) {
-      uint64_t most = 0;
-      for (const KnapsackOption& o : item.options) {
-        const uint64_t extra = o.cost - cheapest(item);
-        unit_ = std::gcd(unit_, extra);
-        most = std::max(most, extra);
-      }
-      largest += most;
-    }
-    capacity = std::min(capacity, largest);
-    unit_ = std::max<uint64_t>(unit_, 1);
-    if (capacity / unit_ >= kKnapsackColumns) unit_ = capacity / kKnapsackColumns + 1;
-    columns_ = static_cast<size_t>(capacity / unit_) + 1;
-    fill();
-  }
-
-  size_t columns() const noexcept { return columns_; }
-  double loss(size_t column) const { return best_[column]; }
-  // Of the least loss with a cost of at most `column` units.
-  KnapsackChoice choice(size_t column) const {
-    KnapsackChoice out;
-    out.options.resize(items_.size());
+  Search(std::vector<std::vector<Option>> items, double budget) : items_(std::move(items)), budget_(budget) {
+    relax();
+    least_use_.assign(items_.size() + 1, 0);
+    priced_.assign(items_.size() + 1, 0);
     for (size_t i = items_.size(); i-- > 0;) {
-      const size_t o = chosen_[i * columns_ + column];
-      out.options[i] = o;
-      column -= units(items_[i], o);
+      double best = std::numeric_limits<double>::infinity();
+      for (const Option& o : items_[i]) best = std::min(best, o.value + price_ * o.use);
+      least_use_[i] = least_use_[i + 1] + items_[i].front().use;
+      priced_[i] = priced_[i + 1] + best;
     }
-    for (size_t i = 0; i < items_.size(); ++i) {  // in order, so that sums do not depend on the way here
-      out.cost += items_[i].options[out.options[i]].cost;
-      out.loss += items_[i].options[out.options[i]].loss;
-    }
-    return out;
   }
 
-  static uint64_t cheapest(const KnapsackItem& item) {
-    return std::min_element(item.options.begin(), item.options.end(), [](const auto& a, const auto& b) { return a.cost < b.cost; })->cost;
+  // The index of each item's option; nothing where the budget does not do.
+  std::optional<std::vector<size_t>> run() {
+    struct State {
+      double value;
+      double use;
+      uint32_t parent;
+      uint8_t option;
+    };
+    std::vector<std::vector<std::pair<uint32_t, uint8_t>>> trail(items_.size());
+    std::vector<State> states = {{0, 0, 0, 0}};
+    std::vector<State> next;
+    for (size_t i = 0; i < items_.size(); ++i) {
+      next.clear();
+      for (size_t s = 0; s < states.size(); ++s) {
+        for (const Option& o : items_[i]) {
+          const State state{states[s].value + o.value, states[s].use + o.use, static_cast<uint32_t>(s), o.index};
+          if (promising(state.value, state.use, i + 1)) next.push_back(state);
+        }
+      }
+      std::stable_sort(next.begin(), next.end(), [](const State& a, const State& b) { return a.use != b.use ? a.use < b.use : a.value < b.value; });
+      states.clear();
+      for (const State& s : next) {
+        if (states.empty() || s.value < states.back().value) states.push_back(s);
+      }
+      if (states.empty()) return std::nullopt;
+      if (states.size() > std::numeric_limits<uint32_t>::max()) throw ArgumentError("the choice of options has too many equals");
+      for (const State& s : states) trail[i].emplace_back(s.parent, s.option);
+    }
+    std::vector<size_t> chosen(items_.size());
+    size_t at = states.size() - 1;  // the most use, so the least value
+    for (size_t i = items_.size(); i-- > 0;) {
+      chosen[i] = trail[i][at].second;
+      at = trail[i][at].first;
+    }
+    return chosen;
   }
 
  private:
-  size_t units(const KnapsackItem& item, size_t option) const {
-    return static_cast<size_t>((item.options[option].cost - cheapest(item) + unit_ - 1) / unit_);
-  }
-  void fill() {
-    best_.assign(columns_, 0);
-    chosen_.resize(items_.size() * columns_);
-    std::vector<double> next(columns_);
+  // Steps of all hulls, the steepest first, as far as the budget goes: the slope of the first that does not fit prices use, and
+  // what fits is a choice to beat.
+  void relax() {
+    double use = 0;
+    double value = 0;
+    std::vector<Step> steps;
     for (size_t i = 0; i < items_.size(); ++i) {
-      std::fill(next.begin(), next.end(), std::numeric_limits<double>::infinity());
-      uint8_t* chosen = chosen_.data() + i * columns_;
-      std::vector<size_t> order(items_[i].options.size());
-      std::iota(order.begin(), order.end(), 0);
-      std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return items_[i].options[a].cost < items_[i].options[b].cost; });
-      for (const size_t o : order) {
-        const size_t extra = units(items_[i], o);
-        const double loss = items_[i].options[o].loss;
-        for (size_t c = extra; c < columns_; ++c) {
-          const double sum = best_[c - extra] + loss;
-          if (!(sum < next[c])) continue;
-          next[c] = sum;
-          chosen[c] = static_cast<uint8_t>(o);
-        }
-      }
-      best_.swap(next);
+      use += items_[i].front().use;
+      value += items_[i].front().value;
+      const auto own = hull_steps(i, items_[i]);
+      steps.insert(steps.end(), own.begin(), own.end());
     }
+    if (use > budget_) return;
+    std::stable_sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return a.slope() > b.slope(); });
+    std::vector<bool> stopped(items_.size(), false);
+    bool full = false;
+    for (const Step& s : steps) {
+      if (stopped[s.item]) continue;
+      if (use + s.use > budget_) {
+        stopped[s.item] = true;
+        if (!full) price_ = s.slope();
+        full = true;
+        continue;
+      }
+      use += s.use;
+      value -= s.gain;
+    }
+    to_beat_ = value;
   }
 
-  std::span<const KnapsackItem> items_;
-  uint64_t unit_ = 0;
-  size_t columns_ = 1;
-  std::vector<double> best_;     // least loss of all items with a cost of at most the column
-  std::vector<uint8_t> chosen_;  // [items, columns]
+  // Whether a choice for the first `done` items can still become as good as the one to beat.
+  bool promising(double value, double use, size_t done) const {
+    if (use + least_use_[done] > budget_) return false;
+    const double bound = value + priced_[done] - price_ * (budget_ - use);
+    const double scale = std::abs(value) + priced_[done] + price_ * budget_;
+    return !(bound > to_beat_ + kRounding * (scale + to_beat_));
+  }
+
+  std::vector<std::vector<Option>> items_;
+  double budget_;
+  double price_ = 0;  // of a unit of use
+  double to_beat_ = std::numeric_limits<double>::infinity();
+  std::vector<double> least_use_;  // of the items from one on
+  std::vector<double> priced_;     // the same, least value + price x use
 };
 
-// Sum of the cheapest options.
-uint64_t check(std::span<const KnapsackItem> items) {
-  uint64_t least = 0;
+void check(std::span<const KnapsackItem> items) {
   uint64_t most = 0;
   for (size_t i = 0; i < items.size(); ++i) {
     const auto& options = items[i].options;
@@ -103,31 +164,44 @@ uint64_t check(std::span<const KnapsackItem> items) {
       if (!(o.loss >= 0 && std::isfinite(o.loss))) throw ArgumentError(fmt::format("item {}: expected a finite loss >= 0, found {}", i, o.loss));
       largest = std::max(largest, o.cost);
     }
-    if (largest > std::numeric_limits<uint64_t>::max() - most) throw ArgumentError(fmt::format("item {}: the costs exceed 64 bits", i));
+    if (largest >= kMostKnapsackCost - most) throw ArgumentError(fmt::format("item {}: the costs reach 2^53", i));
     most += largest;
-    least += Table::cheapest(items[i]);
   }
-  return least;
+}
+
+// Costs are the use, losses the value, or the other way round.
+std::optional<KnapsackChoice> solve(std::span<const KnapsackItem> items, double budget, bool costs_are_use) {
+  check(items);
+  double most = 0;
+  std::vector<std::vector<Option>> options(items.size());
+  for (size_t i = 0; i < items.size(); ++i) {
+    double largest = 0;
+    for (size_t k = 0; k < items[i].options.size(); ++k) {
+      const auto cost = static_cast<double>(items[i].options[k].cost);
+      const double loss = items[i].options[k].loss;
+      options[i].push_back(costs_are_use ? Option{loss, cost, static_cast<uint8_t>(k)} : Option{cost, loss, static_cast<uint8_t>(k)});
+      largest = std::max(largest, options[i].back().use);
+    }
+    options[i] = undominated(std::move(options[i]));
+    most += largest;
+  }
+  const auto chosen = Search(std::move(options), std::min(budget, most)).run();
+  if (!chosen) return std::nullopt;
+  KnapsackChoice out;
+  out.options = *chosen;
+  for (size_t i = 0; i < items.size(); ++i) {
+    out.cost += items[i].options[out.options[i]].cost;
+    out.loss += items[i].options[out.options[i]].loss;
+  }
+  return out;
 }
 
 }  // namespace
 
 std::optional<KnapsackChoice> least_loss(std::span<const KnapsackItem> items, uint64_t capacity) {
-  const uint64_t least = check(items);
-  if (least > capacity) return std::nullopt;
-  const Table table(items, capacity - least);
-  size_t column = table.columns() - 1;
-  while (column > 0 && table.loss(column - 1) == table.loss(column)) --column;
-  return table.choice(column);
+  return solve(items, static_cast<double>(std::min(capacity, kMostKnapsackCost)), true);
 }
 
-std::optional<KnapsackChoice> least_cost(std::span<const KnapsackItem> items, double limit) {
-  check(items);
-  const Table table(items, std::numeric_limits<uint64_t>::max());
-  for (size_t column = 0; column < table.columns(); ++column) {
-    if (table.loss(column) <= limit) return table.choice(column);
-  }
-  return std::nullopt;
-}
+std::optional<KnapsackChoice> least_cost(std::span<const KnapsackItem> items, double limit) { return solve(items, limit, false); }
 
 }  // namespace metal_marlin

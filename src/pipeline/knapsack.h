@@ -1,4 +1,4 @@
-// Choosing one of several options for each of many items: exactly, by dynamic programming over what they cost together.
+// Choosing one of several options for each of many items: the best of all choices, whatever the numbers.
 #pragma once
 
 #include <cstddef>
@@ -22,14 +22,19 @@ struct KnapsackChoice {
   double loss = 0;
 };
 
-// The table has one column for each multiple of the common divisor of all differences of cost. Where those are more than
-// this, costs are rounded up to a coarser unit: the result still keeps its limit, but may miss the best by items units.
-inline constexpr uint64_t kKnapsackColumns = uint64_t{1} << 17;
+// Sums of costs are exact below this.
+inline constexpr uint64_t kMostKnapsackCost = uint64_t{1} << 53;
 
+// Item by item the sums are kept that no other beats in cost and loss, but for those that a bound shows to lead nowhere
+// (Lagrangian relaxation, at the slope at which the relaxation of the whole problem stops). Time and memory grow with how far
+// the relaxation is from the best choice, not with the size of the numbers: hundreds of items take milliseconds.
+
+//
 // Least loss (of equal ones least cost) with a cost of at most `capacity`; nothing when even the cheapest options cost more.
-// ArgumentError: an item without options, or with too many; a loss that is negative or not finite; costs that overflow.
+// ArgumentError: an item without options, or with too many; a loss that is negative or not finite; costs that together reach
+// kMostKnapsackCost.
 std::optional<KnapsackChoice> least_loss(std::span<const KnapsackItem> items, uint64_t capacity);
-// Least cost with a loss of at most `limit`; nothing when even the options of least loss lose more.
+// Least cost (of equal ones least loss) with a loss of at most `limit`; nothing when even the options of least loss lose more.
 std::optional<KnapsackChoice> least_cost(std::span<const KnapsackItem> items, double limit);
 
 }  // namespace metal_marlin

@@ -134,7 +134,8 @@ uint64_t storage_bits(int64_t rows, int64_t columns, const Grid& grid) {
   if (grid.bits == kUnquantizedBits) return n * k * 16;
   const auto group = static_cast<uint64_t>(grid.group_of(columns));
   const auto bits = static_cast<uint64_t>(grid.bits);
-  return n * (k * bits + (k + group - 1) / group * (16 + (grid.symmetric ? 0 : bits)));
+  const uint64_t beside = grid.symmetric ? 0 : grid.minimum ? 16 : bits;  // the scale
+  return n * (k * bits + (k + group - 1) / group * (16 + beside));
 }
 
 double Sensitivity::interaction() const {
@@ -299,7 +300,8 @@ json to_json(const Sensitivity& s) {
   for (const SensitiveItem& item : s.items) {
     json options = json::array();
     for (const BitsOption& o : item.options) options.push_back(option_json(o));
-    items.push_back({{"layer", item.layer}, {"tap", tap_name(item.tap)}, {"linears", item.names}, {"weights", item.weights}, {"kl", item.kl}, {"options", options}});
+    items.push_back({{"layer", item.layer}, {"tap", tap_name(item.tap)}, {"linears", item.names}, {"weights", item.weights}, {"kl", item.kl},
+                     {"kl_standard_error", item.kl_standard_error}, {"options", options}});
   }
   return {{"sequences", s.sequences}, {"tokens", s.tokens}, {"statistics_tokens", s.statistics_tokens}, {"kl_together", s.kl_together}, {"items", items}};
 }
@@ -322,6 +324,7 @@ bool take_measured(const json& j, Sensitivity& sensitivity) {
     SensitiveItem& item = taken.items[i];
     const json& from = j["items"][i];
     item.kl = number(from, "kl");
+    item.kl_standard_error = number(from, "kl_standard_error");
     if (!whole || from.value("linears", json()) != json(item.names)) return false;
     const json options = from.value("options", json());
     if (!options.is_array() || options.size() != item.options.size()) return false;

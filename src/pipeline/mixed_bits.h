@@ -14,7 +14,7 @@
 
 namespace metal_marlin {
 
-// Codes, one 16-bit scale per group and, where the grid has zeros, one of the width of a code per group: what the numbers
+// Codes, one 16-bit scale per group and, where the grid has them, a zero of the width of a code or a 16-bit minimum per group: what the numbers
 // take, not what a layout adds to them. 16 for each weight that stays in 16 bits.
 uint64_t storage_bits(int64_t rows, int64_t columns, const Grid& grid);
 
@@ -30,7 +30,8 @@ struct SensitiveItem {
   Tap tap = Tap::kQkv;
   std::vector<std::string> names;  // of the weights
   uint64_t weights = 0;
-  double kl = 0;                   // measured, of Recipe::grid
+  double kl = 0;                   // measured, of Recipe::grid: mean over the tokens
+  double kl_standard_error = 0;    // of that mean, tokens taken as independent
   std::vector<BitsOption> options;
 };
 struct Sensitivity {

@@ -47,6 +47,9 @@ std::string shares_text(const json& items) {
   return out;
 }
 
+// Reports of earlier versions have none.
+double standard_error(const json& item) { return item.contains("kl_standard_error") ? item["kl_standard_error"].get<double>() : 0; }
+
 bool chosen(const json& mixed) { return mixed.contains("estimated_kl"); }
 
 std::string summary(const json& mixed) {
@@ -67,15 +70,15 @@ std::string mixed_text(const json& mixed, size_t rows) {
   const json& items = mixed["items"];
   const double sum = std::max(sum_of_kl(items), 1e-300);
   std::string out = summary(mixed) + "\n";
-  out += fmt::format("{:>5} {:>6} {:<8} {:>12} {:>11} {:>7} {:>13}{}\n", "rank", "layer", "input", "weights", "KL", "share", "KL/M weights", chosen(mixed) ? "   bits" : "");
+  out += fmt::format("{:>5} {:>6} {:<8} {:>12} {:>11} {:<11} {:>7} {:>13}{}\n", "rank", "layer", "input", "weights", "KL", "", "share", "KL/M weights", chosen(mixed) ? "   bits" : "");
   const std::vector<size_t> order = ranking(items);
   const size_t shown = rows > 0 ? std::min(rows, order.size()) : order.size();
   for (size_t i = 0; i < shown; ++i) {
     const json& item = items[order[i]];
     const double kl = item["kl"].get<double>();
     const double weights = item["weights"].get<double>();
-    out += fmt::format("{:>5} {:>6} {:<8} {:>12} {:>11.6f} {:>5.1f} % {:>13.6f}{}\n", i + 1, item["layer"].get<int64_t>(), item["tap"].get<std::string>(),
-                       item["weights"].get<int64_t>(), kl, 100 * kl / sum, weights > 0 ? kl / weights * 1e6 : 0, chosen(mixed) ? "   " + bits_text(item["chosen"]) : "");
+    out += fmt::format("{:>5} {:>6} {:<8} {:>12} {:>11.6f} +- {:.6f} {:>5.1f} % {:>13.6f}{}\n", i + 1, item["layer"].get<int64_t>(), item["tap"].get<std::string>(),
+                       item["weights"].get<int64_t>(), kl, standard_error(item), 100 * kl / sum, weights > 0 ? kl / weights * 1e6 : 0, chosen(mixed) ? "   " + bits_text(item["chosen"]) : "");
   }
   if (shown < order.size()) out += fmt::format("  ... and {} more, all in the JSON\n", order.size() - shown);
   return out;
@@ -115,8 +118,8 @@ std::string mixed_html(const json& mixed) {
   size_t rank = 0;
   for (const size_t i : ranking(items)) {
     const json& item = items[i];
-    h += fmt::format("<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{:.6f}</td><td>{}</td><td class=\"n\">{:.6f}</td></tr>", ++rank,
-                     item["layer"].get<int64_t>(), item["tap"].get<std::string>(), item["weights"].get<int64_t>(), item["kl"].get<double>(), bits_text(item["chosen"]),
+    h += fmt::format("<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{:.6f} &plusmn; {:.6f}</td><td>{}</td><td class=\"n\">{:.6f}</td></tr>", ++rank,
+                     item["layer"].get<int64_t>(), item["tap"].get<std::string>(), item["weights"].get<int64_t>(), item["kl"].get<double>(), standard_error(item), bits_text(item["chosen"]),
                      item["chosen"]["estimated_kl"].get<double>());
   }
   return h + "</table>";
@@ -139,6 +142,7 @@ void check_mixed_section(const json& mixed, const std::string& name) {
     const std::string place = fmt::format("/items/{}", i);
     if (!item.is_object()) fail(place, "an object");
     for (const char* key : {"layer", "weights", "kl"}) number(item, key, place);
+    if (item.contains("kl_standard_error")) number(item, "kl_standard_error", place);
     const bool known = item.contains("tap") && std::any_of(std::begin(kTapNames), std::end(kTapNames), [&](const char* tap) { return item["tap"] == tap; });
     if (!known) fail(place + "/tap", "qkv, o, gate_up or down");
     if (!item.contains("chosen") || !item["chosen"].is_object()) fail(place + "/chosen", "an object");

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <set>
 
@@ -49,6 +50,8 @@ RangeMethod method_of(RangeChoice c) {
   return RangeMethod::kAbsmax;
 }
 
+std::string bias_name(const std::string& weight) { return weight.substr(0, weight.size() - std::strlen("weight")) + "bias"; }
+
 class BlockQuantizer {
  public:
   BlockQuantizer(BlockTask& task, Block& block, Tracker& tracker)
@@ -84,13 +87,11 @@ class BlockQuantizer {
     return out;
   }
 
-  // A fold changes every consumer and the producer: all of them must be written anew.
+  // A fold changes every consumer, which must be written anew. The producer is: in 4 bits, or as a changed tensor.
   bool can_fold(const Fold& fold) const {
     for (const LinearKind kind : consumers(fold.tap)) {
       if (grids_.count(kind) == 0) return false;
     }
-    if (fold.producer == FoldProducer::kVRows) return grids_.count(LinearKind::kV) > 0;
-    if (fold.producer == FoldProducer::kUpRows) return grids_.count(LinearKind::kUp) > 0;
     return fold.producer != FoldProducer::kNone;
   }
 
@@ -394,13 +395,14 @@ class BlockQuantizer {
     all.codes.insert(all.codes.end(), part.codes.begin(), part.codes.end());
     all.scales.insert(all.scales.end(), part.scales.begin(), part.scales.end());
     all.zeros.insert(all.zeros.end(), part.zeros.begin(), part.zeros.end());
+    all.minima.insert(all.minima.end(), part.minima.begin(), part.minima.end());
   }
 
-  void add_changed(const std::string& name, std::span<float> values) {
+  void add_changed(const std::string& name, std::span<float> values, std::vector<int64_t> shape) {
     OwnedTensor t;
     t.name = name;
     t.dtype = DType::kF16;
-    t.shape = {static_cast<int64_t>(values.size())};
+    t.shape = std::move(shape);
     t.bytes = Buffer(values.size() * 2);
     auto* bits = reinterpret_cast<uint16_t*>(t.bytes.data());
     for (size_t i = 0; i < values.size(); ++i) {
@@ -416,34 +418,55 @@ class BlockQuantizer {
     report_["changed"] = json::array();
     for (const Fold& fold : folded_) {
       if (fold.producer == FoldProducer::kInputNorm) {
-        add_changed(task_.source->norm_name(task_.layer, NormKind::kInput), block_.norm(NormKind::kInput));
+        add_changed_norm(NormKind::kInput);
       } else if (fold.producer == FoldProducer::kPreFeedForwardNorm) {
-        add_changed(task_.source->norm_name(task_.layer, NormKind::kPreFeedForward), block_.norm(NormKind::kPreFeedForward));
+        add_changed_norm(NormKind::kPreFeedForward);
       } else {
-        const LinearKind kind = fold.producer == FoldProducer::kVRows ? LinearKind::kV : LinearKind::kUp;
-        add_changed_bias(kind);
+        add_changed_producer(fold.producer == FoldProducer::kVRows ? LinearKind::kV : LinearKind::kUp);
       }
     }
   }
 
-  // The bias of v or up, with those that share its tensor where the family fuses them.
-  void add_changed_bias(LinearKind kind) {
-    if (block_.linear(kind).bias.empty()) return;
-    for (const QuantizedWeight& w : task_.tensors->quantized) {
-      const bool here = std::any_of(w.slots.begin(), w.slots.end(), [&](const LinearSlot& s) { return s.kind == kind; });
-      if (!here) continue;
-      std::vector<float> joined;
-      for (const LinearSlot& slot : w.slots) {
-        const auto& bias = block_.linear(slot.kind).bias;
-        joined.insert(joined.end(), bias.begin(), bias.end());
-      }
-      add_changed(w.name.substr(0, w.name.size() - std::strlen("weight")) + "bias", joined);
-      auto at = joined.begin();
-      for (const LinearSlot& slot : w.slots) {
-        auto& bias = block_.linear(slot.kind).bias;
-        std::copy_n(at, bias.size(), bias.begin());
-        at += static_cast<int64_t>(bias.size());
-      }
+  void add_changed_norm(NormKind kind) {
+    std::vector<float>& norm = block_.norm(kind);
+    add_changed(task_.source->norm_name(task_.layer, kind), norm, {std::ssize(norm)});
+  }
+
+  // v or up: its bias and, where it stays in 16 bits, its weight, with those that share a tensor where the family fuses them.
+  void add_changed_producer(LinearKind kind) {
+    const std::vector<LinearSlot> all = task_.source->linears(task_.layer);
+    const auto own = std::find_if(all.begin(), all.end(), [&](const LinearSlot& s) { return s.kind == kind; });
+    std::vector<LinearSlot> slots;
+    std::copy_if(all.begin(), all.end(), std::back_inserter(slots), [&](const LinearSlot& s) { return s.weight == own->weight; });
+    if (grids_.count(kind) == 0) {
+      const auto values = [&](LinearKind k) {
+        Matrix& weight = block_.linear(k).weight;
+        return std::span<float>(weight.data(), static_cast<size_t>(weight.size()));
+      };
+      const int64_t rows = std::accumulate(slots.begin(), slots.end(), int64_t{0}, [](int64_t sum, const LinearSlot& s) { return sum + s.rows; });
+      add_changed_together(own->weight, slots, values, {rows, own->columns});
+    }
+    if (own->has_bias) {
+      const auto values = [&](LinearKind k) { return std::span<float>(block_.linear(k).bias); };
+      add_changed_together(bias_name(own->weight), slots, values, {});
+    }
+  }
+
+  // Empty shape: as many as there are.
+  template <typename Values>
+  void add_changed_together(const std::string& name, const std::vector<LinearSlot>& slots, const Values& values, std::vector<int64_t> shape) {
+    std::vector<float> joined;
+    for (const LinearSlot& slot : slots) {
+      const std::span<float> part = values(slot.kind);
+      joined.insert(joined.end(), part.begin(), part.end());
+    }
+    if (shape.empty()) shape = {std::ssize(joined)};
+    add_changed(name, joined, std::move(shape));
+    auto at = joined.begin();
+    for (const LinearSlot& slot : slots) {
+      const std::span<float> part = values(slot.kind);
+      std::copy_n(at, part.size(), part.begin());
+      at += std::ssize(part);
     }
   }
 
@@ -477,7 +500,7 @@ void apply_finished(const ModelSource& source, int64_t layer, const FinishedBloc
   }
   for (const OwnedTensor& t : finished.changed) {
     const auto* bits = reinterpret_cast<const uint16_t*>(t.bytes.data());
-    const auto fill = [&](std::vector<float>& values, int64_t first) {
+    const auto fill = [&](std::span<float> values, int64_t first) {
       for (size_t i = 0; i < values.size(); ++i) values[i] = f16_to_f32(bits[static_cast<size_t>(first) + i]);
     };
     for (int k = 0; k < kNorms; ++k) {
@@ -485,8 +508,9 @@ void apply_finished(const ModelSource& source, int64_t layer, const FinishedBloc
       if (!block.norm(kind).empty() && source.norm_name(layer, kind) == t.name) fill(block.norm(kind), 0);
     }
     for (const LinearSlot& slot : slots) {
-      if (!slot.has_bias || slot.weight.substr(0, slot.weight.size() - std::strlen("weight")) + "bias" != t.name) continue;
-      fill(block.linear(slot.kind).bias, slot.first_row);
+      Matrix& weight = block.linear(slot.kind).weight;
+      if (slot.weight == t.name) fill({weight.data(), static_cast<size_t>(weight.size())}, slot.first_row * slot.columns);
+      if (slot.has_bias && bias_name(slot.weight) == t.name) fill(block.linear(slot.kind).bias, slot.first_row);
     }
   }
 }

@@ -255,7 +255,8 @@ void Run::remove_old_result() const {
 void Run::check_before_work() {
   const bool statistics = from_statistics(options_.calibration);
   const std::string& text = options_.evaluation.text;
-  if (options_.max_kl >= 0 && (text == "none" || (text.empty() && statistics))) {
+  const bool judged = options_.max_kl >= 0 && (!options_.mixed_bits || options_.target_bits > 0 || text != "none");  // else it chooses the bits alone
+  if (judged && (text == "none" || (text.empty() && statistics))) {
     throw ArgumentError("--max-kl: there is no held-back text to judge by; name one with --evaluate FILE");
   }
   if (statistics) {
@@ -375,7 +376,7 @@ void Run::choose_mixed_bits() {
     throw;
   }
   mixed_ = mixed_section(sensitivity, choice, options_);
-  recipe_.grids = grids_of(sensitivity, choice);
+  recipe_.chosen_grids = grids_of(sensitivity, choice);
   plan_tensors();
 }
 

@@ -120,8 +120,9 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
        {"awq-salient", {ScaleMethod::kSalient, RangeChoice::kAbsmax, false, Rounding::kNearest, Statistic::kRms}},
        {"gptq", {ScaleMethod::kNone, RangeChoice::kGram, false, Rounding::kGptq, Statistic::kMean}},
        {"rtn", {ScaleMethod::kNone, RangeChoice::kAbsmax, false, Rounding::kNearest, Statistic::kMean}}});
-  r.scales = preset.scales;
-  r.rounding = preset.rounding;
+  const ScaleMethod searched_scales = preset.scales == ScaleMethod::kNone ? ScaleMethod::kAwq : preset.scales;
+  r.scales = choose<ScaleMethod>("scale-search", o.scale_search, {{"auto", preset.scales}, {"on", searched_scales}, {"off", ScaleMethod::kNone}});
+  r.rounding = choose<Rounding>("error-feedback", o.error_feedback, {{"auto", preset.rounding}, {"on", Rounding::kGptq}, {"off", Rounding::kNearest}});
   r.ranges = o.range == "auto" ? preset.ranges
                                : choose<RangeChoice>("range", o.range, {{"auto", preset.ranges},
                                                                         {"absmax", RangeChoice::kAbsmax},
@@ -150,7 +151,8 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
                                                             {"feedback", ScaleLoss::kFeedback},
                                                             {"block", ScaleLoss::kBlock}});
   if (r.scale_loss == ScaleLoss::kFeedback && r.scales == ScaleMethod::kAwq && r.rounding != Rounding::kGptq) {
-    throw ArgumentError(fmt::format("--awq-loss feedback: {} rounds without error feedback; use linear", o.method == "awq" ? "--effort fast" : "--method " + o.method));
+    const std::string how = o.error_feedback == "off" ? "--error-feedback off" : o.method == "awq" ? "--effort fast" : "--method " + o.method;
+    throw ArgumentError(fmt::format("--awq-loss feedback: {} rounds without error feedback; use linear", how));
   }
   if (r.scales != ScaleMethod::kAwq || (r.scale_loss == ScaleLoss::kBlock && from_statistics(o.calibration))) {
     r.scale_loss = ScaleLoss::kLinear;
@@ -262,12 +264,13 @@ LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const Qua
   for (QuantizedWeight& w : tensors.quantized) {
     w.grid = recipe.grid;
     std::string reason;
-    if (const auto own = recipe.grids.find(w.name); own != recipe.grids.end()) {
-      w.grid = own->second;
-      if (w.grid.bits == kUnquantizedBits) {
-        tensors.skipped.push_back({w.name, chooses_bits(options) ? "16 bits chosen by its share of the KL divergence" : "--linear-bits"});
-        continue;
-      }
+    const auto named = recipe.grids.find(w.name);
+    const auto chosen = recipe.chosen_grids.find(w.name);
+    if (named != recipe.grids.end()) w.grid = named->second;
+    if (named == recipe.grids.end() && chosen != recipe.chosen_grids.end()) w.grid = chosen->second;
+    if (w.grid.bits == kUnquantizedBits) {
+      tensors.skipped.push_back({w.name, named != recipe.grids.end() ? "--linear-bits" : "16 bits chosen by its share of the KL divergence"});
+      continue;
     }
     for (const std::string& format : options.formats) {
       const std::string r = CheckpointWriter::create(format)->refusal(w.rows, w.columns, w.grid.group_of(w.columns), w.grid.bits);
@@ -297,6 +300,8 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   j["range"] = kRanges[static_cast<int>(r.ranges)];
   j["clip"] = r.clip;
   j["signed_scales"] = r.signed_scales;
+  j["scale_search"] = r.scales != ScaleMethod::kNone;
+  j["error_feedback"] = r.rounding == Rounding::kGptq;
   j["refine"] = r.refine;
   j["guard"] = r.guard;
   j["awq_loss"] = kScaleLosses[static_cast<int>(r.scale_loss)];

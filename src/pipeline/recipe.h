@@ -43,7 +43,8 @@ struct Recipe {
   bool guard = false;   // rounding chosen per linear (rounding_choice.h)
   Precision precision = Precision::kF32;  // of the forward pass that makes statistics; never of an evaluation
   Grid grid;  // of most linears (see QuantizedWeight::grid); group_size resolved: explicit, or -1
-  LinearGrids grids;  // of linears that differ from it
+  LinearGrids grids;         // of linears that --linear-bits gives another
+  LinearGrids chosen_grids;  // of linears whose bits were chosen by their share of the KL divergence
   int least_zero = 0;  // that every format can hold: 1 with version 1 of GPTQ
 };
 

@@ -46,7 +46,8 @@ QuantizationReport quantization_report(const std::string& report_json) {
     }
   }
   const std::string method = text_or(options, "method");
-  const bool feedback = method == "gptq" || (method == "awq" && text_or(options, "effort") != "fast");  // others round each weight by itself
+  bool feedback = method == "gptq" || (method == "awq" && text_or(options, "effort") != "fast");  // others round each weight by itself
+  if (options.contains("error_feedback") && options["error_feedback"].is_boolean()) feedback = options["error_feedback"].get<bool>();
   if (options.contains("act_order") && options["act_order"].is_boolean()) out.actorder = feedback && options["act_order"].get<bool>();
   double output = 0;
   int64_t measured = 0;

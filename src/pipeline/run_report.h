@@ -41,7 +41,9 @@ nlohmann::json build_report(const ModelSource& source, const Recipe& recipe, con
                             const RunFacts& facts, Tracker& tracker);
 // The figures that go into the model card: deterministic ones only.
 nlohmann::json model_figures(const Evaluation& evaluation);
-// False when the report's mean KL divergence exceeds max_kl >= 0, or when there is none to judge by.
+// --bits mixed --max-kl X --evaluate none: the limit has chosen the bits, and nothing was measured that it could judge.
+bool only_estimated(const nlohmann::json& report);
+// False when the report's mean KL divergence exceeds max_kl >= 0, or when there is none to judge by and it is not only estimated.
 bool gate_verdict(const nlohmann::json& report, double max_kl);
 // The report's "gate": max_kl and passed, both null without a limit (max_kl < 0).
 nlohmann::json gate_section(const nlohmann::json& report, double max_kl);

@@ -217,6 +217,7 @@ class Measurement {
     const int64_t vocab = head.vocab_size();
     const int64_t streams = kFirstItem + static_cast<int64_t>(out_.items.size());
     std::vector<double> sums(static_cast<size_t>(streams), 0);
+    std::vector<double> squares(static_cast<size_t>(streams), 0);
     Matrix logits(kLogitRows, vocab);
     Matrix states(kLogitRows, states_->hidden());
     std::vector<Divergence> divergence(kLogitRows);
@@ -236,7 +237,10 @@ class Measurement {
           }
         });
         if (s != kOriginal) {
-          for (int64_t i = 0; i < n; ++i) sums[static_cast<size_t>(s)] += kl[static_cast<size_t>(i)];
+          for (int64_t i = 0; i < n; ++i) {
+            sums[static_cast<size_t>(s)] += kl[static_cast<size_t>(i)];
+            squares[static_cast<size_t>(s)] += kl[static_cast<size_t>(i)] * kl[static_cast<size_t>(i)];
+          }
         }
       }
     }
@@ -245,6 +249,8 @@ class Measurement {
     for (size_t i = 0; i < out_.items.size(); ++i) {
       SensitiveItem& item = out_.items[i];
       item.kl = mean(kFirstItem + static_cast<int64_t>(i));
+      const double square = squares[static_cast<size_t>(kFirstItem) + i] / static_cast<double>(rows_);
+      item.kl_standard_error = rows_ > 1 ? std::sqrt(std::max(0.0, square - item.kl * item.kl) / static_cast<double>(rows_ - 1)) : 0;
       for (BitsOption& o : item.options) o.kl *= item.kl;
     }
   }

@@ -150,7 +150,8 @@ void ModelSource::check() const {
     if (it == all.end())
       throw FormatError(
           fmt::format("{}: tensor {} is missing; expected the shape {}", path_, name, shape_string(shape)));
-    const auto& [_, found, stored_as, bytes, file] = it->second;
+    const std::vector<int64_t>& found = it->second.shape;
+    const std::string& stored_as = it->second.stored_as;
     if (found != shape) {
       throw FormatError(fmt::format("{}: tensor {}: expected the shape {} (from the config), found {}", path_, name,
                                     shape_string(shape), shape_string(found)));

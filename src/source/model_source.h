@@ -36,6 +36,8 @@ struct CheckpointTensor {
   std::string stored_as;       // "F16", "BF16", "Q4_K", "awq", "native", ...
   uint64_t bytes = 0;          // on disk, with scales and zeros
   std::string file;
+  int bits = 0;            // of a code, where a 4-bit layout stores it; else 0
+  int64_t group_size = 0;  // likewise; -1: the whole row
 };
 
 // A linear as a 4-bit checkpoint stores it.

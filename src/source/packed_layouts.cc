@@ -224,10 +224,13 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
   return out;
 }
 
+int64_t group_size_of(const PackedConfig& config, const PackedLinear& l, const std::string& name) {
+  return config.by_shape ? inferred_group_size(l, logical_shape(*config.layout, l, name)[1], config.group_size) : config.group_size;
+}
+
 QuantizedTensor read_packed(const PackedConfig& config, const PackedLinear& l, const std::string& name, Codes codes) {
   const PackedLayout* layout = config.layout;
-  int64_t group = config.group_size;
-  if (config.by_shape) group = inferred_group_size(l, logical_shape(*layout, l, name)[1], group);
+  const int64_t group = group_size_of(config, l, name);
   if (layout == &kAwq) return unpack_awq_gemm(*l.codes, *l.zeros, *l.scales, group, name, codes);
   if (layout == &kMarlin) return unpack_marlin(*l.codes, *l.scales, group, name, codes);
   if (layout == &kNative) return unpack_native(*l.codes, *l.scales, *l.zeros, group, name, codes, l.bits);

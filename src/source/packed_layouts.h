@@ -67,6 +67,9 @@ int bits_by_shape(const PackedConfig& config, const PackedLinear& linear, const 
 // [out, in] of the linear whose codes these are. FormatError naming `name` (of the tensor) unless two dimensions.
 std::vector<int64_t> logical_shape(const PackedLayout& layout, const PackedLinear& linear, const std::string& name);
 
+// -1: the whole row. FormatError as logical_shape.
+int64_t group_size_of(const PackedConfig& config, const PackedLinear& linear, const std::string& name);
+
 // As the unpack functions of pack/ throw, with `name` in front.
 QuantizedTensor read_packed(const PackedConfig& config, const PackedLinear& linear, const std::string& name, Codes codes);
 

@@ -182,6 +182,10 @@ class SafetensorsSource : public ModelSource {
         if (part != nullptr) t.bytes += part->bytes.size();
       }
       t.file = fs::path(e.file->path()).filename().string();
+      if (!e.plain()) {
+        t.bits = e.packed.bits;
+        t.group_size = group_size_of(packed_, e.packed, e.file->path() + ": " + name);
+      }
       out.push_back(std::move(t));
     }
     return out;

@@ -2,7 +2,10 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
 
 #include "pack/bit_runs.h"
 #include "write/format_writers.h"
@@ -20,6 +23,42 @@ std::string exact_pattern(const std::string& module) {
   out.push_back('$');
   return out;
 }
+
+// The name under which engines that merge projections (vLLM, SGLang) look for one; empty: they do not merge it.
+std::string merged_module(const std::string& module) {
+  constexpr std::pair<const char*, const char*> kMerged[] = {{"q_proj", "qkv_proj"}, {"k_proj", "qkv_proj"}, {"v_proj", "qkv_proj"},
+                                                             {"gate_proj", "gate_up_proj"}, {"up_proj", "gate_up_proj"}};
+  const size_t dot = module.rfind('.');
+  if (dot == std::string::npos) return {};
+  for (const auto& [part, merged] : kMerged) {
+    if (module.compare(dot + 1, std::string::npos, part) == 0) return fmt::format("{}.{}", module.substr(0, dot), merged);
+  }
+  return {};
+}
+
+// GPTQModel's "dynamic": what single modules have other than the rest, by patterns of their names.
+class Dynamic {
+ public:
+  // sign "-:": not quantized; "+:": with these settings; "": as the rest.
+  void add(const std::string& sign, const std::string& module, const nlohmann::json& settings) {
+    if (!sign.empty()) rules_[sign + exact_pattern(module)] = settings;
+    if (const std::string merged = merged_module(module); !merged.empty()) merged_[merged].emplace_back(sign, settings);
+  }
+  // With rules for merged modules whose parts are alike.
+  nlohmann::json rules() const {
+    nlohmann::json out = rules_;
+    for (const auto& [name, parts] : merged_) {
+      const auto& [sign, settings] = parts.front();
+      const bool alike = std::all_of(parts.begin(), parts.end(), [&](const auto& p) { return p == parts.front(); });
+      if (alike && !sign.empty()) out[sign + exact_pattern(name)] = settings;
+    }
+    return out;
+  }
+
+ private:
+  nlohmann::json rules_ = nlohmann::json::object();
+  std::map<std::string, std::vector<std::pair<std::string, nlohmann::json>>> merged_;
+};
 
 }  // namespace
 
@@ -71,21 +110,24 @@ void GptqWriter::configure(const CheckpointPlan& plan, const std::vector<std::st
                       {"format", format()},
                       {"pack_dtype", "int32"},
                       {"meta", {{"quantizer", {"metal-marlin:" METAL_MARLIN_VERSION}}}}};
+  Dynamic dynamic;
+  bool whole = true;
   for (const std::string& module : kept_modules) {
     if (module == plan.head) {
       q["lm_head"] = false;
     } else {
-      q["dynamic"]["-:" + exact_pattern(module)] = nlohmann::json::object();
+      dynamic.add("-:", module, nlohmann::json::object());
+      whole = false;
     }
   }
-  const bool whole = !q.contains("dynamic");
   for (const QuantizedLinear& l : plan.quantized) {
     nlohmann::json own = nlohmann::json::object();
     if (l.bits != plan.bits) own["bits"] = l.bits;
     const int64_t usual = plan.group_size < 0 ? l.in_features : std::min(plan.group_size, l.in_features);
     if (l.group_size != usual) own["group_size"] = l.group_size;
-    if (!own.empty()) q["dynamic"]["+:" + exact_pattern(module_name(l.name))] = std::move(own);
+    dynamic.add(own.empty() ? "" : "+:", module_name(l.name), own);
   }
+  if (nlohmann::json rules = dynamic.rules(); !rules.empty()) q["dynamic"] = std::move(rules);
   if (!whole) {
     // The same for readers that do not know "dynamic" (transformers): what is quantized, by whole names, which are right
     // for those that look for parts or ends of a name.

@@ -60,6 +60,8 @@ TEST_F(JsonlTextTest, RendersConversationsByTheTemplate) {
   EXPECT_EQ(lines.render(R"({"tools": [{"name": "f"}], "messages": [{"role": "assistant", "content": null, "tool_calls": [{"name": "f"}]}]})", 3),
             "[tool] [assistant] call [end]\n");
   EXPECT_EQ(lines.render(R"({"messages": [{"role": "assistant", "tool_calls": [{}], "content": "red"}]})", 3), "[assistant] red [end]\n");
+  EXPECT_EQ(lines.render(R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "red"}, {"type": "text", "text": "green"}]}]})", 3),
+            "[user] red\ngreen [end]\n");
   EXPECT_EQ(lines.render(R"({"text": "red \u00e9"})", 4), "red \xc3\xa9\n\n");
 }
 
@@ -94,7 +96,9 @@ TEST_F(JsonlTextTest, NamesFileLineExpectedAndFound) {
       {R"({"messages": [{"role": 1, "content": "red"}]})", "expected a string as \"role\" of messages[0], found a number"},
       {R"({"messages": [{"role": "user", "content": "red"}, {"role": "user"}]})", "expected \"content\" in messages[1], found none"},
       {R"({"messages": [{"role": "user", "content": null}]})", "expected a string as \"content\" of messages[0], found null"},
-      {R"({"messages": [{"role": "user", "content": [{"type": "text"}]}]})", "found a list"},
+      {R"({"messages": [{"role": "user", "content": [{"type": "text"}]}]})", "expected \"text\" in messages[0].content[0], found none"},
+      {R"({"messages": [{"role": "user", "content": ["red"]}]})", "expected an object as messages[0].content[0], found a string"},
+      {R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]})", "expected \"type\" of messages[0].content[1] to be text, found \"image_url\""},
       {R"({"messages": [{"role": "user", "content": "refuse"}]})", "expected a conversation that the model's chat template takes, found one that it refuses"},
       {R"({"conversations": [{"from": "martian", "value": "red"}]})",
        "expected \"from\" of conversations[0] to be one of system, human, user, gpt, chatgpt, assistant, tool, function, observation, found \"martian\""},

@@ -248,7 +248,7 @@ TEST(Convert, ConfigsOfEachFormat) {
     EXPECT_EQ(q["modules_in_block_to_quantize"].size(), 1u);
     EXPECT_EQ(q["modules_in_block_to_quantize"][0].size(), 5u);
     for (const json& name : q["modules_in_block_to_quantize"][0]) EXPECT_TRUE(model.codes.count(name.get<std::string>() + ".weight") > 0 && name != gate && name != up);
-    EXPECT_EQ(q["dynamic"], json::parse(R"x({"-:^model\\.layers\\.0\\.mlp\\.gate_proj$": {}, "-:^model\\.layers\\.0\\.mlp\\.up_proj$": {}})x"));
+    EXPECT_EQ(q["dynamic"], json::parse(R"x({"-:^model\\.layers\\.0\\.mlp\\.gate_proj$": {}, "-:^model\\.layers\\.0\\.mlp\\.gate_up_proj$": {}, "-:^model\\.layers\\.0\\.mlp\\.up_proj$": {}})x"));
   }
   const json awq = config_of(folder.path("awq"))["quantization_config"];
   EXPECT_EQ(awq["modules_to_not_convert"], json({gate, up, "lm_head"}));

@@ -72,28 +72,59 @@ TEST(Knapsack, FindsWhatTryingEverythingFinds) {
   EXPECT_LT(none, 300);
 }
 
-// Without a common divisor and with large numbers the unit is coarser: the limit holds, and the loss is that of a
-// capacity less by at most one unit for each item.
-TEST(Knapsack, KeepsTheLimitWhereCostsHaveNoCommonMeasure) {
+// Costs without a common divisor and losses of any size.
+TEST(Knapsack, FindsTheBestOfNumbersWithoutACommonMeasure) {
   Random random(6);
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < 100; ++round) {
     std::vector<KnapsackItem> items(6);
     for (KnapsackItem& item : items) {
-      for (int o = 0; o < 4; ++o) item.options.push_back({1'000'000'007ULL * (1 + random.below(9)) + random.below(1'000'000), static_cast<double>(random.below(200)) / 64});
+      for (int o = 0; o < 4; ++o) item.options.push_back({1'000'000'007ULL * (1 + random.below(9)) + random.below(1'000'000), random.uniform()});
     }
-    const uint64_t capacity = 30'000'000'000ULL;
-    const uint64_t slack = items.size() * (capacity / kKnapsackColumns + 1);
-    Best within;
-    Best below;
-    search(items, 0, 0, 0, capacity, 0, within);
-    search(items, 0, 0, 0, capacity - slack, 0, below);
-    const auto found = least_loss(items, capacity);
-    ASSERT_EQ(found.has_value(), std::isfinite(within.least_loss));
-    if (!found) continue;
-    EXPECT_LE(found->cost, capacity);
-    EXPECT_GE(found->loss, within.least_loss);
-    EXPECT_LE(found->loss, below.least_loss);
+    const uint64_t capacity = 15'000'000'000ULL + 1'000'000'000ULL * random.below(20);
+    const double limit = 2 * random.uniform();
+    Best best;
+    search(items, 0, 0, 0, capacity, limit, best);
+    const auto loss = least_loss(items, capacity);
+    const auto cost = least_cost(items, limit);
+    ASSERT_EQ(loss.has_value(), std::isfinite(best.least_loss));
+    if (loss) {
+      EXPECT_LE(loss->cost, capacity);
+      EXPECT_EQ(loss->loss, best.least_loss);
+    }
+    ASSERT_EQ(cost.has_value(), best.least_cost != std::numeric_limits<uint64_t>::max());
+    if (cost) {
+      EXPECT_EQ(cost->cost, best.least_cost);
+    }
   }
+}
+
+// Against the table over all capacities, which small numbers allow for as many items as a model has.
+TEST(Knapsack, FindsTheBestForAsManyItemsAsLargeModelsHave) {
+  Random random(7);
+  std::vector<KnapsackItem> items(320);
+  for (KnapsackItem& item : items) {
+    const double sensitivity = std::exp(3 * random.normal());
+    const uint64_t size = 1 + random.below(7);
+    for (const uint64_t bits : {12, 13, 16, 17, 18, 20, 32, 33, 64}) {
+      item.options.push_back({size * bits, sensitivity * std::exp(-0.35 * static_cast<double>(bits)) * (0.8 + 0.4 * random.uniform())});
+    }
+  }
+  const uint64_t capacity = 320 * 4 * 18;
+  std::vector<double> table(capacity + 1, 0);
+  for (const KnapsackItem& item : items) {
+    std::vector<double> next(capacity + 1, std::numeric_limits<double>::infinity());
+    for (const KnapsackOption& o : item.options) {
+      for (uint64_t c = o.cost; c <= capacity; ++c) next[c] = std::min(next[c], table[c - o.cost] + o.loss);
+    }
+    table = next;
+  }
+  const auto loss = least_loss(items, capacity);
+  ASSERT_TRUE(loss);
+  EXPECT_LE(loss->cost, capacity);
+  EXPECT_NEAR(loss->loss, table[capacity], 1e-12 * table[capacity]);
+  const auto cost = least_cost(items, table[capacity] * (1 + 1e-12));
+  ASSERT_TRUE(cost);
+  EXPECT_LE(cost->cost, loss->cost);
 }
 
 TEST(Knapsack, TheEndsOfTheRange) {

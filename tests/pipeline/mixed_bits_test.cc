@@ -411,6 +411,99 @@ TEST_F(MixedBits, PatternsGiveBitsByHand) {
   EXPECT_LE(mixed["bits_per_weight"].get<double>(), 6.5);
 }
 
+TEST_F(MixedBits, LinearsFixedAt16BitsStaySoBesideATarget) {
+  QuantizeOptions o = options(7);
+  o.linear_bits = {"*.layers.0.self_attn.q_proj.*=16"};  // so k and v as well
+  const json report = quantize(o, "q");
+  for (const json& l : report["linears"]) EXPECT_EQ(l["name"].get<std::string>().find("layers.0.self_attn.v"), std::string::npos);
+  for (const json& item : report["mixed"]["items"]) EXPECT_FALSE(item["layer"] == 0 && item["tap"] == "qkv");
+  const auto reason = [](const json& skipped, const std::string& name) {
+    for (const json& s : skipped) {
+      if (s["name"] == name) return s["reason"].get<std::string>();
+    }
+    return std::string();
+  };
+  const std::string name = "model.layers.0.self_attn.k_proj.weight";
+  EXPECT_EQ(reason(report["skipped"], name), "--linear-bits");
+  EXPECT_EQ(reason(json::parse(plan_quantization(model(), out("plan"), o))["skipped"], name), "--linear-bits");
+  EXPECT_FALSE(ModelSource::open(out("q"))->load_codes(name).has_value());
+}
+
+// What comes out of v and up is scaled for the linears behind them whatever they are stored in.
+TEST_F(MixedBits, ScalesAreFoldedIntoWhatStaysIn16Bits) {
+  for (const char* name : {"llama", "qwen2", "phi3"}) {
+    QuantizeOptions o = options(0);
+    evaluated(o);
+    o.method = "awq";
+    SCOPED_TRACE(name);
+    o.linear_bits = {std::string(name) == "phi3" ? "*.qkv_proj.*=16" : "*.v_proj.*=16", "*up_proj.*=16"};
+    o.machine.threads = 1;
+    const std::string to = std::string("whole-") + name;
+    const json report = quantize(o, to, model(name));
+    std::set<std::string> folds;
+    for (const json& s : report["scales"]) folds.insert(s["tap"].get<std::string>());
+    EXPECT_EQ(folds, (std::set<std::string>{"o", "down"})) << name;
+    // The source's rows over the written ones are the scale, the same along a row.
+    const auto source = ModelSource::open(model(name));
+    const auto written = ModelSource::open(out(to));
+    int folded = 0;
+    for (const LinearSlot& slot : source->linears(1)) {
+      if (slot.kind == LinearKind::kO || slot.kind == LinearKind::kDown) continue;
+      const Matrix a = source->load(slot.weight, slot.first_row, slot.rows);
+      const Matrix b = written->load(slot.weight, slot.first_row, slot.rows);
+      bool scaled = false;
+      for (int64_t r = 0; r < slot.rows; ++r) {
+        int64_t largest = 0;
+        for (int64_t c = 0; c < slot.columns; ++c) largest = std::abs(a(r, c)) > std::abs(a(r, largest)) ? c : largest;
+        const float ratio = b(r, largest) / a(r, largest);
+        scaled = scaled || std::abs(ratio - 1) > 0.01f;
+        for (int64_t c = 0; c < slot.columns; ++c) EXPECT_NEAR(b(r, c), ratio * a(r, c), 2e-3f * std::abs(b(r, largest)));
+      }
+      EXPECT_TRUE(!scaled || slot.kind == LinearKind::kV || slot.kind == LinearKind::kUp) << slot.weight;
+      folded += scaled ? 1 : 0;
+    }
+    EXPECT_GT(folded, 0);  // a search may find that no scale is best
+    // What was measured beside the work is what the files give; and a run that goes on ends the same.
+    const double kl = report["model"]["kl_divergence"]["mean"].get<double>();
+    EXPECT_NEAR(evaluate_model(out(to), model(name), o.evaluation, {}).kl_mean, kl, 0.01 * kl) << name;
+    int calls = 0;
+    Observer stop;
+    stop.on_progress = [&](const Progress& p) { return p.stage != "round" || p.done < 1 || ++calls < 3; };
+    const std::string cut = std::string("cut-") + name;
+    EXPECT_THROW(quantize_model(model(name), out(cut), o, stop), Interrupted);
+    quantize(o, cut, model(name));
+    EXPECT_EQ(bytes(to), bytes(cut)) << name;
+  }
+}
+
+TEST_F(MixedBits, ALimitOfTheEstimateNeedsNoEvaluation) {
+  QuantizeOptions o = options(0);
+  o.mixed_bits = true;
+  o.max_kl = 0.02;
+  const QuantizeResult result = quantize_model(model(), out("q"), o);
+  EXPECT_TRUE(result.passed_gate);
+  const json report = json::parse(result.report_json);
+  EXPECT_TRUE(report["gate"]["passed"].is_null());
+  EXPECT_NE(render_report_text(result.report_json).find("met by the estimate"), std::string::npos);
+  EXPECT_LE(report["mixed"]["estimated_kl"].get<double>(), 0.02);
+}
+
+TEST_F(MixedBits, InspectionCountsTheGrids) {
+  QuantizeOptions o = options(0);
+  o.linear_bits = {"*.k_proj.*=8", "*.layers.1.mlp.down_proj.*=16"};
+  o.formats = {"native", "gptq_v2"};
+  quantize(o, "q");
+  for (const char* format : {"native", "gptq_v2"}) {
+    const std::string text = inspect_model(out("q") + "/" + format);
+    const json j = json::parse(text);
+    const json expected = {{{"bits", 4}, {"group_size", 8}, {"linears", 7}, {"weights", 2 * 32 * 32 + 5 * 32 * 40}},
+                           {{"bits", 8}, {"group_size", 8}, {"linears", 6}, {"weights", 2 * (32 * 32 + 2 * 16 * 32)}},
+                           {{"bits", 16}, {"group_size", 0}, {"linears", 1}, {"weights", 32 * 40}}};
+    EXPECT_EQ(j["grids"], expected) << format;
+    EXPECT_NE(render_inspection(text).find("8 bits, groups of 8: 6 linears"), std::string::npos) << render_inspection(text);
+  }
+}
+
 TEST_F(MixedBits, RefusesBeforeAnyWork) {
   QuantizeOptions o = options(4.0);
   o.method = "rtn";

@@ -138,6 +138,23 @@ TEST(Widths, SeveralInOneGptqCheckpoint) {
   EXPECT_EQ(dynamic.size(), others);
 }
 
+// Engines merge q, k and v, and gate and up, and ask for the merged module's settings.
+TEST(Widths, MergedModulesHaveTheirRules) {
+  CheckpointPlan plan = plan_of(4);
+  for (QuantizedLinear& l : plan.quantized) {
+    const bool first = l.name.find("layers.0.") != std::string::npos;
+    if (first && l.name.find("self_attn") != std::string::npos && l.name.find("o_proj") == std::string::npos) l.bits = 8;
+    if (!first && l.name.find("k_proj") != std::string::npos) l.bits = 8;  // its neighbours have 4: nothing holds for all
+  }
+  std::erase_if(plan.quantized, [](const QuantizedLinear& l) { return l.name.find("layers.1.mlp.gate") != std::string::npos || l.name.find("layers.1.mlp.up") != std::string::npos; });
+  const Written written(plan, "gptq_v2");
+  const json dynamic = written.quantization()["dynamic"];
+  EXPECT_EQ(dynamic["+:^model\\.layers\\.0\\.self_attn\\.qkv_proj$"], (json{{"bits", 8}}));
+  EXPECT_EQ(dynamic["-:^model\\.layers\\.1\\.mlp\\.gate_up_proj$"], json::object());
+  EXPECT_FALSE(dynamic.contains("+:^model\\.layers\\.1\\.self_attn\\.qkv_proj$"));
+  EXPECT_EQ(dynamic.size(), 3U + 1U + 1U + 2U + 1U);
+}
+
 TEST(Widths, OtherFormatsHoldOne) {
   try {
     const Written written(mixed_plan(), "awq");
