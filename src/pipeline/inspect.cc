@@ -111,7 +111,10 @@ std::string render_inspection(const std::string& text) {
     // What is said of single modules is in the table of grids.
     ordered_json q = j["quantization"];
     for (const char* key : {"dynamic", "modules_in_block_to_quantize", "modules_to_not_convert"}) {
-      if (q.contains(key) && q[key].size() > 3) q[key] = fmt::format("({})", q[key].size());
+      if (!q.contains(key)) continue;
+      const bool nested = q[key].is_array() && q[key].size() == 1 && q[key][0].is_array();
+      const size_t count = nested ? q[key][0].size() : q[key].size();
+      if (count > 3) q[key] = fmt::format("({})", count);
     }
     line("quantization", q.dump());
   }
