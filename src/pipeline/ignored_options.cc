@@ -45,7 +45,7 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
   const std::string no_scales = o.scale_search == "off" ? "--scale-search off searches no scales" : fmt::format("--method {} searches no scales", o.method);
   List list(o.given);
   list.add("effort", o.method == "awq", o.effort != defaults.effort, fmt::format("--method {} has only one", o.method));
-  list.add("salient-ratio", r.scales == ScaleMethod::kSalient, o.salient_ratio != defaults.salient_ratio, "only --method awq-salient uses it");
+  list.add("salient-ratio", r.scales == ScaleMethod::kSalient, o.salient_ratio != defaults.salient_ratio, o.method == "awq-salient" ? no_scales : "only --method awq-salient uses it");
   list.add("activation-method", r.scales != ScaleMethod::kNone, o.activation_method != defaults.activation_method, no_scales);
   list.add("awq-loss", r.scales == ScaleMethod::kAwq && (r.scale_loss == ScaleLoss::kBlock || o.awq_loss != "block"), o.awq_loss != defaults.awq_loss,
            r.scales == ScaleMethod::kNone      ? no_scales
@@ -60,7 +60,7 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
   list.add("samples", !npz, c.samples != defaults.calibration.samples, from_file);
   list.add("sequence-length", !npz, c.sequence_length != defaults.calibration.sequence_length, from_file);
   list.add("first-token-weight", needs_gram(r), o.first_token_weight != defaults.first_token_weight,
-           fmt::format("--method {} has no Gram matrices", o.method));
+           "nothing that was chosen looks at Gram matrices");
   list.add("precision", !npz, o.machine.precision != defaults.machine.precision, from_file);
   list.add("builtin-share", from_files(c) || o.builtin_share == 0, o.builtin_share > 0, npz ? from_file : "only texts in files take such a share beside them; --calibration may name builtin itself");
   list.add_self_text(c);

@@ -34,6 +34,7 @@ OwnedTensor token_tensor(const std::string& name, const TokenSet& set) {
 
 TokenSet token_set(const TensorView& view) {
   TokenSet set;
+  if (view.dtype != DType::kI32) throw FormatError(fmt::format("tokens.safetensors: {}: expected I32, found {}", view.name, dtype_name(view.dtype)));
   const auto* values = reinterpret_cast<const int32_t*>(view.bytes.data());
   const int64_t n = view.elements();
   for (int64_t i = 0; i < n;) {
@@ -133,13 +134,16 @@ FinishedBlock Journal::read_block(int64_t layer) const {
   FinishedBlock block;
   const auto it = file.metadata().find("quantized");
   if (it == file.metadata().end()) throw FormatError(fmt::format("{}: no list of quantized tensors", file.path()));
-  const json groups = json::parse(it->second);
-  std::vector<std::string> parts;
-  for (const auto& [name, entry] : groups.items()) {
-    QuantizedTensor t = unpack_native(file.get(name), file.get(name + ".scales"), file.get(name + ".zeros"),
-                                      entry.at("group_size").get<int64_t>(), name, Codes::kRead, entry.value("bits", 4));
-    t.symmetric = entry.at("symmetric").get<bool>();
-    block.quantized.emplace(name, std::move(t));
+  const json groups = json::parse(it->second, nullptr, false);
+  try {
+    for (const auto& [name, entry] : groups.items()) {
+      QuantizedTensor t = unpack_native(file.get(name), file.get(name + ".scales"), file.get(name + ".zeros"),
+                                        entry.at("group_size").get<int64_t>(), name, Codes::kRead, entry.value("bits", 4));
+      t.symmetric = entry.at("symmetric").get<bool>();
+      block.quantized.emplace(name, std::move(t));
+    }
+  } catch (const json::exception&) {
+    throw FormatError(fmt::format("{}: its list of quantized tensors is damaged; run again with --no-resume", file.path()));
   }
   for (const TensorView& view : file.tensors()) {
     const size_t dot = view.name.rfind(".weight.");
@@ -152,7 +156,7 @@ FinishedBlock Journal::read_block(int64_t layer) const {
 json Journal::read_block_report(int64_t layer) const {
   const std::string path = block_path(layer, "json");
   json j = json::parse(read_text_file(path), nullptr, false);
-  if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object; remove {} to start over", path, folder_));
+  if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object; run again with --no-resume", path));
   return j;
 }
 

@@ -41,8 +41,9 @@ class Journal {
   bool read_tokens(TokenSet& calibration, TokenSet& held_back) const;  // false: none
 
   int64_t finished_blocks() const;  // 0 .. n-1 are done
+  std::string block_path(int64_t layer, const char* ending) const;
   void write_block(int64_t layer, const FinishedBlock& block, const nlohmann::json& report);
-  FinishedBlock read_block(int64_t layer) const;
+  FinishedBlock read_block(int64_t layer) const;  // as the file has it: check_finished() compares it with the model
   nlohmann::json read_block_report(int64_t layer) const;
 
   // States that enter `layer`; older ones are removed.
@@ -51,7 +52,6 @@ class Journal {
   std::vector<OwnedTensor> read_states(int64_t layer) const;
 
  private:
-  std::string block_path(int64_t layer, const char* ending) const;
   std::string states_path(int64_t layer) const;
   std::string folder_;
 };

@@ -11,7 +11,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr double kRounding = 1e-9;  // of bounds, relative to what they are sums of
+constexpr double kRounding = 1e-9;  // of bounds, relative to the largest sums that they are made of
 
 // An option as the search sees it: `value` is to be least, `use` counts against the budget.
 struct Option {
@@ -33,27 +33,36 @@ std::vector<Option> undominated(std::vector<Option> options) {
 // A step of an item from one corner of the lower convex hull of its options to the next.
 struct Step {
   size_t item;
+  size_t from;  // places in the item's list of options
+  size_t to;
   double gain;  // of value
   double use;
   double slope() const { return gain / use; }
 };
 
 std::vector<Step> hull_steps(size_t item, const std::vector<Option>& options) {
-  std::vector<const Option*> hull;
-  for (const Option& o : options) {
+  std::vector<size_t> hull;
+  for (size_t i = 0; i < options.size(); ++i) {
+    const Option& o = options[i];
     while (hull.size() >= 2) {
-      const Option& a = *hull[hull.size() - 2];
-      const Option& b = *hull.back();
+      const Option& a = options[hull[hull.size() - 2]];
+      const Option& b = options[hull.back()];
       if ((b.value - a.value) * (o.use - b.use) <= (o.value - b.value) * (b.use - a.use)) break;  // b is below the line from a to o
       hull.pop_back();
     }
-    hull.push_back(&o);
+    hull.push_back(i);
   }
   std::vector<Step> steps;
-  for (size_t i = 1; i < hull.size(); ++i) steps.push_back({item, hull[i - 1]->value - hull[i]->value, hull[i]->use - hull[i - 1]->use});
+  for (size_t i = 1; i < hull.size(); ++i) {
+    const Option& a = options[hull[i - 1]];
+    const Option& b = options[hull[i]];
+    steps.push_back({item, hull[i - 1], hull[i], a.value - b.value, b.use - a.use});
+  }
   return steps;
 }
 
+// Sums are formed in the order of the items everywhere, so that equal choices have equal sums; adding is monotone, so what is
+// dominated stays so.
 class Search {
  public:
   Search(std::vector<std::vector<Option>> items, double budget) : items_(std::move(items)), budget_(budget) {
@@ -66,10 +75,12 @@ class Search {
       least_use_[i] = least_use_[i + 1] + items_[i].front().use;
       priced_[i] = priced_[i + 1] + best;
     }
+    slack_ = kRounding * (most_value_ + priced_[0] + price_ * budget_);
   }
 
   // The index of each item's option; nothing where the budget does not do.
   std::optional<std::vector<size_t>> run() {
+    if (!feasible_) return std::nullopt;
     struct State {
       double value;
       double use;
@@ -92,7 +103,7 @@ class Search {
       for (const State& s : next) {
         if (states.empty() || s.value < states.back().value) states.push_back(s);
       }
-      if (states.empty()) return std::nullopt;
+      if (states.empty()) return known_;
       if (states.size() > std::numeric_limits<uint32_t>::max()) throw ArgumentError("the choice of options has too many equals");
       for (const State& s : states) trail[i].emplace_back(s.parent, s.option);
     }
@@ -109,45 +120,65 @@ class Search {
   // Steps of all hulls, the steepest first, as far as the budget goes: the slope of the first that does not fit prices use, and
   // what fits is a choice to beat.
   void relax() {
-    double use = 0;
-    double value = 0;
+    std::vector<size_t> places(items_.size(), 0);
     std::vector<Step> steps;
+    double use = 0;
     for (size_t i = 0; i < items_.size(); ++i) {
       use += items_[i].front().use;
-      value += items_[i].front().value;
+      most_value_ += items_[i].front().value;
       const auto own = hull_steps(i, items_[i]);
       steps.insert(steps.end(), own.begin(), own.end());
     }
-    if (use > budget_) return;
+    feasible_ = use <= budget_;
+    if (!feasible_) return;
+    take(places);
     std::stable_sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return a.slope() > b.slope(); });
-    std::vector<bool> stopped(items_.size(), false);
     bool full = false;
     for (const Step& s : steps) {
-      if (stopped[s.item]) continue;
+      if (places[s.item] != s.from) continue;  // the step before did not fit
       if (use + s.use > budget_) {
-        stopped[s.item] = true;
         if (!full) price_ = s.slope();
         full = true;
         continue;
       }
       use += s.use;
-      value -= s.gain;
+      places[s.item] = s.to;
     }
-    to_beat_ = value;
+    take(places);
   }
 
-  // Whether a choice for the first `done` items can still become as good as the one to beat.
+  // A choice to beat, where its sums say that it is one.
+  void take(const std::vector<size_t>& places) {
+    double value = 0;
+    double use = 0;
+    std::vector<size_t> chosen;
+    for (size_t i = 0; i < items_.size(); ++i) {
+      const Option& o = items_[i][places[i]];
+      value += o.value;
+      use += o.use;
+      chosen.push_back(o.index);
+    }
+    if (use > budget_ || value > to_beat_) return;
+    to_beat_ = value;
+    known_ = std::move(chosen);
+  }
+
+  // Whether a choice for the first `done` items can still become as good as the one to beat. Of whole choices the sums decide;
+  // of parts, bounds that may be wrong by their rounding.
   bool promising(double value, double use, size_t done) const {
-    if (use + least_use_[done] > budget_) return false;
-    const double bound = value + priced_[done] - price_ * (budget_ - use);
-    const double scale = std::abs(value) + priced_[done] + price_ * budget_;
-    return !(bound > to_beat_ + kRounding * (scale + to_beat_));
+    if (done == items_.size()) return use <= budget_ && value <= to_beat_;
+    if (use + least_use_[done] > budget_ + kRounding * budget_) return false;
+    return !(value + priced_[done] - price_ * (budget_ - use) > to_beat_ + slack_);
   }
 
   std::vector<std::vector<Option>> items_;
   double budget_;
-  double price_ = 0;  // of a unit of use
+  bool feasible_ = false;
+  double price_ = 0;       // of a unit of use
+  double most_value_ = 0;  // of the options of least use
   double to_beat_ = std::numeric_limits<double>::infinity();
+  double slack_ = 0;
+  std::vector<size_t> known_;      // the choice to beat
   std::vector<double> least_use_;  // of the items from one on
   std::vector<double> priced_;     // the same, least value + price x use
 };
@@ -185,6 +216,7 @@ std::optional<KnapsackChoice> solve(std::span<const KnapsackItem> items, double 
     options[i] = undominated(std::move(options[i]));
     most += largest;
   }
+  // No sum exceeds `most`: it is formed in the same order.
   const auto chosen = Search(std::move(options), std::min(budget, most)).run();
   if (!chosen) return std::nullopt;
   KnapsackChoice out;
@@ -202,6 +234,9 @@ std::optional<KnapsackChoice> least_loss(std::span<const KnapsackItem> items, ui
   return solve(items, static_cast<double>(std::min(capacity, kMostKnapsackCost)), true);
 }
 
-std::optional<KnapsackChoice> least_cost(std::span<const KnapsackItem> items, double limit) { return solve(items, limit, false); }
+std::optional<KnapsackChoice> least_cost(std::span<const KnapsackItem> items, double limit) {
+  if (std::isnan(limit)) throw ArgumentError("limit: expected a number, found NaN");
+  return solve(items, limit, false);
+}
 
 }  // namespace metal_marlin

@@ -220,6 +220,7 @@ BitsChoice choose_bits(const Sensitivity& s, const QuantizeOptions& options) {
   if (options.target_bits > 0) {
     check_reachable(s.items, options);
     choice = least_loss(items, static_cast<uint64_t>(options.target_bits * count));
+    if (!choice) throw ArgumentError(fmt::format("--target-bits {:g}: no bits meet it; give more", options.target_bits));
   } else {
     choice = least_cost(items, options.max_kl);
     if (!choice) throw ArgumentError(fmt::format("--max-kl {:g}: no bits meet it with linears of fixed --linear-bits; give more", options.max_kl));

@@ -50,8 +50,6 @@ RangeMethod method_of(RangeChoice c) {
   return RangeMethod::kAbsmax;
 }
 
-std::string bias_name(const std::string& weight) { return weight.substr(0, weight.size() - std::strlen("weight")) + "bias"; }
-
 class BlockQuantizer {
  public:
   BlockQuantizer(BlockTask& task, Block& block, Tracker& tracker)
@@ -487,6 +485,8 @@ class BlockQuantizer {
 };
 
 }  // namespace
+
+std::string bias_name(const std::string& weight) { return weight.substr(0, weight.size() - std::strlen("weight")) + "bias"; }
 
 BlockResult quantize_block(BlockTask& task, Block& block, Tracker& tracker) { return BlockQuantizer(task, block, tracker).run(); }
 

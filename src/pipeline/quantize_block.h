@@ -49,11 +49,14 @@ struct BlockResult {
   nlohmann::json report;  // {linears: [...], scales: [...], invariance_error, counts}
 };
 
+// "...v_proj.bias" of "...v_proj.weight".
+std::string bias_name(const std::string& weight);
+
 // `block` holds the source's weights and is left as a reader of the written checkpoint sees it: norms rounded to f16,
 // linears dequantized.
 BlockResult quantize_block(BlockTask& task, Block& block, Tracker& tracker);
 
-// Puts a finished block's values into `block`, which holds the source's weights.
+// Puts a finished block's values into `block`, which holds the source's weights. Of a file it must have passed check_finished().
 void apply_finished(const ModelSource& source, int64_t layer, const FinishedBlock& finished, Block& block);
 
 }  // namespace metal_marlin

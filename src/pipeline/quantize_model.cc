@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "calibrate/statistics.h"
@@ -27,6 +28,7 @@
 #include "pipeline/few_tokens.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/journal.h"
+#include "pipeline/finished_check.h"
 #include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/mixed_bits.h"
@@ -51,7 +53,8 @@ constexpr double kSnapshotSeconds = 120;
 // Delivers the journal's blocks to a writer, one block in memory at a time.
 class JournalProvider : public TensorProvider {
  public:
-  JournalProvider(const Journal& journal, const std::map<std::string, int64_t>& layers) : journal_(journal), layers_(layers) {}
+  // `read`: a finished block, checked.
+  JournalProvider(std::function<FinishedBlock(int64_t)> read, const std::map<std::string, int64_t>& layers) : read_(std::move(read)), layers_(layers) {}
   QuantizedTensor quantized(const std::string& name) override {
     fetch(name);
     return block_.quantized.at(name);
@@ -64,18 +67,18 @@ class JournalProvider : public TensorProvider {
       std::memcpy(copy.bytes.data(), t.bytes.data(), t.bytes.size());
       return copy;
     }
-    throw FormatError(fmt::format("{}: {} is missing; run again with --no-resume", journal_.folder(), name));
+    throw FormatError(fmt::format("{}: missing in the interrupted run; run again with --no-resume", name));
   }
 
  private:
   void fetch(const std::string& name) {
     const int64_t layer = layers_.at(name);
     if (layer == loaded_) return;
-    block_ = journal_.read_block(layer);
+    block_ = read_(layer);
     loaded_ = layer;
   }
 
-  const Journal& journal_;
+  std::function<FinishedBlock(int64_t)> read_;
   const std::map<std::string, int64_t>& layers_;
   FinishedBlock block_;
   int64_t loaded_ = -1;
@@ -131,10 +134,12 @@ class Run {
   void prepare(uint64_t fingerprint);
   void plan_tensors();
   void warn_of_unused_patterns();
+  void work(uint64_t fingerprint, QuantizeResult& result);
   void choose_mixed_bits();
   // Returns the number of operations.
   double forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const;
   void run_blocks();
+  FinishedBlock finished_block(int64_t layer) const;  // checked against the model
   void replay(int64_t layer);
   void quantize_layer(int64_t layer);
   void restore_states(int64_t layer);
@@ -311,6 +316,9 @@ void Run::prepare(uint64_t fingerprint) {
     if (j.is_object()) {
       texts_.held_back_source = j.value("held_back_source", std::string());
       texts_.calibration_facts = j.value("calibration", std::string("{}"));
+      if (!json::parse(texts_.calibration_facts, nullptr, false).is_object()) {
+        throw FormatError(fmt::format("{}: calibration: expected a JSON object; run again with --no-resume", texts_path));
+      }
       for (const json& text : j.value("warnings", json::array())) tracker_.warn(text.get<std::string>());
     }
   }
@@ -429,6 +437,12 @@ void Run::snapshot(int64_t next_layer) {
   snapshot_cost_ = last_snapshot_ - now;
 }
 
+FinishedBlock Run::finished_block(int64_t layer) const {
+  FinishedBlock block = journal_.read_block(layer);
+  check_finished(*source_, layer, layers_[static_cast<size_t>(layer)], journal_.read_block_report(layer), block, journal_.block_path(layer, "safetensors"));
+  return block;
+}
+
 // Passes the states through a block that an earlier run has finished.
 void Run::replay(int64_t layer) {
   tracker_.enter("replay", layer, source_->config().num_hidden_layers);
@@ -436,7 +450,7 @@ void Run::replay(int64_t layer) {
   if (calibration_->rows() > 0) forward(layer, block, *calibration_, recipe_.precision, {});
   if (evaluating()) {
     forward(layer, block, *reference_, Precision::kF32, {});
-    apply_finished(*source_, layer, journal_.read_block(layer), block);
+    apply_finished(*source_, layer, finished_block(layer), block);
     forward(layer, block, *quantized_, Precision::kF32, {});
   }
 }
@@ -525,6 +539,7 @@ void Run::run_blocks() {
   const int64_t layers = source_->config().num_hidden_layers;
   const int64_t finished = std::min(journal_.finished_blocks(), layers);
   resumed_blocks_ = finished;
+  for (int64_t layer = 0; layer < finished; ++layer) finished_block(layer);  // damage is told before the work, not after it
   int64_t start = 0;
   const auto saved = journal_.states_layer();
   tracker_.enter("embed", 0, layers);
@@ -604,7 +619,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
   std::vector<std::pair<std::string, WriteReport>> reports;
   for (const std::string& format : options_.formats) {
     const std::string folder = options_.formats.size() == 1 ? output_ : (fs::path(output_) / format).string();
-    JournalProvider provider(journal_, layer_of);
+    JournalProvider provider([&](int64_t layer) { return finished_block(layer); }, layer_of);
     const auto writer = CheckpointWriter::create(format);
     reports.emplace_back(format, writer->write(*source_, plan, provider, folder,
                                                [&](int64_t done, int64_t total) { tracker_.enter("write", done, total); }));
@@ -632,6 +647,17 @@ QuantizeResult Run::execute() {
   }
   check_before_work();
   lock_output();
+  const bool resuming = journal_.exists();
+  try {
+    work(fingerprint, result);
+  } catch (const json::exception& e) {
+    if (!resuming) throw;
+    throw FormatError(fmt::format("{}: a file of the interrupted run is damaged ({}); run again with --no-resume", journal_.folder(), e.what()));
+  }
+  return result;
+}
+
+void Run::work(uint64_t fingerprint, QuantizeResult& result) {
   prepare(fingerprint);
   if (chooses_bits(options_)) choose_mixed_bits();
   remove_old_result();
@@ -662,7 +688,6 @@ QuantizeResult Run::execute() {
   result.report_json = write_report(report);
   result.passed_gate = gate_verdict(report, options_.max_kl);
   journal_.remove();
-  return result;
 }
 
 }  // namespace

@@ -33,7 +33,7 @@ struct QuantizedLinear {
   int bits = 4;        // of a code
 };
 
-// A tensor whose values differ from the source's: a norm or bias into which scales were folded. Shape as in the source.
+// A tensor whose values differ from the source's: a norm, a bias, or a weight left in 16 bits, into which scales were folded. Shape as in the source.
 struct ChangedTensor {
   std::string name;
   DType dtype = DType::kF16;  // of what TensorProvider::changed() delivers

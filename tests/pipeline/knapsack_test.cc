@@ -98,6 +98,39 @@ TEST(Knapsack, FindsTheBestOfNumbersWithoutACommonMeasure) {
   }
 }
 
+// Decimal losses, whose sums depend on their order, optima of 0, items without a choice, and limits that are a choice's own sum.
+TEST(Knapsack, RoundingOfSumsLosesNothing) {
+  const std::vector<KnapsackItem> decimal = {{{{0, 0.5}, {1, 0.4}, {2, 0.1 + 0.2}, {3, 0.2}, {4, 0.1}, {5, 0}}}};
+  EXPECT_EQ(least_loss(decimal, 7)->loss, 0);
+  const std::vector<KnapsackItem> fixed = {{{{1, 0.3}}}, {{{1, 0.2}}}, {{{1, 0.1}}}};
+  EXPECT_TRUE(least_cost(fixed, std::numeric_limits<double>::infinity()));
+  EXPECT_TRUE(least_cost(fixed, 0.3 + 0.2 + 0.1));
+  Random random(8);
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<KnapsackItem> items(1 + random.below(6));
+    for (KnapsackItem& item : items) {
+      const auto options = 1 + random.below(5);
+      for (uint32_t o = 0; o < options; ++o) item.options.push_back({random.below(9), static_cast<double>(random.below(11)) / 10});
+    }
+    double limit = 0;  // of some choice
+    for (const KnapsackItem& item : items) limit += item.options[random.below(item.options.size())].loss;
+    if (round % 7 == 0) limit = std::numeric_limits<double>::infinity();
+    const uint64_t capacity = random.below(40);
+    Best best;
+    search(items, 0, 0, 0, capacity, limit, best);
+    const auto loss = least_loss(items, capacity);
+    const auto cost = least_cost(items, limit);
+    ASSERT_EQ(loss.has_value(), std::isfinite(best.least_loss)) << round;
+    if (loss) {
+      EXPECT_EQ(loss->loss, best.least_loss) << round;
+      EXPECT_EQ(loss->cost, best.cost_of_it) << round;
+    }
+    ASSERT_TRUE(cost) << round;
+    EXPECT_EQ(cost->cost, best.least_cost) << round;
+    EXPECT_LE(cost->loss, limit) << round;
+  }
+}
+
 // Against the table over all capacities, which small numbers allow for as many items as a model has.
 TEST(Knapsack, FindsTheBestForAsManyItemsAsLargeModelsHave) {
   Random random(7);
@@ -143,6 +176,7 @@ TEST(Knapsack, RefusesWhatIsNoItem) {
   EXPECT_THROW(least_loss(std::vector<KnapsackItem>{{{{1, -1}}}}, 1), ArgumentError);
   EXPECT_THROW(least_cost(std::vector<KnapsackItem>{{{{1, NAN}}}}, 1), ArgumentError);
   EXPECT_THROW(least_loss(std::vector<KnapsackItem>{{std::vector<KnapsackOption>(256)}}, 1), ArgumentError);
+  EXPECT_THROW(least_cost(std::vector<KnapsackItem>{{{{1, 1}}}}, NAN), ArgumentError);
   const uint64_t huge = std::numeric_limits<uint64_t>::max();
   EXPECT_THROW(least_loss(std::vector<KnapsackItem>{{{{huge, 0}}}, {{{huge, 0}}}}, 1), ArgumentError);
 }

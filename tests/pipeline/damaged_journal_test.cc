@@ -1,0 +1,133 @@
+// A journal whose files were changed between a run and the one that goes on: told before any work, nothing read beyond its end.
+#include <gtest/gtest.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/quantize.h>
+
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "core/atomic_file.h"
+#include "formats/safetensors.h"
+#include "pipeline/model_run_fixture.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+
+class DamagedJournal : public ModelRunTest {
+ protected:
+  using Tensors = std::map<std::string, OwnedTensor>;
+
+  QuantizeOptions options() const {
+    QuantizeOptions o;
+    o.scheme = "sym";
+    o.group_size = "8";
+    o.formats = {"native"};
+    o.linear_bits = {"*.v_proj.*=16"};
+    o.calibration.calibration = {(folder_ / "text.txt").string()};
+    o.calibration.samples = 16;
+    o.calibration.sequence_length = 64;
+    o.evaluation.text = (folder_ / "text.txt").string();
+    o.evaluation.chunks = 4;
+    o.evaluation.context = 64;
+    return o;
+  }
+  // Stopped when the first of two blocks is done.
+  void interrupt() {
+    fs::remove_all(out("q"));
+    Observer stop;
+    stop.on_progress = [&](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
+    EXPECT_THROW(quantize_model(model(), out("q"), options(), stop), Interrupted);
+    ASSERT_TRUE(fs::exists(file("block-00000.json")));
+  }
+  std::string file(const char* name) const { return out("q") + "/.metal-marlin/" + name; }
+  void edit_block(const std::function<void(Tensors&)>& change, const std::map<std::string, std::string>& metadata = {}) {
+    const std::string path = file("block-00000.safetensors");
+    Tensors tensors;
+    std::map<std::string, std::string> kept;
+    {
+      const SafetensorsFile block(path);
+      kept = metadata.empty() ? block.metadata() : metadata;
+      for (const TensorView& t : block.tensors()) {
+        OwnedTensor copy{t.name, t.dtype, t.shape, Buffer(t.bytes.size())};
+        if (!t.bytes.empty()) std::memcpy(copy.bytes.data(), t.bytes.data(), t.bytes.size());
+        tensors.emplace(t.name, std::move(copy));
+      }
+    }
+    change(tensors);
+    std::vector<OwnedTensor> list;
+    for (auto& [name, t] : tensors) list.push_back(std::move(t));
+    write_safetensors(path, std::span<const OwnedTensor>(list), kept);
+  }
+  void expect_told(const std::string& what) {
+    try {
+      quantize_model(model(), out("q"), options());
+      ADD_FAILURE() << "not told: " << what;
+    } catch (const FormatError& e) {
+      EXPECT_NE(std::string(e.what()).find("--no-resume"), std::string::npos) << what << ": " << e.what();
+      EXPECT_NE(std::string(e.what()).find(".metal-marlin"), std::string::npos) << what << ": " << e.what();
+    } catch (const std::exception& e) {
+      ADD_FAILURE() << what << ": " << e.what();
+    }
+    EXPECT_FALSE(fs::exists(out("q") + "/config.json"));
+  }
+};
+
+OwnedTensor zeros(const std::string& name, DType type, std::vector<int64_t> shape) {
+  OwnedTensor t{name, type, std::move(shape), Buffer()};
+  t.bytes = Buffer(static_cast<size_t>(t.view().elements()) * dtype_size(type));
+  if (t.bytes.size() > 0) std::memset(t.bytes.data(), 0, t.bytes.size());
+  return t;
+}
+
+TEST_F(DamagedJournal, TensorsUnlikeTheModelAreTold) {
+  const std::string v = "model.layers.0.self_attn.v_proj.weight";
+  const std::string o = "model.layers.0.self_attn.o_proj.weight";
+  const std::pair<const char*, std::function<void(Tensors&)>> changes[] = {
+      {"empty v", [&](Tensors& t) { t.insert_or_assign(v, zeros(v, DType::kF16, {0})); }},
+      {"short v", [&](Tensors& t) { t.insert_or_assign(v, zeros(v, DType::kF16, {1})); }},
+      {"v in F32", [&](Tensors& t) { t.insert_or_assign(v, zeros(v, DType::kF32, {16, 32})); }},
+      {"no v", [&](Tensors& t) { t.erase(v); }},
+      {"a tensor more", [&](Tensors& t) { t.emplace("x", zeros("x", DType::kF16, {4})); }},
+      {"wide o", [&](Tensors& t) {
+         t.insert_or_assign(o, zeros(o, DType::kU32, {512, 32}));
+         t.insert_or_assign(o + ".scales", zeros(o + ".scales", DType::kF16, {512, 32}));
+         t.insert_or_assign(o + ".zeros", zeros(o + ".zeros", DType::kF16, {512, 32}));
+       }},
+  };
+  for (const auto& [what, change] : changes) {
+    interrupt();
+    edit_block(change);
+    expect_told(what);
+  }
+}
+
+TEST_F(DamagedJournal, OtherKindsOfJsonAreTold) {
+  const std::string o = "model.layers.0.self_attn.o_proj.weight";
+  for (const std::string quantized : {"{", "[]", "3", R"({"X": 3})", R"({"X": {"bits": 4, "group_size": "8", "symmetric": true}})", R"({"X": {"bits": "4", "group_size": 8, "symmetric": true}})", "{}"}) {
+    interrupt();
+    std::string text = quantized;
+    if (const size_t at = text.find('X'); at != std::string::npos) text.replace(at, 1, o);
+    edit_block([](Tensors&) {}, {{"quantized", text}});
+    expect_told(quantized);
+  }
+  const std::pair<const char*, const char*> files[] = {
+      {"block-00000.json", R"({"scales": 3, "changed": [3], "linears": []})"},
+      {"block-00000.json", "[]"},
+      {"texts.json", R"({"held_back_source": 3})"},
+      {"texts.json", R"({"held_back_source": "x", "warnings": [3]})"},
+      {"texts.json", R"({"held_back_source": "x", "calibration": "["})"},
+  };
+  for (const auto& [name, text] : files) {
+    interrupt();
+    std::ofstream(file(name)) << text;
+    expect_told(std::string(name) + " " + text);
+  }
+}
+
+}  // namespace
+}  // namespace metal_marlin
