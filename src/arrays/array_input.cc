@@ -198,6 +198,17 @@ int64_t expect_activations(const ArrayView& activations, const char* name) {
   return activations.shape.back();
 }
 
+int64_t expect_layer(const ArrayView& weights, const ArrayView& activations) {
+  expect_float(weights, "weights");
+  expect_shape(weights, "weights", {-1, -1}, "[K, N]");
+  const int64_t k = weights.shape[0];
+  if (const int64_t width = expect_activations(activations, "activations"); width != k) {
+    throw ArgumentError(fmt::format("activations: expected in_features {} as in weights [K, N] = [{}, {}], found {}", k, k,
+                                    weights.shape[1], width));
+  }
+  return k;
+}
+
 int64_t token_count(const ArrayView& activations) {
   return activations.shape.size() == 3 ? activations.shape[0] * activations.shape[1] : activations.shape[0];
 }

@@ -36,6 +36,8 @@ std::vector<uint8_t> load_bytes_transposed(const ArrayView& array);
 // [B, T, K] or [tokens, K], at least one token: K.
 int64_t expect_activations(const ArrayView& activations, const char* name);
 int64_t token_count(const ArrayView& activations);
+// Arguments "weights" [K, N] and "activations" of as many channels: K.
+int64_t expect_layer(const ArrayView& weights, const ArrayView& activations);
 // Calls fn(rows, count) for batches of at most 4096 tokens as float32 [count, K]; without a copy where memory allows.
 void for_each_batch(const ArrayView& activations, const char* name,
                     const std::function<void(const float* rows, int64_t count)>& fn);

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 
+#include "arrays/array_input.h"
+#include "arrays/awq_layout.h"
 #include "formats/safetensors.h"
 #include "pack/group_arrays.h"
 #include "pack/native.h"
-#include "arrays/array_input.h"
-#include "arrays/awq_layout.h"
 
 namespace metal_marlin {
 namespace {

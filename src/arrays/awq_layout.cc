@@ -7,9 +7,9 @@
 #include <limits>
 #include <numeric>
 
+#include "arrays/array_input.h"
 #include "core/machine.h"
 #include "pack/native.h"
-#include "arrays/array_input.h"
 
 namespace metal_marlin {
 

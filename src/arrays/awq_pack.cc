@@ -6,12 +6,12 @@
 #include <cmath>
 #include <limits>
 
+#include "arrays/array_input.h"
+#include "arrays/awq_layout.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "pack/words_along_in.h"
-#include "arrays/array_input.h"
-#include "arrays/awq_layout.h"
 
 namespace metal_marlin {
 namespace {

@@ -7,13 +7,13 @@
 #include <functional>
 #include <limits>
 
+#include "arrays/array_input.h"
+#include "arrays/awq_layout.h"
 #include "calibrate/statistics.h"
 #include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
-#include "arrays/array_input.h"
-#include "arrays/awq_layout.h"
 #include "quantize/group_range.h"
 #include "quantize/rtn.h"
 #include "scale/salient.h"
@@ -344,13 +344,7 @@ class Quantizer {
 
 AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations, int64_t group_size, double salient_ratio,
                        const std::string& activation_method, const std::string& scheme, const Observer& observer) {
-  expect_float(weights, "weights");
-  expect_shape(weights, "weights", {-1, -1}, "[K, N]");
-  const int64_t k = weights.shape[0];
-  if (const int64_t width = expect_activations(activations, "activations"); width != k) {
-    throw ArgumentError(fmt::format("activations: expected in_features {} as in weights [K, N] = [{}, {}], found {}", k, k,
-                                    weights.shape[1], width));
-  }
+  const int64_t k = expect_layer(weights, activations);
   expect_group_size(group_size);
   if (!(salient_ratio >= 0 && salient_ratio <= 1)) {
     throw ArgumentError(fmt::format("salient_ratio: expected 0 to 1, found {}", salient_ratio));

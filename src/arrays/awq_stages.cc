@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "arrays/array_input.h"
 #include "calibrate/statistics.h"
 #include "core/half.h"
 #include "kernels/linear_algebra.h"
-#include "arrays/array_input.h"
 #include "quantize/candidates.h"
 #include "quantize/errors.h"
 #include "quantize/rtn.h"

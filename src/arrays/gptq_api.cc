@@ -4,10 +4,10 @@
 
 #include <cmath>
 
-#include "calibrate/statistics.h"
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
+#include "calibrate/statistics.h"
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"
@@ -16,13 +16,7 @@ namespace metal_marlin {
 
 GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations, int64_t group_size, double damping, bool act_order,
                          const std::string& scheme, const Observer& observer) {
-  expect_float(weights, "weights");
-  expect_shape(weights, "weights", {-1, -1}, "[K, N]");
-  const int64_t k = weights.shape[0];
-  if (const int64_t width = expect_activations(activations, "activations"); width != k) {
-    throw ArgumentError(fmt::format("activations: expected in_features {} as in weights [K, N] = [{}, {}], found {}", k, k,
-                                    weights.shape[1], width));
-  }
+  const int64_t k = expect_layer(weights, activations);
   expect_group_size(group_size);
   expect_damping(damping, "damping");
   const Grid grid = grid_of(scheme, group_size);

@@ -7,12 +7,12 @@
 #include <numeric>
 #include <span>
 
-#include "core/half.h"
-#include "core/threads.h"
-#include "kernels/linear_algebra.h"
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
+#include "core/half.h"
+#include "core/threads.h"
+#include "kernels/linear_algebra.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"
 #include "quantize/rtn.h"

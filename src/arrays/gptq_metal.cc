@@ -9,11 +9,11 @@
 #include <map>
 #include <mutex>
 
+#include "arrays/array_input.h"
+#include "arrays/hessian.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
-#include "arrays/array_input.h"
-#include "arrays/hessian.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"
 

@@ -8,9 +8,9 @@
 #include <numeric>
 #include <vector>
 
+#include "arrays/array_input.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
-#include "arrays/array_input.h"
 
 namespace metal_marlin {
 namespace {

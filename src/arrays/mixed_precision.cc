@@ -11,9 +11,9 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "core/half.h"
 #include "arrays/array_input.h"
 #include "arrays/hessian.h"
+#include "core/half.h"
 
 namespace metal_marlin {
 namespace {

@@ -8,11 +8,11 @@
 #include <limits>
 #include <utility>
 
-#include "core/half.h"
-#include "core/threads.h"
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
+#include "core/half.h"
+#include "core/threads.h"
 #include "quantize/hadamard.h"
 #include "quantize/levels.h"
 

@@ -11,11 +11,11 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "arrays/array_input.h"
+#include "arrays/awq_layout.h"
 #include "core/atomic_file.h"
 #include "formats/npz.h"
 #include "formats/safetensors.h"
-#include "arrays/array_input.h"
-#include "arrays/awq_layout.h"
 #include "scale/search.h"
 
 namespace metal_marlin {

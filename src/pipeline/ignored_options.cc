@@ -41,7 +41,7 @@ std::vector<IgnoredOption> ignored_options(const QuantizeOptions& o, const Recip
   const bool npz = from_statistics(c);
   const bool named_text = !o.evaluation.text.empty() && o.evaluation.text != "none";
   const bool gptq = r.rounding == Rounding::kGptq;
-  const std::string how = o.error_feedback == "off" ? "--error-feedback off" : o.method == "awq" && o.effort != "best" ? "--effort " + o.effort : "--method " + o.method;
+  const std::string how = rounding_option(o);
   const std::string no_scales = o.scale_search == "off" ? "--scale-search off searches no scales" : fmt::format("--method {} searches no scales", o.method);
   List list(o.given);
   list.add("effort", o.method == "awq", o.effort != defaults.effort, fmt::format("--method {} has only one", o.method));

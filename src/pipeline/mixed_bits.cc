@@ -279,6 +279,8 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
 
 bool chooses_bits(const QuantizeOptions& options) { return options.mixed_bits || options.target_bits > 0; }
 
+bool chooses_by_limit(const QuantizeOptions& options) { return options.mixed_bits && !(options.target_bits > 0); }
+
 void check_mixed(const QuantizeOptions& o, const Recipe& recipe) {
   if (!chooses_bits(o)) return;
   if (o.target_bits != 0 && !(o.target_bits >= 2 && o.target_bits < 16)) {

@@ -71,6 +71,8 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
 
 // The options choose bits by sensitivity.
 bool chooses_bits(const QuantizeOptions& options);
+// They choose the fewest bits whose estimate meets max_kl.
+bool chooses_by_limit(const QuantizeOptions& options);
 // ArgumentError naming the option where they do so with a wrong or missing target, or without a text.
 void check_mixed(const QuantizeOptions& options, const Recipe& recipe);
 

@@ -260,8 +260,8 @@ void Run::remove_old_result() const {
 void Run::check_before_work() {
   const bool statistics = from_statistics(options_.calibration);
   const std::string& text = options_.evaluation.text;
-  const bool judged = options_.max_kl >= 0 && (!options_.mixed_bits || options_.target_bits > 0 || text != "none");  // else it chooses the bits alone
-  if (judged && (text == "none" || (text.empty() && statistics))) {
+  const bool only_chooses = chooses_by_limit(options_) && text == "none";
+  if (options_.max_kl >= 0 && !only_chooses && (text == "none" || (text.empty() && statistics))) {
     throw ArgumentError("--max-kl: there is no held-back text to judge by; name one with --evaluate FILE");
   }
   if (statistics) {

@@ -86,6 +86,11 @@ bool fast(const QuantizeOptions& o) { return choose<bool>("effort", o.effort, {{
 
 }  // namespace
 
+std::string rounding_option(const QuantizeOptions& o) {
+  if (o.error_feedback == "off") return "--error-feedback off";
+  return o.method == "awq" && o.effort != "best" ? "--effort " + o.effort : "--method " + o.method;
+}
+
 QuantizeOptions with_presets(QuantizeOptions o) {
   const bool own = std::find(o.given.begin(), o.given.end(), "samples") != o.given.end();
   if (fast(o) && o.method == "awq" && !own && o.calibration.samples == CalibrationOptions{}.samples) o.calibration.samples = kFastSamples;
@@ -151,8 +156,7 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
                                                             {"feedback", ScaleLoss::kFeedback},
                                                             {"block", ScaleLoss::kBlock}});
   if (r.scale_loss == ScaleLoss::kFeedback && r.scales == ScaleMethod::kAwq && r.rounding != Rounding::kGptq) {
-    const std::string how = o.error_feedback == "off" ? "--error-feedback off" : o.method == "awq" ? "--effort fast" : "--method " + o.method;
-    throw ArgumentError(fmt::format("--awq-loss feedback: {} rounds without error feedback; use linear", how));
+    throw ArgumentError(fmt::format("--awq-loss feedback: {} rounds without error feedback; use linear", rounding_option(o)));
   }
   if (r.scales != ScaleMethod::kAwq || (r.scale_loss == ScaleLoss::kBlock && from_statistics(o.calibration))) {
     r.scale_loss = ScaleLoss::kLinear;
@@ -335,7 +339,7 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
 
 uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source) {
   nlohmann::json j = options_json(options, recipe);
-  if (!chooses_bits(options) || options.target_bits > 0) j.erase("max_kl");  // judges the result, does not shape it
+  if (!chooses_by_limit(options)) j.erase("max_kl");  // judges the result, does not shape it
   j.erase("group_size_option");  // "auto" is the size that it stands for
   // A text is what it says, wherever it lies: its digest stands for it. How its name ends tells how it is read.
   const auto kind_of_file = [](const std::string& path) {

@@ -51,6 +51,9 @@ struct Recipe {
 // The options with what method and effort say where nothing was given: samples, builtin_share. ArgumentError as make_recipe.
 QuantizeOptions with_presets(QuantizeOptions options);
 
+// The option that a rounding without error feedback is due to, as on the command line: "--effort fast".
+std::string rounding_option(const QuantizeOptions& options);
+
 // Throws ArgumentError naming the option, what was given and what is possible.
 Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
 

@@ -77,7 +77,7 @@ Part builtin_part(const QuantizeOptions& options, const Tokenizer& tokenizer, in
   const double beside = options.builtin_share / (1 - options.builtin_share);
   const std::vector<double> weights = weights_of(options.calibration);
   Part part{"builtin", SourceKind::kBuiltin, beside * std::accumulate(weights.begin(), weights.end(), 0.0)};
-  const auto ids = tokenizer.encode(std::string(builtin_text()), false);
+  const auto ids = tokens_of(part, tokenizer, options.calibration);
   const int64_t most = std::min<int64_t>(builtin_sequences(options), std::llround(beside * static_cast<double>(sequences)));
   part.share = options.builtin_share;
   part.sequences = cut_chunks(ids, 0, ids.size(), options.calibration.sequence_length, most, bos);

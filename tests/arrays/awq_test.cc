@@ -8,6 +8,7 @@
 #include <numeric>
 #include <vector>
 
+#include "arrays/random_array.h"
 #include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
@@ -15,13 +16,6 @@
 
 namespace metal_marlin {
 namespace {
-
-Array normal(std::vector<int64_t> shape, double scale, uint64_t seed) {
-  Array a(ElementType::kF32, std::move(shape));
-  Random random(seed);
-  for (int64_t i = 0; i < a.elements(); ++i) a.as<float>()[i] = static_cast<float>(scale * random.normal());
-  return a;
-}
 
 // The formula of awq.h in float32, from the bits.
 std::vector<float> restore(const AWQResult& r) {

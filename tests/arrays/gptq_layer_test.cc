@@ -6,19 +6,13 @@
 #include <cmath>
 #include <vector>
 
+#include "arrays/random_array.h"
 #include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
 
 namespace metal_marlin {
 namespace {
-
-Array normal(std::vector<int64_t> shape, double scale, uint64_t seed) {
-  Array a(ElementType::kF32, std::move(shape));
-  Random random(seed);
-  for (int64_t i = 0; i < a.elements(); ++i) a.as<float>()[i] = static_cast<float>(scale * random.normal());
-  return a;
-}
 
 TEST(GptqLayer, HessianOfStridedInputs) {
   const int64_t tokens = 600, k = 300;

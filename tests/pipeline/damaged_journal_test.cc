@@ -23,17 +23,10 @@ class DamagedJournal : public ModelRunTest {
   using Tensors = std::map<std::string, OwnedTensor>;
 
   QuantizeOptions options() const {
-    QuantizeOptions o;
+    QuantizeOptions o = tiny_options();
     o.scheme = "sym";
-    o.group_size = "8";
-    o.formats = {"native"};
     o.linear_bits = {"*.v_proj.*=16"};
-    o.calibration.calibration = {(folder_ / "text.txt").string()};
-    o.calibration.samples = 16;
-    o.calibration.sequence_length = 64;
-    o.evaluation.text = (folder_ / "text.txt").string();
-    o.evaluation.chunks = 4;
-    o.evaluation.context = 64;
+    evaluate_on_text(o, 4);
     return o;
   }
   // Stopped when the first of two blocks is done.

@@ -32,23 +32,13 @@ using nlohmann::json;
 class MixedBits : public ModelRunTest {
  protected:
   QuantizeOptions options(double target) const {
-    QuantizeOptions o;
+    QuantizeOptions o = tiny_options();
     o.method = "rtn";
     o.scheme = "sym";
-    o.group_size = "8";
-    o.formats = {"native"};
     o.target_bits = target;
     o.sensitivity_tokens = 256;
-    o.calibration.calibration = {(folder_ / "text.txt").string()};
-    o.calibration.samples = 16;
-    o.calibration.sequence_length = 64;
     o.evaluation.text = "none";
     return o;
-  }
-  void evaluated(QuantizeOptions& o) const {
-    o.evaluation.text = (folder_ / "text.txt").string();
-    o.evaluation.chunks = 8;
-    o.evaluation.context = 64;
   }
   json quantize(const QuantizeOptions& o, const std::string& to, const std::string& from = model()) const {
     return json::parse(quantize_model(from, out(to), o).report_json);
@@ -110,7 +100,7 @@ TEST_F(MixedBits, MeasuresWhatRunsWithSingleLinearsGive) {
         if (own.count(name.get<std::string>()) == 0) single.skip.push_back(name.get<std::string>());
       }
     }
-    evaluated(single);
+    evaluate_on_text(single);
     const auto kl = [&](int64_t chunks) {
       single.evaluation.chunks = chunks;
       const json report = quantize(single, "single" + std::to_string(chunks));
@@ -246,7 +236,7 @@ TEST_F(MixedBits, KeepsTheTargetAndEstimatesTheBestOfIt) {
   double last = std::numeric_limits<double>::infinity();
   for (const double target : {5.2, 6.0, 6.5, 8.0, 11.0, 15.0}) {
     QuantizeOptions o = options(target);
-    evaluated(o);
+    evaluate_on_text(o);
     const json report = quantize(o, "q" + std::to_string(target));
     const json& mixed = report["mixed"];
     EXPECT_LE(mixed["bits_per_weight"].get<double>(), target);
@@ -276,7 +266,7 @@ TEST_F(MixedBits, ARefusalLeavesTheOldResult) {
   const auto before = bytes("kept");
   ASSERT_FALSE(before.empty());
   o = options(0);
-  evaluated(o);
+  evaluate_on_text(o);
   o.overwrite = true;
   o.mixed_bits = true;
   o.max_kl = 1e-12;
@@ -314,7 +304,7 @@ TEST_F(MixedBits, WarnsWhereMeasuredSequencesAreCalibratedOn) {
 
 TEST_F(MixedBits, FewestBitsThatMeetALimit) {
   QuantizeOptions o = options(0);
-  evaluated(o);
+  evaluate_on_text(o);
   o.mixed_bits = true;
   double last = 0;
   for (const double limit : {0.05, 0.005, 0.0005}) {
@@ -330,7 +320,7 @@ TEST_F(MixedBits, FewestBitsThatMeetALimit) {
 TEST_F(MixedBits, EachFormatReadsBackAsReported) {
   for (const auto& [format, target] : {std::pair{"native", 7.0}, {"gptq_v2", 7.0}, {"gptq", 7.0}, {"awq", 9.0}}) {
     QuantizeOptions o = options(target);
-    evaluated(o);
+    evaluate_on_text(o);
     o.formats = {format};
     const json report = quantize(o, format);
     std::set<int> widths;
@@ -365,7 +355,7 @@ TEST_F(MixedBits, LinearsThatEnginesFuseHaveOneGrid) {
 
 TEST_F(MixedBits, SameBytesWithTwoThreadsAndAfterAnInterruption) {
   QuantizeOptions o = options(6.5);
-  evaluated(o);
+  evaluate_on_text(o);
   o.method = "awq";
   o.machine.threads = 1;
   quantize(o, "one");
@@ -385,7 +375,7 @@ TEST_F(MixedBits, SameBytesWithTwoThreadsAndAfterAnInterruption) {
 
 TEST_F(MixedBits, PatternsGiveBitsByHand) {
   QuantizeOptions o = options(0);
-  evaluated(o);
+  evaluate_on_text(o);
   o.linear_bits = {"*=8", "*.layers.0.self_attn.k_proj.weight=3:32", "*.layers.1.mlp.*=16", "*.layers.1.mlp.down_proj.*=4"};
   // 3 bits want 32 inputs, which q, k and v have.
   const json report = quantize(o, "q");
@@ -433,7 +423,7 @@ TEST_F(MixedBits, LinearsFixedAt16BitsStaySoBesideATarget) {
 TEST_F(MixedBits, ScalesAreFoldedIntoWhatStaysIn16Bits) {
   for (const char* name : {"llama", "qwen2", "phi3"}) {
     QuantizeOptions o = options(0);
-    evaluated(o);
+    evaluate_on_text(o);
     o.method = "awq";
     SCOPED_TRACE(name);
     o.linear_bits = {std::string(name) == "phi3" ? "*.qkv_proj.*=16" : "*.v_proj.*=16", "*up_proj.*=16"};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <metal_marlin/quantize.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -29,6 +30,21 @@ class ModelRunTest : public testing::Test {
   void TearDown() override {
     set_threads(threads_);
     std::filesystem::remove_all(folder_);
+  }
+  // Native, in groups of 8, which divide 32 and 40; calibrated on 16 sequences of 64 tokens.
+  QuantizeOptions tiny_options() const {
+    QuantizeOptions o;
+    o.formats = {"native"};
+    o.group_size = "8";
+    o.calibration.calibration = {(folder_ / "text.txt").string()};
+    o.calibration.samples = 16;
+    o.calibration.sequence_length = 64;
+    return o;
+  }
+  void evaluate_on_text(QuantizeOptions& o, int64_t chunks = 8) const {
+    o.evaluation.text = (folder_ / "text.txt").string();
+    o.evaluation.chunks = chunks;
+    o.evaluation.context = 64;
   }
   static std::string model(const std::string& name = "llama") { return std::string(TEST_DATA) + "/models/" + name; }
   std::string out(const std::string& name) const { return (folder_ / name).string(); }

@@ -17,14 +17,9 @@ using nlohmann::json;
 class Switches : public ModelRunTest {
  protected:
   QuantizeOptions options(const std::string& method, const std::function<void(QuantizeOptions&)>& change = {}) const {
-    QuantizeOptions o;
+    QuantizeOptions o = tiny_options();
     o.method = method;
     o.scheme = "sym";
-    o.group_size = "8";
-    o.formats = {"native"};
-    o.calibration.calibration = {(folder_ / "text.txt").string()};
-    o.calibration.samples = 16;
-    o.calibration.sequence_length = 64;
     o.builtin_share = 0;
     o.evaluation.text = "none";
     if (change) change(o);

@@ -31,17 +31,10 @@ using nlohmann::json;
 class WidthsTest : public ModelRunTest {
  protected:
   QuantizeOptions options(const std::string& method, int bits) const {
-    QuantizeOptions o;
+    QuantizeOptions o = tiny_options();
     o.method = method;
     o.bits = bits;
-    o.formats = {"native"};
-    o.group_size = "8";  // what divides 32 and 40
-    o.calibration.calibration = {(folder_ / "text.txt").string()};
-    o.calibration.samples = 16;
-    o.calibration.sequence_length = 64;
-    o.evaluation.text = (folder_ / "text.txt").string();
-    o.evaluation.chunks = 8;
-    o.evaluation.context = 64;
+    evaluate_on_text(o);
     return o;
   }
   json quantize(const QuantizeOptions& o, const std::string& to) const { return json::parse(quantize_model(model(), out(to), o).report_json); }
