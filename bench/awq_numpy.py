@@ -81,7 +81,9 @@ def main():
     relative = np.linalg.norm(activations[0] @ restored - outputs) / np.linalg.norm(outputs)
     print(f"awq_quantize      {ours:8.2f} s  ({ours_cpu:.2f} s of processor)  output error {result.output_error:.4f}")
     print(f"numpy, by columns {theirs:8.2f} s  ({theirs_cpu:.2f} s of processor)  output error {relative:.4f}")
-    print(f"ratio {theirs / ours:.2f}, of processor time {theirs_cpu / ours_cpu:.2f}; peak memory of awq_quantize: {memory:.2f} x the float32 weights")
+    print(
+        f"ratio {theirs / ours:.2f}, of processor time {theirs_cpu / ours_cpu:.2f}; peak memory of awq_quantize: {memory:.2f} x the float32 weights"
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-// The forward pass of a block of SmolLM2-135M's shape: operations per second of processor time ("flops": linears and the
-// visible part of attention, per core) and their share of gemm_rate(). Arguments: sequences, tokens each.
+// The forward pass of a block of SmolLM2-135M's shape: operations per second of processor time ("flops": linears and
+// the visible part of attention, per core) and their share of gemm_rate(). Arguments: sequences, tokens each.
 #include <benchmark/benchmark.h>
 
 #include "core/machine.h"
@@ -36,7 +36,7 @@ struct Model {
     config.layer_uses_local_rope = {false};
     const int64_t q = s.heads * s.head_dim;
     const int64_t kv = s.kv_heads * s.head_dim;
-    const int64_t shapes[kLinears][2] = {{q, s.hidden}, {kv, s.hidden}, {kv, s.hidden}, {s.hidden, q},
+    const int64_t shapes[kLinears][2] = {{q, s.hidden},     {kv, s.hidden},    {kv, s.hidden},   {s.hidden, q},
                                          {s.ffn, s.hidden}, {s.ffn, s.hidden}, {s.hidden, s.ffn}};
     Random random(1);
     for (int i = 0; i < kLinears; ++i) {
@@ -80,10 +80,18 @@ void forward(benchmark::State& state, const Shape& shape, Precision precision, b
   benchmark::DoNotOptimize(seen);
   report(state, f.operations(0, lengths), f.precision(), cpu);
 }
-void smollm2_f32(benchmark::State& state) { forward(state, kSmolLM2, Precision::kF32, false); }
-void smollm2_f32_hooks(benchmark::State& state) { forward(state, kSmolLM2, Precision::kF32, true); }
-void smollm2_bf16(benchmark::State& state) { forward(state, kSmolLM2, Precision::kBF16, false); }
-void llama_1b_f32(benchmark::State& state) { forward(state, kLlama1B, Precision::kF32, false); }
+void smollm2_f32(benchmark::State& state) {
+  forward(state, kSmolLM2, Precision::kF32, false);
+}
+void smollm2_f32_hooks(benchmark::State& state) {
+  forward(state, kSmolLM2, Precision::kF32, true);
+}
+void smollm2_bf16(benchmark::State& state) {
+  forward(state, kSmolLM2, Precision::kBF16, false);
+}
+void llama_1b_f32(benchmark::State& state) {
+  forward(state, kLlama1B, Precision::kF32, false);
+}
 
 // One token of each sequence after `range(1)` earlier ones, with the block prepared once.
 void smollm2_decode(benchmark::State& state) {

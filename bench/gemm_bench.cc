@@ -36,8 +36,12 @@ void packed(benchmark::State& state, GemmType type) {
   for (auto _ : state) linear_rows(weight, x.data(), m, nullptr, y.data(), n);
   report(state, 2.0 * static_cast<double>(m * n * k), weight.type());
 }
-void packed_f32(benchmark::State& state) { packed(state, GemmType::kF32); }
-void packed_bf16(benchmark::State& state) { packed(state, GemmType::kBF16); }
+void packed_f32(benchmark::State& state) {
+  packed(state, GemmType::kF32);
+}
+void packed_bf16(benchmark::State& state) {
+  packed(state, GemmType::kBF16);
+}
 
 void stored_f32(benchmark::State& state) {
   const Matrix x = filled(state.range(0), state.range(2));
@@ -67,7 +71,8 @@ void small(benchmark::State& state) {
 
 void shapes(benchmark::internal::Benchmark* b) {
   for (const int64_t m : {1, 64, 128}) {
-    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{576, 576}, {192, 576}, {1536, 576}, {576, 1536}, {4096, 4096}}) {
+    for (const auto& [n, k] :
+         {std::pair<int64_t, int64_t>{576, 576}, {192, 576}, {1536, 576}, {576, 1536}, {4096, 4096}}) {
       b->Args({m, n, k});
     }
   }

@@ -18,7 +18,9 @@ SIZE, TOKENS = 1024, 4096
 
 def main() -> None:
     r = np.random.default_rng(0)
-    inputs = (r.standard_normal((TOKENS, SIZE)) @ (np.eye(SIZE) + 0.05 * r.standard_normal((SIZE, SIZE)))).astype(np.float32)
+    inputs = (r.standard_normal((TOKENS, SIZE)) @ (np.eye(SIZE) + 0.05 * r.standard_normal((SIZE, SIZE)))).astype(
+        np.float32
+    )
     inputs[:, r.choice(SIZE, 20, replace=False)] *= 20
     weights = (r.standard_normal((SIZE, SIZE)) * 0.05).astype(np.float32)
     weights = np.where(r.random(weights.shape) < 0.002, weights * 10, weights).astype(np.float32)

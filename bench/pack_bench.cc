@@ -82,12 +82,18 @@ const bool kRegistered = [] {
   for (const bool fresh : {false, true}) {
     const std::string memory = fresh ? "/fresh" : "/reused";
     std::vector<benchmark::internal::Benchmark*> all;
-    all.push_back(benchmark::RegisterBenchmark(("memcpy" + memory).c_str(), [=](benchmark::State& s) { copy(s, fresh); }));
+    all.push_back(
+        benchmark::RegisterBenchmark(("memcpy" + memory).c_str(), [=](benchmark::State& s) { copy(s, fresh); }));
     for (const auto& [name, pack] : kLayouts) {
-      all.push_back(benchmark::RegisterBenchmark((name + memory).c_str(), [=, &pack = pack](benchmark::State& s) { layout(s, pack, fresh); }));
+      all.push_back(benchmark::RegisterBenchmark((name + memory).c_str(),
+                                                 [=, &pack = pack](benchmark::State& s) { layout(s, pack, fresh); }));
     }
     for (auto* benchmark : all) {
-      benchmark->Args({1024, 1024})->Args({4096, 4096})->Args({11008, 4096})->Args({4096, 14336})->Unit(benchmark::kMillisecond);
+      benchmark->Args({1024, 1024})
+          ->Args({4096, 4096})
+          ->Args({11008, 4096})
+          ->Args({4096, 14336})
+          ->Unit(benchmark::kMillisecond);
     }
   }
   return true;

@@ -43,22 +43,24 @@ void Command::parse_value(const OptionInfo& option, std::function<void(const std
     if (named) given_.push_back(label.substr(label.find_first_not_of('-')));
   };
   const bool once = !option.repeatable;
-  auto* added = parser_->app->add_option(names, [accept = std::move(accept), label, note, once](const CLI::results_t& texts) {
-    note();
-    if (once && texts.size() > 1)
-      throw UsageError{fmt::format("{}: expected once, found {} times: '{}'", label, texts.size(), join(texts, "', '"))};
-    for (const auto& text : texts) {
-      try {
-        accept(text);
-      } catch (const UsageError& error) {
-        throw UsageError{label + ": " + error.message};
-      }
-    }
-    return true;
-  });
+  auto* added =
+      parser_->app->add_option(names, [accept = std::move(accept), label, note, once](const CLI::results_t& texts) {
+        note();
+        if (once && texts.size() > 1)
+          throw UsageError{
+              fmt::format("{}: expected once, found {} times: '{}'", label, texts.size(), join(texts, "', '"))};
+        for (const auto& text : texts) {
+          try {
+            accept(text);
+          } catch (const UsageError& error) {
+            throw UsageError{label + ": " + error.message};
+          }
+        }
+        return true;
+      });
   added->required(option.required);
-  // Also for those that may be given once: the parser's own complaint is no sentence. One value each time, so that MODEL may
-  // follow.
+  // Also for those that may be given once: the parser's own complaint is no sentence. One value each time, so that
+  // MODEL may follow.
   if (!option.positional) added->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->expected(1);
 }
 
@@ -240,7 +242,8 @@ void Application::refuse_values_of_flags(const Command& command, const std::vect
     if (!word.starts_with("--") || equals == std::string::npos) continue;
     const std::string name = word.substr(0, equals);
     for (const auto& option : command.options()) {
-      if (option.value.empty() && !option.positional && std::find(option.names.begin(), option.names.end(), name) != option.names.end())
+      if (option.value.empty() && !option.positional &&
+          std::find(option.names.begin(), option.names.end(), name) != option.names.end())
         throw UsageError{fmt::format("{}: expected no value, found '{}'", name, word.substr(equals + 1))};
     }
   }
@@ -279,8 +282,10 @@ int Application::run(int argc, char** argv) {
     return 0;
   }
   if (first.starts_with("-")) {
-    return fail(fmt::format("expected a command, found '{}': options stand behind the command (only --json, --quiet and "
-                            "--log-level may stand before it)", first));
+    return fail(
+        fmt::format("expected a command, found '{}': options stand behind the command (only --json, --quiet and "
+                    "--log-level may stand before it)",
+                    first));
   }
   command = find(first);
   if (command == nullptr) {
@@ -290,7 +295,8 @@ int Application::run(int argc, char** argv) {
     return fail(meant.empty() ? fmt::format("there is no command '{}'; the commands are {}", first, join(names, ", "))
                               : fmt::format("there is no command '{}'; did you mean {}?", first, meant));
   }
-  std::rotate(words.begin(), words.begin() + static_cast<int64_t>(flags), words.begin() + static_cast<int64_t>(flags) + 1);
+  std::rotate(words.begin(), words.begin() + static_cast<int64_t>(flags),
+              words.begin() + static_cast<int64_t>(flags) + 1);
   try {
     refuse_values_of_flags(*command, words);
     std::reverse(words.begin(), words.end());  // as the parser takes them

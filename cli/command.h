@@ -119,8 +119,8 @@ class Application {
 
   Command& add_command(const std::string& name, const std::string& summary);
   // Parses, runs the chosen command and returns its exit code. --help and --version print to stdout and return 0; wrong
-  // usage prints to stderr and returns 2. Errors of the command itself pass through. --json, --quiet and --log-level may
-  // stand before the command as well; "help [COMMAND]" is "[COMMAND] --help".
+  // usage prints to stderr and returns 2. Errors of the command itself pass through. --json, --quiet and --log-level
+  // may stand before the command as well; "help [COMMAND]" is "[COMMAND] --help".
   int run(int argc, char** argv);
 
   const std::string& name() const { return name_; }

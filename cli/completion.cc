@@ -108,7 +108,8 @@ std::string bash_completion(const Application& application) {
           if (option.list)
             text += fmt::format(
                 "        {}) local before=\"\"; [[ \"$current\" == *,* ]] && before=\"${{current%,*}},\"\n"
-                "          compopt -o nospace; COMPREPLY=($(compgen -P \"$before\" -W \"{}\" -- \"${{current##*,}}\")); return ;;\n",
+                "          compopt -o nospace; COMPREPLY=($(compgen -P \"$before\" -W \"{}\" -- "
+                "\"${{current##*,}}\")); return ;;\n",
                 names, join(option.choices, " "));
           else
             text += fmt::format("        {}) COMPREPLY=($(compgen -W \"{}\" -- \"$current\")); return ;;\n", names,

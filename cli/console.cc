@@ -42,12 +42,15 @@ void write_out(const std::string& text) {
   errno = 0;
   const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
   if (std::fflush(stdout) == 0 && written && std::ferror(stdout) == 0) return;
-  throw SystemError(fmt::format("standard output: cannot be written: {}", std::generic_category().message(errno != 0 ? errno : EIO)));
+  throw SystemError(
+      fmt::format("standard output: cannot be written: {}", std::generic_category().message(errno != 0 ? errno : EIO)));
 }
 
 }  // namespace
 
-void print_result(const std::string& text) { write_out(text.empty() || text.back() != '\n' ? text + "\n" : text); }
+void print_result(const std::string& text) {
+  write_out(text.empty() || text.back() != '\n' ? text + "\n" : text);
+}
 
 void print_error(const std::string& text) noexcept {
   std::fwrite(text.data(), 1, text.size(), stderr);
@@ -72,7 +75,8 @@ Console::~Console() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - log_->start;
-  debug(fmt::format("{:.2f} s, peak memory {}", passed.count(), format_bytes(static_cast<uint64_t>(usage.ru_maxrss) * kRssUnit)));
+  debug(fmt::format("{:.2f} s, peak memory {}", passed.count(),
+                    format_bytes(static_cast<uint64_t>(usage.ru_maxrss) * kRssUnit)));
 }
 
 std::function<bool(const std::string&)> Console::streaming() {

@@ -49,12 +49,14 @@ void add_convert(Application& application) {
       application.add_command("convert", "Turn a 4-bit checkpoint into another 4-bit format, with the same codes");
   auto state = std::make_shared<State>();
   command.group("Input and result");
-  command.positional("IN", state->model, "A 4-bit checkpoint: folder, .safetensors file, or org/name in the Hugging Face cache",
+  command.positional("IN", state->model,
+                     "A 4-bit checkpoint: folder, .safetensors file, or org/name in the Hugging Face cache",
                      Completes::kFiles);
-  command.text("-o,--output", state->output, "OUT", "Folder to write; it appears whole or not at all", Completes::kFolders,
-               true);
-  command.choice("--to", state->options.to, {"native", "awq", "gptq", "gptq_v2", "marlin"},
-                 "Format to write: codes, zeros and scales stay as they are; refused where the format cannot hold them");
+  command.text("-o,--output", state->output, "OUT", "Folder to write; it appears whole or not at all",
+               Completes::kFolders, true);
+  command.choice(
+      "--to", state->options.to, {"native", "awq", "gptq", "gptq_v2", "marlin"},
+      "Format to write: codes, zeros and scales stay as they are; refused where the format cannot hold them");
   command.flag("--overwrite", state->options.overwrite, "Replace a checkpoint in OUT");
   add_machine_options(command, state->machine, state->texts, false, false);
   add_output_options(command, state->console);

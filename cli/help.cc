@@ -78,7 +78,8 @@ std::string application_help(const Application& application) {
   text += fmt::format(
       "\nMODEL is a folder in Hugging Face layout, a .safetensors or .gguf file, or org/name in the Hugging Face "
       "cache.\n"
-      "'{0} help COMMAND' or '{0} COMMAND --help' shows the options of a command, '{0} --version' the version.\n\nExit codes:\n",
+      "'{0} help COMMAND' or '{0} COMMAND --help' shows the options of a command, '{0} --version' the version.\n\nExit "
+      "codes:\n",
       application.name());
   for (const auto& [code, meaning] : exit_codes()) text += two_columns(std::to_string(code), meaning, 16);
   return text;

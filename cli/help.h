@@ -26,7 +26,8 @@ std::string bash_completion(const Application& application);
 std::string zsh_completion(const Application& application);
 std::string fish_completion(const Application& application);
 std::string man_page(const Application& application);
-// The whole tree: {name, version, summary, commands: [{name, summary, usage, options: [...], examples: [...]}], exit_codes}.
+// The whole tree: {name, version, summary, commands: [{name, summary, usage, options: [...], examples: [...]}],
+// exit_codes}.
 std::string commands_json(const Application& application);
 
 }  // namespace metal_marlin::cli

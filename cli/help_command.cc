@@ -19,8 +19,11 @@ using nlohmann::ordered_json;
 ordered_json command_json(const Command& command) {
   ordered_json options = ordered_json::array();
   for (const auto& option : command.options()) {
-    ordered_json entry = {{"names", option.names},       {"help", option.help},         {"group", option.group},
-                          {"required", option.required}, {"positional", option.positional}};
+    ordered_json entry = {{"names", option.names},
+                          {"help", option.help},
+                          {"group", option.group},
+                          {"required", option.required},
+                          {"positional", option.positional}};
     if (!option.value.empty()) entry["value"] = option.value;
     if (!option.default_text.empty()) entry["default"] = option.default_text;
     if (!option.choices.empty()) entry["choices"] = option.choices;
@@ -28,8 +31,12 @@ ordered_json command_json(const Command& command) {
     options.push_back(std::move(entry));
   }
   ordered_json examples = ordered_json::array();
-  for (const auto& example : command.examples()) examples.push_back({{"what", example.what}, {"command", example.command}});
-  return {{"name", command.name()}, {"summary", command.summary()}, {"usage", usage_line(command)}, {"options", options},
+  for (const auto& example : command.examples())
+    examples.push_back({{"what", example.what}, {"command", example.command}});
+  return {{"name", command.name()},
+          {"summary", command.summary()},
+          {"usage", usage_line(command)},
+          {"options", options},
           {"examples", examples}};
 }
 
@@ -40,8 +47,11 @@ std::string commands_json(const Application& application) {
   for (const auto& command : application.commands()) commands.push_back(command_json(*command));
   ordered_json codes = ordered_json::object();
   for (const auto& [code, meaning] : exit_codes()) codes[std::to_string(code)] = meaning;
-  const ordered_json tree = {{"name", application.name()}, {"version", application.version()}, {"summary", application.summary()},
-                             {"commands", commands}, {"exit_codes", codes}};
+  const ordered_json tree = {{"name", application.name()},
+                             {"version", application.version()},
+                             {"summary", application.summary()},
+                             {"commands", commands},
+                             {"exit_codes", codes}};
   return tree.dump(2);
 }
 

@@ -71,19 +71,23 @@ void add_inspect(Application& application) {
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
   command.flag("--tensors", state->tensors, "List every tensor with its shape, storage, bytes and file");
   command.group("Sensitivity");
-  command.flag("--sensitivity", state->sensitivity,
-               "Measure what quantizing to 4 bits costs: the KL divergence of the model in which one set of linears with "
-               "a common input is quantized, ranked; the options below are for this");
-  command.choice("--method", options.method, {"awq", "awq-paper", "awq-salient", "gptq", "rtn"}, "As quantize takes it");
+  command.flag(
+      "--sensitivity", state->sensitivity,
+      "Measure what quantizing to 4 bits costs: the KL divergence of the model in which one set of linears with "
+      "a common input is quantized, ranked; the options below are for this");
+  command.choice("--method", options.method, {"awq", "awq-paper", "awq-salient", "gptq", "rtn"},
+                 "As quantize takes it");
   command.choice("--scheme", options.scheme, {"asym", "sym"}, "As quantize takes it");
   command.text("--group-size", options.group_size, "auto|128|64|32|-1", "As quantize takes it", Completes::kChoices);
-  command.integer("--sensitivity-tokens", options.sensitivity_tokens, 1, int64_t{1} << 24, "Tokens of the calibration text to measure on");
+  command.integer("--sensitivity-tokens", options.sensitivity_tokens, 1, int64_t{1} << 24,
+                  "Tokens of the calibration text to measure on");
   add_calibration_options(command, options.calibration, state->texts, false);
   add_machine_options(command, options.machine, state->texts, true, true);
   add_output_options(command, state->console);
   command.example("Family, formats, bits per weight", "metal-marlin inspect MODEL");
   command.example("Every tensor, for a script", "metal-marlin inspect MODEL --tensors --json");
-  command.example("Which linears suffer most from 4 bits", "metal-marlin inspect MODEL --sensitivity --calibration train.txt --samples 32");
+  command.example("Which linears suffer most from 4 bits",
+                  "metal-marlin inspect MODEL --sensitivity --calibration train.txt --samples 32");
   command.action([state, &command] { return run(command, *state); });
 }
 

@@ -16,19 +16,23 @@ constexpr double kMostReal = std::numeric_limits<double>::max();
 void add_calibration_options(Command& command, CalibrationOptions& options, SharedTexts& texts, bool statistics) {
   command.group("Calibration");
   const std::string texts_help =
-      "Where the activations come from: text that the model makes itself; text that comes with the program; a UTF-8 text file; conversations or texts in "
+      "Where the activations come from: text that the model makes itself; text that comes with the program; a UTF-8 "
+      "text file; conversations or texts in "
       "JSON Lines (FILE.jsonl: messages, ShareGPT's conversations, text). Give it several times to mix sources";
-  command.repeated("--calibration", options.calibration, "self|builtin|FILE",
-                   texts_help + (statistics ? ". Or, alone, an .npz of statistics (made by 'calibrate') or of raw activations" : ""),
-                   Completes::kFiles);
+  command.repeated(
+      "--calibration", options.calibration, "self|builtin|FILE",
+      texts_help + (statistics ? ". Or, alone, an .npz of statistics (made by 'calibrate') or of raw activations" : ""),
+      Completes::kFiles);
   command.reals("--calibration-weights", options.calibration_weights, 1e-6, 1e6,
-                "Proportions in which several sources give sequences, one number for each in their order", "equal ones");
+                "Proportions in which several sources give sequences, one number for each in their order",
+                "equal ones");
   command.integer("--samples", options.samples, 1, kMostSequences, "Number of calibration sequences");
   command.integer("--select", options.select, 1, kMostSequences,
                   "Of these sequences calibrate on the N that cover the channels of the activations best; costs a "
                   "forward pass of all of them",
                   "all of them");
-  command.integer("--sequence-length", options.sequence_length, 8, kMostSequenceLength, "Tokens of each calibration sequence");
+  command.integer("--sequence-length", options.sequence_length, 8, kMostSequenceLength,
+                  "Tokens of each calibration sequence");
   command.unsigned_integer("--seed", options.seed, "Seed of the self-made text");
   command.real("--temperature", options.temperature, 0.01, 10, "Sampling temperature of the self-made text");
   add_bos_option(command, texts);
@@ -48,7 +52,8 @@ void add_machine_options(Command& command, MachineOptions& options, SharedTexts&
                   "all that the process may use");
   if (precision)
     command.choice("--precision", options.precision, {"auto", "f32", "bf16"},
-                   "Matrix products of the forward pass that makes statistics (evaluate: of the model); auto: bf16 where the processor multiplies it faster, evaluate f32");
+                   "Matrix products of the forward pass that makes statistics (evaluate: of the model); auto: bf16 "
+                   "where the processor multiplies it faster, evaluate f32");
 }
 
 void add_sampling_options(Command& command, GenerateOptions& options) {

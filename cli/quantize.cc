@@ -36,9 +36,11 @@ void check_options(const QuantizeOptions& options) {
     } catch (const UsageError&) {
     }
     if (size % 8 != 0 || size == 0)
-      throw UsageError{fmt::format("--group-size: expected auto, -1 or a multiple of 8 such as 32, found '{}'", options.group_size)};
+      throw UsageError{
+          fmt::format("--group-size: expected auto, -1 or a multiple of 8 such as 32, found '{}'", options.group_size)};
   }
-  const bool chooses_by_it = options.mixed_bits && options.target_bits == 0;  // by the estimate, which needs no evaluation
+  const bool chooses_by_it =
+      options.mixed_bits && options.target_bits == 0;  // by the estimate, which needs no evaluation
   if (options.evaluation.text == "none" && options.max_kl >= 0 && !chooses_by_it)
     throw UsageError{"--max-kl needs an evaluation: leave out --evaluate none"};
 }
@@ -84,7 +86,8 @@ int run(const Command& command, State& state) {
 }  // namespace
 
 void add_quantize(Application& application) {
-  auto& command = application.add_command("quantize", "Turn a model into a 4-bit checkpoint (or one of 3 or 8 bits), evaluate it and report");
+  auto& command = application.add_command(
+      "quantize", "Turn a model into a 4-bit checkpoint (or one of 3 or 8 bits), evaluate it and report");
   auto state = std::make_shared<State>();
   QuantizeOptions& options = state->options;
 
@@ -102,26 +105,33 @@ void add_quantize(Application& application) {
 
   command.group("Quantization");
   command.choice("--method", options.method, {"awq", "awq-paper", "awq-salient", "gptq", "rtn"},
-                 "awq: the best recipe: scales searched, ranges by the Gram matrix, error feedback, refinement; awq-paper: scales and clips searched as published; "
+                 "awq: the best recipe: scales searched, ranges by the Gram matrix, error feedback, refinement; "
+                 "awq-paper: scales and clips searched as published; "
                  "awq-salient: only "
                  "salient channels scaled; gptq: error feedback; rtn: plain rounding");
   command.choice("--effort", options.effort, {"best", "fast"},
-                 "awq: fast: 16 calibration sequences unless --samples says otherwise, refinement without error feedback, no guard: a third of the "
+                 "awq: fast: 16 calibration sequences unless --samples says otherwise, refinement without error "
+                 "feedback, no guard: a third of the "
                  "time, less accurate");
-  command.choice("--scheme", options.scheme, {"asym", "sym"}, "asym: codes with a zero point, 0..15 at 4 bits; sym: signed codes, -8..7 at 4 bits");
-  command.choice("--bits", state->bits, {"3", "4", "8", "mixed"},
-                 "Bits of a code; 3 and 8 in the formats native and gptq_v2, 8 also in gptq; mixed: each linear its own, as "
-                 "--target-bits or --max-kl says");
+  command.choice("--scheme", options.scheme, {"asym", "sym"},
+                 "asym: codes with a zero point, 0..15 at 4 bits; sym: signed codes, -8..7 at 4 bits");
+  command.choice(
+      "--bits", state->bits, {"3", "4", "8", "mixed"},
+      "Bits of a code; 3 and 8 in the formats native and gptq_v2, 8 also in gptq; mixed: each linear its own, as "
+      "--target-bits or --max-kl says");
   command.real("--target-bits", options.target_bits, 2, 16,
-               "Bits per weight of the linears at most: codes, 16 bits for each scale and, with --scheme asym, a zero of a code's "
-               "width (what a layout adds, such as the 16-bit zeros of native, is reported, not counted). Bits and group size are "
+               "Bits per weight of the linears at most: codes, 16 bits for each scale and, with --scheme asym, a zero "
+               "of a code's "
+               "width (what a layout adds, such as the 16-bit zeros of native, is reported, not counted). Bits and "
+               "group size are "
                "chosen for each linear (q,k,v and gate,up alike) by the KL divergence that its quantization causes",
                "none");
   command.integer("--sensitivity-tokens", options.sensitivity_tokens, 1, int64_t{1} << 24,
                   "Tokens of the calibration text on which those KL divergences are measured");
-  command.repeated("--linear-bits", options.linear_bits, "PATTERN=BITS[:GROUP]",
-                   "Bits (3, 4, 8; 16: not quantized) and group size of the weights whose names match a shell pattern, e.g. "
-                   "'*.down_proj.*=8'; the last that matches counts");
+  command.repeated(
+      "--linear-bits", options.linear_bits, "PATTERN=BITS[:GROUP]",
+      "Bits (3, 4, 8; 16: not quantized) and group size of the weights whose names match a shell pattern, e.g. "
+      "'*.down_proj.*=8'; the last that matches counts");
   command.text(
       "--group-size", options.group_size, "auto|128|64|32|-1",
       "Weights that share a scale; auto: 128 where it divides every in_features, else 64, else 32; -1: a whole row",
@@ -129,7 +139,8 @@ void add_quantize(Application& application) {
   command.choice(
       "--range", options.range, {"auto", "absmax", "mse", "gram", "diagonal"},
       "How the range of a group is chosen: auto: the method's own; absmax: largest magnitude (asym: min and max); "
-      "mse: least error of the weights; gram: least error of the outputs; diagonal: the same as if the group's channels were uncorrelated");
+      "mse: least error of the weights; gram: least error of the outputs; diagonal: the same as if the group's "
+      "channels were uncorrelated");
   command.choice("--clip", options.clip, {"auto", "on", "off"}, "Clip search; auto: on for awq-paper");
   command.choice("--guard", options.guard, {"auto", "on", "off"},
                  "Judge error feedback and refinement of each linear on the last eighth of the calibration sequences: "
@@ -138,20 +149,24 @@ void add_quantize(Application& application) {
       "--awq-loss", options.awq_loss, {"auto", "linear", "feedback", "block"},
       "Loss of the scale search: linear: output error of the linears that share the input; feedback: the same after "
       "error feedback; block: the block is run again on a part of the tokens; auto: feedback for awq, else linear");
-  command.real("--first-token-weight", options.first_token_weight, 1, 1e6,
-               "How many times the first token of a sequence counts in the Gram matrices: every other token attends to it",
-               "9 for awq, else 1");
+  command.real(
+      "--first-token-weight", options.first_token_weight, 1, 1e6,
+      "How many times the first token of a sequence counts in the Gram matrices: every other token attends to it",
+      "9 for awq, else 1");
   command.real("--salient-ratio", options.salient_ratio, 0, 1,
                "awq-salient: share of the weights that decide which channels are scaled");
   command.choice("--activation-method", options.activation_method, {"auto", "mean", "max", "rms"},
                  "Statistic of the scale search; auto: mean, but rms for awq-salient");
   command.real("--damping", options.damping, 0, 1,
-               "gptq, awq: share of each diagonal entry of the Gram matrix that is added to it; with --guard the least that is tried",
+               "gptq, awq: share of each diagonal entry of the Gram matrix that is added to it; with --guard the least "
+               "that is tried",
                "0.01; awq with --guard off or STATS.npz 0.49, asymmetric 1");
   command.choice("--scale-search", options.scale_search, {"auto", "on", "off"},
-                 "Activation-aware scales of the input channels, folded into the module before; auto: on for awq, awq-paper, awq-salient");
+                 "Activation-aware scales of the input channels, folded into the module before; auto: on for awq, "
+                 "awq-paper, awq-salient");
   command.choice("--error-feedback", options.error_feedback, {"auto", "on", "off"},
-                 "Rounding in which later columns make good the errors of earlier ones (GPTQ), else each weight to nearest; auto: on for gptq and "
+                 "Rounding in which later columns make good the errors of earlier ones (GPTQ), else each weight to "
+                 "nearest; auto: on for gptq and "
                  "awq, off with --effort fast");
   command.choice("--signed-scales", options.signed_scales, {"auto", "on", "off"},
                  "Searched ranges of --scheme sym: also negative scales, which give the longer side of a group its "
@@ -164,7 +179,8 @@ void add_quantize(Application& application) {
 
   add_calibration_options(command, options.calibration, state->texts, true);
   command.real("--builtin-share", options.builtin_share, 0, 0.9,
-               "Share of the sequences that comes from the program's own text of many kinds (code, dialogue, tables, mathematics, ...) "
+               "Share of the sequences that comes from the program's own text of many kinds (code, dialogue, tables, "
+               "mathematics, ...) "
                "where --calibration names files: what quantizes well for one kind of text alone does worse on others",
                "0.0625 for awq, else 0");
 

@@ -44,8 +44,8 @@ void add_report(Application& application) {
   auto state = std::make_shared<State>();
   command.group("Input and result");
   command.positional("RUN", state->run, "Folder that 'quantize' wrote, or a report.json", Completes::kFiles);
-  command.text("--html", state->html, "FILE", "Write one self-contained page instead of printing the text; - writes it to stdout",
-               Completes::kFiles);
+  command.text("--html", state->html, "FILE",
+               "Write one self-contained page instead of printing the text; - writes it to stdout", Completes::kFiles);
   add_output_options(command, state->console);
   command.example("The tables again", "metal-marlin report OUT");
   command.example("A page to pass on", "metal-marlin report OUT --html report.html");

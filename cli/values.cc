@@ -77,8 +77,7 @@ uint64_t parse_size(const std::string& text) {
 std::vector<std::string> parse_choices(const std::string& text, const std::vector<std::string>& choices) {
   std::vector<std::string> result;
   for (const auto& item : split(text, ',')) {
-    if (std::find(choices.begin(), choices.end(), item) == choices.end())
-      refuse(item, "one of " + join(choices, ", "));
+    if (std::find(choices.begin(), choices.end(), item) == choices.end()) refuse(item, "one of " + join(choices, ", "));
     if (std::find(result.begin(), result.end(), item) != result.end())
       throw UsageError{fmt::format("'{}' is named twice", item)};
     result.push_back(item);

@@ -24,8 +24,8 @@ std::string join(const std::vector<std::string>& parts, const std::string& separ
 std::string format_bytes(uint64_t bytes);
 // "98.5 MB", "4.92 GB": of files, in powers of 1000.
 std::string format_file_size(uint64_t bytes);
-// The one of `names` that differs from `word` in at most two letters (a third of its length), for a word that is none of
-// them; empty: there is no such.
+// The one of `names` that differs from `word` in at most two letters (a third of its length), for a word that is none
+// of them; empty: there is no such.
 std::string nearest(const std::string& word, const std::vector<std::string>& names);
 // "41 s", "3 min 05 s", "2 h 10 min".
 std::string format_seconds(double seconds);

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """AWQ on synthetic layers, and on a layer of a real model.
 
-    python examples/example_awq.py                  # synthetic layers
-    python examples/example_awq.py --model MODEL    # also the first layer's linears of MODEL, on text that it writes itself
+python examples/example_awq.py                  # synthetic layers
+python examples/example_awq.py --model MODEL    # also the first layer's linears of MODEL, on text that it writes itself
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def basic() -> None:
     mask, _ = find_salient_weights(weights, stats)
     print(f"Salient weights: {mask.sum()} / {mask.size} ({100 * mask.mean():.2f} %)")
     result = awq_quantize(weights, activations, group_size=GROUP)
-    print(f"Q: {result.Q.shape}, scales: {result.scales.shape}, zeros: {result.zeros.shape}, q_scale: {result.q_scale.shape}")
+    print(
+        f"Q: {result.Q.shape}, scales: {result.scales.shape}, zeros: {result.zeros.shape}, q_scale: {result.q_scale.shape}"
+    )
     print(f"Quantization error: {result.quantization_error:.6f}")
     values = awq_dequantize(result.Q, result.scales, result.zeros, result.q_scale, result.meta, "float32")
     print(f"MSE: {np.mean((values - weights) ** 2):.8f}")

@@ -66,7 +66,11 @@ def sequences(args):
     lines = {"text": [], "text of the model itself": [], "selected": []}
     for n in args.counts:
         cells = []
-        runs = (["--samples", n, "--builtin-share", 0], ["--samples", n, "--calibration", "self"], ["--samples", 4 * n, "--select", n, "--builtin-share", 0])
+        runs = (
+            ["--samples", n, "--builtin-share", 0],
+            ["--samples", n, "--calibration", "self"],
+            ["--samples", 4 * n, "--select", n, "--builtin-share", 0],
+        )
         for (name, line), options in zip(lines.items(), runs, strict=True):
             if name == "selected" and 4 * n > args.pool:
                 cells.append("")
@@ -75,7 +79,12 @@ def sequences(args):
             line.append((n, report["model"]["kl_divergence"]["mean"]))
             cells.append(figures(report).split(" | ")[0])
         print(f"| {n} | {' | '.join(cells)} |", flush=True)
-    plot(args.work / "kl_against_sequences.svg", "calibration sequences of 512 tokens", list(lines.items()), ticks=args.counts)
+    plot(
+        args.work / "kl_against_sequences.svg",
+        "calibration sequences of 512 tokens",
+        list(lines.items()),
+        ticks=args.counts,
+    )
 
 
 def draws(args):
@@ -102,7 +111,9 @@ def draws(args):
 
 
 def texts(args):
-    print("| text | scheme | `awq-paper` | `awq` | ratio | `awq --builtin-share 0` | ratio |\n|---|---|---|---|---|---|---|")
+    print(
+        "| text | scheme | `awq-paper` | `awq` | ratio | `awq --builtin-share 0` | ratio |\n|---|---|---|---|---|---|---|"
+    )
     runs = (["--method", "awq-paper"], ["--method", "awq"], ["--method", "awq", "--builtin-share", "0"])
     for scheme in ("sym", "asym"):
         own = [quantize(args, ["--scheme", scheme, *options]) for options in runs]

@@ -3,6 +3,7 @@
 
 Exit 0 and one line when all edges are allowed; exit 1 and the offending lines otherwise.
 """
+
 import pathlib
 import re
 import sys
@@ -35,9 +36,11 @@ def main():
             count += 1
             target = name.split("/")[0]
             if target not in edges.get(folder, set()):
-                bad.append(f"{path.relative_to(ROOT)}: includes \"{name}\"; {folder}/ may include {sorted(edges.get(folder, []))}")
+                bad.append(
+                    f'{path.relative_to(ROOT)}: includes "{name}"; {folder}/ may include {sorted(edges.get(folder, []))}'
+                )
     for path in sorted((ROOT / "include").rglob("*.h")):
-        bad += [f"{path.relative_to(ROOT)}: a public header includes \"{n}\"" for n in INCLUDE.findall(path.read_text())]
+        bad += [f'{path.relative_to(ROOT)}: a public header includes "{n}"' for n in INCLUDE.findall(path.read_text())]
     print("\n".join(bad) if bad else f"{count} includes between {len(edges)} folders: all edges allowed")
     return 1 if bad else 0
 

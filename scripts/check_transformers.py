@@ -11,6 +11,7 @@ the tests that always run: it needs an environment of its own,
 A position is scored when it is not the first of its chunk; chunks are cut from the tokens of the whole text without
 special tokens, as `metal-marlin evaluate` does. Exit code 1: some figures differ.
 """
+
 import argparse
 import json
 import math
@@ -22,7 +23,18 @@ os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with fewer, loading fails
 
 
 def by_us(command, folder, text, chunks, context):
-    arguments = [command, "evaluate", folder, "--text", text, "--chunks", str(chunks), "--context", str(context), "--json"]
+    arguments = [
+        command,
+        "evaluate",
+        folder,
+        "--text",
+        text,
+        "--chunks",
+        str(chunks),
+        "--context",
+        str(context),
+        "--json",
+    ]
     out = subprocess.run(arguments, check=True, stdout=subprocess.PIPE)
     return json.loads(out.stdout)["model"]["perplexity"]["quantized"]
 
@@ -41,7 +53,7 @@ def by_transformers(folder, text, chunks, context):
     loss = 0.0
     count = 0
     for i in range(min(chunks, len(ids) // context)):
-        chunk = torch.tensor([ids[i * context:(i + 1) * context]])
+        chunk = torch.tensor([ids[i * context : (i + 1) * context]])
         with torch.no_grad():
             logits = model(chunk).logits[0].float()
         loss += torch.nn.functional.cross_entropy(logits[:-1], chunk[0, 1:], reduction="sum").item()
@@ -65,8 +77,11 @@ def main():
         difference = abs(ours / theirs - 1)
         good = difference <= arguments.tolerance
         failed = failed or not good
-        print(f"{'ok  ' if good else 'FAIL'} {folder}: metal-marlin {ours:.4f}, transformers {theirs:.4f} "
-              f"({linears} packed linears), difference {100 * difference:.3f} %", flush=True)
+        print(
+            f"{'ok  ' if good else 'FAIL'} {folder}: metal-marlin {ours:.4f}, transformers {theirs:.4f} "
+            f"({linears} packed linears), difference {100 * difference:.3f} %",
+            flush=True,
+        )
     sys.exit(1 if failed else 0)
 
 

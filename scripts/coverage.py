@@ -4,6 +4,7 @@
 A line counts once, however many objects and template instances hold it, and is covered when any of them ran it.
 With "yes" the exit code is 1 below LIMIT.
 """
+
 import collections
 import gzip
 import json
@@ -24,8 +25,13 @@ def main():
         sys.exit(f"{build}: no .gcno files; build the preset 'coverage'")
     with tempfile.TemporaryDirectory() as folder:
         for start in range(0, len(notes), 16):
-            subprocess.run(["gcov", "--json-format", "--hash-filenames", *map(str, notes[start:start + 16])], cwd=folder,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+            subprocess.run(
+                ["gcov", "--json-format", "--hash-filenames", *map(str, notes[start : start + 16])],
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
             for path in pathlib.Path(folder).glob("*.gcov.json.gz"):
                 data = json.loads(gzip.decompress(path.read_bytes()))
                 for item in data["files"]:

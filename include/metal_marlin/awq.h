@@ -7,8 +7,8 @@
 //
 // q_scale belongs to input channels: W diag-scaled by it is what was rounded, and its inverse is applied here. Only
 // channels that hold many salient weights get one above 1 (scale/salient.h); its exponent is the one of a grid whose
-// output error |X (W - W')| is least, taken on up to 256 output channels from the blocks of X's Gram matrix that belong to
-// groups (errors of different groups are independent). Ranges of groups are searched by the same blocks.
+// output error |X (W - W')| is least, taken on up to 256 output channels from the blocks of X's Gram matrix that belong
+// to groups (errors of different groups are independent). Ranges of groups are searched by the same blocks.
 //
 // All functions check their arguments: ArgumentError names the argument, what was expected and what was found;
 // NumericError is thrown for NaN and Inf. Inputs may be of float16, bfloat16, float32 or float64 and of any strides.
@@ -34,31 +34,32 @@ inline constexpr int kFp4PerU32 = 8;
 
 // What it takes to read the arrays of an AWQResult, and how they came about.
 struct AWQMeta {
-  int64_t in_features = 0;         // K
-  int64_t out_features = 0;        // N
+  int64_t in_features = 0;   // K
+  int64_t out_features = 0;  // N
   int64_t group_size = 0;
   std::string quant_type = "awq_int4";
-  int64_t padded_in_features = 0;  // K rounded up to whole groups and words: rows of Q are an eighth of it. 0: not known
-  std::string scheme = "sym";      // "sym": zeros are 0; "asym"
-  // Files of the earlier numpy implementation of these functions: 7, q_scale per output channel, zeros added in units of weights:
-  // W' = (c - 7) * scales / q_scale[n] + zeros. Elsewhere 8.
+  int64_t padded_in_features =
+      0;                       // K rounded up to whole groups and words: rows of Q are an eighth of it. 0: not known
+  std::string scheme = "sym";  // "sym": zeros are 0; "asym"
+  // Files of the earlier numpy implementation of these functions: 7, q_scale per output channel, zeros added in units
+  // of weights: W' = (c - 7) * scales / q_scale[n] + zeros. Elsewhere 8.
   int code_offset = 8;
 
-  // |X (W' - W)| / |X W| (Frobenius); negative: not known. Of awq_quantize exact up to 1024 output channels; beyond, both
-  // norms are estimated from 256 random sums of the output channels, the same in every run.
+  // |X (W' - W)| / |X W| (Frobenius); negative: not known. Of awq_quantize exact up to 1024 output channels; beyond,
+  // both norms are estimated from 256 random sums of the output channels, the same in every run.
   double output_error = -1;
-  double weight_error = -1;        // |W' - W| / |W|
-  double exponent = 0;             // q_scale = max(statistic / median, 1)^exponent
-  int64_t salient_weights = 0;     // round(salient_ratio * K * N)
-  int64_t salient_channels = 0;    // input channels that they chose
-  int64_t raised_scales = 0;       // groups whose scale lay below the least normal float16 and was raised to it
+  double weight_error = -1;      // |W' - W| / |W|
+  double exponent = 0;           // q_scale = max(statistic / median, 1)^exponent
+  int64_t salient_weights = 0;   // round(salient_ratio * K * N)
+  int64_t salient_channels = 0;  // input channels that they chose
+  int64_t raised_scales = 0;     // groups whose scale lay below the least normal float16 and was raised to it
 };
 
 struct AWQResult {
-  Array Q;        // uint32 [padded K / 8, N]: bits 4i..4i+3 of Q[r, n] hold the code of row 8r + i
-  Array scales;   // float16 [G, N]
-  Array zeros;    // float16 [G, N], integers -8..7
-  Array q_scale;  // float16 [K]
+  Array Q;                        // uint32 [padded K / 8, N]: bits 4i..4i+3 of Q[r, n] hold the code of row 8r + i
+  Array scales;                   // float16 [G, N]
+  Array zeros;                    // float16 [G, N], integers -8..7
+  Array q_scale;                  // float16 [K]
   double quantization_error = 0;  // sum of squared errors of the weights, of what is stored
   double salient_ratio = 0;       // the argument
   AWQMeta meta;
@@ -72,13 +73,14 @@ struct SalientMask {
   Array mask;        // bool [K, N]: exactly round(salient_ratio * K * N) are true (halves up), ties by index
   Array importance;  // float32 [K]: statistic / largest statistic
 };
-// Salience of a weight: (stat_k / max stat) * (|w_kn| / max |w|). weights [K, N], activation_stats [K], ratio in [0, 1].
+// Salience of a weight: (stat_k / max stat) * (|w_kn| / max |w|). weights [K, N], activation_stats [K], ratio in [0,
+// 1].
 SalientMask find_salient_weights(const ArrayView& weights, const ArrayView& activation_stats,
                                  double salient_ratio = kAwqSalientRatio);
 
 // float32 [K], >= 1: the factor of each input channel. Channels of which at least a tenth of the weights is salient get
-// max(stat / median stat, 1)^r, r in 0, 0.05 .. 0.95, the r of least output error; the others get 1. scales [G, N]: those
-// of the unscaled weights, a candidate's are these times the growth of the group's largest weight.
+// max(stat / median stat, 1)^r, r in 0, 0.05 .. 0.95, the r of least output error; the others get 1. scales [G, N]:
+// those of the unscaled weights, a candidate's are these times the growth of the group's largest weight.
 // activation_stats [K] (optional): when missing, they are inferred from the mask: in a channel with salient weights the
 // statistic is inverse to the least |w| that is still salient. gram [K, K] (optional), the mean of x x^T: when missing,
 // channels are taken to be uncorrelated with the statistic as root mean square.
@@ -90,8 +92,8 @@ struct PackedAWQ {
   Array packed;  // uint32 [padded K / 8, N]
   AWQMeta meta;
 };
-// weights: signed codes int8 [K, N] in -8..7, without loss; rows that pad K hold the code of weight 0. scales, zeros [G,
-// N] are checked (shapes, finite, integers -8..7).
+// weights: signed codes int8 [K, N] in -8..7, without loss; rows that pad K hold the code of weight 0. scales, zeros
+// [G, N] are checked (shapes, finite, integers -8..7).
 PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, const ArrayView& zeros,
                            int64_t group_size = kAwqDefaultGroupSize);
 // int8 [K, N]: the codes again.
@@ -118,15 +120,15 @@ Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const Arr
 std::vector<std::pair<std::string, AWQResult>> awq_load(const std::string& path);
 
 struct AWQModelStats {
-  int64_t quantized_count = 0;    // tensors
+  int64_t quantized_count = 0;  // tensors
   int64_t skipped_count = 0;
-  uint64_t original_bytes = 0;    // of the quantized tensors, as they were stored
-  uint64_t quantized_bytes = 0;   // of the same: codes, scales, zeros, q_scale
+  uint64_t original_bytes = 0;   // of the quantized tensors, as they were stored
+  uint64_t quantized_bytes = 0;  // of the same: codes, scales, zeros, q_scale
   std::string quant_type = "awq_int4";
   int64_t group_size = 0;
   double salient_ratio = 0;
-  double compression_ratio = 1;   // original_bytes / quantized_bytes; 1 when nothing was quantized
-  double bits_per_weight = 0;     // of the whole model
+  double compression_ratio = 1;  // original_bytes / quantized_bytes; 1 when nothing was quantized
+  double bits_per_weight = 0;    // of the whole model
   std::vector<std::pair<std::string, std::string>> skipped;  // name, reason
 };
 // Quantizes a model with the activations of an .npz (raw ones under the weights' names, or statistics of

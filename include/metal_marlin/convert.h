@@ -14,20 +14,20 @@ struct ConvertOptions {
 };
 
 struct ConvertResult {
-  // {model, output, from, to, linears, kept, group_size, symmetric, bits, bits_per_weight, bytes, files: [{name, bytes}],
+  // {model, output, from, to, linears, kept, group_size, symmetric, bits, bits_per_weight, bytes, files: [{name,
+  // bytes}],
   //  clamped: [{name, clamped, flushed, largest}], warnings, seconds, peak_memory_bytes}
   std::string report_json;
 };
 
 // `model` is a checkpoint in one of these formats, `output` a folder, which appears complete or not at all: it is
-// written beside its place under a temporary name and renamed. Config (with the right quantization_config), tokenizer and
-// the other files go along. Memory: one tensor, not the model.
-// Tensors that are not quantized keep their type; "awq", "gptq", "gptq_v2" and "marlin" store floats as float16
-// (values that do not fit are listed in `clamped`), but between "gptq" and "gptq_v2" they stay as they are.
-// Throws before anything is written: UnsupportedError, naming tensor and reason, where the target cannot hold the source
-// (zeros in Marlin, a zero of 0 in "gptq", groups in act order or a stored q_scale in another format, sizes, bits), and for a
-// source that is not quantized; ArgumentError for one that is in that format already. Otherwise as reading and writing
-// do. On Interrupted nothing is left.
+// written beside its place under a temporary name and renamed. Config (with the right quantization_config), tokenizer
+// and the other files go along. Memory: one tensor, not the model. Tensors that are not quantized keep their type;
+// "awq", "gptq", "gptq_v2" and "marlin" store floats as float16 (values that do not fit are listed in `clamped`), but
+// between "gptq" and "gptq_v2" they stay as they are. Throws before anything is written: UnsupportedError, naming
+// tensor and reason, where the target cannot hold the source (zeros in Marlin, a zero of 0 in "gptq", groups in act
+// order or a stored q_scale in another format, sizes, bits), and for a source that is not quantized; ArgumentError for
+// one that is in that format already. Otherwise as reading and writing do. On Interrupted nothing is left.
 ConvertResult convert_model(const std::string& model, const std::string& output, const ConvertOptions& options,
                             const Observer& observer = {});
 

@@ -11,13 +11,13 @@ namespace metal_marlin {
 struct Evaluation {
   int64_t positions = 0;
   double perplexity = 0;
-  double reference_perplexity = 0;   // with a reference
-  double kl_mean = 0;                // KL(reference || model), nats per position
+  double reference_perplexity = 0;  // with a reference
+  double kl_mean = 0;               // KL(reference || model), nats per position
   double kl_standard_error = 0;
   double kl_p99 = 0;
-  double top1_agreement = 0;         // share of positions, 0..1
-  double bits_per_weight = 0;        // of all weights, scales and zeros included
-  uint64_t bytes = 0;                // of the weights on disk
+  double top1_agreement = 0;   // share of positions, 0..1
+  double bits_per_weight = 0;  // of all weights, scales and zeros included
+  uint64_t bytes = 0;          // of the weights on disk
   bool has_reference = false;
 };
 

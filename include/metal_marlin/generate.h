@@ -13,20 +13,20 @@
 namespace metal_marlin {
 
 struct GenerateOptions {
-  int64_t predict = 128;      // tokens at most; -1: until the end token or a full context
-  int64_t context = 0;        // 0: the model's own, at most 4096
-  double temp = 0.8;          // 0: greedy
-  int64_t top_k = 40;         // 0: off
-  double top_p = 0.95;        // 1: off
-  double min_p = 0.05;        // 0: off
+  int64_t predict = 128;  // tokens at most; -1: until the end token or a full context
+  int64_t context = 0;    // 0: the model's own, at most 4096
+  double temp = 0.8;      // 0: greedy
+  int64_t top_k = 40;     // 0: off
+  double top_p = 0.95;    // 1: off
+  double min_p = 0.05;    // 0: off
   double repeat_penalty = 1.0;
   int64_t repeat_last_n = 64;
   uint64_t seed = 0;
   bool ignore_eos = false;
   // One line without a newline: the context exceeds what the model was made for, and the like.
   std::function<void(const std::string&)> on_warning;
-  // Options that were asked for by name, as on the command line without hyphens ("top-k"): those without effect beside the
-  // others (temp 0 makes sampling idle) are named in a warning, as are others that differ from their defaults.
+  // Options that were asked for by name, as on the command line without hyphens ("top-k"): those without effect beside
+  // the others (temp 0 makes sampling idle) are named in a warning, as are others that differ from their defaults.
   std::vector<std::string> given;
 };
 

@@ -18,15 +18,15 @@
 namespace metal_marlin {
 
 struct GPTQPacked {
-  Array Q;       // uint32 [padded K / 8, N], as AWQResult::Q
-  Array scales;  // float16 [G, N]
-  Array zeros;   // float16 [G, N], integers -8..7
+  Array Q;                        // uint32 [padded K / 8, N], as AWQResult::Q
+  Array scales;                   // float16 [G, N]
+  Array zeros;                    // float16 [G, N], integers -8..7
   double quantization_error = 0;  // sum of squared errors of the weights (GPTQ minimises meta.output_error instead)
-  AWQMeta meta;  // quant_type "gptq_int4"
+  AWQMeta meta;                   // quant_type "gptq_int4"
 };
 
-// damping: share of each diagonal entry of X^T X that is added to it, 0 to 1. Holds the weights, the Gram matrix and its
-// factor, 2 to 4 times the weights in all.
+// damping: share of each diagonal entry of X^T X that is added to it, 0 to 1. Holds the weights, the Gram matrix and
+// its factor, 2 to 4 times the weights in all.
 GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
                          int64_t group_size = kAwqDefaultGroupSize, double damping = 0.01, bool act_order = true,
                          const std::string& scheme = "sym", const Observer& observer = {});
@@ -34,12 +34,14 @@ GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
 Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros, const AWQMeta& meta,
                       ElementType type = ElementType::kF16);
 
-// ---- by a Hessian, weights as a checkpoint stores them ---------------------------------------------------------------
+// ---- by a Hessian, weights as a checkpoint stores them
+// ---------------------------------------------------------------
 //
 // Shapes here: W [N, K] = [out_features, in_features], scales and zeros [G, N], H [K, K]. group_size -1: one group per
 // row. They return values instead of packed codes, under the names of an earlier implementation in numpy.
 
-// float64 [K, K]: 2 X^T X, divided by the tokens when `normalize`. activations [tokens, K] or [B, T, K]; sums in float64.
+// float64 [K, K]: 2 X^T X, divided by the tokens when `normalize`. activations [tokens, K] or [B, T, K]; sums in
+// float64.
 Array compute_hessian(const ArrayView& activations, bool normalize = true);
 
 struct GPTQResult {
@@ -56,7 +58,8 @@ struct GPTQResult {
 // GPTQ by the Hessian H [K, K] (symmetric, as compute_hessian makes it). bits 2, 3, 4 or 8; damp: share of the mean of
 // H's diagonal that is added to it, 0 to 1. Channels that never fired are left to plain rounding.
 GPTQResult quantize_layer_gptq(const ArrayView& W, const ArrayView& H, int bits = 4, int64_t group_size = 128,
-                               bool sym = true, bool actorder = true, double damp = 0.01, const Observer& observer = {});
+                               bool sym = true, bool actorder = true, double damp = 0.01,
+                               const Observer& observer = {});
 // Plain rounding on the same grid: scales from the largest weight (symmetric, over 2^(bits-1) - 1 steps) or from the
 // range of the group.
 GPTQResult quantize_rtn(const ArrayView& W, int bits = 4, int64_t group_size = 128, bool sym = true);
@@ -76,15 +79,16 @@ struct PackedGPTQ {
   Array scales;  // float16 [G, N]
   Array zeros;   // float16 [G, N], integers -8..7: W = (code - 8 - zeros) * scales
 };
-// The 4-bit codes of a GPTQResult. ArgumentError where Q does not lie on the grid of scales and zeros, as when `perm` is
-// not the one that they belong to. zeros: none for symmetric grids; perm: empty or as in GPTQResult.
+// The 4-bit codes of a GPTQResult. ArgumentError where Q does not lie on the grid of scales and zeros, as when `perm`
+// is not the one that they belong to. zeros: none for symmetric grids; perm: empty or as in GPTQResult.
 PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std::optional<ArrayView>& zeros,
                           int64_t group_size, const std::vector<int64_t>& perm = {});
 
 // The settings of quantize_layer_gptq, checked once.
 class GPTQQuantizer {
  public:
-  explicit GPTQQuantizer(int bits = 4, int64_t group_size = 128, bool sym = true, bool actorder = true, double damp = 0.01);
+  explicit GPTQQuantizer(int bits = 4, int64_t group_size = 128, bool sym = true, bool actorder = true,
+                         double damp = 0.01);
   GPTQResult quantize_weight(const ArrayView& W, const ArrayView& H, const Observer& observer = {}) const;
 
  private:

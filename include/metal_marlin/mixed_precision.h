@@ -24,11 +24,11 @@ struct LayerQuantConfig {
 
   bool operator==(const LayerQuantConfig&) const = default;
 };
-// Codes, 16 bits for each group's scale and, not symmetric, a zero of a code's width. in_features is read for groups of -1
-// alone. ArgumentError: a group size that is none.
+// Codes, 16 bits for each group's scale and, not symmetric, a zero of a code's width. in_features is read for groups of
+// -1 alone. ArgumentError: a group size that is none.
 double bits_per_weight(const LayerQuantConfig& config, int64_t in_features = 0);
-// float32 [N, K]: the values that W [N, K] has at that precision: by GPTQ with H [K, K] when one is given, else by plain
-// rounding; fp16 and bf16: each value rounded. ArgumentError, NumericError as in gptq.h.
+// float32 [N, K]: the values that W [N, K] has at that precision: by GPTQ with H [K, K] when one is given, else by
+// plain rounding; fp16 and bf16: each value rounded. ArgumentError, NumericError as in gptq.h.
 Array quantize_values(const ArrayView& W, const LayerQuantConfig& config, const std::optional<ArrayView>& H = {},
                       const Observer& observer = {});
 
@@ -41,17 +41,18 @@ struct PrecisionCost {
 struct LayerSensitivity {
   std::string name;
   std::vector<std::string> linears;  // names of the weights where it stands for several that share an input
-  int64_t weights = 0;         // their number
+  int64_t weights = 0;               // their number
   int64_t in_features = 0;
-  double hessian_trace = 0;    // of the H that was given: mean squared length of its inputs, times what H is scaled by
+  double hessian_trace = 0;  // of the H that was given: mean squared length of its inputs, times what H is scaled by
   double weight_variance = 0;
-  double outlier_ratio = 0;    // share of weights more than 3 standard deviations from their mean
+  double outlier_ratio = 0;  // share of weights more than 3 standard deviations from their mean
   std::vector<PrecisionCost> costs;
-  int recommended_bits = 0;    // the choice of choose_precisions; 0: none yet
+  int recommended_bits = 0;  // the choice of choose_precisions; 0: none yet
   std::string recommended_format;
 };
-// Of the JSON of sensitivity_of_model (quantize.h): one for each set of linears that share an input, named "layers.3.qkv";
-// costs are int precisions and bf16 with the measured or estimated KL divergence. FormatError naming the key for other JSON.
+// Of the JSON of sensitivity_of_model (quantize.h): one for each set of linears that share an input, named
+// "layers.3.qkv"; costs are int precisions and bf16 with the measured or estimated KL divergence. FormatError naming
+// the key for other JSON.
 std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity_json);
 // Measures output_error of fp4, nf4, int3, int4 and int8 (symmetric) in groups of group_size: five times GPTQ.
 LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& H, const std::string& name = "",
@@ -75,17 +76,18 @@ struct MixedPrecisionConfig {
 
   const LayerQuantConfig& layer(const std::string& name) const;
 };
-// "NAME=BITS:GROUP" of `layers`, as QuantizeOptions::linear_bits takes them; 16 bits "NAME=16". ArgumentError for precisions
-// that no checkpoint format here has (fp4, nf4, int2).
+// "NAME=BITS:GROUP" of `layers`, as QuantizeOptions::linear_bits takes them; 16 bits "NAME=16". ArgumentError for
+// precisions that no checkpoint format here has (fp4, nf4, int2).
 std::vector<std::string> linear_bits(const std::map<std::string, LayerQuantConfig>& layers);
-// "embeddings", "lm_head", ..., the member of MixedPrecisionConfig for a tensor's name as checkpoints have it; "default"
-// for none. By whole parts of the name: "model.layers.0.mlp.gate_proj.weight" is an mlp_gate, "...mlp.gate.weight" a moe_router.
+// "embeddings", "lm_head", ..., the member of MixedPrecisionConfig for a tensor's name as checkpoints have it;
+// "default" for none. By whole parts of the name: "model.layers.0.mlp.gate_proj.weight" is an mlp_gate,
+// "...mlp.gate.weight" a moe_router.
 std::string layer_role(const std::string& name);
 
 enum class CostMeasure : uint8_t { kKl, kOutputError };  // the sum of kl; the sum of output_error squared
-// The cheapest precision for each layer first, then again and again the step up whose loss falls most per bit, as long as
-// the mean bits per weight of all layers stay at most target_bits. Steps are those of the lower convex hull of a layer's
-// costs; the outcome exceeds the least possible loss by less than one step. Fills recommended_bits and
+// The cheapest precision for each layer first, then again and again the step up whose loss falls most per bit, as long
+// as the mean bits per weight of all layers stay at most target_bits. Steps are those of the lower convex hull of a
+// layer's costs; the outcome exceeds the least possible loss by less than one step. Fills recommended_bits and
 // recommended_format. ArgumentError: a layer without costs of the measure, or a target below what is possible.
 std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& profile, double target_bits,
                                                 CostMeasure measure = CostMeasure::kKl);

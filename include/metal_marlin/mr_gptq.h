@@ -1,14 +1,15 @@
-// 4 bits per weight on tables of levels (FP4, NF4, INT4), by GPTQ (arXiv 2210.17323), with or without a Hadamard rotation
-// of the input channels before (MR-GPTQ, arXiv 2509.23202); Hessians of many layers; the functions of GPTQMetal.
+// 4 bits per weight on tables of levels (FP4, NF4, INT4), by GPTQ (arXiv 2210.17323), with or without a Hadamard
+// rotation of the input channels before (MR-GPTQ, arXiv 2509.23202); Hessians of many layers; the functions of
+// GPTQMetal.
 //
-// Shapes: K = in_features, N = out_features, G = groups; weights W [N, K] as a checkpoint stores them, Hessians H [K, K],
-// symmetric, of which any positive multiple gives the same codes. Groups are static: column k belongs to group
-// k / group_size whatever the order of rounding, so nothing else is needed to read the codes. group_size -1: one group
-// per row; the last group may be short. Scales are rounded to float16 before codes are chosen.
+// Shapes: K = in_features, N = out_features, G = groups; weights W [N, K] as a checkpoint stores them, Hessians H [K,
+// K], symmetric, of which any positive multiple gives the same codes. Groups are static: column k belongs to group k /
+// group_size whatever the order of rounding, so nothing else is needed to read the codes. group_size -1: one group per
+// row; the last group may be short. Scales are rounded to float16 before codes are chosen.
 //
-// All functions check their arguments: ArgumentError names the argument, what was expected and what was found; NumericError
-// is thrown for NaN and Inf. Inputs may be of float16, bfloat16, float32 or float64 and of any strides. The result does not
-// depend on the number of threads.
+// All functions check their arguments: ArgumentError names the argument, what was expected and what was found;
+// NumericError is thrown for NaN and Inf. Inputs may be of float16, bfloat16, float32 or float64 and of any strides.
+// The result does not depend on the number of threads.
 #pragma once
 
 #include <metal_marlin/array.h>
@@ -28,30 +29,32 @@ enum class QuantizationFormat : uint8_t {
   kINT4,  // code - 8
   kNF4,   // the 16 levels of QLoRA (arXiv 2305.14314), ascending, -1 to 1
 };
-const char* quantization_format_name(QuantizationFormat format) noexcept;       // "fp4", "int4", "nf4"
-QuantizationFormat parse_quantization_format(const std::string& name);          // ArgumentError for another name
-std::vector<float> quantization_levels(QuantizationFormat format);              // [16] by code (FP4: code 8 is -0)
+const char* quantization_format_name(QuantizationFormat format) noexcept;  // "fp4", "int4", "nf4"
+QuantizationFormat parse_quantization_format(const std::string& name);     // ArgumentError for another name
+std::vector<float> quantization_levels(QuantizationFormat format);         // [16] by code (FP4: code 8 is -0)
 
 struct FP4GPTQResult {
-  Array packed;         // uint32 [K, ceil(N / 8)]: bits 4i..4i+3 of packed[k, r] hold the code of output 8r + i
-  Array scales;         // float16 [G, N]
-  Array quant_indices;  // int8 [K, N]: the codes 0..15, unpacked
-  double mse = 0;       // mean squared error of the weights, of what is stored
+  Array packed;              // uint32 [K, ceil(N / 8)]: bits 4i..4i+3 of packed[k, r] hold the code of output 8r + i
+  Array scales;              // float16 [G, N]
+  Array quant_indices;       // int8 [K, N]: the codes 0..15, unpacked
+  double mse = 0;            // mean squared error of the weights, of what is stored
   double output_error = -1;  // sqrt(tr(E H E^T) / tr(W H W^T)), E the errors of the weights; negative: no H was given
   int64_t in_features = 0;
   int64_t out_features = 0;
   int64_t group_size = 0;  // explicit
 };
 
-// GPTQ onto FP4. scale_method: "maxabs": the largest weight gets 6; "mse_grid": of 41 multiples 0.5 .. 1.5 of that, the one
-// of least squared error; "mse_newton": from there on the scale that fits the chosen levels best (the Newton step of that
-// quadratic problem lands on its minimum), and the levels again; "hessian": of the 41, the one of least e H_gg e^T.
+// GPTQ onto FP4. scale_method: "maxabs": the largest weight gets 6; "mse_grid": of 41 multiples 0.5 .. 1.5 of that, the
+// one of least squared error; "mse_newton": from there on the scale that fits the chosen levels best (the Newton step
+// of that quadratic problem lands on its minimum), and the levels again; "hessian": of the 41, the one of least e H_gg
+// e^T.
 class FP4GPTQQuantizer {
  public:
   explicit FP4GPTQQuantizer(int64_t group_size = 128, bool actorder = true, double damp_factor = 0.01,
                             const std::string& scale_method = "mse_grid");
   // Without H: plain rounding.
-  FP4GPTQResult quantize_weight(const ArrayView& W, const std::optional<ArrayView>& H = {}, const Observer& observer = {}) const;
+  FP4GPTQResult quantize_weight(const ArrayView& W, const std::optional<ArrayView>& H = {},
+                                const Observer& observer = {}) const;
 
  private:
   int64_t group_size_;
@@ -64,7 +67,8 @@ Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int6
                           ElementType type = ElementType::kF16);
 
 struct MRGPTQResult {
-  Array packed;  // uint32 [N, ceil(K / 8)]: bits 4i..4i+3 of packed[n, r] hold the code of column 8r + i; what pads is level 0
+  Array packed;  // uint32 [N, ceil(K / 8)]: bits 4i..4i+3 of packed[n, r] hold the code of column 8r + i; what pads is
+                 // level 0
   Array scales;  // float16 [N, G]
   QuantizationFormat format = QuantizationFormat::kFP4;
   int64_t in_features = 0;
@@ -79,17 +83,18 @@ struct MRGPTQResult {
   double output_error = -1;   // as FP4GPTQResult::output_error
 };
 
-// W R by GPTQ with the Hessian R H R of the rotated inputs. R is block-diagonal of Sylvester's Hadamard matrices over the
-// square root of their size, symmetric and its own inverse: W = (W R) R, and x W^T = (x R)(W R)^T. Blocks have
+// W R by GPTQ with the Hessian R H R of the rotated inputs. R is block-diagonal of Sylvester's Hadamard matrices over
+// the square root of their size, symmetric and its own inverse: W = (W R) R, and x W^T = (x R)(W R)^T. Blocks have
 // hadamard_block_size channels (a power of two); what remains of K is divided into powers of two, largest first.
 // Scales of groups: of least e H_gg e^T with a Hessian, of least squared error without (then rounding is plain).
 class MRGPTQQuantizer {
  public:
-  // bits: 4. hadamard_kurtosis_threshold: only layers whose excess kurtosis is at least this are rotated. percdamp: share
-  // of the mean of H's diagonal that is added to it, 0 to 1.
+  // bits: 4. hadamard_kurtosis_threshold: only layers whose excess kurtosis is at least this are rotated. percdamp:
+  // share of the mean of H's diagonal that is added to it, 0 to 1.
   explicit MRGPTQQuantizer(int bits = 4, QuantizationFormat format = QuantizationFormat::kFP4, int64_t group_size = 128,
                            bool use_hadamard = true, int64_t hadamard_block_size = 64,
-                           std::optional<double> hadamard_kurtosis_threshold = {}, bool actorder = true, double percdamp = 0.01);
+                           std::optional<double> hadamard_kurtosis_threshold = {}, bool actorder = true,
+                           double percdamp = 0.01);
   // use_hadamard: instead of the constructor's.
   MRGPTQResult quantize_layer(const ArrayView& weights, const std::optional<ArrayView>& hessian = {},
                               std::optional<bool> use_hadamard = {}, const Observer& observer = {}) const;
@@ -103,16 +108,17 @@ class MRGPTQQuantizer {
   bool actorder_;
   double percdamp_;
 };
-// The weights [N, K] in the original basis (`original_basis`), or W R as the codes have it. hadamard_block_size 0: none.
-Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format, int64_t in_features,
-                         int64_t group_size, int64_t hadamard_block_size, bool original_basis = true,
-                         ElementType type = ElementType::kF32);
+// The weights [N, K] in the original basis (`original_basis`), or W R as the codes have it. hadamard_block_size 0:
+// none.
+Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format,
+                         int64_t in_features, int64_t group_size, int64_t hadamard_block_size,
+                         bool original_basis = true, ElementType type = ElementType::kF32);
 
 // [rows, features] R in float32, R as above. Applied twice it gives back what it was given.
 Array hadamard_rotate(const ArrayView& matrix, int64_t block_size = 64);
 
-// Sums of x^T x, in float64, of the inputs of any number of layers by name: K^2 numbers each, however many tokens. A batch
-// is added whole or, when an error is thrown, not at all; it needs K^2 numbers more meanwhile. Thread-safe.
+// Sums of x^T x, in float64, of the inputs of any number of layers by name: K^2 numbers each, however many tokens. A
+// batch is added whole or, when an error is thrown, not at all; it needs K^2 numbers more meanwhile. Thread-safe.
 class HessianCollector {
  public:
   explicit HessianCollector(int64_t in_features = 0);  // > 0: of every layer; 0: each layer's first batch decides
@@ -129,15 +135,15 @@ class HessianCollector {
   std::vector<std::string> layer_names() const;                // sorted
   void merge(const HessianCollector& other);                   // sums and tokens of all its layers
   void reset();
-  uint64_t memory_bytes() const;                               // of the sums
+  uint64_t memory_bytes() const;  // of the sums
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
 
-// The interface of an implementation on Apple's GPUs. Here it is computed on the CPU; the same functions will be where a
-// GPU computes them.
+// The interface of an implementation on Apple's GPUs. Here it is computed on the CPU; the same functions will be where
+// a GPU computes them.
 class GPTQMetal {
  public:
   struct Quantized {

@@ -26,8 +26,8 @@ struct CalibrationOptions {
   int64_t select = 0;             // of them, the ones that cover the channels of the activations best; 0: all
   int64_t sequence_length = 512;  // tokens each
   Bos bos = Bos::kAuto;
-  uint64_t seed = 0;              // of self-made text
-  double temperature = 1.0;       // of self-made text
+  uint64_t seed = 0;         // of self-made text
+  double temperature = 1.0;  // of self-made text
   // calibrate_model: as QuantizeOptions::given.
   std::vector<std::string> given;
 };

@@ -14,24 +14,23 @@ std::string render_report_text(const std::string& report_json);
 std::string render_report_html(const std::string& report_json);  // one self-contained page
 // The page into a file, whole or not at all. SystemError: the machine, or `path` is no regular file.
 void write_report_html(const std::string& report_json, const std::string& path);
-std::string render_plan(const std::string& plan_json);           // of plan_quantization
-
+std::string render_plan(const std::string& plan_json);  // of plan_quantization
 
 struct QuantizationLayerReport {
   std::string name;
   std::vector<int64_t> shape;  // [out_features, in_features]
   int64_t group_size = 0;
   int bits = 0;
-  std::string method;            // as it was rounded
-  double weight_error = 0;       // |W' - W| / |W|
-  double output_error = -1;      // of the outputs, relative, on the calibration text; negative: not measured
+  std::string method;        // as it was rounded
+  double weight_error = 0;   // |W' - W| / |W|
+  double output_error = -1;  // of the outputs, relative, on the calibration text; negative: not measured
 };
 // What a report says in figures, without parsing JSON.
 struct QuantizationReport {
-  std::string model_path;   // of the source
+  std::string model_path;  // of the source
   std::vector<std::string> formats;
   int bits = 0;
-  int64_t group_size = 0;   // of the first linear
+  int64_t group_size = 0;  // of the first linear
   bool actorder = false;
   int64_t quantized_layers = 0;
   int64_t skipped_layers = 0;

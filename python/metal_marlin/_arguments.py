@@ -6,7 +6,19 @@ import operator
 import os
 from typing import Any
 
-__all__ = ["integer", "number", "boolean", "permutation", "text", "choice", "path", "existing_path", "to_backend", "backend", "dtype_name"]
+__all__ = [
+    "integer",
+    "number",
+    "boolean",
+    "permutation",
+    "text",
+    "choice",
+    "path",
+    "existing_path",
+    "to_backend",
+    "backend",
+    "dtype_name",
+]
 
 
 def integer(name: str, value: Any) -> int:

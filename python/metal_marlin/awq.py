@@ -150,7 +150,9 @@ def awq_dequantize(
     ``q_scale`` is per output channel; :func:`awq_load` sets it.
     """
     module = backend(output_backend)
-    out = _core.awq_dequantize(packed, scales, zeros, q_scale, _meta(meta), dtype_name("weights_dtype", weights_dtype, output_backend))
+    out = _core.awq_dequantize(
+        packed, scales, zeros, q_scale, _meta(meta), dtype_name("weights_dtype", weights_dtype, output_backend)
+    )
     return to_backend(out, output_backend, module)
 
 

@@ -86,7 +86,9 @@ class GPTQResult:
     Q: Any  #: float32 [N, K], the values (code - zero) * scale; columns in their own order
     scales: Any  #: float32 [G, N], values that float16 holds
     zeros: Any  #: float32 [G, N], the codes of weight 0; None for a symmetric grid, where that is 2 ** (bits - 1)
-    perm: Any  #: int64 [K]: column perm[j] was rounded j-th and belongs to group j // group_size; None without act order
+    perm: (
+        Any  #: int64 [K]: column perm[j] was rounded j-th and belongs to group j // group_size; None without act order
+    )
     quantization_error: float  #: sum of the squared errors of the weights
     total_error: float | None = None  #: tr((Q - W) H (Q - W)^T), what GPTQ minimises; None from quantize_rtn
 
@@ -107,7 +109,13 @@ class GPTQQuantizer:
     """
 
     def __init__(
-        self, bits: int = 4, group_size: int = 128, sym: bool = True, actorder: bool = True, damp: float = 0.01, block_size: int = 128
+        self,
+        bits: int = 4,
+        group_size: int = 128,
+        sym: bool = True,
+        actorder: bool = True,
+        damp: float = 0.01,
+        block_size: int = 128,
     ) -> None:
         self.bits = integer("bits", bits)
         self.group_size = integer("group_size", group_size)
@@ -121,7 +129,9 @@ class GPTQQuantizer:
 
     def quantize_weight(self, W: Any, H: Any) -> GPTQResult:
         """``W [N, K]`` by the Hessian ``H [K, K]`` of :func:`compute_hessian`."""
-        return _layer_result(_core.quantize_layer_gptq(W, H, self.bits, self.group_size, self.sym, self.actorder, self.damp))
+        return _layer_result(
+            _core.quantize_layer_gptq(W, H, self.bits, self.group_size, self.sym, self.actorder, self.damp)
+        )
 
 
 def compute_hessian(activations: Any, normalize: bool = True) -> Any:
@@ -129,7 +139,9 @@ def compute_hessian(activations: Any, normalize: bool = True) -> Any:
     return _core.compute_hessian(activations, boolean("normalize", normalize))
 
 
-def compute_hessian_streaming(in_features: int, normalize_count: int | None = None) -> tuple[Any, Callable[[Any], None]]:
+def compute_hessian_streaming(
+    in_features: int, normalize_count: int | None = None
+) -> tuple[Any, Callable[[Any], None]]:
     """``(H, add_batch)``: ``add_batch(activations)`` adds 2 X^T X, divided by ``normalize_count`` if given, to ``H`` in place."""
     import numpy
 
@@ -177,7 +189,9 @@ def quantize_layer_gptq(
 
 def quantize_rtn(W: Any, bits: int = 4, group_size: int = 128, sym: bool = True) -> GPTQResult:
     """Plain rounding of ``W [N, K]`` on the same grid, for comparison."""
-    return _layer_result(_core.quantize_rtn(W, integer("bits", bits), integer("group_size", group_size), boolean("sym", sym)))
+    return _layer_result(
+        _core.quantize_rtn(W, integer("bits", bits), integer("group_size", group_size), boolean("sym", sym))
+    )
 
 
 def pack_gptq_int4(Q: Any, scales: Any, zeros: Any, group_size: int, perm: Any = None) -> tuple[Any, Any, Any]:

@@ -8,7 +8,14 @@ from typing import Any
 from . import _core
 from ._arguments import backend, boolean, choice, dtype_name, integer, number, to_backend
 
-__all__ = ["FP4GPTQQuantizer", "FP4GPTQResult", "FP4_GRID", "FP4_MAX", "dequantize_fp4_gptq", "fp4_gptq_quantize_weight"]
+__all__ = [
+    "FP4GPTQQuantizer",
+    "FP4GPTQResult",
+    "FP4_GRID",
+    "FP4_MAX",
+    "dequantize_fp4_gptq",
+    "fp4_gptq_quantize_weight",
+]
 
 #: The value of each code; code 8 is -0 and never written.
 FP4_GRID: tuple[float, ...] = tuple(_core.quantization_levels("fp4"))
@@ -25,7 +32,9 @@ class FP4GPTQResult:
     scales: Any  #: float16 [G, N]
     quant_indices: Any  #: uint8 [K, N]: the codes, unpacked
     mse: float  #: mean squared error of the weights, of what is stored
-    meta: dict[str, Any] = field(default_factory=dict)  #: orig_K, orig_N, padded_K (= orig_K), padded_N, group_size, actorder, scale_method, output_error
+    meta: dict[str, Any] = field(
+        default_factory=dict
+    )  #: orig_K, orig_N, padded_K (= orig_K), padded_N, group_size, actorder, scale_method, output_error
 
 
 class FP4GPTQQuantizer:
@@ -39,7 +48,12 @@ class FP4GPTQQuantizer:
     """
 
     def __init__(
-        self, group_size: int = 128, actorder: bool = True, damp_factor: float = 0.01, scale_method: str = "mse_grid", block_size: int = 128
+        self,
+        group_size: int = 128,
+        actorder: bool = True,
+        damp_factor: float = 0.01,
+        scale_method: str = "mse_grid",
+        block_size: int = 128,
     ) -> None:
         self.group_size = integer("group_size", group_size)
         self.actorder = boolean("actorder", actorder)
@@ -70,7 +84,9 @@ def fp4_gptq_quantize_weight(
     return result.packed, result.scales, result.meta
 
 
-def dequantize_fp4_gptq(packed: Any, scales: Any, meta: dict[str, Any], weights_dtype: Any = None, output_backend: str = "numpy") -> Any:
+def dequantize_fp4_gptq(
+    packed: Any, scales: Any, meta: dict[str, Any], weights_dtype: Any = None, output_backend: str = "numpy"
+) -> Any:
     """The weights ``[N, K]`` that the arrays stand for, in ``weights_dtype`` (float16 by default)."""
     module = backend(output_backend)
     if not isinstance(meta, dict):

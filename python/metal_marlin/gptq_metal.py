@@ -15,7 +15,9 @@ class GPTQMetal:
 
     def __init__(self, device: Any = None) -> None:
         if device is not None and str(device) != "cpu":
-            raise ValueError(f"device: expected None or 'cpu' (there is no kernel for the GPU yet), found {str(device)!r}")
+            raise ValueError(
+                f"device: expected None or 'cpu' (there is no kernel for the GPU yet), found {str(device)!r}"
+            )
         self.device = "cpu"
 
     def compute_hessian(self, activations: Any, normalize: bool = True) -> Any:
@@ -34,7 +36,9 @@ class GPTQMetal:
         ``quantized`` is float32 ``[N, K]``: integers times ``scales[k // blocksize, n]``; ``scales`` float32 ``[G, N]``;
         ``zeros`` the same shape, all 0. The last group may be short; ``blocksize`` -1 is one group per row.
         """
-        return _core.gptq_metal(weight, H, integer("bits", bits), integer("blocksize", blocksize), number("percdamp", percdamp))
+        return _core.gptq_metal(
+            weight, H, integer("bits", bits), integer("blocksize", blocksize), number("percdamp", percdamp)
+        )
 
 
 def compute_hessian_metal(activations: Any, normalize: bool = True) -> Any:

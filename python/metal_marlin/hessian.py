@@ -45,7 +45,9 @@ class HessianCollector:
             raise ValueError(f"damp_ratio: expected 0 to 1, found {self.damp_ratio}")
         self.layer_patterns = _patterns("layer_patterns", layer_patterns)
         self.exclude_patterns = _patterns("exclude_patterns", exclude_patterns) or []
-        self.max_tracked_layers = None if max_tracked_layers is None else integer("max_tracked_layers", max_tracked_layers)
+        self.max_tracked_layers = (
+            None if max_tracked_layers is None else integer("max_tracked_layers", max_tracked_layers)
+        )
         if self.max_tracked_layers is not None and self.max_tracked_layers < 1:
             raise ValueError(f"max_tracked_layers: expected at least 1, found {self.max_tracked_layers}")
         self._sums = _core.HessianSums(self.in_features or 0)
@@ -129,7 +131,11 @@ class HessianCollector:
             raise TypeError(f"model: expected a module with named_modules(), found {type(model).__name__}")
         count = 0
         for name, module in model.named_modules():
-            if isinstance(getattr(module, "in_features", None), int) and hasattr(module, "register_forward_hook") and self._tracked(name):
+            if (
+                isinstance(getattr(module, "in_features", None), int)
+                and hasattr(module, "register_forward_hook")
+                and self._tracked(name)
+            ):
                 self._hooks.append(module.register_forward_hook(self._hook(name)))
                 count += 1
         return count

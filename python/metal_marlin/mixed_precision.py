@@ -11,7 +11,14 @@ from typing import Any
 from . import _core
 from ._arguments import boolean, choice, integer, number, text
 
-__all__ = ["Precision", "LayerQuantConfig", "PrecisionCost", "LayerSensitivity", "MixedPrecisionConfig", "analyze_layer_sensitivity"]
+__all__ = [
+    "Precision",
+    "LayerQuantConfig",
+    "PrecisionCost",
+    "LayerSensitivity",
+    "MixedPrecisionConfig",
+    "analyze_layer_sensitivity",
+]
 
 
 class Precision(Enum):
@@ -78,7 +85,9 @@ class LayerSensitivity:
     costs: list[PrecisionCost] = field(default_factory=list)
     recommended_bits: int | None = None  #: the choice of MixedPrecisionConfig.from_sensitivity; None: none yet
     recommended_format: str | None = None
-    linears: list[str] = field(default_factory=list)  #: names of the weights where it stands for several that share an input
+    linears: list[str] = field(
+        default_factory=list
+    )  #: names of the weights where it stands for several that share an input
 
     @classmethod
     def from_model(cls, sensitivity: dict[str, Any]) -> list[LayerSensitivity]:
@@ -109,7 +118,9 @@ class LayerSensitivity:
             name, weights = text("rows: name", row["name"]), integer("rows: weights", row["weights"])
             layer = layers.setdefault(name, cls(name, weights))
             if layer.weights != weights:
-                raise ValueError(f"rows: weights: expected {layer.weights} as in the first row of {name!r}, found {weights}")
+                raise ValueError(
+                    f"rows: weights: expected {layer.weights} as in the first row of {name!r}, found {weights}"
+                )
             config = LayerQuantConfig(precisions[bits], row.get("group_size", 128), row.get("symmetric", True))
             kl = number("rows: kl", row["kl"])
             if not 0 <= kl < float("inf"):
@@ -156,7 +167,9 @@ class MixedPrecisionConfig:
         return cls()
 
     @classmethod
-    def from_sensitivity(cls, profile: list[LayerSensitivity], target_bits: float, by: str = "kl") -> MixedPrecisionConfig:
+    def from_sensitivity(
+        cls, profile: list[LayerSensitivity], target_bits: float, by: str = "kl"
+    ) -> MixedPrecisionConfig:
         """The precisions of least loss whose mean bits per weight are at most ``target_bits``, in ``layers``.
 
         ``by``: the sum of the costs' ``kl``, or (``"output_error"``) of the squares of their output errors. Starting from the
@@ -175,7 +188,9 @@ class MixedPrecisionConfig:
         chosen = [LayerQuantConfig._of(c) for c in _core.choose_precisions(layers, target)]
         for s, config in zip(profile, chosen):
             s.recommended_format = config.precision.value
-            s.recommended_bits = 16 if config.precision in (Precision.FP16, Precision.BF16) else int(s.recommended_format[-1])
+            s.recommended_bits = (
+                16 if config.precision in (Precision.FP16, Precision.BF16) else int(s.recommended_format[-1])
+            )
         return cls(layers={name: config for s, config in zip(profile, chosen) for name in s.linears or [s.name]})
 
     def layer(self, name: str) -> LayerQuantConfig:

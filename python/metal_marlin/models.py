@@ -94,7 +94,9 @@ def sensitivity_of_model(
 
     Options of :func:`quantize_model`; what an item could have instead is what ``formats`` hold.
     """
-    return json.loads(_core.sensitivity_of_model(path("model", model), _quantize_options(options), on_progress, on_note, on_warning))
+    return json.loads(
+        _core.sensitivity_of_model(path("model", model), _quantize_options(options), on_progress, on_note, on_warning)
+    )
 
 
 def calibrate_model(
@@ -115,7 +117,14 @@ def calibrate_model(
     ``precision``. Returns ``sequences``, ``tokens``, ``seconds``.
     """
     return _core.calibrate_model(
-        path("model", model), path("output", output), _calibration_options(options), gram, keep_activations, on_progress, on_note, on_warning
+        path("model", model),
+        path("output", output),
+        _calibration_options(options),
+        gram,
+        keep_activations,
+        on_progress,
+        on_note,
+        on_warning,
     )
 
 

@@ -67,7 +67,9 @@ class MRGPTQQuantizer:
         self.use_hadamard = boolean("use_hadamard", use_hadamard)
         self.hadamard_block_size = integer("hadamard_block_size", hadamard_block_size)
         self.hadamard_kurtosis_threshold = (
-            None if hadamard_kurtosis_threshold is None else number("hadamard_kurtosis_threshold", hadamard_kurtosis_threshold)
+            None
+            if hadamard_kurtosis_threshold is None
+            else number("hadamard_kurtosis_threshold", hadamard_kurtosis_threshold)
         )
         self.actorder = boolean("actorder", actorder)
         self.percdamp = number("percdamp", percdamp)
@@ -106,7 +108,13 @@ class MRGPTQQuantizer:
 
 
 def mr_gptq_dequantize(
-    packed: Any, scales: Any, metadata: dict[str, Any], weights_dtype: Any = "float32", output_backend: str = "numpy", *, original_basis: bool = True
+    packed: Any,
+    scales: Any,
+    metadata: dict[str, Any],
+    weights_dtype: Any = "float32",
+    output_backend: str = "numpy",
+    *,
+    original_basis: bool = True,
 ) -> Any:
     """The weights ``[N, K]`` that :meth:`MRGPTQQuantizer.quantize_layer` stored, in the original basis.
 

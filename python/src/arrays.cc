@@ -31,7 +31,9 @@ std::optional<ElementType> known_type(const nb::dlpack::dtype& dtype) {
   return {};
 }
 
-std::string text(nb::handle object) { return nb::cast<std::string>(nb::str(object)); }
+std::string text(nb::handle object) {
+  return nb::cast<std::string>(nb::str(object));
+}
 
 [[noreturn]] void wrong_type(const char* name, std::initializer_list<ElementType> types, const std::string& found) {
   std::string wanted;
@@ -56,7 +58,8 @@ Input::Input(nb::handle object, const char* name, std::initializer_list<ElementT
   if (object.is_none()) wrong_type(name, types, "None");
   const bool is_numpy = nb::isinstance(object, numpy.attr("ndarray"));
   if (!is_numpy && nb::hasattr(object, "__dlpack__")) {
-    if (nb::hasattr(object, "requires_grad") && nb::cast<bool>(nb::bool_(object.attr("requires_grad")))) array = object.attr("detach")();
+    if (nb::hasattr(object, "requires_grad") && nb::cast<bool>(nb::bool_(object.attr("requires_grad"))))
+      array = object.attr("detach")();
     if (!nb::try_cast(array, array_)) {
       wrong_type(name, types, text(nb::type_name(object.type())) + ", which its __dlpack__ does not hand over");
     }

@@ -9,8 +9,8 @@ namespace metal_marlin::python {
 namespace {
 
 nb::tuple to_tuple(AWQResult&& r) {
-  return nb::make_tuple(to_numpy(std::move(r.Q)), to_numpy(std::move(r.scales)), to_numpy(std::move(r.zeros)), to_numpy(std::move(r.q_scale)),
-                        r.quantization_error, r.salient_ratio, to_dict(r.meta));
+  return nb::make_tuple(to_numpy(std::move(r.Q)), to_numpy(std::move(r.scales)), to_numpy(std::move(r.zeros)),
+                        to_numpy(std::move(r.q_scale)), r.quantization_error, r.salient_ratio, to_dict(r.meta));
 }
 
 nb::object compute_stats(nb::handle activations, const std::string& method) {
@@ -27,8 +27,8 @@ nb::tuple find_salient(nb::handle weights, nb::handle statistics, double ratio) 
   return nb::make_tuple(to_numpy(std::move(found.mask)), to_numpy(std::move(found.importance)));
 }
 
-nb::object salient_scaling(nb::handle weights, nb::handle mask, nb::handle scales, int64_t group_size, nb::handle statistics,
-                           nb::handle gram) {
+nb::object salient_scaling(nb::handle weights, nb::handle mask, nb::handle scales, int64_t group_size,
+                           nb::handle statistics, nb::handle gram) {
   const Input w = float_input(weights, "weights");
   const Input m(mask, "salient_mask", {ElementType::kBool});
   const Input s = float_input(scales, "scales");
@@ -36,7 +36,8 @@ nb::object salient_scaling(nb::handle weights, nb::handle mask, nb::handle scale
   const std::optional<Input> g = optional_float_input(gram, "gram");
   const auto view = [](const std::optional<Input>& i) { return i ? std::optional(i->view()) : std::nullopt; };
   Callbacks calls;
-  return to_numpy(calls.run([&] { return compute_salient_scaling(w.view(), m.view(), s.view(), group_size, view(a), view(g)); }));
+  return to_numpy(
+      calls.run([&] { return compute_salient_scaling(w.view(), m.view(), s.view(), group_size, view(a), view(g)); }));
 }
 
 nb::tuple pack(nb::handle weights, nb::handle scales, nb::handle zeros, int64_t group_size) {
@@ -55,12 +56,13 @@ nb::object unpack(nb::handle packed, const nb::dict& meta) {
   return to_numpy(calls.run([&] { return unpack_awq_weights(p.view(), m); }));
 }
 
-nb::tuple quantize(nb::handle weights, nb::handle activations, int64_t group_size, double ratio, const std::string& method,
-                   const std::string& scheme) {
+nb::tuple quantize(nb::handle weights, nb::handle activations, int64_t group_size, double ratio,
+                   const std::string& method, const std::string& scheme) {
   const Input w = float_input(weights, "weights");
   const Input x = float_input(activations, "activations");
   Callbacks calls;
-  return to_tuple(calls.run([&] { return awq_quantize(w.view(), x.view(), group_size, ratio, method, scheme, calls.observer()); }));
+  return to_tuple(
+      calls.run([&] { return awq_quantize(w.view(), x.view(), group_size, ratio, method, scheme, calls.observer()); }));
 }
 
 nb::object dequantize(nb::handle packed, nb::handle scales, nb::handle zeros, nb::handle q_scale, const nb::dict& meta,
@@ -85,12 +87,14 @@ nb::list load_file(const std::string& path) {
   return out;
 }
 
-nb::dict quantize_model_by_activations(const std::string& model, const std::string& output, const std::string& activations, int64_t group_size,
-                                       double ratio, const std::string& method, const std::string& scheme, nb::handle on_progress,
+nb::dict quantize_model_by_activations(const std::string& model, const std::string& output,
+                                       const std::string& activations, int64_t group_size, double ratio,
+                                       const std::string& method, const std::string& scheme, nb::handle on_progress,
                                        nb::handle on_note, nb::handle on_warning) {
   Callbacks calls(on_progress, on_note, on_warning);
-  const AWQModelStats stats =
-      calls.run([&] { return awq_quantize_model(model, output, activations, group_size, ratio, method, scheme, calls.observer()); });
+  const AWQModelStats stats = calls.run([&] {
+    return awq_quantize_model(model, output, activations, group_size, ratio, method, scheme, calls.observer());
+  });
   calls.raise_pending();
   nb::dict d;
   d["quantized_count"] = stats.quantized_count;
@@ -112,19 +116,21 @@ nb::dict quantize_model_by_activations(const std::string& model, const std::stri
 
 void bind_awq(nb::module_& m) {
   m.def("compute_activation_stats", &compute_stats, nb::arg("activations").none(), nb::arg("method"));
-  m.def("find_salient_weights", &find_salient, nb::arg("weights").none(), nb::arg("activation_stats").none(), nb::arg("salient_ratio"));
-  m.def("compute_salient_scaling", &salient_scaling, nb::arg("weights").none(), nb::arg("salient_mask").none(), nb::arg("scales").none(), nb::arg("group_size"),
-        nb::arg("activation_stats").none(), nb::arg("gram").none());
-  m.def("pack_awq_weights", &pack, nb::arg("weights").none(), nb::arg("scales").none(), nb::arg("zeros").none(), nb::arg("group_size"));
+  m.def("find_salient_weights", &find_salient, nb::arg("weights").none(), nb::arg("activation_stats").none(),
+        nb::arg("salient_ratio"));
+  m.def("compute_salient_scaling", &salient_scaling, nb::arg("weights").none(), nb::arg("salient_mask").none(),
+        nb::arg("scales").none(), nb::arg("group_size"), nb::arg("activation_stats").none(), nb::arg("gram").none());
+  m.def("pack_awq_weights", &pack, nb::arg("weights").none(), nb::arg("scales").none(), nb::arg("zeros").none(),
+        nb::arg("group_size"));
   m.def("unpack_awq_weights", &unpack, nb::arg("packed").none(), nb::arg("meta"));
-  m.def("awq_quantize", &quantize, nb::arg("weights").none(), nb::arg("activations").none(), nb::arg("group_size"), nb::arg("salient_ratio"),
-        nb::arg("activation_method"), nb::arg("scheme"));
-  m.def("awq_dequantize", &dequantize, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("zeros").none(), nb::arg("q_scale").none(), nb::arg("meta"),
-        nb::arg("weights_dtype"));
+  m.def("awq_quantize", &quantize, nb::arg("weights").none(), nb::arg("activations").none(), nb::arg("group_size"),
+        nb::arg("salient_ratio"), nb::arg("activation_method"), nb::arg("scheme"));
+  m.def("awq_dequantize", &dequantize, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("zeros").none(),
+        nb::arg("q_scale").none(), nb::arg("meta"), nb::arg("weights_dtype"));
   m.def("awq_load", &load_file, nb::arg("path"));
-  m.def("awq_quantize_model", &quantize_model_by_activations, nb::arg("model_path"), nb::arg("output_path"), nb::arg("activations_path"),
-        nb::arg("group_size"), nb::arg("salient_ratio"), nb::arg("activation_method"), nb::arg("scheme"), nb::arg("on_progress").none(),
-        nb::arg("on_note").none(), nb::arg("on_warning").none());
+  m.def("awq_quantize_model", &quantize_model_by_activations, nb::arg("model_path"), nb::arg("output_path"),
+        nb::arg("activations_path"), nb::arg("group_size"), nb::arg("salient_ratio"), nb::arg("activation_method"),
+        nb::arg("scheme"), nb::arg("on_progress").none(), nb::arg("on_note").none(), nb::arg("on_warning").none());
   m.attr("AWQ_SALIENT_RATIO") = kAwqSalientRatio;
   m.attr("AWQ_DEFAULT_GROUP_SIZE") = kAwqDefaultGroupSize;
   m.attr("FP4_PER_U32") = kFp4PerU32;

@@ -13,11 +13,12 @@ namespace metal_marlin::python {
 
 namespace nb = nanobind;
 
-// An Observer over Python callables (or None). What they raise, KeyboardInterrupt included, stops the work and is raised
-// again when it has stopped. on_progress(dict) may return False to stop.
+// An Observer over Python callables (or None). What they raise, KeyboardInterrupt included, stops the work and is
+// raised again when it has stopped. on_progress(dict) may return False to stop.
 class Callbacks {
  public:
-  explicit Callbacks(nb::handle on_progress = nb::none(), nb::handle on_note = nb::none(), nb::handle on_warning = nb::none());
+  explicit Callbacks(nb::handle on_progress = nb::none(), nb::handle on_note = nb::none(),
+                     nb::handle on_warning = nb::none());
   Callbacks(const Callbacks&) = delete;
   Callbacks& operator=(const Callbacks&) = delete;
 

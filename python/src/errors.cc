@@ -18,7 +18,8 @@ PyObject* g_interrupted = nullptr;
 // A class with `base` beside Error, so that callers may catch what they know.
 PyObject* add(nb::module_& m, const char* name, PyObject* base, const char* doc) {
   const std::string full = std::string("metal_marlin.") + name;
-  const nb::object bases = g_error == nullptr ? nb::object(nb::borrow(base)) : nb::object(nb::make_tuple(nb::borrow(g_error), nb::borrow(base)));
+  const nb::object bases = g_error == nullptr ? nb::object(nb::borrow(base))
+                                              : nb::object(nb::make_tuple(nb::borrow(g_error), nb::borrow(base)));
   PyObject* type = PyErr_NewExceptionWithDoc(full.c_str(), doc, bases.ptr(), nullptr);
   if (type == nullptr) throw nb::python_error();
   m.attr(name) = nb::borrow(type);
@@ -51,10 +52,12 @@ void bind_errors(nb::module_& m) {
   g_error = add(m, "Error", PyExc_Exception, "Base of all errors of the library.");
   g_argument = add(m, "ArgumentError", PyExc_ValueError, "An argument is out of its range or contradicts another.");
   g_format = add(m, "FormatError", PyExc_ValueError, "The bytes of a file break the rules of its format.");
-  g_unsupported = add(m, "UnsupportedError", PyExc_ValueError, "The input is valid, but this version cannot handle it.");
+  g_unsupported =
+      add(m, "UnsupportedError", PyExc_ValueError, "The input is valid, but this version cannot handle it.");
   g_system = add(m, "MachineError", PyExc_OSError, "A file cannot be opened, read or written, or memory is short.");
   g_numeric = add(m, "NumericError", PyExc_ValueError, "NaN or Inf, or numbers that the stored type cannot hold.");
-  g_interrupted = add(m, "Interrupted", PyExc_RuntimeError, "A callback asked to stop; work on a model can be resumed.");
+  g_interrupted =
+      add(m, "Interrupted", PyExc_RuntimeError, "A callback asked to stop; work on a model can be resumed.");
   nb::register_exception_translator(translate, nullptr);
 }
 

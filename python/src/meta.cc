@@ -20,8 +20,10 @@ T get(const nb::dict& d, const char* key, std::optional<T> otherwise = {}) {
   }
   T value{};
   if (!nb::try_cast(d[key], value)) {
-    throw nb::type_error((std::string("meta: ") + key + ": expected " + (std::is_same_v<T, std::string> ? "a string" : "an integer") + ", found " +
-                          nb::cast<std::string>(nb::str(nb::type_name(nb::object(d[key]).type())))).c_str());
+    throw nb::type_error((std::string("meta: ") + key + ": expected " +
+                          (std::is_same_v<T, std::string> ? "a string" : "an integer") + ", found " +
+                          nb::cast<std::string>(nb::str(nb::type_name(nb::object(d[key]).type()))))
+                             .c_str());
   }
   return value;
 }

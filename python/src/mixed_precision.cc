@@ -14,23 +14,31 @@ namespace {
 // precision, group_size, symmetric
 using Config = std::tuple<std::string, int64_t, bool>;
 
-LayerQuantConfig config_of(const Config& c) { return {parse_precision(std::get<0>(c)), std::get<1>(c), std::get<2>(c)}; }
-Config to_tuple(const LayerQuantConfig& c) { return {precision_name(c.precision), c.group_size, c.symmetric}; }
-nb::object known(double value) { return value >= 0 ? nb::object(nb::float_(value)) : nb::none(); }
+LayerQuantConfig config_of(const Config& c) {
+  return {parse_precision(std::get<0>(c)), std::get<1>(c), std::get<2>(c)};
+}
+Config to_tuple(const LayerQuantConfig& c) {
+  return {precision_name(c.precision), c.group_size, c.symmetric};
+}
+nb::object known(double value) {
+  return value >= 0 ? nb::object(nb::float_(value)) : nb::none();
+}
 
 nb::object values(nb::handle weight, const Config& config, nb::handle hessian) {
   const LayerQuantConfig c = config_of(config);
   const Input w = float_input(weight, "W");
   const std::optional<Input> h = optional_float_input(hessian, "H");
   Callbacks calls;
-  return to_numpy(calls.run([&] { return quantize_values(w.view(), c, h ? std::optional(h->view()) : std::nullopt, calls.observer()); }));
+  return to_numpy(calls.run(
+      [&] { return quantize_values(w.view(), c, h ? std::optional(h->view()) : std::nullopt, calls.observer()); }));
 }
 
 nb::dict analyze(nb::handle weight, nb::handle hessian, const std::string& name, int64_t group_size) {
   const Input w = float_input(weight, "W");
   const Input h = float_input(hessian, "H");
   Callbacks calls;
-  const LayerSensitivity s = calls.run([&] { return analyze_layer_sensitivity(w.view(), h.view(), name, group_size, calls.observer()); });
+  const LayerSensitivity s =
+      calls.run([&] { return analyze_layer_sensitivity(w.view(), h.view(), name, group_size, calls.observer()); });
   nb::dict d;
   d["name"] = s.name;
   d["weights"] = s.weights;
@@ -39,7 +47,8 @@ nb::dict analyze(nb::handle weight, nb::handle hessian, const std::string& name,
   d["weight_variance"] = s.weight_variance;
   d["outlier_ratio"] = s.outlier_ratio;
   nb::list costs;
-  for (const PrecisionCost& c : s.costs) costs.append(nb::make_tuple(to_tuple(c.config), known(c.kl), known(c.output_error)));
+  for (const PrecisionCost& c : s.costs)
+    costs.append(nb::make_tuple(to_tuple(c.config), known(c.kl), known(c.output_error)));
   d["costs"] = costs;
   return d;
 }
@@ -52,7 +61,8 @@ nb::list profile(const std::string& sensitivity_json) {
     d["linears"] = s.linears;
     d["weights"] = s.weights;
     nb::list costs;
-    for (const PrecisionCost& c : s.costs) costs.append(nb::make_tuple(to_tuple(c.config), known(c.kl), known(c.output_error)));
+    for (const PrecisionCost& c : s.costs)
+      costs.append(nb::make_tuple(to_tuple(c.config), known(c.kl), known(c.output_error)));
     d["costs"] = costs;
     out.append(d);
   }
@@ -119,11 +129,14 @@ nb::dict figures(const std::string& report_json) {
 
 void bind_mixed_precision(nb::module_& m) {
   m.def("quantize_values", &values, nb::arg("W").none(), nb::arg("config"), nb::arg("H").none());
-  m.def("analyze_layer_sensitivity", &analyze, nb::arg("W").none(), nb::arg("H").none(), nb::arg("name"), nb::arg("group_size"));
+  m.def("analyze_layer_sensitivity", &analyze, nb::arg("W").none(), nb::arg("H").none(), nb::arg("name"),
+        nb::arg("group_size"));
   m.def("choose_precisions", &choose, nb::arg("profile"), nb::arg("target_bits"));
   m.def("layer_role", &layer_role, nb::arg("name"));
-  m.def("bits_per_weight", [](const Config& config, int64_t in_features) { return bits_per_weight(config_of(config), in_features); },
-        nb::arg("config"), nb::arg("in_features"));
+  m.def(
+      "bits_per_weight",
+      [](const Config& config, int64_t in_features) { return bits_per_weight(config_of(config), in_features); },
+      nb::arg("config"), nb::arg("in_features"));
   m.def("sensitivity_profile", &profile, nb::arg("sensitivity_json"));
   m.def("linear_bits", &rules, nb::arg("layers"));
   m.def("read_report", &read_report, nb::arg("run"));

@@ -34,7 +34,9 @@ class Fields {
     setters_[name] = [name, &field](nb::handle value) {
       T converted{};
       if (nb::isinstance<nb::bool_>(value) != std::is_same_v<T, bool> || !nb::try_cast(value, converted)) {
-        throw nb::type_error((std::string(name) + ": found " + nb::cast<std::string>(nb::repr(value)) + ", which has the wrong type").c_str());
+        throw nb::type_error(
+            (std::string(name) + ": found " + nb::cast<std::string>(nb::repr(value)) + ", which has the wrong type")
+                .c_str());
       }
       field = std::move(converted);
     };
@@ -77,7 +79,10 @@ void add_machine(Fields& f, MachineOptions& m) {
   f.add("memory_bytes", m.memory_bytes).add("threads", m.threads).add("precision", m.precision);
 }
 void add_calibration(Fields& f, CalibrationOptions& c) {
-  f.one_or_more("calibration", c.calibration).add("calibration_weights", c.calibration_weights).add("samples", c.samples).add("select", c.select);
+  f.one_or_more("calibration", c.calibration)
+      .add("calibration_weights", c.calibration_weights)
+      .add("samples", c.samples)
+      .add("select", c.select);
   f.add("sequence_length", c.sequence_length).bos("bos", c.bos).add("seed", c.seed).add("temperature", c.temperature);
 }
 
@@ -87,12 +92,30 @@ QuantizeOptions quantize_options(const nb::dict& values) {
   add_machine(f, o.machine);
   add_calibration(f, o.calibration);
   f.add("evaluate", o.evaluation.text).add("chunks", o.evaluation.chunks).add("context", o.evaluation.context);
-  f.add("formats", o.formats).add("method", o.method).add("effort", o.effort).add("scheme", o.scheme).add("bits", o.bits).add("group_size", o.group_size);
-  f.add("target_bits", o.target_bits).add("mixed_bits", o.mixed_bits).add("linear_bits", o.linear_bits).add("sensitivity_tokens", o.sensitivity_tokens);
-  f.add("range", o.range).add("clip", o.clip).add("signed_scales", o.signed_scales).add("refine", o.refine).add("guard", o.guard);
+  f.add("formats", o.formats)
+      .add("method", o.method)
+      .add("effort", o.effort)
+      .add("scheme", o.scheme)
+      .add("bits", o.bits)
+      .add("group_size", o.group_size);
+  f.add("target_bits", o.target_bits)
+      .add("mixed_bits", o.mixed_bits)
+      .add("linear_bits", o.linear_bits)
+      .add("sensitivity_tokens", o.sensitivity_tokens);
+  f.add("range", o.range)
+      .add("clip", o.clip)
+      .add("signed_scales", o.signed_scales)
+      .add("refine", o.refine)
+      .add("guard", o.guard);
   f.add("scale_search", o.scale_search).add("error_feedback", o.error_feedback);
-  f.add("builtin_share", o.builtin_share).add("awq_loss", o.awq_loss).add("first_token_weight", o.first_token_weight).add("salient_ratio", o.salient_ratio);
-  f.add("activation_method", o.activation_method).add("damping", o.damping).add("act_order", o.act_order).add("skip", o.skip);
+  f.add("builtin_share", o.builtin_share)
+      .add("awq_loss", o.awq_loss)
+      .add("first_token_weight", o.first_token_weight)
+      .add("salient_ratio", o.salient_ratio);
+  f.add("activation_method", o.activation_method)
+      .add("damping", o.damping)
+      .add("act_order", o.act_order)
+      .add("skip", o.skip);
   f.add("resume", o.resume).add("overwrite", o.overwrite).add("max_kl", o.max_kl);
   f.set(values);
   for (const auto& [key, value] : values) {
@@ -103,8 +126,8 @@ QuantizeOptions quantize_options(const nb::dict& values) {
   return o;
 }
 
-nb::tuple quantize(const std::string& model, const std::string& output, const nb::dict& options, nb::handle on_progress, nb::handle on_note,
-                   nb::handle on_warning) {
+nb::tuple quantize(const std::string& model, const std::string& output, const nb::dict& options, nb::handle on_progress,
+                   nb::handle on_note, nb::handle on_warning) {
   const QuantizeOptions o = quantize_options(options);
   Callbacks calls(on_progress, on_note, on_warning);
   const QuantizeResult r = calls.run([&] { return quantize_model(model, output, o, calls.observer()); });
@@ -118,7 +141,8 @@ std::string plan(const std::string& model, const std::string& output, const nb::
   return calls.run([&] { return plan_quantization(model, output, o, calls.observer()); });
 }
 
-std::string sensitivity(const std::string& model, const nb::dict& options, nb::handle on_progress, nb::handle on_note, nb::handle on_warning) {
+std::string sensitivity(const std::string& model, const nb::dict& options, nb::handle on_progress, nb::handle on_note,
+                        nb::handle on_warning) {
   const QuantizeOptions o = quantize_options(options);
   Callbacks calls(on_progress, on_note, on_warning);
   std::string json = calls.run([&] { return sensitivity_of_model(model, o, calls.observer()); });
@@ -126,8 +150,8 @@ std::string sensitivity(const std::string& model, const nb::dict& options, nb::h
   return json;
 }
 
-nb::dict calibrate(const std::string& model, const std::string& output, const nb::dict& options, bool gram, bool keep_activations,
-                   nb::handle on_progress, nb::handle on_note, nb::handle on_warning) {
+nb::dict calibrate(const std::string& model, const std::string& output, const nb::dict& options, bool gram,
+                   bool keep_activations, nb::handle on_progress, nb::handle on_note, nb::handle on_warning) {
   CalibrationOptions c;
   MachineOptions m;
   Fields f;
@@ -135,7 +159,8 @@ nb::dict calibrate(const std::string& model, const std::string& output, const nb
   add_calibration(f, c);
   f.set(options);
   Callbacks calls(on_progress, on_note, on_warning);
-  const CalibrateResult r = calls.run([&] { return calibrate_model(model, output, c, m, gram, keep_activations, calls.observer()); });
+  const CalibrateResult r =
+      calls.run([&] { return calibrate_model(model, output, c, m, gram, keep_activations, calls.observer()); });
   calls.raise_pending();
   nb::dict d;
   d["sequences"] = r.sequences;
@@ -144,8 +169,8 @@ nb::dict calibrate(const std::string& model, const std::string& output, const nb
   return d;
 }
 
-std::string evaluate(const std::string& model, const std::string& reference, const nb::dict& options, nb::handle on_progress,
-                     nb::handle on_note, nb::handle on_warning) {
+std::string evaluate(const std::string& model, const std::string& reference, const nb::dict& options,
+                     nb::handle on_progress, nb::handle on_note, nb::handle on_warning) {
   EvaluationOptions e;
   MachineOptions m;
   Fields f;
@@ -158,10 +183,11 @@ std::string evaluate(const std::string& model, const std::string& reference, con
   return json;
 }
 
-std::string convert(const std::string& model, const std::string& output, const std::string& to, bool overwrite, int threads,
-                    nb::handle on_progress, nb::handle on_note, nb::handle on_warning) {
+std::string convert(const std::string& model, const std::string& output, const std::string& to, bool overwrite,
+                    int threads, nb::handle on_progress, nb::handle on_note, nb::handle on_warning) {
   Callbacks calls(on_progress, on_note, on_warning);
-  std::string json = calls.run([&] { return convert_model(model, output, {to, overwrite, threads}, calls.observer()).report_json; });
+  std::string json =
+      calls.run([&] { return convert_model(model, output, {to, overwrite, threads}, calls.observer()).report_json; });
   calls.raise_pending();
   return json;
 }
@@ -176,11 +202,15 @@ class Generator {
     calls.run([&] { generator_ = std::make_unique<TextGenerator>(model, machine); });
   }
   nb::tuple generate(const std::string& prompt, const nb::dict& options, nb::handle on_text, nb::handle on_warning) {
-    return run(options, on_text, on_warning, [&](const auto& o, const auto& piece, auto* stats) { return generator_->generate(prompt, o, piece, stats); });
+    return run(options, on_text, on_warning, [&](const auto& o, const auto& piece, auto* stats) {
+      return generator_->generate(prompt, o, piece, stats);
+    });
   }
-  nb::tuple chat(const std::vector<std::pair<std::string, std::string>>& messages, const nb::dict& options, nb::handle on_text,
-                 nb::handle on_warning) {
-    return run(options, on_text, on_warning, [&](const auto& o, const auto& piece, auto* stats) { return generator_->chat(messages, o, piece, stats); });
+  nb::tuple chat(const std::vector<std::pair<std::string, std::string>>& messages, const nb::dict& options,
+                 nb::handle on_text, nb::handle on_warning) {
+    return run(options, on_text, on_warning, [&](const auto& o, const auto& piece, auto* stats) {
+      return generator_->chat(messages, o, piece, stats);
+    });
   }
 
  private:
@@ -188,8 +218,15 @@ class Generator {
   nb::tuple run(const nb::dict& values, nb::handle on_text, nb::handle on_warning, const Fn& fn) {
     GenerateOptions o;
     Fields f;
-    f.add("predict", o.predict).add("context", o.context).add("temp", o.temp).add("top_k", o.top_k).add("top_p", o.top_p);
-    f.add("min_p", o.min_p).add("repeat_penalty", o.repeat_penalty).add("repeat_last_n", o.repeat_last_n).add("seed", o.seed);
+    f.add("predict", o.predict)
+        .add("context", o.context)
+        .add("temp", o.temp)
+        .add("top_k", o.top_k)
+        .add("top_p", o.top_p);
+    f.add("min_p", o.min_p)
+        .add("repeat_penalty", o.repeat_penalty)
+        .add("repeat_last_n", o.repeat_last_n)
+        .add("seed", o.seed);
     f.add("ignore_eos", o.ignore_eos);
     f.set(values);
     Callbacks calls;
@@ -225,26 +262,35 @@ class Generator {
 }  // namespace
 
 void bind_models(nb::module_& m) {
-  m.def("quantize_model", &quantize, nb::arg("model"), nb::arg("output"), nb::arg("options"), nb::arg("on_progress").none(),
-        nb::arg("on_note").none(), nb::arg("on_warning").none());
+  m.def("quantize_model", &quantize, nb::arg("model"), nb::arg("output"), nb::arg("options"),
+        nb::arg("on_progress").none(), nb::arg("on_note").none(), nb::arg("on_warning").none());
   m.def("plan_quantization", &plan, nb::arg("model"), nb::arg("output"), nb::arg("options"));
-  m.def("sensitivity_of_model", &sensitivity, nb::arg("model"), nb::arg("options"), nb::arg("on_progress").none(), nb::arg("on_note").none(),
-        nb::arg("on_warning").none());
-  m.def("render_plan", &render_plan, nb::arg("plan_json"));
-  m.def("calibrate_model", &calibrate, nb::arg("model"), nb::arg("output"), nb::arg("options"), nb::arg("gram"), nb::arg("keep_activations"),
-        nb::arg("on_progress").none(), nb::arg("on_note").none(), nb::arg("on_warning").none());
-  m.def("evaluate_model", &evaluate, nb::arg("model"), nb::arg("reference"), nb::arg("options"), nb::arg("on_progress").none(),
+  m.def("sensitivity_of_model", &sensitivity, nb::arg("model"), nb::arg("options"), nb::arg("on_progress").none(),
         nb::arg("on_note").none(), nb::arg("on_warning").none());
-  m.def("convert_model", &convert, nb::arg("model"), nb::arg("output"), nb::arg("to"), nb::arg("overwrite"), nb::arg("threads"),
+  m.def("render_plan", &render_plan, nb::arg("plan_json"));
+  m.def("calibrate_model", &calibrate, nb::arg("model"), nb::arg("output"), nb::arg("options"), nb::arg("gram"),
+        nb::arg("keep_activations"), nb::arg("on_progress").none(), nb::arg("on_note").none(),
+        nb::arg("on_warning").none());
+  m.def("evaluate_model", &evaluate, nb::arg("model"), nb::arg("reference"), nb::arg("options"),
         nb::arg("on_progress").none(), nb::arg("on_note").none(), nb::arg("on_warning").none());
-  m.def("inspect_model", [](const std::string& model, bool tensors) { return Callbacks().run([&] { return inspect_model(model, tensors); }); },
-        nb::arg("model"), nb::arg("tensors"));
-  m.def("compare_models", [](const std::string& a, const std::string& b) { return Callbacks().run([&] { return compare_models(a, b); }); },
-        nb::arg("a"), nb::arg("b"));
+  m.def("convert_model", &convert, nb::arg("model"), nb::arg("output"), nb::arg("to"), nb::arg("overwrite"),
+        nb::arg("threads"), nb::arg("on_progress").none(), nb::arg("on_note").none(), nb::arg("on_warning").none());
+  m.def(
+      "inspect_model",
+      [](const std::string& model, bool tensors) {
+        return Callbacks().run([&] { return inspect_model(model, tensors); });
+      },
+      nb::arg("model"), nb::arg("tensors"));
+  m.def(
+      "compare_models",
+      [](const std::string& a, const std::string& b) { return Callbacks().run([&] { return compare_models(a, b); }); },
+      nb::arg("a"), nb::arg("b"));
   nb::class_<Generator>(m, "Generator")
       .def(nb::init<const std::string&, int>(), nb::arg("model"), nb::arg("threads"))
-      .def("generate", &Generator::generate, nb::arg("prompt"), nb::arg("options"), nb::arg("on_text").none(), nb::arg("on_warning").none())
-      .def("chat", &Generator::chat, nb::arg("messages"), nb::arg("options"), nb::arg("on_text").none(), nb::arg("on_warning").none());
+      .def("generate", &Generator::generate, nb::arg("prompt"), nb::arg("options"), nb::arg("on_text").none(),
+           nb::arg("on_warning").none())
+      .def("chat", &Generator::chat, nb::arg("messages"), nb::arg("options"), nb::arg("on_text").none(),
+           nb::arg("on_warning").none());
 }
 
 }  // namespace metal_marlin::python

@@ -9,40 +9,50 @@
 namespace metal_marlin::python {
 namespace {
 
-std::optional<ArrayView> view_of(const std::optional<Input>& input) { return input ? std::optional(input->view()) : std::nullopt; }
-nb::object known(double value) { return value >= 0 ? nb::object(nb::float_(value)) : nb::none(); }
+std::optional<ArrayView> view_of(const std::optional<Input>& input) {
+  return input ? std::optional(input->view()) : std::nullopt;
+}
+nb::object known(double value) {
+  return value >= 0 ? nb::object(nb::float_(value)) : nb::none();
+}
 
-nb::tuple fp4(nb::handle weight, nb::handle hessian, int64_t group_size, bool actorder, double damp_factor, const std::string& scale_method) {
+nb::tuple fp4(nb::handle weight, nb::handle hessian, int64_t group_size, bool actorder, double damp_factor,
+              const std::string& scale_method) {
   const FP4GPTQQuantizer quantizer(group_size, actorder, damp_factor, scale_method);
   const Input w = float_input(weight, "W");
   const std::optional<Input> h = optional_float_input(hessian, "H");
   Callbacks calls;
   FP4GPTQResult r = calls.run([&] { return quantizer.quantize_weight(w.view(), view_of(h), calls.observer()); });
-  return nb::make_tuple(to_numpy(std::move(r.packed)), to_numpy(std::move(r.scales)), to_numpy(std::move(r.quant_indices)).attr("view")("uint8"),
-                        r.mse, known(r.output_error), r.in_features, r.out_features, r.group_size);
+  return nb::make_tuple(to_numpy(std::move(r.packed)), to_numpy(std::move(r.scales)),
+                        to_numpy(std::move(r.quant_indices)).attr("view")("uint8"), r.mse, known(r.output_error),
+                        r.in_features, r.out_features, r.group_size);
 }
 
-nb::object fp4_back(nb::handle packed, nb::handle scales, int64_t out_features, int64_t group_size, const std::string& type) {
+nb::object fp4_back(nb::handle packed, nb::handle scales, int64_t out_features, int64_t group_size,
+                    const std::string& type) {
   const Input p(packed, "packed", {ElementType::kU32});
   const Input s = float_input(scales, "scales");
   const ElementType element = parse_element_type(type);
   Callbacks calls;
-  return to_numpy(calls.run([&] { return dequantize_fp4_gptq(p.view(), s.view(), out_features, group_size, element); }));
+  return to_numpy(
+      calls.run([&] { return dequantize_fp4_gptq(p.view(), s.view(), out_features, group_size, element); }));
 }
 
 MRGPTQQuantizer quantizer_of(int bits, const std::string& format, int64_t group_size, bool use_hadamard, int64_t block,
                              std::optional<double> threshold, bool actorder, double percdamp) {
-  return MRGPTQQuantizer(bits, parse_quantization_format(format), group_size, use_hadamard, block, threshold, actorder, percdamp);
+  return MRGPTQQuantizer(bits, parse_quantization_format(format), group_size, use_hadamard, block, threshold, actorder,
+                         percdamp);
 }
 
-void check_mr(int bits, const std::string& format, int64_t group_size, bool use_hadamard, int64_t block, std::optional<double> threshold,
-              bool actorder, double percdamp) {
+void check_mr(int bits, const std::string& format, int64_t group_size, bool use_hadamard, int64_t block,
+              std::optional<double> threshold, bool actorder, double percdamp) {
   quantizer_of(bits, format, group_size, use_hadamard, block, threshold, actorder, percdamp);
 }
 
-nb::tuple mr(nb::handle weights, nb::handle hessian, int bits, const std::string& format, int64_t group_size, bool use_hadamard, int64_t block,
-             std::optional<double> threshold, bool actorder, double percdamp) {
-  const MRGPTQQuantizer quantizer = quantizer_of(bits, format, group_size, use_hadamard, block, threshold, actorder, percdamp);
+nb::tuple mr(nb::handle weights, nb::handle hessian, int bits, const std::string& format, int64_t group_size,
+             bool use_hadamard, int64_t block, std::optional<double> threshold, bool actorder, double percdamp) {
+  const MRGPTQQuantizer quantizer =
+      quantizer_of(bits, format, group_size, use_hadamard, block, threshold, actorder, percdamp);
   const Input w = float_input(weights, "weights");
   const std::optional<Input> h = optional_float_input(hessian, "hessian");
   Callbacks calls;
@@ -64,14 +74,16 @@ nb::tuple mr(nb::handle weights, nb::handle hessian, int bits, const std::string
   return nb::make_tuple(to_numpy(std::move(r.packed)), to_numpy(std::move(r.scales)), d);
 }
 
-nb::object mr_back(nb::handle packed, nb::handle scales, const std::string& format, int64_t in_features, int64_t group_size, int64_t block,
-                   bool original_basis, const std::string& type) {
+nb::object mr_back(nb::handle packed, nb::handle scales, const std::string& format, int64_t in_features,
+                   int64_t group_size, int64_t block, bool original_basis, const std::string& type) {
   const Input p(packed, "packed", {ElementType::kU32});
   const Input s = float_input(scales, "scales");
   const QuantizationFormat f = parse_quantization_format(format);
   const ElementType element = parse_element_type(type);
   Callbacks calls;
-  return to_numpy(calls.run([&] { return mr_gptq_dequantize(p.view(), s.view(), f, in_features, group_size, block, original_basis, element); }));
+  return to_numpy(calls.run([&] {
+    return mr_gptq_dequantize(p.view(), s.view(), f, in_features, group_size, block, original_basis, element);
+  }));
 }
 
 nb::object rotate(nb::handle matrix, int64_t block_size) {
@@ -90,7 +102,8 @@ nb::tuple metal(nb::handle weight, nb::handle hessian, int bits, int64_t blocksi
   const Input w = float_input(weight, "weight");
   const Input h = float_input(hessian, "H");
   Callbacks calls;
-  GPTQMetal::Quantized q = calls.run([&] { return GPTQMetal().quantize_weight_gptq(w.view(), h.view(), bits, blocksize, percdamp); });
+  GPTQMetal::Quantized q =
+      calls.run([&] { return GPTQMetal().quantize_weight_gptq(w.view(), h.view(), bits, blocksize, percdamp); });
   return nb::make_tuple(to_numpy(std::move(q.weight)), to_numpy(std::move(q.scales)), to_numpy(std::move(q.zeros)));
 }
 
@@ -103,29 +116,46 @@ void accumulate(HessianCollector& collector, nb::handle activations, const std::
 }  // namespace
 
 void bind_mr_gptq(nb::module_& m) {
-  m.def("fp4_gptq", &fp4, nb::arg("W").none(), nb::arg("H").none(), nb::arg("group_size"), nb::arg("actorder"), nb::arg("damp_factor"),
-        nb::arg("scale_method"));
-  m.def("check_fp4_gptq", [](int64_t group_size, bool actorder, double damp_factor, const std::string& scale_method) {
-    FP4GPTQQuantizer(group_size, actorder, damp_factor, scale_method);
-  }, nb::arg("group_size"), nb::arg("actorder"), nb::arg("damp_factor"), nb::arg("scale_method"));
-  m.def("dequantize_fp4_gptq", &fp4_back, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("out_features"), nb::arg("group_size"),
-        nb::arg("weights_dtype"));
-  m.def("mr_gptq", &mr, nb::arg("weights").none(), nb::arg("hessian").none(), nb::arg("bits"), nb::arg("format"), nb::arg("group_size"),
-        nb::arg("use_hadamard"), nb::arg("hadamard_block_size"), nb::arg("hadamard_kurtosis_threshold").none(), nb::arg("actorder"), nb::arg("percdamp"));
-  m.def("check_mr_gptq", &check_mr, nb::arg("bits"), nb::arg("format"), nb::arg("group_size"), nb::arg("use_hadamard"), nb::arg("hadamard_block_size"),
+  m.def("fp4_gptq", &fp4, nb::arg("W").none(), nb::arg("H").none(), nb::arg("group_size"), nb::arg("actorder"),
+        nb::arg("damp_factor"), nb::arg("scale_method"));
+  m.def(
+      "check_fp4_gptq",
+      [](int64_t group_size, bool actorder, double damp_factor, const std::string& scale_method) {
+        FP4GPTQQuantizer(group_size, actorder, damp_factor, scale_method);
+      },
+      nb::arg("group_size"), nb::arg("actorder"), nb::arg("damp_factor"), nb::arg("scale_method"));
+  m.def("dequantize_fp4_gptq", &fp4_back, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("out_features"),
+        nb::arg("group_size"), nb::arg("weights_dtype"));
+  m.def("mr_gptq", &mr, nb::arg("weights").none(), nb::arg("hessian").none(), nb::arg("bits"), nb::arg("format"),
+        nb::arg("group_size"), nb::arg("use_hadamard"), nb::arg("hadamard_block_size"),
         nb::arg("hadamard_kurtosis_threshold").none(), nb::arg("actorder"), nb::arg("percdamp"));
-  m.def("mr_gptq_dequantize", &mr_back, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("format"), nb::arg("in_features"),
-        nb::arg("group_size"), nb::arg("hadamard_block_size"), nb::arg("original_basis"), nb::arg("weights_dtype"));
+  m.def("check_mr_gptq", &check_mr, nb::arg("bits"), nb::arg("format"), nb::arg("group_size"), nb::arg("use_hadamard"),
+        nb::arg("hadamard_block_size"), nb::arg("hadamard_kurtosis_threshold").none(), nb::arg("actorder"),
+        nb::arg("percdamp"));
+  m.def("mr_gptq_dequantize", &mr_back, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("format"),
+        nb::arg("in_features"), nb::arg("group_size"), nb::arg("hadamard_block_size"), nb::arg("original_basis"),
+        nb::arg("weights_dtype"));
   m.def("hadamard_rotate", &rotate, nb::arg("matrix").none(), nb::arg("block_size"));
-  m.def("quantization_levels", [](const std::string& format) { return quantization_levels(parse_quantization_format(format)); }, nb::arg("format"));
+  m.def(
+      "quantization_levels",
+      [](const std::string& format) { return quantization_levels(parse_quantization_format(format)); },
+      nb::arg("format"));
   m.def("cholesky_decompose", &cholesky, nb::arg("H").none(), nb::arg("regularization"));
-  m.def("gptq_metal", &metal, nb::arg("weight").none(), nb::arg("H").none(), nb::arg("bits"), nb::arg("blocksize"), nb::arg("percdamp"));
+  m.def("gptq_metal", &metal, nb::arg("weight").none(), nb::arg("H").none(), nb::arg("bits"), nb::arg("blocksize"),
+        nb::arg("percdamp"));
   nb::class_<HessianCollector>(m, "HessianSums")
       .def(nb::init<int64_t>(), nb::arg("in_features"))
       .def("accumulate", &accumulate, nb::arg("x").none(), nb::arg("layer"))
-      .def("get_hessian", [](const HessianCollector& c, double damp, const std::string& layer) { return to_numpy(c.get_hessian(damp, layer)); },
-           nb::arg("damp"), nb::arg("layer"))
-      .def("get_raw_hessian", [](const HessianCollector& c, const std::string& layer) { return to_numpy(c.get_raw_hessian(layer)); }, nb::arg("layer"))
+      .def(
+          "get_hessian",
+          [](const HessianCollector& c, double damp, const std::string& layer) {
+            return to_numpy(c.get_hessian(damp, layer));
+          },
+          nb::arg("damp"), nb::arg("layer"))
+      .def(
+          "get_raw_hessian",
+          [](const HessianCollector& c, const std::string& layer) { return to_numpy(c.get_raw_hessian(layer)); },
+          nb::arg("layer"))
       .def("n_samples", &HessianCollector::n_samples, nb::arg("layer"))
       .def("layer_names", &HessianCollector::layer_names)
       .def("merge", &HessianCollector::merge, nb::arg("other"))

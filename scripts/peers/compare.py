@@ -23,7 +23,9 @@ def measured(command, log):
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent)
         _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
-        sys.exit(f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}; the end of its log:\n{log.read_text(errors='replace')[-2000:]}")
+        sys.exit(
+            f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}; the end of its log:\n{log.read_text(errors='replace')[-2000:]}"
+        )
     return {"cpu": usage.ru_utime + usage.ru_stime, "wall": time.time() - start, "mb": usage.ru_maxrss * 1024 / 1e6}
 
 
@@ -31,10 +33,19 @@ def ours(a):
     def row(name, label, count, options):
         command = [a.program, "quantize", a.model, "-o", a.work / name, "--format", "gptq_v2", "--group-size", 64, "--calibration", a.calibration,
                    "--evaluate", "none", "--quiet", "--overwrite", "--samples", count, *options]  # fmt: skip
-        return {"name": name, "tool": "metal-marlin", "label": label, "sequences": count, "steps": [command], "curve": "awq" if name.startswith("ours-awq-sym") else ""}
+        return {
+            "name": name,
+            "tool": "metal-marlin",
+            "label": label,
+            "sequences": count,
+            "steps": [command],
+            "curve": "awq" if name.startswith("ours-awq-sym") else "",
+        }
 
     few = min(16, a.samples)
-    rows = [row(f"ours-awq-sym-{n}", "`awq`, sym", n, ["--scheme", "sym"]) for n in (8, 16, 32, 64, 128) if n < a.samples]
+    rows = [
+        row(f"ours-awq-sym-{n}", "`awq`, sym", n, ["--scheme", "sym"]) for n in (8, 16, 32, 64, 128) if n < a.samples
+    ]
     return [*rows,
             row(f"ours-awq-sym-{a.samples}", "`awq`, sym", a.samples, ["--scheme", "sym"]),
             row(f"ours-awq-asym-{a.samples}", "`awq`, asym", a.samples, ["--scheme", "asym"]),
@@ -45,7 +56,15 @@ def ours(a):
 
 def python_peer(a, peer, tool, label, count, last):
     name = f"{peer}-{last}-{count}"
-    command = [a.peers / f"venv-{peer}" / "bin" / "python", HERE / f"run_{peer}.py", a.model, a.calibration, a.work / name, count, last]
+    command = [
+        a.peers / f"venv-{peer}" / "bin" / "python",
+        HERE / f"run_{peer}.py",
+        a.model,
+        a.calibration,
+        a.work / name,
+        count,
+        last,
+    ]
     return {"name": name, "tool": tool, "label": label, "sequences": count, "steps": [command], "curve": ""}
 
 
@@ -66,12 +85,38 @@ def llama(a):
     tools, converter = a.peers / "bin", a.peers / "llama.cpp" / "convert_hf_to_gguf.py"
     f16, imatrix = a.work / "f16.gguf", a.work / "imatrix.gguf"
     convert = [a.peers / "venv-eval" / "bin" / "python", converter, a.model, "--outtype", "f16", "--outfile", f16]
-    matrix = [tools / "llama-imatrix", "-m", f16, "-f", a.calibration, "-o", imatrix, "-c", 512, "--chunks", a.samples, "-t", 1, "--no-ppl"]
+    matrix = [
+        tools / "llama-imatrix",
+        "-m",
+        f16,
+        "-f",
+        a.calibration,
+        "-o",
+        imatrix,
+        "-c",
+        512,
+        "--chunks",
+        a.samples,
+        "-t",
+        1,
+        "--no-ppl",
+    ]
     rows = []
     for kind in ("Q4_0", "IQ4_XS"):
         name = f"llama-{kind}-{a.samples}"
         # one type for all linears, the embedding as it is: only the linears are compared
-        quantize = [tools / "llama-quantize", "--pure", "--token-embedding-type", "f16", "--imatrix", imatrix, f16, a.work / f"{name}.gguf", kind, 1]
+        quantize = [
+            tools / "llama-quantize",
+            "--pure",
+            "--token-embedding-type",
+            "f16",
+            "--imatrix",
+            imatrix,
+            f16,
+            a.work / f"{name}.gguf",
+            kind,
+            1,
+        ]
         rows.append({"name": name, "tool": "llama.cpp", "label": f"{kind}, imatrix", "sequences": a.samples, "steps": [convert, matrix, quantize],
                      "result": a.work / f"{name}.gguf", "curve": ""})  # fmt: skip
     return rows
@@ -93,7 +138,12 @@ def make(a, row, known):
             known[words] = measured(words, a.work / f"{row['name']}.{i}.log")
         costs.append(known[words])
     figures = {key: row[key] for key in ("name", "tool", "label", "sequences", "curve")}
-    figures |= {"cpu": sum(c["cpu"] for c in costs), "wall": sum(c["wall"] for c in costs), "mb": max(c["mb"] for c in costs), "result": str(result)}
+    figures |= {
+        "cpu": sum(c["cpu"] for c in costs),
+        "wall": sum(c["wall"] for c in costs),
+        "mb": max(c["mb"] for c in costs),
+        "result": str(result),
+    }
     kept.write_text(json.dumps(figures), encoding="utf-8")
     return figures
 
@@ -101,19 +151,32 @@ def make(a, row, known):
 def evaluate(a, rows):
     """evalkl.py's figures of every row that has none yet."""
     reference = a.work / f"reference-{a.chunks}.npy"
-    command = [a.peers / "venv-eval" / "bin" / "python", a.tools / "evalkl.py", a.model, a.text, "--ref-cache", reference, "--chunks", a.chunks]
+    command = [
+        a.peers / "venv-eval" / "bin" / "python",
+        a.tools / "evalkl.py",
+        a.model,
+        a.text,
+        "--ref-cache",
+        reference,
+        "--chunks",
+        a.chunks,
+    ]
     if not reference.exists():
         subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
     for row in rows:
         kept = a.work / f"{row['name']}.kl-{a.chunks}.json"
         if not kept.exists():
-            done = subprocess.run(list(map(str, [*command, "--model", row["result"]])), check=True, stdout=subprocess.PIPE)
+            done = subprocess.run(
+                list(map(str, [*command, "--model", row["result"]])), check=True, stdout=subprocess.PIPE
+            )
             kept.write_bytes(done.stdout.splitlines()[-1])
         row |= json.loads(kept.read_text(encoding="utf-8"))
 
 
 def table(rows):
-    print("| tool | setting | sequences | KL divergence | perplexity | same top token | CPU s | wall s | peak MB |\n|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| tool | setting | sequences | KL divergence | perplexity | same top token | CPU s | wall s | peak MB |\n|---|---|---|---|---|---|---|---|---|"
+    )
     for r in sorted(rows, key=lambda r: r["kl"]):
         print(f"| {r['tool']} | {r['label']} | {r['sequences']} | {r['kl']:.4f} +- {r['kl_se']:.4f} | {r['ppl']:.2f} | {100 * r['same_top']:.1f} % "
               f"| {r['cpu']:.0f} | {r['wall']:.0f} | {r['mb']:.0f} |")  # fmt: skip
@@ -127,7 +190,13 @@ def curve(rows, path):
         own = r["tool"] == "metal-marlin"
         label = str(r["sequences"]) if r["curve"] else f"{'' if own else r['tool'] + ' '}{r['label'].replace('`', '')}"
         points.append((r["cpu"], r["kl"], label, "#06c" if own else "#c40"))
-    plot(path, "CPU seconds", [("awq, sym, by sequences", line)] if line else [], points, (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000))
+    plot(
+        path,
+        "CPU seconds",
+        [("awq, sym, by sequences", line)] if line else [],
+        points,
+        (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000),
+    )
 
 
 def require_own_results(a):
@@ -156,7 +225,13 @@ def main():
     require_own_results(a)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     known = {}
-    kinds = {"ours": ours, "gptqmodel": gptqmodel, "llmcompressor": llmcompressor, "autoround": autoround, "llama": llama}
+    kinds = {
+        "ours": ours,
+        "gptqmodel": gptqmodel,
+        "llmcompressor": llmcompressor,
+        "autoround": autoround,
+        "llama": llama,
+    }
     rows = [make(a, row, known) for peer in a.peer for row in kinds[peer](a)]
     evaluate(a, rows)
     table(rows)

@@ -18,5 +18,12 @@ modifier = {"gptq": GPTQModifier, "awq": AWQModifier}[method](ignore=["lm_head"]
 model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
 ids = sequences(path, text, int(count))
 data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(i) for i in ids]})
-oneshot(model=model, tokenizer=AutoTokenizer.from_pretrained(path), dataset=data, recipe=[modifier], max_seq_length=len(ids[0]), num_calibration_samples=len(ids))
+oneshot(
+    model=model,
+    tokenizer=AutoTokenizer.from_pretrained(path),
+    dataset=data,
+    recipe=[modifier],
+    max_seq_length=len(ids[0]),
+    num_calibration_samples=len(ids),
+)
 model.save_pretrained(out, save_compressed=True)

@@ -23,19 +23,35 @@ struct Half {
 struct Brain {
   uint16_t bits;
 };
-float to_float(float v) noexcept { return v; }
-float to_float(double v) noexcept { return static_cast<float>(v); }
-float to_float(Half v) noexcept { return f16_to_f32(v.bits); }
-float to_float(Brain v) noexcept { return bf16_to_f32(v.bits); }
+float to_float(float v) noexcept {
+  return v;
+}
+float to_float(double v) noexcept {
+  return static_cast<float>(v);
+}
+float to_float(Half v) noexcept {
+  return f16_to_f32(v.bits);
+}
+float to_float(Brain v) noexcept {
+  return bf16_to_f32(v.bits);
+}
 
 // fn(typed pointer) for a float array.
 template <typename Fn>
 void with_floats(const ArrayView& array, const Fn& fn) {
   switch (array.type) {
-    case ElementType::kF16: fn(static_cast<const Half*>(array.data)); return;
-    case ElementType::kBF16: fn(static_cast<const Brain*>(array.data)); return;
-    case ElementType::kF64: fn(static_cast<const double*>(array.data)); return;
-    default: fn(static_cast<const float*>(array.data)); return;
+    case ElementType::kF16:
+      fn(static_cast<const Half*>(array.data));
+      return;
+    case ElementType::kBF16:
+      fn(static_cast<const Brain*>(array.data));
+      return;
+    case ElementType::kF64:
+      fn(static_cast<const double*>(array.data));
+      return;
+    default:
+      fn(static_cast<const float*>(array.data));
+      return;
   }
 }
 
@@ -65,20 +81,25 @@ void transpose_strided(const T* in, int64_t rows, int64_t columns, int64_t row_s
 size_t element_size(ElementType type) noexcept {
   switch (type) {
     case ElementType::kBool:
-    case ElementType::kI8: return 1;
+    case ElementType::kI8:
+      return 1;
     case ElementType::kF16:
-    case ElementType::kBF16: return 2;
+    case ElementType::kBF16:
+      return 2;
     case ElementType::kU32:
-    case ElementType::kF32: return 4;
-    case ElementType::kF64: break;
+    case ElementType::kF32:
+      return 4;
+    case ElementType::kF64:
+      break;
   }
   return 8;
 }
 
 namespace {
 constexpr std::pair<ElementType, const char*> kNames[] = {
-    {ElementType::kBool, "bool"},       {ElementType::kI8, "int8"},     {ElementType::kU32, "uint32"}, {ElementType::kF16, "float16"},
-    {ElementType::kBF16, "bfloat16"}, {ElementType::kF32, "float32"}, {ElementType::kF64, "float64"}};
+    {ElementType::kBool, "bool"},   {ElementType::kI8, "int8"},       {ElementType::kU32, "uint32"},
+    {ElementType::kF16, "float16"}, {ElementType::kBF16, "bfloat16"}, {ElementType::kF32, "float32"},
+    {ElementType::kF64, "float64"}};
 }  // namespace
 
 const char* element_name(ElementType type) noexcept {
@@ -98,7 +119,8 @@ ElementType parse_element_type(const std::string& name) {
 
 Array::Array(ElementType element, std::vector<int64_t> dimensions) : type(element), shape(std::move(dimensions)) {
   const auto size = checked_bytes(shape, element_size(element));
-  if (!size) throw ArgumentError(fmt::format("array: expected dimensions that fit in memory, found {}", shape_string(shape)));
+  if (!size)
+    throw ArgumentError(fmt::format("array: expected dimensions that fit in memory, found {}", shape_string(shape)));
   bytes.resize(*size);
 }
 
@@ -109,8 +131,10 @@ void expect_shape(const ArrayView& array, const char* name, const std::vector<in
   }
   if (good) return;
   std::string wanted;
-  for (const int64_t s : sizes) wanted += (wanted.empty() ? "" : ", ") + (s < 0 ? std::string("any") : std::to_string(s));
-  throw ArgumentError(fmt::format("{}: expected shape {} = [{}], not empty, found {}", name, shape, wanted, shape_string(array.shape)));
+  for (const int64_t s : sizes)
+    wanted += (wanted.empty() ? "" : ", ") + (s < 0 ? std::string("any") : std::to_string(s));
+  throw ArgumentError(
+      fmt::format("{}: expected shape {} = [{}], not empty, found {}", name, shape, wanted, shape_string(array.shape)));
 }
 
 void expect_float(const ArrayView& array, const char* name) {
@@ -118,7 +142,8 @@ void expect_float(const ArrayView& array, const char* name) {
       array.type == ElementType::kF64) {
     return;
   }
-  throw ArgumentError(fmt::format("{}: expected float16, bfloat16, float32 or float64, found {}", name, element_name(array.type)));
+  throw ArgumentError(
+      fmt::format("{}: expected float16, bfloat16, float32 or float64, found {}", name, element_name(array.type)));
 }
 
 void expect_type(const ArrayView& array, const char* name, ElementType type) {
@@ -129,7 +154,8 @@ void expect_type(const ArrayView& array, const char* name, ElementType type) {
 
 void expect_group_size(int64_t group_size, bool whole_row) {
   if ((group_size >= 1 && group_size <= kMostGroupSize) || (whole_row && group_size == -1)) return;
-  throw ArgumentError(fmt::format("group_size: expected 1 to {}{}, found {}", kMostGroupSize, whole_row ? ", or -1 for one group per row" : "", group_size));
+  throw ArgumentError(fmt::format("group_size: expected 1 to {}{}, found {}", kMostGroupSize,
+                                  whole_row ? ", or -1 for one group per row" : "", group_size));
 }
 
 std::vector<int64_t> strides_of(const ArrayView& array) {
@@ -191,7 +217,8 @@ std::vector<uint8_t> load_bytes_transposed(const ArrayView& array) {
 int64_t expect_activations(const ArrayView& activations, const char* name) {
   expect_float(activations, name);
   if (activations.shape.size() != 2 && activations.shape.size() != 3) {
-    throw ArgumentError(fmt::format("{}: expected shape [B, T, K] or [tokens, K], found {}", name, shape_string(activations.shape)));
+    throw ArgumentError(
+        fmt::format("{}: expected shape [B, T, K] or [tokens, K], found {}", name, shape_string(activations.shape)));
   }
   const std::vector<int64_t> any(activations.shape.size(), -1);
   expect_shape(activations, name, any, any.size() == 3 ? "[B, T, K]" : "[tokens, K]");
@@ -203,8 +230,8 @@ int64_t expect_layer(const ArrayView& weights, const ArrayView& activations) {
   expect_shape(weights, "weights", {-1, -1}, "[K, N]");
   const int64_t k = weights.shape[0];
   if (const int64_t width = expect_activations(activations, "activations"); width != k) {
-    throw ArgumentError(fmt::format("activations: expected in_features {} as in weights [K, N] = [{}, {}], found {}", k, k,
-                                    weights.shape[1], width));
+    throw ArgumentError(fmt::format("activations: expected in_features {} as in weights [K, N] = [{}, {}], found {}", k,
+                                    k, weights.shape[1], width));
   }
   return k;
 }
@@ -223,7 +250,8 @@ void for_each_batch(const ArrayView& activations, const char* name,
   const int64_t token_stride = strides[strides.size() - 2];
   const int64_t sequence_stride = cube ? strides[0] : 0;
   const bool whole = activations.type == ElementType::kF32 && (width == 1 || strides.back() == 1) &&
-                     (inner == 1 || token_stride == width) && (!cube || activations.shape[0] == 1 || sequence_stride == inner * width);
+                     (inner == 1 || token_stride == width) &&
+                     (!cube || activations.shape[0] == 1 || sequence_stride == inner * width);
   Matrix copy(whole ? 0 : std::min(kBatch, tokens), width);
   for (int64_t first = 0; first < tokens; first += kBatch) {
     const int64_t count = std::min(kBatch, tokens - first);
@@ -244,7 +272,8 @@ void for_each_batch(const ArrayView& activations, const char* name,
     if (const int64_t at = first_not_finite(rows, count * width); at >= 0) {
       const int64_t token = first + at / width;
       not_finite(name, rows[at],
-                 cube ? fmt::format("[{}, {}, {}]", token / inner, token % inner, at % width) : fmt::format("[{}, {}]", token, at % width));
+                 cube ? fmt::format("[{}, {}, {}]", token / inner, token % inner, at % width)
+                      : fmt::format("[{}, {}]", token, at % width));
     }
     fn(rows, count);
   }

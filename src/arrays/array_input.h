@@ -27,9 +27,9 @@ void expect_group_size(int64_t group_size, bool whole_row = false);
 std::vector<int64_t> strides_of(const ArrayView& array);
 
 // Finite float values as float32; NumericError naming `name` and the first that is not (or that exceeds float32).
-Matrix load_matrix(const ArrayView& array, const char* name);             // [a, b] -> [a, b]
-Matrix load_transposed(const ArrayView& array, const char* name);         // [a, b] -> [b, a]
-std::vector<float> load_vector(const ArrayView& array, const char* name); // [a]
+Matrix load_matrix(const ArrayView& array, const char* name);              // [a, b] -> [a, b]
+Matrix load_transposed(const ArrayView& array, const char* name);          // [a, b] -> [b, a]
+std::vector<float> load_vector(const ArrayView& array, const char* name);  // [a]
 // Elements of 8 bits, [a, b] -> [b, a].
 std::vector<uint8_t> load_bytes_transposed(const ArrayView& array);
 

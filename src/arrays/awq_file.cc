@@ -13,7 +13,9 @@
 namespace metal_marlin {
 namespace {
 
-Array array_of(const TensorView& t, ElementType type) { return copy_array(type, t.shape, t.bytes.data()); }
+Array array_of(const TensorView& t, ElementType type) {
+  return copy_array(type, t.shape, t.bytes.data());
+}
 
 AWQResult load_tensor(const SafetensorsFile& file, const TensorView& weight, bool earlier) {
   const std::string name = file.path() + ": " + weight.name;
@@ -26,7 +28,8 @@ AWQResult load_tensor(const SafetensorsFile& file, const TensorView& weight, boo
   const TensorView& zeros = file.get(weight.name + ".zeros");
   const int64_t groups = scales.shape.size() == 2 ? scales.shape[0] : 0;
   if (groups < 1 || k % groups != 0) {
-    throw FormatError(fmt::format("{}: scales: expected F16 [G, {}] with G that divides {}, found {}", name, n, k, shape_string(scales.shape)));
+    throw FormatError(fmt::format("{}: scales: expected F16 [G, {}] with G that divides {}, found {}", name, n, k,
+                                  shape_string(scales.shape)));
   }
   AWQResult r;
   r.meta.in_features = r.meta.padded_in_features = k;
@@ -61,19 +64,24 @@ AWQResult load_tensor(const SafetensorsFile& file, const TensorView& weight, boo
 std::vector<std::pair<std::string, AWQResult>> awq_load(const std::string& path) {
   const SafetensorsFile file(path);
   const bool own = file.metadata().count("metal_marlin.nibble_offset") > 0;
-  if (const auto version = file.metadata().find("metal_marlin.version"); version != file.metadata().end() && version->second != "1") {
-    throw UnsupportedError(fmt::format("{}: metal_marlin.version: expected 1, of 4 bits, found {}; load it as a model instead", path, version->second));
+  if (const auto version = file.metadata().find("metal_marlin.version");
+      version != file.metadata().end() && version->second != "1") {
+    throw UnsupportedError(
+        fmt::format("{}: metal_marlin.version: expected 1, of 4 bits, found {}; load it as a model instead", path,
+                    version->second));
   }
   std::vector<std::pair<std::string, AWQResult>> out;
   for (const TensorView& t : file.tensors()) {
     if (t.dtype != DType::kU32 || file.find(t.name + ".scales") == nullptr) continue;
-    // The earlier numpy implementation (offset 7, q_scale per output channel) wrote no metadata. The axis of q_scale does not
-    // follow from its shape: K may equal N.
+    // The earlier numpy implementation (offset 7, q_scale per output channel) wrote no metadata. The axis of q_scale
+    // does not follow from its shape: K may equal N.
     const bool earlier = !own && file.find(t.name + ".q_scale") != nullptr;
     out.emplace_back(t.name, load_tensor(file, t, earlier));
   }
   if (out.empty()) {
-    throw FormatError(fmt::format("{}: expected 4-bit tensors (NAME of U32 with NAME.scales), found none; convert other formats to native first", path));
+    throw FormatError(fmt::format(
+        "{}: expected 4-bit tensors (NAME of U32 with NAME.scales), found none; convert other formats to native first",
+        path));
   }
   return out;
 }

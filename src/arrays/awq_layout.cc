@@ -34,8 +34,10 @@ NativeArrays native_arrays(QuantizedTensor t) {
     wide.scales.assign(n * wide_groups, 0);
     wide.zeros.assign(n * wide_groups, 8);
     for (size_t r = 0; r < n; ++r) {
-      std::copy_n(t.scales.begin() + static_cast<int64_t>(r * groups), groups, wide.scales.begin() + static_cast<int64_t>(r * wide_groups));
-      std::copy_n(t.zeros.begin() + static_cast<int64_t>(r * groups), groups, wide.zeros.begin() + static_cast<int64_t>(r * wide_groups));
+      std::copy_n(t.scales.begin() + static_cast<int64_t>(r * groups), groups,
+                  wide.scales.begin() + static_cast<int64_t>(r * wide_groups));
+      std::copy_n(t.zeros.begin() + static_cast<int64_t>(r * groups), groups,
+                  wide.zeros.begin() + static_cast<int64_t>(r * wide_groups));
       uint8_t* to = wide.codes.data() + r * static_cast<size_t>(padded);
       std::copy_n(t.codes.data() + r * k, k, to);
       for (auto c = static_cast<int64_t>(k); c < padded; ++c) {

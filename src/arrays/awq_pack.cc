@@ -31,19 +31,23 @@ Layout check_layout(const ArrayView& packed, const AWQMeta& meta) {
     throw ArgumentError(fmt::format("meta: quant_type: expected \"awq_int4\", found \"{}\"", meta.quant_type));
   }
   if (meta.code_offset != 8 && meta.code_offset != 7) {
-    throw ArgumentError(fmt::format("meta: code_offset: expected 8, or 7 for arrays of the earlier numpy implementation, found {}", meta.code_offset));
+    throw ArgumentError(
+        fmt::format("meta: code_offset: expected 8, or 7 for arrays of the earlier numpy implementation, found {}",
+                    meta.code_offset));
   }
   if (meta.in_features < 1 || meta.out_features < 1 || meta.group_size < 1) {
-    throw ArgumentError(fmt::format("meta: expected positive in_features, out_features and group_size, found {}, {} and {}",
-                                    meta.in_features, meta.out_features, meta.group_size));
+    throw ArgumentError(
+        fmt::format("meta: expected positive in_features, out_features and group_size, found {}, {} and {}",
+                    meta.in_features, meta.out_features, meta.group_size));
   }
   expect_type(packed, "packed", ElementType::kU32);
   expect_shape(packed, "packed", {-1, meta.out_features}, "[padded K / 8, N]");
   Layout layout{meta.in_features, packed.shape[0] * kFp4PerU32, meta.out_features, 0};
   const int64_t padded = padded_in_features(meta.in_features, meta.group_size);
   if (meta.padded_in_features != 0 && meta.padded_in_features != padded) {
-    throw ArgumentError(fmt::format("meta: padded_in_features: expected {} for in_features {} and group_size {}, found {}", padded,
-                                    meta.in_features, meta.group_size, meta.padded_in_features));
+    throw ArgumentError(
+        fmt::format("meta: padded_in_features: expected {} for in_features {} and group_size {}, found {}", padded,
+                    meta.in_features, meta.group_size, meta.padded_in_features));
   }
   if (layout.padded != padded) {
     throw ArgumentError(fmt::format("packed: expected {} rows for in_features {} and group_size {} of meta, found {}",
@@ -61,7 +65,8 @@ std::vector<uint32_t> words_of(const ArrayView& packed) {
   std::vector<uint32_t> words(static_cast<size_t>(rows * columns));
   const auto* in = static_cast<const uint32_t*>(packed.data);
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) words[static_cast<size_t>(r * columns + c)] = in[r * strides[0] + c * strides[1]];
+    for (int64_t c = 0; c < columns; ++c)
+      words[static_cast<size_t>(r * columns + c)] = in[r * strides[0] + c * strides[1]];
   }
   return words;
 }
@@ -81,16 +86,25 @@ void store_row(const std::vector<float>& values, ElementType type, int64_t row, 
   const auto count = static_cast<int64_t>(values.size());
   const KernelTable& k = kernels();
   switch (type) {
-    case ElementType::kF16: k.f32_to_f16(values.data(), count, out.as<uint16_t>() + row * count); return;
-    case ElementType::kBF16: k.f32_to_bf16(values.data(), count, out.as<uint16_t>() + row * count); return;
-    case ElementType::kF64: std::copy(values.begin(), values.end(), out.as<double>() + row * count); return;
-    default: std::copy(values.begin(), values.end(), out.as<float>() + row * count); return;
+    case ElementType::kF16:
+      k.f32_to_f16(values.data(), count, out.as<uint16_t>() + row * count);
+      return;
+    case ElementType::kBF16:
+      k.f32_to_bf16(values.data(), count, out.as<uint16_t>() + row * count);
+      return;
+    case ElementType::kF64:
+      std::copy(values.begin(), values.end(), out.as<double>() + row * count);
+      return;
+    default:
+      std::copy(values.begin(), values.end(), out.as<float>() + row * count);
+      return;
   }
 }
 
 }  // namespace
 
-PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, const ArrayView& zeros, int64_t group_size) {
+PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, const ArrayView& zeros,
+                           int64_t group_size) {
   expect_type(weights, "weights", ElementType::kI8);
   expect_shape(weights, "weights", {-1, -1}, "[K, N]");
   expect_group_size(group_size);
@@ -152,8 +166,10 @@ Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const Arr
                      const std::optional<ArrayView>& q_scale, const AWQMeta& meta, ElementType type) {
   const Layout layout = check_layout(packed, meta);
   const bool earlier = meta.code_offset == 7;  // the numpy implementation before this one: AWQMeta::code_offset
-  if (type != ElementType::kF16 && type != ElementType::kBF16 && type != ElementType::kF32 && type != ElementType::kF64) {
-    throw ArgumentError(fmt::format("weights_dtype: expected float16, bfloat16, float32 or float64, found {}", element_name(type)));
+  if (type != ElementType::kF16 && type != ElementType::kBF16 && type != ElementType::kF32 &&
+      type != ElementType::kF64) {
+    throw ArgumentError(
+        fmt::format("weights_dtype: expected float16, bfloat16, float32 or float64, found {}", element_name(type)));
   }
   for (const auto& [array, name] : {std::pair{&scales, "scales"}, std::pair{&zeros, "zeros"}}) {
     expect_float(*array, name);
@@ -165,16 +181,19 @@ Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const Arr
   std::vector<float> divisor(static_cast<size_t>(earlier ? layout.out_features : layout.in_features), 1.0f);
   if (q_scale) {
     expect_float(*q_scale, "q_scale");
-    if (!earlier && q_scale->shape.size() == 1 && q_scale->shape[0] == layout.out_features && layout.out_features != layout.in_features) {
-      throw ArgumentError(fmt::format(
-          "q_scale: expected shape [K] = [{}], one factor per input channel, found [{}], as many as output channels; for arrays of the "
-          "earlier numpy implementation (q_scale per output channel) set code_offset of meta to 7",
-          layout.in_features, layout.out_features));
+    if (!earlier && q_scale->shape.size() == 1 && q_scale->shape[0] == layout.out_features &&
+        layout.out_features != layout.in_features) {
+      throw ArgumentError(
+          fmt::format("q_scale: expected shape [K] = [{}], one factor per input channel, found [{}], as many as output "
+                      "channels; for arrays of the "
+                      "earlier numpy implementation (q_scale per output channel) set code_offset of meta to 7",
+                      layout.in_features, layout.out_features));
     }
     expect_shape(*q_scale, "q_scale", {static_cast<int64_t>(divisor.size())}, earlier ? "[N]" : "[K]");
     divisor = load_vector(*q_scale, "q_scale");
     for (size_t i = 0; i < divisor.size(); ++i) {
-      if (!(divisor[i] > 0)) throw NumericError(fmt::format("q_scale: expected values above 0, found {} at [{}]", divisor[i], i));
+      if (!(divisor[i] > 0))
+        throw NumericError(fmt::format("q_scale: expected values above 0, found {} at [{}]", divisor[i], i));
     }
   }
   const std::vector<uint32_t> words = words_of(packed);
@@ -194,8 +213,9 @@ Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const Arr
         largest = std::max(largest, std::fabs(row[n]));
       }
       if (!(largest < limit)) {
-        throw NumericError(fmt::format("weights_dtype: expected weights that {} can hold, found {} in input channel {}; use float32",
-                                       element_name(type), largest, k));
+        throw NumericError(
+            fmt::format("weights_dtype: expected weights that {} can hold, found {} in input channel {}; use float32",
+                        element_name(type), largest, k));
       }
       store_row(row, type, k, out);
     }

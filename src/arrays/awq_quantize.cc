@@ -28,12 +28,17 @@ constexpr int64_t kTokenTile = 128;      // of the output error
 constexpr int64_t kExactOutputs = 1024;  // up to here the output error is exact
 constexpr int64_t kCombinations = 256;   // of outputs, beyond
 constexpr int64_t kCombined = 256;       // rows and columns of a tile of these
-// Of 25 and 54 candidates. Measured on 24 linears of SmolLM2: on other text the output error was no larger than with all.
+// Of 25 and 54 candidates. Measured on 24 linears of SmolLM2: on other text the output error was no larger than with
+// all.
 constexpr int kSymmetricFinalists = 5;
 constexpr int kAsymmetricFinalists = 10;
 
-int64_t sample_size(const Matrix& weight) noexcept { return std::min(kSampleRows, weight.rows()); }
-int64_t sample_row(const Matrix& weight, int64_t i) noexcept { return i * weight.rows() / sample_size(weight); }
+int64_t sample_size(const Matrix& weight) noexcept {
+  return std::min(kSampleRows, weight.rows());
+}
+int64_t sample_row(const Matrix& weight, int64_t i) noexcept {
+  return i * weight.rows() / sample_size(weight);
+}
 
 // The blocks of G / (s s^T) on the diagonal, upper halves, into `out` [k, k]; its other memory is never touched.
 void scale_blocks(const Matrix& gram, std::span<const float> scale, int64_t group_size, Matrix& out) {
@@ -44,7 +49,8 @@ void scale_blocks(const Matrix& gram, std::span<const float> scale, int64_t grou
     for (int64_t r = start; r < end; ++r) {
       const float* from = gram.row(r).data();
       float* to = out.row(r).data();
-      for (int64_t c = r; c < end; ++c) to[c] = from[c] / (scale[static_cast<size_t>(r)] * scale[static_cast<size_t>(c)]);
+      for (int64_t c = r; c < end; ++c)
+        to[c] = from[c] / (scale[static_cast<size_t>(r)] * scale[static_cast<size_t>(c)]);
     }
   });
 }
@@ -58,12 +64,18 @@ void multiply_columns(Matrix& weight, std::span<const float> scale) {
   });
 }
 
-// Output error of a candidate scale on evenly spaced output channels. Blocks of the Gram matrix suffice: rounding errors
-// of different groups are independent, so that what the blocks leave out has a mean of zero over output channels.
+// Output error of a candidate scale on evenly spaced output channels. Blocks of the Gram matrix suffice: rounding
+// errors of different groups are independent, so that what the blocks leave out has a mean of zero over output
+// channels.
 class BlockLoss {
  public:
   BlockLoss(const Matrix& weight, const Matrix& gram, const Grid& grid, const RangeOptions& range)
-      : gram_(gram), grid_(grid), range_(range), sample_(sample_size(weight), weight.cols()), scaled_(sample_.rows(), sample_.cols()), scaled_gram_(gram.rows(), gram.cols()) {
+      : gram_(gram),
+        grid_(grid),
+        range_(range),
+        sample_(sample_size(weight), weight.cols()),
+        scaled_(sample_.rows(), sample_.cols()),
+        scaled_gram_(gram.rows(), gram.cols()) {
     for (int64_t i = 0; i < sample_.rows(); ++i) {
       std::copy_n(weight.row(sample_row(weight, i)).data(), weight.cols(), sample_.row(i).data());
     }
@@ -85,7 +97,7 @@ class BlockLoss {
 };
 
 struct Sums {
-  double error = 0;   // sum of squares, in units of the unscaled weights
+  double error = 0;  // sum of squares, in units of the unscaled weights
   double weight = 0;
 };
 // weight: scaled by `scale`, as `quantized` represents it.
@@ -143,7 +155,8 @@ struct Outputs {
 };
 
 // The rows themselves.
-Outputs exact_outputs(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale, int64_t first, int64_t rows) {
+Outputs exact_outputs(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale,
+                      int64_t first, int64_t rows) {
   Outputs out{Matrix(rows, weight.cols()), Matrix(rows, weight.cols())};
   parallel_for(rows, [&](int64_t i) {
     float* e = out.errors.row(i).data();
@@ -187,8 +200,8 @@ Outputs combined_outputs(const Matrix& weight, const QuantizedTensor& quantized,
         }
       }
       for (const auto& [from, to] : {std::pair{&e, &out.errors}, {&u, &out.weights}}) {
-        sgemm_tile(true, false, kCombinations, columns, rows, 1.0f, signs.row(first).data(), kCombinations, from->data(), columns, 1.0f,
-                   to->data() + start, k);
+        sgemm_tile(true, false, kCombinations, columns, rows, 1.0f, signs.row(first).data(), kCombinations,
+                   from->data(), columns, 1.0f, to->data() + start, k);
       }
     }
   });
@@ -232,7 +245,8 @@ class Quantizer {
   Quantizer(Matrix weight, ActivationStats stats, Matrix gram, const Grid& grid)
       : weight_(std::move(weight)), stats_(std::move(stats)), gram_(std::move(gram)), grid_(grid) {}
 
-  AWQResult run(double salient_ratio, const std::string& method, const ForEachBatch& activations, const Observer& observer) {
+  AWQResult run(double salient_ratio, const std::string& method, const ForEachBatch& activations,
+                const Observer& observer) {
     AWQResult result;
     result.salient_ratio = salient_ratio;
     report_stage(observer, "search scales", 1, kStages);
@@ -325,10 +339,11 @@ class Quantizer {
       ranges = group_ranges(weight_, grid_, options, &gram_);
     }
     if (ranges.counts.clamped > 0) {
-      throw NumericError(fmt::format(
-          "weights: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it; the largest "
-          "scale is {:.3g}; divide the weights by a constant",
-          ranges.counts.clamped, largest_scale(weight_)));
+      throw NumericError(
+          fmt::format("weights: expected values whose group scales float16 can hold (at most 65504), found {} groups "
+                      "that exceed it; the largest "
+                      "scale is {:.3g}; divide the weights by a constant",
+                      ranges.counts.clamped, largest_scale(weight_)));
     }
     return ranges;
   }
@@ -355,15 +370,20 @@ AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations, i
   StatsCollector collector(false);
   Matrix gram(k, k);
   const int64_t tokens = token_count(activations);
-  const ForEachBatch batches = [&](const std::function<void(const float*, int64_t)>& fn) { for_each_batch(activations, "activations", fn); };
+  const ForEachBatch batches = [&](const std::function<void(const float*, int64_t)>& fn) {
+    for_each_batch(activations, "activations", fn);
+  };
   int64_t seen = 0;
   batches([&](const float* rows, int64_t count) {
     report_stage(observer, "statistics", seen, tokens);
     collector.add(Tap::kQkv, rows, count, k);
-    gram_accumulate_blocks(rows, count, k, grid.group_of(k), static_cast<float>(1.0 / static_cast<double>(tokens)), gram);
+    gram_accumulate_blocks(rows, count, k, grid.group_of(k), static_cast<float>(1.0 / static_cast<double>(tokens)),
+                           gram);
     seen += count;
   });
-  return Quantizer(std::move(weight), std::move(collector.finish([](Tap) { return std::string("activations"); })[0]), std::move(gram), grid).run(salient_ratio, activation_method, batches, observer);
+  return Quantizer(std::move(weight), std::move(collector.finish([](Tap) { return std::string("activations"); })[0]),
+                   std::move(gram), grid)
+      .run(salient_ratio, activation_method, batches, observer);
 }
 
 }  // namespace metal_marlin

@@ -24,13 +24,14 @@ std::vector<float> load_statistic(const ArrayView& array, const char* name, int6
   expect_shape(array, name, {in_features}, "[K]");
   std::vector<float> statistic = load_vector(array, name);
   for (size_t k = 0; k < statistic.size(); ++k) {
-    if (statistic[k] < 0) throw NumericError(fmt::format("{}: expected values >= 0, found {} at [{}]", name, statistic[k], k));
+    if (statistic[k] < 0)
+      throw NumericError(fmt::format("{}: expected values >= 0, found {} at [{}]", name, statistic[k], k));
   }
   return statistic;
 }
 
-// A weight is salient when stat_k |w| exceeds a threshold: so the statistic of a channel is inverse to the least |w| that
-// still is, and at most inverse to its largest |w| where none is. weight, mask [N, K].
+// A weight is salient when stat_k |w| exceeds a threshold: so the statistic of a channel is inverse to the least |w|
+// that still is, and at most inverse to its largest |w| where none is. weight, mask [N, K].
 std::vector<float> infer_statistic(const Matrix& weight, const std::vector<uint8_t>& mask) {
   const auto k = static_cast<size_t>(weight.cols());
   std::vector<float> largest(k, 0.0f);
@@ -103,7 +104,8 @@ Array compute_activation_stats(const ArrayView& activations, const std::string& 
   const ActivationMethod statistic = parse_activation_method(method);
   const int64_t width = expect_activations(activations, "activations");
   StatsCollector collector(false);
-  for_each_batch(activations, "activations", [&](const float* rows, int64_t count) { collector.add(Tap::kQkv, rows, count, width); });
+  for_each_batch(activations, "activations",
+                 [&](const float* rows, int64_t count) { collector.add(Tap::kQkv, rows, count, width); });
   const auto stats = collector.finish([](Tap) { return std::string("activations"); });
   return copy_array(ElementType::kF32, {width}, activation_statistic(stats[0], statistic).data());
 }
@@ -112,7 +114,8 @@ SalientMask find_salient_weights(const ArrayView& weights, const ArrayView& acti
   expect_float(weights, "weights");
   expect_shape(weights, "weights", {-1, -1}, "[K, N]");
   const std::vector<float> statistic = load_statistic(activation_stats, "activation_stats", weights.shape[0]);
-  const SalientWeights found = find_salient_weights_transposed(load_matrix(weights, "weights"), statistic, salient_ratio);
+  const SalientWeights found =
+      find_salient_weights_transposed(load_matrix(weights, "weights"), statistic, salient_ratio);
   return {copy_array(ElementType::kBool, weights.shape, found.mask.data()),
           copy_array(ElementType::kF32, {weights.shape[0]}, found.importance.data())};
 }
@@ -139,7 +142,8 @@ Array compute_salient_scaling(const ArrayView& weights, const ArrayView& salient
   ActivationStats stats;
   stats.in_features = k;
   stats.tokens = 1;
-  stats.rms = activation_stats ? load_statistic(*activation_stats, "activation_stats", k) : infer_statistic(weight, mask);
+  stats.rms =
+      activation_stats ? load_statistic(*activation_stats, "activation_stats", k) : infer_statistic(weight, mask);
   if (gram) {
     expect_float(*gram, "gram");
     expect_shape(*gram, "gram", {k, k}, "[K, K]");

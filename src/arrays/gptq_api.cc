@@ -14,8 +14,8 @@
 
 namespace metal_marlin {
 
-GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations, int64_t group_size, double damping, bool act_order,
-                         const std::string& scheme, const Observer& observer) {
+GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations, int64_t group_size, double damping,
+                         bool act_order, const std::string& scheme, const Observer& observer) {
   const int64_t k = expect_layer(weights, activations);
   expect_group_size(group_size);
   expect_damping(damping, "damping");
@@ -35,8 +35,10 @@ GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
   range.method = RangeMethod::kGram;
   const GroupRanges ranges = group_ranges(weight, grid, range, &stats.gram);
   if (ranges.counts.clamped > 0) {
-    throw NumericError(fmt::format("weights: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it; "
-                                   "divide the weights by a constant", ranges.counts.clamped));
+    throw NumericError(fmt::format(
+        "weights: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it; "
+        "divide the weights by a constant",
+        ranges.counts.clamped));
   }
   GPTQPacked result;
   report_stage(observer, "round", 1, kStages);
@@ -69,7 +71,8 @@ GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
   return result;
 }
 
-Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros, const AWQMeta& meta, ElementType type) {
+Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros, const AWQMeta& meta,
+                      ElementType type) {
   if (meta.quant_type != "gptq_int4") {
     throw ArgumentError(fmt::format("meta: quant_type: expected \"gptq_int4\", found \"{}\"", meta.quant_type));
   }

@@ -20,8 +20,9 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kRows = 64;     // of the tiles of weights
-constexpr float kOffGrid = 0.05f;    // steps between a value and the nearest code: float16 scales move the largest by 0.004
+constexpr int64_t kRows = 64;  // of the tiles of weights
+constexpr float kOffGrid =
+    0.05f;  // steps between a value and the nearest code: float16 scales move the largest by 0.004
 constexpr int64_t kStages = 3;
 
 Grid layer_grid(int bits, int64_t group_size, bool sym) {
@@ -62,8 +63,10 @@ Matrix permute_both(const Matrix& in, std::span<const int64_t> order) {
 
 void refuse_clamped(const GroupRanges& ranges) {
   if (ranges.counts.clamped == 0) return;
-  throw NumericError(fmt::format("W: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it; "
-                                 "divide the weights by a constant", ranges.counts.clamped));
+  throw NumericError(fmt::format(
+      "W: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it; "
+      "divide the weights by a constant",
+      ranges.counts.clamped));
 }
 
 // weight: in the order in which groups are formed, as q; perm brings it back.
@@ -112,7 +115,8 @@ GPTQResult result_of(const Matrix& weight, const QuantizedTensor& q, std::vector
   return result;
 }
 
-GPTQResult by_hessian(const Matrix& weight, const Matrix& hessian, const Grid& grid, bool actorder, double damp, const Observer& observer) {
+GPTQResult by_hessian(const Matrix& weight, const Matrix& hessian, const Grid& grid, bool actorder, double damp,
+                      const Observer& observer) {
   std::vector<int64_t> perm;
   Matrix moved_weight;
   Matrix moved_hessian;
@@ -164,11 +168,12 @@ std::vector<int64_t> groups_of(const std::vector<int64_t>& perm, int64_t k, int6
 
 Array compute_hessian(const ArrayView& activations, bool normalize) {
   expect_activations(activations, "activations");
-  return sum_of_products(activations, normalize ? 2.0 / static_cast<double>(token_count(activations)) : 2.0, "activations");
+  return sum_of_products(activations, normalize ? 2.0 / static_cast<double>(token_count(activations)) : 2.0,
+                         "activations");
 }
 
-GPTQResult quantize_layer_gptq(const ArrayView& W, const ArrayView& H, int bits, int64_t group_size, bool sym, bool actorder, double damp,
-                               const Observer& observer) {
+GPTQResult quantize_layer_gptq(const ArrayView& W, const ArrayView& H, int bits, int64_t group_size, bool sym,
+                               bool actorder, double damp, const Observer& observer) {
   const Grid grid = layer_grid(bits, group_size, sym);
   expect_damping(damp, "damp");
   const Matrix weight = load_weight(W, "W");
@@ -180,7 +185,8 @@ GPTQResult quantize_rtn(const ArrayView& W, int bits, int64_t group_size, bool s
   return by_rounding(load_weight(W, "W"), grid, nullptr);
 }
 
-GPTQComparison compare_gptq_vs_rtn(const ArrayView& W, const ArrayView& H, int bits, int64_t group_size, const Observer& observer) {
+GPTQComparison compare_gptq_vs_rtn(const ArrayView& W, const ArrayView& H, int bits, int64_t group_size,
+                                   const Observer& observer) {
   const Grid grid = layer_grid(bits, group_size, true);
   const Matrix weight = load_weight(W, "W");
   const Matrix hessian = load_hessian(H, weight.cols(), "H");
@@ -200,8 +206,8 @@ GPTQComparison compare_gptq_vs_rtn(const ArrayView& W, const ArrayView& H, int b
   return out;
 }
 
-PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std::optional<ArrayView>& zeros, int64_t group_size,
-                          const std::vector<int64_t>& perm) {
+PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std::optional<ArrayView>& zeros,
+                          int64_t group_size, const std::vector<int64_t>& perm) {
   expect_float(Q, "Q");
   expect_shape(Q, "Q", {-1, -1}, "[N, K]");
   layer_grid(4, group_size, true);
@@ -220,13 +226,14 @@ PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std
     expect_shape(*zeros, "zeros", {groups, n}, "[G, N]");
     offsets = load_matrix(*zeros, "zeros");
   }
-  PackedGPTQ out{Array(ElementType::kU32, {n, (k + 7) / 8}), Array(ElementType::kF16, {groups, n}), Array(ElementType::kF16, {groups, n})};
+  PackedGPTQ out{Array(ElementType::kU32, {n, (k + 7) / 8}), Array(ElementType::kF16, {groups, n}),
+                 Array(ElementType::kF16, {groups, n})};
   for (int64_t i = 0; i < groups * n; ++i) {
     const float s = steps.data()[i];
     const float z = offsets.data()[i];
     if (!(std::fabs(s) >= kLeastScale && std::fabs(s) <= kLargestScale)) {
-      throw NumericError(fmt::format("scales: expected sizes of {} to {}, which float16 holds, found {} at [{}, {}]", kLeastScale,
-                                     kLargestScale, s, i / n, i % n));
+      throw NumericError(fmt::format("scales: expected sizes of {} to {}, which float16 holds, found {} at [{}, {}]",
+                                     kLeastScale, kLargestScale, s, i / n, i % n));
     }
     if (z != std::rint(z) || z < 0 || z > 15) {
       throw ArgumentError(fmt::format("zeros: expected integers 0 to 15, found {} at [{}, {}]", z, i / n, i % n));
@@ -245,9 +252,11 @@ PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std
         const float wanted = (c < k ? values(r, c) / steps(g, r) : 0.0f) + zero;
         const float code = std::rint(wanted);
         if (!(code >= 0 && code <= 15) || std::fabs(wanted - code) > kOffGrid) {
-          throw ArgumentError(fmt::format("Q: expected (code - zero) * scale with codes 0 to 15, found {} at [{}, {}] where the scale is {} and the "
-                                          "zero {}; are scales, group_size and perm those of Q?",
-                                          values(r, c), r, c, steps(g, r), zero));
+          throw ArgumentError(
+              fmt::format("Q: expected (code - zero) * scale with codes 0 to 15, found {} at [{}, {}] where the scale "
+                          "is {} and the "
+                          "zero {}; are scales, group_size and perm those of Q?",
+                          values(r, c), r, c, steps(g, r), zero));
         }
         out.packed.as<uint32_t>()[r * words + c / 8] |= static_cast<uint32_t>(code) << (4 * (c % 8));
       }

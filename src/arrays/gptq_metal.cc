@@ -25,7 +25,9 @@ struct Sum {
   int64_t tokens = 0;
 };
 
-std::string layer_text(const std::string& layer) { return layer.empty() ? "the unnamed layer" : fmt::format("layer \"{}\"", layer); }
+std::string layer_text(const std::string& layer) {
+  return layer.empty() ? "the unnamed layer" : fmt::format("layer \"{}\"", layer);
+}
 
 // [k, k] in float64, finite.
 std::vector<double> load_square(const ArrayView& array, const char* name) {
@@ -40,12 +42,20 @@ std::vector<double> load_square(const ArrayView& array, const char* name) {
       const int64_t at = r * strides[0] + c * strides[1];
       double v = 0;
       switch (array.type) {
-        case ElementType::kF16: v = f16_to_f32(static_cast<const uint16_t*>(array.data)[at]); break;
-        case ElementType::kBF16: v = bf16_to_f32(static_cast<const uint16_t*>(array.data)[at]); break;
-        case ElementType::kF64: v = static_cast<const double*>(array.data)[at]; break;
-        default: v = static_cast<const float*>(array.data)[at];
+        case ElementType::kF16:
+          v = f16_to_f32(static_cast<const uint16_t*>(array.data)[at]);
+          break;
+        case ElementType::kBF16:
+          v = bf16_to_f32(static_cast<const uint16_t*>(array.data)[at]);
+          break;
+        case ElementType::kF64:
+          v = static_cast<const double*>(array.data)[at];
+          break;
+        default:
+          v = static_cast<const float*>(array.data)[at];
       }
-      if (!std::isfinite(v)) throw NumericError(fmt::format("{}: expected finite values, found {} at [{}, {}]", name, v, r, c));
+      if (!std::isfinite(v))
+        throw NumericError(fmt::format("{}: expected finite values, found {} at [{}, {}]", name, v, r, c));
       out[static_cast<size_t>(r * k + c)] = v;
     }
   }
@@ -62,19 +72,22 @@ struct HessianCollector::State {
   const Sum& find(const std::string& layer) const {
     const auto it = layers.find(layer);
     if (it != layers.end()) return it->second;
-    throw ArgumentError(fmt::format("layer: expected one of the {} layers with activations, found {}; call accumulate first", layers.size(),
-                                    layer_text(layer)));
+    throw ArgumentError(
+        fmt::format("layer: expected one of the {} layers with activations, found {}; call accumulate first",
+                    layers.size(), layer_text(layer)));
   }
   void expect_width(int64_t k, const std::string& layer, const char* name) const {
     const auto it = layers.find(layer);
     const int64_t wanted = it != layers.end() ? it->second.hessian.shape[0] : in_features;
     if (wanted == 0 || k == wanted) return;
-    throw ArgumentError(fmt::format("{}: expected in_features {} as {} has, found {}", name, wanted, layer_text(layer), k));
+    throw ArgumentError(
+        fmt::format("{}: expected in_features {} as {} has, found {}", name, wanted, layer_text(layer), k));
   }
 };
 
 HessianCollector::HessianCollector(int64_t in_features) : state_(std::make_unique<State>()) {
-  if (in_features < 0) throw ArgumentError(fmt::format("in_features: expected at least 1, or 0 for any, found {}", in_features));
+  if (in_features < 0)
+    throw ArgumentError(fmt::format("in_features: expected at least 1, or 0 for any, found {}", in_features));
   state_->in_features = in_features;
 }
 HessianCollector::HessianCollector(HessianCollector&&) noexcept = default;
@@ -163,9 +176,13 @@ uint64_t HessianCollector::memory_bytes() const {
   return bytes;
 }
 
-Array GPTQMetal::compute_hessian(const ArrayView& activations, bool normalize) const { return metal_marlin::compute_hessian(activations, normalize); }
+Array GPTQMetal::compute_hessian(const ArrayView& activations, bool normalize) const {
+  return metal_marlin::compute_hessian(activations, normalize);
+}
 
-Array compute_hessian_metal(const ArrayView& activations, bool normalize) { return compute_hessian(activations, normalize); }
+Array compute_hessian_metal(const ArrayView& activations, bool normalize) {
+  return compute_hessian(activations, normalize);
+}
 
 Array GPTQMetal::cholesky_decompose(const ArrayView& H, double regularization) const {
   if (!(regularization >= 0 && std::isfinite(regularization))) {
@@ -180,18 +197,22 @@ Array GPTQMetal::cholesky_decompose(const ArrayView& H, double regularization) c
   for (int64_t i = 0; i < k; ++i) l[i * k + i] += regularization;
   const int64_t failed = cholesky_lower(l, k);
   if (failed >= 0) {
-    throw NumericError(fmt::format("H: expected a matrix that is positive definite with {} added to its diagonal, found a pivot that is not "
-                                   "positive at row {} of {}; raise regularization", regularization, failed, k));
+    throw NumericError(fmt::format(
+        "H: expected a matrix that is positive definite with {} added to its diagonal, found a pivot that is not "
+        "positive at row {} of {}; raise regularization",
+        regularization, failed, k));
   }
   for (int64_t r = 0; r < k; ++r) std::fill(l + r * k + r + 1, l + (r + 1) * k, 0.0);
   return out;
 }
 
-GPTQMetal::Quantized GPTQMetal::quantize_weight_gptq(const ArrayView& weight, const ArrayView& H, int bits, int64_t blocksize,
-                                                     double percdamp) const {
-  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) throw ArgumentError(fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
+GPTQMetal::Quantized GPTQMetal::quantize_weight_gptq(const ArrayView& weight, const ArrayView& H, int bits,
+                                                     int64_t blocksize, double percdamp) const {
+  if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
+    throw ArgumentError(fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
   if (blocksize != -1 && (blocksize < 1 || blocksize > kMostGroupSize)) {
-    throw ArgumentError(fmt::format("blocksize: expected 1 to {}, or -1 for one group per row, found {}", kMostGroupSize, blocksize));
+    throw ArgumentError(
+        fmt::format("blocksize: expected 1 to {}, or -1 for one group per row, found {}", kMostGroupSize, blocksize));
   }
   expect_damping(percdamp, "percdamp");
   const Matrix w = load_weight(weight, "weight");
@@ -201,8 +222,9 @@ GPTQMetal::Quantized GPTQMetal::quantize_weight_gptq(const ArrayView& weight, co
   range.method = RangeMethod::kGram;
   const GroupRanges ranges = group_ranges(w, grid, range, &h);
   if (ranges.counts.clamped > 0) {
-    throw NumericError(fmt::format("weight: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it",
-                                   ranges.counts.clamped));
+    throw NumericError(fmt::format(
+        "weight: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it",
+        ranges.counts.clamped));
   }
   GptqOptions options;
   options.damping = percdamp;
@@ -213,7 +235,8 @@ GPTQMetal::Quantized GPTQMetal::quantize_weight_gptq(const ArrayView& weight, co
                 Array(ElementType::kF32, {groups, w.rows()})};
   dequantize_rows(q, 0, w.rows(), out.weight.as<float>());
   for (int64_t r = 0; r < w.rows(); ++r) {
-    for (int64_t g = 0; g < groups; ++g) out.scales.as<float>()[g * w.rows() + r] = f16_to_f32(q.scales[static_cast<size_t>(r * groups + g)]);
+    for (int64_t g = 0; g < groups; ++g)
+      out.scales.as<float>()[g * w.rows() + r] = f16_to_f32(q.scales[static_cast<size_t>(r * groups + g)]);
   }
   return out;
 }

@@ -33,14 +33,16 @@ Matrix load_hessian(const ArrayView& array, int64_t k, const char* name) {
   expect_shape(array, name, {k, k}, "[K, K]");
   Matrix h = load_matrix(array, name);
   for (int64_t i = 0; i < k; ++i) {
-    if (h(i, i) < 0) throw NumericError(fmt::format("{}: expected a diagonal >= 0, found {} at [{}, {}]", name, h(i, i), i, i));
+    if (h(i, i) < 0)
+      throw NumericError(fmt::format("{}: expected a diagonal >= 0, found {} at [{}, {}]", name, h(i, i), i, i));
   }
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = i + 1; j < k; ++j) {
       const double size = std::sqrt(static_cast<double>(h(i, i)) * h(j, j));
       if (std::fabs(static_cast<double>(h(i, j)) - h(j, i)) > kAsymmetry * size) {
-        throw ArgumentError(fmt::format("{}: expected a symmetric matrix, as compute_hessian makes it, found {} at [{}, {}] and {} at [{}, {}]",
-                                        name, h(i, j), i, j, h(j, i), j, i));
+        throw ArgumentError(fmt::format(
+            "{}: expected a symmetric matrix, as compute_hessian makes it, found {} at [{}, {}] and {} at [{}, {}]",
+            name, h(i, j), i, j, h(j, i), j, i));
       }
     }
   }
@@ -60,8 +62,8 @@ Array sum_of_products(const ArrayView& activations, double factor, const char* n
         const int64_t row = i / tiles * kTile;
         const int64_t column = i % tiles * kTile;
         if (column < row) return;
-        dgemm_tile(true, false, std::min(kTile, k - row), std::min(kTile, k - column), tokens, factor, x.data() + row, k, x.data() + column, k,
-                   1.0, h + row * k + column, k);
+        dgemm_tile(true, false, std::min(kTile, k - row), std::min(kTile, k - column), tokens, factor, x.data() + row,
+                   k, x.data() + column, k, 1.0, h + row * k + column, k);
       });
     }
   });
@@ -83,7 +85,8 @@ double hessian_form(const Matrix& m, const Matrix& hessian) {
     const int64_t rows = std::min(kRows, m.rows() - first);
     std::vector<float> scratch(static_cast<size_t>(rows * kQuadraticColumns));
     std::vector<double> forms(static_cast<size_t>(rows));
-    quadratic_rows(m.row(first).data(), rows, m.cols(), hessian.data(), hessian.cols(), m.cols(), scratch.data(), forms.data());
+    quadratic_rows(m.row(first).data(), rows, m.cols(), hessian.data(), hessian.cols(), m.cols(), scratch.data(),
+                   forms.data());
     sums[static_cast<size_t>(tile)] = std::accumulate(forms.begin(), forms.end(), 0.0);
   });
   return std::max(std::accumulate(sums.begin(), sums.end(), 0.0), 0.0);

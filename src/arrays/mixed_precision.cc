@@ -24,28 +24,33 @@ struct Known {
   int bits;
 };
 constexpr std::array<Known, 8> kPrecisions = {{{Precision::kFP16, "fp16", 16},
-                                              {Precision::kBF16, "bf16", 16},
-                                              {Precision::kFP4, "fp4", 4},
-                                              {Precision::kNF4, "nf4", 4},
-                                              {Precision::kINT8, "int8", 8},
-                                              {Precision::kINT4, "int4", 4},
-                                              {Precision::kINT3, "int3", 3},
-                                              {Precision::kINT2, "int2", 2}}};
+                                               {Precision::kBF16, "bf16", 16},
+                                               {Precision::kFP4, "fp4", 4},
+                                               {Precision::kNF4, "nf4", 4},
+                                               {Precision::kINT8, "int8", 8},
+                                               {Precision::kINT4, "int4", 4},
+                                               {Precision::kINT3, "int3", 3},
+                                               {Precision::kINT2, "int2", 2}}};
 
 const Known& known(Precision precision) noexcept {
-  return *std::find_if(kPrecisions.begin(), kPrecisions.end(), [&](const Known& k) { return k.precision == precision; });
+  return *std::find_if(kPrecisions.begin(), kPrecisions.end(),
+                       [&](const Known& k) { return k.precision == precision; });
 }
 
 using nlohmann::json;
 
-constexpr std::array<std::pair<int, Precision>, 5> kIntegers = {
-    {{2, Precision::kINT2}, {3, Precision::kINT3}, {4, Precision::kINT4}, {8, Precision::kINT8}, {16, Precision::kBF16}}};
+constexpr std::array<std::pair<int, Precision>, 5> kIntegers = {{{2, Precision::kINT2},
+                                                                 {3, Precision::kINT3},
+                                                                 {4, Precision::kINT4},
+                                                                 {8, Precision::kINT8},
+                                                                 {16, Precision::kBF16}}};
 
 // object[key], of the kind that is asked for.
 const json& child(const json& object, const char* key, bool (json::*is)() const noexcept, const char* kind) {
   if (!object.is_object() || !object.contains(key) || !(object.at(key).*is)()) {
-    throw FormatError(fmt::format("sensitivity: {}: expected {}, found {}", key, kind,
-                                  object.is_object() && object.contains(key) ? object.at(key).dump() : std::string("none")));
+    throw FormatError(
+        fmt::format("sensitivity: {}: expected {}, found {}", key, kind,
+                    object.is_object() && object.contains(key) ? object.at(key).dump() : std::string("none")));
   }
   return object.at(key);
 }
@@ -80,13 +85,15 @@ std::vector<Step> lower_hull(const LayerSensitivity& layer, CostMeasure measure)
     const PrecisionCost& c = layer.costs[i];
     const double value = measure == CostMeasure::kKl ? c.kl : c.output_error;
     if (!(value >= 0 && std::isfinite(value))) continue;
-    all.push_back({bits_per_weight(c.config, layer.in_features), measure == CostMeasure::kKl ? value : value * value, i});
+    all.push_back(
+        {bits_per_weight(c.config, layer.in_features), measure == CostMeasure::kKl ? value : value * value, i});
   }
   if (all.empty()) {
     throw ArgumentError(fmt::format("profile: expected costs with {} of layer \"{}\", found none",
                                     measure == CostMeasure::kKl ? "a KL divergence" : "an output error", layer.name));
   }
-  std::stable_sort(all.begin(), all.end(), [](const Step& a, const Step& b) { return std::pair(a.bits, a.loss) < std::pair(b.bits, b.loss); });
+  std::stable_sort(all.begin(), all.end(),
+                   [](const Step& a, const Step& b) { return std::pair(a.bits, a.loss) < std::pair(b.bits, b.loss); });
   std::vector<Step> hull;
   for (const Step& s : all) {
     if (!hull.empty() && s.loss >= hull.back().loss) continue;
@@ -103,28 +110,35 @@ std::vector<Step> lower_hull(const LayerSensitivity& layer, CostMeasure measure)
 
 }  // namespace
 
-const char* precision_name(Precision precision) noexcept { return known(precision).name; }
-int precision_bits(Precision precision) noexcept { return known(precision).bits; }
+const char* precision_name(Precision precision) noexcept {
+  return known(precision).name;
+}
+int precision_bits(Precision precision) noexcept {
+  return known(precision).bits;
+}
 
 Precision parse_precision(const std::string& name) {
   for (const Known& k : kPrecisions) {
     if (name == k.name) return k.precision;
   }
-  throw ArgumentError(fmt::format("precision: expected fp16, bf16, fp4, nf4, int8, int4, int3 or int2, found \"{}\"", name));
+  throw ArgumentError(
+      fmt::format("precision: expected fp16, bf16, fp4, nf4, int8, int4, int3 or int2, found \"{}\"", name));
 }
 
 double bits_per_weight(const LayerQuantConfig& config, int64_t in_features) {
   const int bits = precision_bits(config.precision);
   if (bits == 16) return 16;
   if (config.group_size < 1 && !(config.group_size == -1 && in_features > 0)) {
-    throw ArgumentError(fmt::format("group_size: expected at least 1, or -1 with known in_features, found {}", config.group_size));
+    throw ArgumentError(
+        fmt::format("group_size: expected at least 1, or -1 with known in_features, found {}", config.group_size));
   }
   const bool table = config.precision == Precision::kFP4 || config.precision == Precision::kNF4;
   const int64_t group = config.group_size == -1 ? in_features : config.group_size;
   return bits + (16.0 + (table || config.symmetric ? 0 : bits)) / static_cast<double>(group);
 }
 
-Array quantize_values(const ArrayView& W, const LayerQuantConfig& config, const std::optional<ArrayView>& H, const Observer& observer) {
+Array quantize_values(const ArrayView& W, const LayerQuantConfig& config, const std::optional<ArrayView>& H,
+                      const Observer& observer) {
   switch (config.precision) {
     case Precision::kFP16:
     case Precision::kBF16: {
@@ -132,9 +146,11 @@ Array quantize_values(const ArrayView& W, const LayerQuantConfig& config, const 
       Array out(ElementType::kF32, {weight.rows(), weight.cols()});
       for (int64_t i = 0; i < weight.size(); ++i) {
         const float w = weight.data()[i];
-        out.as<float>()[i] = config.precision == Precision::kFP16 ? f16_to_f32(f32_to_f16(w)) : bf16_to_f32(f32_to_bf16(w));
+        out.as<float>()[i] =
+            config.precision == Precision::kFP16 ? f16_to_f32(f32_to_f16(w)) : bf16_to_f32(f32_to_bf16(w));
         if (!std::isfinite(out.as<float>()[i])) {
-          throw NumericError(fmt::format("W: expected values that {} can hold, found {}", precision_name(config.precision), w));
+          throw NumericError(
+              fmt::format("W: expected values that {} can hold, found {}", precision_name(config.precision), w));
         }
       }
       return out;
@@ -145,15 +161,16 @@ Array quantize_values(const ArrayView& W, const LayerQuantConfig& config, const 
       const MRGPTQResult r = MRGPTQQuantizer(4, format, config.group_size, false).quantize_layer(W, H, {}, observer);
       return mr_gptq_dequantize(r.packed.view(), r.scales.view(), format, r.in_features, r.group_size, 0);
     }
-    default: break;
+    default:
+      break;
   }
   const int bits = precision_bits(config.precision);
   if (!H) return quantize_rtn(W, bits, config.group_size, config.symmetric).Q;
   return quantize_layer_gptq(W, *H, bits, config.group_size, config.symmetric, true, 0.01, observer).Q;
 }
 
-LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& H, const std::string& name, int64_t group_size,
-                                           const Observer& observer) {
+LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& H, const std::string& name,
+                                           int64_t group_size, const Observer& observer) {
   const Matrix weight = load_weight(W, "W");
   const Matrix hessian = load_hessian(H, weight.cols(), "H");
   LayerSensitivity out;
@@ -174,7 +191,8 @@ LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& 
     Matrix error(weight.rows(), weight.cols());
     for (int64_t i = 0; i < weight.size(); ++i) error.data()[i] = values.as<float>()[i] - weight.data()[i];
     const double lost = hessian_form(error, hessian);
-    cost.output_error = whole > 0 ? std::sqrt(lost / whole) : (lost > 0 ? std::numeric_limits<double>::infinity() : 0.0);
+    cost.output_error =
+        whole > 0 ? std::sqrt(lost / whole) : (lost > 0 ? std::numeric_limits<double>::infinity() : 0.0);
     out.costs.push_back(cost);
   }
   return out;
@@ -182,7 +200,8 @@ LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& 
 
 std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity_json) {
   const json root = json::parse(sensitivity_json, nullptr, false);
-  if (!root.is_object()) throw FormatError("sensitivity: expected a JSON object, as sensitivity_of_model delivers, found none");
+  if (!root.is_object())
+    throw FormatError("sensitivity: expected a JSON object, as sensitivity_of_model delivers, found none");
   const json& items = child(root, "items", &json::is_array, "a list");
   std::vector<LayerSensitivity> profile;
   for (const json& item : items) {
@@ -196,15 +215,18 @@ std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity
     s.weights = child(item, "weights", &json::is_number_integer, "an integer").get<int64_t>();
     for (const json& option : child(item, "options", &json::is_array, "a list")) {
       const auto bits = child(option, "bits", &json::is_number_integer, "an integer").get<int64_t>();
-      const auto known_bits = std::find_if(kIntegers.begin(), kIntegers.end(), [&](const auto& i) { return i.first == bits; });
-      if (known_bits == kIntegers.end()) throw FormatError(fmt::format("sensitivity: bits: expected 2, 3, 4, 8 or 16, found {}", bits));
+      const auto known_bits =
+          std::find_if(kIntegers.begin(), kIntegers.end(), [&](const auto& i) { return i.first == bits; });
+      if (known_bits == kIntegers.end())
+        throw FormatError(fmt::format("sensitivity: bits: expected 2, 3, 4, 8 or 16, found {}", bits));
       PrecisionCost cost;
       cost.config.precision = known_bits->second;
       cost.config.group_size = child(option, "group_size", &json::is_number_integer, "an integer").get<int64_t>();
       cost.config.symmetric = child(option, "symmetric", &json::is_boolean, "true or false").get<bool>();
       cost.kl = child(option, "estimated_kl", &json::is_number, "a number").get<double>();
       if (bits < 16 && cost.config.group_size < 1 && cost.config.group_size != -1) {
-        throw FormatError(fmt::format("sensitivity: group_size: expected at least 1, or -1, found {}", cost.config.group_size));
+        throw FormatError(
+            fmt::format("sensitivity: group_size: expected at least 1, or -1, found {}", cost.config.group_size));
       }
       s.costs.push_back(cost);
     }
@@ -224,8 +246,9 @@ std::vector<std::string> linear_bits(const std::map<std::string, LayerQuantConfi
     } else if (bits != 2 && config.precision != Precision::kFP4 && config.precision != Precision::kNF4) {
       out.push_back(fmt::format("{}={}:{}", pattern, bits, config.group_size));
     } else {
-      throw ArgumentError(fmt::format("layers: expected int3, int4, int8, fp16 or bf16 for \"{}\", which checkpoints here can hold, found {}", name,
-                                      precision_name(config.precision)));
+      throw ArgumentError(fmt::format(
+          "layers: expected int3, int4, int8, fp16 or bf16 for \"{}\", which checkpoints here can hold, found {}", name,
+          precision_name(config.precision)));
     }
   }
   return out;
@@ -238,12 +261,14 @@ std::string layer_role(const std::string& name) {
     return std::any_of(parts.begin(), parts.end(), [&](const std::string& p) { return one_of(p, names); });
   };
   if (last.find("norm") != std::string::npos) return "norms";
-  if (one_of(last, {"embed_tokens", "wte", "wpe", "tok_embeddings", "token_embd", "embed_positions"})) return "embeddings";
+  if (one_of(last, {"embed_tokens", "wte", "wpe", "tok_embeddings", "token_embd", "embed_positions"}))
+    return "embeddings";
   if (one_of(last, {"lm_head", "embed_out"})) return "lm_head";
   if (any({"shared_expert", "shared_experts"})) return "moe_shared_expert";
   if (any({"experts"})) return "moe_experts";
   if (one_of(last, {"router", "gate", "shared_expert_gate"})) return "moe_router";
-  if (one_of(last, {"q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value", "wqkv", "wq", "wk", "wv"})) return "attention_qkv";
+  if (one_of(last, {"q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value", "wqkv", "wq", "wk", "wv"}))
+    return "attention_qkv";
   if (one_of(last, {"o_proj", "out_proj", "wo"})) return "attention_out";
   if (one_of(last, {"gate_proj", "gate_up_proj", "w1"})) return "mlp_gate";
   if (one_of(last, {"up_proj", "w3", "fc1", "c_fc"})) return "mlp_up";
@@ -255,18 +280,25 @@ const LayerQuantConfig& MixedPrecisionConfig::layer(const std::string& name) con
   const auto by_name = layers.find(name);
   if (by_name != layers.end()) return by_name->second;
   const std::string role = layer_role(name);
-  const std::pair<const char*, const LayerQuantConfig*> roles[] = {
-      {"embeddings", &embeddings},       {"lm_head", &lm_head},         {"norms", &norms},
-      {"attention_qkv", &attention_qkv}, {"attention_out", &attention_out}, {"mlp_gate", &mlp_gate},
-      {"mlp_up", &mlp_up},               {"mlp_down", &mlp_down},       {"moe_router", &moe_router},
-      {"moe_experts", &moe_experts},     {"moe_shared_expert", &moe_shared_expert}};
+  const std::pair<const char*, const LayerQuantConfig*> roles[] = {{"embeddings", &embeddings},
+                                                                   {"lm_head", &lm_head},
+                                                                   {"norms", &norms},
+                                                                   {"attention_qkv", &attention_qkv},
+                                                                   {"attention_out", &attention_out},
+                                                                   {"mlp_gate", &mlp_gate},
+                                                                   {"mlp_up", &mlp_up},
+                                                                   {"mlp_down", &mlp_down},
+                                                                   {"moe_router", &moe_router},
+                                                                   {"moe_experts", &moe_experts},
+                                                                   {"moe_shared_expert", &moe_shared_expert}};
   for (const auto& [known_role, config] : roles) {
     if (role == known_role) return *config;
   }
   return otherwise;
 }
 
-std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& profile, double target_bits, CostMeasure measure) {
+std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& profile, double target_bits,
+                                                CostMeasure measure) {
   if (profile.empty()) throw ArgumentError("profile: expected at least one layer, found none");
   if (!(target_bits > 0 && std::isfinite(target_bits))) {
     throw ArgumentError(fmt::format("target_bits: expected a finite number above 0, found {}", target_bits));
@@ -275,14 +307,18 @@ std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& p
   double weights = 0;
   double bits = 0;
   for (const LayerSensitivity& layer : profile) {
-    if (layer.weights < 1) throw ArgumentError(fmt::format("profile: expected the number of weights of layer \"{}\", found {}", layer.name, layer.weights));
+    if (layer.weights < 1)
+      throw ArgumentError(
+          fmt::format("profile: expected the number of weights of layer \"{}\", found {}", layer.name, layer.weights));
     hulls.push_back(lower_hull(layer, measure));
     weights += static_cast<double>(layer.weights);
     bits += static_cast<double>(layer.weights) * hulls.back().front().bits;
   }
   const double allowed = target_bits * weights * (1 + 1e-12);  // sums of fractions
   if (bits > allowed) {
-    throw ArgumentError(fmt::format("target_bits: expected at least {:.6g}, what the cheapest precisions need, found {}", bits / weights, target_bits));
+    throw ArgumentError(
+        fmt::format("target_bits: expected at least {:.6g}, what the cheapest precisions need, found {}",
+                    bits / weights, target_bits));
   }
   std::vector<size_t> at(profile.size(), 0);
   std::vector<bool> closed(profile.size(), false);
@@ -300,7 +336,8 @@ std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& p
       }
     }
     if (layer == profile.size()) break;
-    const double more = (hulls[layer][at[layer] + 1].bits - hulls[layer][at[layer]].bits) * static_cast<double>(profile[layer].weights);
+    const double more =
+        (hulls[layer][at[layer] + 1].bits - hulls[layer][at[layer]].bits) * static_cast<double>(profile[layer].weights);
     if (bits + more > allowed) {
       closed[layer] = true;  // smaller steps of others may still fit
       continue;

@@ -23,22 +23,26 @@ constexpr int64_t kStages = 3;
 constexpr int64_t kPerWord = 8;
 
 constexpr std::array<std::pair<const char*, LevelRange>, 4> kScaleMethods = {{{"maxabs", LevelRange::kMaxabs},
-                                                                             {"mse_grid", LevelRange::kMse},
-                                                                             {"mse_newton", LevelRange::kDescent},
-                                                                             {"hessian", LevelRange::kHessian}}};
+                                                                              {"mse_grid", LevelRange::kMse},
+                                                                              {"mse_newton", LevelRange::kDescent},
+                                                                              {"hessian", LevelRange::kHessian}}};
 
 LevelRange parse_scale_method(const std::string& name) {
   for (const auto& [known, range] : kScaleMethods) {
     if (name == known) return range;
   }
-  throw ArgumentError(fmt::format("scale_method: expected maxabs, mse_grid, mse_newton or hessian, found \"{}\"", name));
+  throw ArgumentError(
+      fmt::format("scale_method: expected maxabs, mse_grid, mse_newton or hessian, found \"{}\"", name));
 }
 
 const LevelTable& table_of(QuantizationFormat format) {
   switch (format) {
-    case QuantizationFormat::kFP4: return fp4_levels();
-    case QuantizationFormat::kINT4: return int4_levels();
-    case QuantizationFormat::kNF4: break;
+    case QuantizationFormat::kFP4:
+      return fp4_levels();
+    case QuantizationFormat::kINT4:
+      return int4_levels();
+    case QuantizationFormat::kNF4:
+      break;
   }
   return nf4_levels();
 }
@@ -56,13 +60,16 @@ struct Rounding {
   double damping;
 };
 
-LevelTensor round_layer(const Matrix& weight, const Matrix* hessian, const Rounding& how, const char* name, const Observer& observer) {
+LevelTensor round_layer(const Matrix& weight, const Matrix* hessian, const Rounding& how, const char* name,
+                        const Observer& observer) {
   const LevelTable& table = table_of(how.format);
   report_stage(observer, "search scales", 0, kStages);
   const LevelScales scales = level_scales(weight, table, how.group_size, how.range, hessian);
   if (scales.clamped > 0) {
-    throw NumericError(fmt::format("{}: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it; "
-                                   "divide the weights by a constant", name, scales.clamped));
+    throw NumericError(fmt::format(
+        "{}: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it; "
+        "divide the weights by a constant",
+        name, scales.clamped));
   }
   report_stage(observer, "round", 1, kStages);
   if (hessian == nullptr) return round_to_levels(weight, scales, table);
@@ -126,11 +133,18 @@ Array to_type(const Matrix& m, ElementType type, const char* name) {
         out.as<uint16_t>()[i] = f32_to_bf16(v);
         held = std::isfinite(bf16_to_f32(out.as<uint16_t>()[i]));
         break;
-      case ElementType::kF64: out.as<double>()[i] = v; break;
-      case ElementType::kF32: out.as<float>()[i] = v; break;
-      default: throw ArgumentError(fmt::format("type: expected float16, bfloat16, float32 or float64, found {}", element_name(type)));
+      case ElementType::kF64:
+        out.as<double>()[i] = v;
+        break;
+      case ElementType::kF32:
+        out.as<float>()[i] = v;
+        break;
+      default:
+        throw ArgumentError(
+            fmt::format("type: expected float16, bfloat16, float32 or float64, found {}", element_name(type)));
     }
-    if (!held) throw NumericError(fmt::format("{}: expected values that {} can hold, found {}", name, element_name(type), v));
+    if (!held)
+      throw NumericError(fmt::format("{}: expected values that {} can hold, found {}", name, element_name(type), v));
   }
   return out;
 }
@@ -156,7 +170,8 @@ std::vector<uint16_t> load_scales(const ArrayView& scales, int64_t rows, int64_t
       const float s = groups_first ? values(g, r) : values(r, g);
       const uint16_t bits = f32_to_f16(s);
       if (f16_to_f32(bits) != s) {
-        throw NumericError(fmt::format("scales: expected values that float16 holds, found {} of row {}, group {}", s, r, g));
+        throw NumericError(
+            fmt::format("scales: expected values that float16 holds, found {} of row {}, group {}", s, r, g));
       }
       out[static_cast<size_t>(r * groups + g)] = bits;
     }
@@ -168,9 +183,12 @@ std::vector<uint16_t> load_scales(const ArrayView& scales, int64_t rows, int64_t
 
 const char* quantization_format_name(QuantizationFormat format) noexcept {
   switch (format) {
-    case QuantizationFormat::kFP4: return "fp4";
-    case QuantizationFormat::kINT4: return "int4";
-    case QuantizationFormat::kNF4: break;
+    case QuantizationFormat::kFP4:
+      return "fp4";
+    case QuantizationFormat::kINT4:
+      return "int4";
+    case QuantizationFormat::kNF4:
+      break;
   }
   return "nf4";
 }
@@ -188,17 +206,20 @@ std::vector<float> quantization_levels(QuantizationFormat format) {
   return levels;
 }
 
-FP4GPTQQuantizer::FP4GPTQQuantizer(int64_t group_size, bool actorder, double damp_factor, const std::string& scale_method)
+FP4GPTQQuantizer::FP4GPTQQuantizer(int64_t group_size, bool actorder, double damp_factor,
+                                   const std::string& scale_method)
     : group_size_(group_size), actorder_(actorder), damp_factor_(damp_factor), scale_method_(scale_method) {
   expect_group_size(group_size, true);
   expect_damping(damp_factor, "damp_factor");
   parse_scale_method(scale_method);
 }
 
-FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::optional<ArrayView>& H, const Observer& observer) const {
+FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::optional<ArrayView>& H,
+                                                const Observer& observer) const {
   const Matrix weight = load_weight(W, "W");
   const Rounding how{QuantizationFormat::kFP4, parse_scale_method(scale_method_), group_size_, actorder_, damp_factor_};
-  if (how.range == LevelRange::kHessian && !H) throw ArgumentError("H: expected one, as scale_method \"hessian\" needs it, found none");
+  if (how.range == LevelRange::kHessian && !H)
+    throw ArgumentError("H: expected one, as scale_method \"hessian\" needs it, found none");
   Matrix hessian;
   if (H) hessian = load_hessian(*H, weight.cols(), "H");
   const LevelTensor q = round_layer(weight, H ? &hessian : nullptr, how, "W", observer);
@@ -217,7 +238,8 @@ FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::o
       out.packed.as<uint32_t>()[c * words + r / kPerWord] |= static_cast<uint32_t>(code) << (4 * (r % kPerWord));
       out.quant_indices.as<int8_t>()[c * n + r] = static_cast<int8_t>(code);
     }
-    for (int64_t g = 0; g < groups; ++g) out.scales.as<uint16_t>()[g * n + r] = q.scales[static_cast<size_t>(r * groups + g)];
+    for (int64_t g = 0; g < groups; ++g)
+      out.scales.as<uint16_t>()[g * n + r] = q.scales[static_cast<size_t>(r * groups + g)];
   }
   Matrix rounded = dequantize(q, fp4_levels());
   const Errors errors = errors_of(weight, rounded, H ? &hessian : nullptr);
@@ -229,12 +251,14 @@ FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::o
   return out;
 }
 
-Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int64_t out_features, int64_t group_size, ElementType type) {
+Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int64_t out_features, int64_t group_size,
+                          ElementType type) {
   expect_words(packed);
   expect_group_size(group_size, true);
   const int64_t k = packed.shape[0];
   if (out_features < 1 || (out_features + kPerWord - 1) / kPerWord != packed.shape[1]) {
-    throw ArgumentError(fmt::format("packed: expected [K, ceil(N / 8)] words for N = {}, found [{}, {}]", out_features, k, packed.shape[1]));
+    throw ArgumentError(fmt::format("packed: expected [K, ceil(N / 8)] words for N = {}, found [{}, {}]", out_features,
+                                    k, packed.shape[1]));
   }
   LevelTensor q{out_features, k, group_size == -1 ? k : std::min(group_size, k), {}, {}};
   q.scales = load_scales(scales, out_features, q.groups(), true);
@@ -248,10 +272,16 @@ Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int6
   return to_type(dequantize(q, fp4_levels()), type, "scales");
 }
 
-MRGPTQQuantizer::MRGPTQQuantizer(int bits, QuantizationFormat format, int64_t group_size, bool use_hadamard, int64_t hadamard_block_size,
-                                 std::optional<double> hadamard_kurtosis_threshold, bool actorder, double percdamp)
-    : format_(format), group_size_(group_size), use_hadamard_(use_hadamard), hadamard_block_size_(hadamard_block_size),
-      threshold_(hadamard_kurtosis_threshold), actorder_(actorder), percdamp_(percdamp) {
+MRGPTQQuantizer::MRGPTQQuantizer(int bits, QuantizationFormat format, int64_t group_size, bool use_hadamard,
+                                 int64_t hadamard_block_size, std::optional<double> hadamard_kurtosis_threshold,
+                                 bool actorder, double percdamp)
+    : format_(format),
+      group_size_(group_size),
+      use_hadamard_(use_hadamard),
+      hadamard_block_size_(hadamard_block_size),
+      threshold_(hadamard_kurtosis_threshold),
+      actorder_(actorder),
+      percdamp_(percdamp) {
   if (bits != 4) throw ArgumentError(fmt::format("bits: expected 4, found {}", bits));
   expect_group_size(group_size, true);
   hadamard_blocks(1, hadamard_block_size);
@@ -282,7 +312,8 @@ MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std
     }
   }
   const Rounding how{format_, hessian ? LevelRange::kHessian : LevelRange::kMse, group_size_, actorder_, percdamp_};
-  const LevelTensor q = round_layer(rotate ? moved : weight, hessian ? (rotate ? &moved_hessian : &h) : nullptr, how, "weights", observer);
+  const LevelTensor q = round_layer(rotate ? moved : weight, hessian ? (rotate ? &moved_hessian : &h) : nullptr, how,
+                                    "weights", observer);
   report_stage(observer, "measure", 2, kStages);
   const int64_t n = q.out_features;
   const int64_t k = q.in_features;
@@ -312,13 +343,15 @@ MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std
   return out;
 }
 
-Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format, int64_t in_features, int64_t group_size,
-                         int64_t hadamard_block_size, bool original_basis, ElementType type) {
+Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format,
+                         int64_t in_features, int64_t group_size, int64_t hadamard_block_size, bool original_basis,
+                         ElementType type) {
   expect_words(packed);
   expect_group_size(group_size, true);
   const int64_t n = packed.shape[0];
   if (in_features < 1 || (in_features + kPerWord - 1) / kPerWord != packed.shape[1]) {
-    throw ArgumentError(fmt::format("packed: expected [N, ceil(K / 8)] words for K = {}, found [{}, {}]", in_features, n, packed.shape[1]));
+    throw ArgumentError(fmt::format("packed: expected [N, ceil(K / 8)] words for K = {}, found [{}, {}]", in_features,
+                                    n, packed.shape[1]));
   }
   if (hadamard_block_size != 0) hadamard_blocks(in_features, hadamard_block_size);
   LevelTensor q{n, in_features, group_size == -1 ? in_features : std::min(group_size, in_features), {}, {}};
@@ -327,7 +360,8 @@ Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, Quant
   const std::vector<int64_t> strides = strides_of(packed);
   for (int64_t r = 0; r < n; ++r) {
     for (int64_t c = 0; c < in_features; ++c) {
-      q.codes[static_cast<size_t>(r * in_features + c)] = word_at(packed, strides, r, c / kPerWord) >> (4 * (c % kPerWord)) & 15u;
+      q.codes[static_cast<size_t>(r * in_features + c)] =
+          word_at(packed, strides, r, c / kPerWord) >> (4 * (c % kPerWord)) & 15u;
     }
   }
   Matrix values = dequantize(q, table_of(format));

@@ -2,8 +2,8 @@
 // logs and other languages, so mixed that every few hundred tokens hold several kinds. Written for this project.
 //
 // Text of one kind leaves channels unseen that others excite: web pages without line breaks say nothing of indented
-// code. What it does is measured in docs/accuracy.md. Its bytes decide the bytes of quantized models: do not edit it without
-// measuring anew.
+// code. What it does is measured in docs/accuracy.md. Its bytes decide the bytes of quantized models: do not edit it
+// without measuring anew.
 #pragma once
 
 #include <string_view>

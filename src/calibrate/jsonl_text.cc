@@ -64,7 +64,8 @@ std::string required_string(const Place& place, const Json& object, const char* 
 
 const Json& list_of_objects(const Place& place, const Json& line, const char* key) {
   const Json& list = line.at(key);
-  if (!list.is_array() || list.empty()) place.fail(fmt::format("\"{}\" to be a list with at least one entry", key), kind_of(list));
+  if (!list.is_array() || list.empty())
+    place.fail(fmt::format("\"{}\" to be a list with at least one entry", key), kind_of(list));
   for (size_t i = 0; i < list.size(); ++i) {
     if (!list[i].is_object()) place.fail(fmt::format("an object as {}[{}]", key, i), kind_of(list[i]));
   }
@@ -73,7 +74,8 @@ const Json& list_of_objects(const Place& place, const Json& line, const char* ke
 
 // The content of a message as one string: as it is, or a list of parts of text, of which each is a line.
 std::string content_of(const Place& place, const Json& message, const std::string& where) {
-  if (!message.contains("content") || !message["content"].is_array()) return required_string(place, message, "content", where);
+  if (!message.contains("content") || !message["content"].is_array())
+    return required_string(place, message, "content", where);
   std::string out;
   const Json& parts = message["content"];
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -106,7 +108,8 @@ Json converted_conversation(const Place& place, const Json& line) {
   for (size_t i = 0; i < list.size(); ++i) {
     const std::string where = fmt::format("conversations[{}]", i);
     const std::string from = required_string(place, list[i], "from", where);
-    const auto speaker = std::find_if(kSpeakers.begin(), kSpeakers.end(), [&](const auto& s) { return from == s.first; });
+    const auto speaker =
+        std::find_if(kSpeakers.begin(), kSpeakers.end(), [&](const auto& s) { return from == s.first; });
     if (speaker == kSpeakers.end()) {
       std::string known;
       for (const auto& s : kSpeakers) known += (known.empty() ? "" : ", ") + std::string(s.first);
@@ -131,8 +134,9 @@ Json parse_line(const Place& place, std::string_view text) {
   if (json.is_discarded()) {
     const auto fault = find_json_fault(text);
     if (fault) {
-      throw FormatError(fmt::format("{}: expected a JSON object on each line; at byte {} of this one expected {}, found {}", place.text(),
-                                    fault->offset, fault->expected, fault->found));
+      throw FormatError(
+          fmt::format("{}: expected a JSON object on each line; at byte {} of this one expected {}, found {}",
+                      place.text(), fault->offset, fault->expected, fault->found));
     }
     place.fail("a JSON object", "no valid JSON");
   }
@@ -171,11 +175,14 @@ std::string JsonlText::render(std::string_view text, int64_t number) {
     }
     return template_->apply_text(messages.dump(), false, variables.empty() ? std::string() : variables.dump());
   } catch (const UnsupportedError&) {
-    throw UnsupportedError(fmt::format("{}: a conversation needs the model's chat template, and the model has none (neither chat_template.jinja "
-                                       "nor chat_template in tokenizer_config.json); give plain text, or lines of {{\"text\": \"...\"}}",
-                                       place.text()));
+    throw UnsupportedError(fmt::format(
+        "{}: a conversation needs the model's chat template, and the model has none (neither chat_template.jinja "
+        "nor chat_template in tokenizer_config.json); give plain text, or lines of {{\"text\": \"...\"}}",
+        place.text()));
   } catch (const ArgumentError& error) {
-    throw FormatError(fmt::format("{}: expected a conversation that the model's chat template takes, found one that it refuses: {}", place.text(), error.what()));
+    throw FormatError(
+        fmt::format("{}: expected a conversation that the model's chat template takes, found one that it refuses: {}",
+                    place.text(), error.what()));
   }
 }
 
@@ -193,7 +200,9 @@ std::vector<int32_t> tokenize_jsonl(const std::string& path, const Tokenizer& to
     ids.insert(ids.end(), tokens.begin(), tokens.end());
   }
   if (ids.empty()) {
-    throw FormatError(fmt::format("{}: expected a JSON object on each line, with \"messages\", \"conversations\" or \"text\"; found no text", path));
+    throw FormatError(fmt::format(
+        "{}: expected a JSON object on each line, with \"messages\", \"conversations\" or \"text\"; found no text",
+        path));
   }
   return ids;
 }

@@ -8,8 +8,8 @@
 namespace metal_marlin {
 
 // Shares of `total` in proportion to `weights` (> 0) by the largest remainder (Hamilton's method; equal remainders: the
-// earlier source), none above its `capacity` (>= 0): what one cannot give, the others do in proportion to their weights.
-// The sum is `total`, or that of the capacities where it is smaller. Weights matter by their ratios alone.
+// earlier source), none above its `capacity` (>= 0): what one cannot give, the others do in proportion to their
+// weights. The sum is `total`, or that of the capacities where it is smaller. Weights matter by their ratios alone.
 std::vector<int64_t> apportion(std::span<const double> weights, std::span<const int64_t> capacity, int64_t total);
 
 // The source of each sequence, so that every beginning of the list holds the sources in about their shares: the j-th

@@ -17,7 +17,7 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kKey = "metal_marlin.model";
-constexpr int64_t kRows = 2;  // of each tensor
+constexpr int64_t kRows = 2;                    // of each tensor
 constexpr int64_t kLargest = int64_t{1} << 16;  // bytes of the stored text
 
 // "model", of a snapshot in the Hugging Face cache "org/model".
@@ -36,12 +36,13 @@ std::string name_of(const std::string& path) {
 }  // namespace
 
 std::string ModelIdentity::text() const {
-  return fmt::format("{} ({}, {} layers, hidden {}, vocabulary {}, digest {})", name, family, layers, hidden_size, vocabulary, digest);
+  return fmt::format("{} ({}, {} layers, hidden {}, vocabulary {}, digest {})", name, family, layers, hidden_size,
+                     vocabulary, digest);
 }
 
 bool ModelIdentity::same_model(const ModelIdentity& other) const {
-  return family == other.family && hidden_size == other.hidden_size && layers == other.layers && vocabulary == other.vocabulary &&
-         digest == other.digest;
+  return family == other.family && hidden_size == other.hidden_size && layers == other.layers &&
+         vocabulary == other.vocabulary && digest == other.digest;
 }
 
 ModelIdentity identify_model(const ModelSource& source) {
@@ -63,8 +64,12 @@ ModelIdentity identify_model(const ModelSource& source) {
 }
 
 OwnedTensor identity_array(const ModelIdentity& id) {
-  const json j = {{"name", id.name}, {"family", id.family}, {"hidden_size", id.hidden_size}, {"num_hidden_layers", id.layers},
-                  {"vocab_size", id.vocabulary}, {"digest", id.digest}};
+  const json j = {{"name", id.name},
+                  {"family", id.family},
+                  {"hidden_size", id.hidden_size},
+                  {"num_hidden_layers", id.layers},
+                  {"vocab_size", id.vocabulary},
+                  {"digest", id.digest}};
   const std::string text = j.dump(-1, ' ', true, json::error_handler_t::replace);
   OwnedTensor array{kKey, DType::kU8, {static_cast<int64_t>(text.size())}, Buffer(text.size())};
   std::memcpy(array.bytes.data(), text.data(), text.size());
@@ -77,23 +82,30 @@ void check_identity(const NpzFile& file, const ModelSource& source) {
     throw FormatError(fmt::format("{}: {}: {}; calibrate again", file.path(), kKey, why));
   };
   const NpyHeader header = file.header(kKey);
-  if (header.dtype != DType::kU8 || header.shape.size() != 1 || header.elements() > kLargest) broken("expected JSON as u8 [n]");
+  if (header.dtype != DType::kU8 || header.shape.size() != 1 || header.elements() > kLargest)
+    broken("expected JSON as u8 [n]");
   const OwnedTensor array = file.load(kKey);
-  const json j = json::parse(std::string(reinterpret_cast<const char*>(array.bytes.data()), array.bytes.size()), nullptr, false);
+  const json j =
+      json::parse(std::string(reinterpret_cast<const char*>(array.bytes.data()), array.bytes.size()), nullptr, false);
   ModelIdentity stored;
-  for (const auto& [key, to] : {std::pair{"name", &stored.name}, std::pair{"family", &stored.family}, std::pair{"digest", &stored.digest}}) {
-    if (!j.is_object() || !j.contains(key) || !j[key].is_string()) broken(fmt::format("expected an object with the text \"{}\"", key));
+  for (const auto& [key, to] :
+       {std::pair{"name", &stored.name}, std::pair{"family", &stored.family}, std::pair{"digest", &stored.digest}}) {
+    if (!j.is_object() || !j.contains(key) || !j[key].is_string())
+      broken(fmt::format("expected an object with the text \"{}\"", key));
     *to = j[key].get<std::string>();
   }
   for (const auto& [key, to] :
-       {std::pair{"hidden_size", &stored.hidden_size}, std::pair{"num_hidden_layers", &stored.layers}, std::pair{"vocab_size", &stored.vocabulary}}) {
-    if (!j.contains(key) || !j[key].is_number_integer()) broken(fmt::format("expected an object with the number \"{}\"", key));
+       {std::pair{"hidden_size", &stored.hidden_size}, std::pair{"num_hidden_layers", &stored.layers},
+        std::pair{"vocab_size", &stored.vocabulary}}) {
+    if (!j.contains(key) || !j[key].is_number_integer())
+      broken(fmt::format("expected an object with the number \"{}\"", key));
     *to = j[key].get<int64_t>();
   }
   const ModelIdentity own = identify_model(source);
   if (stored.same_model(own)) return;
-  throw FormatError(fmt::format("{}: expected statistics of this model, {}, found those of {}; calibrate this model, or name the other",
-                                file.path(), own.text(), stored.text()));
+  throw FormatError(fmt::format(
+      "{}: expected statistics of this model, {}, found those of {}; calibrate this model, or name the other",
+      file.path(), own.text(), stored.text()));
 }
 
 }  // namespace metal_marlin

@@ -1,9 +1,9 @@
 // Which model statistics are of: stored beside them, so that those of another model are not taken for its own.
 //
-// In an .npz: key "metal_marlin.model", u8 [n], the UTF-8 text of a JSON object with the fields below. The digest is over
-// the float32 values of a few rows: of the embedding, and of the linears of the first, the middle and the last layer. So
-// the same values in another container (safetensors, GGUF in F16) are the same model. Norms are left out: GGUF stores
-// those of some families shifted by one.
+// In an .npz: key "metal_marlin.model", u8 [n], the UTF-8 text of a JSON object with the fields below. The digest is
+// over the float32 values of a few rows: of the embedding, and of the linears of the first, the middle and the last
+// layer. So the same values in another container (safetensors, GGUF in F16) are the same model. Norms are left out:
+// GGUF stores those of some families shifted by one.
 #pragma once
 
 #include <cstdint>

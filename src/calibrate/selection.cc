@@ -29,7 +29,8 @@ std::vector<double> inverse_means(const Matrix& profiles) {
 // The sum so far of each channel, and what another sequence would add to f.
 class Covered {
  public:
-  explicit Covered(const Matrix& profiles) : profiles_(profiles), scale_(inverse_means(profiles)), sums_(scale_.size(), 0) {}
+  explicit Covered(const Matrix& profiles)
+      : profiles_(profiles), scale_(inverse_means(profiles)), sums_(scale_.size(), 0) {}
   double gain(int64_t i) const {
     const float* row = profiles_.row(i).data();
     double sum = 0;
@@ -58,7 +59,8 @@ ProfileCollector::ProfileCollector(const std::vector<int64_t>& lengths, int64_t 
     : lengths_(lengths), features_(features), profiles_(static_cast<int64_t>(lengths.size()), features * blocks) {}
 
 uint64_t ProfileCollector::bytes(int64_t sequences, int64_t features, int64_t blocks) {
-  return static_cast<uint64_t>(sequences) * static_cast<uint64_t>(features) * static_cast<uint64_t>(blocks) * sizeof(float);
+  return static_cast<uint64_t>(sequences) * static_cast<uint64_t>(features) * static_cast<uint64_t>(blocks) *
+         sizeof(float);
 }
 
 void ProfileCollector::begin_block(int64_t block, int64_t first_sequence) {
@@ -74,7 +76,8 @@ void ProfileCollector::add(Tap tap, const float* x, int64_t rows, int64_t featur
     cursor = {first_sequence_, 0, next_offset_};
     next_offset_ += features;
   }
-  if (next_offset_ > features_) throw ArgumentError(fmt::format("profiles: expected {} features in a block, got {}", features_, next_offset_));
+  if (next_offset_ > features_)
+    throw ArgumentError(fmt::format("profiles: expected {} features in a block, got {}", features_, next_offset_));
   for (int64_t done = 0; done < rows;) {
     if (cursor.sequence >= profiles_.rows()) throw ArgumentError("profiles: more rows than the sequences have");
     const int64_t length = lengths_[static_cast<size_t>(cursor.sequence)];
@@ -93,7 +96,10 @@ void ProfileCollector::add(Tap tap, const float* x, int64_t rows, int64_t featur
       }
     });
     for (int64_t k = 0; k < features; ++k) {
-      if (!std::isfinite(out[k])) throw NumericError(fmt::format("tap {}: the square of channel {} of the activations is NaN or Inf in sequence {} of the pool", tap_name(tap), k, cursor.sequence));
+      if (!std::isfinite(out[k]))
+        throw NumericError(
+            fmt::format("tap {}: the square of channel {} of the activations is NaN or Inf in sequence {} of the pool",
+                        tap_name(tap), k, cursor.sequence));
     }
     done += take;
     cursor.row += take;
@@ -104,17 +110,23 @@ void ProfileCollector::add(Tap tap, const float* x, int64_t rows, int64_t featur
   }
 }
 
-Selection select_sequences(const Matrix& profiles, int64_t count, std::span<const int64_t> group, std::span<const int64_t> quota) {
+Selection select_sequences(const Matrix& profiles, int64_t count, std::span<const int64_t> group,
+                           std::span<const int64_t> quota) {
   const int64_t n = profiles.rows();
-  if (count < 0 || count > n) throw ArgumentError(fmt::format("selection: expected at most {} sequences, the size of the pool, got {}", n, count));
+  if (count < 0 || count > n)
+    throw ArgumentError(
+        fmt::format("selection: expected at most {} sequences, the size of the pool, got {}", n, count));
   std::vector<int64_t> left(quota.begin(), quota.end());
   if (!group.empty()) {
     std::vector<int64_t> members(left.size(), 0);
     for (const int64_t g : group) ++members.at(static_cast<size_t>(g));
     for (size_t g = 0; g < left.size(); ++g) {
-      if (left[g] > members[g]) throw ArgumentError(fmt::format("selection: expected a quota of at most {} sequences, got {}", members[g], left[g]));
+      if (left[g] > members[g])
+        throw ArgumentError(
+            fmt::format("selection: expected a quota of at most {} sequences, got {}", members[g], left[g]));
     }
-    if (std::accumulate(left.begin(), left.end(), int64_t{0}) != count) throw ArgumentError("selection: the quotas do not sum up to the count");
+    if (std::accumulate(left.begin(), left.end(), int64_t{0}) != count)
+      throw ArgumentError("selection: the quotas do not sum up to the count");
   }
   Covered covered(profiles);
   std::vector<double> gain(static_cast<size_t>(n));
@@ -122,7 +134,8 @@ Selection select_sequences(const Matrix& profiles, int64_t count, std::span<cons
   std::vector<int64_t> computed(static_cast<size_t>(n), 0);  // with how many chosen the gain was
   std::vector<uint8_t> chosen(static_cast<size_t>(n), 0);
   const auto open = [&](int64_t i) {
-    return chosen[static_cast<size_t>(i)] == 0 && (group.empty() || left[static_cast<size_t>(group[static_cast<size_t>(i)])] > 0);
+    return chosen[static_cast<size_t>(i)] == 0 &&
+           (group.empty() || left[static_cast<size_t>(group[static_cast<size_t>(i)])] > 0);
   };
   Selection out;
   for (int64_t step = 0; step < count; ++step) {

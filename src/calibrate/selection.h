@@ -6,9 +6,9 @@
 //   f(S) = sum over k of log(1 + sum over i in S of a_ik / m_k),   m_k: the mean of a_ik over the pool.
 // A channel that S excites strongly counts, and each further sequence that excites the same one counts for less: f is
 // the logarithm of the determinant of I + D / m, D the diagonal matrix of the sums (a D-optimal design), monotone and
-// submodular. So the greedy choice reaches 1 - 1/e of the best value at least (Nemhauser, Wolsey, Fisher 1978), 1/2 under
-// quotas (Fisher, Nemhauser, Wolsey 1978), and a gain computed earlier bounds the gain now: most need not be computed
-// anew (Minoux 1978).
+// submodular. So the greedy choice reaches 1 - 1/e of the best value at least (Nemhauser, Wolsey, Fisher 1978), 1/2
+// under quotas (Fisher, Nemhauser, Wolsey 1978), and a gain computed earlier bounds the gain now: most need not be
+// computed anew (Minoux 1978).
 #pragma once
 
 #include <array>
@@ -27,8 +27,9 @@ class ProfileCollector {
  public:
   // `features`: input channels of all taps of one block, `blocks` of which will be seen; `lengths`: of the sequences.
   ProfileCollector(const std::vector<int64_t>& lengths, int64_t features, int64_t blocks);
-  // The tap's hook for states whose first row belongs to `first_sequence` and which hold whole sequences; taps and blocks
-  // come in the same order for all of them, begin_block() before each batch of each block. NumericError for NaN or Inf.
+  // The tap's hook for states whose first row belongs to `first_sequence` and which hold whole sequences; taps and
+  // blocks come in the same order for all of them, begin_block() before each batch of each block. NumericError for NaN
+  // or Inf.
   void begin_block(int64_t block, int64_t first_sequence);
   void add(Tap tap, const float* x, int64_t rows, int64_t features);
   const Matrix& profiles() const noexcept { return profiles_; }  // [sequences, blocks * features]
@@ -59,7 +60,8 @@ struct Selection {
 // quota[g] of the sequences with group[i] == g, the quotas summing up to `count`; empty: no groups. Equal gains: the
 // earlier sequence. Does not depend on the number of threads. ArgumentError when count exceeds the rows or a quota its
 // group.
-Selection select_sequences(const Matrix& profiles, int64_t count, std::span<const int64_t> group = {}, std::span<const int64_t> quota = {});
+Selection select_sequences(const Matrix& profiles, int64_t count, std::span<const int64_t> group = {},
+                           std::span<const int64_t> quota = {});
 
 // f of the given rows, in float64.
 double coverage(const Matrix& profiles, std::span<const int64_t> rows);

@@ -15,9 +15,14 @@
 namespace metal_marlin {
 
 StatsCollector::StatsCollector(bool gram, Precision precision, std::vector<int64_t> lengths, int64_t last)
-    : gram_(gram), precision_(precision), lengths_(std::move(lengths)), last_sequences_(last), last_row_(std::numeric_limits<int64_t>::max()) {
+    : gram_(gram),
+      precision_(precision),
+      lengths_(std::move(lengths)),
+      last_sequences_(last),
+      last_row_(std::numeric_limits<int64_t>::max()) {
   if (last < 0 || last > static_cast<int64_t>(lengths_.size())) {
-    throw ArgumentError(fmt::format("statistics of the last sequences: expected at most {}, found {}", lengths_.size(), last));
+    throw ArgumentError(
+        fmt::format("statistics of the last sequences: expected at most {}, found {}", lengths_.size(), last));
   }
   if (last > 0) last_row_ = std::accumulate(lengths_.begin(), lengths_.end() - last, int64_t{0});
 }
@@ -50,7 +55,8 @@ void StatsCollector::add_gram(Sums& s, const float* x, int64_t rows) {
 void StatsCollector::keep_first_rows(Sums& s, const float* x, int64_t rows) {
   for (int64_t row = 0; row < rows;) {
     if (s.sequence >= lengths_.size()) throw ArgumentError("statistics: more rows than the sequences have");
-    if (s.place == 0 && lengths_[s.sequence] > 0) s.first.insert(s.first.end(), x + row * s.features, x + (row + 1) * s.features);
+    if (s.place == 0 && lengths_[s.sequence] > 0)
+      s.first.insert(s.first.end(), x + row * s.features, x + (row + 1) * s.features);
     const int64_t take = std::min(rows - row, lengths_[s.sequence] - s.place);
     row += take;
     s.place += take;
@@ -74,8 +80,10 @@ std::array<ActivationStats, kTaps> StatsCollector::finish(const std::function<st
       // A NaN or Inf anywhere in a channel makes its sum of squares NaN or Inf.
       if (!std::isfinite(s.square[k])) {
         const auto tap = static_cast<Tap>(t);
-        throw NumericError(fmt::format("{}: expected finite activations, with squares that float32 holds (below 1.8e19), found others in channel {} of {} tokens",
-                                       name ? name(tap) : fmt::format("tap {}", tap_name(tap)), k, s.tokens));
+        throw NumericError(
+            fmt::format("{}: expected finite activations, with squares that float32 holds (below 1.8e19), found others "
+                        "in channel {} of {} tokens",
+                        name ? name(tap) : fmt::format("tap {}", tap_name(tap)), k, s.tokens));
       }
       a.mean.push_back(static_cast<float>(s.absolute[k] / n));
       a.rms.push_back(static_cast<float>(std::sqrt(s.square[k] / n)));
@@ -96,9 +104,11 @@ void StatsCollector::finish_gram(Sums& s, ActivationStats& all, ActivationStats&
   if (const int64_t tokens = static_cast<int64_t>(s.tokens) - last_row_; tokens > 0) {
     last.in_features = s.features;
     last.tokens = static_cast<uint64_t>(tokens);
-    const int64_t rows = std::count_if(lengths_.end() - last_sequences_, lengths_.end(), [](int64_t n) { return n > 0; });
+    const int64_t rows =
+        std::count_if(lengths_.end() - last_sequences_, lengths_.end(), [](int64_t n) { return n > 0; });
     last.first_rows = Matrix(rows, s.features);
-    std::copy_n(all.first_rows.data() + (all.first_rows.rows() - rows) * s.features, rows * s.features, last.first_rows.data());
+    std::copy_n(all.first_rows.data() + (all.first_rows.rows() - rows) * s.features, rows * s.features,
+                last.first_rows.data());
     for (int64_t i = 0; i < s.gram.size(); ++i) s.gram.data()[i] += s.last_gram.data()[i];
     gram_finish(s.last_gram, last.tokens);
     last.gram = std::move(s.last_gram);

@@ -16,9 +16,10 @@ namespace metal_marlin {
 class StatsCollector {
  public:
   // kBF16: the products of the Gram matrix from values rounded to bf16, where the machine has them.
-  // lengths: rows of the sequences, in the order in which add() will see them, for every tap; with them first_rows is kept.
-  // last: of how many of the last of these sequences there are statistics of their own too (finish_last).
-  explicit StatsCollector(bool gram = true, Precision precision = Precision::kF32, std::vector<int64_t> lengths = {}, int64_t last = 0);
+  // lengths: rows of the sequences, in the order in which add() will see them, for every tap; with them first_rows is
+  // kept. last: of how many of the last of these sequences there are statistics of their own too (finish_last).
+  explicit StatsCollector(bool gram = true, Precision precision = Precision::kF32, std::vector<int64_t> lengths = {},
+                          int64_t last = 0);
   // x [rows, features], the tap's input; batches come in a fixed order. NumericError when a value is NaN or Inf.
   void add(Tap tap, const float* x, int64_t rows, int64_t features);
   TapHook hook() {
@@ -37,10 +38,10 @@ class StatsCollector {
     std::vector<double> absolute;  // [K] sum |x|
     std::vector<double> square;    // [K] sum x^2
     std::vector<float> max;        // [K] max |x|
-    Matrix gram;                   // [K, K] sum x x^T of all rows, but for those of the last sequences where these are kept apart
-    Matrix last_gram;              // [K, K] sum x x^T of the latter
-    std::vector<float> first;      // rows that began a sequence
-    size_t sequence = 0;           // the one that the next row belongs to, and the row's place in it
+    Matrix gram;       // [K, K] sum x x^T of all rows, but for those of the last sequences where these are kept apart
+    Matrix last_gram;  // [K, K] sum x x^T of the latter
+    std::vector<float> first;  // rows that began a sequence
+    size_t sequence = 0;       // the one that the next row belongs to, and the row's place in it
     int64_t place = 0;
   };
   void add_gram(Sums& s, const float* x, int64_t rows);
@@ -56,8 +57,8 @@ class StatsCollector {
   std::array<ActivationStats, kTaps> last_;
 };
 
-// From then on the first row of each sequence counts `weight` times in the Gram matrix (not in mean, max and rms): all later
-// positions attend to it. Without first_rows nothing changes. ArgumentError for a weight below 1 or not finite.
+// From then on the first row of each sequence counts `weight` times in the Gram matrix (not in mean, max and rms): all
+// later positions attend to it. Without first_rows nothing changes. ArgumentError for a weight below 1 or not finite.
 void weigh_first_rows(ActivationStats& stats, double weight);
 
 }  // namespace metal_marlin

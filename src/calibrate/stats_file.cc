@@ -17,7 +17,9 @@ namespace {
 constexpr int64_t kRows = 4096;  // of raw activations at a time
 constexpr const char* kCalibrationKey = "metal_marlin.calibration";
 
-std::string prefix(int64_t layer, Tap tap) { return fmt::format("layers.{}.{}.", layer, tap_name(tap)); }
+std::string prefix(int64_t layer, Tap tap) {
+  return fmt::format("layers.{}.{}.", layer, tap_name(tap));
+}
 
 OwnedTensor array(const std::string& name, DType dtype, std::vector<int64_t> shape, const void* data, size_t bytes) {
   OwnedTensor t{name, dtype, std::move(shape), Buffer(bytes)};
@@ -25,10 +27,12 @@ OwnedTensor array(const std::string& name, DType dtype, std::vector<int64_t> sha
   return t;
 }
 
-void require_finite_values(std::span<const float> values, bool positive, const std::string& file, const std::string& key) {
+void require_finite_values(std::span<const float> values, bool positive, const std::string& file,
+                           const std::string& key) {
   for (const float v : values) {
     if (!std::isfinite(v) || (positive && v < 0)) {
-      throw NumericError(fmt::format("{}: {}: expected finite{} numbers, found {}", file, key, positive ? " non-negative" : "", v));
+      throw NumericError(
+          fmt::format("{}: {}: expected finite{} numbers, found {}", file, key, positive ? " non-negative" : "", v));
     }
   }
 }
@@ -46,7 +50,8 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
         const std::string key = raw_key(layer, tap);
         const NpyHeader header = file_.header(key);
         if (header.shape.size() < 2 || header.columns() != width || header.rows() < 1) {
-          throw FormatError(fmt::format("{}: {}: expected activations [batch, seq, {}], found {}", path, key, width, shape_string(header.shape)));
+          throw FormatError(fmt::format("{}: {}: expected activations [batch, seq, {}], found {}", path, key, width,
+                                        shape_string(header.shape)));
         }
         first_rows_ = first_rows_ && header.shape.size() == 3;
         continue;
@@ -55,7 +60,8 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
       if (file_.contains(first)) {
         const NpyHeader header = file_.header(first);
         if (header.shape.size() != 2 || header.columns() != width || header.rows() < 1) {
-          throw FormatError(fmt::format("{}: {}: expected the shape [sequences, {}], found {}", path, first, width, shape_string(header.shape)));
+          throw FormatError(fmt::format("{}: {}: expected the shape [sequences, {}], found {}", path, first, width,
+                                        shape_string(header.shape)));
         }
       } else {
         first_rows_ = false;
@@ -64,12 +70,16 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
         const std::string key = prefix(layer, tap) + part;
         if (std::strcmp(part, "gram") == 0 && !file_.contains(key)) {
           if (!gram) continue;
-          throw FormatError(fmt::format("{}: {} is missing, and this method needs it; calibrate again without --no-gram, or use --method rtn", path, key));
+          throw FormatError(fmt::format(
+              "{}: {} is missing, and this method needs it; calibrate again without --no-gram, or use --method rtn",
+              path, key));
         }
         const NpyHeader header = file_.header(key);
-        const std::vector<int64_t> expected = std::strcmp(part, "gram") == 0 ? std::vector<int64_t>{width, width} : std::vector<int64_t>{width};
+        const std::vector<int64_t> expected =
+            std::strcmp(part, "gram") == 0 ? std::vector<int64_t>{width, width} : std::vector<int64_t>{width};
         if (header.shape != expected) {
-          throw FormatError(fmt::format("{}: {}: expected the shape {}, found {}", path, key, shape_string(expected), shape_string(header.shape)));
+          throw FormatError(fmt::format("{}: {}: expected the shape {}, found {}", path, key, shape_string(expected),
+                                        shape_string(header.shape)));
         }
       }
     }
@@ -79,7 +89,8 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
 }
 
 uint64_t StatsFile::tokens(int64_t layer, Tap tap) const {
-  return raw_ ? static_cast<uint64_t>(file_.header(raw_key(layer, tap)).rows()) : read_tokens(prefix(layer, tap) + "tokens");
+  return raw_ ? static_cast<uint64_t>(file_.header(raw_key(layer, tap)).rows())
+              : read_tokens(prefix(layer, tap) + "tokens");
 }
 
 void StatsFile::read_calibration() {
@@ -87,7 +98,8 @@ void StatsFile::read_calibration() {
   constexpr int64_t kMost = int64_t{16} << 20;
   const NpyHeader header = file_.header(kCalibrationKey);
   if (header.dtype != DType::kU8 || header.shape.size() != 1 || header.elements() > kMost) {
-    throw FormatError(fmt::format("{}: {}: expected at most {} bytes (u8), found {}", file_.path(), kCalibrationKey, kMost, shape_string(header.shape)));
+    throw FormatError(fmt::format("{}: {}: expected at most {} bytes (u8), found {}", file_.path(), kCalibrationKey,
+                                  kMost, shape_string(header.shape)));
   }
   const OwnedTensor array = file_.load(kCalibrationKey);
   std::string text(reinterpret_cast<const char*>(array.bytes.data()), array.bytes.size());
@@ -98,27 +110,34 @@ void StatsFile::read_calibration() {
     return !too_deep;
   };
   const auto facts = nlohmann::json::parse(text, watch, false);
-  if (too_deep || !facts.is_object()) throw FormatError(fmt::format("{}: {}: expected the text of a JSON object, found something else", file_.path(), kCalibrationKey));
+  if (too_deep || !facts.is_object())
+    throw FormatError(
+        fmt::format("{}: {}: expected the text of a JSON object, found something else", file_.path(), kCalibrationKey));
   calibration_ = std::move(text);
 }
 
 OwnedTensor calibration_array(const std::string& facts_json) {
-  return array(kCalibrationKey, DType::kU8, {static_cast<int64_t>(facts_json.size())}, facts_json.data(), facts_json.size());
+  return array(kCalibrationKey, DType::kU8, {static_cast<int64_t>(facts_json.size())}, facts_json.data(),
+               facts_json.size());
 }
 
 uint64_t StatsFile::read_tokens(const std::string& key) const {
   const NpyHeader header = file_.header(key);
-  if (header.elements() != 1) throw FormatError(fmt::format("{}: {}: expected one number, found {}", file_.path(), key, shape_string(header.shape)));
+  if (header.elements() != 1)
+    throw FormatError(
+        fmt::format("{}: {}: expected one number, found {}", file_.path(), key, shape_string(header.shape)));
   const OwnedTensor array = file_.load(key);
   uint64_t tokens = 0;
   if (array.dtype == DType::kU64) {
     std::memcpy(&tokens, array.bytes.data(), sizeof tokens);
-    if (tokens == 0 || tokens > (uint64_t{1} << 60)) throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_.path(), key, tokens));
+    if (tokens == 0 || tokens > (uint64_t{1} << 60))
+      throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_.path(), key, tokens));
     return tokens;
   }
   float value = 0;
   convert_to_f32(array.view(), &value);
-  if (!(value >= 1 && value < 1e18F)) throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_.path(), key, value));
+  if (!(value >= 1 && value < 1e18F))
+    throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_.path(), key, value));
   return static_cast<uint64_t>(value);
 }
 
@@ -139,8 +158,10 @@ std::string StatsFile::raw_key(int64_t layer, Tap tap) const {
     }
     if (first.empty()) first = slot.weight;
   }
-  throw FormatError(fmt::format("{}: expected activations under \"{}\" (with or without .weight), or statistics written by "
-                                "metal-marlin calibrate; found neither", file_.path(), first));
+  throw FormatError(
+      fmt::format("{}: expected activations under \"{}\" (with or without .weight), or statistics written by "
+                  "metal-marlin calibrate; found neither",
+                  file_.path(), first));
 }
 
 std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
@@ -158,7 +179,8 @@ std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
         const int64_t n = rows.read(kRows, batch.data());
         collector.add(tap, batch.data(), n, width);
       }
-      out[static_cast<size_t>(t)] = std::move(collector.finish([&](Tap) { return fmt::format("{}: {}", file_.path(), raw_key(layer, tap)); })[static_cast<size_t>(t)]);
+      out[static_cast<size_t>(t)] = std::move(collector.finish(
+          [&](Tap) { return fmt::format("{}: {}", file_.path(), raw_key(layer, tap)); })[static_cast<size_t>(t)]);
     }
     return out;
   }
@@ -171,7 +193,8 @@ std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
       const std::string key = prefix(layer, tap) + part;
       const OwnedTensor array = file_.load(key);
       convert_to_f32(array.view(), to);
-      require_finite_values({to, static_cast<size_t>(count)}, std::strcmp(part, "gram") != 0 && std::strcmp(part, "first") != 0, file_.path(), key);
+      require_finite_values({to, static_cast<size_t>(count)},
+                            std::strcmp(part, "gram") != 0 && std::strcmp(part, "first") != 0, file_.path(), key);
     };
     for (auto [part, values] : {std::pair{"mean", &s.mean}, std::pair{"max", &s.max}, std::pair{"rms", &s.rms}}) {
       values->resize(static_cast<size_t>(s.in_features));
@@ -182,7 +205,8 @@ std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
       read("gram", s.gram.size(), s.gram.data());
       for (int64_t k = 0; k < s.in_features; ++k) {
         if (s.gram(k, k) >= 0) continue;
-        throw FormatError(fmt::format("{}: {}gram: expected a diagonal >= 0, found {} at [{}, {}]", file_.path(), prefix(layer, tap), s.gram(k, k), k, k));
+        throw FormatError(fmt::format("{}: {}gram: expected a diagonal >= 0, found {} at [{}, {}]", file_.path(),
+                                      prefix(layer, tap), s.gram(k, k), k, k));
       }
     }
     if (file_.contains(prefix(layer, tap) + "first")) {
@@ -207,7 +231,8 @@ std::vector<OwnedTensor> stats_arrays(int64_t layer, const std::array<Activation
     vector("rms", s.rms);
     out.push_back(array(name + "tokens", DType::kU64, {1}, &s.tokens, sizeof s.tokens));
     if (!s.gram.empty()) {
-      out.push_back(array(name + "gram", DType::kF32, {s.in_features, s.in_features}, s.gram.data(), static_cast<size_t>(s.gram.size()) * sizeof(float)));
+      out.push_back(array(name + "gram", DType::kF32, {s.in_features, s.in_features}, s.gram.data(),
+                          static_cast<size_t>(s.gram.size()) * sizeof(float)));
     }
     if (s.first_rows.rows() > 0) {
       out.push_back(array(name + "first", DType::kF32, {s.first_rows.rows(), s.in_features}, s.first_rows.data(),

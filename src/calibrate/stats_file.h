@@ -23,9 +23,9 @@ namespace metal_marlin {
 
 class StatsFile {
  public:
-  // Checks that every tap of every layer is there with the right width, before any work: FormatError names file and key.
-  // Statistics that say which model they are of must be of `source`: FormatError names both. Without `gram`, statistics
-  // may lack their Gram matrices.
+  // Checks that every tap of every layer is there with the right width, before any work: FormatError names file and
+  // key. Statistics that say which model they are of must be of `source`: FormatError names both. Without `gram`,
+  // statistics may lack their Gram matrices.
   StatsFile(const std::string& path, const ModelSource& source, bool gram = true);
   // Reads (statistics) or computes (raw activations, in row batches) the four taps of a layer, Gram matrices included.
   // FormatError naming file and key for wrong shapes or types, NumericError for NaN or Inf.

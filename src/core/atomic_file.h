@@ -36,8 +36,8 @@ class AtomicFile {
 std::string read_text_file(const std::string& path, uint64_t limit = uint64_t{1} << 30);
 // write + commit in one call.
 void write_text_file(const std::string& path, std::string_view text);
-// SystemError when `path` names a folder, a device or the like, which an AtomicFile would replace or fail on at its end,
-// or lies in a folder that is not there.
+// SystemError when `path` names a folder, a device or the like, which an AtomicFile would replace or fail on at its
+// end, or lies in a folder that is not there.
 void require_regular_file_name(const std::string& path);
 void create_folders(const std::string& path);
 void sync_folder(const std::string& path);

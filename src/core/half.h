@@ -7,7 +7,9 @@
 
 namespace metal_marlin {
 
-inline float bf16_to_f32(uint16_t h) noexcept { return std::bit_cast<float>(static_cast<uint32_t>(h) << 16); }
+inline float bf16_to_f32(uint16_t h) noexcept {
+  return std::bit_cast<float>(static_cast<uint32_t>(h) << 16);
+}
 
 inline uint16_t f32_to_bf16(float f) noexcept {
   const uint32_t u = std::bit_cast<uint32_t>(f);
@@ -42,9 +44,13 @@ inline uint16_t f32_to_f16(float f) noexcept {
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 
-inline bool f16_fits(float f) noexcept { return std::fabs(f) < 65520.0f; }  // false for NaN too
+inline bool f16_fits(float f) noexcept {
+  return std::fabs(f) < 65520.0f;
+}  // false for NaN too
 
 // f32 -> f16 -> f32.
-inline float round_to_f16(float f) noexcept { return f16_to_f32(f32_to_f16(f)); }
+inline float round_to_f16(float f) noexcept {
+  return f16_to_f32(f32_to_f16(f));
+}
 
 }  // namespace metal_marlin

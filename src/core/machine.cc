@@ -13,7 +13,9 @@
 
 namespace metal_marlin {
 
-const char* version() noexcept { return METAL_MARLIN_VERSION; }
+const char* version() noexcept {
+  return METAL_MARLIN_VERSION;
+}
 
 std::string cpu_name() {
   std::ifstream file("/proc/cpuinfo");
@@ -58,7 +60,9 @@ uint64_t peak_resident_bytes() {
 double cpu_seconds() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); };
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 

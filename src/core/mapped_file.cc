@@ -51,14 +51,15 @@ MappedFile::~MappedFile() {
 
 void MappedFile::release(std::span<const std::byte> part) const noexcept {
   if (part.empty()) return;
-  // Outwards: a fault maps the pages around it as well (64 KiB on Linux), and the edges of many small parts add up. What
-  // belongs to a neighbour is mapped again when it is read.
+  // Outwards: a fault maps the pages around it as well (64 KiB on Linux), and the edges of many small parts add up.
+  // What belongs to a neighbour is mapped again when it is read.
   constexpr uintptr_t kAround = 64u << 10;
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto first = reinterpret_cast<uintptr_t>(bytes().data());
   const auto last = first + bytes().size();
   const auto begin = std::max(first, reinterpret_cast<uintptr_t>(part.data()) / kAround * kAround);
-  const auto end = std::min(last, (reinterpret_cast<uintptr_t>(part.data()) + part.size() + kAround - 1) / kAround * kAround);
+  const auto end =
+      std::min(last, (reinterpret_cast<uintptr_t>(part.data()) + part.size() + kAround - 1) / kAround * kAround);
   const auto aligned = begin / page * page;
   if (end > aligned) madvise(reinterpret_cast<void*>(aligned), end - aligned, MADV_DONTNEED);
 }

@@ -23,7 +23,8 @@ std::byte* map(size_t bytes, size_t asked) {
   return static_cast<std::byte*>(p);
 }
 
-// Whole huge pages: most buffers live for one batch of tokens, and the faults of their small pages would take a tenth of a run.
+// Whole huge pages: most buffers live for one batch of tokens, and the faults of their small pages would take a tenth
+// of a run.
 std::byte* map_huge_pages(size_t bytes, size_t asked) {
   std::byte* p = map(bytes + kHugePage, asked);
   const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(p) % kHugePage) % kHugePage;
@@ -39,7 +40,8 @@ std::byte* map_huge_pages(size_t bytes, size_t asked) {
 Buffer::Buffer(size_t bytes, Touch touch) : size_(bytes) {
   if (bytes == 0) return;
   if (bytes >= kMapFrom) {
-    if (bytes > std::numeric_limits<size_t>::max() / 2) throw SystemError(fmt::format("out of memory: {} MiB were asked for", bytes >> 20));
+    if (bytes > std::numeric_limits<size_t>::max() / 2)
+      throw SystemError(fmt::format("out of memory: {} MiB were asked for", bytes >> 20));
     mapped_ = touch == Touch::kWhole ? (bytes + kHugePage - 1) / kHugePage * kHugePage : bytes;
     data_ = touch == Touch::kWhole ? map_huge_pages(mapped_, bytes) : map(mapped_, bytes);
     return;
@@ -51,7 +53,9 @@ Buffer::Buffer(size_t bytes, Touch touch) : size_(bytes) {
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)), mapped_(std::exchange(other.mapped_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      mapped_(std::exchange(other.mapped_, 0)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);  // the other frees what we held
@@ -84,6 +88,8 @@ int64_t TensorView::elements() const noexcept {
   return n;
 }
 
-std::string shape_string(std::span<const int64_t> shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string shape_string(std::span<const int64_t> shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
 
 }  // namespace metal_marlin

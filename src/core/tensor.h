@@ -14,7 +14,8 @@ namespace metal_marlin {
 
 // How much of a buffer will be used.
 enum class Touch : uint8_t {
-  kWhole,     // most of the memory will be written: from 1 MiB on it is laid in huge pages, of whose last one the rest is wasted
+  kWhole,  // most of the memory will be written: from 1 MiB on it is laid in huge pages, of whose last one the rest is
+           // wasted
   kSparsely,  // little of it: only pages that are touched become resident
 };
 

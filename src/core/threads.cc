@@ -43,7 +43,9 @@ void use_threads(int n) {
   if (n != 0) return set_threads(n);
   const char* text = std::getenv("METAL_MARLIN_THREADS");
   if (text != nullptr && parse_threads(text) == 0) {
-    throw ArgumentError(fmt::format("METAL_MARLIN_THREADS: expected a whole number from 1 to {}, found '{}'; set it so, or unset it", kMostThreads, text));
+    throw ArgumentError(
+        fmt::format("METAL_MARLIN_THREADS: expected a whole number from 1 to {}, found '{}'; set it so, or unset it",
+                    kMostThreads, text));
   }
 }
 
@@ -52,9 +54,13 @@ void set_threads(int n) {
   count() = n;
 }
 
-int threads() noexcept { return count(); }
+int threads() noexcept {
+  return count();
+}
 
-int thread_index() noexcept { return omp_get_thread_num(); }
+int thread_index() noexcept {
+  return omp_get_thread_num();
+}
 
 void parallel_for(int64_t n, const std::function<void(int64_t)>& fn) {
   std::exception_ptr error;

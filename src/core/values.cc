@@ -53,23 +53,25 @@ Matrix dequantize(const QuantizedTensor& tensor) {
   constexpr int64_t kRows = 64;
   parallel_for((tensor.out_features + kRows - 1) / kRows, [&](int64_t i) {
     const int64_t first = i * kRows;
-    dequantize_rows(tensor, first, std::min(kRows, tensor.out_features - first), out.data() + first * tensor.in_features);
+    dequantize_rows(tensor, first, std::min(kRows, tensor.out_features - first),
+                    out.data() + first * tensor.in_features);
   });
   return out;
 }
 
 void validate(const QuantizedTensor& t, const std::string& name) {
   if (t.out_features <= 0 || t.in_features <= 0 || t.group_size <= 0 || t.bits < 1 || t.bits > 8) {
-    throw FormatError(fmt::format("{}: expected positive sizes and 1 to 8 bits, found [{}, {}], group {}, {} bits", name,
-                                  t.out_features, t.in_features, t.group_size, t.bits));
+    throw FormatError(fmt::format("{}: expected positive sizes and 1 to 8 bits, found [{}, {}], group {}, {} bits",
+                                  name, t.out_features, t.in_features, t.group_size, t.bits));
   }
   const auto out = static_cast<size_t>(t.out_features);
   const size_t groups = out * static_cast<size_t>(t.groups());
   const size_t codes = out * static_cast<size_t>(t.in_features);
   if (t.codes.size() != codes || t.scales.size() != groups || t.zeros.size() != groups ||
       (!t.minima.empty() && t.minima.size() != groups)) {
-    throw FormatError(fmt::format("{}: expected {} codes and {} groups, found {} codes, {} scales, {} zeros, {} minima", name, codes,
-                                  groups, t.codes.size(), t.scales.size(), t.zeros.size(), t.minima.size()));
+    throw FormatError(fmt::format("{}: expected {} codes and {} groups, found {} codes, {} scales, {} zeros, {} minima",
+                                  name, codes, groups, t.codes.size(), t.scales.size(), t.zeros.size(),
+                                  t.minima.size()));
   }
   if (!t.group_index.empty() && t.group_index.size() != static_cast<size_t>(t.in_features)) {
     throw FormatError(fmt::format("{}: expected a group of each of {} input channels, found {}", name, t.in_features,

@@ -40,8 +40,9 @@ constexpr ScaleRange scale_range(ScaleType type) noexcept {
 uint16_t encode_scale(float value, ScaleType type) noexcept;  // to nearest, ties to even
 float decode_scale(uint16_t bits, ScaleType type) noexcept;
 
-// A grid of values on which weights are rounded: what of a group is free, and how it is stored. The search for ranges, the
-// rounding, GPTQ, the refinement and the errors take it as an argument and know no other. Codes are c = 0 .. 2^bits - 1.
+// A grid of values on which weights are rounded: what of a group is free, and how it is stored. The search for ranges,
+// the rounding, GPTQ, the refinement and the errors take it as an argument and know no other. Codes are c = 0 .. 2^bits
+// - 1.
 //
 //   symmetric          w = (c - 2^(bits-1)) S           S free             e.g. -8..7 (GGUF's Q4_0: groups of 32)
 //   not symmetric      w = (c - z) S                    S and z free       z one of the codes
@@ -51,8 +52,8 @@ float decode_scale(uint16_t bits, ScaleType type) noexcept;
 struct Grid {
   int bits = 4;
   bool symmetric = true;
-  int64_t group_size = 128;  // along in_features; -1: the whole row
-  bool minimum = false;      // then symmetric is false
+  int64_t group_size = 128;                // along in_features; -1: the whole row
+  bool minimum = false;                    // then symmetric is false
   ScaleType scale_type = ScaleType::kF16;  // of S and m
 
   bool operator==(const Grid&) const = default;
@@ -60,20 +61,20 @@ struct Grid {
   int64_t group_of(int64_t in_features) const noexcept { return group_size < 0 ? in_features : group_size; }
 };
 
-// Integers and their scales, without any layout. w[n, k] = (codes[n, k] - zeros[n, g]) * scales[n, g], plus minima[n, g] on
-// a grid with minima (whose zeros are 0), where g = k / group_size; the last group may be short. Scales are finite and may
-// be negative.
-// Checkpoints that GPTQ made in "act order" have g = group_index[k] instead: their columns keep their natural order, only
-// their groups are scattered. Nothing of this project makes such tensors; it reads them and passes them on.
+// Integers and their scales, without any layout. w[n, k] = (codes[n, k] - zeros[n, g]) * scales[n, g], plus minima[n,
+// g] on a grid with minima (whose zeros are 0), where g = k / group_size; the last group may be short. Scales are
+// finite and may be negative. Checkpoints that GPTQ made in "act order" have g = group_index[k] instead: their columns
+// keep their natural order, only their groups are scattered. Nothing of this project makes such tensors; it reads them
+// and passes them on.
 struct QuantizedTensor {
   int64_t out_features = 0;
   int64_t in_features = 0;
   int64_t group_size = 0;  // explicit: equals in_features for one group per row
   int bits = 4;
   bool symmetric = true;
-  std::vector<uint8_t> codes;    // [out, in]
-  std::vector<uint16_t> scales;  // bits of scale_type [out, groups]
-  std::vector<uint8_t> zeros;    // [out, groups]
+  std::vector<uint8_t> codes;         // [out, in]
+  std::vector<uint16_t> scales;       // bits of scale_type [out, groups]
+  std::vector<uint8_t> zeros;         // [out, groups]
   std::vector<uint16_t> minima = {};  // bits of scale_type [out, groups]; empty: the grid has none
   ScaleType scale_type = ScaleType::kF16;
   std::vector<int32_t> group_index = {};  // [in], each in 0 .. groups - 1; empty: k / group_size
@@ -88,7 +89,8 @@ struct QuantizedTensor {
 Matrix dequantize(const QuantizedTensor& tensor);
 // The same for rows first .. first + count - 1, into `out` [count, in].
 void dequantize_rows(const QuantizedTensor& tensor, int64_t first, int64_t count, float* out) noexcept;
-// Sizes of the arrays against the shape, codes and zeros within the grid, scales finite; throws FormatError naming `name`.
+// Sizes of the arrays against the shape, codes and zeros within the grid, scales finite; throws FormatError naming
+// `name`.
 void validate(const QuantizedTensor& tensor, const std::string& name);
 
 // Per-input-channel scales of one tap: W <- W diag(scale), the producer's output channel k divided by scale[k].

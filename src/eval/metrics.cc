@@ -38,7 +38,8 @@ void Metrics::add(const float* logits, const float* reference, const int32_t* ta
   });
   for (size_t i = first; i < count; ++i) {
     if (!std::isfinite(nll_[i])) throw NumericError("the model's logits are NaN or Inf");
-    if (reference != nullptr && !std::isfinite(reference_nll_[i])) throw NumericError("the reference's logits are NaN or Inf");
+    if (reference != nullptr && !std::isfinite(reference_nll_[i]))
+      throw NumericError("the reference's logits are NaN or Inf");
   }
   for (const uint8_t s : same) same_ += s;
 }

@@ -1,8 +1,8 @@
 // Sums over scored positions that give perplexity, KL divergence, its spread and the agreement of the top token.
 #pragma once
 
-#include <cstdint>
 #include <metal_marlin/evaluate.h>
+#include <cstdint>
 #include <vector>
 
 namespace metal_marlin {

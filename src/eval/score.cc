@@ -7,12 +7,15 @@ namespace metal_marlin {
 namespace {
 
 // Rows of logits at a time: 32 MiB of them, a GEMM-friendly number at both ends.
-int64_t batch_rows(int64_t vocab) { return std::clamp<int64_t>((int64_t{1} << 23) / vocab, 32, 256); }
+int64_t batch_rows(int64_t vocab) {
+  return std::clamp<int64_t>((int64_t{1} << 23) / vocab, 32, 256);
+}
 
 }  // namespace
 
 void score(const Head& head, const Matrix& states, const Head* reference_head, const Matrix* reference,
-           std::span<const std::vector<int32_t>> chunks, Metrics& metrics, const std::function<void(int64_t, int64_t)>& on_chunk) {
+           std::span<const std::vector<int32_t>> chunks, Metrics& metrics,
+           const std::function<void(int64_t, int64_t)>& on_chunk) {
   const int64_t vocab = head.vocab_size();
   const int64_t rows = batch_rows(vocab);
   const int64_t hidden = states.cols();
@@ -28,7 +31,8 @@ void score(const Head& head, const Matrix& states, const Head* reference_head, c
       if (reference != nullptr) {
         reference_head->logits(reference->data() + (first + at) * reference->cols(), n, reference_logits.data());
       }
-      metrics.add(logits.data(), reference != nullptr ? reference_logits.data() : nullptr, chunk.data() + at + 1, n, vocab);
+      metrics.add(logits.data(), reference != nullptr ? reference_logits.data() : nullptr, chunk.data() + at + 1, n,
+                  vocab);
     }
     first += static_cast<int64_t>(chunk.size());
     if (on_chunk) on_chunk(++done, static_cast<int64_t>(chunks.size()));

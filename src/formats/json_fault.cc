@@ -4,12 +4,15 @@
 
 #include <vector>
 
-
 namespace metal_marlin {
 namespace {
 
-bool is_digit(int c) { return c >= '0' && c <= '9'; }
-bool is_hex(int c) { return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
+bool is_digit(int c) {
+  return c >= '0' && c <= '9';
+}
+bool is_hex(int c) {
+  return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+}
 
 // Bytes of the UTF-8 character at `at`, or 0: none that is valid.
 size_t character(std::string_view text, size_t at) {
@@ -54,7 +57,9 @@ class Scanner {
     if (at_ < text_.size()) {
       const auto c = static_cast<unsigned char>(text_[at_]);
       const size_t length = character(text_, at_);
-      found = c == 0 ? "a zero byte" : c < 32 || c == 127 || length == 0 ? fmt::format("the byte 0x{:02x}", c) : "'" + std::string(text_.substr(at_, length)) + "'";
+      found = c == 0                              ? "a zero byte"
+              : c < 32 || c == 127 || length == 0 ? fmt::format("the byte 0x{:02x}", c)
+                                                  : "'" + std::string(text_.substr(at_, length)) + "'";
     }
     fault_ = JsonFault{at_, std::move(expected), std::move(found)};
     return false;
@@ -95,7 +100,8 @@ class Scanner {
 
   bool escape() {
     const int c = peek();
-    if (c < 0 || std::string_view("\"\\/bfnrtu").find(static_cast<char>(c)) == std::string_view::npos) return wrong("an escape such as \\n or \\u0041");
+    if (c < 0 || std::string_view("\"\\/bfnrtu").find(static_cast<char>(c)) == std::string_view::npos)
+      return wrong("an escape such as \\n or \\u0041");
     ++at_;
     if (c != 'u') return true;
     unsigned code = 0;
@@ -103,7 +109,8 @@ class Scanner {
     if (code >= 0xdc00 && code <= 0xdfff) return wrong("no second half of a surrogate pair alone");
     if (code < 0xd800 || code > 0xdbff) return true;
     const bool pair = take('\\') && take('u');
-    if (!pair || !hexadecimal(code) || code < 0xdc00 || code > 0xdfff) return fault_ ? false : wrong("the second half of a surrogate pair");
+    if (!pair || !hexadecimal(code) || code < 0xdc00 || code > 0xdfff)
+      return fault_ ? false : wrong("the second half of a surrogate pair");
     return true;
   }
 
@@ -194,12 +201,15 @@ class Scanner {
 
 }  // namespace
 
-std::optional<JsonFault> find_json_fault(std::string_view text) { return Scanner(text).run(); }
+std::optional<JsonFault> find_json_fault(std::string_view text) {
+  return Scanner(text).run();
+}
 
 std::string json_fault_text(std::string_view text, uint64_t first_byte) {
   const auto fault = find_json_fault(text);
   if (!fault) return "no valid JSON: expected numbers within the range of a double";
-  return fmt::format("no valid JSON: expected {} at byte {}, found {}", fault->expected, first_byte + fault->offset, fault->found);
+  return fmt::format("no valid JSON: expected {} at byte {}, found {}", fault->expected, first_byte + fault->offset,
+                     fault->found);
 }
 
 }  // namespace metal_marlin

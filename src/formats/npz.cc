@@ -61,9 +61,11 @@ struct NpzFile::Archive {
   }
 
   static std::string no_npz(const std::string& file, int code) {
-    return fmt::format("{}: expected an .npz of arrays (a zip archive, as calibrate and numpy.savez write it), found {}; make it again, or name "
-                       "another file",
-                       file, code == ZIP_ER_NOZIP ? "a file that is no zip archive, or a cut one" : "a damaged zip archive");
+    return fmt::format(
+        "{}: expected an .npz of arrays (a zip archive, as calibrate and numpy.savez write it), found {}; make it "
+        "again, or name "
+        "another file",
+        file, code == ZIP_ER_NOZIP ? "a file that is no zip archive, or a cut one" : "a damaged zip archive");
   }
 
   void open(std::span<const std::byte> bytes) {

@@ -89,9 +89,9 @@ class NpzRows {
   std::unique_ptr<State> state_;
 };
 
-// Writes members NAME.npy one by one, stored, dated 1980-01-01, through AtomicFile: the same arrays give the same bytes,
-// and without commit() there is no file. zip64 where sizes need it. add: ArgumentError for an empty or duplicate name or
-// a type that npy does not have (BF16, F8).
+// Writes members NAME.npy one by one, stored, dated 1980-01-01, through AtomicFile: the same arrays give the same
+// bytes, and without commit() there is no file. zip64 where sizes need it. add: ArgumentError for an empty or duplicate
+// name or a type that npy does not have (BF16, F8).
 class NpzWriter {
  public:
   explicit NpzWriter(const std::string& path);

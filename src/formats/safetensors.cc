@@ -517,12 +517,15 @@ void require_shards(const SafetensorsIndex& index, const std::vector<std::string
   });
   constexpr size_t kNamed = 5;
   const auto named = missing.begin() + static_cast<int64_t>(std::min(missing.size(), kNamed));
-  throw SystemError(fmt::format("{}{}{} missing: {} places {} tensors in {} ({} of {} shards are not there); download {} into the "
-                                "folder, or the whole model again",
-                                folder, fmt::join(missing.begin(), named, fmt::format(", {}", folder)),
-                                missing.size() == 1 ? ": this shard is" : missing.size() > kNamed ? fmt::format(" and {} more shards are", missing.size() - kNamed) : ": these shards are",
-                                index_path, tensors, missing.size() == 1 ? "it" : "them", missing.size(), files.size(),
-                                missing.size() == 1 ? "it" : "them"));
+  throw SystemError(
+      fmt::format("{}{}{} missing: {} places {} tensors in {} ({} of {} shards are not there); download {} into the "
+                  "folder, or the whole model again",
+                  folder, fmt::join(missing.begin(), named, fmt::format(", {}", folder)),
+                  missing.size() == 1       ? ": this shard is"
+                  : missing.size() > kNamed ? fmt::format(" and {} more shards are", missing.size() - kNamed)
+                                            : ": these shards are",
+                  index_path, tensors, missing.size() == 1 ? "it" : "them", missing.size(), files.size(),
+                  missing.size() == 1 ? "it" : "them"));
 }
 
 }  // namespace

@@ -86,7 +86,8 @@ class StrictJsonAdapter : public nlohmann::json_sax<nlohmann::json> {
 
 void StrictJson::parse(std::string_view text) {
   // The parser below takes a zero byte for the end of its input and skips a byte order mark.
-  if (text.find('\0') != std::string_view::npos || text.starts_with("\xEF\xBB\xBF")) fail(json_fault_text(text, first_byte_));
+  if (text.find('\0') != std::string_view::npos || text.starts_with("\xEF\xBB\xBF"))
+    fail(json_fault_text(text, first_byte_));
   StrictJsonAdapter adapter(*this, text);
   nlohmann::json::sax_parse(text.begin(), text.end(), &adapter);
 }

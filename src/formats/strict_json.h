@@ -11,7 +11,8 @@ namespace metal_marlin {
 class StrictJson {
  public:
   // `where` opens every message: the file's name; `first_byte`: at which the text begins in it.
-  explicit StrictJson(std::string where, uint64_t first_byte = 0) : where_text_(std::move(where)), first_byte_(first_byte) {}
+  explicit StrictJson(std::string where, uint64_t first_byte = 0)
+      : where_text_(std::move(where)), first_byte_(first_byte) {}
   virtual ~StrictJson() = default;
   StrictJson(const StrictJson&) = delete;
   StrictJson& operator=(const StrictJson&) = delete;

@@ -25,8 +25,8 @@ struct SamplingOptions {
 SamplingOptions sampling_options(const GenerateOptions& options);
 void check(const SamplingOptions& options);
 
-// "without effect: --top-k, --seed (--temp 0 always takes the likeliest token)": sampling options that were asked for (in
-// `given`, or unlike their defaults) and that others make idle; empty: none. One that says "off" asks for nothing.
+// "without effect: --top-k, --seed (--temp 0 always takes the likeliest token)": sampling options that were asked for
+// (in `given`, or unlike their defaults) and that others make idle; empty: none. One that says "off" asks for nothing.
 std::string ignored_sampling_warning(const GenerateOptions& options);
 
 struct TokenProbability {

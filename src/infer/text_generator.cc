@@ -50,7 +50,8 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
   source = ModelSource::open(model);
   source->check();
   if (for_chat && source->tokenizer().chat_template().empty()) {
-    throw UnsupportedError(fmt::format("{}: expected a model with a chat template, found none; use generate", source->path()));
+    throw UnsupportedError(
+        fmt::format("{}: expected a model with a chat template, found none; use generate", source->path()));
   }
   DecoderOptions options;
   options.precision = precision_of(machine.precision);
@@ -90,13 +91,15 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
     throw ArgumentError(
         fmt::format("the prompt has {} tokens, the context {}; shorten it or raise the context", prompt, context));
   }
-  if (const std::string idle = ignored_sampling_warning(options); options.on_warning && !idle.empty()) options.on_warning(idle);
+  if (const std::string idle = ignored_sampling_warning(options); options.on_warning && !idle.empty())
+    options.on_warning(idle);
   const int64_t most = options.predict < 0 ? context - prompt : std::min(options.predict, context - prompt);
   const bool grows = source->config().rope.type == RopeType::kDynamic;
   if (options.on_warning && own > 0 && prompt + most > own && !grows) {
-    options.on_warning(fmt::format("{} tokens of prompt and {} to generate exceed the {} positions that the model was made for "
-                                   "(max_position_embeddings): what comes after them may be worthless",
-                                   prompt, most, own));
+    options.on_warning(
+        fmt::format("{} tokens of prompt and {} to generate exceed the {} positions that the model was made for "
+                    "(max_position_embeddings): what comes after them may be worthless",
+                    prompt, most, own));
   }
   decoder->reset(prompt + most);
 

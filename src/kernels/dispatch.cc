@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <hwy/targets.h>
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <hwy/targets.h>
 #include <optional>
 
 #include "core/threads.h"
@@ -66,7 +66,9 @@ std::vector<Isa> supported_isas() {
   return isas;
 }
 
-const char* isa_name(Isa isa) noexcept { return kRows[static_cast<size_t>(isa)].name; }
+const char* isa_name(Isa isa) noexcept {
+  return kRows[static_cast<size_t>(isa)].name;
+}
 
 const KernelTable& kernels_by_name(const std::string& name) {
   const auto isas = supported_isas();

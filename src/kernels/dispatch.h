@@ -30,7 +30,8 @@ struct KernelTable {
   // x[i] = a cos[i] - b sin[i], x[half + i] = b cos[i] + a sin[i] (Hugging Face's rotate_half).
   void (*rope)(float* x, const float* cos, const float* sin, int64_t half) noexcept;
   // One row of attention scores s[0..n), in place: scaled, soft-capped (cap tanh(s / cap); 0: not), then
-  // exp(s - max) for begin <= i < end and 0 outside. Returns the sum, by which the caller divides; >= 1 when begin < end.
+  // exp(s - max) for begin <= i < end and 0 outside. Returns the sum, by which the caller divides; >= 1 when begin <
+  // end.
   float (*softmax)(float* s, int64_t begin, int64_t end, int64_t n, float scale, float cap) noexcept;
   // y = cap tanh(x / cap), in place.
   void (*softcap)(float* x, float cap, int64_t n) noexcept;
@@ -39,8 +40,8 @@ struct KernelTable {
   void (*gelu_mul)(const float* gate, const float* up, int64_t n, float* out) noexcept;       // by erf
   void (*gelu_tanh_mul)(const float* gate, const float* up, int64_t n, float* out) noexcept;  // tanh approximation
   void (*relu_mul)(const float* gate, const float* up, int64_t n, float* out) noexcept;
-  void (*add)(const float* x, int64_t n, float* y) noexcept;    // y += x
-  void (*scale)(float factor, int64_t n, float* y) noexcept;    // y *= factor
+  void (*add)(const float* x, int64_t n, float* y) noexcept;  // y += x
+  void (*scale)(float factor, int64_t n, float* y) noexcept;  // y *= factor
   // Conversions; to 16 bits: nearest, ties to even, as core/half.h.
   void (*f16_to_f32)(const uint16_t* x, int64_t n, float* y) noexcept;
   void (*f32_to_f16)(const float* x, int64_t n, uint16_t* y) noexcept;
@@ -76,7 +77,9 @@ const KernelTable* kernels(Isa isa) noexcept;
 std::vector<Isa> supported_isas();
 // "scalar", "sse4", "avx2", "avx512", "neon".
 const char* isa_name(Isa isa) noexcept;
-inline const char* isa_name() { return isa_name(kernels().isa); }
+inline const char* isa_name() {
+  return isa_name(kernels().isa);
+}
 // The row that `name` asks for, as METAL_MARLIN_ISA would (empty: the best). Throws as kernels() does.
 const KernelTable& kernels_by_name(const std::string& name);
 

@@ -81,14 +81,24 @@ struct NormScale {
   }
 };
 
-void SiluMul(const float* gate, const float* up, int64_t n, float* out) noexcept { Map(gate, up, n, out, Silu()); }
+void SiluMul(const float* gate, const float* up, int64_t n, float* out) noexcept {
+  Map(gate, up, n, out, Silu());
+}
 void GeluTanhMul(const float* gate, const float* up, int64_t n, float* out) noexcept {
   Map(gate, up, n, out, GeluTanh());
 }
-void ReluMul(const float* gate, const float* up, int64_t n, float* out) noexcept { Map(gate, up, n, out, Relu()); }
-void AddTo(const float* x, int64_t n, float* y) noexcept { Map(y, x, n, y, Plus()); }
-void Scale(float factor, int64_t n, float* y) noexcept { Map(y, y, n, y, Times{factor}); }
-void SoftCap(float* x, float cap, int64_t n) noexcept { Map(x, x, n, x, Cap{cap}); }
+void ReluMul(const float* gate, const float* up, int64_t n, float* out) noexcept {
+  Map(gate, up, n, out, Relu());
+}
+void AddTo(const float* x, int64_t n, float* y) noexcept {
+  Map(y, x, n, y, Plus());
+}
+void Scale(float factor, int64_t n, float* y) noexcept {
+  Map(y, y, n, y, Times{factor});
+}
+void SoftCap(float* x, float cap, int64_t n) noexcept {
+  Map(x, x, n, x, Cap{cap});
+}
 
 void RmsNorm(const float* x, const float* weight, float offset, float eps, int64_t count, float* y) noexcept {
   const D d;
@@ -130,7 +140,8 @@ void Rope(float* x, const float* cos, const float* sin, int64_t count) noexcept 
   }
 }
 
-// Highway's emulation of both conversions for SSE4 treats infinity and ties differently; elsewhere it is the hardware's.
+// Highway's emulation of both conversions for SSE4 treats infinity and ties differently; elsewhere it is the
+// hardware's.
 void F16ToF32(const uint16_t* x, int64_t count, float* y) noexcept {
   const auto n = static_cast<size_t>(count);
   size_t i = 0;
@@ -173,7 +184,8 @@ void Bf16ToF32(const uint16_t* x, int64_t count, float* y) noexcept {
   for (; i < n; ++i) y[i] = bf16_to_f32(x[i]);
 }
 
-// As f32_to_bf16 of core/half.h, in lanes. Demoting signed integers saturates, so the value is shifted into int16 first.
+// As f32_to_bf16 of core/half.h, in lanes. Demoting signed integers saturates, so the value is shifted into int16
+// first.
 void F32ToBf16(const float* x, int64_t count, uint16_t* y) noexcept {
   const D d;
   const hn::RebindToUnsigned<D> du;
@@ -219,6 +231,8 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace metal_marlin::internal {
-bool fill_elementwise(Isa isa, KernelTable& table) noexcept { MM_FILL(FillElementwise) }
+bool fill_elementwise(Isa isa, KernelTable& table) noexcept {
+  MM_FILL(FillElementwise)
+}
 }  // namespace metal_marlin::internal
 #endif

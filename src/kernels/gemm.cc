@@ -46,7 +46,9 @@ dnnl::stream& stream() {
   return s;
 }
 
-Type dnnl_type(GemmType type) { return type == GemmType::kBF16 ? Type::bf16 : Type::f32; }
+Type dnnl_type(GemmType type) {
+  return type == GemmType::kBF16 ? Type::bf16 : Type::f32;
+}
 
 dnnl::matmul::primitive_desc describe(const dnnl::memory::desc& source, const dnnl::memory::desc& weights,
                                       const dnnl::memory::desc& target, const dnnl::post_ops& then = {}) {
@@ -90,8 +92,10 @@ const Product& product(Dim m, Dim n, Dim k, GemmType type, bool packed) {
     dnnl::memory::desc weights({k, n}, dnnl_type(type), packed ? Tag::any : Tag::ba);
     if (packed) weights = describe(kLayoutRows, n, k, type, weights).weights_desc();
     const auto pd = describe(m, n, k, type, weights);
-    found = products.emplace(key, Product{dnnl::matmul(pd), pd.src_desc(), pd.weights_desc(), pd.dst_desc(),
-                                          pd.scratchpad_desc()}).first;
+    found = products
+                .emplace(key, Product{dnnl::matmul(pd), pd.src_desc(), pd.weights_desc(), pd.dst_desc(),
+                                      pd.scratchpad_desc()})
+                .first;
   }
   mine.emplace(key, &found->second);
   return found->second;
@@ -113,8 +117,10 @@ const Product& transposed_product(Dim m, Dim n, Dim k, Dim lda, Dim ldb, Dim ldc
     dnnl::post_ops sum;
     sum.append_sum(1.0f);
     const auto pd = describe(source, weights, target, sum);
-    found = products.emplace(key, Product{dnnl::matmul(pd), pd.src_desc(), pd.weights_desc(), pd.dst_desc(),
-                                          pd.scratchpad_desc()}).first;
+    found = products
+                .emplace(key, Product{dnnl::matmul(pd), pd.src_desc(), pd.weights_desc(), pd.dst_desc(),
+                                      pd.scratchpad_desc()})
+                .first;
   }
   return found->second;
 }
@@ -178,8 +184,8 @@ bool has_bf16_gemm() {
 #if DNNL_VERSION_MAJOR >= 3
   static const bool has = dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_bf16;
 #else
-  static const bool has = static_cast<int>(dnnl::get_effective_cpu_isa()) >=
-                          static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
+  static const bool has =
+      static_cast<int>(dnnl::get_effective_cpu_isa()) >= static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
 #endif
   return has;
 }
@@ -188,21 +194,30 @@ bool prefers_bf16_gemm() {
   if (!has_bf16_gemm()) return false;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_is("intel")) return static_cast<int>(dnnl::get_effective_cpu_isa()) >= static_cast<int>(dnnl::cpu_isa::avx512_core_amx);
+  if (__builtin_cpu_is("intel"))
+    return static_cast<int>(dnnl::get_effective_cpu_isa()) >= static_cast<int>(dnnl::cpu_isa::avx512_core_amx);
 #endif
   return true;
 }
 
 std::string gemm_isa_name() {
   switch (dnnl::get_effective_cpu_isa()) {
-    case dnnl::cpu_isa::sse41: return "sse41";
-    case dnnl::cpu_isa::avx: return "avx";
-    case dnnl::cpu_isa::avx2: return "avx2";
-    case dnnl::cpu_isa::avx2_vnni: return "avx2_vnni";
-    case dnnl::cpu_isa::avx512_core: return "avx512_core";
-    case dnnl::cpu_isa::avx512_core_vnni: return "avx512_core_vnni";
-    case dnnl::cpu_isa::avx512_core_bf16: return "avx512_core_bf16";
-    default: break;
+    case dnnl::cpu_isa::sse41:
+      return "sse41";
+    case dnnl::cpu_isa::avx:
+      return "avx";
+    case dnnl::cpu_isa::avx2:
+      return "avx2";
+    case dnnl::cpu_isa::avx2_vnni:
+      return "avx2_vnni";
+    case dnnl::cpu_isa::avx512_core:
+      return "avx512_core";
+    case dnnl::cpu_isa::avx512_core_vnni:
+      return "avx512_core_vnni";
+    case dnnl::cpu_isa::avx512_core_bf16:
+      return "avx512_core_bf16";
+    default:
+      break;
   }
   return has_bf16_gemm() ? "avx512_core_bf16 or later" : "unknown";
 }
@@ -241,8 +256,8 @@ PackedWeight PackedWeight::view(const float* weight, int64_t out_features, int64
 
 void PackedWeight::choose_panels() {
   if (out_features_ <= 0 || in_features_ <= 0) {
-    throw ArgumentError(fmt::format("PackedWeight: expected a shape of positive sizes, found [{}, {}]", out_features_,
-                                    in_features_));
+    throw ArgumentError(
+        fmt::format("PackedWeight: expected a shape of positive sizes, found [{}, {}]", out_features_, in_features_));
   }
   // Equal panels, each a multiple of 64 (oneDNN's widest block) but the last.
   const int64_t count = (out_features_ + kPanel - 1) / kPanel;
@@ -293,8 +308,8 @@ void multiply_stored(GemmType type, const void* weight, int64_t count, int64_t i
   guarded("multiply", [&] { run(product(rows, count, in_features, type, false), x, weight, out); });
 }
 
-void add_transposed_product(const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb, int64_t m, int64_t n, int64_t k,
-                            float* c, int64_t ldc) {
+void add_transposed_product(const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb, int64_t m, int64_t n,
+                            int64_t k, float* c, int64_t ldc) {
   if (m <= 0 || n <= 0 || k <= 0) return;
   guarded("multiply", [&] { run(transposed_product(m, n, k, lda, ldb, ldc), a, b, c); });
 }

@@ -17,11 +17,13 @@ enum class GemmType : uint8_t { kF32, kBF16 };
 
 // True where the processor multiplies bf16 (AVX512_BF16; DNNL_MAX_CPU_ISA is respected).
 bool has_bf16_gemm();
-// True where it does so faster than f32: AMD's have twice the rate, Intel's the same one or less (0.6 was measured), but with AMX.
+// True where it does so faster than f32: AMD's have twice the rate, Intel's the same one or less (0.6 was measured),
+// but with AMX.
 bool prefers_bf16_gemm();
 // The name of the instruction set that oneDNN uses here, for reports: "avx512_core_bf16", "avx2", ...
 std::string gemm_isa_name();
-// GFLOP/s of one core on packed tiles that stay in its cache, the best of about 0.15 s, by processor time. kBF16 without hardware: f32.
+// GFLOP/s of one core on packed tiles that stay in its cache, the best of about 0.15 s, by processor time. kBF16
+// without hardware: f32.
 double gemm_rate(GemmType type);
 
 // A weight [out_features, in_features] in oneDNN's own layout (bf16: rounded to nearest even), in panels of at most
@@ -73,8 +75,8 @@ void multiply_stored(GemmType type, const void* weight, int64_t count, int64_t i
 
 // C [m, n] += A^T B on the calling thread; A [k, m] and B [k, n] in bf16, C in float32, sums in float32. ld*: elements
 // between rows. Needs has_bf16_gemm().
-void add_transposed_product(const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb, int64_t m, int64_t n, int64_t k,
-                            float* c, int64_t ldc);
+void add_transposed_product(const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb, int64_t m, int64_t n,
+                            int64_t k, float* c, int64_t ldc);
 
 // Scratch memory of the calling thread, at least `count` floats, kept until the thread ends; slot 0..7 tells apart
 // what is alive at once.

@@ -29,11 +29,14 @@ void gotoblas_dynamic_quit() __attribute__((weak));
 namespace metal_marlin {
 namespace {
 
-// OpenBLAS 0.3.21 knows processors by their model numbers and takes kernels of 2004 (Prescott, SSE3) for those that came after
-// it, an eighth of what they can do. Where the processor has AVX2, such a choice is made again. OPENBLAS_CORETYPE stays the user's.
+// OpenBLAS 0.3.21 knows processors by their model numbers and takes kernels of 2004 (Prescott, SSE3) for those that
+// came after it, an eighth of what they can do. Where the processor has AVX2, such a choice is made again.
+// OPENBLAS_CORETYPE stays the user's.
 [[maybe_unused]] const bool kernels_replaced = [] {
 #if defined(__x86_64__)
-  if (std::getenv("OPENBLAS_CORETYPE") != nullptr || gotoblas_dynamic_init == nullptr || gotoblas_dynamic_quit == nullptr) return false;
+  if (std::getenv("OPENBLAS_CORETYPE") != nullptr || gotoblas_dynamic_init == nullptr ||
+      gotoblas_dynamic_quit == nullptr)
+    return false;
   const char* wanted = fitting_blas_kernels(openblas_get_corename());
   if (wanted == nullptr || setenv("OPENBLAS_CORETYPE", wanted, 1) != 0) return false;
   gotoblas_dynamic_quit();
@@ -250,8 +253,8 @@ void gram_accumulate_bf16(const float* x, int64_t tokens, int64_t k, Matrix& gra
       const auto [r, c] = pairs[static_cast<size_t>(i)];
       const int64_t row = r * tile;
       const int64_t column = c * tile;
-      add_transposed_product(rounded + row, k, rounded + column, k, std::min(tile, k - row), std::min(tile, k - column), rows,
-                             gram.data() + row * k + column, k);
+      add_transposed_product(rounded + row, k, rounded + column, k, std::min(tile, k - row), std::min(tile, k - column),
+                             rows, gram.data() + row * k + column, k);
     });
   }
 }
@@ -284,8 +287,10 @@ void gram_accumulate(const float* x, int64_t tokens, int64_t k, Matrix& gram, Ge
 
 void gram_accumulate_blocks(const float* x, int64_t tokens, int64_t k, int64_t group, float factor, Matrix& gram) {
   if (gram.rows() != k || gram.cols() != k || group < 1) {
-    throw ArgumentError(fmt::format("gram: expected [{}, {}], the square of the input's channels, in groups of at least 1, "
-                                    "found [{}, {}] in groups of {}", k, k, gram.rows(), gram.cols(), group));
+    throw ArgumentError(
+        fmt::format("gram: expected [{}, {}], the square of the input's channels, in groups of at least 1, "
+                    "found [{}, {}] in groups of {}",
+                    k, k, gram.rows(), gram.cols(), group));
   }
   if (tokens <= 0) return;
   parallel_for(tiles_of(k, group), [&](int64_t i) {
@@ -381,13 +386,17 @@ void invert_lower(double* l, int64_t n) {
 
 const char* fitting_blas_kernels(const char* chosen) noexcept {
 #if defined(__x86_64__)
-  constexpr const char* kWithoutAvx2[] = {"Katmai", "Coppermine", "Northwood", "Prescott", "Banias", "Core2", "Penryn", "Dunnington", "Nehalem", "Atom",
-                                          "Sandybridge", "Athlon", "Opteron", "Opteron_SSE3", "Barcelona", "Bobcat", "Bulldozer", "Piledriver", "Nano", "Generic", "Unknown"};
-  const bool old = std::any_of(std::begin(kWithoutAvx2), std::end(kWithoutAvx2), [&](const char* name) { return std::strcmp(name, chosen) == 0; });
+  constexpr const char* kWithoutAvx2[] = {
+      "Katmai",     "Coppermine", "Northwood", "Prescott",    "Banias", "Core2",   "Penryn",
+      "Dunnington", "Nehalem",    "Atom",      "Sandybridge", "Athlon", "Opteron", "Opteron_SSE3",
+      "Barcelona",  "Bobcat",     "Bulldozer", "Piledriver",  "Nano",   "Generic", "Unknown"};
+  const bool old = std::any_of(std::begin(kWithoutAvx2), std::end(kWithoutAvx2),
+                               [&](const char* name) { return std::strcmp(name, chosen) == 0; });
   __builtin_cpu_init();
   if (!old || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return nullptr;
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
   return avx512 ? "SkylakeX" : "Haswell";
 #else
   static_cast<void>(chosen);

@@ -33,8 +33,8 @@ void quadratic_rows(const float* e, int64_t rows, int64_t lde, const float* gram
 inline constexpr int64_t kBF16GramTokens = 1024;  // of which a bf16 copy is held at once
 // gram += x^T x for x [tokens, k]; gram [k, k], upper half only. Sums in float32: at most 4096 tokens a call keep the
 // error of a sum near 1e-6 of the diagonal. ArgumentError when gram is not [k, k].
-// kBF16: x is rounded to bf16 first (relative 2^-9 per value, without bias); 1.8 times as fast where the machine has such
-// products, else kF32. Holds a copy of kBF16GramTokens tokens.
+// kBF16: x is rounded to bf16 first (relative 2^-9 per value, without bias); 1.8 times as fast where the machine has
+// such products, else kF32. Holds a copy of kBF16GramTokens tokens.
 void gram_accumulate(const float* x, int64_t tokens, int64_t k, Matrix& gram, GemmType type = GemmType::kF32);
 // The blocks of `group` columns on the diagonal alone (the last may be short), by `factor`: gram += factor x^T x, upper
 // halves of the blocks. What lies outside of them is never touched.
@@ -54,7 +54,8 @@ void invert_lower(double* l, int64_t n);
 
 // The kernel that OpenBLAS chose ("SkylakeX", "Haswell", ...): belongs beside every speed that is stated.
 const char* blas_kernel_name() noexcept;
-// Name of the OpenBLAS kernels to take in place of those `chosen`, which use less than this processor has; null: they fit.
+// Name of the OpenBLAS kernels to take in place of those `chosen`, which use less than this processor has; null: they
+// fit.
 const char* fitting_blas_kernels(const char* chosen) noexcept;
 
 }  // namespace metal_marlin

@@ -116,6 +116,8 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace metal_marlin::internal {
-bool fill_products(Isa isa, KernelTable& table) noexcept { MM_FILL(FillProducts) }
+bool fill_products(Isa isa, KernelTable& table) noexcept {
+  MM_FILL(FillProducts)
+}
 }  // namespace metal_marlin::internal
 #endif

@@ -187,6 +187,8 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace metal_marlin::internal {
-bool fill_reductions(Isa isa, KernelTable& table) noexcept { MM_FILL(FillReductions) }
+bool fill_reductions(Isa isa, KernelTable& table) noexcept {
+  MM_FILL(FillReductions)
+}
 }  // namespace metal_marlin::internal
 #endif

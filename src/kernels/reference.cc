@@ -54,9 +54,8 @@ void gelu_mul(const float* gate, const float* up, int64_t n, float* out) noexcep
   act_mul(gate, up, n, out, [](double g) { return 0.5 * g * (1.0 + std::erf(g * M_SQRT1_2)); });
 }
 void gelu_tanh_mul(const float* gate, const float* up, int64_t n, float* out) noexcept {
-  act_mul(gate, up, n, out, [](double g) {
-    return 0.5 * g * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (g + 0.044715 * g * g * g)));
-  });
+  act_mul(gate, up, n, out,
+          [](double g) { return 0.5 * g * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (g + 0.044715 * g * g * g))); });
 }
 void relu_mul(const float* gate, const float* up, int64_t n, float* out) noexcept {
   act_mul(gate, up, n, out, [](double g) { return std::max(g, 0.0); });

@@ -17,30 +17,37 @@ bool fill_products(Isa isa, KernelTable& table) noexcept;
 // because the namespaces N_AVX2 ... exist only where the compiler can make them.)
 #if defined(HWY_TARGETS) && (HWY_TARGETS & HWY_SSE4)
 #define MM_FILL_SSE4(METHOD) \
-  case Isa::kSse4: N_SSE4::METHOD(table); return true;
+  case Isa::kSse4:           \
+    N_SSE4::METHOD(table);   \
+    return true;
 #else
 #define MM_FILL_SSE4(METHOD)
 #endif
 #if defined(HWY_TARGETS) && (HWY_TARGETS & HWY_AVX2)
 #define MM_FILL_AVX2(METHOD) \
-  case Isa::kAvx2: N_AVX2::METHOD(table); return true;
+  case Isa::kAvx2:           \
+    N_AVX2::METHOD(table);   \
+    return true;
 #else
 #define MM_FILL_AVX2(METHOD)
 #endif
 #if defined(HWY_TARGETS) && (HWY_TARGETS & HWY_AVX3)
 #define MM_FILL_AVX512(METHOD) \
-  case Isa::kAvx512: N_AVX3::METHOD(table); return true;
+  case Isa::kAvx512:           \
+    N_AVX3::METHOD(table);     \
+    return true;
 #else
 #define MM_FILL_AVX512(METHOD)
 #endif
 #if defined(HWY_TARGETS) && (HWY_TARGETS & HWY_NEON)
 #define MM_FILL_NEON(METHOD) \
-  case Isa::kNeon: N_NEON::METHOD(table); return true;
+  case Isa::kNeon:           \
+    N_NEON::METHOD(table);   \
+    return true;
 #else
 #define MM_FILL_NEON(METHOD)
 #endif
-#define MM_FILL(METHOD)                                                                            \
-  switch (isa) {                                                                                   \
-    MM_FILL_SSE4(METHOD) MM_FILL_AVX2(METHOD) MM_FILL_AVX512(METHOD) MM_FILL_NEON(METHOD) default: \
-    return false;                                                                                  \
+#define MM_FILL(METHOD)                                                                                           \
+  switch (isa) {                                                                                                  \
+    MM_FILL_SSE4(METHOD) MM_FILL_AVX2(METHOD) MM_FILL_AVX512(METHOD) MM_FILL_NEON(METHOD) default : return false; \
   }

@@ -8,8 +8,8 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kKeyPanel = 32;   // keys side by side in a panel: two AVX-512 vectors
-constexpr int64_t kRowBlock = 12;   // queries that share the bounds of their keys in the second product
+constexpr int64_t kKeyPanel = 32;  // keys side by side in a panel: two AVX-512 vectors
+constexpr int64_t kRowBlock = 12;  // queries that share the bounds of their keys in the second product
 
 enum Slot { kScores = 4, kPackedKeys = 5 };  // of thread_scratch
 

@@ -7,20 +7,20 @@ namespace metal_marlin {
 
 // Row-major views; queries and output hold `group` heads side by side, head g at column g * head_dim.
 struct AttentionTask {
-  const float* q = nullptr;    // query of position first_query
+  const float* q = nullptr;  // query of position first_query
   int64_t ldq = 0;
-  int64_t group = 1;           // query heads that share the key-value head
+  int64_t group = 1;  // query heads that share the key-value head
   int64_t head_dim = 0;
-  int64_t first_query = 0;     // positions first_query .. first_query + queries - 1
+  int64_t first_query = 0;  // positions first_query .. first_query + queries - 1
   int64_t queries = 0;
-  const float* k = nullptr;    // key of position first_key
+  const float* k = nullptr;  // key of position first_key
   const float* v = nullptr;
-  int64_t ldk = 0;             // of k and v
+  int64_t ldk = 0;  // of k and v
   int64_t first_key = 0;
-  int64_t window = 0;          // 0: position p sees 0 .. p, else p - window + 1 .. p
+  int64_t window = 0;  // 0: position p sees 0 .. p, else p - window + 1 .. p
   float scale = 1;
-  float cap = 0;               // soft cap of the scores, 0: none
-  float* out = nullptr;        // output of position first_query
+  float cap = 0;         // soft cap of the scores, 0: none
+  float* out = nullptr;  // output of position first_query
   int64_t ldo = 0;
 };
 

@@ -24,8 +24,8 @@ struct Linear {
 };
 
 struct Block {
-  std::array<Linear, kLinears> linears;             // by LinearKind
-  std::array<std::vector<float>, kNorms> norms;     // by NormKind, as stored (offset norms without the 1); empty: none
+  std::array<Linear, kLinears> linears;          // by LinearKind
+  std::array<std::vector<float>, kNorms> norms;  // by NormKind, as stored (offset norms without the 1); empty: none
 
   Linear& linear(LinearKind kind) noexcept { return linears[static_cast<size_t>(kind)]; }
   const Linear& linear(LinearKind kind) const noexcept { return linears[static_cast<size_t>(kind)]; }
@@ -71,7 +71,8 @@ class BlockForward {
   // Floating-point operations of the products (2 per multiplication and addition; attention counts the keys that a
   // position sees) of one layer over sequences of these lengths.
   double operations(int64_t layer, std::span<const int64_t> lengths) const;
-  // Bytes of scratch that run() needs for sequences of at most `length` tokens, the packed block of run(Block) included.
+  // Bytes of scratch that run() needs for sequences of at most `length` tokens, the packed block of run(Block)
+  // included.
   uint64_t scratch_bytes(int64_t length) const;
 
  private:

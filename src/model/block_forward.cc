@@ -17,9 +17,9 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kTileRows = 128;   // rows of a tile: the GEMM is at its peak, and a tile's activations fit the L2
-constexpr int64_t kFewRows = 256;    // up to here the threads share the panels of a weight instead of the rows
-constexpr int64_t kSuperBlock = 1024;               // queries of one attention task
+constexpr int64_t kTileRows = 128;     // rows of a tile: the GEMM is at its peak, and a tile's activations fit the L2
+constexpr int64_t kFewRows = 256;      // up to here the threads share the panels of a weight instead of the rows
+constexpr int64_t kSuperBlock = 1024;  // queries of one attention task
 constexpr uint64_t kPackAtMost = uint64_t{256} << 20;  // larger blocks are not held twice
 
 enum Slot { kTile = 3, kGate = 4, kUp = 5, kAct = 6, kKeys = 6, kValues = 7 };  // of thread_scratch
@@ -28,23 +28,27 @@ using ActMul = void (*)(const float*, const float*, int64_t, float*) noexcept;
 
 ActMul act_mul(Activation a) {
   switch (a) {
-    case Activation::kGelu: return kernels().gelu_mul;
-    case Activation::kGeluTanh: return kernels().gelu_tanh_mul;
-    case Activation::kRelu: return kernels().relu_mul;
-    case Activation::kSilu: break;
+    case Activation::kGelu:
+      return kernels().gelu_mul;
+    case Activation::kGeluTanh:
+      return kernels().gelu_tanh_mul;
+    case Activation::kRelu:
+      return kernels().relu_mul;
+    case Activation::kSilu:
+      break;
   }
   return kernels().silu_mul;
 }
 
 // One batch of whole sequences, in run().
 struct Batch {
-  int64_t first_row = 0;       // in the states
+  int64_t first_row = 0;  // in the states
   int64_t rows = 0;
   int64_t first_sequence = 0;
   std::vector<int64_t> lengths;
-  std::vector<int64_t> starts;       // first row within the batch
-  std::vector<int64_t> past;         // positions in the cache before
-  std::vector<const float*> cos;     // per row
+  std::vector<int64_t> starts;    // first row within the batch
+  std::vector<int64_t> past;      // positions in the cache before
+  std::vector<const float*> cos;  // per row
   std::vector<const float*> sin;
 };
 
@@ -56,7 +60,7 @@ struct BlockForward::Impl {
   Precision precision;
   int64_t q_dim;
   int64_t kv_dim;
-  Matrix h, q, k, v, attended, act;  // scratch of a batch, grown as needed
+  Matrix h, q, k, v, attended, act;                     // scratch of a batch, grown as needed
   std::map<std::pair<bool, int64_t>, RopeTable> ropes;  // by (local, length that the frequencies depend on)
 
   Impl(const Family& f, const ModelConfig& c, Precision p)
@@ -83,7 +87,8 @@ struct BlockForward::Impl {
     const RopeConfig& c = local ? config.local_rope : config.rope;
     int64_t key = 0;
     if (c.type == RopeType::kDynamic) key = std::max(total, config.max_position_embeddings);
-    if (c.type == RopeType::kLongrope && total > c.original_max_position_embeddings) key = c.original_max_position_embeddings + 1;
+    if (c.type == RopeType::kLongrope && total > c.original_max_position_embeddings)
+      key = c.original_max_position_embeddings + 1;
     RopeTable& table = ropes[{local, key}];
     if (table.cos.rows() < total) {
       int64_t positions = 64;
@@ -153,20 +158,25 @@ void BlockForward::Impl::check(int64_t layer, const PreparedBlock& block, const 
                                     states.rows(), states.cols()));
   }
   if (cache != nullptr && static_cast<int64_t>(lengths.size()) > cache->sequences()) {
-    throw ArgumentError(fmt::format("forward: {} sequences, but the cache has room for {}", lengths.size(),
-                                    cache->sequences()));
+    throw ArgumentError(
+        fmt::format("forward: {} sequences, but the cache has room for {}", lengths.size(), cache->sequences()));
   }
   const int64_t hidden = config.hidden_size;
   const int64_t ffn = config.intermediate_size;
-  const std::array<std::pair<int64_t, int64_t>, kLinears> shapes = {{{q_dim, hidden}, {kv_dim, hidden},
-      {kv_dim, hidden}, {hidden, q_dim}, {ffn, hidden}, {ffn, hidden}, {hidden, ffn}}};
+  const std::array<std::pair<int64_t, int64_t>, kLinears> shapes = {{{q_dim, hidden},
+                                                                     {kv_dim, hidden},
+                                                                     {kv_dim, hidden},
+                                                                     {hidden, q_dim},
+                                                                     {ffn, hidden},
+                                                                     {ffn, hidden},
+                                                                     {hidden, ffn}}};
   for (int i = 0; i < kLinears; ++i) {
     const auto kind = static_cast<LinearKind>(i);
     const PreparedLinear& l = block.linear(kind);
     const auto [out, in] = shapes[static_cast<size_t>(i)];
     if (l.weight.out_features() != out || l.weight.in_features() != in) {
-      throw ArgumentError(fmt::format("forward: layer {}, linear {}: expected [{}, {}], found [{}, {}]", layer, i, out, in,
-                                      l.weight.out_features(), l.weight.in_features()));
+      throw ArgumentError(fmt::format("forward: layer {}, linear {}: expected [{}, {}], found [{}, {}]", layer, i, out,
+                                      in, l.weight.out_features(), l.weight.in_features()));
     }
     if (!l.bias.empty() && static_cast<int64_t>(l.bias.size()) != out) {
       throw ArgumentError(fmt::format("forward: layer {}, bias of linear {}: expected {} values, found {}", layer, i,
@@ -179,8 +189,8 @@ void BlockForward::Impl::check(int64_t layer, const PreparedBlock& block, const 
     const bool needed = kind == NormKind::kInput || kind == NormKind::kPreFeedForward;
     const int64_t expected = kind == NormKind::kQ || kind == NormKind::kK ? config.head_dim : hidden;
     if ((size != 0 || needed) && size != expected) {
-      throw ArgumentError(fmt::format("forward: layer {}, norm {}: expected {} weights, found {}", layer, i, expected,
-                                      size));
+      throw ArgumentError(
+          fmt::format("forward: layer {}, norm {}: expected {} weights, found {}", layer, i, expected, size));
     }
   }
 }
@@ -372,7 +382,9 @@ BlockForward::BlockForward(const Family& family, const ModelConfig& config, Prec
     : impl_(std::make_unique<Impl>(family, config, precision)) {}
 BlockForward::~BlockForward() = default;
 
-Precision BlockForward::precision() const noexcept { return impl_->precision; }
+Precision BlockForward::precision() const noexcept {
+  return impl_->precision;
+}
 
 std::shared_ptr<const PreparedBlock> BlockForward::prepare(const Block& block) const {
   return std::make_shared<const PreparedBlock>(block, impl_->precision, false);

@@ -69,8 +69,10 @@ void KvCache::store(Buffer& buffer, const float* rows, int64_t ld, int64_t seque
 void KvCache::append(int64_t layer, int64_t sequence, const float* k, const float* v, int64_t ld, int64_t count) {
   auto& held = lengths_[index(layer, sequence)];
   if (held + count > capacity_) {
-    throw ArgumentError(fmt::format("key-value cache: sequence {} has {} positions and {} more are added, beyond the "
-                                    "capacity of {}; make the cache larger", sequence, held, count, capacity_));
+    throw ArgumentError(
+        fmt::format("key-value cache: sequence {} has {} positions and {} more are added, beyond the "
+                    "capacity of {}; make the cache larger",
+                    sequence, held, count, capacity_));
   }
   store(keys_[static_cast<size_t>(layer)], k, ld, sequence, held, count);
   store(values_[static_cast<size_t>(layer)], v, ld, sequence, held, count);

@@ -53,7 +53,7 @@ class KvCache {
   int64_t heads_;
   int64_t head_dim_;
   KvStorage storage_;
-  std::vector<Buffer> keys_;    // per layer
+  std::vector<Buffer> keys_;  // per layer
   std::vector<Buffer> values_;
   std::vector<int64_t> lengths_;
 };

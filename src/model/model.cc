@@ -22,8 +22,10 @@ void check_finite(std::span<const float> values, const std::string& name, const 
   for (const float v : values) sum += v * 0.0f;
   if (sum == 0.0f) return;
   const auto bad = std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
-  throw NumericError(fmt::format("{}: tensor {}: expected finite values, found {} at element {}; the checkpoint is damaged "
-                                 "or was saved after training had diverged", source.path(), name, *bad, bad - values.begin()));
+  throw NumericError(
+      fmt::format("{}: tensor {}: expected finite values, found {} at element {}; the checkpoint is damaged "
+                  "or was saved after training had diverged",
+                  source.path(), name, *bad, bad - values.begin()));
 }
 
 std::vector<float> load_vector(const ModelSource& source, const std::string& name, int64_t first, int64_t count) {
@@ -68,8 +70,8 @@ void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& stat
   const int64_t hidden = config.hidden_size;
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= config.vocab_size) {
-      throw ArgumentError(fmt::format("embedding: token {} at position {} is outside 0..{}", ids[i], i,
-                                      config.vocab_size - 1));
+      throw ArgumentError(
+          fmt::format("embedding: token {} at position {} is outside 0..{}", ids[i], i, config.vocab_size - 1));
     }
   }
   states = Matrix(static_cast<int64_t>(ids.size()), hidden);
@@ -151,7 +153,9 @@ Head::Head(const ModelSource& source, Precision precision) : impl_(std::make_uni
 
 Head::~Head() = default;
 
-int64_t Head::vocab_size() const noexcept { return impl_->vocab; }
+int64_t Head::vocab_size() const noexcept {
+  return impl_->vocab;
+}
 
 void Head::logits(const float* states, int64_t rows, float* out) const {
   const Impl& w = *impl_;

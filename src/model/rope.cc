@@ -50,7 +50,8 @@ double yarn(const RopeConfig& c, int64_t dim, double original, std::vector<doubl
   return scale(1.0);
 }
 
-double longrope(const RopeConfig& c, double original, double limit, int64_t sequence_length, std::vector<double>& inverse) {
+double longrope(const RopeConfig& c, double original, double limit, int64_t sequence_length,
+                std::vector<double>& inverse) {
   const auto& factors = static_cast<double>(sequence_length) > original ? c.long_factor : c.short_factor;
   for (size_t i = 0; i < inverse.size(); ++i) inverse[i] /= factors.at(i);
   if (c.attention_factor > 0) return c.attention_factor;
@@ -64,9 +65,10 @@ RopeFrequencies rope_frequencies(const RopeConfig& c, int64_t head_dim, int64_t 
                                  int64_t sequence_length) {
   const auto dim = static_cast<int64_t>(static_cast<double>(head_dim) * c.partial_rotary_factor);
   if (dim < 2 || dim % 2 != 0 || dim > head_dim) {
-    throw UnsupportedError(fmt::format(
-        "rotary embedding: expected an even number of turning dimensions within the head, found {} of {} "
-        "(partial_rotary_factor {})", dim, head_dim, c.partial_rotary_factor));
+    throw UnsupportedError(
+        fmt::format("rotary embedding: expected an even number of turning dimensions within the head, found {} of {} "
+                    "(partial_rotary_factor {})",
+                    dim, head_dim, c.partial_rotary_factor));
   }
   double theta = c.theta;
   const auto limit = static_cast<double>(max_position_embeddings);
@@ -83,13 +85,20 @@ RopeFrequencies rope_frequencies(const RopeConfig& c, int64_t head_dim, int64_t 
       c.original_max_position_embeddings > 0 ? static_cast<double>(c.original_max_position_embeddings) : limit;
   switch (c.type) {
     case RopeType::kDefault:
-    case RopeType::kDynamic: break;
+    case RopeType::kDynamic:
+      break;
     case RopeType::kLinear:
       for (double& f : out.inverse) f /= c.factor;
       break;
-    case RopeType::kLlama3: llama3(c, original, out.inverse); break;
-    case RopeType::kLongrope: out.attention_factor = longrope(c, original, limit, sequence_length, out.inverse); break;
-    case RopeType::kYarn: out.attention_factor = yarn(c, dim, original, out.inverse); break;
+    case RopeType::kLlama3:
+      llama3(c, original, out.inverse);
+      break;
+    case RopeType::kLongrope:
+      out.attention_factor = longrope(c, original, limit, sequence_length, out.inverse);
+      break;
+    case RopeType::kYarn:
+      out.attention_factor = yarn(c, dim, original, out.inverse);
+      break;
   }
   return out;
 }

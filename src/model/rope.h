@@ -11,11 +11,11 @@ namespace metal_marlin {
 
 // Angles per position of the rotary_dim / 2 pairs, in float64, with the formulas of transformers' modeling_rope_utils
 // (default, linear: theta^(-2i/d), divided by factor; dynamic NTK: arXiv 2306.15595's follow-up, base grown with the
-// sequence; llama3; YaRN: arXiv 2309.00071; LongRoPE: arXiv 2402.13753, short factors up to the original length, long ones beyond).
-// sequence_length matters to dynamic and longrope alone.
+// sequence; llama3; YaRN: arXiv 2309.00071; LongRoPE: arXiv 2402.13753, short factors up to the original length, long
+// ones beyond). sequence_length matters to dynamic and longrope alone.
 struct RopeFrequencies {
-  std::vector<double> inverse;   // [rotary_dim / 2]
-  double attention_factor = 1.0; // multiplies cos and sin
+  std::vector<double> inverse;    // [rotary_dim / 2]
+  double attention_factor = 1.0;  // multiplies cos and sin
 };
 RopeFrequencies rope_frequencies(const RopeConfig& config, int64_t head_dim, int64_t max_position_embeddings,
                                  int64_t sequence_length);

@@ -22,8 +22,8 @@ constexpr int64_t kPerWord = 8;
 constexpr int64_t kWords = 16;
 constexpr int64_t kChannels = 256;
 // A tile is 256 input channels by 256 words: its words are a window of at most 256 KiB, which stays in the second-level
-// cache while it is filled (and freshly mapped pages in it, which the system has just cleared), and each row's codes are
-// read in runs of 256 bytes.
+// cache while it is filled (and freshly mapped pages in it, which the system has just cleared), and each row's codes
+// are read in runs of 256 bytes.
 constexpr int64_t kTileChannels = 256;
 constexpr int64_t kTileWords = 256;
 constexpr int64_t kStep = 16;                                       // input channels handled at once

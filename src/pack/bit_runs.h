@@ -13,8 +13,12 @@
 
 namespace metal_marlin {
 
-constexpr int64_t run_codes(int bits) noexcept { return 32 / std::gcd(32, bits); }
-constexpr int64_t run_words(int bits) noexcept { return bits / std::gcd(32, bits); }
+constexpr int64_t run_codes(int bits) noexcept {
+  return 32 / std::gcd(32, bits);
+}
+constexpr int64_t run_words(int bits) noexcept {
+  return bits / std::gcd(32, bits);
+}
 inline constexpr int64_t kMostRunWords = 8;  // of up to 8 bits
 
 // run_codes(bits) codes below 2^bits -> run_words(bits) words.

@@ -50,38 +50,44 @@ std::span<const int> gptq_widths(GptqVersion version) noexcept {
 
 void pack_gptq(const QuantizedTensor& t, const std::string& name, GptqVersion version, PackedTensor& out) {
   const auto widths = gptq_widths(version);
-  check_packable(t, name, {.name = version == GptqVersion::kV1 ? "GPTQ" : "GPTQ (version 2)",
-                           .widths = {widths.begin(), widths.end()},
-                           .short_groups = true,
-                           .scattered_groups = true});
+  check_packable(t, name,
+                 {.name = version == GptqVersion::kV1 ? "GPTQ" : "GPTQ (version 2)",
+                  .widths = {widths.begin(), widths.end()},
+                  .short_groups = true,
+                  .scattered_groups = true});
   const int64_t run = run_codes(t.bits);
   if (t.in_features % run != 0 || t.out_features % run != 0) {
-    throw ArgumentError(fmt::format("{}: [{}, {}]: the GPTQ layout needs multiples of {} at {} bits", name, t.out_features,
-                                    t.in_features, run, t.bits));
+    throw ArgumentError(fmt::format("{}: [{}, {}]: the GPTQ layout needs multiples of {} at {} bits", name,
+                                    t.out_features, t.in_features, run, t.bits));
   }
   if (!t.group_index.empty() && t.group_index.size() != static_cast<size_t>(t.in_features)) {
-    throw ArgumentError(fmt::format("{}: group_index has {} values, expected {}", name, t.group_index.size(), t.in_features));
+    throw ArgumentError(
+        fmt::format("{}: group_index has {} values, expected {}", name, t.group_index.size(), t.in_features));
   }
   if (version == GptqVersion::kV1) {
     const auto zero = std::find(t.zeros.begin(), t.zeros.end(), uint8_t{0});
     if (zero != t.zeros.end()) {
       const auto at = zero - t.zeros.begin();
-      throw ArgumentError(fmt::format(
-          "{}: the zero of output channel {}, group {} is 0, which version 1 of GPTQ cannot hold (it stores z - 1); use gptq_v2",
-          name, at / t.groups(), at % t.groups()));
+      throw ArgumentError(
+          fmt::format("{}: the zero of output channel {}, group {} is 0, which version 1 of GPTQ cannot hold (it "
+                      "stores z - 1); use gptq_v2",
+                      name, at / t.groups(), at % t.groups()));
     }
   }
   out.parts.resize(4);
-  std::byte* words = prepare_part(out, 0, "qweight", DType::kI32, {t.in_features / run * run_words(t.bits), t.out_features});
+  std::byte* words =
+      prepare_part(out, 0, "qweight", DType::kI32, {t.in_features / run * run_words(t.bits), t.out_features});
   if (!pack_along_in(t.codes.data(), t.out_features, t.in_features, t.bits, words)) refuse_codes(t, name);
   pack_zero_words(t, false, shift_of(version),
                   prepare_part(out, 1, "qzeros", DType::kI32, {t.groups(), t.out_features / run * run_words(t.bits)}));
   pack_scales(t, prepare_part(out, 2, "scales", DType::kF16, {t.groups(), t.out_features}));
   std::byte* g_idx = prepare_part(out, 3, "g_idx", DType::kI32, {t.in_features});
   for (int64_t k = 0; k < t.in_features; ++k) {
-    const auto group = t.group_index.empty() ? static_cast<int32_t>(k / t.group_size) : t.group_index[static_cast<size_t>(k)];
+    const auto group =
+        t.group_index.empty() ? static_cast<int32_t>(k / t.group_size) : t.group_index[static_cast<size_t>(k)];
     if (group < 0 || group >= t.groups()) {
-      throw ArgumentError(fmt::format("{}: group {} of input channel {}, expected 0 to {}", name, group, k, t.groups() - 1));
+      throw ArgumentError(
+          fmt::format("{}: group {} of input channel {}, expected 0 to {}", name, group, k, t.groups() - 1));
     }
     store(g_idx + 4 * k, group);
   }
@@ -102,10 +108,11 @@ QuantizedTensor unpack_gptq(const TensorView& qweight, const TensorView& qzeros,
   }
   const int64_t run = run_codes(bits);
   const int64_t words_of_run = run_words(bits);
-  if (qweight.shape.size() != 2 || qweight.shape[0] <= 0 || qweight.shape[1] <= 0 || qweight.shape[0] % words_of_run != 0 ||
-      qweight.shape[1] % run != 0 || qweight.shape[0] > std::numeric_limits<int32_t>::max() / run) {
-    throw FormatError(fmt::format("{}: qweight: expected I32 [{} in / 32, out], out a multiple of {}, found {} {}", name, bits,
-                                  run, dtype_name(qweight.dtype), shape_string(qweight.shape)));
+  if (qweight.shape.size() != 2 || qweight.shape[0] <= 0 || qweight.shape[1] <= 0 ||
+      qweight.shape[0] % words_of_run != 0 || qweight.shape[1] % run != 0 ||
+      qweight.shape[0] > std::numeric_limits<int32_t>::max() / run) {
+    throw FormatError(fmt::format("{}: qweight: expected I32 [{} in / 32, out], out a multiple of {}, found {} {}",
+                                  name, bits, run, dtype_name(qweight.dtype), shape_string(qweight.shape)));
   }
   expect_part(qweight, DType::kI32, qweight.shape, name, "qweight");
   QuantizedTensor t;

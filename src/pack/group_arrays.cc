@@ -46,8 +46,8 @@ void check_packable(const QuantizedTensor& t, const std::string& name, const Lay
                                     t.zeros.size()));
   }
   if (!t.group_index.empty() && !layout.scattered_groups) {
-    throw ArgumentError(fmt::format("{}: its groups are in act order (g_idx); the {} layout holds consecutive groups only",
-                                    name, layout.name));
+    throw ArgumentError(fmt::format(
+        "{}: its groups are in act order (g_idx); the {} layout holds consecutive groups only", name, layout.name));
   }
   if (!t.minima.empty() || t.scale_type != ScaleType::kF16) {
     throw ArgumentError(fmt::format("{}: the {} layout holds zeros and float16 scales, found {}", name, layout.name,
@@ -169,7 +169,8 @@ void unpack_scales(const TensorView& scales, QuantizedTensor& t, const std::stri
   const auto bad = std::find_if_not(values.begin(), values.end(), is_finite_f16);
   if (bad != values.end()) {
     const auto at = static_cast<int64_t>(bad - values.begin());
-    throw FormatError(fmt::format("{}: scales: [{}, {}] is not finite", name, at / t.out_features, at % t.out_features));
+    throw FormatError(
+        fmt::format("{}: scales: [{}, {}] is not finite", name, at / t.out_features, at % t.out_features));
   }
   t.scales.resize(values.size());
   transpose_array(values.data(), t.groups(), t.out_features, t.scales.data());

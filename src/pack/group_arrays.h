@@ -22,8 +22,8 @@ struct LayoutLimits {
 };
 // "4" of {4}, "3, 4 or 8" of {3, 4, 8}.
 std::string list_widths(std::span<const int> widths);
-// ArgumentError naming `name`: bits, groups, minima or scales that the layout does not hold, arrays of the wrong size, a zero of 2^bits or
-// above, a scale that is not finite. (Codes are checked while they are packed.)
+// ArgumentError naming `name`: bits, groups, minima or scales that the layout does not hold, arrays of the wrong size,
+// a zero of 2^bits or above, a scale that is not finite. (Codes are checked while they are packed.)
 void check_packable(const QuantizedTensor& tensor, const std::string& name, const LayoutLimits& layout);
 [[noreturn]] void refuse_codes(const QuantizedTensor& tensor, const std::string& name);  // some code is 2^bits or above
 
@@ -38,9 +38,9 @@ std::byte* prepare_part(PackedTensor& out, size_t index, const char* part, DType
 
 // F16 [groups, out] into `out`.
 void pack_scales(const QuantizedTensor& tensor, std::byte* out);
-// Words I32 [groups, out bits/32]: row j is the stream of bits (pack/bit_runs.h) of the zeros of columns 0, 1, .., or at 4
-// bits, when `interleaved`, of columns 8c + 0 2 4 6 1 3 5 7; then `minus` is subtracted from each zero (of each word as a
-// whole). out a multiple of run_codes(bits).
+// Words I32 [groups, out bits/32]: row j is the stream of bits (pack/bit_runs.h) of the zeros of columns 0, 1, .., or
+// at 4 bits, when `interleaved`, of columns 8c + 0 2 4 6 1 3 5 7; then `minus` is subtracted from each zero (of each
+// word as a whole). out a multiple of run_codes(bits).
 void pack_zero_words(const QuantizedTensor& tensor, bool interleaved, uint8_t minus, std::byte* out);
 // The inverse, into tensor.zeros; sets `symmetric`.
 void unpack_zero_words(const std::byte* words, bool interleaved, uint8_t plus, QuantizedTensor& tensor);

@@ -19,15 +19,16 @@ namespace {
 constexpr int64_t kTileIn = 16;   // input channels of a row of B
 constexpr int64_t kTileOut = 64;  // output channels of 128 words of it
 constexpr int64_t kLineWords = 16;
-// Sixteen rows of B at once: a window of words that stays in the second-level cache, and codes read in runs of 256 bytes.
+// Sixteen rows of B at once: a window of words that stays in the second-level cache, and codes read in runs of 256
+// bytes.
 constexpr int64_t kTiles = 16;
 
 // Sixteen words: lanes i = 4b .. 4b + 3 of one tile, from the rows b, b + 8 of each 16-column block j. `codes` is at
 // (n = 64h + b, k = 16t).
 //
-// A row's sixteen codes x give the eight bytes y[c] = x[c] | x[c + 8] << 4, c = 0..7; rows r and r + 8 interleaved byte by
-// byte are y[2a], y'[2a], y[2a + 1], y'[2a + 1]: the word of lane 4b + a, for a = 0..3. The four j are then transposed
-// to stand side by side.
+// A row's sixteen codes x give the eight bytes y[c] = x[c] | x[c + 8] << 4, c = 0..7; rows r and r + 8 interleaved byte
+// by byte are y[2a], y'[2a], y[2a + 1], y'[2a + 1]: the word of lane 4b + a, for a = 0..3. The four j are then
+// transposed to stand side by side.
 void words_of(const uint8_t* codes, int64_t in_features, std::byte* words, Bytes16& seen) noexcept {
   std::array<Words4, 4> x;
   for (size_t j = 0; j < 4; ++j) {
@@ -130,8 +131,8 @@ PackedTensor pack_marlin(const QuantizedTensor& t, const std::string& name) {
 QuantizedTensor unpack_marlin(const TensorView& b, const TensorView& s, int64_t group_size, const std::string& name,
                               Codes codes) {
   if (b.shape.size() != 2 || b.shape[0] <= 0 || b.shape[1] <= 0 || b.shape[0] % 8 != 0 || b.shape[1] % 512 != 0) {
-    throw FormatError(fmt::format("{}: B: expected I32 [in / 16, 2 out], in a multiple of 128, out of 256, found {} {}", name,
-                                  dtype_name(b.dtype), shape_string(b.shape)));
+    throw FormatError(fmt::format("{}: B: expected I32 [in / 16, 2 out], in a multiple of 128, out of 256, found {} {}",
+                                  name, dtype_name(b.dtype), shape_string(b.shape)));
   }
   expect_part(b, DType::kI32, b.shape, name, "B");
   QuantizedTensor t;
@@ -158,7 +159,8 @@ QuantizedTensor unpack_marlin(const TensorView& b, const TensorView& s, int64_t 
     for (int64_t lane_group = 0; lane_group < 8; ++lane_group) {
       uint8_t* rows = t.codes.data() + (kTileOut * h + lane_group) * t.in_features;
       for (int64_t row = first; row < end; ++row) {
-        const std::byte* line = b.bytes.data() + 4 * (row * 2 * t.out_features + h * 2 * kTileOut + lane_group * kLineWords);
+        const std::byte* line =
+            b.bytes.data() + 4 * (row * 2 * t.out_features + h * 2 * kTileOut + lane_group * kLineWords);
         codes_of(line, t.in_features, rows + kTileIn * row);
       }
     }

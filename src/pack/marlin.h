@@ -7,7 +7,8 @@
 //                         e = IL[m], IL = 0 2 4 6 1 3 5 7
 //                         k = 16t + 2 (i mod 4) + (e & 1) + 8 ((e >> 1) & 1)
 //                         n = 64h + 16j + i / 4 + 8 (e >> 2)
-//   s  F16 [G, N]       columns permuted. g < K, in each run of 64:  s[j, 64h + 8a + b] is the scale of column 64h + 8b + a
+//   s  F16 [G, N]       columns permuted. g < K, in each run of 64:  s[j, 64h + 8a + b] is the scale of column 64h + 8b
+//   + a
 //                       (an 8 x 8 transpose). g = K, in each run of 32: s[0, 32h + 8a + b] is that of column
 //                       32h + 2a + (0 1 8 9 16 17 24 25)[b].
 //
@@ -19,8 +20,8 @@
 //
 //   w[n, k] = (q - 8) * s
 //
-// Why this order: mma.m16n8k16 wants of lane i the weights k = 2 (i mod 4) + {0, 1, 8, 9} of column i / 4. A lane's word
-// holds these four of two neighbouring 8-column blocks, interleaved by IL so that one mask and shift makes the two
+// Why this order: mma.m16n8k16 wants of lane i the weights k = 2 (i mod 4) + {0, 1, 8, 9} of column i / 4. A lane's
+// word holds these four of two neighbouring 8-column blocks, interleaved by IL so that one mask and shift makes the two
 // halves of a half2. The scales follow the same lanes.
 #pragma once
 
@@ -41,8 +42,8 @@ PackedTensor pack_marlin(const QuantizedTensor& tensor, const std::string& name)
 // The same into `out`, whose buffers are kept where their sizes fit.
 void pack_marlin(const QuantizedTensor& tensor, const std::string& name, PackedTensor& out);
 
-// Inverse; zeros of 8. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming tensor, expected
-// and found. Without `codes` the codes are left out.
+// Inverse; zeros of 8. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming tensor,
+// expected and found. Without `codes` the codes are left out.
 QuantizedTensor unpack_marlin(const TensorView& b, const TensorView& s, int64_t group_size, const std::string& name,
                               Codes codes = Codes::kRead);
 

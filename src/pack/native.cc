@@ -30,7 +30,8 @@ void unpack_zeros(const TensorView& zeros, QuantizedTensor& t, const std::string
   for (int64_t j = 0; j < groups; ++j) {
     for (int64_t n = 0; n < t.out_features; ++n) {
       const float zero = f16_to_f32(load<uint16_t>(zeros.bytes.data() + 2 * (j * t.out_features + n)));
-      if (!(zero >= static_cast<float>(-half) && zero <= static_cast<float>(half - 1)) || zero != std::nearbyint(zero)) {
+      if (!(zero >= static_cast<float>(-half) && zero <= static_cast<float>(half - 1)) ||
+          zero != std::nearbyint(zero)) {
         throw FormatError(
             fmt::format("{}: zeros: [{}, {}] is {}, expected an integer in {}..{}", name, j, n, zero, -half, half - 1));
       }
@@ -47,14 +48,15 @@ void pack_native(const QuantizedTensor& t, const std::string& name, std::span<co
   const int64_t n_all = t.out_features;
   const int64_t k_all = t.in_features;
   if (k_all % run_codes(t.bits) != 0) {
-    throw ArgumentError(fmt::format("{}: in_features {} is no multiple of {}, as the native layout needs at {} bits", name,
-                                    k_all, run_codes(t.bits), t.bits));
+    throw ArgumentError(fmt::format("{}: in_features {} is no multiple of {}, as the native layout needs at {} bits",
+                                    name, k_all, run_codes(t.bits), t.bits));
   }
   if (!q_scale.empty() && q_scale.size() != static_cast<size_t>(k_all)) {
     throw ArgumentError(fmt::format("{}: q_scale has {} values, expected {}", name, q_scale.size(), k_all));
   }
   out.parts.resize(q_scale.empty() ? 3 : 4);
-  std::byte* words = prepare_part(out, 0, "weight", DType::kU32, {k_all / run_codes(t.bits) * run_words(t.bits), n_all});
+  std::byte* words =
+      prepare_part(out, 0, "weight", DType::kU32, {k_all / run_codes(t.bits) * run_words(t.bits), n_all});
   if (!pack_along_in(t.codes.data(), n_all, k_all, t.bits, words)) refuse_codes(t, name);
   pack_scales(t, prepare_part(out, 1, "weight.scales", DType::kF16, {t.groups(), n_all}));
   pack_zeros(t, prepare_part(out, 2, "weight.zeros", DType::kF16, {t.groups(), n_all}));
@@ -74,7 +76,8 @@ QuantizedTensor unpack_native(const TensorView& weight, const TensorView& scales
   if (std::ranges::find(kNativeWidths, bits) == kNativeWidths.end()) {
     throw FormatError(fmt::format("{}: {} bits, expected {}", name, bits, list_widths(kNativeWidths)));
   }
-  if (weight.shape.size() != 2 || weight.shape[0] <= 0 || weight.shape[1] <= 0 || weight.shape[0] % run_words(bits) != 0) {
+  if (weight.shape.size() != 2 || weight.shape[0] <= 0 || weight.shape[1] <= 0 ||
+      weight.shape[0] % run_words(bits) != 0) {
     throw FormatError(fmt::format("{}: weight: expected U32 [{} in / 32, out], found {} {}", name, bits,
                                   dtype_name(weight.dtype), shape_string(weight.shape)));
   }

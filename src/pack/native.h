@@ -9,8 +9,8 @@
 //   weight.zeros   F16 [G, N]        z - h, an integer in -h..h - 1; +0 everywhere when symmetric
 //   weight.q_scale F16 [K]           per input channel, > 0; absent: 1
 //
-// weight's words are pictured in pack/words_along_in.h and pack/bit_runs.h; GPTQ's are the same. At 4 bits nibble i (i = 0
-// the lowest) of word [r, n] is q[n, 8r + i].
+// weight's words are pictured in pack/words_along_in.h and pack/bit_runs.h; GPTQ's are the same. At 4 bits nibble i (i
+// = 0 the lowest) of word [r, n] is q[n, 8r + i].
 //
 //   w[n, k] = (float(q - h - zeros[j, n]) * float(s[j, n])) / float(q_scale[k])       f32, in this order
 //
@@ -33,8 +33,8 @@ namespace metal_marlin {
 inline constexpr std::array<int, 3> kNativeWidths = {3, 4, 8};  // bits of a code
 
 // Parts "weight", "weight.scales", "weight.zeros" and, when given, "weight.q_scale" (f16 bits, [in_features], passed
-// through). Throws ArgumentError naming `name` unless bits is one of kNativeWidths, K a multiple of run_codes(bits) (8 at
-// 4 bits, 32 at 3, 4 at 8), K % g == 0 and q_scale fits.
+// through). Throws ArgumentError naming `name` unless bits is one of kNativeWidths, K a multiple of run_codes(bits) (8
+// at 4 bits, 32 at 3, 4 at 8), K % g == 0 and q_scale fits.
 PackedTensor pack_native(const QuantizedTensor& tensor, const std::string& name,
                          std::span<const uint16_t> q_scale = {});
 // The same into `out`, whose buffers are kept where their sizes fit.
@@ -42,8 +42,8 @@ void pack_native(const QuantizedTensor& tensor, const std::string& name, std::sp
                  PackedTensor& out);
 
 // Inverse. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming tensor, expected and found:
-// dtypes, shapes, scales that are not finite, zeros that are no integers in -h..h - 1, bits that the layout does not hold.
-// `symmetric` of the result is true when every zero is h. Without `codes` the codes are left out.
+// dtypes, shapes, scales that are not finite, zeros that are no integers in -h..h - 1, bits that the layout does not
+// hold. `symmetric` of the result is true when every zero is h. Without `codes` the codes are left out.
 QuantizedTensor unpack_native(const TensorView& weight, const TensorView& scales, const TensorView& zeros,
                               int64_t group_size, const std::string& name, Codes codes = Codes::kRead, int bits = 4);
 

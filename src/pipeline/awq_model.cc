@@ -39,7 +39,8 @@ void note(const Observer& observer, const std::string& text) {
   if (observer.on_note) observer.on_note(text);
 }
 
-// ---- a model with a config -------------------------------------------------------------------------------------------
+// ---- a model with a config
+// -------------------------------------------------------------------------------------------
 
 void quantize_by_structure(const Job& job, AWQModelStats& stats) {
   QuantizeOptions options;
@@ -68,7 +69,8 @@ void quantize_by_structure(const Job& job, AWQModelStats& stats) {
   for (const auto& [name, parts] : quantized) stats.original_bytes += stored[name];
   stats.quantized_count = static_cast<int64_t>(quantized.size());
   const json& model = report.at("model");
-  stats.quantized_bytes = static_cast<uint64_t>(std::llround(model.at("linears_bits_per_weight").get<double>() * weights / 8));
+  stats.quantized_bytes =
+      static_cast<uint64_t>(std::llround(model.at("linears_bits_per_weight").get<double>() * weights / 8));
   stats.bits_per_weight = model.at("bits_per_weight");
   std::set<std::string> named;
   for (const json& s : report.at("skipped")) {
@@ -80,16 +82,23 @@ void quantize_by_structure(const Job& job, AWQModelStats& stats) {
   }
 }
 
-// ---- files of tensors ------------------------------------------------------------------------------------------------
+// ---- files of tensors
+// ------------------------------------------------------------------------------------------------
 
-bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const char* part) {
+  return text.find(part) != std::string::npos;
+}
 
 ElementType element_of(const TensorView& t) {
   switch (t.dtype) {
-    case DType::kF16: return ElementType::kF16;
-    case DType::kBF16: return ElementType::kBF16;
-    case DType::kF64: return ElementType::kF64;
-    default: return ElementType::kF32;
+    case DType::kF16:
+      return ElementType::kF16;
+    case DType::kBF16:
+      return ElementType::kBF16;
+    case DType::kF64:
+      return ElementType::kF64;
+    default:
+      return ElementType::kF32;
   }
 }
 
@@ -119,13 +128,15 @@ std::string refusal(const TensorView& t, const NpzFile& npz, int64_t group_size,
   if (t.shape[0] < 1 || t.shape[1] < 1) return "empty";
   warn = true;
   if (t.shape[1] % kFp4PerU32 != 0 || t.shape[1] % group_size != 0) {
-    return fmt::format("{}: in_features {} is no multiple of 8 and of the group size {}", t.name, t.shape[1], group_size);
+    return fmt::format("{}: in_features {} is no multiple of 8 and of the group size {}", t.name, t.shape[1],
+                       group_size);
   }
   const std::string key = activation_key(npz, t.name);
   if (key.empty()) return fmt::format("Missing activations for {}", t.name);
   const NpyHeader header = npz.header(key);
   if (header.shape.size() < 2 || header.shape.size() > 3 || header.columns() != t.shape[1] || header.rows() < 1) {
-    return fmt::format("Activation shape mismatch for {} (got {}, expected [B, T, {}])", t.name, shape_string(header.shape), t.shape[1]);
+    return fmt::format("Activation shape mismatch for {} (got {}, expected [B, T, {}])", t.name,
+                       shape_string(header.shape), t.shape[1]);
   }
   warn = false;
   return {};
@@ -218,7 +229,8 @@ class FileQuantizer {
     const ArrayView activations{rows.data(), ElementType::kF32, {rows.rows(), k}};
     AWQResult r;
     try {
-      r = awq_quantize(weights, activations, job_.group_size, job_.salient_ratio, job_.method, job_.scheme, job_.observer);
+      r = awq_quantize(weights, activations, job_.group_size, job_.salient_ratio, job_.method, job_.scheme,
+                       job_.observer);
     } catch (const NumericError& e) {
       throw NumericError(fmt::format("{}: {}", t.name, e.what()));
     }
@@ -249,7 +261,9 @@ std::vector<fs::path> tensor_files(const std::string& model) {
   } else if (fs::path(model).extension() == ".safetensors") {
     files.emplace_back(model);
   }
-  if (files.empty()) throw ArgumentError(fmt::format("model_path: expected a .safetensors file or a folder with such files or a config.json, found {}", model));
+  if (files.empty())
+    throw ArgumentError(fmt::format(
+        "model_path: expected a .safetensors file or a folder with such files or a config.json, found {}", model));
   return files;
 }
 
@@ -264,15 +278,21 @@ void expect_activations_of_some(const std::vector<fs::path>& files, const NpzFil
       if (refusal(t, npz, group_size, warn).empty()) return;
       if (warn && (t.shape[1] % kFp4PerU32 != 0 || t.shape[1] % group_size != 0)) {
         if (ungrouped.empty()) ungrouped = fmt::format("{} of {}: {}", t.shape[1], path.filename().string(), t.name);
-      } else if (warn && wanted.empty()) wanted = fmt::format("\"{}\" of shape [B, T, {}]", t.name, t.shape[1]);
+      } else if (warn && wanted.empty())
+        wanted = fmt::format("\"{}\" of shape [B, T, {}]", t.name, t.shape[1]);
     }
   }
   if (wanted.empty() && !ungrouped.empty()) {
-    throw ArgumentError(fmt::format("group_size: expected a divisor of the in_features of some matrix, such as {}, found {}", ungrouped, group_size));
+    throw ArgumentError(
+        fmt::format("group_size: expected a divisor of the in_features of some matrix, such as {}, found {}", ungrouped,
+                    group_size));
   }
   if (wanted.empty()) return;  // no tensor that could be quantized
-  throw FormatError(fmt::format("{}: expected activations of the model's tensors under their names (with or without .weight), as {}, found those of "
-                                "none", npz.path(), wanted));
+  throw FormatError(
+      fmt::format("{}: expected activations of the model's tensors under their names (with or without .weight), as {}, "
+                  "found those of "
+                  "none",
+                  npz.path(), wanted));
 }
 
 bool has_structure(const std::string& model) {
@@ -284,8 +304,9 @@ bool has_structure(const std::string& model) {
 
 }  // namespace
 
-AWQModelStats awq_quantize_model(const std::string& model_path, const std::string& output_path, const std::string& activations_path,
-                                 int64_t group_size, double salient_ratio, const std::string& activation_method, const std::string& scheme,
+AWQModelStats awq_quantize_model(const std::string& model_path, const std::string& output_path,
+                                 const std::string& activations_path, int64_t group_size, double salient_ratio,
+                                 const std::string& activation_method, const std::string& scheme,
                                  const Observer& observer) {
   expect_group_size(group_size);
   if (!(salient_ratio >= 0 && salient_ratio <= 1)) {
@@ -296,16 +317,19 @@ AWQModelStats awq_quantize_model(const std::string& model_path, const std::strin
   AWQModelStats stats;
   stats.group_size = group_size;
   stats.salient_ratio = salient_ratio;
-  const Job job{model_path, output_path, activations_path, group_size, salient_ratio, activation_method, scheme, observer};
+  const Job job{model_path,    output_path,       activations_path, group_size,
+                salient_ratio, activation_method, scheme,           observer};
   if (has_structure(model_path)) {
     quantize_by_structure(job, stats);
   } else {
     const std::vector<fs::path> files = tensor_files(model_path);
     const NpzFile npz(activations_path);
     std::error_code code;
-    const fs::path folder = fs::is_directory(model_path) ? fs::path(model_path) : fs::absolute(model_path).parent_path();
+    const fs::path folder =
+        fs::is_directory(model_path) ? fs::path(model_path) : fs::absolute(model_path).parent_path();
     if (fs::equivalent(folder, output_path, code)) {
-      throw ArgumentError(fmt::format("output_path: expected another folder than the model's own, found {}", output_path));
+      throw ArgumentError(
+          fmt::format("output_path: expected another folder than the model's own, found {}", output_path));
     }
     expect_activations_of_some(files, npz, group_size);
     create_folders(output_path);

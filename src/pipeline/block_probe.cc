@@ -10,7 +10,8 @@ constexpr int64_t kReplayTokens = 2048;
 }  // namespace
 
 void take_probe(const StateStore& states, BlockTask& task) {
-  task.invariance_input = Matrix(std::min(kInvarianceTokens, states.batches().front().lengths.front()), states.hidden());
+  task.invariance_input =
+      Matrix(std::min(kInvarianceTokens, states.batches().front().lengths.front()), states.hidden());
   states.read_rows(0, task.invariance_input.rows(), task.invariance_input.data());
 }
 

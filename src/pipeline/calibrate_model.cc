@@ -58,10 +58,12 @@ class ActivationKeeper {
 }  // namespace
 
 CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
-                                const MachineOptions& machine, bool gram, bool keep_activations, const Observer& observer) {
+                                const MachineOptions& machine, bool gram, bool keep_activations,
+                                const Observer& observer) {
   use_threads(machine.threads);
   if (std::filesystem::path(output).extension() != ".npz") {
-    throw ArgumentError(fmt::format("--output {}: expected a name that ends in .npz, by which quantize knows statistics", output));
+    throw ArgumentError(
+        fmt::format("--output {}: expected a name that ends in .npz, by which quantize knows statistics", output));
   }
   Tracker tracker(observer);
   tracker.enter("prepare", 0, 1);
@@ -73,7 +75,8 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   q.evaluation.text = "none";
   check_sizes(options);
   if (from_statistics(options)) {
-    throw ArgumentError(fmt::format("--calibration {}: expected a text or self: statistics are what this command makes", sources_text(options)));
+    throw ArgumentError(fmt::format("--calibration {}: expected a text or self: statistics are what this command makes",
+                                    sources_text(options)));
   }
   require_regular_file_name(output);
   NpzWriter writer(output);  // now, because it can fail
@@ -93,12 +96,16 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
     }
     const uint64_t budget = memory_budget(machine);
     if (bytes > budget / 2) {
-      throw SystemError(fmt::format("--keep-activations: the raw activations of {} tokens take {} MiB per layer, more than half of the memory allowed "
-                                    "({} MiB); use fewer --samples", texts.calibration.tokens(), bytes >> 20, budget >> 20));
+      throw SystemError(
+          fmt::format("--keep-activations: the raw activations of {} tokens take {} MiB per layer, more than half of "
+                      "the memory allowed "
+                      "({} MiB); use fewer --samples",
+                      texts.calibration.tokens(), bytes >> 20, budget >> 20));
     }
   }
   const bool spill = states_spill(*source, machine, texts.calibration.tokens());
-  StateStore store(texts.calibration.lengths(), config.hidden_size, spill ? output + ".scratch" : "", BlockForward::kBatchTokens);
+  StateStore store(texts.calibration.lengths(), config.hidden_size, spill ? output + ".scratch" : "",
+                   BlockForward::kBatchTokens);
   embed_sequences(*source, texts.calibration, store);
   BlockForward pass(source->family(), config, statistics_precision(machine.precision));
   writer.add(identity_array(identify_model(*source)).view());
@@ -109,7 +116,8 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
     const Block block = load_block(*source, layer);
     StatsCollector collector(gram, pass.precision(), gram ? texts.calibration.lengths() : std::vector<int64_t>());
     std::unique_ptr<ActivationKeeper> keeper;
-    if (keep_activations) keeper = std::make_unique<ActivationKeeper>(*source, layer, sequences, texts.calibration.longest());
+    if (keep_activations)
+      keeper = std::make_unique<ActivationKeeper>(*source, layer, sequences, texts.calibration.longest());
     const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {
       collector.add(tap, x, rows, features);
       if (keeper) keeper->add(tap, x, rows, features);

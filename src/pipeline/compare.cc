@@ -35,7 +35,8 @@ Difference difference_of(const std::string& name, const Matrix& a, const Matrix&
     d.size += x * x;
     d.max = std::max(d.max, std::fabs(e));
   }
-  if (!std::isfinite(d.difference) || !std::isfinite(d.size)) throw NumericError(fmt::format("tensor {}: holds NaN or Inf", name));
+  if (!std::isfinite(d.difference) || !std::isfinite(d.size))
+    throw NumericError(fmt::format("tensor {}: holds NaN or Inf", name));
   return d;
 }
 
@@ -116,9 +117,10 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
   }
   if (source_a->config().num_hidden_layers != source_b->config().num_hidden_layers ||
       source_a->family().linears != source_b->family().linears) {
-    throw ArgumentError(fmt::format("{} and {}: expected two checkpoints of one model, found {} layers of {} and {} of {}", a, b,
-                                    source_a->config().num_hidden_layers, source_a->family().name,
-                                    source_b->config().num_hidden_layers, source_b->family().name));
+    throw ArgumentError(
+        fmt::format("{} and {}: expected two checkpoints of one model, found {} layers of {} and {} of {}", a, b,
+                    source_a->config().num_hidden_layers, source_a->family().name, source_b->config().num_hidden_layers,
+                    source_b->family().name));
   }
   ordered_json j;
   j["a"] = source_a->path();
@@ -134,7 +136,10 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
   std::set<std::string> seen;
   const auto row = [&](const std::string& name, const std::string& stored, const Difference& d) {
     const CheckpointTensor& t = of_a.at(stored);
-    tensors.push_back({{"name", name}, {"shape", t.shape}, {"relative_error", d.relative()}, {"max_error", d.max},
+    tensors.push_back({{"name", name},
+                       {"shape", t.shape},
+                       {"relative_error", d.relative()},
+                       {"max_error", d.max},
                        {"stored_as", {t.stored_as, of_b.at(stored).stored_as}}});
     seen.insert(stored);
   };
@@ -145,14 +150,17 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
     Difference sum;
     const auto slots = source_a->linears(layer);
     for (const LinearSlot& slot : slots) {
-      const Difference d = difference_of(slot.weight, block_a.linear(slot.kind).weight, block_b.linear(slot.kind).weight);
-      const bool fused = std::count_if(slots.begin(), slots.end(), [&](const LinearSlot& s) { return s.weight == slot.weight; }) > 1;
+      const Difference d =
+          difference_of(slot.weight, block_a.linear(slot.kind).weight, block_b.linear(slot.kind).weight);
+      const bool fused =
+          std::count_if(slots.begin(), slots.end(), [&](const LinearSlot& s) { return s.weight == slot.weight; }) > 1;
       row(fused ? fmt::format("{}[{}]", slot.weight, linear_kind_name(slot.kind)) : slot.weight, slot.weight, d);
       add(sum, d);
       source_a->release(slot.weight);
       source_b->release(slot.weight);
     }
-    for (const NormKind kind : {NormKind::kInput, NormKind::kPreFeedForward}) seen.insert(source_a->norm_name(layer, kind));
+    for (const NormKind kind : {NormKind::kInput, NormKind::kPreFeedForward})
+      seen.insert(source_a->norm_name(layer, kind));
     add(total, sum);
     layer_table.push_back({{"layer", layer}, {"relative_error", sum.relative()}, {"max_error", sum.max}});
   }
@@ -182,15 +190,18 @@ std::string render_comparison(const std::string& text) {
                                 j["b"].get<std::string>(), j["relative_error"].get<double>());
   out += fmt::format("\n{:>6} {:>14} {:>12}\n", "layer", "relative error", "max error");
   for (const auto& l : j["layers"]) {
-    out += fmt::format("{:>6} {:>14.5f} {:>12.5f}\n", l["layer"].get<int64_t>(), l["relative_error"].get<double>(), l["max_error"].get<double>());
+    out += fmt::format("{:>6} {:>14.5f} {:>12.5f}\n", l["layer"].get<int64_t>(), l["relative_error"].get<double>(),
+                       l["max_error"].get<double>());
   }
   out += fmt::format("\n{:<58} {:>14} {:>12}  {}\n", "tensor", "relative error", "max error", "stored as");
   for (const auto& t : j["tensors"]) {
-    out += fmt::format("{:<58} {:>14.5f} {:>12.5f}  {} / {}\n", t["name"].get<std::string>(), t["relative_error"].get<double>(),
-                       t["max_error"].get<double>(), t["stored_as"][0].get<std::string>(), t["stored_as"][1].get<std::string>());
+    out += fmt::format("{:<58} {:>14.5f} {:>12.5f}  {} / {}\n", t["name"].get<std::string>(),
+                       t["relative_error"].get<double>(), t["max_error"].get<double>(),
+                       t["stored_as"][0].get<std::string>(), t["stored_as"][1].get<std::string>());
   }
   for (const char* key : {"only_in_a", "only_in_b"}) {
-    for (const auto& name : j[key]) out += fmt::format("only in {}: {}\n", key[8] == 'a' ? "A" : "B", name.get<std::string>());
+    for (const auto& name : j[key])
+      out += fmt::format("only in {}: {}\n", key[8] == 'a' ? "A" : "B", name.get<std::string>());
   }
   return out;
 }

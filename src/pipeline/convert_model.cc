@@ -1,5 +1,5 @@
-// convert: a quantized checkpoint into another format. Look at scales and zeros of every linear -> refuse or plan -> write,
-// one tensor at a time, into a temporary folder -> move it to its place.
+// convert: a quantized checkpoint into another format. Look at scales and zeros of every linear -> refuse or plan ->
+// write, one tensor at a time, into a temporary folder -> move it to its place.
 #include <fmt/format.h>
 #include <metal_marlin/convert.h>
 #include <metal_marlin/error.h>
@@ -53,16 +53,20 @@ std::string refusal(const CheckpointWriter& writer, const StoredCodes& stored) {
     return "a q_scale per input channel is stored beside it, which only the native format has";
   }
   if (!t.group_index.empty() && !is_gptq(writer.format())) {
-    return "its groups are in act order (g_idx), which only GPTQ formats can say; reordering the columns would change the model";
+    return "its groups are in act order (g_idx), which only GPTQ formats can say; reordering the columns would change "
+           "the model";
   }
   const Grid grid{t.bits, t.symmetric, t.group_size == t.in_features ? -1 : t.group_size};
   if (const std::string reason = writer.refusal_of(grid); !reason.empty()) return "the format " + reason;
-  if (const std::string reason = writer.refusal(t.out_features, t.in_features, t.group_size, t.bits); !reason.empty()) return reason;
+  if (const std::string reason = writer.refusal(t.out_features, t.in_features, t.group_size, t.bits); !reason.empty())
+    return reason;
   const auto least = std::min_element(t.zeros.begin(), t.zeros.end());
   if (least != t.zeros.end() && *least < writer.least_zero()) {
     const auto at = least - t.zeros.begin();
-    return fmt::format("the zero of output channel {}, group {} is {}, and the format holds {} at least (it stores z - 1); use gptq_v2",
-                       at / t.groups(), at % t.groups(), *least, writer.least_zero());
+    return fmt::format(
+        "the zero of output channel {}, group {} is {}, and the format holds {} at least (it stores z - 1); use "
+        "gptq_v2",
+        at / t.groups(), at % t.groups(), *least, writer.least_zero());
   }
   return {};
 }
@@ -86,7 +90,7 @@ CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter
     const QuantizedTensor& t = stored.tensor;
     if (const std::string reason = refusal(writer, stored); !reason.empty()) {
       throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: {}", source.path(), tensor.name,
-                                      writer.format(), reason));
+                                         writer.format(), reason));
     }
     plan.quantized.push_back({tensor.name, t.out_features, t.in_features, t.group_size, "", t.bits});
     plan.symmetric = plan.symmetric && t.symmetric;
@@ -96,19 +100,24 @@ CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter
     ++widths[t.bits];
   }
   if (plan.quantized.empty()) {
-    throw FormatError(fmt::format("{}: its config says {}, but no tensor is stored so", source.path(), source.format()));
+    throw FormatError(
+        fmt::format("{}: its config says {}, but no tensor is stored so", source.path(), source.format()));
   }
   const auto fewer = [](const auto& a, const auto& b) { return a.second < b.second; };
   plan.group_size = rows ? -1 : std::max_element(sizes.begin(), sizes.end(), fewer)->first;
   plan.bits = std::max_element(widths.begin(), widths.end(), fewer)->first;
   for (const QuantizedLinear& l : plan.quantized) {
     if (l.bits != plan.bits && writer.one_grid()) {
-      throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: it has {} bits, others {}, and only native and GPTQ have several widths",
-                                         source.path(), l.name, writer.format(), l.bits, plan.bits));
+      throw UnsupportedError(
+          fmt::format("{}: tensor {} cannot be stored in format {}: it has {} bits, others {}, and only native and "
+                      "GPTQ have several widths",
+                      source.path(), l.name, writer.format(), l.bits, plan.bits));
     }
     if (!writer.one_grid() || rows || l.group_size == std::min(plan.group_size, l.in_features)) continue;
-    throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: it has groups of {}, the others of {}, and only native and GPTQ have several sizes",
-                                       source.path(), l.name, writer.format(), l.group_size, plan.group_size));
+    throw UnsupportedError(
+        fmt::format("{}: tensor {} cannot be stored in format {}: it has groups of {}, the others of {}, and only "
+                    "native and GPTQ have several sizes",
+                    source.path(), l.name, writer.format(), l.group_size, plan.group_size));
   }
   return plan;
 }
@@ -124,16 +133,21 @@ void check_output_folder(const ModelSource& source, const std::string& output, b
   }
   if (fs::is_empty(output, code)) return;
   if (!overwrite) {
-    throw ArgumentError(fmt::format("{}: expected an empty or new folder; use --overwrite to replace the checkpoint in it", output));
+    throw ArgumentError(
+        fmt::format("{}: expected an empty or new folder; use --overwrite to replace the checkpoint in it", output));
   }
-  std::set<std::string> known = {"config.json", "README.md", "quantize_config.json", "quant_config.json", "report.json", "report.html"};
+  std::set<std::string> known = {"config.json",       "README.md",   "quantize_config.json",
+                                 "quant_config.json", "report.json", "report.html"};
   for (const auto& [name, content] : source.companion_files()) known.insert(name);
   for (const auto& entry : fs::directory_iterator(output)) {
     const std::string name = entry.path().filename().string();
-    const bool ours = entry.is_regular_file(code) && (known.count(name) > 0 || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") ||
-                                                      name.starts_with("tokenizer") || name.ends_with(".json") || name.ends_with(".jinja") || name == "merges.txt");
+    const bool ours =
+        entry.is_regular_file(code) &&
+        (known.count(name) > 0 || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") ||
+         name.starts_with("tokenizer") || name.ends_with(".json") || name.ends_with(".jinja") || name == "merges.txt");
     if (!ours) {
-      throw ArgumentError(fmt::format("{}: holds {}, which belongs to no checkpoint; remove it, or choose another folder", output, name));
+      throw ArgumentError(fmt::format(
+          "{}: holds {}, which belongs to no checkpoint; remove it, or choose another folder", output, name));
     }
   }
 }
@@ -142,14 +156,17 @@ void check_output_folder(const ModelSource& source, const std::string& output, b
 
 ConvertResult convert_model(const std::string& model, const std::string& output, const ConvertOptions& options,
                             const Observer& observer) {
-  if (options.threads < 0 || options.threads > 4096) throw ArgumentError(fmt::format("threads: expected 0 to 4096, got {}", options.threads));
+  if (options.threads < 0 || options.threads > 4096)
+    throw ArgumentError(fmt::format("threads: expected 0 to 4096, got {}", options.threads));
   use_threads(options.threads);
   const auto writer = CheckpointWriter::create(options.to);
   const auto source = ModelSource::open(model);
   source->check();
   if (!source->quantized()) {
-    throw UnsupportedError(fmt::format("{}: expected a quantized checkpoint (native, awq, gptq, gptq_v2, marlin), found {}; quantize makes one from it",
-                                    source->path(), source->format()));
+    throw UnsupportedError(
+        fmt::format("{}: expected a quantized checkpoint (native, awq, gptq, gptq_v2, marlin), found {}; quantize "
+                    "makes one from it",
+                    source->path(), source->format()));
   }
   if (source->format() == options.to) {
     throw ArgumentError(fmt::format("{}: is in the format {} already", source->path(), options.to));
@@ -159,8 +176,8 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   const CheckpointPlan plan = plan_conversion(*source, *writer, tracker);
   const auto left_out = source->left_out();
   if (!left_out.empty()) {
-    tracker.warn(fmt::format("{} tensors are not part of the language model and are not carried along, the first: {}", left_out.size(),
-                             left_out.front().name));
+    tracker.warn(fmt::format("{} tensors are not part of the language model and are not carried along, the first: {}",
+                             left_out.size(), left_out.front().name));
   }
   FolderSwap folder(output);
   SourceProvider provider(*source);
@@ -186,7 +203,8 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   for (const WrittenFile& file : written.files) report["files"].push_back({{"name", file.name}, {"bytes", file.bytes}});
   report["clamped"] = ordered_json::array();
   for (const ClampedTensor& c : written.clamped) {
-    report["clamped"].push_back({{"name", c.name}, {"clamped", c.clamped}, {"flushed", c.flushed}, {"largest", c.largest}});
+    report["clamped"].push_back(
+        {{"name", c.name}, {"clamped", c.clamped}, {"flushed", c.flushed}, {"largest", c.largest}});
     if (c.clamped > 0) tracker.warn(fmt::format("{}: {} values exceed float16 and were clamped", c.name, c.clamped));
   }
   report["warnings"] = tracker.warnings();
@@ -198,11 +216,13 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
 std::string render_conversion(const std::string& text) {
   const auto j = ordered_json::parse(text, nullptr, false);
   if (!j.is_object() || !j.contains("linears")) throw FormatError("expected the result of a conversion");
-  return fmt::format("{} -> {}: {} linears ({}, {}), {} other tensors\n{}: {:.1f} MB, {:.3f} bits per weight, {:.1f} s\n",
-                     j["from"].get<std::string>(), j["to"].get<std::string>(), j["linears"].get<size_t>(),
-                     j["group_size"].get<int64_t>() < 0 ? std::string("one group per row") : fmt::format("groups of {}", j["group_size"].get<int64_t>()),
-                     j["symmetric"].get<bool>() ? "symmetric" : "asymmetric", j["kept"].get<size_t>(), j["output"].get<std::string>(),
-                     j["bytes"].get<double>() / 1e6, j["bits_per_weight"].get<double>(), j["seconds"].get<double>());
+  return fmt::format(
+      "{} -> {}: {} linears ({}, {}), {} other tensors\n{}: {:.1f} MB, {:.3f} bits per weight, {:.1f} s\n",
+      j["from"].get<std::string>(), j["to"].get<std::string>(), j["linears"].get<size_t>(),
+      j["group_size"].get<int64_t>() < 0 ? std::string("one group per row")
+                                         : fmt::format("groups of {}", j["group_size"].get<int64_t>()),
+      j["symmetric"].get<bool>() ? "symmetric" : "asymmetric", j["kept"].get<size_t>(), j["output"].get<std::string>(),
+      j["bytes"].get<double>() / 1e6, j["bits_per_weight"].get<double>(), j["seconds"].get<double>());
 }
 
 }  // namespace metal_marlin

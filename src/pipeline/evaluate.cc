@@ -68,18 +68,21 @@ std::string token_text(const Tokenizer& tokenizer, int32_t id) {
 uint64_t evaluation_bytes(const ModelSource& source, const TokenSet& chunks, uint64_t models) {
   const ModelConfig& c = source.config();
   uint64_t block = 0;
-  for (const LinearSlot& slot : source.linears(0)) block += static_cast<uint64_t>(slot.rows * slot.columns) * sizeof(float);
+  for (const LinearSlot& slot : source.linears(0))
+    block += static_cast<uint64_t>(slot.rows * slot.columns) * sizeof(float);
   const auto hidden = static_cast<uint64_t>(c.hidden_size);
   const uint64_t states = static_cast<uint64_t>(chunks.tokens()) * hidden * sizeof(float);
   const uint64_t head = head_bytes(source) * models;
-  return program_bytes(source) + models * states + std::max(2 * block + BlockForward(source.family(), c).scratch_bytes(chunks.longest()), head);
+  return program_bytes(source) + models * states +
+         std::max(2 * block + BlockForward(source.family(), c).scratch_bytes(chunks.longest()), head);
 }
 
 // KL divergence and agreement compare token by token: both models must mean the same by every id.
 void check_comparable(const ModelSource& model, const ModelSource& reference, Tracker& tracker) {
   if (reference.config().vocab_size != model.config().vocab_size) {
-    throw UnsupportedError(fmt::format("--reference {}: expected a vocabulary of {} tokens as in {}, found {}: no model of the same tokenizer",
-                                       reference.path(), model.config().vocab_size, model.path(), reference.config().vocab_size));
+    throw UnsupportedError(fmt::format(
+        "--reference {}: expected a vocabulary of {} tokens as in {}, found {}: no model of the same tokenizer",
+        reference.path(), model.config().vocab_size, model.path(), reference.config().vocab_size));
   }
   const Tokenizer& a = model.tokenizer();
   const Tokenizer& b = reference.tokenizer();
@@ -89,31 +92,37 @@ void check_comparable(const ModelSource& model, const ModelSource& reference, Tr
     const std::string ours = token_text(a, token);
     const std::string theirs = token_text(b, token);
     if (ours != theirs) {
-      throw UnsupportedError(fmt::format("--reference {}: expected the tokenizer of {}, found another: token {} is {} there and {} here; what they "
-                                         "say of a token cannot be compared", reference.path(), model.path(), id, shown(theirs), shown(ours)));
+      throw UnsupportedError(fmt::format(
+          "--reference {}: expected the tokenizer of {}, found another: token {} is {} there and {} here; what they "
+          "say of a token cannot be compared",
+          reference.path(), model.path(), id, shown(theirs), shown(ours)));
     }
   }
   if (a.vocab_size() != b.vocab_size()) {
-    tracker.warn(fmt::format("the tokenizer of {} has {} tokens, that of {} {}; those that both have are the same", model.path(), a.vocab_size(),
-                             reference.path(), b.vocab_size()));
+    tracker.warn(fmt::format("the tokenizer of {} has {} tokens, that of {} {}; those that both have are the same",
+                             model.path(), a.vocab_size(), reference.path(), b.vocab_size()));
   }
   if (model.family().name != reference.family().name) {
-    tracker.warn(fmt::format("{} is of the family {}, {} of {}: the reference is not what this model was made from", model.path(), model.family().name,
-                             reference.path(), reference.family().name));
+    tracker.warn(fmt::format("{} is of the family {}, {} of {}: the reference is not what this model was made from",
+                             model.path(), model.family().name, reference.path(), reference.family().name));
   }
   if (a.adds_bos() != b.adds_bos()) {
-    tracker.warn(fmt::format("only one of the two tokenizers adds a BOS token; both models get what {} settles (--bos decides)", model.path()));
+    tracker.warn(
+        fmt::format("only one of the two tokenizers adds a BOS token; both models get what {} settles (--bos decides)",
+                    model.path()));
   }
 }
 
 // The same vocabulary may still be applied in another way (merges, normalization): the text itself tells.
-void check_same_tokens(const ModelSource& model, const ModelSource& reference, const std::string& text, const std::string& path) {
+void check_same_tokens(const ModelSource& model, const ModelSource& reference, const std::string& text,
+                       const std::string& path) {
   const std::string probe = text.substr(0, kProbeBytes);
   const size_t whole = probe.size() == text.size() ? probe.size() : probe.rfind(' ');
   const std::string words = probe.substr(0, whole == std::string::npos || whole == 0 ? 0 : whole);
   if (model.tokenizer().encode(words, false) == reference.tokenizer().encode(words, false)) return;
-  throw UnsupportedError(fmt::format("--reference {}: expected the tokenizer of {}, found another: it cuts the beginning of {} into other tokens",
-                                     reference.path(), model.path(), path));
+  throw UnsupportedError(fmt::format(
+      "--reference {}: expected the tokenizer of {}, found another: it cuts the beginning of {} into other tokens",
+      reference.path(), model.path(), path));
 }
 
 }  // namespace
@@ -146,12 +155,15 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   const Precision precision = machine.precision == "bf16" ? statistics_precision("bf16") : Precision::kF32;
   const uint64_t models = other ? 2 : 1;
   const bool spill = evaluation_bytes(*source, chunks, models) > memory_budget(machine);
-  const uint64_t state_bytes = models * static_cast<uint64_t>(chunks.tokens() * source->config().hidden_size) * sizeof(float);
+  const uint64_t state_bytes =
+      models * static_cast<uint64_t>(chunks.tokens() * source->config().hidden_size) * sizeof(float);
   if (const uint64_t least = evaluation_bytes(*source, chunks, models) - state_bytes; least > memory_budget(machine)) {
-    throw SystemError(fmt::format("--memory: {} MiB are allowed, at least {} MiB are needed for one block and the head", memory_budget(machine) >> 20, least >> 20));
+    throw SystemError(fmt::format("--memory: {} MiB are allowed, at least {} MiB are needed for one block and the head",
+                                  memory_budget(machine) >> 20, least >> 20));
   }
   const auto scratch = [&](const char* name) {
-    return spill ? (std::filesystem::temp_directory_path() / fmt::format("metal-marlin-{}-{}", getpid(), name)).string() : std::string();
+    return spill ? (std::filesystem::temp_directory_path() / fmt::format("metal-marlin-{}-{}", getpid(), name)).string()
+                 : std::string();
   };
   Stream stream(*source, chunks, precision, scratch("model"));
   std::unique_ptr<Stream> reference_stream;
@@ -177,7 +189,8 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
       Matrix reference_states;
       if (other) reference_states = reference_stream->states.read(batch);
       score(head, states, reference_head.get(), other ? &reference_states : nullptr,
-            std::span(chunks.sequences).subspan(static_cast<size_t>(batch.first_sequence), batch.lengths.size()), metrics);
+            std::span(chunks.sequences).subspan(static_cast<size_t>(batch.first_sequence), batch.lengths.size()),
+            metrics);
     }
   }
   tracker.enter("done", 1, 1);
@@ -193,7 +206,8 @@ std::string to_json(const Evaluation& e) {
   const auto when = [&](double value) { return e.has_reference ? json(value) : json(nullptr); };
   json model;
   model["perplexity"] = {{"reference", when(e.reference_perplexity)}, {"quantized", e.perplexity}};
-  model["kl_divergence"] = {{"mean", when(e.kl_mean)}, {"standard_error", when(e.kl_standard_error)}, {"p99", when(e.kl_p99)}};
+  model["kl_divergence"] = {
+      {"mean", when(e.kl_mean)}, {"standard_error", when(e.kl_standard_error)}, {"p99", when(e.kl_p99)}};
   model["top1_agreement"] = when(e.top1_agreement);
   model["positions"] = e.positions;
   model["bits_per_weight"] = e.bits_per_weight;

@@ -19,7 +19,8 @@ std::string kind_of(const std::string& name) {
 
 }  // namespace
 
-FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& recipe, const TokensOf& tokens_of, int64_t sequence_length, bool selected) {
+FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& recipe, const TokensOf& tokens_of,
+                          int64_t sequence_length, bool selected) {
   FewTokens out;
   if (!needs_gram(recipe)) return out;
   nlohmann::json list = nlohmann::json::array();
@@ -43,11 +44,15 @@ FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& re
   }
   if (list.empty()) return out;
   const int64_t enough = widest * kLeastTokensPerChannel;
-  const std::string advice = sequence_length > 0 ? fmt::format("give --{} {} or more (of {} tokens)", selected ? "select" : "samples", (enough + sequence_length - 1) / sequence_length, sequence_length)
-                                                 : std::string("make the statistics of more text");
-  out.warning = fmt::format("few calibration tokens for {} of {} linears ({}): expected at least {} tokens for each input channel, {} for {} channels, found {}{}; {}",
-                            list.size(), linears, fmt::join(kinds, ", "), kLeastTokensPerChannel, enough, widest, least,
-                            singular ? ", with which their Gram matrices have not even full rank" : "", advice);
+  const std::string advice = sequence_length > 0
+                                 ? fmt::format("give --{} {} or more (of {} tokens)", selected ? "select" : "samples",
+                                               (enough + sequence_length - 1) / sequence_length, sequence_length)
+                                 : std::string("make the statistics of more text");
+  out.warning = fmt::format(
+      "few calibration tokens for {} of {} linears ({}): expected at least {} tokens for each input channel, {} for {} "
+      "channels, found {}{}; {}",
+      list.size(), linears, fmt::join(kinds, ", "), kLeastTokensPerChannel, enough, widest, least,
+      singular ? ", with which their Gram matrices have not even full rank" : "", advice);
   out.list_json = list.dump();
   return out;
 }

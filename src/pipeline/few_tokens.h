@@ -25,6 +25,7 @@ struct FewTokens {
 
 // `layers`: what is quantized in each. Nothing when the recipe reads no Gram matrix. `sequence_length`: to say how many
 // sequences would do, by --select where they are `selected`; 0: the statistics come from a file.
-FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& recipe, const TokensOf& tokens_of, int64_t sequence_length, bool selected);
+FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& recipe, const TokensOf& tokens_of,
+                          int64_t sequence_length, bool selected);
 
 }  // namespace metal_marlin

@@ -31,35 +31,42 @@ std::map<std::string, int64_t> changeable(const ModelSource& source, int64_t lay
 
 }  // namespace
 
-void check_finished(const ModelSource& source, int64_t layer, const LayerTensors& tensors, const json& report, const FinishedBlock& finished,
-                    const std::string& place) {
+void check_finished(const ModelSource& source, int64_t layer, const LayerTensors& tensors, const json& report,
+                    const FinishedBlock& finished, const std::string& place) {
   const auto fail = [&](const std::string& name, const std::string& expected, const std::string& found) {
-    throw FormatError(fmt::format("{}: {}: expected {}, found {}; the interrupted run is damaged: run again with --no-resume", place, name, expected, found));
+    throw FormatError(
+        fmt::format("{}: {}: expected {}, found {}; the interrupted run is damaged: run again with --no-resume", place,
+                    name, expected, found));
   };
   for (const QuantizedWeight& w : tensors.quantized) {
     const auto it = finished.quantized.find(w.name);
     if (it == finished.quantized.end()) fail(w.name, "its codes", "none");
     const QuantizedTensor& q = it->second;
     const auto text = [](int64_t rows, int64_t columns, int bits, int64_t group, bool symmetric) {
-      return fmt::format("[{}, {}] in {} bits, groups of {}, {}", rows, columns, bits, group, symmetric ? "symmetric" : "asymmetric");
+      return fmt::format("[{}, {}] in {} bits, groups of {}, {}", rows, columns, bits, group,
+                         symmetric ? "symmetric" : "asymmetric");
     };
     const std::string expected = text(w.rows, w.columns, w.grid.bits, w.grid.group_of(w.columns), w.grid.symmetric);
     const std::string found = text(q.out_features, q.in_features, q.bits, q.group_size, q.symmetric);
     if (expected != found) fail(w.name, expected, found);
   }
   if (finished.quantized.size() != tensors.quantized.size()) {
-    fail("quantized", fmt::format("{} linears", tensors.quantized.size()), fmt::format("{}", finished.quantized.size()));
+    fail("quantized", fmt::format("{} linears", tensors.quantized.size()),
+         fmt::format("{}", finished.quantized.size()));
   }
   std::set<std::string> listed;
   if (report.contains("changed") && report["changed"].is_array()) {
-    for (const json& name : report["changed"]) listed.insert(name.is_string() ? name.get<std::string>() : std::string());
+    for (const json& name : report["changed"])
+      listed.insert(name.is_string() ? name.get<std::string>() : std::string());
   }
   const auto sizes = changeable(source, layer);
   for (const OwnedTensor& t : finished.changed) {
     const auto size = sizes.find(t.name);
-    if (size == sizes.end() || finished.quantized.count(t.name) > 0 || listed.erase(t.name) == 0) fail(t.name, "a tensor that was folded into", "another");
+    if (size == sizes.end() || finished.quantized.count(t.name) > 0 || listed.erase(t.name) == 0)
+      fail(t.name, "a tensor that was folded into", "another");
     if (t.dtype != DType::kF16 || t.view().elements() != size->second) {
-      fail(t.name, fmt::format("{} values in F16", size->second), fmt::format("{} in {}", t.view().elements(), dtype_name(t.dtype)));
+      fail(t.name, fmt::format("{} values in F16", size->second),
+           fmt::format("{} in {}", t.view().elements(), dtype_name(t.dtype)));
     }
   }
   if (!listed.empty()) fail(*listed.begin(), "the tensor that its report lists as changed", "none");

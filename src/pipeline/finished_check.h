@@ -1,4 +1,5 @@
-// A block that an earlier run has finished, read from the journal: whether it is of this model and run. Files may be damaged.
+// A block that an earlier run has finished, read from the journal: whether it is of this model and run. Files may be
+// damaged.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -10,10 +11,10 @@
 
 namespace metal_marlin {
 
-// FormatError naming the file (`place`), the tensor, what was expected and found, unless `finished` has the codes of the
-// planned linears in their shapes and grids, and in F16, with as many values as the model has, the changed tensors that its
-// report lists.
-void check_finished(const ModelSource& source, int64_t layer, const LayerTensors& tensors, const nlohmann::json& report, const FinishedBlock& finished,
-                    const std::string& place);
+// FormatError naming the file (`place`), the tensor, what was expected and found, unless `finished` has the codes of
+// the planned linears in their shapes and grids, and in F16, with as many values as the model has, the changed tensors
+// that its report lists.
+void check_finished(const ModelSource& source, int64_t layer, const LayerTensors& tensors, const nlohmann::json& report,
+                    const FinishedBlock& finished, const std::string& place);
 
 }  // namespace metal_marlin

@@ -56,7 +56,8 @@ FolderSwap::FolderSwap(const std::string& target) : target_(plain(target)) {
     if (lock_ < 0) fail(temporary_, "open", errno);
     if (flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
       close(lock_);
-      throw SystemError(fmt::format("{}: another process is writing it; wait for it, or choose another folder", target_));
+      throw SystemError(
+          fmt::format("{}: another process is writing it; wait for it, or choose another folder", target_));
     }
     for (const auto& entry : fs::directory_iterator(temporary_)) remove_all(entry.path().string());
     // The other process may have moved or removed the folder between our look and our lock.

@@ -18,8 +18,8 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kStep = 8;               // of group sizes: nibbles are packed by eight
-constexpr int64_t kUsual = 256;            // larger groups are not worth a suggestion
+constexpr int64_t kStep = 8;     // of group sizes: nibbles are packed by eight
+constexpr int64_t kUsual = 256;  // larger groups are not worth a suggestion
 constexpr size_t kSuggestions = 4;
 constexpr int64_t kPreferred[] = {128, 64, 32};
 
@@ -61,11 +61,14 @@ class GroupSizes {
     int64_t common = 0;
     for (const Linear& l : linears_) common = std::gcd(common, l.columns);
     std::vector<std::string> sizes;
-    for (int64_t size = std::min(common, kUsual) / kStep * kStep; size >= kStep && sizes.size() < kSuggestions; size -= kStep) {
+    for (int64_t size = std::min(common, kUsual) / kStep * kStep; size >= kStep && sizes.size() < kSuggestions;
+         size -= kStep) {
       if (common % size == 0 && fits_all(size)) sizes.push_back(fmt::format("{}", size));
     }
     if (fits_all(-1)) sizes.push_back("-1 (one group per row)");
-    if (sizes.empty()) return "no size fits every linear in these formats; leave some in 16 bits with --skip, or choose another --format";
+    if (sizes.empty())
+      return "no size fits every linear in these formats; leave some in 16 bits with --skip, or choose another "
+             "--format";
     return fmt::format("these fit every linear: {}", fmt::join(sizes, ", "));
   }
 
@@ -73,7 +76,8 @@ class GroupSizes {
   bool fits(const Linear& l, int64_t size) const {
     if (size > 0 && l.columns % size != 0) return false;
     const int64_t group = size > 0 ? size : l.columns;
-    return std::all_of(writers_.begin(), writers_.end(), [&](const auto& w) { return w->refusal(l.rows, l.columns, group, bits_).empty(); });
+    return std::all_of(writers_.begin(), writers_.end(),
+                       [&](const auto& w) { return w->refusal(l.rows, l.columns, group, bits_).empty(); });
   }
   bool holdable(const Linear& l) const {
     for (int64_t size = kStep; size <= l.columns; size += kStep) {
@@ -94,8 +98,10 @@ int64_t resolve_group_size(const ModelSource& source, const QuantizeOptions& opt
   int64_t size = 0;
   if (text != "auto") {
     const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), size);
-    if (code != std::errc() || end != text.data() + text.size() || size == 0 || size < -1 || (size > 0 && size % kStep != 0)) {
-      throw ArgumentError(fmt::format("--group-size: expected auto, -1 or a positive multiple of 8, found \"{}\"", text));
+    if (code != std::errc() || end != text.data() + text.size() || size == 0 || size < -1 ||
+        (size > 0 && size % kStep != 0)) {
+      throw ArgumentError(
+          fmt::format("--group-size: expected auto, -1 or a positive multiple of 8, found \"{}\"", text));
     }
     if (size < 0) return -1;
   }
@@ -108,11 +114,13 @@ int64_t resolve_group_size(const ModelSource& source, const QuantizeOptions& opt
     for (const int64_t preferred : kPreferred) {
       if (names.empty() || sizes.indivisible(preferred).size() < names.size()) names = sizes.indivisible(preferred);
     }
-    throw ArgumentError(fmt::format("--group-size auto: none of 128, 64, 32 fits every linear{}{}; {}", names.empty() ? "" : ": 32 does not divide ",
-                                    fmt::join(names, ", "), sizes.advice()));
+    throw ArgumentError(fmt::format("--group-size auto: none of 128, 64, 32 fits every linear{}{}; {}",
+                                    names.empty() ? "" : ": 32 does not divide ", fmt::join(names, ", "),
+                                    sizes.advice()));
   }
   if (const auto names = sizes.indivisible(size); !names.empty()) {
-    throw ArgumentError(fmt::format("--group-size {}: does not divide the in_features of {}; {}", size, fmt::join(names, ", "), sizes.advice()));
+    throw ArgumentError(fmt::format("--group-size {}: does not divide the in_features of {}; {}", size,
+                                    fmt::join(names, ", "), sizes.advice()));
   }
   return size;
 }

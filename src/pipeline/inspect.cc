@@ -47,7 +47,7 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
     for (const LinearSlot& slot : source->linears(layer)) linears.insert(slot.weight);
   }
   j["linears"] = linears.size();
-  std::map<std::string, std::pair<uint64_t, uint64_t>> types;  // stored_as -> tensors, bytes
+  std::map<std::string, std::pair<uint64_t, uint64_t>> types;              // stored_as -> tensors, bytes
   std::map<std::pair<int, int64_t>, std::pair<uint64_t, uint64_t>> grids;  // bits, group size -> linears, weights
   ordered_json tensors = ordered_json::array();
   ordered_json skipped = ordered_json::array();
@@ -56,7 +56,8 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
     ++count;
     bytes += t.bytes;
     if (with_tensors) {
-      tensors.push_back({{"name", t.name}, {"shape", t.shape}, {"stored_as", t.stored_as}, {"bytes", t.bytes}, {"file", t.file}});
+      tensors.push_back(
+          {{"name", t.name}, {"shape", t.shape}, {"stored_as", t.stored_as}, {"bytes", t.bytes}, {"file", t.file}});
       if (t.bits > 0) tensors.back().update({{"bits", t.bits}, {"group_size", t.group_size}});
     }
     if (source->quantized() && linears.count(t.name) > 0) {
@@ -80,7 +81,8 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
   if (source->quantized()) {
     j["grids"] = ordered_json::array();
     for (const auto& [grid, entry] : grids) {
-      j["grids"].push_back({{"bits", grid.first}, {"group_size", grid.second}, {"linears", entry.first}, {"weights", entry.second}});
+      j["grids"].push_back(
+          {{"bits", grid.first}, {"group_size", grid.second}, {"linears", entry.first}, {"weights", entry.second}});
     }
   }
   if (with_tensors) j["tensors"] = tensors;
@@ -105,8 +107,10 @@ std::string render_inspection(const std::string& text) {
                    c["vocab_size"].get<int64_t>()));
   line("head", c["tie_word_embeddings"].get<bool>() ? "tied to the embedding" : "of its own");
   const auto parameters = j["parameters"].get<uint64_t>();
-  line("parameters", parameters < 1'000'000 ? fmt::format("{}", parameters) : fmt::format("{:.1f} M", static_cast<double>(parameters) / 1e6));
-  line("size", fmt::format("{}, {:.3f} bits per weight", size_text(j["bytes"].get<uint64_t>()), j["bits_per_weight"].get<double>()));
+  line("parameters", parameters < 1'000'000 ? fmt::format("{}", parameters)
+                                            : fmt::format("{:.1f} M", static_cast<double>(parameters) / 1e6));
+  line("size", fmt::format("{}, {:.3f} bits per weight", size_text(j["bytes"].get<uint64_t>()),
+                           j["bits_per_weight"].get<double>()));
   if (j.contains("quantization")) {
     // What is said of single modules is in the table of grids.
     ordered_json q = j["quantization"];
@@ -122,8 +126,11 @@ std::string render_inspection(const std::string& text) {
   for (const auto& g : j.value("grids", ordered_json::array())) {
     const auto bits = g["bits"].get<int>();
     const auto size = g["group_size"].get<int64_t>();
-    const std::string groups = bits == 16 ? "" : size < 0 ? ", a group for each row" : fmt::format(", groups of {}", size);
-    line("  in", fmt::format("{} bits{}: {} linears, {:.1f} M weights", bits, groups, g["linears"].get<int64_t>(), g["weights"].get<double>() / 1e6));
+    const std::string groups = bits == 16 ? ""
+                               : size < 0 ? ", a group for each row"
+                                          : fmt::format(", groups of {}", size);
+    line("  in", fmt::format("{} bits{}: {} linears, {:.1f} M weights", bits, groups, g["linears"].get<int64_t>(),
+                             g["weights"].get<double>() / 1e6));
   }
   for (const auto& [name, entry] : j["stored_as"].items()) {
     line("stored as " + name,

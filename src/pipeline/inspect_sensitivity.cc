@@ -3,10 +3,10 @@
 #include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
 
+#include <unistd.h>
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <unistd.h>
 
 #include "core/threads.h"
 #include "pipeline/memory_plan.h"
@@ -23,20 +23,27 @@ std::string sensitivity_of_model(const std::string& model, const QuantizeOptions
   QuantizeOptions o = with_presets(options);
   o.evaluation.text = "none";  // nothing is held back: no figure of the whole is asked for
   o.mixed_bits = false;
-  o.target_bits = 8;           // any: asks for the measurement, and for its checks
+  o.target_bits = 8;  // any: asks for the measurement, and for its checks
   const Recipe recipe = make_recipe(o, *source);
   Tracker tracker(observer);
-  if (source->quantized()) tracker.warn(source->path() + " is already quantized: what is measured is compared with it, not with the model that it was made from");
+  if (source->quantized())
+    tracker.warn(
+        source->path() +
+        " is already quantized: what is measured is compared with it, not with the model that it was made from");
   std::vector<LayerTensors> layers;
-  for (int64_t layer = 0; layer < source->config().num_hidden_layers; ++layer) layers.push_back(planned_tensors(*source, layer, o, recipe));
+  for (int64_t layer = 0; layer < source->config().num_hidden_layers; ++layer)
+    layers.push_back(planned_tensors(*source, layer, o, recipe));
   if (std::all_of(layers.begin(), layers.end(), [](const LayerTensors& l) { return l.quantized.empty(); })) {
-    throw ArgumentError(fmt::format("{}: no linear can be quantized (first reason: {})", source->path(), layers.front().skipped.front().reason));
+    throw ArgumentError(fmt::format("{}: no linear can be quantized (first reason: {})", source->path(),
+                                    layers.front().skipped.front().reason));
   }
-  const std::string scratch = (std::filesystem::temp_directory_path() / fmt::format("metal-marlin-{}", getpid())).string();
+  const std::string scratch =
+      (std::filesystem::temp_directory_path() / fmt::format("metal-marlin-{}", getpid())).string();
   const TextSizes sizes = expected_sizes(*source, o);
   plan_memory(*source, recipe, o, sizes.calibration, 0, "");
   const RunTexts texts = prepare_texts(*source, o, tracker, scratch);
-  if (const std::string text = sensitivity_warning(o, std::ssize(texts.calibration.sequences)); !text.empty()) tracker.warn(text);
+  if (const std::string text = sensitivity_warning(o, std::ssize(texts.calibration.sequences)); !text.empty())
+    tracker.warn(text);
   const Sensitivity measured = measure_sensitivity(*source, o, recipe, layers, texts.calibration, scratch, tracker);
   nlohmann::json j = to_json(measured);
   j["interaction"] = measured.interaction();

@@ -34,7 +34,8 @@ OwnedTensor token_tensor(const std::string& name, const TokenSet& set) {
 
 TokenSet token_set(const TensorView& view) {
   TokenSet set;
-  if (view.dtype != DType::kI32) throw FormatError(fmt::format("tokens.safetensors: {}: expected I32, found {}", view.name, dtype_name(view.dtype)));
+  if (view.dtype != DType::kI32)
+    throw FormatError(fmt::format("tokens.safetensors: {}: expected I32, found {}", view.name, dtype_name(view.dtype)));
   const auto* values = reinterpret_cast<const int32_t*>(view.bytes.data());
   const int64_t n = view.elements();
   for (int64_t i = 0; i < n;) {
@@ -60,7 +61,9 @@ OwnedTensor copy(const TensorView& view) {
 
 Journal::Journal(const std::string& output) : folder_((fs::path(output) / ".metal-marlin").string()) {}
 
-bool Journal::exists() const { return fs::exists(fs::path(folder_) / "run.json"); }
+bool Journal::exists() const {
+  return fs::exists(fs::path(folder_) / "run.json");
+}
 
 std::optional<uint64_t> Journal::fingerprint() const {
   if (!exists()) return std::nullopt;
@@ -125,7 +128,8 @@ void Journal::write_block(int64_t layer, const FinishedBlock& block, const json&
     groups[name] = {{"bits", tensor.bits}, {"group_size", tensor.group_size}, {"symmetric", tensor.symmetric}};
   }
   for (const OwnedTensor& t : block.changed) tensors.push_back(copy(t.view()));
-  write_safetensors(block_path(layer, "safetensors"), std::span<const OwnedTensor>(tensors), {{"quantized", groups.dump()}});
+  write_safetensors(block_path(layer, "safetensors"), std::span<const OwnedTensor>(tensors),
+                    {{"quantized", groups.dump()}});
   write_text_file(block_path(layer, "json"), report.dump());
 }
 
@@ -137,17 +141,20 @@ FinishedBlock Journal::read_block(int64_t layer) const {
   const json groups = json::parse(it->second, nullptr, false);
   try {
     for (const auto& [name, entry] : groups.items()) {
-      QuantizedTensor t = unpack_native(file.get(name), file.get(name + ".scales"), file.get(name + ".zeros"),
-                                        entry.at("group_size").get<int64_t>(), name, Codes::kRead, entry.value("bits", 4));
+      QuantizedTensor t =
+          unpack_native(file.get(name), file.get(name + ".scales"), file.get(name + ".zeros"),
+                        entry.at("group_size").get<int64_t>(), name, Codes::kRead, entry.value("bits", 4));
       t.symmetric = entry.at("symmetric").get<bool>();
       block.quantized.emplace(name, std::move(t));
     }
   } catch (const json::exception&) {
-    throw FormatError(fmt::format("{}: its list of quantized tensors is damaged; run again with --no-resume", file.path()));
+    throw FormatError(
+        fmt::format("{}: its list of quantized tensors is damaged; run again with --no-resume", file.path()));
   }
   for (const TensorView& view : file.tensors()) {
     const size_t dot = view.name.rfind(".weight.");
-    if (groups.contains(view.name) || (dot != std::string::npos && groups.contains(view.name.substr(0, dot + 7)))) continue;
+    if (groups.contains(view.name) || (dot != std::string::npos && groups.contains(view.name.substr(0, dot + 7))))
+      continue;
     block.changed.push_back(copy(view));
   }
   return block;
@@ -176,7 +183,8 @@ std::optional<int64_t> Journal::states_layer() const {
     const std::string name = entry.path().filename().string();
     long long layer = 0;
     int end = 0;
-    if (std::sscanf(name.c_str(), "states-%lld.safetensors%n", &layer, &end) == 1 && static_cast<size_t>(end) == name.size() && end > 0) {
+    if (std::sscanf(name.c_str(), "states-%lld.safetensors%n", &layer, &end) == 1 &&
+        static_cast<size_t>(end) == name.size() && end > 0) {
       last = std::max<int64_t>(last.value_or(0), layer);
     }
   }

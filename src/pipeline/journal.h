@@ -1,8 +1,9 @@
 // What survives an interruption: OUT/.metal-marlin holds
 //   run.json            the fingerprint of model, options, texts and version
 //   tokens.safetensors  the calibration and held-back tokens (text that the model made itself is costly)
-//   block-00000.*       one file per finished block: its codes, scales, zeros and folded norms (.safetensors), its report (.json)
-//   states-00007.safetensors  now and then the states that enter a block, so that a long run need not replay all blocks
+//   block-00000.*       one file per finished block: its codes, scales, zeros and folded norms (.safetensors), its
+//   report (.json) states-00007.safetensors  now and then the states that enter a block, so that a long run need not
+//   replay all blocks
 // Each file is written under a temporary name, flushed and renamed: a block counts as done when its .json is there.
 #pragma once
 
@@ -22,7 +23,7 @@ namespace metal_marlin {
 
 struct FinishedBlock {
   std::map<std::string, QuantizedTensor> quantized;  // by weight name
-  std::vector<OwnedTensor> changed;                  // folded norms, biases and weights left in 16 bits, under their names, F16
+  std::vector<OwnedTensor> changed;  // folded norms, biases and weights left in 16 bits, under their names, F16
 };
 
 class Journal {

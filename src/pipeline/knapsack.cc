@@ -22,7 +22,8 @@ struct Option {
 
 // Those that no other beats in both, by growing use and so falling value.
 std::vector<Option> undominated(std::vector<Option> options) {
-  std::stable_sort(options.begin(), options.end(), [](const Option& a, const Option& b) { return a.use != b.use ? a.use < b.use : a.value < b.value; });
+  std::stable_sort(options.begin(), options.end(),
+                   [](const Option& a, const Option& b) { return a.use != b.use ? a.use < b.use : a.value < b.value; });
   std::vector<Option> out;
   for (const Option& o : options) {
     if (out.empty() || o.value < out.back().value) out.push_back(o);
@@ -47,7 +48,8 @@ std::vector<Step> hull_steps(size_t item, const std::vector<Option>& options) {
     while (hull.size() >= 2) {
       const Option& a = options[hull[hull.size() - 2]];
       const Option& b = options[hull.back()];
-      if ((b.value - a.value) * (o.use - b.use) <= (o.value - b.value) * (b.use - a.use)) break;  // b is below the line from a to o
+      if ((b.value - a.value) * (o.use - b.use) <= (o.value - b.value) * (b.use - a.use))
+        break;  // b is below the line from a to o
       hull.pop_back();
     }
     hull.push_back(i);
@@ -61,8 +63,8 @@ std::vector<Step> hull_steps(size_t item, const std::vector<Option>& options) {
   return steps;
 }
 
-// Sums are formed in the order of the items everywhere, so that equal choices have equal sums; adding is monotone, so what is
-// dominated stays so.
+// Sums are formed in the order of the items everywhere, so that equal choices have equal sums; adding is monotone, so
+// what is dominated stays so.
 class Search {
  public:
   Search(std::vector<std::vector<Option>> items, double budget) : items_(std::move(items)), budget_(budget) {
@@ -98,13 +100,16 @@ class Search {
           if (promising(state.value, state.use, i + 1)) next.push_back(state);
         }
       }
-      std::stable_sort(next.begin(), next.end(), [](const State& a, const State& b) { return a.use != b.use ? a.use < b.use : a.value < b.value; });
+      std::stable_sort(next.begin(), next.end(), [](const State& a, const State& b) {
+        return a.use != b.use ? a.use < b.use : a.value < b.value;
+      });
       states.clear();
       for (const State& s : next) {
         if (states.empty() || s.value < states.back().value) states.push_back(s);
       }
       if (states.empty()) return known_;
-      if (states.size() > std::numeric_limits<uint32_t>::max()) throw ArgumentError("the choice of options has too many equals");
+      if (states.size() > std::numeric_limits<uint32_t>::max())
+        throw ArgumentError("the choice of options has too many equals");
       for (const State& s : states) trail[i].emplace_back(s.parent, s.option);
     }
     std::vector<size_t> chosen(items_.size());
@@ -117,8 +122,8 @@ class Search {
   }
 
  private:
-  // Steps of all hulls, the steepest first, as far as the budget goes: the slope of the first that does not fit prices use, and
-  // what fits is a choice to beat.
+  // Steps of all hulls, the steepest first, as far as the budget goes: the slope of the first that does not fit prices
+  // use, and what fits is a choice to beat.
   void relax() {
     std::vector<size_t> places(items_.size(), 0);
     std::vector<Step> steps;
@@ -163,8 +168,8 @@ class Search {
     known_ = std::move(chosen);
   }
 
-  // Whether a choice for the first `done` items can still become as good as the one to beat. Of whole choices the sums decide;
-  // of parts, bounds that may be wrong by their rounding.
+  // Whether a choice for the first `done` items can still become as good as the one to beat. Of whole choices the sums
+  // decide; of parts, bounds that may be wrong by their rounding.
   bool promising(double value, double use, size_t done) const {
     if (done == items_.size()) return use <= budget_ && value <= to_beat_;
     if (use + least_use_[done] > budget_ + kRounding * budget_) return false;
@@ -192,7 +197,8 @@ void check(std::span<const KnapsackItem> items) {
     }
     uint64_t largest = 0;
     for (const KnapsackOption& o : options) {
-      if (!(o.loss >= 0 && std::isfinite(o.loss))) throw ArgumentError(fmt::format("item {}: expected a finite loss >= 0, found {}", i, o.loss));
+      if (!(o.loss >= 0 && std::isfinite(o.loss)))
+        throw ArgumentError(fmt::format("item {}: expected a finite loss >= 0, found {}", i, o.loss));
       largest = std::max(largest, o.cost);
     }
     if (largest >= kMostKnapsackCost - most) throw ArgumentError(fmt::format("item {}: the costs reach 2^53", i));
@@ -210,7 +216,8 @@ std::optional<KnapsackChoice> solve(std::span<const KnapsackItem> items, double 
     for (size_t k = 0; k < items[i].options.size(); ++k) {
       const auto cost = static_cast<double>(items[i].options[k].cost);
       const double loss = items[i].options[k].loss;
-      options[i].push_back(costs_are_use ? Option{loss, cost, static_cast<uint8_t>(k)} : Option{cost, loss, static_cast<uint8_t>(k)});
+      options[i].push_back(costs_are_use ? Option{loss, cost, static_cast<uint8_t>(k)}
+                                         : Option{cost, loss, static_cast<uint8_t>(k)});
       largest = std::max(largest, options[i].back().use);
     }
     options[i] = undominated(std::move(options[i]));

@@ -29,9 +29,10 @@ std::vector<Skipped> left_out_tensors(const ModelSource& source) {
   std::vector<Skipped> out;
   for (const CheckpointTensor& t : source.left_out()) {
     const int64_t layer = surplus_layer(source, t.name);
-    out.push_back({t.name, layer < 0 ? "not part of the language model"
-                                     : fmt::format("layer {}, but the config has num_hidden_layers {}: not part of the model", layer,
-                                                   source.config().num_hidden_layers)});
+    out.push_back({t.name, layer < 0
+                               ? "not part of the language model"
+                               : fmt::format("layer {}, but the config has num_hidden_layers {}: not part of the model",
+                                             layer, source.config().num_hidden_layers)});
   }
   return out;
 }
@@ -48,9 +49,12 @@ std::string surplus_layers_warning(const ModelSource& source) {
     last = std::max(last, layer);
   }
   if (tensors == 0) return "";
-  return fmt::format("{}: {} tensors of layer{} {} are left out: the config has num_hidden_layers {}; correct it if they belong to the model",
-                     source.path(), tensors, first == last ? "" : "s", first == last ? fmt::format("{}", first) : fmt::format("{} to {}", first, last),
-                     source.config().num_hidden_layers);
+  return fmt::format(
+      "{}: {} tensors of layer{} {} are left out: the config has num_hidden_layers {}; correct it if they belong to "
+      "the model",
+      source.path(), tensors, first == last ? "" : "s",
+      first == last ? fmt::format("{}", first) : fmt::format("{} to {}", first, last),
+      source.config().num_hidden_layers);
 }
 
 }  // namespace metal_marlin

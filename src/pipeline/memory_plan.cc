@@ -25,7 +25,9 @@ namespace {
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
-std::string mib(uint64_t bytes) { return fmt::format("{} MiB", (bytes + kMiB - 1) / kMiB); }
+std::string mib(uint64_t bytes) {
+  return fmt::format("{} MiB", (bytes + kMiB - 1) / kMiB);
+}
 
 }  // namespace
 
@@ -60,7 +62,8 @@ uint64_t head_bytes(const ModelSource& source) {
     if (t.stored_as == "F32") element = sizeof(float);
   }
   constexpr uint64_t kLogits = uint64_t{1} << 26;
-  return static_cast<uint64_t>(c.vocab_size) * static_cast<uint64_t>(c.hidden_size) * element + std::max(mapped, kLogits);
+  return static_cast<uint64_t>(c.vocab_size) * static_cast<uint64_t>(c.hidden_size) * element +
+         std::max(mapped, kLogits);
 }
 
 MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
@@ -69,7 +72,8 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
   MemoryPlan plan;
   plan.base = program_bytes(source);
   const bool evaluating = held_back_tokens > 0;
-  const auto state_bytes = static_cast<uint64_t>(calibration_tokens + 2 * held_back_tokens) * static_cast<uint64_t>(c.hidden_size) * sizeof(float);
+  const auto state_bytes = static_cast<uint64_t>(calibration_tokens + 2 * held_back_tokens) *
+                           static_cast<uint64_t>(c.hidden_size) * sizeof(float);
   plan.states = state_bytes;
 
   std::array<uint64_t, kTaps> in_features{};
@@ -83,13 +87,15 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     uint64_t scratch = largest * (sizeof(float) * 2 + 1);
     uint64_t rounding = 0;
     if (recipe.rounding == Rounding::kGptq) rounding = gptq_memory_bytes(slot.columns, slot.rows);
-    if (recipe.refine) rounding = std::max(rounding, refine_memory_bytes(slot.columns, recipe.grid.group_of(slot.columns)));
+    if (recipe.refine)
+      rounding = std::max(rounding, refine_memory_bytes(slot.columns, recipe.grid.group_of(slot.columns)));
     // The scale search's factor beside the blocks of the Gram matrix, which touch a page per row.
     if (recipe.scale_loss == ScaleLoss::kFeedback) {
       const auto k = static_cast<uint64_t>(slot.columns);
       const auto group = static_cast<uint64_t>(recipe.grid.group_of(slot.columns));
       const uint64_t blocks = ranges_by_gram(recipe) ? k * std::max<uint64_t>(group * sizeof(float), 4096) : 0;
-      rounding = std::max(rounding, k * k * 2 + blocks + 4 * static_cast<uint64_t>(FeedbackLoss::kRows) * k * sizeof(float));
+      rounding =
+          std::max(rounding, k * k * 2 + blocks + 4 * static_cast<uint64_t>(FeedbackLoss::kRows) * k * sizeof(float));
     }
     scratch += rounding;
     plan.quantize_scratch = std::max(plan.quantize_scratch, scratch);
@@ -98,12 +104,16 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
   const int copies = 1 + (evaluating ? 1 : 0) + (recipe.guard ? 1 : 0);
   for (const uint64_t k : in_features) plan.statistics += k * k * sizeof(float) * copies;
   if (recipe.precision == Precision::kBF16) {
-    plan.statistics += *std::max_element(in_features.begin(), in_features.end()) * static_cast<uint64_t>(kBF16GramTokens) * 2;
+    plan.statistics +=
+        *std::max_element(in_features.begin(), in_features.end()) * static_cast<uint64_t>(kBF16GramTokens) * 2;
   }
   const int64_t longest = std::max(options.calibration.sequence_length, evaluating ? options.evaluation.context : 0);
-  const auto batch = static_cast<uint64_t>(std::max(BlockForward::kBatchTokens, longest)) * static_cast<uint64_t>(c.hidden_size) * sizeof(float);
+  const auto batch = static_cast<uint64_t>(std::max(BlockForward::kBatchTokens, longest)) *
+                     static_cast<uint64_t>(c.hidden_size) * sizeof(float);
   plan.forward_scratch = BlockForward(source.family(), c, recipe.precision).scratch_bytes(longest) + batch;
-  if (evaluating) plan.forward_scratch = std::max(plan.forward_scratch, BlockForward(source.family(), c).scratch_bytes(longest) + batch);
+  if (evaluating)
+    plan.forward_scratch =
+        std::max(plan.forward_scratch, BlockForward(source.family(), c).scratch_bytes(longest) + batch);
   if (evaluating) {
     plan.head = head_bytes(source) + 2 * batch;
   }
@@ -112,7 +122,8 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
                                                  options.calibration.sequence_length);
   }
   if (options.calibration.select > 0) {
-    plan.selection = plan.base + select_pool_bytes(source, options.machine, options.calibration.samples, options.calibration.sequence_length);
+    plan.selection = plan.base + select_pool_bytes(source, options.machine, options.calibration.samples,
+                                                   options.calibration.sequence_length);
   }
 
   if (chooses_bits(options)) {
@@ -127,13 +138,19 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     plan.states = 0;
   }
   if (plan.peak() > budget) {
-    throw SystemError(fmt::format("--memory {}: this run needs at least {}: {} for the program, {} for one block, {} for statistics, {} "
-                                  "for scratch; {} for the head, used alone after the blocks{}; give more memory",
-                                  mib(budget), mib(plan.peak()), mib(plan.base), mib(plan.block), mib(plan.statistics),
-                                  mib(std::max(plan.forward_scratch, plan.quantize_scratch)), mib(plan.head),
-                                  (plan.self_text == 0 ? std::string() : fmt::format("; {} while the model makes its text", mib(plan.self_text))) +
-                                      (plan.selection == 0 ? std::string() : fmt::format("; {} while sequences are selected from {}", mib(plan.selection), options.calibration.samples)) +
-                                      (plan.sensitivity == 0 ? std::string() : fmt::format("; {} while the linears' sensitivity is measured", mib(plan.sensitivity)))));
+    throw SystemError(fmt::format(
+        "--memory {}: this run needs at least {}: {} for the program, {} for one block, {} for statistics, {} "
+        "for scratch; {} for the head, used alone after the blocks{}; give more memory",
+        mib(budget), mib(plan.peak()), mib(plan.base), mib(plan.block), mib(plan.statistics),
+        mib(std::max(plan.forward_scratch, plan.quantize_scratch)), mib(plan.head),
+        (plan.self_text == 0 ? std::string()
+                             : fmt::format("; {} while the model makes its text", mib(plan.self_text))) +
+            (plan.selection == 0 ? std::string()
+                                 : fmt::format("; {} while sequences are selected from {}", mib(plan.selection),
+                                               options.calibration.samples)) +
+            (plan.sensitivity == 0
+                 ? std::string()
+                 : fmt::format("; {} while the linears' sensitivity is measured", mib(plan.sensitivity)))));
   }
   const ModelSize size = model_size(source);
   const uint64_t linears = weights * static_cast<uint64_t>(c.num_hidden_layers);
@@ -151,7 +168,8 @@ std::string disk_shortage(const MemoryPlan& plan, const std::string& output) {
   namespace fs = std::filesystem;
   uint64_t written = 0;  // by an interrupted run, which this one continues or replaces
   std::error_code code;
-  for (fs::directory_iterator entry(fs::path(output) / ".metal-marlin", code), end; !code && entry != end; entry.increment(code)) {
+  for (fs::directory_iterator entry(fs::path(output) / ".metal-marlin", code), end; !code && entry != end;
+       entry.increment(code)) {
     std::error_code unreadable;
     const uint64_t size = entry->is_regular_file(unreadable) ? entry->file_size(unreadable) : 0;
     if (!unreadable) written += size;
@@ -159,14 +177,24 @@ std::string disk_shortage(const MemoryPlan& plan, const std::string& output) {
   const uint64_t needed = plan.disk > written ? plan.disk - written : 0;
   const uint64_t free = free_disk_bytes(output);
   if (free >= needed) return {};
-  return fmt::format("{}: about {} of disk are needed, {} are free there; free some space or choose another folder", output,
-                     memory_text(needed), memory_text(free));
+  return fmt::format("{}: about {} of disk are needed, {} are free there; free some space or choose another folder",
+                     output, memory_text(needed), memory_text(free));
 }
 
 nlohmann::json to_json(const MemoryPlan& p) {
-  return {{"peak_bytes", p.peak()}, {"base", p.base}, {"states", p.states}, {"spilled", p.spilled}, {"block", p.block},
-          {"statistics", p.statistics}, {"forward_scratch", p.forward_scratch}, {"quantize_scratch", p.quantize_scratch},
-          {"head", p.head}, {"self_text", p.self_text}, {"selection", p.selection}, {"sensitivity", p.sensitivity}, {"disk", p.disk}};
+  return {{"peak_bytes", p.peak()},
+          {"base", p.base},
+          {"states", p.states},
+          {"spilled", p.spilled},
+          {"block", p.block},
+          {"statistics", p.statistics},
+          {"forward_scratch", p.forward_scratch},
+          {"quantize_scratch", p.quantize_scratch},
+          {"head", p.head},
+          {"self_text", p.self_text},
+          {"selection", p.selection},
+          {"sensitivity", p.sensitivity},
+          {"disk", p.disk}};
 }
 
 }  // namespace metal_marlin

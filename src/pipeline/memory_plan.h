@@ -10,23 +10,24 @@
 namespace metal_marlin {
 
 struct MemoryPlan {
-  uint64_t base = 0;             // program, libraries, tokenizer, tables
-  uint64_t states = 0;           // of calibration and held-back tokens; 0 when spilled
-  uint64_t spilled = 0;          // the same in scratch files
-  uint64_t block = 0;            // f32 weights of one block, and its codes
-  uint64_t statistics = 0;       // Gram matrices
+  uint64_t base = 0;        // program, libraries, tokenizer, tables
+  uint64_t states = 0;      // of calibration and held-back tokens; 0 when spilled
+  uint64_t spilled = 0;     // the same in scratch files
+  uint64_t block = 0;       // f32 weights of one block, and its codes
+  uint64_t statistics = 0;  // Gram matrices
   uint64_t forward_scratch = 0;
   uint64_t quantize_scratch = 0;
-  uint64_t head = 0;             // head and rows of logits
-  uint64_t self_text = 0;        // sampling calibration text: weights and caches
-  uint64_t selection = 0;        // choosing sequences from a pool: its states, a block, the profiles
-  uint64_t sensitivity = 0;      // measuring what each linear's quantization costs: streams of states, two blocks
-  uint64_t disk = 0;             // journal and output, at the peak
+  uint64_t head = 0;         // head and rows of logits
+  uint64_t self_text = 0;    // sampling calibration text: weights and caches
+  uint64_t selection = 0;    // choosing sequences from a pool: its states, a block, the profiles
+  uint64_t sensitivity = 0;  // measuring what each linear's quantization costs: streams of states, two blocks
+  uint64_t disk = 0;         // journal and output, at the peak
   uint64_t peak() const;
 };
 
 // budget 0: the machine's memory less a tenth. States are spilled when they do not fit; SystemError naming the parts
-// and the least budget that would do when even that exceeds it, or when `output` (empty: not looked at) has too little disk.
+// and the least budget that would do when even that exceeds it, or when `output` (empty: not looked at) has too little
+// disk.
 MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
                        int64_t calibration_tokens, int64_t held_back_tokens, const std::string& output);
 nlohmann::json to_json(const MemoryPlan& plan);
@@ -39,8 +40,8 @@ inline constexpr uint64_t kProgramBytes = uint64_t{90} << 20;
 
 // Program and the tables of the model's tokenizer.
 uint64_t program_bytes(const ModelSource& source);
-// The output head while it is used: in 16 bits (f32 where it is stored so), beside the mapped pages that it is read from at
-// first, and a tile of logits.
+// The output head while it is used: in 16 bits (f32 where it is stored so), beside the mapped pages that it is read
+// from at first, and a tile of logits.
 uint64_t head_bytes(const ModelSource& source);
 
 // Whether the hidden states of so many tokens, with nothing else to hold, go to a file.

@@ -35,7 +35,8 @@ bool has_width(const CheckpointWriter& writer, int bits) {
 
 std::string grid_name(const Grid& grid) {
   if (grid.bits == kUnquantizedBits) return "16 bits";
-  return fmt::format("{} bits in groups of {}", grid.bits, grid.group_size < 0 ? "a whole row" : fmt::format("{}", grid.group_size));
+  return fmt::format("{} bits in groups of {}", grid.bits,
+                     grid.group_size < 0 ? "a whole row" : fmt::format("{}", grid.group_size));
 }
 
 uint64_t weights_of(const Sensitivity& s) {
@@ -62,8 +63,10 @@ struct BitsPattern {
 
 BitsPattern parse_pattern(const std::string& text, const Grid& usual) {
   const auto fail = [&] {
-    throw ArgumentError(fmt::format("--linear-bits: expected PATTERN=BITS or PATTERN=BITS:GROUP with BITS of 3, 4, 8 or 16, such as "
-                                    "'*.down_proj.*=8', found '{}'", text));
+    throw ArgumentError(
+        fmt::format("--linear-bits: expected PATTERN=BITS or PATTERN=BITS:GROUP with BITS of 3, 4, 8 or 16, such as "
+                    "'*.down_proj.*=8', found '{}'",
+                    text));
   };
   const size_t at = text.rfind('=');
   if (at == std::string::npos || at == 0) fail();
@@ -76,7 +79,8 @@ BitsPattern parse_pattern(const std::string& text, const Grid& usual) {
   const size_t colon = text.find(':', at);
   BitsPattern out{text.substr(0, at), usual, text};
   const int64_t bits = number(at + 1, std::min(colon, text.size()));
-  if (bits != kUnquantizedBits && std::find(kNativeWidths.begin(), kNativeWidths.end(), bits) == kNativeWidths.end()) fail();
+  if (bits != kUnquantizedBits && std::find(kNativeWidths.begin(), kNativeWidths.end(), bits) == kNativeWidths.end())
+    fail();
   out.grid.bits = static_cast<int>(bits);
   if (colon != std::string::npos) {
     out.grid.group_size = number(colon + 1, text.size());
@@ -87,11 +91,13 @@ BitsPattern parse_pattern(const std::string& text, const Grid& usual) {
 }
 
 // ArgumentError where one of the formats cannot store the linear so.
-void require_holdable(const BitsPattern& p, const QuantizedWeight& w, const QuantizeOptions& options, const Recipe& recipe) {
+void require_holdable(const BitsPattern& p, const QuantizedWeight& w, const QuantizeOptions& options,
+                      const Recipe& recipe) {
   if (p.grid.bits == kUnquantizedBits) return;
   if (p.grid.group_size > 0 && w.columns % p.grid.group_size != 0) {
-    throw ArgumentError(fmt::format("--linear-bits {}: groups of {} do not divide the in_features {} of {}; choose another size", p.text,
-                                    p.grid.group_size, w.columns, w.name));
+    throw ArgumentError(
+        fmt::format("--linear-bits {}: groups of {} do not divide the in_features {} of {}; choose another size",
+                    p.text, p.grid.group_size, w.columns, w.name));
   }
   for (const auto& writer : writers_of(options)) {
     std::string reason;
@@ -99,31 +105,40 @@ void require_holdable(const BitsPattern& p, const QuantizedWeight& w, const Quan
       reason = fmt::format("has one grid for all linears ({}), which may be left in 16 bits", grid_name(recipe.grid));
     } else if (!has_width(*writer, p.grid.bits)) {
       reason = fmt::format("holds {} bits, not {}", list_widths(writer->widths()), p.grid.bits);
-    } else if (std::string shape = writer->refusal(w.rows, w.columns, p.grid.group_of(w.columns), p.grid.bits); !shape.empty()) {
+    } else if (std::string shape = writer->refusal(w.rows, w.columns, p.grid.group_of(w.columns), p.grid.bits);
+               !shape.empty()) {
       reason = fmt::format("cannot hold {} so: {}", w.name, shape);
     }
-    if (!reason.empty()) throw ArgumentError(fmt::format("--linear-bits {}: the format {} {}; choose other bits, or another --format", p.text, writer->format(), reason));
+    if (!reason.empty())
+      throw ArgumentError(fmt::format("--linear-bits {}: the format {} {}; choose other bits, or another --format",
+                                      p.text, writer->format(), reason));
   }
 }
 
 // Those that every format can hold for all linears of an item.
-std::vector<Grid> holdable(const std::vector<Grid>& grids, const std::vector<const QuantizedWeight*>& weights, const QuantizeOptions& options) {
+std::vector<Grid> holdable(const std::vector<Grid>& grids, const std::vector<const QuantizedWeight*>& weights,
+                           const QuantizeOptions& options) {
   std::vector<Grid> out;
   const auto writers = writers_of(options);
   for (const Grid& grid : grids) {
-    const bool held = grid.bits == kUnquantizedBits || std::all_of(weights.begin(), weights.end(), [&](const QuantizedWeight* w) {
-      if (grid.group_size > 0 && w->columns % grid.group_size != 0) return false;
-      return std::all_of(writers.begin(), writers.end(), [&](const auto& writer) {
-        return writer->refusal(w->rows, w->columns, grid.group_of(w->columns), grid.bits).empty();
-      });
-    });
+    const bool held =
+        grid.bits == kUnquantizedBits || std::all_of(weights.begin(), weights.end(), [&](const QuantizedWeight* w) {
+          if (grid.group_size > 0 && w->columns % grid.group_size != 0) return false;
+          return std::all_of(writers.begin(), writers.end(), [&](const auto& writer) {
+            return writer->refusal(w->rows, w->columns, grid.group_of(w->columns), grid.bits).empty();
+          });
+        });
     if (held) out.push_back(grid);
   }
   return out;
 }
 
 json option_json(const BitsOption& o) {
-  return {{"bits", o.grid.bits}, {"group_size", o.grid.group_size}, {"symmetric", o.grid.symmetric}, {"storage_bits", o.bits}, {"estimated_kl", o.kl}};
+  return {{"bits", o.grid.bits},
+          {"group_size", o.grid.group_size},
+          {"symmetric", o.grid.symmetric},
+          {"storage_bits", o.bits},
+          {"estimated_kl", o.kl}};
 }
 
 }  // namespace
@@ -151,7 +166,8 @@ std::vector<Grid> grid_choices(const QuantizeOptions& options, const Recipe& rec
   if (!one_grid) {
     const int64_t usual = recipe.grid.group_size;
     for (const int64_t size : {2 * usual, usual / 2, usual / 4}) {
-      const bool held = std::all_of(writers.begin(), writers.end(), [&](const auto& w) { return size >= w->least_group(); });
+      const bool held =
+          std::all_of(writers.begin(), writers.end(), [&](const auto& w) { return size >= w->least_group(); });
       if (!held || size > kLargestChosenGroup || size % 8 != 0) continue;
       Grid grid = recipe.grid;
       grid.group_size = size;
@@ -170,7 +186,8 @@ std::vector<Grid> grid_choices(const QuantizeOptions& options, const Recipe& rec
   return out;
 }
 
-std::vector<SensitiveItem> sensitive_items(const std::vector<LayerTensors>& layers, const Recipe& recipe, const QuantizeOptions& options) {
+std::vector<SensitiveItem> sensitive_items(const std::vector<LayerTensors>& layers, const Recipe& recipe,
+                                           const QuantizeOptions& options) {
   const std::vector<Grid> choices = grid_choices(options, recipe);
   std::vector<SensitiveItem> items;
   for (size_t layer = 0; layer < layers.size(); ++layer) {
@@ -204,12 +221,16 @@ void check_reachable(const std::vector<SensitiveItem>& items, const QuantizeOpti
   uint64_t weights = 0;
   for (const SensitiveItem& item : items) {
     weights += item.weights;
-    least += std::min_element(item.options.begin(), item.options.end(), [](const auto& a, const auto& b) { return a.bits < b.bits; })->bits;
+    least += std::min_element(item.options.begin(), item.options.end(), [](const auto& a, const auto& b) {
+               return a.bits < b.bits;
+             })->bits;
   }
   const auto count = static_cast<double>(weights);
   if (least <= static_cast<uint64_t>(options.target_bits * count)) return;
-  throw ArgumentError(fmt::format("--target-bits {:g}: the fewest bits that the formats hold take {:.3f} per weight, scales and zeros included; "
-                                  "give more, or larger groups", options.target_bits, static_cast<double>(least) / count));
+  throw ArgumentError(fmt::format(
+      "--target-bits {:g}: the fewest bits that the formats hold take {:.3f} per weight, scales and zeros included; "
+      "give more, or larger groups",
+      options.target_bits, static_cast<double>(least) / count));
 }
 
 BitsChoice choose_bits(const Sensitivity& s, const QuantizeOptions& options) {
@@ -220,17 +241,23 @@ BitsChoice choose_bits(const Sensitivity& s, const QuantizeOptions& options) {
   if (options.target_bits > 0) {
     check_reachable(s.items, options);
     choice = least_loss(items, static_cast<uint64_t>(options.target_bits * count));
-    if (!choice) throw ArgumentError(fmt::format("--target-bits {:g}: no bits meet it; give more", options.target_bits));
+    if (!choice)
+      throw ArgumentError(fmt::format("--target-bits {:g}: no bits meet it; give more", options.target_bits));
   } else {
     choice = least_cost(items, options.max_kl);
-    if (!choice) throw ArgumentError(fmt::format("--max-kl {:g}: no bits meet it with linears of fixed --linear-bits; give more", options.max_kl));
+    if (!choice)
+      throw ArgumentError(
+          fmt::format("--max-kl {:g}: no bits meet it with linears of fixed --linear-bits; give more", options.max_kl));
   }
   const auto kept = [&](size_t i) { return s.items[i].options[choice->options[i]].grid.bits == kUnquantizedBits; };
   size_t quantized = 0;
   for (size_t i = 0; i < s.items.size(); ++i) quantized += kept(i) ? 0 : 1;
   if (quantized == 0) {
-    throw ArgumentError(options.target_bits > 0 ? fmt::format("--target-bits {:g}: leaves every linear in 16 bits; give fewer", options.target_bits)
-                                                : fmt::format("--max-kl {:g}: only 16 bits for every linear meet it by the estimate; give more", options.max_kl));
+    throw ArgumentError(
+        options.target_bits > 0
+            ? fmt::format("--target-bits {:g}: leaves every linear in 16 bits; give fewer", options.target_bits)
+            : fmt::format("--max-kl {:g}: only 16 bits for every linear meet it by the estimate; give more",
+                          options.max_kl));
   }
   return {std::move(choice->options), weights > 0 ? static_cast<double>(choice->cost) / count : 0, choice->loss};
 }
@@ -259,7 +286,9 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
         weights.push_back(&w);
       }
       for (size_t i = 0; i < patterns.size(); ++i) {
-        const bool matches = std::any_of(weights.begin(), weights.end(), [&](const QuantizedWeight* w) { return matches_any({patterns[i].pattern}, w->name); });
+        const bool matches = std::any_of(weights.begin(), weights.end(), [&](const QuantizedWeight* w) {
+          return matches_any({patterns[i].pattern}, w->name);
+        });
         if (!matches) continue;
         used[i] = true;
         chosen = &patterns[i];
@@ -272,29 +301,41 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
     }
   }
   for (size_t i = 0; i < patterns.size(); ++i) {
-    if (!used[i]) throw ArgumentError(fmt::format("--linear-bits {}: no linear that is quantized has a name that matches '{}'", patterns[i].text, patterns[i].pattern));
+    if (!used[i])
+      throw ArgumentError(fmt::format("--linear-bits {}: no linear that is quantized has a name that matches '{}'",
+                                      patterns[i].text, patterns[i].pattern));
   }
   return out;
 }
 
-bool chooses_bits(const QuantizeOptions& options) { return options.mixed_bits || options.target_bits > 0; }
+bool chooses_bits(const QuantizeOptions& options) {
+  return options.mixed_bits || options.target_bits > 0;
+}
 
-bool chooses_by_limit(const QuantizeOptions& options) { return options.mixed_bits && !(options.target_bits > 0); }
+bool chooses_by_limit(const QuantizeOptions& options) {
+  return options.mixed_bits && !(options.target_bits > 0);
+}
 
 void check_mixed(const QuantizeOptions& o, const Recipe& recipe) {
   if (!chooses_bits(o)) return;
   if (o.target_bits != 0 && !(o.target_bits >= 2 && o.target_bits < 16)) {
-    throw ArgumentError(fmt::format("--target-bits: expected 2 to less than 16 bits per weight, got {:g}", o.target_bits));
+    throw ArgumentError(
+        fmt::format("--target-bits: expected 2 to less than 16 bits per weight, got {:g}", o.target_bits));
   }
-  if (o.target_bits == 0 && o.max_kl < 0) throw ArgumentError("--bits mixed: needs --target-bits X, or --max-kl X, to know how many bits there may be");
+  if (o.target_bits == 0 && o.max_kl < 0)
+    throw ArgumentError("--bits mixed: needs --target-bits X, or --max-kl X, to know how many bits there may be");
   if (recipe.grid.bits != 4) {
-    throw ArgumentError(fmt::format("--target-bits: chooses bits beside 4, and --bits {} leaves no choice; leave one of them out", recipe.grid.bits));
+    throw ArgumentError(
+        fmt::format("--target-bits: chooses bits beside 4, and --bits {} leaves no choice; leave one of them out",
+                    recipe.grid.bits));
   }
   if (from_statistics(o.calibration)) {
-    throw ArgumentError("sensitivity: statistics from a file have no text to measure on; name texts, or self, with --calibration");
+    throw ArgumentError(
+        "sensitivity: statistics from a file have no text to measure on; name texts, or self, with --calibration");
   }
   if (o.sensitivity_tokens < 1 || o.sensitivity_tokens > (int64_t{1} << 24)) {
-    throw ArgumentError(fmt::format("--sensitivity-tokens: expected 1 to {}, got {}", int64_t{1} << 24, o.sensitivity_tokens));
+    throw ArgumentError(
+        fmt::format("--sensitivity-tokens: expected 1 to {}, got {}", int64_t{1} << 24, o.sensitivity_tokens));
   }
 }
 
@@ -303,10 +344,19 @@ json to_json(const Sensitivity& s) {
   for (const SensitiveItem& item : s.items) {
     json options = json::array();
     for (const BitsOption& o : item.options) options.push_back(option_json(o));
-    items.push_back({{"layer", item.layer}, {"tap", tap_name(item.tap)}, {"linears", item.names}, {"weights", item.weights}, {"kl", item.kl},
-                     {"kl_standard_error", item.kl_standard_error}, {"options", options}});
+    items.push_back({{"layer", item.layer},
+                     {"tap", tap_name(item.tap)},
+                     {"linears", item.names},
+                     {"weights", item.weights},
+                     {"kl", item.kl},
+                     {"kl_standard_error", item.kl_standard_error},
+                     {"options", options}});
   }
-  return {{"sequences", s.sequences}, {"tokens", s.tokens}, {"statistics_tokens", s.statistics_tokens}, {"kl_together", s.kl_together}, {"items", items}};
+  return {{"sequences", s.sequences},
+          {"tokens", s.tokens},
+          {"statistics_tokens", s.statistics_tokens},
+          {"kl_together", s.kl_together},
+          {"items", items}};
 }
 
 bool take_measured(const json& j, Sensitivity& sensitivity) {

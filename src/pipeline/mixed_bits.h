@@ -14,8 +14,8 @@
 
 namespace metal_marlin {
 
-// Codes, one 16-bit scale per group and, where the grid has them, a zero of the width of a code or a 16-bit minimum per group: what the numbers
-// take, not what a layout adds to them. 16 for each weight that stays in 16 bits.
+// Codes, one 16-bit scale per group and, where the grid has them, a zero of the width of a code or a 16-bit minimum per
+// group: what the numbers take, not what a layout adds to them. 16 for each weight that stays in 16 bits.
 uint64_t storage_bits(int64_t rows, int64_t columns, const Grid& grid);
 
 // One way to store the linears of an item.
@@ -30,32 +30,33 @@ struct SensitiveItem {
   Tap tap = Tap::kQkv;
   std::vector<std::string> names;  // of the weights
   uint64_t weights = 0;
-  double kl = 0;                   // measured, of Recipe::grid: mean over the tokens
-  double kl_standard_error = 0;    // of that mean, tokens taken as independent
+  double kl = 0;                 // measured, of Recipe::grid: mean over the tokens
+  double kl_standard_error = 0;  // of that mean, tokens taken as independent
   std::vector<BitsOption> options;
 };
 struct Sensitivity {
   int64_t sequences = 0;
-  int64_t tokens = 0;              // of the sequences
+  int64_t tokens = 0;  // of the sequences
   int64_t statistics_tokens = 0;
-  double kl_together = 0;          // measured, of all items in Recipe::grid at once
+  double kl_together = 0;  // measured, of all items in Recipe::grid at once
   std::vector<SensitiveItem> items;
   // kl_together over the sum of all kl, by which sums of estimates are scaled; at least 0.
   double interaction() const;
 };
 
-// Recipe::grid, and what the formats let a linear have in its place: groups of twice, half and a quarter of the size (up to
-// 128, from CheckpointWriter::least_group()), other widths, 16 bits; only the last where one of the formats has one grid for
-// all.
+// Recipe::grid, and what the formats let a linear have in its place: groups of twice, half and a quarter of the size
+// (up to 128, from CheckpointWriter::least_group()), other widths, 16 bits; only the last where one of the formats has
+// one grid for all.
 std::vector<Grid> grid_choices(const QuantizeOptions& options, const Recipe& recipe);
-// The sets of linears that are planned to be quantized, each with what every format can hold for all of it: the first option is
-// the grid that it has in the plan, the only one where --linear-bits gave it. Nothing is measured yet.
-std::vector<SensitiveItem> sensitive_items(const std::vector<LayerTensors>& layers, const Recipe& recipe, const QuantizeOptions& options);
+// The sets of linears that are planned to be quantized, each with what every format can hold for all of it: the first
+// option is the grid that it has in the plan, the only one where --linear-bits gave it. Nothing is measured yet.
+std::vector<SensitiveItem> sensitive_items(const std::vector<LayerTensors>& layers, const Recipe& recipe,
+                                           const QuantizeOptions& options);
 
 struct BitsChoice {
   std::vector<size_t> options;  // of each item
   double bits_per_weight = 0;
-  double kl = 0;                // estimated, of all together
+  double kl = 0;  // estimated, of all together
 };
 // ArgumentError where no choice can meet options.target_bits, with what would: known before anything is measured.
 void check_reachable(const std::vector<SensitiveItem>& items, const QuantizeOptions& options);
@@ -65,8 +66,8 @@ BitsChoice choose_bits(const Sensitivity& sensitivity, const QuantizeOptions& op
 LinearGrids grids_of(const Sensitivity& sensitivity, const BitsChoice& choice);
 
 // --linear-bits: "PATTERN=BITS" or "PATTERN=BITS:GROUP", the last that matches counts; linears fused at load follow the
-// first of them that is matched. ArgumentError naming the option for what is no such text, a pattern that matches nothing,
-// or a grid that a format cannot hold.
+// first of them that is matched. ArgumentError naming the option for what is no such text, a pattern that matches
+// nothing, or a grid that a format cannot hold.
 LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe);
 
 // The options choose bits by sensitivity.
@@ -78,8 +79,8 @@ void check_mixed(const QuantizeOptions& options, const Recipe& recipe);
 
 // Round trip through the journal, and the report's "mixed".
 nlohmann::json to_json(const Sensitivity& sensitivity);
-// Takes the figures of `j` for the items that `sensitivity` has; false, and nothing taken, unless `j` is such a measurement of
-// the very same items.
+// Takes the figures of `j` for the items that `sensitivity` has; false, and nothing taken, unless `j` is such a
+// measurement of the very same items.
 bool take_measured(const nlohmann::json& j, Sensitivity& sensitivity);
 nlohmann::json mixed_section(const Sensitivity& sensitivity, const BitsChoice& choice, const QuantizeOptions& options);
 // What a checkpoint holds for the linears of that section: everything that its format stores for them.

@@ -47,15 +47,18 @@ Work work_per_token(const ModelSource& source) {
 }
 
 // Seconds from the machine's measured rate of matrix products. The factors allow for what is not a product.
-json estimate_time(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options, const TextSizes& sizes) {
+json estimate_time(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                   const TextSizes& sizes) {
   const double rate = gemm_rate(GemmType::kF32) * 1e9 * threads();
-  const double statistics_rate = recipe.precision == Precision::kBF16 ? gemm_rate(GemmType::kBF16) * 1e9 * threads() : rate;
+  const double statistics_rate =
+      recipe.precision == Precision::kBF16 ? gemm_rate(GemmType::kBF16) * 1e9 * threads() : rate;
   const Work work = work_per_token(source);
   const auto calibration = static_cast<double>(sizes.calibration);
   const auto held_back = static_cast<double>(sizes.held_back);
   const double forward = 2 * work.forward * calibration / statistics_rate / 0.7;
   const double statistics = 2 * work.gram * calibration / rate / 0.75;
-  const double head = 2.0 * static_cast<double>(source.config().hidden_size) * static_cast<double>(source.config().vocab_size);
+  const double head =
+      2.0 * static_cast<double>(source.config().hidden_size) * static_cast<double>(source.config().vocab_size);
   const double evaluate = held_back * (2 * (2 * work.forward + head) + 2 * work.gram) / rate / 0.7;
   double rounding = 0;
   for (const LinearSlot& slot : source.linears(0)) {
@@ -68,20 +71,24 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const Quanti
     if (recipe.ranges == RangeChoice::kGram || recipe.clip) rounding += 25 * 64 * n * k;
   }
   rounding *= static_cast<double>(source.config().num_hidden_layers) / rate / 0.5;
-  json time = {{"forward", forward}, {"statistics", statistics}, {"search_and_round", rounding}, {"evaluate", evaluate}};
+  json time = {
+      {"forward", forward}, {"statistics", statistics}, {"search_and_round", rounding}, {"evaluate", evaluate}};
   double self = 0;
-  if (sizes.self_made > 0) self = (2 * work.forward + head) * static_cast<double>(sizes.self_made) / statistics_rate / 0.3;
+  if (sizes.self_made > 0)
+    self = (2 * work.forward + head) * static_cast<double>(sizes.self_made) / statistics_rate / 0.3;
   time["self_text"] = self;
-  const double blocks = static_cast<double>(profiled_blocks(source)) / static_cast<double>(source.config().num_hidden_layers);
+  const double blocks =
+      static_cast<double>(profiled_blocks(source)) / static_cast<double>(source.config().num_hidden_layers);
   const double select = 2 * work.forward * static_cast<double>(sizes.pool) * blocks / statistics_rate / 0.7;
   time["select"] = select;
   double sensitivity = 0;
   if (chooses_bits(options)) {
-    // A stream for each tap of each block, from there to the last: half of the blocks on average; then the head. And the
-    // quantization itself on a part of the text.
+    // A stream for each tap of each block, from there to the last: half of the blocks on average; then the head. And
+    // the quantization itself on a part of the text.
     const auto streams = static_cast<double>(source.config().num_hidden_layers * kTaps + 2);
     const auto tokens = static_cast<double>(options.sensitivity_tokens);
-    const double part = calibration > 0 ? std::min(1.0, static_cast<double>(kSensitivityStatistics) / calibration) : 1.0;
+    const double part =
+        calibration > 0 ? std::min(1.0, static_cast<double>(kSensitivityStatistics) / calibration) : 1.0;
     sensitivity = streams * tokens * (work.forward + head) / rate / 0.7 + rounding + part * (forward + statistics);
   }
   time["sensitivity"] = sensitivity;
@@ -100,7 +107,8 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   const Recipe recipe = make_recipe(options, *source);
   check_output(*source, output);
   Tracker tracker(observer);
-  for (const std::string& text : {ignored_options_warning(ignored_options(options, recipe)), surplus_layers_warning(*source)}) {
+  for (const std::string& text :
+       {ignored_options_warning(ignored_options(options, recipe)), surplus_layers_warning(*source)}) {
     if (!text.empty()) tracker.warn(text);
   }
   const TextSizes sizes = expected_sizes(*source, options);
@@ -134,11 +142,15 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
     for (const Skipped& s : tensors.skipped) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
   }
   if (quantized.empty()) {
-    throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " + skipped.front()["reason"].get<std::string>() + ")");
+    throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " +
+                        skipped.front()["reason"].get<std::string>() + ")");
   }
   if (chooses_bits(options)) check_reachable(sensitive_items(layers, recipe, options), options);
-  const auto tokens_of = [&](int64_t layer, Tap tap) { return statistics ? statistics->tokens(layer, tap) : calibration_tokens; };
-  const FewTokens few = find_few_tokens(layers, recipe, tokens_of, statistics ? 0 : options.calibration.sequence_length, options.calibration.select > 0);
+  const auto tokens_of = [&](int64_t layer, Tap tap) {
+    return statistics ? statistics->tokens(layer, tap) : calibration_tokens;
+  };
+  const FewTokens few = find_few_tokens(layers, recipe, tokens_of, statistics ? 0 : options.calibration.sequence_length,
+                                        options.calibration.select > 0);
   if (!few.warning.empty()) tracker.warn(few.warning);
   for (const Skipped& s : left_out_tensors(*source)) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
   plan["quantized"] = quantized;
@@ -149,11 +161,15 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   plan["quantized_bytes"] = bytes;
   const MemoryPlan memory = plan_memory(*source, recipe, options, sizes.calibration, sizes.held_back, "");
   if (const std::string text = disk_shortage(memory, output); !text.empty()) tracker.warn(text);
-  // Texts are cut in sequences and chunks of full length; what the model makes itself to be held back has that of a sequence.
+  // Texts are cut in sequences and chunks of full length; what the model makes itself to be held back has that of a
+  // sequence.
   const auto ignored = ignored_options(options, recipe);
-  const bool chunks = std::none_of(ignored.begin(), ignored.end(), [](const IgnoredOption& o) { return o.name == "context"; });
-  const int64_t evaluated = std::min(sizes.held_back, chunks ? options.evaluation.context : options.calibration.sequence_length);
-  warn_beyond_positions(*source, std::max(std::min(sizes.calibration, options.calibration.sequence_length), evaluated), tracker);
+  const bool chunks =
+      std::none_of(ignored.begin(), ignored.end(), [](const IgnoredOption& o) { return o.name == "context"; });
+  const int64_t evaluated =
+      std::min(sizes.held_back, chunks ? options.evaluation.context : options.calibration.sequence_length);
+  warn_beyond_positions(*source, std::max(std::min(sizes.calibration, options.calibration.sequence_length), evaluated),
+                        tracker);
   plan["memory"] = to_json(memory);
   plan["disk_free_bytes"] = free_disk_bytes(output);
   plan["memory_budget"] = memory_budget(options.machine);

@@ -7,7 +7,11 @@
 namespace metal_marlin {
 
 Tracker::Tracker(const Observer& observer)
-    : observer_(observer), start_wall_(wall_seconds()), start_cpu_(cpu_seconds()), mark_wall_(start_wall_), mark_cpu_(start_cpu_) {}
+    : observer_(observer),
+      start_wall_(wall_seconds()),
+      start_cpu_(cpu_seconds()),
+      mark_wall_(start_wall_),
+      mark_cpu_(start_cpu_) {}
 
 void Tracker::settle() {
   const double wall = wall_seconds();
@@ -52,9 +56,13 @@ void Tracker::warn(const std::string& text) {
   if (observer_.on_warning) observer_.on_warning(text);
 }
 
-double Tracker::seconds() const { return wall_seconds() - start_wall_; }
+double Tracker::seconds() const {
+  return wall_seconds() - start_wall_;
+}
 
-double Tracker::cpu() const { return cpu_seconds() - start_cpu_; }
+double Tracker::cpu() const {
+  return cpu_seconds() - start_cpu_;
+}
 
 const std::map<std::string, StageTime>& Tracker::stages() {
   settle();

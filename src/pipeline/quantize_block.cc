@@ -33,19 +33,26 @@ using nlohmann::json;
 
 ActivationMethod statistic_of(Statistic s) {
   switch (s) {
-    case Statistic::kMax: return ActivationMethod::kMax;
-    case Statistic::kRms: return ActivationMethod::kRms;
-    case Statistic::kMean: break;
+    case Statistic::kMax:
+      return ActivationMethod::kMax;
+    case Statistic::kRms:
+      return ActivationMethod::kRms;
+    case Statistic::kMean:
+      break;
   }
   return ActivationMethod::kMean;
 }
 
 RangeMethod method_of(RangeChoice c) {
   switch (c) {
-    case RangeChoice::kMse: return RangeMethod::kMse;
-    case RangeChoice::kGram: return RangeMethod::kGram;
-    case RangeChoice::kDiagonal: return RangeMethod::kDiagonal;
-    case RangeChoice::kAbsmax: break;
+    case RangeChoice::kMse:
+      return RangeMethod::kMse;
+    case RangeChoice::kGram:
+      return RangeMethod::kGram;
+    case RangeChoice::kDiagonal:
+      return RangeMethod::kDiagonal;
+    case RangeChoice::kAbsmax:
+      break;
   }
   return RangeMethod::kAbsmax;
 }
@@ -101,8 +108,11 @@ class BlockQuantizer {
       TapScale scale = search(fold);
       scale.fold = fold.name;
       const double gain = scale.loss_before > 0 ? scale.loss_after / scale.loss_before : 1;
-      json entry = {{"tap", tap_name(fold.tap)}, {"fold", fold.name},
-                    {"ratio", scale.ratio}, {"loss", gain}, {"producer", producer_module(fold)}};
+      json entry = {{"tap", tap_name(fold.tap)},
+                    {"fold", fold.name},
+                    {"ratio", scale.ratio},
+                    {"loss", gain},
+                    {"producer", producer_module(fold)}};
       apply_fold(family_, config_, fold, scale.scale, block_);
       const auto [least, largest] = std::minmax_element(scale.scale.begin(), scale.scale.end());
       entry["least"] = *least;
@@ -164,7 +174,8 @@ class BlockQuantizer {
       options.loss = [&](std::span<const float> scale) { return block_loss(fold, scale, expected, options); };
     }
     if (task_.recipe->scales == ScaleMethod::kSalient) {
-      SalientScaling s = compute_salient_scaling(fold.tap, weights, stats(fold.tap), task_.recipe->salient_ratio, options);
+      SalientScaling s =
+          compute_salient_scaling(fold.tap, weights, stats(fold.tap), task_.recipe->salient_ratio, options);
       return std::move(s.scale);
     }
     return search_scale(fold.tap, weights, stats(fold.tap), options);
@@ -177,7 +188,8 @@ class BlockQuantizer {
   }
 
   // Mean squared error of the block's output when the tap's linears are rounded with `scale`, as AutoAWQ searches.
-  double block_loss(const Fold& fold, std::span<const float> scale, const Matrix& expected, const ScaleSearchOptions& options) {
+  double block_loss(const Fold& fold, std::span<const float> scale, const Matrix& expected,
+                    const ScaleSearchOptions& options) {
     std::vector<std::pair<LinearKind, Matrix>> saved;
     for (const LinearKind kind : consumers(fold.tap)) {
       Matrix& weight = block_.linear(kind).weight;
@@ -207,11 +219,16 @@ class BlockQuantizer {
   std::string producer_module(const Fold& fold) const {
     const std::string layer = family_.layer_prefix + std::to_string(task_.layer) + ".";
     switch (fold.producer) {
-      case FoldProducer::kInputNorm: return layer + family_.norms[static_cast<size_t>(NormKind::kInput)];
-      case FoldProducer::kPreFeedForwardNorm: return layer + family_.norms[static_cast<size_t>(NormKind::kPreFeedForward)];
-      case FoldProducer::kVRows: return layer + family_.linears[static_cast<size_t>(LinearKind::kV)];
-      case FoldProducer::kUpRows: return layer + family_.linears[static_cast<size_t>(LinearKind::kUp)];
-      case FoldProducer::kNone: break;
+      case FoldProducer::kInputNorm:
+        return layer + family_.norms[static_cast<size_t>(NormKind::kInput)];
+      case FoldProducer::kPreFeedForwardNorm:
+        return layer + family_.norms[static_cast<size_t>(NormKind::kPreFeedForward)];
+      case FoldProducer::kVRows:
+        return layer + family_.linears[static_cast<size_t>(LinearKind::kV)];
+      case FoldProducer::kUpRows:
+        return layer + family_.linears[static_cast<size_t>(LinearKind::kUp)];
+      case FoldProducer::kNone:
+        break;
     }
     return "";
   }
@@ -227,7 +244,8 @@ class BlockQuantizer {
                                                    task_.invariance_output, reload);
   }
 
-  GroupRanges choose_ranges(const Matrix& weight, const Matrix& gram, LinearKind kind, const Grid& grid, json& entry) const {
+  GroupRanges choose_ranges(const Matrix& weight, const Matrix& gram, LinearKind kind, const Grid& grid,
+                            json& entry) const {
     const Recipe& recipe = *task_.recipe;
     GroupRanges ranges;
     // The published clip search leaves q and k alone: their product is too sensitive.
@@ -264,7 +282,8 @@ class BlockQuantizer {
       json unused;
       return choose_ranges(rows, gram, kinds[i], trial.grids[i], unused);
     };
-    const std::vector<RoundingChoice> found = choose_rounding(weights, stats(tap).gram, guard.gram, task_.guard_share, trial);
+    const std::vector<RoundingChoice> found =
+        choose_rounding(weights, stats(tap).gram, guard.gram, task_.guard_share, trial);
     for (size_t i = 0; i < kinds.size(); ++i) choices_[kinds[i]] = found[i];
     guard.gram = Matrix();
     tracker_.enter("round", task_.layer, config_.num_hidden_layers);
@@ -292,7 +311,9 @@ class BlockQuantizer {
 
   QuantizedTensor round_sample(const Matrix& sample, Tap tap, const GroupRanges& ranges, const Grid& grid) {
     const Recipe& recipe = *task_.recipe;
-    QuantizedTensor q = recipe.rounding == Rounding::kGptq ? quantize_gptq(sample, factor(tap, recipe.damping), ranges, grid) : quantize_rtn(sample, ranges, grid);
+    QuantizedTensor q = recipe.rounding == Rounding::kGptq
+                            ? quantize_gptq(sample, factor(tap, recipe.damping), ranges, grid)
+                            : quantize_rtn(sample, ranges, grid);
     if (recipe.refine) {
       RefineOptions options;
       options.damping = recipe.damping;
@@ -312,8 +333,13 @@ class BlockQuantizer {
     choice.refine = recipe.refine;
     if (const auto it = choices_.find(slot.kind); it != choices_.end()) {
       choice = it->second;
-      entry["chosen"] = {{"rounding", !choice.feedback ? "nearest" : choice.refine ? "refined" : "feedback"}, {"damping", choice.damping},
-                         {"nearest", choice.nearest_error}, {"feedback", choice.feedback_error}, {"refined", choice.refined_error}};
+      entry["chosen"] = {{"rounding", !choice.feedback ? "nearest"
+                                      : choice.refine  ? "refined"
+                                                       : "feedback"},
+                         {"damping", choice.damping},
+                         {"nearest", choice.nearest_error},
+                         {"feedback", choice.feedback_error},
+                         {"refined", choice.refined_error}};
     }
     const Matrix& weight = block_.linear(slot.kind).weight;
     const Matrix& gram = stats(tap).gram;
@@ -321,7 +347,8 @@ class BlockQuantizer {
     entry["zero_groups"] = ranges.counts.zero_groups;
     entry["raised_scales"] = ranges.counts.raised;
     entry["clamped_scales"] = ranges.counts.clamped;
-    QuantizedTensor q = choice.feedback ? round_gptq(weight, tap, choice.damping, ranges, grid, entry) : quantize_rtn(weight, ranges, grid);
+    QuantizedTensor q = choice.feedback ? round_gptq(weight, tap, choice.damping, ranges, grid, entry)
+                                        : quantize_rtn(weight, ranges, grid);
     if (choice.refine) {
       RefineOptions options;
       options.damping = choice.damping;
@@ -343,7 +370,8 @@ class BlockQuantizer {
     return *factor_;
   }
 
-  QuantizedTensor round_gptq(const Matrix& weight, Tap tap, double damping, const GroupRanges& ranges, const Grid& grid, json& entry) {
+  QuantizedTensor round_gptq(const Matrix& weight, Tap tap, double damping, const GroupRanges& ranges, const Grid& grid,
+                             json& entry) {
     const GptqFactor& f = factor(tap, damping);
     entry["damping"] = f.damping;
     return quantize_gptq(weight, f, ranges, grid);
@@ -404,7 +432,8 @@ class BlockQuantizer {
     t.bytes = Buffer(values.size() * 2);
     auto* bits = reinterpret_cast<uint16_t*>(t.bytes.data());
     for (size_t i = 0; i < values.size(); ++i) {
-      if (!f16_fits(values[i])) throw NumericError(fmt::format("{}: {} after folding exceeds the range of f16", name, values[i]));
+      if (!f16_fits(values[i]))
+        throw NumericError(fmt::format("{}: {} after folding exceeds the range of f16", name, values[i]));
       bits[i] = f32_to_f16(values[i]);
       values[i] = f16_to_f32(bits[i]);
     }
@@ -430,18 +459,21 @@ class BlockQuantizer {
     add_changed(task_.source->norm_name(task_.layer, kind), norm, {std::ssize(norm)});
   }
 
-  // v or up: its bias and, where it stays in 16 bits, its weight, with those that share a tensor where the family fuses them.
+  // v or up: its bias and, where it stays in 16 bits, its weight, with those that share a tensor where the family fuses
+  // them.
   void add_changed_producer(LinearKind kind) {
     const std::vector<LinearSlot> all = task_.source->linears(task_.layer);
     const auto own = std::find_if(all.begin(), all.end(), [&](const LinearSlot& s) { return s.kind == kind; });
     std::vector<LinearSlot> slots;
-    std::copy_if(all.begin(), all.end(), std::back_inserter(slots), [&](const LinearSlot& s) { return s.weight == own->weight; });
+    std::copy_if(all.begin(), all.end(), std::back_inserter(slots),
+                 [&](const LinearSlot& s) { return s.weight == own->weight; });
     if (grids_.count(kind) == 0) {
       const auto values = [&](LinearKind k) {
         Matrix& weight = block_.linear(k).weight;
         return std::span<float>(weight.data(), static_cast<size_t>(weight.size()));
       };
-      const int64_t rows = std::accumulate(slots.begin(), slots.end(), int64_t{0}, [](int64_t sum, const LinearSlot& s) { return sum + s.rows; });
+      const int64_t rows = std::accumulate(slots.begin(), slots.end(), int64_t{0},
+                                           [](int64_t sum, const LinearSlot& s) { return sum + s.rows; });
       add_changed_together(own->weight, slots, values, {rows, own->columns});
     }
     if (own->has_bias) {
@@ -452,7 +484,8 @@ class BlockQuantizer {
 
   // Empty shape: as many as there are.
   template <typename Values>
-  void add_changed_together(const std::string& name, const std::vector<LinearSlot>& slots, const Values& values, std::vector<int64_t> shape) {
+  void add_changed_together(const std::string& name, const std::vector<LinearSlot>& slots, const Values& values,
+                            std::vector<int64_t> shape) {
     std::vector<float> joined;
     for (const LinearSlot& slot : slots) {
       const std::span<float> part = values(slot.kind);
@@ -486,9 +519,13 @@ class BlockQuantizer {
 
 }  // namespace
 
-std::string bias_name(const std::string& weight) { return weight.substr(0, weight.size() - std::strlen("weight")) + "bias"; }
+std::string bias_name(const std::string& weight) {
+  return weight.substr(0, weight.size() - std::strlen("weight")) + "bias";
+}
 
-BlockResult quantize_block(BlockTask& task, Block& block, Tracker& tracker) { return BlockQuantizer(task, block, tracker).run(); }
+BlockResult quantize_block(BlockTask& task, Block& block, Tracker& tracker) {
+  return BlockQuantizer(task, block, tracker).run();
+}
 
 void apply_finished(const ModelSource& source, int64_t layer, const FinishedBlock& finished, Block& block) {
   const auto slots = source.linears(layer);
@@ -509,7 +546,8 @@ void apply_finished(const ModelSource& source, int64_t layer, const FinishedBloc
     }
     for (const LinearSlot& slot : slots) {
       Matrix& weight = block.linear(slot.kind).weight;
-      if (slot.weight == t.name) fill({weight.data(), static_cast<size_t>(weight.size())}, slot.first_row * slot.columns);
+      if (slot.weight == t.name)
+        fill({weight.data(), static_cast<size_t>(weight.size())}, slot.first_row * slot.columns);
       if (slot.has_bias && bias_name(slot.weight) == t.name) fill(block.linear(slot.kind).bias, slot.first_row);
     }
   }

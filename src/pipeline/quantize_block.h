@@ -13,8 +13,8 @@
 
 namespace metal_marlin {
 
-// Another grid for the linears of a tap, and what it costs: the squared relative output error of a sample of their rows on
-// the calibration text, rounded as the recipe says. 0 for kUnquantizedBits.
+// Another grid for the linears of a tap, and what it costs: the squared relative output error of a sample of their rows
+// on the calibration text, rounded as the recipe says. 0 for kUnquantizedBits.
 struct GridTrial {
   Grid grid;
   double loss = 0;
@@ -28,8 +28,8 @@ struct BlockTask {
   int64_t layer = 0;
   std::array<ActivationStats, kTaps>* stats = nullptr;      // of the calibration text; folded along with the weights
   std::array<ActivationStats, kTaps>* held_back = nullptr;  // of held-back text, for its output error only; may be null
-  // Part of the calibration text's tokens, guard_share of them, by which the rounding is chosen (rounding_choice.h); null: it is
-  // as the recipe says.
+  // Part of the calibration text's tokens, guard_share of them, by which the rounding is chosen (rounding_choice.h);
+  // null: it is as the recipe says.
   std::array<ActivationStats, kTaps>* guard = nullptr;
   double guard_share = 0;
   // One sequence that enters the block and what the source block makes of it, for the invariance check.
@@ -56,7 +56,8 @@ std::string bias_name(const std::string& weight);
 // linears dequantized.
 BlockResult quantize_block(BlockTask& task, Block& block, Tracker& tracker);
 
-// Puts a finished block's values into `block`, which holds the source's weights. Of a file it must have passed check_finished().
+// Puts a finished block's values into `block`, which holds the source's weights. Of a file it must have passed
+// check_finished().
 void apply_finished(const ModelSource& source, int64_t layer, const FinishedBlock& finished, Block& block);
 
 }  // namespace metal_marlin

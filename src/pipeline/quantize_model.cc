@@ -26,9 +26,9 @@
 #include "model/model.h"
 #include "pipeline/block_probe.h"
 #include "pipeline/few_tokens.h"
+#include "pipeline/finished_check.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/journal.h"
-#include "pipeline/finished_check.h"
 #include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/mixed_bits.h"
@@ -54,7 +54,8 @@ constexpr double kSnapshotSeconds = 120;
 class JournalProvider : public TensorProvider {
  public:
   // `read`: a finished block, checked.
-  JournalProvider(std::function<FinishedBlock(int64_t)> read, const std::map<std::string, int64_t>& layers) : read_(std::move(read)), layers_(layers) {}
+  JournalProvider(std::function<FinishedBlock(int64_t)> read, const std::map<std::string, int64_t>& layers)
+      : read_(std::move(read)), layers_(layers) {}
   QuantizedTensor quantized(const std::string& name) override {
     fetch(name);
     return block_.quantized.at(name);
@@ -96,7 +97,9 @@ std::vector<ReportedFile> reported_files(const json& report) {
   if (!report.is_object() || !report.contains("files") || !report["files"].is_array()) return out;
   for (const json& file : report["files"]) {
     const auto text = [&](const char* key) {
-      return file.is_object() && file.contains(key) && file[key].is_string() ? fs::path(file[key].get<std::string>()).filename().string() : std::string();
+      return file.is_object() && file.contains(key) && file[key].is_string()
+                 ? fs::path(file[key].get<std::string>()).filename().string()
+                 : std::string();
     };
     const bool sized = file.is_object() && file.contains("bytes") && file["bytes"].is_number_unsigned();
     if (!text("name").empty()) out.push_back({text("format"), text("name"), sized ? file["bytes"].get<uint64_t>() : 0});
@@ -107,7 +110,11 @@ std::vector<ReportedFile> reported_files(const json& report) {
 class Run {
  public:
   Run(const std::string& model, const std::string& output, const QuantizeOptions& options, const Observer& observer)
-      : options_(options), output_(output), tracker_(observer), journal_(output), source_(open(model)),
+      : options_(options),
+        output_(output),
+        tracker_(observer),
+        journal_(output),
+        source_(open(model)),
         recipe_(make_recipe(options, *source_)) {}
 
   ~Run() {
@@ -163,7 +170,7 @@ class Run {
   std::unique_ptr<StateStore> reference_;
   std::unique_ptr<StateStore> quantized_;
   FewTokens few_tokens_;
-  json mixed_;  // the report's "mixed"
+  json mixed_;         // the report's "mixed"
   bool redo_ = false;  // the result of this very run is there, but not whole
   int lock_ = -1;
   int64_t resumed_blocks_ = 0;
@@ -180,8 +187,10 @@ bool Run::already_complete(uint64_t fingerprint, QuantizeResult& result) {
   const json::json_pointer stored("/run/fingerprint");
   if (!report.is_object() || !report.contains(stored)) return false;
   if (report[stored] != json(fmt::format("{:016x}", fingerprint))) {
-    throw ArgumentError(fmt::format("{}: holds the result of another model, version or other options; choose another folder, or "
-                                    "replace it with --overwrite", output_));
+    throw ArgumentError(
+        fmt::format("{}: holds the result of another model, version or other options; choose another folder, or "
+                    "replace it with --overwrite",
+                    output_));
   }
   for (const ReportedFile& file : reported_files(report)) {
     const fs::path folder = options_.formats.size() == 1 ? fs::path(output_) : fs::path(output_) / file.format;
@@ -243,7 +252,10 @@ void Run::refuse_foreign_weights() const {
     const std::string name = entry.path().filename().string();
     if (!name.ends_with(".safetensors") && !name.ends_with(".gguf") && !name.ends_with(".bin")) continue;
     if (std::find(own.begin(), own.end(), fs::path(output_) / name) != own.end()) continue;
-    throw ArgumentError(fmt::format("{}: holds {}, which no run of this program wrote; engines would load it too: remove it, or choose another folder", output_, name));
+    throw ArgumentError(
+        fmt::format("{}: holds {}, which no run of this program wrote; engines would load it too: remove it, or choose "
+                    "another folder",
+                    output_, name));
   }
 }
 
@@ -252,7 +264,8 @@ void Run::remove_old_result() const {
   std::error_code code;
   for (const fs::path& path : old_result()) {
     fs::remove(path, code);
-    if (path.parent_path() != fs::path(output_) && fs::is_empty(path.parent_path(), code)) fs::remove(path.parent_path(), code);
+    if (path.parent_path() != fs::path(output_) && fs::is_empty(path.parent_path(), code))
+      fs::remove(path.parent_path(), code);
   }
 }
 
@@ -279,22 +292,26 @@ void Run::check_before_work() {
 void Run::prepare(uint64_t fingerprint) {
   const bool resuming = options_.resume && journal_.fingerprint() == fingerprint;
   if (journal_.exists() && !resuming) {
-    tracker_.warn(options_.resume ? "an interrupted run of another model, version or other options is in " + output_ + "; starting over"
+    tracker_.warn(options_.resume ? "an interrupted run of another model, version or other options is in " + output_ +
+                                        "; starting over"
                                   : std::string("starting over, as --no-resume says"));
   }
   if (!resuming) {
     if (!journal_.exists() && !options_.overwrite && !redo_ && fs::exists(output_) && !fs::is_empty(output_) &&
         !fs::exists(fs::path(output_) / ".metal-marlin")) {
-      throw ArgumentError(fmt::format("{}: expected an empty or new folder; use --overwrite to write into it", output_));
+      throw ArgumentError(
+          fmt::format("{}: expected an empty or new folder; use --overwrite to write into it", output_));
     }
   }
   const size_t before = tracker_.warnings().size();
-  const auto make_texts = [&] { texts_ = prepare_texts(*source_, options_, tracker_, (fs::path(journal_.folder()) / "scratch-pool").string()); };
+  const auto make_texts = [&] {
+    texts_ = prepare_texts(*source_, options_, tracker_, (fs::path(journal_.folder()) / "scratch-pool").string());
+  };
   const auto plan = [&] {
     plan_ = plan_memory(*source_, recipe_, options_, texts_.calibration.tokens(), texts_.held_back.tokens(), output_);
   };
-  // A text that is at fault, or a budget that cannot be kept, leaves everything as it was. Making or selecting text takes long:
-  // such a run begins before it is there, with what is known of it planned in check_before_work.
+  // A text that is at fault, or a budget that cannot be kept, leaves everything as it was. Making or selecting text
+  // takes long: such a run begins before it is there, with what is known of it planned in check_before_work.
   const bool ready = !resuming && !preparation_is_long(options_.calibration);
   if (ready) {
     make_texts();
@@ -307,9 +324,13 @@ void Run::prepare(uint64_t fingerprint) {
   const std::string texts_path = (fs::path(journal_.folder()) / "texts.json").string();
   if (!resuming || !fs::exists(texts_path) || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
     if (!ready) make_texts();
-    const std::vector<std::string> warnings(tracker_.warnings().begin() + static_cast<int64_t>(before), tracker_.warnings().end());
+    const std::vector<std::string> warnings(tracker_.warnings().begin() + static_cast<int64_t>(before),
+                                            tracker_.warnings().end());
     // First: tokens without it are not taken.
-    write_text_file(texts_path, json{{"held_back_source", texts_.held_back_source}, {"calibration", texts_.calibration_facts}, {"warnings", warnings}}.dump(-1, ' ', false, json::error_handler_t::replace));
+    write_text_file(texts_path, json{{"held_back_source", texts_.held_back_source},
+                                     {"calibration", texts_.calibration_facts},
+                                     {"warnings", warnings}}
+                                    .dump(-1, ' ', false, json::error_handler_t::replace));
     journal_.write_tokens(texts_.calibration, texts_.held_back);
   } else {
     const json j = json::parse(read_text_file(texts_path), nullptr, false);
@@ -317,7 +338,8 @@ void Run::prepare(uint64_t fingerprint) {
       texts_.held_back_source = j.value("held_back_source", std::string());
       texts_.calibration_facts = j.value("calibration", std::string("{}"));
       if (!json::parse(texts_.calibration_facts, nullptr, false).is_object()) {
-        throw FormatError(fmt::format("{}: calibration: expected a JSON object; run again with --no-resume", texts_path));
+        throw FormatError(
+            fmt::format("{}: calibration: expected a JSON object; run again with --no-resume", texts_path));
       }
       for (const json& text : j.value("warnings", json::array())) tracker_.warn(text.get<std::string>());
     }
@@ -326,14 +348,17 @@ void Run::prepare(uint64_t fingerprint) {
   if (stats_file_) {
     texts_.calibration_facts = statistics_facts(options_.calibration, *stats_file_);
     if (recipe_.first_token_weight != 1 && needs_gram(recipe_) && !stats_file_->first_rows()) {
-      tracker_.warn(fmt::format("{}: the inputs of first tokens are not in it, so they count once, not {} times: expect less accuracy, or calibrate again",
-                                stats_file_->path(), recipe_.first_token_weight));
+      tracker_.warn(
+          fmt::format("{}: the inputs of first tokens are not in it, so they count once, not {} times: expect less "
+                      "accuracy, or calibrate again",
+                      stats_file_->path(), recipe_.first_token_weight));
     }
   }
   const auto tokens_of = [&](int64_t layer, Tap tap) {
     return stats_file_ ? stats_file_->tokens(layer, tap) : static_cast<uint64_t>(texts_.calibration.tokens());
   };
-  few_tokens_ = find_few_tokens(layers_, recipe_, tokens_of, stats_file_ ? 0 : options_.calibration.sequence_length, options_.calibration.select > 0);
+  few_tokens_ = find_few_tokens(layers_, recipe_, tokens_of, stats_file_ ? 0 : options_.calibration.sequence_length,
+                                options_.calibration.select > 0);
   if (!few_tokens_.warning.empty()) tracker_.warn(few_tokens_.warning);
   const auto scratch = [&](const char* name) {
     return plan_.spilled > 0 ? (fs::path(journal_.folder()) / name).string() : std::string();
@@ -352,14 +377,18 @@ void Run::plan_tensors() {
   for (int64_t layer = 0; layer < source_->config().num_hidden_layers; ++layer) {
     layers_.push_back(planned_tensors(*source_, layer, options_, recipe_));
   }
-  const bool any = std::any_of(layers_.begin(), layers_.end(), [](const LayerTensors& l) { return !l.quantized.empty(); });
-  if (!any) throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " + layers_.front().skipped.front().reason + ")");
+  const bool any =
+      std::any_of(layers_.begin(), layers_.end(), [](const LayerTensors& l) { return !l.quantized.empty(); });
+  if (!any)
+    throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " +
+                        layers_.front().skipped.front().reason + ")");
 }
 
 void Run::warn_of_unused_patterns() {
   for (const std::string& pattern : options_.skip) {
     const bool used = std::any_of(layers_.begin(), layers_.end(), [&](const LayerTensors& l) {
-      return std::any_of(l.skipped.begin(), l.skipped.end(), [&](const Skipped& k) { return matches_any({pattern}, k.name); });
+      return std::any_of(l.skipped.begin(), l.skipped.end(),
+                         [&](const Skipped& k) { return matches_any({pattern}, k.name); });
     });
     if (!used) tracker_.warn("--skip \"" + pattern + "\" matches no linear");
   }
@@ -370,7 +399,8 @@ void Run::choose_mixed_bits() {
   const std::string path = (fs::path(journal_.folder()) / "sensitivity.json").string();
   Sensitivity sensitivity;
   sensitivity.items = sensitive_items(layers_, recipe_, options_);
-  if (const std::string text = sensitivity_warning(options_, std::ssize(texts_.calibration.sequences)); !text.empty()) tracker_.warn(text);
+  if (const std::string text = sensitivity_warning(options_, std::ssize(texts_.calibration.sequences)); !text.empty())
+    tracker_.warn(text);
   if (!fs::exists(path) || !take_measured(json::parse(read_text_file(path), nullptr, false), sensitivity)) {
     const std::string scratch = (fs::path(journal_.folder()) / "scratch-sensitivity").string();
     sensitivity = measure_sensitivity(*source_, options_, recipe_, layers_, texts_.calibration, scratch, tracker_);
@@ -389,7 +419,8 @@ void Run::choose_mixed_bits() {
 }
 
 // The pass lives for one layer and one stream: its scratch memory is gone when the block is quantized.
-double Run::forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const {
+double Run::forward(int64_t layer, const Block& block, StateStore& store, Precision precision,
+                    const TapHook& hook) const {
   BlockForward pass(source_->family(), source_->config(), precision);
   double operations = 0;
   for (const auto& batch : store.batches()) {
@@ -403,15 +434,20 @@ double Run::forward(int64_t layer, const Block& block, StateStore& store, Precis
 
 void Run::restore_states(int64_t layer) {
   for (const OwnedTensor& t : journal_.read_states(layer)) {
-    StateStore* store = t.name == "calibration" ? calibration_.get() : t.name == "reference" ? reference_.get() : t.name == "quantized" ? quantized_.get() : nullptr;
+    StateStore* store = t.name == "calibration" ? calibration_.get()
+                        : t.name == "reference" ? reference_.get()
+                        : t.name == "quantized" ? quantized_.get()
+                                                : nullptr;
     if (store == nullptr || t.dtype != DType::kF32 || t.shape != std::vector<int64_t>{store->rows(), store->hidden()}) {
-      throw FormatError(fmt::format("{}: unexpected saved states \"{}\"; run again with --no-resume", journal_.folder(), t.name));
+      throw FormatError(
+          fmt::format("{}: unexpected saved states \"{}\"; run again with --no-resume", journal_.folder(), t.name));
     }
     store->write_rows(0, store->rows(), reinterpret_cast<const float*>(t.bytes.data()));
   }
 }
 
-// Now and then, so that resuming does not replay all blocks; rarely enough that writing takes below a tenth of the time.
+// Now and then, so that resuming does not replay all blocks; rarely enough that writing takes below a tenth of the
+// time.
 void Run::snapshot(int64_t next_layer) {
   const double now = wall_seconds();
   double interval = std::max(kSnapshotSeconds, 10 * snapshot_cost_);
@@ -439,7 +475,8 @@ void Run::snapshot(int64_t next_layer) {
 
 FinishedBlock Run::finished_block(int64_t layer) const {
   FinishedBlock block = journal_.read_block(layer);
-  check_finished(*source_, layer, layers_[static_cast<size_t>(layer)], journal_.read_block_report(layer), block, journal_.block_path(layer, "safetensors"));
+  check_finished(*source_, layer, layers_[static_cast<size_t>(layer)], journal_.read_block_report(layer), block,
+                 journal_.block_path(layer, "safetensors"));
   return block;
 }
 
@@ -470,7 +507,8 @@ void Run::quantize_layer(int64_t layer) {
     take_probe(probe, task);
   } else {
     std::vector<int32_t> ids;
-    for (int64_t i = 0; i < kInvarianceTokens; ++i) ids.push_back(static_cast<int32_t>(i % source_->config().vocab_size));
+    for (int64_t i = 0; i < kInvarianceTokens; ++i)
+      ids.push_back(static_cast<int32_t>(i % source_->config().vocab_size));
     task.invariance_input = Matrix(kInvarianceTokens, source_->config().hidden_size);
     embed(*source_, ids, task.invariance_input);
   }
@@ -539,7 +577,8 @@ void Run::run_blocks() {
   const int64_t layers = source_->config().num_hidden_layers;
   const int64_t finished = std::min(journal_.finished_blocks(), layers);
   resumed_blocks_ = finished;
-  for (int64_t layer = 0; layer < finished; ++layer) finished_block(layer);  // damage is told before the work, not after it
+  for (int64_t layer = 0; layer < finished; ++layer)
+    finished_block(layer);  // damage is told before the work, not after it
   int64_t start = 0;
   const auto saved = journal_.states_layer();
   tracker_.enter("embed", 0, layers);
@@ -576,7 +615,9 @@ Evaluation Run::evaluate() {
     const Matrix reference = reference_->read(batches[i]);
     const Matrix quantized = quantized_->read(batches[i]);
     score(reference_head, quantized, &reference_head, &reference,
-          std::span(texts_.held_back.sequences).subspan(static_cast<size_t>(batches[i].first_sequence), batches[i].lengths.size()), metrics);
+          std::span(texts_.held_back.sequences)
+              .subspan(static_cast<size_t>(batches[i].first_sequence), batches[i].lengths.size()),
+          metrics);
   }
   return metrics.result();
 }
@@ -585,7 +626,8 @@ Evaluation Run::evaluate() {
 std::string Run::evaluated_text() const {
   if (!evaluating()) return {};
   const std::string& file = options_.evaluation.text;
-  const std::string source = file.empty() ? "held-back part of the calibration text" : fs::path(file).filename().string();
+  const std::string source =
+      file.empty() ? "held-back part of the calibration text" : fs::path(file).filename().string();
   const size_t chunks = texts_.held_back.sequences.size();
   return fmt::format("{}: {} chunk{} of {} tokens", source, chunks, chunks == 1 ? "" : "s", texts_.held_back.longest());
 }
@@ -605,7 +647,8 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
     for (const QuantizedWeight& w : layers_[layer].quantized) {
       QuantizedLinear q{w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits};
       for (const json& scale : report.at("scales")) {
-        if (scale.at("tap") == tap_name(tap_of(w.slots.front().kind))) q.folded = scale.value("producer", std::string());
+        if (scale.at("tap") == tap_name(tap_of(w.slots.front().kind)))
+          q.folded = scale.value("producer", std::string());
       }
       plan.quantized.push_back(std::move(q));
       layer_of[w.name] = static_cast<int64_t>(layer);
@@ -621,8 +664,9 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
     const std::string folder = options_.formats.size() == 1 ? output_ : (fs::path(output_) / format).string();
     JournalProvider provider([&](int64_t layer) { return finished_block(layer); }, layer_of);
     const auto writer = CheckpointWriter::create(format);
-    reports.emplace_back(format, writer->write(*source_, plan, provider, folder,
-                                               [&](int64_t done, int64_t total) { tracker_.enter("write", done, total); }));
+    reports.emplace_back(format, writer->write(*source_, plan, provider, folder, [&](int64_t done, int64_t total) {
+      tracker_.enter("write", done, total);
+    }));
   }
   return reports;
 }
@@ -632,13 +676,15 @@ QuantizeResult Run::execute() {
   tracker_.enter("prepare", 0, 1);
   check_output(*source_, output_);
   if (source_->quantized()) {
-    tracker_.warn(source_->path() + " is already quantized; the report compares with it, not with the model that it was made from");
+    tracker_.warn(source_->path() +
+                  " is already quantized; the report compares with it, not with the model that it was made from");
   }
   for (const std::string& calibration : options_.calibration.calibration) {
     if (!is_file(source_kind(calibration)) || !same_text(options_.evaluation.text, calibration)) continue;
     tracker_.warn("the text for evaluation is one for calibration: the figures will flatter the result");
   }
-  if (const std::string text = ignored_options_warning(ignored_options(options_, recipe_)); !text.empty()) tracker_.warn(text);
+  if (const std::string text = ignored_options_warning(ignored_options(options_, recipe_)); !text.empty())
+    tracker_.warn(text);
   if (const std::string text = surplus_layers_warning(*source_); !text.empty()) tracker_.warn(text);
   const uint64_t fingerprint = run_fingerprint(options_, recipe_, *source_);
   if (!options_.overwrite && !journal_.exists() && already_complete(fingerprint, result)) {
@@ -652,7 +698,8 @@ QuantizeResult Run::execute() {
     work(fingerprint, result);
   } catch (const json::exception& e) {
     if (!resuming) throw;
-    throw FormatError(fmt::format("{}: a file of the interrupted run is damaged ({}); run again with --no-resume", journal_.folder(), e.what()));
+    throw FormatError(fmt::format("{}: a file of the interrupted run is damaged ({}); run again with --no-resume",
+                                  journal_.folder(), e.what()));
   }
   return result;
 }
@@ -683,7 +730,8 @@ void Run::work(uint64_t fingerprint, QuantizeResult& result) {
   facts.mixed = mixed_;
   for (const LayerTensors& l : layers_) facts.skipped.insert(facts.skipped.end(), l.skipped.begin(), l.skipped.end());
   for (Skipped& s : left_out_tensors(*source_)) facts.skipped.push_back(std::move(s));
-  for (size_t layer = 0; layer < layers_.size(); ++layer) facts.blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
+  for (size_t layer = 0; layer < layers_.size(); ++layer)
+    facts.blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
   const json report = build_report(*source_, recipe_, options_, facts, tracker_);
   result.report_json = write_report(report);
   result.passed_gate = gate_verdict(report, options_.max_kl);

@@ -52,7 +52,8 @@ uint64_t file_digest(const std::string& path) {
   const auto bytes = file.bytes();
   constexpr size_t kWhole = size_t{256} << 20;
   constexpr size_t kEnd = size_t{1} << 20;
-  if (bytes.size() <= kWhole || std::filesystem::path(path).extension() != ".npz") return fnv1a(bytes.data(), bytes.size());
+  if (bytes.size() <= kWhole || std::filesystem::path(path).extension() != ".npz")
+    return fnv1a(bytes.data(), bytes.size());
   const uint64_t head = fnv1a(bytes.data(), kEnd, fnv1a(nullptr, 0) + bytes.size());
   const auto time = std::filesystem::last_write_time(path).time_since_epoch().count();
   return fnv1a(bytes.data() + bytes.size() - kEnd, kEnd, fnv1a(&time, sizeof time, head));
@@ -61,13 +62,14 @@ uint64_t file_digest(const std::string& path) {
 void require_width(const CheckpointWriter& writer, int bits) {
   const auto widths = writer.widths();
   if (std::find(widths.begin(), widths.end(), bits) != widths.end()) return;
-  throw ArgumentError(fmt::format("--format {0}: {0} holds {1} bits, not {2}; use --bits {1}, or another format", writer.format(),
-                                  list_widths(widths), bits));
+  throw ArgumentError(fmt::format("--format {0}: {0} holds {1} bits, not {2}; use --bits {1}, or another format",
+                                  writer.format(), list_widths(widths), bits));
 }
 
 // ArgumentError where the format cannot hold the grid. Marlin's demands on shapes are such that linears left in 16 bits
 // for its sake would be many: they are named instead.
-void require_holdable(const CheckpointWriter& writer, const Grid& grid, const ModelSource& source, const QuantizeOptions& options) {
+void require_holdable(const CheckpointWriter& writer, const Grid& grid, const ModelSource& source,
+                      const QuantizeOptions& options) {
   if (const std::string reason = writer.refusal_of(grid); !reason.empty()) {
     throw ArgumentError(fmt::format("--format {0}: {0} {1}; use {2}, or another format", writer.format(), reason,
                                     grid.symmetric ? "--group-size 128 or -1" : "--scheme sym"));
@@ -75,14 +77,18 @@ void require_holdable(const CheckpointWriter& writer, const Grid& grid, const Mo
   if (writer.format() != std::string("marlin")) return;
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
     for (const QuantizedWeight& w : layer_tensors(source, layer, options).quantized) {
-      if (const std::string reason = writer.refusal(w.rows, w.columns, grid.group_of(w.columns), grid.bits); !reason.empty()) {
-        throw ArgumentError(fmt::format("--format marlin: {}: {}; leave it in 16 bits with --skip, or choose another format", w.name, reason));
+      if (const std::string reason = writer.refusal(w.rows, w.columns, grid.group_of(w.columns), grid.bits);
+          !reason.empty()) {
+        throw ArgumentError(fmt::format(
+            "--format marlin: {}: {}; leave it in 16 bits with --skip, or choose another format", w.name, reason));
       }
     }
   }
 }
 
-bool fast(const QuantizeOptions& o) { return choose<bool>("effort", o.effort, {{"best", false}, {"fast", true}}); }
+bool fast(const QuantizeOptions& o) {
+  return choose<bool>("effort", o.effort, {{"best", false}, {"fast", true}});
+}
 
 }  // namespace
 
@@ -93,7 +99,8 @@ std::string rounding_option(const QuantizeOptions& o) {
 
 QuantizeOptions with_presets(QuantizeOptions o) {
   const bool own = std::find(o.given.begin(), o.given.end(), "samples") != o.given.end();
-  if (fast(o) && o.method == "awq" && !own && o.calibration.samples == CalibrationOptions{}.samples) o.calibration.samples = kFastSamples;
+  if (fast(o) && o.method == "awq" && !own && o.calibration.samples == CalibrationOptions{}.samples)
+    o.calibration.samples = kFastSamples;
   if (o.builtin_share != kShareOfMethod) {
     check_range("builtin-share", o.builtin_share, 0, kMostBuiltinShare);
   } else {
@@ -114,9 +121,15 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
     Statistic statistic;
     bool refine = false;
   };
-  // Zeros that follow correlations within a group suit the calibration text and little else; feedback makes good what they would.
+  // Zeros that follow correlations within a group suit the calibration text and little else; feedback makes good what
+  // they would.
   const bool diagonal = o.scheme == "asym" && !fast(o);
-  const Preset best{ScaleMethod::kAwq, diagonal ? RangeChoice::kDiagonal : RangeChoice::kGram, false, fast(o) ? Rounding::kNearest : Rounding::kGptq, Statistic::kMean, true};
+  const Preset best{ScaleMethod::kAwq,
+                    diagonal ? RangeChoice::kDiagonal : RangeChoice::kGram,
+                    false,
+                    fast(o) ? Rounding::kNearest : Rounding::kGptq,
+                    Statistic::kMean,
+                    true};
   const Preset paper{ScaleMethod::kAwq, RangeChoice::kAbsmax, true, Rounding::kNearest, Statistic::kMean};
   const auto preset = choose<Preset>(
       "method", o.method,
@@ -126,37 +139,49 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
        {"gptq", {ScaleMethod::kNone, RangeChoice::kGram, false, Rounding::kGptq, Statistic::kMean}},
        {"rtn", {ScaleMethod::kNone, RangeChoice::kAbsmax, false, Rounding::kNearest, Statistic::kMean}}});
   const ScaleMethod searched_scales = preset.scales == ScaleMethod::kNone ? ScaleMethod::kAwq : preset.scales;
-  r.scales = choose<ScaleMethod>("scale-search", o.scale_search, {{"auto", preset.scales}, {"on", searched_scales}, {"off", ScaleMethod::kNone}});
-  r.rounding = choose<Rounding>("error-feedback", o.error_feedback, {{"auto", preset.rounding}, {"on", Rounding::kGptq}, {"off", Rounding::kNearest}});
+  r.scales = choose<ScaleMethod>("scale-search", o.scale_search,
+                                 {{"auto", preset.scales}, {"on", searched_scales}, {"off", ScaleMethod::kNone}});
+  r.rounding = choose<Rounding>("error-feedback", o.error_feedback,
+                                {{"auto", preset.rounding}, {"on", Rounding::kGptq}, {"off", Rounding::kNearest}});
   r.ranges = o.range == "auto" ? preset.ranges
-                               : choose<RangeChoice>("range", o.range, {{"auto", preset.ranges},
-                                                                        {"absmax", RangeChoice::kAbsmax},
-                                                                        {"mse", RangeChoice::kMse},
-                                                                        {"gram", RangeChoice::kGram},
-                                                                        {"diagonal", RangeChoice::kDiagonal}});
-  r.clip = choose<bool>("clip", o.clip, {{"auto", preset.clip && r.ranges == RangeChoice::kAbsmax}, {"on", true}, {"off", false}});
+                               : choose<RangeChoice>("range", o.range,
+                                                     {{"auto", preset.ranges},
+                                                      {"absmax", RangeChoice::kAbsmax},
+                                                      {"mse", RangeChoice::kMse},
+                                                      {"gram", RangeChoice::kGram},
+                                                      {"diagonal", RangeChoice::kDiagonal}});
+  r.clip = choose<bool>("clip", o.clip,
+                        {{"auto", preset.clip && r.ranges == RangeChoice::kAbsmax}, {"on", true}, {"off", false}});
   if (r.clip && r.ranges != RangeChoice::kAbsmax) {
-    throw ArgumentError(fmt::format("--clip on: shrinks absmax ranges and cannot be combined with --range {}", kRanges[static_cast<int>(r.ranges)]));
+    throw ArgumentError(fmt::format("--clip on: shrinks absmax ranges and cannot be combined with --range {}",
+                                    kRanges[static_cast<int>(r.ranges)]));
   }
   r.grid.symmetric = choose<bool>("scheme", o.scheme, {{"sym", true}, {"asym", false}});
   const bool searched = r.ranges != RangeChoice::kAbsmax;
-  r.signed_scales = choose<bool>("signed-scales", o.signed_scales, {{"auto", preset.refine && searched && r.grid.symmetric}, {"on", true}, {"off", false}});
+  r.signed_scales =
+      choose<bool>("signed-scales", o.signed_scales,
+                   {{"auto", preset.refine && searched && r.grid.symmetric}, {"on", true}, {"off", false}});
   if (r.signed_scales && !(searched && r.grid.symmetric)) {
-    throw ArgumentError("--signed-scales on: only symmetric grids (--scheme sym) with searched ranges (--range mse, gram or diagonal) have them");
+    throw ArgumentError(
+        "--signed-scales on: only symmetric grids (--scheme sym) with searched ranges (--range mse, gram or diagonal) "
+        "have them");
   }
   r.refine = choose<bool>("refine", o.refine, {{"auto", preset.refine}, {"on", true}, {"off", false}});
   // Statistics from a file have no tokens apart.
-  r.guard = choose<bool>("guard", o.guard, {{"auto", preset.refine}, {"on", true}, {"off", false}}) && r.rounding == Rounding::kGptq &&
-            !from_statistics(o.calibration);
-  r.statistic = choose<Statistic>("activation-method", o.activation_method,
-                                  {{"auto", preset.statistic}, {"mean", Statistic::kMean}, {"max", Statistic::kMax}, {"rms", Statistic::kRms}});
+  r.guard = choose<bool>("guard", o.guard, {{"auto", preset.refine}, {"on", true}, {"off", false}}) &&
+            r.rounding == Rounding::kGptq && !from_statistics(o.calibration);
+  r.statistic = choose<Statistic>(
+      "activation-method", o.activation_method,
+      {{"auto", preset.statistic}, {"mean", Statistic::kMean}, {"max", Statistic::kMax}, {"rms", Statistic::kRms}});
   const bool feedback = preset.refine && r.rounding == Rounding::kGptq && ranges_by_gram(r);
-  r.scale_loss = choose<ScaleLoss>("awq-loss", o.awq_loss, {{"auto", feedback ? ScaleLoss::kFeedback : ScaleLoss::kLinear},
-                                                            {"linear", ScaleLoss::kLinear},
-                                                            {"feedback", ScaleLoss::kFeedback},
-                                                            {"block", ScaleLoss::kBlock}});
+  r.scale_loss = choose<ScaleLoss>("awq-loss", o.awq_loss,
+                                   {{"auto", feedback ? ScaleLoss::kFeedback : ScaleLoss::kLinear},
+                                    {"linear", ScaleLoss::kLinear},
+                                    {"feedback", ScaleLoss::kFeedback},
+                                    {"block", ScaleLoss::kBlock}});
   if (r.scale_loss == ScaleLoss::kFeedback && r.scales == ScaleMethod::kAwq && r.rounding != Rounding::kGptq) {
-    throw ArgumentError(fmt::format("--awq-loss feedback: {} rounds without error feedback; use linear", rounding_option(o)));
+    throw ArgumentError(
+        fmt::format("--awq-loss feedback: {} rounds without error feedback; use linear", rounding_option(o)));
   }
   if (r.scales != ScaleMethod::kAwq || (r.scale_loss == ScaleLoss::kBlock && from_statistics(o.calibration))) {
     r.scale_loss = ScaleLoss::kLinear;
@@ -185,7 +210,8 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
     if (!formats.insert(f).second) throw ArgumentError(fmt::format("--format: \"{}\" is named twice", f));
     require_width(*CheckpointWriter::create(f), o.bits);
   }
-  if (formats.empty()) throw ArgumentError(fmt::format("--format: expected at least one of {}", fmt::join(checkpoint_formats(), ", ")));
+  if (formats.empty())
+    throw ArgumentError(fmt::format("--format: expected at least one of {}", fmt::join(checkpoint_formats(), ", ")));
   r.grid.group_size = resolve_group_size(source, o);
   for (const std::string& f : o.formats) {
     const auto writer = CheckpointWriter::create(f);
@@ -195,7 +221,8 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   check_sizes(o.calibration);
   check_range("temperature", o.calibration.temperature, 0.01, 10);
   check_sizes(o.evaluation);
-  if (o.machine.threads < 0 || o.machine.threads > 4096) throw ArgumentError(fmt::format("--threads: expected 0 to 4096, got {}", o.machine.threads));
+  if (o.machine.threads < 0 || o.machine.threads > 4096)
+    throw ArgumentError(fmt::format("--threads: expected 0 to 4096, got {}", o.machine.threads));
   r.precision = statistics_precision(o.machine.precision);
   check_mixed(o, r);
   r.grids = grids_of_patterns(source, o, r);
@@ -208,10 +235,14 @@ int64_t guard_sequences(const Recipe& recipe, int64_t sequences) {
 
 Precision statistics_precision(const std::string& name) {
   const Precision half = has_bf16_gemm() ? Precision::kBF16 : Precision::kF32;
-  return choose<Precision>("precision", name, {{"auto", prefers_bf16_gemm() ? half : Precision::kF32}, {"f32", Precision::kF32}, {"bf16", half}});
+  return choose<Precision>(
+      "precision", name,
+      {{"auto", prefers_bf16_gemm() ? half : Precision::kF32}, {"f32", Precision::kF32}, {"bf16", half}});
 }
 
-bool ranges_by_gram(const Recipe& r) { return r.ranges == RangeChoice::kGram || r.ranges == RangeChoice::kDiagonal; }
+bool ranges_by_gram(const Recipe& r) {
+  return r.ranges == RangeChoice::kGram || r.ranges == RangeChoice::kDiagonal;
+}
 
 bool needs_gram(const Recipe& r) {
   return r.scales != ScaleMethod::kNone || r.clip || ranges_by_gram(r) || r.rounding == Rounding::kGptq || r.refine;
@@ -235,8 +266,10 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
   LayerTensors out;
   std::vector<QuantizedWeight> weights;
   for (LinearSlot& slot : source.linears(layer)) {
-    const auto it = std::find_if(weights.begin(), weights.end(), [&](const QuantizedWeight& w) { return w.name == slot.weight; });
-    QuantizedWeight& w = it != weights.end() ? *it : weights.emplace_back(QuantizedWeight{slot.weight, {}, 0, slot.columns, {}});
+    const auto it =
+        std::find_if(weights.begin(), weights.end(), [&](const QuantizedWeight& w) { return w.name == slot.weight; });
+    QuantizedWeight& w =
+        it != weights.end() ? *it : weights.emplace_back(QuantizedWeight{slot.weight, {}, 0, slot.columns, {}});
     w.rows += slot.rows;
     w.slots.push_back(std::move(slot));
   }
@@ -247,7 +280,8 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
   }
   for (QuantizedWeight& w : weights) {
     if (w.columns % 8 != 0) {
-      out.skipped.push_back({w.name, fmt::format("in_features {} is no multiple of 8, which every layout needs", w.columns)});
+      out.skipped.push_back(
+          {w.name, fmt::format("in_features {} is no multiple of 8, which every layout needs", w.columns)});
       continue;
     }
     const std::string& by = skipped_by[static_cast<size_t>(tap_of(w.slots.front().kind))];
@@ -262,7 +296,8 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
   return out;
 }
 
-LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options, const Recipe& recipe) {
+LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options,
+                             const Recipe& recipe) {
   LayerTensors tensors = layer_tensors(source, layer, options);
   std::vector<QuantizedWeight> kept;
   for (QuantizedWeight& w : tensors.quantized) {
@@ -273,11 +308,13 @@ LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const Qua
     if (named != recipe.grids.end()) w.grid = named->second;
     if (named == recipe.grids.end() && chosen != recipe.chosen_grids.end()) w.grid = chosen->second;
     if (w.grid.bits == kUnquantizedBits) {
-      tensors.skipped.push_back({w.name, named != recipe.grids.end() ? "--linear-bits" : "16 bits chosen by its share of the KL divergence"});
+      tensors.skipped.push_back(
+          {w.name, named != recipe.grids.end() ? "--linear-bits" : "16 bits chosen by its share of the KL divergence"});
       continue;
     }
     for (const std::string& format : options.formats) {
-      const std::string r = CheckpointWriter::create(format)->refusal(w.rows, w.columns, w.grid.group_of(w.columns), w.grid.bits);
+      const std::string r =
+          CheckpointWriter::create(format)->refusal(w.rows, w.columns, w.grid.group_of(w.columns), w.grid.bits);
       if (reason.empty() && !r.empty()) reason = fmt::format("{}: {}", format, r);
     }
     if (reason.empty()) {
@@ -340,7 +377,7 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
 uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source) {
   nlohmann::json j = options_json(options, recipe);
   if (!chooses_by_limit(options)) j.erase("max_kl");  // judges the result, does not shape it
-  j.erase("group_size_option");  // "auto" is the size that it stands for
+  j.erase("group_size_option");                       // "auto" is the size that it stands for
   // A text is what it says, wherever it lies: its digest stands for it. How its name ends tells how it is read.
   const auto kind_of_file = [](const std::string& path) {
     const std::string end = std::filesystem::path(path).extension().string();
@@ -357,7 +394,8 @@ uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, c
     j.erase(key);
   }
   if (options.calibration.calibration.size() < 2) j.erase("calibration_weights");  // given or not
-  std::string text = fmt::format("{}|{}|{}", version(), j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), source.digest());
+  std::string text = fmt::format("{}|{}|{}", version(),
+                                 j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), source.digest());
   bool builtin = builtin_sequences(options) > 0;
   for (const std::string& name : options.calibration.calibration) {
     const SourceKind kind = source_kind(name);

@@ -17,7 +17,11 @@ namespace metal_marlin {
 
 enum class ScaleMethod : uint8_t { kNone, kAwq, kSalient };
 enum class RangeChoice : uint8_t { kAbsmax, kMse, kGram, kDiagonal };
-enum class ScaleLoss : uint8_t { kLinear, kFeedback, kBlock };      // kFeedback: after GPTQ's rounding; kBlock: by replaying it
+enum class ScaleLoss : uint8_t {
+  kLinear,
+  kFeedback,
+  kBlock
+};  // kFeedback: after GPTQ's rounding; kBlock: by replaying it
 enum class Rounding : uint8_t { kNearest, kGptq };
 enum class Statistic : uint8_t { kMean, kMax, kRms };
 
@@ -38,17 +42,18 @@ struct Recipe {
   double damping = 0.01;        // where the guard has no say: without one, and where sensitivity is measured
   double least_damping = 0.01;  // that the guard tries
   bool act_order = true;
-  double first_token_weight = 1;  // in the Gram matrices
-  bool refine = false;  // codes and scales after rounding
-  bool guard = false;   // rounding chosen per linear (rounding_choice.h)
+  double first_token_weight = 1;          // in the Gram matrices
+  bool refine = false;                    // codes and scales after rounding
+  bool guard = false;                     // rounding chosen per linear (rounding_choice.h)
   Precision precision = Precision::kF32;  // of the forward pass that makes statistics; never of an evaluation
-  Grid grid;  // of most linears (see QuantizedWeight::grid); group_size resolved: explicit, or -1
+  Grid grid;                 // of most linears (see QuantizedWeight::grid); group_size resolved: explicit, or -1
   LinearGrids grids;         // of linears that --linear-bits gives another
   LinearGrids chosen_grids;  // of linears whose bits were chosen by their share of the KL divergence
-  int least_zero = 0;  // that every format can hold: 1 with version 1 of GPTQ
+  int least_zero = 0;        // that every format can hold: 1 with version 1 of GPTQ
 };
 
-// The options with what method and effort say where nothing was given: samples, builtin_share. ArgumentError as make_recipe.
+// The options with what method and effort say where nothing was given: samples, builtin_share. ArgumentError as
+// make_recipe.
 QuantizeOptions with_presets(QuantizeOptions options);
 
 // The option that a rounding without error feedback is due to, as on the command line: "--effort fast".
@@ -57,7 +62,8 @@ std::string rounding_option(const QuantizeOptions& options);
 // Throws ArgumentError naming the option, what was given and what is possible.
 Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
 
-// Of `sequences`, how many the guard judges by: the last eighth, at least one; 0 where there are fewer than two, or no guard.
+// Of `sequences`, how many the guard judges by: the last eighth, at least one; 0 where there are fewer than two, or no
+// guard.
 int64_t guard_sequences(const Recipe& recipe, int64_t sequences);
 
 // Of the best recipe: measured on SmolLM2, docs/algorithms.md.
@@ -71,8 +77,9 @@ inline constexpr double kDampingOfMethod = -1;
 // Sequences of --effort fast.
 inline constexpr int64_t kFastSamples = 16;
 
-// Of the stream that makes statistics. "auto": bf16 where the processor multiplies it faster, else f32 (measured on SmolLM2: the
-// reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16). ArgumentError for another name.
+// Of the stream that makes statistics. "auto": bf16 where the processor multiplies it faster, else f32 (measured on
+// SmolLM2: the reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16). ArgumentError for another
+// name.
 Precision statistics_precision(const std::string& name);
 
 // Whether ranges are chosen by Gram matrices.
@@ -87,11 +94,11 @@ bool matches_any(const std::vector<std::string>& patterns, const std::string& na
 
 // One stored weight tensor of a layer that is to be quantized: with fused weights several linears are rows of it.
 struct QuantizedWeight {
-  std::string name;                // "model.layers.0.self_attn.q_proj.weight"
-  std::vector<LinearSlot> slots;   // in row order
+  std::string name;               // "model.layers.0.self_attn.q_proj.weight"
+  std::vector<LinearSlot> slots;  // in row order
   int64_t rows = 0;
   int64_t columns = 0;
-  Grid grid;                       // linears may differ; those that engines fuse at load have one
+  Grid grid;  // linears may differ; those that engines fuse at load have one
 };
 struct Skipped {
   std::string name;
@@ -105,7 +112,8 @@ struct LayerTensors {
 // are skipped together when one of them is.
 LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options);
 // The same with the grid of each linear; what one of the formats cannot hold is left out too.
-LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options, const Recipe& recipe);
+LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options,
+                             const Recipe& recipe);
 
 // Digest of everything that determines the output's bytes: model, version, options, the texts' contents.
 uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source);

@@ -70,37 +70,55 @@ constexpr Key kLinearKeys[] = {{"/name", Kind::kText},
 constexpr Key kSkippedKeys[] = {{"/name", Kind::kText}, {"/reason", Kind::kText}};
 constexpr Key kClampedKeys[] = {{"/name", Kind::kText}};
 constexpr Key kFewTokensKeys[] = {{"/name", Kind::kText}, {"/tokens", Kind::kCount}, {"/in_features", Kind::kCount}};
-constexpr Key kRoundingKeys[] = {{"/sequences", Kind::kCount}, {"/refined", Kind::kCount}, {"/feedback", Kind::kCount},
-                                 {"/nearest", Kind::kCount}, {"/fallbacks", Kind::kCount}};
+constexpr Key kRoundingKeys[] = {{"/sequences", Kind::kCount},
+                                 {"/refined", Kind::kCount},
+                                 {"/feedback", Kind::kCount},
+                                 {"/nearest", Kind::kCount},
+                                 {"/fallbacks", Kind::kCount}};
 constexpr Key kStageKeys[] = {{"/seconds", Kind::kNumber}, {"/cpu_seconds", Kind::kNumber}};
 
 bool is_count(const json& value) {
-  if (value.is_number_unsigned()) return value.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  if (value.is_number_unsigned())
+    return value.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
   return value.is_number_integer();
 }
 
 bool has_kind(const json& value, Kind kind) {
   switch (kind) {
-    case Kind::kText: return value.is_string();
-    case Kind::kNumber: return value.is_number();
-    case Kind::kNumberOrNull: return value.is_number() || value.is_null();
-    case Kind::kCount: return is_count(value);
-    case Kind::kBoolOrNull: return value.is_boolean() || value.is_null();
-    case Kind::kObject: return value.is_object();
-    case Kind::kList: return value.is_array();
+    case Kind::kText:
+      return value.is_string();
+    case Kind::kNumber:
+      return value.is_number();
+    case Kind::kNumberOrNull:
+      return value.is_number() || value.is_null();
+    case Kind::kCount:
+      return is_count(value);
+    case Kind::kBoolOrNull:
+      return value.is_boolean() || value.is_null();
+    case Kind::kObject:
+      return value.is_object();
+    case Kind::kList:
+      return value.is_array();
   }
   return false;
 }
 
 const char* kind_name(Kind kind) {
   switch (kind) {
-    case Kind::kText: return "a text";
-    case Kind::kNumber: return "a number";
-    case Kind::kNumberOrNull: return "a number or null";
-    case Kind::kCount: return "an integer";
-    case Kind::kBoolOrNull: return "true, false or null";
-    case Kind::kObject: return "an object";
-    case Kind::kList: return "a list";
+    case Kind::kText:
+      return "a text";
+    case Kind::kNumber:
+      return "a number";
+    case Kind::kNumberOrNull:
+      return "a number or null";
+    case Kind::kCount:
+      return "an integer";
+    case Kind::kBoolOrNull:
+      return "true, false or null";
+    case Kind::kObject:
+      return "an object";
+    case Kind::kList:
+      return "a list";
   }
   return "";
 }
@@ -122,8 +140,9 @@ class Checker {
     for (const json& entry : list) check(entry, keys, fmt::format("{}/{}/", place, i++));
   }
   [[noreturn]] void fail(const std::string& place, const std::string& expected, const json* found) const {
-    throw FormatError(fmt::format("{}: {}: expected {}, found {}; the report is damaged or not whole: run quantize again", name_, place, expected,
-                                  found == nullptr ? "nothing" : shown(found->dump(-1, ' ', false, json::error_handler_t::replace))));
+    throw FormatError(fmt::format(
+        "{}: {}: expected {}, found {}; the report is damaged or not whole: run quantize again", name_, place, expected,
+        found == nullptr ? "nothing" : shown(found->dump(-1, ' ', false, json::error_handler_t::replace))));
   }
 
  private:
@@ -142,13 +161,17 @@ json parse_report(const std::string& text, const std::string& name) {
   };
   json report = json::parse(text, watch, false);
   if (too_deep) throw FormatError(fmt::format("{}: expected a report, found values more than {} deep", name, kDeepest));
-  if (report.is_discarded()) throw FormatError(fmt::format("{}: {}; the report is damaged: run quantize again", name, json_fault_text(text)));
+  if (report.is_discarded())
+    throw FormatError(fmt::format("{}: {}; the report is damaged: run quantize again", name, json_fault_text(text)));
   if (!report.is_object() || !report.contains("schema") || !report.contains("model")) {
-    throw FormatError(fmt::format("{}: expected a report that quantize wrote (an object with schema, options, model, ...), found other JSON", name));
+    throw FormatError(fmt::format(
+        "{}: expected a report that quantize wrote (an object with schema, options, model, ...), found other JSON",
+        name));
   }
   if (report["schema"] != kReportSchema) {
-    throw UnsupportedError(fmt::format("{}: expected a report of schema {}, found schema {}; render it with the version that wrote it", name,
-                                       kReportSchema, shown(report["schema"].dump(-1, ' ', false, json::error_handler_t::replace))));
+    throw UnsupportedError(
+        fmt::format("{}: expected a report of schema {}, found schema {}; render it with the version that wrote it",
+                    name, kReportSchema, shown(report["schema"].dump(-1, ' ', false, json::error_handler_t::replace))));
   }
   const Checker checker(name);
   checker.check(report, kKeys, "");
@@ -163,7 +186,8 @@ json parse_report(const std::string& text, const std::string& name) {
   if (report["gate"]["max_kl"].is_number() && !report["gate"]["passed"].is_boolean() && !only_estimated(report)) {
     checker.fail("gate/passed", "true or false", &report["gate"]["passed"]);
   }
-  for (const auto& [stage, time] : report["run"]["stages"].items()) checker.check(time, kStageKeys, "run/stages/" + stage + "/");
+  for (const auto& [stage, time] : report["run"]["stages"].items())
+    checker.check(time, kStageKeys, "run/stages/" + stage + "/");
   json& few = report["calibration"]["few_tokens"];
   if (few.is_null()) few = json::array();
   if (!few.is_array()) checker.fail("calibration/few_tokens", "a list", &few);

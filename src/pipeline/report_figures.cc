@@ -46,9 +46,12 @@ QuantizationReport quantization_report(const std::string& report_json) {
     }
   }
   const std::string method = text_or(options, "method");
-  bool feedback = method == "gptq" || (method == "awq" && text_or(options, "effort") != "fast");  // others round each weight by itself
-  if (options.contains("error_feedback") && options["error_feedback"].is_boolean()) feedback = options["error_feedback"].get<bool>();
-  if (options.contains("act_order") && options["act_order"].is_boolean()) out.actorder = feedback && options["act_order"].get<bool>();
+  bool feedback = method == "gptq" ||
+                  (method == "awq" && text_or(options, "effort") != "fast");  // others round each weight by itself
+  if (options.contains("error_feedback") && options["error_feedback"].is_boolean())
+    feedback = options["error_feedback"].get<bool>();
+  if (options.contains("act_order") && options["act_order"].is_boolean())
+    out.actorder = feedback && options["act_order"].get<bool>();
   double output = 0;
   int64_t measured = 0;
   for (const json& l : report["linears"]) {
@@ -73,11 +76,13 @@ QuantizationReport quantization_report(const std::string& report_json) {
       output += layer.output_error;
       ++measured;
     }
-    if (__builtin_add_overflow(out.quantized_params, layer.shape.empty() ? 0 : count, &out.quantized_params)) out.quantized_params = 0;
+    if (__builtin_add_overflow(out.quantized_params, layer.shape.empty() ? 0 : count, &out.quantized_params))
+      out.quantized_params = 0;
     out.layers.push_back(std::move(layer));
   }
   out.quantized_layers = static_cast<int64_t>(out.layers.size());
-  if (report.contains("skipped") && report["skipped"].is_array()) out.skipped_layers = static_cast<int64_t>(report["skipped"].size());
+  if (report.contains("skipped") && report["skipped"].is_array())
+    out.skipped_layers = static_cast<int64_t>(report["skipped"].size());
   if (!out.layers.empty()) out.group_size = out.layers.front().group_size;
   if (measured > 0) out.mean_output_error = output / static_cast<double>(measured);
   out.total_params = integer_or(model, "parameters", 0);

@@ -12,7 +12,8 @@ namespace metal_marlin {
 using nlohmann::json;
 
 std::string few_tokens_text(const json& entry) {
-  return fmt::format("{}: {} tokens for {} channels", entry.value("name", std::string()), entry.value("tokens", int64_t{0}), entry.value("in_features", int64_t{0}));
+  return fmt::format("{}: {} tokens for {} channels", entry.value("name", std::string()),
+                     entry.value("tokens", int64_t{0}), entry.value("in_features", int64_t{0}));
 }
 
 std::string clamped_text(const json& entry) {
@@ -25,7 +26,8 @@ std::string clamped_text(const json& entry) {
     if (number(key) > 0) parts.push_back(fmt::format("{}: {:.0f}", what, number(key)));
   };
   count("clamped", "values beyond the largest float16, clamped");
-  if (number("clamped") > 0 && number("largest") > 0) parts.back() += fmt::format(" (largest {:.4g})", number("largest"));
+  if (number("clamped") > 0 && number("largest") > 0)
+    parts.back() += fmt::format(" (largest {:.4g})", number("largest"));
   count("flushed", "values too small for a float16, now 0");
   count("clamped_scales", "scales beyond the largest float16, clamped");
   count("raised_scales", "scales below the least normal float16, raised to it");
@@ -37,14 +39,18 @@ std::string rounding_choice_text(const json& choice) {
   std::vector<std::pair<double, std::string>> dampings;
   const json counts = choice.value("damping", json::object());
   for (const auto& [damping, count] : counts.items()) {
-    if (count.is_number()) dampings.emplace_back(std::strtod(damping.c_str(), nullptr), fmt::format("{} for {}", damping, count.get<int64_t>()));
+    if (count.is_number())
+      dampings.emplace_back(std::strtod(damping.c_str(), nullptr),
+                            fmt::format("{} for {}", damping, count.get<int64_t>()));
   }
   std::sort(dampings.begin(), dampings.end());
   std::vector<std::string> texts;
   for (const auto& [damping, text] : dampings) texts.push_back(text);
-  return fmt::format("Rounding chosen on {} held-back sequence{}: {} refined, {} with feedback only, {} to nearest ({} with less than the recipe's steps){}{}",
-                     n("sequences"), n("sequences") == 1 ? "" : "s", n("refined"), n("feedback"), n("nearest"), n("fallbacks"),
-                     texts.empty() ? "" : "; damping ", fmt::join(texts, ", "));
+  return fmt::format(
+      "Rounding chosen on {} held-back sequence{}: {} refined, {} with feedback only, {} to nearest ({} with less than "
+      "the recipe's steps){}{}",
+      n("sequences"), n("sequences") == 1 ? "" : "s", n("refined"), n("feedback"), n("nearest"), n("fallbacks"),
+      texts.empty() ? "" : "; damping ", fmt::join(texts, ", "));
 }
 
 std::vector<std::pair<std::string, size_t>> names_by_kind(const json& names) {

@@ -29,14 +29,15 @@ void add(Matrix& gram, const Matrix& other, double factor) {
 
 }  // namespace
 
-std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weights, Matrix& gram, const Matrix& held_back,
-                                            double share, const RoundingTrial& trial) {
+std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weights, Matrix& gram,
+                                            const Matrix& held_back, double share, const RoundingTrial& trial) {
   if (held_back.rows() != gram.rows() || held_back.cols() != gram.cols()) {
-    throw ArgumentError(fmt::format("held-back statistics: expected a Gram matrix [{}, {}], found [{}, {}]", gram.rows(), gram.cols(),
-                                    held_back.rows(), held_back.cols()));
+    throw ArgumentError(fmt::format("held-back statistics: expected a Gram matrix [{}, {}], found [{}, {}]",
+                                    gram.rows(), gram.cols(), held_back.rows(), held_back.cols()));
   }
   if (trial.grids.size() != weights.size()) {
-    throw ArgumentError(fmt::format("rounding trial: expected a grid for each of {} linears, found {}", weights.size(), trial.grids.size()));
+    throw ArgumentError(fmt::format("rounding trial: expected a grid for each of {} linears, found {}", weights.size(),
+                                    trial.grids.size()));
   }
   add(gram, held_back, -share);
   std::vector<RoundingChoice> choices(weights.size());
@@ -45,10 +46,12 @@ std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weigh
   for (size_t i = 0; i < weights.size(); ++i) {
     samples.push_back(sample_rows(weights.subspan(i, 1), trial.rows));
     ranges.push_back(trial.ranges(samples[i], gram, i));
-    choices[i].nearest_error = linear_errors(samples[i], quantize_rtn(samples[i], ranges[i], trial.grids[i]), &held_back).output_error;
+    choices[i].nearest_error =
+        linear_errors(samples[i], quantize_rtn(samples[i], ranges[i], trial.grids[i]), &held_back).output_error;
   }
   double least_sum = std::numeric_limits<double>::infinity();
-  // Whether the damping raised so often is taken: where the sum of squared errors is below `most` times the least so far.
+  // Whether the damping raised so often is taken: where the sum of squared errors is below `most` times the least so
+  // far.
   const auto take = [&](int raises, double most) {
     GptqOptions gptq = trial.gptq;
     for (int i = 0; i < raises; ++i) gptq.damping *= trial.raised;

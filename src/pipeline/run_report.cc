@@ -33,8 +33,9 @@ json model_section(const ModelSource& source, const RunFacts& facts) {
   }
   model["bits_per_weight"] = first.bits_per_weight;
   model["bytes"] = first.quantized_bytes + first.kept_bytes;
-  model["linears_bits_per_weight"] =
-      first.quantized_weights > 0 ? 8.0 * static_cast<double>(first.quantized_bytes) / static_cast<double>(first.quantized_weights) : 0.0;
+  model["linears_bits_per_weight"] = first.quantized_weights > 0 ? 8.0 * static_cast<double>(first.quantized_bytes) /
+                                                                       static_cast<double>(first.quantized_weights)
+                                                                 : 0.0;
   model["parameters"] = before.parameters;
   model["source_bytes"] = before.bytes;
   model["source_bits_per_weight"] = before.bits_per_weight();
@@ -47,8 +48,9 @@ json forward_section(const Recipe& recipe, const RunFacts& facts, double cpu_sec
   const bool bf16 = recipe.precision == Precision::kBF16 && has_bf16_gemm();
   const double rate = facts.forward_operations / cpu_seconds / 1e9;
   const double gemm = gemm_rate(bf16 ? GemmType::kBF16 : GemmType::kF32);
-  return {{"precision", bf16 ? "bf16" : "f32"}, {"operations", facts.forward_operations}, {"cpu_seconds", cpu_seconds},
-          {"gflops_per_core", rate}, {"gemm_gflops_per_core", gemm}, {"share_of_gemm", rate / gemm}};
+  return {{"precision", bf16 ? "bf16" : "f32"}, {"operations", facts.forward_operations},
+          {"cpu_seconds", cpu_seconds},         {"gflops_per_core", rate},
+          {"gemm_gflops_per_core", gemm},       {"share_of_gemm", rate / gemm}};
 }
 
 json run_section(const Recipe& recipe, const RunFacts& facts, Tracker& tracker) {
@@ -61,10 +63,16 @@ json run_section(const Recipe& recipe, const RunFacts& facts, Tracker& tracker) 
   run["predicted_memory_bytes"] = facts.plan.peak();
   run["resumed_blocks"] = facts.resumed_blocks;
   json stages = json::object();
-  for (const auto& [name, time] : tracker.stages()) stages[name] = {{"seconds", time.seconds}, {"cpu_seconds", time.cpu_seconds}};
+  for (const auto& [name, time] : tracker.stages())
+    stages[name] = {{"seconds", time.seconds}, {"cpu_seconds", time.cpu_seconds}};
   run["stages"] = stages;
-  run["forward"] = forward_section(recipe, facts, stages.contains("forward") ? stages["forward"]["cpu_seconds"].get<double>() : 0.0);
-  run["machine"] = {{"cpu", cpu_name()}, {"threads", threads()}, {"memory_bytes", memory_bytes()}, {"blas_kernel", blas_kernel_name()}, {"gemm_isa", gemm_isa_name()}};
+  run["forward"] =
+      forward_section(recipe, facts, stages.contains("forward") ? stages["forward"]["cpu_seconds"].get<double>() : 0.0);
+  run["machine"] = {{"cpu", cpu_name()},
+                    {"threads", threads()},
+                    {"memory_bytes", memory_bytes()},
+                    {"blas_kernel", blas_kernel_name()},
+                    {"gemm_isa", gemm_isa_name()}};
   return run;
 }
 
@@ -81,7 +89,8 @@ json model_figures(const Evaluation& e) {
 
 bool only_estimated(const json& report) {
   const json mixed = report.value("mixed", json());
-  return mixed.is_object() && mixed.value("target_bits", json()).is_null() && !report.value("/model/kl_divergence/mean"_json_pointer, json()).is_number();
+  return mixed.is_object() && mixed.value("target_bits", json()).is_null() &&
+         !report.value("/model/kl_divergence/mean"_json_pointer, json()).is_number();
 }
 
 bool gate_verdict(const json& report, double max_kl) {
@@ -93,7 +102,8 @@ bool gate_verdict(const json& report, double max_kl) {
 // What the guard chose, and for how many linears less than all of the recipe's steps; null without one.
 json rounding_section(const json& linears, const Recipe& recipe, int64_t sequences) {
   if (sequences == 0) return nullptr;
-  json section = {{"sequences", sequences}, {"refined", 0}, {"feedback", 0}, {"nearest", 0}, {"fallbacks", 0}, {"damping", json::object()}};
+  json section = {{"sequences", sequences}, {"refined", 0},   {"feedback", 0},
+                  {"nearest", 0},           {"fallbacks", 0}, {"damping", json::object()}};
   const auto count = [&](const char* key) { section[key] = section[key].get<int64_t>() + 1; };
   for (const json& linear : linears) {
     if (!linear.contains("chosen")) continue;
@@ -112,12 +122,14 @@ json gate_section(const json& report, double max_kl) {
   return {{"max_kl", max_kl}, {"passed", only_estimated(report) ? json(nullptr) : json(gate_verdict(report, max_kl))}};
 }
 
-json build_report(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options, const RunFacts& facts,
-                  Tracker& tracker) {
+json build_report(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                  const RunFacts& facts, Tracker& tracker) {
   json report;
   report["schema"] = kReportSchema;
   report["options"] = options_json(options, recipe);
-  report["input"] = {{"path", facts.model}, {"format", source.format()}, {"family", source.family().name},
+  report["input"] = {{"path", facts.model},
+                     {"format", source.format()},
+                     {"family", source.family().name},
                      {"digest", fmt::format("{:016x}", source.digest())}};
   report["run"] = run_section(recipe, facts, tracker);
   report["model"] = model_section(source, facts);
@@ -139,7 +151,9 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
     for (const json& linear : block.at("linears")) {
       linears.push_back(linear);
       if (linear.value("raised_scales", 0) > 0 || linear.value("clamped_scales", 0) > 0) {
-        clamped.push_back({{"name", linear["name"]}, {"raised_scales", linear["raised_scales"]}, {"clamped_scales", linear["clamped_scales"]}});
+        clamped.push_back({{"name", linear["name"]},
+                           {"raised_scales", linear["raised_scales"]},
+                           {"clamped_scales", linear["clamped_scales"]}});
       }
     }
     for (json scale : block.at("scales")) {
@@ -150,9 +164,10 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
   }
   report["linears"] = linears;
   report["mixed"] = facts.mixed;
-  if (!facts.mixed.is_null()) report["mixed"]["file_bits_per_weight"] = file_bits_per_weight(facts.mixed, facts.written.front().second);
-  report["rounding_choice"] =
-      rounding_section(linears, recipe, guard_sequences(recipe, static_cast<int64_t>(facts.texts->calibration.sequences.size())));
+  if (!facts.mixed.is_null())
+    report["mixed"]["file_bits_per_weight"] = file_bits_per_weight(facts.mixed, facts.written.front().second);
+  report["rounding_choice"] = rounding_section(
+      linears, recipe, guard_sequences(recipe, static_cast<int64_t>(facts.texts->calibration.sequences.size())));
   report["scales"] = scales;
   report["invariance_error"] = invariance;
   report["skipped"] = json::array();
@@ -170,9 +185,14 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
   json files = json::array();
   for (const auto& [format, written] : facts.written) {
     for (const ClampedTensor& c : written.clamped) {
-      clamped.push_back({{"name", c.name}, {"format", format}, {"clamped", c.clamped}, {"flushed", c.flushed}, {"largest", c.largest}});
+      clamped.push_back({{"name", c.name},
+                         {"format", format},
+                         {"clamped", c.clamped},
+                         {"flushed", c.flushed},
+                         {"largest", c.largest}});
     }
-    for (const WrittenFile& f : written.files) files.push_back({{"format", format}, {"name", f.name}, {"bytes", f.bytes}});
+    for (const WrittenFile& f : written.files)
+      files.push_back({{"format", format}, {"name", f.name}, {"bytes", f.bytes}});
   }
   report["clamped"] = clamped;
   report["padded"] = json::array();  // an explicit group size must divide; nothing is ever padded

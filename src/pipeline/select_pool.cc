@@ -27,21 +27,27 @@ uint64_t state_bytes(const ModelSource& source, int64_t tokens) {
 
 }  // namespace
 
-int64_t profiled_blocks(const ModelSource& source) { return source.config().num_hidden_layers; }
+int64_t profiled_blocks(const ModelSource& source) {
+  return source.config().num_hidden_layers;
+}
 
-PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const std::vector<int64_t>& group, const std::vector<int64_t>& quota,
-                          const MachineOptions& machine, const std::string& scratch, Tracker& tracker) {
+PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const std::vector<int64_t>& group,
+                          const std::vector<int64_t>& quota, const MachineOptions& machine, const std::string& scratch,
+                          Tracker& tracker) {
   PoolSelection out;
   out.blocks = profiled_blocks(source);
   const std::vector<int64_t> lengths = pool.lengths();
   const ModelConfig& config = source.config();
   int64_t count = 0;
   for (const int64_t q : quota) count += q;
-  StateStore store(lengths, config.hidden_size, states_spill(source, machine, pool.tokens()) ? scratch : "", BlockForward::kBatchTokens);
+  StateStore store(lengths, config.hidden_size, states_spill(source, machine, pool.tokens()) ? scratch : "",
+                   BlockForward::kBatchTokens);
   tracker.enter("select", 0, out.blocks);
   embed_sequences(source, pool, store);
   ProfileCollector profiles(lengths, tap_features(source), out.blocks);
-  const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) { profiles.add(tap, x, rows, features); };
+  const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {
+    profiles.add(tap, x, rows, features);
+  };
   BlockForward pass(source.family(), config, statistics_precision(machine.precision));
   for (int64_t layer = 0; layer < out.blocks; ++layer) {
     const Block block = load_block(source, layer);
@@ -61,13 +67,17 @@ PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const
   return out;
 }
 
-uint64_t select_pool_bytes(const ModelSource& source, const MachineOptions& machine, int64_t sequences, int64_t length) {
+uint64_t select_pool_bytes(const ModelSource& source, const MachineOptions& machine, int64_t sequences,
+                           int64_t length) {
   const ModelConfig& config = source.config();
   uint64_t weights = 0;
-  for (const LinearSlot& slot : source.linears(0)) weights += static_cast<uint64_t>(slot.rows) * static_cast<uint64_t>(slot.columns);
+  for (const LinearSlot& slot : source.linears(0))
+    weights += static_cast<uint64_t>(slot.rows) * static_cast<uint64_t>(slot.columns);
   const uint64_t batch = state_bytes(source, std::max(BlockForward::kBatchTokens, length));
-  const uint64_t states = states_spill(source, machine, sequences * length) ? 0 : state_bytes(source, sequences * length);
-  return states + batch + weights * sizeof(float) + BlockForward(source.family(), config, statistics_precision(machine.precision)).scratch_bytes(length) +
+  const uint64_t states =
+      states_spill(source, machine, sequences * length) ? 0 : state_bytes(source, sequences * length);
+  return states + batch + weights * sizeof(float) +
+         BlockForward(source.family(), config, statistics_precision(machine.precision)).scratch_bytes(length) +
          ProfileCollector::bytes(sequences, tap_features(source), profiled_blocks(source));
 }
 

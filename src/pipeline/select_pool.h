@@ -25,8 +25,9 @@ struct PoolSelection {
 
 // `group`: the source of each sequence; `quota`: how many to choose of each source. `scratch`: path of a file for the
 // states when they exceed a third of the memory allowed. Cost: the forward pass of the pool through those blocks.
-PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const std::vector<int64_t>& group, const std::vector<int64_t>& quota,
-                          const MachineOptions& machine, const std::string& scratch, Tracker& tracker);
+PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const std::vector<int64_t>& group,
+                          const std::vector<int64_t>& quota, const MachineOptions& machine, const std::string& scratch,
+                          Tracker& tracker);
 
 // Bytes held beside the program for a pool of `sequences` of `length` tokens.
 uint64_t select_pool_bytes(const ModelSource& source, const MachineOptions& machine, int64_t sequences, int64_t length);

@@ -19,7 +19,8 @@ namespace metal_marlin {
 namespace {
 
 constexpr int64_t kLogitRows = 64;  // of a stream at a time
-// Tokens that are less probable than this share of 1 / vocabulary are left out: together they have less than this share.
+// Tokens that are less probable than this share of 1 / vocabulary are left out: together they have less than this
+// share.
 constexpr double kNegligible = 0.005;
 
 // Sequences and tokens of each.
@@ -81,12 +82,17 @@ uint64_t state_bytes(const ModelSource& source, int64_t tokens) {
 
 class Measurement {
  public:
-  Measurement(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe, const std::vector<LayerTensors>& layers,
-              const TokenSet& calibration, const std::string& scratch, Tracker& tracker)
-      : source_(source), recipe_(recipe), layers_(layers), tracker_(tracker),
+  Measurement(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe,
+              const std::vector<LayerTensors>& layers, const TokenSet& calibration, const std::string& scratch,
+              Tracker& tracker)
+      : source_(source),
+        recipe_(recipe),
+        layers_(layers),
+        tracker_(tracker),
         size_(size_of(options, static_cast<int64_t>(calibration.sequences.size()))) {
     const auto available = static_cast<int64_t>(calibration.sequences.size());
-    for (int64_t i = 0; i < size_.statistics; ++i) statistics_text_.sequences.push_back(calibration.sequences[static_cast<size_t>(i)]);
+    for (int64_t i = 0; i < size_.statistics; ++i)
+      statistics_text_.sequences.push_back(calibration.sequences[static_cast<size_t>(i)]);
     for (int64_t i = available - size_.sequences; i < available; ++i) {
       const auto& all = calibration.sequences[static_cast<size_t>(i)];
       text_.sequences.emplace_back(all.begin(), all.begin() + std::min(static_cast<int64_t>(all.size()), size_.length));
@@ -100,7 +106,8 @@ class Measurement {
     const int64_t hidden = source.config().hidden_size;
     const bool spill = states_spill(source, options.machine, streams * rows_ + statistics_text_.tokens());
     states_ = std::make_unique<StateStore>(all, hidden, spill ? scratch : "", BlockForward::kBatchTokens);
-    statistics_ = std::make_unique<StateStore>(statistics_text_.lengths(), hidden, spill ? scratch + "-statistics" : "", BlockForward::kBatchTokens);
+    statistics_ = std::make_unique<StateStore>(statistics_text_.lengths(), hidden, spill ? scratch + "-statistics" : "",
+                                               BlockForward::kBatchTokens);
   }
 
   Sensitivity run() {
@@ -202,7 +209,8 @@ class Measurement {
     }
   }
 
-  // For now the ratio of the squared output error to that of the recipe's grid; compare() multiplies it with the KL divergence.
+  // For now the ratio of the squared output error to that of the recipe's grid; compare() multiplies it with the KL
+  // divergence.
   static void estimate_options(SensitiveItem& item, const std::vector<GridTrial>& trials) {
     // The first is the grid that was measured.
     const double usual = trials.empty() ? 0 : trials.front().loss;
@@ -250,7 +258,8 @@ class Measurement {
       SensitiveItem& item = out_.items[i];
       item.kl = mean(kFirstItem + static_cast<int64_t>(i));
       const double square = squares[static_cast<size_t>(kFirstItem) + i] / static_cast<double>(rows_);
-      item.kl_standard_error = rows_ > 1 ? std::sqrt(std::max(0.0, square - item.kl * item.kl) / static_cast<double>(rows_ - 1)) : 0;
+      item.kl_standard_error =
+          rows_ > 1 ? std::sqrt(std::max(0.0, square - item.kl * item.kl) / static_cast<double>(rows_ - 1)) : 0;
       for (BitsOption& o : item.options) o.kl *= item.kl;
     }
   }
@@ -273,8 +282,8 @@ class Measurement {
 }  // namespace
 
 Sensitivity measure_sensitivity(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe,
-                                const std::vector<LayerTensors>& layers, const TokenSet& calibration, const std::string& scratch,
-                                Tracker& tracker) {
+                                const std::vector<LayerTensors>& layers, const TokenSet& calibration,
+                                const std::string& scratch, Tracker& tracker) {
   return Measurement(source, options, recipe, layers, calibration, scratch, tracker).run();
 }
 
@@ -282,8 +291,11 @@ std::string sensitivity_warning(const QuantizeOptions& options, int64_t availabl
   const Size size = size_of(options, available);
   if (size.statistics + size.sequences <= available) return "";
   const int64_t wanted = std::max<int64_t>(1, options.sensitivity_tokens / size.length);
-  return fmt::format("sensitivity: of {} calibration sequences {} are measured on and {} are what statistics are of, so that some are both: expect larger "
-                     "divergences than it says; give at least {} sequences, or fewer --sensitivity-tokens", available, size.sequences, size.statistics, 2 * wanted);
+  return fmt::format(
+      "sensitivity: of {} calibration sequences {} are measured on and {} are what statistics are of, so that some are "
+      "both: expect larger "
+      "divergences than it says; give at least {} sequences, or fewer --sensitivity-tokens",
+      available, size.sequences, size.statistics, 2 * wanted);
 }
 
 uint64_t sensitivity_bytes(const ModelSource& source, const QuantizeOptions& options, uint64_t block_bytes) {
@@ -291,7 +303,8 @@ uint64_t sensitivity_bytes(const ModelSource& source, const QuantizeOptions& opt
   const int64_t streams = source.config().num_hidden_layers * kTaps + 2;
   const int64_t tokens = streams * size.sequences * size.length + size.statistics * options.calibration.sequence_length;
   const uint64_t held = states_spill(source, options.machine, tokens) ? 0 : state_bytes(source, tokens);
-  const uint64_t probabilities = static_cast<uint64_t>(kLogitRows) * static_cast<uint64_t>(source.config().vocab_size) * (8 + 8 + 4 + 4);
+  const uint64_t probabilities =
+      static_cast<uint64_t>(kLogitRows) * static_cast<uint64_t>(source.config().vocab_size) * (8 + 8 + 4 + 4);
   return held + std::max(block_bytes, probabilities) + 4 * state_bytes(source, size.sequences * size.length);
 }
 

@@ -1,10 +1,11 @@
 // What the quantization of each linear costs, measured: the KL divergence of the model in which it alone is quantized.
 //
-// The model is run on a few short sequences as many streams in lockstep, block by block: one through the original blocks,
-// one through the quantized ones, and one for each set of linears with a common input, in which only they are quantized
-// (by the recipe itself, calibrated on a part of the calibration text). At the end each stream's logits are compared with
-// the original's. So every figure is that of a real run with single quantized linears, at once and without keeping models.
-// Other grids than the recipe's are estimated from it to second order: KL grows with the square of the output error.
+// The model is run on a few short sequences as many streams in lockstep, block by block: one through the original
+// blocks, one through the quantized ones, and one for each set of linears with a common input, in which only they are
+// quantized (by the recipe itself, calibrated on a part of the calibration text). At the end each stream's logits are
+// compared with the original's. So every figure is that of a real run with single quantized linears, at once and
+// without keeping models. Other grids than the recipe's are estimated from it to second order: KL grows with the square
+// of the output error.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +22,14 @@ namespace metal_marlin {
 inline constexpr int64_t kSensitivitySequence = 256;     // tokens of a sequence at most
 inline constexpr int64_t kSensitivityStatistics = 8192;  // tokens at most that the linears are calibrated on
 
-// calibration: sequences; the last ones are measured on, the first ones calibrated on (the same where there are too few).
-// layers: by planned_tensors. scratch: path of a file for states when memory is short.
+// calibration: sequences; the last ones are measured on, the first ones calibrated on (the same where there are too
+// few). layers: by planned_tensors. scratch: path of a file for states when memory is short.
 Sensitivity measure_sensitivity(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe,
-                                const std::vector<LayerTensors>& layers, const TokenSet& calibration, const std::string& scratch,
-                                Tracker& tracker);
+                                const std::vector<LayerTensors>& layers, const TokenSet& calibration,
+                                const std::string& scratch, Tracker& tracker);
 
-// What to tell a user whose `available` sequences are too few for that: some are both calibrated and measured on. Else nothing.
+// What to tell a user whose `available` sequences are too few for that: some are both calibrated and measured on. Else
+// nothing.
 std::string sensitivity_warning(const QuantizeOptions& options, int64_t available);
 
 // Peak resident memory of that, less the program.

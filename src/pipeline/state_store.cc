@@ -13,7 +13,8 @@
 
 namespace metal_marlin {
 
-StateStore::StateStore(const std::vector<int64_t>& lengths, int64_t hidden, const std::string& scratch, int64_t batch_tokens)
+StateStore::StateStore(const std::vector<int64_t>& lengths, int64_t hidden, const std::string& scratch,
+                       int64_t batch_tokens)
     : hidden_(hidden), path_(scratch) {
   for (size_t i = 0; i < lengths.size(); ++i) {
     if (batches_.empty() || batches_.back().rows + lengths[i] > batch_tokens) {
@@ -49,7 +50,8 @@ void StateStore::read_rows(int64_t first, int64_t count, float* out) const {
     return;
   }
   for (size_t done = 0; done < bytes;) {
-    const ssize_t n = pread(fd_, reinterpret_cast<char*>(out) + done, bytes - done, first * hidden_ * 4 + static_cast<off_t>(done));
+    const ssize_t n =
+        pread(fd_, reinterpret_cast<char*>(out) + done, bytes - done, first * hidden_ * 4 + static_cast<off_t>(done));
     if (n <= 0) {
       if (n < 0 && errno == EINTR) continue;
       throw SystemError(fmt::format("{}: cannot read the scratch file: {}", path_, std::strerror(errno)));
@@ -65,7 +67,8 @@ void StateStore::write_rows(int64_t first, int64_t count, const float* in) {
     return;
   }
   for (size_t done = 0; done < bytes;) {
-    const ssize_t n = pwrite(fd_, reinterpret_cast<const char*>(in) + done, bytes - done, first * hidden_ * 4 + static_cast<off_t>(done));
+    const ssize_t n = pwrite(fd_, reinterpret_cast<const char*>(in) + done, bytes - done,
+                             first * hidden_ * 4 + static_cast<off_t>(done));
     if (n < 0) {
       if (errno == EINTR) continue;
       throw SystemError(fmt::format("{}: cannot write the scratch file: {}", path_, std::strerror(errno)));

@@ -28,11 +28,14 @@ using nlohmann::json;
 
 constexpr int64_t kLeastHeldBack = 256;  // tokens of each of several sources: less says nothing
 
-bool named_text(const EvaluationOptions& e) { return !e.text.empty() && e.text != "none"; }
+bool named_text(const EvaluationOptions& e) {
+  return !e.text.empty() && e.text != "none";
+}
 
 void check_size(const char* option, int64_t value, int64_t least, int64_t most) {
   if (value < least || value > most) {
-    throw ArgumentError(fmt::format("--{}: expected a whole number from {} to {}, found {}", option, least, most, value));
+    throw ArgumentError(
+        fmt::format("--{}: expected a whole number from {} to {}, found {}", option, least, most, value));
   }
 }
 
@@ -45,8 +48,8 @@ struct Part {
   std::string source;
   SourceKind kind = SourceKind::kText;
   double weight = 1;
-  double share = 0;        // of all sequences, instead of a weight that was given: the program's own text beside files
-  TokenSet sequences;      // all that there are, at most as many as the run asks for; of self-made text: none yet
+  double share = 0;    // of all sequences, instead of a weight that was given: the program's own text beside files
+  TokenSet sequences;  // all that there are, at most as many as the run asks for; of self-made text: none yet
   TokenSet held_back;
   int64_t tokens = 0;      // of the text
   int64_t count = 0;       // sequences that the run takes
@@ -60,25 +63,31 @@ int64_t held_back_tokens(const CalibrationOptions& c, int64_t available, int32_t
   return held_back_beside(std::min(available, c.samples * each));
 }
 
-// The tokens of a source; of self-made text none. One sequence more than can be used: what is held back comes from behind them.
+// The tokens of a source; of self-made text none. One sequence more than can be used: what is held back comes from
+// behind them.
 std::vector<int32_t> tokens_of(const Part& part, const Tokenizer& tokenizer, const CalibrationOptions& c) {
   const int64_t most = c.samples * c.sequence_length;
   switch (part.kind) {
-    case SourceKind::kSelf: return {};
-    case SourceKind::kBuiltin: return tokenizer.encode(std::string(builtin_text()), false);
-    case SourceKind::kConversations: return tokenize_jsonl(part.source, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length);
-    default: return tokenize_file(part.source, tokenizer);
+    case SourceKind::kSelf:
+      return {};
+    case SourceKind::kBuiltin:
+      return tokenizer.encode(std::string(builtin_text()), false);
+    case SourceKind::kConversations:
+      return tokenize_jsonl(part.source, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length);
+    default:
+      return tokenize_file(part.source, tokenizer);
   }
 }
 
-// The program's own text as a source beside files that have `sequences` in all: a share of what they can give as well, since short
-// files are not made up for.
+// The program's own text as a source beside files that have `sequences` in all: a share of what they can give as well,
+// since short files are not made up for.
 Part builtin_part(const QuantizeOptions& options, const Tokenizer& tokenizer, int32_t bos, int64_t sequences) {
   const double beside = options.builtin_share / (1 - options.builtin_share);
   const std::vector<double> weights = weights_of(options.calibration);
   Part part{"builtin", SourceKind::kBuiltin, beside * std::accumulate(weights.begin(), weights.end(), 0.0)};
   const auto ids = tokens_of(part, tokenizer, options.calibration);
-  const int64_t most = std::min<int64_t>(builtin_sequences(options), std::llround(beside * static_cast<double>(sequences)));
+  const int64_t most =
+      std::min<int64_t>(builtin_sequences(options), std::llround(beside * static_cast<double>(sequences)));
   part.share = options.builtin_share;
   part.sequences = cut_chunks(ids, 0, ids.size(), options.calibration.sequence_length, most, bos);
   part.count = static_cast<int64_t>(part.sequences.sequences.size());
@@ -108,7 +117,10 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
   std::vector<int64_t> capacity;
   for (size_t i = 0; i < parts.size(); ++i) {
     Part& part = parts[i];
-    const int64_t share = alone || held == 0 ? held : std::max(kLeastHeldBack, static_cast<int64_t>(std::ceil(static_cast<double>(held) * (weights[i] / sum))));
+    const int64_t share =
+        alone || held == 0
+            ? held
+            : std::max(kLeastHeldBack, static_cast<int64_t>(std::ceil(static_cast<double>(held) * (weights[i] / sum))));
     if (part.kind == SourceKind::kSelf) {
       part.held_count = (share + c.sequence_length - 1) / c.sequence_length;
       capacity.push_back(c.samples);
@@ -118,7 +130,8 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
       // Beside others it is there to calibrate on, not to be judged by.
       part.sequences = cut_chunks(ids[i], 0, ids[i].size(), c.sequence_length, c.samples, bos);
     } else {
-      CalibrationSplit split = split_tokens(ids[i], c.samples, c.sequence_length, options.evaluation.context, bos, share, part.source);
+      CalibrationSplit split =
+          split_tokens(ids[i], c.samples, c.sequence_length, options.evaluation.context, bos, share, part.source);
       part.sequences = std::move(split.calibration);
       part.held_back = std::move(split.held_back);
     }
@@ -146,7 +159,8 @@ void make_self_text(const ModelSource& source, const QuantizeOptions& options, P
   self.bos = bos_to_add(c.bos, source.tokenizer());
   self.memory_bytes = memory_budget(options.machine);
   tracker.enter("self text", 0, self.length);
-  auto sequences = sample_sequences(source, source.tokenizer(), self, [&](int64_t done, int64_t total) { tracker.enter("self text", done, total); });
+  auto sequences = sample_sequences(source, source.tokenizer(), self,
+                                    [&](int64_t done, int64_t total) { tracker.enter("self text", done, total); });
   const auto cut = sequences.begin() + part.count;
   part.held_back.sequences.assign(std::make_move_iterator(cut), std::make_move_iterator(sequences.end()));
   sequences.erase(cut, sequences.end());
@@ -155,17 +169,20 @@ void make_self_text(const ModelSource& source, const QuantizeOptions& options, P
 
 std::string held_back_text(const Part& part) {
   if (part.kind == SourceKind::kSelf) {
-    return fmt::format("the last {} of {} sequences that the model made itself", part.held_count, part.count + part.held_count);
+    return fmt::format("the last {} of {} sequences that the model made itself", part.held_count,
+                       part.count + part.held_count);
   }
   return fmt::format("the last {} of the {} tokens of {}", part.held_back.tokens(), part.tokens, part.source);
 }
 
-void warn_of_few_sequences(const QuantizeOptions& options, const std::vector<Part>& parts, bool hold_back, Tracker& tracker) {
+void warn_of_few_sequences(const QuantizeOptions& options, const std::vector<Part>& parts, bool hold_back,
+                           Tracker& tracker) {
   const CalibrationOptions& c = options.calibration;
   const char* rest = hold_back ? " (the rest is held back for evaluation)" : "";
   const auto warn = [&](const Part& part, int64_t asked, const char* why) {
     if (part.count >= asked) return;
-    tracker.warn(fmt::format("{}: only {} sequences of {} tokens for calibration where {} were asked for{}", part.source, part.count, c.sequence_length, asked, why));
+    tracker.warn(fmt::format("{}: only {} sequences of {} tokens for calibration where {} were asked for{}",
+                             part.source, part.count, c.sequence_length, asked, why));
   };
   const std::vector<double> weights = weights_of(c);
   const bool own = parts.size() > weights.size();
@@ -193,50 +210,65 @@ const char* source_kind_name(SourceKind kind) noexcept {
 }
 
 bool has_source(const CalibrationOptions& options, SourceKind kind) {
-  return std::any_of(options.calibration.begin(), options.calibration.end(), [&](const std::string& s) { return source_kind(s) == kind; });
+  return std::any_of(options.calibration.begin(), options.calibration.end(),
+                     [&](const std::string& s) { return source_kind(s) == kind; });
 }
 
 bool from_files(const CalibrationOptions& options) {
-  return !options.calibration.empty() && std::all_of(options.calibration.begin(), options.calibration.end(), [](const std::string& s) {
-    const SourceKind kind = source_kind(s);
-    return kind == SourceKind::kText || kind == SourceKind::kConversations;
-  });
+  return !options.calibration.empty() &&
+         std::all_of(options.calibration.begin(), options.calibration.end(), [](const std::string& s) {
+           const SourceKind kind = source_kind(s);
+           return kind == SourceKind::kText || kind == SourceKind::kConversations;
+         });
 }
 
 int64_t builtin_sequences(const QuantizeOptions& options) {
   if (!(options.builtin_share > 0) || !from_files(options.calibration)) return 0;
-  return static_cast<int64_t>(std::ceil(options.builtin_share * static_cast<double>(options.calibration.samples) - 0.5));
+  return static_cast<int64_t>(
+      std::ceil(options.builtin_share * static_cast<double>(options.calibration.samples) - 0.5));
 }
 
 void check_sizes(const CalibrationOptions& options) {
   check_size("samples", options.samples, 1, kMostSequences);
   check_size("sequence-length", options.sequence_length, 8, kMostSequenceLength);
-  if (options.calibration.empty()) throw ArgumentError("--calibration: expected self, builtin or a file, found nothing");
+  if (options.calibration.empty())
+    throw ArgumentError("--calibration: expected self, builtin or a file, found nothing");
   std::set<std::string> names;
   for (const std::string& name : options.calibration) {
     if (name.empty()) throw ArgumentError("--calibration: expected self, builtin or a file, found an empty name");
-    if (!names.insert(name).second) throw ArgumentError(fmt::format("--calibration: {} is named twice; give it a larger weight instead (--calibration-weights)", name));
+    if (!names.insert(name).second)
+      throw ArgumentError(fmt::format(
+          "--calibration: {} is named twice; give it a larger weight instead (--calibration-weights)", name));
     if (std::filesystem::path(name).extension() == ".json") {
-      throw ArgumentError(fmt::format("--calibration {}: expected text, or JSON Lines (one object on each line) in a file that ends in .jsonl, found one that "
-                                      "ends in .json; a JSON list becomes JSON Lines by jq -c '.[]'", name));
+      throw ArgumentError(
+          fmt::format("--calibration {}: expected text, or JSON Lines (one object on each line) in a file that ends in "
+                      ".jsonl, found one that "
+                      "ends in .json; a JSON list becomes JSON Lines by jq -c '.[]'",
+                      name));
     }
   }
   if (options.calibration.size() > 1 && from_statistics(options)) {
-    throw ArgumentError(fmt::format("--calibration: expected statistics (.npz) alone, found {}: they are finished and take no further text", sources_text(options)));
+    throw ArgumentError(fmt::format(
+        "--calibration: expected statistics (.npz) alone, found {}: they are finished and take no further text",
+        sources_text(options)));
   }
   const auto& weights = options.calibration_weights;
   if (!weights.empty() && weights.size() != options.calibration.size()) {
-    throw ArgumentError(fmt::format("--calibration-weights: expected one number for each of the {} sources, in their order, found {}",
-                                    options.calibration.size(), weights.size()));
+    throw ArgumentError(
+        fmt::format("--calibration-weights: expected one number for each of the {} sources, in their order, found {}",
+                    options.calibration.size(), weights.size()));
   }
   for (const double w : weights) {
-    if (!(w >= 1e-6 && w <= 1e6)) throw ArgumentError(fmt::format("--calibration-weights: expected numbers from 1e-06 to 1e+06, found {}", w));
+    if (!(w >= 1e-6 && w <= 1e6))
+      throw ArgumentError(fmt::format("--calibration-weights: expected numbers from 1e-06 to 1e+06, found {}", w));
   }
   if (options.select != 0) {
     check_size("select", options.select, 1, kMostSequences);
     if (from_statistics(options)) throw ArgumentError("--select: chooses from texts, and statistics (.npz) hold none");
     if (options.select > options.samples) {
-      throw ArgumentError(fmt::format("--select: expected at most --samples, the size of the pool to choose from ({}), found {}", options.samples, options.select));
+      throw ArgumentError(
+          fmt::format("--select: expected at most --samples, the size of the pool to choose from ({}), found {}",
+                      options.samples, options.select));
     }
   }
 }
@@ -256,8 +288,9 @@ TokenSet evaluation_chunks(const EvaluationOptions& options, const std::string& 
   const auto ids = tokenizer.encode(text, false);
   TokenSet chunks = cut_chunks(ids, 0, ids.size(), options.context, options.chunks, bos_to_add(options.bos, tokenizer));
   if (chunks.sequences.empty()) {
-    throw FormatError(fmt::format("{}: expected at least one chunk of {} tokens, found {} tokens; give a longer text or a shorter --context",
-                                  options.text, options.context, ids.size()));
+    throw FormatError(fmt::format(
+        "{}: expected at least one chunk of {} tokens, found {} tokens; give a longer text or a shorter --context",
+        options.text, options.context, ids.size()));
   }
   return chunks;
 }
@@ -265,20 +298,27 @@ TokenSet evaluation_chunks(const EvaluationOptions& options, const std::string& 
 void warn_of_few_chunks(const EvaluationOptions& options, const TokenSet& chunks, Tracker& tracker) {
   const auto got = static_cast<int64_t>(chunks.sequences.size());
   if (got < options.chunks) {
-    tracker.warn(fmt::format("{}: only {} chunks of {} tokens where {} were asked for", options.text, got, options.context, options.chunks));
+    tracker.warn(fmt::format("{}: only {} chunks of {} tokens where {} were asked for", options.text, got,
+                             options.context, options.chunks));
   }
 }
 
 void warn_beyond_positions(const ModelSource& source, int64_t tokens, Tracker& tracker) {
   const ModelConfig& c = source.config();
-  if (c.max_position_embeddings <= 0 || tokens <= c.max_position_embeddings || c.rope.type == RopeType::kDynamic) return;
-  tracker.warn(fmt::format("{}: sequences of {} tokens exceed the {} positions that the model was made for (max_position_embeddings): "
-                           "what comes after them may be worthless", source.path(), tokens, c.max_position_embeddings));
+  if (c.max_position_embeddings <= 0 || tokens <= c.max_position_embeddings || c.rope.type == RopeType::kDynamic)
+    return;
+  tracker.warn(fmt::format(
+      "{}: sequences of {} tokens exceed the {} positions that the model was made for (max_position_embeddings): "
+      "what comes after them may be worthless",
+      source.path(), tokens, c.max_position_embeddings));
 }
 
-bool preparation_is_long(const CalibrationOptions& options) { return has_source(options, SourceKind::kSelf) || options.select > 0; }
+bool preparation_is_long(const CalibrationOptions& options) {
+  return has_source(options, SourceKind::kSelf) || options.select > 0;
+}
 
-RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options, Tracker& tracker, const std::string& scratch) {
+RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options, Tracker& tracker,
+                       const std::string& scratch) {
   RunTexts texts;
   const CalibrationOptions& c = options.calibration;
   const EvaluationOptions& e = options.evaluation;
@@ -291,7 +331,10 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
     warn_of_few_chunks(e, texts.held_back, tracker);
   }
   if (from_statistics(c)) {
-    if (hold_back) tracker.warn("statistics from a file: there is no text to hold back, so nothing is evaluated; name one with --evaluate FILE");
+    if (hold_back)
+      tracker.warn(
+          "statistics from a file: there is no text to hold back, so nothing is evaluated; name one with --evaluate "
+          "FILE");
     warn_beyond_positions(source, texts.held_back.longest(), tracker);
     return texts;
   }
@@ -307,7 +350,10 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
     part.sequences.sequences.resize(static_cast<size_t>(part.count));
     counts.push_back(part.count);
     weights.push_back(part.weight);
-    json fact = {{"source", part.source}, {"kind", source_kind_name(part.kind)}, {"sequences", part.count}, {"tokens", part.sequences.tokens()}};
+    json fact = {{"source", part.source},
+                 {"kind", source_kind_name(part.kind)},
+                 {"sequences", part.count},
+                 {"tokens", part.sequences.tokens()}};
     fact[part.share > 0 ? "share" : "weight"] = part.share > 0 ? part.share : part.weight;
     if (part.kind == SourceKind::kSelf) {
       fact["temperature"] = c.temperature;
@@ -317,7 +363,8 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
     facts["sources"].push_back(std::move(fact));
     if (!hold_back || part.held_back.sequences.empty()) continue;
     held_back_sources.push_back(held_back_text(part));
-    std::move(part.held_back.sequences.begin(), part.held_back.sequences.end(), std::back_inserter(texts.held_back.sequences));
+    std::move(part.held_back.sequences.begin(), part.held_back.sequences.end(),
+              std::back_inserter(texts.held_back.sequences));
   }
   if (hold_back) texts.held_back_source = fmt::format("{}", fmt::join(held_back_sources, "; "));
   warn_of_few_sequences(options, parts, hold_back, tracker);
@@ -330,7 +377,8 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
     texts.calibration.sequences.push_back(std::move(parts[at].sequences.sequences[static_cast<size_t>(taken[at]++)]));
   }
   if (c.select > 0 && c.select < static_cast<int64_t>(origin.size())) {
-    const PoolSelection chosen = select_pool(source, texts.calibration, origin, apportion(weights, counts, c.select), options.machine, scratch, tracker);
+    const PoolSelection chosen = select_pool(source, texts.calibration, origin, apportion(weights, counts, c.select),
+                                             options.machine, scratch, tracker);
     json list = json::array();
     TokenSet kept;
     for (const int64_t i : chosen.sequences) {
@@ -338,10 +386,14 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
       list.push_back({{"source", parts[static_cast<size_t>(origin[at])].source}, {"index", place[at]}});
       kept.sequences.push_back(std::move(texts.calibration.sequences[at]));
     }
-    facts["selection"] = {{"pool", origin.size()}, {"blocks", chosen.blocks}, {"coverage", chosen.coverage}, {"sequences", std::move(list)}};
+    facts["selection"] = {{"pool", origin.size()},
+                          {"blocks", chosen.blocks},
+                          {"coverage", chosen.coverage},
+                          {"sequences", std::move(list)}};
     texts.calibration = std::move(kept);
   } else if (c.select > 0) {
-    tracker.warn(fmt::format("--select {}: the texts hold only {} sequences: nothing is left to choose from", c.select, origin.size()));
+    tracker.warn(fmt::format("--select {}: the texts hold only {} sequences: nothing is left to choose from", c.select,
+                             origin.size()));
   }
   texts.calibration_facts = facts.dump(-1, ' ', false, json::error_handler_t::replace);
   warn_beyond_positions(source, std::max(texts.calibration.longest(), texts.held_back.longest()), tracker);
@@ -376,10 +428,14 @@ TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& optio
   return sizes;
 }
 
-std::string sources_text(const CalibrationOptions& options) { return fmt::format("{}", fmt::join(options.calibration, ", ")); }
+std::string sources_text(const CalibrationOptions& options) {
+  return fmt::format("{}", fmt::join(options.calibration, ", "));
+}
 
 std::string statistics_facts(const CalibrationOptions& options, const StatsFile& file) {
-  json facts = {{"sources", json::array({{{"source", options.calibration.front()}, {"kind", source_kind_name(SourceKind::kStatistics)}, {"tokens", file.tokens()}}})},
+  json facts = {{"sources", json::array({{{"source", options.calibration.front()},
+                                          {"kind", source_kind_name(SourceKind::kStatistics)},
+                                          {"tokens", file.tokens()}}})},
                 {"made_from", nullptr}};
   if (!file.calibration().empty()) facts["made_from"] = json::parse(file.calibration());
   return facts.dump(-1, ' ', false, json::error_handler_t::replace);
@@ -387,8 +443,12 @@ std::string statistics_facts(const CalibrationOptions& options, const StatsFile&
 
 std::string calibration_text(const json& facts) {
   // Facts of a statistics file may be anybody's.
-  const auto number = [](const json& object, const char* key) { return object.contains(key) && object[key].is_number() ? object[key].get<double>() : 0.0; };
-  const auto text_of = [](const json& object, const char* key) { return object.contains(key) && object[key].is_string() ? object[key].get<std::string>() : std::string(); };
+  const auto number = [](const json& object, const char* key) {
+    return object.contains(key) && object[key].is_number() ? object[key].get<double>() : 0.0;
+  };
+  const auto text_of = [](const json& object, const char* key) {
+    return object.contains(key) && object[key].is_string() ? object[key].get<std::string>() : std::string();
+  };
   if (!facts.is_object() || !facts.contains("sources") || !facts["sources"].is_array()) return "";
   const json& sources = facts["sources"];
   std::vector<std::string> parts;
@@ -397,7 +457,8 @@ std::string calibration_text(const json& facts) {
     const std::string kind = text_of(s, "kind");
     std::string text = std::filesystem::path(text_of(s, "source")).filename().string();
     if (kind == "self") {
-      text = fmt::format("text of the model itself (temperature {:g}, seed {}, sequences of {:.0f} tokens)", number(s, "temperature"), s.contains("seed") ? s["seed"].dump() : std::string("unknown"),
+      text = fmt::format("text of the model itself (temperature {:g}, seed {}, sequences of {:.0f} tokens)",
+                         number(s, "temperature"), s.contains("seed") ? s["seed"].dump() : std::string("unknown"),
                          number(s, "sequence_length"));
     }
     if (kind == "builtin") text = "text that comes with metal-marlin";
@@ -406,14 +467,16 @@ std::string calibration_text(const json& facts) {
     } else if (sources.size() > 1) {
       text += fmt::format(", weight {:g}", number(s, "weight"));
     }
-    const std::string sequences = s.contains("sequences") ? fmt::format("{:.0f} sequences, ", number(s, "sequences")) : std::string();
+    const std::string sequences =
+        s.contains("sequences") ? fmt::format("{:.0f} sequences, ", number(s, "sequences")) : std::string();
     parts.push_back(fmt::format("{}: {}{:.0f} tokens", text, sequences, number(s, "tokens")));
   }
   std::string out = fmt::format("{}", fmt::join(parts, "; "));
   if (facts.contains("selection") && facts["selection"].is_object()) {
     const json& selection = facts["selection"];
     const size_t kept = selection.contains("sequences") ? selection["sequences"].size() : 0;
-    out += fmt::format("; of these {:.0f} sequences the {} that cover the channels best", number(selection, "pool"), kept);
+    out +=
+        fmt::format("; of these {:.0f} sequences the {} that cover the channels best", number(selection, "pool"), kept);
   }
   if (facts.contains("made_from")) {
     const std::string made = calibration_text(facts["made_from"]);
@@ -424,8 +487,9 @@ std::string calibration_text(const json& facts) {
 
 std::string calibration_details(const json& calibration) {
   const auto there = [&](const char* key) { return calibration.contains(key) && !calibration[key].is_null(); };
-  const bool one_text = there("sources") && calibration["sources"].size() == 1 && calibration["sources"][0].is_object() &&
-                        calibration["sources"][0].contains("kind") && calibration["sources"][0]["kind"] != "self";
+  const bool one_text = there("sources") && calibration["sources"].size() == 1 &&
+                        calibration["sources"][0].is_object() && calibration["sources"][0].contains("kind") &&
+                        calibration["sources"][0]["kind"] != "self";
   return one_text && !there("selection") && !there("made_from") ? std::string() : calibration_text(calibration);
 }
 

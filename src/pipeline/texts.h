@@ -20,13 +20,18 @@ SourceKind source_kind(const std::string& source);
 const char* source_kind_name(SourceKind kind) noexcept;  // "self", "builtin", "text", "conversations", "statistics"
 bool has_source(const CalibrationOptions& options, SourceKind kind);
 // The statistics come from a file.
-inline bool from_statistics(const CalibrationOptions& options) { return has_source(options, SourceKind::kStatistics); }
+inline bool from_statistics(const CalibrationOptions& options) {
+  return has_source(options, SourceKind::kStatistics);
+}
 
 // Text (or conversations) of a file, or statistics.
-inline bool is_file(SourceKind kind) { return kind != SourceKind::kSelf && kind != SourceKind::kBuiltin; }
+inline bool is_file(SourceKind kind) {
+  return kind != SourceKind::kSelf && kind != SourceKind::kBuiltin;
+}
 // The text comes from files alone.
 bool from_files(const CalibrationOptions& options);
-// Sequences asked of the program's own text beside files: builtin_share of samples, rounded, a half down. 0 where the text is not of files alone.
+// Sequences asked of the program's own text beside files: builtin_share of samples, rounded, a half down. 0 where the
+// text is not of files alone.
 int64_t builtin_sequences(const QuantizeOptions& options);
 
 // ArgumentError naming the option whose value is out of its range, or which sources do not go together.
@@ -34,8 +39,8 @@ void check_sizes(const CalibrationOptions& options);
 void check_sizes(const EvaluationOptions& options);
 
 struct RunTexts {
-  TokenSet calibration;  // empty with an npz
-  TokenSet held_back;    // empty: no evaluation
+  TokenSet calibration;          // empty with an npz
+  TokenSet held_back;            // empty: no evaluation
   std::string held_back_source;  // for the report: a path, or "the last n of m tokens of ..."
   // For report, model card and statistics files: the JSON text of an object with
   //   sources    [{source, kind, weight, sequences, tokens}], those of self-made text with temperature, seed,
@@ -52,26 +57,27 @@ void warn_beyond_positions(const ModelSource& source, int64_t tokens, Tracker& t
 
 // Reads or samples the texts as `options` say, and selects from them. Warns when a text has fewer sequences than asked
 // for. `scratch`: path of a file that may hold the states of the pool when memory is short.
-RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options, Tracker& tracker, const std::string& scratch);
+RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options, Tracker& tracker,
+                       const std::string& scratch);
 // Whether prepare_texts takes long: text is made or selected.
 bool preparation_is_long(const CalibrationOptions& options);
 
-// How many sequences of self-made text are asked for: for calibration and, with nothing named to evaluate on, to hold back.
-// An upper bound where there are other sources, which may be short.
+// How many sequences of self-made text are asked for: for calibration and, with nothing named to evaluate on, to hold
+// back. An upper bound where there are other sources, which may be short.
 int64_t most_self_text(const QuantizeOptions& options);
 
 // How many tokens prepare_texts will give for calibration and evaluation, as far as that is known without sampling.
 struct TextSizes {
   int64_t calibration = 0;
-  int64_t builtin = 0;    // of these, from the program's own text
+  int64_t builtin = 0;  // of these, from the program's own text
   int64_t held_back = 0;
   int64_t self_made = 0;  // tokens that the model makes for both
   int64_t pool = 0;       // tokens to select from
 };
 TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options);
 
-// What calibration_facts say of statistics from a file: {sources: [{source, kind, tokens}], made_from: what the file says
-// of its text, or null}.
+// What calibration_facts say of statistics from a file: {sources: [{source, kind, tokens}], made_from: what the file
+// says of its text, or null}.
 std::string statistics_facts(const CalibrationOptions& options, const StatsFile& file);
 
 // "a.txt, self": the sources as the report names them.

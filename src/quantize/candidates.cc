@@ -20,8 +20,8 @@ namespace {
 // Up to here a group's Gram block fits the second-level cache beside the errors; beyond, a product in panels is faster.
 constexpr int64_t kPackedGroup = 256;
 
-// Nearest value of the scales' type within its range of a value >= 0, as float32. Without branches, so that the loop over a
-// tile's rows becomes vector code.
+// Nearest value of the scales' type within its range of a value >= 0, as float32. Without branches, so that the loop
+// over a tile's rows becomes vector code.
 float storable_scale(float wanted, const ScaleRange& range) noexcept {
   const float bounded = wanted < range.least ? range.least : (wanted > range.largest ? range.largest : wanted);
   const uint32_t u = std::bit_cast<uint32_t>(bounded);
@@ -64,7 +64,8 @@ void make_ranges(const GroupTile& tile, int index, const CandidateRange& candida
   ranges.wanted.sign.fill(1.0f);
   candidate(index, tile.extents, ranges.wanted);
   const ScaleRange range = scale_range(tile.grid.scale_type);
-  for (size_t r = 0; r < kLaneRows; ++r) ranges.scale[r] = storable_scale(ranges.wanted.scale[r], range) * ranges.wanted.sign[r];
+  for (size_t r = 0; r < kLaneRows; ++r)
+    ranges.scale[r] = storable_scale(ranges.wanted.scale[r], range) * ranges.wanted.sign[r];
   ranges.minimum.fill(0.0f);
   if (tile.grid.symmetric) {
     ranges.zero.fill((tile.top + 1) / 2);
@@ -73,7 +74,8 @@ void make_ranges(const GroupTile& tile, int index, const CandidateRange& candida
   if (tile.grid.minimum) {
     ranges.zero.fill(0.0f);
     for (size_t r = 0; r < kLaneRows; ++r) {
-      ranges.minimum[r] = storable_minimum(ranges.wanted.low[r] - 0.5f * ranges.wanted.shift * ranges.scale[r], tile.grid.scale_type);
+      ranges.minimum[r] =
+          storable_minimum(ranges.wanted.low[r] - 0.5f * ranges.wanted.shift * ranges.scale[r], tile.grid.scale_type);
     }
     return;
   }
@@ -100,7 +102,8 @@ struct Winners {
     index.fill(0);
     loss.fill(std::numeric_limits<float>::infinity());
   }
-  void offer(const std::array<int, kLaneRows>& candidate, const Ranges& ranges, const std::array<float, kLaneRows>& value) noexcept {
+  void offer(const std::array<int, kLaneRows>& candidate, const Ranges& ranges,
+             const std::array<float, kLaneRows>& value) noexcept {
     for (size_t r = 0; r < kLaneRows; ++r) {
       const bool better = value[r] < loss[r];
       loss[r] = better ? value[r] : loss[r];
@@ -114,8 +117,8 @@ struct Winners {
 };
 
 // What is rounded: the tile [column][row] less each row's minimum, in `above`; `w` itself on a grid with zeros.
-const float* above_minimum(const GroupTile& tile, const std::vector<float>& w, const std::array<float, kLaneRows>& minimum,
-                           std::vector<float>& above) {
+const float* above_minimum(const GroupTile& tile, const std::vector<float>& w,
+                           const std::array<float, kLaneRows>& minimum, std::vector<float>& above) {
   if (!tile.grid.minimum) return w.data();
   above.resize(w.size());  // the columns that pad stay 0
   for (int64_t k = 0; k < tile.length; ++k) {
@@ -153,7 +156,8 @@ std::vector<float> padded_diagonal(const GroupTile& tile, const Matrix& gram, si
 
 // Candidates one after the other: loss_of(above the minimum, ranges, loss) fills the losses of the tile's rows.
 template <typename Loss>
-void offer_all(const GroupTile& tile, const std::vector<float>& w, int count, const CandidateRange& candidate, Winners& winners, const Loss& loss_of) {
+void offer_all(const GroupTile& tile, const std::vector<float>& w, int count, const CandidateRange& candidate,
+               Winners& winners, const Loss& loss_of) {
   Ranges ranges;
   std::array<float, kLaneRows> loss;
   std::array<int, kLaneRows> numbers;
@@ -167,18 +171,20 @@ void offer_all(const GroupTile& tile, const std::vector<float>& w, int count, co
 }
 
 // The least error by the diagonal of the block.
-void search_by_diagonal(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate, Winners& winners) {
+void search_by_diagonal(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate,
+                        Winners& winners) {
   const std::vector<float> w = rows_in_lanes(tile);
   const std::vector<float> diagonal = padded_diagonal(tile, gram, w.size() / kLaneRows);
   offer_all(tile, w, count, candidate, winners, [&](const float* above, const Ranges& ranges, float* loss) {
-    diagonal_losses(above, diagonal.data(), std::ssize(diagonal), ranges.scale.data(), ranges.zero.data(), tile.top, loss);
+    diagonal_losses(above, diagonal.data(), std::ssize(diagonal), ranges.scale.data(), ranges.zero.data(), tile.top,
+                    loss);
   });
 }
 
 // Per row the `finalists` candidates of least error by the diagonal of the block, in ascending order of their numbers,
 // and only these with the whole block.
-void search_finalists(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate, int finalists,
-                      Winners& winners) {
+void search_finalists(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate,
+                      int finalists, Winners& winners) {
   const std::vector<float> w = rows_in_lanes(tile);
   const std::vector<float> packed = packed_block(tile, gram);
   const auto padded = static_cast<int64_t>(w.size()) / kLaneRows;
@@ -188,7 +194,8 @@ void search_finalists(const GroupTile& tile, const Matrix& gram, int count, cons
   std::vector<std::array<float, kLaneRows>> losses(static_cast<size_t>(count));
   for (size_t i = 0; i < all.size(); ++i) {
     make_ranges(tile, static_cast<int>(i), candidate, all[i]);
-    diagonal_losses(above_minimum(tile, w, all[i].minimum, above), diagonal.data(), padded, all[i].scale.data(), all[i].zero.data(), tile.top, losses[i].data());
+    diagonal_losses(above_minimum(tile, w, all[i].minimum, above), diagonal.data(), padded, all[i].scale.data(),
+                    all[i].zero.data(), tile.top, losses[i].data());
   }
   std::vector<std::array<int, kLaneRows>> chosen(static_cast<size_t>(finalists));
   std::vector<int> order(static_cast<size_t>(count));
@@ -214,8 +221,8 @@ void search_finalists(const GroupTile& tile, const Matrix& gram, int count, cons
       ranges.zero[r] = from.zero[r];
       ranges.minimum[r] = from.minimum[r];
     }
-    quadratic_losses(above_minimum(tile, w, ranges.minimum, above), packed.data(), padded, ranges.scale.data(), ranges.zero.data(), tile.top, scratch.data(),
-                     loss.data());
+    quadratic_losses(above_minimum(tile, w, ranges.minimum, above), packed.data(), padded, ranges.scale.data(),
+                     ranges.zero.data(), tile.top, scratch.data(), loss.data());
     winners.offer(numbers, ranges, loss);
   }
 }
@@ -228,7 +235,8 @@ void search_in_lanes(const GroupTile& tile, const Matrix* gram, int count, const
   std::vector<float> scratch(w.size());
   const std::vector<float> packed = gram != nullptr ? packed_block(tile, *gram) : std::vector<float>();
   offer_all(tile, w, count, candidate, winners, [&](const float* above, const Ranges& ranges, float* loss) {
-    quadratic_losses(above, packed.empty() ? nullptr : packed.data(), padded, ranges.scale.data(), ranges.zero.data(), tile.top, scratch.data(), loss);
+    quadratic_losses(above, packed.empty() ? nullptr : packed.data(), padded, ranges.scale.data(), ranges.zero.data(),
+                     tile.top, scratch.data(), loss);
   });
 }
 
@@ -302,14 +310,9 @@ CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const 
   std::vector<RangeCounts> counts(static_cast<size_t>(tasks));
   parallel_for(tasks, [&](int64_t task) {
     const int64_t g = task % groups;
-    GroupTile tile{weight,
-                   task / groups * kLaneRows,
-                   0,
-                   g * ranges.group_size,
-                   0,
-                   grid,
-                   static_cast<float>(grid.levels() - 1),
-                   {}};
+    GroupTile tile{
+        weight, task / groups * kLaneRows, 0, g * ranges.group_size, 0, grid, static_cast<float>(grid.levels() - 1),
+        {}};
     tile.rows = std::min(kLaneRows, weight.rows() - tile.row);
     tile.length = std::min(ranges.group_size, weight.cols() - tile.column);
     const auto at = [&](int64_t r) { return static_cast<size_t>((tile.row + r) * groups + g); };
@@ -361,8 +364,9 @@ double group_loss(const Matrix& weight, const GroupRanges& ranges, const Grid& g
   std::vector<double> parts(static_cast<size_t>(tasks), 0.0);
   parallel_for(tasks, [&](int64_t task) {
     const int64_t g = task % groups;
-    GroupTile tile{weight, task / groups * kLaneRows, 0, g * ranges.group_size, 0, grid,
-                   static_cast<float>(grid.levels() - 1), {}};
+    GroupTile tile{
+        weight, task / groups * kLaneRows, 0, g * ranges.group_size, 0, grid, static_cast<float>(grid.levels() - 1),
+        {}};
     tile.rows = std::min(kLaneRows, weight.rows() - tile.row);
     tile.length = std::min(ranges.group_size, weight.cols() - tile.column);
     std::array<float, kLaneRows> scale;
@@ -387,8 +391,8 @@ double group_loss(const Matrix& weight, const GroupRanges& ranges, const Grid& g
     std::vector<float> scratch(w.size());
     std::vector<float> above;
     std::array<float, kLaneRows> loss;
-    quadratic_losses(above_minimum(tile, w, minimum, above), packed.data(), static_cast<int64_t>(w.size()) / kLaneRows, scale.data(), zero.data(),
-                     tile.top, scratch.data(), loss.data());
+    quadratic_losses(above_minimum(tile, w, minimum, above), packed.data(), static_cast<int64_t>(w.size()) / kLaneRows,
+                     scale.data(), zero.data(), tile.top, scratch.data(), loss.data());
     for (int64_t r = 0; r < tile.rows; ++r) part += loss[static_cast<size_t>(r)];
   });
   double sum = 0;
@@ -415,22 +419,23 @@ void require_ranges(const GroupRanges& ranges, const Matrix& weight, const Grid&
   if (ranges.out_features != weight.rows() || ranges.in_features != weight.cols() || ranges.group_size != group ||
       ranges.scales.size() != total || ranges.zeros.size() != total ||
       ranges.minima.size() != (grid.minimum ? total : 0)) {
-    throw ArgumentError(
-        fmt::format("ranges: expected {} ranges in groups of {} {} minima for weight [{}, {}], found {} scales, {} zeros and "
-                    "{} minima in groups of {} for [{}, {}]",
-                    total, group, grid.minimum ? "with" : "without", weight.rows(), weight.cols(), ranges.scales.size(),
-                    ranges.zeros.size(), ranges.minima.size(), ranges.group_size, ranges.out_features, ranges.in_features));
+    throw ArgumentError(fmt::format(
+        "ranges: expected {} ranges in groups of {} {} minima for weight [{}, {}], found {} scales, {} zeros and "
+        "{} minima in groups of {} for [{}, {}]",
+        total, group, grid.minimum ? "with" : "without", weight.rows(), weight.cols(), ranges.scales.size(),
+        ranges.zeros.size(), ranges.minima.size(), ranges.group_size, ranges.out_features, ranges.in_features));
   }
   const auto top = static_cast<uint8_t>(grid.levels() - 1);
   for (size_t i = 0; i < total; ++i) {
     const float scale = decode_scale(ranges.scales[i], grid.scale_type);
     if (ranges.zeros[i] > top || !(std::fabs(scale) >= scale_range(grid.scale_type).least) || !std::isfinite(scale)) {
-      throw ArgumentError(
-          fmt::format("ranges: expected zeros up to {} and scales that are normal numbers, found zero {}, scale {} at {}", top,
-                      ranges.zeros[i], scale, i));
+      throw ArgumentError(fmt::format(
+          "ranges: expected zeros up to {} and scales that are normal numbers, found zero {}, scale {} at {}", top,
+          ranges.zeros[i], scale, i));
     }
     if (grid.minimum && (ranges.zeros[i] != 0 || !std::isfinite(decode_scale(ranges.minima[i], grid.scale_type)))) {
-      throw ArgumentError(fmt::format("ranges: expected finite minima with zeros of 0, found zero {} at {}", ranges.zeros[i], i));
+      throw ArgumentError(
+          fmt::format("ranges: expected finite minima with zeros of 0, found zero {} at {}", ranges.zeros[i], i));
     }
   }
 }

@@ -25,11 +25,10 @@ struct Extent {
 
 // What a candidate asks for, one value per row of a tile.
 struct Wanted {
-  std::array<float, kLaneRows>
-      scale;                         // >= 0, before it is rounded to the grid's type and brought into its range
-  std::array<float, kLaneRows> sign;  // 1 or -1: of the stored scale
-  std::array<float, kLaneRows> low;  // asymmetric: <= 0, zero = clamp(rint(-low / S) + shift, 0, levels - 1); with a
-                                     // minimum: m = low - shift S / 2
+  std::array<float, kLaneRows> scale;  // >= 0, before it is rounded to the grid's type and brought into its range
+  std::array<float, kLaneRows> sign;   // 1 or -1: of the stored scale
+  std::array<float, kLaneRows> low;    // asymmetric: <= 0, zero = clamp(rint(-low / S) + shift, 0, levels - 1); with a
+                                       // minimum: m = low - shift S / 2
   float shift = 0;
 };
 

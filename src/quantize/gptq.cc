@@ -15,7 +15,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kBlock = 64;         // columns between two products with all columns before
+constexpr int64_t kBlock = 64;  // columns between two products with all columns before
 constexpr int kRetries = 3;
 constexpr int64_t kRowTile = 64;  // of elementwise loops over the factor
 
@@ -137,7 +137,9 @@ QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, co
   if (static_cast<int64_t>(factor.order.size()) != k) {
     throw ArgumentError(fmt::format("factor: expected an order of {} columns, found {}", k, factor.order.size()));
   }
-  QuantizedTensor out{weight.rows(), k, ranges.group_size, grid.bits, grid.symmetric, {}, ranges.scales, ranges.zeros, ranges.minima, grid.scale_type};
+  QuantizedTensor out{
+      weight.rows(),  k, ranges.group_size, grid.bits, grid.symmetric, {}, ranges.scales, ranges.zeros, ranges.minima,
+      grid.scale_type};
   out.codes.resize(static_cast<size_t>(weight.size()));
   const int64_t groups = ranges.groups();
   const float top = static_cast<float>(grid.levels() - 1);

@@ -35,13 +35,14 @@ struct GptqFactor {
 // in gram; or not positive definite even after three retries.
 GptqFactor make_gptq_factor(const Matrix& gram, const GptqOptions& options = {});
 
-// Turns the factor of H into that of S^-1 H S^-1, S = diag(scale) [in] by channel: U <- U S, since (S^-1 H S^-1)^-1 = S H^-1 S.
-// The order stays. Damping relative to the diagonal scales along (but for its floor of 1e-7), so a factor serves all scales.
+// Turns the factor of H into that of S^-1 H S^-1, S = diag(scale) [in] by channel: U <- U S, since (S^-1 H S^-1)^-1 = S
+// H^-1 S. The order stays. Damping relative to the diagonal scales along (but for its floor of 1e-7), so a factor
+// serves all scales.
 void scale_factor(GptqFactor& factor, std::span<const float> scale);
 
 // Codes for the given static ranges; the group of column k is k / group_size whatever the order.
-//   for j = 0, 1, ...: k = order[j]; c = clamp(rint((w_k - m) / S) + zero, 0, levels - 1); err = (w_k - (c - zero) S - m) / U_jj;
-//   w_order[l] -= err U_jl for all l > j.
+//   for j = 0, 1, ...: k = order[j]; c = clamp(rint((w_k - m) / S) + zero, 0, levels - 1); err = (w_k - (c - zero) S -
+//   m) / U_jj; w_order[l] -= err U_jl for all l > j.
 // Rows in float32, out * in^2 / 2 multiply-adds. ArgumentError when shapes disagree; NumericError: NaN or Inf in
 // weight.
 QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, const GroupRanges& ranges,

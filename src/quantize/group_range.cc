@@ -33,7 +33,8 @@ void validate(const Grid& grid) {
     throw ArgumentError(
         fmt::format("group_size: expected a positive number or -1 (the whole row), found {}", grid.group_size));
   }
-  if (grid.minimum && grid.symmetric) throw ArgumentError("grid: expected one that is symmetric or has a minimum, found both");
+  if (grid.minimum && grid.symmetric)
+    throw ArgumentError("grid: expected one that is symmetric or has a minimum, found both");
 }
 
 void require_finite(const Matrix& matrix, const char* name) {
@@ -49,8 +50,9 @@ int64_t lift_zeros(GroupRanges& ranges, const Grid& grid, int least) {
   for (size_t i = 0; i < ranges.zeros.size(); ++i) {
     if (ranges.zeros[i] >= least) continue;
     const float factor = static_cast<float>(top - ranges.zeros[i]) / static_cast<float>(top - least);
-    ranges.scales[i] = encode_scale(std::min(decode_scale(ranges.scales[i], grid.scale_type) * factor, scale_range(grid.scale_type).largest),
-                                    grid.scale_type);
+    ranges.scales[i] = encode_scale(
+        std::min(decode_scale(ranges.scales[i], grid.scale_type) * factor, scale_range(grid.scale_type).largest),
+        grid.scale_type);
     ranges.zeros[i] = static_cast<uint8_t>(least);
     ++lifted;
   }
@@ -67,7 +69,8 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
   if (!(options.divisor >= 0.0f)) {
     throw ArgumentError(fmt::format("divisor: expected 0 or a positive number, found {}", options.divisor));
   }
-  if (options.finalists < 0) throw ArgumentError(fmt::format("finalists: expected 0 (all) or more, found {}", options.finalists));
+  if (options.finalists < 0)
+    throw ArgumentError(fmt::format("finalists: expected 0 (all) or more, found {}", options.finalists));
   if (!by_gram) gram = nullptr;
   require_arguments(weight, grid, gram);
   using Extents = std::array<Extent, kLaneRows>;
@@ -97,7 +100,8 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
       wanted.low[r] = minimum && searched ? 0.5f * (max + min - (max - min) * factor) : min * factor;
     }
   };
-  return search_candidates(weight, grid, gram, searched ? kAsymmetricFactors * kShifts : 1, candidate, finalists).ranges;
+  return search_candidates(weight, grid, gram, searched ? kAsymmetricFactors * kShifts : 1, candidate, finalists)
+      .ranges;
 }
 
 }  // namespace metal_marlin

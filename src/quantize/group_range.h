@@ -1,5 +1,5 @@
-// Scales and zeros (or minima) per group, chosen before rounding. Scales are rounded to the grid's type here, so the codes
-// are made for the very scales that are stored.
+// Scales and zeros (or minima) per group, chosen before rounding. Scales are rounded to the grid's type here, so the
+// codes are made for the very scales that are stored.
 #pragma once
 
 #include <cstdint>
@@ -11,22 +11,24 @@
 namespace metal_marlin {
 
 enum class RangeMethod : uint8_t {
-  kAbsmax,    // symmetric: S = max|w| / divisor; asymmetric: S = (max - min) / (levels - 1) with min <= 0 <= max; with a
-              // minimum: the same, of any min and max, m = min
-  kMse,       // the candidates of kGram, least sum of squared errors of the group's weights
-  kGram,      // least e G_gg e^T, e the group's weight errors, G_gg its block of the Gram matrix
+  kAbsmax,  // symmetric: S = max|w| / divisor; asymmetric: S = (max - min) / (levels - 1) with min <= 0 <= max; with a
+            // minimum: the same, of any min and max, m = min
+  kMse,     // the candidates of kGram, least sum of squared errors of the group's weights
+  kGram,    // least e G_gg e^T, e the group's weight errors, G_gg its block of the Gram matrix
   kDiagonal,  // the same with the diagonal of G_gg alone: sum of G_kk e_k^2
 };
 
-constexpr bool reads_gram(RangeMethod method) noexcept { return method == RangeMethod::kGram || method == RangeMethod::kDiagonal; }
+constexpr bool reads_gram(RangeMethod method) noexcept {
+  return method == RangeMethod::kGram || method == RangeMethod::kDiagonal;
+}
 
 struct RangeOptions {
   RangeMethod method = RangeMethod::kAbsmax;
   // Of kAbsmax, symmetric: max|w| / divisor. 0: 2^(bits-1) - 1 (7 at 4 bits, the published choice). 7.5 uses the grid's
   // half step at both ends.
   float divisor = 0;
-  // Of kMse and kGram, symmetric: also negative scales, by which the weight of largest magnitude gets code 0, i.e. -8 S at
-  // 4 bits instead of 7.5 S: the one code that a symmetric grid has more on one side then serves the longer side.
+  // Of kMse and kGram, symmetric: also negative scales, by which the weight of largest magnitude gets code 0, i.e. -8 S
+  // at 4 bits instead of 7.5 S: the one code that a symmetric grid has more on one side then serves the longer side.
   bool signed_scales = false;
   // Of kGram, groups up to 256: per row and group only this many candidates, those of least error by the diagonal of
   // G_gg, are tried with the whole block. 0: all; 1: as kDiagonal, whatever the group.
@@ -45,9 +47,10 @@ struct RangeCounts {
 struct GroupRanges {
   int64_t out_features = 0;
   int64_t in_features = 0;
-  int64_t group_size = 0;        // explicit: equals in_features for one group per row
-  std::vector<uint16_t> scales;  // bits of the grid's type [out, groups], normal, finite; positive but for signed_scales
-  std::vector<uint8_t> zeros;    // [out, groups]; symmetric: 2^(bits-1); with a minimum: 0
+  int64_t group_size = 0;  // explicit: equals in_features for one group per row
+  std::vector<uint16_t>
+      scales;                  // bits of the grid's type [out, groups], normal, finite; positive but for signed_scales
+  std::vector<uint8_t> zeros;  // [out, groups]; symmetric: 2^(bits-1); with a minimum: 0
   std::vector<uint16_t> minima;  // with a minimum: bits of the grid's type [out, groups]; else empty
   RangeCounts counts;
 
@@ -71,13 +74,13 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
                          const Matrix* gram = nullptr);
 
 // Sum over rows and groups of e G_gg e^T, e the errors of weight [out, in] rounded with these ranges: the output error
-// when the errors of different groups are independent. Of gram [in, in] the upper halves of the groups' blocks are read.
-// Costs group_size / 2 multiply-adds per weight. ArgumentError when shapes disagree.
+// when the errors of different groups are independent. Of gram [in, in] the upper halves of the groups' blocks are
+// read. Costs group_size / 2 multiply-adds per weight. ArgumentError when shapes disagree.
 double group_loss(const Matrix& weight, const GroupRanges& ranges, const Grid& grid, const Matrix& gram);
 
-// For layouts that cannot hold small zeros: groups with a zero below `least` (those without a negative weight) get `least`
-// and a scale that is larger by (levels - 1 - zero) / (levels - 1 - least), so that the same largest weight is reached.
-// Returns how many. Of grids with zeros.
+// For layouts that cannot hold small zeros: groups with a zero below `least` (those without a negative weight) get
+// `least` and a scale that is larger by (levels - 1 - zero) / (levels - 1 - least), so that the same largest weight is
+// reached. Returns how many. Of grids with zeros.
 int64_t lift_zeros(GroupRanges& ranges, const Grid& grid, int least);
 
 // Throws ArgumentError for a grid that is none (bits 2..8, group_size > 0 or -1, symmetric with a minimum).

@@ -69,7 +69,8 @@ void rotate_columns(Matrix& matrix, int64_t block_size) {
 
 void rotate_hessian(Matrix& hessian, int64_t block_size) {
   if (hessian.rows() != hessian.cols()) {
-    throw ArgumentError(fmt::format("hessian: expected a square matrix, found [{}, {}]", hessian.rows(), hessian.cols()));
+    throw ArgumentError(
+        fmt::format("hessian: expected a square matrix, found [{}, {}]", hessian.rows(), hessian.cols()));
   }
   rotate_columns(hessian, block_size);
   transpose_square(hessian);

@@ -9,9 +9,10 @@
 
 namespace metal_marlin {
 
-// R is block-diagonal; each block is Sylvester's H_n / sqrt(n), n a power of two: orthonormal and symmetric, so R is its
-// own inverse. Blocks have `block_size` channels; what remains at the end is divided into the powers of two that it is the
-// sum of, largest first (50 = 32 + 16 + 2), so that nothing is padded. ArgumentError unless block_size is a power of two.
+// R is block-diagonal; each block is Sylvester's H_n / sqrt(n), n a power of two: orthonormal and symmetric, so R is
+// its own inverse. Blocks have `block_size` channels; what remains at the end is divided into the powers of two that it
+// is the sum of, largest first (50 = 32 + 16 + 2), so that nothing is padded. ArgumentError unless block_size is a
+// power of two.
 std::vector<int64_t> hadamard_blocks(int64_t features, int64_t block_size);
 
 // matrix <- matrix R for [rows, features]: features log2(block) additions per row.

@@ -195,7 +195,8 @@ void diagonal_losses(const float* w, const float* diagonal, int64_t count, const
 // Independent chains that hide the latency of the multiply-add.
 constexpr int kChains = 4;
 
-// x = column - sum over i < j of factors[i] earlier[i], kChains vectors of rows; column and earlier begin at the first row.
+// x = column - sum over i < j of factors[i] earlier[i], kChains vectors of rows; column and earlier begin at the first
+// row.
 HWY_INLINE void column_less_earlier(const float* column, int64_t j, const float* factors, const float* earlier,
                                     V (&x)[kChains]) {
   const D d;
@@ -205,7 +206,8 @@ HWY_INLINE void column_less_earlier(const float* column, int64_t j, const float*
   for (int64_t i = 0; i < j; ++i) {
     const V factor = hn::Set(d, factors[i]);
 #pragma GCC unroll 4
-    for (int v = 0; v < kChains; ++v) x[v] = hn::NegMulAdd(factor, hn::LoadU(d, earlier + i * kLaneRows + v * lanes), x[v]);
+    for (int v = 0; v < kChains; ++v)
+      x[v] = hn::NegMulAdd(factor, hn::LoadU(d, earlier + i * kLaneRows + v * lanes), x[v]);
   }
 }
 
@@ -282,7 +284,8 @@ void min_max(const float* values, int64_t count, float* min, float* max) noexcep
   HWY_DYNAMIC_DISPATCH(min_max)(values, count, min, max);
 }
 
-void round_span(const float* w, int64_t count, float scale, float zero, float minimum, float top, uint8_t* codes) noexcept {
+void round_span(const float* w, int64_t count, float scale, float zero, float minimum, float top,
+                uint8_t* codes) noexcept {
   HWY_DYNAMIC_DISPATCH(round_span)(w, count, scale, zero, minimum, top, codes);
 }
 

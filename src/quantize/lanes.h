@@ -12,7 +12,8 @@ inline constexpr int64_t kLaneRows = 64;
 int64_t first_not_finite(const float* values, int64_t count) noexcept;
 void min_max(const float* values, int64_t count, float* min, float* max) noexcept;  // count >= 1
 // codes[i] = clamp(rint((w[i] - minimum) / scale) + zero, 0, top), ties to even.
-void round_span(const float* w, int64_t count, float scale, float zero, float minimum, float top, uint8_t* codes) noexcept;
+void round_span(const float* w, int64_t count, float scale, float zero, float minimum, float top,
+                uint8_t* codes) noexcept;
 // error[i] = ((code - zero) scale + minimum) unscale[i] - reference[i], code of w[i] as above.
 void round_error_span(const float* w, const float* reference, const float* unscale, int64_t count, float scale,
                       float zero, float minimum, float top, float* error) noexcept;

@@ -38,8 +38,8 @@ std::vector<uint8_t> places() {
   return codes;
 }
 
-// Level i + 1 is chosen instead of i where x > after[i]: the middle between them, or the float before it where the middle
-// itself goes up.
+// Level i + 1 is chosen instead of i where x > after[i]: the middle between them, or the float before it where the
+// middle itself goes up.
 struct Steps {
   std::array<float, kMost> after;
   std::array<float, kMost> levels;
@@ -159,7 +159,8 @@ class Group {
 };
 
 // Of least e H_gg e^T, for all rows of a tile at once: one product per candidate.
-std::vector<float> searched_by_hessian(const std::vector<Group>& rows, int64_t count, const Matrix& hessian, int64_t first) {
+std::vector<float> searched_by_hessian(const std::vector<Group>& rows, int64_t count, const Matrix& hessian,
+                                       int64_t first) {
   const auto size = rows.size();
   bool silent = true;  // channels that never fired: every scale is as good
   for (int64_t i = first; i < first + count; ++i) silent = silent && hessian(i, i) == 0;
@@ -174,9 +175,10 @@ std::vector<float> searched_by_hessian(const std::vector<Group>& rows, int64_t c
   std::vector<float> scratch(size * static_cast<size_t>(kQuadraticColumns));
   for (int i = 0; i < kCandidates; ++i) {
     const double factor = kFirstFactor + kFactorStep * i;
-    for (size_t r = 0; r < size; ++r) rows[r].errors(storable(spanning[r] * factor), errors.data() + static_cast<int64_t>(r) * count);
-    quadratic_rows(errors.data(), static_cast<int64_t>(size), count, hessian.data() + first * hessian.cols() + first, hessian.cols(), count,
-                   scratch.data(), losses.data());
+    for (size_t r = 0; r < size; ++r)
+      rows[r].errors(storable(spanning[r] * factor), errors.data() + static_cast<int64_t>(r) * count);
+    quadratic_rows(errors.data(), static_cast<int64_t>(size), count, hessian.data() + first * hessian.cols() + first,
+                   hessian.cols(), count, scratch.data(), losses.data());
     for (size_t r = 0; r < size; ++r) {
       if (!(losses[r] < least[r])) continue;
       least[r] = losses[r];
@@ -187,10 +189,11 @@ std::vector<float> searched_by_hessian(const std::vector<Group>& rows, int64_t c
 }
 
 void require(const Matrix& weight, const LevelScales& scales) {
-  if (weight.empty() || scales.out_features != weight.rows() || scales.in_features != weight.cols() || scales.group_size < 1 ||
-      static_cast<int64_t>(scales.scales.size()) != weight.rows() * scales.groups()) {
-    throw ArgumentError(fmt::format("scales: expected those of a weight of [{}, {}], found {} of one of [{}, {}]", weight.rows(), weight.cols(),
-                                    scales.scales.size(), scales.out_features, scales.in_features));
+  if (weight.empty() || scales.out_features != weight.rows() || scales.in_features != weight.cols() ||
+      scales.group_size < 1 || static_cast<int64_t>(scales.scales.size()) != weight.rows() * scales.groups()) {
+    throw ArgumentError(fmt::format("scales: expected those of a weight of [{}, {}], found {} of one of [{}, {}]",
+                                    weight.rows(), weight.cols(), scales.scales.size(), scales.out_features,
+                                    scales.in_features));
   }
   require_finite(weight, "weight");
 }
@@ -205,9 +208,10 @@ const LevelTable& fp4_levels() {
 
 const LevelTable& nf4_levels() {
   static const LevelTable table =
-      make_table({-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
-                  -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
-                  0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f},
+      make_table({-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
+                  -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f,
+                  0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f,
+                  0.7229568362236023f, 1.0f},
                  places());
   return table;
 }
@@ -217,15 +221,23 @@ const LevelTable& int4_levels() {
   return table;
 }
 
-int64_t nearest_level(const LevelTable& table, float x) noexcept { return static_cast<int64_t>(Steps(table).place(x)); }
+int64_t nearest_level(const LevelTable& table, float x) noexcept {
+  return static_cast<int64_t>(Steps(table).place(x));
+}
 
-LevelScales level_scales(const Matrix& weight, const LevelTable& table, int64_t group_size, LevelRange range, const Matrix* hessian) {
-  if (weight.empty()) throw ArgumentError(fmt::format("weight: expected one that is not empty, found [{}, {}]", weight.rows(), weight.cols()));
-  if (group_size != -1 && group_size < 1) throw ArgumentError(fmt::format("group_size: expected at least 1, or -1, found {}", group_size));
+LevelScales level_scales(const Matrix& weight, const LevelTable& table, int64_t group_size, LevelRange range,
+                         const Matrix* hessian) {
+  if (weight.empty())
+    throw ArgumentError(
+        fmt::format("weight: expected one that is not empty, found [{}, {}]", weight.rows(), weight.cols()));
+  if (group_size != -1 && group_size < 1)
+    throw ArgumentError(fmt::format("group_size: expected at least 1, or -1, found {}", group_size));
   const Matrix* block = range == LevelRange::kHessian ? hessian : nullptr;
-  if (range == LevelRange::kHessian && (hessian == nullptr || hessian->rows() != weight.cols() || hessian->cols() != weight.cols())) {
-    throw ArgumentError(fmt::format("hessian: expected [{0}, {0}], found {1}", weight.cols(),
-                                    hessian == nullptr ? "none" : fmt::format("[{}, {}]", hessian->rows(), hessian->cols())));
+  if (range == LevelRange::kHessian &&
+      (hessian == nullptr || hessian->rows() != weight.cols() || hessian->cols() != weight.cols())) {
+    throw ArgumentError(
+        fmt::format("hessian: expected [{0}, {0}], found {1}", weight.cols(),
+                    hessian == nullptr ? "none" : fmt::format("[{}, {}]", hessian->rows(), hessian->cols())));
   }
   require_finite(weight, "weight");
   const int64_t k = weight.cols();
@@ -251,7 +263,8 @@ LevelScales level_scales(const Matrix& weight, const LevelTable& table, int64_t 
         float scale = storable(spanning);
         if (spanning > kLargestScale) ++clamped[static_cast<size_t>(tile)];
         if (spanning > 0 && block != nullptr) scale = best[static_cast<size_t>(r)];
-        if (spanning > 0 && (range == LevelRange::kMse || range == LevelRange::kDescent)) scale = group.searched(spanning);
+        if (spanning > 0 && (range == LevelRange::kMse || range == LevelRange::kDescent))
+          scale = group.searched(spanning);
         if (spanning > 0 && range == LevelRange::kDescent) scale = group.descended(scale);
         out.scales[static_cast<size_t>((row + r) * groups + g)] = f32_to_f16(scale);
       }
@@ -265,7 +278,8 @@ LevelTensor round_to_levels(const Matrix& weight, const LevelScales& scales, con
   require(weight, scales);
   const int64_t k = weight.cols();
   const int64_t groups = scales.groups();
-  LevelTensor out{weight.rows(), k, scales.group_size, std::vector<uint8_t>(static_cast<size_t>(weight.size())), scales.scales};
+  LevelTensor out{weight.rows(), k, scales.group_size, std::vector<uint8_t>(static_cast<size_t>(weight.size())),
+                  scales.scales};
   const Steps steps(table);
   parallel_for((weight.rows() + kLaneRows - 1) / kLaneRows, [&](int64_t tile) {
     for (int64_t r = tile * kLaneRows; r < std::min((tile + 1) * kLaneRows, weight.rows()); ++r) {
@@ -278,15 +292,17 @@ LevelTensor round_to_levels(const Matrix& weight, const LevelScales& scales, con
   return out;
 }
 
-LevelTensor gptq_to_levels(const Matrix& weight, const GptqFactor& factor, const LevelScales& scales, const LevelTable& table) {
+LevelTensor gptq_to_levels(const Matrix& weight, const GptqFactor& factor, const LevelScales& scales,
+                           const LevelTable& table) {
   require(weight, scales);
   const int64_t k = weight.cols();
   if (factor.upper.rows() != k || factor.upper.cols() != k || static_cast<int64_t>(factor.order.size()) != k) {
-    throw ArgumentError(fmt::format("factor: expected one of {} columns, found [{}, {}] with an order of {}", k, factor.upper.rows(),
-                                    factor.upper.cols(), factor.order.size()));
+    throw ArgumentError(fmt::format("factor: expected one of {} columns, found [{}, {}] with an order of {}", k,
+                                    factor.upper.rows(), factor.upper.cols(), factor.order.size()));
   }
   const int64_t groups = scales.groups();
-  LevelTensor out{weight.rows(), k, scales.group_size, std::vector<uint8_t>(static_cast<size_t>(weight.size())), scales.scales};
+  LevelTensor out{weight.rows(), k, scales.group_size, std::vector<uint8_t>(static_cast<size_t>(weight.size())),
+                  scales.scales};
   const Steps steps(table);
   parallel_for((weight.rows() + kLaneRows - 1) / kLaneRows, [&](int64_t tile) {
     const int64_t row = tile * kLaneRows;
@@ -296,9 +312,11 @@ LevelTensor gptq_to_levels(const Matrix& weight, const GptqFactor& factor, const
     std::vector<float> scale(static_cast<size_t>(groups * kLaneRows), 1.0f);
     for (int64_t r = 0; r < rows; ++r) {
       const float* from = weight.row(row + r).data();
-      for (int64_t j = 0; j < k; ++j) w[static_cast<size_t>(j * kLaneRows + r)] = from[factor.order[static_cast<size_t>(j)]];
+      for (int64_t j = 0; j < k; ++j)
+        w[static_cast<size_t>(j * kLaneRows + r)] = from[factor.order[static_cast<size_t>(j)]];
       for (int64_t g = 0; g < groups; ++g) {
-        scale[static_cast<size_t>(g * kLaneRows + r)] = f16_to_f32(scales.scales[static_cast<size_t>((row + r) * groups + g)]);
+        scale[static_cast<size_t>(g * kLaneRows + r)] =
+            f16_to_f32(scales.scales[static_cast<size_t>((row + r) * groups + g)]);
       }
     }
     std::array<float, kLaneRows> x;
@@ -306,8 +324,8 @@ LevelTensor gptq_to_levels(const Matrix& weight, const GptqFactor& factor, const
     for (int64_t start = 0; start < k; start += kBlock) {
       const int64_t width = std::min(kBlock, k - start);
       if (start > 0) {
-        sgemm_tile(true, false, width, kLaneRows, start, -1.0f, factor.upper.data() + start, k, err.data(), kLaneRows, 1.0f,
-                   w.data() + start * kLaneRows, kLaneRows);
+        sgemm_tile(true, false, width, kLaneRows, start, -1.0f, factor.upper.data() + start, k, err.data(), kLaneRows,
+                   1.0f, w.data() + start * kLaneRows, kLaneRows);
       }
       for (int64_t j = start; j < start + width; ++j) {
         float* column = w.data() + j * kLaneRows;
@@ -326,7 +344,8 @@ LevelTensor gptq_to_levels(const Matrix& weight, const GptqFactor& factor, const
           error[r] = (column[r] - steps.level(at[static_cast<size_t>(r)]) * s[r]) * inverse_pivot;
         }
         for (int64_t r = 0; r < rows; ++r) {
-          out.codes[static_cast<size_t>((row + r) * k + c)] = steps.codes[static_cast<size_t>(at[static_cast<size_t>(r)])];
+          out.codes[static_cast<size_t>((row + r) * k + c)] =
+              steps.codes[static_cast<size_t>(at[static_cast<size_t>(r)])];
         }
       }
     }

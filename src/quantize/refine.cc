@@ -18,8 +18,8 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kBlock = 64;         // columns between two products with all columns after
-constexpr float kLeastRatio = 0.4f;    // of a refitted scale to the one before: beyond, the codes no longer belong to it
+constexpr int64_t kBlock = 64;       // columns between two products with all columns after
+constexpr float kLeastRatio = 0.4f;  // of a refitted scale to the one before: beyond, the codes no longer belong to it
 constexpr float kLargestRatio = 2.0f;
 
 // H = gram + diag(extra).
@@ -33,7 +33,8 @@ struct DampedGram {
     mean /= static_cast<double>(g.rows());
     // Channels that never fired, and a Gram matrix of zeros: the plain squared error decides.
     const double floor = mean > 0 ? kDeadDamping * mean : 1.0;
-    for (int64_t k = 0; k < g.rows(); ++k) extra[static_cast<size_t>(k)] = static_cast<float>(g(k, k) * damping + floor);
+    for (int64_t k = 0; k < g.rows(); ++k)
+      extra[static_cast<size_t>(k)] = static_cast<float>(g(k, k) * damping + floor);
   }
   float diagonal(int64_t k) const noexcept { return gram(k, k) + extra[static_cast<size_t>(k)]; }
 };
@@ -42,7 +43,12 @@ struct DampedGram {
 class Tile {
  public:
   Tile(const Matrix& weight, const DampedGram& h, QuantizedTensor& q, int64_t row)
-      : h_(h), q_(q), row_(row), rows_(std::min(kLaneRows, weight.rows() - row)), k_(weight.cols()), groups_(q.groups()),
+      : h_(h),
+        q_(q),
+        row_(row),
+        rows_(std::min(kLaneRows, weight.rows() - row)),
+        k_(weight.cols()),
+        groups_(q.groups()),
         top_(static_cast<float>(q.grid().levels() - 1)) {
     const auto size = static_cast<size_t>(k_ * kLaneRows);
     weight_.resize(size);
@@ -85,8 +91,8 @@ class Tile {
                     code_.data() + start * kLaneRows, step.data());
       const int64_t rest = k_ - start - width;
       if (rest > 0) {
-        sgemm_tile(false, false, rest, kLaneRows, width, -1.0f, h_.gram.data() + (start + width) * k_ + start, k_, step.data(),
-                   kLaneRows, 1.0f, residual_.data() + (start + width) * kLaneRows, kLaneRows);
+        sgemm_tile(false, false, rest, kLaneRows, width, -1.0f, h_.gram.data() + (start + width) * k_ + start, k_,
+                   step.data(), kLaneRows, 1.0f, residual_.data() + (start + width) * kLaneRows, kLaneRows);
       }
     }
   }
@@ -155,8 +161,8 @@ class Tile {
         residual_[at(k, r)] = error_[at(k, r)] * h_.extra[static_cast<size_t>(k)];
       }
     }
-    sgemm_tile(false, false, k_, kLaneRows, k_, 1.0f, h_.gram.data(), k_, error_.data(), kLaneRows, 1.0f, residual_.data(),
-               kLaneRows);
+    sgemm_tile(false, false, k_, kLaneRows, k_, 1.0f, h_.gram.data(), k_, error_.data(), kLaneRows, 1.0f,
+               residual_.data(), kLaneRows);
   }
 
   int64_t refit_row(int64_t r, const std::vector<float>& a, const std::vector<float>& v, double damping,
@@ -175,7 +181,8 @@ class Tile {
     double gain = 0;  // of the loss: -2 d v + d A d
     for (int64_t g = 0; g < groups_; ++g) {
       const float before = scale_[at(g, r)];
-      const float after = decode_scale(encode_scale(before + static_cast<float>(right[static_cast<size_t>(g)]), q_.scale_type), q_.scale_type);
+      const float after = decode_scale(
+          encode_scale(before + static_cast<float>(right[static_cast<size_t>(g)]), q_.scale_type), q_.scale_type);
       const float ratio = after / before;
       const bool keep = !(ratio > kLeastRatio && ratio < kLargestRatio) || std::fabs(after) < storable.least ||
                         std::fabs(after) > storable.largest;
@@ -184,7 +191,8 @@ class Tile {
     for (int64_t g = 0; g < groups_; ++g) {
       const double d = right[static_cast<size_t>(g)];
       gain += d * (d * a[at(g * groups_ + g, r)] - 2.0 * v[at(g, r)]);
-      for (int64_t h = g + 1; h < groups_; ++h) gain += 2.0 * d * right[static_cast<size_t>(h)] * a[at(g * groups_ + h, r)];
+      for (int64_t h = g + 1; h < groups_; ++h)
+        gain += 2.0 * d * right[static_cast<size_t>(h)] * a[at(g * groups_ + h, r)];
     }
     if (!(gain < 0)) return 0;
     int64_t refitted = 0;

@@ -11,8 +11,8 @@ namespace metal_marlin {
 QuantizedTensor quantize_rtn(const Matrix& weight, const GroupRanges& ranges, const Grid& grid) {
   require_arguments(weight, grid, nullptr);
   require_ranges(ranges, weight, grid);
-  QuantizedTensor out{weight.rows(), weight.cols(), ranges.group_size, grid.bits, grid.symmetric, {},
-                      ranges.scales, ranges.zeros, ranges.minima, grid.scale_type};
+  QuantizedTensor out{weight.rows(), weight.cols(), ranges.group_size, grid.bits,      grid.symmetric, {},
+                      ranges.scales, ranges.zeros,  ranges.minima,     grid.scale_type};
   out.codes.resize(static_cast<size_t>(weight.size()));
   const int64_t groups = ranges.groups();
   const float top = static_cast<float>(grid.levels() - 1);

@@ -12,8 +12,8 @@ constexpr int64_t kTileRows = 32;  // of the loss
 
 }  // namespace
 
-FeedbackLoss::FeedbackLoss(std::span<const Matrix* const> weights, const Matrix& gram, const ScaleSearchOptions& options,
-                           const GptqOptions& gptq)
+FeedbackLoss::FeedbackLoss(std::span<const Matrix* const> weights, const Matrix& gram,
+                           const ScaleSearchOptions& options, const GptqOptions& gptq)
     : gram_(gram),
       options_(options),
       sample_(sample_rows(weights, options.rows)),
@@ -36,7 +36,8 @@ double FeedbackLoss::operator()(std::span<const float> scale) {
     for (int64_t c = 0; c < k; ++c) scaled(r, c) *= scale[static_cast<size_t>(c)];
   }
   Matrix blocks;
-  if (reads_gram(options_.range.method)) blocks = scaled_blocks(gram_, scale_, block_of(options_.range, options_.grid, k));
+  if (reads_gram(options_.range.method))
+    blocks = scaled_blocks(gram_, scale_, block_of(options_.range, options_.grid, k));
   const GroupRanges ranges = group_ranges(scaled, options_.grid, options_.range, blocks.empty() ? nullptr : &blocks);
   const Matrix rounded = dequantize(quantize_gptq(scaled, factor_, ranges, options_.grid));
   const int64_t tiles = (sample_.rows() + kTileRows - 1) / kTileRows;
@@ -47,7 +48,8 @@ double FeedbackLoss::operator()(std::span<const float> scale) {
     std::vector<float> error(static_cast<size_t>(rows * k));
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < k; ++c) {
-        error[static_cast<size_t>(r * k + c)] = rounded(first + r, c) / scale[static_cast<size_t>(c)] - sample_(first + r, c);
+        error[static_cast<size_t>(r * k + c)] =
+            rounded(first + r, c) / scale[static_cast<size_t>(c)] - sample_(first + r, c);
       }
     }
     std::vector<float> scratch(static_cast<size_t>(rows * kQuadraticColumns));

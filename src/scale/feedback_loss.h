@@ -10,8 +10,9 @@
 
 namespace metal_marlin {
 
-// tr(E G E^T) for E = GPTQ(W diag(s)) / diag(s) - W on the rows that options.rows selects, with the ranges of options.range. One factorization serves all candidates (scale_factor), so that a candidate
-// costs rows * in^2 multiply-adds and one pass over the factor. Holds the factor and one matrix of its size.
+// tr(E G E^T) for E = GPTQ(W diag(s)) / diag(s) - W on the rows that options.rows selects, with the ranges of
+// options.range. One factorization serves all candidates (scale_factor), so that a candidate costs rows * in^2
+// multiply-adds and one pass over the factor. Holds the factor and one matrix of its size.
 class FeedbackLoss {
  public:
   static constexpr int64_t kRows = 128;  // of the stack: as good as all of them for the choice of an exponent
@@ -27,8 +28,8 @@ class FeedbackLoss {
 
   const Matrix& gram_;
   const ScaleSearchOptions& options_;
-  Matrix sample_;              // rows of the stacked weights
-  GptqFactor factor_;          // of the Gram matrix of x / scale_
+  Matrix sample_;      // rows of the stacked weights
+  GptqFactor factor_;  // of the Gram matrix of x / scale_
   std::vector<float> scale_;
 };
 

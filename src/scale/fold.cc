@@ -24,7 +24,8 @@ void divide_norm(std::vector<float>& weight, std::span<float> scale, bool offset
   for (size_t i = 0; i < weight.size(); ++i) {
     const float w = offset ? 1.0f + weight[i] : weight[i];
     const float divided = offset ? w / scale[i] - 1.0f : w / scale[i];
-    if (!f16_fits(divided)) throw NumericError(fmt::format("fold {}: norm channel {} leaves the range of f16", fold.name, i));
+    if (!f16_fits(divided))
+      throw NumericError(fmt::format("fold {}: norm channel {} leaves the range of f16", fold.name, i));
     weight[i] = round_to_f16(divided);
     const float rounded = offset ? 1.0f + weight[i] : weight[i];
     const float actual = w / rounded;
@@ -63,7 +64,8 @@ void apply_fold(const Family& family, const ModelConfig& config, const Fold& fol
                 Block& block) {
   if (fold.producer == FoldProducer::kNone || scale.empty()) return;
   size_t expected = static_cast<size_t>(config.hidden_size);
-  if (fold.producer == FoldProducer::kVRows) expected = static_cast<size_t>(config.num_attention_heads * config.head_dim);
+  if (fold.producer == FoldProducer::kVRows)
+    expected = static_cast<size_t>(config.num_attention_heads * config.head_dim);
   if (fold.producer == FoldProducer::kUpRows) expected = static_cast<size_t>(config.intermediate_size);
   if (scale.size() != expected) {
     throw ArgumentError(fmt::format("fold {}: expected {} scales, got {}", fold.name, expected, scale.size()));
@@ -141,9 +143,10 @@ double check_invariance(const Family& family, const ModelConfig& config, int64_t
       }
     }
   }
-  throw NumericError(fmt::format("layer {}: folding changed what the block computes: relative difference {:.3g}, expected "
-                                 "below {:.0e}; the fold that breaks it is \"{}\" ({:.3g} alone)",
-                                 layer, error, kInvarianceLimit, broken, worst));
+  throw NumericError(
+      fmt::format("layer {}: folding changed what the block computes: relative difference {:.3g}, expected "
+                  "below {:.0e}; the fold that breaks it is \"{}\" ({:.3g} alone)",
+                  layer, error, kInvarianceLimit, broken, worst));
 }
 
 }  // namespace metal_marlin

@@ -1,4 +1,5 @@
-// Folding per-input-channel scales into the producer of the input, and the check that the block still computes the same.
+// Folding per-input-channel scales into the producer of the input, and the check that the block still computes the
+// same.
 #pragma once
 
 #include <functional>
@@ -17,7 +18,8 @@ namespace metal_marlin {
 // A norm is written in f16, so it is rounded here, and what rounding changed goes into the columns: the factor they
 // get is w / f16(w / s), by which the fold stays exact and `scale` is updated to it.
 // Source: AWQ, section 3.2, and the folding maps of docs/algorithms.md. NumericError when a value leaves its range.
-void apply_fold(const Family& family, const ModelConfig& config, const Fold& fold, std::span<float> scale, Block& block);
+void apply_fold(const Family& family, const ModelConfig& config, const Fold& fold, std::span<float> scale,
+                Block& block);
 
 // Runs `states` (one sequence, [tokens, hidden], the input of the layer) through the block.
 Matrix run_block_once(const Family& family, const ModelConfig& config, int64_t layer, const Block& block,

@@ -23,8 +23,8 @@ struct SalientWeights {
 SalientWeights find_salient_weights(std::span<const Matrix* const> weights, std::span<const float> statistic,
                                     double salient_ratio);
 
-// The same for one weight stored [in, out], whose rows the statistic belongs to: the mask is [in, out], ties by index in
-// it.
+// The same for one weight stored [in, out], whose rows the statistic belongs to: the mask is [in, out], ties by index
+// in it.
 SalientWeights find_salient_weights_transposed(const Matrix& weight, std::span<const float> statistic,
                                                double salient_ratio);
 

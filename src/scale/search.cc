@@ -44,8 +44,8 @@ double tile_loss(const Matrix& sample, int64_t first, int64_t count, const Matri
       const int64_t start = g * ranges.group_size;
       float* values = scaled.row(r).data() + start;
       round_error_span(values, sample.row(first + r).data() + start, unscale.data() + start,
-                       std::min(ranges.group_size, k - start), decode_scale(ranges.scales[at], options.grid.scale_type), ranges.zeros[at],
-                       ranges.minimum(at, options.grid), top, values);
+                       std::min(ranges.group_size, k - start), decode_scale(ranges.scales[at], options.grid.scale_type),
+                       ranges.zeros[at], ranges.minimum(at, options.grid), top, values);
     }
   }
   std::vector<float> scratch(static_cast<size_t>(count * kQuadraticColumns));
@@ -215,7 +215,8 @@ std::vector<double> gram_losses(std::span<const Matrix* const> weights, const Ma
   if (reads_gram(options.range.method)) {
     // One scaled copy of what the ranges read of G at a time.
     for (int64_t c = 0; c < count; ++c) {
-      const Matrix scaled_gram = scaled_blocks(gram, scales[static_cast<size_t>(c)], block_of(options.range, options.grid, k));
+      const Matrix scaled_gram =
+          scaled_blocks(gram, scales[static_cast<size_t>(c)], block_of(options.range, options.grid, k));
       parallel_for(tiles, [&](int64_t tile) { evaluate(c, tile, &scaled_gram); });
     }
   } else {

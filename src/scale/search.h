@@ -39,8 +39,8 @@ struct ScaleSearchOptions {
   // Replaces the Gram loss, e.g. by the output error of the whole block; called once per candidate, in order, with a
   // scale [in_features]. Empty: the Gram loss.
   std::function<double(std::span<const float> scale)> loss;
-  // With `loss`: every second exponent in rising order until three in a row do not lower the loss, then the neighbours of the
-  // best; else all of them.
+  // With `loss`: every second exponent in rising order until three in a row do not lower the loss, then the neighbours
+  // of the best; else all of them.
   bool stop_early = false;
 };
 
@@ -57,12 +57,12 @@ TapScale search_scale(Tap tap, std::span<const Matrix* const> weights, const Act
 std::vector<double> gram_losses(std::span<const Matrix* const> weights, const Matrix& gram,
                                 std::span<const std::vector<float>> scales, const ScaleSearchOptions& options);
 
-// Rows of the stack, evenly spaced, copied: row floor(i * out / wanted), i = 0 .. wanted - 1; wanted 0, or more than there
-// are: all.
+// Rows of the stack, evenly spaced, copied: row floor(i * out / wanted), i = 0 .. wanted - 1; wanted 0, or more than
+// there are: all.
 Matrix sample_rows(std::span<const Matrix* const> weights, int64_t wanted);
 
-// The blocks of G / (s s^T) on the diagonal, one per group of `group_size`: all that ranges read. Of the rest the memory is
-// never touched.
+// The blocks of G / (s s^T) on the diagonal, one per group of `group_size`: all that ranges read. Of the rest the
+// memory is never touched.
 Matrix scaled_blocks(const Matrix& gram, const std::vector<float>& scale, int64_t group_size);
 // The group_size above of a search's ranges: 1 where they read the diagonal alone.
 int64_t block_of(const RangeOptions& range, const Grid& grid, int64_t in_features);

@@ -1,4 +1,5 @@
-// Files of a checkpoint's folder that go along into another: tokenizer, generation config, chat templates, licence, code.
+// Files of a checkpoint's folder that go along into another: tokenizer, generation config, chat templates, licence,
+// code.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +13,10 @@ namespace metal_marlin {
 std::vector<std::string> determining_files(const std::string& folder);
 
 // All that goes along: the above, then every other file of at most 16 MiB, by name, but for weights, config.json, what
-// belongs to a quantization or is written anew (README.md, reports), hidden and temporary files. Symbolic links count only
-// when they lead into the folder or into the store of a Hugging Face cache beside it: what a stranger's checkpoint points
-// to elsewhere stays where it is. `whole`: the folder is the model's own; else (a file between others) only the licence is
-// added.
+// belongs to a quantization or is written anew (README.md, reports), hidden and temporary files. Symbolic links count
+// only when they lead into the folder or into the store of a Hugging Face cache beside it: what a stranger's checkpoint
+// points to elsewhere stays where it is. `whole`: the folder is the model's own; else (a file between others) only the
+// licence is added.
 std::vector<std::string> companion_names(const std::string& folder, bool whole);
 
 }  // namespace metal_marlin

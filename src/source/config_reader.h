@@ -24,7 +24,8 @@ class ConfigReader {
   std::optional<std::vector<std::string>> find_strings(const char* key) const;
   std::vector<int64_t> find_ints(const char* key, int64_t low,
                                  int64_t high) const;  // a number or an array; empty: absent
-  std::optional<std::vector<double>> find_numbers(const char* key, double low, double high) const;  // an array of finite
+  std::optional<std::vector<double>> find_numbers(const char* key, double low,
+                                                  double high) const;  // an array of finite
   std::optional<ConfigReader> find_object(const char* key) const;
   const nlohmann::json& object() const noexcept { return *object_; }
   const std::string& file() const noexcept { return file_; }

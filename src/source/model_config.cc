@@ -51,7 +51,8 @@ RopeConfig read_rope(const ConfigReader& r, const RopeConfig& defaults) {
   if (rope.type == RopeType::kYarn && r.has("short_factor")) rope.type = RopeType::kLongrope;
   if (rope.type == RopeType::kLongrope) {
     rope.factor = r.find_number("factor", 1e-6, 1e6).value_or(0);
-    for (const auto& [key, values] : {std::pair{"short_factor", &rope.short_factor}, {"long_factor", &rope.long_factor}}) {
+    for (const auto& [key, values] :
+         {std::pair{"short_factor", &rope.short_factor}, {"long_factor", &rope.long_factor}}) {
       const auto numbers = r.find_numbers(key, 1e-6, 1e6);
       if (!numbers) r.fail(key, "an array of numbers, one per pair of turning dimensions");
       *values = *numbers;
@@ -179,10 +180,13 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
     throw FormatError(fmt::format("{}: original_max_position_embeddings: expected at least 2, found {}", file,
                                   out.rope.original_max_position_embeddings));
   }
-  for (const auto& [key, values] : {std::pair{"short_factor", &out.rope.short_factor}, {"long_factor", &out.rope.long_factor}}) {
+  for (const auto& [key, values] :
+       {std::pair{"short_factor", &out.rope.short_factor}, {"long_factor", &out.rope.long_factor}}) {
     if (out.rope.type == RopeType::kLongrope && static_cast<int64_t>(values->size()) != turning / 2) {
-      throw FormatError(fmt::format("{}: rope_scaling.{}: expected {} numbers, one per pair of the {} turning dimensions, "
-                                    "found {}", file, key, turning / 2, turning, values->size()));
+      throw FormatError(
+          fmt::format("{}: rope_scaling.{}: expected {} numbers, one per pair of the {} turning dimensions, "
+                      "found {}",
+                      file, key, turning / 2, turning, values->size()));
     }
   }
   return out;

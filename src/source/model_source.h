@@ -63,8 +63,8 @@ class ModelSource {
 
   // All tensors in a fixed order (by name), each linear once.
   virtual std::vector<CheckpointTensor> tensors() const = 0;
-  // What the checkpoint holds beside the language model (vision tower, layers that the config does not count, and so on),
-  // under its names in the file: neither read nor copied.
+  // What the checkpoint holds beside the language model (vision tower, layers that the config does not count, and so
+  // on), under its names in the file: neither read nor copied.
   virtual std::vector<CheckpointTensor> left_out() const = 0;
   virtual bool has(const std::string& name) const = 0;
   // Of the tensor that makes the logits: the embedding where it is tied.
@@ -78,8 +78,8 @@ class ModelSource {
   // where the native format keeps a q_scale beside them, and where GPTQ's groups are in act order: the codes and
   // consecutive groups alone are not the weight then).
   virtual std::optional<QuantizedTensor> load_quantized(const std::string& name) const = 0;
-  // All that a 4-bit checkpoint stores of a linear's weight, for passing it on without floats; nothing for a tensor that
-  // is not stored so. With Codes::kSkip the codes are left out.
+  // All that a 4-bit checkpoint stores of a linear's weight, for passing it on without floats; nothing for a tensor
+  // that is not stored so. With Codes::kSkip the codes are left out.
   virtual std::optional<StoredCodes> load_codes(const std::string& name, Codes codes = Codes::kRead) const {
     static_cast<void>(name);
     static_cast<void>(codes);

@@ -41,8 +41,7 @@ std::string first_string(const ConfigReader& config, std::initializer_list<const
 const PackedLayout* awq_layout(const ConfigReader& q) {
   const std::string version = first_string(q, {"version", "checkpoint_format", "format"}, "gemm");
   if (version == "gemm" || version == "GEMM") return &kAwq;
-  throw UnsupportedError(
-      fmt::format("{}: AWQ version \"{}\" is not supported; supported is gemm", q.file(), version));
+  throw UnsupportedError(fmt::format("{}: AWQ version \"{}\" is not supported; supported is gemm", q.file(), version));
 }
 
 // What is missing is version 1: the key came with version 2.
@@ -52,8 +51,8 @@ const PackedLayout* gptq_layout(const ConfigReader& q) {
   for (const PackedLayout* layout : {&kGptq, &kGptqV2, &kMarlin}) {
     if (format == layout->format) return layout;
   }
-  throw UnsupportedError(fmt::format("{}: GPTQ checkpoint_format \"{}\" is not supported; supported are gptq, gptq_v2, marlin",
-                                     q.file(), format));
+  throw UnsupportedError(fmt::format(
+      "{}: GPTQ checkpoint_format \"{}\" is not supported; supported are gptq, gptq_v2, marlin", q.file(), format));
 }
 
 std::span<const int> widths_of(const PackedLayout* layout) {
@@ -68,7 +67,8 @@ int supported_bits(const ConfigReader& q, const PackedLayout* layout) {
   const int64_t bits = q.find_int("bits", 1, 64).value_or(q.find_int("w_bit", 1, 64).value_or(4));
   const auto widths = widths_of(layout);
   if (std::find(widths.begin(), widths.end(), bits) == widths.end()) {
-    throw UnsupportedError(fmt::format("{}: {} bits are not supported; supported are {}", q.file(), bits, list_widths(widths)));
+    throw UnsupportedError(
+        fmt::format("{}: {} bits are not supported; supported are {}", q.file(), bits, list_widths(widths)));
   }
   return static_cast<int>(bits);
 }
@@ -85,7 +85,8 @@ void read_dynamic(const ConfigReader& q, PackedConfig& out) {
     if (!settings) continue;
     const int64_t bits = settings->find_int("bits", 1, 64).value_or(out.bits);
     if (std::find(widths.begin(), widths.end(), bits) == widths.end()) {
-      throw UnsupportedError(fmt::format("{}: dynamic \"{}\": {} bits are not supported; supported are {}", q.file(), pattern, bits, list_widths(widths)));
+      throw UnsupportedError(fmt::format("{}: dynamic \"{}\": {} bits are not supported; supported are {}", q.file(),
+                                         pattern, bits, list_widths(widths)));
     }
     out.bits_by_shape = out.bits_by_shape || bits != out.bits;
     out.by_shape = out.by_shape || settings->has("group_size");
@@ -105,7 +106,8 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
   std::string path = config_path;
   const char* usual_method = "";
   if (!config.contains("quantization_config") || config["quantization_config"].is_null()) {
-    const std::pair<const char*, const char*> others[] = {{"quantize_config.json", "gptq"}, {"quant_config.json", "awq"}};
+    const std::pair<const char*, const char*> others[] = {{"quantize_config.json", "gptq"},
+                                                          {"quant_config.json", "awq"}};
     const auto found = std::find_if(std::begin(others), std::end(others), [&](const auto& other) {
       return fs::is_regular_file(fs::path(folder) / other.first);
     });
@@ -130,8 +132,9 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
     out.layout = &kNative;
     out.by_shape = true;  // its linears may differ
   } else {
-    throw UnsupportedError(fmt::format(
-        "{}: quant_method \"{}\" is not supported; supported are awq (gemm), gptq, marlin and metal_marlin", path, method));
+    throw UnsupportedError(
+        fmt::format("{}: quant_method \"{}\" is not supported; supported are awq (gemm), gptq, marlin and metal_marlin",
+                    path, method));
   }
   out.bits = supported_bits(q, out.layout);
   auto group = q.find_int("group_size", -1, kLargestSize);
@@ -143,8 +146,8 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
       throw UnsupportedError(fmt::format("{}: pack_dtype \"{}\" is not supported; supported is int32", path, *type));
     }
     if (q.has("rotation") && q.find_string("rotation").value_or("") != "") {
-      throw UnsupportedError(fmt::format("{}: rotation \"{}\" is not supported: the model computes on rotated states", path,
-                                         *q.find_string("rotation")));
+      throw UnsupportedError(fmt::format("{}: rotation \"{}\" is not supported: the model computes on rotated states",
+                                         path, *q.find_string("rotation")));
     }
     if (out.layout != &kMarlin) read_dynamic(q, out);
   }
@@ -159,11 +162,15 @@ int bits_by_shape(const PackedConfig& config, const PackedLinear& linear, const 
     for (const int bits : widths) {
       // Without products, which a hostile shape could overflow: run_codes(bits) outputs have run_words(bits) words.
       const int64_t runs = scales[1] / run_codes(bits);
-      if (scales[1] > 0 && scales[1] % run_codes(bits) == 0 && zeros[1] % run_words(bits) == 0 && zeros[1] / run_words(bits) == runs) return bits;
+      if (scales[1] > 0 && scales[1] % run_codes(bits) == 0 && zeros[1] % run_words(bits) == 0 &&
+          zeros[1] / run_words(bits) == runs)
+        return bits;
     }
   }
-  throw FormatError(fmt::format("{}: expected zeros whose rows hold as many numbers of {} bits as the scales, found zeros of shape {} and scales of shape {}",
-                                name, list_widths(widths), shape_string(zeros), shape_string(scales)));
+  throw FormatError(
+      fmt::format("{}: expected zeros whose rows hold as many numbers of {} bits as the scales, found zeros of shape "
+                  "{} and scales of shape {}",
+                  name, list_widths(widths), shape_string(zeros), shape_string(scales)));
 }
 
 std::vector<int64_t> logical_shape(const PackedLayout& layout, const PackedLinear& linear, const std::string& name) {
@@ -190,10 +197,11 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
   const std::string offset = find("metal_marlin.nibble_offset");
   const std::string version = find("metal_marlin.version");
   if (version.empty() && offset.empty()) {
-    throw UnsupportedError(fmt::format(
-        "{}: expected metal_marlin.nibble_offset in the metadata, found none: perhaps a file of the earlier numpy implementation (codes with "
-        "offset 7), which holds single matrices that awq_load of the Python package reads",
-        file));
+    throw UnsupportedError(
+        fmt::format("{}: expected metal_marlin.nibble_offset in the metadata, found none: perhaps a file of the "
+                    "earlier numpy implementation (codes with "
+                    "offset 7), which holds single matrices that awq_load of the Python package reads",
+                    file));
   }
   if (version.empty() || version == "1") {
     if (offset != "8") {
@@ -202,11 +210,13 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
     return {};
   }
   if (version != "2") {
-    throw UnsupportedError(fmt::format("{}: metal_marlin.version: expected 1 or 2, found {}; a newer version of this program may read it",
-                                       file, version));
+    throw UnsupportedError(
+        fmt::format("{}: metal_marlin.version: expected 1 or 2, found {}; a newer version of this program may read it",
+                    file, version));
   }
   const auto checked = [&](const std::string& key, const json& value) {
-    const auto it = std::find_if(kNativeWidths.begin(), kNativeWidths.end(), [&](int width) { return value == json(width); });
+    const auto it =
+        std::find_if(kNativeWidths.begin(), kNativeWidths.end(), [&](int width) { return value == json(width); });
     if (it != kNativeWidths.end()) return *it;
     throw UnsupportedError(fmt::format("{}: {}: expected {} bits, found {}", file, key, list_widths(kNativeWidths),
                                        value.dump(-1, ' ', false, json::error_handler_t::replace)));
@@ -215,7 +225,8 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
   out.bits = checked("metal_marlin.bits", json::parse(find("metal_marlin.bits"), nullptr, false));
   const json tensors = json::parse(find("metal_marlin.tensors"), nullptr, false);
   if (!tensors.is_object()) {
-    throw FormatError(fmt::format("{}: metal_marlin.tensors: expected a JSON object of the linears, found something else", file));
+    throw FormatError(
+        fmt::format("{}: metal_marlin.tensors: expected a JSON object of the linears, found something else", file));
   }
   for (const auto& [name, entry] : tensors.items()) {
     if (!entry.is_object() || !entry.contains("bits")) continue;
@@ -225,7 +236,8 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
 }
 
 int64_t group_size_of(const PackedConfig& config, const PackedLinear& l, const std::string& name) {
-  return config.by_shape ? inferred_group_size(l, logical_shape(*config.layout, l, name)[1], config.group_size) : config.group_size;
+  return config.by_shape ? inferred_group_size(l, logical_shape(*config.layout, l, name)[1], config.group_size)
+                         : config.group_size;
 }
 
 QuantizedTensor read_packed(const PackedConfig& config, const PackedLinear& l, const std::string& name, Codes codes) {

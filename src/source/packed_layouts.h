@@ -28,8 +28,8 @@ struct PackedConfig {
   const PackedLayout* layout = nullptr;  // null: not quantized
   int bits = 4;                          // of a code; native: what the files' metadata say counts
   int64_t group_size = 0;                // -1: the whole row
-  bool by_shape = false;  // linears may have another group size: found out by the shape of their scales
-  bool bits_by_shape = false;  // GPTQ: also another number of bits, by the shapes of their zeros and scales
+  bool by_shape = false;                 // linears may have another group size: found out by the shape of their scales
+  bool bits_by_shape = false;            // GPTQ: also another number of bits, by the shapes of their zeros and scales
 };
 
 // Of `config`, where "quantization_config" is missing of the file that older tools write beside it in `folder`:
@@ -40,15 +40,15 @@ PackedConfig read_packed_config(nlohmann::json& config, const std::string& confi
 
 // What the metadata of a file in the native format say of its linears.
 struct NativeMetadata {
-  int bits = 4;                     // of a code
+  int bits = 4;                       // of a code
   std::map<std::string, int> others;  // weight's name -> bits, of linears that differ
   int bits_of(const std::string& name) const {
     const auto it = others.find(name);
     return it == others.end() ? bits : it->second;
   }
 };
-// UnsupportedError for another version (also files of the earlier numpy implementation, which have none) or number of bits, FormatError for what
-// is no such metadata; both name `file`, the key, expected and found.
+// UnsupportedError for another version (also files of the earlier numpy implementation, which have none) or number of
+// bits, FormatError for what is no such metadata; both name `file`, the key, expected and found.
 NativeMetadata read_native_metadata(const std::map<std::string, std::string>& metadata, const std::string& file);
 
 // The stored tensors of one linear.
@@ -60,8 +60,8 @@ struct PackedLinear {
   const TensorView* channels = nullptr;
 };
 
-// Bits of a code of a linear whose config has bits_by_shape: 32 times the words of a row of zeros, divided by the outputs of
-// the scales. FormatError naming `name` where that is none of the layout's widths.
+// Bits of a code of a linear whose config has bits_by_shape: 32 times the words of a row of zeros, divided by the
+// outputs of the scales. FormatError naming `name` where that is none of the layout's widths.
 int bits_by_shape(const PackedConfig& config, const PackedLinear& linear, const std::string& name);
 
 // [out, in] of the linear whose codes these are. FormatError naming `name` (of the tensor) unless two dimensions.
@@ -71,7 +71,8 @@ std::vector<int64_t> logical_shape(const PackedLayout& layout, const PackedLinea
 int64_t group_size_of(const PackedConfig& config, const PackedLinear& linear, const std::string& name);
 
 // As the unpack functions of pack/ throw, with `name` in front.
-QuantizedTensor read_packed(const PackedConfig& config, const PackedLinear& linear, const std::string& name, Codes codes);
+QuantizedTensor read_packed(const PackedConfig& config, const PackedLinear& linear, const std::string& name,
+                            Codes codes);
 
 // f16 bits of a q_scale; empty: the layout has none there.
 std::vector<uint16_t> read_q_scale(const PackedConfig& config, const PackedLinear& linear, int64_t in_features,

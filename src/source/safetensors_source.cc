@@ -161,7 +161,8 @@ class SafetensorsSource : public ModelSource {
  private:
   std::vector<std::pair<std::string, std::string>> read_files(const std::vector<std::string>& names) const {
     std::vector<std::pair<std::string, std::string>> out;
-    for (const std::string& name : names) out.emplace_back(name, read_text_file((fs::path(folder_) / name).string(), kCompanionLimit));
+    for (const std::string& name : names)
+      out.emplace_back(name, read_text_file((fs::path(folder_) / name).string(), kCompanionLimit));
     return out;
   }
 
@@ -219,8 +220,8 @@ class SafetensorsSource : public ModelSource {
       if (name.ends_with(".safetensors.index.json")) indices.push_back(fs::path(folder_) / name);
     }
     // As transformers chooses: the one file of this name, else the index of this name. Folders also hold adapters,
-    // the same weights under the publisher's own names, and the like. Beyond what it takes: one index of another name, one
-    // file of another name, and shards without their index where nothing else can be meant.
+    // the same weights under the publisher's own names, and the like. Beyond what it takes: one index of another name,
+    // one file of another name, and shards without their index where nothing else can be meant.
     for (const auto& [all, preferred] :
          {std::pair{&weights, "model.safetensors"}, {&indices, "model.safetensors.index.json"}}) {
       const auto it =
@@ -331,7 +332,8 @@ class SafetensorsSource : public ModelSource {
     find(layout.scales, e.packed.scales, true);
     find(layout.zeros, e.packed.zeros, true);
     find(layout.channels, e.packed.channels, false);
-    if (packed_.bits_by_shape) e.packed.bits = bits_by_shape(packed_, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
+    if (packed_.bits_by_shape)
+      e.packed.bits = bits_by_shape(packed_, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
     e.shape = logical_shape(layout, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
     if (!entries_.emplace(module + ".weight", std::move(e)).second) {
       throw FormatError(fmt::format("{}: tensor {}.weight is there twice: as it is and in 4 bits", path_, module));

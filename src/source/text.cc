@@ -132,7 +132,8 @@ int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer) {
   return *id;
 }
 
-TokenSet cut_chunks(const std::vector<int32_t>& ids, size_t begin, size_t end, int64_t length, int64_t count, int32_t bos) {
+TokenSet cut_chunks(const std::vector<int32_t>& ids, size_t begin, size_t end, int64_t length, int64_t count,
+                    int32_t bos) {
   TokenSet out;
   for (size_t at = begin; static_cast<int64_t>(out.sequences.size()) < count && at < end;) {
     const bool add = bos >= 0 && ids[at] != bos;
@@ -148,8 +149,8 @@ TokenSet cut_chunks(const std::vector<int32_t>& ids, size_t begin, size_t end, i
   return out;
 }
 
-CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length, int64_t context,
-                              int32_t bos, int64_t held_back, const std::string& what) {
+CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length,
+                              int64_t context, int32_t bos, int64_t held_back, const std::string& what) {
   CalibrationSplit split;
   const size_t total = ids.size();
   const auto overhead = bos >= 0 ? 1 : 0;
@@ -162,11 +163,12 @@ CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, 
   }
   if (held < total) split.calibration = cut_chunks(ids, 0, total - held, sequence_length, samples, bos);
   if (split.calibration.sequences.empty()) {
-    throw FormatError(fmt::format("{}: expected at least {} tokens ({}one sequence of {}), found {}; give a longer text, or a "
-                                  "shorter --sequence-length{}",
-                                  what, held + static_cast<size_t>(sequence_length - overhead),
-                                  held_back > 0 ? fmt::format("{} to hold back, and ", held) : std::string(), sequence_length, total,
-                                  held_back > 0 ? ", or --evaluate none" : ""));
+    throw FormatError(
+        fmt::format("{}: expected at least {} tokens ({}one sequence of {}), found {}; give a longer text, or a "
+                    "shorter --sequence-length{}",
+                    what, held + static_cast<size_t>(sequence_length - overhead),
+                    held_back > 0 ? fmt::format("{} to hold back, and ", held) : std::string(), sequence_length, total,
+                    held_back > 0 ? ", or --evaluate none" : ""));
   }
   return split;
 }

@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-
 namespace metal_marlin {
 
 class Tokenizer;
@@ -24,8 +23,8 @@ struct TokenSet {
 // FormatError that names the file and the first byte where `text`, read from it, is not UTF-8.
 void expect_utf8(const std::string& path, const std::string& text);
 
-// A text file with CR LF and CR as LF, as Python reads texts. FormatError for bytes that are not UTF-8, and for an empty
-// file; SystemError when it cannot be read.
+// A text file with CR LF and CR as LF, as Python reads texts. FormatError for bytes that are not UTF-8, and for an
+// empty file; SystemError when it cannot be read.
 std::string read_utf8_text(const std::string& path);
 
 // That text without special tokens.
@@ -40,19 +39,22 @@ int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer);
 // The first `count` chunks of `length` tokens (BOS included, which is not added where the text has it there), cut from
 // ids[begin, end) one after another. A rest shorter than `length` is dropped. Fewer chunks than asked for are returned
 // when the text is too short.
-TokenSet cut_chunks(const std::vector<int32_t>& ids, size_t begin, size_t end, int64_t length, int64_t count, int32_t bos);
+TokenSet cut_chunks(const std::vector<int32_t>& ids, size_t begin, size_t end, int64_t length, int64_t count,
+                    int32_t bos);
 
 // How many tokens to hold back beside `used` ones: a tenth, at least 4,096.
-constexpr int64_t held_back_beside(int64_t used) noexcept { return used / 10 > 4096 ? used / 10 : 4096; }
+constexpr int64_t held_back_beside(int64_t used) noexcept {
+  return used / 10 > 4096 ? used / 10 : 4096;
+}
 
-// Calibration sequences and held-back ones from one text. Held back: at least `held_back` tokens (0: none) from the end of
-// the text, in chunks of `context`; never part of a calibration sequence. FormatError when the text is too short for one
-// calibration sequence beside it.
+// Calibration sequences and held-back ones from one text. Held back: at least `held_back` tokens (0: none) from the end
+// of the text, in chunks of `context`; never part of a calibration sequence. FormatError when the text is too short for
+// one calibration sequence beside it.
 struct CalibrationSplit {
   TokenSet calibration;
   TokenSet held_back;
 };
-CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length, int64_t context,
-                              int32_t bos, int64_t held_back, const std::string& what);
+CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, int64_t sequence_length,
+                              int64_t context, int32_t bos, int64_t held_back, const std::string& what);
 
 }  // namespace metal_marlin

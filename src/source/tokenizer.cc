@@ -105,7 +105,8 @@ Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::strin
   Tokenizer t;
   tokenizer_c* raw = tokenizer_c_create(tokenizer_json.data(), tokenizer_json.size());
   if (raw == nullptr) {
-    if (find_json_fault(tokenizer_json)) throw FormatError(fmt::format("{}: {}", file, json_fault_text(tokenizer_json)));
+    if (find_json_fault(tokenizer_json))
+      throw FormatError(fmt::format("{}: {}", file, json_fault_text(tokenizer_json)));
     throw FormatError(fmt::format("{}: no valid tokenizer.json: {}", file, tokenizer_c_last_error()));
   }
   t.handle_ = std::make_unique<Handle>(raw);

@@ -48,8 +48,12 @@ std::optional<int32_t> checked_id(std::optional<int64_t> id, size_t tokens, cons
 }
 
 // Phi-3's tokenizer swallows the white space behind its turn markers. Nothing else in the files says so.
-bool has_turns_of_phi3(const Vocabulary& v) { return std::find(v.tokens.begin(), v.tokens.end(), "<|placeholder1|>") != v.tokens.end(); }
-bool is_turn_of_phi3(const std::string& token) { return token != "<unk>" && token != "<s>" && token != "<|endoftext|>"; }
+bool has_turns_of_phi3(const Vocabulary& v) {
+  return std::find(v.tokens.begin(), v.tokens.end(), "<|placeholder1|>") != v.tokens.end();
+}
+bool is_turn_of_phi3(const std::string& token) {
+  return token != "<unk>" && token != "<s>" && token != "<|endoftext|>";
+}
 
 Json template_processor(const Vocabulary& v) {
   const auto special = [](const std::string& token, int type) {

@@ -26,7 +26,8 @@ std::optional<ShardName> parse_shard_name(const std::string& name) {
 }
 
 constexpr const char* kAdvice =
-    "download what is missing or the index (*.safetensors.index.json), move what is no part of the model out of the folder, or name the "
+    "download what is missing or the index (*.safetensors.index.json), move what is no part of the model out of the "
+    "folder, or name the "
     "one file that is the model";
 
 }  // namespace
@@ -47,21 +48,25 @@ std::vector<std::string> weights_without_index(const std::string& folder, const 
     if (set.size() != names.size()) set.clear();
   }
   if (set.empty()) {
-    throw FormatError(fmt::format("{}: expected model.safetensors, an index (*.safetensors.index.json) or a single *.safetensors file, found {} "
-                                  "files of which nothing says that they belong together: {}; {}",
-                                  folder, names.size(), fmt::join(names, ", "), kAdvice));
+    throw FormatError(fmt::format(
+        "{}: expected model.safetensors, an index (*.safetensors.index.json) or a single *.safetensors file, found {} "
+        "files of which nothing says that they belong together: {}; {}",
+        folder, names.size(), fmt::join(names, ", "), kAdvice));
   }
   const ShardName shard = *parse_shard_name(set.front());
   for (int i = 1; i <= shard.count; ++i) {
     const std::string wanted = shard_name(i, shard.count, shard.stem);
     if (std::find(set.begin(), set.end(), wanted) == set.end()) {
-      throw FormatError(fmt::format("{}: there is no index (*.safetensors.index.json), and {} is missing, one of the {} shards that {} speaks of; {}",
-                                    folder, wanted, shard.count, set.front(), kAdvice));
+      throw FormatError(
+          fmt::format("{}: there is no index (*.safetensors.index.json), and {} is missing, one of the {} shards that "
+                      "{} speaks of; {}",
+                      folder, wanted, shard.count, set.front(), kAdvice));
     }
   }
   if (set.size() != static_cast<size_t>(shard.count)) {
-    throw FormatError(fmt::format("{}: there is no index (*.safetensors.index.json), and the shards are of several sets: {}; {}", folder,
-                                  fmt::join(set, ", "), kAdvice));
+    throw FormatError(
+        fmt::format("{}: there is no index (*.safetensors.index.json), and the shards are of several sets: {}; {}",
+                    folder, fmt::join(set, ", "), kAdvice));
   }
   return set;
 }

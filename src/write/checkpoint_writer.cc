@@ -114,13 +114,15 @@ std::string CheckpointWriter::refusal_of(const Grid& grid) const {
 void require_one_grid(const CheckpointPlan& plan, const char* what) {
   for (const QuantizedLinear& linear : plan.quantized) {
     if (linear.bits != plan.bits) {
-      throw ArgumentError(fmt::format("{}: {} has one number of bits, expected {}, found {}; use the native format or one number",
-                                      linear.name, what, plan.bits, linear.bits));
+      throw ArgumentError(
+          fmt::format("{}: {} has one number of bits, expected {}, found {}; use the native format or one number",
+                      linear.name, what, plan.bits, linear.bits));
     }
     const int64_t usual = plan.group_size < 0 ? linear.in_features : plan.group_size;
     if (linear.group_size != std::min(usual, linear.in_features)) {
-      throw ArgumentError(fmt::format("{}: {} has one group size, expected {}, found {}; use the native format or one group size",
-                                      linear.name, what, usual, linear.group_size));
+      throw ArgumentError(
+          fmt::format("{}: {} has one group size, expected {}, found {}; use the native format or one group size",
+                      linear.name, what, usual, linear.group_size));
     }
   }
 }
@@ -216,8 +218,8 @@ std::vector<Item> CheckpointWriter::Job::items() {
         throw ArgumentError(fmt::format("{}: planned as [{}, {}], the source has {}", l.name, l.out_features,
                                         l.in_features, shape_string(tensor.shape)));
       }
-      const std::string reason = l.group_size < 1 ? fmt::format("group size {}", l.group_size)
-                                                  : refusal_of_linear(writer, l);
+      const std::string reason =
+          l.group_size < 1 ? fmt::format("group size {}", l.group_size) : refusal_of_linear(writer, l);
       if (!reason.empty())
         throw ArgumentError(fmt::format("{}: not possible in format {}: {}", l.name, writer.format(), reason));
       item.kind = Item::Kind::kQuantized;
@@ -340,9 +342,9 @@ OwnedTensor CheckpointWriter::Job::packed_part(const Item& item, const std::stri
     if (tensor.out_features != l.out_features || tensor.in_features != l.in_features ||
         tensor.group_size != l.group_size || tensor.bits != l.bits) {
       throw ArgumentError(
-          fmt::format("{}: planned as [{}, {}] in groups of {}, {} bits, delivered [{}, {}] in groups of {}, {} bits", l.name,
-                      l.out_features, l.in_features, l.group_size, l.bits, tensor.out_features, tensor.in_features,
-                      tensor.group_size, tensor.bits));
+          fmt::format("{}: planned as [{}, {}] in groups of {}, {} bits, delivered [{}, {}] in groups of {}, {} bits",
+                      l.name, l.out_features, l.in_features, l.group_size, l.bits, tensor.out_features,
+                      tensor.in_features, tensor.group_size, tensor.bits));
     }
     packed = writer.pack(tensor, l.name);
   }

@@ -1,4 +1,5 @@
-// Writes a quantized checkpoint as a folder that other programs load: weights, config.json, tokenizer files, model card.
+// Writes a quantized checkpoint as a folder that other programs load: weights, config.json, tokenizer files, model
+// card.
 //
 // Weights are streamed: the header is laid out from the plan, then each tensor is asked for when its turn comes, so
 // that about one tensor is in memory at a time. Every file appears whole or not at all (temporary file, fsync,
@@ -33,7 +34,8 @@ struct QuantizedLinear {
   int bits = 4;        // of a code
 };
 
-// A tensor whose values differ from the source's: a norm, a bias, or a weight left in 16 bits, into which scales were folded. Shape as in the source.
+// A tensor whose values differ from the source's: a norm, a bias, or a weight left in 16 bits, into which scales were
+// folded. Shape as in the source.
 struct ChangedTensor {
   std::string name;
   DType dtype = DType::kF16;  // of what TensorProvider::changed() delivers
@@ -56,15 +58,15 @@ struct CheckpointPlan {
   uint64_t held_bytes = 64u << 20;           // of packed parts kept in memory until their turn in the file, beside
                                              // those of the linear at hand
   uint64_t whole_bytes = 64u << 20;          // larger unchanged tensors (embedding, head) pass by runs of rows
-  bool act_order = false;   // some linear's groups are in act order (for GPTQ's config)
-  bool keep_types = false;  // GPTQ: other tensors keep their type instead of becoming float16
-  std::string head;         // module of the head, "lm_head"; write() fills it in
+  bool act_order = false;                    // some linear's groups are in act order (for GPTQ's config)
+  bool keep_types = false;                   // GPTQ: other tensors keep their type instead of becoming float16
+  std::string head;                          // module of the head, "lm_head"; write() fills it in
   std::string base_model;                    // for the model card: "org/name"; empty: what the source's path tells
   std::string method;                        // for the model card: "awq-paper", ...
-  std::string calibration;                   // for the model card: of which text the statistics are, a sentence; empty: not stated
-  std::string converted_from;                // for the model card: the format that this was converted from; empty: none
-  std::string evaluation;                    // for the model card: on which text the figures were measured; empty: on none
-  std::string figures_json = "{}";           // for the model card: an object of numbers, strings and such objects
+  std::string calibration;     // for the model card: of which text the statistics are, a sentence; empty: not stated
+  std::string converted_from;  // for the model card: the format that this was converted from; empty: none
+  std::string evaluation;      // for the model card: on which text the figures were measured; empty: on none
+  std::string figures_json = "{}";  // for the model card: an object of numbers, strings and such objects
 };
 
 // Where the changed values come from, in the order of the file. A linear is asked for once, or again where its other
@@ -112,7 +114,8 @@ class CheckpointWriter {
   virtual ~CheckpointWriter() = default;
 
   virtual const char* format() const noexcept = 0;
-  // Why a linear of this shape and width cannot be stored in the format, for the list of skipped linears; empty: it can.
+  // Why a linear of this shape and width cannot be stored in the format, for the list of skipped linears; empty: it
+  // can.
   virtual std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size, int bits) const = 0;
   // Why no linear of this grid can be stored in the format, "has no zero points"; empty: it can. Here: its widths().
   virtual std::string refusal_of(const Grid& grid) const;

@@ -6,8 +6,8 @@
 
 namespace metal_marlin {
 
-// Native format (pack/native.h): model.awq.safetensors with "metal_marlin.*" metadata, version 1 where every linear has 4
-// bits, else 2. Other tensors keep their type. Groups and bits may differ between linears.
+// Native format (pack/native.h): model.awq.safetensors with "metal_marlin.*" metadata, version 1 where every linear has
+// 4 bits, else 2. Other tensors keep their type. Groups and bits may differ between linears.
 class NativeWriter : public CheckpointWriter {
  public:
   const char* format() const noexcept override { return "native"; }

@@ -26,12 +26,16 @@ std::string exact_pattern(const std::string& module) {
 
 // The name under which engines that merge projections (vLLM, SGLang) look for one; empty: they do not merge it.
 std::string merged_module(const std::string& module) {
-  constexpr std::pair<const char*, const char*> kMerged[] = {{"q_proj", "qkv_proj"}, {"k_proj", "qkv_proj"}, {"v_proj", "qkv_proj"},
-                                                             {"gate_proj", "gate_up_proj"}, {"up_proj", "gate_up_proj"}};
+  constexpr std::pair<const char*, const char*> kMerged[] = {{"q_proj", "qkv_proj"},
+                                                             {"k_proj", "qkv_proj"},
+                                                             {"v_proj", "qkv_proj"},
+                                                             {"gate_proj", "gate_up_proj"},
+                                                             {"up_proj", "gate_up_proj"}};
   const size_t dot = module.rfind('.');
   if (dot == std::string::npos) return {};
   for (const auto& [part, merged] : kMerged) {
-    if (module.compare(dot + 1, std::string::npos, part) == 0) return fmt::format("{}.{}", module.substr(0, dot), merged);
+    if (module.compare(dot + 1, std::string::npos, part) == 0)
+      return fmt::format("{}.{}", module.substr(0, dot), merged);
   }
   return {};
 }
@@ -70,7 +74,9 @@ std::string GptqWriter::refusal(int64_t out_features, int64_t in_features, int64
   return {};
 }
 
-std::span<const int> GptqWriter::widths() const noexcept { return gptq_widths(version_); }
+std::span<const int> GptqWriter::widths() const noexcept {
+  return gptq_widths(version_);
+}
 
 std::vector<TensorInfo> GptqWriter::parts(const QuantizedLinear& l) const {
   const int64_t groups = (l.in_features + l.group_size - 1) / l.group_size;
@@ -129,8 +135,8 @@ void GptqWriter::configure(const CheckpointPlan& plan, const std::vector<std::st
   }
   if (nlohmann::json rules = dynamic.rules(); !rules.empty()) q["dynamic"] = std::move(rules);
   if (!whole) {
-    // The same for readers that do not know "dynamic" (transformers): what is quantized, by whole names, which are right
-    // for those that look for parts or ends of a name.
+    // The same for readers that do not know "dynamic" (transformers): what is quantized, by whole names, which are
+    // right for those that look for parts or ends of a name.
     nlohmann::json modules = nlohmann::json::array();
     for (const QuantizedLinear& l : plan.quantized) modules.push_back(module_name(l.name));
     q["modules_in_block_to_quantize"] = nlohmann::json::array({std::move(modules)});

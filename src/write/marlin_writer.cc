@@ -48,8 +48,13 @@ void MarlinWriter::configure(const CheckpointPlan& plan, const std::vector<std::
   set_model_type_f16(config);
   bool head = true;
   for (const std::string& module : kept_modules) head = head && module != plan.head;
-  config["quantization_config"] = {{"quant_method", "marlin"}, {"checkpoint_format", "marlin"}, {"bits", 4},
-                                   {"group_size", plan.group_size}, {"sym", true}, {"desc_act", false}, {"lm_head", head},
+  config["quantization_config"] = {{"quant_method", "marlin"},
+                                   {"checkpoint_format", "marlin"},
+                                   {"bits", 4},
+                                   {"group_size", plan.group_size},
+                                   {"sym", true},
+                                   {"desc_act", false},
+                                   {"lm_head", head},
                                    {"modules_to_not_convert", kept_modules}};
 }
 

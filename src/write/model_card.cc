@@ -15,7 +15,9 @@ namespace {
 using nlohmann::json;
 
 // A name of a folder may be no UTF-8.
-std::string dumped(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+std::string dumped(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
 
 // A JSON scalar is a valid YAML scalar; strings stay quoted.
 void append_yaml(const json& object, int indent, std::string& out) {
@@ -49,7 +51,8 @@ void append_rows(const json& object, const std::string& prefix, std::string& out
     if (value.is_object()) {
       append_rows(value, prefix + key + ".", out);
     } else {
-      out += fmt::format("| {} | {} |\n", one_line(prefix + key), one_line(value.is_string() ? value.get<std::string>() : dumped(value)));
+      out += fmt::format("| {} | {} |\n", one_line(prefix + key),
+                         one_line(value.is_string() ? value.get<std::string>() : dumped(value)));
     }
   }
 }
@@ -87,12 +90,14 @@ std::string rows_of_known(json& figures) {
   std::string out;
   const auto number = [&](const char* pointer) {
     const json::json_pointer p(pointer);
-    return figures.contains(p) && figures[p].is_number() ? std::optional<double>(figures[p].get<double>()) : std::nullopt;
+    return figures.contains(p) && figures[p].is_number() ? std::optional<double>(figures[p].get<double>())
+                                                         : std::nullopt;
   };
   const auto reference = number("/perplexity/reference");
   const auto quantized = number("/perplexity/quantized");
   if (reference && quantized) {
-    out += fmt::format("| perplexity, before and after | {:.{}f}, {:.{}f} |\n", *reference, decimals_of(*reference, 5), *quantized, decimals_of(*quantized, 5));
+    out += fmt::format("| perplexity, before and after | {:.{}f}, {:.{}f} |\n", *reference, decimals_of(*reference, 5),
+                       *quantized, decimals_of(*quantized, 5));
     figures.erase("perplexity");
   }
   const auto mean = number("/kl_divergence/mean");
@@ -100,7 +105,9 @@ std::string rows_of_known(json& figures) {
   const auto p99 = number("/kl_divergence/p99");
   if (mean && error && p99) {
     const int decimals = decimals_of(*error, 2);
-    out += fmt::format("| KL divergence of the next token's probabilities, with standard error | {:.{}f} ± {:.{}f} nats |\n", *mean, decimals, *error, decimals);
+    out += fmt::format(
+        "| KL divergence of the next token's probabilities, with standard error | {:.{}f} ± {:.{}f} nats |\n", *mean,
+        decimals, *error, decimals);
     out += fmt::format("| KL divergence, 99 % of positions below | {:.3g} nats |\n", *p99);
     figures.erase("kl_divergence");
   }
@@ -120,10 +127,12 @@ bool is_hub_id(const std::string& name) {
   const size_t slash = name.find('/');
   const auto plain = [](std::string_view part) {
     return !part.empty() && part.front() != '.' && std::all_of(part.begin(), part.end(), [](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+             c == '.';
     });
   };
-  return slash != std::string::npos && plain(std::string_view(name).substr(0, slash)) && plain(std::string_view(name).substr(slash + 1));
+  return slash != std::string::npos && plain(std::string_view(name).substr(0, slash)) &&
+         plain(std::string_view(name).substr(slash + 1));
 }
 
 }  // namespace
@@ -196,21 +205,26 @@ std::string render_model_card(const std::string& source, const std::string& fami
   }
   const std::string name = one_line(source);
   out += fmt::format("---\n\n# {} in {} bits\n\n", name, plan.bits);
-  const std::string grid = fmt::format("{}, {}", plan.group_size < 0 ? "one group per row" : fmt::format("groups of {}", plan.group_size),
-                                       plan.symmetric ? "symmetric" : "asymmetric");
+  const std::string grid =
+      fmt::format("{}, {}", plan.group_size < 0 ? "one group per row" : fmt::format("groups of {}", plan.group_size),
+                  plan.symmetric ? "symmetric" : "asymmetric");
   if (converted) {
-    out += fmt::format("The {}-bit checkpoint {} converted by Metal Marlin {} from {} to the {} format ({}): the same codes, zeros and scales.\n\n",
-                       plan.bits, name, METAL_MARLIN_VERSION, names_of(plan.converted_from).text, names.text, grid);
+    out += fmt::format(
+        "The {}-bit checkpoint {} converted by Metal Marlin {} from {} to the {} format ({}): the same codes, zeros "
+        "and scales.\n\n",
+        plan.bits, name, METAL_MARLIN_VERSION, names_of(plan.converted_from).text, names.text, grid);
   } else {
     out += fmt::format("{} quantized to {} bits by Metal Marlin {} (method {}, {}), stored in the {} format.\n\n", name,
-                       plan.bits, METAL_MARLIN_VERSION, plan.method.empty() ? "not stated" : plan.method, grid, names.text);
+                       plan.bits, METAL_MARLIN_VERSION, plan.method.empty() ? "not stated" : plan.method, grid,
+                       names.text);
   }
   out += "| figure | value |\n|---|---|\n";
   out += fmt::format("| bits per weight, all tensors | {:.3f} |\n| bytes of all tensors | {} |\n",
                      report.bits_per_weight, report.quantized_bytes + report.kept_bytes);
   if (!plan.calibration.empty()) out += fmt::format("| calibration | {} |\n", one_line(plan.calibration));
   json rest = exact;
-  if (!plan.evaluation.empty()) out += fmt::format("| evaluated against the source on | {} |\n", one_line(plan.evaluation));
+  if (!plan.evaluation.empty())
+    out += fmt::format("| evaluated against the source on | {} |\n", one_line(plan.evaluation));
   out += rows_of_known(rest);
   append_rows(rounded(rest), "", out);
   if (!report.skipped.empty()) {

@@ -13,7 +13,8 @@ namespace {
 
 // Version 1 knows 4 bits alone; who reads it must not take other codes for such.
 bool is_version_1(const CheckpointPlan& plan) {
-  return plan.bits == 4 && std::all_of(plan.quantized.begin(), plan.quantized.end(), [](const QuantizedLinear& l) { return l.bits == 4; });
+  return plan.bits == 4 && std::all_of(plan.quantized.begin(), plan.quantized.end(),
+                                       [](const QuantizedLinear& l) { return l.bits == 4; });
 }
 
 }  // namespace
@@ -27,7 +28,9 @@ std::string NativeWriter::refusal(int64_t, int64_t in_features, int64_t group_si
   return {};
 }
 
-std::span<const int> NativeWriter::widths() const noexcept { return kNativeWidths; }
+std::span<const int> NativeWriter::widths() const noexcept {
+  return kNativeWidths;
+}
 
 std::vector<TensorInfo> NativeWriter::parts(const QuantizedLinear& l) const {
   const int64_t groups = l.in_features / l.group_size;
@@ -74,7 +77,7 @@ std::map<std::string, std::string> NativeWriter::metadata(const CheckpointPlan& 
 void NativeWriter::configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
                              nlohmann::json& config) const {
   config["quantization_config"] = {
-      {"quant_method", "metal_marlin"}, {"bits", plan.bits},           {"group_size", plan.group_size},
+      {"quant_method", "metal_marlin"}, {"bits", plan.bits},   {"group_size", plan.group_size},
       {"zero_point", !plan.symmetric},  {"version", "native"}, {"modules_to_not_convert", kept_modules}};
 }
 

@@ -42,7 +42,8 @@ TEST(Awq, RestoresWhatTheFormulaSays) {
       EXPECT_EQ(r.Q.shape, (std::vector<int64_t>{r.meta.padded_in_features / 8, 24}));
       EXPECT_EQ(r.scales.shape, (std::vector<int64_t>{(k + 63) / 64, 24}));
       EXPECT_EQ(r.q_scale.shape, (std::vector<int64_t>{k}));
-      const Array d = awq_dequantize(r.Q.view(), r.scales.view(), r.zeros.view(), r.q_scale.view(), r.meta, ElementType::kF32);
+      const Array d =
+          awq_dequantize(r.Q.view(), r.scales.view(), r.zeros.view(), r.q_scale.view(), r.meta, ElementType::kF32);
       const std::vector<float> expected = restore(r);
       double error = 0;
       for (size_t i = 0; i < expected.size(); ++i) {
@@ -165,7 +166,9 @@ TEST(Awq, RefusesWhatIsWrong) {
     awq_quantize(w.view(), holes.view());
     FAIL();
   } catch (const NumericError& e) {
-    EXPECT_NE(std::string(e.what()).find("activations: expected finite float32 values, found nan at [1, 6]"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("activations: expected finite float32 values, found nan at [1, 6]"),
+              std::string::npos)
+        << e.what();
   }
 }
 
@@ -174,7 +177,8 @@ TEST(Awq, FileWithHostileHeaders) {
   Array words(ElementType::kU32, {8, 4});
   Array scales(ElementType::kF16, {3, 4});  // 3 does not divide 64
   const auto bytes = [](const Array& a) { return std::span<const std::byte>(a.bytes); };
-  const std::vector<TensorView> tensors = {{"w", DType::kU32, {8, 4}, bytes(words)}, {"w.scales", DType::kF16, {3, 4}, bytes(scales)},
+  const std::vector<TensorView> tensors = {{"w", DType::kU32, {8, 4}, bytes(words)},
+                                           {"w.scales", DType::kF16, {3, 4}, bytes(scales)},
                                            {"w.zeros", DType::kF16, {3, 4}, bytes(scales)}};
   write_safetensors(path, tensors);
   EXPECT_THROW(awq_load(path), FormatError);
@@ -193,7 +197,8 @@ TEST(Gptq, BeatsRoundingOnCorrelatedInputs) {
   const Array weights = normal({512, 16}, 1, 14);
   for (int64_t t = 0; t < 512; ++t) {
     for (int64_t b = 0; b < 16; ++b) {
-      for (int64_t c = 0; c < k; ++c) x.as<float>()[t * k + c] += weights.as<float>()[t * 16 + b] * basis.as<float>()[b * k + c];
+      for (int64_t c = 0; c < k; ++c)
+        x.as<float>()[t * k + c] += weights.as<float>()[t * 16 + b] * basis.as<float>()[b * k + c];
     }
   }
   const GPTQPacked g = gptq_quantize(w.view(), x.view());

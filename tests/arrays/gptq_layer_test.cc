@@ -27,7 +27,8 @@ TEST(GptqLayer, HessianOfStridedInputs) {
   // Columns reversed: H reversed in both.
   const ArrayView reversed{x.as<float>() + k - 1, ElementType::kF32, {tokens, k}, {k, -1}};
   const Array r = compute_hessian(reversed);
-  for (int64_t i = 0; i < k; ++i) EXPECT_NEAR(r.as<double>()[i * k + 5], h.as<double>()[(k - 1 - i) * k + k - 6], 1e-12);
+  for (int64_t i = 0; i < k; ++i)
+    EXPECT_NEAR(r.as<double>()[i * k + 5], h.as<double>()[(k - 1 - i) * k + k - 6], 1e-12);
 }
 
 TEST(GptqLayer, PacksWhatItRestores) {
@@ -42,7 +43,8 @@ TEST(GptqLayer, PacksWhatItRestores) {
       for (int64_t n = 0; n < 70; ++n) {
         const auto code = static_cast<float>(p.packed.as<uint32_t>()[n * 12 + column / 8] >> (4 * (column % 8)) & 15u);
         const int64_t at = j / 32 * 70 + n;
-        const float value = (code - 8 - f16_to_f32(p.zeros.as<uint16_t>()[at])) * f16_to_f32(p.scales.as<uint16_t>()[at]);
+        const float value =
+            (code - 8 - f16_to_f32(p.zeros.as<uint16_t>()[at])) * f16_to_f32(p.scales.as<uint16_t>()[at]);
         ASSERT_EQ(value, r.Q.as<float>()[n * 90 + column]) << n << " " << column;
       }
     }

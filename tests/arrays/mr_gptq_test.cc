@@ -1,4 +1,5 @@
-// Quantizers on tables of levels, Hessians of layers, GPTQMetal and the choice of precisions: what Python's tests do not reach.
+// Quantizers on tables of levels, Hessians of layers, GPTQMetal and the choice of precisions: what Python's tests do
+// not reach.
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/gptq.h>
@@ -61,14 +62,17 @@ TEST(MrGptq, ErrorsAreThoseOfTheStoredWeights) {
       EXPECT_EQ(r.packed.shape, (std::vector<int64_t>{37, 12}));
       EXPECT_EQ(r.scales.shape, (std::vector<int64_t>{37, 3}));
       EXPECT_EQ(r.hadamard_block_size, rotated ? 16 : 0);
-      const Array q = mr_gptq_dequantize(r.packed.view(), r.scales.view(), format, 90, r.group_size, r.hadamard_block_size);
+      const Array q =
+          mr_gptq_dequantize(r.packed.view(), r.scales.view(), format, 90, r.group_size, r.hadamard_block_size);
       EXPECT_NEAR(output_error(w, q, h), r.output_error, 1e-3 * r.output_error);
       const MRGPTQResult plain = quantizer.quantize_layer(w.view());
-      const Array p = mr_gptq_dequantize(plain.packed.view(), plain.scales.view(), format, 90, plain.group_size, plain.hadamard_block_size);
+      const Array p = mr_gptq_dequantize(plain.packed.view(), plain.scales.view(), format, 90, plain.group_size,
+                                         plain.hadamard_block_size);
       EXPECT_LT(r.output_error, 0.7 * output_error(w, p, h)) << quantization_format_name(format) << " " << rotated;
       EXPECT_LT(plain.rmse, r.rmse);
       // In its own basis it is what the rotated inputs meet.
-      const Array own = mr_gptq_dequantize(r.packed.view(), r.scales.view(), format, 90, r.group_size, r.hadamard_block_size, false);
+      const Array own =
+          mr_gptq_dequantize(r.packed.view(), r.scales.view(), format, 90, r.group_size, r.hadamard_block_size, false);
       const Array back = rotated ? hadamard_rotate(own.view(), 16) : own;
       for (int64_t i = 0; i < q.elements(); ++i) ASSERT_NEAR(back.as<float>()[i], q.as<float>()[i], 1e-6);
     }
@@ -82,8 +86,12 @@ TEST(MrGptq, OutliersAreSpread) {
   const MRGPTQResult plain = MRGPTQQuantizer(4, QuantizationFormat::kINT4, 128, false).quantize_layer(w.view());
   EXPECT_GT(rotated.kurtosis, 100);
   EXPECT_LT(rotated.rmse, 0.8 * plain.rmse);
-  EXPECT_EQ(MRGPTQQuantizer(4, QuantizationFormat::kINT4, 128, true, 64, 1e9).quantize_layer(w.view()).hadamard_block_size, 0);
-  EXPECT_EQ(MRGPTQQuantizer(4, QuantizationFormat::kINT4, 128, true, 64, 50.0).quantize_layer(w.view()).hadamard_block_size, 64);
+  EXPECT_EQ(
+      MRGPTQQuantizer(4, QuantizationFormat::kINT4, 128, true, 64, 1e9).quantize_layer(w.view()).hadamard_block_size,
+      0);
+  EXPECT_EQ(
+      MRGPTQQuantizer(4, QuantizationFormat::kINT4, 128, true, 64, 50.0).quantize_layer(w.view()).hadamard_block_size,
+      64);
 }
 
 TEST(MrGptq, Fp4RoundTripAndThreads) {
@@ -169,7 +177,8 @@ TEST(MrGptq, MetalIsStaticGroupsOnIntegers) {
   EXPECT_THROW(GPTQMetal().cholesky_decompose(Array(ElementType::kF64, {3, 3}).view(), 0), NumericError);
 }
 
-// All combinations of small profiles: the greedy choice keeps the bound and exceeds the optimum by less than its last step.
+// All combinations of small profiles: the greedy choice keeps the bound and exceeds the optimum by less than its last
+// step.
 TEST(MixedPrecision, TheChoiceIsNearTheOptimum) {
   Random random(11);
   for (int round = 0; round < 30; ++round) {
@@ -220,11 +229,16 @@ TEST(MixedPrecision, TheChoiceIsNearTheOptimum) {
 }
 
 TEST(MixedPrecision, RolesValuesAndBits) {
-  for (const auto& [name, role] : {std::pair{"model.layers.3.mlp.gate_proj.weight", "mlp_gate"}, {"model.layers.3.mlp.gate.weight", "moe_router"},
-                                   {"model.layers.3.mlp.experts.7.down_proj.weight", "moe_experts"}, {"model.norm.weight", "norms"},
-                                   {"model.layers.0.self_attn.q_norm.weight", "norms"}, {"model.embed_tokens.weight", "embeddings"},
-                                   {"lm_head.weight", "lm_head"}, {"model.layers.0.self_attn.o_proj", "attention_out"},
-                                   {"model.layers.0.mlp.shared_expert.up_proj.weight", "moe_shared_expert"}, {"something.weight", "default"},
+  for (const auto& [name, role] : {std::pair{"model.layers.3.mlp.gate_proj.weight", "mlp_gate"},
+                                   {"model.layers.3.mlp.gate.weight", "moe_router"},
+                                   {"model.layers.3.mlp.experts.7.down_proj.weight", "moe_experts"},
+                                   {"model.norm.weight", "norms"},
+                                   {"model.layers.0.self_attn.q_norm.weight", "norms"},
+                                   {"model.embed_tokens.weight", "embeddings"},
+                                   {"lm_head.weight", "lm_head"},
+                                   {"model.layers.0.self_attn.o_proj", "attention_out"},
+                                   {"model.layers.0.mlp.shared_expert.up_proj.weight", "moe_shared_expert"},
+                                   {"something.weight", "default"},
                                    {"", "default"}}) {
     EXPECT_EQ(layer_role(name), role) << name;
   }
@@ -237,7 +251,8 @@ TEST(MixedPrecision, RolesValuesAndBits) {
   const LayerSensitivity s = analyze_layer_sensitivity(w.view(), h.view(), "l", 32);
   ASSERT_EQ(s.costs.size(), 5u);
   for (const PrecisionCost& c : s.costs) {
-    EXPECT_NEAR(c.output_error, output_error(w, quantize_values(w.view(), c.config, h.view()), h), 1e-3 * c.output_error);
+    EXPECT_NEAR(c.output_error, output_error(w, quantize_values(w.view(), c.config, h.view()), h),
+                1e-3 * c.output_error);
   }
   EXPECT_LT(s.costs[4].output_error, 0.2 * s.costs[1].output_error);  // int8, int4
   EXPECT_LT(s.costs[1].output_error, s.costs[0].output_error);        // int3

@@ -19,9 +19,17 @@ using nlohmann::json;
 Tokenizer word_tokenizer(const std::string& chat_template) {
   json vocabulary;
   int id = 0;
-  for (const char* word : {"?", "[user]", "[assistant]", "[system]", "[tool]", "[end]", "red", "green", "blue", "call", "date"}) vocabulary[word] = id++;
-  const json tokenizer = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", json::array()}, {"normalizer", nullptr},
-                          {"pre_tokenizer", {{"type", "WhitespaceSplit"}}}, {"post_processor", nullptr}, {"decoder", nullptr},
+  for (const char* word :
+       {"?", "[user]", "[assistant]", "[system]", "[tool]", "[end]", "red", "green", "blue", "call", "date"})
+    vocabulary[word] = id++;
+  const json tokenizer = {{"version", "1.0"},
+                          {"truncation", nullptr},
+                          {"padding", nullptr},
+                          {"added_tokens", json::array()},
+                          {"normalizer", nullptr},
+                          {"pre_tokenizer", {{"type", "WhitespaceSplit"}}},
+                          {"post_processor", nullptr},
+                          {"decoder", nullptr},
                           {"model", {{"type", "WordLevel"}, {"vocab", vocabulary}, {"unk_token", "?"}}}};
   TokenizerFiles files;
   files.tokenizer_json = tokenizer.dump();
@@ -32,11 +40,14 @@ Tokenizer word_tokenizer(const std::string& chat_template) {
 constexpr const char* kTemplate =
     "{% if tools %}[tool] {% endif %}{% for m in messages %}[{{ m.role }}] "
     "{% if m.content == 'refuse' %}{{ raise_exception('no ' ~ m.content) }}{% endif %}"
-    "{% if m.content is none %}call{% else %}{{ m.content }}{% endif %} [end]\n{% endfor %}{{ '?' if add_generation_prompt }}";
+    "{% if m.content is none %}call{% else %}{{ m.content }}{% endif %} [end]\n{% endfor %}{{ '?' if "
+    "add_generation_prompt }}";
 
 class JsonlTextTest : public testing::Test {
  protected:
-  JsonlTextTest() : path_((std::filesystem::temp_directory_path() / ("jsonl_text_test_" + std::to_string(getpid()) + ".jsonl")).string()) {}
+  JsonlTextTest()
+      : path_((std::filesystem::temp_directory_path() / ("jsonl_text_test_" + std::to_string(getpid()) + ".jsonl"))
+                  .string()) {}
   ~JsonlTextTest() override { std::filesystem::remove(path_); }
   void write(const std::string& text) const { std::ofstream(path_, std::ios::binary) << text; }
   std::string message(const std::string& line) {
@@ -53,34 +64,56 @@ class JsonlTextTest : public testing::Test {
 
 TEST_F(JsonlTextTest, RendersConversationsByTheTemplate) {
   JsonlText lines("chat.jsonl", tokenizer_);
-  EXPECT_EQ(lines.render(R"({"messages": [{"role": "system", "content": "red"}, {"role": "user", "content": "green"}], "id": 3})", 1),
-            "[system] red [end]\n[user] green [end]\n");
-  EXPECT_EQ(lines.render(R"({"conversations": [{"from": "human", "value": "red"}, {"from": "gpt", "value": "green", "weight": 0}]})", 2),
-            "[user] red [end]\n[assistant] green [end]\n");
-  EXPECT_EQ(lines.render(R"({"tools": [{"name": "f"}], "messages": [{"role": "assistant", "content": null, "tool_calls": [{"name": "f"}]}]})", 3),
-            "[tool] [assistant] call [end]\n");
-  EXPECT_EQ(lines.render(R"({"messages": [{"role": "assistant", "tool_calls": [{}], "content": "red"}]})", 3), "[assistant] red [end]\n");
-  EXPECT_EQ(lines.render(R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "red"}, {"type": "text", "text": "green"}]}]})", 3),
-            "[user] red\ngreen [end]\n");
+  EXPECT_EQ(
+      lines.render(
+          R"({"messages": [{"role": "system", "content": "red"}, {"role": "user", "content": "green"}], "id": 3})", 1),
+      "[system] red [end]\n[user] green [end]\n");
+  EXPECT_EQ(
+      lines.render(
+          R"({"conversations": [{"from": "human", "value": "red"}, {"from": "gpt", "value": "green", "weight": 0}]})",
+          2),
+      "[user] red [end]\n[assistant] green [end]\n");
+  EXPECT_EQ(
+      lines.render(
+          R"({"tools": [{"name": "f"}], "messages": [{"role": "assistant", "content": null, "tool_calls": [{"name": "f"}]}]})",
+          3),
+      "[tool] [assistant] call [end]\n");
+  EXPECT_EQ(lines.render(R"({"messages": [{"role": "assistant", "tool_calls": [{}], "content": "red"}]})", 3),
+            "[assistant] red [end]\n");
+  EXPECT_EQ(
+      lines.render(
+          R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "red"}, {"type": "text", "text": "green"}]}]})",
+          3),
+      "[user] red\ngreen [end]\n");
   EXPECT_EQ(lines.render(R"({"text": "red \u00e9"})", 4), "red \xc3\xa9\n\n");
 }
 
 TEST_F(JsonlTextTest, MapsEverySpeakerOfShareGpt) {
   JsonlText lines("chat.jsonl", tokenizer_);
-  for (const auto& [from, role] : {std::pair("system", "system"), {"human", "user"}, {"user", "user"}, {"gpt", "assistant"}, {"chatgpt", "assistant"},
-                                   {"assistant", "assistant"}, {"tool", "tool"}, {"function", "tool"}, {"observation", "tool"}}) {
-    EXPECT_EQ(lines.render(json{{"conversations", {{{"from", from}, {"value", "x"}}}}}.dump(), 1), std::string("[") + role + "] x [end]\n");
+  for (const auto& [from, role] : {std::pair("system", "system"),
+                                   {"human", "user"},
+                                   {"user", "user"},
+                                   {"gpt", "assistant"},
+                                   {"chatgpt", "assistant"},
+                                   {"assistant", "assistant"},
+                                   {"tool", "tool"},
+                                   {"function", "tool"},
+                                   {"observation", "tool"}}) {
+    EXPECT_EQ(lines.render(json{{"conversations", {{{"from", from}, {"value", "x"}}}}}.dump(), 1),
+              std::string("[") + role + "] x [end]\n");
   }
 }
 
 TEST_F(JsonlTextTest, TheDateIsFixed) {
   const Tokenizer dated = word_tokenizer("{{ strftime_now('%d %B %Y') }}");
-  EXPECT_EQ(JsonlText("chat.jsonl", dated).render(R"({"messages": [{"role": "user", "content": ""}]})", 1), "26 July 2024");
+  EXPECT_EQ(JsonlText("chat.jsonl", dated).render(R"({"messages": [{"role": "user", "content": ""}]})", 1),
+            "26 July 2024");
 }
 
 TEST_F(JsonlTextTest, NamesFileLineExpectedAndFound) {
   const std::pair<const char*, const char*> cases[] = {
-      {"nonsense", "chat.jsonl:17: expected a JSON object on each line; at byte 0 of this one expected a value, found 'n'"},
+      {"nonsense",
+       "chat.jsonl:17: expected a JSON object on each line; at byte 0 of this one expected a value, found 'n'"},
       {R"({"text": "red")", "at byte 14 of this one expected ',' or '}', found the end of the text"},
       {R"({"text": "red"} {})", "at byte 16"},
       {"[1]", "chat.jsonl:17: expected a JSON object, found a list"},
@@ -93,15 +126,23 @@ TEST_F(JsonlTextTest, NamesFileLineExpectedAndFound) {
       {R"({"messages": []})", "found an empty list"},
       {R"({"messages": [[]]})", "expected an object as messages[0], found an empty list"},
       {R"({"messages": [{"content": "red"}]})", "expected \"role\" in messages[0], found none"},
-      {R"({"messages": [{"role": 1, "content": "red"}]})", "expected a string as \"role\" of messages[0], found a number"},
-      {R"({"messages": [{"role": "user", "content": "red"}, {"role": "user"}]})", "expected \"content\" in messages[1], found none"},
-      {R"({"messages": [{"role": "user", "content": null}]})", "expected a string as \"content\" of messages[0], found null"},
-      {R"({"messages": [{"role": "user", "content": [{"type": "text"}]}]})", "expected \"text\" in messages[0].content[0], found none"},
-      {R"({"messages": [{"role": "user", "content": ["red"]}]})", "expected an object as messages[0].content[0], found a string"},
-      {R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]})", "expected \"type\" of messages[0].content[1] to be text, found \"image_url\""},
-      {R"({"messages": [{"role": "user", "content": "refuse"}]})", "expected a conversation that the model's chat template takes, found one that it refuses"},
+      {R"({"messages": [{"role": 1, "content": "red"}]})",
+       "expected a string as \"role\" of messages[0], found a number"},
+      {R"({"messages": [{"role": "user", "content": "red"}, {"role": "user"}]})",
+       "expected \"content\" in messages[1], found none"},
+      {R"({"messages": [{"role": "user", "content": null}]})",
+       "expected a string as \"content\" of messages[0], found null"},
+      {R"({"messages": [{"role": "user", "content": [{"type": "text"}]}]})",
+       "expected \"text\" in messages[0].content[0], found none"},
+      {R"({"messages": [{"role": "user", "content": ["red"]}]})",
+       "expected an object as messages[0].content[0], found a string"},
+      {R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]})",
+       "expected \"type\" of messages[0].content[1] to be text, found \"image_url\""},
+      {R"({"messages": [{"role": "user", "content": "refuse"}]})",
+       "expected a conversation that the model's chat template takes, found one that it refuses"},
       {R"({"conversations": [{"from": "martian", "value": "red"}]})",
-       "expected \"from\" of conversations[0] to be one of system, human, user, gpt, chatgpt, assistant, tool, function, observation, found \"martian\""},
+       "expected \"from\" of conversations[0] to be one of system, human, user, gpt, chatgpt, assistant, tool, "
+       "function, observation, found \"martian\""},
       {R"({"conversations": [{"from": "human"}]})", "expected \"value\" in conversations[0], found none"},
       {R"({"conversations": [{"value": "red"}]})", "expected \"from\" in conversations[0], found none"},
       {R"({"conversations": {"from": "human"}})", "found an object"},
@@ -116,7 +157,9 @@ TEST_F(JsonlTextTest, NamesFileLineExpectedAndFound) {
 TEST_F(JsonlTextTest, RefusesWhatIsTooDeepOrTooLong) {
   const std::string deep = R"({"x": )" + std::string(100000, '[') + std::string(100000, ']') + "}";
   EXPECT_NE(message(deep).find("nested at most"), std::string::npos);
-  EXPECT_NE(message(R"({"text": ")" + std::string(kLongestJsonlLine, 'x') + "\"}").find("a line of at most 16777216 bytes"), std::string::npos);
+  EXPECT_NE(
+      message(R"({"text": ")" + std::string(kLongestJsonlLine, 'x') + "\"}").find("a line of at most 16777216 bytes"),
+      std::string::npos);
 }
 
 TEST_F(JsonlTextTest, AModelWithoutATemplateTakesTextsOnly) {
@@ -127,14 +170,18 @@ TEST_F(JsonlTextTest, AModelWithoutATemplateTakesTextsOnly) {
     lines.render(R"({"messages": [{"role": "user", "content": "red"}]})", 2);
     ADD_FAILURE() << "accepted";
   } catch (const UnsupportedError& e) {
-    EXPECT_EQ(std::string(e.what()).rfind("chat.jsonl:2: a conversation needs the model's chat template, and the model has none", 0), 0U) << e.what();
+    EXPECT_EQ(std::string(e.what()).rfind(
+                  "chat.jsonl:2: a conversation needs the model's chat template, and the model has none", 0),
+              0U)
+        << e.what();
     EXPECT_NE(std::string(e.what()).find("{\"text\": \"...\"}"), std::string::npos);
   }
 }
 
 TEST_F(JsonlTextTest, TokenizesTheLinesInTheirOrder) {
-  write("\xef\xbb\xbf{\"text\": \"red green\"}\r\n\n  \n"
-        R"({"messages": [{"role": "user", "content": "blue"}]})");  // no newline at the end
+  write(
+      "\xef\xbb\xbf{\"text\": \"red green\"}\r\n\n  \n"
+      R"({"messages": [{"role": "user", "content": "blue"}]})");  // no newline at the end
   EXPECT_EQ(tokenize_jsonl(path_, tokenizer_, 1000), (std::vector<int32_t>{6, 7, 1, 8, 5}));
   EXPECT_EQ(tokenize_jsonl(path_, tokenizer_, 1), (std::vector<int32_t>{6, 7}));  // whole documents
 }

@@ -12,12 +12,14 @@ namespace {
 
 using Counts = std::vector<int64_t>;
 
-Counts apportioned(std::vector<double> weights, Counts capacity, int64_t total) { return apportion(weights, capacity, total); }
+Counts apportioned(std::vector<double> weights, Counts capacity, int64_t total) {
+  return apportion(weights, capacity, total);
+}
 
 TEST(Apportion, GivesTheLargestRemainder) {
   EXPECT_EQ(apportioned({1, 2}, {99, 99}, 9), (Counts{3, 6}));
-  EXPECT_EQ(apportioned({1, 1, 1}, {99, 99, 99}, 10), (Counts{4, 3, 3}));   // equal remainders: the first
-  EXPECT_EQ(apportioned({5, 3, 1}, {99, 99, 99}, 10), (Counts{6, 3, 1}));   // 5.56 3.33 1.11
+  EXPECT_EQ(apportioned({1, 1, 1}, {99, 99, 99}, 10), (Counts{4, 3, 3}));  // equal remainders: the first
+  EXPECT_EQ(apportioned({5, 3, 1}, {99, 99, 99}, 10), (Counts{6, 3, 1}));  // 5.56 3.33 1.11
   EXPECT_EQ(apportioned({0.5, 1}, {99, 99}, 9), apportioned({1, 2}, {99, 99}, 9));
   EXPECT_EQ(apportioned({1e6, 1e-6}, {99, 99}, 5), (Counts{5, 0}));
   EXPECT_EQ(apportioned({3}, {99}, 7), (Counts{7}));
@@ -32,8 +34,8 @@ TEST(Apportion, FillsUpFromTheOthersWhereOneIsShort) {
   EXPECT_EQ(apportioned({1, 1}, {0, 99}, 10), (Counts{0, 10}));
 }
 
-// What makes an apportionment right, whatever the method: the sum, the capacities, and each share within one of the exact
-// one where no capacity stands in the way.
+// What makes an apportionment right, whatever the method: the sum, the capacities, and each share within one of the
+// exact one where no capacity stands in the way.
 TEST(Apportion, SumsUpAndKeepsTheCapacities) {
   Random random(5);
   for (int round = 0; round < 2000; ++round) {

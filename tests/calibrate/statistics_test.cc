@@ -12,14 +12,15 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kFeatures = 37;  // no multiple of a vector
+constexpr int64_t kFeatures = 37;    // no multiple of a vector
 constexpr double kTolerance = 2e-6;  // f32 products summed in blocks, of 300 values
 
 Matrix activations(int64_t rows, uint64_t seed) {
   Random random(seed);
   Matrix x(rows, kFeatures);
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t k = 0; k < kFeatures; ++k) x(r, k) = static_cast<float>(random.normal() * (1 + k % 5) - (k == 3 ? 2 : 0));
+    for (int64_t k = 0; k < kFeatures; ++k)
+      x(r, k) = static_cast<float>(random.normal() * (1 + k % 5) - (k == 3 ? 2 : 0));
   }
   return x;
 }
@@ -106,7 +107,8 @@ TEST(StatsCollector, FirstRowsCountAsOftenAsAsked) {
   }
 }
 
-// The last sequences' own Gram matrix and first rows, whatever the batches; those of all rows are what they are without it.
+// The last sequences' own Gram matrix and first rows, whatever the batches; those of all rows are what they are without
+// it.
 TEST(StatsCollector, LastSequencesHaveStatisticsOfTheirOwn) {
   const std::vector<int64_t> lengths = {1, 120, 0, 79, 1, 99, 0};
   const Matrix x = activations(300, 9);

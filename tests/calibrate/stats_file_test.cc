@@ -138,7 +138,8 @@ TEST_F(StatsFileTest, FirstRowsComeBackWhereEveryTapHasThem) {
   auto arrays = statistics();
   for (int layer = 0; layer < 2; ++layer) {
     for (const char* tap : {"qkv", "o", "gate_up", "down"}) {
-      arrays.push_back(array("layers." + std::to_string(layer) + "." + tap + ".first", {3, std::string(tap) == "down" ? 40 : 32}, 5));
+      arrays.push_back(array("layers." + std::to_string(layer) + "." + tap + ".first",
+                             {3, std::string(tap) == "down" ? 40 : 32}, 5));
     }
   }
   const StatsFile file(write(arrays), *source_);
@@ -173,7 +174,8 @@ TEST_F(StatsFileTest, WhatIsMissingOrWrongIsNamed) {
     }
     return out;
   };
-  for (const std::string key : {"layers.1.o.mean", "layers.0.down.max", "layers.1.qkv.rms", "layers.1.gate_up.gram", "layers.1.down.tokens"}) {
+  for (const std::string key :
+       {"layers.1.o.mean", "layers.0.down.max", "layers.1.qkv.rms", "layers.1.gate_up.gram", "layers.1.down.tokens"}) {
     EXPECT_NE(refusal(without(key)).find(key), std::string::npos) << key;
   }
   auto arrays = without("layers.1.o.mean");
@@ -207,7 +209,8 @@ TEST_F(StatsFileTest, OfAnotherModelIsRefusedWithBothNames) {
   const std::string message = refusal(arrays);
   EXPECT_NE(message.find("llama (llama, 2 layers, hidden 32"), std::string::npos) << message;
   EXPECT_NE(message.find("qwen3 (qwen3"), std::string::npos) << message;
-  for (const std::string text : {"", "[]", "{\"name\": 1}", "{\"name\": \"a\", \"family\": \"b\", \"digest\": \"c\"}", "\xff"}) {
+  for (const std::string text :
+       {"", "[]", "{\"name\": 1}", "{\"name\": \"a\", \"family\": \"b\", \"digest\": \"c\"}", "\xff"}) {
     OwnedTensor broken = identity_array(identify_model(*source_));
     broken.shape = {static_cast<int64_t>(text.size())};
     broken.bytes = Buffer(text.size());

@@ -9,10 +9,13 @@ using nlohmann::json;
 TEST_F(WholePath, SeveralCalibrationSourcesAreMixedByTheirWeights) {
   const std::string chats = (folder_ / "chats.jsonl").string();
   std::ofstream stream(chats);
-  for (int i = 0; i < 40; ++i) stream << R"({"conversations": [{"from": "human", "value": "the dog and the cat sat on the house"}]})" << "\n";
+  for (int i = 0; i < 40; ++i)
+    stream << R"({"conversations": [{"from": "human", "value": "the dog and the cat sat on the house"}]})" << "\n";
   stream.close();
-  const auto outcome = run("quantize " + chat_model() + " -o " + output_ + " --group-size 8 --method rtn --calibration " + text_ + " --calibration=" + chats +
-                           " --calibration-weights 1,3 --samples 8 --select 4 --sequence-length 32 --evaluate none --json");
+  const auto outcome =
+      run("quantize " + chat_model() + " -o " + output_ + " --group-size 8 --method rtn --calibration " + text_ +
+          " --calibration=" + chats +
+          " --calibration-weights 1,3 --samples 8 --select 4 --sequence-length 32 --evaluate none --json");
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const json calibration = json::parse(outcome.out).at("calibration");
   EXPECT_EQ(calibration["source"], text_ + ", " + chats);
@@ -33,18 +36,21 @@ TEST_F(WholePath, WrongSourcesAndWeightsAreNamed) {
   refused(two + "--calibration-weights 1,x", 2, "--calibration-weights: ");
   refused(two + "--calibration-weights 1,", 2, "--calibration-weights: ");
   refused(two + "--calibration-weights 1,-2", 2, "--calibration-weights: ");
-  refused(two + "--calibration-weights 1,2,3", 2, "expected one number for each of the 2 sources, in their order, found 3");
+  refused(two + "--calibration-weights 1,2,3", 2,
+          "expected one number for each of the 2 sources, in their order, found 3");
   refused("--select 0", 2, "--select");
   refused("--calibration " + text_ + " --samples 4 --select 5", 2, "--select: expected at most --samples");
   std::ofstream(folder_ / "bad.jsonl") << "{\"text\": \"fine\"}\n{\"texts\": \"the dog\"}\n";
   refused("--calibration " + (folder_ / "bad.jsonl").string(), 1,
-          "bad.jsonl:2: expected one of the keys \"messages\", \"conversations\" and \"text\", found none of them (the first key is \"texts\")");
+          "bad.jsonl:2: expected one of the keys \"messages\", \"conversations\" and \"text\", found none of them (the "
+          "first key is \"texts\")");
 }
 
 TEST_F(CommandLine, HelpNamesTheSourcesAndTheirDefaults) {
   const auto outcome = run("quantize --help");
   EXPECT_EQ(outcome.code, 0);
-  for (const char* text : {"--calibration self|builtin|FILE", "FILE.jsonl", "--calibration-weights X[,...]", "--select N"}) {
+  for (const char* text :
+       {"--calibration self|builtin|FILE", "FILE.jsonl", "--calibration-weights X[,...]", "--select N"}) {
     EXPECT_NE(outcome.out.find(text), std::string::npos) << text << "\n" << outcome.out;
   }
 }

@@ -20,7 +20,7 @@ namespace metal_marlin::cli_test {
 namespace {
 
 const std::vector<std::string> kCommands = {"quantize", "calibrate", "convert", "evaluate", "generate",   "chat",
-                                            "inspect",  "compare",   "report",   "help",       "completion", "man"};
+                                            "inspect",  "compare",   "report",  "help",     "completion", "man"};
 
 // The option names that a --help states: words of two leading spaces that begin with a hyphen.
 std::set<std::string> options_in_help(const std::string& help) {

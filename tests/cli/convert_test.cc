@@ -22,8 +22,11 @@ TEST_F(ConvertCommand, WrongUsageIsTwo) {
 }
 
 TEST_F(ConvertCommand, TurnsAResultIntoAnotherFormatThatTheOtherCommandsRead) {
-  ASSERT_EQ(run("quantize " + model_ + " -o " + in("awq") + " --group-size 8 --scheme sym --method rtn --evaluate none --calibration " + text_ +
-                " --samples 2 --sequence-length 32 --quiet").code, 0);
+  ASSERT_EQ(run("quantize " + model_ + " -o " + in("awq") +
+                " --group-size 8 --scheme sym --method rtn --evaluate none --calibration " + text_ +
+                " --samples 2 --sequence-length 32 --quiet")
+                .code,
+            0);
   const auto made = run("convert " + in("awq") + " -o " + in("gptq") + " --to gptq --json");
   ASSERT_EQ(made.code, 0) << made.err;
   const auto report = parsed(made.out);
@@ -35,7 +38,8 @@ TEST_F(ConvertCommand, TurnsAResultIntoAnotherFormatThatTheOtherCommandsRead) {
   const std::string answer = " -p 'the cat' -n 6 --temp 0 --ignore-eos";
   EXPECT_EQ(run("generate " + in("gptq") + answer).out, run("generate " + in("awq") + answer).out);
   const std::string evaluation = " --text " + text_ + " --chunks 1 --context 32 --json";
-  EXPECT_EQ(parsed(run("evaluate " + in("gptq") + evaluation).out)["model"]["perplexity"], parsed(run("evaluate " + in("awq") + evaluation).out)["model"]["perplexity"]);
+  EXPECT_EQ(parsed(run("evaluate " + in("gptq") + evaluation).out)["model"]["perplexity"],
+            parsed(run("evaluate " + in("awq") + evaluation).out)["model"]["perplexity"]);
 
   const auto again = run("convert " + in("awq") + " -o " + in("gptq") + " --to native");
   EXPECT_NE(again.code, 0);

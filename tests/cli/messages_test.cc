@@ -55,11 +55,27 @@ TEST_F(WholePath, AFullStandardOutputIsAnError) {
   const std::string question = (folder_ / "question").string();
   std::ofstream(question) << "hello\n";
   const std::string chat = chat_model();
-  for (const std::string& arguments : std::vector<std::string>{
-           "--help", "--version", "inspect --help", "help", "man", "completion bash", "man --json", "inspect " + model_, "inspect " + model_ + " --json",
-           "report " + output_, "report " + output_ + " --json", "compare " + model_ + " " + output_, quantize(), quantize() + " --json", quantize() + " --dry-run",
-           "generate " + model_ + " -p 'the cat' -n 2 --ignore-eos", "generate " + model_ + " -p 'the cat' -n 2 --json", "chat " + chat + " -n 2 --ignore-eos",
-           "evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 16", "evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 16 --json"}) {
+  for (const std::string& arguments :
+       std::vector<std::string>{"--help",
+                                "--version",
+                                "inspect --help",
+                                "help",
+                                "man",
+                                "completion bash",
+                                "man --json",
+                                "inspect " + model_,
+                                "inspect " + model_ + " --json",
+                                "report " + output_,
+                                "report " + output_ + " --json",
+                                "compare " + model_ + " " + output_,
+                                quantize(),
+                                quantize() + " --json",
+                                quantize() + " --dry-run",
+                                "generate " + model_ + " -p 'the cat' -n 2 --ignore-eos",
+                                "generate " + model_ + " -p 'the cat' -n 2 --json",
+                                "chat " + chat + " -n 2 --ignore-eos",
+                                "evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 16",
+                                "evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 16 --json"}) {
     const auto outcome = run(arguments + " > /dev/full", question);
     EXPECT_EQ(outcome.code, 1) << arguments << "\n" << outcome.err;
     EXPECT_NE(outcome.err.find("standard output"), std::string::npos) << arguments << "\n" << outcome.err;
@@ -68,7 +84,8 @@ TEST_F(WholePath, AFullStandardOutputIsAnError) {
 
 TEST_F(WholePath, AFullStandardErrorDoesNotStopTheWork) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
-  const std::string line = std::string("'") + METAL_MARLIN_BINARY + "' " + quantize() + " --log-level debug > /dev/null 2> /dev/full";
+  const std::string line =
+      std::string("'") + METAL_MARLIN_BINARY + "' " + quantize() + " --log-level debug > /dev/null 2> /dev/full";
   EXPECT_EQ(std::system(line.c_str()), 0);
   EXPECT_TRUE(fs::exists(fs::path(output_) / "report.json"));
 }
@@ -85,7 +102,8 @@ TEST_F(WholePath, FaultyTextsAreAFaultOfTheInput) {
     for (const std::string& arguments : std::vector<std::string>{
              "quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + text,
              "quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + text + " --dry-run",
-             "quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + text_ + " --samples 2 --sequence-length 16 --evaluate " + text,
+             "quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + text_ +
+                 " --samples 2 --sequence-length 16 --evaluate " + text,
              "calibrate " + model_ + " -o " + (folder_ / "s.npz").string() + " --calibration " + text,
              "evaluate " + model_ + " --text " + text}) {
       const auto outcome = run(arguments);
@@ -111,7 +129,8 @@ TEST_F(WholePath, EvaluateReadsItsTextBeforeTheModel) {
 
 TEST_F(WholePath, CalibrateKnowsBeforeAnyWorkThatItsOutputCannotBeWritten) {
   const std::string tail = " --calibration " + text_ + " --samples 2 --sequence-length 16";
-  for (const std::string& output : {(folder_ / "no" / "such" / "stats.npz").string(), (folder_ / "folder.npz").string()}) {
+  for (const std::string& output :
+       {(folder_ / "no" / "such" / "stats.npz").string(), (folder_ / "folder.npz").string()}) {
     fs::create_directory(folder_ / "folder.npz");
     const auto outcome = run("calibrate " + model_ + " -o " + output + tail + " --log-level debug");
     EXPECT_EQ(outcome.code, 1) << outcome.err;
@@ -125,14 +144,19 @@ TEST_F(WholePath, CalibrateKnowsBeforeAnyWorkThatItsOutputCannotBeWritten) {
 
 TEST_F(WholePath, OptionsWithoutEffectAreSaidInOneWarning) {
   const std::string base = "quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + text_ +
-                           " --samples 4 --sequence-length 32 --evaluate " + text_ + " --chunks 2 --context 32 --method rtn";
-  const auto outcome = run(base + " --salient-ratio 0.01 --damping 0.5 --no-act-order --awq-loss block --activation-method max --seed 4 --temperature 1 --json");
+                           " --samples 4 --sequence-length 32 --evaluate " + text_ +
+                           " --chunks 2 --context 32 --method rtn";
+  const auto outcome = run(base +
+                           " --salient-ratio 0.01 --damping 0.5 --no-act-order --awq-loss block --activation-method "
+                           "max --seed 4 --temperature 1 --json");
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const std::string line = lines_with(outcome.err, "without effect");
   EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << outcome.err;
-  for (const char* name : {"--salient-ratio", "--damping", "--act-order", "--awq-loss", "--activation-method", "--seed", "--temperature"})
+  for (const char* name :
+       {"--salient-ratio", "--damping", "--act-order", "--awq-loss", "--activation-method", "--seed", "--temperature"})
     EXPECT_NE(line.find(name), std::string::npos) << name << "\n" << line;
-  for (const char* name : {"--samples (", "--chunks (", "--group-size (", "--method ("}) EXPECT_EQ(line.find(name), std::string::npos) << name << "\n" << line;
+  for (const char* name : {"--samples (", "--chunks (", "--group-size (", "--method ("})
+    EXPECT_EQ(line.find(name), std::string::npos) << name << "\n" << line;
   const json warnings = parsed(outcome.out)["warnings"];
   ASSERT_EQ(warnings.size(), 2U);  // the other: calibrated and evaluated on one text
   EXPECT_NE(line.find(warnings[1].get<std::string>()), std::string::npos) << warnings;
@@ -152,12 +176,14 @@ TEST_F(WholePath, OptionsWithoutEffectAreSaidInOneWarning) {
   const auto planned = run(base + " --damping 0.5 --dry-run --json");
   EXPECT_NE(lines_with(planned.err, "without effect").find("--damping"), std::string::npos) << planned.err;
   EXPECT_EQ(parsed(planned.out)["warnings"].size(), 1U);
-  const auto stats = run("calibrate " + model_ + " -o " + (folder_ / "s.npz").string() + " --calibration " + text_ + " --samples 2 --sequence-length 16 --seed 0");
+  const auto stats = run("calibrate " + model_ + " -o " + (folder_ / "s.npz").string() + " --calibration " + text_ +
+                         " --samples 2 --sequence-length 16 --seed 0");
   EXPECT_NE(lines_with(stats.err, "without effect").find("--seed"), std::string::npos) << stats.err;
 }
 
 TEST_F(WholePath, AGroupSizeThatFailsIsAnsweredWithSizesThatWork) {
-  const std::string base = "quantize " + model_ + " -o " + output_ + " --calibration " + text_ + " --samples 2 --sequence-length 16 --evaluate none --group-size ";
+  const std::string base = "quantize " + model_ + " -o " + output_ + " --calibration " + text_ +
+                           " --samples 2 --sequence-length 16 --evaluate none --group-size ";
   for (const std::string size : {"auto", "64", "24"}) {  // in_features are 32 and 40
     const auto outcome = run(base + size);
     EXPECT_EQ(outcome.code, 2) << outcome.err;
@@ -176,7 +202,8 @@ TEST_F(WholePath, AGroupSizeThatFailsIsAnsweredWithSizesThatWork) {
   }
   // Hidden 20: no layout holds those linears, whatever the size. The others decide.
   const std::string gemma = std::string(TEST_DATA) + "/models/gemma3-pattern";
-  const auto outcome = run("quantize " + gemma + " -o " + output_ + " --calibration " + text_ + " --samples 2 --sequence-length 16 --evaluate none --dry-run --json --group-size 8");
+  const auto outcome = run("quantize " + gemma + " -o " + output_ + " --calibration " + text_ +
+                           " --samples 2 --sequence-length 16 --evaluate none --dry-run --json --group-size 8");
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   const json plan = parsed(outcome.out);
   for (const json& s : plan["skipped"]) EXPECT_FALSE(s["reason"].get<std::string>().empty());
@@ -222,14 +249,15 @@ TEST_F(WholePath, ContextsBeyondTheModelsPositionsAreWarnedOf) {
   EXPECT_NE(warned(run("chat " + chat_model() + " -n 80 -c 100 --ignore-eos", question)), "");
   EXPECT_NE(warned(run("evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 65")), "");
   EXPECT_EQ(warned(run("evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 64")), "");
-  const std::string base = "quantize " + model_ + " -o " + output_ + " --group-size 8 --method rtn --samples 2 --sequence-length ";
+  const std::string base =
+      "quantize " + model_ + " -o " + output_ + " --group-size 8 --method rtn --samples 2 --sequence-length ";
   for (const std::string how : {" --dry-run", ""}) {
     const std::string text = " --calibration " + text_;
     EXPECT_EQ(warned(run(base + "64 --evaluate none" + text + how)), "") << how;
     EXPECT_NE(warned(run(base + "65 --evaluate none --overwrite" + text + how)), "") << how;
     EXPECT_NE(warned(run(base + "64 --overwrite --context 65 --chunks 1 --evaluate " + text_ + text + how)), "") << how;
   }
-  EXPECT_NE(warned(run(base + "65 --dry-run")), "");  // of the model's own text
+  EXPECT_NE(warned(run(base + "65 --dry-run")), "");               // of the model's own text
   EXPECT_EQ(warned(run(base + "64 --context 65 --dry-run")), "");  // which --context does not concern
 }
 
@@ -243,7 +271,8 @@ TEST_F(WholePath, SamplingOptionsThatGreedyChoiceIgnoresAreSaid) {
   EXPECT_EQ(lines_with(run("generate " + model_ + " -p 'the cat' -n 2 --temp 0").err, "without effect"), "");
   const std::string question = (folder_ / "question").string();
   std::ofstream(question) << "hello\nagain\n";
-  const std::string said = lines_with(run("chat " + chat_model() + " -n 2 --temp 0 --min-p 0.1", question).err, "--min-p");
+  const std::string said =
+      lines_with(run("chat " + chat_model() + " -n 2 --temp 0 --min-p 0.1", question).err, "--min-p");
   EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
 }
 
@@ -263,7 +292,10 @@ TEST_F(WholePath, AReferenceOfAnotherTokenizerIsRefused) {
 
 TEST_F(WholePath, StatisticsOfAnotherModelAreRefusedByName) {
   const std::string stats = (folder_ / "stats.npz").string();
-  ASSERT_EQ(run("calibrate " + model_ + " -o " + stats + " --calibration " + text_ + " --samples 4 --sequence-length 32").code, 0);
+  ASSERT_EQ(
+      run("calibrate " + model_ + " -o " + stats + " --calibration " + text_ + " --samples 4 --sequence-length 32")
+          .code,
+      0);
   const std::string tail = " -o " + output_ + " --group-size 8 --evaluate none --json --calibration " + stats;
   // All shapes are the same; only the weights and the name are not.
   const std::string twin = (folder_ / "twin").string();
@@ -297,7 +329,8 @@ TEST_F(WholePath, LayersThatTheConfigDoesNotCountAreSaid) {
   std::ofstream(fs::path(cut) / "config.json") << config.dump();
   const auto inspected = run("inspect " + cut);
   EXPECT_EQ(inspected.code, 0) << inspected.err;
-  EXPECT_NE(lines_with(inspected.out, "num_hidden_layers 1").find("model.layers.1."), std::string::npos) << inspected.out;
+  EXPECT_NE(lines_with(inspected.out, "num_hidden_layers 1").find("model.layers.1."), std::string::npos)
+      << inspected.out;
   const json listed = parsed(run("inspect " + cut + " --json").out);
   std::set<std::string> surplus;
   for (const json& s : listed["skipped"]) {
@@ -305,14 +338,17 @@ TEST_F(WholePath, LayersThatTheConfigDoesNotCountAreSaid) {
     EXPECT_TRUE(surplus.insert(s["name"].get<std::string>()).second) << s;  // each once
   }
   EXPECT_EQ(surplus.size(), 9U);  // seven linears, two norms
-  const auto made = run("quantize " + cut + " -o " + output_ + " --group-size 8 --calibration " + text_ + " --samples 2 --sequence-length 16 --evaluate none --json");
+  const auto made = run("quantize " + cut + " -o " + output_ + " --group-size 8 --calibration " + text_ +
+                        " --samples 2 --sequence-length 16 --evaluate none --json");
   ASSERT_EQ(made.code, 0) << made.err;
   EXPECT_NE(lines_with(made.err, "num_hidden_layers 1"), "") << made.err;
   std::set<std::string> skipped;
   const json report = parsed(made.out);
   for (const json& s : report["skipped"]) skipped.insert(s["name"].get<std::string>());
   EXPECT_TRUE(skipped.count("model.layers.1.mlp.up_proj.weight"));
-  EXPECT_NE(lines_with(run("evaluate " + cut + " --text " + text_ + " --chunks 1 --context 16").err, "num_hidden_layers 1"), "");
+  EXPECT_NE(
+      lines_with(run("evaluate " + cut + " --text " + text_ + " --chunks 1 --context 16").err, "num_hidden_layers 1"),
+      "");
   const json written = parsed(run("inspect " + output_ + " --tensors --json").out);
   for (const json& t : written["tensors"])
     EXPECT_EQ(t["name"].get<std::string>().find("layers.1."), std::string::npos) << t;
@@ -372,24 +408,37 @@ TEST_F(WholePath, ListsOfTheReportHaveTitlesAndNoRawJson) {
                        {{"name", "b.up_proj"}, {"raised_scales", 3}, {"clamped_scales", 0}}};
   report["warnings"] = {"something <odd>"};
   report["calibration"]["few_tokens"] = {{{"name", "c.down_proj"}, {"tokens", 512}, {"in_features", 1536}}};
-  report["rounding_choice"] = {{"sequences", 2}, {"refined", 10}, {"feedback", 3}, {"nearest", 1}, {"fallbacks", 4}, {"damping", {{"0.1", 9}, {"1", 3}, {"0.01", 1}}}};
-  const std::string choice = "Rounding chosen on 2 held-back sequences: 10 refined, 3 with feedback only, 1 to nearest (4 with less than the recipe's steps); "
-                             "damping 0.01 for 1, 0.1 for 9, 1 for 3";
+  report["rounding_choice"] = {{"sequences", 2}, {"refined", 10},  {"feedback", 3},
+                               {"nearest", 1},   {"fallbacks", 4}, {"damping", {{"0.1", 9}, {"1", 3}, {"0.01", 1}}}};
+  const std::string choice =
+      "Rounding chosen on 2 held-back sequences: 10 refined, 3 with feedback only, 1 to nearest (4 with less than the "
+      "recipe's steps); "
+      "damping 0.01 for 1, 0.1 for 9, 1 for 3";
   std::ofstream(path) << report.dump();
-  const std::string clamped = "values beyond the largest float16, clamped: 2 (largest 1e+06), values too small for a float16, now 0: 1";
+  const std::string clamped =
+      "values beyond the largest float16, clamped: 2 (largest 1e+06), values too small for a float16, now 0: 1";
   const auto text = run("report " + output_).out;
-  for (const std::string& part : {std::string("Skipped: not quantized, and why (2)\n  model.layers.0.mlp."), std::string("Warnings (1)\n  something <odd>\n"),
-                                  "Clamped or flushed: beyond the range of float16 (2)\n  a.norm: " + clamped + "\n  b.up_proj: scales below the least normal float16, raised to it: 3\n",
-                                  std::string("model.layers.*.input_layernorm.weight (2)\n"), std::string("\nLeft in 16 bits or more ("),
-                                  std::string("Fewer than 4 calibration tokens for each input channel (1)\n  c.down_proj: 512 tokens for 1536 channels\n"), "\n" + choice + "\n"})
+  for (const std::string& part :
+       {std::string("Skipped: not quantized, and why (2)\n  model.layers.0.mlp."),
+        std::string("Warnings (1)\n  something <odd>\n"),
+        "Clamped or flushed: beyond the range of float16 (2)\n  a.norm: " + clamped +
+            "\n  b.up_proj: scales below the least normal float16, raised to it: 3\n",
+        std::string("model.layers.*.input_layernorm.weight (2)\n"), std::string("\nLeft in 16 bits or more ("),
+        std::string("Fewer than 4 calibration tokens for each input channel (1)\n  c.down_proj: 512 tokens for 1536 "
+                    "channels\n"),
+        "\n" + choice + "\n"})
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
   const std::string html = run("report " + output_ + " --html -").out;
-  for (const std::string& part : {std::string("<td>a.norm</td><td>awq</td><td>" + clamped + "</td>"), std::string("<td>b.up_proj</td><td>all</td>"),
-                                  std::string("<td>model.layers.0.mlp.up_proj.weight</td><td>--skip</td>"), std::string("something &lt;odd&gt;"),
-                                  std::string("<td>model.layers.*.input_layernorm.weight</td><td>2</td>"), std::string("<td>40 &times; 32</td>"),
-                                  std::string("<h2>Warnings (1)</h2>"), std::string("<td>c.down_proj</td><td>512</td><td>1536</td>"), choice + "."})
+  for (const std::string& part :
+       {std::string("<td>a.norm</td><td>awq</td><td>" + clamped + "</td>"),
+        std::string("<td>b.up_proj</td><td>all</td>"),
+        std::string("<td>model.layers.0.mlp.up_proj.weight</td><td>--skip</td>"), std::string("something &lt;odd&gt;"),
+        std::string("<td>model.layers.*.input_layernorm.weight</td><td>2</td>"), std::string("<td>40 &times; 32</td>"),
+        std::string("<h2>Warnings (1)</h2>"), std::string("<td>c.down_proj</td><td>512</td><td>1536</td>"),
+        choice + "."})
     EXPECT_NE(html.find(part), std::string::npos) << part << "\n" << html;
-  for (const char* raw : {"{", "[&quot;", "kept_in_16_bits"}) EXPECT_EQ(html.find(raw, html.find("</style>")), std::string::npos) << raw;
+  for (const char* raw : {"{", "[&quot;", "kept_in_16_bits"})
+    EXPECT_EQ(html.find(raw, html.find("</style>")), std::string::npos) << raw;
   report["clamped"] = json::array();
   std::ofstream(path) << report.dump();
   EXPECT_NE(run("report " + output_ + " --html -").out.find("(0)</h2><p class=\"small\">none</p>"), std::string::npos);
@@ -411,14 +460,16 @@ TEST_F(WholePath, ThePageIsWrittenWholeOrNotAtAll) {
 }
 
 TEST_F(WholePath, BrokenJsonOfAModelIsToldInOurWords) {
-  for (const std::string& name : {std::string("config.json"), std::string("tokenizer_config.json"), std::string("tokenizer.json")}) {
+  for (const std::string& name :
+       {std::string("config.json"), std::string("tokenizer_config.json"), std::string("tokenizer.json")}) {
     const std::string broken = (folder_ / ("broken-" + name)).string();
     fs::copy(model_, broken);
     std::ofstream(fs::path(broken) / name) << "{\"model_type\": \"llama\",\n  oops}";
     const auto outcome = run("evaluate " + broken + " --text " + text_);
     EXPECT_EQ(outcome.code, 1) << outcome.err;
     EXPECT_NE(outcome.err.find(name), std::string::npos) << outcome.err;
-    EXPECT_NE(outcome.err.find("expected a key in double quotes at byte 26, found 'o'"), std::string::npos) << outcome.err;
+    EXPECT_NE(outcome.err.find("expected a key in double quotes at byte 26, found 'o'"), std::string::npos)
+        << outcome.err;
     EXPECT_EQ(outcome.err.find("json.exception"), std::string::npos) << outcome.err;
   }
 }
@@ -429,7 +480,7 @@ TEST_F(WholePath, HelpExplainsACommandAndFlagsMayStandBeforeIt) {
   const json tree = parsed(run("help --json").out);
   EXPECT_EQ(tree["commands"][0]["name"], "quantize");
   EXPECT_EQ(parsed(run("man --json").out), tree);
-  EXPECT_EQ(parsed(run("completion fish --json").out)["script"].get<std::string>() , run("completion fish").out);
+  EXPECT_EQ(parsed(run("completion fish --json").out)["script"].get<std::string>(), run("completion fish").out);
   EXPECT_EQ(parsed(run("--json inspect " + model_).out), parsed(run("inspect --json " + model_).out));
   EXPECT_TRUE(parsed(run("--quiet --log-level error --json inspect " + model_).out).is_object());
   EXPECT_TRUE(run("-q " + quantize()).err.empty());
@@ -439,8 +490,11 @@ TEST_F(WholePath, LogLevelsDoSomethingInEveryCommand) {
   ASSERT_EQ(run(quantize() + " --quiet").code, 0);
   const std::string chat = chat_model();
   for (const std::string& arguments : std::vector<std::string>{
-           quantize(), "calibrate " + model_ + " -o " + (folder_ / "s.npz").string() + " --calibration " + text_ + " --samples 2 --sequence-length 16",
-           "evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 16", "generate " + model_ + " -p 'the cat' -n 2", "chat " + chat, "inspect " + model_,
+           quantize(),
+           "calibrate " + model_ + " -o " + (folder_ / "s.npz").string() + " --calibration " + text_ +
+               " --samples 2 --sequence-length 16",
+           "evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 16",
+           "generate " + model_ + " -p 'the cat' -n 2", "chat " + chat, "inspect " + model_,
            "compare " + model_ + " " + model_, "report " + output_, "help", "completion bash", "man"}) {
     EXPECT_NE(lines_with(run(arguments + " --log-level debug").err, "peak memory"), "") << arguments;
     EXPECT_EQ(lines_with(run(arguments + " --log-level error").err, "peak memory"), "") << arguments;
@@ -452,7 +506,8 @@ TEST_F(WholePath, SmallSizesAreNotRoundedToNothing) {
   const auto outcome = run("inspect " + model_);
   EXPECT_EQ(outcome.out.find("0.0 MB"), std::string::npos) << outcome.out;
   EXPECT_NE(lines_with(outcome.out, "skipped").find("norm or bias (5)"), std::string::npos) << outcome.out;
-  EXPECT_NE(lines_with(outcome.out, "skipped").find("embedding (1): model.embed_tokens.weight"), std::string::npos) << outcome.out;
+  EXPECT_NE(lines_with(outcome.out, "skipped").find("embedding (1): model.embed_tokens.weight"), std::string::npos)
+      << outcome.out;
 }
 
 }  // namespace

@@ -20,7 +20,8 @@ TEST_F(WholePath, TargetBitsAreKeptAndReported) {
   EXPECT_LE(mixed["bits_per_weight"].get<double>(), 6.5);
   EXPECT_NE(run("report " + output_).out.find("Bits of each linear"), std::string::npos);
   EXPECT_NE(run("report " + output_ + " --html -").out.find("KL estimated then"), std::string::npos);
-  const auto by_hand = run("quantize " + model_ + " -o " + output_ + options + "--linear-bits '*.down_proj.*=8' --overwrite --json");
+  const auto by_hand =
+      run("quantize " + model_ + " -o " + output_ + options + "--linear-bits '*.down_proj.*=8' --overwrite --json");
   ASSERT_EQ(by_hand.code, 0) << by_hand.err;
   const json linears = parsed(by_hand.out).at("linears");
   for (const json& l : linears) {
@@ -30,7 +31,8 @@ TEST_F(WholePath, TargetBitsAreKeptAndReported) {
 
 TEST_F(WholePath, WrongMixturesAreRefused) {
   const auto refused = [&](const std::string& options, const std::string& text) {
-    const auto outcome = run("quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + text_ + " " + options);
+    const auto outcome =
+        run("quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration " + text_ + " " + options);
     EXPECT_EQ(outcome.code, 2) << options;
     EXPECT_NE(outcome.err.find(text), std::string::npos) << options << "\n" << outcome.err;
     EXPECT_TRUE(!fs::exists(output_) || fs::is_empty(output_)) << options;
@@ -46,7 +48,8 @@ TEST_F(WholePath, InspectionMeasuresOnlyWhereAsked) {
   const auto idle = run("inspect " + model_ + " --samples 4");
   EXPECT_EQ(idle.code, 2);
   EXPECT_NE(idle.err.find("--samples is of no use without --sensitivity"), std::string::npos) << idle.err;
-  const std::string measure = "inspect " + model_ + " --sensitivity --group-size 8 --method rtn --calibration " + text_ + " --samples 8 --sequence-length 32";
+  const std::string measure = "inspect " + model_ + " --sensitivity --group-size 8 --method rtn --calibration " +
+                              text_ + " --samples 8 --sequence-length 32";
   const auto text = run(measure);
   ASSERT_EQ(text.code, 0) << text.err;
   EXPECT_NE(text.out.find("KL/M weights"), std::string::npos);

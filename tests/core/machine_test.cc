@@ -30,7 +30,8 @@ TEST(Machine, FreeDiskIsThatOfTheNearestFolder) {
     ASSERT_EQ(statvfs(place, &info), 0);
     const uint64_t size = static_cast<uint64_t>(info.f_blocks) * info.f_frsize;
     const std::string prefix = std::string(place) == "." ? "" : "/";
-    for (const char* path : {"no-such-folder", "no-such-folder/", "no/such/folder"}) EXPECT_LE(free_disk_bytes(prefix + path), size) << prefix << path;
+    for (const char* path : {"no-such-folder", "no-such-folder/", "no/such/folder"})
+      EXPECT_LE(free_disk_bytes(prefix + path), size) << prefix << path;
   }
   EXPECT_LE(free_disk_bytes(""), std::numeric_limits<uint64_t>::max() / 2);
 }

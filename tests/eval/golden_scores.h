@@ -27,9 +27,10 @@ inline std::vector<double> log_softmax(const float* x, int64_t n) {
   return out;
 }
 
-// logits, reference [chunks, length, vocab] of ids [chunks, length]; every position but a chunk's first is scored, by the
-// logits of the position before it.
-inline Scores scores_of(const float* logits, const float* reference, const int32_t* ids, int64_t chunks, int64_t length, int64_t vocab) {
+// logits, reference [chunks, length, vocab] of ids [chunks, length]; every position but a chunk's first is scored, by
+// the logits of the position before it.
+inline Scores scores_of(const float* logits, const float* reference, const int32_t* ids, int64_t chunks, int64_t length,
+                        int64_t vocab) {
   Scores s;
   double nll = 0;
   double reference_nll = 0;
@@ -45,7 +46,8 @@ inline Scores scores_of(const float* logits, const float* reference, const int32
       double sum = 0;
       for (size_t i = 0; i < p.size(); ++i) sum += std::exp(p[i]) * (p[i] - q[i]);
       kl.push_back(sum);
-      s.top1 += std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin() ? 1 : 0;
+      s.top1 +=
+          std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin() ? 1 : 0;
     }
   }
   const auto n = static_cast<double>(kl.size());

@@ -47,7 +47,8 @@ TEST(Metrics, EqualsThePlainFormulasInFloat64) {
     want.kl.push_back(kl);
     want.nll -= lq[static_cast<size_t>(targets.back())];
     want.reference_nll -= lp[static_cast<size_t>(targets.back())];
-    want.same += std::max_element(lp.begin(), lp.end()) - lp.begin() == std::max_element(lq.begin(), lq.end()) - lq.begin();
+    want.same +=
+        std::max_element(lp.begin(), lp.end()) - lp.begin() == std::max_element(lq.begin(), lq.end()) - lq.begin();
   }
   Metrics metrics;
   metrics.add(q.data(), p.data(), targets.data(), 100, kVocab);

@@ -18,11 +18,16 @@ constexpr double kTolerance = 1e-4;  // the golden logits are float32 of another
 class ScoreTest : public testing::TestWithParam<const char*> {
  protected:
   ScoreTest()
-      : folder_(std::string(TEST_DATA) + "/models/" + GetParam()), source_(ModelSource::open(folder_)), golden_(folder_ + "/golden.safetensors"), head_(*source_) {
+      : folder_(std::string(TEST_DATA) + "/models/" + GetParam()),
+        source_(ModelSource::open(folder_)),
+        golden_(folder_ + "/golden.safetensors"),
+        head_(*source_) {
     ids_ = reinterpret_cast<const int32_t*>(golden_.get("input_ids").bytes.data());
     for (int64_t c = 0; c < kChunks; ++c) chunks_.emplace_back(ids_ + c * kLength, ids_ + (c + 1) * kLength);
   }
-  const float* floats(const std::string& name) const { return reinterpret_cast<const float*>(golden_.get(name).bytes.data()); }
+  const float* floats(const std::string& name) const {
+    return reinterpret_cast<const float*>(golden_.get(name).bytes.data());
+  }
   Matrix states(int64_t layer) const {
     Matrix m(kChunks * kLength, source_->config().hidden_size);
     std::copy_n(floats("hidden." + std::to_string(layer)), m.size(), m.data());
@@ -41,7 +46,8 @@ TEST_P(ScoreTest, PerplexityIsThatOfTransformersLogits) {
   const auto want = plain::scores_of(floats("logits"), floats("logits"), ids_, kChunks, kLength, kVocab);
   Metrics metrics;
   std::vector<std::pair<int64_t, int64_t>> progress;
-  score(head_, states(source_->config().num_hidden_layers), nullptr, nullptr, chunks_, metrics, [&](int64_t done, int64_t total) { progress.emplace_back(done, total); });
+  score(head_, states(source_->config().num_hidden_layers), nullptr, nullptr, chunks_, metrics,
+        [&](int64_t done, int64_t total) { progress.emplace_back(done, total); });
   const Evaluation got = metrics.result();
   EXPECT_EQ(got.positions, kChunks * (kLength - 1));
   EXPECT_FALSE(got.has_reference);

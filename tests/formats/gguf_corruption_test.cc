@@ -150,21 +150,13 @@ INSTANTIATE_TEST_SUITE_P(
                    expect<FormatError>({"\"a\"", "multiple of 256"})},
         Corruption{"offset_not_zero", with_first_info(B::info("a", {4, 2}, 0, 32)),
                    expect<FormatError>({"\"a\"", "offset 32"})},
-        Corruption{"offset_overlaps", changed([](B& b) {
-                     b.infos[1] = B::info("b", {32, 1}, 8, 0);
-                   }),
+        Corruption{"offset_overlaps", changed([](B& b) { b.infos[1] = B::info("b", {32, 1}, 8, 0); }),
                    expect<FormatError>({"\"b\"", "offset 0, expected 32"})},
-        Corruption{"offset_leaves_a_hole", changed([](B& b) {
-                     b.infos[1] = B::info("b", {32, 1}, 8, 64);
-                   }),
+        Corruption{"offset_leaves_a_hole", changed([](B& b) { b.infos[1] = B::info("b", {32, 1}, 8, 64); }),
                    expect<FormatError>({"\"b\"", "offset 64, expected 32"})},
-        Corruption{"offset_not_aligned", changed([](B& b) {
-                     b.infos[1] = B::info("b", {32, 1}, 8, 33);
-                   }),
+        Corruption{"offset_not_aligned", changed([](B& b) { b.infos[1] = B::info("b", {32, 1}, 8, 33); }),
                    expect<FormatError>({"\"b\"", "offset 33"})},
-        Corruption{"offset_huge", changed([](B& b) {
-                     b.infos[1] = B::info("b", {32, 1}, 8, ~uint64_t{0} - 31);
-                   }),
+        Corruption{"offset_huge", changed([](B& b) { b.infos[1] = B::info("b", {32, 1}, 8, ~uint64_t{0} - 31); }),
                    expect<FormatError>({"\"b\"", "expected 32"})},
         Corruption{"no_data", changed([](B& b) { b.data.clear(); }), expect<FormatError>({"\"a\"", "0 bytes of data"})},
         Corruption{"data_one_byte_short", changed([](B& b) { b.data.resize(32 + 33); }),

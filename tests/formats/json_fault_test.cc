@@ -38,7 +38,8 @@ TEST(JsonFault, SaysWhereWhatWasExpectedAndWhatWasFound) {
       {"\xC3\xA9", "expected a value at byte 0, found '\xC3\xA9'"},
   };
   for (const auto& [text, message] : cases) EXPECT_EQ(json_fault_text(text), "no valid JSON: " + message) << text;
-  EXPECT_EQ(json_fault_text("{", 8), "no valid JSON: expected a key in double quotes or '}' at byte 9, found the end of the text");
+  EXPECT_EQ(json_fault_text("{", 8),
+            "no valid JSON: expected a key in double quotes or '}' at byte 9, found the end of the text");
 }
 
 TEST(JsonFault, NestingTakesNoStack) {
@@ -49,7 +50,8 @@ TEST(JsonFault, NestingTakesNoStack) {
 
 // Whatever is changed in a valid text, this scanner and nlohmann's parser agree on whether it still is one.
 TEST(JsonFault, AgreesWithAParser) {
-  const std::string whole = R"( {"a": [1, -2.5e+3, true, null, "x\n\u00e9\ud83d\ude00"], "b": {"c": {}, "d": []}, "e": "é€😀", "f": false} )";
+  const std::string whole =
+      R"( {"a": [1, -2.5e+3, true, null, "x\n\u00e9\ud83d\ude00"], "b": {"c": {}, "d": []}, "e": "é€😀", "f": false} )";
   ASSERT_TRUE(nlohmann::json::accept(whole));
   ASSERT_FALSE(find_json_fault(whole));
   for (size_t n = 0; n < whole.size(); ++n) {
@@ -65,9 +67,14 @@ TEST(JsonFault, AgreesWithAParser) {
       const size_t at = random.below(text.size());
       const char c = bytes[random.below(bytes.size())];
       switch (random.below(3)) {
-        case 0: text[at] = c; break;
-        case 1: text.erase(at, 1); break;
-        default: text.insert(at, 1, c);
+        case 0:
+          text[at] = c;
+          break;
+        case 1:
+          text.erase(at, 1);
+          break;
+        default:
+          text.insert(at, 1, c);
       }
     }
     const bool accepted = nlohmann::json::accept(text);

@@ -150,7 +150,8 @@ TEST(NpzCorruptionBase, MissingFileIsASystemError) {
 TEST(NpzCorruptionBase, NoZipOnDiskIsAFormatError) {
   const test::TemporaryFolder folder;
   const std::string path = folder.write("x.npz", "no zip at all");
-  test::check_error(expect<FormatError>({"x.npz", "expected an .npz", "no zip archive", "make it again"}), [&] { NpzFile file(path); });
+  test::check_error(expect<FormatError>({"x.npz", "expected an .npz", "no zip archive", "make it again"}),
+                    [&] { NpzFile file(path); });
 }
 
 // A wrong checksum is found when rows are streamed, too.
@@ -165,7 +166,8 @@ INSTANTIATE_TEST_SUITE_P(
     Named, NpzCorruption,
     testing::Values(
         Corruption{"empty_file", "", expect<FormatError>({"bad.npz"})},
-        Corruption{"no_zip", std::string(100, 'x'), expect<FormatError>({"bad.npz", "expected an .npz", "no zip archive"})},
+        Corruption{"no_zip", std::string(100, 'x'),
+                   expect<FormatError>({"bad.npz", "expected an .npz", "no zip archive"})},
         Corruption{"directory_cut_off", zip_with([](ZipParts&) {}).substr(0, 150), expect<FormatError>({"bad.npz"})},
         Corruption{"member_missing", zip_with([](ZipParts& z) { z.name = "y.npy"; }),
                    expect<FormatError>({"bad.npz", "\"x\"", "\"y\""})},

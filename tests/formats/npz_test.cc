@@ -201,9 +201,8 @@ TEST(NpzWriter, RefusesBadArrays) {
   const TensorView good{"a", DType::kU8, {1}, test::as_bytes("7")};
   check_error(expect<ArgumentError>({"a.npz", "duplicate", "\"a\""}), [&] { write({good, good}); });
   check_error(expect<ArgumentError>({"a.npz", "empty"}), [&] { write({{"", DType::kU8, {1}, test::as_bytes("7")}}); });
-  check_error(expect<ArgumentError>({"\"h\"", "BF16"}), [&] {
-    write({{"h", DType::kBF16, {1}, test::as_bytes("77")}});
-  });
+  check_error(expect<ArgumentError>({"\"h\"", "BF16"}),
+              [&] { write({{"h", DType::kBF16, {1}, test::as_bytes("77")}}); });
   check_error(expect<ArgumentError>({"\"s\"", "[2]"}), [&] { write({{"s", DType::kU8, {2}, test::as_bytes("7")}}); });
   EXPECT_TRUE(std::filesystem::is_empty(folder.path("")));
 }
@@ -213,9 +212,8 @@ TEST(ConvertToF32, BrainAndRefusal) {
   convert_to_f32({"x", DType::kBF16, {2}, test::as_bytes(std::string_view("\x80\x3f\x00\xc0", 4))}, out);
   EXPECT_EQ(out[0], 1.0f);
   EXPECT_EQ(out[1], -2.0f);
-  check_error(expect<UnsupportedError>({"\"x\"", "F8_E4M3"}), [&] {
-    convert_to_f32({"x", DType::kF8E4M3, {1}, test::as_bytes("1")}, out);
-  });
+  check_error(expect<UnsupportedError>({"\"x\"", "F8_E4M3"}),
+              [&] { convert_to_f32({"x", DType::kF8E4M3, {1}, test::as_bytes("1")}, out); });
 }
 
 }  // namespace

@@ -114,12 +114,10 @@ TEST(SafetensorsWriter, PartsOrderAndCompleteness) {
 TEST(SafetensorsWriter, RefusesBadNames) {
   const test::TemporaryFolder folder;
   const std::string path = folder.path("x.safetensors");
-  check_error(expect<ArgumentError>({"duplicate", "\"a\""}), [&] {
-    SafetensorsWriter(path, {{"a", DType::kF32, {2}}, {"a", DType::kU8, {3}}});
-  });
-  check_error(expect<ArgumentError>({"__metadata__"}), [&] {
-    SafetensorsWriter(path, {{"__metadata__", DType::kF32, {2}}});
-  });
+  check_error(expect<ArgumentError>({"duplicate", "\"a\""}),
+              [&] { SafetensorsWriter(path, {{"a", DType::kF32, {2}}, {"a", DType::kU8, {3}}}); });
+  check_error(expect<ArgumentError>({"__metadata__"}),
+              [&] { SafetensorsWriter(path, {{"__metadata__", DType::kF32, {2}}}); });
   check_error(expect<ArgumentError>({"UTF-8"}), [&] { SafetensorsWriter(path, {{"\xff", DType::kF32, {2}}}); });
   check_error(expect<ArgumentError>({"\"a\"", "-1"}), [&] { SafetensorsWriter(path, {{"a", DType::kF32, {-1}}}); });
   check_error(expect<SystemError>({"nowhere"}), [&] { SafetensorsWriter(folder.path("nowhere/x"), {}); });
@@ -168,11 +166,13 @@ TEST_F(Sharded, IndexTextIsAsTransformersWritesIt) {
 
 TEST_F(Sharded, MissingShard) {
   std::filesystem::remove(folder_.path(name(2)));
-  check_error(expect<SystemError>({name(2) + ": this shard is missing", "model.safetensors.index.json places 1 tensors in it", "download it"}),
+  check_error(expect<SystemError>({name(2) + ": this shard is missing",
+                                   "model.safetensors.index.json places 1 tensors in it", "download it"}),
               [&] { ShardedSafetensors model(write_index_file()); });
   std::filesystem::remove(folder_.path(name(1)));
-  check_error(expect<SystemError>({name(1), name(2), "are missing", "places 3 tensors", "2 of 2 shards", "download them"}),
-              [&] { ShardedSafetensors model(write_index_file()); });
+  check_error(
+      expect<SystemError>({name(1), name(2), "are missing", "places 3 tensors", "2 of 2 shards", "download them"}),
+      [&] { ShardedSafetensors model(write_index_file()); });
 }
 
 TEST_F(Sharded, TensorInShardButNotInMap) {

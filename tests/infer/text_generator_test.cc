@@ -81,8 +81,7 @@ TEST(TextGenerator, PiecesJoinToTheText) {
 TEST(TextGenerator, StopsWhenTheCallerSaysSo) {
   TextGenerator generator(tiny_model("llama"));
   GenerateStats stats;
-  generator.generate(
-      "the", greedy(20), [](const std::string&) { return false; }, &stats);
+  generator.generate("the", greedy(20), [](const std::string&) { return false; }, &stats);
   EXPECT_EQ(stats.stop, "caller");
   EXPECT_LT(stats.generated_tokens, 20);
 }

@@ -44,8 +44,8 @@ double product_error(const Matrix& x, const Matrix& w, const float* bias, const 
 constexpr double kTolerance = 1e-6;
 
 TEST(Gemm, EqualsFloat64) {
-  const int64_t shapes[][3] = {{1, 1, 1}, {1, 576, 576}, {2, 37, 200}, {5, 513, 64}, {64, 192, 576},
-                               {128, 1100, 48}, {130, 64, 1536}, {31, 577, 33}};
+  const int64_t shapes[][3] = {{1, 1, 1},      {1, 576, 576},   {2, 37, 200},    {5, 513, 64},
+                               {64, 192, 576}, {128, 1100, 48}, {130, 64, 1536}, {31, 577, 33}};
   for (const auto& s : shapes) {
     const Matrix x = random_matrix(s[0], s[2], 1);
     const Matrix w = random_matrix(s[1], s[2], 2);

@@ -44,7 +44,8 @@ TEST_P(KernelsTest, RmsNorm) {
       double sum = 0;
       for (const float v : x) sum += static_cast<double>(v) * v;
       const double factor = 1 / std::sqrt(sum / static_cast<double>(n) + 1e-5f);
-      for (size_t i = 0; i < x.size(); ++i) expect_near(y[i], x[i] * factor * (offset + static_cast<double>(w[i])), 1, "norm", n);
+      for (size_t i = 0; i < x.size(); ++i)
+        expect_near(y[i], x[i] * factor * (offset + static_cast<double>(w[i])), 1, "norm", n);
       EXPECT_EQ(y.back(), -77.0f);
       table_.rms_norm(x.data(), w.data(), offset, 1e-5f, n, x.data());
       EXPECT_EQ(0, std::memcmp(x.data(), y.data(), x.size() * 4)) << "in place";
@@ -229,7 +230,8 @@ TEST_P(KernelsTest, LogitRows) {
     }
     EXPECT_NEAR(s.log_sum_p, std::log(zp), 1e-6);
     EXPECT_NEAR(s.log_sum_q, std::log(zq), 1e-6);
-    // The float32 exponents reach 16, half a unit there is 4.8e-7; it is weighted with differences of 0.03, in both rows.
+    // The float32 exponents reach 16, half a unit there is 4.8e-7; it is weighted with differences of 0.03, in both
+    // rows.
     EXPECT_NEAR(s.kl, kl, 3e-8) << n;
     EXPECT_EQ(s.argmax_p, std::max_element(p.begin(), p.end()) - p.begin());
     EXPECT_EQ(s.argmax_q, std::max_element(q.begin(), q.end()) - q.begin());
@@ -260,7 +262,8 @@ TEST_P(KernelsTest, SmallGemm) {
           for (int64_t j = 0; j < n; ++j) {
             double want = 0;
             for (int64_t l = 0; l < k; ++l) {
-              want += static_cast<double>(a[static_cast<size_t>(i * (k + 3) + l)]) * b[static_cast<size_t>(l * (n + 2) + j)];
+              want += static_cast<double>(a[static_cast<size_t>(i * (k + 3) + l)]) *
+                      b[static_cast<size_t>(l * (n + 2) + j)];
             }
             expect_near(c[static_cast<size_t>(i * (n + 1) + j)], want, 10, "gemm", n);
           }

@@ -151,7 +151,8 @@ TEST(LinearAlgebra, GramBlocksAreThoseOfTheGramAndNothingElse) {
   Matrix whole(k, k);
   gram_accumulate(x.data(), tokens, k, whole);
   Matrix blocks(k, k);
-  for (int64_t first = 0; first < tokens; first += 35) gram_accumulate_blocks(x.row(first).data(), 35, k, group, 0.25f, blocks);
+  for (int64_t first = 0; first < tokens; first += 35)
+    gram_accumulate_blocks(x.row(first).data(), 35, k, group, 0.25f, blocks);
   for (int64_t r = 0; r < k; ++r) {
     for (int64_t c = 0; c < k; ++c) {
       const bool inside = r <= c && r / group == c / group;
@@ -270,7 +271,8 @@ TEST(LinearAlgebra, KernelHasAName) {
   EXPECT_STRNE(blas_kernel_name(), "");
   // A processor that OpenBLAS does not know has kernels of its instruction set, not the oldest there are.
   EXPECT_EQ(fitting_blas_kernels("Zen"), nullptr);
-  if (std::getenv("OPENBLAS_CORETYPE") == nullptr) EXPECT_EQ(fitting_blas_kernels(blas_kernel_name()), nullptr) << blas_kernel_name();
+  if (std::getenv("OPENBLAS_CORETYPE") == nullptr)
+    EXPECT_EQ(fitting_blas_kernels(blas_kernel_name()), nullptr) << blas_kernel_name();
 }
 
 }  // namespace

@@ -32,7 +32,9 @@ Rows to_rows(const Matrix& m, int64_t first, int64_t count) {
   return rows;
 }
 
-int64_t total(const std::vector<int64_t>& lengths) { return std::accumulate(lengths.begin(), lengths.end(), int64_t{0}); }
+int64_t total(const std::vector<int64_t>& lengths) {
+  return std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+}
 
 double largest_difference(const Matrix& m, int64_t first, const Rows& rows) {
   double worst = 0;

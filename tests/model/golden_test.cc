@@ -1,5 +1,6 @@
 // Logits, hidden states and linears' inputs of tiny random models of all families against transformers' (float32), from
-// safetensors folders and from the GGUF files that llama.cpp's converter makes of them. See tests/data/models/README.md.
+// safetensors folders and from the GGUF files that llama.cpp's converter makes of them. See
+// tests/data/models/README.md.
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 
@@ -22,8 +23,9 @@ struct Golden {
   std::string values;  // the safetensors file with the expected numbers
   bool has_states;     // GGUF twins that lose a trait have logits of their own and no hidden states
 };
-void PrintTo(const Golden& g, std::ostream* out) { *out << g.model; }
-
+void PrintTo(const Golden& g, std::ostream* out) {
+  *out << g.model;
+}
 
 std::vector<Golden> all_models() {
   std::vector<Golden> out;
@@ -63,7 +65,9 @@ void expect_close(std::span<const float> got, std::span<const float> want, const
 
 class GoldenTest : public ::testing::TestWithParam<Golden> {
  protected:
-  GoldenTest() : source_(ModelSource::open(std::string(TEST_DATA) + "/models/" + GetParam().model)), values_(GetParam().values) {}
+  GoldenTest()
+      : source_(ModelSource::open(std::string(TEST_DATA) + "/models/" + GetParam().model)),
+        values_(GetParam().values) {}
 
   std::vector<int32_t> ids(const std::string& name) const {
     const TensorView& t = values_.get(name);
@@ -96,13 +100,14 @@ TEST_P(GoldenTest, EqualsTransformers) {
     check(0);
     BlockForward forward(source_->family(), config);
     for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-      forward.run(layer, load_block(*source_, layer), states, lengths,
-                  [&](Tap tap, const float* x, int64_t rows, int64_t features) {
-                    constexpr const char* kNames[] = {"self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"};
-                    const TensorView* t = values_.find("tap.model.layers." + std::to_string(layer) + "." +
-                                                       kNames[static_cast<size_t>(tap)]);
-                    if (t != nullptr) expect_close({x, static_cast<size_t>(rows * features)}, floats(*t), t->name);
-                  });
+      forward.run(
+          layer, load_block(*source_, layer), states, lengths,
+          [&](Tap tap, const float* x, int64_t rows, int64_t features) {
+            constexpr const char* kNames[] = {"self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"};
+            const TensorView* t =
+                values_.find("tap.model.layers." + std::to_string(layer) + "." + kNames[static_cast<size_t>(tap)]);
+            if (t != nullptr) expect_close({x, static_cast<size_t>(rows * features)}, floats(*t), t->name);
+          });
       check(layer + 1);
     }
     expect_close(logits(states).values(), floats(values_.get(prefix + "logits")), prefix + "logits");

@@ -57,9 +57,13 @@ inline void fill_block(TestModel& m, bool bias, bool qk_norm, bool post_norm) {
   const auto& c = m.config;
   const int64_t q = c.num_attention_heads * c.head_dim;
   const int64_t kv = c.num_key_value_heads * c.head_dim;
-  const int64_t shapes[kLinears][2] = {{q, c.hidden_size}, {kv, c.hidden_size}, {kv, c.hidden_size},
-                                       {c.hidden_size, q}, {c.intermediate_size, c.hidden_size},
-                                       {c.intermediate_size, c.hidden_size}, {c.hidden_size, c.intermediate_size}};
+  const int64_t shapes[kLinears][2] = {{q, c.hidden_size},
+                                       {kv, c.hidden_size},
+                                       {kv, c.hidden_size},
+                                       {c.hidden_size, q},
+                                       {c.intermediate_size, c.hidden_size},
+                                       {c.intermediate_size, c.hidden_size},
+                                       {c.hidden_size, c.intermediate_size}};
   for (int i = 0; i < kLinears; ++i) {
     auto& l = m.block.linear(static_cast<LinearKind>(i));
     const auto stream = static_cast<uint64_t>(i);
@@ -142,10 +146,14 @@ inline std::vector<double> linear_row(const std::vector<double>& x, const Linear
 
 inline double activate(double g, Activation a) {
   switch (a) {
-    case Activation::kSilu: return g / (1 + std::exp(-g));
-    case Activation::kGelu: return 0.5 * g * (1 + std::erf(g / std::sqrt(2.0)));
-    case Activation::kGeluTanh: return 0.5 * g * (1 + std::tanh(std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g)));
-    case Activation::kRelu: return g > 0 ? g : 0;
+    case Activation::kSilu:
+      return g / (1 + std::exp(-g));
+    case Activation::kGelu:
+      return 0.5 * g * (1 + std::erf(g / std::sqrt(2.0)));
+    case Activation::kGeluTanh:
+      return 0.5 * g * (1 + std::tanh(std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g)));
+    case Activation::kRelu:
+      return g > 0 ? g : 0;
   }
   return 0;
 }
@@ -174,7 +182,8 @@ inline ReferenceOutput reference_forward(const TestModel& m, int64_t layer, cons
   const auto heads = [&](std::vector<double>& row, const std::vector<float>& norm, size_t position) {
     for (size_t h = 0; h * d < row.size(); ++h) {
       if (!norm.empty()) {
-        const std::vector<double> part(row.begin() + static_cast<int64_t>(h * d), row.begin() + static_cast<int64_t>((h + 1) * d));
+        const std::vector<double> part(row.begin() + static_cast<int64_t>(h * d),
+                                       row.begin() + static_cast<int64_t>((h + 1) * d));
         const auto y = norm_row(part, norm, m);
         std::copy(y.begin(), y.end(), row.begin() + static_cast<int64_t>(h * d));
       }

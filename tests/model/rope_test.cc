@@ -38,23 +38,38 @@ std::vector<Case> cases() {
   yarn.truncate = false;
   RopeConfig given = yarn;
   given.attention_factor = 1.25;
-  const std::vector<double> yarn_inverse = {1.0,          0.35628802,   0.094717592,  0.012156156,
-                                            0.0055901702, 0.0025707141, 0.001182177,  0.00054363982};
-  const std::vector<double> plain = {1.0, 0.31622776, 0.1, 0.031622779, 0.0099999998, 0.0031622779, 0.001, 0.00031622779};
-  return {
-      {"default", make(RopeType::kDefault, 10000, 1), 64, 900, plain, 1.0},
-      {"linear", make(RopeType::kLinear, 10000, 4), 64, 40,
-       {0.25, 0.079056941, 0.025, 0.0079056947, 0.0024999999, 0.00079056947, 0.00025000001, 7.9056947e-05}, 1.0},
-      {"dynamic within", make(RopeType::kDynamic, 10000, 2), 64, 40, plain, 1.0},
-      {"dynamic beyond", make(RopeType::kDynamic, 10000, 2), 64, 200,
-       {1.0, 0.24952847, 0.062264454, 0.015536753, 0.0038768628, 0.00096738752, 0.00024139074, 6.0233862e-05}, 1.0},
-      {"llama3", make(RopeType::kLlama3, 500, 8, 32), 256, 40,
-       {1.0, 0.23748969, 0.031185457, 0.012156156, 0.0055901702, 0.0025707141, 0.001182177, 0.00054363982}, 1.0},
-      {"yarn", make(RopeType::kYarn, 10000, 4, 64), 256, 40,
-       {1.0, 0.23717082, 0.049999997, 0.0079056947, 0.0024999999, 0.00079056947, 0.00025000001, 7.9056947e-05},
-       1.138629436111989},
-      {"yarn with mscale, not truncated", yarn, 256, 40, yarn_inverse, 1.4708999405067447},
-      {"yarn with an attention factor", given, 256, 40, yarn_inverse, 1.25}};
+  const std::vector<double> yarn_inverse = {1.0,          0.35628802,   0.094717592, 0.012156156,
+                                            0.0055901702, 0.0025707141, 0.001182177, 0.00054363982};
+  const std::vector<double> plain = {1.0,          0.31622776,   0.1,   0.031622779,
+                                     0.0099999998, 0.0031622779, 0.001, 0.00031622779};
+  return {{"default", make(RopeType::kDefault, 10000, 1), 64, 900, plain, 1.0},
+          {"linear",
+           make(RopeType::kLinear, 10000, 4),
+           64,
+           40,
+           {0.25, 0.079056941, 0.025, 0.0079056947, 0.0024999999, 0.00079056947, 0.00025000001, 7.9056947e-05},
+           1.0},
+          {"dynamic within", make(RopeType::kDynamic, 10000, 2), 64, 40, plain, 1.0},
+          {"dynamic beyond",
+           make(RopeType::kDynamic, 10000, 2),
+           64,
+           200,
+           {1.0, 0.24952847, 0.062264454, 0.015536753, 0.0038768628, 0.00096738752, 0.00024139074, 6.0233862e-05},
+           1.0},
+          {"llama3",
+           make(RopeType::kLlama3, 500, 8, 32),
+           256,
+           40,
+           {1.0, 0.23748969, 0.031185457, 0.012156156, 0.0055901702, 0.0025707141, 0.001182177, 0.00054363982},
+           1.0},
+          {"yarn",
+           make(RopeType::kYarn, 10000, 4, 64),
+           256,
+           40,
+           {1.0, 0.23717082, 0.049999997, 0.0079056947, 0.0024999999, 0.00079056947, 0.00025000001, 7.9056947e-05},
+           1.138629436111989},
+          {"yarn with mscale, not truncated", yarn, 256, 40, yarn_inverse, 1.4708999405067447},
+          {"yarn with an attention factor", given, 256, 40, yarn_inverse, 1.25}};
 }
 
 TEST(Rope, FrequenciesEqualTransformers) {

@@ -100,7 +100,8 @@ TEST(Awq, SymmetricZerosAreAllEights) {
 }
 
 TEST(Awq, DoesNotDependOnThreads) {
-  test::expect_independent_of_threads(test::random_tensor(520, 100, 50, false, 3), [](const auto& t) { return pack_awq_gemm(t, "p"); });
+  test::expect_independent_of_threads(test::random_tensor(520, 100, 50, false, 3),
+                                      [](const auto& t) { return pack_awq_gemm(t, "p"); });
 }
 
 TEST(AwqPack, RefusesWhatTheLayoutCannotHold) {
@@ -138,12 +139,8 @@ TEST(AwqUnpack, RefusesDamagedParts) {
   refused(changed(weight, [](auto& v) { v.shape = {128}; }), zeros, scales, 32, {"model.q", "[128]"});
   refused(changed(weight, [](auto& v) { v.shape = {64, 3}; }), zeros, scales, 32, {"model.q", "[64, 3]"});
   refused(changed(weight, [](auto& v) { v.shape = {-64, -2}; }), zeros, scales, 32, {"model.q", "[-64, -2]"});
-  refused(weight,
-          changed(zeros,
-                  [](auto& v) {
-                    v.shape = {2, 16};
-                  }),
-          scales, 32, {"model.q", "qzeros", "[2, 2]", "[2, 16]"});
+  refused(weight, changed(zeros, [](auto& v) { v.shape = {2, 16}; }), scales, 32,
+          {"model.q", "qzeros", "[2, 2]", "[2, 16]"});
   refused(weight, changed(zeros, [](auto& v) { v.bytes = v.bytes.first(15); }), scales, 32,
           {"model.q", "qzeros", "15 bytes"});
   refused(weight, zeros, changed(scales, [](auto& v) { v.dtype = DType::kF32; }), 32, {"model.q", "scales", "F32"});

@@ -82,7 +82,8 @@ void expect_independent_of_threads(const QuantizedTensor& tensor, F pack) {
 }
 
 // Every code and zero occurs; scales of both signs.
-inline QuantizedTensor random_tensor(int64_t out, int64_t in, int64_t group, bool symmetric, uint64_t seed, int bits = 4) {
+inline QuantizedTensor random_tensor(int64_t out, int64_t in, int64_t group, bool symmetric, uint64_t seed,
+                                     int bits = 4) {
   QuantizedTensor t{.out_features = out, .in_features = in, .group_size = group, .bits = bits, .symmetric = symmetric};
   const uint64_t levels = uint64_t{1} << bits;
   Random random(seed);

@@ -16,8 +16,8 @@ using test::Shape;
 
 QuantizedTensor unpack(const PackedTensor& packed, int64_t group, GptqVersion version) {
   const TensorView g_idx = packed.find("g_idx")->view();
-  return unpack_gptq(packed.find("qweight")->view(), packed.find("qzeros")->view(), packed.find("scales")->view(), &g_idx,
-                     group, version, "p");
+  return unpack_gptq(packed.find("qweight")->view(), packed.find("qzeros")->view(), packed.find("scales")->view(),
+                     &g_idx, group, version, "p");
 }
 
 class GptqGolden : public testing::TestWithParam<const char*> {
@@ -44,8 +44,8 @@ class GptqGolden : public testing::TestWithParam<const char*> {
   }
   QuantizedTensor read(const std::string& zeros, GptqVersion version) const {
     const TensorView g_idx = golden_.get("ref.g_idx");
-    return unpack_gptq(golden_.get("ref.qweight"), golden_.get(zeros), golden_.get("ref.scales"), &g_idx, group(), version,
-                       "p");
+    return unpack_gptq(golden_.get("ref.qweight"), golden_.get(zeros), golden_.get("ref.scales"), &g_idx, group(),
+                       version, "p");
   }
   void expect_bytes(const PackedTensor& packed, const std::string& zeros) const {
     ASSERT_EQ(packed.parts.size(), 4u);
@@ -81,7 +81,8 @@ TEST_P(GptqGolden, DequantizesToTheValuesOfGptqModel) {
   const auto expected = golden_.values<float>("ref.dequant");  // [in, out]
   const Matrix w = dequantize(read("ref.qzeros_v2", GptqVersion::kV2));
   for (int64_t n = 0; n < 32; ++n) {
-    for (int64_t k = 0; k < 256; ++k) ASSERT_EQ(round_to_f16(w(n, k)), expected[static_cast<size_t>(k * 32 + n)]) << n << "," << k;
+    for (int64_t k = 0; k < 256; ++k)
+      ASSERT_EQ(round_to_f16(w(n, k)), expected[static_cast<size_t>(k * 32 + n)]) << n << "," << k;
   }
 }
 
@@ -131,7 +132,8 @@ TEST(Gptq, ActOrderKeepsItsGroupsAndItsWeights) {
   for (int64_t n = 0; n < 16; ++n) {
     for (int64_t k = 0; k < 64; ++k) {
       const auto at = static_cast<size_t>(n * 4 + (k * 7 + 3) % 4);
-      ASSERT_EQ(w(n, k), static_cast<float>(t.codes[static_cast<size_t>(n * 64 + k)] - t.zeros[at]) * f16_to_f32(t.scales[at]));
+      ASSERT_EQ(w(n, k),
+                static_cast<float>(t.codes[static_cast<size_t>(n * 64 + k)] - t.zeros[at]) * f16_to_f32(t.scales[at]));
     }
   }
 }
@@ -142,14 +144,15 @@ TEST(Gptq, WithoutGroupIndexGroupsAreConsecutive) {
   test::expect_equal(unpack_gptq(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), nullptr, 16,
                                  GptqVersion::kV2, "p"),
                      t);
-  const QuantizedTensor groups = unpack_gptq(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), nullptr,
-                                             16, GptqVersion::kV2, "p", Codes::kSkip);
+  const QuantizedTensor groups = unpack_gptq(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(),
+                                             nullptr, 16, GptqVersion::kV2, "p", Codes::kSkip);
   EXPECT_TRUE(groups.codes.empty());
   EXPECT_EQ(groups.zeros, t.zeros);
 }
 
 TEST(Gptq, SymmetricZerosOfBothVersions) {
-  for (const auto& [version, byte] : {std::pair{GptqVersion::kV1, std::byte{0x77}}, {GptqVersion::kV2, std::byte{0x88}}}) {
+  for (const auto& [version, byte] :
+       {std::pair{GptqVersion::kV1, std::byte{0x77}}, {GptqVersion::kV2, std::byte{0x88}}}) {
     const PackedTensor packed = pack_gptq(test::random_tensor(64, 64, 32, true, 1), "p", version);
     const auto bytes = packed.find("qzeros")->view().bytes;
     EXPECT_TRUE(std::all_of(bytes.begin(), bytes.end(), [b = byte](std::byte x) { return x == b; }));
@@ -157,7 +160,8 @@ TEST(Gptq, SymmetricZerosOfBothVersions) {
 }
 
 TEST(Gptq, DoesNotDependOnThreads) {
-  test::expect_independent_of_threads(test::random_tensor(1048, 1048, 100, false, 3), [](const auto& t) { return pack_gptq(t, "p", GptqVersion::kV2); });
+  test::expect_independent_of_threads(test::random_tensor(1048, 1048, 100, false, 3),
+                                      [](const auto& t) { return pack_gptq(t, "p", GptqVersion::kV2); });
 }
 
 TEST(Gptq, BuffersAreUsedAgain) {
@@ -197,8 +201,8 @@ TEST(GptqUnpack, RefusesDamagedParts) {
   const TensorView zeros = packed.parts[1].view();
   const TensorView scales = packed.parts[2].view();
   const TensorView g_idx = packed.parts[3].view();
-  const auto refused = [&](const TensorView& w, const TensorView& z, const TensorView& s, const TensorView& g, int64_t group,
-                           const std::vector<std::string>& texts) {
+  const auto refused = [&](const TensorView& w, const TensorView& z, const TensorView& s, const TensorView& g,
+                           int64_t group, const std::vector<std::string>& texts) {
     expect_error<FormatError>([&] { unpack_gptq(w, z, s, &g, group, GptqVersion::kV2, "model.q"); }, texts);
   };
   const auto changed = [](TensorView view, auto change) {
@@ -208,14 +212,16 @@ TEST(GptqUnpack, RefusesDamagedParts) {
   const auto shaped = [&](const TensorView& view, std::vector<int64_t> shape) {
     return changed(view, [&](auto& v) { v.shape = std::move(shape); });
   };
-  refused(changed(weight, [](auto& v) { v.dtype = DType::kF32; }), zeros, scales, g_idx, 32, {"model.q", "qweight", "F32"});
+  refused(changed(weight, [](auto& v) { v.dtype = DType::kF32; }), zeros, scales, g_idx, 32,
+          {"model.q", "qweight", "F32"});
   refused(shaped(weight, {128}), zeros, scales, g_idx, 32, {"model.q", "[128]"});
   refused(shaped(weight, {8, 12}), zeros, scales, g_idx, 32, {"model.q", "[8, 12]"});
   refused(shaped(weight, {-8, -16}), zeros, scales, g_idx, 32, {"model.q", "[-8, -16]"});
   refused(shaped(weight, {int64_t{1} << 61, 16}), zeros, scales, g_idx, 32, {"model.q", "qweight"});
   refused(shaped(weight, {8, int64_t{1} << 62}), zeros, scales, g_idx, 32, {"model.q", "qweight"});
   refused(weight, shaped(zeros, {2, 16}), scales, g_idx, 32, {"model.q", "qzeros", "[2, 2]", "[2, 16]"});
-  refused(weight, changed(zeros, [](auto& v) { v.bytes = v.bytes.first(15); }), scales, g_idx, 32, {"qzeros", "15 bytes"});
+  refused(weight, changed(zeros, [](auto& v) { v.bytes = v.bytes.first(15); }), scales, g_idx, 32,
+          {"qzeros", "15 bytes"});
   refused(weight, zeros, changed(scales, [](auto& v) { v.dtype = DType::kBF16; }), g_idx, 32, {"scales", "BF16"});
   refused(weight, zeros, scales, g_idx, 64, {"model.q", "qzeros", "[1, 2]"});
   refused(weight, zeros, scales, g_idx, 0, {"model.q", "group size 0"});
@@ -254,16 +260,20 @@ class GptqWidths : public testing::TestWithParam<int> {
   void expect_both_ways(GptqVersion version, const std::string& zeros) const {
     const QuantizedTensor t = logical();
     const PackedTensor packed = pack_gptq(t, "p", version);
-    for (const OwnedTensor& part : packed.parts) test::expect_same(part, golden_.get(part.name == "qzeros" ? zeros : "ref." + part.name));
+    for (const OwnedTensor& part : packed.parts)
+      test::expect_same(part, golden_.get(part.name == "qzeros" ? zeros : "ref." + part.name));
     const TensorView g_idx = golden_.get("ref.g_idx");
-    test::expect_equal(unpack_gptq(golden_.get("ref.qweight"), golden_.get(zeros), golden_.get("ref.scales"), &g_idx, 32, version, "p",
-                                   Codes::kRead, GetParam()), t);
+    test::expect_equal(unpack_gptq(golden_.get("ref.qweight"), golden_.get(zeros), golden_.get("ref.scales"), &g_idx,
+                                   32, version, "p", Codes::kRead, GetParam()),
+                       t);
   }
   Golden golden_{"gptq_" + std::to_string(GetParam()) + "bit.safetensors"};
 };
 INSTANTIATE_TEST_SUITE_P(Bits, GptqWidths, testing::Values(3, 8));
 
-TEST_P(GptqWidths, Version2EqualsTheBytesOfGptqModel) { expect_both_ways(GptqVersion::kV2, "ref.qzeros_v2"); }
+TEST_P(GptqWidths, Version2EqualsTheBytesOfGptqModel) {
+  expect_both_ways(GptqVersion::kV2, "ref.qzeros_v2");
+}
 
 TEST_P(GptqWidths, Version1EqualsTheBytesOfGptqModelOrIsRefused) {
   if (GetParam() == 8) {
@@ -274,8 +284,8 @@ TEST_P(GptqWidths, Version1EqualsTheBytesOfGptqModelOrIsRefused) {
   expect_error<ArgumentError>([&] { pack_gptq(t, "model.q", GptqVersion::kV1); }, {"model.q", "3 bits", "4 or 8"});
   expect_error<FormatError>(
       [&] {
-        unpack_gptq(golden_.get("ref.qweight"), golden_.get("ref.qzeros_v2"), golden_.get("ref.scales"), nullptr, 32, GptqVersion::kV1,
-                    "model.q", Codes::kRead, 3);
+        unpack_gptq(golden_.get("ref.qweight"), golden_.get("ref.qzeros_v2"), golden_.get("ref.scales"), nullptr, 32,
+                    GptqVersion::kV1, "model.q", Codes::kRead, 3);
       },
       {"model.q", "3 bits"});
 }
@@ -286,11 +296,13 @@ TEST(GptqWidthsShapes, RoundTrip) {
       const QuantizedTensor t = test::random_tensor(out, in, group, false, 5, bits);
       const PackedTensor p = pack_gptq(t, "p", GptqVersion::kV2);
       const TensorView g_idx = p.find("g_idx")->view();
-      test::expect_equal(unpack_gptq(p.find("qweight")->view(), p.find("qzeros")->view(), p.find("scales")->view(), &g_idx, group,
-                                     GptqVersion::kV2, "p", Codes::kRead, bits), t);
+      test::expect_equal(unpack_gptq(p.find("qweight")->view(), p.find("qzeros")->view(), p.find("scales")->view(),
+                                     &g_idx, group, GptqVersion::kV2, "p", Codes::kRead, bits),
+                         t);
     }
-    expect_error<ArgumentError>([&] { pack_gptq(test::random_tensor(34, 64, 64, true, 1, bits), "model.q", GptqVersion::kV2); },
-                                {"model.q", bits == 3 ? "multiples of 32" : "multiples of 4"});
+    expect_error<ArgumentError>(
+        [&] { pack_gptq(test::random_tensor(34, 64, 64, true, 1, bits), "model.q", GptqVersion::kV2); },
+        {"model.q", bits == 3 ? "multiples of 32" : "multiples of 4"});
   }
 }
 

@@ -30,7 +30,8 @@ TEST_P(MarlinGolden, EqualsTheBytesOfTheReference) {
   const auto scales = golden_.values<uint16_t>("in.scales");  // [groups, out]
   QuantizedTensor t = test::random_tensor(256, 256, group(), true, 1);
   for (int64_t n = 0; n < 256; ++n) {
-    for (int64_t k = 0; k < 256; ++k) t.codes[static_cast<size_t>(n * 256 + k)] = codes[static_cast<size_t>(k * 256 + n)];
+    for (int64_t k = 0; k < 256; ++k)
+      t.codes[static_cast<size_t>(n * 256 + k)] = codes[static_cast<size_t>(k * 256 + n)];
     for (int64_t j = 0; j < t.groups(); ++j)
       t.scales[static_cast<size_t>(n * t.groups() + j)] = scales[static_cast<size_t>(j * 256 + n)];
   }
@@ -69,7 +70,8 @@ TEST_P(MarlinShapes, RoundTripAndIndexFormula) {
 }
 
 TEST(Marlin, DoesNotDependOnThreads) {
-  test::expect_independent_of_threads(test::random_tensor(512, 1024, 128, true, 3), [](const auto& t) { return pack_marlin(t, "p"); });
+  test::expect_independent_of_threads(test::random_tensor(512, 1024, 128, true, 3),
+                                      [](const auto& t) { return pack_marlin(t, "p"); });
 }
 
 TEST(MarlinPack, RefusesWhatTheLayoutCannotHold) {

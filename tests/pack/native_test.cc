@@ -93,12 +93,15 @@ bool stream_bit(const uint32_t* words, int64_t out, int64_t n, int64_t bit) {
 
 TEST(NativeWidths, RoundTripAndIndexFormula) {
   for (const int bits : {3, 4, 8}) {
-    for (const auto& [out, in, group] : {Shape{1, 32, 32}, Shape{3, 96, 32}, Shape{17, 288, 96}, Shape{33, 576, 64}, Shape{1030, 64, 64}, Shape{5, 2112, 2112}}) {
+    for (const auto& [out, in, group] : {Shape{1, 32, 32}, Shape{3, 96, 32}, Shape{17, 288, 96}, Shape{33, 576, 64},
+                                         Shape{1030, 64, 64}, Shape{5, 2112, 2112}}) {
       for (const bool symmetric : {true, false}) {
         const QuantizedTensor t = test::random_tensor(out, in, group, symmetric, 11, bits);
         const PackedTensor packed = pack_native(t, "p");
         EXPECT_EQ(packed.parts[0].shape, (std::vector<int64_t>{in * bits / 32, out}));
-        test::expect_equal(unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), group, "p", Codes::kRead, bits), t);
+        test::expect_equal(unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), group,
+                                         "p", Codes::kRead, bits),
+                           t);
         const auto* words = reinterpret_cast<const uint32_t*>(packed.parts[0].bytes.data());
         for (int64_t n = 0; n < out; n += 7) {
           for (int64_t k = 0; k < in; ++k) {
@@ -115,12 +118,15 @@ TEST(NativeWidths, RoundTripAndIndexFormula) {
 TEST(NativeWidths, EightBitsMayHaveFewerInputsThanAWordOfNibbles) {
   const QuantizedTensor t = test::random_tensor(3, 12, 4, false, 2, 8);
   const PackedTensor packed = pack_native(t, "p");
-  test::expect_equal(unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), 4, "p", Codes::kRead, 8), t);
+  test::expect_equal(
+      unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), 4, "p", Codes::kRead, 8),
+      t);
 }
 
 TEST(NativeWidths, DoNotDependOnThreads) {
   for (const int bits : {3, 8}) {
-    test::expect_independent_of_threads(test::random_tensor(1100, 256, 64, false, 3, bits), [](const auto& t) { return pack_native(t, "p"); });
+    test::expect_independent_of_threads(test::random_tensor(1100, 256, 64, false, 3, bits),
+                                        [](const auto& t) { return pack_native(t, "p"); });
   }
 }
 
@@ -132,7 +138,10 @@ TEST(NativeWidths, ZerosAreIntegersOfTheWidth) {
       const uint16_t stored = f32_to_f16(bad);
       std::memcpy(packed.parts[2].bytes.data() + 10, &stored, 2);
       expect_error<FormatError>(
-          [&] { unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), 32, "model.q", Codes::kRead, bits); },
+          [&] {
+            unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), 32, "model.q",
+                          Codes::kRead, bits);
+          },
           {"model.q", "zeros", "[1, 1]", bits == 3 ? "-4..3" : "-128..127"});
     }
   }
@@ -145,11 +154,14 @@ TEST(NativeWidths, RefusesWhatTheyCannotHold) {
   t.codes[70] = 7;
   t.zeros[1] = 8;
   expect_error<ArgumentError>([&] { pack_native(t, "model.q"); }, {"model.q", "zero 8 above 7"});
-  expect_error<ArgumentError>([] { pack_native(test::random_tensor(4, 40, 40, true, 1, 3), "model.q"); }, {"model.q", "40", "multiple of 32"});
-  expect_error<ArgumentError>([] { pack_native(test::random_tensor(4, 42, 42, true, 1, 8), "model.q"); }, {"model.q", "42", "multiple of 4"});
+  expect_error<ArgumentError>([] { pack_native(test::random_tensor(4, 40, 40, true, 1, 3), "model.q"); },
+                              {"model.q", "40", "multiple of 32"});
+  expect_error<ArgumentError>([] { pack_native(test::random_tensor(4, 42, 42, true, 1, 8), "model.q"); },
+                              {"model.q", "42", "multiple of 4"});
   const PackedTensor packed = pack_native(test::random_tensor(4, 64, 32, true, 1, 4), "p");
   const auto unpack_as = [&](int bits) {
-    unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), 32, "model.q", Codes::kRead, bits);
+    unpack_native(packed.parts[0].view(), packed.parts[1].view(), packed.parts[2].view(), 32, "model.q", Codes::kRead,
+                  bits);
   };
   expect_error<FormatError>([&] { unpack_as(3); }, {"model.q", "[8, 4]"});  // 8 rows of words are no runs of 3
   expect_error<FormatError>([&] { unpack_as(8); }, {"model.q", "scales", "[1, 4]"});
@@ -157,7 +169,8 @@ TEST(NativeWidths, RefusesWhatTheyCannotHold) {
 }
 
 TEST(Native, DoesNotDependOnThreads) {
-  test::expect_independent_of_threads(test::random_tensor(100, 256, 64, false, 3), [](const auto& t) { return pack_native(t, "p"); });
+  test::expect_independent_of_threads(test::random_tensor(100, 256, 64, false, 3),
+                                      [](const auto& t) { return pack_native(t, "p"); });
 }
 
 TEST(Native, SymmetricZerosArePositiveZero) {
@@ -207,12 +220,8 @@ TEST(NativeUnpack, RefusesDamagedParts) {
   refused(changed(weight, [](auto& v) { v.shape = {0, 4}; }), scales, zeros, 32, {"model.q", "[0, 4]"});
   refused(changed(weight, [](auto& v) { v.shape = {int64_t{1} << 61, 4}; }), scales, zeros, 32, {"model.q"});
   refused(changed(weight, [](auto& v) { v.bytes = v.bytes.first(127); }), scales, zeros, 32, {"model.q", "127 bytes"});
-  refused(weight,
-          changed(scales,
-                  [](auto& v) {
-                    v.shape = {4, 4};
-                  }),
-          zeros, 32, {"model.q", "scales", "[2, 4]", "[4, 4]"});
+  refused(weight, changed(scales, [](auto& v) { v.shape = {4, 4}; }), zeros, 32,
+          {"model.q", "scales", "[2, 4]", "[4, 4]"});
   refused(weight, changed(scales, [](auto& v) { v.dtype = DType::kBF16; }), zeros, 32, {"model.q", "scales", "BF16"});
   refused(weight, scales, changed(zeros, [](auto& v) { v.shape = {2, 3}; }), 32, {"model.q", "zeros", "[2, 3]"});
   refused(weight, scales, zeros, 16, {"model.q", "scales", "[4, 4]"});
@@ -236,9 +245,7 @@ TEST(NativeQScale, MustBeFiniteAndPositive) {
               std::vector<float>(8, 1.0f));
     halfs[5] = f32_to_f16(bad);
     expect_error<FormatError>(
-        [&] {
-          unpack_q_scale({"", DType::kF16, {8}, std::as_bytes(std::span(halfs))}, 8, "model.q");
-        },
+        [&] { unpack_q_scale({"", DType::kF16, {8}, std::as_bytes(std::span(halfs))}, 8, "model.q"); },
         {"model.q", "q_scale", "[5]"});
   }
 }

@@ -30,8 +30,14 @@ class CalibrateModelTest : public testing::Test {
     fs::remove(folder_ / "model" / "tokenizer_config.json");
     json vocabulary;
     for (int id = 0; id < 96; ++id) vocabulary["t" + std::to_string(id)] = id;
-    const json tokenizer = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", json::array()}, {"normalizer", nullptr},
-                            {"pre_tokenizer", {{"type", "WhitespaceSplit"}}}, {"post_processor", nullptr}, {"decoder", nullptr},
+    const json tokenizer = {{"version", "1.0"},
+                            {"truncation", nullptr},
+                            {"padding", nullptr},
+                            {"added_tokens", json::array()},
+                            {"normalizer", nullptr},
+                            {"pre_tokenizer", {{"type", "WhitespaceSplit"}}},
+                            {"post_processor", nullptr},
+                            {"decoder", nullptr},
                             {"model", {{"type", "WordLevel"}, {"vocab", vocabulary}, {"unk_token", "t0"}}}};
     std::ofstream(folder_ / "model" / "tokenizer.json") << tokenizer.dump();
     const SafetensorsFile golden(path("model/golden.safetensors"));

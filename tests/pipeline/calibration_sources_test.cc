@@ -28,13 +28,18 @@ class CalibrationSourcesTest : public testing::Test {
     fs::remove_all(folder_);
     fs::create_directories(folder_);
     fs::copy(std::string(TEST_DATA) + "/models/llama", folder_ / "model");
-    std::ofstream(folder_ / "model" / "chat_template.jinja") << "{% for m in messages %}{{ m.role }} {{ m.content }}. {% endfor %}";
+    std::ofstream(folder_ / "model" / "chat_template.jinja")
+        << "{% for m in messages %}{{ m.role }} {{ m.content }}. {% endfor %}";
     std::ofstream(folder_ / "a.txt") << words(6000, 1);
     std::ofstream(folder_ / "b.txt") << words(6000, 2);
     std::ofstream(folder_ / "short.txt") << words(100, 3);
     std::ofstream chat(folder_ / "chat.jsonl");
     for (uint64_t i = 0; i < 200; ++i) {
-      chat << json{{"messages", {{{"role", "user"}, {"content", words(20, 10 + i)}}, {{"role", "assistant"}, {"content", words(20, 500 + i)}}}}}.dump() << "\n";
+      chat << json{{"messages",
+                    {{{"role", "user"}, {"content", words(20, 10 + i)}},
+                     {{"role", "assistant"}, {"content", words(20, 500 + i)}}}}}
+                  .dump()
+           << "\n";
     }
     threads_ = threads();
   }
@@ -44,7 +49,8 @@ class CalibrationSourcesTest : public testing::Test {
   }
   static std::string words(int count, uint64_t seed) {
     Random random(seed);
-    const char* all[] = {"the", "model", "of", "weights", "is", "small", "and", "a", "test", "for", "code", "in", "bits"};
+    const char* all[] = {"the", "model", "of",  "weights", "is", "small", "and",
+                         "a",   "test",  "for", "code",    "in", "bits"};
     std::string text;
     for (int i = 0; i < count; ++i) text += std::string(all[random.below(13)]) + (i % 17 == 16 ? ".\n" : " ");
     return text;
@@ -54,14 +60,17 @@ class CalibrationSourcesTest : public testing::Test {
     QuantizeOptions o;
     o.group_size = "8";
     o.calibration.calibration.clear();
-    for (const std::string& s : sources) o.calibration.calibration.push_back(s == "self" || s == "builtin" ? s : path(s));
+    for (const std::string& s : sources)
+      o.calibration.calibration.push_back(s == "self" || s == "builtin" ? s : path(s));
     o.builtin_share = 0;
     o.calibration.samples = 16;
     o.calibration.sequence_length = 64;
     o.evaluation.text = "none";
     return o;
   }
-  json quantize(const std::string& out, const QuantizeOptions& o) const { return json::parse(quantize_model(path("model"), path(out), o).report_json); }
+  json quantize(const std::string& out, const QuantizeOptions& o) const {
+    return json::parse(quantize_model(path("model"), path(out), o).report_json);
+  }
   std::string refusal(const QuantizeOptions& o) const {
     try {
       quantize_model(path("model"), path("refused"), o);
@@ -71,7 +80,8 @@ class CalibrationSourcesTest : public testing::Test {
     return "accepted";
   }
   static bool warned(const json& report, const std::string& text) {
-    return std::any_of(report["warnings"].begin(), report["warnings"].end(), [&](const json& w) { return w.get<std::string>().find(text) != std::string::npos; });
+    return std::any_of(report["warnings"].begin(), report["warnings"].end(),
+                       [&](const json& w) { return w.get<std::string>().find(text) != std::string::npos; });
   }
   std::string weights_of(const std::string& out) const { return read_text_file(path(out) + "/model.safetensors"); }
 
@@ -88,13 +98,22 @@ TEST_F(CalibrationSourcesTest, GiveSequencesInProportionToTheirWeights) {
   EXPECT_EQ(c["sequences"], 16);
   EXPECT_EQ(c["tokens"], 16 * 64);
   ASSERT_EQ(c["sources"].size(), 2U);
-  EXPECT_EQ(c["sources"][0], (json{{"source", path("a.txt")}, {"kind", "text"}, {"weight", 1.0}, {"sequences", 4}, {"tokens", 256}}));
-  EXPECT_EQ(c["sources"][1], (json{{"source", path("chat.jsonl")}, {"kind", "conversations"}, {"weight", 3.0}, {"sequences", 12}, {"tokens", 768}}));
+  EXPECT_EQ(c["sources"][0],
+            (json{{"source", path("a.txt")}, {"kind", "text"}, {"weight", 1.0}, {"sequences", 4}, {"tokens", 256}}));
+  EXPECT_EQ(c["sources"][1], (json{{"source", path("chat.jsonl")},
+                                   {"kind", "conversations"},
+                                   {"weight", 3.0},
+                                   {"sequences", 12},
+                                   {"tokens", 768}}));
   EXPECT_TRUE(c["selection"].is_null());
   EXPECT_FALSE(warned(report, "asked for"));
   EXPECT_NE(render_report_text(report.dump()).find("chat.jsonl"), std::string::npos);
   const std::string card = read_text_file(path("q") + "/README.md");
-  EXPECT_NE(card.find("| calibration | a.txt, weight 1: 4 sequences, 256 tokens; chat.jsonl, weight 3: 12 sequences, 768 tokens |"), std::string::npos) << card;
+  EXPECT_NE(
+      card.find(
+          "| calibration | a.txt, weight 1: 4 sequences, 256 tokens; chat.jsonl, weight 3: 12 sequences, 768 tokens |"),
+      std::string::npos)
+      << card;
   EXPECT_EQ(card.find(folder_.string()), std::string::npos);  // nobody else has these folders
   // Other weights are another run.
   o.calibration.calibration_weights = {1, 2};
@@ -119,11 +138,15 @@ TEST_F(CalibrationSourcesTest, TheProgramsOwnTextStandsBesideFiles) {
   EXPECT_EQ(s[1]["tokens"], 128);
   EXPECT_EQ(s[1]["share"], 0.0625);
   EXPECT_EQ(s[0]["weight"], 1.0);
-  EXPECT_NE(read_text_file(path("q") + "/README.md").find("text that comes with metal-marlin, 6.25 % of the sequences: 2 sequences"), std::string::npos);
+  EXPECT_NE(read_text_file(path("q") + "/README.md")
+                .find("text that comes with metal-marlin, 6.25 % of the sequences: 2 sequences"),
+            std::string::npos);
   EXPECT_TRUE(quantize_model(path("model"), path("q"), o).already_complete);
   const std::string plan = plan_quantization(path("model"), path("p"), o);
   EXPECT_EQ(json::parse(plan)["builtin_tokens"], 128);
-  EXPECT_NE(render_plan(plan).find("2048 for calibration (128 of them from the program's own text), "), std::string::npos) << render_plan(plan);
+  EXPECT_NE(render_plan(plan).find("2048 for calibration (128 of them from the program's own text), "),
+            std::string::npos)
+      << render_plan(plan);
   o.calibration.select = 16;
   EXPECT_EQ(json::parse(plan_quantization(path("model"), path("p"), o))["builtin_tokens"], 64);
   o.calibration.select = 0;
@@ -139,7 +162,9 @@ TEST_F(CalibrationSourcesTest, TheProgramsOwnTextStandsBesideFiles) {
 }
 
 TEST_F(CalibrationSourcesTest, TheProgramsOwnTextIsLeftOutWhereItDoesNotBelong) {
-  const auto sources = [&](const std::string& out, const QuantizeOptions& o) { return quantize(out, o)["calibration"]["sources"].size(); };
+  const auto sources = [&](const std::string& out, const QuantizeOptions& o) {
+    return quantize(out, o)["calibration"]["sources"].size();
+  };
   QuantizeOptions o = options({"a.txt"});
   EXPECT_EQ(sources("off", o), 1U);
   o.builtin_share = -1;
@@ -198,7 +223,7 @@ TEST_F(CalibrationSourcesTest, AFileMayBearTheNameOfASource) {
     quantize(name + std::string("-q"), o);
     std::ofstream(name, std::ios::app) << words(300, 7);
     EXPECT_THROW(quantize(name + std::string("-q"), o), ArgumentError) << name;  // another text, another run
-    o.calibration.calibration.emplace_back(name);  // here it is the source
+    o.calibration.calibration.emplace_back(name);                                // here it is the source
     o.evaluation.text = path("b.txt");
     fs::copy(folder_ / "b.txt", name, fs::copy_options::overwrite_existing);
     EXPECT_FALSE(warned(quantize(name + std::string("-r"), o), "flatter")) << name;
@@ -232,13 +257,21 @@ TEST_F(CalibrationSourcesTest, EachGivesItsShareOfTheHeldBackText) {
   o.calibration.temperature = 0.75;
   const json report = quantize("q", o);
   const json& c = report["calibration"];
-  EXPECT_EQ(c["sources"][2], (json{{"source", "self"}, {"kind", "self"}, {"weight", 1.0}, {"sequences", 4}, {"tokens", 256},
-                                   {"temperature", 0.75}, {"seed", 9}, {"sequence_length", 64}}));
+  EXPECT_EQ(c["sources"][2], (json{{"source", "self"},
+                                   {"kind", "self"},
+                                   {"weight", 1.0},
+                                   {"sequences", 4},
+                                   {"tokens", 256},
+                                   {"temperature", 0.75},
+                                   {"seed", 9},
+                                   {"sequence_length", 64}}));
   EXPECT_EQ(report["held_back"]["tokens"], 2048 + 1024 + 1024);
   const std::string source = report["held_back"]["source"];
   EXPECT_NE(source.find("the last 2048 of the"), std::string::npos) << source;
   EXPECT_NE(source.find("the last 16 of 20 sequences that the model made itself"), std::string::npos) << source;
-  EXPECT_NE(read_text_file(path("q") + "/README.md").find("text of the model itself (temperature 0.75, seed 9, sequences of 64 tokens), weight 1"), std::string::npos);
+  EXPECT_NE(read_text_file(path("q") + "/README.md")
+                .find("text of the model itself (temperature 0.75, seed 9, sequences of 64 tokens), weight 1"),
+            std::string::npos);
 }
 
 TEST_F(CalibrationSourcesTest, ConversationsGoThroughTheTemplate) {
@@ -250,7 +283,8 @@ TEST_F(CalibrationSourcesTest, ConversationsGoThroughTheTemplate) {
   std::ofstream plain(folder_ / "plain.txt");
   for (std::string line; std::getline(in, line);) {
     const json messages = json::parse(line)["messages"];
-    for (const json& m : messages) plain << m["role"].get<std::string>() << " " << m["content"].get<std::string>() << ". ";
+    for (const json& m : messages)
+      plain << m["role"].get<std::string>() << " " << m["content"].get<std::string>() << ". ";
   }
   plain.close();
   QuantizeOptions by_hand = options({"plain.txt"});
@@ -284,7 +318,8 @@ TEST_F(CalibrationSourcesTest, ASelectionIsRepeatableAndReported) {
   o.machine.threads = 2;
   EXPECT_EQ(quantize("two", o)["calibration"]["selection"], selection);
   EXPECT_EQ(weights_of("one"), weights_of("two"));
-  EXPECT_NE(read_text_file(path("one") + "/README.md").find("of these 16 sequences the 4 that cover the channels best"), std::string::npos);
+  EXPECT_NE(read_text_file(path("one") + "/README.md").find("of these 16 sequences the 4 that cover the channels best"),
+            std::string::npos);
   o.calibration.select = 0;
   o.calibration.samples = 4;
   quantize("first", o);
@@ -325,7 +360,8 @@ TEST_F(CalibrationSourcesTest, StatisticsSayOfWhichTextTheyAre) {
   EXPECT_EQ(c["sources"], (json::array({{{"source", path("s.npz")}, {"kind", "statistics"}, {"tokens", 5 * 64}}})));
   EXPECT_EQ(c["made_from"]["sources"], direct["calibration"]["sources"]);
   EXPECT_EQ(c["made_from"]["selection"], direct["calibration"]["selection"]);
-  EXPECT_NE(read_text_file(path("file") + "/README.md").find("s.npz: 320 tokens (made of a.txt, weight 1"), std::string::npos);
+  EXPECT_NE(read_text_file(path("file") + "/README.md").find("s.npz: 320 tokens (made of a.txt, weight 1"),
+            std::string::npos);
 }
 
 TEST_F(CalibrationSourcesTest, TooFewTokensAreNamedOnce) {
@@ -340,7 +376,8 @@ TEST_F(CalibrationSourcesTest, TooFewTokensAreNamedOnce) {
     EXPECT_NE(f["name"].get<std::string>().find("down_proj"), std::string::npos);
   }
   int warnings = 0;
-  for (const json& w : report["warnings"]) warnings += w.get<std::string>().find("few calibration tokens for 2 of 14 linears (down_proj)") == 0 ? 1 : 0;
+  for (const json& w : report["warnings"])
+    warnings += w.get<std::string>().find("few calibration tokens for 2 of 14 linears (down_proj)") == 0 ? 1 : 0;
   EXPECT_EQ(warnings, 1);
   const json plan = json::parse(plan_quantization(path("model"), path("p"), o));
   EXPECT_TRUE(warned(plan, "few calibration tokens"));
@@ -350,7 +387,8 @@ TEST_F(CalibrationSourcesTest, TooFewTokensAreNamedOnce) {
 }
 
 TEST_F(CalibrationSourcesTest, WhatDoesNotGoTogetherIsRefused) {
-  const auto with = [&](const std::vector<std::string>& sources, const std::vector<double>& weights = {}, int64_t select = 0) {
+  const auto with = [&](const std::vector<std::string>& sources, const std::vector<double>& weights = {},
+                        int64_t select = 0) {
     QuantizeOptions o = options(sources);
     o.calibration.calibration_weights = weights;
     o.calibration.select = select;
@@ -360,7 +398,9 @@ TEST_F(CalibrationSourcesTest, WhatDoesNotGoTogetherIsRefused) {
   EXPECT_NE(with({"a.txt", "a.txt"}).find("is named twice"), std::string::npos);
   EXPECT_NE(with({"chat.json"}).find("JSON Lines"), std::string::npos);
   EXPECT_NE(with({}).find("--calibration: expected self, builtin or a file, found nothing"), std::string::npos);
-  EXPECT_NE(with({"a.txt", "b.txt"}, {1}).find("expected one number for each of the 2 sources, in their order, found 1"), std::string::npos);
+  EXPECT_NE(
+      with({"a.txt", "b.txt"}, {1}).find("expected one number for each of the 2 sources, in their order, found 1"),
+      std::string::npos);
   EXPECT_NE(with({"a.txt", "b.txt"}, {1, 0}).find("expected numbers from 1e-06 to 1e+06, found 0"), std::string::npos);
   EXPECT_NE(with({"a.txt"}, {}, 17).find("--select: expected at most --samples"), std::string::npos);
   EXPECT_NE(with({"a.txt"}, {}, -1).find("--select: expected a whole number"), std::string::npos);
@@ -387,7 +427,8 @@ TEST_F(CalibrationSourcesTest, BrokenFactsInAStatisticsFileAreRefused) {
   EXPECT_THROW(with_facts("{"), FormatError);
   EXPECT_THROW(with_facts(std::string(100000, '[')), FormatError);
   // Somebody else's object is passed on as it is, whatever its fields hold.
-  const json report = with_facts(R"({"sources": [{"source": 3, "kind": "self", "weight": "x"}], "selection": {"pool": []}})");
+  const json report =
+      with_facts(R"({"sources": [{"source": 3, "kind": "self", "weight": "x"}], "selection": {"pool": []}})");
   EXPECT_EQ(report["calibration"]["made_from"]["sources"][0]["source"], 3);
 }
 

@@ -13,7 +13,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-std::string model(const std::string& name) { return std::string(TEST_DATA) + "/models/" + name; }
+std::string model(const std::string& name) {
+  return std::string(TEST_DATA) + "/models/" + name;
+}
 
 TEST(Compare, AModelAndItselfDoNotDiffer) {
   for (const char* name : {"llama", "gemma2", "phi3"}) {

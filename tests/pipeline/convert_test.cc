@@ -1,4 +1,5 @@
-// Conversions between 4-bit formats: the same codes, zeros and scales, refusals that name the tensor, and nothing half done.
+// Conversions between 4-bit formats: the same codes, zeros and scales, refusals that name the tensor, and nothing half
+// done.
 #include <gtest/gtest.h>
 #include <metal_marlin/convert.h>
 #include <metal_marlin/error.h>
@@ -45,7 +46,11 @@ struct Model : TensorProvider {
     Random random(seed);
     for (const auto& [name, shape] : shapes()) {
       if (!name.ends_with("_proj.weight")) continue;
-      QuantizedTensor t{.out_features = shape[0], .in_features = shape[1], .group_size = group < 0 ? shape[1] : group, .bits = 4, .symmetric = symmetric};
+      QuantizedTensor t{.out_features = shape[0],
+                        .in_features = shape[1],
+                        .group_size = group < 0 ? shape[1] : group,
+                        .bits = 4,
+                        .symmetric = symmetric};
       t.codes.resize(static_cast<size_t>(shape[0] * shape[1]));
       for (uint8_t& code : t.codes) code = static_cast<uint8_t>(random.below(16));
       t.scales.resize(static_cast<size_t>(shape[0] * t.groups()));
@@ -84,13 +89,21 @@ struct Model : TensorProvider {
   void write(const TemporaryFolder& folder, const std::string& format, DType type = DType::kF16) {
     const std::string floats = folder.path("floats");
     fs::create_directories(floats);
-    const json config = {{"model_type", "llama"},      {"architectures", {"LlamaForCausalLM"}},
-                         {"vocab_size", 12},           {"hidden_size", sizes.hidden},
-                         {"intermediate_size", sizes.intermediate}, {"num_hidden_layers", 1},
-                         {"num_attention_heads", sizes.hidden / 8}, {"num_key_value_heads", sizes.kv / 8},
-                         {"head_dim", 8},              {"max_position_embeddings", 32},
-                         {"rms_norm_eps", 1e-5},       {"hidden_act", "silu"}, {"attention_bias", true},
-                         {"tie_word_embeddings", false}, {"torch_dtype", type == DType::kF16 ? "float16" : "bfloat16"}};
+    const json config = {{"model_type", "llama"},
+                         {"architectures", {"LlamaForCausalLM"}},
+                         {"vocab_size", 12},
+                         {"hidden_size", sizes.hidden},
+                         {"intermediate_size", sizes.intermediate},
+                         {"num_hidden_layers", 1},
+                         {"num_attention_heads", sizes.hidden / 8},
+                         {"num_key_value_heads", sizes.kv / 8},
+                         {"head_dim", 8},
+                         {"max_position_embeddings", 32},
+                         {"rms_norm_eps", 1e-5},
+                         {"hidden_act", "silu"},
+                         {"attention_bias", true},
+                         {"tie_word_embeddings", false},
+                         {"torch_dtype", type == DType::kF16 ? "float16" : "bfloat16"}};
     write_text_file(floats + "/config.json", config.dump());
     write_text_file(floats + "/tokenizer.json", R"({"version": "1.0", "note": "any"})");
     write_text_file(floats + "/generation_config.json", R"({"eos_token_id": 3})");
@@ -118,7 +131,9 @@ std::string weights(const std::string& folder) {
   }
   return "";
 }
-json config_of(const std::string& folder) { return json::parse(read_text_file(folder + "/config.json")); }
+json config_of(const std::string& folder) {
+  return json::parse(read_text_file(folder + "/config.json"));
+}
 std::set<std::string> names_in(const std::string& folder) {
   std::set<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
@@ -170,7 +185,9 @@ TEST(Convert, ThereAndBackIsTheIdentity) {
     for (const std::string& b : formats) {
       if (a == b) continue;
       for (int i = 0; i < 3; ++i) {
-        const auto size = [&](int64_t most) { return 8 * static_cast<int64_t>(1 + random.below(static_cast<uint64_t>(most))); };
+        const auto size = [&](int64_t most) {
+          return 8 * static_cast<int64_t>(1 + random.below(static_cast<uint64_t>(most)));
+        };
         Sizes sizes{size(9), size(17), 8};
         const bool v1 = a == "gptq" || b == "gptq";
         Model model(sizes, i == 1 ? -1 : 8, i == 2, random.below(1000), v1 ? 1 : 0);
@@ -216,10 +233,12 @@ TEST(Convert, OtherFilesGoAlong) {
   TemporaryFolder folder;
   Model model({16, 24, 8}, 8, true, 1);
   model.write(folder, "gptq");
-  for (const char* name : {"LICENSE", "NOTICE.txt", "quant_log.csv", ".gitattributes", "pytorch_model.bin"}) folder.write(std::string("gptq/") + name, "text\n");
+  for (const char* name : {"LICENSE", "NOTICE.txt", "quant_log.csv", ".gitattributes", "pytorch_model.bin"})
+    folder.write(std::string("gptq/") + name, "text\n");
   convert(folder.path("gptq"), folder.path("awq"), "awq");
-  EXPECT_EQ(names_in(folder.path("awq")), (std::set<std::string>{"model.safetensors", "config.json", "tokenizer.json", "generation_config.json",
-                                                                 "chat_template.jinja", "README.md", "LICENSE", "NOTICE.txt"}));
+  EXPECT_EQ(names_in(folder.path("awq")),
+            (std::set<std::string>{"model.safetensors", "config.json", "tokenizer.json", "generation_config.json",
+                                   "chat_template.jinja", "README.md", "LICENSE", "NOTICE.txt"}));
   EXPECT_EQ(read_text_file(folder.path("awq/LICENSE")), "text\n");
   convert(folder.path("gptq"), folder.path("awq"), "awq", true);  // a folder with a licence is a checkpoint's still
 }
@@ -228,7 +247,9 @@ TEST(Convert, ConfigsOfEachFormat) {
   TemporaryFolder folder;
   Model model({256, 256, 256}, 128, true, 1);
   // gate and up in 16 bits
-  std::erase_if(model.plan.quantized, [](const QuantizedLinear& l) { return l.name.find("gate") != std::string::npos || l.name.find("up_") != std::string::npos; });
+  std::erase_if(model.plan.quantized, [](const QuantizedLinear& l) {
+    return l.name.find("gate") != std::string::npos || l.name.find("up_") != std::string::npos;
+  });
   model.write(folder, "native");
   for (const std::string to : {"awq", "gptq", "gptq_v2", "marlin"}) convert(folder.path("native"), folder.path(to), to);
   const std::string gate = "model.layers.0.mlp.gate_proj";
@@ -247,8 +268,12 @@ TEST(Convert, ConfigsOfEachFormat) {
     // For readers that do not know "dynamic": what is quantized, by whole names.
     EXPECT_EQ(q["modules_in_block_to_quantize"].size(), 1u);
     EXPECT_EQ(q["modules_in_block_to_quantize"][0].size(), 5u);
-    for (const json& name : q["modules_in_block_to_quantize"][0]) EXPECT_TRUE(model.codes.count(name.get<std::string>() + ".weight") > 0 && name != gate && name != up);
-    EXPECT_EQ(q["dynamic"], json::parse(R"x({"-:^model\\.layers\\.0\\.mlp\\.gate_proj$": {}, "-:^model\\.layers\\.0\\.mlp\\.gate_up_proj$": {}, "-:^model\\.layers\\.0\\.mlp\\.up_proj$": {}})x"));
+    for (const json& name : q["modules_in_block_to_quantize"][0])
+      EXPECT_TRUE(model.codes.count(name.get<std::string>() + ".weight") > 0 && name != gate && name != up);
+    EXPECT_EQ(
+        q["dynamic"],
+        json::parse(
+            R"x({"-:^model\\.layers\\.0\\.mlp\\.gate_proj$": {}, "-:^model\\.layers\\.0\\.mlp\\.gate_up_proj$": {}, "-:^model\\.layers\\.0\\.mlp\\.up_proj$": {}})x"));
   }
   const json awq = config_of(folder.path("awq"))["quantization_config"];
   EXPECT_EQ(awq["modules_to_not_convert"], json({gate, up, "lm_head"}));
@@ -265,7 +290,8 @@ TEST(Convert, ConfigsOfEachFormat) {
 }
 
 template <typename E>
-void expect_refused(const TemporaryFolder& folder, const std::string& from, const std::string& to, const std::vector<std::string>& texts) {
+void expect_refused(const TemporaryFolder& folder, const std::string& from, const std::string& to,
+                    const std::vector<std::string>& texts) {
   const auto before = names_in(folder.path(""));
   test::check_error(test::expect<E>(texts), [&] { convert(folder.path(from), folder.path("refused"), to); });
   EXPECT_EQ(names_in(folder.path("")), before);
@@ -335,7 +361,8 @@ TEST(ConvertRefuses, ActOrderWhereThereIsNoGroupIndex) {
   for (int64_t n = 0; n < 16; ++n) {
     for (int64_t k = 0; k < 24; ++k) {
       const auto at = static_cast<size_t>(n * 3 + (k * 5 + 2) % 3);
-      ASSERT_EQ(w(n, k), static_cast<float>(t.codes[static_cast<size_t>(n * 24 + k)] - t.zeros[at]) * f16_to_f32(t.scales[at]));
+      ASSERT_EQ(w(n, k),
+                static_cast<float>(t.codes[static_cast<size_t>(n * 24 + k)] - t.zeros[at]) * f16_to_f32(t.scales[at]));
     }
   }
 }
@@ -357,7 +384,8 @@ TEST(ConvertRefuses, AStoredQScale) {
       }
     }
     OwnedTensor scale{"model.layers.0.self_attn.k_proj.weight.q_scale", DType::kF16, {16}, Buffer(32)};
-    for (size_t k = 0; k < 16; ++k) reinterpret_cast<uint16_t*>(scale.bytes.data())[k] = f32_to_f16(ones || k != 9 ? 1.0F : 2.0F);
+    for (size_t k = 0; k < 16; ++k)
+      reinterpret_cast<uint16_t*>(scale.bytes.data())[k] = f32_to_f16(ones || k != 9 ? 1.0F : 2.0F);
     tensors.push_back(std::move(scale));
     write_safetensors(path, std::span<const OwnedTensor>(tensors), metadata);
     if (ones) {
@@ -390,11 +418,13 @@ TEST(ConvertOutput, IsReplacedOnlyWhenAskedAndOnlyACheckpoint) {
   convert(folder.path("awq"), folder.path("out"), "native");
   EXPECT_THROW(convert(folder.path("awq"), folder.path("out"), "gptq_v2"), ArgumentError);
   convert(folder.path("awq"), folder.path("out"), "gptq_v2", true);
-  EXPECT_EQ(names_in(folder.path("out")), (std::set<std::string>{"README.md", "chat_template.jinja", "config.json", "generation_config.json",
-                                                               "model.safetensors", "quantize_config.json", "tokenizer.json"}));
+  EXPECT_EQ(names_in(folder.path("out")),
+            (std::set<std::string>{"README.md", "chat_template.jinja", "config.json", "generation_config.json",
+                                   "model.safetensors", "quantize_config.json", "tokenizer.json"}));
   expect_codes(folder.path("out"), model);
   folder.write("out/thesis.txt", "years of work");
-  test::check_error(test::expect<ArgumentError>({"thesis.txt"}), [&] { convert(folder.path("awq"), folder.path("out"), "native", true); });
+  test::check_error(test::expect<ArgumentError>({"thesis.txt"}),
+                    [&] { convert(folder.path("awq"), folder.path("out"), "native", true); });
   EXPECT_EQ(read_text_file(folder.path("out/thesis.txt")), "years of work");
   fs::create_directories(folder.path("empty"));
   convert(folder.path("awq"), folder.path("empty"), "native");
@@ -419,7 +449,8 @@ TEST(ConvertOutput, AnInterruptionLeavesNothingOrTheOld) {
       int seen = 0;
       Observer observer;
       observer.on_progress = [&](const Progress& p) { return p.stage != "write" || seen++ != stop; };
-      EXPECT_THROW(convert_model(folder.path("awq"), folder.path(out), {.to = "gptq", .overwrite = true}, observer), Interrupted);
+      EXPECT_THROW(convert_model(folder.path("awq"), folder.path(out), {.to = "gptq", .overwrite = true}, observer),
+                   Interrupted);
     }
     EXPECT_EQ(names_in(folder.path("")), before);
     EXPECT_EQ(weights(folder.path("old")), old);

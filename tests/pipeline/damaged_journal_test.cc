@@ -1,4 +1,5 @@
-// A journal whose files were changed between a run and the one that goes on: told before any work, nothing read beyond its end.
+// A journal whose files were changed between a run and the one that goes on: told before any work, nothing read beyond
+// its end.
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
@@ -38,7 +39,8 @@ class DamagedJournal : public ModelRunTest {
     ASSERT_TRUE(fs::exists(file("block-00000.json")));
   }
   std::string file(const char* name) const { return out("q") + "/.metal-marlin/" + name; }
-  void edit_block(const std::function<void(Tensors&)>& change, const std::map<std::string, std::string>& metadata = {}) {
+  void edit_block(const std::function<void(Tensors&)>& change,
+                  const std::map<std::string, std::string>& metadata = {}) {
     const std::string path = file("block-00000.safetensors");
     Tensors tensors;
     std::map<std::string, std::string> kept;
@@ -86,7 +88,8 @@ TEST_F(DamagedJournal, TensorsUnlikeTheModelAreTold) {
       {"v in F32", [&](Tensors& t) { t.insert_or_assign(v, zeros(v, DType::kF32, {16, 32})); }},
       {"no v", [&](Tensors& t) { t.erase(v); }},
       {"a tensor more", [&](Tensors& t) { t.emplace("x", zeros("x", DType::kF16, {4})); }},
-      {"wide o", [&](Tensors& t) {
+      {"wide o",
+       [&](Tensors& t) {
          t.insert_or_assign(o, zeros(o, DType::kU32, {512, 32}));
          t.insert_or_assign(o + ".scales", zeros(o + ".scales", DType::kF16, {512, 32}));
          t.insert_or_assign(o + ".zeros", zeros(o + ".zeros", DType::kF16, {512, 32}));
@@ -101,7 +104,9 @@ TEST_F(DamagedJournal, TensorsUnlikeTheModelAreTold) {
 
 TEST_F(DamagedJournal, OtherKindsOfJsonAreTold) {
   const std::string o = "model.layers.0.self_attn.o_proj.weight";
-  for (const std::string quantized : {"{", "[]", "3", R"({"X": 3})", R"({"X": {"bits": 4, "group_size": "8", "symmetric": true}})", R"({"X": {"bits": "4", "group_size": 8, "symmetric": true}})", "{}"}) {
+  for (const std::string quantized :
+       {"{", "[]", "3", R"({"X": 3})", R"({"X": {"bits": 4, "group_size": "8", "symmetric": true}})",
+        R"({"X": {"bits": "4", "group_size": 8, "symmetric": true}})", "{}"}) {
     interrupt();
     std::string text = quantized;
     if (const size_t at = text.find('X'); at != std::string::npos) text.replace(at, 1, o);

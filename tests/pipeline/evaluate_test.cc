@@ -40,9 +40,15 @@ class EvaluateTest : public testing::Test {
     for (const char* file : {"tokenizer.model", "tokenizer_config.json", "golden.safetensors"}) fs::remove(to / file);
     json vocabulary;
     for (int64_t id = 0; id < kVocab; ++id) vocabulary["t" + std::to_string(id)] = id;
-    const json tokenizer = {{"version", "1.0"},       {"truncation", nullptr},     {"padding", nullptr},
-                            {"added_tokens", json::array()}, {"normalizer", nullptr}, {"pre_tokenizer", {{"type", "WhitespaceSplit"}}},
-                            {"post_processor", nullptr}, {"decoder", nullptr}, {"model", {{"type", "WordLevel"}, {"vocab", vocabulary}, {"unk_token", "t0"}}}};
+    const json tokenizer = {{"version", "1.0"},
+                            {"truncation", nullptr},
+                            {"padding", nullptr},
+                            {"added_tokens", json::array()},
+                            {"normalizer", nullptr},
+                            {"pre_tokenizer", {{"type", "WhitespaceSplit"}}},
+                            {"post_processor", nullptr},
+                            {"decoder", nullptr},
+                            {"model", {{"type", "WordLevel"}, {"vocab", vocabulary}, {"unk_token", "t0"}}}};
     std::ofstream(to / "tokenizer.json") << tokenizer.dump();
     json config = json::parse(read_text_file((to / "config.json").string()));
     config.merge_patch(change);
@@ -59,9 +65,13 @@ class EvaluateTest : public testing::Test {
     options.context = kLength;
     return options;
   }
-  static const float* logits(const SafetensorsFile& golden) { return reinterpret_cast<const float*>(golden.get("logits").bytes.data()); }
+  static const float* logits(const SafetensorsFile& golden) {
+    return reinterpret_cast<const float*>(golden.get("logits").bytes.data());
+  }
   static plain::Scores scores(const SafetensorsFile& golden, const SafetensorsFile& reference) {
-    return plain::scores_of(logits(golden), logits(reference), reinterpret_cast<const int32_t*>(golden.get("input_ids").bytes.data()), kChunks, kLength, kVocab);
+    return plain::scores_of(logits(golden), logits(reference),
+                            reinterpret_cast<const int32_t*>(golden.get("input_ids").bytes.data()), kChunks, kLength,
+                            kVocab);
   }
 
   fs::path folder_;

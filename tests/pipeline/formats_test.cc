@@ -90,7 +90,8 @@ TEST_F(Formats, Version1LiftsZeros) {
       const Matrix values = source->load(t.name);
       OwnedTensor f32{t.name, DType::kF32, t.shape, Buffer(static_cast<size_t>(values.size()) * 4)};
       auto* to = reinterpret_cast<float*>(f32.bytes.data());
-      for (int64_t i = 0; i < values.size(); ++i) to[i] = t.name.find("_proj.") != std::string::npos ? std::fabs(values.data()[i]) + 0.01F : values.data()[i];
+      for (int64_t i = 0; i < values.size(); ++i)
+        to[i] = t.name.find("_proj.") != std::string::npos ? std::fabs(values.data()[i]) + 0.01F : values.data()[i];
       tensors.push_back(std::move(f32));
     }
   }
@@ -106,7 +107,8 @@ TEST_F(Formats, Version1LiftsZeros) {
   const auto v1 = ModelSource::open(folder_.path("v1"))->load_quantized(name);
   EXPECT_EQ(std::count(v2->zeros.begin(), v2->zeros.end(), 0), static_cast<int64_t>(v2->zeros.size()));
   EXPECT_EQ(std::count(v1->zeros.begin(), v1->zeros.end(), 1), static_cast<int64_t>(v1->zeros.size()));
-  // Fourteen steps instead of fifteen: the error of a weight stays within half of such a step (and f16's rounding of it).
+  // Fourteen steps instead of fifteen: the error of a weight stays within half of such a step (and f16's rounding of
+  // it).
   constexpr float kRounding = 1.001F;
   const Matrix w = floats->load(name);
   const Matrix q = dequantize(*v1);

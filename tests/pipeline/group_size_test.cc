@@ -4,11 +4,11 @@
 #include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
 
-
 namespace metal_marlin {
 namespace {
 
-int64_t resolve(const std::string& model, const std::string& size, const std::vector<std::string>& skip = {}, const std::string& format = "awq") {
+int64_t resolve(const std::string& model, const std::string& size, const std::vector<std::string>& skip = {},
+                const std::string& format = "awq") {
   QuantizeOptions o;
   o.group_size = size;
   o.skip = skip;
@@ -36,7 +36,7 @@ TEST(GroupSize, AutoAndExplicitSizes) {
     EXPECT_NE(message.find("these fit every linear: 8, -1 (one group per row)"), std::string::npos) << message;
   }
   EXPECT_NE(refusal("llama", "16").find("model.layers.0.mlp.down_proj.weight (in_features 40)"), std::string::npos);
-  EXPECT_EQ(refusal("llama", "16").find("q_proj"), std::string::npos);   // 16 divides 32
+  EXPECT_EQ(refusal("llama", "16").find("q_proj"), std::string::npos);    // 16 divides 32
   EXPECT_EQ(refusal("llama", "16").find("layers.1"), std::string::npos);  // each kind once
   EXPECT_NE(refusal("llama", "40").find("q_proj"), std::string::npos);
 }
@@ -59,7 +59,9 @@ TEST(GroupSize, LinearsThatNoLayoutHoldsHaveNoSay) {
 TEST(GroupSize, NamesWhatIsNoSize) {
   for (const std::string size : {"", "0", "-2", "12", "8x", "8.0", "big", "99999999999999999999"}) {
     const std::string message = refusal("llama", size);
-    EXPECT_NE(message.find("--group-size: expected auto, -1 or a positive multiple of 8, found \"" + size + "\""), std::string::npos) << message;
+    EXPECT_NE(message.find("--group-size: expected auto, -1 or a positive multiple of 8, found \"" + size + "\""),
+              std::string::npos)
+        << message;
   }
 }
 

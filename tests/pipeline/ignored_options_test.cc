@@ -24,8 +24,12 @@ class IgnoredOptionsTest : public testing::Test {
     for (const IgnoredOption& i : ignored_options(o, make_recipe(o, *source_))) EXPECT_TRUE(out.insert(i.name).second);
     return out;
   }
-  std::string warning(const QuantizeOptions& o) const { return ignored_options_warning(ignored_options(o, make_recipe(o, *source_))); }
-  uint64_t fingerprint(const QuantizeOptions& o) const { return run_fingerprint(o, make_recipe(o, *source_), *source_); }
+  std::string warning(const QuantizeOptions& o) const {
+    return ignored_options_warning(ignored_options(o, make_recipe(o, *source_)));
+  }
+  uint64_t fingerprint(const QuantizeOptions& o) const {
+    return run_fingerprint(o, make_recipe(o, *source_), *source_);
+  }
 
   std::unique_ptr<ModelSource> source_;
 };
@@ -39,7 +43,8 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
     return a;
   };
   EXPECT_EQ(names(options("gptq")), with(text, {"effort", "salient-ratio", "activation-method", "awq-loss"}));
-  EXPECT_EQ(names(options("rtn")), with(text, {"effort", "salient-ratio", "activation-method", "awq-loss", "damping", "guard", "act-order", "first-token-weight"}));
+  EXPECT_EQ(names(options("rtn")), with(text, {"effort", "salient-ratio", "activation-method", "awq-loss", "damping",
+                                               "guard", "act-order", "first-token-weight"}));
   EXPECT_EQ(names(options("awq-paper")), with(text, {"effort", "salient-ratio", "damping", "guard", "act-order"}));
   EXPECT_EQ(names(options("awq")), with(text, {"salient-ratio"}));
   QuantizeOptions fast = options("awq");
@@ -48,12 +53,17 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
   fast.guard = "on";
   EXPECT_NE(warning(fast).find("--effort fast has no error feedback"), std::string::npos) << warning(fast);
   EXPECT_EQ(names(options("awq-salient")), with(text, {"effort", "awq-loss", "damping", "guard", "act-order"}));
-  EXPECT_EQ(names(options("gptq", "self")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "builtin-share", "chunks", "context", "sensitivity-tokens"}));
-  EXPECT_EQ(names(options("gptq", "stats.npz")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "builtin-share", "seed",
-                                                         "temperature", "bos", "chunks", "context", "sensitivity-tokens"}));
+  EXPECT_EQ(names(options("gptq", "self")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss",
+                                                   "builtin-share", "chunks", "context", "sensitivity-tokens"}));
+  EXPECT_EQ(
+      names(options("gptq", "stats.npz")),
+      (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length",
+             "precision", "builtin-share", "seed", "temperature", "bos", "chunks", "context", "sensitivity-tokens"}));
   QuantizeOptions named = options("gptq", "stats.npz");
   named.evaluation.text = "test.txt";
-  EXPECT_EQ(names(named), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length", "precision", "builtin-share", "seed", "temperature", "sensitivity-tokens"}));
+  EXPECT_EQ(names(named),
+            (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length",
+                   "precision", "builtin-share", "seed", "temperature", "sensitivity-tokens"}));
   QuantizeOptions weighed = options("awq", "self");
   weighed.calibration.calibration_weights = {2};
   EXPECT_TRUE(names(weighed).count("calibration-weights"));
@@ -130,9 +140,14 @@ TEST_F(IgnoredOptionsTest, FastEffortTakesFewSequencesUnlessTheyAreNamed) {
   o.given.clear();
   o.calibration.samples = 40;  // by a caller who does not say what is given
   EXPECT_EQ(with_presets(o).calibration.samples, 40);
-  EXPECT_NE(fingerprint(o), fingerprint([&] { QuantizeOptions best = o; best.effort = "best"; return best; }()));
+  EXPECT_NE(fingerprint(o), fingerprint([&] {
+              QuantizeOptions best = o;
+              best.effort = "best";
+              return best;
+            }()));
   const Recipe recipe = make_recipe(o, *source_);
-  EXPECT_TRUE(recipe.rounding == Rounding::kNearest && recipe.refine && !recipe.guard && recipe.scale_loss == ScaleLoss::kLinear);
+  EXPECT_TRUE(recipe.rounding == Rounding::kNearest && recipe.refine && !recipe.guard &&
+              recipe.scale_loss == ScaleLoss::kLinear);
   o.awq_loss = "feedback";
   EXPECT_THROW(make_recipe(o, *source_), ArgumentError);
   o.effort = "quick";

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <metal_marlin/inspect.h>
+#include <cmath>
 
 #include <filesystem>
 #include <fstream>
@@ -19,7 +19,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-std::string model(const std::string& name) { return std::string(TEST_DATA) + "/models/" + name; }
+std::string model(const std::string& name) {
+  return std::string(TEST_DATA) + "/models/" + name;
+}
 
 // Counted by hand from the shapes: hidden 32, feed-forward 40, 4 heads and 2 key-value heads of 8, vocabulary 96, two
 // layers, a head of its own, f32.
@@ -61,7 +63,8 @@ TEST(Inspect, ListsWhatIsNotOfTheModelOnceEach) {
   const json j = json::parse(inspect_model(folder.string()));
   std::set<std::string> surplus;
   for (const json& s : j["skipped"]) {
-    if (s["reason"].get<std::string>().find("layer 1, but the config has num_hidden_layers 1") == std::string::npos) continue;
+    if (s["reason"].get<std::string>().find("layer 1, but the config has num_hidden_layers 1") == std::string::npos)
+      continue;
     EXPECT_TRUE(surplus.insert(s["name"].get<std::string>()).second) << s;
   }
   EXPECT_EQ(surplus.size(), 9U);

@@ -41,7 +41,8 @@ class JournalTest : public testing::Test {
       b.quantized.emplace(symmetric ? "model.layers.0.a.weight" : "model.layers.0.b.weight", std::move(t));
     }
     OwnedTensor norm{"model.layers.0.norm.weight", DType::kF16, {8}, Buffer(16)};
-    for (int i = 0; i < 8; ++i) reinterpret_cast<uint16_t*>(norm.bytes.data())[i] = static_cast<uint16_t>(random.below(30000));
+    for (int i = 0; i < 8; ++i)
+      reinterpret_cast<uint16_t*>(norm.bytes.data())[i] = static_cast<uint16_t>(random.below(30000));
     b.changed.push_back(std::move(norm));
     return b;
   }

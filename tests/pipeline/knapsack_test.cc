@@ -20,7 +20,8 @@ struct Best {
   uint64_t least_cost = std::numeric_limits<uint64_t>::max();   // with a loss within the limit
 };
 
-void search(const std::vector<KnapsackItem>& items, size_t at, uint64_t cost, double loss, uint64_t capacity, double limit, Best& best) {
+void search(const std::vector<KnapsackItem>& items, size_t at, uint64_t cost, double loss, uint64_t capacity,
+            double limit, Best& best) {
   if (at == items.size()) {
     if (cost <= capacity && (loss < best.least_loss || (loss == best.least_loss && cost < best.cost_of_it))) {
       best.least_loss = loss;
@@ -29,7 +30,8 @@ void search(const std::vector<KnapsackItem>& items, size_t at, uint64_t cost, do
     if (loss <= limit) best.least_cost = std::min(best.least_cost, cost);
     return;
   }
-  for (const KnapsackOption& o : items[at].options) search(items, at + 1, cost + o.cost, loss + o.loss, capacity, limit, best);
+  for (const KnapsackOption& o : items[at].options)
+    search(items, at + 1, cost + o.cost, loss + o.loss, capacity, limit, best);
 }
 
 // Losses are multiples of 1/64, so that sums are exact in any order.
@@ -38,7 +40,8 @@ std::vector<KnapsackItem> random_items(Random& random, size_t count, uint64_t un
   for (KnapsackItem& item : items) {
     const auto options = 1 + random.below(4);
     const uint64_t base = random.below(50);
-    for (uint32_t o = 0; o < options; ++o) item.options.push_back({base + unit * random.below(12), static_cast<double>(random.below(200)) / 64});
+    for (uint32_t o = 0; o < options; ++o)
+      item.options.push_back({base + unit * random.below(12), static_cast<double>(random.below(200)) / 64});
   }
   return items;
 }
@@ -56,7 +59,8 @@ std::pair<bool, bool> expect_best(const std::vector<KnapsackItem>& items, uint64
     EXPECT_LE(loss->cost, capacity);
     EXPECT_EQ(loss->options.size(), items.size());
     uint64_t sum = 0;
-    for (size_t i = 0; i < std::min(items.size(), loss->options.size()); ++i) sum += items[i].options.at(loss->options[i]).cost;
+    for (size_t i = 0; i < std::min(items.size(), loss->options.size()); ++i)
+      sum += items[i].options.at(loss->options[i]).cost;
     EXPECT_EQ(sum, loss->cost);
   }
   EXPECT_EQ(cost.has_value(), best.least_cost != std::numeric_limits<uint64_t>::max());
@@ -87,7 +91,8 @@ TEST(Knapsack, FindsTheBestOfNumbersWithoutACommonMeasure) {
   for (int round = 0; round < 100; ++round) {
     std::vector<KnapsackItem> items(6);
     for (KnapsackItem& item : items) {
-      for (int o = 0; o < 4; ++o) item.options.push_back({1'000'000'007ULL * (1 + random.below(9)) + random.below(1'000'000), random.uniform()});
+      for (int o = 0; o < 4; ++o)
+        item.options.push_back({1'000'000'007ULL * (1 + random.below(9)) + random.below(1'000'000), random.uniform()});
     }
     const uint64_t capacity = 15'000'000'000ULL + 1'000'000'000ULL * random.below(20);
     const double limit = 2 * random.uniform();
@@ -95,7 +100,8 @@ TEST(Knapsack, FindsTheBestOfNumbersWithoutACommonMeasure) {
   }
 }
 
-// Decimal losses, whose sums depend on their order, optima of 0, items without a choice, and limits that are a choice's own sum.
+// Decimal losses, whose sums depend on their order, optima of 0, items without a choice, and limits that are a choice's
+// own sum.
 TEST(Knapsack, RoundingOfSumsLosesNothing) {
   const std::vector<KnapsackItem> decimal = {{{{0, 0.5}, {1, 0.4}, {2, 0.1 + 0.2}, {3, 0.2}, {4, 0.1}, {5, 0}}}};
   EXPECT_EQ(least_loss(decimal, 7)->loss, 0);
@@ -107,7 +113,8 @@ TEST(Knapsack, RoundingOfSumsLosesNothing) {
     std::vector<KnapsackItem> items(1 + random.below(6));
     for (KnapsackItem& item : items) {
       const auto options = 1 + random.below(5);
-      for (uint32_t o = 0; o < options; ++o) item.options.push_back({random.below(9), static_cast<double>(random.below(11)) / 10});
+      for (uint32_t o = 0; o < options; ++o)
+        item.options.push_back({random.below(9), static_cast<double>(random.below(11)) / 10});
     }
     double limit = 0;  // of some choice
     for (const KnapsackItem& item : items) limit += item.options[random.below(item.options.size())].loss;
@@ -126,7 +133,8 @@ TEST(Knapsack, FindsTheBestForAsManyItemsAsLargeModelsHave) {
     const double sensitivity = std::exp(3 * random.normal());
     const uint64_t size = 1 + random.below(7);
     for (const uint64_t bits : {12, 13, 16, 17, 18, 20, 32, 33, 64}) {
-      item.options.push_back({size * bits, sensitivity * std::exp(-0.35 * static_cast<double>(bits)) * (0.8 + 0.4 * random.uniform())});
+      item.options.push_back(
+          {size * bits, sensitivity * std::exp(-0.35 * static_cast<double>(bits)) * (0.8 + 0.4 * random.uniform())});
     }
   }
   const uint64_t capacity = 320 * 4 * 18;

@@ -58,7 +58,8 @@ class MixedBits : public ModelRunTest {
     std::map<std::string, std::string> files;
     for (const auto& entry : fs::recursive_directory_iterator(out(name))) {
       const std::string file = fs::relative(entry.path(), out(name)).string();
-      if (entry.is_regular_file() && file.find("report.") == std::string::npos) files[file] = read_text_file(entry.path().string());
+      if (entry.is_regular_file() && file.find("report.") == std::string::npos)
+        files[file] = read_text_file(entry.path().string());
     }
     return files;
   }
@@ -68,7 +69,8 @@ class MixedBits : public ModelRunTest {
     for (const json& item : mixed["items"]) {
       weights += item["weights"].get<double>();
       for (const json& o : item["options"]) {
-        if (o["bits"] == item["chosen"]["bits"] && o["group_size"] == item["chosen"]["group_size"]) sum += o["storage_bits"].get<double>();
+        if (o["bits"] == item["chosen"]["bits"] && o["group_size"] == item["chosen"]["group_size"])
+          sum += o["storage_bits"].get<double>();
       }
     }
     return sum / weights;
@@ -76,10 +78,10 @@ class MixedBits : public ModelRunTest {
 };
 
 TEST(StorageBits, CountsCodesScalesAndZeros) {
-  EXPECT_EQ(storage_bits(10, 128, {4, true, 64}), 10U * (128 * 4 + 2 * 16));       // 4.25 per weight
+  EXPECT_EQ(storage_bits(10, 128, {4, true, 64}), 10U * (128 * 4 + 2 * 16));  // 4.25 per weight
   EXPECT_EQ(storage_bits(10, 128, {4, false, 64}), 10U * (128 * 4 + 2 * (16 + 4)));
   EXPECT_EQ(storage_bits(10, 128, {8, true, -1}), 10U * (128 * 8 + 16));
-  EXPECT_EQ(storage_bits(10, 100, {3, true, 64}), 10U * (100 * 3 + 2 * 16));       // the last group is short
+  EXPECT_EQ(storage_bits(10, 100, {3, true, 64}), 10U * (100 * 3 + 2 * 16));  // the last group is short
   EXPECT_EQ(storage_bits(10, 128, {kUnquantizedBits, true, 64}), 10U * 128 * 16);
 }
 
@@ -90,8 +92,8 @@ TEST_F(MixedBits, MeasuresWhatRunsWithSingleLinearsGive) {
   const json measured = json::parse(sensitivity_of_model(model(), o));
   ASSERT_EQ(measured["items"].size(), 2U * kTaps);
   EXPECT_EQ(measured["tokens"], 256);
-  // The same tokens as a text to evaluate on is awkward to make: the sequences are cut from the text without gaps, so that
-  // evaluating on all sixteen and on the first twelve gives their sum by difference.
+  // The same tokens as a text to evaluate on is awkward to make: the sequences are cut from the text without gaps, so
+  // that evaluating on all sixteen and on the first twelve gives their sum by difference.
   for (const json& item : measured["items"]) {
     QuantizeOptions single = options(0);
     const std::set<std::string> own(item["linears"].begin(), item["linears"].end());
@@ -113,8 +115,8 @@ TEST_F(MixedBits, MeasuresWhatRunsWithSingleLinearsGive) {
   }
 }
 
-// The model is so small that the sample of rows is all of them: the ratio of the estimates is that of the squared output errors
-// which runs with those grids report, calibrated on the same sequences.
+// The model is so small that the sample of rows is all of them: the ratio of the estimates is that of the squared
+// output errors which runs with those grids report, calibrated on the same sequences.
 TEST_F(MixedBits, EstimatesOtherGridsByTheErrorsOfRealRuns) {
   QuantizeOptions o = options(0);
   o.method = "gptq";
@@ -141,7 +143,8 @@ TEST_F(MixedBits, EstimatesOtherGridsByTheErrorsOfRealRuns) {
     for (const json& option : item["options"]) {
       if (option == usual || option["bits"] == 16) continue;
       const double ratio = error(name, option) / error(name, usual);
-      EXPECT_NEAR(option["estimated_kl"].get<double>() / item["kl"].get<double>() / (ratio * ratio), 1, 1e-3) << name << option;
+      EXPECT_NEAR(option["estimated_kl"].get<double>() / item["kl"].get<double>() / (ratio * ratio), 1, 1e-3)
+          << name << option;
       ++compared;
     }
   }
@@ -155,7 +158,8 @@ TEST(GridChoices, AreWhatTheFormatsHold) {
     Recipe recipe;
     recipe.grid = {4, true, group};
     std::vector<std::pair<int, int64_t>> out;
-    for (const Grid& grid : grid_choices(o, recipe)) out.emplace_back(grid.bits, grid.bits == kUnquantizedBits ? 0 : grid.group_size);
+    for (const Grid& grid : grid_choices(o, recipe))
+      out.emplace_back(grid.bits, grid.bits == kUnquantizedBits ? 0 : grid.group_size);
     return out;
   };
   using Choices = std::vector<std::pair<int, int64_t>>;
@@ -197,8 +201,10 @@ TEST(TakeMeasured, OnlyOfTheVeryItems) {
     EXPECT_EQ(to_json(same), to_json(planned));
   };
   for (const json& value : {json("x"), json(nullptr), json::object(), json::array(), json(-1), json(1e300)}) {
-    for (const char* pointer : {"/tokens", "/kl_together", "/items", "/items/1", "/items/0/kl", "/items/0/options", "/items/0/options/1", "/items/1/options/0/estimated_kl",
-                                "/items/0/linears", "/items/0/options/0/bits", "/items/0/options/0/group_size", "/items/0/options/1/storage_bits"}) {
+    for (const char* pointer :
+         {"/tokens", "/kl_together", "/items", "/items/1", "/items/0/kl", "/items/0/options", "/items/0/options/1",
+          "/items/1/options/0/estimated_kl", "/items/0/linears", "/items/0/options/0/bits",
+          "/items/0/options/0/group_size", "/items/0/options/1/storage_bits"}) {
       refused(pointer, value);
     }
   }
@@ -219,13 +225,15 @@ TEST_F(MixedBits, ReportsWhatTheFileHolds) {
     double weights = 0;
     for (const json& item : mixed["items"]) {
       weights += item["weights"].get<double>();
-      for (const json& name : item["linears"]) modules.insert(name.get<std::string>().substr(0, name.get<std::string>().rfind('.')));
+      for (const json& name : item["linears"])
+        modules.insert(name.get<std::string>().substr(0, name.get<std::string>().rfind('.')));
     }
     const json files = json::parse(inspect_model(out(format), true))["tensors"];
     double bytes = 0;
     for (const json& t : files) {
       const auto name = t["name"].get<std::string>();
-      if (modules.count(name.substr(0, name.rfind('.'))) > 0 && name.ends_with(".weight")) bytes += t["bytes"].get<double>();
+      if (modules.count(name.substr(0, name.rfind('.'))) > 0 && name.ends_with(".weight"))
+        bytes += t["bytes"].get<double>();
     }
     EXPECT_NEAR(mixed["file_bits_per_weight"].get<double>(), 8 * bytes / weights, 1e-9) << format;
     EXPECT_GT(mixed["file_bits_per_weight"].get<double>(), mixed["bits_per_weight"].get<double>()) << format;
@@ -259,7 +267,8 @@ TEST_F(MixedBits, KeepsTheTargetAndEstimatesTheBestOfIt) {
   }
 }
 
-// With 16 bits each nothing would be quantized. That is known after the measurement alone; what stood there before stays.
+// With 16 bits each nothing would be quantized. That is known after the measurement alone; what stood there before
+// stays.
 TEST_F(MixedBits, ARefusalLeavesTheOldResult) {
   QuantizeOptions o = options(6);
   quantize(o, "kept");
@@ -274,7 +283,8 @@ TEST_F(MixedBits, ARefusalLeavesTheOldResult) {
     quantize(o, "kept");
     ADD_FAILURE();
   } catch (const ArgumentError& e) {
-    EXPECT_NE(std::string(e.what()).find("--max-kl 1e-12: only 16 bits for every linear"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("--max-kl 1e-12: only 16 bits for every linear"), std::string::npos)
+        << e.what();
   }
   EXPECT_EQ(bytes("kept"), before);  // no journal either
   EXPECT_TRUE(fs::exists(fs::path(out("kept")) / "report.json"));
@@ -295,7 +305,9 @@ TEST_F(MixedBits, WarnsWhereMeasuredSequencesAreCalibratedOn) {
   o.calibration.samples = 6;  // 4 of 64 tokens are measured on
   const auto warned = [](const json& report) {
     const auto& w = report["warnings"];
-    return std::any_of(w.begin(), w.end(), [](const json& text) { return text.get<std::string>().find("give at least 8 sequences") != std::string::npos; });
+    return std::any_of(w.begin(), w.end(), [](const json& text) {
+      return text.get<std::string>().find("give at least 8 sequences") != std::string::npos;
+    });
   };
   EXPECT_TRUE(warned(quantize(o, "few")));
   o.calibration.samples = 8;
@@ -348,7 +360,10 @@ TEST_F(MixedBits, LinearsThatEnginesFuseHaveOneGrid) {
   for (const char* name : {"llama", "phi3", "gemma2"}) {
     const json report = quantize(options(6.5), name, model(name));
     for (const json& item : report["mixed"]["items"]) {
-      EXPECT_EQ(item["linears"].size(), item["tap"] == "qkv" && name != std::string("phi3") ? 3U : item["tap"] == "gate_up" && name != std::string("phi3") ? 2U : 1U) << name;
+      EXPECT_EQ(item["linears"].size(), item["tap"] == "qkv" && name != std::string("phi3")       ? 3U
+                                        : item["tap"] == "gate_up" && name != std::string("phi3") ? 2U
+                                                                                                  : 1U)
+          << name;
     }
   }
 }
@@ -376,7 +391,8 @@ TEST_F(MixedBits, SameBytesWithTwoThreadsAndAfterAnInterruption) {
 TEST_F(MixedBits, PatternsGiveBitsByHand) {
   QuantizeOptions o = options(0);
   evaluate_on_text(o);
-  o.linear_bits = {"*=8", "*.layers.0.self_attn.k_proj.weight=3:32", "*.layers.1.mlp.*=16", "*.layers.1.mlp.down_proj.*=4"};
+  o.linear_bits = {"*=8", "*.layers.0.self_attn.k_proj.weight=3:32", "*.layers.1.mlp.*=16",
+                   "*.layers.1.mlp.down_proj.*=4"};
   // 3 bits want 32 inputs, which q, k and v have.
   const json report = quantize(o, "q");
   for (const json& l : report["linears"]) {
@@ -405,7 +421,8 @@ TEST_F(MixedBits, LinearsFixedAt16BitsStaySoBesideATarget) {
   QuantizeOptions o = options(7);
   o.linear_bits = {"*.layers.0.self_attn.q_proj.*=16"};  // so k and v as well
   const json report = quantize(o, "q");
-  for (const json& l : report["linears"]) EXPECT_EQ(l["name"].get<std::string>().find("layers.0.self_attn.v"), std::string::npos);
+  for (const json& l : report["linears"])
+    EXPECT_EQ(l["name"].get<std::string>().find("layers.0.self_attn.v"), std::string::npos);
   for (const json& item : report["mixed"]["items"]) EXPECT_FALSE(item["layer"] == 0 && item["tap"] == "qkv");
   const auto reason = [](const json& skipped, const std::string& name) {
     for (const json& s : skipped) {
@@ -447,7 +464,8 @@ TEST_F(MixedBits, ScalesAreFoldedIntoWhatStaysIn16Bits) {
         for (int64_t c = 0; c < slot.columns; ++c) largest = std::abs(a(r, c)) > std::abs(a(r, largest)) ? c : largest;
         const float ratio = b(r, largest) / a(r, largest);
         scaled = scaled || std::abs(ratio - 1) > 0.01f;
-        for (int64_t c = 0; c < slot.columns; ++c) EXPECT_NEAR(b(r, c), ratio * a(r, c), 2e-3f * std::abs(b(r, largest)));
+        for (int64_t c = 0; c < slot.columns; ++c)
+          EXPECT_NEAR(b(r, c), ratio * a(r, c), 2e-3f * std::abs(b(r, largest)));
       }
       EXPECT_TRUE(!scaled || slot.kind == LinearKind::kV || slot.kind == LinearKind::kUp) << slot.weight;
       folded += scaled ? 1 : 0;
@@ -490,24 +508,85 @@ TEST_F(MixedBits, InspectionCountsTheGrids) {
                            {{"bits", 8}, {"group_size", 8}, {"linears", 6}, {"weights", 2 * (32 * 32 + 2 * 16 * 32)}},
                            {{"bits", 16}, {"group_size", 0}, {"linears", 1}, {"weights", 32 * 40}}};
     EXPECT_EQ(j["grids"], expected) << format;
-    EXPECT_NE(render_inspection(text).find("8 bits, groups of 8: 6 linears"), std::string::npos) << render_inspection(text);
+    EXPECT_NE(render_inspection(text).find("8 bits, groups of 8: 6 linears"), std::string::npos)
+        << render_inspection(text);
   }
 }
 
 TEST_F(MixedBits, RefusesBeforeAnyWork) {
   QuantizeOptions o = options(4.0);
   o.method = "rtn";
-  expect_refused<ArgumentError>([&] { auto x = options(17); return x; }(), {"--target-bits", "17"});
-  expect_refused<ArgumentError>([&] { auto x = options(16); return x; }(), {"--target-bits", "less than 16"});
+  expect_refused<ArgumentError>(
+      [&] {
+        auto x = options(17);
+        return x;
+      }(),
+      {"--target-bits", "17"});
+  expect_refused<ArgumentError>(
+      [&] {
+        auto x = options(16);
+        return x;
+      }(),
+      {"--target-bits", "less than 16"});
   expect_refused<ArgumentError>(options(2.5), {"--target-bits 2.5", "fewest bits"});
-  expect_refused<ArgumentError>([&] { auto x = options(0); x.mixed_bits = true; return x; }(), {"--bits mixed", "--max-kl"});
-  expect_refused<ArgumentError>([&] { auto x = options(5); x.bits = 8; return x; }(), {"--target-bits", "--bits 8"});
-  expect_refused<ArgumentError>([&] { auto x = options(0); x.linear_bits = {"*.nothing.*=8"}; return x; }(), {"--linear-bits", "nothing"});
-  expect_refused<ArgumentError>([&] { auto x = options(0); x.linear_bits = {"*.down_proj.*"}; return x; }(), {"--linear-bits", "PATTERN=BITS"});
-  expect_refused<ArgumentError>([&] { auto x = options(0); x.linear_bits = {"*.down_proj.*=5"}; return x; }(), {"--linear-bits", "3, 4, 8 or 16"});
-  expect_refused<ArgumentError>([&] { auto x = options(0); x.linear_bits = {"*.down_proj.*=8:24"}; return x; }(), {"24", "40"});
-  expect_refused<ArgumentError>([&] { auto x = options(0); x.formats = {"awq"}; x.linear_bits = {"*.down_proj.*=8"}; return x; }(), {"awq", "one grid"});
-  expect_refused<ArgumentError>([&] { auto x = options(0); x.formats = {"gptq"}; x.linear_bits = {"*.q_proj.*=3"}; return x; }(), {"gptq", "3"});
+  expect_refused<ArgumentError>(
+      [&] {
+        auto x = options(0);
+        x.mixed_bits = true;
+        return x;
+      }(),
+      {"--bits mixed", "--max-kl"});
+  expect_refused<ArgumentError>(
+      [&] {
+        auto x = options(5);
+        x.bits = 8;
+        return x;
+      }(),
+      {"--target-bits", "--bits 8"});
+  expect_refused<ArgumentError>(
+      [&] {
+        auto x = options(0);
+        x.linear_bits = {"*.nothing.*=8"};
+        return x;
+      }(),
+      {"--linear-bits", "nothing"});
+  expect_refused<ArgumentError>(
+      [&] {
+        auto x = options(0);
+        x.linear_bits = {"*.down_proj.*"};
+        return x;
+      }(),
+      {"--linear-bits", "PATTERN=BITS"});
+  expect_refused<ArgumentError>(
+      [&] {
+        auto x = options(0);
+        x.linear_bits = {"*.down_proj.*=5"};
+        return x;
+      }(),
+      {"--linear-bits", "3, 4, 8 or 16"});
+  expect_refused<ArgumentError>(
+      [&] {
+        auto x = options(0);
+        x.linear_bits = {"*.down_proj.*=8:24"};
+        return x;
+      }(),
+      {"24", "40"});
+  expect_refused<ArgumentError>(
+      [&] {
+        auto x = options(0);
+        x.formats = {"awq"};
+        x.linear_bits = {"*.down_proj.*=8"};
+        return x;
+      }(),
+      {"awq", "one grid"});
+  expect_refused<ArgumentError>(
+      [&] {
+        auto x = options(0);
+        x.formats = {"gptq"};
+        x.linear_bits = {"*.q_proj.*=3"};
+        return x;
+      }(),
+      {"gptq", "3"});
 }
 
 TEST_F(MixedBits, InspectionRanksTheLinears) {

@@ -18,12 +18,14 @@ class ModelRunTest : public testing::Test {
  protected:
   void SetUp() override {
     const std::string suite = testing::UnitTest::GetInstance()->current_test_info()->test_suite_name();
-    folder_ = std::filesystem::temp_directory_path() / (suite.substr(suite.find('/') + 1) + "_" + std::to_string(getpid()));
+    folder_ =
+        std::filesystem::temp_directory_path() / (suite.substr(suite.find('/') + 1) + "_" + std::to_string(getpid()));
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directories(folder_);
     std::ofstream text(folder_ / "text.txt");
     Random random(11);
-    const char* words[] = {"the", "model", "of", "weights", "is", "small", "and", "a", "test", "for", "code", "in", "bits"};
+    const char* words[] = {"the", "model", "of",  "weights", "is", "small", "and",
+                           "a",   "test",  "for", "code",    "in", "bits"};
     for (int i = 0; i < 9000; ++i) text << words[random.below(13)] << (i % 17 == 16 ? ".\n" : " ");
     threads_ = threads();
   }

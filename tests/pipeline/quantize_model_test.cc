@@ -1,10 +1,10 @@
 // The main job on tiny models: what is written is what the report speaks of, whatever interrupts it.
 #include <gtest/gtest.h>
-#include <sys/mount.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/evaluate.h>
 #include <metal_marlin/quantize.h>
 #include <metal_marlin/report.h>
+#include <sys/mount.h>
 
 #include <cmath>
 #include <filesystem>
@@ -14,9 +14,9 @@
 #include "core/atomic_file.h"
 #include "core/random.h"
 #include "core/threads.h"
-#include "source/model_source.h"
 #include "pipeline/model_run_fixture.h"
 #include "pipeline/recipe.h"
+#include "source/model_source.h"
 
 namespace metal_marlin {
 namespace {
@@ -47,7 +47,8 @@ class QuantizeModelTest : public ModelRunTest {
   }
 };
 
-class EveryMethod : public QuantizeModelTest, public testing::WithParamInterface<std::tuple<const char*, const char*, const char*>> {};
+class EveryMethod : public QuantizeModelTest,
+                    public testing::WithParamInterface<std::tuple<const char*, const char*, const char*>> {};
 
 // What evaluate says of the written folder equals what the run said while it made it.
 TEST_P(EveryMethod, TheReportSpeaksOfTheFileThatWasWritten) {
@@ -82,7 +83,8 @@ TEST_P(EveryMethod, TheReportSpeaksOfTheFileThatWasWritten) {
 
 INSTANTIATE_TEST_SUITE_P(All, EveryMethod,
                          testing::Combine(testing::Values("llama", "qwen2", "gemma2", "gemma3", "phi3"),
-                                          testing::Values("rtn", "awq", "awq-paper", "awq-salient", "gptq"), testing::Values("sym", "asym")));
+                                          testing::Values("rtn", "awq", "awq-paper", "awq-salient", "gptq"),
+                                          testing::Values("sym", "asym")));
 
 TEST_F(QuantizeModelTest, InterruptedAnywhereAndResumedGivesTheSameBytes) {
   for (const char* method : {"awq", "awq-paper", "gptq"}) {
@@ -354,7 +356,9 @@ TEST_F(QuantizeModelTest, StatisticsFromAFileEqualThoseOfTheRun) {
     from_file = o;
     from_file.calibration.calibration = {out("stats.npz")};
     quantize_model(model("llama"), out("file"), from_file);
-    EXPECT_TRUE(read_text_file(out("direct") + "/model.safetensors") == read_text_file(out("file") + "/model.safetensors")) << method;
+    EXPECT_TRUE(read_text_file(out("direct") + "/model.safetensors") ==
+                read_text_file(out("file") + "/model.safetensors"))
+        << method;
     for (const char* name : {"direct", "file"}) fs::remove_all(out(name));
   }
   calibrate_model(model("llama"), out("small.npz"), o.calibration, {}, false, false);

@@ -64,9 +64,11 @@ TEST(RoundingChoice, TakesTheWholeRecipeWhereItHoldsOnOtherTokens) {
     GptqOptions gptq;
     gptq.damping = choices[i].damping;
     QuantizedTensor rounded = quantize_gptq(*weights[i], make_gptq_factor(s.seen, gptq), ranges, trial.grids[i]);
-    EXPECT_NEAR(linear_errors(*weights[i], rounded, &s.held_back).output_error, choices[i].feedback_error, 0.02 * choices[i].feedback_error);
-    EXPECT_NEAR(linear_errors(*weights[i], quantize_rtn(*weights[i], ranges, trial.grids[i]), &s.held_back).output_error, choices[i].nearest_error,
-                0.02 * choices[i].nearest_error);
+    EXPECT_NEAR(linear_errors(*weights[i], rounded, &s.held_back).output_error, choices[i].feedback_error,
+                0.02 * choices[i].feedback_error);
+    EXPECT_NEAR(
+        linear_errors(*weights[i], quantize_rtn(*weights[i], ranges, trial.grids[i]), &s.held_back).output_error,
+        choices[i].nearest_error, 0.02 * choices[i].nearest_error);
   }
   EXPECT_EQ(choices[0].damping, choices[1].damping);
   for (int64_t i = 0; i < kIn; ++i) {
@@ -74,7 +76,8 @@ TEST(RoundingChoice, TakesTheWholeRecipeWhereItHoldsOnOtherTokens) {
   }
 }
 
-// Fewer tokens than channels, of noise: what fits them says nothing of others. Each linear gets the least of its errors.
+// Fewer tokens than channels, of noise: what fits them says nothing of others. Each linear gets the least of its
+// errors.
 TEST(RoundingChoice, FallsBackWhereTheRecipeFitsNoise) {
   const Split s = split(normal_matrix(24 + 2000, kIn, 4), 24);
   const Matrix w = normal_matrix(64, kIn, 5, 0.05);
@@ -91,7 +94,8 @@ TEST(RoundingChoice, FallsBackWhereTheRecipeFitsNoise) {
   }
   const Split opposite = split(x, 1000);
   Matrix other = opposite.all.clone();
-  const RoundingChoice plain = choose_rounding(weights, other, opposite.held_back, opposite.share, trial_of(1, false)).front();
+  const RoundingChoice plain =
+      choose_rounding(weights, other, opposite.held_back, opposite.share, trial_of(1, false)).front();
   EXPECT_FALSE(plain.feedback);
   EXPECT_FALSE(plain.refine);
   EXPECT_LT(plain.nearest_error, std::min(plain.feedback_error, plain.refined_error));

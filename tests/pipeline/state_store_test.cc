@@ -11,7 +11,8 @@ namespace {
 class StateStoreTest : public testing::TestWithParam<bool> {
  protected:
   std::string scratch() const {
-    return GetParam() ? (std::filesystem::temp_directory_path() / ("state_store_" + std::to_string(getpid()))).string() : "";
+    return GetParam() ? (std::filesystem::temp_directory_path() / ("state_store_" + std::to_string(getpid()))).string()
+                      : "";
   }
 };
 
@@ -39,9 +40,12 @@ TEST_P(StateStoreTest, NothingToHold) {
   EXPECT_TRUE(store.batches().empty());
 }
 
-INSTANTIATE_TEST_SUITE_P(Where, StateStoreTest, testing::Bool(), [](const auto& i) { return i.param ? "Scratch" : "Memory"; });
+INSTANTIATE_TEST_SUITE_P(Where, StateStoreTest, testing::Bool(),
+                         [](const auto& i) { return i.param ? "Scratch" : "Memory"; });
 
-TEST(StateStore, AnImpossibleScratchFileIsAnError) { EXPECT_THROW(StateStore({4}, 6, "/nonexistent/scratch", 8), SystemError); }
+TEST(StateStore, AnImpossibleScratchFileIsAnError) {
+  EXPECT_THROW(StateStore({4}, 6, "/nonexistent/scratch", 8), SystemError);
+}
 
 }  // namespace
 }  // namespace metal_marlin

@@ -43,21 +43,44 @@ TEST_F(Switches, WithoutAStageAMethodIsTheOneThatHasNone) {
   EXPECT_EQ(report_["options"]["scale_search"], false);
   EXPECT_TRUE(report_["scales"].empty());
   const std::string rtn = weights(options("rtn"));
-  EXPECT_EQ(weights(options("gptq", [](QuantizeOptions& o) { o.error_feedback = "off"; o.range = "absmax"; })), rtn);
+  EXPECT_EQ(weights(options("gptq",
+                            [](QuantizeOptions& o) {
+                              o.error_feedback = "off";
+                              o.range = "absmax";
+                            })),
+            rtn);
   EXPECT_EQ(report_["options"]["error_feedback"], false);
-  EXPECT_EQ(weights(options("awq-paper", [](QuantizeOptions& o) { o.scale_search = "off"; o.clip = "off"; })), rtn);
+  EXPECT_EQ(weights(options("awq-paper",
+                            [](QuantizeOptions& o) {
+                              o.scale_search = "off";
+                              o.clip = "off";
+                            })),
+            rtn);
   const std::string gptq = weights(options("gptq"));
-  EXPECT_EQ(weights(options("rtn", [](QuantizeOptions& o) { o.error_feedback = "on"; o.range = "gram"; })), gptq);
+  EXPECT_EQ(weights(options("rtn",
+                            [](QuantizeOptions& o) {
+                              o.error_feedback = "on";
+                              o.range = "gram";
+                            })),
+            gptq);
   EXPECT_NE(gptq, rtn);
   const std::string awq_nearest = weights(options("awq", [](QuantizeOptions& o) { o.error_feedback = "off"; }));
   EXPECT_EQ(report_["options"]["guard"], false);  // there is nothing to judge
-  EXPECT_EQ(awq_nearest, weights(options("awq", [](QuantizeOptions& o) { o.effort = "fast"; o.calibration.samples = 16; })));
+  EXPECT_EQ(awq_nearest, weights(options("awq", [](QuantizeOptions& o) {
+              o.effort = "fast";
+              o.calibration.samples = 16;
+            })));
 }
 
 TEST_F(Switches, RefuseWhatTheyAreNot) {
   EXPECT_THROW(weights(options("awq", [](QuantizeOptions& o) { o.scale_search = "maybe"; })), ArgumentError);
   EXPECT_THROW(weights(options("awq", [](QuantizeOptions& o) { o.error_feedback = "maybe"; })), ArgumentError);
-  EXPECT_THROW(weights(options("awq", [](QuantizeOptions& o) { o.error_feedback = "off"; o.awq_loss = "feedback"; })), ArgumentError);
+  EXPECT_THROW(weights(options("awq",
+                               [](QuantizeOptions& o) {
+                                 o.error_feedback = "off";
+                                 o.awq_loss = "feedback";
+                               })),
+               ArgumentError);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// quantize with 3 and 8 bits on tiny models: every method, what is written and what the report says of it, and blocks whose
-// linears have different grids.
+// quantize with 3 and 8 bits on tiny models: every method, what is written and what the report says of it, and blocks
+// whose linears have different grids.
 #include <gtest/gtest.h>
 #include <metal_marlin/convert.h>
 #include <metal_marlin/error.h>
@@ -18,8 +18,8 @@
 #include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
-#include "pipeline/quantize_block.h"
 #include "pipeline/model_run_fixture.h"
+#include "pipeline/quantize_block.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
@@ -37,7 +37,9 @@ class WidthsTest : public ModelRunTest {
     evaluate_on_text(o);
     return o;
   }
-  json quantize(const QuantizeOptions& o, const std::string& to) const { return json::parse(quantize_model(model(), out(to), o).report_json); }
+  json quantize(const QuantizeOptions& o, const std::string& to) const {
+    return json::parse(quantize_model(model(), out(to), o).report_json);
+  }
   static double kl(const json& report) { return report["model"]["kl_divergence"]["mean"].get<double>(); }
 };
 
@@ -81,8 +83,8 @@ TEST_P(EveryWidth, TheReportSpeaksOfTheFileThatWasWritten) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EveryWidth,
-                         testing::Combine(testing::Values("rtn", "awq", "awq-paper", "awq-salient", "gptq"), testing::Values("sym", "asym"),
-                                          testing::Values(3, 8)));
+                         testing::Combine(testing::Values("rtn", "awq", "awq-paper", "awq-salient", "gptq"),
+                                          testing::Values("sym", "asym"), testing::Values(3, 8)));
 
 TEST_F(WidthsTest, TheErrorFallsWithTheBits) {
   for (const char* method : {"rtn", "gptq", "awq"}) {
@@ -118,7 +120,8 @@ TEST_F(WidthsTest, ConvertsWithTheSameCodes) {
     QuantizeOptions o = options("rtn", bits);
     if (bits == 3) o.skip = {"*k_proj*", "*mlp*"};  // what has no 32 outputs or inputs
     quantize(o, "native" + name);
-    const json there = json::parse(convert_model(out("native" + name), out("gptq" + name), {.to = "gptq_v2"}).report_json);
+    const json there =
+        json::parse(convert_model(out("native" + name), out("gptq" + name), {.to = "gptq_v2"}).report_json);
     EXPECT_EQ(there["bits"], bits);
     convert_model(out("gptq" + name), out("back" + name), {.to = "native"});
     const auto a = ModelSource::open(out("native" + name));
@@ -130,11 +133,13 @@ TEST_F(WidthsTest, ConvertsWithTheSameCodes) {
       const auto other = b->load_quantized(t.name);
       ASSERT_TRUE(other.has_value());
       EXPECT_EQ(other->bits, bits);
-      EXPECT_TRUE(codes->codes == other->codes && codes->zeros == other->zeros && codes->scales == other->scales) << t.name;
+      EXPECT_TRUE(codes->codes == other->codes && codes->zeros == other->zeros && codes->scales == other->scales)
+          << t.name;
       ++linears;
     }
     EXPECT_EQ(linears, bits == 3 ? 2 : 14);
-    EXPECT_LT(json::parse(compare_models(out("native" + name), out("back" + name)))["relative_error"].get<double>(), 1e-3);  // norms in f16
+    EXPECT_LT(json::parse(compare_models(out("native" + name), out("back" + name)))["relative_error"].get<double>(),
+              1e-3);  // norms in f16
     for (const char* format : {"awq", "marlin"}) {
       try {
         convert_model(out("native" + name), out("no"), {.to = format});
@@ -157,7 +162,9 @@ TEST_F(WidthsTest, FormatsThatCannotHoldThemRefuseBeforeAnyWork) {
     }
     return std::string("no error");
   };
-  EXPECT_NE(message("awq", 8).find("--format awq: awq holds 4 bits, not 8; use --bits 4, or another format"), std::string::npos) << message("awq", 8);
+  EXPECT_NE(message("awq", 8).find("--format awq: awq holds 4 bits, not 8; use --bits 4, or another format"),
+            std::string::npos)
+      << message("awq", 8);
   EXPECT_NE(message("marlin", 3).find("holds 4 bits, not 3"), std::string::npos);
   EXPECT_NE(message("gptq", 3).find("holds 4 or 8 bits, not 3"), std::string::npos);
   EXPECT_NE(message("native", 5).find("--bits: expected 3, 4 or 8, got 5"), std::string::npos) << message("native", 5);
@@ -201,7 +208,12 @@ TEST_F(WidthsTest, AGridPerLinear) {
   o.scheme = "sym";
   const Recipe recipe = make_recipe(o, *source);
   LayerTensors tensors = planned_tensors(*source, 0, o, recipe);
-  const auto bits_of = [](const std::string& name) { return name.find("_proj") == std::string::npos ? 0 : name.find("v_proj") != std::string::npos ? 8 : name.find("up_proj") != std::string::npos ? 3 : 4; };
+  const auto bits_of = [](const std::string& name) {
+    return name.find("_proj") == std::string::npos     ? 0
+           : name.find("v_proj") != std::string::npos  ? 8
+           : name.find("up_proj") != std::string::npos ? 3
+                                                       : 4;
+  };
   for (QuantizedWeight& w : tensors.quantized) w.grid.bits = bits_of(w.name);
   std::array<ActivationStats, kTaps> stats;
   BlockTask task;

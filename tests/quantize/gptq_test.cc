@@ -166,7 +166,8 @@ TEST(Gptq, AScaledFactorIsThatOfTheScaledGram) {
     for (int64_t j = 0; j < k; ++j) {
       const auto a = static_cast<size_t>(order[static_cast<size_t>(i)]);
       const auto b = static_cast<size_t>(order[static_cast<size_t>(j)]);
-      scaled(i, j) = static_cast<float>(gram(static_cast<int64_t>(a), static_cast<int64_t>(b)) / (static_cast<double>(scale[a]) * scale[b]));
+      scaled(i, j) = static_cast<float>(gram(static_cast<int64_t>(a), static_cast<int64_t>(b)) /
+                                        (static_cast<double>(scale[a]) * scale[b]));
     }
   }
   const Textbook expected = textbook_factor(scaled, false, 0.01, true);

@@ -1,5 +1,5 @@
-// One search and one rounding for every grid: the grids of this project's formats, and those of formats that it does not
-// write, each against its own formula in float64.
+// One search and one rounding for every grid: the grids of this project's formats, and those of formats that it does
+// not write, each against its own formula in float64.
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 
@@ -30,7 +30,9 @@ struct Named {
   Grid grid;
   bool signed_scales = false;
 };
-void PrintTo(const Named& n, std::ostream* out) { *out << n.name; }
+void PrintTo(const Named& n, std::ostream* out) {
+  *out << n.name;
+}
 
 class Grids : public testing::TestWithParam<Named> {
  protected:
@@ -58,7 +60,8 @@ class Grids : public testing::TestWithParam<Named> {
 };
 
 TEST_P(Grids, CodesAreTheNearestOfTheGrid) {
-  for (const RangeMethod method : {RangeMethod::kAbsmax, RangeMethod::kMse, RangeMethod::kGram, RangeMethod::kDiagonal}) {
+  for (const RangeMethod method :
+       {RangeMethod::kAbsmax, RangeMethod::kMse, RangeMethod::kGram, RangeMethod::kDiagonal}) {
     const GroupRanges r = ranges(method);
     const QuantizedTensor q = quantize_rtn(weight_, r, grid());
     EXPECT_NO_THROW(validate(q, "q"));
@@ -91,7 +94,9 @@ TEST_P(Grids, SearchEqualsBruteForce) {
   const int top = grid().levels() - 1;
   const double half = grid().levels() / 2.0;
   const ScaleRange storable = scale_range(grid().scale_type);
-  const auto store = [&](double v) { return static_cast<double>(decode_scale(encode_scale(static_cast<float>(v), grid().scale_type), grid().scale_type)); };
+  const auto store = [&](double v) {
+    return static_cast<double>(decode_scale(encode_scale(static_cast<float>(v), grid().scale_type), grid().scale_type));
+  };
   for (int64_t row = 0; row < kRows; row += 11) {
     for (int64_t g = 0; g < found.groups(); ++g) {
       const int64_t start = g * found.group_size;
@@ -117,7 +122,9 @@ TEST_P(Grids, SearchEqualsBruteForce) {
       };
       double best = std::numeric_limits<double>::infinity();
       const auto offer = [&](double s, int zero, double m) { best = std::min(best, loss_of(s, zero, m)); };
-      const auto bounded = [&](double s) { return store(std::clamp(s, static_cast<double>(storable.least), static_cast<double>(storable.largest))); };
+      const auto bounded = [&](double s) {
+        return store(std::clamp(s, static_cast<double>(storable.least), static_cast<double>(storable.largest)));
+      };
       const double most = std::max(high, -low);
       if (grid().symmetric) {
         for (int i = 0; i < 25; ++i) offer(bounded(most * (0.5 + 0.025 * i) / (half - 0.5)), static_cast<int>(half), 0);
@@ -136,14 +143,17 @@ TEST_P(Grids, SearchEqualsBruteForce) {
             if (grid().minimum) {
               offer(s, 0, store((high + low) / 2 - (high - low) * f / 2 - shift * s / 2));
             } else {
-              offer(s, static_cast<int>(std::clamp(std::nearbyint(-low * f / s) + shift, 0.0, static_cast<double>(top))), 0);
+              offer(s,
+                    static_cast<int>(std::clamp(std::nearbyint(-low * f / s) + shift, 0.0, static_cast<double>(top))),
+                    0);
             }
           }
         }
       }
       const auto at = static_cast<size_t>(row * found.groups() + g);
       const double loss = loss_of(scale(found, at), found.zeros[at], found.minimum(at, grid()));
-      EXPECT_LE(loss, best * (grid().bits == 8 ? kFineNearTie : 1) + kNearTie * magnitude) << "row " << row << " group " << g;
+      EXPECT_LE(loss, best * (grid().bits == 8 ? kFineNearTie : 1) + kNearTie * magnitude)
+          << "row " << row << " group " << g;
     }
   }
 }
@@ -170,7 +180,8 @@ TEST_P(Grids, GptqWithADiagonalIsRounding) {
   Matrix diagonal(kColumns, kColumns);
   for (int64_t k = 0; k < kColumns; ++k) diagonal(k, k) = static_cast<float>(1 + k % 7);
   const GroupRanges r = ranges(RangeMethod::kMse);
-  EXPECT_EQ(quantize_gptq(weight_, make_gptq_factor(diagonal), r, grid()).codes, quantize_rtn(weight_, r, grid()).codes);
+  EXPECT_EQ(quantize_gptq(weight_, make_gptq_factor(diagonal), r, grid()).codes,
+            quantize_rtn(weight_, r, grid()).codes);
 }
 
 TEST_P(Grids, ErrorsAreThoseOfTheDequantizedWeights) {
@@ -191,13 +202,16 @@ TEST_P(Grids, ErrorsAreThoseOfTheDequantizedWeights) {
   EXPECT_LE(errors.clipped_share, errors.saturated_share);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, Grids,
-    testing::Values(Named{"sym4", {4, true, 64}}, Named{"sym3", {3, true, 32}}, Named{"asym3", {3, false, 64}}, Named{"asym8", {8, false, 64}},
-                    Named{"int8_per_channel", {8, true, -1}}, Named{"gguf_q4_0", {4, true, 32}, true},
-                    Named{"gguf_q4_1", {4, false, 32, true}}, Named{"mlx_affine", {4, false, 64, true, ScaleType::kBF16}},
-                    Named{"bf16_sym", {4, true, 64, false, ScaleType::kBF16}, true}, Named{"bf16_asym", {4, false, 64, false, ScaleType::kBF16}}),
-    [](const testing::TestParamInfo<Named>& p) { return std::string(p.param.name); });
+INSTANTIATE_TEST_SUITE_P(All, Grids,
+                         testing::Values(Named{"sym4", {4, true, 64}}, Named{"sym3", {3, true, 32}},
+                                         Named{"asym3", {3, false, 64}}, Named{"asym8", {8, false, 64}},
+                                         Named{"int8_per_channel", {8, true, -1}},
+                                         Named{"gguf_q4_0", {4, true, 32}, true},
+                                         Named{"gguf_q4_1", {4, false, 32, true}},
+                                         Named{"mlx_affine", {4, false, 64, true, ScaleType::kBF16}},
+                                         Named{"bf16_sym", {4, true, 64, false, ScaleType::kBF16}, true},
+                                         Named{"bf16_asym", {4, false, 64, false, ScaleType::kBF16}}),
+                         [](const testing::TestParamInfo<Named>& p) { return std::string(p.param.name); });
 
 // Q4_1 as its definition says: d = (max - min) / 15, m = min.
 TEST(GridWithMinimum, AbsmaxIsTheRangeOfTheGroup) {
@@ -205,7 +219,8 @@ TEST(GridWithMinimum, AbsmaxIsTheRangeOfTheGroup) {
   const GroupRanges r = group_ranges(weight, {4, false, 32, true});
   for (int64_t row = 0; row < 3; ++row) {
     for (int64_t g = 0; g < 2; ++g) {
-      const auto [low, high] = std::minmax_element(weight.row(row).begin() + g * 32, weight.row(row).begin() + (g + 1) * 32);
+      const auto [low, high] =
+          std::minmax_element(weight.row(row).begin() + g * 32, weight.row(row).begin() + (g + 1) * 32);
       const auto at = static_cast<size_t>(row * 2 + g);
       EXPECT_EQ(r.scales[at], f32_to_f16((*high - *low) / 15.0f));
       EXPECT_EQ(r.minima[at], f32_to_f16(*low));

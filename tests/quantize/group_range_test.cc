@@ -179,9 +179,8 @@ TEST(GroupRange, Refuses) {
 TEST(GroupRange, BytesDoNotDependOnThreads) {
   const Matrix weight = normal_matrix(200, 96, 3);
   const Matrix gram = reference::gram_of(reference::activations(100, 96, 4));
-  EXPECT_TRUE(reference::same_bytes_for_threads([&] {
-    return group_ranges(weight, Grid{4, false, 32}, {RangeMethod::kGram}, &gram).scales;
-  }));
+  EXPECT_TRUE(reference::same_bytes_for_threads(
+      [&] { return group_ranges(weight, Grid{4, false, 32}, {RangeMethod::kGram}, &gram).scales; }));
 }
 
 // In float64 from the formula.
@@ -197,7 +196,8 @@ double loss_by_formula(const Matrix& weight, const GroupRanges& ranges, const Ma
     }
     for (int64_t i = 0; i < weight.cols(); ++i) {
       for (int64_t j = 0; j < weight.cols(); ++j) {
-        if (i / ranges.group_size == j / ranges.group_size) sum += e[static_cast<size_t>(i)] * e[static_cast<size_t>(j)] * gram(i, j);
+        if (i / ranges.group_size == j / ranges.group_size)
+          sum += e[static_cast<size_t>(i)] * e[static_cast<size_t>(j)] * gram(i, j);
       }
     }
   }

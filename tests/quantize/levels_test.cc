@@ -32,7 +32,8 @@ double e2m1(int code) {
 int64_t nearest(const LevelTable& table, double x, double* from_middle = nullptr) {
   int64_t best = 0;
   for (int64_t i = 1; i < table.size(); ++i) {
-    if (std::fabs(x - table.levels[static_cast<size_t>(i)]) < std::fabs(x - table.levels[static_cast<size_t>(best)])) best = i;
+    if (std::fabs(x - table.levels[static_cast<size_t>(i)]) < std::fabs(x - table.levels[static_cast<size_t>(best)]))
+      best = i;
   }
   if (from_middle != nullptr) {
     *from_middle = 1;
@@ -61,15 +62,30 @@ TEST(Levels, Fp4CodesAreE2m1) {
   for (int code = 0; code < 16; ++code) EXPECT_EQ(t.values[static_cast<size_t>(code)], e2m1(code)) << code;
   for (int64_t i = 0; i < t.size(); ++i) EXPECT_EQ(nearest_level(t, t.levels[static_cast<size_t>(i)]), i);
   // Ties go to the even mantissa; beyond the ends is the end.
-  for (const auto& [x, level] : {std::pair{0.25f, 0.0f}, {0.75f, 1.0f}, {1.25f, 1.0f}, {1.75f, 2.0f}, {2.5f, 2.0f}, {3.5f, 4.0f}, {5.0f, 4.0f},
-                                 {-0.25f, 0.0f}, {-0.75f, -1.0f}, {-1.25f, -1.0f}, {-1.75f, -2.0f}, {-2.5f, -2.0f}, {-3.5f, -4.0f},
-                                 {-5.0f, -4.0f}, {7.0f, 6.0f}, {-1e30f, -6.0f}, {5.0001f, 6.0f}, {0.2501f, 0.5f}}) {
+  for (const auto& [x, level] : {std::pair{0.25f, 0.0f},
+                                 {0.75f, 1.0f},
+                                 {1.25f, 1.0f},
+                                 {1.75f, 2.0f},
+                                 {2.5f, 2.0f},
+                                 {3.5f, 4.0f},
+                                 {5.0f, 4.0f},
+                                 {-0.25f, 0.0f},
+                                 {-0.75f, -1.0f},
+                                 {-1.25f, -1.0f},
+                                 {-1.75f, -2.0f},
+                                 {-2.5f, -2.0f},
+                                 {-3.5f, -4.0f},
+                                 {-5.0f, -4.0f},
+                                 {7.0f, 6.0f},
+                                 {-1e30f, -6.0f},
+                                 {5.0001f, 6.0f},
+                                 {0.2501f, 0.5f}}) {
     EXPECT_EQ(t.levels[static_cast<size_t>(nearest_level(t, x))], level) << x;
   }
 }
 
-// The construction of QLoRA's appendix E: means of neighbouring quantiles of N(0, 1), 8 below and 9 above 0, the ends at
-// the quantile of (1/30 + 1/32) / 2, all divided by the largest.
+// The construction of QLoRA's appendix E: means of neighbouring quantiles of N(0, 1), 8 below and 9 above 0, the ends
+// at the quantile of (1/30 + 1/32) / 2, all divided by the largest.
 TEST(Levels, Nf4FollowsItsConstruction) {
   const auto quantile = [](double p) {  // bisection on the normal distribution
     double low = -10;
@@ -162,14 +178,17 @@ TEST(Levels, GptqEqualsTheTextbook) {
           total += c.in;
           for (size_t j = 0; j < w.size(); ++j) {
             const int64_t k = factor.order[j];
-            const double scale = f16_to_f32(scales.scales[static_cast<size_t>(r * scales.groups() + k / scales.group_size)]);
+            const double scale =
+                f16_to_f32(scales.scales[static_cast<size_t>(r * scales.groups() + k / scales.group_size)]);
             double from_middle = 0;
             const auto level = static_cast<size_t>(nearest(*t, w[j] / scale, &from_middle));
             if (from_middle < kNearTie) break;
             ASSERT_EQ(q.codes[static_cast<size_t>(r * c.in + k)], t->codes[level]) << "row " << r << " step " << j;
             ++compared;
-            const double err = (w[j] - t->levels[level] * scale) / factor.upper(static_cast<int64_t>(j), static_cast<int64_t>(j));
-            for (size_t l = j + 1; l < w.size(); ++l) w[l] -= err * factor.upper(static_cast<int64_t>(j), static_cast<int64_t>(l));
+            const double err =
+                (w[j] - t->levels[level] * scale) / factor.upper(static_cast<int64_t>(j), static_cast<int64_t>(j));
+            for (size_t l = j + 1; l < w.size(); ++l)
+              w[l] -= err * factor.upper(static_cast<int64_t>(j), static_cast<int64_t>(l));
           }
         }
       }
@@ -187,7 +206,8 @@ TEST(Levels, GptqBeatsRoundingAndIsItWithoutCorrelation) {
     const LevelScales scales = level_scales(weight, *t, 64, LevelRange::kMse);
     const LevelTensor plain = round_to_levels(weight, scales, *t);
     const LevelTensor gptq = gptq_to_levels(weight, make_gptq_factor(gram), scales, *t);
-    EXPECT_LT(output_error(weight, dequantize(gptq, *t), gram), 0.6 * output_error(weight, dequantize(plain, *t), gram));
+    EXPECT_LT(output_error(weight, dequantize(gptq, *t), gram),
+              0.6 * output_error(weight, dequantize(plain, *t), gram));
     EXPECT_EQ(gptq_to_levels(weight, make_gptq_factor(identity), scales, *t).codes, plain.codes);
   }
 }
@@ -202,7 +222,8 @@ TEST(Levels, ThreadsZerosAndBadInput) {
     const LevelScales scales = level_scales(weight, t, 48, LevelRange::kHessian, &gram);
     return gptq_to_levels(weight, make_gptq_factor(gram), scales, t).codes;
   }));
-  EXPECT_EQ(level_scales(weight, t, 48, LevelRange::kHessian, &silent).scales, level_scales(weight, t, 48, LevelRange::kMse).scales);
+  EXPECT_EQ(level_scales(weight, t, 48, LevelRange::kHessian, &silent).scales,
+            level_scales(weight, t, 48, LevelRange::kMse).scales);
   const LevelScales scales = level_scales(weight, t, 48, LevelRange::kDescent);
   const LevelTensor q = gptq_to_levels(weight, make_gptq_factor(gram), scales, t);
   for (int64_t c = 0; c < 100; ++c) EXPECT_EQ(q.codes[static_cast<size_t>(300 + c)], 0);

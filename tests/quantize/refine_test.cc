@@ -33,7 +33,8 @@ std::vector<double> damped(const Matrix& gram) {
 
 double value(const QuantizedTensor& q, int64_t r, int64_t k) {
   const auto g = static_cast<size_t>(r * q.groups() + k / q.group_size);
-  return (static_cast<double>(q.codes[static_cast<size_t>(r * q.in_features + k)]) - q.zeros[g]) * f16_to_f32(q.scales[g]);
+  return (static_cast<double>(q.codes[static_cast<size_t>(r * q.in_features + k)]) - q.zeros[g]) *
+         f16_to_f32(q.scales[g]);
 }
 
 // e H e^T of row r.
@@ -80,7 +81,8 @@ TEST_P(Refine, OnePassIsCoordinateDescentInFloat64) {
   for (int64_t r = 0; r < weight_.rows(); ++r) {
     for (int64_t c = 0; c < k && !tied[static_cast<size_t>(r)]; ++c) {
       double residual = 0;
-      for (int64_t j = 0; j < k; ++j) residual += (weight_(r, j) - value(want, r, j)) * h[static_cast<size_t>(c * k + j)];
+      for (int64_t j = 0; j < k; ++j)
+        residual += (weight_(r, j) - value(want, r, j)) * h[static_cast<size_t>(c * k + j)];
       uint8_t& code = want.codes[static_cast<size_t>(r * k + c)];
       const double scale = f16_to_f32(want.scales[static_cast<size_t>(r * want.groups() + c / want.group_size)]);
       const double wished = code + residual / (h[static_cast<size_t>(c * k + c)] * scale);
@@ -124,7 +126,8 @@ TEST_P(Refine, NeverRaisesARowsLossAndLowersMost) {
 TEST_P(Refine, RefittedScalesAreTheLeastSquaresSolution) {
   const std::vector<double> h = damped(gram_);
   QuantizedTensor q = rounded();
-  for (int i = 0; i < 3; ++i) refine(weight_, gram_, q, {.passes = 0, .refit = true, .damping = kDamping, .refit_damping = 0});
+  for (int i = 0; i < 3; ++i)
+    refine(weight_, gram_, q, {.passes = 0, .refit = true, .damping = kDamping, .refit_damping = 0});
   int64_t better = 0;
   int64_t tried = 0;
   for (int64_t r = 0; r < std::min<int64_t>(weight_.rows(), 8); ++r) {
@@ -188,7 +191,8 @@ TEST(RefineEdges, SignedScalesNeverLoseAgainstPositiveOnes) {
     const auto r = static_cast<int64_t>(i) / plain.groups();
     const int64_t first = static_cast<int64_t>(i) % plain.groups() * 64;
     const auto of = [&](uint16_t bits) {
-      return reference::quadratic(reference::rounding_errors(weight.row(r).data() + first, 64, f16_to_f32(bits), 8, 15), gram, first);
+      return reference::quadratic(reference::rounding_errors(weight.row(r).data() + first, 64, f16_to_f32(bits), 8, 15),
+                                  gram, first);
     };
     EXPECT_LE(of(both.scales[i]), of(plain.scales[i]) * (1 + 1e-4));
     negative += f16_to_f32(both.scales[i]) < 0 ? 1 : 0;

@@ -65,8 +65,12 @@ void expect_numpy(const std::string& name, bool with_bits, int expected_cases) {
   EXPECT_EQ(cases, expected_cases);
 }
 
-TEST(Rtn, EqualsNumpyBitForBit) { expect_numpy("rtn_golden.bin", false, 10); }
-TEST(Rtn, EqualsNumpyBitForBitAtThreeAndEightBits) { expect_numpy("rtn_widths_golden.bin", true, 16); }
+TEST(Rtn, EqualsNumpyBitForBit) {
+  expect_numpy("rtn_golden.bin", false, 10);
+}
+TEST(Rtn, EqualsNumpyBitForBitAtThreeAndEightBits) {
+  expect_numpy("rtn_widths_golden.bin", true, 16);
+}
 
 TEST(Rtn, AWeightOnTheGridComesBackExactly) {
   Grid grid;

@@ -24,14 +24,16 @@ std::vector<float> powers(const Matrix& gram, double exponent) {
 
 // The whole way without short cuts: scale weights and Gram matrix, factorize, choose ranges, round, undo the scale, and
 // sum E G E^T in float64.
-double plain_loss(const Matrix& weight, const Matrix& gram, const std::vector<float>& scale, const ScaleSearchOptions& options) {
+double plain_loss(const Matrix& weight, const Matrix& gram, const std::vector<float>& scale,
+                  const ScaleSearchOptions& options) {
   Matrix scaled = weight.clone();
   for (int64_t r = 0; r < scaled.rows(); ++r) {
     for (int64_t c = 0; c < scaled.cols(); ++c) scaled(r, c) *= scale[static_cast<size_t>(c)];
   }
   Matrix inputs(gram.rows(), gram.cols());
   for (int64_t i = 0; i < gram.rows(); ++i) {
-    for (int64_t j = 0; j < gram.cols(); ++j) inputs(i, j) = gram(i, j) / (scale[static_cast<size_t>(i)] * scale[static_cast<size_t>(j)]);
+    for (int64_t j = 0; j < gram.cols(); ++j)
+      inputs(i, j) = gram(i, j) / (scale[static_cast<size_t>(i)] * scale[static_cast<size_t>(j)]);
   }
   GptqOptions gptq;
   gptq.act_order = false;  // a scaled Gram matrix has another order; the loss keeps that of the first
@@ -40,7 +42,8 @@ double plain_loss(const Matrix& weight, const Matrix& gram, const std::vector<fl
   double loss = 0;
   for (int64_t r = 0; r < weight.rows(); ++r) {
     std::vector<double> e;
-    for (int64_t c = 0; c < weight.cols(); ++c) e.push_back(static_cast<double>(rounded(r, c)) / scale[static_cast<size_t>(c)] - weight(r, c));
+    for (int64_t c = 0; c < weight.cols(); ++c)
+      e.push_back(static_cast<double>(rounded(r, c)) / scale[static_cast<size_t>(c)] - weight(r, c));
     loss += reference::quadratic(e, gram, 0);
   }
   return loss;

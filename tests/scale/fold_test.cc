@@ -59,8 +59,8 @@ TEST_P(FoldTest, EveryFoldLeavesTheBlockAsItWas) {
       plan.taps.push_back(tap);
     }
     ASSERT_FALSE(plan.taps.empty());
-    const double error = check_invariance(source_->family(), source_->config(), layer, block, plan, input_, expected(layer),
-                                          [&] { return load_block(*source_, layer); });
+    const double error = check_invariance(source_->family(), source_->config(), layer, block, plan, input_,
+                                          expected(layer), [&] { return load_block(*source_, layer); });
     EXPECT_LT(error, 1e-5);  // a few roundings of f32
   }
 }
@@ -93,7 +93,8 @@ TEST_P(FoldTest, ABrokenFoldIsCaught) {
     apply_fold(wrong, source_->config(), fold, tap.scale, block);
     plan.taps.push_back(tap);
     try {
-      check_invariance(source_->family(), source_->config(), 0, block, plan, input_, expected(0), [&] { return load_block(*source_, 0); });
+      check_invariance(source_->family(), source_->config(), 0, block, plan, input_, expected(0),
+                       [&] { return load_block(*source_, 0); });
       FAIL() << "the broken fold went unnoticed";
     } catch (const NumericError& e) {
       EXPECT_NE(std::string(e.what()).find("layer 0"), std::string::npos) << e.what();
@@ -124,7 +125,8 @@ TEST_P(FoldTest, RefusesScalesThatCannotBeFolded) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, FoldTest,
-                         testing::Values("llama", "llama-bias", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"),
+                         testing::Values("llama", "llama-bias", "mistral", "qwen2", "qwen3", "gemma2", "gemma3",
+                                         "phi3"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');

@@ -21,22 +21,18 @@ TEST(Family, ModelTypesOfTransformersAreKnown) {
 
 TEST(Family, ArchitecturesCountOnlyWithoutModelType) {
   EXPECT_EQ(find_family(json{{"architectures", {"Qwen3ForCausalLM"}}}, "f").name, "qwen3");
-  check_error(expect<UnsupportedError>({"f", "minicpm", "llama, mistral"}), [] {
-    find_family(json{{"model_type", "minicpm"}, {"architectures", {"LlamaForCausalLM"}}}, "f");
-  });
+  check_error(expect<UnsupportedError>({"f", "minicpm", "llama, mistral"}),
+              [] { find_family(json{{"model_type", "minicpm"}, {"architectures", {"LlamaForCausalLM"}}}, "f"); });
 }
 
 TEST(Family, UnknownOnesAreNamed) {
-  check_error(expect<UnsupportedError>({"f", "mamba", "gemma3, phi3"}), [] {
-    find_family(json{{"model_type", "mamba"}}, "f");
-  });
-  check_error(expect<UnsupportedError>({"MambaForCausalLM"}), [] {
-    find_family(json{{"architectures", {"MambaForCausalLM"}}}, "f");
-  });
+  check_error(expect<UnsupportedError>({"f", "mamba", "gemma3, phi3"}),
+              [] { find_family(json{{"model_type", "mamba"}}, "f"); });
+  check_error(expect<UnsupportedError>({"MambaForCausalLM"}),
+              [] { find_family(json{{"architectures", {"MambaForCausalLM"}}}, "f"); });
   check_error(expect<FormatError>({"f", "model_type"}), [] { find_family(json::object(), "f"); });
-  check_error(expect<FormatError>({"model_type"}), [] {
-    find_family(json{{"model_type", 3}, {"architectures", {7}}}, "f");
-  });
+  check_error(expect<FormatError>({"model_type"}),
+              [] { find_family(json{{"model_type", 3}, {"architectures", {7}}}, "f"); });
   check_error(expect<UnsupportedError>({"f", "rwkv7"}), [] { find_family_of_gguf("rwkv7", "f"); });
 }
 

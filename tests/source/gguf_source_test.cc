@@ -383,15 +383,9 @@ INSTANTIATE_TEST_SUITE_P(
                expect<FormatError>({"token_embd.weight", "two dimensions", "[32]"})),
         tensor("norm_of_two_dimensions", "output_norm.weight", 2, 0,
                expect<FormatError>({"model.norm.weight", "[32]", "[2, 32]"})),
-        Damage{"output_bias_alone",
-               [](H& m) {
-                 m.tensors.push_back({"blk.0.attn_output.bias", {0, 0}});
-               },
+        Damage{"output_bias_alone", [](H& m) { m.tensors.push_back({"blk.0.attn_output.bias", {0, 0}}); },
                expect<FormatError>({"o_proj.bias", "no bias"})},
-        Damage{"rope_factors_of_wrong_length",
-               [](H& m) {
-                 m.tensors.push_back({"rope_freqs.weight", {0, 0}});
-               },
+        Damage{"rope_factors_of_wrong_length", [](H& m) { m.tensors.push_back({"rope_freqs.weight", {0, 0}}); },
                expect<FormatError>({"rope_freqs.weight", "[8]", "[32]"})},
         Damage{"rope_factors_of_no_rule",
                [](H& m) {

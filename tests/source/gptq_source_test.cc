@@ -26,17 +26,20 @@ struct Checkpoint {
   std::map<std::string, QuantizedTensor> codes;
 
   explicit Checkpoint(GptqVersion version = GptqVersion::kV1, bool scattered = false) {
-    config["quantization_config"] = {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", kGroup}, {"sym", false},
-                                     {"desc_act", scattered}};
+    config["quantization_config"] = {
+        {"quant_method", "gptq"}, {"bits", 4}, {"group_size", kGroup}, {"sym", false}, {"desc_act", scattered}};
     if (version == GptqVersion::kV2) config["quantization_config"]["checkpoint_format"] = "gptq_v2";
     for (const auto& [name, shape] : small_shapes()) {
       if (name.find("_proj.") == std::string::npos || name.find("up_proj") != std::string::npos) {
         tensors.push_back(test::f32_tensor(name, shape));
         continue;
       }
-      QuantizedTensor q{.out_features = shape[0], .in_features = shape[1], .group_size = kGroup, .bits = 4, .symmetric = false};
+      QuantizedTensor q{
+          .out_features = shape[0], .in_features = shape[1], .group_size = kGroup, .bits = 4, .symmetric = false};
       const auto noise = test::small_values(name, shape[0] * shape[1] * 2);
-      const auto code = [&](int64_t i) { return static_cast<uint8_t>(std::fabs(noise[static_cast<size_t>(i)]) * 15.99F); };
+      const auto code = [&](int64_t i) {
+        return static_cast<uint8_t>(std::fabs(noise[static_cast<size_t>(i)]) * 15.99F);
+      };
       for (int64_t i = 0; i < shape[0] * shape[1]; ++i) q.codes.push_back(code(i));
       for (int64_t i = 0; i < shape[0] * q.groups(); ++i) {
         q.scales.push_back(f32_to_f16(noise[static_cast<size_t>(i)]));
@@ -87,8 +90,9 @@ TEST_P(GptqCheckpoint, ValuesFollowTheFormula) {
     for (int64_t n = 0; n < q.out_features; ++n) {
       for (int64_t k = 0; k < q.in_features; ++k) {
         const auto at = static_cast<size_t>(n * q.groups() + (scattered ? k % q.groups() : k / kGroup));
-        ASSERT_EQ(m(n, k), static_cast<float>(int{q.codes[static_cast<size_t>(n * q.in_features + k)]} - int{q.zeros[at]}) *
-                               f16_to_f32(q.scales[at]));
+        ASSERT_EQ(m(n, k),
+                  static_cast<float>(int{q.codes[static_cast<size_t>(n * q.in_features + k)]} - int{q.zeros[at]}) *
+                      f16_to_f32(q.scales[at]));
       }
     }
     // Codes alone only where their groups are consecutive.
@@ -160,10 +164,7 @@ INSTANTIATE_TEST_SUITE_P(
                            expect<FormatError>({"gate_proj", "g_idx", "F32"})},
                     Damage{"codes_flat", [](Checkpoint& c) { c.at(kModule + ".qweight").shape = {48}; },
                            expect<FormatError>({kModule + ".qweight", "two dimensions", "[48]"})},
-                    Damage{"codes_transposed",
-                           [](Checkpoint& c) {
-                             c.at(kModule + ".qweight").shape = {24, 2};
-                           },
+                    Damage{"codes_transposed", [](Checkpoint& c) { c.at(kModule + ".qweight").shape = {24, 2}; },
                            expect<FormatError>({"gate_proj.weight", "[24, 16]", "[2, 192]"})},
                     Damage{"there_twice",
                            [](Checkpoint& c) { c.tensors.push_back(test::f32_tensor(kModule + ".weight", {24, 16})); },

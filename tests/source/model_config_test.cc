@@ -246,99 +246,97 @@ Damage rope(const std::string& name, const json& value, test::Expected expected)
 
 INSTANTIATE_TEST_SUITE_P(
     Config, DamagedConfig,
-    testing::Values(without("vocab_size"), without("hidden_size"), without("intermediate_size"),
-                    without("num_hidden_layers"), without("num_attention_heads"),
-                    set("hidden_size_is_a_string", "hidden_size", "16", {"integer", "\"16\""}),
-                    set("hidden_size_is_fractional", "hidden_size", 16.5, {"16.5"}),
-                    set("hidden_size_is_negative", "hidden_size", -16, {"-16"}),
-                    set("hidden_size_is_zero", "hidden_size", 0, {"found 0"}),
-                    set("hidden_size_beyond_31_bits", "hidden_size", int64_t{1} << 31, {"2147483647", "2147483648"}),
-                    set("hidden_size_beyond_63_bits", "hidden_size", UINT64_MAX, {"18446744073709551615"}),
-                    set("too_many_layers", "num_hidden_layers", 1000000000, {"100000"}),
-                    set("layers_is_an_array", "num_hidden_layers", {1}, {"[1]"}),
-                    set("heads_do_not_divide_hidden", "num_attention_heads", 3, {"divisor of hidden_size (16)"}),
-                    set("kv_heads_do_not_divide_heads", "num_key_value_heads", 4,
-                        {"divisor of num_attention_heads (2)", "found 4"}),
-                    set("kv_heads_zero", "num_key_value_heads", 0, {"found 0"}),
-                    set("odd_head_dim", "head_dim", 7, {"even", "found 7"}),
-                    set("eps_is_a_string", "rms_norm_eps", "1e-5", {"number"}),
-                    set("eps_is_negative", "rms_norm_eps", -1e-5, {"number from 0 to 1"}),
-                    set("eps_is_nan", "rms_norm_eps", std::nan(""), {"number"}),
-                    set("theta_is_infinite", "rope_theta", INFINITY, {"number"}),
-                    set("theta_is_zero", "rope_theta", 0, {"number from 1"}),
-                    set("tie_is_a_number", "tie_word_embeddings", 1, {"true or false"}),
-                    set("bias_is_a_string", "attention_bias", "false", {"true or false"}),
-                    set("model_position_zero", "max_position_embeddings", 0, {"found 0"}),
-                    set("eos_wraps_around", "eos_token_id", UINT64_MAX, {"18446744073709551615"}),
-                    set("eos_list_holds_text", "eos_token_id", {1, "x"}, {"array"}),
-                    set("bos_is_huge", "bos_token_id", int64_t{1} << 40, {"1099511627776"}),
-                    set("dtype_is_a_number", "torch_dtype", 16, {"a string"}),
-                    set("partial_rotary_of_nothing", "partial_rotary_factor", 0.1, {"even number of the 8"}),
-                    set("partial_rotary_odd", "partial_rotary_factor", 0.4, {"even number of the 8"}),
-                    set("partial_rotary_above_one", "partial_rotary_factor", 1.5, {"1.5"}),
-                    set("rope_is_a_list", "rope_scaling", {1, 2}, {"an object"}),
-                    rope("rope_without_factor", {{"type", "linear"}},
-                         expect<FormatError>({"rope_scaling.factor", "found nothing"})),
-                    rope("rope_factor_zero", {{"rope_type", "linear"}, {"factor", 0}},
-                         expect<FormatError>({"rope_scaling.factor"})),
-                    rope("rope_type_is_a_number", {{"rope_type", 4}},
-                         expect<FormatError>({"rope_scaling.rope_type", "a string"})),
-                    rope("llama3_bounds_crossed",
-                         {{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 1}},
-                         expect<FormatError>({"rope_scaling.high_freq_factor", "low_freq_factor (4)"})),
-                    rope("longrope_without_factors", {{"type", "longrope"}},
-                         expect<FormatError>({"rope_scaling.short_factor", "found nothing"})),
-                    rope("longrope_factors_too_few",
-                         {{"type", "su"}, {"short_factor", {1.0, 2.0}}, {"long_factor", {1.0, 2.0}}},
-                         expect<FormatError>({"short_factor", "found 2"})),
-                    rope("longrope_factor_is_text", {{"type", "longrope"}, {"short_factor", {"a"}}, {"long_factor", {1}}},
-                         expect<FormatError>({"rope_scaling.short_factor", "array of numbers"})),
-                    rope("rope_unknown", {{"type", "spiral"}}, expect<UnsupportedError>({"spiral", "longrope"})),
-                    Damage{"activation_unknown", [](json& c) { c["hidden_act"] = "mish"; },
-                           expect<UnsupportedError>({"hidden_act", "mish", "silu"})},
-                    Damage{"phi3_yarn_means_longrope",
-                           [](json& c) {
-                             c["model_type"] = "phi3";
-                             c["rope_scaling"] = {{"type", "yarn"}, {"factor", 2}};
-                           },
-                           expect<UnsupportedError>({"longrope"})},
-                    Damage{"layer_types_too_few",
-                           [](json& c) {
-                             c["model_type"] = "gemma3_text";
-                             c["num_hidden_layers"] = 3;
-                             c["layer_types"] = {"full_attention"};
-                           },
-                           expect<FormatError>({"layer_types", "expected 3", "found 1"})},
-                    Damage{"layer_type_unknown",
-                           [](json& c) {
-                             c["model_type"] = "gemma2";
-                             c["layer_types"] = {"linear_attention"};
-                           },
-                           expect<UnsupportedError>({"layer_types[0]", "linear_attention"})},
-                    Damage{"layer_types_of_numbers",
-                           [](json& c) {
-                             c["model_type"] = "gemma2";
-                             c["layer_types"] = {1};
-                           },
-                           expect<FormatError>({"layer_types", "array of strings"})},
-                    Damage{"encoder",
-                           [](json& c) {
-                             c["model_type"] = "gemma3_text";
-                             c["use_bidirectional_attention"] = true;
-                           },
-                           expect<UnsupportedError>({"use_bidirectional_attention"})},
-                    Damage{"window_negative",
-                           [](json& c) {
-                             c["model_type"] = "mistral";
-                             c["sliding_window"] = -4;
-                           },
-                           expect<FormatError>({"sliding_window", "-4"})},
-                    Damage{"query_scalar_zero",
-                           [](json& c) {
-                             c["model_type"] = "gemma2";
-                             c["query_pre_attn_scalar"] = 0;
-                           },
-                           expect<FormatError>({"query_pre_attn_scalar"})}),
+    testing::Values(
+        without("vocab_size"), without("hidden_size"), without("intermediate_size"), without("num_hidden_layers"),
+        without("num_attention_heads"), set("hidden_size_is_a_string", "hidden_size", "16", {"integer", "\"16\""}),
+        set("hidden_size_is_fractional", "hidden_size", 16.5, {"16.5"}),
+        set("hidden_size_is_negative", "hidden_size", -16, {"-16"}),
+        set("hidden_size_is_zero", "hidden_size", 0, {"found 0"}),
+        set("hidden_size_beyond_31_bits", "hidden_size", int64_t{1} << 31, {"2147483647", "2147483648"}),
+        set("hidden_size_beyond_63_bits", "hidden_size", UINT64_MAX, {"18446744073709551615"}),
+        set("too_many_layers", "num_hidden_layers", 1000000000, {"100000"}),
+        set("layers_is_an_array", "num_hidden_layers", {1}, {"[1]"}),
+        set("heads_do_not_divide_hidden", "num_attention_heads", 3, {"divisor of hidden_size (16)"}),
+        set("kv_heads_do_not_divide_heads", "num_key_value_heads", 4,
+            {"divisor of num_attention_heads (2)", "found 4"}),
+        set("kv_heads_zero", "num_key_value_heads", 0, {"found 0"}),
+        set("odd_head_dim", "head_dim", 7, {"even", "found 7"}),
+        set("eps_is_a_string", "rms_norm_eps", "1e-5", {"number"}),
+        set("eps_is_negative", "rms_norm_eps", -1e-5, {"number from 0 to 1"}),
+        set("eps_is_nan", "rms_norm_eps", std::nan(""), {"number"}),
+        set("theta_is_infinite", "rope_theta", INFINITY, {"number"}),
+        set("theta_is_zero", "rope_theta", 0, {"number from 1"}),
+        set("tie_is_a_number", "tie_word_embeddings", 1, {"true or false"}),
+        set("bias_is_a_string", "attention_bias", "false", {"true or false"}),
+        set("model_position_zero", "max_position_embeddings", 0, {"found 0"}),
+        set("eos_wraps_around", "eos_token_id", UINT64_MAX, {"18446744073709551615"}),
+        set("eos_list_holds_text", "eos_token_id", {1, "x"}, {"array"}),
+        set("bos_is_huge", "bos_token_id", int64_t{1} << 40, {"1099511627776"}),
+        set("dtype_is_a_number", "torch_dtype", 16, {"a string"}),
+        set("partial_rotary_of_nothing", "partial_rotary_factor", 0.1, {"even number of the 8"}),
+        set("partial_rotary_odd", "partial_rotary_factor", 0.4, {"even number of the 8"}),
+        set("partial_rotary_above_one", "partial_rotary_factor", 1.5, {"1.5"}),
+        set("rope_is_a_list", "rope_scaling", {1, 2}, {"an object"}),
+        rope("rope_without_factor", {{"type", "linear"}},
+             expect<FormatError>({"rope_scaling.factor", "found nothing"})),
+        rope("rope_factor_zero", {{"rope_type", "linear"}, {"factor", 0}},
+             expect<FormatError>({"rope_scaling.factor"})),
+        rope("rope_type_is_a_number", {{"rope_type", 4}}, expect<FormatError>({"rope_scaling.rope_type", "a string"})),
+        rope("llama3_bounds_crossed",
+             {{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 1}},
+             expect<FormatError>({"rope_scaling.high_freq_factor", "low_freq_factor (4)"})),
+        rope("longrope_without_factors", {{"type", "longrope"}},
+             expect<FormatError>({"rope_scaling.short_factor", "found nothing"})),
+        rope("longrope_factors_too_few", {{"type", "su"}, {"short_factor", {1.0, 2.0}}, {"long_factor", {1.0, 2.0}}},
+             expect<FormatError>({"short_factor", "found 2"})),
+        rope("longrope_factor_is_text", {{"type", "longrope"}, {"short_factor", {"a"}}, {"long_factor", {1}}},
+             expect<FormatError>({"rope_scaling.short_factor", "array of numbers"})),
+        rope("rope_unknown", {{"type", "spiral"}}, expect<UnsupportedError>({"spiral", "longrope"})),
+        Damage{"activation_unknown", [](json& c) { c["hidden_act"] = "mish"; },
+               expect<UnsupportedError>({"hidden_act", "mish", "silu"})},
+        Damage{"phi3_yarn_means_longrope",
+               [](json& c) {
+                 c["model_type"] = "phi3";
+                 c["rope_scaling"] = {{"type", "yarn"}, {"factor", 2}};
+               },
+               expect<UnsupportedError>({"longrope"})},
+        Damage{"layer_types_too_few",
+               [](json& c) {
+                 c["model_type"] = "gemma3_text";
+                 c["num_hidden_layers"] = 3;
+                 c["layer_types"] = {"full_attention"};
+               },
+               expect<FormatError>({"layer_types", "expected 3", "found 1"})},
+        Damage{"layer_type_unknown",
+               [](json& c) {
+                 c["model_type"] = "gemma2";
+                 c["layer_types"] = {"linear_attention"};
+               },
+               expect<UnsupportedError>({"layer_types[0]", "linear_attention"})},
+        Damage{"layer_types_of_numbers",
+               [](json& c) {
+                 c["model_type"] = "gemma2";
+                 c["layer_types"] = {1};
+               },
+               expect<FormatError>({"layer_types", "array of strings"})},
+        Damage{"encoder",
+               [](json& c) {
+                 c["model_type"] = "gemma3_text";
+                 c["use_bidirectional_attention"] = true;
+               },
+               expect<UnsupportedError>({"use_bidirectional_attention"})},
+        Damage{"window_negative",
+               [](json& c) {
+                 c["model_type"] = "mistral";
+                 c["sliding_window"] = -4;
+               },
+               expect<FormatError>({"sliding_window", "-4"})},
+        Damage{"query_scalar_zero",
+               [](json& c) {
+                 c["model_type"] = "gemma2";
+                 c["query_pre_attn_scalar"] = 0;
+               },
+               expect<FormatError>({"query_pre_attn_scalar"})}),
     [](const testing::TestParamInfo<Damage>& p) { return p.param.name; });
 
 }  // namespace

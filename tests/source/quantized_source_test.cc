@@ -189,70 +189,66 @@ TEST_P(DamagedQuantized, IsRefused) {
 
 INSTANTIATE_TEST_SUITE_P(
     Quantized, DamagedQuantized,
-    testing::Values(Damage{"awq_without_scales", false, [](Checkpoint& c) { c.erase(kModule + ".scales"); },
-                           expect<FormatError>({kModule + ".scales", "missing"})},
-                    Damage{"awq_without_zeros", false, [](Checkpoint& c) { c.erase(kModule + ".qzeros"); },
-                           expect<FormatError>({kModule + ".qzeros", "missing"})},
-                    Damage{"awq_without_codes", false, [](Checkpoint& c) { c.erase(kModule + ".qweight"); },
-                           expect<FormatError>({kModule + ".weight", "missing"})},
-                    Damage{"awq_codes_flat", false, [](Checkpoint& c) { c.at(kModule + ".qweight").shape = {48}; },
-                           expect<FormatError>({kModule + ".qweight", "two dimensions", "[48]"})},
-                    Damage{"awq_codes_transposed", false,
-                           [](Checkpoint& c) {
-                             c.at(kModule + ".qweight").shape = {3, 16};
-                           },
-                           expect<FormatError>({"gate_proj.weight", "[24, 16]", "[128, 3]"})},
-                    Damage{"awq_scales_of_another_group_size", false,
-                           [](Checkpoint& c) { c.config["quantization_config"]["group_size"] = 16; },
-                           expect<FormatError>({"gate_proj", "model.safetensors"})},
-                    Damage{"awq_scale_is_nan", false,
-                           [](Checkpoint& c) {
-                             const uint16_t nan = 0x7E00;
-                             std::memcpy(c.at(kModule + ".scales").bytes.data(), &nan, 2);
-                           },
-                           expect<FormatError>({"gate_proj", "finite"})},
-                    Damage{"native_without_scales", true, [](Checkpoint& c) { c.erase(kModule + ".weight.scales"); },
-                           expect<FormatError>({kModule + ".weight.scales", "missing"})},
-                    Damage{"native_without_zeros", true, [](Checkpoint& c) { c.erase(kModule + ".weight.zeros"); },
-                           expect<FormatError>({kModule + ".weight.zeros", "missing"})},
-                    Damage{"native_of_the_earlier_implementation", true, [](Checkpoint& c) { c.metadata.clear(); },
-                           expect<UnsupportedError>({"nibble_offset", "earlier numpy implementation", "awq_load"})},
-                    Damage{"native_of_another_offset", true,
-                           [](Checkpoint& c) { c.metadata["metal_marlin.nibble_offset"] = "7"; },
-                           expect<UnsupportedError>({"expected 8", "found 7"})},
-                    Damage{"native_of_a_later_version", true,
-                           [](Checkpoint& c) { c.metadata["metal_marlin.version"] = "3"; },
-                           expect<UnsupportedError>({"metal_marlin.version", "expected 1 or 2", "found 3"})},
-                    Damage{"native_of_5_bits", true, [](Checkpoint& c) { c.set_version_2("5", "{}"); },
-                           expect<UnsupportedError>({"metal_marlin.bits", "3, 4 or 8", "found 5"})},
-                    Damage{"native_without_bits", true, [](Checkpoint& c) { c.set_version_2("", "{}"); },
-                           expect<UnsupportedError>({"metal_marlin.bits"})},
-                    Damage{"native_bits_are_no_number", true, [](Checkpoint& c) { c.set_version_2("[4", "{}"); },
-                           expect<UnsupportedError>({"metal_marlin.bits"})},
-                    Damage{"native_tensors_are_no_object", true, [](Checkpoint& c) { c.set_version_2("4", "[1"); },
-                           expect<FormatError>({"metal_marlin.tensors", "JSON object"})},
-                    Damage{"native_linear_of_4_bits_and_a_half", true,
-                           [](Checkpoint& c) { c.set_version_2("4", "{\"" + kModule + ".weight\": {\"bits\": 4.5}}"); },
-                           expect<UnsupportedError>({kModule, "3, 4 or 8", "4.5"})},
-                    Damage{"native_linear_of_other_bits_than_stored", true,
-                           [](Checkpoint& c) { c.set_version_2("4", "{\"" + kModule + ".weight\": {\"bits\": 8}}"); },
-                           expect<FormatError>({"gate_proj"})},
-                    Damage{"awq_of_8_bits", false, [](Checkpoint& c) { c.config["quantization_config"]["bits"] = 8; },
-                           expect<UnsupportedError>({"8 bits", "supported are 4"})},
-                    Damage{"native_config_of_5_bits", true, [](Checkpoint& c) { c.config["quantization_config"]["bits"] = 5; },
-                           expect<UnsupportedError>({"5 bits", "3, 4 or 8"})},
-                    Damage{"native_zero_is_fractional", true,
-                           [](Checkpoint& c) {
-                             const uint16_t half = f32_to_f16(0.5F);
-                             std::memcpy(c.at(kModule + ".weight.zeros").bytes.data(), &half, 2);
-                           },
-                           expect<FormatError>({"gate_proj"})},
-                    Damage{"native_channel_scale_zero", true,
-                           [](Checkpoint& c) {
-                             const uint16_t zero = 0;
-                             std::memcpy(c.at(kModule + ".weight.q_scale").bytes.data(), &zero, 2);
-                           },
-                           expect<FormatError>({"gate_proj"})}),
+    testing::Values(
+        Damage{"awq_without_scales", false, [](Checkpoint& c) { c.erase(kModule + ".scales"); },
+               expect<FormatError>({kModule + ".scales", "missing"})},
+        Damage{"awq_without_zeros", false, [](Checkpoint& c) { c.erase(kModule + ".qzeros"); },
+               expect<FormatError>({kModule + ".qzeros", "missing"})},
+        Damage{"awq_without_codes", false, [](Checkpoint& c) { c.erase(kModule + ".qweight"); },
+               expect<FormatError>({kModule + ".weight", "missing"})},
+        Damage{"awq_codes_flat", false, [](Checkpoint& c) { c.at(kModule + ".qweight").shape = {48}; },
+               expect<FormatError>({kModule + ".qweight", "two dimensions", "[48]"})},
+        Damage{"awq_codes_transposed", false, [](Checkpoint& c) { c.at(kModule + ".qweight").shape = {3, 16}; },
+               expect<FormatError>({"gate_proj.weight", "[24, 16]", "[128, 3]"})},
+        Damage{"awq_scales_of_another_group_size", false,
+               [](Checkpoint& c) { c.config["quantization_config"]["group_size"] = 16; },
+               expect<FormatError>({"gate_proj", "model.safetensors"})},
+        Damage{"awq_scale_is_nan", false,
+               [](Checkpoint& c) {
+                 const uint16_t nan = 0x7E00;
+                 std::memcpy(c.at(kModule + ".scales").bytes.data(), &nan, 2);
+               },
+               expect<FormatError>({"gate_proj", "finite"})},
+        Damage{"native_without_scales", true, [](Checkpoint& c) { c.erase(kModule + ".weight.scales"); },
+               expect<FormatError>({kModule + ".weight.scales", "missing"})},
+        Damage{"native_without_zeros", true, [](Checkpoint& c) { c.erase(kModule + ".weight.zeros"); },
+               expect<FormatError>({kModule + ".weight.zeros", "missing"})},
+        Damage{"native_of_the_earlier_implementation", true, [](Checkpoint& c) { c.metadata.clear(); },
+               expect<UnsupportedError>({"nibble_offset", "earlier numpy implementation", "awq_load"})},
+        Damage{"native_of_another_offset", true, [](Checkpoint& c) { c.metadata["metal_marlin.nibble_offset"] = "7"; },
+               expect<UnsupportedError>({"expected 8", "found 7"})},
+        Damage{"native_of_a_later_version", true, [](Checkpoint& c) { c.metadata["metal_marlin.version"] = "3"; },
+               expect<UnsupportedError>({"metal_marlin.version", "expected 1 or 2", "found 3"})},
+        Damage{"native_of_5_bits", true, [](Checkpoint& c) { c.set_version_2("5", "{}"); },
+               expect<UnsupportedError>({"metal_marlin.bits", "3, 4 or 8", "found 5"})},
+        Damage{"native_without_bits", true, [](Checkpoint& c) { c.set_version_2("", "{}"); },
+               expect<UnsupportedError>({"metal_marlin.bits"})},
+        Damage{"native_bits_are_no_number", true, [](Checkpoint& c) { c.set_version_2("[4", "{}"); },
+               expect<UnsupportedError>({"metal_marlin.bits"})},
+        Damage{"native_tensors_are_no_object", true, [](Checkpoint& c) { c.set_version_2("4", "[1"); },
+               expect<FormatError>({"metal_marlin.tensors", "JSON object"})},
+        Damage{"native_linear_of_4_bits_and_a_half", true,
+               [](Checkpoint& c) { c.set_version_2("4", "{\"" + kModule + ".weight\": {\"bits\": 4.5}}"); },
+               expect<UnsupportedError>({kModule, "3, 4 or 8", "4.5"})},
+        Damage{"native_linear_of_other_bits_than_stored", true,
+               [](Checkpoint& c) { c.set_version_2("4", "{\"" + kModule + ".weight\": {\"bits\": 8}}"); },
+               expect<FormatError>({"gate_proj"})},
+        Damage{"awq_of_8_bits", false, [](Checkpoint& c) { c.config["quantization_config"]["bits"] = 8; },
+               expect<UnsupportedError>({"8 bits", "supported are 4"})},
+        Damage{"native_config_of_5_bits", true, [](Checkpoint& c) { c.config["quantization_config"]["bits"] = 5; },
+               expect<UnsupportedError>({"5 bits", "3, 4 or 8"})},
+        Damage{"native_zero_is_fractional", true,
+               [](Checkpoint& c) {
+                 const uint16_t half = f32_to_f16(0.5F);
+                 std::memcpy(c.at(kModule + ".weight.zeros").bytes.data(), &half, 2);
+               },
+               expect<FormatError>({"gate_proj"})},
+        Damage{"native_channel_scale_zero", true,
+               [](Checkpoint& c) {
+                 const uint16_t zero = 0;
+                 std::memcpy(c.at(kModule + ".weight.q_scale").bytes.data(), &zero, 2);
+               },
+               expect<FormatError>({"gate_proj"})}),
     [](const testing::TestParamInfo<Damage>& p) { return p.param.name; });
 
 }  // namespace

@@ -150,10 +150,13 @@ TEST(SafetensorsSource, CompanionsAreTheFilesThemselves) {
 TEST(SafetensorsSource, CompanionsAreAllButWeightsQuantizationAndHiddenFiles) {
   TemporaryFolder folder;
   write_small_model(folder);
-  const std::vector<std::string> along = {"tokenizer.json", "generation_config.json", "chat_template.jinja", "LICENSE", "Notice.txt", "modeling_own.py", "notes.md"};
+  const std::vector<std::string> along = {
+      "tokenizer.json", "generation_config.json", "chat_template.jinja", "LICENSE", "Notice.txt", "modeling_own.py",
+      "notes.md"};
   for (const std::string& name : along) folder.write(name, "{}");
   for (const char* name : {"README.md", "hf_quant_config.json", "quant_log.csv", "report.json", "report.html",
-                           "pytorch_model.bin", "pytorch_model.bin.index.json", "training.pt", "model.gguf", ".gitattributes", "x.tmp", "preprocessor_config.json"}) {
+                           "pytorch_model.bin", "pytorch_model.bin.index.json", "training.pt", "model.gguf",
+                           ".gitattributes", "x.tmp", "preprocessor_config.json"}) {
     folder.write(name, "{}");
   }
   std::filesystem::create_directory(folder.path("onnx"));
@@ -177,8 +180,10 @@ TEST(SafetensorsSource, CompanionsAreAllButWeightsQuantizationAndHiddenFiles) {
   EXPECT_NE(ModelSource::open(folder.path(""))->digest(), before);
   // A file between others takes the licence along, nothing else that happens to lie there.
   std::set<std::string> beside;
-  for (const auto& [name, content] : ModelSource::open(folder.path("model.safetensors"))->companion_files()) beside.insert(name);
-  EXPECT_EQ(beside, (std::set<std::string>{"tokenizer.json", "generation_config.json", "chat_template.jinja", "LICENSE", "Notice.txt", "COPYING"}));
+  for (const auto& [name, content] : ModelSource::open(folder.path("model.safetensors"))->companion_files())
+    beside.insert(name);
+  EXPECT_EQ(beside, (std::set<std::string>{"tokenizer.json", "generation_config.json", "chat_template.jinja", "LICENSE",
+                                           "Notice.txt", "COPYING"}));
 }
 
 TEST(SafetensorsSource, OtherFilesInTheFolderAreLeftAlone) {
@@ -362,7 +367,8 @@ Damage files(const std::string& name, const std::vector<std::string>& names, std
             Shapes rest = small_shapes();
             Shapes head;
             head.insert(rest.extract("lm_head.weight"));
-            for (const std::string& n : names) write_safetensors(f.path(n), test::f32_tensors(n == names.back() ? head : rest));
+            for (const std::string& n : names)
+              write_safetensors(f.path(n), test::f32_tensors(n == names.back() ? head : rest));
           },
           expect<FormatError>(std::move(texts))};
 }
@@ -388,14 +394,18 @@ INSTANTIATE_TEST_SUITE_P(
                expect<FormatError>({"*.safetensors", "found none"})},
         files("two_files_and_no_index", {"a.safetensors", "b.safetensors"},
               {"index.json", "single *.safetensors", "a.safetensors, b.safetensors", "download"}),
-        files("shards_and_another_file", {"part-00001-of-00002.safetensors", "part-00002-of-00002.safetensors", "z.safetensors"},
+        files("shards_and_another_file",
+              {"part-00001-of-00002.safetensors", "part-00002-of-00002.safetensors", "z.safetensors"},
               {"z.safetensors", "belong together"}),
         files("shard_missing_without_index", {"model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"},
               {"model-00002-of-00003.safetensors is missing", "3 shards", "download"}),
-        files("shards_of_two_sets", {"model-00001-of-00001.safetensors", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"},
+        files("shards_of_two_sets",
+              {"model-00001-of-00001.safetensors", "model-00001-of-00002.safetensors",
+               "model-00002-of-00002.safetensors"},
               {"several sets"}),
         files("tensor_in_two_shards_without_index",
-              {"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors"},
+              {"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
+               "model-00003-of-00003.safetensors"},
               {"stands in", "model-00001-of-00003.safetensors"}),
         raw_config("config_is_cut", small_config().dump().substr(0, 60), {"config.json", "no valid JSON"}),
         raw_config("config_is_empty", "", {"config.json", "no valid JSON"}),
@@ -409,26 +419,12 @@ INSTANTIATE_TEST_SUITE_P(
         shapes("tensor_missing", [](Shapes& s) { s.erase(kQ); }, {kQ, "missing", "[16, 16]"}),
         shapes("norm_missing", [](Shapes& s) { s.erase("model.norm.weight"); }, {"model.norm.weight", "missing"}),
         shapes("head_missing", [](Shapes& s) { s.erase("lm_head.weight"); }, {"lm_head.weight", "missing"}),
-        shapes("linear_transposed",
-               [](Shapes& s) {
-                 s["model.layers.0.mlp.down_proj.weight"] = {24, 16};
-               },
+        shapes("linear_transposed", [](Shapes& s) { s["model.layers.0.mlp.down_proj.weight"] = {24, 16}; },
                {"down_proj", "expected the shape [16, 24]", "found [24, 16]"}),
         shapes("linear_flat", [](Shapes& s) { s[kQ] = {256}; }, {kQ, "[16, 16]", "[256]"}),
-        shapes("linear_of_three_dimensions",
-               [](Shapes& s) {
-                 s[kQ] = {1, 16, 16};
-               },
-               {kQ, "[1, 16, 16]"}),
-        shapes("linear_empty",
-               [](Shapes& s) {
-                 s[kQ] = {0, 16};
-               },
-               {kQ, "[0, 16]"}),
-        shapes("embedding_too_short",
-               [](Shapes& s) {
-                 s["model.embed_tokens.weight"] = {11, 16};
-               },
+        shapes("linear_of_three_dimensions", [](Shapes& s) { s[kQ] = {1, 16, 16}; }, {kQ, "[1, 16, 16]"}),
+        shapes("linear_empty", [](Shapes& s) { s[kQ] = {0, 16}; }, {kQ, "[0, 16]"}),
+        shapes("embedding_too_short", [](Shapes& s) { s["model.embed_tokens.weight"] = {11, 16}; },
                {"embed_tokens", "[12, 16]", "[11, 16]"}),
         shapes("norm_too_long", [](Shapes& s) { s["model.norm.weight"] = {17}; },
                {"model.norm.weight", "[16]", "[17]"}),
@@ -505,9 +501,10 @@ INSTANTIATE_TEST_SUITE_P(
                      expect<UnsupportedError>({"5 bits", "4 or 8"})),
         quantization("gptq_version_1_of_three_bits", {{"quant_method", "gptq"}, {"bits", 3}, {"group_size", 128}},
                      expect<UnsupportedError>({"3 bits", "4 or 8"})),
-        quantization("gptq_with_two_bits_in_places",
-                     {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 8}, {"dynamic", {{"+:.*down.*", {{"bits", 2}}}}}},
-                     expect<UnsupportedError>({"down", "2 bits", "4 or 8"})),
+        quantization(
+            "gptq_with_two_bits_in_places",
+            {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 8}, {"dynamic", {{"+:.*down.*", {{"bits", 2}}}}}},
+            expect<UnsupportedError>({"down", "2 bits", "4 or 8"})),
         quantization("gptq_of_wide_words",
                      {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 8}, {"pack_dtype", "int64"}},
                      expect<UnsupportedError>({"pack_dtype", "int64"})),

@@ -65,7 +65,8 @@ TEST(SplitTokens, ATenthOfALongText) {
 }
 
 TEST(SameText, IsThatOfTheSameBytesWhereverTheyLie) {
-  const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("mm_same_text_" + std::to_string(getpid()));
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("mm_same_text_" + std::to_string(getpid()));
   std::filesystem::create_directories(folder);
   const auto write = [&](const char* name, const std::string& text) {
     std::ofstream(folder / name, std::ios::binary) << text;
@@ -84,7 +85,8 @@ TEST(SameText, IsThatOfTheSameBytesWhereverTheyLie) {
 
 TEST(TokenizeFile, RefusesWhatIsNoText) {
   const auto tokenizer = Tokenizer::from_folder(std::string(TEST_DATA) + "/models/llama");
-  const std::string path = (std::filesystem::temp_directory_path() / ("text_test_" + std::to_string(getpid()))).string();
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("text_test_" + std::to_string(getpid()))).string();
   const auto write = [&](const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; };
   EXPECT_THROW(tokenize_file(path, tokenizer), SystemError);  // not there
   write("");

@@ -353,17 +353,20 @@ TEST(CheckpointWriter, ModelCardHasFrontMatterAndFigures) {
   w.write("awq");
   const std::string card = read_text_file(w.out / "README.md");
   const std::string front = front_matter(card);
-  for (const char* line : {"base_model: org/tiny-1.5\nbase_model_relation: quantized\n", "- awq\n", "figures:\n", "\"reference\": 24.19\n",
-                           "\"mean\": 0.04123\n", "\"standard_error\": 0.00062\n", "\"p99\": 0.41877\n", "\"top1_agreement\": 0.91235\n",
-                           "\"text\": \"a | \\\"test\\\".txt: 32 chunks of 1024 tokens\"\n",
-                           "\"note\": \"a \\\"b\\\"\\n---\"\n"})
+  for (const char* line :
+       {"base_model: org/tiny-1.5\nbase_model_relation: quantized\n", "- awq\n", "figures:\n", "\"reference\": 24.19\n",
+        "\"mean\": 0.04123\n", "\"standard_error\": 0.00062\n", "\"p99\": 0.41877\n", "\"top1_agreement\": 0.91235\n",
+        "\"text\": \"a | \\\"test\\\".txt: 32 chunks of 1024 tokens\"\n", "\"note\": \"a \\\"b\\\"\\n---\"\n"})
     EXPECT_NE(front.find(line), std::string::npos) << line << front;
-  for (const char* line : {"| perplexity, before and after | 24.190, 27.500 |\n", "| 0.04123 ± 0.00062 nats |\n", "| KL divergence, 99 % of positions below | 0.419 nats |\n",
-                           "| same top token | 91.23 % |\n", "| positions scored | 32736 |\n", "| more.share | 0.12346 |\n", "| more.note | a \"b\" --- |\n",
-                           "| evaluated against the source on | a \\| \"test\".txt: 32 chunks of 1024 tokens |\n"})
+  for (const char* line :
+       {"| perplexity, before and after | 24.190, 27.500 |\n", "| 0.04123 ± 0.00062 nats |\n",
+        "| KL divergence, 99 % of positions below | 0.419 nats |\n", "| same top token | 91.23 % |\n",
+        "| positions scored | 32736 |\n", "| more.share | 0.12346 |\n", "| more.note | a \"b\" --- |\n",
+        "| evaluated against the source on | a \\| \"test\".txt: 32 chunks of 1024 tokens |\n"})
     EXPECT_NE(card.find(line), std::string::npos) << line << card;
   EXPECT_NE(card.find("| `" + kUp + ".weight` | asked for |"), std::string::npos);
-  EXPECT_FALSE(std::regex_search(card, std::regex("[0-9][.][0-9]{6}"))) << card;  // more digits than the figures can vouch for
+  EXPECT_FALSE(std::regex_search(card, std::regex("[0-9][.][0-9]{6}")))
+      << card;  // more digits than the figures can vouch for
 }
 
 // Hubs take base_model for the id of a repository: a folder's name is none.
@@ -375,7 +378,12 @@ TEST(CheckpointWriter, ModelCardNamesABaseModelOnlyByItsHubId) {
     w.write("native");
     const std::string card = read_text_file(w.out / "README.md");
     EXPECT_EQ(front_matter(card).find("base_model"), std::string::npos) << card;
-    EXPECT_NE(card.find("# " + (plan.base_model.empty() ? std::filesystem::path(w.in.path()).filename().string() : plan.base_model) + " in 4 bits"), std::string::npos) << card;
+    EXPECT_NE(
+        card.find("# " +
+                  (plan.base_model.empty() ? std::filesystem::path(w.in.path()).filename().string() : plan.base_model) +
+                  " in 4 bits"),
+        std::string::npos)
+        << card;
     EXPECT_EQ(card.find("evaluated"), std::string::npos);
   }
   EXPECT_EQ(source_name_of("/cache/models--org--name/snapshots/0123abc"), "org/name");

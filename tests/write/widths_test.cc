@@ -41,7 +41,9 @@ class Written {
     TinyProvider provider(plan);
     report_ = CheckpointWriter::create(format)->write(*source_, plan, provider, out_.path());
   }
-  std::map<std::string, std::string> metadata() const { return SafetensorsFile(out_ / "model.awq.safetensors").metadata(); }
+  std::map<std::string, std::string> metadata() const {
+    return SafetensorsFile(out_ / "model.awq.safetensors").metadata();
+  }
   json quantization() const { return json::parse(read_text_file(out_ / "config.json")).at("quantization_config"); }
   std::string card() const { return read_text_file(out_ / "README.md"); }
   const WriteReport& report() const { return report_; }
@@ -143,10 +145,14 @@ TEST(Widths, MergedModulesHaveTheirRules) {
   CheckpointPlan plan = plan_of(4);
   for (QuantizedLinear& l : plan.quantized) {
     const bool first = l.name.find("layers.0.") != std::string::npos;
-    if (first && l.name.find("self_attn") != std::string::npos && l.name.find("o_proj") == std::string::npos) l.bits = 8;
-    if (!first && l.name.find("k_proj") != std::string::npos) l.bits = 8;  // its neighbours have 4: nothing holds for all
+    if (first && l.name.find("self_attn") != std::string::npos && l.name.find("o_proj") == std::string::npos)
+      l.bits = 8;
+    if (!first && l.name.find("k_proj") != std::string::npos)
+      l.bits = 8;  // its neighbours have 4: nothing holds for all
   }
-  std::erase_if(plan.quantized, [](const QuantizedLinear& l) { return l.name.find("layers.1.mlp.gate") != std::string::npos || l.name.find("layers.1.mlp.up") != std::string::npos; });
+  std::erase_if(plan.quantized, [](const QuantizedLinear& l) {
+    return l.name.find("layers.1.mlp.gate") != std::string::npos || l.name.find("layers.1.mlp.up") != std::string::npos;
+  });
   const Written written(plan, "gptq_v2");
   const json dynamic = written.quantization()["dynamic"];
   EXPECT_EQ(dynamic["+:^model\\.layers\\.0\\.self_attn\\.qkv_proj$"], (json{{"bits", 8}}));
@@ -170,7 +176,9 @@ TEST(Widths, OtherFormatsHoldOne) {
 }
 
 TEST(Widths, FormatsSayWhichTheyHold) {
-  const auto refusal = [](const char* format, int bits) { return CheckpointWriter::create(format)->refusal_of({bits, true, 128}); };
+  const auto refusal = [](const char* format, int bits) {
+    return CheckpointWriter::create(format)->refusal_of({bits, true, 128});
+  };
   for (const int bits : {3, 4, 8}) {
     EXPECT_EQ(refusal("native", bits), "");
     EXPECT_EQ(refusal("gptq_v2", bits), "");

@@ -54,8 +54,7 @@ const Family kGemma2 = [] {
     out.attention_logit_softcapping = cap("attn_logit_softcapping", 50);
     out.final_logit_softcapping = cap("final_logit_softcapping", 30);
     const int64_t window = config.find_int("sliding_window", 1, kLargestSize).value_or(4096);
-    set_windows(
-        config, window, [](int64_t layer) { return layer % 2 == 0; }, out);
+    set_windows(config, window, [](int64_t layer) { return layer % 2 == 0; }, out);
   };
   f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) {
     configure_gemma_gguf(metadata, config, "gemma2");
@@ -85,8 +84,7 @@ const Family kGemma3 = [] {
     const int64_t window = config.find_int("sliding_window", 1, kLargestSize).value_or(4096);
     int64_t pattern = config.find_int("_sliding_window_pattern", 1, kLargestSize).value_or(6);
     pattern = config.find_int("sliding_window_pattern", 1, kLargestSize).value_or(pattern);
-    set_windows(
-        config, window, [&](int64_t layer) { return (layer + 1) % pattern != 0; }, out);
+    set_windows(config, window, [&](int64_t layer) { return (layer + 1) % pattern != 0; }, out);
     RopeConfig global;
     global.theta = config.find_number("rope_theta", 1, 1e12).value_or(1e6);
     global.original_max_position_embeddings = out.max_position_embeddings;

@@ -18,8 +18,7 @@ const Family kMistral = [] {
     out.attention_bias = out.attention_output_bias = out.mlp_bias = false;  // whatever the config says
     // A missing key means the family's default, null means none.
     const auto window = config.names("sliding_window") ? config.find_int("sliding_window", 1, kLargestSize) : 4096;
-    set_windows(
-        config, window, [&](int64_t) { return window.has_value(); }, out);
+    set_windows(config, window, [&](int64_t) { return window.has_value(); }, out);
   };
   return f;
 }();

@@ -34,8 +34,7 @@ const Family kPhi3 = [] {
                       config.file()));
     }
     const auto window = config.find_int("sliding_window", 1, kLargestSize);
-    set_windows(
-        config, window, [&](int64_t) { return window.has_value(); }, out);
+    set_windows(config, window, [&](int64_t) { return window.has_value(); }, out);
   };
   f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) {
     if (const auto window = metadata.find_u64("phi3.attention.sliding_window"); window && *window > 0)

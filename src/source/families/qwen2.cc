@@ -11,8 +11,7 @@ void configure_common(const ConfigReader& config, ModelConfig& out) {
   std::optional<int64_t> window;
   if (use) window = config.names("sliding_window") ? config.find_int("sliding_window", 1, kLargestSize) : 4096;
   const int64_t first = config.find_int("max_window_layers", 0, kLargestSize).value_or(28);
-  set_windows(
-      config, window, [&](int64_t layer) { return window && layer >= first; }, out);
+  set_windows(config, window, [&](int64_t layer) { return window && layer >= first; }, out);
 }
 
 }  // namespace

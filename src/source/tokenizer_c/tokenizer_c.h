@@ -1,8 +1,9 @@
 /* C interface of the Rust crate tokenizer_c: the Hugging Face tokenizer and the Jinja chat template.
  *
- * Functions that can fail return NULL or a negative number; tokenizer_c_last_error() then says why. No function unwinds,
- * prints or aborts: a panic inside becomes an error. Texts are bytes with a length, must be UTF-8 where they go in and
- * are UTF-8 where they come out, and may contain NUL. Whatever is handed out is freed by the function named there.
+ * Functions that can fail return NULL or a negative number; tokenizer_c_last_error() then says why. No function
+ * unwinds, prints or aborts: a panic inside becomes an error. Texts are bytes with a length, must be UTF-8 where they
+ * go in and are UTF-8 where they come out, and may contain NUL. Whatever is handed out is freed by the function named
+ * there.
  */
 #ifndef METAL_MARLIN_SOURCE_TOKENIZER_C_TOKENIZER_C_H_
 #define METAL_MARLIN_SOURCE_TOKENIZER_C_TOKENIZER_C_H_
@@ -44,7 +45,8 @@ int tokenizer_c_has_post_processor(const tokenizer_c* tokenizer);
 
 tokenizer_c_ids tokenizer_c_encode(const tokenizer_c* tokenizer, const char* text, size_t size, int add_special_tokens);
 /* Unknown ids are left out; bytes that form no UTF-8 become U+FFFD. */
-tokenizer_c_text tokenizer_c_decode(const tokenizer_c* tokenizer, const uint32_t* ids, size_t count, int skip_special_tokens);
+tokenizer_c_text tokenizer_c_decode(const tokenizer_c* tokenizer, const uint32_t* ids, size_t count,
+                                    int skip_special_tokens);
 
 /* Number of tokens, added ones included; -1 on failure. */
 int64_t tokenizer_c_vocab_size(const tokenizer_c* tokenizer);

@@ -7,6 +7,7 @@ them, "ref.*" of gptq what GPTQModel 7.7.0's pack_original and zero shifts made 
 "qzeros_v1_word_sub": by words), "ref.*" of marlin what marlin.Layer.pack of IST-DASLab/marlin made of them, "in.scales"
 its scales before, "own.*" the native layout by its formula in numpy. Needs numpy and safetensors 0.8.
 """
+
 import json
 import pathlib
 import sys
@@ -18,8 +19,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 KEEP = {
     "native": ("own.", "in.full_range"),
     **{f"awq_{s}_g{g}": ("q.", "ref.gemm.") for s in ("sym", "asym") for g in (64, 128)},
-    **{f"gptq_{s}": ("q.", "ref.")
-       for s in ("sym_g64", "sym_g128", "asym_g64", "asym_g128", "sym_g64_desc_act", "asym_g64_desc_act")},
+    **{
+        f"gptq_{s}": ("q.", "ref.")
+        for s in ("sym_g64", "sym_g128", "asym_g64", "asym_g128", "sym_g64_desc_act", "asym_g64_desc_act")
+    },
     **{f"marlin_{g}": ("q.", "ref.", "in.scales") for g in ("g128", "channel")},
 }
 

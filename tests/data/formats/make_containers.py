@@ -10,6 +10,7 @@ safetensors_cases.json        only checked here: safe_open must give the verdict
 
 Needs numpy, gguf 0.19 and safetensors 0.8.
 """
+
 import json
 import pathlib
 import tempfile
@@ -19,21 +20,48 @@ import numpy as np
 import safetensors
 
 HERE = pathlib.Path(__file__).resolve().parent
-TYPES = {"bool": 1, "uint8": 1, "int8": 1, "float8_e5m2": 1, "float8_e4m3fn": 1, "int16": 2, "uint16": 2, "float16": 2,
-         "bfloat16": 2, "int32": 4, "uint32": 4, "float32": 4, "float64": 8, "int64": 8, "uint64": 8}
+TYPES = {
+    "bool": 1,
+    "uint8": 1,
+    "int8": 1,
+    "float8_e5m2": 1,
+    "float8_e4m3fn": 1,
+    "int16": 2,
+    "uint16": 2,
+    "float16": 2,
+    "bfloat16": 2,
+    "int32": 4,
+    "uint32": 4,
+    "float32": 4,
+    "float64": 8,
+    "int64": 8,
+    "uint64": 8,
+}
 
 
 def arrays():
     a = np.arange(60, dtype=np.float32).reshape(3, 4, 5) / 8 - 3
     return {
-        "model.layers.0.self_attn.q_proj.weight": a, "a/b": a[0], "f2": a.astype(np.float16), "f8": a.astype(np.float64),
-        "big_f4": a.astype(">f4"), "big_f2": a.astype(">f2"), "big_i8": (a * 8).astype(">i8"),
-        "fortran": np.asfortranarray(a), "fortran_big": np.asfortranarray(a.astype(">f4")),
-        "i1": np.arange(-4, 4, dtype=np.int8), "u1": np.arange(8, dtype=np.uint8),
-        "i2": np.arange(-4, 4, dtype=np.int16), "u2": np.arange(8, dtype=np.uint16) + 65528,
-        "i4": np.arange(6, dtype=np.int32).reshape(2, 3), "u4": np.arange(3, dtype=np.uint32) + (1 << 31),
-        "i8": np.arange(3, dtype=np.int64) - (1 << 40), "u8": np.arange(3, dtype=np.uint64) + (1 << 63),
-        "b1": np.array([True, False, True]), "scalar": np.float32(2.5), "empty": np.zeros((0, 4), np.float32),
+        "model.layers.0.self_attn.q_proj.weight": a,
+        "a/b": a[0],
+        "f2": a.astype(np.float16),
+        "f8": a.astype(np.float64),
+        "big_f4": a.astype(">f4"),
+        "big_f2": a.astype(">f2"),
+        "big_i8": (a * 8).astype(">i8"),
+        "fortran": np.asfortranarray(a),
+        "fortran_big": np.asfortranarray(a.astype(">f4")),
+        "i1": np.arange(-4, 4, dtype=np.int8),
+        "u1": np.arange(8, dtype=np.uint8),
+        "i2": np.arange(-4, 4, dtype=np.int16),
+        "u2": np.arange(8, dtype=np.uint16) + 65528,
+        "i4": np.arange(6, dtype=np.int32).reshape(2, 3),
+        "u4": np.arange(3, dtype=np.uint32) + (1 << 31),
+        "i8": np.arange(3, dtype=np.int64) - (1 << 40),
+        "u8": np.arange(3, dtype=np.uint64) + (1 << 63),
+        "b1": np.array([True, False, True]),
+        "scalar": np.float32(2.5),
+        "empty": np.zeros((0, 4), np.float32),
         "no_columns": np.zeros((4, 0), np.float32),
     }
 
@@ -47,9 +75,11 @@ def main():
     tensors["scalar"] = ("float16", [], b"\0\x3c")
     tensors["empty"] = ("bfloat16", [0, 4], b"")
     buffers = {k: np.frombuffer(data, np.uint8) for k, (_, _, data) in tensors.items()}
-    specs = {k: safetensors.TensorSpec(dtype=dtype, shape=shape, data_ptr=buffers[k].ctypes.data, data_len=len(data))
-             for k, (dtype, shape, data) in tensors.items()}
-    (HERE / "reference_writer.safetensors").write_bytes(safetensors.serialize(specs, {"for\tmat": "p\"t"}))
+    specs = {
+        k: safetensors.TensorSpec(dtype=dtype, shape=shape, data_ptr=buffers[k].ctypes.data, data_len=len(data))
+        for k, (dtype, shape, data) in tensors.items()
+    }
+    (HERE / "reference_writer.safetensors").write_bytes(safetensors.serialize(specs, {"for\tmat": 'p"t'}))
 
     np.savez(HERE / "savez.npz", **arrays())
     np.savez_compressed(HERE / "deflated.npz", **arrays())
@@ -77,8 +107,11 @@ def main():
     w.add_array("t.bools", [True, False, True])
     m = (np.arange(64, dtype=np.float32).reshape(2, 32) - 31) / 4
     w.add_tensor("token_embd.weight", m)
-    w.add_tensor("blk.0.attn_q.weight", gguf.quants.quantize(m, gguf.GGMLQuantizationType.Q8_0),
-                 raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    w.add_tensor(
+        "blk.0.attn_q.weight",
+        gguf.quants.quantize(m, gguf.GGMLQuantizationType.Q8_0),
+        raw_dtype=gguf.GGMLQuantizationType.Q8_0,
+    )
     w.add_tensor("blk.0.attn_norm.weight", m[0].astype(np.float16))
     w.write_header_to_file()
     w.write_kv_data_to_file()

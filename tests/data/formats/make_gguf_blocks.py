@@ -5,6 +5,7 @@ random.TYPE U8: blocks of random bytes whose f16 fields are random finite halfs 
 random.TYPE.values F32: gguf.quants.dequantize of them. weight F32 and quantized.TYPE U8: a weight and gguf-py's
 quantization of it, where it has one. Needs numpy, gguf 0.19 and safetensors 0.8.
 """
+
 import pathlib
 
 import numpy as np
@@ -16,15 +17,27 @@ from safetensors.numpy import save_file
 HERE = pathlib.Path(__file__).resolve().parent
 ELEMENTS = 1024
 # Offsets of the f16 fields in a block.
-HALFS = {T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0], T.Q2_K: [80, 82], T.Q3_K: [108],
-         T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.IQ4_NL: [0], T.IQ4_XS: [0]}
+HALFS = {
+    T.Q4_0: [0],
+    T.Q4_1: [0, 2],
+    T.Q5_0: [0],
+    T.Q5_1: [0, 2],
+    T.Q8_0: [0],
+    T.Q2_K: [80, 82],
+    T.Q3_K: [108],
+    T.Q4_K: [0, 2],
+    T.Q5_K: [0, 2],
+    T.Q6_K: [208],
+    T.IQ4_NL: [0],
+    T.IQ4_XS: [0],
+}
 QUANTIZERS = [T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0]
 
 
 def finite_halfs(rng, n):
     bits = rng.integers(0, 1 << 16, n, dtype=np.uint16)
     bits[(bits & 0x7C00) == 0x7C00] ^= 0x4000
-    bits[:: 7] &= 0x83FF  # zero and subnormal
+    bits[::7] &= 0x83FF  # zero and subnormal
     return bits
 
 
@@ -36,7 +49,7 @@ def main():
         rows = ELEMENTS // block
         data = rng.integers(0, 256, (rows, size), dtype=np.uint8)
         for offset in offsets:
-            data[:, offset:offset + 2] = finite_halfs(rng, rows).view(np.uint8).reshape(rows, 2)
+            data[:, offset : offset + 2] = finite_halfs(rng, rows).view(np.uint8).reshape(rows, 2)
         tensors[f"random.{kind.name}"] = data
         tensors[f"random.{kind.name}.values"] = np.ascontiguousarray(dequantize(data, kind)).astype(np.float32)
     halfs = finite_halfs(rng, ELEMENTS)

@@ -6,6 +6,7 @@ safetensors.
 and of "ref.scales": qweight, qzeros (version 2), and at 8 bits "ref.qzeros_v1" (version 1: every zero less one). At 3 bits
 version 1 is not used here: a zero may lie across two words, and readers differ in how they add the one.
 """
+
 import pathlib
 
 import numpy as np
@@ -39,10 +40,20 @@ def main():
         linear = torch.nn.Linear(K, N, bias=False)
         linear.weight.data = torch.from_numpy(weight.T.copy())
         packer = Packer(bits)
-        packer.pack_original(linear, torch.from_numpy(scales.T.astype(np.float32)), torch.from_numpy(zeros.T.astype(np.float32)),
-                             torch.from_numpy(groups))
-        tensors = {"q.codes": codes, "q.zeros": zeros, "ref.scales": packer.scales.numpy(), "ref.g_idx": packer.g_idx.numpy(),
-                   "ref.qweight": packer.qweight.numpy(), "ref.qzeros_v2": packer.qzeros.numpy()}
+        packer.pack_original(
+            linear,
+            torch.from_numpy(scales.T.astype(np.float32)),
+            torch.from_numpy(zeros.T.astype(np.float32)),
+            torch.from_numpy(groups),
+        )
+        tensors = {
+            "q.codes": codes,
+            "q.zeros": zeros,
+            "ref.scales": packer.scales.numpy(),
+            "ref.g_idx": packer.g_idx.numpy(),
+            "ref.qweight": packer.qweight.numpy(),
+            "ref.qzeros_v2": packer.qzeros.numpy(),
+        }
         if bits == 8:
             v1 = _revert_gptq_v1_qzeros_correction(packer.qzeros, bits)
             assert torch.equal(_correct_gptq_v1_qzeros(v1, bits), packer.qzeros)

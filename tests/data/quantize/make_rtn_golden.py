@@ -4,6 +4,7 @@
 Per case, little-endian: int64 out, in, group, symmetric (0 or 1), and in rtn_widths_golden.bin bits; float32 weight [out, in]; uint16 f16 scale bits
 [out, groups]; uint8 zeros [out, groups]; uint8 codes [out, in]. The last group of a row may be short.
 """
+
 import pathlib
 import sys
 
@@ -24,7 +25,9 @@ def rtn(w, symmetric, bits):
 def cases(rng, shapes, bits, with_bits):
     out = bytearray()
     for rows, cols, group in shapes:
-        w = rng.standard_normal((rows, cols)).astype(np.float32) * rng.choice([1e-4, 0.05, 3.0], (rows, 1)).astype(np.float32)
+        w = rng.standard_normal((rows, cols)).astype(np.float32) * rng.choice([1e-4, 0.05, 3.0], (rows, 1)).astype(
+            np.float32
+        )
         w[-1, : group // 2] = np.linspace(-3.5, 3.5, group // 2, dtype=np.float32)  # many exact ties
         if rows > 2:
             w[0, :group] = 0
@@ -32,7 +35,10 @@ def cases(rng, shapes, bits, with_bits):
             w[2, group : 2 * group] = np.abs(w[2, group : 2 * group]) * np.float32(3e5)  # scales beyond f16
         for symmetric in (1, 0):
             groups = [[rtn(row[g : g + group], symmetric, bits) for g in range(0, cols, group)] for row in w]
-            out += np.array([rows, cols, group, symmetric] + [bits] * with_bits, "<i8").tobytes() + w.astype("<f4").tobytes()
+            out += (
+                np.array([rows, cols, group, symmetric] + [bits] * with_bits, "<i8").tobytes()
+                + w.astype("<f4").tobytes()
+            )
             out += np.array([[g[0] for g in row] for row in groups], "<f2").tobytes()
             out += np.array([[g[1] for g in row] for row in groups]).astype(np.uint8).tobytes()
             out += np.concatenate([np.concatenate([g[2] for g in row]) for row in groups]).astype(np.uint8).tobytes()

@@ -22,7 +22,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers.utils import chat_template_utils
 
 HERE = pathlib.Path(__file__).parent
-CORPUS = """The river runs past the mill and under the old stone bridge, where the children wait for the boats to come home.
+CORPUS = (
+    """The river runs past the mill and under the old stone bridge, where the children wait for the boats to come home.
 When the water is high, the miller opens the gates; when it's low, he'll mend the wheel and say that he wasn't worried.
 In 1987 there were 312 houses in the valley, and by 2024 only 45 of them had not been rebuilt at least once or twice.
 def area(width, height):\n    if width < 0 or height < 0:\n        raise ValueError("negative")\n    return width * height\n
@@ -33,14 +34,29 @@ El río pasa junto al molino y los niños esperan los barcos; mañana abrirán l
 Река течёт мимо мельницы и под старым каменным мостом, где дети ждут, когда лодки вернутся домой вечером.
 川は水車小屋のそばを流れ、古い石の橋の下を通ります。子供たちは舟の帰りを待っています。水が高いとき水門を開けます。
 河水流过磨坊，从古老的石桥下穿过，孩子们在那里等着船回家。水位高的时候，磨坊主打开水闸。
-""".splitlines() * 3
+""".splitlines()
+    * 3
+)
 TEXTS = [
-    "", " ", "a", "The miller's wheel turns.", "  two  spaces   three\t\ttabs\n\n\nnewlines \n mixed \r\n end ",
-    "It's, we'll, THEY'VE, I'M, don't, 'tis, 're", "1 12 123 1234 12345678 3.14159 1,000,000 ½ ² Ⅷ ٣٤٥ 1987a a1987",
-    "def area(w, h):\n    return w * h  # 100%\n\n\nx = {'a': [1, 2], \"b\": None}\n", "if (a<=b && c!=d) { x->y += ~z ^ 0xFF; }",
-    "Grüße aus Köln, près du moulin, mañana; Река течёт; 川は流れ、水車。 河水流过磨坊", "👩‍👩‍👧‍👦 🏳️‍🌈 😀😃 e\u0301 \u00e9 \u200b\ufeff\u00a0x\u3000y",
-    "CamelCaseWords and SHOUTING mIxEd ABCdefGHI", "https://example.org/a_b?c=1&d=%20#e", "\u0000\u0001\u007f", "नमस्ते दुनिया สวัสดีชาวโลก 안녕하세요 세계",
-    "word" * 40, "=" * 30 + "\n" + "- " * 10, "$100+<tag>|pipe|`code`^caret~", "the<|im_end|>river <|im_start|>user\nhi<tool>x</tool>",
+    "",
+    " ",
+    "a",
+    "The miller's wheel turns.",
+    "  two  spaces   three\t\ttabs\n\n\nnewlines \n mixed \r\n end ",
+    "It's, we'll, THEY'VE, I'M, don't, 'tis, 're",
+    "1 12 123 1234 12345678 3.14159 1,000,000 ½ ² Ⅷ ٣٤٥ 1987a a1987",
+    "def area(w, h):\n    return w * h  # 100%\n\n\nx = {'a': [1, 2], \"b\": None}\n",
+    "if (a<=b && c!=d) { x->y += ~z ^ 0xFF; }",
+    "Grüße aus Köln, près du moulin, mañana; Река течёт; 川は流れ、水車。 河水流过磨坊",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 😀😃 e\u0301 \u00e9 \u200b\ufeff\u00a0x\u3000y",
+    "CamelCaseWords and SHOUTING mIxEd ABCdefGHI",
+    "https://example.org/a_b?c=1&d=%20#e",
+    "\u0000\u0001\u007f",
+    "नमस्ते दुनिया สวัสดีชาวโลก 안녕하세요 세계",
+    "word" * 40,
+    "=" * 30 + "\n" + "- " * 10,
+    "$100+<tag>|pipe|`code`^caret~",
+    "the<|im_end|>river <|im_start|>user\nhi<tool>x</tool>",
 ]
 
 # As in the models' own tokenizer.json files and in llama.cpp, written for the package `regex`.
@@ -48,10 +64,23 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 ENGLISH = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-CASED = (r"[^\r\n\p{L}\p{N}]?" + UPPER + "*" + LOWER + "+{0}|" + r"[^\r\n\p{L}\p{N}]?" + UPPER + "+" + LOWER + "*{0}|{1}"
-         + r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-DEEPSEEK = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
-            r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+CASED = (
+    r"[^\r\n\p{L}\p{N}]?"
+    + UPPER
+    + "*"
+    + LOWER
+    + "+{0}|"
+    + r"[^\r\n\p{L}\p{N}]?"
+    + UPPER
+    + "+"
+    + LOWER
+    + "*{0}|{1}"
+    + r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DEEPSEEK = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 PRE = {
     "default": [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
     "gpt-2": [GPT2],
@@ -80,7 +109,7 @@ def split(text, patterns):
         for piece in pieces:
             at = 0
             for match in regex.finditer(pattern, piece):
-                cut += [piece[at:match.start()], match.group()]
+                cut += [piece[at : match.start()], match.group()]
                 at = match.end()
             cut.append(piece[at:])
         pieces = [c for c in cut if c]
@@ -99,6 +128,7 @@ def encode(text, data, pre):
             continue
         if pre in NFC:
             import unicodedata
+
             part = unicodedata.normalize("NFC", part)
         for piece in split(part, PRE[pre]):
             word = [letters[b] for b in piece.encode()]
@@ -109,14 +139,16 @@ def encode(text, data, pre):
                 best = min(range(len(word) - 1), key=lambda i: ranks.get((word[i], word[i + 1]), 1 << 30))
                 if (word[best], word[best + 1]) not in ranks:
                     break
-                word[best:best + 2] = [word[best] + word[best + 1]]
+                word[best : best + 2] = [word[best] + word[best + 1]]
             out += [ids[w] for w in word]
     return out
 
 
 def bpe():
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=list(byte_alphabet().values()), special_tokens=[])
     tokenizer.train_from_iterator([line + "\n" for line in CORPUS], trainer)
     model = json.loads(tokenizer.to_str())["model"]
@@ -127,7 +159,10 @@ def bpe():
         "tokens": tokens,
         "token_types": [3] * 3 + [1] * len(model["vocab"]) + [4] * 2,
         "merges": [" ".join(m) for m in model["merges"]],
-        "bos": 1, "eos": 2, "unk": 0, "pad": 2,
+        "bos": 1,
+        "eos": 2,
+        "unk": 0,
+        "pad": 2,
     }
     data["ids"] = {pre: [encode(text, data, pre) for text in TEXTS] for pre in PRE}
     data["texts"] = TEXTS
@@ -137,14 +172,25 @@ def bpe():
 def trained(kind, **options):
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS), model_writer=out, vocab_size=420, model_type=kind, byte_fallback=True,
-        character_coverage=0.98, num_threads=1, minloglevel=2, **options)
+        sentence_iterator=iter(CORPUS),
+        model_writer=out,
+        vocab_size=420,
+        model_type=kind,
+        byte_fallback=True,
+        character_coverage=0.98,
+        num_threads=1,
+        minloglevel=2,
+        **options,
+    )
     return out.getvalue()
 
 
 def sp_case(model, texts):
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    return {"ids": [processor.encode(t) for t in texts], "decoded": [processor.decode(processor.encode(t)) for t in texts]}
+    return {
+        "ids": [processor.encode(t) for t in texts],
+        "decoded": [processor.decode(processor.encode(t)) for t in texts],
+    }
 
 
 def sentencepiece_data():
@@ -153,7 +199,9 @@ def sentencepiece_data():
     models_ = {
         "bpe": trained("bpe", **identity),  # like Llama 2 and Mistral
         # Like Gemma: no leading space, runs of spaces and markup as user-defined tokens.
-        "bpe_no_prefix": trained("bpe", add_dummy_prefix=False, user_defined_symbols=["<tool>", "▁▁", "▁▁▁▁"], **identity),
+        "bpe_no_prefix": trained(
+            "bpe", add_dummy_prefix=False, user_defined_symbols=["<tool>", "▁▁", "▁▁▁▁"], **identity
+        ),
         "unigram": trained("unigram", **identity),
         "unigram_squeezed": trained("unigram", normalization_rule_name="identity", remove_extra_whitespaces=True),
     }
@@ -170,7 +218,9 @@ def sentencepiece_data():
                 "tokens": [p.piece.replace("▁", " ") if p.type == user else p.piece for p in proto.pieces],
                 "token_types": [p.type for p in proto.pieces],
                 "scores": [p.score for p in proto.pieces],
-                "bos": 1, "eos": 2, "unk": 0,
+                "bos": 1,
+                "eos": 2,
+                "unk": 0,
                 "add_space_prefix": name == "bpe",
             }
         data["cases"][name] = case
@@ -213,12 +263,34 @@ ALTERNATE = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set sys
 
 
 def chat():
-    tools = [{"type": "function", "function": {"name": "weather", "description": "It's <b>\"nice\"</b> & naïve",
-                                               "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"default": 1.5}},
-                                                              "required": ["city"], "empty": [], "none": {}}}}]
-    plain = [{"role": "user", "content": "  Hello \n"}, {"role": "assistant", "content": "Hi 👋"}, {"role": "user", "content": "Größe?\nline"}]
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": "weather",
+                "description": 'It\'s <b>"nice"</b> & naïve',
+                "parameters": {
+                    "type": "object",
+                    "properties": {"city": {"type": "string"}, "days": {"default": 1.5}},
+                    "required": ["city"],
+                    "empty": [],
+                    "none": {},
+                },
+            },
+        }
+    ]
+    plain = [
+        {"role": "user", "content": "  Hello \n"},
+        {"role": "assistant", "content": "Hi 👋"},
+        {"role": "user", "content": "Größe?\nline"},
+    ]
     system = [{"role": "system", "content": "Be brief."}] + plain
-    marks = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "skip me"}, {"role": "user", "content": "stop"}, {"role": "assistant", "content": "z"}]
+    marks = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "skip me"},
+        {"role": "user", "content": "stop"},
+        {"role": "assistant", "content": "z"},
+    ]
     cases = []
     now = 1700000000  # 2023-11-14, in every time zone but those from UTC+2 on; the test sets UTC
 
@@ -229,16 +301,30 @@ def chat():
 
     chat_template_utils.datetime = Fixed
     for name, template, messages, prompt, variables in [
-        ("chatml", CHATML, plain, True, {}), ("chatml system", CHATML, system, False, {}),
-        ("tools", TOOLS, plain, False, {"tools": tools}), ("no tools", TOOLS, plain, False, {}),
-        ("alternate", ALTERNATE, system, False, {}), ("loop controls", ALTERNATE, marks, False, {}),
+        ("chatml", CHATML, plain, True, {}),
+        ("chatml system", CHATML, system, False, {}),
+        ("tools", TOOLS, plain, False, {"tools": tools}),
+        ("no tools", TOOLS, plain, False, {}),
+        ("alternate", ALTERNATE, system, False, {}),
+        ("loop controls", ALTERNATE, marks, False, {}),
         ("refused", ALTERNATE, [plain[0], plain[0]], False, {}),
     ]:
-        case = {"name": name, "template": template, "messages": messages, "add_generation_prompt": prompt, "variables": variables}
+        case = {
+            "name": name,
+            "template": template,
+            "messages": messages,
+            "add_generation_prompt": prompt,
+            "variables": variables,
+        }
         try:
             text, _ = chat_template_utils.render_jinja_template(
-                conversations=[messages], chat_template=template, add_generation_prompt=prompt, tools=variables.get("tools"),
-                bos_token="<s>", eos_token="</s>")
+                conversations=[messages],
+                chat_template=template,
+                add_generation_prompt=prompt,
+                tools=variables.get("tools"),
+                bos_token="<s>",
+                eos_token="</s>",
+            )
             case["text"] = text[0]
         except Exception as error:  # noqa: BLE001
             case["error"] = str(error)
