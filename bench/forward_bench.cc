@@ -73,9 +73,9 @@ void forward(benchmark::State& state, const Shape& shape, Precision precision, b
   Matrix states = random_states(state.range(0) * state.range(1), shape.hidden);
   BlockForward f(m.family, m.config, precision);
   double seen = 0;
-  const TapHook hook = [&](Tap, const float* x, int64_t, int64_t) { seen += x[0]; };
+  const InputHook hook = [&](LinearInput, const float* x, int64_t, int64_t) { seen += x[0]; };
   const double start = cpu_seconds();
-  for (auto _ : state) f.run(0, m.block, states, lengths, with_hook ? hook : TapHook());
+  for (auto _ : state) f.run(0, m.block, states, lengths, with_hook ? hook : InputHook());
   const double cpu = cpu_seconds() - start;
   benchmark::DoNotOptimize(seen);
   report(state, f.operations(0, lengths), f.precision(), cpu);

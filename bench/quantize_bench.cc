@@ -27,15 +27,15 @@ Matrix random_matrix(int64_t rows, int64_t cols, uint64_t seed) {
   return m;
 }
 
-// What a tap needs, made once for each number of inputs.
-struct TapData {
+// What an input needs, made once for each number of inputs.
+struct InputData {
   ActivationStats stats;
   Matrix inputs;
   std::unique_ptr<GptqFactor> factor;
 };
-const TapData& tap(int64_t k) {
-  static std::map<int64_t, TapData> taps;
-  TapData& data = taps[k];
+const InputData& input(int64_t k) {
+  static std::map<int64_t, InputData> inputs;
+  InputData& data = inputs[k];
   if (data.inputs.empty()) {
     data.inputs = random_matrix(kBatch, k, 1);
     data.stats.in_features = k;
@@ -78,7 +78,7 @@ BENCHMARK(dgemm_square)->Arg(1024)->Unit(benchmark::kMillisecond);
 // 4096 tokens.
 void gram(benchmark::State& state) {
   const int64_t k = state.range(0);
-  const Matrix& x = tap(k).inputs;
+  const Matrix& x = input(k).inputs;
   Matrix sum(k, k);
   for (auto _ : state) gram_accumulate(x.data(), kBatch, k, sum);
   report(state, static_cast<double>(kBatch) * static_cast<double>(k) * static_cast<double>(k + 1) / 2);
@@ -90,10 +90,10 @@ void scale_search(benchmark::State& state) {
   const int64_t k = state.range(1);
   const Matrix weight = random_matrix(n, k, 2);
   const Matrix* const stack[] = {&weight};
-  const ActivationStats& stats = tap(k).stats;
+  const ActivationStats& stats = input(k).stats;
   ScaleSearchOptions options;
   options.grid.group_size = 64;
-  for (auto _ : state) benchmark::DoNotOptimize(search_scale(Tap::kQkv, stack, stats, options));
+  for (auto _ : state) benchmark::DoNotOptimize(search_scale(LinearInput::kQkv, stack, stats, options));
   report(state, 20.0 * 256 * static_cast<double>(k) * static_cast<double>(k) / 2);
 }
 #define LAYER_TAPS \
@@ -105,7 +105,7 @@ void ranges(benchmark::State& state, bool symmetric) {
   const int64_t k = state.range(1);
   const Matrix weight = random_matrix(n, k, 2);
   const Grid grid{4, symmetric, 64};
-  const Matrix& gram = tap(k).stats.gram;
+  const Matrix& gram = input(k).stats.gram;
   for (auto _ : state) benchmark::DoNotOptimize(group_ranges(weight, grid, {RangeMethod::kGram}, &gram));
   report(state, (symmetric ? 25.0 : 54.0) * 32 * static_cast<double>(n) * static_cast<double>(k));
 }
@@ -116,14 +116,14 @@ void clip(benchmark::State& state) {
   const int64_t n = state.range(0);
   const int64_t k = state.range(1);
   const Matrix weight = random_matrix(n, k, 2);
-  const Matrix& gram = tap(k).stats.gram;
+  const Matrix& gram = input(k).stats.gram;
   for (auto _ : state) benchmark::DoNotOptimize(search_clip(weight, gram, Grid{4, true, 64}));
 }
 BENCHMARK(clip) LAYER_TAPS;
 
 void factor(benchmark::State& state) {
   const int64_t k = state.range(0);
-  const Matrix& gram = tap(k).stats.gram;
+  const Matrix& gram = input(k).stats.gram;
   for (auto _ : state) benchmark::DoNotOptimize(make_gptq_factor(gram));
   report(state, std::pow(static_cast<double>(k), 3) / 3);
 }
@@ -135,7 +135,7 @@ void gptq(benchmark::State& state) {
   const Matrix weight = random_matrix(n, k, 2);
   const Grid grid{4, true, 64};
   const GroupRanges found = group_ranges(weight, grid);
-  const GptqFactor& shared = *tap(k).factor;
+  const GptqFactor& shared = *input(k).factor;
   for (auto _ : state) benchmark::DoNotOptimize(quantize_gptq(weight, shared, found, grid));
   report(state, static_cast<double>(n) * static_cast<double>(k) * static_cast<double>(k) / 2);
 }
@@ -156,7 +156,7 @@ void errors(benchmark::State& state) {
   const Matrix weight = random_matrix(n, k, 2);
   const Grid grid{4, true, 64};
   const QuantizedTensor q = quantize_rtn(weight, group_ranges(weight, grid), grid);
-  const Matrix& gram = tap(k).stats.gram;
+  const Matrix& gram = input(k).stats.gram;
   for (auto _ : state) benchmark::DoNotOptimize(linear_errors(weight, q, &gram));
   report(state, static_cast<double>(n) * static_cast<double>(k) * static_cast<double>(k));
 }

@@ -57,9 +57,9 @@ struct QuantizeOptions {
   // applied; where plainer rounding or more damping does better there, it is taken: "auto" (on for awq), "on" (also for
   // gptq), "off".
   std::string guard = "auto";
-  // Loss of the scale search: "linear" (output error of the tap's linears after plain rounding, from the Gram matrix),
-  // "feedback" (the same after error feedback; awq alone) or "block" (the block is replayed on a subset of the tokens,
-  // as AutoAWQ does). "auto": "feedback" for awq, else "linear".
+  // Loss of the scale search: "linear" (output error of the input's linears after plain rounding, from the Gram
+  // matrix), "feedback" (the same after error feedback; awq alone) or "block" (the block is replayed on a subset of the
+  // tokens, as AutoAWQ does). "auto": "feedback" for awq, else "linear".
   std::string awq_loss = "auto";
   // How many times the first token of a calibration sequence counts in the Gram matrices, >= 1; 0: 9 for awq, 1 for the
   // others.
@@ -109,8 +109,8 @@ struct CalibrateResult {
   int64_t tokens = 0;
   double seconds = 0;
 };
-// Activation statistics only, into an .npz (its name must end so): per tap mean, max, rms, token count and (unless gram
-// is false) the Gram matrix; with keep_activations also the raw inputs per weight name, [samples, sequence_length,
+// Activation statistics only, into an .npz (its name must end so): per input mean, max, rms, token count and (unless
+// gram is false) the Gram matrix; with keep_activations also the raw inputs per weight name, [samples, sequence_length,
 // in_features] f32.
 CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
                                 const MachineOptions& machine, bool gram = true, bool keep_activations = false,

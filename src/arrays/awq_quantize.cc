@@ -301,7 +301,7 @@ class Quantizer {
     BlockLoss loss(weight_, gram_, grid_, options.range);
     options.loss = std::ref(loss);
     const Matrix* const stack[] = {&weight_};
-    const SalientScaling found = compute_salient_scaling(Tap::kQkv, stack, stats_, salient_ratio, options);
+    const SalientScaling found = compute_salient_scaling(LinearInput::kQkv, stack, stats_, salient_ratio, options);
     meta.exponent = found.scale.ratio;
     meta.salient_weights = static_cast<int64_t>(std::floor(salient_ratio * static_cast<double>(weight_.size()) + 0.5));
     meta.salient_channels = static_cast<int64_t>(found.channels.size());
@@ -376,12 +376,13 @@ AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations, i
   int64_t seen = 0;
   batches([&](const float* rows, int64_t count) {
     report_stage(observer, "statistics", seen, tokens);
-    collector.add(Tap::kQkv, rows, count, k);
+    collector.add(LinearInput::kQkv, rows, count, k);
     gram_accumulate_blocks(rows, count, k, grid.group_of(k), static_cast<float>(1.0 / static_cast<double>(tokens)),
                            gram);
     seen += count;
   });
-  return Quantizer(std::move(weight), std::move(collector.finish([](Tap) { return std::string("activations"); })[0]),
+  return Quantizer(std::move(weight),
+                   std::move(collector.finish([](LinearInput) { return std::string("activations"); })[0]),
                    std::move(gram), grid)
       .run(salient_ratio, activation_method, batches, observer);
 }

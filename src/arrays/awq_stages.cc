@@ -105,8 +105,8 @@ Array compute_activation_stats(const ArrayView& activations, const std::string& 
   const int64_t width = expect_activations(activations, "activations");
   StatsCollector collector(false);
   for_each_batch(activations, "activations",
-                 [&](const float* rows, int64_t count) { collector.add(Tap::kQkv, rows, count, width); });
-  const auto stats = collector.finish([](Tap) { return std::string("activations"); });
+                 [&](const float* rows, int64_t count) { collector.add(LinearInput::kQkv, rows, count, width); });
+  const auto stats = collector.finish([](LinearInput) { return std::string("activations"); });
   return copy_array(ElementType::kF32, {width}, activation_statistic(stats[0], statistic).data());
 }
 
@@ -161,7 +161,7 @@ Array compute_salient_scaling(const ArrayView& weights, const ArrayView& salient
   const GivenScalesLoss loss(weight, group_scales, stats.gram, options.grid);
   options.loss = std::cref(loss);
   const Matrix* const stack[] = {&weight};
-  const TapScale found = scale_salient_channels(Tap::kQkv, stack, stats, salient_channels(mask, k), options);
+  const InputScale found = scale_salient_channels(LinearInput::kQkv, stack, stats, salient_channels(mask, k), options);
   return copy_array(ElementType::kF32, {k}, found.scale.data());
 }
 

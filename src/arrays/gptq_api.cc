@@ -25,10 +25,10 @@ GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
   int64_t seen = 0;
   for_each_batch(activations, "activations", [&](const float* rows, int64_t count) {
     report_stage(observer, "statistics", seen, token_count(activations));
-    collector.add(Tap::kQkv, rows, count, k);
+    collector.add(LinearInput::kQkv, rows, count, k);
     seen += count;
   });
-  const ActivationStats stats = std::move(collector.finish([](Tap) { return std::string("activations"); })[0]);
+  const ActivationStats stats = std::move(collector.finish([](LinearInput) { return std::string("activations"); })[0]);
   constexpr int64_t kStages = 3;
   report_stage(observer, "search ranges", 0, kStages);
   RangeOptions range;

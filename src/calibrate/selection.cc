@@ -70,8 +70,8 @@ void ProfileCollector::begin_block(int64_t block, int64_t first_sequence) {
   cursors_.fill(Cursor{});
 }
 
-void ProfileCollector::add(Tap tap, const float* x, int64_t rows, int64_t features) {
-  Cursor& cursor = cursors_[static_cast<size_t>(tap)];
+void ProfileCollector::add(LinearInput input, const float* x, int64_t rows, int64_t features) {
+  Cursor& cursor = cursors_[static_cast<size_t>(input)];
   if (cursor.offset < 0) {
     cursor = {first_sequence_, 0, next_offset_};
     next_offset_ += features;
@@ -97,9 +97,9 @@ void ProfileCollector::add(Tap tap, const float* x, int64_t rows, int64_t featur
     });
     for (int64_t k = 0; k < features; ++k) {
       if (!std::isfinite(out[k]))
-        throw NumericError(
-            fmt::format("tap {}: the square of channel {} of the activations is NaN or Inf in sequence {} of the pool",
-                        tap_name(tap), k, cursor.sequence));
+        throw NumericError(fmt::format(
+            "input {}: the square of channel {} of the activations is NaN or Inf in sequence {} of the pool",
+            input_name(input), k, cursor.sequence));
     }
     done += take;
     cursor.row += take;

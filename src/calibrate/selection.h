@@ -1,6 +1,6 @@
 // Which sequences of a pool to calibrate on: those that together cover the channels of the activations best.
 //
-// A sequence i is described by its profile a_ik >= 0, the largest square of channel k of some taps over its tokens:
+// A sequence i is described by its profile a_ik >= 0, the largest square of channel k of some inputs over its tokens:
 // averages over hundreds of tokens are much alike, what is rare is not.
 // What a set S covers is
 //   f(S) = sum over k of log(1 + sum over i in S of a_ik / m_k),   m_k: the mean of a_ik over the pool.
@@ -22,16 +22,16 @@
 
 namespace metal_marlin {
 
-// Fills the profiles of a pool's sequences, tap after tap, as they pass through some blocks.
+// Fills the profiles of a pool's sequences, input after input, as they pass through some blocks.
 class ProfileCollector {
  public:
-  // `features`: input channels of all taps of one block, `blocks` of which will be seen; `lengths`: of the sequences.
+  // `features`: input channels of all inputs of one block, `blocks` of which will be seen; `lengths`: of the sequences.
   ProfileCollector(const std::vector<int64_t>& lengths, int64_t features, int64_t blocks);
-  // The tap's hook for states whose first row belongs to `first_sequence` and which hold whole sequences; taps and
+  // The hook for states whose first row belongs to `first_sequence` and which hold whole sequences; inputs and
   // blocks come in the same order for all of them, begin_block() before each batch of each block. NumericError for NaN
   // or Inf.
   void begin_block(int64_t block, int64_t first_sequence);
-  void add(Tap tap, const float* x, int64_t rows, int64_t features);
+  void add(LinearInput input, const float* x, int64_t rows, int64_t features);
   const Matrix& profiles() const noexcept { return profiles_; }  // [sequences, blocks * features]
   static uint64_t bytes(int64_t sequences, int64_t features, int64_t blocks);
 
@@ -42,9 +42,9 @@ class ProfileCollector {
   struct Cursor {
     int64_t sequence = 0;
     int64_t row = 0;      // of that sequence
-    int64_t offset = -1;  // of the tap's channels in the block's; -1: not met in this batch
+    int64_t offset = -1;  // of the input's channels in the block's; -1: not met in this batch
   };
-  std::array<Cursor, kTaps> cursors_;
+  std::array<Cursor, kLinearInputs> cursors_;
   int64_t first_sequence_ = 0;
   int64_t next_offset_ = 0;
   Matrix profiles_;

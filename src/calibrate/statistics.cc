@@ -27,8 +27,8 @@ StatsCollector::StatsCollector(bool gram, Precision precision, std::vector<int64
   if (last > 0) last_row_ = std::accumulate(lengths_.begin(), lengths_.end() - last, int64_t{0});
 }
 
-void StatsCollector::add(Tap tap, const float* x, int64_t rows, int64_t features) {
-  Sums& s = sums_[static_cast<size_t>(tap)];
+void StatsCollector::add(LinearInput input, const float* x, int64_t rows, int64_t features) {
+  Sums& s = sums_[static_cast<size_t>(input)];
   if (s.features == 0) {
     s.features = features;
     s.absolute.assign(static_cast<size_t>(features), 0);
@@ -37,7 +37,7 @@ void StatsCollector::add(Tap tap, const float* x, int64_t rows, int64_t features
     if (gram_) s.gram = Matrix(features, features);
     if (gram_ && last_sequences_ > 0) s.last_gram = Matrix(features, features);
   } else if (s.features != features) {
-    throw ArgumentError(fmt::format("tap {}: expected {} features, got {}", tap_name(tap), s.features, features));
+    throw ArgumentError(fmt::format("input {}: expected {} features, got {}", input_name(input), s.features, features));
   }
   accumulate_stats(x, rows, features, s.absolute.data(), s.max.data(), s.square.data());
   if (gram_) add_gram(s, x, rows);
@@ -67,9 +67,9 @@ void StatsCollector::keep_first_rows(Sums& s, const float* x, int64_t rows) {
   }
 }
 
-std::array<ActivationStats, kTaps> StatsCollector::finish(const std::function<std::string(Tap)>& name) {
-  std::array<ActivationStats, kTaps> out;
-  for (int t = 0; t < kTaps; ++t) {
+std::array<ActivationStats, kLinearInputs> StatsCollector::finish(const std::function<std::string(LinearInput)>& name) {
+  std::array<ActivationStats, kLinearInputs> out;
+  for (int t = 0; t < kLinearInputs; ++t) {
     Sums& s = sums_[static_cast<size_t>(t)];
     ActivationStats& a = out[static_cast<size_t>(t)];
     if (s.tokens == 0) continue;
@@ -79,11 +79,11 @@ std::array<ActivationStats, kTaps> StatsCollector::finish(const std::function<st
     for (size_t k = 0; k < s.max.size(); ++k) {
       // A NaN or Inf anywhere in a channel makes its sum of squares NaN or Inf.
       if (!std::isfinite(s.square[k])) {
-        const auto tap = static_cast<Tap>(t);
+        const auto input = static_cast<LinearInput>(t);
         throw NumericError(
             fmt::format("{}: expected finite activations, with squares that float32 holds (below 1.8e19), found others "
                         "in channel {} of {} tokens",
-                        name ? name(tap) : fmt::format("tap {}", tap_name(tap)), k, s.tokens));
+                        name ? name(input) : fmt::format("input {}", input_name(input)), k, s.tokens));
       }
       a.mean.push_back(static_cast<float>(s.absolute[k] / n));
       a.rms.push_back(static_cast<float>(std::sqrt(s.square[k] / n)));

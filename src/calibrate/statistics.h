@@ -1,4 +1,4 @@
-// Collects ActivationStats of a block's four taps while its input passes through.
+// Collects ActivationStats of the four inputs of a block while the states pass through it.
 #pragma once
 
 #include <array>
@@ -16,20 +16,21 @@ namespace metal_marlin {
 class StatsCollector {
  public:
   // kBF16: the products of the Gram matrix from values rounded to bf16, where the machine has them.
-  // lengths: rows of the sequences, in the order in which add() will see them, for every tap; with them first_rows is
+  // lengths: rows of the sequences, in the order in which add() will see them, for every input; with them first_rows is
   // kept. last: of how many of the last of these sequences there are statistics of their own too (finish_last).
   explicit StatsCollector(bool gram = true, Precision precision = Precision::kF32, std::vector<int64_t> lengths = {},
                           int64_t last = 0);
-  // x [rows, features], the tap's input; batches come in a fixed order. NumericError when a value is NaN or Inf.
-  void add(Tap tap, const float* x, int64_t rows, int64_t features);
-  TapHook hook() {
-    return [this](Tap tap, const float* x, int64_t rows, int64_t features) { add(tap, x, rows, features); };
+  // x [rows, features], the values of the input; batches come in a fixed order. NumericError when a value is NaN or
+  // Inf.
+  void add(LinearInput input, const float* x, int64_t rows, int64_t features);
+  InputHook hook() {
+    return [this](LinearInput input, const float* x, int64_t rows, int64_t features) { add(input, x, rows, features); };
   }
-  // Means over all rows so far; the collector is empty afterwards. Taps that saw nothing have in_features 0.
+  // Means over all rows so far; the collector is empty afterwards. Inputs that saw nothing have in_features 0.
   // NumericError where the sum of a channel's squares is NaN or Inf; `name` says whose inputs they are ("tap qkv").
-  std::array<ActivationStats, kTaps> finish(const std::function<std::string(Tap)>& name = {});
+  std::array<ActivationStats, kLinearInputs> finish(const std::function<std::string(LinearInput)>& name = {});
   // After finish(): those of the last sequences alone: tokens, Gram matrix and first rows, no mean, max and rms.
-  std::array<ActivationStats, kTaps> finish_last() { return std::move(last_); }
+  std::array<ActivationStats, kLinearInputs> finish_last() { return std::move(last_); }
 
  private:
   struct Sums {
@@ -53,8 +54,8 @@ class StatsCollector {
   std::vector<int64_t> lengths_;
   int64_t last_sequences_;
   int64_t last_row_;  // the first row of the last sequences; beyond all rows where there are none
-  std::array<Sums, kTaps> sums_;
-  std::array<ActivationStats, kTaps> last_;
+  std::array<Sums, kLinearInputs> sums_;
+  std::array<ActivationStats, kLinearInputs> last_;
 };
 
 // From then on the first row of each sequence counts `weight` times in the Gram matrix (not in mean, max and rms): all

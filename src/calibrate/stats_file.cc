@@ -17,8 +17,8 @@ namespace {
 constexpr int64_t kRows = 4096;  // of raw activations at a time
 constexpr const char* kCalibrationKey = "metal_marlin.calibration";
 
-std::string prefix(int64_t layer, Tap tap) {
-  return fmt::format("layers.{}.{}.", layer, tap_name(tap));
+std::string prefix(int64_t layer, LinearInput input) {
+  return fmt::format("layers.{}.{}.", layer, input_name(input));
 }
 
 OwnedTensor array(const std::string& name, DType dtype, std::vector<int64_t> shape, const void* data, size_t bytes) {
@@ -41,13 +41,13 @@ void require_finite_values(std::span<const float> values, bool positive, const s
 
 StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gram) : file_(path), source_(source) {
   check_identity(file_, source);
-  raw_ = !file_.contains(prefix(0, Tap::kQkv) + "mean");
+  raw_ = !file_.contains(prefix(0, LinearInput::kQkv) + "mean");
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
-    for (int t = 0; t < kTaps; ++t) {
-      const auto tap = static_cast<Tap>(t);
-      const int64_t width = features(tap);
+    for (int t = 0; t < kLinearInputs; ++t) {
+      const auto input = static_cast<LinearInput>(t);
+      const int64_t width = features(input);
       if (raw_) {
-        const std::string key = raw_key(layer, tap);
+        const std::string key = raw_key(layer, input);
         const NpyHeader header = file_.header(key);
         if (header.shape.size() < 2 || header.columns() != width || header.rows() < 1) {
           throw FormatError(fmt::format("{}: {}: expected activations [batch, seq, {}], found {}", path, key, width,
@@ -56,7 +56,7 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
         first_rows_ = first_rows_ && header.shape.size() == 3;
         continue;
       }
-      const std::string first = prefix(layer, tap) + "first";
+      const std::string first = prefix(layer, input) + "first";
       if (file_.contains(first)) {
         const NpyHeader header = file_.header(first);
         if (header.shape.size() != 2 || header.columns() != width || header.rows() < 1) {
@@ -67,7 +67,7 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
         first_rows_ = false;
       }
       for (const char* part : {"mean", "max", "rms", "gram"}) {
-        const std::string key = prefix(layer, tap) + part;
+        const std::string key = prefix(layer, input) + part;
         if (std::strcmp(part, "gram") == 0 && !file_.contains(key)) {
           if (!gram) continue;
           throw FormatError(fmt::format(
@@ -84,13 +84,13 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
       }
     }
   }
-  tokens_ = tokens(0, Tap::kQkv);
+  tokens_ = tokens(0, LinearInput::kQkv);
   read_calibration();
 }
 
-uint64_t StatsFile::tokens(int64_t layer, Tap tap) const {
-  return raw_ ? static_cast<uint64_t>(file_.header(raw_key(layer, tap)).rows())
-              : read_tokens(prefix(layer, tap) + "tokens");
+uint64_t StatsFile::tokens(int64_t layer, LinearInput input) const {
+  return raw_ ? static_cast<uint64_t>(file_.header(raw_key(layer, input)).rows())
+              : read_tokens(prefix(layer, input) + "tokens");
 }
 
 void StatsFile::read_calibration() {
@@ -141,17 +141,17 @@ uint64_t StatsFile::read_tokens(const std::string& key) const {
   return static_cast<uint64_t>(value);
 }
 
-int64_t StatsFile::features(Tap tap) const {
+int64_t StatsFile::features(LinearInput input) const {
   for (const LinearSlot& slot : source_.linears(0)) {
-    if (tap_of(slot.kind) == tap) return slot.columns;
+    if (input_of(slot.kind) == input) return slot.columns;
   }
   return 0;
 }
 
-std::string StatsFile::raw_key(int64_t layer, Tap tap) const {
+std::string StatsFile::raw_key(int64_t layer, LinearInput input) const {
   std::string first;
   for (const LinearSlot& slot : source_.linears(layer)) {
-    if (tap_of(slot.kind) != tap) continue;
+    if (input_of(slot.kind) != input) continue;
     const std::string module = slot.weight.substr(0, slot.weight.size() - std::strlen(".weight"));
     for (const std::string& key : {slot.weight, module}) {
       if (file_.contains(key)) return key;
@@ -164,12 +164,12 @@ std::string StatsFile::raw_key(int64_t layer, Tap tap) const {
                   file_.path(), first));
 }
 
-std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
+std::array<ActivationStats, kLinearInputs> StatsFile::load(int64_t layer) const {
   if (raw_) {
-    std::array<ActivationStats, kTaps> out;
-    for (int t = 0; t < kTaps; ++t) {
-      const auto tap = static_cast<Tap>(t);
-      NpzRows rows = file_.rows(raw_key(layer, tap));
+    std::array<ActivationStats, kLinearInputs> out;
+    for (int t = 0; t < kLinearInputs; ++t) {
+      const auto input = static_cast<LinearInput>(t);
+      NpzRows rows = file_.rows(raw_key(layer, input));
       const int64_t width = rows.header().columns();
       std::vector<int64_t> lengths;
       if (first_rows_) lengths.assign(static_cast<size_t>(rows.header().shape[0]), rows.header().shape[1]);
@@ -177,20 +177,21 @@ std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
       Matrix batch(kRows, width);
       while (rows.remaining() > 0) {
         const int64_t n = rows.read(kRows, batch.data());
-        collector.add(tap, batch.data(), n, width);
+        collector.add(input, batch.data(), n, width);
       }
-      out[static_cast<size_t>(t)] = std::move(collector.finish(
-          [&](Tap) { return fmt::format("{}: {}", file_.path(), raw_key(layer, tap)); })[static_cast<size_t>(t)]);
+      out[static_cast<size_t>(t)] = std::move(collector.finish([&](LinearInput) {
+        return fmt::format("{}: {}", file_.path(), raw_key(layer, input));
+      })[static_cast<size_t>(t)]);
     }
     return out;
   }
-  std::array<ActivationStats, kTaps> out;
-  for (int t = 0; t < kTaps; ++t) {
-    const auto tap = static_cast<Tap>(t);
+  std::array<ActivationStats, kLinearInputs> out;
+  for (int t = 0; t < kLinearInputs; ++t) {
+    const auto input = static_cast<LinearInput>(t);
     ActivationStats& s = out[static_cast<size_t>(t)];
-    s.in_features = features(tap);
+    s.in_features = features(input);
     const auto read = [&](const char* part, int64_t count, float* to) {
-      const std::string key = prefix(layer, tap) + part;
+      const std::string key = prefix(layer, input) + part;
       const OwnedTensor array = file_.load(key);
       convert_to_f32(array.view(), to);
       require_finite_values({to, static_cast<size_t>(count)},
@@ -200,29 +201,29 @@ std::array<ActivationStats, kTaps> StatsFile::load(int64_t layer) const {
       values->resize(static_cast<size_t>(s.in_features));
       read(part, s.in_features, values->data());
     }
-    if (file_.contains(prefix(layer, tap) + "gram")) {
+    if (file_.contains(prefix(layer, input) + "gram")) {
       s.gram = Matrix(s.in_features, s.in_features);
       read("gram", s.gram.size(), s.gram.data());
       for (int64_t k = 0; k < s.in_features; ++k) {
         if (s.gram(k, k) >= 0) continue;
         throw FormatError(fmt::format("{}: {}gram: expected a diagonal >= 0, found {} at [{}, {}]", file_.path(),
-                                      prefix(layer, tap), s.gram(k, k), k, k));
+                                      prefix(layer, input), s.gram(k, k), k, k));
       }
     }
-    if (file_.contains(prefix(layer, tap) + "first")) {
-      s.first_rows = Matrix(file_.header(prefix(layer, tap) + "first").rows(), s.in_features);
+    if (file_.contains(prefix(layer, input) + "first")) {
+      s.first_rows = Matrix(file_.header(prefix(layer, input) + "first").rows(), s.in_features);
       read("first", s.first_rows.size(), s.first_rows.data());
     }
-    s.tokens = read_tokens(prefix(layer, tap) + "tokens");
+    s.tokens = read_tokens(prefix(layer, input) + "tokens");
   }
   return out;
 }
 
-std::vector<OwnedTensor> stats_arrays(int64_t layer, const std::array<ActivationStats, kTaps>& stats) {
+std::vector<OwnedTensor> stats_arrays(int64_t layer, const std::array<ActivationStats, kLinearInputs>& stats) {
   std::vector<OwnedTensor> out;
-  for (int t = 0; t < kTaps; ++t) {
+  for (int t = 0; t < kLinearInputs; ++t) {
     const ActivationStats& s = stats[static_cast<size_t>(t)];
-    const std::string name = prefix(layer, static_cast<Tap>(t));
+    const std::string name = prefix(layer, static_cast<LinearInput>(t));
     const auto vector = [&](const char* part, const std::vector<float>& v) {
       out.push_back(array(name + part, DType::kF32, {s.in_features}, v.data(), v.size() * sizeof(float)));
     };

@@ -1,6 +1,6 @@
 // Activation statistics in an .npz, or raw activations.
 //
-// Statistics (written by `calibrate`), per layer i and tap t (qkv, o, gate_up, down), prefix = "layers.{i}.{t}.":
+// Statistics (written by `calibrate`), per layer i and input t (qkv, o, gate_up, down), prefix = "layers.{i}.{t}.":
 //   prefix + mean, max, rms  f32 [K];  prefix + tokens  u64 [1];  prefix + gram  f32 [K, K] (optional)
 //   prefix + first  f32 [sequences, K] (optional): the input of each sequence's first token
 // and, once, which model they are of: model_identity.h; and of which text: "metal_marlin.calibration", u8 [n], the JSON
@@ -23,28 +23,28 @@ namespace metal_marlin {
 
 class StatsFile {
  public:
-  // Checks that every tap of every layer is there with the right width, before any work: FormatError names file and
+  // Checks that every input of every layer is there with the right width, before any work: FormatError names file and
   // key. Statistics that say which model they are of must be of `source`: FormatError names both. Without `gram`,
   // statistics may lack their Gram matrices.
   StatsFile(const std::string& path, const ModelSource& source, bool gram = true);
-  // Reads (statistics) or computes (raw activations, in row batches) the four taps of a layer, Gram matrices included.
-  // FormatError naming file and key for wrong shapes or types, NumericError for NaN or Inf.
-  std::array<ActivationStats, kTaps> load(int64_t layer) const;
+  // Reads (statistics) or computes (raw activations, in row batches) the four inputs of a layer, Gram matrices
+  // included. FormatError naming file and key for wrong shapes or types, NumericError for NaN or Inf.
+  std::array<ActivationStats, kLinearInputs> load(int64_t layer) const;
   const std::string& path() const noexcept { return file_.path(); }
   bool raw() const noexcept { return raw_; }
-  // Whether load() fills first_rows of every tap: statistics that hold them, raw activations of three dimensions.
+  // Whether load() fills first_rows of every input: statistics that hold them, raw activations of three dimensions.
   bool first_rows() const noexcept { return first_rows_; }
-  // Tokens that the statistics (of the first layer's first tap) are of, or rows of its raw activations.
+  // Tokens that the statistics (of the first layer's first input) are of, or rows of its raw activations.
   uint64_t tokens() const noexcept { return tokens_; }
-  // The same of any layer and tap.
-  uint64_t tokens(int64_t layer, Tap tap) const;
+  // The same of any layer and input.
+  uint64_t tokens(int64_t layer, LinearInput input) const;
   // The JSON text of an object that says of which text they are; empty where the file does not say.
   const std::string& calibration() const noexcept { return calibration_; }
 
  private:
-  // Key of the raw activations of a tap, or empty.
-  std::string raw_key(int64_t layer, Tap tap) const;
-  int64_t features(Tap tap) const;
+  // Key of the raw activations of an input, or empty.
+  std::string raw_key(int64_t layer, LinearInput input) const;
+  int64_t features(LinearInput input) const;
   uint64_t read_tokens(const std::string& key) const;
   void read_calibration();
 
@@ -60,6 +60,6 @@ class StatsFile {
 OwnedTensor calibration_array(const std::string& facts_json);
 
 // The arrays of one layer's statistics under the names above.
-std::vector<OwnedTensor> stats_arrays(int64_t layer, const std::array<ActivationStats, kTaps>& stats);
+std::vector<OwnedTensor> stats_arrays(int64_t layer, const std::array<ActivationStats, kLinearInputs>& stats);
 
 }  // namespace metal_marlin

@@ -11,9 +11,9 @@
 
 namespace metal_marlin {
 
-const char* tap_name(Tap tap) noexcept {
-  constexpr const char* kNames[kTaps] = {"qkv", "o", "gate_up", "down"};
-  return kNames[static_cast<int>(tap)];
+const char* input_name(LinearInput input) noexcept {
+  constexpr const char* kNames[kLinearInputs] = {"qkv", "o", "gate_up", "down"};
+  return kNames[static_cast<int>(input)];
 }
 
 uint16_t encode_scale(float value, ScaleType type) noexcept {

@@ -10,11 +10,11 @@
 namespace metal_marlin {
 
 // The input that some linears of a block share. In this order they are met in a block.
-enum class Tap : uint8_t { kQkv, kO, kGateUp, kDown };
-inline constexpr int kTaps = 4;
-const char* tap_name(Tap tap) noexcept;  // "qkv", "o", "gate_up", "down"
+enum class LinearInput : uint8_t { kQkv, kO, kGateUp, kDown };
+inline constexpr int kLinearInputs = 4;
+const char* input_name(LinearInput input) noexcept;  // "qkv", "o", "gate_up", "down"
 
-// Statistics of one tap's input x [tokens, in_features].
+// Statistics of one input x [tokens, in_features].
 struct ActivationStats {
   int64_t in_features = 0;
   uint64_t tokens = 0;
@@ -93,9 +93,9 @@ void dequantize_rows(const QuantizedTensor& tensor, int64_t first, int64_t count
 // `name`.
 void validate(const QuantizedTensor& tensor, const std::string& name);
 
-// Per-input-channel scales of one tap: W <- W diag(scale), the producer's output channel k divided by scale[k].
-struct TapScale {
-  Tap tap = Tap::kQkv;
+// Scales of the channels of one input: W <- W diag(scale), the producer's output channel k divided by scale[k].
+struct InputScale {
+  LinearInput input = LinearInput::kQkv;
   std::string fold;          // name of the fold, e.g. "input_layernorm -> q_proj,k_proj,v_proj"; empty: none
   std::vector<float> scale;  // [K], > 0; empty: all ones
   double ratio = 0;          // exponent r of the best grid point
@@ -103,7 +103,7 @@ struct TapScale {
   double loss_after = 0;     // loss with the chosen scale
 };
 struct ScalePlan {
-  std::vector<TapScale> taps;
+  std::vector<InputScale> inputs;
 };
 
 }  // namespace metal_marlin

@@ -43,9 +43,9 @@ enum class Precision : uint8_t { kF32, kBF16 };
 // Keys and values of earlier positions, per layer, for generation. [sequence][position][kv_heads * head_dim].
 class KvCache;
 
-// Called with the input of a tap for rows first_row .. of the states: x [rows, features], in increasing row order,
+// Called with a linear input for rows first_row .. of the states: x [rows, features], in increasing row order,
 // from the calling thread; x is valid during the call.
-using TapHook = std::function<void(Tap tap, const float* x, int64_t rows, int64_t features)>;
+using InputHook = std::function<void(LinearInput input, const float* x, int64_t rows, int64_t features)>;
 
 // A block in the form that the matrix products want: packed weights of the chosen precision, and copies of its norms
 // and biases. Worth keeping where the same block runs many times (generation). Immutable, so threads may share it.
@@ -60,10 +60,10 @@ class BlockForward {
   BlockForward(const Family& family, const ModelConfig& config, Precision precision = Precision::kF32);
   ~BlockForward();
   void run(int64_t layer, const Block& block, Matrix& states, std::span<const int64_t> lengths,
-           const TapHook& hook = {}, KvCache* cache = nullptr);
+           const InputHook& hook = {}, KvCache* cache = nullptr);
   // The same with the block prepared once. ArgumentError when states, lengths or cache contradict each other.
   void run(int64_t layer, const PreparedBlock& block, Matrix& states, std::span<const int64_t> lengths,
-           const TapHook& hook = {}, KvCache* cache = nullptr);
+           const InputHook& hook = {}, KvCache* cache = nullptr);
   // Holds as many bytes as the block in f32, half of it in bf16; does not refer to `block` afterwards.
   std::shared_ptr<const PreparedBlock> prepare(const Block& block) const;
   Precision precision() const noexcept;  // what runs: kF32 where the machine has no bf16 products

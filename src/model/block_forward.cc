@@ -102,7 +102,7 @@ struct BlockForward::Impl {
              const KvCache* cache) const;
   Batch make_batch(int64_t layer, size_t first, int64_t first_row, std::span<const int64_t> lengths,
                    const KvCache* cache);
-  void run_batch(int64_t layer, const PreparedBlock& block, float* states, const Batch& batch, const TapHook& hook,
+  void run_batch(int64_t layer, const PreparedBlock& block, float* states, const Batch& batch, const InputHook& hook,
                  KvCache* cache);
 
   // Calls f(first row, rows) for tiles of the batch, in parallel when there are many rows, once otherwise.
@@ -326,7 +326,7 @@ void BlockForward::Impl::gate_up(const PreparedBlock& b, const float* x, int64_t
 }
 
 void BlockForward::Impl::run_batch(int64_t layer, const PreparedBlock& b, float* states, const Batch& batch,
-                                   const TapHook& hook, KvCache* cache) {
+                                   const InputHook& hook, KvCache* cache) {
   const int64_t rows = batch.rows;
   const int64_t hidden = config.hidden_size;
   const int64_t ffn = config.intermediate_size;
@@ -342,7 +342,7 @@ void BlockForward::Impl::run_batch(int64_t layer, const PreparedBlock& b, float*
     norm_rows(states + r * hidden, b.norm(NormKind::kInput), n, h.data() + r * hidden);
     project_qkv(b, batch, half, r, n, few);
   });
-  if (hook) hook(Tap::kQkv, h.data(), rows, hidden);
+  if (hook) hook(LinearInput::kQkv, h.data(), rows, hidden);
   if (cache != nullptr) {
     for (size_t s = 0; s < batch.lengths.size(); ++s) {
       const int64_t at = batch.starts[s] * kv_dim;
@@ -351,7 +351,7 @@ void BlockForward::Impl::run_batch(int64_t layer, const PreparedBlock& b, float*
     }
   }
   attention(layer, batch, cache);
-  if (hook) hook(Tap::kO, attended.data(), rows, q_dim);
+  if (hook) hook(LinearInput::kO, attended.data(), rows, q_dim);
 
   const auto after_attention = [&](int64_t r, int64_t n) {
     add_to_states(b.linear(LinearKind::kO), b.norm(NormKind::kPostAttention), attended.data() + r * q_dim, n, few,
@@ -372,9 +372,9 @@ void BlockForward::Impl::run_batch(int64_t layer, const PreparedBlock& b, float*
   }
   grow(act, rows, ffn);
   for_tiles(rows, after_attention);
-  hook(Tap::kGateUp, h.data(), rows, hidden);
+  hook(LinearInput::kGateUp, h.data(), rows, hidden);
   for_tiles(rows, [&](int64_t r, int64_t n) { gate_up(b, h.data() + r * hidden, n, few, act.data() + r * ffn); });
-  hook(Tap::kDown, act.data(), rows, ffn);
+  hook(LinearInput::kDown, act.data(), rows, ffn);
   for_tiles(rows, [&](int64_t r, int64_t n) { down(r, n, act.data() + r * ffn); });
 }
 
@@ -391,7 +391,7 @@ std::shared_ptr<const PreparedBlock> BlockForward::prepare(const Block& block) c
 }
 
 void BlockForward::run(int64_t layer, const Block& block, Matrix& states, std::span<const int64_t> lengths,
-                       const TapHook& hook, KvCache* cache) {
+                       const InputHook& hook, KvCache* cache) {
   uint64_t bytes = 0;
   for (const auto& l : block.linears) bytes += static_cast<uint64_t>(l.weight.size()) * sizeof(float);
   // A single batch of few rows reads each weight once or twice: packing would cost as much as the product.
@@ -400,7 +400,7 @@ void BlockForward::run(int64_t layer, const Block& block, Matrix& states, std::s
 }
 
 void BlockForward::run(int64_t layer, const PreparedBlock& block, Matrix& states, std::span<const int64_t> lengths,
-                       const TapHook& hook, KvCache* cache) {
+                       const InputHook& hook, KvCache* cache) {
   impl_->check(layer, block, states, lengths, cache);
   if (impl_->ropes.size() > 8) impl_->ropes.clear();  // dynamic: one table per length beyond the trained one
   int64_t row = 0;

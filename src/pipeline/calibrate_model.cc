@@ -26,22 +26,22 @@
 namespace metal_marlin {
 namespace {
 
-// Raw inputs of a layer's taps, [sequences, length, features], once per weight that has one.
+// Raw inputs of a layer, [sequences, length, features], once per weight that has one.
 class ActivationKeeper {
  public:
   ActivationKeeper(const ModelSource& source, int64_t layer, int64_t sequences, int64_t length) {
-    std::array<bool, kTaps> seen{};
+    std::array<bool, kLinearInputs> seen{};
     for (const LinearSlot& slot : source.linears(layer)) {
-      const auto t = static_cast<size_t>(tap_of(slot.kind));
+      const auto t = static_cast<size_t>(input_of(slot.kind));
       if (seen[t]) continue;
       seen[t] = true;
       const auto bytes = static_cast<size_t>(sequences * length * slot.columns) * sizeof(float);
       arrays_[t] = OwnedTensor{slot.weight, DType::kF32, {sequences, length, slot.columns}, Buffer(bytes)};
     }
   }
-  void add(Tap tap, const float* x, int64_t rows, int64_t features) {
-    OwnedTensor& array = arrays_[static_cast<size_t>(tap)];
-    size_t& at = filled_[static_cast<size_t>(tap)];
+  void add(LinearInput input, const float* x, int64_t rows, int64_t features) {
+    OwnedTensor& array = arrays_[static_cast<size_t>(input)];
+    size_t& at = filled_[static_cast<size_t>(input)];
     const size_t bytes = static_cast<size_t>(rows * features) * sizeof(float);
     std::memcpy(array.bytes.data() + at, x, bytes);
     at += bytes;
@@ -51,8 +51,8 @@ class ActivationKeeper {
   }
 
  private:
-  std::array<OwnedTensor, kTaps> arrays_;
-  std::array<size_t, kTaps> filled_{};
+  std::array<OwnedTensor, kLinearInputs> arrays_;
+  std::array<size_t, kLinearInputs> filled_{};
 };
 
 }  // namespace
@@ -88,9 +88,9 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   const auto sequences = static_cast<int64_t>(texts.calibration.sequences.size());
   if (keep_activations) {
     uint64_t bytes = 0;
-    std::array<bool, kTaps> seen{};
+    std::array<bool, kLinearInputs> seen{};
     for (const LinearSlot& slot : source->linears(0)) {
-      bool& s = seen[static_cast<size_t>(tap_of(slot.kind))];
+      bool& s = seen[static_cast<size_t>(input_of(slot.kind))];
       if (!s) bytes += static_cast<uint64_t>(texts.calibration.tokens() * slot.columns) * sizeof(float);
       s = true;
     }
@@ -118,9 +118,9 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
     std::unique_ptr<ActivationKeeper> keeper;
     if (keep_activations)
       keeper = std::make_unique<ActivationKeeper>(*source, layer, sequences, texts.calibration.longest());
-    const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {
-      collector.add(tap, x, rows, features);
-      if (keeper) keeper->add(tap, x, rows, features);
+    const auto hook = [&](LinearInput input, const float* x, int64_t rows, int64_t features) {
+      collector.add(input, x, rows, features);
+      if (keeper) keeper->add(input, x, rows, features);
     };
     for (const auto& batch : store.batches()) {
       Matrix m = store.read(batch);

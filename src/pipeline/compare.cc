@@ -41,12 +41,12 @@ Difference difference_of(const std::string& name, const Matrix& a, const Matrix&
 }
 
 // y = (W diag(norm)) x without the norm's weight: what a linear does whatever part of its scale stands in the norm.
-void absorb_norm(const ModelSource& source, Block& block, NormKind norm, Tap tap) {
+void absorb_norm(const ModelSource& source, Block& block, NormKind norm, LinearInput input) {
   const auto& weight = block.norm(norm);
   if (weight.empty()) return;
   for (int k = 0; k < kLinears; ++k) {
     const auto kind = static_cast<LinearKind>(k);
-    if (tap_of(kind) != tap) continue;
+    if (input_of(kind) != input) continue;
     Matrix& w = block.linear(kind).weight;
     for (int64_t r = 0; r < w.rows(); ++r) {
       for (int64_t c = 0; c < w.cols(); ++c) {
@@ -76,9 +76,10 @@ std::vector<float> unscale_rows(const Matrix& a, Matrix& b) {
 
 // Undoes what folding moved between neighbours, so that only the error of the weights is left.
 void unfold(const ModelSource& source_a, const ModelSource& source_b, Block& a, Block& b) {
-  for (const auto& [norm, tap] : {std::pair{NormKind::kInput, Tap::kQkv}, {NormKind::kPreFeedForward, Tap::kGateUp}}) {
-    absorb_norm(source_a, a, norm, tap);
-    absorb_norm(source_b, b, norm, tap);
+  for (const auto& [norm, input] :
+       {std::pair{NormKind::kInput, LinearInput::kQkv}, {NormKind::kPreFeedForward, LinearInput::kGateUp}}) {
+    absorb_norm(source_a, a, norm, input);
+    absorb_norm(source_b, b, norm, input);
   }
   const ModelConfig& c = source_a.config();
   const auto v = unscale_rows(a.linear(LinearKind::kV).weight, b.linear(LinearKind::kV).weight);

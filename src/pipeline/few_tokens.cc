@@ -32,7 +32,7 @@ FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& re
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     for (const QuantizedWeight& w : layers[layer].quantized) {
       ++linears;
-      const uint64_t tokens = tokens_of(static_cast<int64_t>(layer), tap_of(w.slots.front().kind));
+      const uint64_t tokens = tokens_of(static_cast<int64_t>(layer), input_of(w.slots.front().kind));
       const auto columns = static_cast<uint64_t>(w.columns);
       if (tokens / kLeastTokensPerChannel >= columns) continue;
       list.push_back({{"name", w.name}, {"in_features", w.columns}, {"tokens", tokens}});

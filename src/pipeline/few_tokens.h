@@ -15,7 +15,7 @@ namespace metal_marlin {
 // them leave most of it to chance.
 inline constexpr int64_t kLeastTokensPerChannel = 4;
 
-using TokensOf = std::function<uint64_t(int64_t layer, Tap tap)>;
+using TokensOf = std::function<uint64_t(int64_t layer, LinearInput input)>;
 
 struct FewTokens {
   // [{name, in_features, tokens}] of the quantized linears with too few tokens.

@@ -76,14 +76,14 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
                            static_cast<uint64_t>(c.hidden_size) * sizeof(float);
   plan.states = state_bytes;
 
-  std::array<uint64_t, kTaps> in_features{};
+  std::array<uint64_t, kLinearInputs> in_features{};
   uint64_t weights = 0;
   uint64_t largest = 0;
   for (const LinearSlot& slot : source.linears(0)) {
     const auto n = static_cast<uint64_t>(slot.rows) * static_cast<uint64_t>(slot.columns);
     weights += n;
     largest = std::max(largest, n);
-    in_features[static_cast<size_t>(tap_of(slot.kind))] = static_cast<uint64_t>(slot.columns);
+    in_features[static_cast<size_t>(input_of(slot.kind))] = static_cast<uint64_t>(slot.columns);
     uint64_t scratch = largest * (sizeof(float) * 2 + 1);
     uint64_t rounding = 0;
     if (recipe.rounding == Rounding::kGptq) rounding = gptq_memory_bytes(slot.columns, slot.rows);

@@ -191,13 +191,13 @@ std::vector<SensitiveItem> sensitive_items(const std::vector<LayerTensors>& laye
   const std::vector<Grid> choices = grid_choices(options, recipe);
   std::vector<SensitiveItem> items;
   for (size_t layer = 0; layer < layers.size(); ++layer) {
-    for (int t = 0; t < kTaps; ++t) {
+    for (int t = 0; t < kLinearInputs; ++t) {
       SensitiveItem item;
       item.layer = static_cast<int64_t>(layer);
-      item.tap = static_cast<Tap>(t);
+      item.input = static_cast<LinearInput>(t);
       std::vector<const QuantizedWeight*> weights;
       for (const QuantizedWeight& w : layers[layer].quantized) {
-        if (tap_of(w.slots.front().kind) != item.tap) continue;
+        if (input_of(w.slots.front().kind) != item.input) continue;
         item.names.push_back(w.name);
         item.weights += static_cast<uint64_t>(w.rows) * static_cast<uint64_t>(w.columns);
         weights.push_back(&w);
@@ -278,11 +278,11 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
   std::vector<bool> used(patterns.size(), false);
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
     const LayerTensors tensors = layer_tensors(source, layer, options);
-    for (int t = 0; t < kTaps; ++t) {
+    for (int t = 0; t < kLinearInputs; ++t) {
       std::vector<const QuantizedWeight*> weights;
       const BitsPattern* chosen = nullptr;
       for (const QuantizedWeight& w : tensors.quantized) {
-        if (tap_of(w.slots.front().kind) != static_cast<Tap>(t)) continue;
+        if (input_of(w.slots.front().kind) != static_cast<LinearInput>(t)) continue;
         weights.push_back(&w);
       }
       for (size_t i = 0; i < patterns.size(); ++i) {
@@ -345,7 +345,7 @@ json to_json(const Sensitivity& s) {
     json options = json::array();
     for (const BitsOption& o : item.options) options.push_back(option_json(o));
     items.push_back({{"layer", item.layer},
-                     {"tap", tap_name(item.tap)},
+                     {"tap", input_name(item.input)},
                      {"linears", item.names},
                      {"weights", item.weights},
                      {"kl", item.kl},

@@ -27,7 +27,7 @@ struct BitsOption {
 // Linears that share an input and a grid, because engines fuse them at load.
 struct SensitiveItem {
   int64_t layer = 0;
-  Tap tap = Tap::kQkv;
+  LinearInput input = LinearInput::kQkv;
   std::vector<std::string> names;  // of the weights
   uint64_t weights = 0;
   double kl = 0;                 // measured, of Recipe::grid: mean over the tokens

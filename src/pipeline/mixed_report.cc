@@ -164,16 +164,16 @@ void check_mixed_section(const json& mixed, const std::string& name) {
   for (const char* key : {"tokens", "kl_together", "bits_per_weight", "file_bits_per_weight", "estimated_kl"})
     number(mixed, key, "");
   if (!mixed.contains("items") || !mixed["items"].is_array()) fail("/items", "a list");
-  constexpr const char* kTapNames[] = {"qkv", "o", "gate_up", "down"};
+  constexpr const char* kInputNames[] = {"qkv", "o", "gate_up", "down"};
   for (size_t i = 0; i < mixed["items"].size(); ++i) {
     const json& item = mixed["items"][i];
     const std::string place = fmt::format("/items/{}", i);
     if (!item.is_object()) fail(place, "an object");
     for (const char* key : {"layer", "weights", "kl"}) number(item, key, place);
     if (item.contains("kl_standard_error")) number(item, "kl_standard_error", place);
-    const bool known = item.contains("tap") && std::any_of(std::begin(kTapNames), std::end(kTapNames),
-                                                           [&](const char* tap) { return item["tap"] == tap; });
-    if (!known) fail(place + "/tap", "qkv, o, gate_up or down");
+    const bool known = item.contains("tap") && std::any_of(std::begin(kInputNames), std::end(kInputNames),
+                                                           [&](const char* input) { return item["tap"] == input; });
+    if (!known) fail(place + "/input", "qkv, o, gate_up or down");
     if (!item.contains("chosen") || !item["chosen"].is_object()) fail(place + "/chosen", "an object");
     for (const char* key : {"bits", "group_size", "estimated_kl"}) number(item["chosen"], key, place + "/chosen");
   }

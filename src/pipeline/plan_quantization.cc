@@ -28,7 +28,7 @@ namespace {
 
 using nlohmann::json;
 
-// Multiply-adds of a token in the linears of all blocks, and in the Gram matrices of the taps (symmetric half).
+// Multiply-adds of a token in the linears of all blocks, and in the Gram matrices of the inputs (symmetric half).
 struct Work {
   double forward = 0;
   double gram = 0;
@@ -36,10 +36,10 @@ struct Work {
 
 Work work_per_token(const ModelSource& source) {
   Work work;
-  std::array<double, kTaps> in_features{};
+  std::array<double, kLinearInputs> in_features{};
   for (const LinearSlot& slot : source.linears(0)) {
     work.forward += static_cast<double>(slot.rows) * static_cast<double>(slot.columns);
-    in_features[static_cast<size_t>(tap_of(slot.kind))] = static_cast<double>(slot.columns);
+    in_features[static_cast<size_t>(input_of(slot.kind))] = static_cast<double>(slot.columns);
   }
   for (const double k : in_features) work.gram += k * k / 2;
   const auto layers = static_cast<double>(source.config().num_hidden_layers);
@@ -83,9 +83,9 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const Quanti
   time["select"] = select;
   double sensitivity = 0;
   if (chooses_bits(options)) {
-    // A stream for each tap of each block, from there to the last: half of the blocks on average; then the head. And
+    // A stream for each input of each block, from there to the last: half of the blocks on average; then the head. And
     // the quantization itself on a part of the text.
-    const auto streams = static_cast<double>(source.config().num_hidden_layers * kTaps + 2);
+    const auto streams = static_cast<double>(source.config().num_hidden_layers * kLinearInputs + 2);
     const auto tokens = static_cast<double>(options.sensitivity_tokens);
     const double part =
         calibration > 0 ? std::min(1.0, static_cast<double>(kSensitivityStatistics) / calibration) : 1.0;
@@ -146,8 +146,8 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
                         skipped.front()["reason"].get<std::string>() + ")");
   }
   if (chooses_bits(options)) check_reachable(sensitive_items(layers, recipe, options), options);
-  const auto tokens_of = [&](int64_t layer, Tap tap) {
-    return statistics ? statistics->tokens(layer, tap) : calibration_tokens;
+  const auto tokens_of = [&](int64_t layer, LinearInput input) {
+    return statistics ? statistics->tokens(layer, input) : calibration_tokens;
   };
   const FewTokens few = find_few_tokens(layers, recipe, tokens_of, statistics ? 0 : options.calibration.sequence_length,
                                         options.calibration.select > 0);

@@ -79,22 +79,22 @@ class BlockQuantizer {
   }
 
  private:
-  ActivationStats& stats(Tap tap) { return (*task_.stats)[static_cast<size_t>(tap)]; }
-  ActivationStats* held_back(Tap tap) {
-    if (task_.held_back == nullptr || (*task_.held_back)[static_cast<size_t>(tap)].in_features == 0) return nullptr;
-    return &(*task_.held_back)[static_cast<size_t>(tap)];
+  ActivationStats& stats(LinearInput input) { return (*task_.stats)[static_cast<size_t>(input)]; }
+  ActivationStats* held_back(LinearInput input) {
+    if (task_.held_back == nullptr || (*task_.held_back)[static_cast<size_t>(input)].in_features == 0) return nullptr;
+    return &(*task_.held_back)[static_cast<size_t>(input)];
   }
-  std::vector<LinearKind> consumers(Tap tap) const {
+  std::vector<LinearKind> consumers(LinearInput input) const {
     std::vector<LinearKind> out;
     for (int k = 0; k < kLinears; ++k) {
-      if (tap_of(static_cast<LinearKind>(k)) == tap) out.push_back(static_cast<LinearKind>(k));
+      if (input_of(static_cast<LinearKind>(k)) == input) out.push_back(static_cast<LinearKind>(k));
     }
     return out;
   }
 
   // A fold changes every consumer, which must be written anew. The producer is: in 4 bits, or as a changed tensor.
   bool can_fold(const Fold& fold) const {
-    for (const LinearKind kind : consumers(fold.tap)) {
+    for (const LinearKind kind : consumers(fold.input)) {
       if (grids_.count(kind) == 0) return false;
     }
     return fold.producer != FoldProducer::kNone;
@@ -105,10 +105,10 @@ class BlockQuantizer {
       if (!can_fold(fold)) continue;
       tracker_.enter("search scales", task_.layer, config_.num_hidden_layers);
       const double start = wall_seconds();
-      TapScale scale = search(fold);
+      InputScale scale = search(fold);
       scale.fold = fold.name;
       const double gain = scale.loss_before > 0 ? scale.loss_after / scale.loss_before : 1;
-      json entry = {{"tap", tap_name(fold.tap)},
+      json entry = {{"tap", input_name(fold.input)},
                     {"fold", fold.name},
                     {"ratio", scale.ratio},
                     {"loss", gain},
@@ -117,13 +117,13 @@ class BlockQuantizer {
       const auto [least, largest] = std::minmax_element(scale.scale.begin(), scale.scale.end());
       entry["least"] = *least;
       entry["largest"] = *largest;
-      fold_statistics(stats(fold.tap), scale.scale);
-      if (ActivationStats* held = held_back(fold.tap)) fold_statistics(*held, scale.scale);
-      if (task_.guard != nullptr) fold_statistics((*task_.guard)[static_cast<size_t>(fold.tap)], scale.scale);
+      fold_statistics(stats(fold.input), scale.scale);
+      if (ActivationStats* held = held_back(fold.input)) fold_statistics(*held, scale.scale);
+      if (task_.guard != nullptr) fold_statistics((*task_.guard)[static_cast<size_t>(fold.input)], scale.scale);
       entry["seconds"] = wall_seconds() - start;
       report_["scales"].push_back(std::move(entry));
       folded_.push_back(fold);
-      plan_.taps.push_back(std::move(scale));
+      plan_.inputs.push_back(std::move(scale));
     }
   }
 
@@ -147,12 +147,12 @@ class BlockQuantizer {
     return options;
   }
 
-  TapScale search(const Fold& fold) {
+  InputScale search(const Fold& fold) {
     std::vector<const Matrix*> weights;
-    for (const LinearKind kind : consumers(fold.tap)) weights.push_back(&block_.linear(kind).weight);
+    for (const LinearKind kind : consumers(fold.input)) weights.push_back(&block_.linear(kind).weight);
     ScaleSearchOptions options;
     options.statistic = statistic_of(task_.recipe->statistic);
-    options.grid = grids_.at(consumers(fold.tap).front());
+    options.grid = grids_.at(consumers(fold.input).front());
     // The published search rounds with absmax (min-max) ranges whatever is chosen afterwards.
     options.range.method = RangeMethod::kAbsmax;
     if (fold.producer == FoldProducer::kVRows && config_.num_attention_heads != config_.num_key_value_heads) {
@@ -165,7 +165,7 @@ class BlockQuantizer {
       options.stop_early = true;
       GptqOptions gptq = gptq_options();
       gptq.damping = FeedbackLoss::kDamping;
-      feedback.emplace(weights, stats(fold.tap).gram, options, gptq);
+      feedback.emplace(weights, stats(fold.input).gram, options, gptq);
       options.loss = [&](std::span<const float> scale) { return (*feedback)(scale); };
     }
     Matrix expected;
@@ -175,10 +175,10 @@ class BlockQuantizer {
     }
     if (task_.recipe->scales == ScaleMethod::kSalient) {
       SalientScaling s =
-          compute_salient_scaling(fold.tap, weights, stats(fold.tap), task_.recipe->salient_ratio, options);
+          compute_salient_scaling(fold.input, weights, stats(fold.input), task_.recipe->salient_ratio, options);
       return std::move(s.scale);
     }
-    return search_scale(fold.tap, weights, stats(fold.tap), options);
+    return search_scale(fold.input, weights, stats(fold.input), options);
   }
 
   Matrix replay() const {
@@ -187,11 +187,11 @@ class BlockQuantizer {
     return states;
   }
 
-  // Mean squared error of the block's output when the tap's linears are rounded with `scale`, as AutoAWQ searches.
+  // Mean squared error of the block's output when the input's linears are rounded with `scale`, as AutoAWQ searches.
   double block_loss(const Fold& fold, std::span<const float> scale, const Matrix& expected,
                     const ScaleSearchOptions& options) {
     std::vector<std::pair<LinearKind, Matrix>> saved;
-    for (const LinearKind kind : consumers(fold.tap)) {
+    for (const LinearKind kind : consumers(fold.input)) {
       Matrix& weight = block_.linear(kind).weight;
       Matrix scaled = weight.clone();
       for (int64_t r = 0; r < scaled.rows(); ++r) {
@@ -234,7 +234,7 @@ class BlockQuantizer {
   }
 
   void check_fold() {
-    if (plan_.taps.empty()) return;
+    if (plan_.inputs.empty()) return;
     tracker_.enter("check folds", task_.layer, config_.num_hidden_layers);
     const auto reload = [&] { return load_block(*task_.source, task_.layer); };
     if (task_.invariance_output.empty()) {
@@ -260,14 +260,14 @@ class BlockQuantizer {
     return ranges;
   }
 
-  // For all linears of the tap at once, before the first of them is rounded: they share the factors.
-  void choose_rounding_of(Tap tap) {
+  // For all linears of the input at once, before the first of them is rounded: they share the factors.
+  void choose_rounding_of(LinearInput input) {
     tracker_.enter("choose rounding", task_.layer, config_.num_hidden_layers);
-    ActivationStats& guard = (*task_.guard)[static_cast<size_t>(tap)];
+    ActivationStats& guard = (*task_.guard)[static_cast<size_t>(input)];
     std::vector<LinearKind> kinds;
     std::vector<const Matrix*> weights;
     RoundingTrial trial;
-    for (const LinearKind kind : consumers(tap)) {
+    for (const LinearKind kind : consumers(input)) {
       const auto grid = grids_.find(kind);
       if (grid == grids_.end()) continue;
       kinds.push_back(kind);
@@ -283,50 +283,50 @@ class BlockQuantizer {
       return choose_ranges(rows, gram, kinds[i], trial.grids[i], unused);
     };
     const std::vector<RoundingChoice> found =
-        choose_rounding(weights, stats(tap).gram, guard.gram, task_.guard_share, trial);
+        choose_rounding(weights, stats(input).gram, guard.gram, task_.guard_share, trial);
     for (size_t i = 0; i < kinds.size(); ++i) choices_[kinds[i]] = found[i];
     guard.gram = Matrix();
     tracker_.enter("round", task_.layer, config_.num_hidden_layers);
   }
 
-  // Before the first linear of the tap is rounded: they share the factor.
-  void try_grids(Tap tap) {
+  // Before the first linear of the input is rounded: they share the factor.
+  void try_grids(LinearInput input) {
     tracker_.enter("sensitivity", task_.layer, config_.num_hidden_layers);
-    const Matrix& gram = stats(tap).gram;
+    const Matrix& gram = stats(input).gram;
     std::vector<const Matrix*> weights;
-    for (const LinearKind kind : consumers(tap)) {
+    for (const LinearKind kind : consumers(input)) {
       if (grids_.count(kind) > 0) weights.push_back(&block_.linear(kind).weight);
     }
     const Matrix sample = sample_rows(weights, kTrialRows);
     json unused;
-    for (GridTrial& trial : (*task_.trials)[static_cast<size_t>(tap)]) {
+    for (GridTrial& trial : (*task_.trials)[static_cast<size_t>(input)]) {
       if (trial.grid.bits == kUnquantizedBits) continue;
-      const GroupRanges ranges = choose_ranges(sample, gram, consumers(tap).back(), trial.grid, unused);
-      QuantizedTensor q = round_sample(sample, tap, ranges, trial.grid);
+      const GroupRanges ranges = choose_ranges(sample, gram, consumers(input).back(), trial.grid, unused);
+      QuantizedTensor q = round_sample(sample, input, ranges, trial.grid);
       const double error = linear_errors(sample, q, &gram).output_error;
       trial.loss = error * error;
     }
     tracker_.enter("round", task_.layer, config_.num_hidden_layers);
   }
 
-  QuantizedTensor round_sample(const Matrix& sample, Tap tap, const GroupRanges& ranges, const Grid& grid) {
+  QuantizedTensor round_sample(const Matrix& sample, LinearInput input, const GroupRanges& ranges, const Grid& grid) {
     const Recipe& recipe = *task_.recipe;
     QuantizedTensor q = recipe.rounding == Rounding::kGptq
-                            ? quantize_gptq(sample, factor(tap, recipe.damping), ranges, grid)
+                            ? quantize_gptq(sample, factor(input, recipe.damping), ranges, grid)
                             : quantize_rtn(sample, ranges, grid);
     if (recipe.refine) {
       RefineOptions options;
       options.damping = recipe.damping;
-      refine(sample, stats(tap).gram, q, options);
+      refine(sample, stats(input).gram, q, options);
     }
     return q;
   }
 
   QuantizedTensor round_linear(const LinearSlot& slot, const Grid& grid, json& entry) {
     const Recipe& recipe = *task_.recipe;
-    const Tap tap = tap_of(slot.kind);
-    if (task_.trials != nullptr && tried_.insert(tap).second) try_grids(tap);
-    if (task_.guard != nullptr && choices_.count(slot.kind) == 0) choose_rounding_of(tap);
+    const LinearInput input = input_of(slot.kind);
+    if (task_.trials != nullptr && tried_.insert(input).second) try_grids(input);
+    if (task_.guard != nullptr && choices_.count(slot.kind) == 0) choose_rounding_of(input);
     RoundingChoice choice;
     choice.damping = recipe.damping;
     choice.feedback = recipe.rounding == Rounding::kGptq;
@@ -342,12 +342,12 @@ class BlockQuantizer {
                          {"refined", choice.refined_error}};
     }
     const Matrix& weight = block_.linear(slot.kind).weight;
-    const Matrix& gram = stats(tap).gram;
+    const Matrix& gram = stats(input).gram;
     const GroupRanges ranges = choose_ranges(weight, gram, slot.kind, grid, entry);
     entry["zero_groups"] = ranges.counts.zero_groups;
     entry["raised_scales"] = ranges.counts.raised;
     entry["clamped_scales"] = ranges.counts.clamped;
-    QuantizedTensor q = choice.feedback ? round_gptq(weight, tap, choice.damping, ranges, grid, entry)
+    QuantizedTensor q = choice.feedback ? round_gptq(weight, input, choice.damping, ranges, grid, entry)
                                         : quantize_rtn(weight, ranges, grid);
     if (choice.refine) {
       RefineOptions options;
@@ -359,20 +359,20 @@ class BlockQuantizer {
     return q;
   }
 
-  const GptqFactor& factor(Tap tap, double damping) {
-    if (!factor_ || factor_tap_ != tap) {
+  const GptqFactor& factor(LinearInput input, double damping) {
+    if (!factor_ || factor_input_ != input) {
       factor_.reset();
       GptqOptions options = gptq_options();
-      options.damping = damping;  // one for all linears of a tap
-      factor_ = make_gptq_factor(stats(tap).gram, options);
-      factor_tap_ = tap;
+      options.damping = damping;  // one for all linears of an input
+      factor_ = make_gptq_factor(stats(input).gram, options);
+      factor_input_ = input;
     }
     return *factor_;
   }
 
-  QuantizedTensor round_gptq(const Matrix& weight, Tap tap, double damping, const GroupRanges& ranges, const Grid& grid,
-                             json& entry) {
-    const GptqFactor& f = factor(tap, damping);
+  QuantizedTensor round_gptq(const Matrix& weight, LinearInput input, double damping, const GroupRanges& ranges,
+                             const Grid& grid, json& entry) {
+    const GptqFactor& f = factor(input, damping);
     entry["damping"] = f.damping;
     return quantize_gptq(weight, f, ranges, grid);
   }
@@ -382,7 +382,7 @@ class BlockQuantizer {
     QuantizedTensor joined;
     for (const LinearSlot& slot : w.slots) {
       const double start = wall_seconds();
-      const Tap tap = tap_of(slot.kind);
+      const LinearInput input = input_of(slot.kind);
       json entry;
       entry["name"] = w.slots.size() == 1 ? w.name : fmt::format("{}[{}]", w.name, linear_kind_name(slot.kind));
       entry["shape"] = {slot.rows, slot.columns};
@@ -392,12 +392,12 @@ class BlockQuantizer {
       entry["group_size"] = q.group_size;
       Matrix& weight = block_.linear(slot.kind).weight;
       tracker_.enter("measure", task_.layer, config_.num_hidden_layers);
-      const Matrix& gram = stats(tap).gram;
+      const Matrix& gram = stats(input).gram;
       const LinearErrors errors = linear_errors(weight, q, gram.empty() ? nullptr : &gram);
       entry["weight_error"] = errors.weight_error;
       entry["output_error"] = gram.empty() ? json(nullptr) : json(errors.output_error);
       entry["held_back_output_error"] = nullptr;
-      if (const ActivationStats* held = held_back(tap)) {
+      if (const ActivationStats* held = held_back(input)) {
         entry["held_back_output_error"] = linear_errors(weight, q, &held->gram).output_error;
       }
       entry["scale_range"] = {errors.least_scale, errors.largest_scale};
@@ -510,9 +510,9 @@ class BlockQuantizer {
   std::vector<Fold> folded_;
   ScalePlan plan_;
   std::map<LinearKind, RoundingChoice> choices_;
-  std::set<Tap> tried_;
+  std::set<LinearInput> tried_;
   std::optional<GptqFactor> factor_;
-  Tap factor_tap_ = Tap::kQkv;
+  LinearInput factor_input_ = LinearInput::kQkv;
   json report_;
   BlockResult result_;
 };

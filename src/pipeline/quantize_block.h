@@ -13,8 +13,8 @@
 
 namespace metal_marlin {
 
-// Another grid for the linears of a tap, and what it costs: the squared relative output error of a sample of their rows
-// on the calibration text, rounded as the recipe says. 0 for kUnquantizedBits.
+// Another grid for the linears of an input, and what it costs: the squared relative output error of a sample of their
+// rows on the calibration text, rounded as the recipe says. 0 for kUnquantizedBits.
 struct GridTrial {
   Grid grid;
   double loss = 0;
@@ -26,11 +26,13 @@ struct BlockTask {
   const Recipe* recipe = nullptr;
   const LayerTensors* tensors = nullptr;
   int64_t layer = 0;
-  std::array<ActivationStats, kTaps>* stats = nullptr;      // of the calibration text; folded along with the weights
-  std::array<ActivationStats, kTaps>* held_back = nullptr;  // of held-back text, for its output error only; may be null
+  std::array<ActivationStats, kLinearInputs>* stats =
+      nullptr;  // of the calibration text; folded along with the weights
+  std::array<ActivationStats, kLinearInputs>* held_back =
+      nullptr;  // of held-back text, for its output error only; may be null
   // Part of the calibration text's tokens, guard_share of them, by which the rounding is chosen (rounding_choice.h);
   // null: it is as the recipe says.
-  std::array<ActivationStats, kTaps>* guard = nullptr;
+  std::array<ActivationStats, kLinearInputs>* guard = nullptr;
   double guard_share = 0;
   // One sequence that enters the block and what the source block makes of it, for the invariance check.
   Matrix invariance_input;
@@ -40,8 +42,8 @@ struct BlockTask {
   std::vector<int64_t> replay_lengths;
   // Not null: takes the block after folding, before rounding. (`stats` are then those of its inputs.)
   Block* folded = nullptr;
-  // Not null: grids to try for each tap, beside those that are taken.
-  std::array<std::vector<GridTrial>, kTaps>* trials = nullptr;
+  // Not null: grids to try for each input, beside those that are taken.
+  std::array<std::vector<GridTrial>, kLinearInputs>* trials = nullptr;
 };
 
 struct BlockResult {

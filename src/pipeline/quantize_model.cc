@@ -144,7 +144,8 @@ class Run {
   void work(uint64_t fingerprint, QuantizeResult& result);
   void choose_mixed_bits();
   // Returns the number of operations.
-  double forward(int64_t layer, const Block& block, StateStore& store, Precision precision, const TapHook& hook) const;
+  double forward(int64_t layer, const Block& block, StateStore& store, Precision precision,
+                 const InputHook& hook) const;
   void run_blocks();
   FinishedBlock finished_block(int64_t layer) const;  // checked against the model
   void replay(int64_t layer);
@@ -354,8 +355,8 @@ void Run::prepare(uint64_t fingerprint) {
                       stats_file_->path(), recipe_.first_token_weight));
     }
   }
-  const auto tokens_of = [&](int64_t layer, Tap tap) {
-    return stats_file_ ? stats_file_->tokens(layer, tap) : static_cast<uint64_t>(texts_.calibration.tokens());
+  const auto tokens_of = [&](int64_t layer, LinearInput input) {
+    return stats_file_ ? stats_file_->tokens(layer, input) : static_cast<uint64_t>(texts_.calibration.tokens());
   };
   few_tokens_ = find_few_tokens(layers_, recipe_, tokens_of, stats_file_ ? 0 : options_.calibration.sequence_length,
                                 options_.calibration.select > 0);
@@ -420,7 +421,7 @@ void Run::choose_mixed_bits() {
 
 // The pass lives for one layer and one stream: its scratch memory is gone when the block is quantized.
 double Run::forward(int64_t layer, const Block& block, StateStore& store, Precision precision,
-                    const TapHook& hook) const {
+                    const InputHook& hook) const {
   BlockForward pass(source_->family(), source_->config(), precision);
   double operations = 0;
   for (const auto& batch : store.batches()) {
@@ -514,8 +515,8 @@ void Run::quantize_layer(int64_t layer) {
   }
   if (recipe_.scale_loss == ScaleLoss::kBlock && calibration_->rows() > 0) take_replay(*calibration_, task);
 
-  std::array<ActivationStats, kTaps> stats;
-  std::array<ActivationStats, kTaps> guard;
+  std::array<ActivationStats, kLinearInputs> stats;
+  std::array<ActivationStats, kLinearInputs> guard;
   if (stats_file_) {
     tracker_.enter("read statistics", layer, layers);
     stats = stats_file_->load(layer);
@@ -524,13 +525,14 @@ void Run::quantize_layer(int64_t layer) {
     const std::vector<int64_t> lengths = texts_.calibration.lengths();
     const int64_t last = guard_sequences(recipe_, static_cast<int64_t>(lengths.size()));
     StatsCollector collector(true, recipe_.precision, lengths, last);
-    const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {
+    const auto hook = [&](LinearInput input, const float* x, int64_t rows, int64_t features) {
       tracker_.enter("statistics", layer, layers);
-      collector.add(tap, x, rows, features);
+      collector.add(input, x, rows, features);
       tracker_.enter("forward", layer, layers);
     };
     forward_operations_ += forward(layer, block, *calibration_, recipe_.precision, hook);
-    stats = collector.finish([&](Tap tap) { return fmt::format("layer {}: inputs of {}", layer, tap_name(tap)); });
+    stats = collector.finish(
+        [&](LinearInput input) { return fmt::format("layer {}: inputs of {}", layer, input_name(input)); });
     if (last > 0) {
       guard = collector.finish_last();
       for (ActivationStats& s : guard) weigh_first_rows(s, recipe_.first_token_weight);
@@ -541,15 +543,15 @@ void Run::quantize_layer(int64_t layer) {
   for (ActivationStats& s : stats) weigh_first_rows(s, recipe_.first_token_weight);
   task.stats = &stats;
 
-  std::array<ActivationStats, kTaps> held_back;
+  std::array<ActivationStats, kLinearInputs> held_back;
   if (evaluating()) {
     tracker_.enter("evaluate", layer, layers);
     StatsCollector collector;
-    std::array<int64_t, kTaps> seen{};
-    const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {
-      int64_t& n = seen[static_cast<size_t>(tap)];
+    std::array<int64_t, kLinearInputs> seen{};
+    const auto hook = [&](LinearInput input, const float* x, int64_t rows, int64_t features) {
+      int64_t& n = seen[static_cast<size_t>(input)];
       const int64_t take = std::min(rows, kHeldBackGramTokens - n);
-      if (take > 0) collector.add(tap, x, take, features);
+      if (take > 0) collector.add(input, x, take, features);
       n += rows;
     };
     forward(layer, block, *reference_, Precision::kF32, hook);
@@ -647,7 +649,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
     for (const QuantizedWeight& w : layers_[layer].quantized) {
       QuantizedLinear q{w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits};
       for (const json& scale : report.at("scales")) {
-        if (scale.at("tap") == tap_name(tap_of(w.slots.front().kind)))
+        if (scale.at("tap") == input_name(input_of(w.slots.front().kind)))
           q.folded = scale.value("producer", std::string());
       }
       plan.quantized.push_back(std::move(q));

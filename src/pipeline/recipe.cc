@@ -274,9 +274,9 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
     w.slots.push_back(std::move(slot));
   }
   // Engines load q,k,v and gate,up as one matrix: a mixture of 4 and 16 bits inside one cannot be loaded.
-  std::array<std::string, kTaps> skipped_by;
+  std::array<std::string, kLinearInputs> skipped_by;
   for (const QuantizedWeight& w : weights) {
-    if (matches_any(options.skip, w.name)) skipped_by[static_cast<size_t>(tap_of(w.slots.front().kind))] = w.name;
+    if (matches_any(options.skip, w.name)) skipped_by[static_cast<size_t>(input_of(w.slots.front().kind))] = w.name;
   }
   for (QuantizedWeight& w : weights) {
     if (w.columns % 8 != 0) {
@@ -284,7 +284,7 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
           {w.name, fmt::format("in_features {} is no multiple of 8, which every layout needs", w.columns)});
       continue;
     }
-    const std::string& by = skipped_by[static_cast<size_t>(tap_of(w.slots.front().kind))];
+    const std::string& by = skipped_by[static_cast<size_t>(input_of(w.slots.front().kind))];
     if (by.empty()) {
       out.quantized.push_back(std::move(w));
     } else if (matches_any(options.skip, w.name)) {

@@ -1,5 +1,5 @@
-// How far the rounding of a tap's linears may go, judged on calibration tokens that it has not seen: error feedback and
-// refinement fit the Gram matrix of the calibration text, and with few tokens they fit its noise.
+// How far the rounding of an input's linears may go, judged on calibration tokens that it has not seen: error feedback
+// and refinement fit the Gram matrix of the calibration text, and with few tokens they fit its noise.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace metal_marlin {
 // Of one linear. The errors are relative output errors on the held-back tokens (LinearErrors::output_error), of `rows`
 // rows.
 struct RoundingChoice {
-  double damping = 0;    // the same for all linears of a tap
+  double damping = 0;    // the same for all linears of an input
   bool feedback = true;  // GPTQ; else rounding to nearest, and then no refinement
   bool refine = true;
   double nearest_error = 0;
@@ -49,7 +49,7 @@ struct RoundingTrial {
 // gram [in, in]: of all calibration tokens, held-back ones included, which are `share` of them; held_back [in, in]: of
 // those alone. For the trial gram becomes that of the others, gram - share held_back, in place; afterwards it is as it
 // was but for rounding. Tried are trial.gptq.damping times trial.raised, times its square, which is taken where the sum
-// of squared errors over the tap is within kDampingTolerance of the first's, and, where it is not, times 1. Then for
+// of squared errors over the input is within kDampingTolerance of the first's, and, where it is not, times 1. Then for
 // each linear the least of refined, with feedback, nearest is taken. Errors as make_gptq_factor; ArgumentError for
 // shapes.
 std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weights, Matrix& gram,

@@ -12,10 +12,10 @@
 namespace metal_marlin {
 namespace {
 
-// Input channels of a block's taps together.
-int64_t tap_features(const ModelSource& source) {
-  std::array<int64_t, kTaps> features{};
-  for (const LinearSlot& slot : source.linears(0)) features[static_cast<size_t>(tap_of(slot.kind))] = slot.columns;
+// Input channels of a block's inputs together.
+int64_t features_of_input(const ModelSource& source) {
+  std::array<int64_t, kLinearInputs> features{};
+  for (const LinearSlot& slot : source.linears(0)) features[static_cast<size_t>(input_of(slot.kind))] = slot.columns;
   int64_t sum = 0;
   for (const int64_t f : features) sum += f;
   return sum;
@@ -44,9 +44,9 @@ PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const
                    BlockForward::kBatchTokens);
   tracker.enter("select", 0, out.blocks);
   embed_sequences(source, pool, store);
-  ProfileCollector profiles(lengths, tap_features(source), out.blocks);
-  const auto hook = [&](Tap tap, const float* x, int64_t rows, int64_t features) {
-    profiles.add(tap, x, rows, features);
+  ProfileCollector profiles(lengths, features_of_input(source), out.blocks);
+  const auto hook = [&](LinearInput input, const float* x, int64_t rows, int64_t features) {
+    profiles.add(input, x, rows, features);
   };
   BlockForward pass(source.family(), config, statistics_precision(machine.precision));
   for (int64_t layer = 0; layer < out.blocks; ++layer) {
@@ -78,7 +78,7 @@ uint64_t select_pool_bytes(const ModelSource& source, const MachineOptions& mach
       states_spill(source, machine, sequences * length) ? 0 : state_bytes(source, sequences * length);
   return states + batch + weights * sizeof(float) +
          BlockForward(source.family(), config, statistics_precision(machine.precision)).scratch_bytes(length) +
-         ProfileCollector::bytes(sequences, tap_features(source), profiled_blocks(source));
+         ProfileCollector::bytes(sequences, features_of_input(source), profiled_blocks(source));
 }
 
 }  // namespace metal_marlin

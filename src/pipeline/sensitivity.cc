@@ -138,7 +138,7 @@ class Measurement {
   }
   void write(int64_t stream, const Matrix& m) { states_->write_rows(stream * rows_, rows_, m.data()); }
 
-  std::array<ActivationStats, kTaps> statistics(int64_t layer, const Block& block) {
+  std::array<ActivationStats, kLinearInputs> statistics(int64_t layer, const Block& block) {
     tracker_.enter("sensitivity", layer, source_.config().num_hidden_layers);
     StatsCollector collector(true, recipe_.precision, statistics_text_.lengths());
     BlockForward pass(source_.family(), source_.config(), recipe_.precision);
@@ -161,16 +161,16 @@ class Measurement {
     task.layer = layer;
     take_probe(*statistics_, task);
     if (recipe_.scale_loss == ScaleLoss::kBlock) take_replay(*statistics_, task);
-    std::array<ActivationStats, kTaps> stats = statistics(layer, block);
+    std::array<ActivationStats, kLinearInputs> stats = statistics(layer, block);
     task.stats = &stats;
     Block folded;
     task.folded = &folded;
     size_t end = next_;
-    std::array<std::vector<GridTrial>, kTaps> trials;
+    std::array<std::vector<GridTrial>, kLinearInputs> trials;
     for (; end < out_.items.size() && out_.items[end].layer == layer; ++end) {
       const SensitiveItem& item = out_.items[end];
       if (item.options.size() == 1) continue;
-      for (const BitsOption& o : item.options) trials[static_cast<size_t>(item.tap)].push_back({o.grid, 0});
+      for (const BitsOption& o : item.options) trials[static_cast<size_t>(item.input)].push_back({o.grid, 0});
     }
     task.trials = &trials;
     quantize_block(task, block, tracker_);
@@ -179,10 +179,10 @@ class Measurement {
     const Matrix input = read(kOriginal);
     run_stream(pass, layer, block, read(kAll), kAll);
     for (size_t i = next_; i < end; ++i) {
-      estimate_options(out_.items[i], trials[static_cast<size_t>(out_.items[i].tap)]);
-      swap_linears(out_.items[i].tap, block, folded);
+      estimate_options(out_.items[i], trials[static_cast<size_t>(out_.items[i].input)]);
+      swap_linears(out_.items[i].input, block, folded);
       run_stream(pass, layer, folded, input.clone(), kFirstItem + static_cast<int64_t>(i));
-      swap_linears(out_.items[i].tap, block, folded);
+      swap_linears(out_.items[i].input, block, folded);
     }
     // The original's stream and those that met their quantized linears before.
     const auto prepared = pass.prepare(folded);
@@ -202,10 +202,10 @@ class Measurement {
     write(stream, states);
   }
 
-  static void swap_linears(Tap tap, Block& a, Block& b) {
+  static void swap_linears(LinearInput input, Block& a, Block& b) {
     for (int k = 0; k < kLinears; ++k) {
       const auto kind = static_cast<LinearKind>(k);
-      if (tap_of(kind) == tap) std::swap(a.linear(kind).weight, b.linear(kind).weight);
+      if (input_of(kind) == input) std::swap(a.linear(kind).weight, b.linear(kind).weight);
     }
   }
 
@@ -300,7 +300,7 @@ std::string sensitivity_warning(const QuantizeOptions& options, int64_t availabl
 
 uint64_t sensitivity_bytes(const ModelSource& source, const QuantizeOptions& options, uint64_t block_bytes) {
   const Size size = size_of(options, options.calibration.samples);
-  const int64_t streams = source.config().num_hidden_layers * kTaps + 2;
+  const int64_t streams = source.config().num_hidden_layers * kLinearInputs + 2;
   const int64_t tokens = streams * size.sequences * size.length + size.statistics * options.calibration.sequence_length;
   const uint64_t held = states_spill(source, options.machine, tokens) ? 0 : state_bytes(source, tokens);
   const uint64_t probabilities =

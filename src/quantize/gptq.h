@@ -1,5 +1,5 @@
 // GPTQ (arXiv 2210.17323) with static groups: columns are rounded one by one, and each one's error is made good by the
-// columns not yet rounded, weighted by the inverse of the tap's Gram matrix.
+// columns not yet rounded, weighted by the inverse of the input's Gram matrix.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ struct GptqOptions {
   bool relative_damping = true;  // of each diagonal entry; else of the diagonal's mean
 };
 
-// What the linears of one tap share. `upper` = U, upper triangular, positive diagonal, with (P H P^T)^-1 = U^T U.
+// What the linears of one input share. `upper` = U, upper triangular, positive diagonal, with (P H P^T)^-1 = U^T U.
 struct GptqFactor {
   Matrix upper;                // [in, in], both halves written (zeros below)
   std::vector<int32_t> order;  // [in] order[j]: the column that is rounded j-th

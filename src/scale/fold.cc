@@ -93,7 +93,7 @@ void apply_fold(const Family& family, const ModelConfig& config, const Fold& fol
   }
   for (int k = 0; k < kLinears; ++k) {
     const auto kind = static_cast<LinearKind>(k);
-    if (tap_of(kind) != fold.tap) continue;
+    if (input_of(kind) != fold.input) continue;
     Matrix& w = block.linear(kind).weight;
     for (int64_t r = 0; r < w.rows(); ++r) {
       const auto row = w.row(r);
@@ -130,11 +130,11 @@ double check_invariance(const Family& family, const ModelConfig& config, int64_t
   if (error < kInvarianceLimit) return error;  // false for NaN too
   std::string broken = "all folds together";
   double worst = 0;
-  for (const TapScale& tap : plan.taps) {
+  for (const InputScale& scaled : plan.inputs) {
     for (const Fold& fold : family.folds) {
-      if (fold.tap != tap.tap || tap.scale.empty()) continue;
+      if (fold.input != scaled.input || scaled.scale.empty()) continue;
       Block alone = reload();
-      std::vector<float> scale = tap.scale;
+      std::vector<float> scale = scaled.scale;
       apply_fold(family, config, fold, scale, alone);
       const double e = invariance_error(input, expected, run_block_once(family, config, layer, alone, input));
       if (!(e <= worst)) {

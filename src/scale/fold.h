@@ -12,12 +12,12 @@
 
 namespace metal_marlin {
 
-// Divides the channels of the tap's producer by `scale` [in_features] and multiplies the columns of every linear of the
-// tap by it: W <- W diag(s);  norm: w / s (offset norms: (1 + w) / s - 1);  v or up: rows and bias / s. With grouped
-// queries a v channel serves several heads: their scales must be equal (ArgumentError otherwise).
-// A norm is written in f16, so it is rounded here, and what rounding changed goes into the columns: the factor they
-// get is w / f16(w / s), by which the fold stays exact and `scale` is updated to it.
-// Source: AWQ, section 3.2, and the folding maps of docs/algorithms.md. NumericError when a value leaves its range.
+// Divides the channels of the input's producer by `scale` [in_features] and multiplies the columns of every linear of
+// the input by it: W <- W diag(s);  norm: w / s (offset norms: (1 + w) / s - 1);  v or up: rows and bias / s. With
+// grouped queries a v channel serves several heads: their scales must be equal (ArgumentError otherwise). A norm is
+// written in f16, so it is rounded here, and what rounding changed goes into the columns: the factor they get is w /
+// f16(w / s), by which the fold stays exact and `scale` is updated to it. Source: AWQ, section 3.2, and the folding
+// maps of docs/algorithms.md. NumericError when a value leaves its range.
 void apply_fold(const Family& family, const ModelConfig& config, const Fold& fold, std::span<float> scale,
                 Block& block);
 

@@ -160,13 +160,14 @@ std::vector<int32_t> salient_channels(std::span<const uint8_t> mask, int64_t in_
   return channels;
 }
 
-TapScale scale_salient_channels(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
-                                std::span<const int32_t> channels, const ScaleSearchOptions& options) {
+InputScale scale_salient_channels(LinearInput input, std::span<const Matrix* const> weights,
+                                  const ActivationStats& stats, std::span<const int32_t> channels,
+                                  const ScaleSearchOptions& options) {
   const std::span<const float> statistic = activation_statistic(stats, options.statistic);
   std::vector<float> floored(statistic.begin(), statistic.end());
   for (float& value : floored) value = std::max(value, kLeastStatistic);
   const float middle = median(floored);
-  return search_ratios(tap, weights, stats, options, [&](double ratio) {
+  return search_ratios(input, weights, stats, options, [&](double ratio) {
     std::vector<float> scale(floored.size(), 1.0f);
     for (const int32_t channel : channels) {
       const auto c = static_cast<size_t>(channel);
@@ -177,13 +178,14 @@ TapScale scale_salient_channels(Tap tap, std::span<const Matrix* const> weights,
   });
 }
 
-SalientScaling compute_salient_scaling(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
-                                       double salient_ratio, const ScaleSearchOptions& options) {
+SalientScaling compute_salient_scaling(LinearInput input, std::span<const Matrix* const> weights,
+                                       const ActivationStats& stats, double salient_ratio,
+                                       const ScaleSearchOptions& options) {
   const std::span<const float> statistic = activation_statistic(stats, options.statistic);
   const SalientWeights salient = find_salient_weights(weights, statistic, salient_ratio);
   SalientScaling result;
   result.channels = salient_channels(salient.mask, static_cast<int64_t>(statistic.size()));
-  result.scale = scale_salient_channels(tap, weights, stats, result.channels, options);
+  result.scale = scale_salient_channels(input, weights, stats, result.channels, options);
   return result;
 }
 

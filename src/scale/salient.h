@@ -29,7 +29,7 @@ SalientWeights find_salient_weights_transposed(const Matrix& weight, std::span<c
                                                double salient_ratio);
 
 struct SalientScaling {
-  TapScale scale;
+  InputScale scale;
   std::vector<int32_t> channels;  // ascending: those that were chosen
 };
 
@@ -41,10 +41,12 @@ std::vector<int32_t> salient_channels(std::span<const uint8_t> mask, int64_t in_
 // s_k = max((stat_k / median stat)^r, 1) for the chosen channels, 1 for the others, r = i / options.ratios searched as
 // in search_scale (options.heads: pooled over heads afterwards, so that the fold stays exact). Statistics below 1e-4
 // count as 1e-4. Errors as in search_scale and find_salient_weights.
-SalientScaling compute_salient_scaling(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
-                                       double salient_ratio, const ScaleSearchOptions& options);
+SalientScaling compute_salient_scaling(LinearInput input, std::span<const Matrix* const> weights,
+                                       const ActivationStats& stats, double salient_ratio,
+                                       const ScaleSearchOptions& options);
 // The same for channels that were chosen already.
-TapScale scale_salient_channels(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
-                                std::span<const int32_t> channels, const ScaleSearchOptions& options);
+InputScale scale_salient_channels(LinearInput input, std::span<const Matrix* const> weights,
+                                  const ActivationStats& stats, std::span<const int32_t> channels,
+                                  const ScaleSearchOptions& options);
 
 }  // namespace metal_marlin

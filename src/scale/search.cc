@@ -56,7 +56,7 @@ double tile_loss(const Matrix& sample, int64_t first, int64_t count, const Matri
   return loss;
 }
 
-void require_tap(std::span<const Matrix* const> weights, const ScaleSearchOptions& options) {
+void require_input(std::span<const Matrix* const> weights, const ScaleSearchOptions& options) {
   if (weights.empty() || weights.front()->empty()) throw ArgumentError("weights: expected at least one linear");
   for (const Matrix* weight : weights) {
     if (weight->empty() || weight->cols() != weights.front()->cols()) {
@@ -188,7 +188,7 @@ void pool_heads(std::span<float> scale, const HeadGroups& heads) {
 
 std::vector<double> gram_losses(std::span<const Matrix* const> weights, const Matrix& gram,
                                 std::span<const std::vector<float>> scales, const ScaleSearchOptions& options) {
-  require_tap(weights, options);
+  require_input(weights, options);
   const int64_t k = weights.front()->cols();
   if (gram.rows() != k || gram.cols() != k) {
     throw ArgumentError(
@@ -227,10 +227,10 @@ std::vector<double> gram_losses(std::span<const Matrix* const> weights, const Ma
   return losses;
 }
 
-TapScale search_ratios(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
-                       const ScaleSearchOptions& options,
-                       const std::function<std::vector<float>(double ratio)>& candidate) {
-  require_tap(weights, options);
+InputScale search_ratios(LinearInput input, std::span<const Matrix* const> weights, const ActivationStats& stats,
+                         const ScaleSearchOptions& options,
+                         const std::function<std::vector<float>(double ratio)>& candidate) {
+  require_input(weights, options);
   std::vector<std::vector<float>> scales;
   for (int i = 0; i < options.ratios; ++i) {
     scales.push_back(candidate(static_cast<double>(i) / options.ratios));
@@ -252,10 +252,10 @@ TapScale search_ratios(Tap tap, std::span<const Matrix* const> weights, const Ac
   }
   if (best == losses.size()) {
     throw NumericError(fmt::format(
-        "scale search of tap {}: no candidate has a finite loss; check weights and activations", tap_name(tap)));
+        "scale search of input {}: no candidate has a finite loss; check weights and activations", input_name(input)));
   }
-  TapScale result;
-  result.tap = tap;
+  InputScale result;
+  result.input = input;
   result.scale = std::move(scales[best]);
   result.ratio = static_cast<double>(best) / options.ratios;
   result.loss_before = losses.front();
@@ -263,10 +263,10 @@ TapScale search_ratios(Tap tap, std::span<const Matrix* const> weights, const Ac
   return result;
 }
 
-TapScale search_scale(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
-                      const ScaleSearchOptions& options) {
+InputScale search_scale(LinearInput input, std::span<const Matrix* const> weights, const ActivationStats& stats,
+                        const ScaleSearchOptions& options) {
   const std::span<const float> statistic = activation_statistic(stats, options.statistic);
-  return search_ratios(tap, weights, stats, options, [&](double ratio) {
+  return search_ratios(input, weights, stats, options, [&](double ratio) {
     std::vector<float> scale(statistic.size());
     for (size_t k = 0; k < scale.size(); ++k) {
       scale[k] = static_cast<float>(std::pow(std::max(statistic[k], kLeastStatistic), ratio));

@@ -35,7 +35,7 @@ struct ScaleSearchOptions {
   int64_t rows = 256;  // the loss is summed over this many evenly spaced rows of the stacked weights; 0: all
   Grid grid;
   RangeOptions range;  // ranges of the rounding inside the loss
-  HeadGroups heads;    // for tap o
+  HeadGroups heads;    // for input o
   // Replaces the Gram loss, e.g. by the output error of the whole block; called once per candidate, in order, with a
   // scale [in_features]. Empty: the Gram loss.
   std::function<double(std::span<const float> scale)> loss;
@@ -46,11 +46,11 @@ struct ScaleSearchOptions {
 
 // Scale by the published search (arXiv 2306.00978, section 3.2): x = max(statistic, 1e-4), s = x^(i / ratios), pooled
 // over heads, divided by sqrt(max s * min s); the candidate with the least loss, the first of equals.
-// `weights`: the linears that share the tap, each [out_i, in], stacked along out. loss_before is that of i = 0 (s = 1).
-// fold is left empty. ArgumentError: shapes, options, no Gram matrix; NumericError: NaN or Inf in weights or
+// `weights`: the linears that share the input, each [out_i, in], stacked along out. loss_before is that of i = 0 (s =
+// 1). fold is left empty. ArgumentError: shapes, options, no Gram matrix; NumericError: NaN or Inf in weights or
 // statistics, or when no candidate has a finite loss.
-TapScale search_scale(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
-                      const ScaleSearchOptions& options);
+InputScale search_scale(LinearInput input, std::span<const Matrix* const> weights, const ActivationStats& stats,
+                        const ScaleSearchOptions& options);
 
 // tr(E G E^T) for each candidate scale, E = RTN(W diag(s)) / diag(s) - W on the rows that options.rows selects: row
 // floor(i * out / rows) of the stack, i = 0 .. rows - 1. Costs rows * in^2 / 2 multiply-adds per candidate.
@@ -68,9 +68,9 @@ Matrix scaled_blocks(const Matrix& gram, const std::vector<float>& scale, int64_
 int64_t block_of(const RangeOptions& range, const Grid& grid, int64_t in_features);
 
 // The search loop itself: candidate(ratio) makes a scale for each ratio i / options.ratios; the losses as above.
-TapScale search_ratios(Tap tap, std::span<const Matrix* const> weights, const ActivationStats& stats,
-                       const ScaleSearchOptions& options,
-                       const std::function<std::vector<float>(double ratio)>& candidate);
+InputScale search_ratios(LinearInput input, std::span<const Matrix* const> weights, const ActivationStats& stats,
+                         const ScaleSearchOptions& options,
+                         const std::function<std::vector<float>(double ratio)>& candidate);
 
 // Replaces scale[h, d] (h a query head) by the geometric mean over the query heads that share a kv head, query heads
 // h * heads / kv_heads ... being neighbours. ArgumentError when the sizes disagree.

@@ -16,21 +16,21 @@ const char* linear_kind_name(LinearKind kind) noexcept {
   return kNames[static_cast<int>(kind)];
 }
 
-Tap tap_of(LinearKind kind) noexcept {
+LinearInput input_of(LinearKind kind) noexcept {
   switch (kind) {
     case LinearKind::kQ:
     case LinearKind::kK:
     case LinearKind::kV:
-      return Tap::kQkv;
+      return LinearInput::kQkv;
     case LinearKind::kO:
-      return Tap::kO;
+      return LinearInput::kO;
     case LinearKind::kGate:
     case LinearKind::kUp:
-      return Tap::kGateUp;
+      return LinearInput::kGateUp;
     case LinearKind::kDown:
       break;
   }
-  return Tap::kDown;
+  return LinearInput::kDown;
 }
 
 const std::vector<const Family*>& families() {

@@ -23,12 +23,12 @@ class GgufMetadata;
 enum class LinearKind : uint8_t { kQ, kK, kV, kO, kGate, kUp, kDown };
 inline constexpr int kLinears = 7;
 const char* linear_kind_name(LinearKind kind) noexcept;  // "q", "k", ...
-Tap tap_of(LinearKind kind) noexcept;                    // q,k,v -> kQkv; o -> kO; gate,up -> kGateUp; down -> kDown
+LinearInput input_of(LinearKind kind) noexcept;          // q,k,v -> kQkv; o -> kO; gate,up -> kGateUp; down -> kDown
 
 enum class NormKind : uint8_t { kInput, kQ, kK, kPostAttention, kPreFeedForward, kPostFeedForward };
 inline constexpr int kNorms = 6;
 
-// What divides the scaled channels of a tap's input (section 10 of the format notes).
+// What divides the scaled channels of an input (section 10 of the format notes).
 enum class FoldProducer : uint8_t {
   kNone,
   kInputNorm,           // norm weight / s (offset norms: (1 + w) / s - 1)
@@ -37,7 +37,7 @@ enum class FoldProducer : uint8_t {
   kUpRows,              // rows of up (and its bias)
 };
 struct Fold {
-  Tap tap;
+  LinearInput input;
   FoldProducer producer;
   std::string name;  // "input_layernorm -> q_proj,k_proj,v_proj"
 };

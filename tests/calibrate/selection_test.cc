@@ -132,7 +132,7 @@ TEST(Selection, DoesNotDependOnTheThreads) {
   set_threads(before);
 }
 
-// Sequences of 3, 5 and 2 rows, two taps of 300 (more than a tile) and 2 channels, two blocks, in two batches.
+// Sequences of 3, 5 and 2 rows, two inputs of 300 (more than a tile) and 2 channels, two blocks, in two batches.
 TEST(ProfileCollector, HoldsTheLargestSquareOfEachSequence) {
   const std::vector<int64_t> lengths = {3, 5, 2};
   constexpr int64_t kWide = 300;
@@ -145,7 +145,8 @@ TEST(ProfileCollector, HoldsTheLargestSquareOfEachSequence) {
       int64_t rows = 0;
       for (int64_t i = first; i < last; ++i) rows += lengths[static_cast<size_t>(i)];
       int64_t offset = block * (kWide + 2);
-      for (const auto& [tap, width] : {std::pair<Tap, int64_t>{Tap::kQkv, kWide}, {Tap::kDown, 2}}) {
+      for (const auto& [input, width] :
+           {std::pair<LinearInput, int64_t>{LinearInput::kQkv, kWide}, {LinearInput::kDown, 2}}) {
         Matrix x(rows, width);
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t k = 0; k < width; ++k) x(r, k) = static_cast<float>(random.normal());
@@ -162,8 +163,8 @@ TEST(ProfileCollector, HoldsTheLargestSquareOfEachSequence) {
         }
         // As the forward pass delivers them: not always at the borders of sequences.
         const int64_t cut = rows / 2;
-        collector.add(tap, x.data(), cut, width);
-        collector.add(tap, x.data() + cut * width, rows - cut, width);
+        collector.add(input, x.data(), cut, width);
+        collector.add(input, x.data() + cut * width, rows - cut, width);
         offset += width;
       }
     }
@@ -177,20 +178,20 @@ TEST(ProfileCollector, RefusesNanAndWrongShapes) {
   const std::vector<float> bad = {1, std::numeric_limits<float>::quiet_NaN()};
   ProfileCollector poisoned({1, 1}, 2, 1);
   poisoned.begin_block(0, 0);
-  EXPECT_THROW(poisoned.add(Tap::kQkv, bad.data(), 1, 2), NumericError);
+  EXPECT_THROW(poisoned.add(LinearInput::kQkv, bad.data(), 1, 2), NumericError);
   // Also when good values follow.
   for (const float worst : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e30F}) {
     const std::vector<float> first = {worst, 1, 2, 3};
     ProfileCollector other({2}, 2, 1);
     other.begin_block(0, 0);
-    EXPECT_THROW(other.add(Tap::kQkv, first.data(), 2, 2), NumericError) << worst;
+    EXPECT_THROW(other.add(LinearInput::kQkv, first.data(), 2, 2), NumericError) << worst;
   }
   const std::vector<float> good(6, 1.0F);
   ProfileCollector collector({1, 1}, 2, 1);
   collector.begin_block(0, 0);
-  EXPECT_THROW(collector.add(Tap::kQkv, good.data(), 3, 2), ArgumentError);
+  EXPECT_THROW(collector.add(LinearInput::kQkv, good.data(), 3, 2), ArgumentError);
   collector.begin_block(0, 0);
-  EXPECT_THROW(collector.add(Tap::kQkv, good.data(), 1, 3), ArgumentError);
+  EXPECT_THROW(collector.add(LinearInput::kQkv, good.data(), 1, 3), ArgumentError);
 }
 
 }  // namespace

@@ -28,11 +28,11 @@ Matrix activations(int64_t rows, uint64_t seed) {
 TEST(StatsCollector, EqualsThePlainFormulasInFloat64) {
   const Matrix x = activations(300, 3);
   StatsCollector collector;
-  collector.add(Tap::kO, x.data(), 1, kFeatures);
-  collector.add(Tap::kO, x.data() + kFeatures, 199, kFeatures);
-  collector.add(Tap::kO, x.data() + 200 * kFeatures, 100, kFeatures);
+  collector.add(LinearInput::kO, x.data(), 1, kFeatures);
+  collector.add(LinearInput::kO, x.data() + kFeatures, 199, kFeatures);
+  collector.add(LinearInput::kO, x.data() + 200 * kFeatures, 100, kFeatures);
   const auto all = collector.finish();
-  const ActivationStats& s = all[static_cast<size_t>(Tap::kO)];
+  const ActivationStats& s = all[static_cast<size_t>(LinearInput::kO)];
   ASSERT_EQ(s.in_features, kFeatures);
   EXPECT_EQ(s.tokens, 300U);
   for (int64_t k = 0; k < kFeatures; ++k) {
@@ -56,9 +56,9 @@ TEST(StatsCollector, EqualsThePlainFormulasInFloat64) {
       EXPECT_EQ(s.gram(k, m), s.gram(m, k));
     }
   }
-  // The other taps saw nothing, and the collector is empty again.
-  EXPECT_EQ(all[static_cast<size_t>(Tap::kQkv)].in_features, 0);
-  EXPECT_EQ(collector.finish()[static_cast<size_t>(Tap::kO)].tokens, 0U);
+  // The other inputs saw nothing, and the collector is empty again.
+  EXPECT_EQ(all[static_cast<size_t>(LinearInput::kQkv)].in_features, 0);
+  EXPECT_EQ(collector.finish()[static_cast<size_t>(LinearInput::kO)].tokens, 0U);
 }
 
 // Two sequences of one row, an empty one and three longer ones; the batches cut them anywhere.
@@ -68,7 +68,8 @@ TEST(StatsCollector, FirstRowsCountAsOftenAsAsked) {
   const Matrix x = activations(300, 6);
   StatsCollector collector(true, Precision::kF32, lengths);
   for (int64_t row = 0, step = 1; row < 300; row += step, step = std::min<int64_t>(step * 2, 300 - row)) {
-    for (const Tap tap : {Tap::kQkv, Tap::kDown}) collector.add(tap, x.data() + row * kFeatures, step, kFeatures);
+    for (const LinearInput input : {LinearInput::kQkv, LinearInput::kDown})
+      collector.add(input, x.data() + row * kFeatures, step, kFeatures);
   }
   std::vector<int64_t> first;
   int64_t start = 0;
@@ -77,8 +78,8 @@ TEST(StatsCollector, FirstRowsCountAsOftenAsAsked) {
     start += length;
   }
   auto all = collector.finish();
-  for (const Tap tap : {Tap::kQkv, Tap::kDown}) {
-    ActivationStats& s = all[static_cast<size_t>(tap)];
+  for (const LinearInput input : {LinearInput::kQkv, LinearInput::kDown}) {
+    ActivationStats& s = all[static_cast<size_t>(input)];
     EXPECT_EQ(s.tokens, 300U);
     ASSERT_EQ(s.first_rows.rows(), static_cast<int64_t>(first.size()));
     for (size_t i = 0; i < first.size(); ++i) {
@@ -114,10 +115,10 @@ TEST(StatsCollector, LastSequencesHaveStatisticsOfTheirOwn) {
   const Matrix x = activations(300, 9);
   const auto collect = [&](StatsCollector& c, const float* from, std::vector<int64_t> batches) {
     for (const int64_t rows : batches) {
-      c.add(Tap::kDown, from, rows, kFeatures);
+      c.add(LinearInput::kDown, from, rows, kFeatures);
       from += rows * kFeatures;
     }
-    return std::move(c.finish()[static_cast<size_t>(Tap::kDown)]);
+    return std::move(c.finish()[static_cast<size_t>(LinearInput::kDown)]);
   };
   StatsCollector plain(true, Precision::kF32, lengths);
   const ActivationStats all = collect(plain, x.data(), {300});
@@ -127,11 +128,11 @@ TEST(StatsCollector, LastSequencesHaveStatisticsOfTheirOwn) {
     StatsCollector collector(true, Precision::kF32, lengths, 3);
     const ActivationStats whole = collect(collector, x.data(), batches);
     const auto last = collector.finish_last();
-    const ActivationStats& l = last[static_cast<size_t>(Tap::kDown)];
+    const ActivationStats& l = last[static_cast<size_t>(LinearInput::kDown)];
     EXPECT_EQ(whole.tokens, 300U);
     EXPECT_EQ(l.tokens, 100U);
     EXPECT_EQ(l.in_features, kFeatures);
-    EXPECT_EQ(last[static_cast<size_t>(Tap::kO)].in_features, 0);
+    EXPECT_EQ(last[static_cast<size_t>(LinearInput::kO)].in_features, 0);
     ASSERT_EQ(l.first_rows.rows(), 2);
     for (int64_t i = 0; i < l.first_rows.size(); ++i) EXPECT_EQ(l.first_rows.data()[i], expected.first_rows.data()[i]);
     for (int64_t i = 0; i < all.gram.size(); ++i) {
@@ -146,25 +147,25 @@ TEST(StatsCollector, LastSequencesHaveStatisticsOfTheirOwn) {
 TEST(StatsCollector, FirstRowsAreUnknownWithoutLengthsAndRefusedBeyondThem) {
   const Matrix x = activations(11, 7);
   StatsCollector plain;
-  plain.add(Tap::kQkv, x.data(), 11, kFeatures);
+  plain.add(LinearInput::kQkv, x.data(), 11, kFeatures);
   ActivationStats s = std::move(plain.finish()[0]);
   EXPECT_EQ(s.first_rows.rows(), 0);
   const Matrix before = s.gram.clone();
   weigh_first_rows(s, 100);
   EXPECT_TRUE(std::equal(before.data(), before.data() + before.size(), s.gram.data()));
   StatsCollector collector(true, Precision::kF32, {10});
-  EXPECT_THROW(collector.add(Tap::kQkv, x.data(), 11, kFeatures), ArgumentError);
+  EXPECT_THROW(collector.add(LinearInput::kQkv, x.data(), 11, kFeatures), ArgumentError);
 }
 
 TEST(StatsCollector, WithoutGramTheRestIsTheSame) {
   const Matrix x = activations(50, 4);
   StatsCollector with;
   StatsCollector without(false);
-  for (StatsCollector* c : {&with, &without}) c->hook()(Tap::kDown, x.data(), 50, kFeatures);
+  for (StatsCollector* c : {&with, &without}) c->hook()(LinearInput::kDown, x.data(), 50, kFeatures);
   const auto all_with = with.finish();
   const auto all_without = without.finish();
-  const ActivationStats& a = all_with[static_cast<size_t>(Tap::kDown)];
-  const ActivationStats& b = all_without[static_cast<size_t>(Tap::kDown)];
+  const ActivationStats& a = all_with[static_cast<size_t>(LinearInput::kDown)];
+  const ActivationStats& b = all_without[static_cast<size_t>(LinearInput::kDown)];
   EXPECT_EQ(a.mean, b.mean);
   EXPECT_EQ(a.max, b.max);
   EXPECT_EQ(a.rms, b.rms);
@@ -177,14 +178,14 @@ TEST(StatsCollector, RefusesWhatIsNoNumberAndOtherWidths) {
     Matrix x = activations(20, 5);
     x(19, 36) = bad;
     StatsCollector collector(false);
-    collector.add(Tap::kQkv, x.data(), 20, kFeatures);
+    collector.add(LinearInput::kQkv, x.data(), 20, kFeatures);
     EXPECT_THROW(collector.finish(), NumericError) << bad;
   }
   const Matrix x = activations(4, 6);
   StatsCollector collector;
-  collector.add(Tap::kQkv, x.data(), 4, kFeatures);
-  EXPECT_THROW(collector.add(Tap::kQkv, x.data(), 4, kFeatures - 1), ArgumentError);
-  collector.add(Tap::kO, x.data(), 4, kFeatures - 1);  // another tap has its own width
+  collector.add(LinearInput::kQkv, x.data(), 4, kFeatures);
+  EXPECT_THROW(collector.add(LinearInput::kQkv, x.data(), 4, kFeatures - 1), ArgumentError);
+  collector.add(LinearInput::kO, x.data(), 4, kFeatures - 1);  // another input has its own width
 }
 
 }  // namespace

@@ -39,10 +39,10 @@ class StatsFileTest : public testing::Test {
   std::vector<OwnedTensor> statistics(bool gram = true) const {
     std::vector<OwnedTensor> out;
     for (int64_t layer = 0; layer < 2; ++layer) {
-      std::array<ActivationStats, kTaps> stats;
-      for (size_t t = 0; t < kTaps; ++t) {
+      std::array<ActivationStats, kLinearInputs> stats;
+      for (size_t t = 0; t < kLinearInputs; ++t) {
         ActivationStats& s = stats[t];
-        s.in_features = t == static_cast<size_t>(Tap::kDown) ? 40 : 32;
+        s.in_features = t == static_cast<size_t>(LinearInput::kDown) ? 40 : 32;
         s.tokens = 20'000'001;  // no float32 holds it
         for (int64_t k = 0; k < s.in_features; ++k) {
           s.mean.push_back(static_cast<float>(k + 1));
@@ -97,8 +97,8 @@ TEST_F(StatsFileTest, StatisticsComeBackAsTheyWere) {
   EXPECT_EQ(file.tokens(), 20'000'001U);
   for (int64_t layer = 0; layer < 2; ++layer) {
     const auto stats = file.load(layer);
-    for (size_t t = 0; t < kTaps; ++t) {
-      const int64_t width = t == static_cast<size_t>(Tap::kDown) ? 40 : 32;
+    for (size_t t = 0; t < kLinearInputs; ++t) {
+      const int64_t width = t == static_cast<size_t>(LinearInput::kDown) ? 40 : 32;
       ASSERT_EQ(stats[t].in_features, width);
       EXPECT_EQ(stats[t].tokens, 20'000'001U);
       for (int64_t k = 0; k < width; ++k) {
@@ -118,7 +118,7 @@ TEST_F(StatsFileTest, RawActivationsAreSummedUp) {
     EXPECT_TRUE(file.raw());
     EXPECT_EQ(file.tokens(), 21U);
     const auto all = file.load(0);
-    const ActivationStats& stats = all[static_cast<size_t>(Tap::kDown)];
+    const ActivationStats& stats = all[static_cast<size_t>(LinearInput::kDown)];
     const auto* x = reinterpret_cast<const float*>(arrays[3].bytes.data());
     for (int64_t k = 0; k < 40; ++k) {
       double sum = 0;
@@ -133,13 +133,13 @@ TEST_F(StatsFileTest, RawActivationsAreSummedUp) {
   }
 }
 
-TEST_F(StatsFileTest, FirstRowsComeBackWhereEveryTapHasThem) {
+TEST_F(StatsFileTest, FirstRowsComeBackWhereEveryInputHasThem) {
   EXPECT_FALSE(StatsFile(write(statistics()), *source_).first_rows());
   auto arrays = statistics();
   for (int layer = 0; layer < 2; ++layer) {
-    for (const char* tap : {"qkv", "o", "gate_up", "down"}) {
-      arrays.push_back(array("layers." + std::to_string(layer) + "." + tap + ".first",
-                             {3, std::string(tap) == "down" ? 40 : 32}, 5));
+    for (const char* input : {"qkv", "o", "gate_up", "down"}) {
+      arrays.push_back(array("layers." + std::to_string(layer) + "." + input + ".first",
+                             {3, std::string(input) == "down" ? 40 : 32}, 5));
     }
   }
   const StatsFile file(write(arrays), *source_);

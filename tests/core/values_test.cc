@@ -73,10 +73,10 @@ TEST(QuantizedTensor, ValidateNamesWhatIsWrong) {
 }
 
 TEST(Values, NamesAndGrid) {
-  EXPECT_STREQ(tap_name(Tap::kQkv), "qkv");
-  EXPECT_STREQ(tap_name(Tap::kO), "o");
-  EXPECT_STREQ(tap_name(Tap::kGateUp), "gate_up");
-  EXPECT_STREQ(tap_name(Tap::kDown), "down");
+  EXPECT_STREQ(input_name(LinearInput::kQkv), "qkv");
+  EXPECT_STREQ(input_name(LinearInput::kO), "o");
+  EXPECT_STREQ(input_name(LinearInput::kGateUp), "gate_up");
+  EXPECT_STREQ(input_name(LinearInput::kDown), "down");
   EXPECT_EQ((Grid{.bits = 3}.levels()), 8);
   EXPECT_EQ((Grid{.group_size = -1}.group_of(576)), 576);
   EXPECT_EQ((Grid{.group_size = 64}.group_of(576)), 64);

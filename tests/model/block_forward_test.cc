@@ -60,12 +60,13 @@ class BlockForwardTest : public ::testing::TestWithParam<size_t> {
 TEST_P(BlockForwardTest, EqualsFloat64WithTaps) {
   const Matrix x = input(kLengths);
   Matrix states = x.clone();
-  std::array<std::vector<float>, kTaps> taps;
+  std::array<std::vector<float>, kLinearInputs> inputs;
   BlockForward forward(model_.family, model_.config);
-  forward.run(1, model_.block, states, kLengths, [&](Tap tap, const float* data, int64_t rows, int64_t features) {
-    auto& t = taps[static_cast<size_t>(tap)];
-    t.insert(t.end(), data, data + rows * features);
-  });
+  forward.run(1, model_.block, states, kLengths,
+              [&](LinearInput input, const float* data, int64_t rows, int64_t features) {
+                auto& t = inputs[static_cast<size_t>(input)];
+                t.insert(t.end(), data, data + rows * features);
+              });
   Matrix without_hook = x.clone();
   forward.run(1, model_.block, without_hook, kLengths);
   EXPECT_EQ(0, std::memcmp(states.data(), without_hook.data(), static_cast<size_t>(states.size()) * 4));
@@ -73,12 +74,12 @@ TEST_P(BlockForwardTest, EqualsFloat64WithTaps) {
   for (const int64_t n : kLengths) {
     const auto reference = testing::reference_forward(model_, 1, to_rows(x, row, n));
     EXPECT_LT(largest_difference(states, row, reference.states), kF32Tolerance) << n;
-    for (size_t t = 0; n > 0 && t < kTaps; ++t) {
-      const auto width = static_cast<int64_t>(reference.taps[t][0].size());
-      ASSERT_EQ(static_cast<int64_t>(taps[t].size()), x.rows() * width);
+    for (size_t t = 0; n > 0 && t < kLinearInputs; ++t) {
+      const auto width = static_cast<int64_t>(reference.inputs[t][0].size());
+      ASSERT_EQ(static_cast<int64_t>(inputs[t].size()), x.rows() * width);
       Matrix got(x.rows(), width);
-      std::copy(taps[t].begin(), taps[t].end(), got.data());
-      EXPECT_LT(largest_difference(got, row, reference.taps[t]), kF32Tolerance) << "tap " << t << " length " << n;
+      std::copy(inputs[t].begin(), inputs[t].end(), got.data());
+      EXPECT_LT(largest_difference(got, row, reference.inputs[t]), kF32Tolerance) << "input " << t << " length " << n;
     }
     row += n;
   }
@@ -196,8 +197,8 @@ TEST(BlockForward, LongSequencesInBatchesEqualFloat64) {
   for (const int64_t layer : {0, 1}) {
     Matrix states = x.clone();
     int64_t rows_seen = 0;
-    forward.run(layer, m.block, states, lengths, [&](Tap tap, const float*, int64_t rows, int64_t) {
-      if (tap == Tap::kDown) rows_seen += rows;
+    forward.run(layer, m.block, states, lengths, [&](LinearInput input, const float*, int64_t rows, int64_t) {
+      if (input == LinearInput::kDown) rows_seen += rows;
     });
     EXPECT_EQ(rows_seen, 4150);
     const auto reference = testing::reference_forward(m, layer, to_rows(x, 0, 1500));

@@ -102,10 +102,10 @@ TEST_P(GoldenTest, EqualsTransformers) {
     for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
       forward.run(
           layer, load_block(*source_, layer), states, lengths,
-          [&](Tap tap, const float* x, int64_t rows, int64_t features) {
+          [&](LinearInput input, const float* x, int64_t rows, int64_t features) {
             constexpr const char* kNames[] = {"self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"};
             const TensorView* t =
-                values_.find("tap.model.layers." + std::to_string(layer) + "." + kNames[static_cast<size_t>(tap)]);
+                values_.find("tap.model.layers." + std::to_string(layer) + "." + kNames[static_cast<size_t>(input)]);
             if (t != nullptr) expect_close({x, static_cast<size_t>(rows * features)}, floats(*t), t->name);
           });
       check(layer + 1);

@@ -160,7 +160,7 @@ inline double activate(double g, Activation a) {
 
 struct ReferenceOutput {
   Rows states;
-  std::array<Rows, kTaps> taps;
+  std::array<Rows, kLinearInputs> inputs;
 };
 
 // One sequence from position 0.
@@ -194,7 +194,7 @@ inline ReferenceOutput reference_forward(const TestModel& m, int64_t layer, cons
   Rows q, k, v;
   for (size_t t = 0; t < states.size(); ++t) {
     const auto x = norm_row(states[t], b.norm(NormKind::kInput), m);
-    out.taps[0].push_back(x);
+    out.inputs[0].push_back(x);
     q.push_back(linear_row(x, b.linear(LinearKind::kQ)));
     k.push_back(linear_row(x, b.linear(LinearKind::kK)));
     v.push_back(linear_row(x, b.linear(LinearKind::kV)));
@@ -222,17 +222,17 @@ inline ReferenceOutput reference_forward(const TestModel& m, int64_t layer, cons
         for (size_t i = 0; i < d; ++i) attended[h * d + i] += p[s - begin] / sum * v[s][h / group * d + i];
       }
     }
-    out.taps[1].push_back(attended);
+    out.inputs[1].push_back(attended);
     auto y = linear_row(attended, b.linear(LinearKind::kO));
     if (!b.norm(NormKind::kPostAttention).empty()) y = norm_row(y, b.norm(NormKind::kPostAttention), m);
     auto state = states[t];
     for (size_t i = 0; i < y.size(); ++i) state[i] += y[i];
     const auto x = norm_row(state, b.norm(NormKind::kPreFeedForward), m);
-    out.taps[2].push_back(x);
+    out.inputs[2].push_back(x);
     auto g = linear_row(x, b.linear(LinearKind::kGate));
     const auto u = linear_row(x, b.linear(LinearKind::kUp));
     for (size_t i = 0; i < g.size(); ++i) g[i] = activate(g[i], c.activation) * u[i];
-    out.taps[3].push_back(g);
+    out.inputs[3].push_back(g);
     y = linear_row(g, b.linear(LinearKind::kDown));
     if (!b.norm(NormKind::kPostFeedForward).empty()) y = norm_row(y, b.norm(NormKind::kPostFeedForward), m);
     for (size_t i = 0; i < y.size(); ++i) state[i] += y[i];

@@ -69,13 +69,13 @@ TEST_F(CalibrateModelTest, StatisticsAreThoseOfTransformersInputs) {
   EXPECT_EQ(result.tokens, 48);
   const NpzFile file(path("s.npz"));
   const SafetensorsFile golden(path("model/golden.safetensors"));
-  const std::pair<std::string, std::string> taps[] = {
+  const std::pair<std::string, std::string> inputs[] = {
       {"qkv", "self_attn.q_proj"}, {"o", "self_attn.o_proj"}, {"gate_up", "mlp.gate_proj"}, {"down", "mlp.down_proj"}};
-  for (const auto& [tap, linear] : taps) {
+  for (const auto& [input, linear] : inputs) {
     const TensorView& x = golden.get("tap.model.layers.0." + linear);
     const auto* data = reinterpret_cast<const float*>(x.bytes.data());
     const int64_t width = x.shape.back();
-    const std::string prefix = "layers.0." + tap + ".";
+    const std::string prefix = "layers.0." + input + ".";
     const auto mean = values(file, prefix + "mean");
     const auto max = values(file, prefix + "max");
     const auto rms = values(file, prefix + "rms");
@@ -95,25 +95,25 @@ TEST_F(CalibrateModelTest, StatisticsAreThoseOfTransformersInputs) {
         top = std::max(top, std::fabs(v));
       }
       const auto i = static_cast<size_t>(k);
-      EXPECT_NEAR(mean[i], absolute, tolerance) << tap;
-      EXPECT_NEAR(max[i], top, tolerance) << tap;
-      EXPECT_NEAR(rms[i], std::sqrt(square), tolerance) << tap;
+      EXPECT_NEAR(mean[i], absolute, tolerance) << input;
+      EXPECT_NEAR(max[i], top, tolerance) << input;
+      EXPECT_NEAR(rms[i], std::sqrt(square), tolerance) << input;
       for (int64_t m = 0; m < width; ++m) {
         double product = 0;
         for (int64_t r = 0; r < 48; ++r) product += static_cast<double>(data[r * width + k]) * data[r * width + m] / 48;
-        EXPECT_NEAR(gram[static_cast<size_t>(k * width + m)], product, tolerance * largest) << tap;
+        EXPECT_NEAR(gram[static_cast<size_t>(k * width + m)], product, tolerance * largest) << input;
       }
     }
     const auto first = values(file, prefix + "first");  // of the two sequences
     ASSERT_EQ(static_cast<int64_t>(first.size()), 2 * width);
     for (int64_t i = 0; i < 2 * width; ++i) {
-      EXPECT_NEAR(first[static_cast<size_t>(i)], data[(i / width) * 24 * width + i % width], tolerance) << tap;
+      EXPECT_NEAR(first[static_cast<size_t>(i)], data[(i / width) * 24 * width + i % width], tolerance) << input;
     }
     // The raw inputs, under the name of the first weight that has them.
     const OwnedTensor raw = file.load("model.layers.0." + linear + ".weight");
     EXPECT_EQ(raw.shape, (std::vector<int64_t>{2, 24, width}));
     const auto* kept = reinterpret_cast<const float*>(raw.bytes.data());
-    for (int64_t i = 0; i < 48 * width; ++i) ASSERT_NEAR(kept[i], data[i], tolerance) << tap << " " << i;
+    for (int64_t i = 0; i < 48 * width; ++i) ASSERT_NEAR(kept[i], data[i], tolerance) << input << " " << i;
   }
   const OwnedTensor identity = file.load("metal_marlin.model");
   const json of = json::parse(std::string(reinterpret_cast<const char*>(identity.bytes.data()), identity.bytes.size()));

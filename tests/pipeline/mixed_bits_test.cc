@@ -90,7 +90,7 @@ TEST_F(MixedBits, MeasuresWhatRunsWithSingleLinearsGive) {
   QuantizeOptions o = options(16);
   o.sensitivity_tokens = 256;  // the last four of the sixteen sequences
   const json measured = json::parse(sensitivity_of_model(model(), o));
-  ASSERT_EQ(measured["items"].size(), 2U * kTaps);
+  ASSERT_EQ(measured["items"].size(), 2U * kLinearInputs);
   EXPECT_EQ(measured["tokens"], 256);
   // The same tokens as a text to evaluate on is awkward to make: the sequences are cut from the text without gaps, so
   // that evaluating on all sixteen and on the first twelve gives their sum by difference.
@@ -603,10 +603,10 @@ TEST_F(MixedBits, InspectionRanksTheLinears) {
   size_t rows = 0;
   for (int64_t rank, layer; std::getline(lines, line);) {
     std::istringstream words(line);
-    std::string tap;
+    std::string input;
     int64_t weights = 0;
     double value = 0;
-    if (!(words >> rank >> layer >> tap >> weights >> value)) break;
+    if (!(words >> rank >> layer >> input >> weights >> value)) break;
     EXPECT_EQ(rank, static_cast<int64_t>(++rows));
     EXPECT_LE(value, last);
     last = value;

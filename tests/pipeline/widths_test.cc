@@ -215,7 +215,7 @@ TEST_F(WidthsTest, AGridPerLinear) {
                                                        : 4;
   };
   for (QuantizedWeight& w : tensors.quantized) w.grid.bits = bits_of(w.name);
-  std::array<ActivationStats, kTaps> stats;
+  std::array<ActivationStats, kLinearInputs> stats;
   BlockTask task;
   task.source = source.get();
   task.recipe = &recipe;

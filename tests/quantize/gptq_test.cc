@@ -201,7 +201,7 @@ TEST(Gptq, WithoutCorrelationItIsRounding) {
   const GroupRanges ranges = group_ranges(weight, grid);
   EXPECT_EQ(quantize_gptq(weight, make_gptq_factor(gram), ranges, grid).codes,
             quantize_rtn(weight, ranges, grid).codes);
-  // So is a tap that never saw an input.
+  // So is an input that never saw a value.
   const GptqFactor silent = make_gptq_factor(Matrix(130, 130));
   EXPECT_EQ(silent.retries, 0);
   EXPECT_EQ(quantize_gptq(weight, silent, ranges, grid).codes, quantize_rtn(weight, ranges, grid).codes);

@@ -117,11 +117,11 @@ TEST(ScaleSearch, StoppingEarlyFindsTheValleyOfTheWholeGrid) {
       at = static_cast<int>(std::lround(std::log(*high / *low) / spread * 20));
       return 1.0 + std::abs(at - valley);
     };
-    const TapScale whole = search_scale(Tap::kQkv, weights, stats, options);
+    const InputScale whole = search_scale(LinearInput::kQkv, weights, stats, options);
     const int all = calls;
     calls = 0;
     options.stop_early = true;
-    const TapScale early = search_scale(Tap::kQkv, weights, stats, options);
+    const InputScale early = search_scale(LinearInput::kQkv, weights, stats, options);
     EXPECT_EQ(all, 20);
     EXPECT_LE(calls, 13) << valley;
     EXPECT_EQ(whole.ratio, valley / 20.0);

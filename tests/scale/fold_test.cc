@@ -52,13 +52,13 @@ TEST_P(FoldTest, EveryFoldLeavesTheBlockAsItWas) {
     Block block = load_block(*source_, layer);
     ScalePlan plan;
     for (const Fold& fold : source_->family().folds) {
-      TapScale tap;
-      tap.tap = fold.tap;
-      tap.scale = random_scale(fold, random);
-      apply_fold(source_->family(), source_->config(), fold, tap.scale, block);
-      plan.taps.push_back(tap);
+      InputScale input;
+      input.input = fold.input;
+      input.scale = random_scale(fold, random);
+      apply_fold(source_->family(), source_->config(), fold, input.scale, block);
+      plan.inputs.push_back(input);
     }
-    ASSERT_FALSE(plan.taps.empty());
+    ASSERT_FALSE(plan.inputs.empty());
     const double error = check_invariance(source_->family(), source_->config(), layer, block, plan, input_,
                                           expected(layer), [&] { return load_block(*source_, layer); });
     EXPECT_LT(error, 1e-5);  // a few roundings of f32
@@ -86,12 +86,12 @@ TEST_P(FoldTest, ABrokenFoldIsCaught) {
     if (fold.producer != FoldProducer::kPreFeedForwardNorm) continue;
     Block block = load_block(*source_, 0);
     ScalePlan plan;
-    TapScale tap;
-    tap.tap = fold.tap;
-    tap.fold = fold.name;
-    tap.scale = random_scale(fold, random);
-    apply_fold(wrong, source_->config(), fold, tap.scale, block);
-    plan.taps.push_back(tap);
+    InputScale input;
+    input.input = fold.input;
+    input.fold = fold.name;
+    input.scale = random_scale(fold, random);
+    apply_fold(wrong, source_->config(), fold, input.scale, block);
+    plan.inputs.push_back(input);
     try {
       check_invariance(source_->family(), source_->config(), 0, block, plan, input_, expected(0),
                        [&] { return load_block(*source_, 0); });

@@ -35,7 +35,7 @@ TEST(ScaleSearchGrids, TheLossOfNoScaleIsTheErrorOfRounding) {
     stats.in_features = 96;
     stats.gram = gram.clone();
     for (int64_t k = 0; k < 96; ++k) stats.mean.push_back(std::sqrt(gram(k, k)));
-    const TapScale found = search_scale(Tap::kO, stack, stats, options);
+    const InputScale found = search_scale(LinearInput::kO, stack, stats, options);
     EXPECT_LE(found.loss_after, found.loss_before);
     EXPECT_NEAR(found.loss_before, loss, kSumError * loss);
   }

@@ -105,7 +105,7 @@ TEST(Salient, ScalesOnlyTheChannelsThatHoldSalientWeights) {
   const Matrix* const weights[] = {&w};
   ScaleSearchOptions options;
   options.grid.group_size = 32;
-  const SalientScaling found = compute_salient_scaling(Tap::kQkv, weights, stats, 0.02, options);
+  const SalientScaling found = compute_salient_scaling(LinearInput::kQkv, weights, stats, 0.02, options);
   EXPECT_EQ(found.channels, (std::vector<int32_t>{7, 33}));
   std::vector<float> sorted = stats.mean;
   std::sort(sorted.begin(), sorted.end());
@@ -118,7 +118,7 @@ TEST(Salient, ScalesOnlyTheChannelsThatHoldSalientWeights) {
   EXPECT_LT(found.scale.loss_after, found.scale.loss_before);
 
   // No salient weights: nothing is scaled, and nothing gained.
-  const SalientScaling none = compute_salient_scaling(Tap::kQkv, weights, stats, 0.0, options);
+  const SalientScaling none = compute_salient_scaling(LinearInput::kQkv, weights, stats, 0.0, options);
   EXPECT_TRUE(none.channels.empty());
   for (const float s : none.scale.scale) EXPECT_EQ(s, 1.0f);
   EXPECT_EQ(none.scale.loss_after, none.scale.loss_before);

@@ -82,7 +82,7 @@ TEST(ScaleSearch, EqualsThePublishedSearchInFloat64) {
       options.grid = Grid{4, symmetric, 32};
       options.statistic = method;
       options.rows = 0;
-      const TapScale found = search_scale(Tap::kQkv, weights, stats, options);
+      const InputScale found = search_scale(LinearInput::kQkv, weights, stats, options);
       double best = std::numeric_limits<double>::infinity();
       double chosen = 0;
       double before = 0;
@@ -110,7 +110,7 @@ TEST(ScaleSearch, EqualsThePublishedSearchInFloat64) {
         EXPECT_NEAR(found.scale[c], chosen_scale[c], 1e-6 * chosen_scale[c]);
       EXPECT_GT(found.ratio, 0);  // channels of very different size: some scaling helps
       EXPECT_LT(found.loss_after, 0.9 * found.loss_before);
-      EXPECT_EQ(found.tap, Tap::kQkv);
+      EXPECT_EQ(found.input, LinearInput::kQkv);
     }
   }
 }
@@ -147,9 +147,9 @@ TEST(ScaleSearch, GramRangesLowerTheLoss) {
   const Matrix* const weights[] = {&w};
   ScaleSearchOptions options;
   options.grid.group_size = 32;
-  const TapScale absmax = search_scale(Tap::kDown, weights, stats, options);
+  const InputScale absmax = search_scale(LinearInput::kDown, weights, stats, options);
   options.range.method = RangeMethod::kGram;
-  const TapScale gram = search_scale(Tap::kDown, weights, stats, options);
+  const InputScale gram = search_scale(LinearInput::kDown, weights, stats, options);
   EXPECT_LT(gram.loss_after, absmax.loss_after);
   EXPECT_LT(gram.loss_before, absmax.loss_before);
 }
@@ -170,7 +170,7 @@ TEST(ScaleSearch, PoolsHeads) {
   ScaleSearchOptions options;
   options.grid.group_size = 4;
   options.heads = heads;
-  const TapScale found = search_scale(Tap::kO, weights, stats, options);
+  const InputScale found = search_scale(LinearInput::kO, weights, stats, options);
   for (size_t d = 0; d < 3; ++d) {
     EXPECT_EQ(found.scale[d], found.scale[3 + d]);
     EXPECT_EQ(found.scale[6 + d], found.scale[9 + d]);
@@ -188,13 +188,13 @@ TEST(ScaleSearch, ACallbackReplacesTheLoss) {
     EXPECT_EQ(scale.size(), 32u);
     return std::fabs(++calls - 6.0);  // least at the sixth candidate
   };
-  const TapScale found = search_scale(Tap::kGateUp, weights, stats, options);
+  const InputScale found = search_scale(LinearInput::kGateUp, weights, stats, options);
   EXPECT_EQ(calls, 20);
   EXPECT_EQ(found.ratio, 0.25);
   EXPECT_EQ(found.loss_before, 5);
   EXPECT_EQ(found.loss_after, 0);
   options.loss = [](std::span<const float>) { return std::numeric_limits<double>::quiet_NaN(); };
-  EXPECT_THROW(search_scale(Tap::kGateUp, weights, stats, options), NumericError);
+  EXPECT_THROW(search_scale(LinearInput::kGateUp, weights, stats, options), NumericError);
 }
 
 TEST(ScaleSearch, SilentChannelsAndZeroWeights) {
@@ -205,7 +205,7 @@ TEST(ScaleSearch, SilentChannelsAndZeroWeights) {
   const Matrix* const weights[] = {&zero};
   ScaleSearchOptions options;
   options.grid.group_size = 32;
-  const TapScale found = search_scale(Tap::kQkv, weights, stats, options);
+  const InputScale found = search_scale(LinearInput::kQkv, weights, stats, options);
   EXPECT_EQ(found.ratio, 0);  // all losses are 0: the first wins, which scales nothing
   EXPECT_EQ(found.loss_after, 0);
   for (const float s : found.scale) EXPECT_EQ(s, 1.0f);
@@ -219,26 +219,26 @@ TEST(ScaleSearch, Refuses) {
   options.grid.group_size = 32;
   const Matrix* const weights[] = {&w};
   const Matrix* const unequal[] = {&w, &other};
-  EXPECT_THROW(search_scale(Tap::kQkv, {}, stats, options), ArgumentError);
-  EXPECT_THROW(search_scale(Tap::kQkv, unequal, stats, options), ArgumentError);
+  EXPECT_THROW(search_scale(LinearInput::kQkv, {}, stats, options), ArgumentError);
+  EXPECT_THROW(search_scale(LinearInput::kQkv, unequal, stats, options), ArgumentError);
   options.ratios = 0;
-  EXPECT_THROW(search_scale(Tap::kQkv, weights, stats, options), ArgumentError);
+  EXPECT_THROW(search_scale(LinearInput::kQkv, weights, stats, options), ArgumentError);
   options.ratios = 20;
   options.rows = -1;
-  EXPECT_THROW(search_scale(Tap::kQkv, weights, stats, options), ArgumentError);
+  EXPECT_THROW(search_scale(LinearInput::kQkv, weights, stats, options), ArgumentError);
   options.rows = 0;
   w(2, 3) = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_THROW(search_scale(Tap::kQkv, weights, stats, options), NumericError);
+  EXPECT_THROW(search_scale(LinearInput::kQkv, weights, stats, options), NumericError);
   w(2, 3) = 0;
   stats.mean[7] = std::numeric_limits<float>::infinity();
-  EXPECT_THROW(search_scale(Tap::kQkv, weights, stats, options), NumericError);
+  EXPECT_THROW(search_scale(LinearInput::kQkv, weights, stats, options), NumericError);
   stats.mean[7] = -1;
-  EXPECT_THROW(search_scale(Tap::kQkv, weights, stats, options), NumericError);
+  EXPECT_THROW(search_scale(LinearInput::kQkv, weights, stats, options), NumericError);
   stats.mean[7] = 1;
   stats.gram = Matrix();
-  EXPECT_THROW(search_scale(Tap::kQkv, weights, stats, options), ArgumentError);
+  EXPECT_THROW(search_scale(LinearInput::kQkv, weights, stats, options), ArgumentError);
   stats.mean.pop_back();
-  EXPECT_THROW(search_scale(Tap::kQkv, weights, stats, options), ArgumentError);
+  EXPECT_THROW(search_scale(LinearInput::kQkv, weights, stats, options), ArgumentError);
   EXPECT_THROW(parse_activation_method("median"), ArgumentError);
   EXPECT_EQ(parse_activation_method("max"), ActivationMethod::kMax);
 }
@@ -251,7 +251,7 @@ TEST(ScaleSearch, BytesDoNotDependOnThreads) {
   options.grid.group_size = 64;
   options.rows = 0;
   EXPECT_TRUE(reference::same_bytes_for_threads([&] {
-    TapScale found = search_scale(Tap::kQkv, weights, stats, options);
+    InputScale found = search_scale(LinearInput::kQkv, weights, stats, options);
     std::vector<double> all(found.scale.begin(), found.scale.end());
     all.push_back(found.loss_before);
     all.push_back(found.loss_after);

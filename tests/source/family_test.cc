@@ -54,12 +54,12 @@ TEST(Family, TablesAreConsistent) {
     EXPECT_FALSE(f->norms[static_cast<size_t>(NormKind::kInput)].empty());
     EXPECT_FALSE(f->norms[static_cast<size_t>(NormKind::kPreFeedForward)].empty());
     EXPECT_EQ(f->norms[static_cast<size_t>(NormKind::kQ)].empty(), f->norms[static_cast<size_t>(NormKind::kK)].empty());
-    std::set<Tap> taps;
+    std::set<LinearInput> inputs;
     for (const Fold& fold : f->folds) {
-      EXPECT_TRUE(taps.insert(fold.tap).second) << fold.name;
-      const FoldProducer expected[kTaps] = {FoldProducer::kInputNorm, FoldProducer::kVRows,
-                                            FoldProducer::kPreFeedForwardNorm, FoldProducer::kUpRows};
-      EXPECT_EQ(fold.producer, expected[static_cast<int>(fold.tap)]) << fold.name;
+      EXPECT_TRUE(inputs.insert(fold.input).second) << fold.name;
+      const FoldProducer expected[kLinearInputs] = {FoldProducer::kInputNorm, FoldProducer::kVRows,
+                                                    FoldProducer::kPreFeedForwardNorm, FoldProducer::kUpRows};
+      EXPECT_EQ(fold.producer, expected[static_cast<int>(fold.input)]) << fold.name;
       // The name begins with the producer's module.
       const std::string producer = fold.name.substr(0, fold.name.find_first_of(" "));
       const std::string module =
@@ -71,17 +71,18 @@ TEST(Family, TablesAreConsistent) {
       EXPECT_TRUE(module.ends_with(producer)) << fold.name << " / " << module;
     }
     // The scale of q, k, v is not folded in Gemma 3: norms follow q and k there and folding made it worse.
-    EXPECT_EQ(taps.count(Tap::kQkv), f->name == "gemma3" ? 0U : 1U);
-    EXPECT_EQ(taps.size(), f->name == "gemma3" ? 3U : 4U);
+    EXPECT_EQ(inputs.count(LinearInput::kQkv), f->name == "gemma3" ? 0U : 1U);
+    EXPECT_EQ(inputs.size(), f->name == "gemma3" ? 3U : 4U);
   }
 }
 
-TEST(Family, TapsOfLinears) {
+TEST(Family, InputsOfLinears) {
   using K = LinearKind;
-  const std::vector<std::pair<K, Tap>> table = {{K::kQ, Tap::kQkv},    {K::kK, Tap::kQkv},       {K::kV, Tap::kQkv},
-                                                {K::kO, Tap::kO},      {K::kGate, Tap::kGateUp}, {K::kUp, Tap::kGateUp},
-                                                {K::kDown, Tap::kDown}};
-  for (const auto& [kind, tap] : table) EXPECT_EQ(tap_of(kind), tap);
+  const std::vector<std::pair<K, LinearInput>> table = {
+      {K::kQ, LinearInput::kQkv},    {K::kK, LinearInput::kQkv},       {K::kV, LinearInput::kQkv},
+      {K::kO, LinearInput::kO},      {K::kGate, LinearInput::kGateUp}, {K::kUp, LinearInput::kGateUp},
+      {K::kDown, LinearInput::kDown}};
+  for (const auto& [kind, input] : table) EXPECT_EQ(input_of(kind), input);
   EXPECT_STREQ(linear_kind_name(K::kGate), "gate");
 }
 

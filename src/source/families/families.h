@@ -27,10 +27,10 @@ inline std::array<std::string, kNorms> llama_norms() {
   return {"input_layernorm", "", "", "", "post_attention_layernorm", ""};
 }
 inline std::vector<Fold> llama_folds() {
-  return {{Tap::kQkv, FoldProducer::kInputNorm, "input_layernorm -> q_proj,k_proj,v_proj"},
-          {Tap::kO, FoldProducer::kVRows, "v_proj -> o_proj"},
-          {Tap::kGateUp, FoldProducer::kPreFeedForwardNorm, "post_attention_layernorm -> gate_proj,up_proj"},
-          {Tap::kDown, FoldProducer::kUpRows, "up_proj -> down_proj"}};
+  return {{LinearInput::kQkv, FoldProducer::kInputNorm, "input_layernorm -> q_proj,k_proj,v_proj"},
+          {LinearInput::kO, FoldProducer::kVRows, "v_proj -> o_proj"},
+          {LinearInput::kGateUp, FoldProducer::kPreFeedForwardNorm, "post_attention_layernorm -> gate_proj,up_proj"},
+          {LinearInput::kDown, FoldProducer::kUpRows, "up_proj -> down_proj"}};
 }
 
 }  // namespace metal_marlin

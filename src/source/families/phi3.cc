@@ -20,10 +20,10 @@ const Family kPhi3 = [] {
                "mlp.gate_up_proj",   "mlp.gate_up_proj",   "mlp.down_proj"};
   f.norms = llama_norms();
   f.defaults = {{"max_position_embeddings", 4096}};
-  f.folds = {{Tap::kQkv, FoldProducer::kInputNorm, "input_layernorm -> qkv_proj"},
-             {Tap::kO, FoldProducer::kVRows, "qkv_proj (v) -> o_proj"},
-             {Tap::kGateUp, FoldProducer::kPreFeedForwardNorm, "post_attention_layernorm -> gate_up_proj"},
-             {Tap::kDown, FoldProducer::kUpRows, "gate_up_proj (up) -> down_proj"}};
+  f.folds = {{LinearInput::kQkv, FoldProducer::kInputNorm, "input_layernorm -> qkv_proj"},
+             {LinearInput::kO, FoldProducer::kVRows, "qkv_proj (v) -> o_proj"},
+             {LinearInput::kGateUp, FoldProducer::kPreFeedForwardNorm, "post_attention_layernorm -> gate_up_proj"},
+             {LinearInput::kDown, FoldProducer::kUpRows, "gate_up_proj (up) -> down_proj"}};
   f.configure = [](const ConfigReader& config, ModelConfig& out) {
     out.attention_bias = out.attention_output_bias = out.mlp_bias = false;  // whatever the config says
     if (!config.has("rms_norm_eps")) out.rms_norm_eps = 1e-5;
