@@ -1,4 +1,4 @@
-// metal-marlin convert: one 4-bit checkpoint format into another, bit by bit.
+// metal-marlin convert: one 4-bit checkpoint format into another, bit by bit, or any checkpoint into float16.
 #include <metal_marlin/convert.h>
 #include <metal_marlin/error.h>
 
@@ -25,7 +25,7 @@ struct State {
 
 int run(State& state) {
   state.options.threads = static_cast<int>(state.texts.threads);
-  if (state.options.to.empty()) throw UsageError{"--to is required: native, awq, gptq, gptq_v2 or marlin"};
+  if (state.options.to.empty()) throw UsageError{"--to is required: native, awq, gptq, gptq_v2, marlin or f16"};
   Console console(state.console);
   const StopOnSignal signals;
   try {
@@ -45,22 +45,26 @@ int run(State& state) {
 }  // namespace
 
 void add_convert(Application& application) {
-  auto& command =
-      application.add_command("convert", "Turn a 4-bit checkpoint into another 4-bit format, with the same codes");
+  auto& command = application.add_command(
+      "convert", "Turn a 4-bit checkpoint into another 4-bit format, with the same codes, or any model into float16");
   auto state = std::make_shared<State>();
   command.group("Input and result");
   command.positional("IN", state->model,
-                     "A 4-bit checkpoint: folder, .safetensors file, or org/name in the Hugging Face cache",
+                     "A 4-bit checkpoint (--to f16: any model): folder, .safetensors or .gguf file, or org/name in the "
+                     "Hugging Face cache",
                      Completes::kFiles);
   command.text("-o,--output", state->output, "OUT", "Folder to write; it appears whole or not at all",
                Completes::kFolders, true);
   command.choice(
-      "--to", state->options.to, {"native", "awq", "gptq", "gptq_v2", "marlin"},
-      "Format to write: codes, zeros and scales stay as they are; refused where the format cannot hold them");
+      "--to", state->options.to, {"native", "awq", "gptq", "gptq_v2", "marlin", "f16"},
+      "Format to write: codes, zeros and scales stay as they are; refused where the format cannot hold them. f16: a "
+      "folder in Hugging Face layout in which every value is the source's, rounded to float16");
   command.flag("--overwrite", state->options.overwrite, "Replace a checkpoint in OUT");
   add_machine_options(command, state->machine, state->texts, false, false);
   add_output_options(command, state->console);
   command.example("A GPTQ checkpoint for engines that read AWQ", "metal-marlin convert IN -o OUT --to awq");
+  command.example("A GGUF model as a folder in Hugging Face layout",
+                  "metal-marlin convert MODEL.gguf -o FOLDER --to f16");
   command.action([state] { return run(*state); });
 }
 

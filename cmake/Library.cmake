@@ -11,6 +11,7 @@ target_compile_features(metal_marlin PUBLIC cxx_std_20)
 target_link_libraries(metal_marlin PRIVATE ${libraries} mm_options)
 target_include_directories(metal_marlin PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include>
                                                $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+install(FILES ${CMAKE_SOURCE_DIR}/LICENSE ${CMAKE_SOURCE_DIR}/NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(TARGETS metal_marlin EXPORT metal_marlin_targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/include/metal_marlin DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT metal_marlin_targets NAMESPACE metal_marlin:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/metal_marlin

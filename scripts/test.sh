@@ -33,8 +33,10 @@ say "Installing what is missing (up to a minute)"
 install_missing $more
 
 if [ $# -eq 0 ]; then
-  say "Checking the format of the sources"
+  say "Checking the format of the sources, the includes between folders, and NOTICE"
   "$ROOT/scripts/format.sh"
+  python3 "$ROOT/scripts/check_includes.py"
+  python3 "$ROOT/scripts/make_notice.py" --check
 fi
 
 say "Building the preset $preset with its tests (5 to 10 minutes the first time; log: build/logs/build-$preset.log)"

@@ -1,4 +1,5 @@
 // From one 4-bit checkpoint format to another without passing through floats: codes, zeros and scales stay as they are.
+// And from any checkpoint to float16.
 #pragma once
 
 #include <metal_marlin/progress.h>
@@ -8,14 +9,14 @@
 namespace metal_marlin {
 
 struct ConvertOptions {
-  std::string to;          // "native", "awq", "gptq", "gptq_v2", "marlin"
+  std::string to;          // "native", "awq", "gptq", "gptq_v2", "marlin", "f16"
   bool overwrite = false;  // replace a checkpoint in OUT; a folder with anything else in it is refused
   int threads = 0;         // 0: all that this process may use
 };
 
 struct ConvertResult {
-  // {model, output, from, to, linears, kept, group_size, symmetric, bits, bits_per_weight, bytes, files: [{name,
-  // bytes}],
+  // {model, output, from, to, linears, kept, group_size, symmetric, bits (these three null for "f16"), bits_per_weight,
+  // bytes, files: [{name, bytes}],
   //  clamped: [{name, clamped, flushed, largest}], warnings, seconds, peak_memory_bytes}
   std::string report_json;
 };
@@ -27,7 +28,8 @@ struct ConvertResult {
 // between "gptq" and "gptq_v2" they stay as they are. Throws before anything is written: UnsupportedError, naming
 // tensor and reason, where the target cannot hold the source (zeros in Marlin, a zero of 0 in "gptq", groups in act
 // order or a stored q_scale in another format, sizes, bits), and for a source that is not quantized; ArgumentError for
-// one that is in that format already. Otherwise as reading and writing do. On Interrupted nothing is left.
+// one that is in that format already. "f16" takes any source, GGUF and full-precision ones too: each value that the
+// source stands for, rounded once to float16. Otherwise as reading and writing do. On Interrupted nothing is left.
 ConvertResult convert_model(const std::string& model, const std::string& output, const ConvertOptions& options,
                             const Observer& observer = {});
 

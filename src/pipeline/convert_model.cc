@@ -122,6 +122,18 @@ CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter
   return plan;
 }
 
+// Every tensor becomes float16. A float16 checkpoint of the same layout would be a copy.
+CheckpointPlan plan_dequantization(const ModelSource& source) {
+  const auto tensors = source.tensors();
+  const bool copies = source.format() == "safetensors" &&
+                      std::all_of(tensors.begin(), tensors.end(),
+                                  [](const CheckpointTensor& t) { return t.stored_as == dtype_name(DType::kF16); });
+  if (copies) throw ArgumentError(fmt::format("{}: is in float16 already", source.path()));
+  CheckpointPlan plan;
+  plan.converted_from = source.format();
+  return plan;
+}
+
 // The folder is new, empty, or holds a checkpoint and nothing else that may be replaced.
 void check_output_folder(const ModelSource& source, const std::string& output, bool overwrite) {
   if (output.empty()) throw ArgumentError("output: expected a folder, got nothing");
@@ -162,10 +174,11 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   const auto writer = CheckpointWriter::create(options.to);
   const auto source = ModelSource::open(model);
   source->check();
-  if (!source->quantized()) {
+  const bool to_floats = options.to == "f16";
+  if (!source->quantized() && !to_floats) {
     throw UnsupportedError(
         fmt::format("{}: expected a quantized checkpoint (native, awq, gptq, gptq_v2, marlin), found {}; quantize "
-                    "makes one from it",
+                    "makes one from it, --to f16 a folder in float16",
                     source->path(), source->format()));
   }
   if (source->format() == options.to) {
@@ -173,7 +186,7 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   }
   check_output_folder(*source, output, options.overwrite);
   Tracker tracker(observer);
-  const CheckpointPlan plan = plan_conversion(*source, *writer, tracker);
+  const CheckpointPlan plan = to_floats ? plan_dequantization(*source) : plan_conversion(*source, *writer, tracker);
   const auto left_out = source->left_out();
   if (!left_out.empty()) {
     tracker.warn(fmt::format("{} tensors are not part of the language model and are not carried along, the first: {}",
@@ -194,9 +207,9 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   report["to"] = options.to;
   report["linears"] = plan.quantized.size();
   report["kept"] = source->tensors().size() - plan.quantized.size();
-  report["group_size"] = plan.group_size;
-  report["symmetric"] = plan.symmetric;
-  report["bits"] = plan.bits;
+  report["group_size"] = to_floats ? ordered_json() : ordered_json(plan.group_size);
+  report["symmetric"] = to_floats ? ordered_json() : ordered_json(plan.symmetric);
+  report["bits"] = to_floats ? ordered_json() : ordered_json(plan.bits);
   report["bits_per_weight"] = written.bits_per_weight;
   report["bytes"] = written.total_bytes();
   report["files"] = ordered_json::array();
@@ -216,6 +229,11 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
 std::string render_conversion(const std::string& text) {
   const auto j = ordered_json::parse(text, nullptr, false);
   if (!j.is_object() || !j.contains("linears")) throw FormatError("expected the result of a conversion");
+  if (j["group_size"].is_null()) {
+    return fmt::format("{} -> {}: {} tensors\n{}: {:.1f} MB, {:.1f} s\n", j["from"].get<std::string>(),
+                       j["to"].get<std::string>(), j["kept"].get<size_t>(), j["output"].get<std::string>(),
+                       j["bytes"].get<double>() / 1e6, j["seconds"].get<double>());
+  }
   return fmt::format(
       "{} -> {}: {} linears ({}, {}), {} other tensors\n{}: {:.1f} MB, {:.3f} bits per weight, {:.1f} s\n",
       j["from"].get<std::string>(), j["to"].get<std::string>(), j["linears"].get<size_t>(),

@@ -164,6 +164,7 @@ std::unique_ptr<CheckpointWriter> CheckpointWriter::create(const std::string& fo
   if (format == "gptq") return std::make_unique<GptqWriter>(GptqVersion::kV1);
   if (format == "gptq_v2") return std::make_unique<GptqWriter>(GptqVersion::kV2);
   if (format == "marlin") return std::make_unique<MarlinWriter>();
+  if (format == "f16") return std::make_unique<F16Writer>();
   throw ArgumentError(
       fmt::format("unknown checkpoint format \"{}\": known are {}", format, fmt::join(checkpoint_formats(), ", ")));
 }

@@ -109,7 +109,7 @@ using WriteProgress = std::function<void(int64_t done, int64_t total)>;
 
 class CheckpointWriter {
  public:
-  // One of checkpoint_formats(); ArgumentError for another name.
+  // One of checkpoint_formats(), or "f16", a checkpoint without codes; ArgumentError for another name.
   static std::unique_ptr<CheckpointWriter> create(const std::string& format);
   virtual ~CheckpointWriter() = default;
 
@@ -156,7 +156,7 @@ class CheckpointWriter {
   struct Job;
 };
 
-// "native", "awq", "gptq", "gptq_v2", "marlin".
+// The formats of quantized checkpoints: "native", "awq", "gptq", "gptq_v2", "marlin".
 const std::vector<std::string>& checkpoint_formats();
 
 // ArgumentError when `folder` is the one that the model itself is read from.

@@ -91,6 +91,24 @@ class MarlinWriter : public CheckpointWriter {
   std::map<std::string, std::string> more_files(const nlohmann::json& config) const override;
 };
 
+// A full-precision checkpoint: model.safetensors, every float tensor in float16, no codes. For convert alone.
+class F16Writer : public CheckpointWriter {
+ public:
+  const char* format() const noexcept override { return "f16"; }
+  std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size, int bits) const override;
+  std::span<const int> widths() const noexcept override;
+
+ protected:
+  std::vector<TensorInfo> parts(const QuantizedLinear& linear) const override;
+  PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const override;
+  DType kept_type(DType, const CheckpointPlan&) const override { return DType::kF16; }
+  std::string weights_suffix() const override { return ".safetensors"; }
+  std::map<std::string, std::string> metadata(const CheckpointPlan& plan) const override;
+  void check(const CheckpointPlan& plan) const override;
+  void configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
+                 nlohmann::json& config) const override;
+};
+
 // ArgumentError naming the first linear whose groups or bits are not the plan's; `what` "an AWQ checkpoint".
 void require_one_grid(const CheckpointPlan& plan, const char* what);
 // Engines allocate the scales in the model's type, so it must be the one in which they are stored.

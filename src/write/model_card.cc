@@ -188,22 +188,37 @@ std::string render_model_card(const std::string& source, const std::string& fami
                        {"kept_weights", report.kept_weights},
                        {"tensor_bytes", report.quantized_bytes + report.kept_bytes}};
   const bool converted = !plan.converted_from.empty();
+  const bool floats = format == "f16";
+  if (floats) quantization = {{"format", format}, {"tensor_bytes", report.kept_bytes}};
   quantization[converted ? "converted_from" : "method"] = converted ? plan.converted_from : plan.method;
   if (!plan.calibration.empty()) quantization["calibration"] = plan.calibration;
   if (!plan.evaluation.empty() && !figures.empty()) figures["text"] = plan.evaluation;
   const FormatNames& names = names_of(format);
   std::string out = "---\n";
-  if (is_hub_id(source)) out += fmt::format("base_model: {}\nbase_model_relation: quantized\n", source);
+  if (is_hub_id(source) && floats) out += fmt::format("base_model: {}\n", source);
+  if (is_hub_id(source) && !floats) out += fmt::format("base_model: {}\nbase_model_relation: quantized\n", source);
   out += "pipeline_tag: text-generation\n";
   if (format != "native" && format != "marlin") out += "library_name: transformers\n";
-  out += fmt::format("tags:\n- {}\n- {}-bit\n- quantized\n- metal-marlin\n- {}\n", names.tag, plan.bits, family);
-  out += "quantization:\n";
+  if (floats) {
+    out += fmt::format("tags:\n- metal-marlin\n- {}\n", family);
+  } else {
+    out += fmt::format("tags:\n- {}\n- {}-bit\n- quantized\n- metal-marlin\n- {}\n", names.tag, plan.bits, family);
+  }
+  out += floats ? "conversion:\n" : "quantization:\n";
   append_yaml(quantization, 2, out);
   if (!figures.empty()) {
     out += "figures:\n";
     append_yaml(figures, 2, out);
   }
   const std::string name = one_line(source);
+  if (floats) {
+    out += fmt::format(
+        "---\n\n# {0} in float16\n\n{0} converted by Metal Marlin {1} from {2} to float16: each value is the one that "
+        "the source stands for, rounded once.\n\n",
+        name, METAL_MARLIN_VERSION, plan.converted_from);
+    out += fmt::format("| figure | value |\n|---|---|\n| bytes of all tensors | {} |\n", report.kept_bytes);
+    return out;
+  }
   out += fmt::format("---\n\n# {} in {} bits\n\n", name, plan.bits);
   const std::string grid =
       fmt::format("{}, {}", plan.group_size < 0 ? "one group per row" : fmt::format("groups of {}", plan.group_size),
