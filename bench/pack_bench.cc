@@ -40,7 +40,7 @@ uint64_t bytes_of(const PackedTensor& packed) {
 }
 
 void layout(benchmark::State& state, const Pack& pack, bool fresh) {
-  set_threads(1);
+  const ThreadCount thread_count(1);
   const QuantizedTensor& t = tensor(state.range(0), state.range(1));
   PackedTensor packed;
   pack(t, packed);

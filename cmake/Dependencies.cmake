@@ -1,6 +1,16 @@
 # Every third-party library, found where the system's package manager put it.
 find_package(Threads REQUIRED)
-find_package(OpenMP REQUIRED COMPONENTS CXX)
+# OpenBLAS and oneDNN ask the runtime of OpenMP for a number of threads; we call it to answer (kernels/one_thread.cc), so it
+# must be the one that they use: GCC's where there is one, whatever compiles us. Our own code is compiled without OpenMP.
+include(CheckLibraryExists)
+check_library_exists(gomp omp_set_num_threads "" MM_HAVE_GOMP)
+add_library(mm_openmp INTERFACE)
+if(MM_HAVE_GOMP)
+  target_link_libraries(mm_openmp INTERFACE gomp)
+else()
+  find_package(OpenMP REQUIRED COMPONENTS CXX)
+  target_link_libraries(mm_openmp INTERFACE ${OpenMP_CXX_LIBRARIES})
+endif()
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(spdlog REQUIRED)

@@ -3,7 +3,7 @@
 set(MM_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wno-missing-field-initializers)
 add_library(mm_options INTERFACE)
 target_compile_options(mm_options INTERFACE ${MM_WARNINGS})
-target_link_libraries(mm_options INTERFACE OpenMP::OpenMP_CXX Threads::Threads fmt::fmt)
+target_link_libraries(mm_options INTERFACE Threads::Threads fmt::fmt)
 target_include_directories(mm_options INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/include)
 target_compile_definitions(mm_options INTERFACE METAL_MARLIN_VERSION="${PROJECT_VERSION}")
 if(METAL_MARLIN_SANITIZE)

@@ -6,6 +6,7 @@
 
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
+#include "core/threads.h"
 #include "formats/safetensors.h"
 #include "pack/group_arrays.h"
 #include "pack/native.h"
@@ -62,6 +63,7 @@ AWQResult load_tensor(const SafetensorsFile& file, const TensorView& weight, boo
 }  // namespace
 
 std::vector<std::pair<std::string, AWQResult>> awq_load(const std::string& path) {
+  const ThreadCount thread_count;
   const SafetensorsFile file(path);
   const bool own = file.metadata().count("metal_marlin.nibble_offset") > 0;
   if (const auto version = file.metadata().find("metal_marlin.version");

@@ -105,6 +105,7 @@ void store_row(const std::vector<float>& values, ElementType type, int64_t row, 
 
 PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, const ArrayView& zeros,
                            int64_t group_size) {
+  const ThreadCount thread_count;
   expect_type(weights, "weights", ElementType::kI8);
   expect_shape(weights, "weights", {-1, -1}, "[K, N]");
   expect_group_size(group_size);
@@ -146,6 +147,7 @@ PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, co
 }
 
 Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta) {
+  const ThreadCount thread_count;
   const Layout layout = check_layout(packed, meta);
   const std::vector<uint32_t> words = words_of(packed);
   Array codes(ElementType::kI8, {layout.in_features, layout.out_features});
@@ -164,6 +166,7 @@ Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta) {
 
 Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros,
                      const std::optional<ArrayView>& q_scale, const AWQMeta& meta, ElementType type) {
+  const ThreadCount thread_count;
   const Layout layout = check_layout(packed, meta);
   const bool earlier = meta.code_offset == 7;  // the numpy implementation before this one: AWQMeta::code_offset
   if (type != ElementType::kF16 && type != ElementType::kBF16 && type != ElementType::kF32 &&

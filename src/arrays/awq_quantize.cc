@@ -359,6 +359,7 @@ class Quantizer {
 
 AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations, int64_t group_size, double salient_ratio,
                        const std::string& activation_method, const std::string& scheme, const Observer& observer) {
+  const ThreadCount thread_count;
   const int64_t k = expect_layer(weights, activations);
   expect_group_size(group_size);
   if (!(salient_ratio >= 0 && salient_ratio <= 1)) {

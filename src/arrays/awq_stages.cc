@@ -8,6 +8,7 @@
 #include "arrays/array_input.h"
 #include "calibrate/statistics.h"
 #include "core/half.h"
+#include "core/threads.h"
 #include "kernels/linear_algebra.h"
 #include "quantize/candidates.h"
 #include "quantize/errors.h"
@@ -101,6 +102,7 @@ class GivenScalesLoss {
 }  // namespace
 
 Array compute_activation_stats(const ArrayView& activations, const std::string& method) {
+  const ThreadCount thread_count;
   const ActivationMethod statistic = parse_activation_method(method);
   const int64_t width = expect_activations(activations, "activations");
   StatsCollector collector(false);
@@ -111,6 +113,7 @@ Array compute_activation_stats(const ArrayView& activations, const std::string& 
 }
 
 SalientMask find_salient_weights(const ArrayView& weights, const ArrayView& activation_stats, double salient_ratio) {
+  const ThreadCount thread_count;
   expect_float(weights, "weights");
   expect_shape(weights, "weights", {-1, -1}, "[K, N]");
   const std::vector<float> statistic = load_statistic(activation_stats, "activation_stats", weights.shape[0]);
@@ -123,6 +126,7 @@ SalientMask find_salient_weights(const ArrayView& weights, const ArrayView& acti
 Array compute_salient_scaling(const ArrayView& weights, const ArrayView& salient_mask, const ArrayView& scales,
                               int64_t group_size, const std::optional<ArrayView>& activation_stats,
                               const std::optional<ArrayView>& gram) {
+  const ThreadCount thread_count;
   expect_float(weights, "weights");
   expect_shape(weights, "weights", {-1, -1}, "[K, N]");
   expect_group_size(group_size);

@@ -8,6 +8,7 @@
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
 #include "calibrate/statistics.h"
+#include "core/threads.h"
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"
@@ -16,6 +17,7 @@ namespace metal_marlin {
 
 GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations, int64_t group_size, double damping,
                          bool act_order, const std::string& scheme, const Observer& observer) {
+  const ThreadCount thread_count;
   const int64_t k = expect_layer(weights, activations);
   expect_group_size(group_size);
   expect_damping(damping, "damping");
@@ -73,6 +75,7 @@ GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
 
 Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros, const AWQMeta& meta,
                       ElementType type) {
+  const ThreadCount thread_count;
   if (meta.quant_type != "gptq_int4") {
     throw ArgumentError(fmt::format("meta: quant_type: expected \"gptq_int4\", found \"{}\"", meta.quant_type));
   }

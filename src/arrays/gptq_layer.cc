@@ -167,6 +167,7 @@ std::vector<int64_t> groups_of(const std::vector<int64_t>& perm, int64_t k, int6
 }  // namespace
 
 Array compute_hessian(const ArrayView& activations, bool normalize) {
+  const ThreadCount thread_count;
   expect_activations(activations, "activations");
   return sum_of_products(activations, normalize ? 2.0 / static_cast<double>(token_count(activations)) : 2.0,
                          "activations");
@@ -174,6 +175,7 @@ Array compute_hessian(const ArrayView& activations, bool normalize) {
 
 GPTQResult quantize_layer_gptq(const ArrayView& W, const ArrayView& H, int bits, int64_t group_size, bool sym,
                                bool actorder, double damp, const Observer& observer) {
+  const ThreadCount thread_count;
   const Grid grid = layer_grid(bits, group_size, sym);
   expect_damping(damp, "damp");
   const Matrix weight = load_weight(W, "W");
@@ -181,12 +183,14 @@ GPTQResult quantize_layer_gptq(const ArrayView& W, const ArrayView& H, int bits,
 }
 
 GPTQResult quantize_rtn(const ArrayView& W, int bits, int64_t group_size, bool sym) {
+  const ThreadCount thread_count;
   const Grid grid = layer_grid(bits, group_size, sym);
   return by_rounding(load_weight(W, "W"), grid, nullptr);
 }
 
 GPTQComparison compare_gptq_vs_rtn(const ArrayView& W, const ArrayView& H, int bits, int64_t group_size,
                                    const Observer& observer) {
+  const ThreadCount thread_count;
   const Grid grid = layer_grid(bits, group_size, true);
   const Matrix weight = load_weight(W, "W");
   const Matrix hessian = load_hessian(H, weight.cols(), "H");
@@ -208,6 +212,7 @@ GPTQComparison compare_gptq_vs_rtn(const ArrayView& W, const ArrayView& H, int b
 
 PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std::optional<ArrayView>& zeros,
                           int64_t group_size, const std::vector<int64_t>& perm) {
+  const ThreadCount thread_count;
   expect_float(Q, "Q");
   expect_shape(Q, "Q", {-1, -1}, "[N, K]");
   layer_grid(4, group_size, true);
@@ -272,6 +277,7 @@ GPTQQuantizer::GPTQQuantizer(int bits, int64_t group_size, bool sym, bool actord
 }
 
 GPTQResult GPTQQuantizer::quantize_weight(const ArrayView& W, const ArrayView& H, const Observer& observer) const {
+  const ThreadCount thread_count;
   return quantize_layer_gptq(W, H, bits_, group_size_, sym_, actorder_, damp_, observer);
 }
 

@@ -95,6 +95,7 @@ HessianCollector& HessianCollector::operator=(HessianCollector&&) noexcept = def
 HessianCollector::~HessianCollector() = default;
 
 void HessianCollector::accumulate(const ArrayView& x, const std::string& layer) {
+  const ThreadCount thread_count;
   const int64_t k = expect_activations(x, "x");
   {
     const std::lock_guard lock(state_->mutex);
@@ -113,6 +114,7 @@ void HessianCollector::accumulate(const ArrayView& x, const std::string& layer) 
 }
 
 Array HessianCollector::get_hessian(double damp, const std::string& layer) const {
+  const ThreadCount thread_count;
   expect_damping(damp, "damp");
   const std::lock_guard lock(state_->mutex);
   const Sum& sum = state_->find(layer);
@@ -128,6 +130,7 @@ Array HessianCollector::get_hessian(double damp, const std::string& layer) const
 }
 
 Array HessianCollector::get_raw_hessian(const std::string& layer) const {
+  const ThreadCount thread_count;
   const std::lock_guard lock(state_->mutex);
   return state_->find(layer).hessian;
 }
@@ -146,6 +149,7 @@ std::vector<std::string> HessianCollector::layer_names() const {
 }
 
 void HessianCollector::merge(const HessianCollector& other) {
+  const ThreadCount thread_count;
   std::map<std::string, Sum> theirs;
   {
     const std::lock_guard lock(other.state_->mutex);
@@ -177,14 +181,17 @@ uint64_t HessianCollector::memory_bytes() const {
 }
 
 Array GPTQMetal::compute_hessian(const ArrayView& activations, bool normalize) const {
+  const ThreadCount thread_count;
   return metal_marlin::compute_hessian(activations, normalize);
 }
 
 Array compute_hessian_metal(const ArrayView& activations, bool normalize) {
+  const ThreadCount thread_count;
   return compute_hessian(activations, normalize);
 }
 
 Array GPTQMetal::cholesky_decompose(const ArrayView& H, double regularization) const {
+  const ThreadCount thread_count;
   if (!(regularization >= 0 && std::isfinite(regularization))) {
     throw ArgumentError(fmt::format("regularization: expected a finite number >= 0, found {}", regularization));
   }
@@ -208,6 +215,7 @@ Array GPTQMetal::cholesky_decompose(const ArrayView& H, double regularization) c
 
 GPTQMetal::Quantized GPTQMetal::quantize_weight_gptq(const ArrayView& weight, const ArrayView& H, int bits,
                                                      int64_t blocksize, double percdamp) const {
+  const ThreadCount thread_count;
   if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
     throw ArgumentError(fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
   if (blocksize != -1 && (blocksize < 1 || blocksize > kMostGroupSize)) {

@@ -14,6 +14,7 @@
 #include "arrays/array_input.h"
 #include "arrays/hessian.h"
 #include "core/half.h"
+#include "core/threads.h"
 
 namespace metal_marlin {
 namespace {
@@ -139,6 +140,7 @@ double bits_per_weight(const LayerQuantConfig& config, int64_t in_features) {
 
 Array quantize_values(const ArrayView& W, const LayerQuantConfig& config, const std::optional<ArrayView>& H,
                       const Observer& observer) {
+  const ThreadCount thread_count;
   switch (config.precision) {
     case Precision::kFP16:
     case Precision::kBF16: {
@@ -171,6 +173,7 @@ Array quantize_values(const ArrayView& W, const LayerQuantConfig& config, const 
 
 LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& H, const std::string& name,
                                            int64_t group_size, const Observer& observer) {
+  const ThreadCount thread_count;
   const Matrix weight = load_weight(W, "W");
   const Matrix hessian = load_hessian(H, weight.cols(), "H");
   LayerSensitivity out;

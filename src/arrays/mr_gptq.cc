@@ -216,6 +216,7 @@ FP4GPTQQuantizer::FP4GPTQQuantizer(int64_t group_size, bool actorder, double dam
 
 FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::optional<ArrayView>& H,
                                                 const Observer& observer) const {
+  const ThreadCount thread_count;
   const Matrix weight = load_weight(W, "W");
   const Rounding how{QuantizationFormat::kFP4, parse_scale_method(scale_method_), group_size_, actorder_, damp_factor_};
   if (how.range == LevelRange::kHessian && !H)
@@ -253,6 +254,7 @@ FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::o
 
 Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int64_t out_features, int64_t group_size,
                           ElementType type) {
+  const ThreadCount thread_count;
   expect_words(packed);
   expect_group_size(group_size, true);
   const int64_t k = packed.shape[0];
@@ -293,6 +295,7 @@ MRGPTQQuantizer::MRGPTQQuantizer(int bits, QuantizationFormat format, int64_t gr
 
 MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std::optional<ArrayView>& hessian,
                                              std::optional<bool> use_hadamard, const Observer& observer) const {
+  const ThreadCount thread_count;
   const Matrix weight = load_weight(weights, "weights");
   Matrix h;
   if (hessian) h = load_hessian(*hessian, weight.cols(), "hessian");
@@ -346,6 +349,7 @@ MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std
 Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format,
                          int64_t in_features, int64_t group_size, int64_t hadamard_block_size, bool original_basis,
                          ElementType type) {
+  const ThreadCount thread_count;
   expect_words(packed);
   expect_group_size(group_size, true);
   const int64_t n = packed.shape[0];
@@ -370,6 +374,7 @@ Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, Quant
 }
 
 Array hadamard_rotate(const ArrayView& matrix, int64_t block_size) {
+  const ThreadCount thread_count;
   Matrix m = load_weight(matrix, "matrix");
   rotate_columns(m, block_size);
   return to_type(m, ElementType::kF32, "matrix");

@@ -18,8 +18,8 @@ class StatsCollector {
   // kBF16: the products of the Gram matrix from values rounded to bf16, where the machine has them.
   // lengths: rows of the sequences, in the order in which add() will see them, for every input; with them first_rows is
   // kept. last: of how many of the last of these sequences there are statistics of their own too (finish_last).
-  explicit StatsCollector(bool gram = true, Precision precision = Precision::kF32, std::vector<int64_t> lengths = {},
-                          int64_t last = 0);
+  explicit StatsCollector(bool gram = true, ComputeType precision = ComputeType::kF32,
+                          std::vector<int64_t> lengths = {}, int64_t last = 0);
   // x [rows, features], the values of the input; batches come in a fixed order. NumericError when a value is NaN or
   // Inf.
   void add(LinearInput input, const float* x, int64_t rows, int64_t features);
@@ -50,7 +50,7 @@ class StatsCollector {
   void finish_gram(Sums& s, ActivationStats& all, ActivationStats& last) const;
 
   bool gram_;
-  Precision precision_;
+  ComputeType precision_;
   std::vector<int64_t> lengths_;
   int64_t last_sequences_;
   int64_t last_row_;  // the first row of the last sequences; beyond all rows where there are none

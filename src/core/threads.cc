@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
-#include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <charconv>
 #include <cstdlib>
@@ -11,73 +11,122 @@
 #include <exception>
 #include <mutex>
 
+#include "core/processors.h"
+#include "core/thread_pool.h"
+
 namespace metal_marlin {
 namespace {
 
 constexpr int kMostThreads = 4096;
 
-// 0 when the text is no number of threads.
-int parse_threads(const char* text) noexcept {
+thread_local int scope_threads = 0;  // of the innermost ThreadCount; 0: there is none
+thread_local int index_in_loop = 0;
+thread_local bool in_loop = false;
+
+// 0 when the text up to `end` is no number of threads.
+int parse_threads(const char* text, const char* end) noexcept {
   int n = 0;
-  const char* end = text + std::strlen(text);
   const auto [at, error] = std::from_chars(text, end, n);
   return error == std::errc() && at == end && n >= 1 && n <= kMostThreads ? n : 0;
 }
 
-int default_threads() {
-  if (const char* text = std::getenv("METAL_MARLIN_THREADS"); text != nullptr) {
-    const int n = parse_threads(text);
-    if (n >= 1) return n;
+// What a thread is while it does tiles of a loop.
+class InLoop {
+ public:
+  InLoop(int index, int count) noexcept
+      : before_count_(scope_threads), before_index_(index_in_loop), before_in_(in_loop) {
+    scope_threads = count;
+    index_in_loop = index;
+    in_loop = true;
   }
-  return omp_get_max_threads();
-}
+  ~InLoop() {
+    scope_threads = before_count_;
+    index_in_loop = before_index_;
+    in_loop = before_in_;
+  }
+  InLoop(const InLoop&) = delete;
+  InLoop& operator=(const InLoop&) = delete;
 
-std::atomic<int>& count() {
-  static std::atomic<int> n{default_threads()};
-  return n;
-}
+ private:
+  int before_count_;
+  int before_index_;
+  bool before_in_;
+};
 
 }  // namespace
 
-void use_threads(int n) {
-  if (n != 0) return set_threads(n);
-  const char* text = std::getenv("METAL_MARLIN_THREADS");
-  if (text != nullptr && parse_threads(text) == 0) {
-    throw ArgumentError(
-        fmt::format("METAL_MARLIN_THREADS: expected a whole number from 1 to {}, found '{}'; set it so, or unset it",
-                    kMostThreads, text));
+int available_threads() {
+  if (const char* text = std::getenv("METAL_MARLIN_THREADS"); text != nullptr) {
+    const int n = parse_threads(text, text + std::strlen(text));
+    if (n == 0) {
+      throw ArgumentError(
+          fmt::format("METAL_MARLIN_THREADS: expected a whole number from 1 to {}, found '{}'; set it so, or unset it",
+                      kMostThreads, text));
+    }
+    return n;
   }
+  if (const char* text = std::getenv("OMP_NUM_THREADS"); text != nullptr) {
+    // A list names a number for each level of nesting.
+    if (const int n = parse_threads(text, text + std::strcspn(text, ",")); n > 0) return n;
+  }
+  return std::min(usable_processors(), kMostThreads);
 }
 
-void set_threads(int n) {
-  if (n < 1) throw ArgumentError("threads: expected at least 1");
-  count() = n;
+ThreadCount::ThreadCount() : before_(scope_threads) {
+  if (before_ == 0) scope_threads = available_threads();
+}
+
+ThreadCount::ThreadCount(int n) : before_(scope_threads) {
+  if (n < 0 || n > kMostThreads) {
+    throw ArgumentError(fmt::format("threads: expected 1 to {}, or 0 for all processors, found {}", kMostThreads, n));
+  }
+  scope_threads = n == 0 ? available_threads() : n;
+}
+
+ThreadCount::~ThreadCount() {
+  scope_threads = before_;
 }
 
 int threads() noexcept {
-  return count();
+  if (scope_threads > 0) return scope_threads;
+  try {
+    return available_threads();
+  } catch (...) {
+    return 1;
+  }
 }
 
 int thread_index() noexcept {
-  return omp_get_thread_num();
+  return index_in_loop;
 }
 
-void parallel_for(int64_t n, const std::function<void(int64_t)>& fn) {
+void parallel_for(int64_t count, const std::function<void(int64_t)>& fn) {
+  if (count <= 0) return;
+  const int all = threads();
+  const int most = in_loop ? 1 : static_cast<int>(std::min<int64_t>(all, count));
+  if (most == 1) {
+    const InLoop state(index_in_loop, all);
+    for (int64_t i = 0; i < count; ++i) fn(i);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> stop{false};
   std::exception_ptr error;
   std::mutex mutex;
-  std::atomic<bool> stop{false};
-  // A team of one is no active parallel region for OpenMP: library calls inside tiles guard themselves (kernels/).
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads())
-  for (int64_t i = 0; i < n; ++i) {
-    if (stop.load(std::memory_order_relaxed)) continue;
-    try {
-      fn(i);
-    } catch (...) {
-      const std::lock_guard lock(mutex);
-      if (!error) error = std::current_exception();
-      stop = true;
+  run_on_pool(most - 1, [&](int index) {
+    const InLoop state(index, all);
+    while (!stop.load(std::memory_order_relaxed)) {
+      const int64_t i = next.fetch_add(1, std::memory_order_relaxed);
+      if (i >= count) return;
+      try {
+        fn(i);
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (!error) error = std::current_exception();
+        stop.store(true, std::memory_order_relaxed);
+      }
     }
-  }
+  });
   if (error) std::rethrow_exception(error);
 }
 

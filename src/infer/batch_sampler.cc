@@ -43,8 +43,8 @@ void check(const SelfTextOptions& o) {
     throw ArgumentError(fmt::format("self-made text: temperature {}, expected > 0", o.temperature));
 }
 
-Precision precision() {
-  return has_bf16_gemm() ? Precision::kBF16 : Precision::kF32;
+ComputeType precision() {
+  return has_bf16_gemm() ? ComputeType::kBF16 : ComputeType::kF32;
 }
 
 // A token to start with: ordinary text with a letter in it.
@@ -132,7 +132,7 @@ SelfTextPlan plan_self_text(const ModelSource& source, const SelfTextOptions& op
   const ModelConfig& c = source.config();
   const auto layers = static_cast<uint64_t>(c.num_hidden_layers);
   const uint64_t layer = Decoder::block_bytes(source, precision());
-  const uint64_t layer_f32 = Decoder::block_bytes(source, Precision::kF32);
+  const uint64_t layer_f32 = Decoder::block_bytes(source, ComputeType::kF32);
   const uint64_t each = Decoder::cache_bytes(source, KvStorage::kF16, 1, options.length);
   const auto vocabulary = static_cast<uint64_t>(c.vocab_size);
   const auto most = std::min(options.count, kLargestGroup);

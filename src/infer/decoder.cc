@@ -13,11 +13,11 @@
 
 namespace metal_marlin {
 
-uint64_t Decoder::block_bytes(const ModelSource& source, Precision precision) {
+uint64_t Decoder::block_bytes(const ModelSource& source, ComputeType precision) {
   const ModelConfig& c = source.config();
   const int64_t heads = 2 * (c.num_attention_heads + c.num_key_value_heads) * c.head_dim;
   const auto weights = static_cast<uint64_t>(c.hidden_size * (heads + 3 * c.intermediate_size));
-  return weights * (precision == Precision::kBF16 && has_bf16_gemm() ? 2 : 4);
+  return weights * (precision == ComputeType::kBF16 && has_bf16_gemm() ? 2 : 4);
 }
 
 uint64_t Decoder::cache_bytes(const ModelSource& source, KvStorage cache, int64_t sequences, int64_t capacity) {

@@ -19,7 +19,7 @@ class PreparedBlock;
 struct DecoderOptions {
   int64_t sequences = 1;
   int64_t capacity = 1;  // tokens of a sequence at most
-  Precision precision = Precision::kF32;
+  ComputeType precision = ComputeType::kF32;
   KvStorage cache = KvStorage::kF32;
   // Bytes of prepared weights to keep; the blocks beyond are loaded again for each call of run().
   uint64_t weight_bytes = ~uint64_t{0};
@@ -47,7 +47,7 @@ class Decoder {
   int64_t resident_layers() const noexcept { return static_cast<int64_t>(blocks_.size()); }
 
   // Bytes of one prepared block (of its matrices), and of the cache.
-  static uint64_t block_bytes(const ModelSource& source, Precision precision);
+  static uint64_t block_bytes(const ModelSource& source, ComputeType precision);
   static uint64_t cache_bytes(const ModelSource& source, KvStorage cache, int64_t sequences, int64_t capacity);
 
  private:

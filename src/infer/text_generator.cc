@@ -23,9 +23,9 @@ constexpr int64_t kPromptRows = 256;
 constexpr size_t kTextContext = 8;
 constexpr uint64_t kReserve = 256u << 20;  // program, tokenizer, cache of a usual conversation
 
-Precision precision_of(const std::string& precision) {
-  if (precision == "auto" || precision == "f32") return Precision::kF32;
-  if (precision == "bf16") return Precision::kBF16;
+ComputeType precision_of(const std::string& precision) {
+  if (precision == "auto" || precision == "f32") return ComputeType::kF32;
+  if (precision == "bf16") return ComputeType::kBF16;
   throw ArgumentError(fmt::format("precision \"{}\": expected auto, f32 or bf16", precision));
 }
 
@@ -37,6 +37,7 @@ struct TextGenerator::Impl {
   std::unique_ptr<Head> head;
   std::vector<int32_t> ends;
   double load_seconds = 0;
+  int threads = 0;  // as MachineOptions has it
 
   Impl(const std::string& model, const MachineOptions& machine, bool for_chat);
   std::string run(std::vector<int32_t> tokens, const GenerateOptions& options,
@@ -46,7 +47,8 @@ struct TextGenerator::Impl {
 
 TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machine, bool for_chat) {
   const double start = wall_seconds();
-  use_threads(machine.threads);
+  threads = machine.threads;
+  const ThreadCount thread_count(threads);
   source = ModelSource::open(model);
   source->check();
   if (for_chat && source->tokenizer().chat_template().empty()) {
@@ -78,6 +80,7 @@ void TextGenerator::Impl::read_prompt(const std::vector<int32_t>& tokens, Matrix
 
 std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const GenerateOptions& options,
                                      const std::function<bool(const std::string&)>& on_text, GenerateStats* stats) {
+  const ThreadCount thread_count(threads);
   Sampler sampler(sampling_options(options));
   if (options.predict < -1) throw ArgumentError(fmt::format("predict {}: expected a number >= -1", options.predict));
   if (options.context < 0) throw ArgumentError(fmt::format("context {}: expected a number >= 0", options.context));

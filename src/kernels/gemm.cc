@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <array>
@@ -16,6 +15,7 @@
 #include "core/machine.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
+#include "kernels/one_thread.h"
 
 namespace metal_marlin {
 namespace {
@@ -23,18 +23,6 @@ namespace {
 using Type = dnnl::memory::data_type;
 using Tag = dnnl::memory::format_tag;
 using Dim = dnnl::memory::dim;
-
-// oneDNN asks OpenMP how many threads it may use, when it makes a primitive and when it runs one.
-class OneThread {
- public:
-  OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
-  ~OneThread() { omp_set_num_threads(before_); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  int before_;
-};
 
 const dnnl::engine& engine() {
   static const dnnl::engine e(dnnl::engine::kind::cpu, 0);

@@ -3,67 +3,24 @@
 #include <cblas.h>
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
-#include <omp.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <iterator>
 #include <vector>
 
 #include "core/threads.h"
 #include "kernels/dispatch.h"
+#include "kernels/one_thread.h"
 
 extern "C" {
 void dpotrf_(const char* uplo, const int* n, double* a, const int* lda, int* info, size_t uplo_length);
 void spotrf_(const char* uplo, const int* n, float* a, const int* lda, int* info, size_t uplo_length);
 void dtrtri_(const char* uplo, const char* diag, const int* n, double* a, const int* lda, int* info, size_t uplo_length,
              size_t diag_length);
-#if defined(__x86_64__)
-// What OpenBLAS runs when it is loaded and unloaded; absent where it was built for one processor.
-void gotoblas_dynamic_init() __attribute__((weak));
-void gotoblas_dynamic_quit() __attribute__((weak));
-#endif
 }
 
 namespace metal_marlin {
 namespace {
-
-// OpenBLAS 0.3.21 knows processors by their model numbers and takes kernels of 2004 (Prescott, SSE3) for those that
-// came after it, an eighth of what they can do. Where the processor has AVX2, such a choice is made again.
-// OPENBLAS_CORETYPE stays the user's.
-[[maybe_unused]] const bool kernels_replaced = [] {
-#if defined(__x86_64__)
-  if (std::getenv("OPENBLAS_CORETYPE") != nullptr || gotoblas_dynamic_init == nullptr ||
-      gotoblas_dynamic_quit == nullptr)
-    return false;
-  const char* wanted = fitting_blas_kernels(openblas_get_corename());
-  if (wanted == nullptr || setenv("OPENBLAS_CORETYPE", wanted, 1) != 0) return false;
-  gotoblas_dynamic_quit();
-  gotoblas_dynamic_init();
-  unsetenv("OPENBLAS_CORETYPE");
-  return true;
-#else
-  return false;
-#endif
-}();
-
-// OpenBLAS splits its work by omp_get_max_threads() unless it is in a parallel region of two or more threads; with one
-// thread in the region, or outside of any, only this keeps its partition, and so its bytes, the same.
-class OneThread {
- public:
-  OneThread() noexcept : before_(omp_get_max_threads()) {
-    if (before_ != 1) omp_set_num_threads(1);
-  }
-  ~OneThread() {
-    if (before_ != 1) omp_set_num_threads(before_);
-  }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  int before_;
-};
 
 CBLAS_TRANSPOSE op(bool transpose) noexcept {
   return transpose ? CblasTrans : CblasNoTrans;
@@ -100,27 +57,27 @@ void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const 
 }
 // Lower half of C -= A A^T, A [n, k].
 void rank_update(int64_t n, int64_t k, const double* a, int64_t lda, double* c, int64_t ldc) noexcept {
-  const OneThread guard;
+  const OneThreadBlas guard;
   cblas_dsyrk(CblasRowMajor, CblasLower, CblasNoTrans, size(n), size(k), -1.0, a, size(lda), 1.0, c, size(ldc));
 }
 void rank_update(int64_t n, int64_t k, const float* a, int64_t lda, float* c, int64_t ldc) noexcept {
-  const OneThread guard;
+  const OneThreadBlas guard;
   cblas_ssyrk(CblasRowMajor, CblasLower, CblasNoTrans, size(n), size(k), -1.0f, a, size(lda), 1.0f, c, size(ldc));
 }
 // B [m, n] <- B L^-T, L [n, n] lower.
 void solve_right(int64_t m, int64_t n, const double* l, int64_t ldl, double* b, int64_t ldb) noexcept {
-  const OneThread guard;
+  const OneThreadBlas guard;
   cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, size(m), size(n), 1.0, l, size(ldl), b,
               size(ldb));
 }
 void solve_right(int64_t m, int64_t n, const float* l, int64_t ldl, float* b, int64_t ldb) noexcept {
-  const OneThread guard;
+  const OneThreadBlas guard;
   cblas_strsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, size(m), size(n), 1.0f, l, size(ldl), b,
               size(ldb));
 }
 // LAPACK's info: 0, or the 1-based pivot that failed. Row-major lower is LAPACK's upper.
 int potrf(int64_t n, double* a, int64_t lda) noexcept {
-  const OneThread guard;
+  const OneThreadBlas guard;
   const int order = size(n);
   const int stride = size(lda);
   int info = 0;
@@ -128,7 +85,7 @@ int potrf(int64_t n, double* a, int64_t lda) noexcept {
   return info;
 }
 int potrf(int64_t n, float* a, int64_t lda) noexcept {
-  const OneThread guard;
+  const OneThreadBlas guard;
   const int order = size(n);
   const int stride = size(lda);
   int info = 0;
@@ -171,21 +128,21 @@ int64_t cholesky(T* a, int64_t n) {
 
 void sgemm_tile(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
                 int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) noexcept {
-  const OneThread guard;
+  const OneThreadBlas guard;
   cblas_sgemm(CblasRowMajor, op(transpose_a), op(transpose_b), size(m), size(n), size(k), alpha, a, size(lda), b,
               size(ldb), beta, c, size(ldc));
 }
 
 void dgemm_tile(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha, const double* a,
                 int64_t lda, const double* b, int64_t ldb, double beta, double* c, int64_t ldc) noexcept {
-  const OneThread guard;
+  const OneThreadBlas guard;
   cblas_dgemm(CblasRowMajor, op(transpose_a), op(transpose_b), size(m), size(n), size(k), alpha, a, size(lda), b,
               size(ldb), beta, c, size(ldc));
 }
 
 void ssyrk_tile(int64_t n, int64_t k, float alpha, const float* a, int64_t lda, float beta, float* c,
                 int64_t ldc) noexcept {
-  const OneThread guard;
+  const OneThreadBlas guard;
   cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, size(n), size(k), alpha, a, size(lda), beta, c, size(ldc));
 }
 
@@ -199,7 +156,7 @@ void quadratic_rows(const float* e, int64_t rows, int64_t lde, const float* gram
       sgemm_tile(false, false, rows, width, start, 2.0f, e, lde, gram + start, ldg, 0.0f, scratch, width);
     }
     {
-      const OneThread guard;
+      const OneThreadBlas guard;
       cblas_ssymm(CblasRowMajor, CblasRight, CblasUpper, size(rows), size(width), 1.0f, gram + start * ldg + start,
                   size(ldg), e + start, size(lde), start > 0 ? 1.0f : 0.0f, scratch, size(width));
     }
@@ -348,7 +305,7 @@ void invert_lower(double* l, int64_t n) {
     const int64_t width = std::min(kFactorTile, n - start);
     const int64_t after = start + width;
     {
-      const OneThread guard;
+      const OneThreadBlas guard;
       const int order = size(width);
       const int stride = size(n);
       int info = 0;
@@ -365,7 +322,7 @@ void invert_lower(double* l, int64_t n) {
       // apart.
       std::memcpy(t, panel + (row - after) * width, static_cast<size_t>(height * width) * sizeof(double));
       {
-        const OneThread guard;
+        const OneThreadBlas guard;
         cblas_dtrmm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, size(height), size(width), 1.0,
                     l + row * n + row, size(n), t, size(width));
       }
@@ -373,7 +330,7 @@ void invert_lower(double* l, int64_t n) {
         dgemm_tile(false, false, height, width, row - after, 1.0, l + row * n + after, n, panel, width, 1.0, t, width);
       }
       {
-        const OneThread guard;
+        const OneThreadBlas guard;
         cblas_dtrmm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, size(height), size(width), -1.0,
                     l + start * n + start, size(n), t, size(width));
       }
@@ -382,30 +339,6 @@ void invert_lower(double* l, int64_t n) {
       }
     });
   }
-}
-
-const char* fitting_blas_kernels(const char* chosen) noexcept {
-#if defined(__x86_64__)
-  constexpr const char* kWithoutAvx2[] = {
-      "Katmai",     "Coppermine", "Northwood", "Prescott",    "Banias", "Core2",   "Penryn",
-      "Dunnington", "Nehalem",    "Atom",      "Sandybridge", "Athlon", "Opteron", "Opteron_SSE3",
-      "Barcelona",  "Bobcat",     "Bulldozer", "Piledriver",  "Nano",   "Generic", "Unknown"};
-  const bool old = std::any_of(std::begin(kWithoutAvx2), std::end(kWithoutAvx2),
-                               [&](const char* name) { return std::strcmp(name, chosen) == 0; });
-  __builtin_cpu_init();
-  if (!old || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return nullptr;
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl");
-  return avx512 ? "SkylakeX" : "Haswell";
-#else
-  static_cast<void>(chosen);
-  return nullptr;
-#endif
-}
-
-const char* blas_kernel_name() noexcept {
-  return openblas_get_corename();
 }
 
 }  // namespace metal_marlin

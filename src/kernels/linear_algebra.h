@@ -52,10 +52,4 @@ int64_t cholesky_lower(float* a, int64_t n);
 // n x 128 float64 beside it.
 void invert_lower(double* l, int64_t n);
 
-// The kernel that OpenBLAS chose ("SkylakeX", "Haswell", ...): belongs beside every speed that is stated.
-const char* blas_kernel_name() noexcept;
-// Name of the OpenBLAS kernels to take in place of those `chosen`, which use less than this processor has; null: they
-// fit.
-const char* fitting_blas_kernels(const char* chosen) noexcept;
-
 }  // namespace metal_marlin

@@ -37,8 +37,8 @@ struct Block {
 // Loads and checks the weights of a layer (NumericError naming the tensor for NaN or Inf).
 Block load_block(const ModelSource& source, int64_t layer);
 
-// Precision of the matrix products: f32, or bf16 inputs with f32 sums where the machine has AVX512_BF16 (else f32).
-enum class Precision : uint8_t { kF32, kBF16 };
+// Of the matrix products: f32, or bf16 inputs with f32 sums where the machine has AVX512_BF16 (else f32).
+enum class ComputeType : uint8_t { kF32, kBF16 };
 
 // Keys and values of earlier positions, per layer, for generation. [sequence][position][kv_heads * head_dim].
 class KvCache;
@@ -57,7 +57,7 @@ class PreparedBlock;
 // tokens to bound the scratch memory; the result depends neither on the number of threads nor on other sequences.
 class BlockForward {
  public:
-  BlockForward(const Family& family, const ModelConfig& config, Precision precision = Precision::kF32);
+  BlockForward(const Family& family, const ModelConfig& config, ComputeType precision = ComputeType::kF32);
   ~BlockForward();
   void run(int64_t layer, const Block& block, Matrix& states, std::span<const int64_t> lengths,
            const InputHook& hook = {}, KvCache* cache = nullptr);
@@ -66,7 +66,7 @@ class BlockForward {
            const InputHook& hook = {}, KvCache* cache = nullptr);
   // Holds as many bytes as the block in f32, half of it in bf16; does not refer to `block` afterwards.
   std::shared_ptr<const PreparedBlock> prepare(const Block& block) const;
-  Precision precision() const noexcept;  // what runs: kF32 where the machine has no bf16 products
+  ComputeType precision() const noexcept;  // what runs: kF32 where the machine has no bf16 products
   static constexpr int64_t kBatchTokens = 4096;
   // Floating-point operations of the products (2 per multiplication and addition; attention counts the keys that a
   // position sees) of one layer over sequences of these lengths.

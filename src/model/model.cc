@@ -127,7 +127,7 @@ struct Head::Impl {
   }
 };
 
-Head::Head(const ModelSource& source, Precision precision) : impl_(std::make_unique<Impl>()) {
+Head::Head(const ModelSource& source, ComputeType precision) : impl_(std::make_unique<Impl>()) {
   const auto& config = source.config();
   const auto& family = source.family();
   const std::string& name = source.head_tensor();
@@ -145,7 +145,7 @@ Head::Head(const ModelSource& source, Precision precision) : impl_(std::make_uni
   impl_->offset = family.offset_norm ? 1.0f : 0.0f;
   impl_->eps = static_cast<float>(config.rms_norm_eps);
   impl_->cap = static_cast<float>(config.final_logit_softcapping);
-  if (precision == Precision::kBF16 && has_bf16_gemm()) {
+  if (precision == ComputeType::kBF16 && has_bf16_gemm()) {
     impl_->type = GemmType::kBF16;
     impl_->pack();
   }

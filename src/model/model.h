@@ -20,7 +20,7 @@ void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& stat
 // with kBF16 packed in bf16.
 class Head {
  public:
-  explicit Head(const ModelSource& source, Precision precision = Precision::kF32);
+  explicit Head(const ModelSource& source, ComputeType precision = ComputeType::kF32);
   ~Head();
   int64_t vocab_size() const noexcept;
   // logits [rows, vocab] of `rows` states [rows, hidden] (before the final norm).

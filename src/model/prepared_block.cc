@@ -14,8 +14,8 @@ Block Block::clone() const {
   return copy;
 }
 
-PreparedBlock::PreparedBlock(const Block& block, Precision precision, bool in_place) : norms_(block.norms) {
-  const GemmType type = precision == Precision::kBF16 ? GemmType::kBF16 : GemmType::kF32;
+PreparedBlock::PreparedBlock(const Block& block, ComputeType precision, bool in_place) : norms_(block.norms) {
+  const GemmType type = precision == ComputeType::kBF16 ? GemmType::kBF16 : GemmType::kF32;
   for (size_t i = 0; i < linears_.size(); ++i) {
     const Matrix& w = block.linears[i].weight;
     linears_[i].weight = in_place && type == GemmType::kF32 ? PackedWeight::view(w.data(), w.rows(), w.cols())

@@ -20,7 +20,7 @@ struct PreparedLinear {
 class PreparedBlock {
  public:
   // `in_place`: float32 weights are used where they are instead of being packed; they must outlive this.
-  PreparedBlock(const Block& block, Precision precision, bool in_place);
+  PreparedBlock(const Block& block, ComputeType precision, bool in_place);
 
   const PreparedLinear& linear(LinearKind kind) const noexcept { return linears_[static_cast<size_t>(kind)]; }
   const std::vector<float>& norm(NormKind kind) const noexcept { return norms_[static_cast<size_t>(kind)]; }

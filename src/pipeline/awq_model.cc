@@ -14,6 +14,7 @@
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
 #include "core/atomic_file.h"
+#include "core/threads.h"
 #include "formats/npz.h"
 #include "formats/safetensors.h"
 #include "scale/search.h"
@@ -308,6 +309,7 @@ AWQModelStats awq_quantize_model(const std::string& model_path, const std::strin
                                  const std::string& activations_path, int64_t group_size, double salient_ratio,
                                  const std::string& activation_method, const std::string& scheme,
                                  const Observer& observer) {
+  const ThreadCount thread_count;
   expect_group_size(group_size);
   if (!(salient_ratio >= 0 && salient_ratio <= 1)) {
     throw ArgumentError(fmt::format("salient_ratio: expected 0 to 1, found {}", salient_ratio));

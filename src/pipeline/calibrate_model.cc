@@ -60,7 +60,7 @@ class ActivationKeeper {
 CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
                                 const MachineOptions& machine, bool gram, bool keep_activations,
                                 const Observer& observer) {
-  use_threads(machine.threads);
+  const ThreadCount thread_count(machine.threads);
   if (std::filesystem::path(output).extension() != ".npz") {
     throw ArgumentError(
         fmt::format("--output {}: expected a name that ends in .npz, by which quantize knows statistics", output));

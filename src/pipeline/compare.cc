@@ -100,7 +100,7 @@ void unfold(const ModelSource& source_a, const ModelSource& source_b, Block& a, 
 }  // namespace
 
 std::string compare_models(const std::string& a, const std::string& b, const MachineOptions& machine) {
-  use_threads(machine.threads);
+  const ThreadCount thread_count(machine.threads);
   const auto source_a = ModelSource::open(a);
   const auto source_b = ModelSource::open(b);
   source_a->check();

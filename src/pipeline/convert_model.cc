@@ -168,9 +168,7 @@ void check_output_folder(const ModelSource& source, const std::string& output, b
 
 ConvertResult convert_model(const std::string& model, const std::string& output, const ConvertOptions& options,
                             const Observer& observer) {
-  if (options.threads < 0 || options.threads > 4096)
-    throw ArgumentError(fmt::format("threads: expected 0 to 4096, got {}", options.threads));
-  use_threads(options.threads);
+  const ThreadCount thread_count(options.threads);
   const auto writer = CheckpointWriter::create(options.to);
   const auto source = ModelSource::open(model);
   source->check();

@@ -31,7 +31,7 @@ namespace {
 
 // One model on its way through the evaluated chunks.
 struct Stream {
-  Stream(const ModelSource& s, const TokenSet& chunks, Precision precision, const std::string& scratch)
+  Stream(const ModelSource& s, const TokenSet& chunks, ComputeType precision, const std::string& scratch)
       : source(s),
         states(chunks.lengths(), s.config().hidden_size, scratch, BlockForward::kBatchTokens),
         forward(s.family(), s.config(), precision) {
@@ -132,7 +132,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   if (options.text.empty()) throw ArgumentError("--text: expected a file to evaluate on");
   check_sizes(options);
   if (machine.precision != "auto") statistics_precision(machine.precision);  // refuses an unknown name
-  use_threads(machine.threads);
+  const ThreadCount thread_count(machine.threads);
   const std::string text = read_utf8_text(options.text);
   Tracker tracker(observer);
   tracker.enter("load", 0, 1);
@@ -152,7 +152,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   warn_of_few_chunks(options, chunks, tracker);
   warn_beyond_positions(*source, chunks.longest(), tracker);
   if (other) check_same_tokens(*source, *other, text, options.text);
-  const Precision precision = machine.precision == "bf16" ? statistics_precision("bf16") : Precision::kF32;
+  const ComputeType precision = machine.precision == "bf16" ? statistics_precision("bf16") : ComputeType::kF32;
   const uint64_t models = other ? 2 : 1;
   const bool spill = evaluation_bytes(*source, chunks, models) > memory_budget(machine);
   const uint64_t state_bytes =
@@ -167,7 +167,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   };
   Stream stream(*source, chunks, precision, scratch("model"));
   std::unique_ptr<Stream> reference_stream;
-  if (other) reference_stream = std::make_unique<Stream>(*other, chunks, Precision::kF32, scratch("reference"));
+  if (other) reference_stream = std::make_unique<Stream>(*other, chunks, ComputeType::kF32, scratch("reference"));
   const int64_t layers = std::max(source->config().num_hidden_layers, other ? other->config().num_hidden_layers : 0);
   for (int64_t layer = 0; layer < layers; ++layer) {
     tracker.set_fraction(0.8 * static_cast<double>(layer) / static_cast<double>(layers));

@@ -8,6 +8,7 @@
 #include <set>
 #include <vector>
 
+#include "core/threads.h"
 #include "pipeline/left_out.h"
 #include "pipeline/mixed_report.h"
 #include "pipeline/size.h"
@@ -18,6 +19,7 @@ namespace metal_marlin {
 using nlohmann::ordered_json;
 
 std::string inspect_model(const std::string& model, bool with_tensors) {
+  const ThreadCount thread_count;
   const auto source = ModelSource::open(model);
   source->check();
   const ModelConfig& c = source->config();

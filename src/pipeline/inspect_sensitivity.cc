@@ -17,7 +17,7 @@
 namespace metal_marlin {
 
 std::string sensitivity_of_model(const std::string& model, const QuantizeOptions& options, const Observer& observer) {
-  use_threads(options.machine.threads);
+  const ThreadCount thread_count(options.machine.threads);
   const auto source = ModelSource::open(model);
   source->check();
   QuantizeOptions o = with_presets(options);

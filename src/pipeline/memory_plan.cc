@@ -103,7 +103,7 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
   plan.block = weights * sizeof(float) + weights;
   const int copies = 1 + (evaluating ? 1 : 0) + (recipe.guard ? 1 : 0);
   for (const uint64_t k : in_features) plan.statistics += k * k * sizeof(float) * copies;
-  if (recipe.precision == Precision::kBF16) {
+  if (recipe.precision == ComputeType::kBF16) {
     plan.statistics +=
         *std::max_element(in_features.begin(), in_features.end()) * static_cast<uint64_t>(kBF16GramTokens) * 2;
   }

@@ -51,7 +51,7 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const Quanti
                    const TextSizes& sizes) {
   const double rate = gemm_rate(GemmType::kF32) * 1e9 * threads();
   const double statistics_rate =
-      recipe.precision == Precision::kBF16 ? gemm_rate(GemmType::kBF16) * 1e9 * threads() : rate;
+      recipe.precision == ComputeType::kBF16 ? gemm_rate(GemmType::kBF16) * 1e9 * threads() : rate;
   const Work work = work_per_token(source);
   const auto calibration = static_cast<double>(sizes.calibration);
   const auto held_back = static_cast<double>(sizes.held_back);
@@ -101,7 +101,7 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const Quanti
 std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& asked,
                               const Observer& observer) {
   const QuantizeOptions options = with_presets(asked);
-  use_threads(options.machine.threads);
+  const ThreadCount thread_count(options.machine.threads);
   const auto source = ModelSource::open(model);
   source->check();
   const Recipe recipe = make_recipe(options, *source);

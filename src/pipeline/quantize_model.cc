@@ -144,7 +144,7 @@ class Run {
   void work(uint64_t fingerprint, QuantizeResult& result);
   void choose_mixed_bits();
   // Returns the number of operations.
-  double forward(int64_t layer, const Block& block, StateStore& store, Precision precision,
+  double forward(int64_t layer, const Block& block, StateStore& store, ComputeType precision,
                  const InputHook& hook) const;
   void run_blocks();
   FinishedBlock finished_block(int64_t layer) const;  // checked against the model
@@ -420,7 +420,7 @@ void Run::choose_mixed_bits() {
 }
 
 // The pass lives for one layer and one stream: its scratch memory is gone when the block is quantized.
-double Run::forward(int64_t layer, const Block& block, StateStore& store, Precision precision,
+double Run::forward(int64_t layer, const Block& block, StateStore& store, ComputeType precision,
                     const InputHook& hook) const {
   BlockForward pass(source_->family(), source_->config(), precision);
   double operations = 0;
@@ -487,9 +487,9 @@ void Run::replay(int64_t layer) {
   Block block = load_block(*source_, layer);
   if (calibration_->rows() > 0) forward(layer, block, *calibration_, recipe_.precision, {});
   if (evaluating()) {
-    forward(layer, block, *reference_, Precision::kF32, {});
+    forward(layer, block, *reference_, ComputeType::kF32, {});
     apply_finished(*source_, layer, finished_block(layer), block);
-    forward(layer, block, *quantized_, Precision::kF32, {});
+    forward(layer, block, *quantized_, ComputeType::kF32, {});
   }
 }
 
@@ -554,12 +554,12 @@ void Run::quantize_layer(int64_t layer) {
       if (take > 0) collector.add(input, x, take, features);
       n += rows;
     };
-    forward(layer, block, *reference_, Precision::kF32, hook);
+    forward(layer, block, *reference_, ComputeType::kF32, hook);
     held_back = collector.finish();
     task.held_back = &held_back;
   }
   // A bf16 stream does not show what the block makes of its input exactly; the check then runs the source block itself.
-  if (probe.rows() > 0 && (recipe_.precision == Precision::kF32 || &probe == reference_.get())) {
+  if (probe.rows() > 0 && (recipe_.precision == ComputeType::kF32 || &probe == reference_.get())) {
     task.invariance_output = Matrix(task.invariance_input.rows(), probe.hidden());
     probe.read_rows(0, task.invariance_output.rows(), task.invariance_output.data());
   }
@@ -568,7 +568,7 @@ void Run::quantize_layer(int64_t layer) {
 
   if (evaluating()) {
     tracker_.enter("evaluate", layer, layers);
-    forward(layer, block, *quantized_, Precision::kF32, {});
+    forward(layer, block, *quantized_, ComputeType::kF32, {});
   }
   tracker_.enter("journal", layer, layers);
   journal_.write_block(layer, result.finished, result.report);
@@ -744,7 +744,7 @@ void Run::work(uint64_t fingerprint, QuantizeResult& result) {
 
 QuantizeResult quantize_model(const std::string& model, const std::string& output, const QuantizeOptions& options,
                               const Observer& observer) {
-  use_threads(options.machine.threads);
+  const ThreadCount thread_count(options.machine.threads);
   return Run(model, output, with_presets(options), observer).execute();
 }
 

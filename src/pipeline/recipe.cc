@@ -221,8 +221,6 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   check_sizes(o.calibration);
   check_range("temperature", o.calibration.temperature, 0.01, 10);
   check_sizes(o.evaluation);
-  if (o.machine.threads < 0 || o.machine.threads > 4096)
-    throw ArgumentError(fmt::format("--threads: expected 0 to 4096, got {}", o.machine.threads));
   r.precision = statistics_precision(o.machine.precision);
   check_mixed(o, r);
   r.grids = grids_of_patterns(source, o, r);
@@ -233,11 +231,11 @@ int64_t guard_sequences(const Recipe& recipe, int64_t sequences) {
   return recipe.guard && sequences >= 2 ? std::max<int64_t>(1, sequences / 8) : 0;
 }
 
-Precision statistics_precision(const std::string& name) {
-  const Precision half = has_bf16_gemm() ? Precision::kBF16 : Precision::kF32;
-  return choose<Precision>(
+ComputeType statistics_precision(const std::string& name) {
+  const ComputeType half = has_bf16_gemm() ? ComputeType::kBF16 : ComputeType::kF32;
+  return choose<ComputeType>(
       "precision", name,
-      {{"auto", prefers_bf16_gemm() ? half : Precision::kF32}, {"f32", Precision::kF32}, {"bf16", half}});
+      {{"auto", prefers_bf16_gemm() ? half : ComputeType::kF32}, {"f32", ComputeType::kF32}, {"bf16", half}});
 }
 
 bool ranges_by_gram(const Recipe& r) {
@@ -365,7 +363,7 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   j["evaluate"] = o.evaluation.text;
   j["chunks"] = o.evaluation.chunks;
   j["context"] = o.evaluation.context;
-  j["precision"] = r.precision == Precision::kBF16 ? "bf16" : "f32";
+  j["precision"] = r.precision == ComputeType::kBF16 ? "bf16" : "f32";
   j["target_bits"] = o.target_bits > 0 ? nlohmann::json(o.target_bits) : nlohmann::json(nullptr);
   j["mixed_bits"] = chooses_bits(o);
   j["linear_bits"] = o.linear_bits;

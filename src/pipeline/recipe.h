@@ -42,10 +42,10 @@ struct Recipe {
   double damping = 0.01;        // where the guard has no say: without one, and where sensitivity is measured
   double least_damping = 0.01;  // that the guard tries
   bool act_order = true;
-  double first_token_weight = 1;          // in the Gram matrices
-  bool refine = false;                    // codes and scales after rounding
-  bool guard = false;                     // rounding chosen per linear (rounding_choice.h)
-  Precision precision = Precision::kF32;  // of the forward pass that makes statistics; never of an evaluation
+  double first_token_weight = 1;              // in the Gram matrices
+  bool refine = false;                        // codes and scales after rounding
+  bool guard = false;                         // rounding chosen per linear (rounding_choice.h)
+  ComputeType precision = ComputeType::kF32;  // of the forward pass that makes statistics; never of an evaluation
   Grid grid;                 // of most linears (see QuantizedWeight::grid); group_size resolved: explicit, or -1
   LinearGrids grids;         // of linears that --linear-bits gives another
   LinearGrids chosen_grids;  // of linears whose bits were chosen by their share of the KL divergence
@@ -80,7 +80,7 @@ inline constexpr int64_t kFastSamples = 16;
 // Of the stream that makes statistics. "auto": bf16 where the processor multiplies it faster, else f32 (measured on
 // SmolLM2: the reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16). ArgumentError for another
 // name.
-Precision statistics_precision(const std::string& name);
+ComputeType statistics_precision(const std::string& name);
 
 // Whether ranges are chosen by Gram matrices.
 bool ranges_by_gram(const Recipe& recipe);

@@ -8,8 +8,8 @@
 
 #include "core/machine.h"
 #include "core/threads.h"
+#include "kernels/blas_kernels.h"
 #include "kernels/gemm.h"
-#include "kernels/linear_algebra.h"
 #include "pipeline/mixed_bits.h"
 #include "pipeline/size.h"
 
@@ -45,7 +45,7 @@ json model_section(const ModelSource& source, const RunFacts& facts) {
 // The calibration stream's forward pass beside the rate of plain matrix products, measured here and now.
 json forward_section(const Recipe& recipe, const RunFacts& facts, double cpu_seconds) {
   if (facts.forward_operations <= 0 || cpu_seconds <= 0) return nullptr;
-  const bool bf16 = recipe.precision == Precision::kBF16 && has_bf16_gemm();
+  const bool bf16 = recipe.precision == ComputeType::kBF16 && has_bf16_gemm();
   const double rate = facts.forward_operations / cpu_seconds / 1e9;
   const double gemm = gemm_rate(bf16 ? GemmType::kBF16 : GemmType::kF32);
   return {{"precision", bf16 ? "bf16" : "f32"}, {"operations", facts.forward_operations},

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "arrays/random_array.h"
@@ -92,12 +93,12 @@ TEST(Awq, DoesNotDependOnThreads) {
   for (const int64_t n : {96, 1100}) {
     const Array w = normal({512, n}, 0.1, 3);
     const Array x = normal({200, 512}, 1, 4);
-    const int before = threads();
-    set_threads(1);
+    std::optional<ThreadCount> thread_count;
+    thread_count.emplace(1);
     const AWQResult one = awq_quantize(w.view(), x.view());
-    set_threads(3);
+    thread_count.emplace(3);
     const AWQResult three = awq_quantize(w.view(), x.view());
-    set_threads(before);
+    thread_count.reset();
     EXPECT_EQ(one.Q.bytes, three.Q.bytes);
     EXPECT_EQ(one.scales.bytes, three.scales.bytes);
     EXPECT_EQ(one.q_scale.bytes, three.q_scale.bytes);

@@ -4,6 +4,7 @@
 #include <metal_marlin/gptq.h>
 
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "arrays/random_array.h"
@@ -55,12 +56,12 @@ TEST(GptqLayer, PacksWhatItRestores) {
 TEST(GptqLayer, DoesNotDependOnThreadsAndStopsWhenAsked) {
   const Array w = normal({130, 64}, 0.1, 4);
   const Array h = compute_hessian(normal({200, 64}, 1, 5).view());
-  const int before = threads();
-  set_threads(1);
+  std::optional<ThreadCount> thread_count;
+  thread_count.emplace(1);
   const GPTQResult one = quantize_layer_gptq(w.view(), h.view(), 3, -1, false);
-  set_threads(3);
+  thread_count.emplace(3);
   const GPTQResult three = quantize_layer_gptq(w.view(), h.view(), 3, -1, false);
-  set_threads(before);
+  thread_count.reset();
   EXPECT_EQ(one.Q.bytes, three.Q.bytes);
   EXPECT_EQ(one.total_error, three.total_error);
   Observer observer;

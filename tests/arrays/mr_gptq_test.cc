@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "arrays/random_array.h"
@@ -97,12 +98,12 @@ TEST(MrGptq, OutliersAreSpread) {
 TEST(MrGptq, Fp4RoundTripAndThreads) {
   const Array w = normal({130, 70}, 0.1, 4);
   const Array h = compute_hessian(inputs(300, 70, 5).view());
-  const int before = threads();
-  set_threads(1);
+  std::optional<ThreadCount> thread_count;
+  thread_count.emplace(1);
   const FP4GPTQResult one = FP4GPTQQuantizer(32).quantize_weight(w.view(), h.view());
-  set_threads(3);
+  thread_count.emplace(3);
   const FP4GPTQResult three = FP4GPTQQuantizer(32).quantize_weight(w.view(), h.view());
-  set_threads(before);
+  thread_count.reset();
   EXPECT_EQ(one.packed.bytes, three.packed.bytes);
   EXPECT_EQ(one.output_error, three.output_error);
   const Array q = dequantize_fp4_gptq(one.packed.view(), one.scales.view(), 130, 32, ElementType::kF32);

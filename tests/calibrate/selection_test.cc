@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "core/random.h"
 #include "core/threads.h"
@@ -124,12 +125,12 @@ TEST(Selection, HandlesChannelsThatHurt) {
 
 TEST(Selection, DoesNotDependOnTheThreads) {
   const Matrix profiles = random_profiles(40, 700, 8);
-  const int before = threads();
-  set_threads(1);
+  std::optional<ThreadCount> thread_count;
+  thread_count.emplace(1);
   const auto one = select_sequences(profiles, 9).sequences;
-  set_threads(3);
+  thread_count.emplace(3);
   EXPECT_EQ(select_sequences(profiles, 9).sequences, one);
-  set_threads(before);
+  thread_count.reset();
 }
 
 // Sequences of 3, 5 and 2 rows, two inputs of 300 (more than a tile) and 2 channels, two blocks, in two batches.

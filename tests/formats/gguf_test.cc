@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <optional>
 
 #include "core/threads.h"
 #include "formats/gguf_builder.h"
@@ -155,12 +156,12 @@ TEST(Gguf, DequantizeRowsDoesNotDependOnThreads) {
   const GgufContent content = parse_gguf(test::as_bytes(bytes), "x");
   std::vector<float> one(256000);
   std::vector<float> four(256000);
-  const int before = threads();
-  set_threads(1);
+  std::optional<ThreadCount> thread_count;
+  thread_count.emplace(1);
   dequantize_rows(content.tensors[0], 0, 1000, one.data());
-  set_threads(4);
+  thread_count.emplace(4);
   dequantize_rows(content.tensors[0], 0, 1000, four.data());
-  set_threads(before);
+  thread_count.reset();
   EXPECT_EQ(std::memcmp(one.data(), four.data(), one.size() * sizeof(float)), 0);
   std::vector<float> part(256 * 3);
   dequantize_rows(content.tensors[0], 500, 3, part.data());

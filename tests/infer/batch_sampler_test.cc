@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <set>
 
 #include "core/threads.h"
@@ -68,12 +69,12 @@ TEST(BatchSampler, SeedDecides) {
 
 TEST(BatchSampler, ThreadsDoNotChangeTheText) {
   const Sampled sampled("mistral");
-  const int before = threads();
-  set_threads(1);
+  std::optional<ThreadCount> thread_count;
+  thread_count.emplace(1);
   const auto one = sampled(small_options(6, 30));
-  set_threads(3);
+  thread_count.emplace(3);
   const auto three = sampled(small_options(6, 30));
-  set_threads(before);
+  thread_count.reset();
   EXPECT_EQ(one, three);
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "core/threads.h"
 #include "infer/tiny_models.h"
@@ -70,7 +71,7 @@ TEST_P(DecoderOfFamily, PromptInPiecesEqualsTransformers) {
   const Head head(*source);
   DecoderOptions options;
   options.capacity = static_cast<int64_t>(ids.size());
-  options.weight_bytes = Decoder::block_bytes(*source, Precision::kF32);
+  options.weight_bytes = Decoder::block_bytes(*source, ComputeType::kF32);
   Decoder decoder(*source, options);
   EXPECT_EQ(decoder.resident_layers(), 1);
   Matrix states;
@@ -118,7 +119,7 @@ TEST(Decoder, RowsDoNotDependOnTheirNeighboursWithAvx512) {
     DecoderOptions options;
     options.sequences = sequences;
     options.capacity = 20;
-    options.precision = Precision::kBF16;
+    options.precision = ComputeType::kBF16;
     options.cache = KvStorage::kF16;
     Decoder decoder(*source, options);
     Matrix states;
@@ -137,10 +138,10 @@ TEST(Decoder, RowsDoNotDependOnTheirNeighboursWithAvx512) {
 TEST(Decoder, ThreadsDoNotChangeTheResult) {
   const GoldenLogits golden("gemma3");
   const auto source = ModelSource::open(tiny_model("gemma3"));
-  const int before = threads();
+  std::optional<ThreadCount> thread_count;
   std::vector<std::vector<float>> results;
   for (const int n : {1, 2, 3}) {
-    set_threads(n);
+    thread_count.emplace(n);
     DecoderOptions options;
     options.capacity = 24;
     Decoder decoder(*source, options);
@@ -149,7 +150,7 @@ TEST(Decoder, ThreadsDoNotChangeTheResult) {
     decoder.run(golden.ids[0], lengths, states);
     results.emplace_back(states.values().begin(), states.values().end());
   }
-  set_threads(before);
+  thread_count.reset();
   EXPECT_EQ(results[0], results[1]);
   EXPECT_EQ(results[0], results[2]);
 }

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "core/half.h"
 #include "core/random.h"
@@ -92,7 +93,7 @@ TEST(Gemm, PanelsCoverTheWeight) {
 }
 
 TEST(Gemm, SameBytesInsideAndOutsideOfParallelLoops) {
-  const int before = threads();
+  std::optional<ThreadCount> thread_count;
   const Matrix x = random_matrix(96, 320, 5);
   const Matrix w = random_matrix(700, 320, 6);
   const PackedWeight packed(w.data(), 700, 320, GemmType::kF32);
@@ -100,7 +101,7 @@ TEST(Gemm, SameBytesInsideAndOutsideOfParallelLoops) {
   Matrix first;
   linear_rows(packed, x.data(), 96, nullptr, outside.data(), 700);
   for (const int n : {1, 2}) {
-    set_threads(n);
+    thread_count.emplace(n);
     Matrix inside(96, 700);
     parallel_for(3, [&](int64_t i) {
       linear_rows(packed, x.data() + i * 32 * 320, 32, nullptr, inside.data() + i * 32 * 700, 700);
@@ -114,7 +115,7 @@ TEST(Gemm, SameBytesInsideAndOutsideOfParallelLoops) {
       EXPECT_EQ(0, std::memcmp(outside.data(), inside.data(), static_cast<size_t>(outside.size()) * 4)) << n;
     }
   }
-  set_threads(before);
+  thread_count.reset();
 }
 
 TEST(Gemm, RateIsMeasured) {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <optional>
 
 #include "core/half.h"
 #include "core/random.h"
@@ -326,19 +327,19 @@ TEST(Dispatch, NamesAndRefusals) {
 }
 
 TEST(AccumulateStats, SameBytesWithAnyNumberOfThreads) {
-  const int before = threads();
+  std::optional<ThreadCount> thread_count;
   const int64_t rows = 77;
   const int64_t cols = 1001;
   const auto x = random_values(rows * cols, 20);
   std::vector<double> sums[2];
   for (const int n : {1, 2}) {
-    set_threads(n);
+    thread_count.emplace(n);
     auto& s = sums[n - 1];
     s.assign(2 * 1001, 0.0);
     std::vector<float> most(1001, 0.0f);
     accumulate_stats(x.data(), rows, cols, s.data(), most.data(), s.data() + cols);
   }
-  set_threads(before);
+  thread_count.reset();
   EXPECT_EQ(0, std::memcmp(sums[0].data(), sums[1].data(), sums[0].size() * 8));
 }
 

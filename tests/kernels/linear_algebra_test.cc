@@ -6,11 +6,13 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
+#include "kernels/blas_kernels.h"
 
 namespace metal_marlin {
 namespace {
@@ -43,14 +45,14 @@ std::vector<double> positive_definite(int64_t n, uint64_t seed) {
 
 template <typename Fn>
 void expect_same_bytes_for_threads(const Fn& compute) {
-  const int before = threads();
-  set_threads(1);
+  std::optional<ThreadCount> thread_count;
+  thread_count.emplace(1);
   const auto one = compute();
-  set_threads(2);
+  thread_count.emplace(2);
   const auto two = compute();
-  set_threads(5);
+  thread_count.emplace(5);
   const auto five = compute();
-  set_threads(before);
+  thread_count.reset();
   ASSERT_EQ(one.size(), two.size());
   EXPECT_EQ(std::memcmp(one.data(), two.data(), one.size() * sizeof(one[0])), 0);
   EXPECT_EQ(std::memcmp(one.data(), five.data(), one.size() * sizeof(one[0])), 0);

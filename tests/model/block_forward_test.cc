@@ -49,11 +49,9 @@ double largest_difference(const Matrix& m, int64_t first, const Rows& rows) {
 class BlockForwardTest : public ::testing::TestWithParam<size_t> {
  protected:
   BlockForwardTest() : model_(std::move(testing::test_models()[GetParam()])) {}
-  void TearDown() override { set_threads(before_); }
   Matrix input(const std::vector<int64_t>& lengths) const {
     return testing::random_matrix(total(lengths), model_.config.hidden_size, 7, 1.0);
   }
-  int before_ = threads();
   TestModel model_;
 };
 
@@ -89,10 +87,12 @@ TEST_P(BlockForwardTest, SameBytesWithAnyNumberOfThreads) {
   const Matrix x = input(kLengths);
   BlockForward forward(model_.family, model_.config);
   Matrix one = x.clone();
-  set_threads(1);
-  forward.run(0, model_.block, one, kLengths);
+  {
+    const ThreadCount thread_count(1);
+    forward.run(0, model_.block, one, kLengths);
+  }
   for (const int n : {2, 3}) {
-    set_threads(n);
+    const ThreadCount thread_count(n);
     Matrix several = x.clone();
     forward.run(0, model_.block, several, kLengths);
     EXPECT_EQ(0, std::memcmp(one.data(), several.data(), static_cast<size_t>(one.size()) * 4)) << n << " threads";
@@ -162,8 +162,8 @@ TEST_P(BlockForwardTest, CacheContinuesTheSequence) {
 TEST_P(BlockForwardTest, Bf16IsClose) {
   const Matrix x = input(kLengths);
   BlockForward exact(model_.family, model_.config);
-  BlockForward rounded(model_.family, model_.config, Precision::kBF16);
-  EXPECT_EQ(rounded.precision() == Precision::kBF16, has_bf16_gemm());
+  BlockForward rounded(model_.family, model_.config, ComputeType::kBF16);
+  EXPECT_EQ(rounded.precision() == ComputeType::kBF16, has_bf16_gemm());
   Matrix a = x.clone();
   Matrix b = x.clone();
   exact.run(0, model_.block, a, kLengths);

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -72,12 +73,12 @@ inline void expect_equal(const QuantizedTensor& a, const QuantizedTensor& b) {
 // pack(tensor) with one thread and with four gives the same bytes.
 template <typename F>
 void expect_independent_of_threads(const QuantizedTensor& tensor, F pack) {
-  const int before = threads();
-  set_threads(1);
+  std::optional<ThreadCount> thread_count;
+  thread_count.emplace(1);
   const PackedTensor one = pack(tensor);
-  set_threads(4);
+  thread_count.emplace(4);
   const PackedTensor four = pack(tensor);
-  set_threads(before);
+  thread_count.reset();
   for (size_t i = 0; i < one.parts.size(); ++i) expect_same(one.parts[i], four.parts[i].view());
 }
 

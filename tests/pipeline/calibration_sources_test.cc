@@ -12,7 +12,6 @@
 
 #include "core/atomic_file.h"
 #include "core/random.h"
-#include "core/threads.h"
 #include "formats/npz.h"
 
 namespace metal_marlin {
@@ -41,12 +40,8 @@ class CalibrationSourcesTest : public testing::Test {
                   .dump()
            << "\n";
     }
-    threads_ = threads();
   }
-  void TearDown() override {
-    set_threads(threads_);
-    fs::remove_all(folder_);
-  }
+  void TearDown() override { fs::remove_all(folder_); }
   static std::string words(int count, uint64_t seed) {
     Random random(seed);
     const char* all[] = {"the", "model", "of",  "weights", "is", "small", "and",
@@ -86,7 +81,6 @@ class CalibrationSourcesTest : public testing::Test {
   std::string weights_of(const std::string& out) const { return read_text_file(path(out) + "/model.safetensors"); }
 
   fs::path folder_;
-  int threads_ = 1;
 };
 
 TEST_F(CalibrationSourcesTest, GiveSequencesInProportionToTheirWeights) {
@@ -300,7 +294,7 @@ TEST_F(CalibrationSourcesTest, ASelectionIsRepeatableAndReported) {
   QuantizeOptions o = options({"a.txt", "chat.jsonl"});
   o.calibration.calibration_weights = {3, 1};
   o.calibration.select = 4;
-  set_threads(1);
+  o.machine.threads = 1;
   const json report = quantize("one", o);
   const json& c = report["calibration"];
   EXPECT_EQ(c["sequences"], 4);

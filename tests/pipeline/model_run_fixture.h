@@ -10,7 +10,6 @@
 #include <string>
 
 #include "core/random.h"
-#include "core/threads.h"
 
 namespace metal_marlin {
 
@@ -27,12 +26,8 @@ class ModelRunTest : public testing::Test {
     const char* words[] = {"the", "model", "of",  "weights", "is", "small", "and",
                            "a",   "test",  "for", "code",    "in", "bits"};
     for (int i = 0; i < 9000; ++i) text << words[random.below(13)] << (i % 17 == 16 ? ".\n" : " ");
-    threads_ = threads();
   }
-  void TearDown() override {
-    set_threads(threads_);
-    std::filesystem::remove_all(folder_);
-  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
   // Native, in groups of 8, which divide 32 and 40; calibrated on 16 sequences of 64 tokens.
   QuantizeOptions tiny_options() const {
     QuantizeOptions o;
@@ -52,7 +47,6 @@ class ModelRunTest : public testing::Test {
   std::string out(const std::string& name) const { return (folder_ / name).string(); }
 
   std::filesystem::path folder_;
-  int threads_ = 1;
 };
 
 }  // namespace metal_marlin

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "core/half.h"
@@ -83,17 +84,17 @@ inline std::vector<double> rounding_errors(const float* w, int64_t count, double
 // Runs compute() with 1, 2 and 5 threads; true when the bytes of the three results are equal.
 template <typename Fn>
 bool same_bytes_for_threads(const Fn& compute) {
-  const int before = threads();
-  set_threads(1);
+  std::optional<ThreadCount> thread_count;
+  thread_count.emplace(1);
   const auto one = compute();
   bool same = true;
   for (const int n : {2, 5}) {
-    set_threads(n);
+    thread_count.emplace(n);
     const auto other = compute();
     same =
         same && one.size() == other.size() && std::memcmp(one.data(), other.data(), one.size() * sizeof(one[0])) == 0;
   }
-  set_threads(before);
+  thread_count.reset();
   return same;
 }
 

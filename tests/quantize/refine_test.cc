@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
+#include <optional>
 
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
@@ -148,12 +149,12 @@ TEST_P(Refine, RefittedScalesAreTheLeastSquaresSolution) {
 TEST_P(Refine, GivesTheSameBytesWithOneAndTwoThreads) {
   QuantizedTensor one = rounded();
   QuantizedTensor two = one;
-  const int before = threads();
-  set_threads(1);
+  std::optional<ThreadCount> thread_count;
+  thread_count.emplace(1);
   refine(weight_, gram_, one, {});
-  set_threads(2);
+  thread_count.emplace(2);
   refine(weight_, gram_, two, {});
-  set_threads(before);
+  thread_count.reset();
   EXPECT_EQ(one.codes, two.codes);
   EXPECT_EQ(one.scales, two.scales);
 }
