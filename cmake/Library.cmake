@@ -9,6 +9,13 @@ add_library(metal_marlin::metal_marlin ALIAS metal_marlin)
 set_target_properties(metal_marlin PROPERTIES LINKER_LANGUAGE CXX VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
 target_compile_features(metal_marlin PUBLIC cxx_std_20)
 target_link_libraries(metal_marlin PRIVATE ${libraries} mm_options)
+if(NOT APPLE)
+  # Of the C++ library's templates and of the archives nothing is exported; and since threads of the pool may sleep in its
+  # code, the library stays in the process until that ends.
+  set(exports ${CMAKE_SOURCE_DIR}/cmake/exports.map)
+  target_link_options(metal_marlin PRIVATE LINKER:--version-script=${exports} LINKER:--exclude-libs,ALL LINKER:-z,nodelete)
+  set_property(TARGET metal_marlin APPEND PROPERTY LINK_DEPENDS ${exports})
+endif()
 target_include_directories(metal_marlin PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include>
                                                $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 install(FILES ${CMAKE_SOURCE_DIR}/LICENSE ${CMAKE_SOURCE_DIR}/NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -1,6 +1,8 @@
 // Arrays at the border of the library: a strided view of memory that the caller keeps, and an array that owns its own.
 #pragma once
 
+#include <metal_marlin/export.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -10,9 +12,10 @@ namespace metal_marlin {
 
 enum class ElementType : uint8_t { kBool, kI8, kU32, kF16, kBF16, kF32, kF64 };
 
-size_t element_size(ElementType type) noexcept;       // bytes
-const char* element_name(ElementType type) noexcept;  // as numpy: "bool", "int8", "uint32", "float16", "bfloat16", ...
-ElementType parse_element_type(const std::string& name);  // ArgumentError for another name
+METAL_MARLIN_API size_t element_size(ElementType type) noexcept;  // bytes
+METAL_MARLIN_API const char* element_name(
+    ElementType type) noexcept;  // as numpy: "bool", "int8", "uint32", "float16", "bfloat16", ...
+METAL_MARLIN_API ElementType parse_element_type(const std::string& name);  // ArgumentError for another name
 
 // `data` points at element [0, ..., 0]. Strides count elements and may be zero or negative; empty: row-major.
 struct ArrayView {
@@ -23,7 +26,7 @@ struct ArrayView {
 };
 
 // Row-major.
-struct Array {
+struct METAL_MARLIN_API Array {
   ElementType type = ElementType::kF32;
   std::vector<int64_t> shape;
   std::vector<std::byte> bytes;

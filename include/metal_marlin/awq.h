@@ -16,6 +16,7 @@
 #pragma once
 
 #include <metal_marlin/array.h>
+#include <metal_marlin/export.h>
 #include <metal_marlin/progress.h>
 
 #include <cstdint>
@@ -67,7 +68,7 @@ struct AWQResult {
 
 // activations [B, T, K] or [tokens, K] -> float32 [K]: per channel the mean or maximum of |x|, or its root mean square.
 // Sums in float64. ArgumentError for another method.
-Array compute_activation_stats(const ArrayView& activations, const std::string& method = "rms");
+METAL_MARLIN_API Array compute_activation_stats(const ArrayView& activations, const std::string& method = "rms");
 
 struct SalientMask {
   Array mask;        // bool [K, N]: exactly round(salient_ratio * K * N) are true (halves up), ties by index
@@ -75,8 +76,8 @@ struct SalientMask {
 };
 // Salience of a weight: (stat_k / max stat) * (|w_kn| / max |w|). weights [K, N], activation_stats [K], ratio in [0,
 // 1].
-SalientMask find_salient_weights(const ArrayView& weights, const ArrayView& activation_stats,
-                                 double salient_ratio = kAwqSalientRatio);
+METAL_MARLIN_API SalientMask find_salient_weights(const ArrayView& weights, const ArrayView& activation_stats,
+                                                  double salient_ratio = kAwqSalientRatio);
 
 // float32 [K], >= 1: the factor of each input channel. Channels of which at least a tenth of the weights is salient get
 // max(stat / median stat, 1)^r, r in 0, 0.05 .. 0.95, the r of least output error; the others get 1. scales [G, N]:
@@ -84,9 +85,10 @@ SalientMask find_salient_weights(const ArrayView& weights, const ArrayView& acti
 // activation_stats [K] (optional): when missing, they are inferred from the mask: in a channel with salient weights the
 // statistic is inverse to the least |w| that is still salient. gram [K, K] (optional), the mean of x x^T: when missing,
 // channels are taken to be uncorrelated with the statistic as root mean square.
-Array compute_salient_scaling(const ArrayView& weights, const ArrayView& salient_mask, const ArrayView& scales,
-                              int64_t group_size, const std::optional<ArrayView>& activation_stats = {},
-                              const std::optional<ArrayView>& gram = {});
+METAL_MARLIN_API Array compute_salient_scaling(const ArrayView& weights, const ArrayView& salient_mask,
+                                               const ArrayView& scales, int64_t group_size,
+                                               const std::optional<ArrayView>& activation_stats = {},
+                                               const std::optional<ArrayView>& gram = {});
 
 struct PackedAWQ {
   Array packed;  // uint32 [padded K / 8, N]
@@ -94,30 +96,31 @@ struct PackedAWQ {
 };
 // weights: signed codes int8 [K, N] in -8..7, without loss; rows that pad K hold the code of weight 0. scales, zeros
 // [G, N] are checked (shapes, finite, integers -8..7).
-PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, const ArrayView& zeros,
-                           int64_t group_size = kAwqDefaultGroupSize);
+METAL_MARLIN_API PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, const ArrayView& zeros,
+                                            int64_t group_size = kAwqDefaultGroupSize);
 // int8 [K, N]: the codes again.
-Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta);
+METAL_MARLIN_API Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta);
 
 // scheme: "sym" (codes -8..7) or "asym" (codes 0..15 with a zero point per group). The scales are rounded to float16
 // before codes are chosen; where float16 cannot hold them, q_scale moves by a power of two, and if that does not help
 // either, NumericError. The last group may be short. Holds about twice the weights in float32. The observer may
 // stop the work between its stages.
-AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations,
-                       int64_t group_size = kAwqDefaultGroupSize, double salient_ratio = kAwqSalientRatio,
-                       const std::string& activation_method = "rms", const std::string& scheme = "sym",
-                       const Observer& observer = {});
+METAL_MARLIN_API AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations,
+                                        int64_t group_size = kAwqDefaultGroupSize,
+                                        double salient_ratio = kAwqSalientRatio,
+                                        const std::string& activation_method = "rms", const std::string& scheme = "sym",
+                                        const Observer& observer = {});
 
 // [K, N] of `type` (float16, bfloat16, float32, float64) by the formula above, rounded once. Of meta, in_features,
 // out_features, group_size, quant_type and code_offset are read. NumericError: a value that `type` cannot hold.
-Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros,
-                     const std::optional<ArrayView>& q_scale, const AWQMeta& meta,
-                     ElementType type = ElementType::kF16);
+METAL_MARLIN_API Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros,
+                                      const std::optional<ArrayView>& q_scale, const AWQMeta& meta,
+                                      ElementType type = ElementType::kF16);
 
 // The 4-bit tensors of a `*.awq.safetensors`, in the order of the file: of this program, or of the one that the format
 // comes from (no metadata, offset 7, q_scale per output channel; meta.code_offset says so). quantization_error and
 // salient_ratio are not stored there and stay 0. FormatError: no such tensor, or a broken one.
-std::vector<std::pair<std::string, AWQResult>> awq_load(const std::string& path);
+METAL_MARLIN_API std::vector<std::pair<std::string, AWQResult>> awq_load(const std::string& path);
 
 struct AWQModelStats {
   int64_t quantized_count = 0;  // tensors
@@ -138,9 +141,11 @@ struct AWQModelStats {
 // "weight" (and not embed, norm, bias, lm_head, nor a router's gate) with activations of their width are quantized with
 // a stored q_scale, `NAME.awq.safetensors` per file; what is skipped is listed with its reason.
 // Notes of the observer say what is done in words, its warnings what is skipped for want of activations.
-AWQModelStats awq_quantize_model(const std::string& model_path, const std::string& output_path,
-                                 const std::string& activations_path, int64_t group_size = kAwqDefaultGroupSize,
-                                 double salient_ratio = kAwqSalientRatio, const std::string& activation_method = "rms",
-                                 const std::string& scheme = "sym", const Observer& observer = {});
+METAL_MARLIN_API AWQModelStats awq_quantize_model(const std::string& model_path, const std::string& output_path,
+                                                  const std::string& activations_path,
+                                                  int64_t group_size = kAwqDefaultGroupSize,
+                                                  double salient_ratio = kAwqSalientRatio,
+                                                  const std::string& activation_method = "rms",
+                                                  const std::string& scheme = "sym", const Observer& observer = {});
 
 }  // namespace metal_marlin

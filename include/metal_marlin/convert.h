@@ -2,6 +2,7 @@
 // And from any checkpoint to float16.
 #pragma once
 
+#include <metal_marlin/export.h>
 #include <metal_marlin/progress.h>
 
 #include <string>
@@ -30,10 +31,10 @@ struct ConvertResult {
 // order or a stored q_scale in another format, sizes, bits), and for a source that is not quantized; ArgumentError for
 // one that is in that format already. "f16" takes any source, GGUF and full-precision ones too: each value that the
 // source stands for, rounded once to float16. Otherwise as reading and writing do. On Interrupted nothing is left.
-ConvertResult convert_model(const std::string& model, const std::string& output, const ConvertOptions& options,
-                            const Observer& observer = {});
+METAL_MARLIN_API ConvertResult convert_model(const std::string& model, const std::string& output,
+                                             const ConvertOptions& options, const Observer& observer = {});
 
 // A few lines for people, from ConvertResult::report_json.
-std::string render_conversion(const std::string& report_json);
+METAL_MARLIN_API std::string render_conversion(const std::string& report_json);
 
 }  // namespace metal_marlin

@@ -2,48 +2,50 @@
 // what() says which file and tensor, what was expected, what was found, and what to do.
 #pragma once
 
+#include <metal_marlin/export.h>
+
 #include <stdexcept>
 #include <string>
 
 namespace metal_marlin {
 
-class Error : public std::runtime_error {
+class METAL_MARLIN_API Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message) : std::runtime_error(message) {}
 };
 
 // The bytes of a file break the rules of its format.
-class FormatError : public Error {
+class METAL_MARLIN_API FormatError : public Error {
  public:
   using Error::Error;
 };
 
 // The input is valid, but this version cannot handle it; the message says what can be.
-class UnsupportedError : public Error {
+class METAL_MARLIN_API UnsupportedError : public Error {
  public:
   using Error::Error;
 };
 
 // An argument or option is out of its range or contradicts another.
-class ArgumentError : public Error {
+class METAL_MARLIN_API ArgumentError : public Error {
  public:
   using Error::Error;
 };
 
 // The machine said no: a file cannot be opened, read or written, the disk is full, memory is short.
-class SystemError : public Error {
+class METAL_MARLIN_API SystemError : public Error {
  public:
   using Error::Error;
 };
 
 // The numbers went wrong: NaN or Inf in weights or activations, a failed factorization, a broken fold.
-class NumericError : public Error {
+class METAL_MARLIN_API NumericError : public Error {
  public:
   using Error::Error;
 };
 
 // The caller asked to stop (progress callback returned false). Work can be resumed.
-class Interrupted : public Error {
+class METAL_MARLIN_API Interrupted : public Error {
  public:
   using Error::Error;
 };

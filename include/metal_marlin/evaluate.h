@@ -1,6 +1,7 @@
 // How good a checkpoint is: perplexity, and against a reference KL divergence and agreement of the top token.
 #pragma once
 
+#include <metal_marlin/export.h>
 #include <metal_marlin/options.h>
 #include <metal_marlin/progress.h>
 
@@ -22,10 +23,11 @@ struct Evaluation {
 };
 
 // Both models pass block by block in lockstep, so that memory holds one block of each. `reference` may be empty.
-Evaluation evaluate_model(const std::string& model, const std::string& reference, const EvaluationOptions& options,
-                          const MachineOptions& machine, const Observer& observer = {});
+METAL_MARLIN_API Evaluation evaluate_model(const std::string& model, const std::string& reference,
+                                           const EvaluationOptions& options, const MachineOptions& machine,
+                                           const Observer& observer = {});
 
 // {"model": {...}} with the keys of report.json.
-std::string to_json(const Evaluation& evaluation);
+METAL_MARLIN_API std::string to_json(const Evaluation& evaluation);
 
 }  // namespace metal_marlin

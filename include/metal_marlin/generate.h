@@ -1,6 +1,7 @@
 // Run a model: text in, text out. Names of options as in llama.cpp.
 #pragma once
 
+#include <metal_marlin/export.h>
 #include <metal_marlin/options.h>
 
 #include <cstdint>
@@ -40,7 +41,7 @@ struct GenerateStats {
 };
 
 // A model held in memory. Not thread-safe: one generation at a time.
-class TextGenerator {
+class METAL_MARLIN_API TextGenerator {
  public:
   // `for_chat`: a model without a chat template is refused (UnsupportedError) before its weights are loaded.
   explicit TextGenerator(const std::string& model, const MachineOptions& machine = {}, bool for_chat = false);
@@ -55,7 +56,7 @@ class TextGenerator {
                    const std::function<bool(const std::string&)>& on_text = {}, GenerateStats* stats = nullptr);
 
  private:
-  struct Impl;
+  struct METAL_MARLIN_LOCAL Impl;
   std::unique_ptr<Impl> impl_;
 };
 

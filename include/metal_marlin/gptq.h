@@ -8,6 +8,7 @@
 
 #include <metal_marlin/array.h>
 #include <metal_marlin/awq.h>
+#include <metal_marlin/export.h>
 #include <metal_marlin/progress.h>
 
 #include <cstdint>
@@ -27,12 +28,13 @@ struct GPTQPacked {
 
 // damping: share of each diagonal entry of X^T X that is added to it, 0 to 1. Holds the weights, the Gram matrix and
 // its factor, 2 to 4 times the weights in all.
-GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
-                         int64_t group_size = kAwqDefaultGroupSize, double damping = 0.01, bool act_order = true,
-                         const std::string& scheme = "sym", const Observer& observer = {});
+METAL_MARLIN_API GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
+                                          int64_t group_size = kAwqDefaultGroupSize, double damping = 0.01,
+                                          bool act_order = true, const std::string& scheme = "sym",
+                                          const Observer& observer = {});
 
-Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros, const AWQMeta& meta,
-                      ElementType type = ElementType::kF16);
+METAL_MARLIN_API Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros,
+                                       const AWQMeta& meta, ElementType type = ElementType::kF16);
 
 // ---- by a Hessian, weights as a checkpoint stores them
 // ---------------------------------------------------------------
@@ -42,7 +44,7 @@ Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const Ar
 
 // float64 [K, K]: 2 X^T X, divided by the tokens when `normalize`. activations [tokens, K] or [B, T, K]; sums in
 // float64.
-Array compute_hessian(const ArrayView& activations, bool normalize = true);
+METAL_MARLIN_API Array compute_hessian(const ArrayView& activations, bool normalize = true);
 
 struct GPTQResult {
   Array Q;       // float32 [N, K]: (code - zero) * scale, columns in their own order
@@ -57,12 +59,12 @@ struct GPTQResult {
 
 // GPTQ by the Hessian H [K, K] (symmetric, as compute_hessian makes it). bits 2, 3, 4 or 8; damp: share of the mean of
 // H's diagonal that is added to it, 0 to 1. Channels that never fired are left to plain rounding.
-GPTQResult quantize_layer_gptq(const ArrayView& W, const ArrayView& H, int bits = 4, int64_t group_size = 128,
-                               bool sym = true, bool actorder = true, double damp = 0.01,
-                               const Observer& observer = {});
+METAL_MARLIN_API GPTQResult quantize_layer_gptq(const ArrayView& W, const ArrayView& H, int bits = 4,
+                                                int64_t group_size = 128, bool sym = true, bool actorder = true,
+                                                double damp = 0.01, const Observer& observer = {});
 // Plain rounding on the same grid: scales from the largest weight (symmetric, over 2^(bits-1) - 1 steps) or from the
 // range of the group.
-GPTQResult quantize_rtn(const ArrayView& W, int bits = 4, int64_t group_size = 128, bool sym = true);
+METAL_MARLIN_API GPTQResult quantize_rtn(const ArrayView& W, int bits = 4, int64_t group_size = 128, bool sym = true);
 
 struct GPTQComparison {
   double rtn_mse = 0;  // mean squared error of the weights
@@ -71,8 +73,8 @@ struct GPTQComparison {
   double gptq_total_error = 0;
   double improvement_ratio = 1;  // rtn_total_error / gptq_total_error: of the outputs, which is what GPTQ is for
 };
-GPTQComparison compare_gptq_vs_rtn(const ArrayView& W, const ArrayView& H, int bits = 4, int64_t group_size = 128,
-                                   const Observer& observer = {});
+METAL_MARLIN_API GPTQComparison compare_gptq_vs_rtn(const ArrayView& W, const ArrayView& H, int bits = 4,
+                                                    int64_t group_size = 128, const Observer& observer = {});
 
 struct PackedGPTQ {
   Array packed;  // uint32 [N, ceil(K / 8)]: bits 4i..4i+3 of word r hold the code of column 8r + i
@@ -81,11 +83,12 @@ struct PackedGPTQ {
 };
 // The 4-bit codes of a GPTQResult. ArgumentError where Q does not lie on the grid of scales and zeros, as when `perm`
 // is not the one that they belong to. zeros: none for symmetric grids; perm: empty or as in GPTQResult.
-PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std::optional<ArrayView>& zeros,
-                          int64_t group_size, const std::vector<int64_t>& perm = {});
+METAL_MARLIN_API PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales,
+                                           const std::optional<ArrayView>& zeros, int64_t group_size,
+                                           const std::vector<int64_t>& perm = {});
 
 // The settings of quantize_layer_gptq, checked once.
-class GPTQQuantizer {
+class METAL_MARLIN_API GPTQQuantizer {
  public:
   explicit GPTQQuantizer(int bits = 4, int64_t group_size = 128, bool sym = true, bool actorder = true,
                          double damp = 0.01);

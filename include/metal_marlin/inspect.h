@@ -2,6 +2,7 @@
 // keys.
 #pragma once
 
+#include <metal_marlin/export.h>
 #include <metal_marlin/options.h>
 
 #include <string>
@@ -12,7 +13,7 @@ namespace metal_marlin {
 //  tensors: [{name, shape, stored_as, bytes, file}], skipped: [{name, reason}]}. `skipped` holds all that is no linear
 //  of
 // a block, and what the file has beside the model: other parts, layers that the config does not count.
-std::string inspect_model(const std::string& model, bool with_tensors = true);
+METAL_MARLIN_API std::string inspect_model(const std::string& model, bool with_tensors = true);
 
 // Error of B's weights against A's, per tensor and per layer: {tensors: [{name, shape, relative_error, max_error,
 // stored_as: [a, b]}], layers: [{layer, relative_error}], only_in_a, only_in_b, relative_error}.
@@ -20,11 +21,12 @@ std::string inspect_model(const std::string& model, bool with_tensors = true);
 // neighbours are undone first: norms are multiplied into the linears that they feed (and not listed), the rows of v and
 // up are brought back to A's length, and the columns of o and down with them. ArgumentError unless both are of one
 // model.
-std::string compare_models(const std::string& a, const std::string& b, const MachineOptions& machine = {});
+METAL_MARLIN_API std::string compare_models(const std::string& a, const std::string& b,
+                                            const MachineOptions& machine = {});
 
 // The tables of `inspect` and `compare` as text, from their JSON. An inspection may hold a key "sensitivity", what
 // sensitivity_of_model (quantize.h) delivers.
-std::string render_inspection(const std::string& json);
-std::string render_comparison(const std::string& json);
+METAL_MARLIN_API std::string render_inspection(const std::string& json);
+METAL_MARLIN_API std::string render_comparison(const std::string& json);
 
 }  // namespace metal_marlin

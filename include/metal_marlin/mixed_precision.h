@@ -2,6 +2,7 @@
 #pragma once
 
 #include <metal_marlin/array.h>
+#include <metal_marlin/export.h>
 #include <metal_marlin/progress.h>
 
 #include <cstdint>
@@ -13,9 +14,9 @@
 namespace metal_marlin {
 
 enum class Precision : uint8_t { kFP16, kBF16, kFP4, kNF4, kINT8, kINT4, kINT3, kINT2 };
-const char* precision_name(Precision precision) noexcept;  // "fp16", "bf16", "fp4", "nf4", "int8", ...
-Precision parse_precision(const std::string& name);        // ArgumentError for another name
-int precision_bits(Precision precision) noexcept;          // of a code
+METAL_MARLIN_API const char* precision_name(Precision precision) noexcept;  // "fp16", "bf16", "fp4", "nf4", "int8", ...
+METAL_MARLIN_API Precision parse_precision(const std::string& name);        // ArgumentError for another name
+METAL_MARLIN_API int precision_bits(Precision precision) noexcept;          // of a code
 
 struct LayerQuantConfig {
   Precision precision = Precision::kFP4;
@@ -26,11 +27,11 @@ struct LayerQuantConfig {
 };
 // Codes, 16 bits for each group's scale and, not symmetric, a zero of a code's width. in_features is read for groups of
 // -1 alone. ArgumentError: a group size that is none.
-double bits_per_weight(const LayerQuantConfig& config, int64_t in_features = 0);
+METAL_MARLIN_API double bits_per_weight(const LayerQuantConfig& config, int64_t in_features = 0);
 // float32 [N, K]: the values that W [N, K] has at that precision: by GPTQ with H [K, K] when one is given, else by
 // plain rounding; fp16 and bf16: each value rounded. ArgumentError, NumericError as in gptq.h.
-Array quantize_values(const ArrayView& W, const LayerQuantConfig& config, const std::optional<ArrayView>& H = {},
-                      const Observer& observer = {});
+METAL_MARLIN_API Array quantize_values(const ArrayView& W, const LayerQuantConfig& config,
+                                       const std::optional<ArrayView>& H = {}, const Observer& observer = {});
 
 // What a layer loses at one precision; negative: not known.
 struct PrecisionCost {
@@ -53,13 +54,14 @@ struct LayerSensitivity {
 // Of the JSON of sensitivity_of_model (quantize.h): one for each set of linears that share an input, named
 // "layers.3.qkv"; costs are int precisions and bf16 with the measured or estimated KL divergence. FormatError naming
 // the key for other JSON.
-std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity_json);
+METAL_MARLIN_API std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity_json);
 // Measures output_error of fp4, nf4, int3, int4 and int8 (symmetric) in groups of group_size: five times GPTQ.
-LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& H, const std::string& name = "",
-                                           int64_t group_size = 128, const Observer& observer = {});
+METAL_MARLIN_API LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& H,
+                                                            const std::string& name = "", int64_t group_size = 128,
+                                                            const Observer& observer = {});
 
 // Roles of layers by their names (layer_role), and layers by name, which go first.
-struct MixedPrecisionConfig {
+struct METAL_MARLIN_API MixedPrecisionConfig {
   LayerQuantConfig otherwise;
   LayerQuantConfig embeddings{Precision::kBF16};
   LayerQuantConfig lm_head{Precision::kBF16};
@@ -78,18 +80,19 @@ struct MixedPrecisionConfig {
 };
 // "NAME=BITS:GROUP" of `layers`, as QuantizeOptions::linear_bits takes them; 16 bits "NAME=16". ArgumentError for
 // precisions that no checkpoint format here has (fp4, nf4, int2).
-std::vector<std::string> linear_bits(const std::map<std::string, LayerQuantConfig>& layers);
+METAL_MARLIN_API std::vector<std::string> linear_bits(const std::map<std::string, LayerQuantConfig>& layers);
 // "embeddings", "lm_head", ..., the member of MixedPrecisionConfig for a tensor's name as checkpoints have it;
 // "default" for none. By whole parts of the name: "model.layers.0.mlp.gate_proj.weight" is an mlp_gate,
 // "...mlp.gate.weight" a moe_router.
-std::string layer_role(const std::string& name);
+METAL_MARLIN_API std::string layer_role(const std::string& name);
 
 enum class CostMeasure : uint8_t { kKl, kOutputError };  // the sum of kl; the sum of output_error squared
 // The cheapest precision for each layer first, then again and again the step up whose loss falls most per bit, as long
 // as the mean bits per weight of all layers stay at most target_bits. Steps are those of the lower convex hull of a
 // layer's costs; the outcome exceeds the least possible loss by less than one step. Fills recommended_bits and
 // recommended_format. ArgumentError: a layer without costs of the measure, or a target below what is possible.
-std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& profile, double target_bits,
-                                                CostMeasure measure = CostMeasure::kKl);
+METAL_MARLIN_API std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& profile,
+                                                                 double target_bits,
+                                                                 CostMeasure measure = CostMeasure::kKl);
 
 }  // namespace metal_marlin

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <metal_marlin/array.h>
+#include <metal_marlin/export.h>
 #include <metal_marlin/progress.h>
 
 #include <cstdint>
@@ -29,9 +30,10 @@ enum class QuantizationFormat : uint8_t {
   kINT4,  // code - 8
   kNF4,   // the 16 levels of QLoRA (arXiv 2305.14314), ascending, -1 to 1
 };
-const char* quantization_format_name(QuantizationFormat format) noexcept;  // "fp4", "int4", "nf4"
-QuantizationFormat parse_quantization_format(const std::string& name);     // ArgumentError for another name
-std::vector<float> quantization_levels(QuantizationFormat format);         // [16] by code (FP4: code 8 is -0)
+METAL_MARLIN_API const char* quantization_format_name(QuantizationFormat format) noexcept;  // "fp4", "int4", "nf4"
+METAL_MARLIN_API QuantizationFormat
+parse_quantization_format(const std::string& name);                                  // ArgumentError for another name
+METAL_MARLIN_API std::vector<float> quantization_levels(QuantizationFormat format);  // [16] by code (FP4: code 8 is -0)
 
 struct FP4GPTQResult {
   Array packed;              // uint32 [K, ceil(N / 8)]: bits 4i..4i+3 of packed[k, r] hold the code of output 8r + i
@@ -48,7 +50,7 @@ struct FP4GPTQResult {
 // one of least squared error; "mse_newton": from there on the scale that fits the chosen levels best (the Newton step
 // of that quadratic problem lands on its minimum), and the levels again; "hessian": of the 41, the one of least e H_gg
 // e^T.
-class FP4GPTQQuantizer {
+class METAL_MARLIN_API FP4GPTQQuantizer {
  public:
   explicit FP4GPTQQuantizer(int64_t group_size = 128, bool actorder = true, double damp_factor = 0.01,
                             const std::string& scale_method = "mse_grid");
@@ -63,8 +65,8 @@ class FP4GPTQQuantizer {
   std::string scale_method_;
 };
 // [N, K] of `type`. NumericError: a value that it cannot hold.
-Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int64_t out_features, int64_t group_size,
-                          ElementType type = ElementType::kF16);
+METAL_MARLIN_API Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int64_t out_features,
+                                           int64_t group_size, ElementType type = ElementType::kF16);
 
 struct MRGPTQResult {
   Array packed;  // uint32 [N, ceil(K / 8)]: bits 4i..4i+3 of packed[n, r] hold the code of column 8r + i; what pads is
@@ -87,7 +89,7 @@ struct MRGPTQResult {
 // the square root of their size, symmetric and its own inverse: W = (W R) R, and x W^T = (x R)(W R)^T. Blocks have
 // hadamard_block_size channels (a power of two); what remains of K is divided into powers of two, largest first.
 // Scales of groups: of least e H_gg e^T with a Hessian, of least squared error without (then rounding is plain).
-class MRGPTQQuantizer {
+class METAL_MARLIN_API MRGPTQQuantizer {
  public:
   // bits: 4. hadamard_kurtosis_threshold: only layers whose excess kurtosis is at least this are rotated. percdamp:
   // share of the mean of H's diagonal that is added to it, 0 to 1.
@@ -110,16 +112,16 @@ class MRGPTQQuantizer {
 };
 // The weights [N, K] in the original basis (`original_basis`), or W R as the codes have it. hadamard_block_size 0:
 // none.
-Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format,
-                         int64_t in_features, int64_t group_size, int64_t hadamard_block_size,
-                         bool original_basis = true, ElementType type = ElementType::kF32);
+METAL_MARLIN_API Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format,
+                                          int64_t in_features, int64_t group_size, int64_t hadamard_block_size,
+                                          bool original_basis = true, ElementType type = ElementType::kF32);
 
 // [rows, features] R in float32, R as above. Applied twice it gives back what it was given.
-Array hadamard_rotate(const ArrayView& matrix, int64_t block_size = 64);
+METAL_MARLIN_API Array hadamard_rotate(const ArrayView& matrix, int64_t block_size = 64);
 
 // Sums of x^T x, in float64, of the inputs of any number of layers by name: K^2 numbers each, however many tokens. A
 // batch is added whole or, when an error is thrown, not at all; it needs K^2 numbers more meanwhile. Thread-safe.
-class HessianCollector {
+class METAL_MARLIN_API HessianCollector {
  public:
   explicit HessianCollector(int64_t in_features = 0);  // > 0: of every layer; 0: each layer's first batch decides
   HessianCollector(HessianCollector&&) noexcept;
@@ -138,13 +140,13 @@ class HessianCollector {
   uint64_t memory_bytes() const;  // of the sums
 
  private:
-  struct State;
+  struct METAL_MARLIN_LOCAL State;
   std::unique_ptr<State> state_;
 };
 
 // The interface of an implementation on Apple's GPUs. Here it is computed on the CPU; the same functions will be where
 // a GPU computes them.
-class GPTQMetal {
+class METAL_MARLIN_API GPTQMetal {
  public:
   struct Quantized {
     Array weight;  // float32 [N, K]: integer * scales[k / group, n]
@@ -158,6 +160,6 @@ class GPTQMetal {
   Quantized quantize_weight_gptq(const ArrayView& weight, const ArrayView& H, int bits = 4, int64_t blocksize = 128,
                                  double percdamp = 0.01) const;
 };
-Array compute_hessian_metal(const ArrayView& activations, bool normalize = true);
+METAL_MARLIN_API Array compute_hessian_metal(const ArrayView& activations, bool normalize = true);
 
 }  // namespace metal_marlin

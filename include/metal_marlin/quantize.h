@@ -1,6 +1,7 @@
 // The main job: a model in, a 4-bit checkpoint and a report out.
 #pragma once
 
+#include <metal_marlin/export.h>
 #include <metal_marlin/options.h>
 #include <metal_marlin/progress.h>
 
@@ -90,19 +91,19 @@ struct QuantizeResult {
 };
 
 // What quantize_model would do, without doing it: tensors, what is skipped and why, memory, disk, time, warnings. JSON.
-std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& options,
-                              const Observer& observer = {});
+METAL_MARLIN_API std::string plan_quantization(const std::string& model, const std::string& output,
+                                               const QuantizeOptions& options, const Observer& observer = {});
 
 // Writes OUT (a folder). Interrupted at any instant, the same call continues after the last finished block and ends
 // with the same bytes. Throws Error subclasses; on Interrupted the work so far is kept in OUT.
-QuantizeResult quantize_model(const std::string& model, const std::string& output, const QuantizeOptions& options,
-                              const Observer& observer = {});
+METAL_MARLIN_API QuantizeResult quantize_model(const std::string& model, const std::string& output,
+                                               const QuantizeOptions& options, const Observer& observer = {});
 
 // What quantizing each set of linears that share an input costs: the KL divergence of the model in which they alone are
 // quantized, as options say (method, scheme, group_size, calibration, sensitivity_tokens, ...; not bits, evaluation,
 // max_kl). JSON, docs/inspect.md. Writes nothing but scratch files in the system's folder for temporary files.
-std::string sensitivity_of_model(const std::string& model, const QuantizeOptions& options,
-                                 const Observer& observer = {});
+METAL_MARLIN_API std::string sensitivity_of_model(const std::string& model, const QuantizeOptions& options,
+                                                  const Observer& observer = {});
 
 struct CalibrateResult {
   int64_t sequences = 0;
@@ -112,8 +113,9 @@ struct CalibrateResult {
 // Activation statistics only, into an .npz (its name must end so): per input mean, max, rms, token count and (unless
 // gram is false) the Gram matrix; with keep_activations also the raw inputs per weight name, [samples, sequence_length,
 // in_features] f32.
-CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
-                                const MachineOptions& machine, bool gram = true, bool keep_activations = false,
-                                const Observer& observer = {});
+METAL_MARLIN_API CalibrateResult calibrate_model(const std::string& model, const std::string& output,
+                                                 const CalibrationOptions& options, const MachineOptions& machine,
+                                                 bool gram = true, bool keep_activations = false,
+                                                 const Observer& observer = {});
 
 }  // namespace metal_marlin

@@ -1,6 +1,8 @@
 // Renders OUT/report.json again.
 #pragma once
 
+#include <metal_marlin/export.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -9,12 +11,12 @@ namespace metal_marlin {
 
 // `run`: an output folder of quantize_model, or a report.json. FormatError naming file, key, expected and found when it
 // is no whole report, UnsupportedError for another schema; the functions below check what they are given likewise.
-std::string read_report(const std::string& run);
-std::string render_report_text(const std::string& report_json);
-std::string render_report_html(const std::string& report_json);  // one self-contained page
+METAL_MARLIN_API std::string read_report(const std::string& run);
+METAL_MARLIN_API std::string render_report_text(const std::string& report_json);
+METAL_MARLIN_API std::string render_report_html(const std::string& report_json);  // one self-contained page
 // The page into a file, whole or not at all. SystemError: the machine, or `path` is no regular file.
-void write_report_html(const std::string& report_json, const std::string& path);
-std::string render_plan(const std::string& plan_json);  // of plan_quantization
+METAL_MARLIN_API void write_report_html(const std::string& report_json, const std::string& path);
+METAL_MARLIN_API std::string render_plan(const std::string& plan_json);  // of plan_quantization
 
 struct QuantizationLayerReport {
   std::string name;
@@ -43,6 +45,6 @@ struct QuantizationReport {
   std::vector<QuantizationLayerReport> layers;
 };
 // report_json as read_report returns it; the same errors.
-QuantizationReport quantization_report(const std::string& report_json);
+METAL_MARLIN_API QuantizationReport quantization_report(const std::string& report_json);
 
 }  // namespace metal_marlin

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <metal_marlin/export.h>
+
 namespace metal_marlin {
 
 // "major.minor.patch" of the library.
-const char* version() noexcept;
+METAL_MARLIN_API const char* version() noexcept;
 
 }  // namespace metal_marlin
