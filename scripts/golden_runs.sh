@@ -167,7 +167,6 @@ tests=()
 [ -f "$ROOT/build/release/CMakeCache.txt" ] || tests=(-DMETAL_MARLIN_BUILD_TESTS=OFF)
 build release ${tests[@]+"${tests[@]}"} -- metal-marlin >&2
 program="$ROOT/build/release/bin/metal-marlin"
-export OMP_WAIT_POLICY=passive
 
 if [ "$portable" = yes ]; then
   [ "$(uname -m)" = x86_64 ] || fail "The committed sums are of x86-64 processors."

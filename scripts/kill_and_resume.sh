@@ -8,7 +8,6 @@ binary=$1 model=$2 text=$3 kills=${4:-10}
 shift $(($# < 4 ? $# : 4))
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-export OMP_WAIT_POLICY=passive
 run() { "$binary" quantize "$model" -o "$1" --calibration "$text" --quiet "${@:2}" >"$work/log" 2>&1; }
 
 start=$(date +%s%N)

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +30,6 @@ def parse(p):
         own, options = own[:at], own[at + 1 :]
     args = p.parse_args(own)
     args.options = options
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     args.work.mkdir(parents=True, exist_ok=True)
     return args
 

@@ -53,8 +53,6 @@ say "3/5 Obtaining the model (some seconds)"
 echo "$model"
 stage downloading
 
-# Sleeping threads instead of spinning ones: spinning costs more than the work where the cores are shared.
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 say "4/5 Quantizing and evaluating $(basename "$model") (some minutes; interrupted, the same command continues)"
 "$marlin" quantize "$model" -o "$output" --samples 64 --overwrite
 stage "quantizing and evaluating"

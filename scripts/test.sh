@@ -43,8 +43,6 @@ say "Building the preset $preset with its tests (5 to 10 minutes the first time;
 build "$preset" -DMETAL_MARLIN_BUILD_TESTS=ON
 
 say "Running the tests (some minutes)"
-# Passive threads sleep while they wait: on busy machines spinning ones cost many times the work itself.
-export OMP_WAIT_POLICY=passive
 log="$ROOT/build/logs/ctest-$preset.log"
 status=0
 ctest --test-dir "$ROOT/build/$preset" --output-on-failure "$@" 2>&1 | tee "$log" || status=$?
