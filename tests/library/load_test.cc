@@ -1,6 +1,5 @@
 // load_test LIBRARY: loads the shared library, as a program does that may never call it, and checks that this changes
 // nothing in the process: not the environment, not the kernels that OpenBLAS runs, not the number of threads.
-#include <cblas.h>
 #include <dlfcn.h>
 #include <unistd.h>
 
@@ -9,6 +8,8 @@
 #include <iterator>
 #include <string>
 #include <vector>
+
+extern "C" char* openblas_get_corename();
 
 namespace {
 
