@@ -40,8 +40,10 @@ def main() -> int:
             faults.append(f"{library}: exports {symbol}, which no public header marks with METAL_MARLIN_API")
         else:
             seen.add(match.group(1))
-    faults += [f"{include}: {name} is marked with METAL_MARLIN_API, but {library} does not export it"
-               for name in sorted((functions | classes) - seen)]
+    faults += [
+        f"{include}: {name} is marked with METAL_MARLIN_API, but {library} does not export it"
+        for name in sorted((functions | classes) - seen)
+    ]
     print("\n".join(faults) or f"{len(functions)} functions and {len(classes)} classes are exported, nothing else")
     return 1 if faults else 0
 
