@@ -18,6 +18,13 @@ if(NOT APPLE)
 endif()
 target_include_directories(metal_marlin PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include>
                                                $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+# Somebody may have built the command alone: say so instead of "cannot find".
+install(CODE "
+  foreach(file IN ITEMS \"$<TARGET_FILE:metal_marlin>\" \"${CMAKE_BINARY_DIR}/cli/share/metal-marlin.1\")
+    if(NOT EXISTS \"\${file}\")
+      message(FATAL_ERROR \"\${file} is not built yet. Build everything first: cmake --build ${CMAKE_BINARY_DIR}\")
+    endif()
+  endforeach()")
 install(FILES ${CMAKE_SOURCE_DIR}/LICENSE ${CMAKE_SOURCE_DIR}/NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(TARGETS metal_marlin EXPORT metal_marlin_targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/include/metal_marlin DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})

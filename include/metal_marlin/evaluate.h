@@ -27,7 +27,8 @@ METAL_MARLIN_API Evaluation evaluate_model(const std::string& model, const std::
                                            const EvaluationOptions& options, const MachineOptions& machine,
                                            const Observer& observer = {});
 
-// {"model": {...}} with the keys of report.json.
+// {"model": {...}} with the keys of report.json; beside it "perplexity" of the model, quantized or not, and
+// "reference_perplexity" (null without a reference).
 METAL_MARLIN_API std::string to_json(const Evaluation& evaluation);
 
 }  // namespace metal_marlin

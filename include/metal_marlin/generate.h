@@ -48,6 +48,8 @@ class METAL_MARLIN_API TextGenerator {
   ~TextGenerator();
   TextGenerator(TextGenerator&&) noexcept;
 
+  // Whether the model has a template for conversations: chat() answers by it, generate() does without.
+  bool has_chat_template() const;
   // Continues `prompt`; on_text gets each piece of whole UTF-8 as it comes and may return false to stop.
   std::string generate(const std::string& prompt, const GenerateOptions& options,
                        const std::function<bool(const std::string&)>& on_text = {}, GenerateStats* stats = nullptr);

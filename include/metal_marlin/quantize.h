@@ -82,6 +82,7 @@ struct QuantizeOptions {
   // Options that were asked for by name, as on the command line without hyphens ("salient-ratio"): those without effect
   // on this run are named in a warning, as are others that differ from their defaults.
   std::vector<std::string> given;
+  std::string command;  // how the run was asked for, as the report repeats it; empty: not told
 };
 
 struct QuantizeResult {

@@ -12,6 +12,8 @@ namespace metal_marlin {
 // `run`: an output folder of quantize_model, or a report.json. FormatError naming file, key, expected and found when it
 // is no whole report, UnsupportedError for another schema; the functions below check what they are given likewise.
 METAL_MARLIN_API std::string read_report(const std::string& run);
+// The result in some eight lines: verdict, figures, sizes, cost.
+METAL_MARLIN_API std::string render_report_summary(const std::string& report_json);
 METAL_MARLIN_API std::string render_report_text(const std::string& report_json);
 METAL_MARLIN_API std::string render_report_html(const std::string& report_json);  // one self-contained page
 // The page into a file, whole or not at all. SystemError: the machine, or `path` is no regular file.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/border.h"
 #include "core/checked.h"
 #include "core/half.h"
 #include "core/threads.h"
@@ -117,11 +118,13 @@ ElementType parse_element_type(const std::string& name) {
       "element type: expected bool, int8, uint32, float16, bfloat16, float32 or float64, found \"{}\"", name));
 }
 
-Array::Array(ElementType element, std::vector<int64_t> dimensions) : type(element), shape(std::move(dimensions)) {
+Array::Array(ElementType element, std::vector<int64_t> dimensions) try : type(element), shape(std::move(dimensions)) {
   const auto size = checked_bytes(shape, element_size(element));
   if (!size)
     throw ArgumentError(fmt::format("array: expected dimensions that fit in memory, found {}", shape_string(shape)));
   bytes.resize(*size);
+} catch (...) {
+  rethrow_as_error("Array");
 }
 
 void expect_shape(const ArrayView& array, const char* name, const std::vector<int64_t>& sizes, const char* shape) {

@@ -6,6 +6,7 @@
 
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
+#include "core/border.h"
 #include "core/threads.h"
 #include "formats/safetensors.h"
 #include "pack/group_arrays.h"
@@ -62,7 +63,7 @@ AWQResult load_tensor(const SafetensorsFile& file, const TensorView& weight, boo
 
 }  // namespace
 
-std::vector<std::pair<std::string, AWQResult>> awq_load(const std::string& path) {
+std::vector<std::pair<std::string, AWQResult>> awq_load(const std::string& path) try {
   const ThreadCount thread_count;
   const SafetensorsFile file(path);
   const bool own = file.metadata().count("metal_marlin.nibble_offset") > 0;
@@ -86,6 +87,8 @@ std::vector<std::pair<std::string, AWQResult>> awq_load(const std::string& path)
         path));
   }
   return out;
+} catch (...) {
+  rethrow_as_error("awq_load");
 }
 
 }  // namespace metal_marlin

@@ -8,6 +8,7 @@
 
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
+#include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
@@ -104,7 +105,7 @@ void store_row(const std::vector<float>& values, ElementType type, int64_t row, 
 }  // namespace
 
 PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, const ArrayView& zeros,
-                           int64_t group_size) {
+                           int64_t group_size) try {
   const ThreadCount thread_count;
   expect_type(weights, "weights", ElementType::kI8);
   expect_shape(weights, "weights", {-1, -1}, "[K, N]");
@@ -144,9 +145,11 @@ PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, co
   result.meta.group_size = group_size;
   result.meta.padded_in_features = padded;
   return result;
+} catch (...) {
+  rethrow_as_error("pack_awq_weights");
 }
 
-Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta) {
+Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta) try {
   const ThreadCount thread_count;
   const Layout layout = check_layout(packed, meta);
   const std::vector<uint32_t> words = words_of(packed);
@@ -162,10 +165,12 @@ Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta) {
     }
   });
   return codes;
+} catch (...) {
+  rethrow_as_error("unpack_awq_weights");
 }
 
 Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros,
-                     const std::optional<ArrayView>& q_scale, const AWQMeta& meta, ElementType type) {
+                     const std::optional<ArrayView>& q_scale, const AWQMeta& meta, ElementType type) try {
   const ThreadCount thread_count;
   const Layout layout = check_layout(packed, meta);
   const bool earlier = meta.code_offset == 7;  // the numpy implementation before this one: AWQMeta::code_offset
@@ -224,6 +229,8 @@ Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const Arr
     }
   });
   return out;
+} catch (...) {
+  rethrow_as_error("awq_dequantize");
 }
 
 }  // namespace metal_marlin

@@ -10,6 +10,7 @@
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
 #include "calibrate/statistics.h"
+#include "core/border.h"
 #include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
@@ -358,7 +359,7 @@ class Quantizer {
 }  // namespace
 
 AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations, int64_t group_size, double salient_ratio,
-                       const std::string& activation_method, const std::string& scheme, const Observer& observer) {
+                       const std::string& activation_method, const std::string& scheme, const Observer& observer) try {
   const ThreadCount thread_count;
   const int64_t k = expect_layer(weights, activations);
   expect_group_size(group_size);
@@ -386,6 +387,8 @@ AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations, i
                    std::move(collector.finish([](LinearInput) { return std::string("activations"); })[0]),
                    std::move(gram), grid)
       .run(salient_ratio, activation_method, batches, observer);
+} catch (...) {
+  rethrow_as_error("awq_quantize");
 }
 
 }  // namespace metal_marlin

@@ -7,6 +7,7 @@
 
 #include "arrays/array_input.h"
 #include "calibrate/statistics.h"
+#include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
@@ -101,7 +102,7 @@ class GivenScalesLoss {
 
 }  // namespace
 
-Array compute_activation_stats(const ArrayView& activations, const std::string& method) {
+Array compute_activation_stats(const ArrayView& activations, const std::string& method) try {
   const ThreadCount thread_count;
   const ActivationMethod statistic = parse_activation_method(method);
   const int64_t width = expect_activations(activations, "activations");
@@ -110,9 +111,12 @@ Array compute_activation_stats(const ArrayView& activations, const std::string& 
                  [&](const float* rows, int64_t count) { collector.add(LinearInput::kQkv, rows, count, width); });
   const auto stats = collector.finish([](LinearInput) { return std::string("activations"); });
   return copy_array(ElementType::kF32, {width}, activation_statistic(stats[0], statistic).data());
+} catch (...) {
+  rethrow_as_error("compute_activation_stats");
 }
 
-SalientMask find_salient_weights(const ArrayView& weights, const ArrayView& activation_stats, double salient_ratio) {
+SalientMask find_salient_weights(const ArrayView& weights, const ArrayView& activation_stats,
+                                 double salient_ratio) try {
   const ThreadCount thread_count;
   expect_float(weights, "weights");
   expect_shape(weights, "weights", {-1, -1}, "[K, N]");
@@ -121,11 +125,13 @@ SalientMask find_salient_weights(const ArrayView& weights, const ArrayView& acti
       find_salient_weights_transposed(load_matrix(weights, "weights"), statistic, salient_ratio);
   return {copy_array(ElementType::kBool, weights.shape, found.mask.data()),
           copy_array(ElementType::kF32, {weights.shape[0]}, found.importance.data())};
+} catch (...) {
+  rethrow_as_error("find_salient_weights");
 }
 
 Array compute_salient_scaling(const ArrayView& weights, const ArrayView& salient_mask, const ArrayView& scales,
                               int64_t group_size, const std::optional<ArrayView>& activation_stats,
-                              const std::optional<ArrayView>& gram) {
+                              const std::optional<ArrayView>& gram) try {
   const ThreadCount thread_count;
   expect_float(weights, "weights");
   expect_shape(weights, "weights", {-1, -1}, "[K, N]");
@@ -167,6 +173,8 @@ Array compute_salient_scaling(const ArrayView& weights, const ArrayView& salient
   const Matrix* const stack[] = {&weight};
   const InputScale found = scale_salient_channels(LinearInput::kQkv, stack, stats, salient_channels(mask, k), options);
   return copy_array(ElementType::kF32, {k}, found.scale.data());
+} catch (...) {
+  rethrow_as_error("compute_salient_scaling");
 }
 
 }  // namespace metal_marlin

@@ -8,6 +8,7 @@
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
 #include "calibrate/statistics.h"
+#include "core/border.h"
 #include "core/threads.h"
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
@@ -16,7 +17,7 @@
 namespace metal_marlin {
 
 GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations, int64_t group_size, double damping,
-                         bool act_order, const std::string& scheme, const Observer& observer) {
+                         bool act_order, const std::string& scheme, const Observer& observer) try {
   const ThreadCount thread_count;
   const int64_t k = expect_layer(weights, activations);
   expect_group_size(group_size);
@@ -71,10 +72,12 @@ GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
   result.scales = std::move(arrays.scales);
   result.zeros = std::move(arrays.zeros);
   return result;
+} catch (...) {
+  rethrow_as_error("gptq_quantize");
 }
 
 Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros, const AWQMeta& meta,
-                      ElementType type) {
+                      ElementType type) try {
   const ThreadCount thread_count;
   if (meta.quant_type != "gptq_int4") {
     throw ArgumentError(fmt::format("meta: quant_type: expected \"gptq_int4\", found \"{}\"", meta.quant_type));
@@ -82,6 +85,8 @@ Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const Ar
   AWQMeta same = meta;
   same.quant_type = "awq_int4";
   return awq_dequantize(packed, scales, zeros, {}, same, type);
+} catch (...) {
+  rethrow_as_error("gptq_dequantize");
 }
 
 }  // namespace metal_marlin

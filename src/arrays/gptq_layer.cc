@@ -10,6 +10,7 @@
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
+#include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
@@ -166,30 +167,36 @@ std::vector<int64_t> groups_of(const std::vector<int64_t>& perm, int64_t k, int6
 
 }  // namespace
 
-Array compute_hessian(const ArrayView& activations, bool normalize) {
+Array compute_hessian(const ArrayView& activations, bool normalize) try {
   const ThreadCount thread_count;
   expect_activations(activations, "activations");
   return sum_of_products(activations, normalize ? 2.0 / static_cast<double>(token_count(activations)) : 2.0,
                          "activations");
+} catch (...) {
+  rethrow_as_error("compute_hessian");
 }
 
 GPTQResult quantize_layer_gptq(const ArrayView& W, const ArrayView& H, int bits, int64_t group_size, bool sym,
-                               bool actorder, double damp, const Observer& observer) {
+                               bool actorder, double damp, const Observer& observer) try {
   const ThreadCount thread_count;
   const Grid grid = layer_grid(bits, group_size, sym);
   expect_damping(damp, "damp");
   const Matrix weight = load_weight(W, "W");
   return by_hessian(weight, load_hessian(H, weight.cols(), "H"), grid, actorder, damp, observer);
+} catch (...) {
+  rethrow_as_error("quantize_layer_gptq");
 }
 
-GPTQResult quantize_rtn(const ArrayView& W, int bits, int64_t group_size, bool sym) {
+GPTQResult quantize_rtn(const ArrayView& W, int bits, int64_t group_size, bool sym) try {
   const ThreadCount thread_count;
   const Grid grid = layer_grid(bits, group_size, sym);
   return by_rounding(load_weight(W, "W"), grid, nullptr);
+} catch (...) {
+  rethrow_as_error("quantize_rtn");
 }
 
 GPTQComparison compare_gptq_vs_rtn(const ArrayView& W, const ArrayView& H, int bits, int64_t group_size,
-                                   const Observer& observer) {
+                                   const Observer& observer) try {
   const ThreadCount thread_count;
   const Grid grid = layer_grid(bits, group_size, true);
   const Matrix weight = load_weight(W, "W");
@@ -208,10 +215,12 @@ GPTQComparison compare_gptq_vs_rtn(const ArrayView& W, const ArrayView& H, int b
     out.improvement_ratio = HUGE_VAL;
   }
   return out;
+} catch (...) {
+  rethrow_as_error("compare_gptq_vs_rtn");
 }
 
 PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std::optional<ArrayView>& zeros,
-                          int64_t group_size, const std::vector<int64_t>& perm) {
+                          int64_t group_size, const std::vector<int64_t>& perm) try {
   const ThreadCount thread_count;
   expect_float(Q, "Q");
   expect_shape(Q, "Q", {-1, -1}, "[N, K]");
@@ -268,6 +277,8 @@ PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std
     }
   });
   return out;
+} catch (...) {
+  rethrow_as_error("pack_gptq_int4");
 }
 
 GPTQQuantizer::GPTQQuantizer(int bits, int64_t group_size, bool sym, bool actorder, double damp)
@@ -276,9 +287,11 @@ GPTQQuantizer::GPTQQuantizer(int bits, int64_t group_size, bool sym, bool actord
   expect_damping(damp, "damp");
 }
 
-GPTQResult GPTQQuantizer::quantize_weight(const ArrayView& W, const ArrayView& H, const Observer& observer) const {
+GPTQResult GPTQQuantizer::quantize_weight(const ArrayView& W, const ArrayView& H, const Observer& observer) const try {
   const ThreadCount thread_count;
   return quantize_layer_gptq(W, H, bits_, group_size_, sym_, actorder_, damp_, observer);
+} catch (...) {
+  rethrow_as_error("quantize_weight");
 }
 
 }  // namespace metal_marlin

@@ -11,6 +11,7 @@
 
 #include "arrays/array_input.h"
 #include "arrays/hessian.h"
+#include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
@@ -94,7 +95,7 @@ HessianCollector::HessianCollector(HessianCollector&&) noexcept = default;
 HessianCollector& HessianCollector::operator=(HessianCollector&&) noexcept = default;
 HessianCollector::~HessianCollector() = default;
 
-void HessianCollector::accumulate(const ArrayView& x, const std::string& layer) {
+void HessianCollector::accumulate(const ArrayView& x, const std::string& layer) try {
   const ThreadCount thread_count;
   const int64_t k = expect_activations(x, "x");
   {
@@ -111,9 +112,11 @@ void HessianCollector::accumulate(const ArrayView& x, const std::string& layer) 
     for (int64_t i = 0; i < batch.elements(); ++i) sum.hessian.as<double>()[i] += batch.as<double>()[i];
   }
   sum.tokens += token_count(x);
+} catch (...) {
+  rethrow_as_error("accumulate");
 }
 
-Array HessianCollector::get_hessian(double damp, const std::string& layer) const {
+Array HessianCollector::get_hessian(double damp, const std::string& layer) const try {
   const ThreadCount thread_count;
   expect_damping(damp, "damp");
   const std::lock_guard lock(state_->mutex);
@@ -127,28 +130,36 @@ Array HessianCollector::get_hessian(double damp, const std::string& layer) const
   for (int64_t i = 0; i < k; ++i) mean += h[i * k + i] / static_cast<double>(k);
   for (int64_t i = 0; i < k; ++i) h[i * k + i] += damp * mean;
   return out;
+} catch (...) {
+  rethrow_as_error("get_hessian");
 }
 
-Array HessianCollector::get_raw_hessian(const std::string& layer) const {
+Array HessianCollector::get_raw_hessian(const std::string& layer) const try {
   const ThreadCount thread_count;
   const std::lock_guard lock(state_->mutex);
   return state_->find(layer).hessian;
+} catch (...) {
+  rethrow_as_error("get_raw_hessian");
 }
 
-int64_t HessianCollector::n_samples(const std::string& layer) const {
+int64_t HessianCollector::n_samples(const std::string& layer) const try {
   const std::lock_guard lock(state_->mutex);
   const auto it = state_->layers.find(layer);
   return it == state_->layers.end() ? 0 : it->second.tokens;
+} catch (...) {
+  rethrow_as_error("n_samples");
 }
 
-std::vector<std::string> HessianCollector::layer_names() const {
+std::vector<std::string> HessianCollector::layer_names() const try {
   const std::lock_guard lock(state_->mutex);
   std::vector<std::string> names;
   for (const auto& [name, sum] : state_->layers) names.push_back(name);
   return names;
+} catch (...) {
+  rethrow_as_error("layer_names");
 }
 
-void HessianCollector::merge(const HessianCollector& other) {
+void HessianCollector::merge(const HessianCollector& other) try {
   const ThreadCount thread_count;
   std::map<std::string, Sum> theirs;
   {
@@ -166,6 +177,8 @@ void HessianCollector::merge(const HessianCollector& other) {
     for (int64_t i = 0; i < sum.hessian.elements(); ++i) ours.hessian.as<double>()[i] += sum.hessian.as<double>()[i];
     ours.tokens += sum.tokens;
   }
+} catch (...) {
+  rethrow_as_error("merge");
 }
 
 void HessianCollector::reset() {
@@ -180,17 +193,21 @@ uint64_t HessianCollector::memory_bytes() const {
   return bytes;
 }
 
-Array GPTQMetal::compute_hessian(const ArrayView& activations, bool normalize) const {
+Array GPTQMetal::compute_hessian(const ArrayView& activations, bool normalize) const try {
   const ThreadCount thread_count;
   return metal_marlin::compute_hessian(activations, normalize);
+} catch (...) {
+  rethrow_as_error("compute_hessian");
 }
 
-Array compute_hessian_metal(const ArrayView& activations, bool normalize) {
+Array compute_hessian_metal(const ArrayView& activations, bool normalize) try {
   const ThreadCount thread_count;
   return compute_hessian(activations, normalize);
+} catch (...) {
+  rethrow_as_error("compute_hessian_metal");
 }
 
-Array GPTQMetal::cholesky_decompose(const ArrayView& H, double regularization) const {
+Array GPTQMetal::cholesky_decompose(const ArrayView& H, double regularization) const try {
   const ThreadCount thread_count;
   if (!(regularization >= 0 && std::isfinite(regularization))) {
     throw ArgumentError(fmt::format("regularization: expected a finite number >= 0, found {}", regularization));
@@ -211,10 +228,12 @@ Array GPTQMetal::cholesky_decompose(const ArrayView& H, double regularization) c
   }
   for (int64_t r = 0; r < k; ++r) std::fill(l + r * k + r + 1, l + (r + 1) * k, 0.0);
   return out;
+} catch (...) {
+  rethrow_as_error("cholesky_decompose");
 }
 
 GPTQMetal::Quantized GPTQMetal::quantize_weight_gptq(const ArrayView& weight, const ArrayView& H, int bits,
-                                                     int64_t blocksize, double percdamp) const {
+                                                     int64_t blocksize, double percdamp) const try {
   const ThreadCount thread_count;
   if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
     throw ArgumentError(fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
@@ -247,6 +266,8 @@ GPTQMetal::Quantized GPTQMetal::quantize_weight_gptq(const ArrayView& weight, co
       out.scales.as<float>()[g * w.rows() + r] = f16_to_f32(q.scales[static_cast<size_t>(r * groups + g)]);
   }
   return out;
+} catch (...) {
+  rethrow_as_error("quantize_weight_gptq");
 }
 
 }  // namespace metal_marlin

@@ -13,6 +13,7 @@
 
 #include "arrays/array_input.h"
 #include "arrays/hessian.h"
+#include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
 
@@ -118,15 +119,17 @@ int precision_bits(Precision precision) noexcept {
   return known(precision).bits;
 }
 
-Precision parse_precision(const std::string& name) {
+Precision parse_precision(const std::string& name) try {
   for (const Known& k : kPrecisions) {
     if (name == k.name) return k.precision;
   }
   throw ArgumentError(
       fmt::format("precision: expected fp16, bf16, fp4, nf4, int8, int4, int3 or int2, found \"{}\"", name));
+} catch (...) {
+  rethrow_as_error("parse_precision");
 }
 
-double bits_per_weight(const LayerQuantConfig& config, int64_t in_features) {
+double bits_per_weight(const LayerQuantConfig& config, int64_t in_features) try {
   const int bits = precision_bits(config.precision);
   if (bits == 16) return 16;
   if (config.group_size < 1 && !(config.group_size == -1 && in_features > 0)) {
@@ -136,10 +139,12 @@ double bits_per_weight(const LayerQuantConfig& config, int64_t in_features) {
   const bool table = config.precision == Precision::kFP4 || config.precision == Precision::kNF4;
   const int64_t group = config.group_size == -1 ? in_features : config.group_size;
   return bits + (16.0 + (table || config.symmetric ? 0 : bits)) / static_cast<double>(group);
+} catch (...) {
+  rethrow_as_error("bits_per_weight");
 }
 
 Array quantize_values(const ArrayView& W, const LayerQuantConfig& config, const std::optional<ArrayView>& H,
-                      const Observer& observer) {
+                      const Observer& observer) try {
   const ThreadCount thread_count;
   switch (config.precision) {
     case Precision::kFP16:
@@ -169,10 +174,12 @@ Array quantize_values(const ArrayView& W, const LayerQuantConfig& config, const 
   const int bits = precision_bits(config.precision);
   if (!H) return quantize_rtn(W, bits, config.group_size, config.symmetric).Q;
   return quantize_layer_gptq(W, *H, bits, config.group_size, config.symmetric, true, 0.01, observer).Q;
+} catch (...) {
+  rethrow_as_error("quantize_values");
 }
 
 LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& H, const std::string& name,
-                                           int64_t group_size, const Observer& observer) {
+                                           int64_t group_size, const Observer& observer) try {
   const ThreadCount thread_count;
   const Matrix weight = load_weight(W, "W");
   const Matrix hessian = load_hessian(H, weight.cols(), "H");
@@ -199,9 +206,11 @@ LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& 
     out.costs.push_back(cost);
   }
   return out;
+} catch (...) {
+  rethrow_as_error("analyze_layer_sensitivity");
 }
 
-std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity_json) {
+std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity_json) try {
   const json root = json::parse(sensitivity_json, nullptr, false);
   if (!root.is_object())
     throw FormatError("sensitivity: expected a JSON object, as sensitivity_of_model delivers, found none");
@@ -236,9 +245,11 @@ std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity
     profile.push_back(std::move(s));
   }
   return profile;
+} catch (...) {
+  rethrow_as_error("sensitivity_profile");
 }
 
-std::vector<std::string> linear_bits(const std::map<std::string, LayerQuantConfig>& layers) {
+std::vector<std::string> linear_bits(const std::map<std::string, LayerQuantConfig>& layers) try {
   std::vector<std::string> out;
   for (const auto& [name, config] : layers) {
     std::string pattern;
@@ -255,9 +266,11 @@ std::vector<std::string> linear_bits(const std::map<std::string, LayerQuantConfi
     }
   }
   return out;
+} catch (...) {
+  rethrow_as_error("linear_bits");
 }
 
-std::string layer_role(const std::string& name) {
+std::string layer_role(const std::string& name) try {
   const std::vector<std::string> parts = parts_of(name);
   const std::string& last = parts.back();
   const auto any = [&](std::initializer_list<const char*> names) {
@@ -277,9 +290,11 @@ std::string layer_role(const std::string& name) {
   if (one_of(last, {"up_proj", "w3", "fc1", "c_fc"})) return "mlp_up";
   if (one_of(last, {"down_proj", "w2", "fc2"})) return "mlp_down";
   return "default";
+} catch (...) {
+  rethrow_as_error("layer_role");
 }
 
-const LayerQuantConfig& MixedPrecisionConfig::layer(const std::string& name) const {
+const LayerQuantConfig& MixedPrecisionConfig::layer(const std::string& name) const try {
   const auto by_name = layers.find(name);
   if (by_name != layers.end()) return by_name->second;
   const std::string role = layer_role(name);
@@ -298,10 +313,12 @@ const LayerQuantConfig& MixedPrecisionConfig::layer(const std::string& name) con
     if (role == known_role) return *config;
   }
   return otherwise;
+} catch (...) {
+  rethrow_as_error("layer");
 }
 
 std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& profile, double target_bits,
-                                                CostMeasure measure) {
+                                                CostMeasure measure) try {
   if (profile.empty()) throw ArgumentError("profile: expected at least one layer, found none");
   if (!(target_bits > 0 && std::isfinite(target_bits))) {
     throw ArgumentError(fmt::format("target_bits: expected a finite number above 0, found {}", target_bits));
@@ -356,6 +373,8 @@ std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& p
     chosen.push_back(config);
   }
   return chosen;
+} catch (...) {
+  rethrow_as_error("choose_precisions");
 }
 
 }  // namespace metal_marlin

@@ -11,6 +11,7 @@
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
+#include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "quantize/hadamard.h"
@@ -193,17 +194,21 @@ const char* quantization_format_name(QuantizationFormat format) noexcept {
   return "nf4";
 }
 
-QuantizationFormat parse_quantization_format(const std::string& name) {
+QuantizationFormat parse_quantization_format(const std::string& name) try {
   for (const QuantizationFormat f : {QuantizationFormat::kFP4, QuantizationFormat::kINT4, QuantizationFormat::kNF4}) {
     if (name == quantization_format_name(f)) return f;
   }
   throw ArgumentError(fmt::format("format: expected fp4, int4 or nf4, found \"{}\"", name));
+} catch (...) {
+  rethrow_as_error("parse_quantization_format");
 }
 
-std::vector<float> quantization_levels(QuantizationFormat format) {
+std::vector<float> quantization_levels(QuantizationFormat format) try {
   std::vector<float> levels = table_of(format).values;
   if (format == QuantizationFormat::kFP4) levels[8] = -0.0f;
   return levels;
+} catch (...) {
+  rethrow_as_error("quantization_levels");
 }
 
 FP4GPTQQuantizer::FP4GPTQQuantizer(int64_t group_size, bool actorder, double damp_factor,
@@ -215,7 +220,7 @@ FP4GPTQQuantizer::FP4GPTQQuantizer(int64_t group_size, bool actorder, double dam
 }
 
 FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::optional<ArrayView>& H,
-                                                const Observer& observer) const {
+                                                const Observer& observer) const try {
   const ThreadCount thread_count;
   const Matrix weight = load_weight(W, "W");
   const Rounding how{QuantizationFormat::kFP4, parse_scale_method(scale_method_), group_size_, actorder_, damp_factor_};
@@ -250,10 +255,12 @@ FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::o
   out.out_features = n;
   out.group_size = q.group_size;
   return out;
+} catch (...) {
+  rethrow_as_error("quantize_weight");
 }
 
 Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int64_t out_features, int64_t group_size,
-                          ElementType type) {
+                          ElementType type) try {
   const ThreadCount thread_count;
   expect_words(packed);
   expect_group_size(group_size, true);
@@ -272,6 +279,8 @@ Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int6
     }
   }
   return to_type(dequantize(q, fp4_levels()), type, "scales");
+} catch (...) {
+  rethrow_as_error("dequantize_fp4_gptq");
 }
 
 MRGPTQQuantizer::MRGPTQQuantizer(int bits, QuantizationFormat format, int64_t group_size, bool use_hadamard,
@@ -294,7 +303,7 @@ MRGPTQQuantizer::MRGPTQQuantizer(int bits, QuantizationFormat format, int64_t gr
 }
 
 MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std::optional<ArrayView>& hessian,
-                                             std::optional<bool> use_hadamard, const Observer& observer) const {
+                                             std::optional<bool> use_hadamard, const Observer& observer) const try {
   const ThreadCount thread_count;
   const Matrix weight = load_weight(weights, "weights");
   Matrix h;
@@ -344,11 +353,13 @@ MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std
   if (errors.weights > 0) out.relative_error = std::sqrt(errors.squares / errors.weights);
   out.output_error = errors.output;
   return out;
+} catch (...) {
+  rethrow_as_error("quantize_layer");
 }
 
 Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format,
                          int64_t in_features, int64_t group_size, int64_t hadamard_block_size, bool original_basis,
-                         ElementType type) {
+                         ElementType type) try {
   const ThreadCount thread_count;
   expect_words(packed);
   expect_group_size(group_size, true);
@@ -371,13 +382,17 @@ Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, Quant
   Matrix values = dequantize(q, table_of(format));
   if (hadamard_block_size != 0 && original_basis) rotate_columns(values, hadamard_block_size);
   return to_type(values, type, "scales");
+} catch (...) {
+  rethrow_as_error("mr_gptq_dequantize");
 }
 
-Array hadamard_rotate(const ArrayView& matrix, int64_t block_size) {
+Array hadamard_rotate(const ArrayView& matrix, int64_t block_size) try {
   const ThreadCount thread_count;
   Matrix m = load_weight(matrix, "matrix");
   rotate_columns(m, block_size);
   return to_type(m, ElementType::kF32, "matrix");
+} catch (...) {
+  rethrow_as_error("hadamard_rotate");
 }
 
 }  // namespace metal_marlin

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "core/border.h"
 #include "core/machine.h"
 #include "core/random.h"
 #include "core/threads.h"
@@ -150,24 +151,37 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
   return text;
 }
 
-TextGenerator::TextGenerator(const std::string& model, const MachineOptions& machine, bool for_chat)
-    : impl_(std::make_unique<Impl>(model, machine, for_chat)) {}
+TextGenerator::TextGenerator(const std::string& model, const MachineOptions& machine, bool for_chat) try
+    : impl_(std::make_unique<Impl>(model, machine, for_chat)) {
+} catch (...) {
+  rethrow_as_error("TextGenerator");
+}
 TextGenerator::~TextGenerator() = default;
 TextGenerator::TextGenerator(TextGenerator&&) noexcept = default;
 
+bool TextGenerator::has_chat_template() const try {
+  return !impl_->source->tokenizer().chat_template().empty();
+} catch (...) {
+  rethrow_as_error("has_chat_template");
+}
+
 std::string TextGenerator::generate(const std::string& prompt, const GenerateOptions& options,
-                                    const std::function<bool(const std::string&)>& on_text, GenerateStats* stats) {
+                                    const std::function<bool(const std::string&)>& on_text, GenerateStats* stats) try {
   return impl_->run(impl_->source->tokenizer().encode(prompt, true), options, on_text, stats);
+} catch (...) {
+  rethrow_as_error("generate");
 }
 
 std::string TextGenerator::chat(const std::vector<std::pair<std::string, std::string>>& messages,
                                 const GenerateOptions& options, const std::function<bool(const std::string&)>& on_text,
-                                GenerateStats* stats) {
+                                GenerateStats* stats) try {
   const Tokenizer& tokenizer = impl_->source->tokenizer();
   std::vector<ChatMessage> conversation;
   for (const auto& [role, content] : messages) conversation.push_back({role, content});
   const std::string text = ChatTemplate(tokenizer).apply(conversation, true);
   return impl_->run(tokenizer.encode(text, false), options, on_text, stats);
+} catch (...) {
+  rethrow_as_error("chat");
 }
 
 }  // namespace metal_marlin

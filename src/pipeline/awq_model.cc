@@ -14,6 +14,7 @@
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
 #include "core/atomic_file.h"
+#include "core/border.h"
 #include "core/threads.h"
 #include "formats/npz.h"
 #include "formats/safetensors.h"
@@ -308,7 +309,7 @@ bool has_structure(const std::string& model) {
 AWQModelStats awq_quantize_model(const std::string& model_path, const std::string& output_path,
                                  const std::string& activations_path, int64_t group_size, double salient_ratio,
                                  const std::string& activation_method, const std::string& scheme,
-                                 const Observer& observer) {
+                                 const Observer& observer) try {
   const ThreadCount thread_count;
   expect_group_size(group_size);
   if (!(salient_ratio >= 0 && salient_ratio <= 1)) {
@@ -344,6 +345,8 @@ AWQModelStats awq_quantize_model(const std::string& model_path, const std::strin
     stats.compression_ratio = static_cast<double>(stats.original_bytes) / static_cast<double>(stats.quantized_bytes);
   }
   return stats;
+} catch (...) {
+  rethrow_as_error("awq_quantize_model");
 }
 
 }  // namespace metal_marlin

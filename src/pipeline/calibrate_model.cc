@@ -10,6 +10,7 @@
 #include "calibrate/statistics.h"
 #include "calibrate/stats_file.h"
 #include "core/atomic_file.h"
+#include "core/border.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "formats/npz.h"
@@ -59,7 +60,7 @@ class ActivationKeeper {
 
 CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
                                 const MachineOptions& machine, bool gram, bool keep_activations,
-                                const Observer& observer) {
+                                const Observer& observer) try {
   const ThreadCount thread_count(machine.threads);
   if (std::filesystem::path(output).extension() != ".npz") {
     throw ArgumentError(
@@ -135,6 +136,8 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   writer.commit();
   tracker.enter("done", 1, 1);
   return {sequences, texts.calibration.tokens(), tracker.seconds()};
+} catch (...) {
+  rethrow_as_error("calibrate_model");
 }
 
 }  // namespace metal_marlin

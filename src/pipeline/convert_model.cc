@@ -10,11 +10,15 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/border.h"
 #include "core/half.h"
 #include "core/machine.h"
 #include "core/threads.h"
+#include "pipeline/card_facts.h"
 #include "pipeline/folder_swap.h"
+#include "pipeline/printable.h"
 #include "pipeline/progress.h"
+#include "pipeline/size.h"
 #include "source/model_source.h"
 #include "write/checkpoint_writer.h"
 
@@ -167,7 +171,7 @@ void check_output_folder(const ModelSource& source, const std::string& output, b
 }  // namespace
 
 ConvertResult convert_model(const std::string& model, const std::string& output, const ConvertOptions& options,
-                            const Observer& observer) {
+                            const Observer& observer) try {
   const ThreadCount thread_count(options.threads);
   const auto writer = CheckpointWriter::create(options.to);
   const auto source = ModelSource::open(model);
@@ -184,7 +188,15 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   }
   check_output_folder(*source, output, options.overwrite);
   Tracker tracker(observer);
-  const CheckpointPlan plan = to_floats ? plan_dequantization(*source) : plan_conversion(*source, *writer, tracker);
+  CheckpointPlan plan = to_floats ? plan_dequantization(*source) : plan_conversion(*source, *writer, tracker);
+  if (!to_floats) {
+    // The codes are the same, so what was measured of them holds.
+    CardFacts facts = card_facts(source->path());
+    plan.base_model = std::move(facts.name);
+    plan.calibration = std::move(facts.calibration);
+    plan.evaluation = std::move(facts.evaluation);
+    plan.figures_json = std::move(facts.figures_json);
+  }
   const auto left_out = source->left_out();
   if (!left_out.empty()) {
     tracker.warn(fmt::format("{} tensors are not part of the language model and are not carried along, the first: {}",
@@ -222,23 +234,29 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   report["seconds"] = tracker.seconds();
   report["peak_memory_bytes"] = peak_resident_bytes();
   return {report.dump(2, ' ', false, ordered_json::error_handler_t::replace)};
+} catch (...) {
+  rethrow_as_error("convert_model");
 }
 
-std::string render_conversion(const std::string& text) {
-  const auto j = ordered_json::parse(text, nullptr, false);
+std::string render_conversion(const std::string& text) try {
+  auto j = ordered_json::parse(text, nullptr, false);
+  make_printable(j);
   if (!j.is_object() || !j.contains("linears")) throw FormatError("expected the result of a conversion");
-  if (j["group_size"].is_null()) {
-    return fmt::format("{} -> {}: {} tensors\n{}: {:.1f} MB, {:.1f} s\n", j["from"].get<std::string>(),
-                       j["to"].get<std::string>(), j["kept"].get<size_t>(), j["output"].get<std::string>(),
-                       j["bytes"].get<double>() / 1e6, j["seconds"].get<double>());
+  if (j.at("group_size").is_null()) {
+    return fmt::format("{} -> {}: {} tensors\n{}: {}, {:.1f} s\n", j.at("from").get<std::string>(),
+                       j.at("to").get<std::string>(), j.at("kept").get<size_t>(), j.at("output").get<std::string>(),
+                       size_text(j.at("bytes").get<uint64_t>()), j.at("seconds").get<double>());
   }
-  return fmt::format(
-      "{} -> {}: {} linears ({}, {}), {} other tensors\n{}: {:.1f} MB, {:.3f} bits per weight, {:.1f} s\n",
-      j["from"].get<std::string>(), j["to"].get<std::string>(), j["linears"].get<size_t>(),
-      j["group_size"].get<int64_t>() < 0 ? std::string("one group per row")
-                                         : fmt::format("groups of {}", j["group_size"].get<int64_t>()),
-      j["symmetric"].get<bool>() ? "symmetric" : "asymmetric", j["kept"].get<size_t>(), j["output"].get<std::string>(),
-      j["bytes"].get<double>() / 1e6, j["bits_per_weight"].get<double>(), j["seconds"].get<double>());
+  return fmt::format("{} -> {}: {} linears ({}, {}), {} other tensors\n{}: {}, {:.3f} bits per weight, {:.1f} s\n",
+                     j.at("from").get<std::string>(), j.at("to").get<std::string>(), j.at("linears").get<size_t>(),
+                     j.at("group_size").get<int64_t>() < 0
+                         ? std::string("one group per row")
+                         : fmt::format("groups of {}", j.at("group_size").get<int64_t>()),
+                     j.at("symmetric").get<bool>() ? "symmetric" : "asymmetric", j.at("kept").get<size_t>(),
+                     j.at("output").get<std::string>(), size_text(j.at("bytes").get<uint64_t>()),
+                     j.at("bits_per_weight").get<double>(), j.at("seconds").get<double>());
+} catch (...) {
+  rethrow_as_error("render_conversion");
 }
 
 }  // namespace metal_marlin

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/border.h"
 #include "core/threads.h"
 #include "eval/score.h"
 #include "formats/text.h"
@@ -128,7 +129,7 @@ void check_same_tokens(const ModelSource& model, const ModelSource& reference, c
 }  // namespace
 
 Evaluation evaluate_model(const std::string& model, const std::string& reference, const EvaluationOptions& options,
-                          const MachineOptions& machine, const Observer& observer) {
+                          const MachineOptions& machine, const Observer& observer) try {
   if (options.text.empty()) throw ArgumentError("--text: expected a file to evaluate on");
   check_sizes(options);
   if (machine.precision != "auto") statistics_precision(machine.precision);  // refuses an unknown name
@@ -199,9 +200,11 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   result.bits_per_weight = size.bits_per_weight();
   result.bytes = size.bytes;
   return result;
+} catch (...) {
+  rethrow_as_error("evaluate_model");
 }
 
-std::string to_json(const Evaluation& e) {
+std::string to_json(const Evaluation& e) try {
   using nlohmann::json;
   const auto when = [&](double value) { return e.has_reference ? json(value) : json(nullptr); };
   json model;
@@ -212,7 +215,11 @@ std::string to_json(const Evaluation& e) {
   model["positions"] = e.positions;
   model["bits_per_weight"] = e.bits_per_weight;
   model["bytes"] = e.bytes;
-  return json{{"model", model}}.dump(2);
+  // The model's own perplexity, under a name that does not call it quantized.
+  return json{{"model", model}, {"perplexity", e.perplexity}, {"reference_perplexity", when(e.reference_perplexity)}}
+      .dump(2);
+} catch (...) {
+  rethrow_as_error("to_json");
 }
 
 }  // namespace metal_marlin

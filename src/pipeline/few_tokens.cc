@@ -44,15 +44,13 @@ FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& re
   }
   if (list.empty()) return out;
   const int64_t enough = widest * kLeastTokensPerChannel;
-  const std::string advice = sequence_length > 0
-                                 ? fmt::format("give --{} {} or more (of {} tokens)", selected ? "select" : "samples",
-                                               (enough + sequence_length - 1) / sequence_length, sequence_length)
-                                 : std::string("make the statistics of more text");
-  out.warning = fmt::format(
-      "few calibration tokens for {} of {} linears ({}): expected at least {} tokens for each input channel, {} for {} "
-      "channels, found {}{}; {}",
-      list.size(), linears, fmt::join(kinds, ", "), kLeastTokensPerChannel, enough, widest, least,
-      singular ? ", with which their Gram matrices have not even full rank" : "", advice);
+  const std::string advice = sequence_length > 0 ? fmt::format("use --{} {}", selected ? "select" : "samples",
+                                                               (enough + sequence_length - 1) / sequence_length)
+                                                 : std::string("make the statistics of more text");
+  out.warning =
+      fmt::format("too little calibration text for {} of {} linears ({}): {} tokens, {} needed{}; {}", list.size(),
+                  linears, fmt::join(kinds, ", "), least, enough,
+                  singular ? "" : fmt::format(" ({} for each input channel)", kLeastTokensPerChannel), advice);
   out.list_json = list.dump();
   return out;
 }

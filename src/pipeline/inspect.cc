@@ -8,9 +8,11 @@
 #include <set>
 #include <vector>
 
+#include "core/border.h"
 #include "core/threads.h"
 #include "pipeline/left_out.h"
 #include "pipeline/mixed_report.h"
+#include "pipeline/printable.h"
 #include "pipeline/size.h"
 #include "source/model_source.h"
 
@@ -18,7 +20,7 @@ namespace metal_marlin {
 
 using nlohmann::ordered_json;
 
-std::string inspect_model(const std::string& model, bool with_tensors) {
+std::string inspect_model(const std::string& model, bool with_tensors) try {
   const ThreadCount thread_count;
   const auto source = ModelSource::open(model);
   source->check();
@@ -90,32 +92,35 @@ std::string inspect_model(const std::string& model, bool with_tensors) {
   if (with_tensors) j["tensors"] = tensors;
   j["skipped"] = skipped;
   return j.dump(2, ' ', false, ordered_json::error_handler_t::replace);
+} catch (...) {
+  rethrow_as_error("inspect_model");
 }
 
-std::string render_inspection(const std::string& text) {
-  const auto j = ordered_json::parse(text);
+std::string render_inspection(const std::string& text) try {
+  auto j = ordered_json::parse(text);
+  make_printable(j);
   std::string out;
   const auto line = [&](const std::string& name, const std::string& value) {
     out += fmt::format("{:<18} {}\n", name, value);
   };
-  const auto& c = j["config"];
-  line("path", j["path"].get<std::string>());
-  line("family", fmt::format("{} ({})", j["family"].get<std::string>(), j["format"].get<std::string>()));
+  const auto& c = j.at("config");
+  line("path", j.at("path").get<std::string>());
+  line("family", fmt::format("{} ({})", j.at("family").get<std::string>(), j.at("format").get<std::string>()));
   line("shape",
        fmt::format("{} layers, hidden {}, feed-forward {}, {} heads ({} for keys and values) of {}, vocabulary {}",
-                   c["num_hidden_layers"].get<int64_t>(), c["hidden_size"].get<int64_t>(),
-                   c["intermediate_size"].get<int64_t>(), c["num_attention_heads"].get<int64_t>(),
-                   c["num_key_value_heads"].get<int64_t>(), c["head_dim"].get<int64_t>(),
-                   c["vocab_size"].get<int64_t>()));
-  line("head", c["tie_word_embeddings"].get<bool>() ? "tied to the embedding" : "of its own");
-  const auto parameters = j["parameters"].get<uint64_t>();
+                   c.at("num_hidden_layers").get<int64_t>(), c.at("hidden_size").get<int64_t>(),
+                   c.at("intermediate_size").get<int64_t>(), c.at("num_attention_heads").get<int64_t>(),
+                   c.at("num_key_value_heads").get<int64_t>(), c.at("head_dim").get<int64_t>(),
+                   c.at("vocab_size").get<int64_t>()));
+  line("head", c.at("tie_word_embeddings").get<bool>() ? "tied to the embedding" : "of its own");
+  const auto parameters = j.at("parameters").get<uint64_t>();
   line("parameters", parameters < 1'000'000 ? fmt::format("{}", parameters)
                                             : fmt::format("{:.1f} M", static_cast<double>(parameters) / 1e6));
-  line("size", fmt::format("{}, {:.3f} bits per weight", size_text(j["bytes"].get<uint64_t>()),
-                           j["bits_per_weight"].get<double>()));
+  line("size", fmt::format("{}, {:.3f} bits per weight", size_text(j.at("bytes").get<uint64_t>()),
+                           j.at("bits_per_weight").get<double>()));
   if (j.contains("quantization")) {
     // What is said of single modules is in the table of grids.
-    ordered_json q = j["quantization"];
+    ordered_json q = j.at("quantization");
     for (const char* key : {"dynamic", "modules_in_block_to_quantize", "modules_to_not_convert"}) {
       if (!q.contains(key)) continue;
       const bool nested = q[key].is_array() && q[key].size() == 1 && q[key][0].is_array();
@@ -124,40 +129,42 @@ std::string render_inspection(const std::string& text) {
     }
     line("quantization", q.dump());
   }
-  line("linears", fmt::format("{} weights of blocks", j["linears"].get<int64_t>()));
+  line("linears", fmt::format("{} weights of blocks", j.at("linears").get<int64_t>()));
   for (const auto& g : j.value("grids", ordered_json::array())) {
-    const auto bits = g["bits"].get<int>();
-    const auto size = g["group_size"].get<int64_t>();
+    const auto bits = g.at("bits").get<int>();
+    const auto size = g.at("group_size").get<int64_t>();
     const std::string groups = bits == 16 ? ""
                                : size < 0 ? ", a group for each row"
                                           : fmt::format(", groups of {}", size);
-    line("  in", fmt::format("{} bits{}: {} linears, {:.1f} M weights", bits, groups, g["linears"].get<int64_t>(),
-                             g["weights"].get<double>() / 1e6));
+    line("  in", fmt::format("{} bits{}: {} linears, {:.1f} M weights", bits, groups, g.at("linears").get<int64_t>(),
+                             g.at("weights").get<double>() / 1e6));
   }
-  for (const auto& [name, entry] : j["stored_as"].items()) {
-    line("stored as " + name,
-         fmt::format("{} tensors, {}", entry["tensors"].get<int64_t>(), size_text(entry["bytes"].get<uint64_t>())));
+  for (const auto& [name, entry] : j.at("stored_as").items()) {
+    line("stored as " + name, fmt::format("{} tensors, {}", entry.at("tensors").get<int64_t>(),
+                                          size_text(entry.at("bytes").get<uint64_t>())));
   }
   // By reason, in the order in which they are met: norms and biases are many.
   std::vector<std::pair<std::string, std::vector<std::string>>> reasons;
-  for (const auto& s : j["skipped"]) {
-    const auto reason = s["reason"].get<std::string>();
+  for (const auto& s : j.at("skipped")) {
+    const auto reason = s.at("reason").get<std::string>();
     auto it = std::find_if(reasons.begin(), reasons.end(), [&](const auto& entry) { return entry.first == reason; });
     if (it == reasons.end()) it = reasons.insert(it, {reason, {}});
-    it->second.push_back(s["name"].get<std::string>());
+    it->second.push_back(s.at("name").get<std::string>());
   }
   for (const auto& [reason, names] : reasons) {
     line("skipped", fmt::format("{} ({}): {}{}", reason, names.size(), names.front(), names.size() > 1 ? ", ..." : ""));
   }
-  if (j.contains("sensitivity")) out += "\n" + mixed_text(nlohmann::json(j["sensitivity"]), 0);
+  if (j.contains("sensitivity")) out += "\n" + mixed_text(nlohmann::json(j.at("sensitivity")), 0);
   if (j.contains("tensors")) {
     out += fmt::format("\n{:<58} {:<16} {:<8} {:>12}\n", "tensor", "shape", "stored", "bytes");
-    for (const auto& t : j["tensors"]) {
-      out += fmt::format("{:<58} {:<16} {:<8} {:>12}\n", t["name"].get<std::string>(), t["shape"].dump(),
-                         t["stored_as"].get<std::string>(), t["bytes"].get<uint64_t>());
+    for (const auto& t : j.at("tensors")) {
+      out += fmt::format("{:<58} {:<16} {:<8} {:>12}\n", t.at("name").get<std::string>(), t.at("shape").dump(),
+                         t.at("stored_as").get<std::string>(), t.at("bytes").get<uint64_t>());
     }
   }
   return out;
+} catch (...) {
+  rethrow_as_error("render_inspection");
 }
 
 }  // namespace metal_marlin

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/border.h"
 #include "core/threads.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/mixed_bits.h"
@@ -16,7 +17,8 @@
 
 namespace metal_marlin {
 
-std::string sensitivity_of_model(const std::string& model, const QuantizeOptions& options, const Observer& observer) {
+std::string sensitivity_of_model(const std::string& model, const QuantizeOptions& options,
+                                 const Observer& observer) try {
   const ThreadCount thread_count(options.machine.threads);
   const auto source = ModelSource::open(model);
   source->check();
@@ -53,6 +55,8 @@ std::string sensitivity_of_model(const std::string& model, const QuantizeOptions
   j["group_size"] = recipe.grid.group_size;
   j["calibration"] = nlohmann::json::parse(texts.calibration_facts);
   return j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
+} catch (...) {
+  rethrow_as_error("sensitivity_of_model");
 }
 
 }  // namespace metal_marlin

@@ -17,21 +17,22 @@ using nlohmann::json;
 std::vector<size_t> ranking(const json& items) {
   std::vector<size_t> order(items.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return items[a]["kl"].get<double>() > items[b]["kl"].get<double>(); });
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return items[a].at("kl").get<double>() > items[b].at("kl").get<double>();
+  });
   return order;
 }
 
 double sum_of_kl(const json& items) {
   double sum = 0;
-  for (const json& item : items) sum += item["kl"].get<double>();
+  for (const json& item : items) sum += item.at("kl").get<double>();
   return sum;
 }
 
 std::string bits_text(const json& chosen) {
-  const int64_t bits = chosen["bits"].get<int64_t>();
+  const int64_t bits = chosen.at("bits").get<int64_t>();
   if (bits == 16) return "16";
-  const int64_t group = chosen["group_size"].get<int64_t>();
+  const int64_t group = chosen.at("group_size").get<int64_t>();
   return group < 0 ? fmt::format("{}, per row", bits) : fmt::format("{}, groups of {}", bits, group);
 }
 
@@ -40,8 +41,8 @@ std::string shares_text(const json& items) {
   std::map<std::string, double> shares;
   double all = 0;
   for (const json& item : items) {
-    shares[bits_text(item["chosen"])] += item["weights"].get<double>();
-    all += item["weights"].get<double>();
+    shares[bits_text(item.at("chosen"))] += item.at("weights").get<double>();
+    all += item.at("weights").get<double>();
   }
   std::string out;
   for (const auto& [name, weights] : shares)
@@ -51,7 +52,7 @@ std::string shares_text(const json& items) {
 
 // Reports of earlier versions have none.
 double standard_error(const json& item) {
-  return item.contains("kl_standard_error") ? item["kl_standard_error"].get<double>() : 0;
+  return item.contains("kl_standard_error") ? item.at("kl_standard_error").get<double>() : 0;
 }
 
 bool chosen(const json& mixed) {
@@ -59,16 +60,16 @@ bool chosen(const json& mixed) {
 }
 
 std::string summary(const json& mixed) {
-  const json& items = mixed["items"];
+  const json& items = mixed.at("items");
   std::string out = fmt::format(
       "KL divergence of each set of linears alone, measured on {} tokens: {:.4f} in all, {:.4f} when all are quantized",
-      mixed["tokens"].get<int64_t>(), sum_of_kl(items), mixed["kl_together"].get<double>());
+      mixed.at("tokens").get<int64_t>(), sum_of_kl(items), mixed.at("kl_together").get<double>());
   if (chosen(mixed)) {
     out += fmt::format(
         ". Chosen: {:.3f} bits per weight ({:.3f} with all that the file's layout adds), estimated KL divergence "
         "{:.4f}; weights by bits: {}",
-        mixed["bits_per_weight"].get<double>(), mixed["file_bits_per_weight"].get<double>(),
-        mixed["estimated_kl"].get<double>(), shares_text(items));
+        mixed.at("bits_per_weight").get<double>(), mixed.at("file_bits_per_weight").get<double>(),
+        mixed.at("estimated_kl").get<double>(), shares_text(items));
   }
   return out;
 }
@@ -76,7 +77,7 @@ std::string summary(const json& mixed) {
 }  // namespace
 
 std::string mixed_text(const json& mixed, size_t rows) {
-  const json& items = mixed["items"];
+  const json& items = mixed.at("items");
   const double sum = std::max(sum_of_kl(items), 1e-300);
   std::string out = summary(mixed) + "\n";
   out += fmt::format("{:>5} {:>6} {:<8} {:>12} {:>11} {:<11} {:>7} {:>13}{}\n", "rank", "layer", "input", "weights",
@@ -85,12 +86,12 @@ std::string mixed_text(const json& mixed, size_t rows) {
   const size_t shown = rows > 0 ? std::min(rows, order.size()) : order.size();
   for (size_t i = 0; i < shown; ++i) {
     const json& item = items[order[i]];
-    const double kl = item["kl"].get<double>();
-    const double weights = item["weights"].get<double>();
+    const double kl = item.at("kl").get<double>();
+    const double weights = item.at("weights").get<double>();
     out += fmt::format("{:>5} {:>6} {:<8} {:>12} {:>11.6f} +- {:.6f} {:>5.1f} % {:>13.6f}{}\n", i + 1,
-                       item["layer"].get<int64_t>(), item["tap"].get<std::string>(), item["weights"].get<int64_t>(), kl,
-                       standard_error(item), 100 * kl / sum, weights > 0 ? kl / weights * 1e6 : 0,
-                       chosen(mixed) ? "   " + bits_text(item["chosen"]) : "");
+                       item.at("layer").get<int64_t>(), item.at("tap").get<std::string>(),
+                       item.at("weights").get<int64_t>(), kl, standard_error(item), 100 * kl / sum,
+                       weights > 0 ? kl / weights * 1e6 : 0, chosen(mixed) ? "   " + bits_text(item.at("chosen")) : "");
   }
   if (shown < order.size()) out += fmt::format("  ... and {} more, all in the JSON\n", order.size() - shown);
   return out;
@@ -98,7 +99,7 @@ std::string mixed_text(const json& mixed, size_t rows) {
 
 std::string mixed_html(const json& mixed) {
   if (mixed.is_null()) return "";
-  const json& items = mixed["items"];
+  const json& items = mixed.at("items");
   constexpr double kWidth = 860;
   constexpr double kHeight = 180;
   constexpr std::pair<int, const char*> kColours[] = {{3, "#b00020"}, {4, "#9aa7b4"}, {8, "#1565c0"}, {16, "#00796b"}};
@@ -109,10 +110,11 @@ std::string mixed_html(const json& mixed) {
     return "#444";
   };
   double top = 1e-12;
-  for (const json& item : items) top = std::max(top, item["kl"].get<double>());
+  for (const json& item : items) top = std::max(top, item.at("kl").get<double>());
   std::string h = "<h2>Bits of each linear</h2><p>" + summary(mixed) + ".</p>";
   h += fmt::format(
-      "<svg class=\"plot\" viewBox=\"0 0 {} {}\" role=\"img\"><title>KL divergence of each set of linears, by "
+      "<div class=\"wide\"><svg class=\"plot\" viewBox=\"0 0 {} {}\" role=\"img\"><title>KL divergence of each set of "
+      "linears, by "
       "layer</title>",
       kWidth + 60, kHeight + 50);
   h += fmt::format(
@@ -120,13 +122,13 @@ std::string mixed_html(const json& mixed) {
   const double step = kWidth / static_cast<double>(std::max<size_t>(items.size(), 1));
   for (size_t i = 0; i < items.size(); ++i) {
     const json& item = items[i];
-    const double height = kHeight * item["kl"].get<double>() / top;
+    const double height = kHeight * item.at("kl").get<double>() / top;
     h += fmt::format(
         "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\"><title>layer {} {}: KL {:.6f}; "
         "bits: {}</title></rect>",
         40 + step * static_cast<double>(i), 20 + kHeight - height, std::max(step * 0.85, 0.5), height,
-        colour(item["chosen"]["bits"].get<int64_t>()), item["layer"].get<int64_t>(), item["tap"].get<std::string>(),
-        item["kl"].get<double>(), bits_text(item["chosen"]));
+        colour(item.at("chosen").at("bits").get<int64_t>()), item.at("layer").get<int64_t>(),
+        item.at("tap").get<std::string>(), item.at("kl").get<double>(), bits_text(item.at("chosen")));
   }
   double x = 40;
   for (const auto& [width, name] : kColours) {
@@ -135,20 +137,20 @@ std::string mixed_html(const json& mixed) {
         x, kHeight + 30, name, x + 18, kHeight + 41, width);
     x += 90;
   }
-  h +=
-      "</svg><table class=\"small\"><tr><th>rank</th><th>layer</th><th>input</th><th>weights</th><th>KL</th><th>chosen "
-      "bits</th><th>KL estimated then</th></tr>";
+  h += "</svg></div><div class=\"wide\"><table "
+       "class=\"list\"><tr><th>rank</th><th>layer</th><th>input</th><th>weights</th><th>KL</th><th>chosen "
+       "bits</th><th>KL estimated then</th></tr>";
   size_t rank = 0;
   for (const size_t i : ranking(items)) {
     const json& item = items[i];
     h += fmt::format(
         "<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{:.6f} "
         "&plusmn; {:.6f}</td><td>{}</td><td class=\"n\">{:.6f}</td></tr>",
-        ++rank, item["layer"].get<int64_t>(), item["tap"].get<std::string>(), item["weights"].get<int64_t>(),
-        item["kl"].get<double>(), standard_error(item), bits_text(item["chosen"]),
-        item["chosen"]["estimated_kl"].get<double>());
+        ++rank, item.at("layer").get<int64_t>(), item.at("tap").get<std::string>(), item.at("weights").get<int64_t>(),
+        item.at("kl").get<double>(), standard_error(item), bits_text(item.at("chosen")),
+        item.at("chosen").at("estimated_kl").get<double>());
   }
-  return h + "</table>";
+  return h + "</table></div>";
 }
 
 void check_mixed_section(const json& mixed, const std::string& name) {
@@ -163,19 +165,19 @@ void check_mixed_section(const json& mixed, const std::string& name) {
   };
   for (const char* key : {"tokens", "kl_together", "bits_per_weight", "file_bits_per_weight", "estimated_kl"})
     number(mixed, key, "");
-  if (!mixed.contains("items") || !mixed["items"].is_array()) fail("/items", "a list");
+  if (!mixed.contains("items") || !mixed.at("items").is_array()) fail("/items", "a list");
   constexpr const char* kInputNames[] = {"qkv", "o", "gate_up", "down"};
-  for (size_t i = 0; i < mixed["items"].size(); ++i) {
-    const json& item = mixed["items"][i];
+  for (size_t i = 0; i < mixed.at("items").size(); ++i) {
+    const json& item = mixed.at("items")[i];
     const std::string place = fmt::format("/items/{}", i);
     if (!item.is_object()) fail(place, "an object");
     for (const char* key : {"layer", "weights", "kl"}) number(item, key, place);
     if (item.contains("kl_standard_error")) number(item, "kl_standard_error", place);
     const bool known = item.contains("tap") && std::any_of(std::begin(kInputNames), std::end(kInputNames),
-                                                           [&](const char* input) { return item["tap"] == input; });
+                                                           [&](const char* input) { return item.at("tap") == input; });
     if (!known) fail(place + "/input", "qkv, o, gate_up or down");
-    if (!item.contains("chosen") || !item["chosen"].is_object()) fail(place + "/chosen", "an object");
-    for (const char* key : {"bits", "group_size", "estimated_kl"}) number(item["chosen"], key, place + "/chosen");
+    if (!item.contains("chosen") || !item.at("chosen").is_object()) fail(place + "/chosen", "an object");
+    for (const char* key : {"bits", "group_size", "estimated_kl"}) number(item.at("chosen"), key, place + "/chosen");
   }
 }
 

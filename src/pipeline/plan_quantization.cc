@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "calibrate/stats_file.h"
+#include "core/border.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "kernels/gemm.h"
@@ -18,8 +20,11 @@
 #include "pipeline/mixed_bits.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
+#include "pipeline/run_warnings.h"
 #include "pipeline/select_pool.h"
 #include "pipeline/sensitivity.h"
+#include "pipeline/size.h"
+#include "pipeline/size_parts.h"
 #include "pipeline/texts.h"
 #include "write/checkpoint_writer.h"
 
@@ -96,10 +101,34 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const Quanti
   return time;
 }
 
+// [{format, bytes, parts}]: what each format will take. `linears`: bytes of the quantized linears, where their bits are
+// chosen later.
+json planned_sizes(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe,
+                   std::span<const LayerTensors> layers, uint64_t linears) {
+  CheckpointPlan checkpoint;
+  checkpoint.group_size = recipe.grid.group_size;
+  checkpoint.symmetric = recipe.grid.symmetric;
+  checkpoint.bits = recipe.grid.bits;
+  for (const LayerTensors& layer : layers) {
+    for (const QuantizedWeight& w : layer.quantized) {
+      checkpoint.quantized.push_back({w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits});
+    }
+  }
+  json sizes = json::array();
+  for (const std::string& format : options.formats) {
+    const WriteReport report = CheckpointWriter::create(format)->forecast(source, checkpoint);
+    const uint64_t quantized = chooses_bits(options) && options.target_bits > 0 ? linears : report.quantized_bytes;
+    sizes.push_back({{"format", format},
+                     {"bytes", quantized + report.kept_bytes},
+                     {"parts", size_parts(source, report.kept, quantized)}});
+  }
+  return sizes;
+}
+
 }  // namespace
 
 std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& asked,
-                              const Observer& observer) {
+                              const Observer& observer) try {
   const QuantizeOptions options = with_presets(asked);
   const ThreadCount thread_count(options.machine.threads);
   const auto source = ModelSource::open(model);
@@ -107,10 +136,8 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   const Recipe recipe = make_recipe(options, *source);
   check_output(*source, output);
   Tracker tracker(observer);
-  for (const std::string& text :
-       {ignored_options_warning(ignored_options(options, recipe)), surplus_layers_warning(*source)}) {
-    if (!text.empty()) tracker.warn(text);
-  }
+  for (const std::string& text : warnings_before_work(*source, options, recipe)) tracker.warn(text);
+  require_judge(options);
   const TextSizes sizes = expected_sizes(*source, options);
   auto calibration_tokens = static_cast<uint64_t>(sizes.calibration);
   std::unique_ptr<StatsFile> statistics;
@@ -125,6 +152,8 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   plan["calibration_tokens"] = calibration_tokens;
   plan["builtin_tokens"] = sizes.builtin;
   plan["held_back_tokens"] = sizes.held_back;
+  const bool named_text = !options.evaluation.text.empty() && options.evaluation.text != "none";
+  plan["evaluation_text"] = named_text ? json(options.evaluation.text) : json(nullptr);
   json quantized = json::array();
   json skipped = json::array();
   uint64_t weights = 0;
@@ -145,6 +174,7 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
     throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " +
                         skipped.front()["reason"].get<std::string>() + ")");
   }
+  for (const std::string& text : unused_pattern_warnings(options, layers)) tracker.warn(text);
   if (chooses_bits(options)) check_reachable(sensitive_items(layers, recipe, options), options);
   const auto tokens_of = [&](int64_t layer, LinearInput input) {
     return statistics ? statistics->tokens(layer, input) : calibration_tokens;
@@ -157,10 +187,14 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   plan["skipped"] = skipped;
   // Which linears get how many bits is known after the measurement alone.
   if (options.target_bits > 0) bytes = static_cast<uint64_t>(static_cast<double>(weights) * options.target_bits / 8);
+  plan["sizes"] = planned_sizes(*source, options, recipe, layers, bytes);
+  plan["source_bytes"] = model_size(*source).bytes;
   plan["quantized_weights"] = weights;
   plan["quantized_bytes"] = bytes;
   const MemoryPlan memory = plan_memory(*source, recipe, options, sizes.calibration, sizes.held_back, "");
-  if (const std::string text = disk_shortage(memory, output); !text.empty()) tracker.warn(text);
+  const std::string shortage = disk_shortage(memory, output);
+  if (!shortage.empty()) tracker.warn(shortage);
+  plan["stops"] = shortage;
   // Texts are cut in sequences and chunks of full length; what the model makes itself to be held back has that of a
   // sequence.
   const auto ignored = ignored_options(options, recipe);
@@ -177,6 +211,8 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   plan["machine"] = {{"cpu", cpu_name()}, {"threads", threads()}, {"gemm_gflops_per_core", gemm_rate(GemmType::kF32)}};
   plan["warnings"] = tracker.warnings();
   return plan.dump(2, ' ', false, json::error_handler_t::replace);
+} catch (...) {
+  rethrow_as_error("plan_quantization");
 }
 
 }  // namespace metal_marlin

@@ -15,6 +15,7 @@
 #include "core/machine.h"
 #include "kernels/linear_algebra.h"
 #include "pipeline/rounding_choice.h"
+#include "pipeline/unfold.h"
 #include "quantize/clip.h"
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
@@ -74,6 +75,7 @@ class BlockQuantizer {
     if (task_.folded != nullptr) *task_.folded = block_.clone();
     for (const QuantizedWeight& w : task_.tensors->quantized) quantize_weight(w);
     collect_changed();
+    measure_weights();
     result_.report = std::move(report_);
     return std::move(result_);
   }
@@ -394,7 +396,7 @@ class BlockQuantizer {
       tracker_.enter("measure", task_.layer, config_.num_hidden_layers);
       const Matrix& gram = stats(input).gram;
       const LinearErrors errors = linear_errors(weight, q, gram.empty() ? nullptr : &gram);
-      entry["weight_error"] = errors.weight_error;
+      entry["weight_error"] = errors.weight_error;  // of the scaled weights; measure_weights() replaces it
       entry["output_error"] = gram.empty() ? json(nullptr) : json(errors.output_error);
       entry["held_back_output_error"] = nullptr;
       if (const ActivationStats* held = held_back(input)) {
@@ -407,9 +409,32 @@ class BlockQuantizer {
       weight = dequantize(q);
       append(joined, q);
       entry["seconds"] = wall_seconds() - start;
+      entries_[slot.kind] = report_["linears"].size();
       report_["linears"].push_back(std::move(entry));
     }
     result_.finished.quantized.emplace(w.name, std::move(joined));
+  }
+
+  // The report's weight errors: of the weights that the checkpoint stands for, without the scales that were folded into
+  // neighbours, as `compare` finds them. One linear of the source at a time.
+  void measure_weights() {
+    Unfolding unfolding(family_, config_);
+    for (const LinearSlot& slot : task_.source->linears(task_.layer)) {
+      Matrix source = task_.source->load(slot.weight, slot.first_row, slot.rows);
+      const Matrix& weight = block_.linear(slot.kind).weight;
+      Matrix result(weight.rows(), weight.cols());
+      std::copy_n(weight.data(), weight.size(), result.data());
+      Matrix norm_a;
+      std::span<const float> norm_b;
+      if (NormKind norm{}; Unfolding::norm_before(slot.kind, norm) && !block_.norm(norm).empty()) {
+        norm_a = task_.source->load(task_.source->norm_name(task_.layer, norm));
+        norm_b = block_.norm(norm);
+      }
+      unfolding.undo(slot.kind, norm_a.values(), norm_b, source, result);
+      const auto entry = entries_.find(slot.kind);
+      if (entry == entries_.end()) continue;
+      report_["linears"][entry->second]["weight_error"] = difference_of(slot.weight, source, result).relative();
+    }
   }
 
   static void append(QuantizedTensor& all, QuantizedTensor& part) {
@@ -510,6 +535,7 @@ class BlockQuantizer {
   std::vector<Fold> folded_;
   ScalePlan plan_;
   std::map<LinearKind, RoundingChoice> choices_;
+  std::map<LinearKind, size_t> entries_;  // of each linear in the report's "linears"
   std::set<LinearInput> tried_;
   std::optional<GptqFactor> factor_;
   LinearInput factor_input_ = LinearInput::kQkv;

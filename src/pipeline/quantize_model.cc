@@ -19,6 +19,7 @@
 #include "calibrate/statistics.h"
 #include "calibrate/stats_file.h"
 #include "core/atomic_file.h"
+#include "core/border.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "eval/score.h"
@@ -27,7 +28,6 @@
 #include "pipeline/block_probe.h"
 #include "pipeline/few_tokens.h"
 #include "pipeline/finished_check.h"
-#include "pipeline/ignored_options.h"
 #include "pipeline/journal.h"
 #include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
@@ -36,6 +36,7 @@
 #include "pipeline/quantize_block.h"
 #include "pipeline/recipe.h"
 #include "pipeline/run_report.h"
+#include "pipeline/run_warnings.h"
 #include "pipeline/sensitivity.h"
 #include "pipeline/state_store.h"
 #include "pipeline/texts.h"
@@ -273,11 +274,7 @@ void Run::remove_old_result() const {
 // What can be known to fail before anything is written or sampled.
 void Run::check_before_work() {
   const bool statistics = from_statistics(options_.calibration);
-  const std::string& text = options_.evaluation.text;
-  const bool only_chooses = chooses_by_limit(options_) && text == "none";
-  if (options_.max_kl >= 0 && !only_chooses && (text == "none" || (text.empty() && statistics))) {
-    throw ArgumentError("--max-kl: there is no held-back text to judge by; name one with --evaluate FILE");
-  }
+  require_judge(options_);
   if (statistics) {
     stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration.front(), *source_, needs_gram(recipe_));
   }
@@ -386,13 +383,7 @@ void Run::plan_tensors() {
 }
 
 void Run::warn_of_unused_patterns() {
-  for (const std::string& pattern : options_.skip) {
-    const bool used = std::any_of(layers_.begin(), layers_.end(), [&](const LayerTensors& l) {
-      return std::any_of(l.skipped.begin(), l.skipped.end(),
-                         [&](const Skipped& k) { return matches_any({pattern}, k.name); });
-    });
-    if (!used) tracker_.warn("--skip \"" + pattern + "\" matches no linear");
-  }
+  for (const std::string& text : unused_pattern_warnings(options_, layers_)) tracker_.warn(text);
 }
 
 // Bits of each linear by what its quantization costs: measured once in a run, so that it goes on with the same choice.
@@ -677,17 +668,7 @@ QuantizeResult Run::execute() {
   QuantizeResult result;
   tracker_.enter("prepare", 0, 1);
   check_output(*source_, output_);
-  if (source_->quantized()) {
-    tracker_.warn(source_->path() +
-                  " is already quantized; the report compares with it, not with the model that it was made from");
-  }
-  for (const std::string& calibration : options_.calibration.calibration) {
-    if (!is_file(source_kind(calibration)) || !same_text(options_.evaluation.text, calibration)) continue;
-    tracker_.warn("the text for evaluation is one for calibration: the figures will flatter the result");
-  }
-  if (const std::string text = ignored_options_warning(ignored_options(options_, recipe_)); !text.empty())
-    tracker_.warn(text);
-  if (const std::string text = surplus_layers_warning(*source_); !text.empty()) tracker_.warn(text);
+  for (const std::string& text : warnings_before_work(*source_, options_, recipe_)) tracker_.warn(text);
   const uint64_t fingerprint = run_fingerprint(options_, recipe_, *source_);
   if (!options_.overwrite && !journal_.exists() && already_complete(fingerprint, result)) {
     if (fs::exists(journal_.folder())) journal_.remove();  // killed after the report, while it was being removed
@@ -743,9 +724,11 @@ void Run::work(uint64_t fingerprint, QuantizeResult& result) {
 }  // namespace
 
 QuantizeResult quantize_model(const std::string& model, const std::string& output, const QuantizeOptions& options,
-                              const Observer& observer) {
+                              const Observer& observer) try {
   const ThreadCount thread_count(options.machine.threads);
   return Run(model, output, with_presets(options), observer).execute();
+} catch (...) {
+  rethrow_as_error("quantize_model");
 }
 
 }  // namespace metal_marlin

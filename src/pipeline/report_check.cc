@@ -10,6 +10,7 @@
 #include "formats/json_fault.h"
 #include "formats/text.h"
 #include "pipeline/mixed_report.h"
+#include "pipeline/printable.h"
 #include "pipeline/run_report.h"
 
 namespace metal_marlin {
@@ -75,6 +76,8 @@ constexpr Key kRoundingKeys[] = {{"/sequences", Kind::kCount},
                                  {"/feedback", Kind::kCount},
                                  {"/nearest", Kind::kCount},
                                  {"/fallbacks", Kind::kCount}};
+constexpr Key kPartKeys[] = {
+    {"/name", Kind::kText}, {"/weights", Kind::kCount}, {"/bytes", Kind::kCount}, {"/source_bytes", Kind::kCount}};
 constexpr Key kStageKeys[] = {{"/seconds", Kind::kNumber}, {"/cpu_seconds", Kind::kNumber}};
 
 bool is_count(const json& value) {
@@ -198,11 +201,17 @@ json parse_report(const std::string& text, const std::string& name) {
     if (!rounding.contains("damping")) rounding["damping"] = json::object();
     if (!rounding["damping"].is_object()) checker.fail("rounding_choice/damping", "an object", &rounding["damping"]);
   }
+  // Reports of earlier versions have none.
+  json& parts = report["model"]["parts"];
+  if (parts.is_null()) parts = json::array();
+  if (!parts.is_array()) checker.fail("model/parts", "a list", &parts);
+  checker.check_each(parts, kPartKeys, "model/parts");
   if (!report.contains("warnings")) report["warnings"] = json::array();
   if (!report["warnings"].is_array()) checker.fail("warnings", "a list", &report["warnings"]);
   for (const json& warning : report["warnings"]) {
     if (!warning.is_string()) checker.fail("warnings", "texts", &warning);
   }
+  make_printable(report);
   return report;
 }
 

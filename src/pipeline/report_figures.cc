@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/border.h"
 #include "pipeline/report_check.h"
 
 namespace metal_marlin {
@@ -33,7 +34,7 @@ const json& member(const json& object, const char* key) {
 
 }  // namespace
 
-QuantizationReport quantization_report(const std::string& report_json) {
+QuantizationReport quantization_report(const std::string& report_json) try {
   const json report = parse_report(report_json, "report");
   const json& options = member(report, "options");
   const json& model = member(report, "model");
@@ -92,6 +93,8 @@ QuantizationReport quantization_report(const std::string& report_json) {
   if (bytes > 0 && source > 0) out.compression_ratio = source / bytes;
   out.kl_divergence = number_or(member(model, "kl_divergence"), "mean", -1);
   return out;
+} catch (...) {
+  rethrow_as_error("quantization_report");
 }
 
 }  // namespace metal_marlin

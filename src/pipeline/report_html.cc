@@ -3,16 +3,19 @@
 #include <metal_marlin/report.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
-#include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
 
+#include "core/border.h"
 #include "pipeline/mixed_report.h"
 #include "pipeline/report_check.h"
 #include "pipeline/report_lists.h"
+#include "pipeline/report_plot.h"
+#include "pipeline/report_words.h"
 #include "pipeline/run_report.h"
 #include "pipeline/size.h"
+#include "pipeline/size_parts.h"
 #include "pipeline/texts.h"
 
 namespace metal_marlin {
@@ -20,34 +23,15 @@ namespace {
 
 using nlohmann::json;
 
-std::string escape(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
+std::string text_cell(const std::string& text) {
+  return escape_html(without_folders(text));
 }
 
 std::string cell(const json& value, const char* format = "{:.4f}") {
   if (value.is_null()) return "&ndash;";
   if (value.is_number_integer()) return fmt::format("{}", value.get<int64_t>());
   if (value.is_number()) return fmt::format(fmt::runtime(format), value.get<double>());
-  return escape(value.is_string() ? value.get<std::string>() : value.dump());
+  return text_cell(value.is_string() ? value.get<std::string>() : value.dump());
 }
 
 std::string percent(const json& share) {
@@ -63,197 +47,251 @@ std::string shape_text(const json& shape) {
 
 // -1 is a whole row.
 std::string group_cell(const json& size) {
-  return size.is_number() && size.get<int64_t>() < 0 ? "a row" : cell(size);
-}
-std::string groups_text(const json& size) {
-  return size.is_number() && size.get<int64_t>() < 0 ? "a group for each row" : "groups of " + cell(size);
+  return size.is_number() && size.get<double>() < 0 ? "a row" : cell(size);
 }
 
-// "<h2>Warnings (3)</h2>", with "none" below an empty list.
-std::string list_title(const char* title, const json& entries) {
-  return fmt::format("<h2>{} ({})</h2>{}", title, entries.size(), entries.empty() ? "<p class=\"small\">none</p>" : "");
-}
-
-// Cells are HTML already. No rows: nothing.
+// Cells are HTML already. No rows: nothing. Wide tables scroll on their own.
 class Table {
  public:
-  explicit Table(const std::vector<std::string>& head) { add(head, "th"); }
-  void row(const std::vector<std::string>& cells) {
-    add(cells, "td");
-    empty_ = false;
+  // `numbers`: from which column on cells are aligned to the right.
+  Table(const std::vector<std::string>& head, size_t numbers) : numbers_(numbers) {
+    add(head, "th", "");
+    head_ = std::exchange(rows_, {});
   }
-  std::string html() const { return empty_ ? std::string() : "<table class=\"small\">" + rows_ + "</table>"; }
+  void row(const std::vector<std::string>& cells, const char* style = "") { add(cells, "td", style); }
+  bool empty() const { return rows_.empty(); }
+  std::string html() const {
+    if (empty()) return "";
+    return "<div class=\"wide\"><table class=\"list\">" + head_ + rows_ + "</table></div>";
+  }
 
  private:
-  void add(const std::vector<std::string>& cells, const char* tag) {
-    rows_ += "<tr>";
-    for (const std::string& text : cells) rows_ += fmt::format("<{0}>{1}</{0}>", tag, text);
-    rows_ += "</tr>";
+  void add(const std::vector<std::string>& cells, const char* tag, const char* style) {
+    rows_ += *style == 0 ? "<tr>" : fmt::format("<tr class=\"{}\">", style);
+    for (size_t i = 0; i < cells.size(); ++i)
+      rows_ += fmt::format("<{0}{1}>{2}</{0}>", tag, i >= numbers_ ? " class=\"n\"" : "", cells[i]);
+    rows_ += "</tr>\n";
   }
+  std::string head_;
   std::string rows_;
-  bool empty_ = true;
+  size_t numbers_;
 };
 
-// "model.layers.12.mlp.up_proj.weight" -> 12, "up_proj".
-std::pair<int64_t, std::string> place(const std::string& name) {
-  int64_t layer = 0;
-  for (size_t i = 0; i < name.size(); ++i) {
-    if (name[i] == '.' && i + 1 < name.size() && std::isdigit(static_cast<unsigned char>(name[i + 1])) != 0) {
-      std::from_chars(name.data() + i + 1, name.data() + name.size(), layer);
-      break;
-    }
-  }
-  const std::string module = name.substr(0, name.rfind(".weight"));
-  const std::string part = name.find('[') == std::string::npos ? "" : name.substr(name.find('['));
-  return {layer, module.substr(module.rfind('.') + 1) + part};
+// "<h2>Warnings (3)</h2>" and the content; nothing of an empty list.
+std::string section(const char* title, size_t count, const std::string& content) {
+  return count == 0 ? "" : fmt::format("<h2>{} ({})</h2>{}", title, count, content);
 }
 
-// Output error by layer, one line per kind of linear.
-std::string error_plot(const json& linears) {
-  const bool held = !linears.empty() && linears[0]["held_back_output_error"].is_number();
+constexpr const char* kStyle = R"(
+:root{--text:#1d2328;--soft:#5b6670;--back:#fff;--rule:#dfe4e8;--mark:#fff3e0;--good:#1b7f4b;--fair:#9a6700;--bad:#b3261e}
+:root{--c0:#1b6ca8;--c1:#c2410c;--c2:#3f7d3a;--c3:#8e44ad;--c4:#b7791f;--c5:#0f8b8d;--c6:#c2185b}
+@media(prefers-color-scheme:dark){
+:root{--text:#e4e8eb;--soft:#9aa7b1;--back:#14181c;--rule:#303940;--mark:#3a2e1c;--good:#5fd08f;--fair:#e6b450;--bad:#ff8a80}
+:root{--c0:#6cb6ff;--c1:#ff9f6b;--c2:#8ddb8c;--c3:#d2a8ff;--c4:#f2cc60;--c5:#56d4dd;--c6:#ff9bce}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--text);background:var(--back);max-width:60rem;margin:1.5rem auto;
+padding:0 1rem;overflow-wrap:anywhere}
+h1{font-size:1.5rem;line-height:1.25;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p{margin:.4rem 0}
+.small,.list{font-size:.875rem}.small{color:var(--soft)}code{font-size:.9em}
+pre{background:color-mix(in srgb,var(--rule) 45%,transparent);padding:.6rem .8rem;white-space:pre-wrap;margin:.4rem 0}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.25rem .9rem .25rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule)}
+.list td,.list th{overflow-wrap:normal;white-space:nowrap}.list td.text{white-space:normal;overflow-wrap:anywhere}
+.facts th{font-weight:600;white-space:nowrap}.n{text-align:right!important}
+.verdict{font-size:1.1rem;border-left:.3rem solid;padding:.4rem .8rem;margin:1rem 0}
+.good{border-color:var(--good)}.fair{border-color:var(--fair)}.bad{border-color:var(--bad)}
+.miss{color:var(--bad);font-weight:600}tr.worst td{background:var(--mark)}
+.plot{width:100%;min-width:600px;font-size:13px}.plot text{fill:var(--text)}.grid{stroke:var(--rule)}
+.line{fill:none;stroke-width:2}.c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}
+.c4{stroke:var(--c4)}.c5{stroke:var(--c5)}.c6{stroke:var(--c6)}
+)";
+
+std::string verdict_html(const json& r) {
+  const json& kl = r.at("model").at("kl_divergence");
+  std::string h;
+  if (kl.at("mean").is_number()) {
+    const double mean = kl.at("mean").get<double>();
+    const Verdict verdict = kl_verdict(mean);
+    h += fmt::format(
+        "<div class=\"verdict {}\"><b>{}</b>: KL divergence {} &plusmn; {}<br><span class=\"small\">"
+        "{}.",
+        mean < 0.05   ? "good"
+        : mean < 0.15 ? "fair"
+                      : "bad",
+        verdict.word, cell(kl.at("mean")), cell(kl.at("standard_error")), escape_html(verdict.reason));
+    if (const std::string note = evaluation_note(r); !note.empty()) h += " Measured on " + escape_html(note) + ".";
+    h += "</span></div>";
+  } else {
+    h += "<div class=\"verdict fair\"><b>not evaluated</b>: there was no text for it; --evaluate FILE names one</div>";
+  }
+  if (r.at("gate").at("max_kl").is_number()) {
+    const bool estimated = only_estimated(r);
+    const bool passed = estimated || r.at("gate").at("passed").get<bool>();
+    h += fmt::format("<p class=\"{}\">Quality gate: KL divergence at most {}: {}</p>", passed ? "" : "miss",
+                     cell(r.at("gate").at("max_kl")),
+                     estimated ? "met by the estimate, not measured"
+                     : passed  ? "passed"
+                               : "missed");
+  }
+  return h;
+}
+
+std::string facts_html(const json& r) {
+  const json& m = r.at("model");
+  std::string h = "<div class=\"wide\"><table class=\"facts\">";
+  const auto row = [&](const std::string& name, const std::string& value) {
+    h += "<tr><th>" + name + "</th><td>" + value + "</td></tr>\n";
+  };
+  if (m.at("kl_divergence").at("mean").is_number()) {
+    row("perplexity", cell(m.at("perplexity").at("reference"), "{:.3f}") + " &rarr; " +
+                          cell(m.at("perplexity").at("quantized"), "{:.3f}"));
+    row("same top token", percent(m.at("top1_agreement")));
+    row("KL divergence, p99", cell(m.at("kl_divergence").at("p99"), "{:.3f}") + " (99 % of positions are below)");
+    row("evaluated on", fmt::format("{}: {} positions", cell(r.at("held_back").at("source")), cell(m.at("positions"))));
+  }
+  const std::string details = calibration_details(r.at("calibration"));
+  row("calibration", details.empty() ? fmt::format("{}: {} tokens", cell(r.at("calibration").at("source")),
+                                                   cell(r.at("calibration").at("tokens")))
+                                     : text_cell(details));
+  row("cost",
+      fmt::format("{}, {} of processors, peak memory {}", duration_text(r.at("run").at("seconds").get<double>()),
+                  duration_text(r.at("run").at("cpu_seconds").get<double>()),
+                  memory_text(r.at("run").at("peak_memory_bytes").get<uint64_t>())));
+  return h + "</table></div>";
+}
+
+std::string size_html(const json& r) {
+  const json& m = r.at("model");
+  std::string h = fmt::format("<h2>Size</h2><p>{}: {} bits per weight, {} in the quantized linears.</p>",
+                              escape_html(total_size_text(r)), cell(m.at("bits_per_weight"), "{:.3f}"),
+                              cell(m.at("linears_bits_per_weight"), "{:.3f}"));
+  Table table({"part", "weights", "before", "now", "bits per weight"}, 1);
+  for (const json& part : m.at("parts")) {
+    const auto weights = part.at("weights").get<double>();
+    const auto bytes = part.at("bytes").get<uint64_t>();
+    table.row({cell(part.at("name")), weights < 1e6 ? cell(part.at("weights")) : fmt::format("{:.1f} M", weights / 1e6),
+               size_text(part.at("source_bytes").get<uint64_t>()), size_text(bytes),
+               weights > 0 ? fmt::format("{:.2f}", 8 * static_cast<double>(bytes) / weights) : "&ndash;"});
+  }
+  h += table.html();
+  if (std::string reason = size_reason(m.at("parts")); !reason.empty()) {
+    reason.front() = static_cast<char>(std::toupper(static_cast<unsigned char>(reason.front())));
+    h += "<p>" + escape_html(reason) + ".</p>";
+  }
+  return h;
+}
+
+std::string use_html(const json& r) {
+  const std::string use = use_command(r);
+  const json command = r.at("run").value("command", json());
+  std::string h;
+  if (!use.empty()) {
+    h += "<h2>Use it</h2><pre>" + escape_html(use) +
+         "</pre><p class=\"small\">README.md beside the weights shows how other programs load it.</p>";
+  }
+  if (command.is_string() && !command.get<std::string>().empty())
+    h += "<h2>Make it again</h2><pre>" + text_cell(command.get<std::string>()) + "</pre>";
+  return h;
+}
+
+std::string warnings_html(const json& warnings) {
+  std::string h = "<ul class=\"small\">";
+  for (const json& warning : warnings) h += "<li>" + cell(warning) + "</li>\n";
+  return section("Warnings", warnings.size(), h + "</ul>");
+}
+
+// The linears, those with the largest errors marked: a twentieth of them, five at least.
+std::string linears_html(const json& linears) {
+  if (linears.empty()) return "";
+  const bool held = linears[0].at("held_back_output_error").is_number();
   const char* key = held ? "held_back_output_error" : "output_error";
-  std::map<std::string, std::map<int64_t, double>> lines;
-  int64_t layers = 1;
-  double top = 1e-9;
+  const auto error = [&](const json& l) {
+    const json& value = l.at(key).is_number() ? l.at(key) : l.at("weight_error");
+    return value.get<double>();
+  };
+  std::vector<double> errors;
+  for (const json& l : linears) errors.push_back(error(l));
+  const size_t marked = std::min(errors.size() / 2, std::max<size_t>(5, errors.size() / 20));
+  std::sort(errors.begin(), errors.end(), std::greater<>());
+  const double least = marked > 0 ? errors[marked - 1] : errors.front() + 1;
+  Table table({"name", "shape", "bits", "group", "weight error", "output error", "held back", "clipped", "saturated"},
+              1);
+  size_t count = 0;
   for (const json& l : linears) {
-    if (!l[key].is_number()) continue;
-    const auto [layer, kind] = place(l["name"].get<std::string>());
-    const double e = l[key].get<double>();
-    lines[kind][layer] = e;
-    layers = std::max(layers, layer);
-    top = std::max(top, e);
+    const bool worst = count < marked && error(l) >= least;
+    count += worst ? 1 : 0;
+    table.row({cell(l.at("name")), shape_text(l.at("shape")), cell(l.value("bits", json())),
+               group_cell(l.value("group_size", json())), cell(l.at("weight_error")), cell(l.at("output_error")),
+               cell(l.at("held_back_output_error")), percent(l.at("clipped_share")), percent(l.at("saturated_share"))},
+              worst ? "worst" : "");
   }
-  if (lines.empty()) return "";
-  constexpr int kWidth = 760;
-  constexpr int kHeight = 260;
-  constexpr const char* kColours[] = {"#1b6ca8", "#c8553d", "#588157", "#8e6c8a", "#e09f3e", "#2a9d8f", "#6c757d"};
-  std::string svg =
-      fmt::format("<h2>Relative output error by layer ({})</h2><svg viewBox=\"0 0 {} {}\" role=\"img\" class=\"plot\">",
-                  held ? "held-back text" : "calibration text", kWidth + 150, kHeight + 40);
-  for (int i = 0; i <= 4; ++i) {
-    const double y = kHeight - kHeight * i / 4.0 + 10;
-    svg += fmt::format(
-        "<line x1=\"50\" x2=\"{}\" y1=\"{}\" y2=\"{}\" stroke=\"#ddd\"/><text x=\"44\" y=\"{}\" "
-        "text-anchor=\"end\">{:.3f}</text>",
-        kWidth, y, y, y + 4, top * i / 4);
-  }
-  size_t colour = 0;
-  for (const auto& [kind, points] : lines) {
-    std::string path;
-    for (const auto& [layer, e] : points) {
-      path +=
-          fmt::format("{:.1f},{:.1f} ", 50 + (kWidth - 50) * static_cast<double>(layer) / static_cast<double>(layers),
-                      kHeight + 10 - kHeight * e / top);
-    }
-    const char* stroke = kColours[colour % 7];
-    svg += fmt::format("<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\" points=\"{}\"/>", stroke, path);
-    svg += fmt::format("<text x=\"{}\" y=\"{}\" fill=\"{}\">{}</text>", kWidth + 14, 24 + 18 * colour, stroke,
-                       escape(kind));
-    ++colour;
-  }
-  svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">layer 0 .. {}</text></svg>", kWidth / 2,
-                     kHeight + 34, layers);
-  return svg;
+  const std::string note =
+      fmt::format("<p class=\"small\">Errors are relative. The {} with the largest {} are marked.</p>", marked,
+                  held ? "errors on text that was held back" : "errors");
+  return section("Linears", linears.size(), (marked > 0 ? note : "") + table.html());
 }
 
-constexpr const char* kStyle =
-    "body{font:15px/1.45 system-ui,sans-serif;color:#222;max-width:960px;margin:2em auto;padding:0 "
-    "1em}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}"
-    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2em .8em .2em "
-    "0;text-align:left;border-bottom:1px solid #eee}"
-    "td.n{text-align:right}.plot{width:100%;font-size:12px}.small{font-size:.85em}.miss{color:#b00020;font-weight:600}";
+std::string stages_html(const json& run) {
+  std::vector<std::pair<std::string, json>> stages;
+  for (const auto& [name, time] : run.at("stages").items()) stages.emplace_back(name, time);
+  std::sort(stages.begin(), stages.end(), [](const auto& a, const auto& b) {
+    return a.second.at("seconds").template get<double>() > b.second.at("seconds").template get<double>();
+  });
+  const double all = std::max(run.at("seconds").get<double>(), 1e-9);
+  Table table({"stage", "seconds", "CPU seconds", "share"}, 1);
+  for (const auto& [name, time] : stages) {
+    const auto seconds = time.at("seconds").get<double>();
+    if (seconds < 0.005) continue;
+    table.row({escape_html(name), fmt::format("{:.2f}", seconds),
+               fmt::format("{:.2f}", time.at("cpu_seconds").get<double>()),
+               fmt::format("{:.1f} %", 100 * seconds / all)});
+  }
+  return table.empty() ? "" : "<h2>Where the time went</h2>" + table.html();
+}
+
+std::string lists_html(const json& r) {
+  std::string h;
+  Table skipped({"tensor", "reason"}, 2);
+  for (const json& s : r.at("skipped")) skipped.row({cell(s.at("name")), cell(s.at("reason"))});
+  h += section("Skipped: not quantized, and why", r.at("skipped").size(), skipped.html());
+  const json few_tokens = r.at("calibration").value("few_tokens", json::array());
+  Table few({"tensor", "tokens", "channels"}, 1);
+  for (const json& f : few_tokens) few.row({cell(f.at("name")), cell(f.at("tokens")), cell(f.at("in_features"))});
+  h += section("Fewer than 4 calibration tokens for each input channel", few_tokens.size(), few.html());
+  Table clamped({"tensor", "format", "what happened"}, 3);
+  for (const json& c : r.at("clamped"))
+    clamped.row({cell(c.at("name")), c.contains("format") ? cell(c.at("format")) : "all", text_cell(clamped_text(c))});
+  h += section("Clamped or flushed: beyond the range of float16", r.at("clamped").size(), clamped.html());
+  Table kept({"tensor", "how many"}, 1);
+  for (const auto& [name, count] : names_by_kind(r.at("kept_in_16_bits")))
+    kept.row({escape_html(name), fmt::format("{}", count)});
+  return h + section("Left in 16 bits or more", r.at("kept_in_16_bits").size(), kept.html());
+}
 
 }  // namespace
 
-std::string render_report_html(const std::string& report_json) {
+std::string render_report_html(const std::string& report_json) try {
   const json r = parse_report(report_json, "report.json");
-  const json& m = r["model"];
-  std::string h =
+  const std::string name = escape_html(model_name(r));
+  const json finished = r.at("run").value("finished", json());
+  std::string h = fmt::format(
       "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
-      "content=\"width=device-width\"><title>Quantization report</title><style>";
-  h += kStyle;
-  h += "</style></head><body><h1>Quantization report</h1><table>";
-  const auto row = [&](const std::string& name, const std::string& value) {
-    h += "<tr><th>" + name + "</th><td>" + value + "</td></tr>";
-  };
-  row("model", cell(r["input"]["path"]));
-  const std::string bits =
-      r["mixed"].is_null() ? cell(r["options"]["bits"]) + " bits, " + groups_text(r["options"]["group_size"])
-                           : cell(r["mixed"]["bits_per_weight"], "{:.3f}") + " bits per weight, chosen for each linear";
-  row("method", fmt::format("{}, {}, {}", cell(r["options"]["method"]), cell(r["options"]["scheme"]), bits));
-  row("calibration", fmt::format("{}: {} tokens", cell(r["calibration"]["source"]), cell(r["calibration"]["tokens"])));
-  if (const std::string details = calibration_details(r["calibration"]); !details.empty())
-    row("calibration text", escape(details));
-  const bool evaluated = m["kl_divergence"]["mean"].is_number();
-  row("evaluated on", evaluated ? fmt::format("{}: {} positions", cell(r["held_back"]["source"]), cell(m["positions"]))
-                                : "nothing (no held-back text)");
-  if (evaluated)
-    row("perplexity",
-        cell(m["perplexity"]["reference"], "{:.3f}") + " &rarr; " + cell(m["perplexity"]["quantized"], "{:.3f}"));
-  if (evaluated)
-    row("KL divergence", cell(m["kl_divergence"]["mean"]) + " &plusmn; " + cell(m["kl_divergence"]["standard_error"]) +
-                             ", p99 " + cell(m["kl_divergence"]["p99"], "{:.3f}"));
-  if (evaluated) row("same top token", percent(m["top1_agreement"]));
-  row("size", fmt::format("{}, {} bits per weight; before {}", size_text(m["bytes"].get<uint64_t>()),
-                          cell(m["bits_per_weight"], "{:.3f}"), size_text(m["source_bytes"].get<uint64_t>())));
-  row("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(r["run"]["seconds"].get<double>()),
-                          duration_text(r["run"]["cpu_seconds"].get<double>()),
-                          memory_text(r["run"]["peak_memory_bytes"].get<uint64_t>())));
-  if (r["gate"]["max_kl"].is_number()) {
-    const bool estimated = only_estimated(r);
-    const bool passed = estimated || r["gate"]["passed"].get<bool>();
-    row("quality gate",
-        fmt::format("<span class=\"{}\">KL at most {}: {}</span>", passed ? "" : "miss", cell(r["gate"]["max_kl"]),
-                    estimated ? "met by the estimate, not measured"
-                    : passed  ? "passed"
-                              : "missed"));
-  }
-  h += "</table>";
+      "content=\"width=device-width,initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\"><title>{}: "
+      "quantization report</title><style>{}</style></head><body><h1>{}</h1><p class=\"small\">Quantization report: "
+      "{}{}."
+      "</p>",
+      name, kStyle, name, text_cell(method_text(r)),
+      finished.is_string() ? "; " + cell(finished.get<std::string>().substr(0, 10)) : "");
+  h += verdict_html(r) + facts_html(r) + size_html(r) + warnings_html(r.at("warnings")) + use_html(r);
+  h += error_plot(r.at("linears")) + mixed_html(r.at("mixed")) + linears_html(r.at("linears")) + lists_html(r);
+  h += stages_html(r.at("run"));
   if (const json choice = r.value("rounding_choice", json()); choice.is_object())
-    h += "<p>" + escape(rounding_choice_text(choice)) + ".</p>";
-  h += error_plot(r["linears"]) + mixed_html(r["mixed"]);
-  h += "<h2>Stages</h2><table><tr><th>stage</th><th>seconds</th><th>CPU seconds</th></tr>";
-  for (const auto& [name, time] : r["run"]["stages"].items()) {
-    h += fmt::format("<tr><td>{}</td><td class=\"n\">{:.2f}</td><td class=\"n\">{:.2f}</td></tr>", escape(name),
-                     time["seconds"].get<double>(), time["cpu_seconds"].get<double>());
-  }
-  h += "</table><h2>Linears</h2><table "
-       "class=\"small\"><tr><th>name</th><th>shape</th><th>bits</th><th>group</th><th>weight error</th><th>output "
-       "error</th><th>held back</th><th>clipped</th><th>saturated</th></tr>";
-  for (const json& l : r["linears"]) {
-    h += fmt::format(
-        "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td "
-        "class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
-        cell(l["name"]), shape_text(l["shape"]), cell(l.value("bits", json())),
-        group_cell(l.value("group_size", json())), cell(l["weight_error"]), cell(l["output_error"]),
-        cell(l["held_back_output_error"]), percent(l["clipped_share"]), percent(l["saturated_share"]));
-  }
-  h += "</table>";
-  h += list_title("Warnings", r["warnings"]);
-  if (!r["warnings"].empty()) {
-    h += "<ul class=\"small\">";
-    for (const json& warning : r["warnings"]) h += "<li>" + cell(warning) + "</li>";
-    h += "</ul>";
-  }
-  Table skipped({"tensor", "reason"});
-  for (const json& s : r["skipped"]) skipped.row({cell(s["name"]), cell(s["reason"])});
-  h += list_title("Skipped: not quantized, and why", r["skipped"]) + skipped.html();
-  const json few_tokens = r["calibration"].value("few_tokens", json::array());
-  Table few({"tensor", "tokens", "channels"});
-  for (const json& f : few_tokens) few.row({cell(f["name"]), cell(f["tokens"]), cell(f["in_features"])});
-  h += list_title("Fewer than 4 calibration tokens for each input channel", few_tokens) + few.html();
-  Table clamped({"tensor", "format", "what happened"});
-  for (const json& c : r["clamped"])
-    clamped.row({cell(c["name"]), c.contains("format") ? cell(c["format"]) : "all", escape(clamped_text(c))});
-  h += list_title("Clamped or flushed: beyond the range of float16", r["clamped"]) + clamped.html();
-  Table kept({"tensor", "how many"});
-  for (const auto& [name, count] : names_by_kind(r["kept_in_16_bits"]))
-    kept.row({escape(name), fmt::format("{}", count)});
-  h += list_title("Left in 16 bits or more", r["kept_in_16_bits"]) + kept.html();
+    h += "<h2>Rounding</h2><p class=\"small\">" + text_cell(rounding_choice_text(choice)) + ".</p>";
   h += fmt::format("<p class=\"small\">metal-marlin {} on {}, {} threads; report schema {}</p></body></html>\n",
-                   cell(r["run"]["version"]), cell(r["run"]["machine"]["cpu"]), cell(r["run"]["machine"]["threads"]),
-                   cell(r["schema"]));
+                   cell(r.at("run").at("version")), cell(r.at("run").at("machine").at("cpu")),
+                   cell(r.at("run").at("machine").at("threads")), cell(r.at("schema")));
   return h;
+} catch (...) {
+  rethrow_as_error("render_report_html");
 }
 
 }  // namespace metal_marlin

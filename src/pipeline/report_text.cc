@@ -9,11 +9,15 @@
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
+#include "core/border.h"
 #include "pipeline/mixed_report.h"
+#include "pipeline/printable.h"
 #include "pipeline/report_check.h"
 #include "pipeline/report_lists.h"
+#include "pipeline/report_words.h"
 #include "pipeline/run_report.h"
 #include "pipeline/size.h"
+#include "pipeline/size_parts.h"
 #include "pipeline/texts.h"
 
 namespace metal_marlin {
@@ -84,7 +88,7 @@ std::string part_name(const std::string& key) {
 
 }  // namespace
 
-std::string read_report(const std::string& run) {
+std::string read_report(const std::string& run) try {
   namespace fs = std::filesystem;
   std::error_code code;
   std::string path = run;
@@ -104,58 +108,108 @@ std::string read_report(const std::string& run) {
   const std::string text = read_text_file(path);
   parse_report(text, path);
   return text;
+} catch (...) {
+  rethrow_as_error("read_report");
 }
 
-void write_report_html(const std::string& report_json, const std::string& path) {
+void write_report_html(const std::string& report_json, const std::string& path) try {
   require_regular_file_name(path);
   write_text_file(path, render_report_html(report_json));
+} catch (...) {
+  rethrow_as_error("write_report_html");
 }
 
-std::string render_report_text(const std::string& report_json) {
+std::string render_report_summary(const std::string& report_json) try {
   const json r = parse_report(report_json, "report.json");
-  const json& m = r["model"];
-  const json& o = r["options"];
+  const json& m = r.at("model");
+  std::string out;
+  const auto line = [&](const std::string& name, const std::string& value) {
+    out += fmt::format("{:<14} {}\n", name, value);
+  };
+  line("model", fmt::format("{}: {}", model_name(r), method_text(r)));
+  const json& mean = m.at("kl_divergence").at("mean");
+  if (mean.is_number()) {
+    const Verdict verdict = kl_verdict(mean.get<double>());
+    line("verdict", fmt::format("{}: {}", verdict.word, verdict.reason));
+    line("KL divergence", fmt::format("{} +- {}; same top token {}; perplexity {} -> {}", number(mean, "{:.4f}"),
+                                      number(m.at("kl_divergence").at("standard_error"), "{:.4f}"),
+                                      m.at("top1_agreement").is_number()
+                                          ? fmt::format("{:.1f} %", 100 * m.at("top1_agreement").get<double>())
+                                          : std::string("-"),
+                                      number(m.at("perplexity").at("reference"), "{:.2f}"),
+                                      number(m.at("perplexity").at("quantized"), "{:.2f}")));
+    const std::string note = evaluation_note(r);
+    line("measured on", note.empty() ? r.at("held_back").at("source").get<std::string>() : note);
+  } else {
+    line("verdict", "not evaluated: there was no text for it; --evaluate FILE names one");
+  }
+  const json& parts = m.at("parts");
+  line("size", total_size_text(r) + (parts.empty() ? "" : ": " + size_parts_text(parts)));
+  if (const std::string reason = size_reason(parts); !reason.empty()) line("", reason);
+  const json& run = r.at("run");
+  line("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(run.at("seconds").get<double>()),
+                           duration_text(run.at("cpu_seconds").get<double>()),
+                           memory_text(run.at("peak_memory_bytes").get<uint64_t>())));
+  return out;
+} catch (...) {
+  rethrow_as_error("render_report_summary");
+}
+
+std::string render_report_text(const std::string& report_json) try {
+  const json r = parse_report(report_json, "report.json");
+  const json& m = r.at("model");
+  const json& o = r.at("options");
   std::string out;
   const auto line = [&](const std::string& name, const std::string& value) {
     out += fmt::format("{:<20} {}\n", name, value);
   };
-  line("model", r["input"]["path"].get<std::string>());
-  const int64_t group = o["group_size"].get<int64_t>();
-  line("method", fmt::format("{}, {}, {} bits, {}", o["method"].get<std::string>(),
-                             o["scheme"] == "sym" ? "symmetric" : "asymmetric",
-                             r["mixed"].is_null() ? fmt::format("{}", o["bits"].get<int>())
-                                                  : fmt::format("{:.3f}", r["mixed"]["bits_per_weight"].get<double>()),
-                             group < 0 ? std::string("per channel") : fmt::format("groups of {}", group)));
+  line("model", r.at("input").at("path").get<std::string>());
+  const int64_t group = o.at("group_size").get<int64_t>();
+  line("method",
+       fmt::format("{}, {}, {} bits, {}", o.at("method").get<std::string>(),
+                   o.at("scheme") == "sym" ? "symmetric" : "asymmetric",
+                   r.at("mixed").is_null() ? fmt::format("{}", o.at("bits").get<int>())
+                                           : fmt::format("{:.3f}", r.at("mixed").at("bits_per_weight").get<double>()),
+                   group < 0 ? std::string("per channel") : fmt::format("groups of {}", group)));
   // Statistics from a file are of tokens, but no longer of sequences.
-  const int64_t sequences = r["calibration"]["sequences"].get<int64_t>();
-  line("calibration", fmt::format("{}: {}{} tokens", r["calibration"]["source"].get<std::string>(),
+  const int64_t sequences = r.at("calibration").at("sequences").get<int64_t>();
+  line("calibration", fmt::format("{}: {}{} tokens", r.at("calibration").at("source").get<std::string>(),
                                   sequences > 0 ? fmt::format("{} sequences, ", sequences) : "",
-                                  r["calibration"]["tokens"].get<int64_t>()));
-  if (const std::string details = calibration_details(r["calibration"]); !details.empty()) line("", details);
-  if (r["held_back"]["chunks"].get<int64_t>() > 0) {
-    line("evaluated on",
-         fmt::format("{}: {} positions", r["held_back"]["source"].get<std::string>(), m["positions"].get<int64_t>()));
-    line("perplexity", fmt::format("{} -> {}", number(m["perplexity"]["reference"], "{:.3f}"),
-                                   number(m["perplexity"]["quantized"], "{:.3f}")));
+                                  r.at("calibration").at("tokens").get<int64_t>()));
+  if (const std::string details = calibration_details(r.at("calibration")); !details.empty()) line("", details);
+  if (r.at("held_back").at("chunks").get<int64_t>() > 0) {
+    line("evaluated on", fmt::format("{}: {} positions", r.at("held_back").at("source").get<std::string>(),
+                                     m.at("positions").get<int64_t>()));
+    if (const std::string note = evaluation_note(r); !note.empty()) line("", note);
+    line("perplexity", fmt::format("{} -> {}", number(m.at("perplexity").at("reference"), "{:.3f}"),
+                                   number(m.at("perplexity").at("quantized"), "{:.3f}")));
     line("KL divergence",
-         fmt::format("{} +- {} (99 % of positions below {})", number(m["kl_divergence"]["mean"], "{:.4f}"),
-                     number(m["kl_divergence"]["standard_error"], "{:.4f}"),
-                     number(m["kl_divergence"]["p99"], "{:.3f}")));
-    const json& same = m["top1_agreement"];
+         fmt::format("{} +- {} (99 % of positions below {})", number(m.at("kl_divergence").at("mean"), "{:.4f}"),
+                     number(m.at("kl_divergence").at("standard_error"), "{:.4f}"),
+                     number(m.at("kl_divergence").at("p99"), "{:.3f}")));
+    if (const json& mean = m.at("kl_divergence").at("mean"); mean.is_number()) {
+      const Verdict verdict = kl_verdict(mean.get<double>());
+      line("", fmt::format("{}: {}", verdict.word, verdict.reason));
+    }
+    const json& same = m.at("top1_agreement");
     line("same top token", same.is_number() ? fmt::format("{:.1f} %", 100 * same.get<double>()) : "-");
   } else {
     line("evaluated on", "nothing (no held-back text)");
   }
-  line("size", fmt::format("{}, {:.3f} bits per weight ({:.3f} in the quantized linears); before {}",
-                           size_text(m["bytes"].get<uint64_t>()), m["bits_per_weight"].get<double>(),
-                           m["linears_bits_per_weight"].get<double>(), size_text(m["source_bytes"].get<uint64_t>())));
-  const json& run = r["run"];
-  line("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(run["seconds"].get<double>()),
-                           duration_text(run["cpu_seconds"].get<double>()),
-                           memory_text(run["peak_memory_bytes"].get<uint64_t>())));
+  line("size",
+       fmt::format("{}, {:.3f} bits per weight ({:.3f} in the quantized linears); before {}",
+                   size_text(m.at("bytes").get<uint64_t>()), m.at("bits_per_weight").get<double>(),
+                   m.at("linears_bits_per_weight").get<double>(), size_text(m.at("source_bytes").get<uint64_t>())));
+  const json& parts = m.at("parts");
+  if (!parts.empty()) line("", size_parts_text(parts));
+  if (const std::string reason = size_reason(parts); !reason.empty()) line("", reason);
+  const json& run = r.at("run");
+  line("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(run.at("seconds").get<double>()),
+                           duration_text(run.at("cpu_seconds").get<double>()),
+                           memory_text(run.at("peak_memory_bytes").get<uint64_t>())));
   out += fmt::format("\n{:<12} {:>6} {:>13} {:>13} {:>13}   {}\n", "linear", "count", "weight error", "output error",
                      "held back", "worst held back");
-  for (const KindRow& k : by_kind(r["linears"])) {
+  for (const KindRow& k : by_kind(r.at("linears"))) {
     const auto mean = [](double sum, int64_t n) {
       return n > 0 ? fmt::format("{:.4f}", sum / static_cast<double>(n)) : std::string("-");
     };
@@ -163,18 +217,18 @@ std::string render_report_text(const std::string& report_json) {
                        mean(k.output, k.measured), mean(k.held_back, k.held_back_measured),
                        k.held_back_measured > 0 ? fmt::format("{:.4f} {}", k.worst, k.worst_name) : "-");
   }
-  if (!r["mixed"].is_null()) out += "\nBits of each linear. " + mixed_text(r["mixed"], 20);
+  if (!r.at("mixed").is_null()) out += "\nBits of each linear. " + mixed_text(r.at("mixed"), 20);
   out += fmt::format("\n{:<20} {:>9} {:>9} {:>7}\n", "stage", "seconds", "CPU s", "share");
   std::vector<std::pair<std::string, json>> stages;
-  for (const auto& [name, time] : run["stages"].items()) stages.emplace_back(name, time);
+  for (const auto& [name, time] : run.at("stages").items()) stages.emplace_back(name, time);
   std::sort(stages.begin(), stages.end(), [](const auto& a, const auto& b) {
-    return a.second["seconds"].template get<double>() > b.second["seconds"].template get<double>();
+    return a.second.at("seconds").template get<double>() > b.second.at("seconds").template get<double>();
   });
   for (const auto& [name, time] : stages) {
-    if (time["seconds"].get<double>() < 0.005) continue;
-    out += fmt::format("{:<20} {:>9.2f} {:>9.2f} {:>6.1f}%\n", name, time["seconds"].get<double>(),
-                       time["cpu_seconds"].get<double>(),
-                       100 * time["seconds"].get<double>() / std::max(run["seconds"].get<double>(), 1e-9));
+    if (time.at("seconds").get<double>() < 0.005) continue;
+    out += fmt::format("{:<20} {:>9.2f} {:>9.2f} {:>6.1f}%\n", name, time.at("seconds").get<double>(),
+                       time.at("cpu_seconds").get<double>(),
+                       100 * time.at("seconds").get<double>() / std::max(run.at("seconds").get<double>(), 1e-9));
   }
   const auto list = [&](const char* title, const json& entries, const std::function<std::string(const json&)>& text) {
     if (entries.empty()) return;
@@ -182,70 +236,100 @@ std::string render_report_text(const std::string& report_json) {
     for (size_t i = 0; i < std::min<size_t>(entries.size(), 20); ++i) out += "  " + text(entries[i]) + "\n";
     if (entries.size() > 20) out += fmt::format("  ... and {} more, all in report.json\n", entries.size() - 20);
   };
-  list("Skipped: not quantized, and why", r["skipped"],
-       [](const json& s) { return s["name"].get<std::string>() + ": " + s["reason"].get<std::string>(); });
-  list("Warnings", r["warnings"], [](const json& w) { return w.get<std::string>(); });
-  list("Fewer than 4 calibration tokens for each input channel", r["calibration"].value("few_tokens", json::array()),
-       few_tokens_text);
-  list("Clamped or flushed: beyond the range of float16", r["clamped"],
-       [](const json& c) { return fmt::format("{}: {}", c["name"].get<std::string>(), clamped_text(c)); });
-  if (!r["kept_in_16_bits"].empty()) {
-    out += fmt::format("\nLeft in 16 bits or more ({})\n", r["kept_in_16_bits"].size());
-    for (const auto& [name, count] : names_by_kind(r["kept_in_16_bits"]))
+  list("Skipped: not quantized, and why", r.at("skipped"),
+       [](const json& s) { return s.at("name").get<std::string>() + ": " + s.at("reason").get<std::string>(); });
+  list("Warnings", r.at("warnings"), [](const json& w) { return w.get<std::string>(); });
+  // By kind: one line for the same linear of every layer.
+  std::vector<std::pair<std::string, size_t>> few;
+  for (const json& entry : r.at("calibration").value("few_tokens", json::array())) {
+    json named = entry;
+    named["name"] = names_by_kind(json::array({entry.at("name")})).front().first;
+    const std::string text = few_tokens_text(named);
+    const auto it = std::find_if(few.begin(), few.end(), [&](const auto& known) { return known.first == text; });
+    if (it == few.end()) {
+      few.emplace_back(text, 1);
+    } else {
+      ++it->second;
+    }
+  }
+  if (!few.empty()) out += "\nFewer than 4 calibration tokens for each input channel\n";
+  for (const auto& [text, count] : few) out += fmt::format("  {} ({} linear{})\n", text, count, count == 1 ? "" : "s");
+  list("Clamped or flushed: beyond the range of float16", r.at("clamped"),
+       [](const json& c) { return fmt::format("{}: {}", c.at("name").get<std::string>(), clamped_text(c)); });
+  if (!r.at("kept_in_16_bits").empty()) {
+    out += fmt::format("\nLeft in 16 bits or more ({})\n", r.at("kept_in_16_bits").size());
+    for (const auto& [name, count] : names_by_kind(r.at("kept_in_16_bits")))
       out += count == 1 ? fmt::format("  {}\n", name) : fmt::format("  {} ({})\n", name, count);
   }
   if (const json c = r.value("rounding_choice", json()); c.is_object()) out += "\n" + rounding_choice_text(c) + "\n";
-  out += fmt::format("\nlargest change of a block by folding: {:.1e}\n", r["invariance_error"].get<double>());
-  if (r["gate"]["max_kl"].is_number()) {
-    const char* verdict = only_estimated(r)                 ? "met by the estimate, not measured"
-                          : r["gate"]["passed"].get<bool>() ? "passed"
-                                                            : "MISSED";
-    out += fmt::format("quality gate: mean KL divergence at most {}: {}\n", r["gate"]["max_kl"].get<double>(), verdict);
+  out += fmt::format("\nlargest change of a block by folding: {:.1e}\n", r.at("invariance_error").get<double>());
+  if (r.at("gate").at("max_kl").is_number()) {
+    const char* verdict = only_estimated(r)                       ? "met by the estimate, not measured"
+                          : r.at("gate").at("passed").get<bool>() ? "passed"
+                                                                  : "MISSED";
+    out += fmt::format("quality gate: mean KL divergence at most {}: {}\n", r.at("gate").at("max_kl").get<double>(),
+                       verdict);
   }
   return out;
+} catch (...) {
+  rethrow_as_error("render_report_text");
 }
 
-std::string render_plan(const std::string& plan_json) {
-  const json p = json::parse(plan_json);
+std::string render_plan(const std::string& plan_json) try {
+  json p = json::parse(plan_json);
+  make_printable(p);
   std::string out;
   const auto line = [&](const std::string& name, const std::string& value) {
     out += fmt::format("{:<20} {}\n", name, value);
   };
   const auto memory = [](const json& bytes) { return memory_text(bytes.get<uint64_t>()); };
-  line("model", p["model"].get<std::string>());
-  line("output", p["output"].get<std::string>());
-  const json& o = p["options"];
-  const bool mixed = o["mixed_bits"].get<bool>();
-  const std::string bits = !mixed ? fmt::format("{} bits", o["bits"].get<int>())
-                           : o["target_bits"].is_number()
-                               ? fmt::format("at most {:g} bits per weight", o["target_bits"].get<double>())
-                               : fmt::format("the bits that an estimated KL of {:g} takes", o["max_kl"].get<double>());
-  line("method", fmt::format("{}, {}, {}, group size {}", o["method"].get<std::string>(),
-                             o["scheme"].get<std::string>(), bits, o["group_size"].get<int64_t>()));
-  line("quantized", fmt::format("{} weight tensors, {:.1f} M weights, {}", p["quantized"].size(),
-                                p["quantized_weights"].get<double>() / 1e6, memory(p["quantized_bytes"])));
-  const auto builtin = p["builtin_tokens"].get<int64_t>();
-  line("tokens",
-       fmt::format("{} for calibration{}, {} held back", p["calibration_tokens"].get<int64_t>(),
-                   builtin > 0 ? fmt::format(" ({} of them from the program's own text)", builtin) : std::string(),
-                   p["held_back_tokens"].get<int64_t>()));
-  const json& m = p["memory"];
-  line("peak memory", fmt::format("{} of {} allowed", memory(m["peak_bytes"]), memory(p["memory_budget"])));
+  line("model", p.at("model").get<std::string>());
+  line("output", p.at("output").get<std::string>());
+  const json& o = p.at("options");
+  const bool mixed = o.at("mixed_bits").get<bool>();
+  const std::string bits =
+      !mixed ? fmt::format("{} bits", o.at("bits").get<int>())
+      : o.at("target_bits").is_number()
+          ? fmt::format("at most {:g} bits per weight", o.at("target_bits").get<double>())
+          : fmt::format("the bits that an estimated KL of {:g} takes", o.at("max_kl").get<double>());
+  line("method", fmt::format("{}, {}, {}, group size {}", o.at("method").get<std::string>(),
+                             o.at("scheme").get<std::string>(), bits, o.at("group_size").get<int64_t>()));
+  for (const json& size : p.at("sizes")) {
+    const std::string place = p.at("sizes").size() == 1 ? "OUT" : "OUT/" + size.at("format").get<std::string>();
+    line("size", fmt::format("{} will be {} (now {}): {}", place, size_text(size.at("bytes").get<uint64_t>()),
+                             size_text(p.at("source_bytes").get<uint64_t>()), size_parts_text(size.at("parts"))));
+    if (const std::string reason = size_reason(size.at("parts")); !reason.empty()) line("", reason);
+  }
+  line("quantized", fmt::format("{} weight tensors, {:.1f} M weights", p.at("quantized").size(),
+                                p.at("quantized_weights").get<double>() / 1e6));
+  const auto builtin = p.at("builtin_tokens").get<int64_t>();
+  const json& text = p.at("evaluation_text");
+  line("tokens", fmt::format("{} for calibration{}, {} {}", p.at("calibration_tokens").get<int64_t>(),
+                             builtin > 0 ? fmt::format(" ({} of them from the program's own text)", builtin) : "",
+                             p.at("held_back_tokens").get<int64_t>(),
+                             text.is_string() ? fmt::format("of {} to evaluate on", text.get<std::string>())
+                                              : std::string("held back to evaluate on")));
+  const json& m = p.at("memory");
+  line("peak memory", fmt::format("{} of {} allowed", memory(m.at("peak_bytes")), memory(p.at("memory_budget"))));
+  line("", "the most that is held at once; not all of these parts are held at the same time:");
   for (const char* part : {"base", "states", "spilled", "block", "statistics", "forward_scratch", "quantize_scratch",
                            "head", "self_text", "selection", "sensitivity"}) {
-    if (m[part].get<uint64_t>() > 0) line("  " + part_name(part), memory(m[part]));
+    if (m.at(part).get<uint64_t>() > 0) line("  " + part_name(part), memory(m.at(part)));
   }
-  line("disk", fmt::format("{} of {} free", memory(m["disk"]), memory(p["disk_free_bytes"])));
+  line("disk", fmt::format("{} of {} free", memory(m.at("disk")), memory(p.at("disk_free_bytes"))));
   line("time", fmt::format("about {} on {} threads of {} ({:.0f} GFLOP/s per core)",
-                           duration_text(p["seconds"]["total"].get<double>()), p["machine"]["threads"].get<int>(),
-                           p["machine"]["cpu"].get<std::string>(), p["machine"]["gemm_gflops_per_core"].get<double>()));
-  for (const auto& [name, seconds] : p["seconds"].items()) {
+                           duration_text(p.at("seconds").at("total").get<double>()),
+                           p.at("machine").at("threads").get<int>(), p.at("machine").at("cpu").get<std::string>(),
+                           p.at("machine").at("gemm_gflops_per_core").get<double>()));
+  for (const auto& [name, seconds] : p.at("seconds").items()) {
     if (name != "total" && seconds.get<double>() > 0)
       line("  " + part_name(name), duration_text(seconds.get<double>()));
   }
-  for (const json& s : p["skipped"])
-    line("skipped", s["name"].get<std::string>() + ": " + s["reason"].get<std::string>());
+  for (const json& s : p.at("skipped"))
+    line("skipped", s.at("name").get<std::string>() + ": " + s.at("reason").get<std::string>());
   return out;
+} catch (...) {
+  rethrow_as_error("render_plan");
 }
 
 }  // namespace metal_marlin

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <metal_marlin/version.h>
 
+#include <ctime>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -12,6 +14,8 @@
 #include "kernels/gemm.h"
 #include "pipeline/mixed_bits.h"
 #include "pipeline/size.h"
+#include "pipeline/size_parts.h"
+#include "source/tokenizer.h"
 
 namespace metal_marlin {
 
@@ -36,6 +40,7 @@ json model_section(const ModelSource& source, const RunFacts& facts) {
   model["linears_bits_per_weight"] = first.quantized_weights > 0 ? 8.0 * static_cast<double>(first.quantized_bytes) /
                                                                        static_cast<double>(first.quantized_weights)
                                                                  : 0.0;
+  model["parts"] = size_parts(source, first.kept, first.quantized_bytes);
   model["parameters"] = before.parameters;
   model["source_bytes"] = before.bytes;
   model["source_bits_per_weight"] = before.bits_per_weight();
@@ -53,9 +58,29 @@ json forward_section(const Recipe& recipe, const RunFacts& facts, double cpu_sec
           {"gemm_gflops_per_core", gemm},       {"share_of_gemm", rate / gemm}};
 }
 
-json run_section(const Recipe& recipe, const RunFacts& facts, Tracker& tracker) {
+// Now, "2026-11-29T22:20:05Z".
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  return {text, std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts)};
+}
+
+// Of which kind the text is that was evaluated on.
+std::string evaluation_kind(const QuantizeOptions& options, const RunTexts& texts) {
+  if (texts.held_back.sequences.empty()) return "none";
+  if (!options.evaluation.text.empty()) return "file";
+  return has_source(options.calibration, SourceKind::kSelf) ? "self" : "calibration";
+}
+
+json run_section(const Recipe& recipe, const QuantizeOptions& options, const RunFacts& facts, Tracker& tracker) {
   json run;
   run["version"] = version();
+  run["finished"] = utc_now();
+  run["command"] = options.command;
+  const std::filesystem::path output(facts.output);
+  run["output"] = (output.has_filename() ? output.filename() : output.parent_path().filename()).string();
   run["fingerprint"] = fmt::format("{:016x}", facts.fingerprint);
   run["seconds"] = tracker.seconds();
   run["cpu_seconds"] = tracker.cpu();
@@ -130,8 +155,9 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
   report["input"] = {{"path", facts.model},
                      {"format", source.format()},
                      {"family", source.family().name},
+                     {"chat_template", !source.tokenizer().chat_template().empty()},
                      {"digest", fmt::format("{:016x}", source.digest())}};
-  report["run"] = run_section(recipe, facts, tracker);
+  report["run"] = run_section(recipe, options, facts, tracker);
   report["model"] = model_section(source, facts);
   report["calibration"] = {{"source", sources_text(options.calibration)},
                            {"sequences", facts.texts->calibration.sequences.size()},
@@ -140,6 +166,7 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
                            {"few_tokens", json::parse(facts.few_tokens_json)}};
   report["calibration"].update(json::parse(facts.texts->calibration_facts));
   report["held_back"] = {{"source", facts.texts->held_back_source},
+                         {"kind", evaluation_kind(options, *facts.texts)},
                          {"chunks", facts.texts->held_back.sequences.size()},
                          {"tokens", facts.texts->held_back.tokens()}};
   json linears = json::array();

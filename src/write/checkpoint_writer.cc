@@ -182,7 +182,6 @@ struct CheckpointWriter::Job {
   int64_t total = 0;
   std::map<std::string, OwnedTensor> held;  // packed parts whose turn comes later
   uint64_t held_bytes = 0;
-  std::map<std::string, uint64_t> kept_bytes;  // of each tensor that is not quantized
 
   std::vector<Item> items();
   std::vector<Shard> shards(std::vector<Item> all);
@@ -242,7 +241,7 @@ std::vector<Item> CheckpointWriter::Job::items() {
     const uint64_t bytes = item.bytes();
     (item.linear != nullptr ? report.quantized_weights : report.kept_weights) += weights;
     (item.linear != nullptr ? report.quantized_bytes : report.kept_bytes) += bytes;
-    if (item.linear == nullptr) kept_bytes[item.name] = bytes;
+    if (item.linear == nullptr) report.kept[item.name] = bytes;
     total += static_cast<int64_t>(item.tensors.size());
     all.push_back(std::move(item));
   }
@@ -447,7 +446,7 @@ void CheckpointWriter::Job::write_rest() {
     add_file(name);
   }
   report.skipped = plan.skipped;
-  for (SkippedTensor& s : report.skipped) s.bytes = kept_bytes[s.name];
+  for (SkippedTensor& s : report.skipped) s.bytes = report.kept[s.name];
   const std::string base = plan.base_model.empty() ? source_name_of(source.path()) : plan.base_model;
   write_text_file(folder + "/README.md", render_model_card(base, source.family().name, writer.format(), plan, report));
   add_file("README.md");
@@ -474,6 +473,19 @@ WriteReport CheckpointWriter::write(const ModelSource& source, const CheckpointP
   job.write_weights(shards);
   job.write_rest();
   if (progress) progress(job.done, job.total);
+  return std::move(job.report);
+}
+
+WriteReport CheckpointWriter::forecast(const ModelSource& source, const CheckpointPlan& given) const {
+  class Nothing : public TensorProvider {
+   public:
+    QuantizedTensor quantized(const std::string&) override { return {}; }
+    OwnedTensor changed(const std::string&) override { return {}; }
+  } nothing;
+  const std::string folder;
+  const WriteProgress progress;
+  Job job{*this, source, given, nothing, folder, progress, {}, 0, 0, {}, 0};
+  job.items();
   return std::move(job.report);
 }
 

@@ -97,7 +97,8 @@ struct WriteReport {
   uint64_t kept_bytes = 0;         // of all other tensors
   uint64_t quantized_weights = 0;  // number of weights stored as codes
   uint64_t kept_weights = 0;
-  double bits_per_weight = 0;  // 8 (quantized_bytes + kept_bytes) / all weights
+  double bits_per_weight = 0;            // 8 (quantized_bytes + kept_bytes) / all weights
+  std::map<std::string, uint64_t> kept;  // bytes of each tensor that is not quantized
   std::vector<ClampedTensor> clamped;
   std::vector<SkippedTensor> skipped;
 
@@ -135,6 +136,8 @@ class CheckpointWriter {
   // float16. SystemError: the machine.
   WriteReport write(const ModelSource& source, const CheckpointPlan& plan, TensorProvider& provider,
                     const std::string& folder, const WriteProgress& progress = {}) const;
+  // What write() would report of sizes and numbers of weights, without files. The same ArgumentErrors for the plan.
+  WriteReport forecast(const ModelSource& source, const CheckpointPlan& plan) const;
 
  protected:
   // Names after the module's name and a dot, as in PackedTensor, with the shapes that pack() will deliver.

@@ -158,6 +158,47 @@ const FormatNames& names_of(const std::string& format) {
 
 }  // namespace
 
+namespace {
+
+// Which programs load the format, and how; docs/use.md has the same. MODEL stands for the folder.
+std::string usage_of(const std::string& format, bool symmetric) {
+  const std::string own =
+      "metal-marlin, on this machine's processor:\n\n```sh\nmetal-marlin chat MODEL\nmetal-marlin generate MODEL -p "
+      "TEXT\n"
+      "```\n";
+  const std::string transformers = fmt::format(
+      "transformers (`pip install transformers accelerate {}`):\n\n```python\nfrom transformers import "
+      "AutoModelForCausalLM, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained(\"MODEL\")\nmodel = "
+      "AutoModelForCausalLM.from_pretrained(\"MODEL\", device_map=\"auto\")\ninputs = tokenizer(\"The capital of "
+      "France "
+      "is\", return_tensors=\"pt\").to(model.device)\nprint(tokenizer.decode(model.generate(**inputs, "
+      "max_new_tokens=32)[0]))\n```\n",
+      format == "awq" ? "gptqmodel" : "gptqmodel optimum");
+  const std::string servers =
+      "vLLM and SGLang (a GPU):\n\n```sh\nvllm serve MODEL\npython -m sglang.launch_server --model-path MODEL\n```\n";
+  std::string out = "\n## Use\n\nMODEL is this folder.\n\n" + own;
+  if (format == "awq") {
+    out += "\n" + transformers + "\n" + servers +
+           "\nmlx-lm (Apple silicon):\n\n```sh\nmlx_lm.generate --model MODEL --prompt TEXT\n```\n";
+  } else if (format == "gptq") {
+    out += "\n" + transformers + "\n" + servers;
+  } else if (format == "gptq_v2") {
+    out += "\n" + transformers +
+           "\nReaders of GPTQ that do not know version 2 of the format take every zero for one too large: "
+           "`metal-marlin convert MODEL -o OUT --to gptq` writes version 1" +
+           (symmetric ? ".\n" : " for them, unless a zero is 0.\n");
+  } else if (format == "marlin") {
+    out += "\nThe layout is that of the Marlin kernel of IST-DASLab, for programs that read it directly.\n";
+  } else {
+    out +=
+        "\nOther programs do not read the native format: `metal-marlin convert MODEL -o OUT --to awq` writes one that "
+        "they do.\n";
+  }
+  return out;
+}
+
+}  // namespace
+
 std::string source_name_of(const std::string& path) {
   const std::filesystem::path p(path);
   for (const auto& part : p) {
@@ -242,10 +283,17 @@ std::string render_model_card(const std::string& source, const std::string& fami
     out += fmt::format("| evaluated against the source on | {} |\n", one_line(plan.evaluation));
   out += rows_of_known(rest);
   append_rows(rounded(rest), "", out);
+  if (plan.evaluation.starts_with("held-back")) {
+    out +=
+        "\nThe figures are of text like that of the calibration; on other text they are higher. `metal-marlin evaluate "
+        "MODEL --reference SOURCE --text FILE` measures on a text of yours, and is what to compare with the figures of "
+        "others.\n";
+  }
   if (!report.skipped.empty()) {
     out += "\nLinears left in their own precision:\n\n| tensor | reason |\n|---|---|\n";
     for (const SkippedTensor& s : report.skipped) out += fmt::format("| `{}` | {} |\n", s.name, s.reason);
   }
+  out += usage_of(format, plan.symmetric);
   return out;
 }
 

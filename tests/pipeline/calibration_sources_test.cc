@@ -371,10 +371,14 @@ TEST_F(CalibrationSourcesTest, TooFewTokensAreNamedOnce) {
   }
   int warnings = 0;
   for (const json& w : report["warnings"])
-    warnings += w.get<std::string>().find("few calibration tokens for 2 of 14 linears (down_proj)") == 0 ? 1 : 0;
+    warnings += w.get<std::string>().find(
+                    "too little calibration text for 2 of 14 linears (down_proj): 128 tokens, 160 needed (4 for each "
+                    "input channel); use --samples 3") == 0
+                    ? 1
+                    : 0;
   EXPECT_EQ(warnings, 1);
   const json plan = json::parse(plan_quantization(path("model"), path("p"), o));
-  EXPECT_TRUE(warned(plan, "few calibration tokens"));
+  EXPECT_TRUE(warned(plan, "too little calibration text"));
   o.method = "rtn";  // reads no Gram matrix
   EXPECT_TRUE(quantize("rtn", o)["calibration"]["few_tokens"].empty());
   EXPECT_TRUE(quantize("enough", options({"a.txt"}))["calibration"]["few_tokens"].empty());

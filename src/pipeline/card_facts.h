@@ -1,0 +1,20 @@
+// What a checkpoint of this program says of its making, for the card of what is converted from it.
+#pragma once
+
+#include <string>
+
+namespace metal_marlin {
+
+struct CardFacts {
+  std::string name;                 // of the model that was quantized, "org/name" or a folder's name; empty: not told
+  std::string calibration;          // as CheckpointPlan has them
+  std::string evaluation;           // likewise
+  std::string figures_json = "{}";  // likewise
+};
+
+// From report.json in `path` (a folder, or a file in one) or, where several formats were written at once, beside that
+// folder; without a report from the front matter of README.md. What is not there, or is of another program, stays
+// empty: a card is no reason to refuse a conversion.
+CardFacts card_facts(const std::string& path);
+
+}  // namespace metal_marlin

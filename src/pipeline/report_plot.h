@@ -1,0 +1,16 @@
+// The drawing of a report's page: inline SVG that follows the page's colours.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+namespace metal_marlin {
+
+// Text for HTML, also within double quotes: the four characters that mean something there are replaced.
+std::string escape_html(const std::string& text);
+
+// Relative output error by layer, a line for each kind of linear; with its title. Empty: nothing was measured.
+// `linears`: those of a report that parse_report() let pass.
+std::string error_plot(const nlohmann::json& linears);
+
+}  // namespace metal_marlin

@@ -1,0 +1,33 @@
+// What a report says in words, for its summary, its text and its page.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+namespace metal_marlin {
+
+struct Verdict {
+  const char* word = "";    // "close to the original"
+  const char* reason = "";  // with what it compares
+};
+// Of a mean KL divergence in nats against the original.
+Verdict kl_verdict(double mean);
+
+// The functions below take a report that parse_report() let pass.
+
+// "SmolLM2-135M-Instruct": the source's name without folders.
+std::string model_name(const nlohmann::json& report);
+// "awq, asymmetric, 4 bits, groups of 128".
+std::string method_text(const nlohmann::json& report);
+// What kind of text the figures are of, and what that means for them: "the model's own text: ... "; empty: a file that
+// the user has named, or nothing was evaluated.
+std::string evaluation_note(const nlohmann::json& report);
+// "113.9 MB, before 269.1 MB".
+std::string total_size_text(const nlohmann::json& report);
+// "metal-marlin chat OUT", with the output's name without folders; empty: the report does not tell.
+std::string use_command(const nlohmann::json& report);
+
+// `text` with every absolute path cut to its last part: pages are passed on.
+std::string without_folders(const std::string& text);
+
+}  // namespace metal_marlin

@@ -1,0 +1,72 @@
+#include "pipeline/run_warnings.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <set>
+
+#include "pipeline/ignored_options.h"
+#include "pipeline/left_out.h"
+#include "pipeline/mixed_bits.h"
+#include "pipeline/texts.h"
+#include "source/text.h"
+
+namespace metal_marlin {
+
+std::string quantized_storage(const ModelSource& source) {
+  std::set<std::string> linears;
+  for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
+    for (const LinearSlot& slot : source.linears(layer)) linears.insert(slot.weight);
+  }
+  std::set<std::string> types;
+  for (const CheckpointTensor& t : source.tensors()) {
+    if (linears.count(t.name) > 0 && t.stored_as != "F32" && t.stored_as != "F16" && t.stored_as != "BF16" &&
+        t.stored_as != "F64")
+      types.insert(t.stored_as);
+  }
+  return fmt::format("{}", fmt::join(types, ", "));
+}
+
+std::vector<std::string> warnings_before_work(const ModelSource& source, const QuantizeOptions& options,
+                                              const Recipe& recipe) {
+  std::vector<std::string> warnings;
+  if (const std::string types = quantized_storage(source); !types.empty()) {
+    warnings.push_back(
+        fmt::format("{} is already quantized ({}): the errors of both add up, and the report compares with it, not "
+                    "with the model that it was made from; start from 16 bits if you can",
+                    source.path(), types));
+  }
+  for (const std::string& calibration : options.calibration.calibration) {
+    if (!is_file(source_kind(calibration)) || !same_text(options.evaluation.text, calibration)) continue;
+    warnings.push_back("the text for evaluation is one for calibration: the figures will flatter the result");
+  }
+  for (const std::string& text :
+       {ignored_options_warning(ignored_options(options, recipe)), surplus_layers_warning(source)}) {
+    if (!text.empty()) warnings.push_back(text);
+  }
+  return warnings;
+}
+
+void require_judge(const QuantizeOptions& options) {
+  const std::string& text = options.evaluation.text;
+  const bool only_chooses = chooses_by_limit(options) && text == "none";
+  if (options.max_kl < 0 || only_chooses) return;
+  if (text == "none" || (text.empty() && from_statistics(options.calibration)))
+    throw ArgumentError("--max-kl: there is no held-back text to judge by; name one with --evaluate FILE");
+}
+
+std::vector<std::string> unused_pattern_warnings(const QuantizeOptions& options, std::span<const LayerTensors> layers) {
+  std::vector<std::string> warnings;
+  for (const std::string& pattern : options.skip) {
+    const bool used = std::any_of(layers.begin(), layers.end(), [&](const LayerTensors& l) {
+      return std::any_of(l.skipped.begin(), l.skipped.end(),
+                         [&](const Skipped& k) { return matches_any({pattern}, k.name); });
+    });
+    if (!used) warnings.push_back("--skip \"" + pattern + "\" matches no linear");
+  }
+  return warnings;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,26 @@
+// What a user should know before a run starts: the run and its plan say the same.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "pipeline/recipe.h"
+
+namespace metal_marlin {
+
+// A source that is quantized already, a text that both calibrates and judges, options without effect, layers that the
+// config does not count: a sentence each, in this order.
+std::vector<std::string> warnings_before_work(const ModelSource& source, const QuantizeOptions& options,
+                                              const Recipe& recipe);
+
+// ArgumentError when a limit on the KL divergence is given and nothing will be there to judge by.
+void require_judge(const QuantizeOptions& options);
+
+// A sentence for each pattern of options.skip that matches no linear. `layers`: the plan of every layer.
+std::vector<std::string> unused_pattern_warnings(const QuantizeOptions& options, std::span<const LayerTensors> layers);
+
+// In what the linears of a model are stored that is quantized already, "Q4_1" or "gptq"; empty: it is not.
+std::string quantized_storage(const ModelSource& source);
+
+}  // namespace metal_marlin
