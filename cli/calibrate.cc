@@ -38,7 +38,7 @@ int run(const Command& command, State& state) {
     result = calibrate_model(state.model, state.output, state.calibration, state.machine, state.gram,
                              state.keep_activations, console.observer());
   } catch (const Interrupted&) {
-    console.error("interrupted: nothing was written; run the same command again");
+    console.stopped("nothing was written: run the same command again");
     return kExitInterrupted;
   }
   if (console.json()) {
@@ -47,6 +47,8 @@ int run(const Command& command, State& state) {
                                          {"tokens", result.tokens},
                                          {"seconds", result.seconds}};
     console.result(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  } else if (console.quiet()) {
+    console.result(state.output);
   } else {
     console.summary(fmt::format("{}: statistics of {} tokens in {} sequences, made in {}", state.output, result.tokens,
                                 result.sequences, format_seconds(result.seconds)));

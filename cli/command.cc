@@ -28,39 +28,41 @@ Command::~Command() = default;
 OptionInfo& Command::add(const std::string& names, const std::string& value_name, const std::string& help,
                          const std::string& default_text) {
   OptionInfo& option = options_.emplace_back();
-  option.names = split(names, ',');
+  const size_t aliases = std::min(names.find(';'), names.size());
+  option.names = split(names.substr(0, aliases), ',');
+  option.label = option.names.back();
+  if (aliases < names.size()) {
+    for (const auto& alias : split(names.substr(aliases + 1), ',')) option.names.push_back(alias);
+  }
   option.value = value_name;
   option.default_text = default_text;
   option.help = help;
   option.group = group_;
+  option.advanced = advanced_;
   return option;
 }
 
 void Command::parse_value(const OptionInfo& option, std::function<void(const std::string&)> accept) {
   const std::string names = option.positional ? option.names[0] : join(option.names, ",");
-  const std::string label = option.names.back();
+  const std::string label = option.label;
   const auto note = [this, label, named = !option.positional] {
     if (named) given_.push_back(label.substr(label.find_first_not_of('-')));
   };
-  const bool once = !option.repeatable;
+  const bool last = !option.repeatable;
   auto* added =
-      parser_->app->add_option(names, [accept = std::move(accept), label, note, once](const CLI::results_t& texts) {
+      parser_->app->add_option(names, [accept = std::move(accept), label, note, last](const CLI::results_t& texts) {
         note();
-        if (once && texts.size() > 1)
-          throw UsageError{
-              fmt::format("{}: expected once, found {} times: '{}'", label, texts.size(), join(texts, "', '"))};
-        for (const auto& text : texts) {
+        for (size_t i = last ? texts.size() - 1 : 0; i < texts.size(); ++i) {
           try {
-            accept(text);
+            accept(texts[i]);
           } catch (const UsageError& error) {
-            throw UsageError{label + ": " + error.message};
+            throw UsageError{label + ": " + error.what()};
           }
         }
         return true;
       });
   added->required(option.required);
-  // Also for those that may be given once: the parser's own complaint is no sentence. One value each time, so that
-  // MODEL may follow.
+  // One value each time, so that MODEL may follow.
   if (!option.positional) added->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->expected(1);
 }
 
@@ -158,21 +160,21 @@ void Command::size(const std::string& names, uint64_t& bytes, const std::string&
 }
 
 void Command::flag(const std::string& names, bool& value, const std::string& help) {
-  const OptionInfo& option = add(names, "", help, {});
-  const std::string label = option.names.back();
-  parser_->app->add_flag_callback(join(option.names, ","), [this, &value, label] {
-    value = true;
-    given_.push_back(label.substr(2));
-  });
+  const OptionInfo& info = add(names, "", help, {});
+  const CLI::Option* option = parser_->app->add_flag(join(info.names, ","), value);
+  flags_.emplace_back(info.label.substr(2), [option] { return option->count() > 0; });
 }
 
 void Command::toggle(const std::string& name, bool& value, const std::string& help) {
-  add(fmt::format("--{0},--no-{0}", name), "", help, value ? "--" + name : "--no-" + name);
-  for (const bool on : {true, false}) {
-    parser_->app->add_flag_callback((on ? "--" : "--no-") + name, [this, &value, name, on] {
-      value = on;
-      given_.push_back(name);
-    });
+  OptionInfo& info = add(fmt::format("--{0},--no-{0}", name), "", help, value ? "--" + name : "--no-" + name);
+  info.label = "--" + name;
+  const CLI::Option* option = parser_->app->add_flag(fmt::format("--{0},!--no-{0}", name), value);
+  flags_.emplace_back(name, [option] { return option->count() > 0; });
+}
+
+void Command::note_flags() {
+  for (const auto& [name, was_there] : flags_) {
+    if (was_there()) given_.push_back(name);
   }
 }
 
@@ -219,6 +221,32 @@ size_t leading_flags(const std::vector<std::string>& words) {
 
 }  // namespace
 
+namespace {
+
+// The command line for the report, which is passed on: of absolute paths only the last part.
+std::string shown_line(const std::string& program, int argc, char** argv) {
+  std::string line = program;
+  for (int i = 1; i < argc; ++i) {
+    std::string word = argv[i];
+    const size_t start = word.starts_with("-") ? std::min(word.find('=') + 1, word.size()) : 0;
+    if (start < word.size() && word[start] == '/') {
+      const size_t last = word.find_last_not_of('/');
+      if (last != std::string::npos && last > start)
+        word = word.substr(0, start) + word.substr(word.find_last_of('/', last) + 1);
+    }
+    line += " " + shell_word(word);
+  }
+  return line;
+}
+
+// Whether --help-all is among the words that are options.
+bool wants_all_help(const std::vector<std::string>& words) {
+  const auto end = std::find(words.begin(), words.end(), "--");
+  return std::find(words.begin(), end, "--help-all") != end;
+}
+
+}  // namespace
+
 std::string Application::unexpected(Command& command) {
   const auto extras = command.parser().app->remaining(true);
   std::vector<std::string> names;
@@ -228,7 +256,7 @@ std::string Application::unexpected(Command& command) {
   for (const auto& extra : extras) {
     if (extra.size() < 2 || extra[0] != '-') continue;
     const std::string word = extra.substr(0, extra.find('='));
-    const std::string meant = nearest(word, names);
+    const std::string meant = meant_by(word, names);
     return fmt::format("there is no option '{}'{}", word, meant.empty() ? "" : "; did you mean " + meant + "?");
   }
   return fmt::format("'{}' is more than expected", join(extras, " "));
@@ -273,11 +301,11 @@ int Application::run(int argc, char** argv) {
   const size_t flags = leading_flags(words);
   if (flags == words.size()) return fail("expected a command, found none");
   const std::string first = words[flags];
-  if (first == "-h" || first == "--help") {
+  if (first == "-h" || first == "--help" || first == "--help-all") {
     print_result(application_help(*this));
     return 0;
   }
-  if (first == "--version") {
+  if (first == "--version" || first == "-V" || first == "-v" || first == "version") {
     print_result(fmt::format("{} {}", name_, version_));
     return 0;
   }
@@ -291,18 +319,24 @@ int Application::run(int argc, char** argv) {
   if (command == nullptr) {
     std::vector<std::string> names;
     for (const auto& known : commands_) names.push_back(known->name());
-    const std::string meant = nearest(first, names);
+    const std::string meant = meant_by(first, names);
     return fail(meant.empty() ? fmt::format("there is no command '{}'; the commands are {}", first, join(names, ", "))
                               : fmt::format("there is no command '{}'; did you mean {}?", first, meant));
   }
   std::rotate(words.begin(), words.begin() + static_cast<int64_t>(flags),
               words.begin() + static_cast<int64_t>(flags) + 1);
+  if (wants_all_help(words)) {
+    print_result(command_help(*this, *command, true));
+    return 0;
+  }
   try {
     refuse_values_of_flags(*command, words);
     std::reverse(words.begin(), words.end());  // as the parser takes them
     parser_->app.parse(std::move(words));
+    command->note_flags();
+    command->set_line(shown_line(name_, argc, argv));
   } catch (const CLI::CallForHelp&) {
-    print_result(command_help(*this, *command));
+    print_result(command_help(*this, *command, false));
     return 0;
   } catch (const CLI::ExtrasError&) {
     return fail(unexpected(*command));
@@ -311,12 +345,12 @@ int Application::run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return fail(error.what());
   } catch (const UsageError& error) {
-    return fail(error.message);
+    return fail(error.what());
   }
   try {
     return command->run();
   } catch (const UsageError& error) {
-    return fail(error.message);
+    return fail(error.what());
   }
 }
 

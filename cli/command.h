@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,7 +17,8 @@ enum class Completes : uint8_t { kNothing, kFiles, kFolders, kChoices };
 
 // One option or positional as shown to the user.
 struct OptionInfo {
-  std::vector<std::string> names;  // "-o", "--output"; of a positional its name, "MODEL"
+  std::vector<std::string> names;  // "-o", "--output", then the aliases; of a positional its name, "MODEL"
+  std::string label;               // the name in messages, "--output"
   std::string value;               // name of the value, "FILE" or "sym|asym"; empty: a flag
   std::string default_text;        // empty: none
   std::string help;
@@ -26,7 +28,8 @@ struct OptionInfo {
   bool positional = false;
   bool required = false;
   bool repeatable = false;
-  bool list = false;  // several choices in one word, separated by commas
+  bool list = false;      // several choices in one word, separated by commas
+  bool advanced = false;  // shown by --help-all alone
 };
 
 struct Example {
@@ -35,7 +38,9 @@ struct Example {
 };
 
 // One subcommand. Each option writes its variable when it is given; what the variable holds before is the default
-// that --help states. Wrong values end in exit code 2 with a message that names the option.
+// that --help states. Wrong values end in exit code 2 with a message that names the option. Of an option that is given
+// several times the last one counts; repeated() ones add up.
+// `names`: "-n,--predict", and behind a semicolon other names for the same: "-n,--predict;--max-tokens".
 class Command {
  public:
   struct Parser;
@@ -43,8 +48,13 @@ class Command {
   Command(std::string name, std::string summary, std::unique_ptr<Parser> parser);
   ~Command();
 
-  // Heading of the options that follow.
-  void group(const std::string& heading) { group_ = heading; }
+  // Heading of the options that follow, which are common ones.
+  void group(const std::string& heading) {
+    group_ = heading;
+    advanced_ = false;
+  }
+  // The options that follow, up to the next group(), are for few users: --help leaves them to --help-all.
+  void advanced() { advanced_ = true; }
 
   void positional(const std::string& name, std::string& value, const std::string& help, Completes completes);
   // One that may be left out.
@@ -74,11 +84,19 @@ class Command {
   void flag(const std::string& names, bool& value, const std::string& help);
   // --NAME and --no-NAME.
   void toggle(const std::string& name, bool& value, const std::string& help);
-  // States --help, which every command has.
-  void help_flag() { add("-h,--help", "", "Print this help", {}); }
+  // States --help and --help-all, which every command has.
+  void help_flag() {
+    add("-h,--help", "", "Print the common options", {});
+    add("--help-all", "", "Print all options", {});
+  }
 
-  // Names of the options on the command line, the longest of each, without hyphens: "salient-ratio".
+  // Options on the command line, by their labels without hyphens: "salient-ratio".
   const std::vector<std::string>& given() const { return given_; }
+  // The command line as a shell takes it, "metal-marlin quantize MODEL -o OUT", absolute paths cut to their last part.
+  const std::string& line() const { return line_; }
+  void set_line(const std::string& line) { line_ = line; }
+  // To be called when the parser is done: notes the flags that were given.
+  void note_flags();
   bool was_given(const std::string& name) const;
 
   void example(const std::string& what, const std::string& command) { examples_.push_back({what, command}); }
@@ -100,6 +118,9 @@ class Command {
   std::string name_;
   std::string summary_;
   std::string group_ = "Options";
+  bool advanced_ = false;
+  std::string line_;
+  std::vector<std::pair<std::string, std::function<bool()>>> flags_;  // name, whether it was given
   std::vector<OptionInfo> options_;
   std::vector<Example> examples_;
   std::vector<std::string> given_;
@@ -108,8 +129,9 @@ class Command {
 };
 
 // The command line is wrong: exit code 2.
-struct UsageError {
-  std::string message;
+class UsageError : public std::runtime_error {
+ public:
+  explicit UsageError(const std::string& message) : std::runtime_error(message) {}
 };
 
 class Application {
@@ -118,9 +140,9 @@ class Application {
   ~Application();
 
   Command& add_command(const std::string& name, const std::string& summary);
-  // Parses, runs the chosen command and returns its exit code. --help and --version print to stdout and return 0; wrong
-  // usage prints to stderr and returns 2. Errors of the command itself pass through. --json, --quiet and --log-level
-  // may stand before the command as well; "help [COMMAND]" is "[COMMAND] --help".
+  // Parses, runs the chosen command and returns its exit code. --help, --help-all and --version print to stdout and
+  // return 0; wrong usage prints to stderr and returns 2. Errors of the command itself pass through. --json, --quiet
+  // and --log-level may stand before the command as well; "help [COMMAND]" is "[COMMAND] --help".
   int run(int argc, char** argv);
 
   const std::string& name() const { return name_; }

@@ -13,7 +13,7 @@
 #include <cstdio>
 #include <system_error>
 
-#include "progress_line.h"
+#include "pipeline/printable.h"
 #include "signals.h"
 #include "values.h"
 
@@ -60,7 +60,10 @@ void print_error(const std::string& text) noexcept {
 void add_output_options(Command& command, OutputOptions& options) {
   command.group("Output");
   command.flag("--json", options.json, "Print the result as JSON on stdout, everything else on stderr");
-  command.flag("-q,--quiet", options.quiet, "Print no progress, notes or summary: only errors and the result itself");
+  command.flag(
+      "-q,--quiet", options.quiet,
+      "Print no progress, notes or summary: only errors and the result itself, which is OUT's path where the result "
+      "is written there");
   command.choice("--log-level", options.log_level, {"debug", "info", "warning", "error", "off"},
                  "Least important messages to show on stderr");
   command.help_flag();
@@ -86,16 +89,16 @@ std::function<bool(const std::string&)> Console::streaming() {
   };
 }
 
-Observer Console::observer() {
+Observer Console::observer(std::span<const Phase> phases) {
   Observer observer;
-  observer.on_progress = [this](const Progress& progress) {
+  observer.on_progress = [this, phases](const Progress& progress) {
     if (progress.stage != log_->stage) {
       if (!log_->stage.empty())
         debug(fmt::format("{} ended after {:.2f} s", log_->stage, progress.seconds - log_->stage_start));
       log_->stage = progress.stage;
       log_->stage_start = progress.seconds;
     }
-    if (!options_.quiet && options_.log_level != "off") log_->line.show(progress);
+    if (!options_.quiet && options_.log_level != "off") log_->line.show(progress, phases);
     return !StopOnSignal::requested();
   };
   observer.on_note = [this](const std::string& text) { info(text); };
@@ -112,24 +115,29 @@ void Console::result(const std::string& text) {
   print_result(text);
 }
 
+void Console::stopped(const std::string& next) {
+  log_->line.clear();
+  if (options_.log_level != "off") print_error("stopped; " + next + "\n");
+}
+
 void Console::debug(const std::string& text) {
   if (log_->logger.should_log(spdlog::level::debug)) log_->line.clear();
-  log_->logger.debug("{}", text);
+  log_->logger.debug("{}", printable(text));
 }
 
 void Console::info(const std::string& text) {
   log_->line.clear();
-  log_->logger.info("{}", text);
+  log_->logger.info("{}", printable(text));
 }
 
 void Console::warning(const std::string& text) {
   log_->line.clear();
-  log_->logger.warn("{}", text);
+  log_->logger.warn("{}", printable(text));
 }
 
 void Console::error(const std::string& text) {
   log_->line.clear();
-  log_->logger.error("{}", text);
+  log_->logger.error("{}", printable(text));
 }
 
 }  // namespace metal_marlin::cli

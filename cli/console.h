@@ -5,9 +5,11 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "command.h"
+#include "progress_line.h"
 
 namespace metal_marlin::cli {
 
@@ -34,12 +36,16 @@ class Console {
   bool json() const { return options_.json; }
   bool quiet() const { return options_.quiet; }
 
-  // Shows progress, notes and warnings, and stops the work when StopOnSignal asks for it.
-  Observer observer();
+  // Shows progress, notes and warnings, and stops the work when StopOnSignal asks for it. `phases`: how the stages of
+  // the work follow each other (progress_line.h); empty: they are shown by their own names.
+  Observer observer(std::span<const Phase> phases = {});
 
   // For text that comes in pieces, as TextGenerator delivers it: shows each at once, nothing with --json, and ends on a
   // signal. Live until the Console goes.
   std::function<bool(const std::string&)> streaming();
+
+  // Says that a signal has stopped the work, and what is next: no error, and not with --log-level off.
+  void stopped(const std::string& next);
 
   // A summary for people: not with --json or --quiet.
   void summary(const std::string& text);

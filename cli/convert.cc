@@ -32,11 +32,13 @@ int run(State& state) {
     const ConvertResult result = convert_model(state.model, state.output, state.options, console.observer());
     if (console.json()) {
       console.result(result.report_json);
+    } else if (console.quiet()) {
+      console.result(state.output);
     } else {
       console.summary(render_conversion(result.report_json));
     }
   } catch (const Interrupted&) {
-    console.error(fmt::format("interrupted: nothing was written to {}", state.output));
+    console.stopped(fmt::format("nothing was written to {}", state.output));
     return kExitInterrupted;
   }
   return 0;

@@ -51,7 +51,7 @@ int run(State& state) {
   try {
     result = evaluate_model(state.model, state.reference, state.evaluation, state.machine, console.observer());
   } catch (const Interrupted&) {
-    console.error("interrupted: an evaluation cannot be continued; run the same command again");
+    console.stopped("an evaluation cannot be continued: run the same command again");
     return kExitInterrupted;
   }
   console.result(console.json() ? to_json(result) : table(result));
@@ -72,7 +72,7 @@ void add_evaluate(Application& application) {
   command.group("Evaluation");
   command.integer("--chunks", state->evaluation.chunks, 1, kMostSequences,
                   "Chunks from the start of the text, fewer when it is shorter");
-  command.integer("--context", state->evaluation.context, 8, kMostSequenceLength,
+  command.integer("--context;--ctx-size", state->evaluation.context, 8, kMostSequenceLength,
                   "Tokens of a chunk; every position but its first is scored");
   add_bos_option(command, state->texts);
   add_machine_options(command, state->machine, state->texts, true, true);

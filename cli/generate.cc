@@ -14,6 +14,7 @@
 #include "signals.h"
 #include "source/text.h"
 #include "subcommands.h"
+#include "values.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -55,6 +56,12 @@ int run(const Command& command, State& state) {
   Console console(state.console);
   state.options.on_warning = [&console](const std::string& text) { console.warning(text); };
   TextGenerator generator(state.model, state.machine);
+  if (generator.has_chat_template()) {
+    console.info(
+        fmt::format("this model answers in conversations, and its text is continued as it stands: '{} chat {}' "
+                    "asks and answers by its template",
+                    "metal-marlin", shell_word(state.model)));
+  }
   const StopOnSignal signals;
   GenerateStats stats;
   const std::string text = generator.generate(prompt, state.options, console.streaming(), &stats);

@@ -67,7 +67,7 @@ const std::vector<std::pair<int, std::string>>& exit_codes() {
       {1, "the input or the machine is at fault; the message says what to do"},
       {2, "the command line is wrong"},
       {4, "the result misses the limit given by --max-kl (it is written all the same)"},
-      {130, "interrupted; what is finished is kept"}};
+      {130, "stopped by a signal; what is finished is kept"}};
   return codes;
 }
 
@@ -78,21 +78,32 @@ std::string application_help(const Application& application) {
   text += fmt::format(
       "\nMODEL is a folder in Hugging Face layout, a .safetensors or .gguf file, or org/name in the Hugging Face "
       "cache.\n"
-      "'{0} help COMMAND' or '{0} COMMAND --help' shows the options of a command, '{0} --version' the version.\n\nExit "
+      "'{0} help COMMAND' or '{0} COMMAND --help' shows the common options of a command, '{0} COMMAND --help-all' all "
+      "of "
+      "them, '{0} --version' the version.\n\nExit "
       "codes:\n",
       application.name());
   for (const auto& [code, meaning] : exit_codes()) text += two_columns(std::to_string(code), meaning, 16);
   return text;
 }
 
-std::string command_help(const Application& application, const Command& command) {
+std::string command_help(const Application& application, const Command& command, bool all) {
   std::string text = fmt::format("{}\n\nUsage: {} {} {}\n", command.summary(), application.name(), command.name(),
                                  usage_line(command));
   std::string group;
+  size_t hidden = 0;
   for (const auto& option : command.options()) {
+    if (option.advanced && !all) {
+      ++hidden;
+      continue;
+    }
     if (option.group != group) text += fmt::format("\n{}:\n", option.group);
     group = option.group;
     text += two_columns(option_label(option), explanation(option), kHelpColumn);
+  }
+  if (hidden > 0) {
+    text += fmt::format("\n{} more options, for few users: '{} {} --help-all' shows them.\n", hidden,
+                        application.name(), command.name());
   }
   if (!command.examples().empty()) text += "\nExamples:\n";
   for (const auto& example : command.examples()) text += fmt::format("  {}:\n    {}\n", example.what, example.command);

@@ -9,7 +9,8 @@
 namespace metal_marlin::cli {
 
 std::string application_help(const Application& application);
-std::string command_help(const Application& application, const Command& command);
+// `all`: the options for few users as well.
+std::string command_help(const Application& application, const Command& command, bool all);
 
 // "MODEL -o OUT [options]".
 std::string usage_line(const Command& command);

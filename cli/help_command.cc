@@ -28,6 +28,7 @@ ordered_json command_json(const Command& command) {
     if (!option.default_text.empty()) entry["default"] = option.default_text;
     if (!option.choices.empty()) entry["choices"] = option.choices;
     if (option.repeatable) entry["repeatable"] = true;
+    if (option.advanced) entry["advanced"] = true;
     options.push_back(std::move(entry));
   }
   ordered_json examples = ordered_json::array();
@@ -77,7 +78,7 @@ void add_help(Application& application) {
     if (console.json()) {
       console.result(chosen == nullptr ? commands_json(application) : command_json(*chosen).dump(2));
     } else {
-      console.result(chosen == nullptr ? application_help(application) : command_help(application, *chosen));
+      console.result(chosen == nullptr ? application_help(application) : command_help(application, *chosen, false));
     }
     return 0;
   });

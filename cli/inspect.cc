@@ -53,7 +53,7 @@ int run(const Command& command, State& state) {
       whole["sensitivity"] = nlohmann::ordered_json::parse(sensitivity_of_model(state.model, o, console.observer()));
       json = whole.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
     } catch (const Interrupted&) {
-      console.error("interrupted: run the same command again");
+      console.stopped("run the same command again");
       return kExitInterrupted;
     }
   }
@@ -75,6 +75,7 @@ void add_inspect(Application& application) {
       "--sensitivity", state->sensitivity,
       "Measure what quantizing to 4 bits costs: the KL divergence of the model in which one set of linears with "
       "a common input is quantized, ranked; the options below are for this");
+  command.advanced();
   command.choice("--method", options.method, {"awq", "awq-paper", "awq-salient", "gptq", "rtn"},
                  "As quantize takes it");
   command.choice("--scheme", options.scheme, {"asym", "sym"}, "As quantize takes it");

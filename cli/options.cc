@@ -23,10 +23,11 @@ void add_calibration_options(Command& command, CalibrationOptions& options, Shar
       "--calibration", options.calibration, "self|builtin|FILE",
       texts_help + (statistics ? ". Or, alone, an .npz of statistics (made by 'calibrate') or of raw activations" : ""),
       Completes::kFiles);
+  command.integer("--samples", options.samples, 1, kMostSequences, "Number of calibration sequences");
+  command.advanced();
   command.reals("--calibration-weights", options.calibration_weights, 1e-6, 1e6,
                 "Proportions in which several sources give sequences, one number for each in their order",
                 "equal ones");
-  command.integer("--samples", options.samples, 1, kMostSequences, "Number of calibration sequences");
   command.integer("--select", options.select, 1, kMostSequences,
                   "Of these sequences calibrate on the N that cover the channels of the activations best; costs a "
                   "forward pass of all of them",
@@ -34,7 +35,7 @@ void add_calibration_options(Command& command, CalibrationOptions& options, Shar
   command.integer("--sequence-length", options.sequence_length, 8, kMostSequenceLength,
                   "Tokens of each calibration sequence");
   command.unsigned_integer("--seed", options.seed, "Seed of the self-made text");
-  command.real("--temperature", options.temperature, 0.01, 10, "Sampling temperature of the self-made text");
+  command.real("--temperature;--temp", options.temperature, 0.01, 10, "Sampling temperature of the self-made text");
   add_bos_option(command, texts);
 }
 
@@ -50,6 +51,7 @@ void add_machine_options(Command& command, MachineOptions& options, SharedTexts&
                  "what the machine has, less a margin");
   command.integer("-t,--threads", texts.threads, 1, 4096, "Threads; the result does not depend on it",
                   "all that the process may use");
+  command.advanced();
   if (precision)
     command.choice("--precision", options.precision, {"auto", "f32", "bf16"},
                    "Matrix products of the forward pass that makes statistics (evaluate: of the model); auto: bf16 "
@@ -58,17 +60,19 @@ void add_machine_options(Command& command, MachineOptions& options, SharedTexts&
 
 void add_sampling_options(Command& command, GenerateOptions& options) {
   command.group("Sampling");
-  command.integer("-n,--predict", options.predict, -1, kMost,
+  command.integer("-n,--predict;--max-tokens", options.predict, -1, kMost,
                   "Tokens at most; -1: until the end token or a full context");
-  command.integer("-c,--ctx-size", options.context, 0, kMost, "Context in tokens; 0: the model's own, at most 4096");
-  command.real("--temp", options.temp, 0, 100, "Temperature; 0: always the likeliest token");
+  command.integer("-c,--ctx-size;--context", options.context, 0, kMost,
+                  "Context in tokens; 0: the model's own, at most 4096");
+  command.real("--temp;--temperature", options.temp, 0, 100, "Temperature; 0: always the likeliest token");
   command.integer("--top-k", options.top_k, 0, kMost, "Keep the k likeliest tokens; 0: off");
   command.real("--top-p", options.top_p, 0, 1, "Keep the likeliest tokens that hold this probability; 1: off");
   command.real("--min-p", options.min_p, 0, 1,
                "Keep tokens of at least this share of the best one's probability; 0: off");
+  command.unsigned_integer("-s,--seed", options.seed, "Seed of the sampling");
+  command.advanced();
   command.real("--repeat-penalty", options.repeat_penalty, 1e-3, kMostReal, "Penalty on repeated tokens; 1: off");
   command.integer("--repeat-last-n", options.repeat_last_n, 0, kMost, "Tokens that the penalty looks back on");
-  command.unsigned_integer("-s,--seed", options.seed, "Seed of the sampling");
   command.flag("--ignore-eos", options.ignore_eos, "Go on after the end token");
 }
 

@@ -3,14 +3,26 @@
 
 #include <metal_marlin/progress.h>
 
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace metal_marlin::cli {
 
-// "search 12/30, 41 s left, 612 MiB".
-std::string progress_text(const Progress& progress);
-// "[########            ] search 12/30 ...", cut to `columns`.
-std::string progress_bar(const Progress& progress, int columns);
+// A part of long work that a user knows by name. Its stages, as Progress names them, alternate quickly; done and total
+// of each count the same units.
+struct Phase {
+  std::string_view name;  // "quantizing"
+  std::string_view unit;  // "block"; empty: a bare number
+  double share = 0;       // of all work, roughly: for the bar
+  std::vector<std::string_view> stages;
+};
+
+// "[2/4 quantizing] block 9/30, 41 s left, 612 MiB"; of a stage that belongs to no phase "search 9/30, 41 s left, ...".
+std::string progress_text(const Progress& progress, std::span<const Phase> phases);
+// "[########            ] " and progress_text(), cut to `columns`. The bar is that of the whole work.
+std::string progress_bar(const Progress& progress, std::span<const Phase> phases, int columns);
 
 class ProgressLine {
  public:
@@ -19,7 +31,7 @@ class ProgressLine {
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
 
-  void show(const Progress& progress);
+  void show(const Progress& progress, std::span<const Phase> phases);
   // Removes the bar, so that something else can be printed.
   void clear();
 

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -26,7 +27,36 @@ struct State {
   OutputOptions console;
   std::string bits = "4";
   bool dry_run = false;
+  bool verbose = false;
 };
+
+// The stages of quantize_model. The shares are those of a run with the defaults.
+const std::vector<Phase> kPhases = {
+    {"preparing text", "", 0.10, {"prepare", "tokenize", "self text", "select", "sensitivity"}},
+    {"quantizing",
+     "block",
+     0.80,
+     {"embed", "load", "forward", "statistics", "read statistics", "search scales", "check folds", "choose rounding",
+      "round", "measure", "evaluate", "journal", "save states", "replay"}},
+    {"evaluating", "part", 0.05, {"score"}},
+    {"writing", "tensor", 0.05, {"write", "report"}},
+};
+
+// What is where, and what to do with it.
+std::string next_steps(const State& state, const QuantizeResult& result) {
+  const std::vector<std::string>& formats = state.options.formats;
+  const std::filesystem::path output(state.output);
+  const std::string folder = formats.size() == 1 ? state.output : (output / formats.front()).string();
+  std::string text = fmt::format("{:<14} {}", "result", state.output);
+  if (formats.size() > 1) text += fmt::format(" (a folder for each format: {})", join(formats, ", "));
+  text += fmt::format("\n{:<14} {}\n", "report", (output / "report.html").string());
+  const auto input = nlohmann::json::parse(result.report_json, nullptr, false).value("input", nlohmann::json::object());
+  const std::string use = input.value("chat_template", false)
+                              ? fmt::format("metal-marlin chat {}", shell_word(folder))
+                              : fmt::format("metal-marlin generate {} -p TEXT", shell_word(folder));
+  text += fmt::format("{:<14} {} (README.md there shows other programs)\n", "try it", use);
+  return text;
+}
 
 void check_options(const QuantizeOptions& options) {
   if (options.group_size != "auto" && options.group_size != "-1") {
@@ -48,6 +78,7 @@ void check_options(const QuantizeOptions& options) {
 int run(const Command& command, State& state) {
   QuantizeOptions& options = state.options;
   options.given = command.given();
+  options.command = command.line();
   options.mixed_bits = state.bits == "mixed";
   options.bits = options.mixed_bits ? 4 : static_cast<int>(parse_integer(state.bits, 1, 8));
   options.calibration.bos = options.evaluation.bos = bos_of(state.texts);
@@ -57,23 +88,30 @@ int run(const Command& command, State& state) {
   if (state.dry_run) {
     const std::string plan = plan_quantization(state.model, state.output, options, console.observer());
     console.result(console.json() ? plan : render_plan(plan));
-    return 0;
+    const auto stops = nlohmann::json::parse(plan).value("stops", std::string());
+    if (stops.empty()) return 0;
+    console.error("the run would stop: " + stops);
+    return kExitFault;
   }
   const StopOnSignal signals;
   QuantizeResult result;
   try {
-    result = quantize_model(state.model, state.output, options, console.observer());
+    result = quantize_model(state.model, state.output, options, console.observer(kPhases));
   } catch (const Interrupted&) {
-    console.error(fmt::format("interrupted: what is finished is kept in {}; run the same command {}to continue",
-                              state.output, options.resume ? "again " : "without --no-resume "));
+    console.stopped(fmt::format("what is finished is kept in {}: run the same command {}to continue", state.output,
+                                options.resume ? "again " : "without --no-resume "));
     return kExitInterrupted;
   }
   if (result.already_complete)
     console.info(fmt::format("{} already holds the result of this command: nothing was left to do", state.output));
   if (console.json()) {
     console.result(result.report_json);
+  } else if (console.quiet()) {
+    console.result(state.output);
   } else {
-    console.summary(render_report_text(result.report_json));
+    console.result(
+        (state.verbose ? render_report_text(result.report_json) + "\n" : render_report_summary(result.report_json)) +
+        next_steps(state, result));
   }
   if (result.passed_gate) return 0;
   const auto report = nlohmann::json::parse(result.report_json);
@@ -126,16 +164,19 @@ void add_quantize(Application& application) {
                "group size are "
                "chosen for each linear (q,k,v and gate,up alike) by the KL divergence that its quantization causes",
                "none");
+  command.text(
+      "--group-size", options.group_size, "auto|128|64|32|-1",
+      "Weights that share a scale; auto: 128 where it divides every in_features, else 64, else 32; -1: a whole row",
+      Completes::kChoices);
+  command.repeated("--skip", options.skip, "PATTERN",
+                   "Shell pattern of weight names that stay in 16 bits, e.g. '*.layers.0.*'");
+  command.advanced();
   command.integer("--sensitivity-tokens", options.sensitivity_tokens, 1, int64_t{1} << 24,
                   "Tokens of the calibration text on which those KL divergences are measured");
   command.repeated(
       "--linear-bits", options.linear_bits, "PATTERN=BITS[:GROUP]",
       "Bits (3, 4, 8; 16: not quantized) and group size of the weights whose names match a shell pattern, e.g. "
       "'*.down_proj.*=8'; the last that matches counts");
-  command.text(
-      "--group-size", options.group_size, "auto|128|64|32|-1",
-      "Weights that share a scale; auto: 128 where it divides every in_features, else 64, else 32; -1: a whole row",
-      Completes::kChoices);
   command.choice(
       "--range", options.range, {"auto", "absmax", "mse", "gram", "diagonal"},
       "How the range of a group is chosen: auto: the method's own; absmax: largest magnitude (asym: min and max); "
@@ -174,8 +215,6 @@ void add_quantize(Application& application) {
   command.choice("--refine", options.refine, {"auto", "on", "off"},
                  "After rounding: codes improved one by one and scales refitted on the Gram matrix; auto: on for awq");
   command.toggle("act-order", options.act_order, "gptq, awq: columns in order of decreasing diagonal");
-  command.repeated("--skip", options.skip, "PATTERN",
-                   "Shell pattern of weight names that stay in 16 bits, e.g. '*.layers.0.*'");
 
   add_calibration_options(command, options.calibration, state->texts, true);
   command.real("--builtin-share", options.builtin_share, 0, 0.9,
@@ -185,16 +224,22 @@ void add_quantize(Application& application) {
                "0.0625 for awq, else 0");
 
   command.group("Evaluation");
-  command.text("--evaluate", options.evaluation.text, "FILE|none",
-               "UTF-8 text to evaluate on, or none; without it a part of the calibration tokens is held back for it",
-               Completes::kFiles, false, "the last tenth of the calibration tokens, at least 4096");
-  command.integer("--chunks", options.evaluation.chunks, 1, kMostSequences,
-                  "Chunks of the text to evaluate, fewer when it is shorter");
-  command.integer("--context", options.evaluation.context, 8, kMostSequenceLength, "Tokens of a chunk");
+  command.text(
+      "--evaluate", options.evaluation.text, "FILE|none",
+      "UTF-8 text to evaluate on, or none; without it a part of the calibration tokens is held back for it, on which "
+      "the figures are better than on other text",
+      Completes::kFiles, false, "the last tenth of the calibration tokens, at least 4096");
   command.real("--max-kl", options.max_kl, 0, std::numeric_limits<double>::max(),
                "Limit on the mean KL divergence: exit code 4 when it is missed", "none");
+  command.advanced();
+  command.integer("--chunks", options.evaluation.chunks, 1, kMostSequences,
+                  "Chunks of the text to evaluate, fewer when it is shorter");
+  command.integer("--context;--ctx-size", options.evaluation.context, 8, kMostSequenceLength, "Tokens of a chunk");
 
   add_machine_options(command, options.machine, state->texts, true, true);
+  command.group("Output");
+  command.flag("-v,--verbose", state->verbose,
+               "Print the whole report at the end, as 'metal-marlin report OUT' does: all stages, all lists");
   add_output_options(command, state->console);
 
   command.example("Quantize with the defaults: asymmetric AWQ, calibrated on text of the model itself",

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <string_view>
 
 #include "command.h"
 
@@ -36,6 +38,15 @@ std::string range_text(Number least, Number most) {
 
 int64_t parse_integer(const std::string& text, int64_t least, int64_t most) {
   const std::string wanted = "a whole number " + range_text(least, most);
+  // "1e6" is whole as well. Beyond 2^53 a double no longer is.
+  if (text.find_first_of("eE") != std::string::npos) {
+    const auto real = parse_number<double>(text, wanted);
+    if (!(std::fabs(real) < 9007199254740992.0) || std::trunc(real) != real) refuse(text, wanted);
+    const auto value = static_cast<int64_t>(real);
+    if (value < least || value > most)
+      throw UsageError{fmt::format("expected {}, found '{}', which is {}", wanted, text, value)};
+    return value;
+  }
   const auto value = parse_number<int64_t>(text, wanted);
   if (value < least || value > most) refuse(text, wanted);
   return value;
@@ -138,6 +149,29 @@ std::string nearest(const std::string& word, const std::vector<std::string>& nam
     }
   }
   return best;
+}
+
+std::string meant_by(const std::string& word, const std::vector<std::string>& names) {
+  std::vector<std::string> longer;
+  if (word.find_first_not_of('-') != std::string::npos && word.size() > 1) {
+    for (const auto& name : names) {
+      if (name.starts_with(word)) longer.push_back(name);
+    }
+  }
+  if (longer.empty()) return nearest(word, names);
+  constexpr size_t kMost = 3;
+  if (longer.size() > kMost) longer.resize(kMost);
+  return join(longer, " or ");
+}
+
+std::string shell_word(const std::string& text) {
+  const bool plain = !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || std::string_view("-_./+:,@=~").find(static_cast<char>(c)) != std::string_view::npos;
+  });
+  if (plain) return text;
+  std::string result = "'";
+  for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return result + "'";
 }
 
 std::string format_seconds(double seconds) {

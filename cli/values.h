@@ -7,6 +7,7 @@
 
 namespace metal_marlin::cli {
 
+// Also in the form "1e6".
 int64_t parse_integer(const std::string& text, int64_t least, int64_t most);
 uint64_t parse_unsigned(const std::string& text);
 double parse_real(const std::string& text, double least, double most);
@@ -27,6 +28,11 @@ std::string format_file_size(uint64_t bytes);
 // The one of `names` that differs from `word` in at most two letters (a third of its length), for a word that is none
 // of them; empty: there is no such.
 std::string nearest(const std::string& word, const std::vector<std::string>& names);
+// What a user may have meant by `word`: the names that begin with it ("--calibration or --calibration-weights"), else
+// the nearest(); empty: nothing is near.
+std::string meant_by(const std::string& word, const std::vector<std::string>& names);
+// As a shell takes it: in quotes where it holds more than letters, digits and -_./+:,@=~.
+std::string shell_word(const std::string& text);
 // "41 s", "3 min 05 s", "2 h 10 min".
 std::string format_seconds(double seconds);
 // "0.01", "1", "1e-05": the shortest text that reads back as the number.

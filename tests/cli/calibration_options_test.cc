@@ -47,7 +47,7 @@ TEST_F(WholePath, WrongSourcesAndWeightsAreNamed) {
 }
 
 TEST_F(CommandLine, HelpNamesTheSourcesAndTheirDefaults) {
-  const auto outcome = run("quantize --help");
+  const auto outcome = run("quantize --help-all");
   EXPECT_EQ(outcome.code, 0);
   for (const char* text :
        {"--calibration self|builtin|FILE", "FILE.jsonl", "--calibration-weights X[,...]", "--select N"}) {

@@ -19,6 +19,8 @@
 namespace metal_marlin::cli_test {
 namespace {
 
+using nlohmann::json;
+
 const std::vector<std::string> kCommands = {"quantize", "calibrate", "convert", "evaluate", "generate",   "chat",
                                             "inspect",  "compare",   "report",  "help",     "completion", "man"};
 
@@ -61,13 +63,13 @@ TEST_F(CommandLine, HelpOfEachCommandHasUsageOptionsAndExamples) {
     EXPECT_TRUE(outcome.err.empty()) << outcome.err;
     EXPECT_NE(outcome.out.find("Usage: metal-marlin " + name), std::string::npos) << name;
     EXPECT_NE(outcome.out.find("Examples:\n"), std::string::npos) << name;
-    for (const auto* option : {"--json", "--quiet", "--log-level", "--help"})
+    for (const auto* option : {"--json", "--quiet", "--log-level", "--help", "--help-all"})
       EXPECT_EQ(options_in_help(outcome.out).count(option), 1u) << name << " " << option;
   }
 }
 
 TEST_F(CommandLine, HelpStatesDefaults) {
-  const auto help = run("quantize --help").out;
+  const auto help = run("quantize --help-all").out;
   std::string flat;
   for (const char c : help) {
     const char plain = c == '\n' ? ' ' : c;
@@ -79,10 +81,27 @@ TEST_F(CommandLine, HelpStatesDefaults) {
 }
 
 TEST_F(CommandLine, VersionIsThreeNumbers) {
-  const auto outcome = run("--version");
-  EXPECT_EQ(outcome.code, 0);
-  int major = 0, minor = 0, patch = 0;
-  EXPECT_EQ(std::sscanf(outcome.out.c_str(), "metal-marlin %d.%d.%d\n", &major, &minor, &patch), 3) << outcome.out;
+  for (const auto* word : {"--version", "-V", "version"}) {
+    const auto outcome = run(word);
+    EXPECT_EQ(outcome.code, 0);
+    int major = 0, minor = 0, patch = 0;
+    EXPECT_EQ(std::sscanf(outcome.out.c_str(), "metal-marlin %d.%d.%d\n", &major, &minor, &patch), 3) << outcome.out;
+  }
+}
+
+TEST_F(CommandLine, HelpHasTwoTiers) {
+  const auto common = options_in_help(run("quantize --help").out);
+  const auto all = options_in_help(run("quantize --help-all").out);
+  for (const auto* option : {"--output", "--format", "--method", "--group-size", "--calibration", "--samples",
+                             "--evaluate", "--max-kl", "--memory", "--dry-run", "--verbose"})
+    EXPECT_EQ(common.count(option), 1u) << option;
+  for (const auto* option : {"--awq-loss", "--signed-scales", "--salient-ratio", "--chunks", "--precision"}) {
+    EXPECT_EQ(common.count(option), 0u) << option;
+    EXPECT_EQ(all.count(option), 1u) << option;
+  }
+  EXPECT_LT(common.size(), all.size());
+  EXPECT_NE(run("quantize --help").out.find("--help-all"), std::string::npos);
+  for (const auto& option : common) EXPECT_EQ(all.count(option), 1u) << option;
 }
 
 TEST_F(CommandLine, WrongUsageIsTwoAndSaysWhatIsAccepted) {
@@ -95,8 +114,10 @@ TEST_F(CommandLine, WrongUsageIsTwoAndSaysWhatIsAccepted) {
       {"quantize", "MODEL is required"},
       {"quantize m", "--output"},
       {"quantize m -o o extra", "extra"},
-      {"quantize m -o o -o p", "--output: expected once, found 2 times: 'o', 'p'"},
-      {"quantize m -o o --samples 3 --samples 4 --samples 5", "--samples: expected once, found 3 times: '3', '4', '5'"},
+      {"quantize m -o o --samples 3 --samples 0", "--samples: expected a whole number"},
+      {"quantize m -o o --samples 1e9", "expected a whole number from 1 to 16777216, found '1e9', which is 1000000000"},
+      {"quantize m -o o --calib x", "did you mean --calibration or --calibration-weights?"},
+      {"quant m -o o", "did you mean quantize?"},
       {"quantize m -o", "--output: expected a value (OUT), found none"},
       {"quantize m -o o --samples", "--samples: expected a value (N), found none"},
       {"quantize m -o o --method --dry-run", "--method: expected one of awq"},
@@ -156,7 +177,7 @@ TEST_F(CommandLine, ManPageStatesEveryOptionOfEveryHelp) {
   EXPECT_EQ(outcome.out.rfind(".TH ", 0), 0u);
   const std::string page = without_roff_escapes(outcome.out);
   for (const auto& name : kCommands)
-    for (const auto& option : options_in_help(run(name + " --help").out))
+    for (const auto& option : options_in_help(run(name + " --help-all").out))
       EXPECT_NE(page.find("\\fB" + option + "\\fR"), std::string::npos) << name << " " << option;
 }
 
@@ -166,7 +187,7 @@ TEST_F(CommandLine, CompletionScriptsNameEveryCommandAndOption) {
     EXPECT_EQ(outcome.code, 0);
     for (const auto& name : kCommands) {
       EXPECT_NE(outcome.out.find(name), std::string::npos) << shell << " " << name;
-      for (const auto& option : options_in_help(run(name + " --help").out)) {
+      for (const auto& option : options_in_help(run(name + " --help-all").out)) {
         const std::string shown = shell != "fish"    ? option
                                   : option[1] == '-' ? "-l " + option.substr(2)
                                                      : "-s " + option.substr(1);
@@ -271,7 +292,7 @@ TEST_F(WholePath, QuantizeWritesWhatTheOtherCommandsRead) {
 TEST_F(WholePath, AMissedLimitIsFourAndTheResultIsThere) {
   const auto outcome = run(quantize() + " --max-kl 0 --quiet");
   EXPECT_EQ(outcome.code, 4) << outcome.err;
-  EXPECT_TRUE(outcome.out.empty()) << outcome.out;
+  EXPECT_EQ(outcome.out, output_ + "\n");  // the result is there all the same
   EXPECT_NE(outcome.err.find("--max-kl"), std::string::npos);
   EXPECT_TRUE(fs::exists(fs::path(output_) / "config.json"));
 }
@@ -280,8 +301,141 @@ TEST_F(WholePath, ADryRunWritesNothing) {
   const auto outcome = run(quantize() + " --dry-run --json");
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(parsed(outcome.out)["quantized"].size(), 2u * 7);  // two blocks of seven linears
-  EXPECT_EQ(run(quantize() + " --dry-run").code, 0);
+  const auto text = run(quantize() + " --dry-run");
+  EXPECT_EQ(text.code, 0);
+  EXPECT_NE(text.out.find("OUT will be "), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("of " + text_ + " to evaluate on"), std::string::npos) << text.out;
   EXPECT_FALSE(fs::exists(output_));
+}
+
+// The plan's size of the result is that of the run, part by part.
+TEST_F(WholePath, ADryRunTellsTheSizeOfTheResult) {
+  const json plan = parsed(run(quantize() + " --format awq,native --dry-run --json").out);
+  const json report = parsed(run(quantize() + " --format awq,native --json").out);
+  ASSERT_EQ(plan["sizes"].size(), 2U) << plan;
+  EXPECT_EQ(plan["sizes"][0]["format"], "awq");
+  EXPECT_EQ(plan["sizes"][0]["bytes"], report["model"]["bytes"]);
+  EXPECT_EQ(plan["sizes"][0]["parts"], report["model"]["parts"]);
+  uint64_t sum = 0;
+  std::set<std::string> names;
+  for (const json& part : report["model"]["parts"]) {
+    sum += part["bytes"].get<uint64_t>();
+    names.insert(part["name"].get<std::string>());
+  }
+  EXPECT_EQ(sum, report["model"]["bytes"].get<uint64_t>());
+  EXPECT_EQ(names.count("linears") + names.count("embedding"), 2U) << report["model"]["parts"];
+}
+
+TEST_F(WholePath, TheRunAndItsPlanWarnOfTheSame) {
+  const std::string same = "quantize " + model_ + " -o " + output_ + " --group-size 8 --method rtn --calibration " +
+                           text_ + " --samples 4 --sequence-length 32 --evaluate " + text_ +
+                           " --chunks 2 --context 32 --skip '*.nolayer.*'";
+  const json planned = parsed(run(same + " --dry-run --json").out)["warnings"];
+  const json warned = parsed(run(same + " --json").out)["warnings"];
+  EXPECT_EQ(planned, warned);
+  EXPECT_NE(planned.dump().find("matches no linear"), std::string::npos) << planned;
+  EXPECT_NE(planned.dump().find("will flatter"), std::string::npos) << planned;
+}
+
+TEST_F(WholePath, AQuantizedSourceIsWarnedOfInPlanAndRun) {
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const std::string tail =
+      " --group-size 8 --method rtn --calibration " + text_ + " --samples 4 --sequence-length 32 --evaluate none";
+  const std::string again = "quantize " + output_ + " -o " + (folder_ / "again").string() + tail;
+  for (const std::string& command : {again + " --dry-run", again}) {
+    const auto outcome = run(command);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_NE(outcome.err.find("is already quantized (awq)"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(WholePath, OfAnOptionGivenTwiceTheLastCounts) {
+  const json options =
+      parsed(run(quantize() +
+                 " --dry-run --json --samples 3 --samples 7 --scheme sym --scheme asym "
+                 "--method rtn -o /nowhere -o " +
+                 output_ + " --act-order --no-act-order --skip a --skip b --group-size 32 --group-size 8")
+                 .out)["options"];
+  EXPECT_EQ(options["samples"], 7);
+  EXPECT_EQ(options["scheme"], "asym");
+  EXPECT_EQ(options["method"], "rtn");
+  EXPECT_EQ(options["act_order"], false);
+  EXPECT_EQ(options["skip"], json({"a", "b"}));
+  EXPECT_EQ(parsed(run(quantize() + " --dry-run --json --no-act-order --act-order").out)["options"]["act_order"], true);
+  EXPECT_EQ(run("inspect " + model_ + " --json --json").code, 0);
+}
+
+TEST_F(WholePath, AliasesAreTaken) {
+  const json options = parsed(run(quantize() + " --ctx-size 16 --temp 0.5 --dry-run --json").out)["options"];
+  EXPECT_EQ(options["context"], 16);
+  EXPECT_EQ(options["temperature"], 0.5);
+  const auto answer =
+      run("generate " + model_ + " -p 'the cat' --max-tokens 3 --temperature 0 --context 64 --ignore-eos --json");
+  ASSERT_EQ(answer.code, 0) << answer.err;
+  EXPECT_EQ(parsed(answer.out)["generated_tokens"], 3);
+}
+
+TEST_F(WholePath, ARunEndsWithItsResultAndTheNextStep) {
+  const auto outcome = run(quantize());
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_LE(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 11) << outcome.out;
+  for (const std::string& part :
+       {" " + output_ + "\n", output_ + "/report.html", "metal-marlin generate " + output_ + " -p TEXT",
+        std::string("verdict"), std::string("KL divergence"), std::string("embedding")})
+    EXPECT_NE(outcome.out.find(part), std::string::npos) << part << "\n" << outcome.out;
+  const auto whole = run(quantize() + " --verbose");
+  EXPECT_NE(whole.out.find("\nstage "), std::string::npos) << whole.out;
+  EXPECT_EQ(run(quantize() + " --quiet").out, output_ + "\n");
+}
+
+TEST_F(WholePath, AnUnquantizedModelsPerplexityHasAKeyOfItsOwn) {
+  const json alone = parsed(run("evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 32 --json").out);
+  EXPECT_EQ(alone["perplexity"], alone["model"]["perplexity"]["quantized"]);
+  EXPECT_GT(alone["perplexity"], 1.0);
+  EXPECT_TRUE(alone["reference_perplexity"].is_null());
+}
+
+TEST_F(WholePath, GenerateNamesChatWhereTheModelHasATemplate) {
+  const auto raw = run("generate " + chat_model() + " -p 'the cat' -n 2 --temp 0 --ignore-eos");
+  EXPECT_EQ(raw.code, 0);
+  EXPECT_NE(raw.err.find("metal-marlin chat "), std::string::npos) << raw.err;
+  EXPECT_EQ(run("generate " + model_ + " -p 'the cat' -n 2 --temp 0 --ignore-eos").err, "");
+}
+
+// Names of tensors, warnings and paths of a report may be anybody's.
+TEST_F(WholePath, NothingOfAReportSteersTheTerminal) {
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const std::string path = (fs::path(output_) / "report.json").string();
+  json report = parsed(read(path));
+  const std::string bad = "a\x1b]0;title\x07 b\r\nforged line \xc2\x9b \xe2\x80\xae \x7f";
+  report["warnings"] = {bad};
+  report["linears"][0]["name"] = bad;
+  report["skipped"] = {{{"name", bad}, {"reason", bad}}};
+  report["input"]["path"] = bad;
+  report["run"]["stages"][bad] = {{"seconds", 1.0}, {"cpu_seconds", 1.0}};
+  std::ofstream(path) << report.dump();
+  for (const std::string arguments : {"report " + output_, "report " + output_ + " --html -"}) {
+    const auto outcome = run(arguments);
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    for (const char* part : {"\x1b", "\x07", "\r", "\nforged", "\xc2\x9b", "\xe2\x80\xae", "\x7f"})
+      EXPECT_EQ(outcome.out.find(part), std::string::npos) << arguments;
+  }
+}
+
+// The page may be passed on.
+TEST_F(WholePath, ThePageHasTheModelsNameAndNoFolders) {
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const std::string page = read(fs::path(output_) / "report.html");
+  EXPECT_NE(page.find("<title>llama: quantization report</title>"), std::string::npos) << page.substr(0, 400);
+  EXPECT_EQ(page.find(folder_.string()), std::string::npos);
+  EXPECT_EQ(page.find(TEST_DATA), std::string::npos);
+  for (const char* part : {"prefers-color-scheme:dark", "overflow-x:auto", "metal-marlin quantize llama -o out",
+                           "<pre>metal-marlin generate out -p TEXT</pre>", "class=\"worst\"", "<h1>llama</h1>"})
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+  EXPECT_EQ(page.find("(0)</h2>"), std::string::npos);
+  EXPECT_EQ(page.find("<script"), std::string::npos);
+  EXPECT_LT(page.find("class=\"verdict"), page.find("<h2>Linears"));
+  EXPECT_LT(page.find("<h2>Warnings"), page.find("<h2>Linears"));
 }
 
 TEST_F(WholePath, StatisticsOfCalibrateAreUsed) {

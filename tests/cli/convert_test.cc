@@ -21,6 +21,27 @@ TEST_F(ConvertCommand, WrongUsageIsTwo) {
   }
 }
 
+// What was measured of the codes holds for them in another format: the card of a conversion, and of one of that, has
+// the model's name, its figures and the calibration.
+TEST_F(ConvertCommand, CarriesNameFiguresAndCalibrationAlong) {
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const std::string second = (folder_ / "second").string();
+  const std::string third = (folder_ / "third").string();
+  ASSERT_EQ(run("convert " + output_ + " -o " + second + " --to gptq_v2").code, 0);
+  ASSERT_EQ(run("convert " + second + " -o " + third + " --to native").code, 0);
+  for (const std::string& folder : {second, third}) {
+    const std::string card = read(fs::path(folder) / "README.md");
+    EXPECT_NE(card.find("# llama in 4 bits"), std::string::npos) << card;
+    for (const char* part :
+         {"| calibration |", "KL divergence", "| evaluated against the source on | text.txt", "## Use"})
+      EXPECT_NE(card.find(part), std::string::npos) << part << "\n" << card;
+  }
+  // A card that is no card of ours tells nothing.
+  std::ofstream(fs::path(second) / "README.md") << "---\nfigures:\n  \"positions\": 3\n---\n# other in 4 bits\n";
+  ASSERT_EQ(run("convert " + second + " -o " + third + " --to native --overwrite").code, 0);
+  EXPECT_NE(read(fs::path(third) / "README.md").find("# second in 4 bits"), std::string::npos);
+}
+
 TEST_F(ConvertCommand, TurnsAResultIntoAnotherFormatThatTheOtherCommandsRead) {
   ASSERT_EQ(run("quantize " + model_ + " -o " + in("awq") +
                 " --group-size 8 --scheme sym --method rtn --evaluate none --calibration " + text_ +
@@ -46,7 +67,7 @@ TEST_F(ConvertCommand, TurnsAResultIntoAnotherFormatThatTheOtherCommandsRead) {
   EXPECT_NE(again.err.find("--overwrite"), std::string::npos) << again.err;
   const auto quiet = run("convert " + in("awq") + " -o " + in("gptq") + " --to native --overwrite --quiet");
   EXPECT_EQ(quiet.code, 0) << quiet.err;
-  EXPECT_TRUE(quiet.out.empty() && quiet.err.empty()) << quiet.out << quiet.err;
+  EXPECT_TRUE(quiet.out == in("gptq") + "\n" && quiet.err.empty()) << quiet.out << quiet.err;
 
   const auto refused = run("convert " + in("awq") + " -o " + in("marlin") + " --to marlin");
   EXPECT_EQ(refused.code, 1) << refused.err;
