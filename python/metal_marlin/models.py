@@ -1,23 +1,31 @@
 """Whole models: the subcommands of ``metal-marlin`` as functions, with the same options (hyphens become
-underscores; ``formats``, ``memory_bytes`` and ``context`` are ``--format``, ``--memory`` and ``--ctx-size``)."""
+underscores; ``formats``, ``memory_bytes`` and ``context`` are ``--format``, ``--memory`` and ``--ctx-size``).
+
+Long work takes three functions:
+
+- ``on_progress`` gets a dict and may return False to stop. Its keys: ``stage`` (str), ``done`` and ``total`` (int, units of
+  the stage: blocks, chunks, tokens; ``total`` 0: not known), ``seconds`` (float, since the start), ``seconds_left``
+  (float, or None while it is not known), ``resident_bytes`` (int, memory of the process). Without a function a line on
+  stderr shows it where that is a terminal; False shows nothing.
+- ``on_warning`` gets each warning as a str. Without it they are issued by ``warnings.warn``.
+- ``on_note`` gets remarks such as "resuming after block 3 of 30". Without it they are not shown.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from . import _core
 from ._arguments import integer, path, text
+from ._watching import Line, Progress, warn, watching
 
 __all__ = [
     "Model", "QuantizeResult", "quantize_model", "plan_quantization", "sensitivity_of_model", "calibrate_model", "evaluate", "convert", "generate",
     "inspect", "compare", "load",
 ]  # fmt: skip
-
-Progress = Callable[[dict[str, Any]], Any]
-Line = Callable[[str], Any]
 
 
 @dataclass
@@ -57,7 +65,7 @@ def quantize_model(
     model: Any,
     output: Any,
     *,
-    on_progress: Progress | None = None,
+    on_progress: Progress | bool | None = None,
     on_note: Line | None = None,
     on_warning: Line | None = None,
     **options: Any,
@@ -68,12 +76,13 @@ def quantize_model(
     ``max_kl``), ``linear_bits`` (a list), ``sensitivity_tokens``, ``group_size``, ``range``, ``clip``,
     ``signed_scales``, ``scale_search``, ``error_feedback``, ``refine``, ``guard``, ``awq_loss``, ``first_token_weight``, ``salient_ratio``, ``activation_method``, ``damping``, ``act_order``, ``skip``, ``calibration`` (one source
     or a list), ``calibration_weights``, ``builtin_share``, ``samples``, ``select``, ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``evaluate`` (a text file, or "none"), ``chunks``, ``context``,
-    ``memory_bytes``, ``threads``, ``precision``, ``resume``, ``overwrite``, ``max_kl``. ``on_progress`` gets a dict and may
-    return False to stop; the same call continues later.
+    ``memory_bytes``, ``threads``, ``precision``, ``resume``, ``overwrite``, ``max_kl``. ``on_progress``, ``on_note`` and
+    ``on_warning``: see the module's text. Stopped by ``on_progress``, the same call continues later.
     """
-    report, complete, passed = _core.quantize_model(
-        path("model", model), path("output", output), _quantize_options(options), on_progress, on_note, on_warning
-    )
+    with watching(on_progress, on_warning) as (progress, warning):
+        report, complete, passed = _core.quantize_model(
+            path("model", model), path("output", output), _quantize_options(options), progress, on_note, warning
+        )
     return QuantizeResult(json.loads(report), complete, passed)
 
 
@@ -85,7 +94,7 @@ def plan_quantization(model: Any, output: Any, **options: Any) -> dict[str, Any]
 def sensitivity_of_model(
     model: Any,
     *,
-    on_progress: Progress | None = None,
+    on_progress: Progress | bool | None = None,
     on_note: Line | None = None,
     on_warning: Line | None = None,
     **options: Any,
@@ -94,9 +103,10 @@ def sensitivity_of_model(
 
     Options of :func:`quantize_model`; what an item could have instead is what ``formats`` hold.
     """
-    return json.loads(
-        _core.sensitivity_of_model(path("model", model), _quantize_options(options), on_progress, on_note, on_warning)
-    )
+    with watching(on_progress, on_warning) as (progress, warning):
+        return json.loads(
+            _core.sensitivity_of_model(path("model", model), _quantize_options(options), progress, on_note, warning)
+        )
 
 
 def calibrate_model(
@@ -105,7 +115,7 @@ def calibrate_model(
     *,
     gram: bool = True,
     keep_activations: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: Progress | bool | None = None,
     on_note: Line | None = None,
     on_warning: Line | None = None,
     **options: Any,
@@ -116,16 +126,17 @@ def calibrate_model(
     ``samples``, ``select``, ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``memory_bytes``, ``threads``,
     ``precision``. Returns ``sequences``, ``tokens``, ``seconds``.
     """
-    return _core.calibrate_model(
-        path("model", model),
-        path("output", output),
-        _calibration_options(options),
-        gram,
-        keep_activations,
-        on_progress,
-        on_note,
-        on_warning,
-    )
+    with watching(on_progress, on_warning) as (progress, warning):
+        return _core.calibrate_model(
+            path("model", model),
+            path("output", output),
+            _calibration_options(options),
+            gram,
+            keep_activations,
+            progress,
+            on_note,
+            warning,
+        )
 
 
 def evaluate(
@@ -133,7 +144,7 @@ def evaluate(
     text: Any,  # noqa: F811
     reference: Any = None,
     *,
-    on_progress: Progress | None = None,
+    on_progress: Progress | bool | None = None,
     on_note: Line | None = None,
     on_warning: Line | None = None,
     **options: Any,
@@ -141,11 +152,12 @@ def evaluate(
     """Perplexity of ``model`` on the file ``text``; with a ``reference`` model also KL divergence and top-1 agreement.
 
     Options: ``chunks``, ``context``, ``bos``, ``memory_bytes``, ``threads``, ``precision``. Returns the ``model`` object of
-    docs/report.md.
+    docs/report.md; ``["perplexity"]["quantized"]`` is that of ``model``, quantized or not.
     """
     options["text"] = path("text", text)
     reference_path = "" if reference is None else path("reference", reference)
-    out = _core.evaluate_model(path("model", model), reference_path, options, on_progress, on_note, on_warning)
+    with watching(on_progress, on_warning) as (progress, warning):
+        out = _core.evaluate_model(path("model", model), reference_path, options, progress, on_note, warning)
     return json.loads(out)["model"]
 
 
@@ -156,15 +168,16 @@ def convert(
     *,
     overwrite: bool = False,
     threads: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: Progress | bool | None = None,
     on_note: Line | None = None,
     on_warning: Line | None = None,
 ) -> dict[str, Any]:
     """Writes a 4-bit checkpoint in another format without passing through floats: "native", "awq", "gptq", "gptq_v2", "marlin"."""
-    out = _core.convert_model(
-        path("model", model), path("output", output), text("to", to), overwrite, integer("threads", threads), on_progress,
-        on_note, on_warning,
-    )  # fmt: skip
+    with watching(on_progress, on_warning) as (progress, warning):
+        out = _core.convert_model(
+            path("model", model), path("output", output), text("to", to), overwrite, integer("threads", threads),
+            progress, on_note, warning,
+        )  # fmt: skip
     return json.loads(out)
 
 
@@ -194,7 +207,9 @@ class Model:
         ``repeat_penalty``, ``repeat_last_n``, ``seed``, ``ignore_eos``. ``on_text`` gets each piece as it comes and may
         return False to stop.
         """
-        out, self.stats = self._generator.generate(text("prompt", prompt), options, on_text, on_warning)
+        out, self.stats = self._generator.generate(
+            text("prompt", prompt), options, on_text, warn if on_warning is None else on_warning
+        )
         return out
 
     def chat(
@@ -207,7 +222,7 @@ class Model:
     ) -> str:
         """Answers messages ``[{"role": "user", "content": "..."}]`` by the model's chat template; options as above."""
         pairs = [(text("role", m["role"]), text("content", m["content"])) for m in messages]
-        out, self.stats = self._generator.chat(pairs, options, on_text, on_warning)
+        out, self.stats = self._generator.chat(pairs, options, on_text, warn if on_warning is None else on_warning)
         return out
 
 
