@@ -1,4 +1,5 @@
 // metal-marlin chat: a conversation on the terminal.
+#include <fmt/format.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/generate.h>
 
@@ -29,12 +30,14 @@ struct State {
   bool stats = false;
 };
 
-// Reads one line of the user; false at the end of the input or on a signal.
+// Reads one line of the user, whichever line ends it has; false at the end of the input or on a signal.
 bool read_line(bool interactive, std::string& line) {
   if (interactive) {
     print_error("> ");
   }
-  return static_cast<bool>(std::getline(std::cin, line));
+  if (!std::getline(std::cin, line)) return false;
+  if (line.ends_with('\r')) line.pop_back();
+  return true;
 }
 
 int run(const Command& command, State& state) {
@@ -55,6 +58,7 @@ int run(const Command& command, State& state) {
   };
   begin();
   std::string line;
+  bool refused = false;
   while (read_line(interactive, line)) {
     if (line == "/exit") break;
     if (line == "/clear") {
@@ -64,7 +68,17 @@ int run(const Command& command, State& state) {
     if (line.empty()) continue;
     messages.emplace_back("user", line);
     GenerateStats stats;
-    const std::string answer = generator.chat(messages, state.options, console.streaming(), &stats);
+    std::string answer;
+    try {
+      answer = generator.chat(messages, state.options, console.streaming(), &stats);
+    } catch (const ArgumentError& e) {
+      // The line, not the model, is at fault: a text that is too long, or one that the template refuses.
+      console.error(
+          fmt::format("{}; the line is left out, and the conversation goes on (/clear begins anew)", e.what()));
+      messages.pop_back();
+      refused = true;
+      continue;
+    }
     console.result(console.json() ? stats_json(answer, stats) : "");
     if (state.stats) print_error(stats_text(stats) + "\n");
     messages.emplace_back("assistant", answer);
@@ -74,7 +88,8 @@ int run(const Command& command, State& state) {
     }
   }
   if (interactive) print_error("\n");
-  return StopOnSignal::requested() ? kExitInterrupted : 0;
+  if (StopOnSignal::requested()) return kExitInterrupted;
+  return refused && !interactive ? 2 : 0;  // as where an argument is refused
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "signals.h"
 
+#include <metal_marlin/interrupt.h>
+
 #include <csignal>
 
 namespace metal_marlin::cli {
@@ -25,9 +27,11 @@ void install() noexcept {
 
 StopOnSignal::StopOnSignal() {
   rearm();
+  set_interrupt_check(&StopOnSignal::requested);
 }
 
 StopOnSignal::~StopOnSignal() {
+  set_interrupt_check(nullptr);
   std::signal(SIGINT, SIG_DFL);
   std::signal(SIGTERM, SIG_DFL);
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "core/border.h"
 #include "core/machine.h"
@@ -39,6 +40,7 @@ struct TextGenerator::Impl {
   std::vector<int32_t> ends;
   double load_seconds = 0;
   int threads = 0;  // as MachineOptions has it
+  bool warned = false;  // of what the tokenizer's files leave open
 
   Impl(const std::string& model, const MachineOptions& machine, bool for_chat);
   std::string run(std::vector<int32_t> tokens, const GenerateOptions& options,
@@ -83,6 +85,9 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
                                      const std::function<bool(const std::string&)>& on_text, GenerateStats* stats) {
   const ThreadCount thread_count(threads);
   Sampler sampler(sampling_options(options));
+  if (options.on_warning && !std::exchange(warned, true)) {
+    for (const std::string& warning : source->tokenizer().warnings()) options.on_warning(warning);
+  }
   if (options.predict < -1) throw ArgumentError(fmt::format("predict {}: expected a number >= -1", options.predict));
   if (options.context < 0) throw ArgumentError(fmt::format("context {}: expected a number >= 0", options.context));
   const int64_t own = source->config().max_position_embeddings;

@@ -25,6 +25,7 @@
 #include "pipeline/texts.h"
 #include "source/model_source.h"
 #include "source/text.h"
+#include "source/text_stream.h"
 #include "source/tokenizer.h"
 
 namespace metal_marlin {
@@ -115,8 +116,9 @@ void check_comparable(const ModelSource& model, const ModelSource& reference, Tr
 }
 
 // The same vocabulary may still be applied in another way (merges, normalization): the text itself tells.
-void check_same_tokens(const ModelSource& model, const ModelSource& reference, const std::string& text,
-                       const std::string& path) {
+void check_same_tokens(const ModelSource& model, const ModelSource& reference, const std::string& path) {
+  std::string text;
+  TextReader(path).read(text);
   const std::string probe = text.substr(0, kProbeBytes);
   const size_t whole = probe.size() == text.size() ? probe.size() : probe.rfind(' ');
   const std::string words = probe.substr(0, whole == std::string::npos || whole == 0 ? 0 : whole);
@@ -134,7 +136,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   check_sizes(options);
   if (machine.precision != "auto") statistics_precision(machine.precision);  // refuses an unknown name
   const ThreadCount thread_count(machine.threads);
-  const std::string text = read_utf8_text(options.text);
+  TextReader(options.text);  // refuses what is no text, before the model is loaded
   Tracker tracker(observer);
   tracker.enter("load", 0, 1);
   const auto source = ModelSource::open(model);
@@ -149,10 +151,11 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
     if (s == nullptr) continue;
     if (const std::string surplus = surplus_layers_warning(*s); !surplus.empty()) tracker.warn(surplus);
   }
-  const TokenSet chunks = evaluation_chunks(options, text, source->tokenizer());
+  for (const std::string& warning : source->tokenizer().warnings()) tracker.warn(warning);
+  const TokenSet chunks = evaluation_chunks(options, source->tokenizer());
   warn_of_few_chunks(options, chunks, tracker);
   warn_beyond_positions(*source, chunks.longest(), tracker);
-  if (other) check_same_tokens(*source, *other, text, options.text);
+  if (other) check_same_tokens(*source, *other, options.text);
   const ComputeType precision = machine.precision == "bf16" ? statistics_precision("bf16") : ComputeType::kF32;
   const uint64_t models = other ? 2 : 1;
   const bool spill = evaluation_bytes(*source, chunks, models) > memory_budget(machine);

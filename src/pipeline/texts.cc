@@ -19,6 +19,7 @@
 #include "infer/batch_sampler.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/select_pool.h"
+#include "source/text_stream.h"
 #include "source/tokenizer.h"
 
 namespace metal_marlin {
@@ -63,19 +64,27 @@ int64_t held_back_tokens(const CalibrationOptions& c, int64_t available, int32_t
   return held_back_beside(std::min(available, c.samples * each));
 }
 
-// The tokens of a source; of self-made text none. One sequence more than can be used: what is held back comes from
-// behind them.
-std::vector<int32_t> tokens_of(const Part& part, const Tokenizer& tokenizer, const CalibrationOptions& c) {
+// The tokens of a source that a run can use, from the text's beginning and its end; of self-made text none. One
+// sequence more than can be used: what is held back comes from behind them.
+TextEnds tokens_of(const Part& part, const Tokenizer& tokenizer, const QuantizeOptions& options) {
+  const CalibrationOptions& c = options.calibration;
   const int64_t most = c.samples * c.sequence_length;
+  const auto all = [](std::vector<int32_t> ids) {
+    const auto total = static_cast<int64_t>(ids.size());
+    return TextEnds{std::move(ids), total};
+  };
   switch (part.kind) {
     case SourceKind::kSelf:
       return {};
     case SourceKind::kBuiltin:
-      return tokenizer.encode(std::string(builtin_text()), false);
+      return all(tokenizer.encode(std::string(builtin_text()), false));
     case SourceKind::kConversations:
-      return tokenize_jsonl(part.source, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length);
-    default:
-      return tokenize_file(part.source, tokenizer);
+      return all(tokenize_jsonl(part.source, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length));
+    default: {
+      // Held back are whole chunks, one more than there are tokens asked for.
+      const int64_t held = held_back_tokens(c, most, -1) + kLeastHeldBack + options.evaluation.context;
+      return text_ends(part.source, tokenizer, most, held);
+    }
   }
 }
 
@@ -85,7 +94,7 @@ Part builtin_part(const QuantizeOptions& options, const Tokenizer& tokenizer, in
   const double beside = options.builtin_share / (1 - options.builtin_share);
   const std::vector<double> weights = weights_of(options.calibration);
   Part part{"builtin", SourceKind::kBuiltin, beside * std::accumulate(weights.begin(), weights.end(), 0.0)};
-  const auto ids = tokens_of(part, tokenizer, options.calibration);
+  const auto ids = tokens_of(part, tokenizer, options).ids;
   const int64_t most =
       std::min<int64_t>(builtin_sequences(options), std::llround(beside * static_cast<double>(sequences)));
   part.share = options.builtin_share;
@@ -108,7 +117,9 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
   int64_t available = 0;
   for (size_t i = 0; i < weights.size(); ++i) {
     Part& part = parts.emplace_back(Part{c.calibration[i], source_kind(c.calibration[i]), weights[i]});
-    part.tokens = static_cast<int64_t>(ids.emplace_back(tokens_of(part, tokenizer, c)).size());
+    TextEnds text = tokens_of(part, tokenizer, options);
+    part.tokens = text.total;
+    ids.push_back(std::move(text.ids));
     if (part.kind != SourceKind::kBuiltin) sum += weights[i];
     available = std::min(most, available + (part.kind == SourceKind::kSelf ? most : part.tokens));
   }
@@ -284,8 +295,8 @@ int64_t most_self_text(const QuantizeOptions& options) {
   return c.samples + (held + c.sequence_length - 1) / c.sequence_length;
 }
 
-TokenSet evaluation_chunks(const EvaluationOptions& options, const std::string& text, const Tokenizer& tokenizer) {
-  const auto ids = tokenizer.encode(text, false);
+TokenSet evaluation_chunks(const EvaluationOptions& options, const Tokenizer& tokenizer) {
+  const auto ids = first_tokens(options.text, tokenizer, options.chunks * options.context);
   TokenSet chunks = cut_chunks(ids, 0, ids.size(), options.context, options.chunks, bos_to_add(options.bos, tokenizer));
   if (chunks.sequences.empty()) {
     throw FormatError(fmt::format(
@@ -323,10 +334,13 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
   const CalibrationOptions& c = options.calibration;
   const EvaluationOptions& e = options.evaluation;
   const bool hold_back = e.text.empty();
+  if (named_text(e) || !from_statistics(c)) {
+    for (const std::string& warning : source.tokenizer().warnings()) tracker.warn(warning);
+  }
   // First, because it can be wrong: sampling takes long.
   if (named_text(e)) {
     tracker.enter("tokenize", 0, 1);
-    texts.held_back = evaluation_chunks(e, read_utf8_text(e.text), source.tokenizer());
+    texts.held_back = evaluation_chunks(e, source.tokenizer());
     texts.held_back_source = e.text;
     warn_of_few_chunks(e, texts.held_back, tracker);
   }
@@ -423,7 +437,7 @@ TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& optio
     if (parts[i].kind == SourceKind::kBuiltin) sizes.builtin += counts[i] * c.sequence_length;
   }
   if (named_text(e)) {
-    sizes.held_back = evaluation_chunks(e, read_utf8_text(e.text), source.tokenizer()).tokens();
+    sizes.held_back = evaluation_chunks(e, source.tokenizer()).tokens();
   }
   return sizes;
 }

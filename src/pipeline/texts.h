@@ -49,8 +49,9 @@ struct RunTexts {
   std::string calibration_facts = "{}";
 };
 
-// The chunks of a text to evaluate on; FormatError when it is too short for one.
-TokenSet evaluation_chunks(const EvaluationOptions& options, const std::string& text, const Tokenizer& tokenizer);
+// The chunks of the text to evaluate on, of which no more is read than they take; FormatError when it is too short for
+// one.
+TokenSet evaluation_chunks(const EvaluationOptions& options, const Tokenizer& tokenizer);
 void warn_of_few_chunks(const EvaluationOptions& options, const TokenSet& chunks, Tracker& tracker);
 // Warns when `tokens` exceed max_position_embeddings, unless the model's RoPE grows with the sequence.
 void warn_beyond_positions(const ModelSource& source, int64_t tokens, Tracker& tracker);

@@ -39,7 +39,8 @@ std::string dumped(const T& json) {
 
 }  // namespace
 
-ChatTemplate::ChatTemplate(std::string source, Tokens tokens) : source_(std::move(source)), tokens_(std::move(tokens)) {
+ChatTemplate::ChatTemplate(std::string source, Tokens tokens, std::string place)
+    : source_(std::move(source)), tokens_(std::move(tokens)), place_(std::move(place)) {
   if (source_.empty())
     throw UnsupportedError(
         "the model has no chat template (neither chat_template.jinja nor chat_template in tokenizer_config.json): it "
@@ -48,7 +49,8 @@ ChatTemplate::ChatTemplate(std::string source, Tokens tokens) : source_(std::mov
 
 ChatTemplate::ChatTemplate(const Tokenizer& tokenizer)
     : ChatTemplate(tokenizer.chat_template(),
-                   {tokenizer.bos_token(), tokenizer.eos_token(), tokenizer.unk_token(), tokenizer.pad_token()}) {}
+                   {tokenizer.bos_token(), tokenizer.eos_token(), tokenizer.unk_token(), tokenizer.pad_token()},
+                   tokenizer.chat_template_place()) {}
 
 std::string ChatTemplate::apply_text(std::string_view messages_text, bool add_generation_prompt,
                                      std::string_view variables_text) const {
@@ -75,7 +77,15 @@ std::string ChatTemplate::apply_text(std::string_view messages_text, bool add_ge
   }
   const std::string text = dumped(context);
   const tokenizer_c_text out = tokenizer_c_render(source_.data(), source_.size(), text.data(), text.size(), now_);
-  if (out.data == nullptr) throw ArgumentError(fmt::format("chat template: {}", tokenizer_c_last_error()));
+  if (out.data == nullptr) {
+    const std::string why = tokenizer_c_last_error();
+    if (why == "stopped") throw Interrupted("interrupted");
+    // A template that raises an exception refuses the conversation; the other ends are the file's fault.
+    const bool faulty = why.starts_with("the template cannot be parsed") || why.starts_with("it takes more than") ||
+                        why.find("engine ran out of fuel") != std::string::npos;
+    if (faulty) throw FormatError(fmt::format("{}: {}", place_, why));
+    throw ArgumentError(fmt::format("{}: {}", place_, why));
+  }
   std::string result(out.data, out.size);
   tokenizer_c_text_free(out);
   return result;

@@ -153,6 +153,15 @@ std::vector<std::string_view> gguf_pre_tokenizer_names() {
   return names;
 }
 
+std::vector<std::string_view> line_cutting_patterns() {
+  return {kGpt2,  kLlama3,     kQwen2,     kQwen35,    kTekken,    kGpt4o, kMiniCpm5,
+          kJais2, kBailingMoe, kSeedCoder, kExaoneMoe, kDeepSeek3, kLines, kLine};
+}
+
+std::vector<std::string_view> line_indifferent_patterns() {
+  return {kDigit, kDigits, kThreeDigits, kDeepSeekCjk, kDeepSeekCjkLlm, kDeepSeekCoderCjk};
+}
+
 const GgufPreTokenizer& gguf_pre_tokenizer(std::string_view name, const std::string& file) {
   for (const auto& row : table())
     if (row.name == name) return row;

@@ -22,4 +22,10 @@ struct GgufPreTokenizer {
 const GgufPreTokenizer& gguf_pre_tokenizer(std::string_view name, const std::string& file);
 std::vector<std::string_view> gguf_pre_tokenizer_names();
 
+// Patterns that always cut behind a line feed between a visible ASCII character and an ASCII letter, and match the same
+// on both sides when the text is cut there.
+std::vector<std::string_view> line_cutting_patterns();
+// Patterns that match the same on both sides when the text is cut there, but need not cut themselves.
+std::vector<std::string_view> line_indifferent_patterns();
+
 }  // namespace metal_marlin

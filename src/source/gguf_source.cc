@@ -142,8 +142,9 @@ class GgufSource : public ModelSource {
 
   const Tokenizer& tokenizer() const override {
     std::call_once(tokenizer_once_, [&] {
-      const TokenizerFiles files = tokenizer_files();
-      tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_files(files, path_));
+      TokenizerFiles files = tokenizer_files();
+      files.origin = "tokenizer.ggml.tokens";
+      tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_files(files, path_, config_.vocab_size));
     });
     return *tokenizer_;
   }
@@ -234,6 +235,12 @@ class GgufSource : public ModelSource {
     d.eos = m.find_i64("tokenizer.ggml.eos_token_id");
     d.unk = m.find_i64("tokenizer.ggml.unknown_token_id");
     d.pad = m.find_i64("tokenizer.ggml.padding_token_id");
+    for (const char* key : {"eot", "eom", "fim_pad", "fim_rep", "fim_sep"}) {
+      if (const auto id = m.find_i64(fmt::format("tokenizer.ggml.{}_token_id", key))) d.ends.push_back(*id);
+    }
+    for (const char* key : {"tokenizer.ggml.eog_token_ids", "tokenizer.ggml.eos_token_ids"}) {
+      if (const auto ids = m.find_ints(key)) d.ends.insert(d.ends.end(), ids->begin(), ids->end());
+    }
     d.add_bos = m.find_bool("tokenizer.ggml.add_bos_token");
     d.add_eos = m.find_bool("tokenizer.ggml.add_eos_token");
     d.add_space_prefix = m.find_bool("tokenizer.ggml.add_space_prefix");
@@ -243,6 +250,7 @@ class GgufSource : public ModelSource {
     files.tokenizer_json = std::move(rebuilt.tokenizer_json);
     files.tokenizer_config_json = std::move(rebuilt.tokenizer_config_json);
     files.generation_config_json = std::move(rebuilt.generation_config_json);
+    files.warnings = std::move(rebuilt.warnings);
     return files;
   }
 

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
+#include <utility>
 
 #include "formats/text.h"
 #include "source/gguf_pre_tokenizers.h"
@@ -30,6 +32,13 @@ Vocabulary vocabulary_of(const GgufTokenizerData& d, const std::string& file) {
           "{}: tokenizer.ggml.add_{}_token is true, but there is no tokenizer.ggml.{}_token_id", file, key, key));
     return add;
   };
+  for (const int64_t end : d.ends) {
+    if (end == -1) continue;  // how files write "none"
+    if (end < 0 || static_cast<uint64_t>(end) >= v.tokens.size())
+      throw FormatError(fmt::format("{}: the id {} ends a generation by tokenizer.ggml.*, but there are {} tokens",
+                                    file, end, v.tokens.size()));
+    v.ends.push_back(static_cast<int32_t>(end));
+  }
   v.add_bos = ends(d.add_bos.value_or(false), v.bos, "bos");
   v.add_eos = ends(d.add_eos.value_or(false), v.eos, "eos");
   return v;
@@ -94,6 +103,43 @@ Json bpe_json(const GgufTokenizerData& d, Vocabulary& v, const std::string& file
   return json;
 }
 
+[[noreturn]] void incomplete(const GgufTokenizerData& d, const std::string& key, const std::string& file) {
+  throw FormatError(fmt::format(
+      "{}: tokenizer.ggml.{} is missing, and a tokenizer of the kind \"{}\" cannot do without it; convert the "
+      "model again with a current convert_hf_to_gguf.py of llama.cpp, or ask the file's publisher to",
+      file, key, d.model));
+}
+
+// Refuses what would otherwise be filled with an empty default. Gives the warnings for what has a known default.
+std::vector<std::string> check_complete(const GgufTokenizerData& d, const std::string& file) {
+  std::vector<std::string> warnings;
+  if (d.tokens.empty()) incomplete(d, "tokens (a list with at least one token)", file);
+  if (d.model == "llama") {
+    if (d.scores.empty()) incomplete(d, "scores", file);
+    if (d.token_types.empty())
+      warnings.push_back(fmt::format(
+          "{}: tokenizer.ggml.token_type is missing: only BOS, EOS, the unknown token and <0xXX> count as special",
+          file));
+    return warnings;
+  }
+  if (d.token_types.empty()) incomplete(d, "token_type", file);
+  const auto long_text = [](std::string_view token) {
+    return std::count_if(token.begin(), token.end(),
+                         [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }) > 1;
+  };
+  // Only a vocabulary of single characters has nothing to merge.
+  for (size_t i = 0; d.merges.empty() && i < std::min(d.tokens.size(), d.token_types.size()); ++i)
+    if (d.token_types[i] == static_cast<int32_t>(TokenType::kNormal) && long_text(d.tokens[i]))
+      incomplete(d, "merges", file);
+  if (d.pre.empty() && d.model == "gpt2")
+    warnings.push_back(fmt::format(
+        "{}: tokenizer.ggml.pre is missing: \"default\" (the cuts of GPT-2) is assumed, and where the model was "
+        "trained "
+        "with others its results get worse; convert the model again with a current convert_hf_to_gguf.py of llama.cpp",
+        file));
+  return warnings;
+}
+
 }  // namespace
 
 RebuiltTokenizer rebuild_gguf_tokenizer(const GgufTokenizerData& d, const std::string& file) {
@@ -103,6 +149,7 @@ RebuiltTokenizer rebuild_gguf_tokenizer(const GgufTokenizerData& d, const std::s
         "{}: tokenizer.ggml.model is {}; known are \"gpt2\" (byte-level BPE), \"llama\" (SentencePiece BPE) "
         "and \"gemma4\"",
         file, shown(d.model)));
+  std::vector<std::string> warnings = check_complete(d, file);
   Vocabulary v = vocabulary_of(d, file);
   Json json;
   if (bpe) {
@@ -110,11 +157,15 @@ RebuiltTokenizer rebuild_gguf_tokenizer(const GgufTokenizerData& d, const std::s
   } else {
     if (!d.add_bos) v.add_bos = v.bos.has_value();
     SentencePieceRules rules;
-    rules.add_prefix = d.add_space_prefix.value_or(true);
+    if (d.add_space_prefix.value_or(true)) {
+      rules.prefix = SentencePieceRules::Prefix::kEachPart;
+    } else {
+      rules.prefix = SentencePieceRules::Prefix::kNone;
+    }
     rules.scores = d.scores;
     json = sentencepiece_json(v, rules, file);
   }
-  return {json.dump(), tokenizer_config(v).dump(2), generation_config(v).dump(2)};
+  return {json.dump(), tokenizer_config(v).dump(2), generation_config(v).dump(2), std::move(warnings)};
 }
 
 }  // namespace metal_marlin

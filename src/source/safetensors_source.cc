@@ -134,7 +134,9 @@ class SafetensorsSource : public ModelSource {
   }
 
   const Tokenizer& tokenizer() const override {
-    std::call_once(tokenizer_once_, [&] { tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_folder(folder_)); });
+    std::call_once(tokenizer_once_, [&] {
+      tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_folder(folder_, config_.vocab_size));
+    });
     return *tokenizer_;
   }
 

@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -255,9 +256,8 @@ RebuiltTokenizer tokenizer_from_sentencepiece(std::string_view model, const std:
   Proto p = read_proto(model, file);
   Json config = Json::object();
   if (!tokenizer_config_json.empty()) {
-    config = Json::parse(tokenizer_config_json, nullptr, false);
-    if (!config.is_object())
-      throw FormatError(fmt::format("{}: the tokenizer_config.json beside it is no JSON object", file));
+    const std::filesystem::path beside = std::filesystem::path(file).parent_path() / "tokenizer_config.json";
+    config = parse_bounded_object(tokenizer_config_json, beside.string());
   }
   add_tokens(config, file, p);
   const auto id = [&](int64_t stated) -> std::optional<int64_t> {
@@ -270,8 +270,11 @@ RebuiltTokenizer tokenizer_from_sentencepiece(std::string_view model, const std:
 
   SentencePieceRules rules;
   rules.unigram = p.model_type == 1;
-  rules.add_prefix = setting(config, "add_prefix_space", p.add_prefix);
-  rules.prefix_first_only = !setting(config, "legacy", true);
+  // As transformers' LlamaTokenizer: one space, and after special tokens none, unless the config asks for "legacy".
+  using Prefix = SentencePieceRules::Prefix;
+  rules.prefix = !setting(config, "add_prefix_space", p.add_prefix) ? Prefix::kNone
+                 : setting(config, "legacy", false)                 ? Prefix::kEachPartOnce
+                                                                    : Prefix::kFirst;
   rules.byte_fallback = p.byte_fallback;
   rules.remove_extra_spaces = p.remove_extra;
   rules.precompiled_charsmap = base64(p.charsmap);
@@ -280,7 +283,7 @@ RebuiltTokenizer tokenizer_from_sentencepiece(std::string_view model, const std:
   const Json filled = tokenizer_config(v);
   for (const auto& [key, value] : filled.items())
     if (key != "tokenizer_class" && !config.contains(key)) config[key] = value;
-  return {json.dump(), config.dump(2), generation_config(v).dump(2)};
+  return {json.dump(), config.dump(), generation_config(v).dump(2), {}};
 }
 
 }  // namespace metal_marlin

@@ -96,10 +96,10 @@ uint64_t TokenSet::digest() const noexcept {
   return h;
 }
 
-void expect_utf8(const std::string& path, const std::string& text) {
+void expect_utf8(const std::string& path, const std::string& text, uint64_t offset) {
   if (const size_t at = invalid_utf8(text); at != std::string::npos) {
     throw FormatError(fmt::format("{}: expected UTF-8 text, found the byte 0x{:02x} at offset {}", path,
-                                  static_cast<unsigned char>(text[at]), at));
+                                  static_cast<unsigned char>(text[at]), offset + at));
   }
 }
 

@@ -20,8 +20,8 @@ struct TokenSet {
   uint64_t digest() const noexcept;
 };
 
-// FormatError that names the file and the first byte where `text`, read from it, is not UTF-8.
-void expect_utf8(const std::string& path, const std::string& text);
+// FormatError that names the file and the first byte where `text`, read from it at `offset`, is not UTF-8.
+void expect_utf8(const std::string& path, const std::string& text, uint64_t offset = 0);
 
 // A text file with CR LF and CR as LF, as Python reads texts. FormatError for bytes that are not UTF-8, and for an
 // empty file; SystemError when it cannot be read.

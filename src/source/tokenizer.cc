@@ -4,13 +4,19 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "core/mapped_file.h"
 #include "formats/json_fault.h"
+#include "formats/text.h"
+#include "source/gguf_pre_tokenizers.h"
 #include "source/sentencepiece_model.h"
 #include "source/tokenizer_c/tokenizer_c.h"
 
@@ -33,22 +39,6 @@ std::string read_if_there(const std::filesystem::path& path) {
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
-Json parse_object(const std::string& text, const std::string& file) {
-  if (text.empty()) return Json::object();
-  // Nesting is bounded before the parser builds it: destroying a deep value recurses.
-  constexpr int kDeepest = 100;
-  bool too_deep = false;
-  const auto callback = [&too_deep](int depth, Json::parse_event_t, Json&) {
-    too_deep = too_deep || depth > kDeepest;
-    return !too_deep;
-  };
-  Json json = Json::parse(text, callback, false);
-  if (too_deep) throw FormatError(fmt::format("{}: nested more than {} deep", file, kDeepest));
-  if (json.is_discarded()) throw FormatError(fmt::format("{}: {}", file, json_fault_text(text)));
-  if (!json.is_object()) throw FormatError(fmt::format("{}: expected an object, found {}", file, json.type_name()));
-  return json;
-}
-
 // A special token is a string, or an object that holds one as "content" (AddedToken), or null.
 std::string special_token(const Json& json, const char* key, const std::string& file) {
   const auto it = json.find(key);
@@ -66,6 +56,103 @@ std::optional<bool> flag(const Json& json, const char* key, const std::string& f
   if (!it->is_boolean())
     throw FormatError(fmt::format("{}: {}: expected true or false, found {}", file, key, it->type_name()));
   return it->get<bool>();
+}
+
+struct AddedToken {
+  std::string content;
+  std::optional<int64_t> id;
+  std::string file;  // that states it
+  bool with_attributes = false;
+  bool single_word = false, lstrip = false, rstrip = false, normalized = false, special = false;
+};
+
+AddedToken with_attributes(const Json& json, const std::string& where) {
+  if (!json.is_object() || !json.contains("content") || !json["content"].is_string())
+    throw FormatError(
+        fmt::format("{}: expected an object with a string \"content\", found {}", where, json.type_name()));
+  AddedToken token{json["content"].get<std::string>()};
+  token.with_attributes = true;
+  token.special = flag(json, "special", where).value_or(false);
+  token.single_word = flag(json, "single_word", where).value_or(false);
+  token.lstrip = flag(json, "lstrip", where).value_or(false);
+  token.rstrip = flag(json, "rstrip", where).value_or(false);
+  token.normalized = flag(json, "normalized", where).value_or(!token.special);
+  return token;
+}
+
+int64_t token_id(const std::string& key, const std::string& where) {
+  int64_t id = -1;
+  const auto [end, code] = std::from_chars(key.data(), key.data() + key.size(), id);
+  if (code != std::errc() || end != key.data() + key.size() || id < 0 || id > std::numeric_limits<int32_t>::max())
+    throw FormatError(fmt::format("{}: {} is no token id", where, shown(key)));
+  return id;
+}
+
+// tokenizer_config.json's added_tokens_decoder, by id.
+std::vector<AddedToken> stated_tokens(const Json& config, const std::string& file) {
+  std::vector<AddedToken> tokens;
+  const auto it = config.find("added_tokens_decoder");
+  if (it == config.end() || it->is_null()) return tokens;
+  const std::string where = file + ": added_tokens_decoder";
+  if (!it->is_object()) throw FormatError(fmt::format("{}: expected an object, found {}", where, it->type_name()));
+  for (const auto& [key, value] : it->items()) {
+    AddedToken token = with_attributes(value, fmt::format("{}: token {}", where, shown(key)));
+    token.id = token_id(key, where);
+    token.file = file;
+    tokens.push_back(std::move(token));
+  }
+  std::sort(tokens.begin(), tokens.end(), [](const AddedToken& a, const AddedToken& b) { return *a.id < *b.id; });
+  return tokens;
+}
+
+// added_tokens.json, by id.
+void read_added_tokens(const std::string& text, const std::string& file, std::vector<AddedToken>& tokens) {
+  std::vector<AddedToken> found;
+  const Json json = parse_bounded_object(text, file);
+  for (const auto& [content, id] : json.items()) {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > std::numeric_limits<int32_t>::max())
+      throw FormatError(fmt::format("{}: token {}: expected an id, found {}", file, shown(content), id.type_name()));
+    found.push_back({content, id.get<int64_t>(), file});
+  }
+  std::sort(found.begin(), found.end(), [](const AddedToken& a, const AddedToken& b) { return *a.id < *b.id; });
+  std::move(found.begin(), found.end(), std::back_inserter(tokens));
+}
+
+// The special tokens that a file names, by key.
+std::vector<AddedToken> named_tokens(const Json& json, const std::string& file) {
+  std::vector<AddedToken> tokens;
+  const auto add = [&](const Json& value, const std::string& key) {
+    if (value.is_null()) return;
+    AddedToken token;
+    if (value.is_string()) {
+      token.content = value.get<std::string>();
+    } else {
+      token = with_attributes(value, file + ": " + key);
+      // Attributes of a named token count only for a new one.
+      token.with_attributes = false;
+    }
+    token.special = true;
+    token.file = file;
+    tokens.push_back(std::move(token));
+  };
+  for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"})
+    if (const auto it = json.find(key); it != json.end()) add(*it, key);
+  for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
+    const auto it = json.find(key);
+    if (it == json.end() || it->is_null()) continue;
+    if (!it->is_array() && !it->is_object())
+      throw FormatError(fmt::format("{}: {}: expected a list of tokens, found {}", file, key, it->type_name()));
+    for (const auto& value : *it) add(value, key);
+  }
+  return tokens;
+}
+
+std::string dumped(const Json& json, const std::string& file) {
+  try {
+    return json.dump();
+  } catch (const Json::exception&) {
+    throw FormatError(fmt::format("{}: a token is not UTF-8", file));
+  }
 }
 
 // A string, or a list of {"name", "template"} of which the one named "default" counts.
@@ -103,6 +190,7 @@ Tokenizer::~Tokenizer() = default;
 
 Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::string& file) {
   Tokenizer t;
+  t.place_ = file;
   tokenizer_c* raw = tokenizer_c_create(tokenizer_json.data(), tokenizer_json.size());
   if (raw == nullptr) {
     if (find_json_fault(tokenizer_json))
@@ -116,20 +204,24 @@ Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::strin
   return t;
 }
 
-Tokenizer Tokenizer::from_files(const TokenizerFiles& files, const std::string& folder) {
-  Tokenizer t = from_json(files.tokenizer_json, folder + "/tokenizer.json");
+Tokenizer Tokenizer::from_files(const TokenizerFiles& files, const std::string& folder, int64_t model_vocab) {
+  Tokenizer t = from_json(files.tokenizer_json, folder + "/" + files.origin);
+  t.warnings_ = files.warnings;
+  t.add_tokens(files, folder, model_vocab);
   t.read_settings(files, folder);
   return t;
 }
 
-Tokenizer Tokenizer::from_folder(const std::string& folder) {
+Tokenizer Tokenizer::from_folder(const std::string& folder, int64_t model_vocab) {
   const std::filesystem::path path(folder);
   TokenizerFiles files;
   files.tokenizer_json = read_if_there(path / "tokenizer.json");
   files.tokenizer_config_json = read_if_there(path / "tokenizer_config.json");
   files.special_tokens_map_json = read_if_there(path / "special_tokens_map.json");
+  files.added_tokens_json = read_if_there(path / "added_tokens.json");
   files.generation_config_json = read_if_there(path / "generation_config.json");
   files.chat_template_jinja = read_if_there(path / "chat_template.jinja");
+  files.chat_template_json = read_if_there(path / "chat_template.json");
   if (files.tokenizer_json.empty()) {
     const std::string model = read_if_there(path / "tokenizer.model");
     if (model.empty())
@@ -141,23 +233,110 @@ Tokenizer Tokenizer::from_folder(const std::string& folder) {
         tokenizer_from_sentencepiece(model, (path / "tokenizer.model").string(), files.tokenizer_config_json);
     files.tokenizer_json = rebuilt.tokenizer_json;
     files.tokenizer_config_json = rebuilt.tokenizer_config_json;
+    files.origin = "tokenizer.model";
   }
-  return from_files(files, folder);
+  return from_files(files, folder, model_vocab);
+}
+
+void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folder, int64_t model_vocab) {
+  const std::string config_file = folder + "/tokenizer_config.json";
+  const std::string map_file = folder + "/special_tokens_map.json";
+  const Json config = parse_bounded_object(files.tokenizer_config_json, config_file);
+  const Json map = parse_bounded_object(files.special_tokens_map_json, map_file);
+  std::vector<AddedToken> tokens = stated_tokens(config, config_file);
+  read_added_tokens(files.added_tokens_json, folder + "/added_tokens.json", tokens);
+  std::vector<AddedToken> named = named_tokens(config, config_file);
+  std::move(named.begin(), named.end(), std::back_inserter(tokens));
+  named = named_tokens(map, map_file);
+  std::move(named.begin(), named.end(), std::back_inserter(tokens));
+  // A token that only added_tokens.json states is special where a special token of that name is named.
+  std::unordered_set<std::string> special;
+  for (const AddedToken& token : tokens)
+    if (token.special) special.insert(token.content);
+
+  Json list = Json::array();
+  std::vector<AddedToken> stated;
+  std::unordered_map<std::string, int64_t> fresh;  // tokens that the vocabulary lacks, with the id stated first, or -1
+  std::unordered_set<std::string> seen;
+  const int64_t before = next_id();
+  for (AddedToken& token : tokens) {
+    if (token.content.empty()) continue;
+    if (token.id) stated.push_back(token);
+    if (!seen.insert(token.content).second) continue;
+    const bool there = token_to_id(token.content).has_value();
+    // What states no attributes changes none.
+    if (there && !token.with_attributes) continue;
+    if (!there && !token.id && model_vocab > 0 && before + static_cast<int64_t>(fresh.size()) >= model_vocab) {
+      warnings_.push_back(
+          fmt::format("{}: {} is named as a special token, but it is no token of {}, and the model has no row for it",
+                      token.file, shown(token.content), files.origin));
+      continue;
+    }
+    if (!there) fresh[token.content] = token.id.value_or(-1);
+    if (!token.with_attributes && special.contains(token.content)) token.special = true;
+    list.push_back({{"content", token.content},
+                    {"single_word", token.single_word},
+                    {"lstrip", token.lstrip},
+                    {"rstrip", token.rstrip},
+                    {"normalized", token.with_attributes ? token.normalized : !token.special},
+                    {"special", token.special}});
+  }
+  if (!list.empty()) {
+    const std::string text = dumped(list, folder);
+    if (tokenizer_c_add_tokens(handle_->tokenizer, text.data(), text.size()) != 0)
+      throw FormatError(fmt::format("{}: its tokens cannot be added: {}", config_file, tokenizer_c_last_error()));
+    vocab_size_ = tokenizer_c_vocab_size(handle_->tokenizer);
+  }
+  const std::string vocabulary = folder + "/" + files.origin;
+  for (const AddedToken& token : stated) {
+    const auto id = token_to_id(token.content);
+    if (!id || *id == *token.id) continue;
+    const std::string what =
+        fmt::format("{}: the token {} has the id {} there, but", token.file, shown(token.content), *token.id);
+    if (const auto it = fresh.find(token.content); it != fresh.end() && it->second == *token.id)
+      throw FormatError(
+          fmt::format("{} the next free one of {} is {}; get the files of one tokenizer from the model's "
+                      "publisher again",
+                      what, vocabulary, *id));
+    warnings_.push_back(
+        fmt::format("{} {} in {}, which counts", what, *id, fresh.contains(token.content) ? config_file : vocabulary));
+  }
+  // Gemma 3's tokenizer keeps the placeholder of images, for which its text models have no row.
+  const int64_t tokens_in_all = next_id();
+  const bool placeholder =
+      tokens_in_all == model_vocab + 1 && token_to_id("<image_soft_token>") == static_cast<int32_t>(model_vocab);
+  if (model_vocab > 0 && tokens_in_all > model_vocab && !placeholder)
+    throw FormatError(fmt::format(
+        "{}: {} has {} tokens, vocab_size is {}: the tokenizer belongs to another model, or tokens were added "
+        "to it without resizing the model's embedding; get both from one place",
+        folder, files.origin, tokens_in_all, model_vocab));
+}
+
+int64_t Tokenizer::next_id() const {
+  const int64_t last = tokenizer_c_last_id(handle_->tokenizer);
+  if (last < 0) throw FormatError(fmt::format("the tokenizer's ids cannot be read: {}", tokenizer_c_last_error()));
+  return last + 1;
 }
 
 void Tokenizer::read_settings(const TokenizerFiles& files, const std::string& folder) {
   const std::string config_file = folder + "/tokenizer_config.json";
   const std::string map_file = folder + "/special_tokens_map.json";
   const std::string generation_file = folder + "/generation_config.json";
-  const Json config = parse_object(files.tokenizer_config_json, config_file);
-  const Json map = parse_object(files.special_tokens_map_json, map_file);
-  const Json generation = parse_object(files.generation_config_json, generation_file);
+  const Json config = parse_bounded_object(files.tokenizer_config_json, config_file);
+  const Json map = parse_bounded_object(files.special_tokens_map_json, map_file);
+  const Json generation = parse_bounded_object(files.generation_config_json, generation_file);
 
   const std::pair<const char*, std::string&> named[] = {
       {"bos_token", bos_token_}, {"eos_token", eos_token_}, {"unk_token", unk_token_}, {"pad_token", pad_token_}};
+  // As transformers reads them: the map is the older form, and counts where the config states no added tokens.
+  const bool config_counts = config.contains("added_tokens_decoder");
   for (const auto& [key, token] : named) {
-    token = special_token(config, key, config_file);
-    if (token.empty()) token = special_token(map, key, map_file);
+    const std::string of_config = special_token(config, key, config_file);
+    const std::string of_map = special_token(map, key, map_file);
+    token = of_map.empty() || (config_counts && !of_config.empty()) ? of_config : of_map;
+    if (!of_config.empty() && !of_map.empty() && of_config != of_map)
+      warnings_.push_back(fmt::format("{}: {} is {}, but {} in {}; {} counts", config_file, key, shown(of_config),
+                                      shown(of_map), map_file, shown(token)));
   }
   bos_id_ = bos_token_.empty() ? std::nullopt : token_to_id(bos_token_);
   eos_id_ = eos_token_.empty() ? std::nullopt : token_to_id(eos_token_);
@@ -177,12 +356,13 @@ void Tokenizer::read_settings(const TokenizerFiles& files, const std::string& fo
   }
   adds_bos_ = begins_with_bos();
 
-  if (eos_id_) eos_ids_.push_back(*eos_id_);
+  std::unordered_set<int32_t> ends;
+  if (eos_id_) eos_ids_.push_back(*eos_id_), ends.insert(*eos_id_);
   const auto add_end = [&](const Json& id) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > std::numeric_limits<int32_t>::max())
       throw FormatError(fmt::format("{}: eos_token_id: expected token ids, found {}", generation_file, id.dump()));
     const auto value = id.get<int32_t>();
-    if (std::find(eos_ids_.begin(), eos_ids_.end(), value) == eos_ids_.end()) eos_ids_.push_back(value);
+    if (ends.insert(value).second) eos_ids_.push_back(value);
   };
   if (const auto it = generation.find("eos_token_id"); it != generation.end() && !it->is_null()) {
     if (it->is_array())
@@ -190,17 +370,50 @@ void Tokenizer::read_settings(const TokenizerFiles& files, const std::string& fo
     else
       add_end(*it);
   }
-  chat_template_ =
-      files.chat_template_jinja.empty() ? chat_template_of(config, config_file) : files.chat_template_jinja;
+  const std::string template_file = folder + "/chat_template.json";
+  if (!files.chat_template_jinja.empty()) {
+    chat_template_ = files.chat_template_jinja;
+    chat_template_place_ = folder + "/chat_template.jinja";
+  } else if (chat_template_ =
+                 chat_template_of(parse_bounded_object(files.chat_template_json, template_file), template_file);
+             !chat_template_.empty()) {
+    chat_template_place_ = template_file;
+  } else if (chat_template_ = chat_template_of(config, config_file); !chat_template_.empty()) {
+    const bool gguf = files.origin.starts_with("tokenizer.ggml");
+    chat_template_place_ = gguf ? folder + ": tokenizer.chat_template" : config_file + ": chat_template";
+  }
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
   const tokenizer_c_ids ids =
       tokenizer_c_encode(handle_->tokenizer, text.data(), text.size(), add_special_tokens ? 1 : 0);
-  if (ids.data == nullptr) throw FormatError(fmt::format("a text cannot be tokenized: {}", tokenizer_c_last_error()));
+  if (ids.data == nullptr) {
+    const std::string why = tokenizer_c_last_error();
+    if (why == "stopped") throw Interrupted("interrupted");
+    throw FormatError(fmt::format("{}: a text cannot be tokenized: {}", place_, why));
+  }
   std::vector<int32_t> out(ids.data, ids.data + ids.size);
   tokenizer_c_ids_free(ids);
   return out;
+}
+
+Tokenizer::LineCut Tokenizer::line_cut() const {
+  Json patterns = {{"cutting", Json::array()}, {"indifferent", Json::array()}};
+  for (const auto pattern : line_cutting_patterns()) patterns["cutting"].push_back(pattern);
+  for (const auto pattern : line_indifferent_patterns()) patterns["indifferent"].push_back(pattern);
+  const std::string text = patterns.dump();
+  const int cut = tokenizer_c_line_cut(handle_->tokenizer, text.data(), text.size());
+  if (cut < 0) throw FormatError(fmt::format("the tokenizer cannot be used: {}", tokenizer_c_last_error()));
+  return static_cast<LineCut>(cut);
+}
+
+std::vector<int32_t> Tokenizer::encode_rest(std::string_view part) const {
+  std::vector<int32_t> ids = encode(part, false);
+  if (!part.starts_with('\n')) return ids;
+  // Before the line feed stands what comes before every text.
+  const size_t before = encode("\n", false).size() - 1;
+  ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(std::min(before, ids.size())));
+  return ids;
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
@@ -212,7 +425,11 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_to
   }
   const tokenizer_c_text text =
       tokenizer_c_decode(handle_->tokenizer, list.data(), list.size(), skip_special_tokens ? 1 : 0);
-  if (text.data == nullptr) throw FormatError(fmt::format("tokens cannot be decoded: {}", tokenizer_c_last_error()));
+  if (text.data == nullptr) {
+    const std::string why = tokenizer_c_last_error();
+    if (why == "stopped") throw Interrupted("interrupted");
+    throw FormatError(fmt::format("{}: tokens cannot be decoded: {}", place_, why));
+  }
   std::string out(text.data, text.size);
   tokenizer_c_text_free(text);
   return out;

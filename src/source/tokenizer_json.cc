@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "formats/json_fault.h"
 #include "formats/text.h"
 
 namespace metal_marlin {
@@ -81,13 +82,23 @@ Json template_processor(const Vocabulary& v) {
 struct Merge {
   std::string_view left, right;
   float score;
+  size_t left_characters, right_characters;
 };
+
+size_t characters(std::string_view s) {
+  return static_cast<size_t>(
+      std::count_if(s.begin(), s.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+}
 
 // Every way to join two pieces to a third, best first. Ties as transformers breaks them: of two merges with one score,
 // the one with the longer left part, then the longer right part, then the earlier in the vocabulary.
 std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>& scores, const std::string& file) {
-  // A piece of n bytes costs up to n^2: 4e9 is about a second, and 100 times what the largest vocabularies take.
-  constexpr uint64_t kMostWork = 4'000'000'000;
+  // A piece of n bytes costs up to n^2: 1e9 is half a second, and 25 times what the largest vocabularies take.
+  constexpr uint64_t kMostWork = 1'000'000'000;
+  // Gemma's 256,000 pieces make 580,000 merges of 5 MB: the merges of a chain a, aa, aaa ... grow with its cube.
+  constexpr size_t kMostMerges = 8'000'000;
+  constexpr uint64_t kMostMergeBytes = uint64_t{64} << 20;
+  uint64_t bytes = 0;
   std::unordered_map<std::string_view, int32_t> ids;
   const auto joins = [&](size_t i) { return v.types[i] == TokenType::kNormal || v.types[i] == TokenType::kUnused; };
   uint64_t work = 0;
@@ -114,16 +125,20 @@ std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>
       if (right != ids.end()) local.push_back({{left->second, right->second}, cut});
     }
     std::sort(local.begin(), local.end());
-    for (const auto& [pair, cut] : local) merges.push_back({piece.substr(0, cut), piece.substr(cut), scores[i]});
+    bytes += local.size() * piece.size();
+    if (bytes > kMostMergeBytes || merges.size() + local.size() > kMostMerges)
+      throw FormatError(
+          fmt::format("{}: the merges of the vocabulary's first {} tokens take {} bytes, more than the limit of {}: "
+                      "its pieces are joined in more ways than those of any language",
+                      file, i + 1, bytes, kMostMergeBytes));
+    for (const auto& [pair, cut] : local)
+      merges.push_back({piece.substr(0, cut), piece.substr(cut), scores[i], characters(piece.substr(0, cut)),
+                        characters(piece.substr(cut))});
   }
-  const auto characters = [](std::string_view s) {
-    return std::count_if(s.begin(), s.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
-  };
   std::stable_sort(merges.begin(), merges.end(), [&](const Merge& a, const Merge& b) {
     if (a.score != b.score) return a.score > b.score;
-    const auto la = characters(a.left), lb = characters(b.left);
-    if (la != lb) return la > lb;
-    return characters(a.right) > characters(b.right);
+    if (a.left_characters != b.left_characters) return a.left_characters > b.left_characters;
+    return a.right_characters > b.right_characters;
   });
   return merges;
 }
@@ -137,14 +152,30 @@ Json sentencepiece_normalizer(const SentencePieceRules& rules) {
     for (const auto& [pattern, content] : {std::pair("\\A +| +\\z", ""), std::pair(" {2,}", " ")})
       steps.push_back({{"type", "Replace"}, {"pattern", {{"Regex", pattern}}}, {"content", content}});
   }
-  if (rules.add_prefix && !rules.prefix_first_only) steps.push_back({{"type", "Prepend"}, {"prepend", kSpace}});
-  if (!rules.add_prefix || !rules.prefix_first_only)
+  using Prefix = SentencePieceRules::Prefix;
+  if (rules.prefix == Prefix::kEachPart) steps.push_back({{"type", "Prepend"}, {"prepend", kSpace}});
+  if (rules.prefix == Prefix::kEachPart || rules.prefix == Prefix::kNone)
     steps.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", kSpace}});
   if (steps.empty()) return nullptr;
   return {{"type", "Sequence"}, {"normalizers", steps}};
 }
 
 }  // namespace
+
+Json parse_bounded_object(std::string_view text, const std::string& file) {
+  if (text.empty()) return Json::object();
+  constexpr int kDeepest = 100;
+  bool too_deep = false;
+  const auto callback = [&too_deep](int depth, Json::parse_event_t, Json&) {
+    too_deep = too_deep || depth > kDeepest;
+    return !too_deep;
+  };
+  Json json = Json::parse(text, callback, false);
+  if (too_deep) throw FormatError(fmt::format("{}: nested more than {} deep", file, kDeepest));
+  if (json.is_discarded()) throw FormatError(fmt::format("{}: {}", file, json_fault_text(text)));
+  if (!json.is_object()) throw FormatError(fmt::format("{}: expected an object, found {}", file, json.type_name()));
+  return json;
+}
 
 bool is_utf8(std::string_view text) noexcept {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
@@ -249,13 +280,17 @@ Json sentencepiece_json(Vocabulary& v, const SentencePieceRules& rules, const st
   Json json = tokenizer_frame(v);
   json["normalizer"] = sentencepiece_normalizer(rules);
   json["pre_tokenizer"] = nullptr;
-  if (rules.add_prefix && rules.prefix_first_only)
-    json["pre_tokenizer"] = {
-        {"type", "Metaspace"}, {"replacement", kSpace}, {"prepend_scheme", "first"}, {"split", false}};
+  using Prefix = SentencePieceRules::Prefix;
+  if (rules.prefix == Prefix::kFirst || rules.prefix == Prefix::kEachPartOnce)
+    json["pre_tokenizer"] = {{"type", "Metaspace"},
+                             {"replacement", kSpace},
+                             {"prepend_scheme", rules.prefix == Prefix::kFirst ? "first" : "always"},
+                             {"split", false}};
   Json decoders = Json::array({{{"type", "Replace"}, {"pattern", {{"String", kSpace}}}, {"content", " "}},
                                {{"type", "ByteFallback"}},
                                {{"type", "Fuse"}}});
-  if (rules.add_prefix) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  if (rules.prefix != Prefix::kNone)
+    decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   json["decoder"] = {{"type", "Sequence"}, {"decoders", decoders}};
 
   if (rules.unigram) {
@@ -303,6 +338,10 @@ Json generation_config(const Vocabulary& v) {
     if (v.eos == static_cast<int32_t>(i)) continue;
     if (std::find(kEnds.begin(), kEnds.end(), v.tokens[i]) != kEnds.end()) ends.push_back(i);
   }
+  std::unordered_set<int64_t> listed;
+  for (const Json& end : ends) listed.insert(end.get<int64_t>());
+  for (const int32_t end : v.ends)
+    if (listed.insert(end).second) ends.push_back(end);
   Json config = Json::object();
   if (v.bos) config["bos_token_id"] = *v.bos;
   if (v.pad) config["pad_token_id"] = *v.pad;

@@ -14,6 +14,7 @@ struct RebuiltTokenizer {
   std::string tokenizer_json;
   std::string tokenizer_config_json;
   std::string generation_config_json;  // bos_token_id, and every token that ends a generation
+  std::vector<std::string> warnings;   // what was assumed because the file does not say it; each opens with the file
 };
 
 // As in sentencepiece_model.proto and in GGUF files.
@@ -23,15 +24,21 @@ struct Vocabulary {
   std::vector<std::string> tokens;
   std::vector<TokenType> types;  // one per token
   std::optional<int32_t> bos, eos, unk, pad;
+  std::vector<int32_t> ends;  // ids that end a generation beside eos
   bool add_bos = false;
   bool add_eos = false;
   std::string chat_template;
 };
 
 struct SentencePieceRules {
-  bool unigram = false;              // else BPE
-  bool add_prefix = true;            // a space before the text (and after special tokens, as transformers' legacy mode)
-  bool prefix_first_only = false;    // that space at the very beginning only
+  bool unigram = false;  // else BPE
+  enum class Prefix : uint8_t {
+    kNone,
+    kEachPart,      // a space before the text and after special tokens, also where one stands there: llama.cpp
+    kEachPartOnce,  // the same, but not where one stands there: transformers with legacy: true
+    kFirst          // before the text alone, and not where one stands there: transformers
+  };
+  Prefix prefix = Prefix::kFirst;
   bool byte_fallback = true;         // characters without a piece become <0xXX>
   bool remove_extra_spaces = false;  // runs of spaces become one, none at the ends
   std::string precompiled_charsmap;  // SentencePiece's normalization rules; empty: none
@@ -45,6 +52,10 @@ Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector
                               std::optional<int64_t> pad, const std::string& file);
 
 bool is_utf8(std::string_view text) noexcept;
+
+// The object in `text`, empty: an empty one. FormatError that opens with `file`: no JSON, no object, or nested more
+// than 100 deep, which is found before the parser builds it (destroying a deep value recurses).
+nlohmann::json parse_bounded_object(std::string_view text, const std::string& file);
 
 // The object of a tokenizer.json without model, normalizer, pre-tokenizer and decoder: added tokens and post-processor.
 nlohmann::json tokenizer_frame(const Vocabulary& vocabulary);

@@ -52,7 +52,13 @@ TEST(ChatTemplate, LeavesAbsentTokensUndefined) {
 
 TEST(ChatTemplate, RefusesWhatCannotBeRendered) {
   EXPECT_THROW(ChatTemplate("", kTokens), UnsupportedError);
-  EXPECT_THROW(ChatTemplate("{% if %}", kTokens).apply(kHello, false), ArgumentError);
+  // A template that cannot be parsed is the file's fault, and the message names the file.
+  try {
+    ChatTemplate("{% if %}", kTokens, "model/chat_template.jinja").apply(kHello, false);
+    ADD_FAILURE() << "accepted";
+  } catch (const FormatError& e) {
+    EXPECT_EQ(std::string(e.what()).find("model/chat_template.jinja: the template cannot be parsed"), 0u) << e.what();
+  }
   EXPECT_THROW(ChatTemplate("{{ missing.field }}", kTokens).apply(kHello, false), ArgumentError);
   EXPECT_THROW(ChatTemplate("{{ x() }}", kTokens).apply(kHello, false), ArgumentError);
   EXPECT_THROW(ChatTemplate("x", kTokens).apply(Json::object(), false), ArgumentError);

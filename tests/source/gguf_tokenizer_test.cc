@@ -182,7 +182,10 @@ struct Corruption {
 TEST(GgufTokenizer, RefusesNamedCorruptions) {
   using D = GgufTokenizerData;
   const Corruption of_bpe[] = {
-      {"no tokens", "no tokens", [](D& d) { d.tokens.clear(), d.token_types.clear(); }},
+      {"no tokens", "tokenizer.ggml.tokens", [](D& d) { d.tokens.clear(), d.token_types.clear(); }},
+      {"no merges", "tokenizer.ggml.merges is missing", [](D& d) { d.merges.clear(); }},
+      {"no types", "tokenizer.ggml.token_type is missing", [](D& d) { d.token_types.clear(); }},
+      {"end beyond the end", "ends a generation", [](D& d) { d.ends = {1'000'000}; }},
       {"too few types", "token types", [](D& d) { d.token_types.pop_back(); }},
       {"type out of range", "type 7", [](D& d) { d.token_types[5] = 7; }},
       {"type zero", "type 0", [](D& d) { d.token_types[5] = 0; }},
@@ -210,7 +213,8 @@ TEST(GgufTokenizer, RefusesNamedCorruptions) {
     EXPECT_NE(message.find("model.gguf"), std::string::npos) << message;
   }
   const Corruption of_sentencepiece[] = {
-      {"no scores", "token scores", [](D& d) { d.scores.clear(); }},
+      {"no scores", "tokenizer.ggml.scores is missing", [](D& d) { d.scores.clear(); }},
+      {"too few scores", "token scores", [](D& d) { d.scores.pop_back(); }},
       {"too many scores", "token scores", [](D& d) { d.scores.push_back(0.0f); }},
       {"NaN score", "not finite", [](D& d) { d.scores[7] = std::numeric_limits<float>::quiet_NaN(); }},
       {"endless piece", "pieces this long", [](D& d) { d.tokens[300] = std::string(size_t{1} << 20, 'a'); }},
@@ -228,9 +232,40 @@ TEST(GgufTokenizer, AcceptsOldFilesWithoutTypes) {
   GgufTokenizerData d = sentencepiece();
   d.token_types.clear();
   d.bos.reset(), d.eos.reset(), d.unk.reset();
+  const RebuiltTokenizer r = rebuild_gguf_tokenizer(d, "model.gguf");
+  ASSERT_EQ(r.warnings.size(), 1u);
+  EXPECT_NE(r.warnings[0].find("token_type"), std::string::npos);
   const Tokenizer t = rebuilt(d);
   EXPECT_EQ(t.bos_id(), 1);
   EXPECT_EQ(t.decode(t.encode("river \xF0\x9F\x98\x80", true), true), "river \xF0\x9F\x98\x80");
+}
+
+TEST(GgufTokenizer, WarnsWhereTheCutsAreNotNamed) {
+  GgufTokenizerData d = bpe();
+  const RebuiltTokenizer r = rebuild_gguf_tokenizer(d, "model.gguf");
+  ASSERT_EQ(r.warnings.size(), 1u);
+  EXPECT_NE(r.warnings[0].find("model.gguf: tokenizer.ggml.pre is missing: \"default\""), std::string::npos);
+  d.pre = "qwen2";
+  EXPECT_TRUE(rebuild_gguf_tokenizer(d, "model.gguf").warnings.empty());
+}
+
+TEST(GgufTokenizer, EveryIdThatTheFileNamesEnds) {
+  GgufTokenizerData d = bpe();
+  d.pre = "smollm";
+  d.ends = {7, -1, 7, 2, 9};
+  EXPECT_EQ(rebuilt(d).eos_ids(), (std::vector<int32_t>{2, 0, 7, 9}));
+}
+
+// A chain of pieces a, aa, aaa, ...: the bytes of its merges grow with the cube of its length.
+TEST(GgufTokenizer, BoundsTheMergesOfAChain) {
+  GgufTokenizerData d;
+  d.model = "llama";
+  d.tokens = {"<unk>", "<s>", "</s>"};
+  for (size_t i = 1; i <= 1000; ++i) d.tokens.emplace_back(i, 'a');
+  d.token_types.assign(d.tokens.size(), 1);
+  d.token_types[0] = 2, d.token_types[1] = d.token_types[2] = 3;
+  d.scores.assign(d.tokens.size(), -1.0F);
+  EXPECT_NE(refused<FormatError>(d).find("limit of 67108864"), std::string::npos);
 }
 
 TEST(GgufTokenizer, EmptyTokensGetNames) {

@@ -79,12 +79,17 @@ TEST_F(Folder, ReadsTheSpecialTokensInEachForm) {
       R"({"bos_token": "<tool>", "eos_token": "<|im_end|>", "unk_token": {"content": "absent"}})");
   put("generation_config.json", R"({"eos_token_id": [0, 2]})");
   const Tokenizer t = load();
-  EXPECT_EQ(t.bos_id(), 1);
+  // The map counts where the config states no added tokens, as in transformers; said.
+  EXPECT_EQ(t.bos_id(), t.token_to_id("<tool>"));
+  ASSERT_EQ(t.warnings().size(), 1u);
+  EXPECT_NE(t.warnings()[0].find("special_tokens_map.json"), std::string::npos) << t.warnings()[0];
   EXPECT_EQ(t.eos_id(), 2);
   EXPECT_EQ(t.eos_ids(), (std::vector<int32_t>{2, 0}));
   EXPECT_EQ(t.unk_token(), "absent");
   EXPECT_EQ(t.token_to_id("<|endoftext|>"), 0);
-  EXPECT_EQ(t.token_to_id("absent"), std::nullopt);
+  // A special token that is named and not there comes behind the others, as in transformers.
+  EXPECT_EQ(t.token_to_id("absent"), static_cast<int32_t>(bare.vocab_size()));
+  EXPECT_EQ(t.bos_token(), "<tool>");
   EXPECT_EQ(t.id_to_token(0), "<|endoftext|>");
   EXPECT_THROW(t.id_to_token(1'000'000), ArgumentError);
   EXPECT_THROW(t.id_to_token(-1), ArgumentError);
@@ -179,12 +184,119 @@ TEST_F(Folder, ReadsSentencePieceModels) {
   EXPECT_EQ(modern.decode(modern.encode("a</s>b", false), false), "a</s>b");  // no space behind the special token
   put("tokenizer_config.json", R"({"add_bos_token": false, "added_tokens_decoder":
       {"420": {"content": "<|user|>", "special": true}, "421": {"content": "plain", "special": false}}})");
+  // As transformers' LlamaTokenizer: no space behind a special token, one with "legacy", never two.
+  const auto pieces = [this](const char* config) {
+    put("tokenizer_config.json", config);
+    const Tokenizer t = load();
+    std::string out;
+    for (const int32_t id : t.encode("</s> a</s>b", false)) out += t.id_to_token(id);
+    return out;
+  };
+  EXPECT_EQ(pieces("{}"), "</s>\xE2\x96\x81" "a</s>b");
+  EXPECT_EQ(pieces(R"({"legacy": false})"), "</s>\xE2\x96\x81" "a</s>b");
+  EXPECT_EQ(pieces(R"({"legacy": true})"), "</s>\xE2\x96\x81" "a</s>\xE2\x96\x81" "b");
+  put("tokenizer_config.json", R"({"add_bos_token": false, "added_tokens_decoder":
+      {"420": {"content": "<|user|>", "special": true}, "421": {"content": "plain", "special": false}}})");
   const Tokenizer more = load();
   EXPECT_FALSE(more.adds_bos());
   EXPECT_EQ(more.token_to_id("<|user|>"), 420);
   EXPECT_EQ(more.encode("<|user|>plain", false), (std::vector<int32_t>{420, 421}));
   put("tokenizer_config.json", R"({"added_tokens_decoder": {"500": {"content": "<|user|>", "special": true}}})");
   EXPECT_THROW(load(), UnsupportedError);
+}
+
+// The ids are those of transformers 5.24 for the same files.
+TEST_F(Folder, AllFilesMakeOneTokenizer) {
+  const std::string json = byte_level().tokenizer_json;
+  put("tokenizer.json", json);
+  const auto next = static_cast<int32_t>(load().vocab_size());
+  const std::string first = std::to_string(next), second = std::to_string(next + 1);
+  const auto decoder = [](const std::string& id, const std::string& content) {
+    return R"({"added_tokens_decoder": {")" + id + R"(": {"content": ")" + content +
+           R"(", "lstrip": true, "rstrip": false, "normalized": false, "single_word": false, "special": true}}})";
+  };
+  put("added_tokens.json", R"({"<new>": )" + first + R"(, "<more>": )" + second + "}");
+  EXPECT_EQ(load().encode("<new><more>", false), (std::vector<int32_t>{next, next + 1}));
+  std::filesystem::remove(path_ / "added_tokens.json");
+  EXPECT_GT(load().encode("<new>", false).size(), 1u);
+
+  put("tokenizer_config.json", decoder(first, "<new>"));
+  EXPECT_EQ(load().encode("<new>", false), std::vector<int32_t>{next});
+  EXPECT_EQ(load().encode("  <new>", false), std::vector<int32_t>{next});  // lstrip
+  EXPECT_EQ(load().decode(std::vector<int32_t>{next}, true), "");
+
+  put("tokenizer_config.json", decoder(std::to_string(next + 5), "<new>"));
+  EXPECT_THROW(load(), FormatError);  // no row between
+  put("tokenizer_config.json", decoder(first, "<new>"));
+  put("added_tokens.json", R"({"<new>": )" + second + "}");
+  ASSERT_EQ(load().warnings().size(), 1u);
+  EXPECT_NE(load().warnings()[0].find("added_tokens.json"), std::string::npos);
+  EXPECT_EQ(load().token_to_id("<new>"), next);
+  put("added_tokens.json", R"({"<new>": "five"})");
+  EXPECT_THROW(load(), FormatError);
+  std::filesystem::remove(path_ / "added_tokens.json");
+
+  put("tokenizer_config.json", R"({"additional_special_tokens": ["<new>", {"content": "<more>"}]})");
+  EXPECT_EQ(load().encode("<more>", false), std::vector<int32_t>{next + 1});
+  std::filesystem::remove(path_ / "tokenizer_config.json");
+  put("special_tokens_map.json", R"({"eos_token": "<new>"})");
+  EXPECT_EQ(load().eos_id(), next);
+  // Where the model has no row for it, it is left out, and said.
+  const Tokenizer full = Tokenizer::from_folder(path_.string(), next);
+  EXPECT_EQ(full.token_to_id("<new>"), std::nullopt);
+  ASSERT_EQ(full.warnings().size(), 1u);
+}
+
+TEST_F(Folder, AVocabularyBeyondTheModelIsRefused) {
+  put("tokenizer.json", byte_level().tokenizer_json);
+  const int64_t tokens = load().vocab_size();
+  EXPECT_EQ(Tokenizer::from_folder(path_.string(), tokens).vocab_size(), tokens);
+  EXPECT_EQ(Tokenizer::from_folder(path_.string(), tokens + 64).vocab_size(), tokens);
+  try {
+    Tokenizer::from_folder(path_.string(), tokens - 6);
+    ADD_FAILURE() << "accepted";
+  } catch (const FormatError& e) {
+    const auto said = "tokenizer.json has " + std::to_string(tokens) + " tokens, vocab_size is " +
+                      std::to_string(tokens - 6);
+    EXPECT_NE(std::string(e.what()).find(said), std::string::npos) << e.what();
+  }
+}
+
+TEST_F(Folder, BoundsWhatAFileMakesItTake) {
+  // A normalizer that doubles forty times.
+  Json json = Json::parse(byte_level().tokenizer_json);
+  Json steps = Json::array();
+  for (int i = 0; i < 40; ++i)
+    steps.push_back({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}});
+  json["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}};
+  const auto refusal = [](const Json& tokenizer, const std::string& text) {
+    try {
+      Tokenizer::from_json(tokenizer.dump(), "tokenizer.json").encode(text, false);
+    } catch (const FormatError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_NE(refusal(json, "banana").find("limit of"), std::string::npos) << refusal(json, "banana");
+  EXPECT_NE(refusal(json, "banana").find("tokenizer.json"), std::string::npos);
+  // Patterns: look-ahead over the whole text at each place; backtracking beyond the engine's limit.
+  json = Json::parse(byte_level().tokenizer_json);
+  Json& regex = json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"];
+  regex = "(?=[^#]*#)a|.";
+  EXPECT_NE(refusal(json, std::string(200'000, 'a')).find("limit of"), std::string::npos);
+  regex = "(?=(a|b|ab)*c)a|.";
+  EXPECT_NE(refusal(json, "abababababababababababababababababababababababababab").find("pattern"), std::string::npos);
+  // tokenizer_config.json beside a tokenizer.model
+  std::filesystem::remove(path_ / "tokenizer.json");
+  put("tokenizer.model", sentencepiece_model("bpe"));
+  put("tokenizer_config.json", R"({"a": )" + std::string(50'000, '[') + std::string(50'000, ']') + "}");
+  EXPECT_THROW(load(), FormatError);
+  // Many ends
+  put("tokenizer_config.json", "{}");
+  std::string ends = R"({"eos_token_id": [0)";
+  for (int i = 1; i < 100'000; ++i) ends += "," + std::to_string(i);
+  put("generation_config.json", ends + "]}");
+  EXPECT_EQ(load().eos_ids().size(), 100'000u);
 }
 
 TEST_F(Folder, RefusesBrokenSentencePieceModels) {

@@ -1,9 +1,10 @@
 /* C interface of the Rust crate tokenizer_c: the Hugging Face tokenizer and the Jinja chat template.
  *
  * Functions that can fail return NULL or a negative number; tokenizer_c_last_error() then says why. No function
- * unwinds, prints or aborts: a panic inside becomes an error. Texts are bytes with a length, must be UTF-8 where they
- * go in and are UTF-8 where they come out, and may contain NUL. Whatever is handed out is freed by the function named
- * there.
+ * unwinds, prints or aborts: a panic inside and memory that ends become an error. What encodes, decodes and renders is
+ * bounded in bytes and time, by the size of what goes in; a bound that is met is an error. Texts are bytes with a
+ * length, must be UTF-8 where they go in and are UTF-8 where they come out, and may contain NUL. Whatever is handed out
+ * is freed by the function named there.
  */
 #ifndef METAL_MARLIN_SOURCE_TOKENIZER_C_TOKENIZER_C_H_
 #define METAL_MARLIN_SOURCE_TOKENIZER_C_TOKENIZER_C_H_
@@ -33,7 +34,8 @@ typedef struct tokenizer_c_ids {
 const char* tokenizer_c_last_error(void);
 
 /* A tokenizer from the bytes of a tokenizer.json; its truncation and padding settings are dropped. NULL on failure.
- * A tokenizer may be used by many threads at once, except in tokenizer_c_set_ends and tokenizer_c_free. */
+ * A tokenizer may be used by many threads at once, except in tokenizer_c_set_ends, tokenizer_c_add_tokens and
+ * tokenizer_c_free. */
 tokenizer_c* tokenizer_c_create(const char* json, size_t size);
 void tokenizer_c_free(tokenizer_c* tokenizer);
 
@@ -48,12 +50,28 @@ tokenizer_c_ids tokenizer_c_encode(const tokenizer_c* tokenizer, const char* tex
 tokenizer_c_text tokenizer_c_decode(const tokenizer_c* tokenizer, const uint32_t* ids, size_t count,
                                     int skip_special_tokens);
 
+/* Adds the tokens of a JSON array of {"content", "single_word", "lstrip", "rstrip", "normalized", "special"}, all of
+ * them given: a token that is there gets these attributes, others get the next free ids. 0, or -1 on failure. */
+int tokenizer_c_add_tokens(tokenizer_c* tokenizer, const char* json, size_t size);
+
+/* The largest id of a token; -1 on failure. */
+int64_t tokenizer_c_last_id(const tokenizer_c* tokenizer);
+/* Where a text may be cut so that the ids of its parts are those of the whole: at a line feed between a visible ASCII
+ * character and an ASCII letter, 1: behind it; 2: before it, and each part's ids begin with what the tokenizer puts
+ * before any text; 0: nowhere that is known. -1 on failure. `json`: {"cutting": [...], "indifferent": [...]}, patterns
+ * that cut behind such a line feed whatever stands around it, and patterns that match alike with and without the rest
+ * of the text. */
+int tokenizer_c_line_cut(const tokenizer_c* tokenizer, const char* json, size_t size);
 /* Number of tokens, added ones included; -1 on failure. */
 int64_t tokenizer_c_vocab_size(const tokenizer_c* tokenizer);
 /* The id, -1 when there is no such token, -2 on failure. */
 int64_t tokenizer_c_token_to_id(const tokenizer_c* tokenizer, const char* token, size_t size);
 /* The token as it stands in the vocabulary. Fails for an unknown id. */
 tokenizer_c_text tokenizer_c_id_to_token(const tokenizer_c* tokenizer, uint32_t id);
+
+/* Lets every call that takes long ask now and then, from any thread, whether it shall stop with an error: `asked`
+ * answers 0 for no. NULL: nobody is asked, as at the start. */
+void tokenizer_c_set_stop(int (*asked)(void));
 
 void tokenizer_c_ids_free(tokenizer_c_ids ids);
 void tokenizer_c_text_free(tokenizer_c_text text);

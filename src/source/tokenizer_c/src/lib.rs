@@ -1,12 +1,22 @@
 //! C interface to the Hugging Face tokenizer and to Jinja chat templates; tokenizer_c.h is the contract.
 
+#![feature(alloc_error_hook)]
+
+mod budget;
+mod checked;
 mod encode;
+mod filters;
+mod line_cut;
+mod methods;
+mod operators;
 mod python;
+mod rewrite;
 mod template;
 
 use std::cell::RefCell;
 use std::ffi::{c_char, CString};
-use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use budget::Limits;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -19,21 +29,17 @@ fn remember(message: &str) {
     LAST_ERROR.with(|last| *last.borrow_mut() = CString::new(text).unwrap_or_default());
 }
 
-/// Runs `body`; an error or a panic is remembered and becomes `failed`.
+/// Runs `body`; an error, a panic or the end of memory is remembered and becomes `failed`.
 fn guarded<T>(failed: T, body: impl FnOnce() -> Result<T, Failure>) -> T {
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(value)) => value,
-        Ok(Err(error)) => {
+    within(None, failed, body)
+}
+
+/// The same within limits.
+fn within<T>(limits: Option<&Limits>, failed: T, body: impl FnOnce() -> Result<T, Failure>) -> T {
+    match budget::bounded(limits, body) {
+        Ok(value) => value,
+        Err(error) => {
             remember(&error.to_string());
-            failed
-        }
-        Err(panic) => {
-            let text = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("unknown");
-            remember(&format!("internal error: {text}"));
             failed
         }
     }
@@ -113,4 +119,9 @@ pub unsafe extern "C" fn tokenizer_c_render(
     guarded(Text::NONE, || {
         template::render(text(source, source_size)?, text(context, context_size)?, now).map(Text::new)
     })
+}
+
+#[no_mangle]
+pub extern "C" fn tokenizer_c_set_stop(asked: Option<extern "C" fn() -> std::ffi::c_int>) {
+    budget::set_stop(asked);
 }

@@ -2,14 +2,23 @@
 
 use std::error::Error as _;
 
+use minijinja::machinery::{make_string_output, parse, tokenize, CodeGenerator, Token, Vm, WhitespaceConfig};
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 
+use crate::budget::{on_a_thread, Limits};
 use crate::python::{self, JsonStyle};
-use crate::Failure;
+use crate::{filters, methods, rewrite, Failure};
 
-/// Instructions that one rendering may take: a template of a file may loop without end.
-const FUEL: u64 = 50_000_000;
+/// Instructions that one rendering may take: a template of a file may loop without end. The largest templates in use
+/// take some 300 for each message.
+const FUEL: u64 = 10_000_000;
+
+/// Largest template, in bytes, and most tokens between two braces: the parser and what follows it go one stack frame
+/// deeper for each operator of a chain.
+const LARGEST: usize = 1 << 20;
+const LONGEST_TAG: usize = 10_000;
 
 fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
     let indent = options.get::<Option<Value>>("indent")?.filter(|v| !v.is_none() && !v.is_undefined());
@@ -94,8 +103,9 @@ fn environment<'a>(now: i64) -> Environment<'a> {
     env.set_lstrip_blocks(true);
     env.set_fuel(Some(FUEL));
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(methods::call);
     env.set_formatter(|out, _, value| out.write_str(&python::str(value)?).map_err(Error::from));
+    filters::add_to(&mut env);
     env.add_filter("tojson", to_json);
     env.add_filter("string", |value: Value| python::str(&value));
     env.add_function("raise_exception", raise_exception);
@@ -115,13 +125,63 @@ fn described(error: Error) -> Failure {
     text.into()
 }
 
-pub fn render(source: &str, context: &str, now: i64) -> Result<String, Failure> {
+fn parsing(error: &str) -> Failure {
+    format!("{UNPARSED}{error}").into()
+}
+
+/// What opens the message of a template that cannot be parsed, whatever the conversation.
+const UNPARSED: &str = "the template cannot be parsed: ";
+
+fn check_size(source: &str, syntax: &SyntaxConfig, white_space: WhitespaceConfig) -> Result<(), Failure> {
+    if source.len() > LARGEST {
+        return Err(parsing(&format!("it has {} bytes, more than the limit of {LARGEST}", source.len())));
+    }
+    let mut count = 0;
+    for token in tokenize(source, false, syntax.clone(), white_space) {
+        // What is no token is named by the parser.
+        let Ok((token, span)) = token else { return Ok(()) };
+        match token {
+            Token::VariableStart | Token::BlockStart => count = 0,
+            _ => count += 1,
+        }
+        if count > LONGEST_TAG {
+            let line = span.start_line;
+            return Err(parsing(&format!("the tag in line {line} has more than {LONGEST_TAG} parts")));
+        }
+    }
+    Ok(())
+}
+
+fn render_here(source: &str, context: &str, now: i64) -> Result<String, Failure> {
     let context: serde_json::Value = serde_json::from_str(context)?;
     if !context.is_object() {
         return Err("the template's context is no JSON object".into());
     }
-    let env = environment(now);
+    const NAME: &str = "chat_template";
+    let syntax = SyntaxConfig::default();
+    let white_space = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
     let source = without_generation(source);
-    let template = env.template_from_named_str("chat_template", &source).map_err(described)?;
-    template.render(Value::from_serialize(&context)).map_err(described)
+    check_size(&source, &syntax, white_space)?;
+    let env = environment(now);
+    let parsed = parse(&source, NAME, syntax, white_space).map_err(|e| parsing(&described(e).to_string()))?;
+    let ours = rewrite::stmt(&parsed);
+    drop(parsed);
+    let mut generator = CodeGenerator::new(NAME, &source);
+    generator.compile_stmt(&ours);
+    let (instructions, blocks) = generator.finish();
+    let mut text = String::new();
+    let root = Value::from_serialize(&context);
+    let vm = Vm::new(&env);
+    let output = &mut make_string_output(&mut text);
+    vm.eval(&instructions, root, &blocks, output, AutoEscape::None).map_err(described)?;
+    Ok(text)
+}
+
+pub fn render(source: &str, context: &str, now: i64) -> Result<String, Failure> {
+    let size = source.len() + context.len();
+    let limits = Limits { live: (64 << 20) + 16 * size, total: (4 << 30) + 64 * size as u64, seconds: 1.5 };
+    // A value of nested lists is freed by recursion; each level takes more of the allowance than of the stack.
+    let stack = 8 * limits.live;
+    let (source, context) = (source.to_string(), context.to_string());
+    on_a_thread(limits, stack, move || render_here(&source, &context, now))
 }

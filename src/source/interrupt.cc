@@ -1,0 +1,27 @@
+#include <metal_marlin/interrupt.h>
+
+#include <atomic>
+
+#include "source/tokenizer_c/tokenizer_c.h"
+
+namespace metal_marlin {
+namespace {
+
+using Asked = bool (*)() noexcept;
+std::atomic<Asked> check{nullptr};
+
+}  // namespace
+
+extern "C" {
+static int metal_marlin_interrupt_asked() {
+  const Asked asked = check.load();
+  return asked != nullptr && asked() ? 1 : 0;
+}
+}
+
+void set_interrupt_check(Asked asked) noexcept {
+  check.store(asked);
+  tokenizer_c_set_stop(asked == nullptr ? nullptr : metal_marlin_interrupt_asked);
+}
+
+}  // namespace metal_marlin
