@@ -73,13 +73,151 @@ TEST(ChatTemplate, RefusesWhatCannotBeRendered) {
 TEST(ChatTemplate, EndlessAndDeepTemplatesEnd) {
   const ChatTemplate loop(
       "{% for i in range(99999) %}{% for k in range(99999) %}{% set x = k %}{% endfor %}{% endfor %}", kTokens);
-  EXPECT_THROW(loop.apply(kHello, false), ArgumentError);
+  EXPECT_THROW(loop.apply(kHello, false), FormatError);
   const ChatTemplate recursion("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", kTokens);
   EXPECT_THROW(recursion.apply(kHello, false), ArgumentError);
   const ChatTemplate nested("{{ " + std::string(100'000, '('), kTokens);
-  EXPECT_THROW(nested.apply(kHello, false), ArgumentError);
+  EXPECT_THROW(nested.apply(kHello, false), FormatError);
   const ChatTemplate open("{{ " + std::string(100'000, '[') + " }}", kTokens);
-  EXPECT_THROW(open.apply(kHello, false), ArgumentError);
+  EXPECT_THROW(open.apply(kHello, false), FormatError);
+}
+
+// Each by itself took gigabytes, hours or the whole stack.
+TEST(ChatTemplate, BombsEndInAnErrorThatNamesTheFile) {
+  const std::string loop = "{% for i in range(40) %}";
+  const std::string templates[] = {
+      "{{ " + std::string(100'000, '-') + "1 }}",
+      "{{ " + std::string(5'000, '-') + "1 + 1" + " }}{{ " + std::string(200'000, ' ') + "1" + "- -1 }}{% set n = " +
+          std::string(9'000, '-') + "1 %}{{ 1" + [] {
+            std::string chain;
+            for (int i = 0; i < 20'000; ++i) chain += "+1";
+            return chain;
+          }() + " }}",
+      "{% set n=namespace(a=[]) %}{% for i in range(1000) %}{% for j in range(2000) %}{% set n.a=[n.a] %}{% endfor %}"
+      "{% endfor %}",
+      "{% set n=namespace(s='aaaaaaaa') %}" + loop + "{% set n.s=n.s~n.s %}{% endfor %}",
+      "{% set n=namespace(s='aaaaaaaa') %}" + loop + "{% set n.s=n.s+n.s %}{% endfor %}",
+      "{% set n=namespace(s='aaaaaaaa') %}" + loop + "{% set n.s=n.s|replace('a', 'aa') %}{% endfor %}",
+      "{% set n=namespace(s=[1]) %}" + loop + "{% set n.s=n.s+n.s %}{% endfor %}{{ n.s|length }}{{ n.s|list }}",
+      "{{ 'a'|indent(width=1000000000000) }}",
+      "{{ 'a' * 1000000000 }}",
+      "{{ [1] * 1000000000 }}",
+      "{{ 'a'.ljust(1000000000000) }}",
+      "{{ range(100000000)|list }}",
+      "{% for i in range(10000000) %}aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa{% endfor %}",
+      "{% set n=namespace(s='a'*1000000) %}{% for a in range(10000) %}{% for b in range(1000) %}"
+      "{% set x=n.s|replace('a','b') %}{% endfor %}{% endfor %}",
+      "{% set s='a'*10000000 %}{% set t='a'*10000000 %}{% for a in range(10000) %}{% for b in range(1000) %}"
+      "{% set x=s==t %}{% endfor %}{% endfor %}",
+  };
+  for (const std::string& text : templates) {
+    SCOPED_TRACE(text.substr(0, 80));
+    try {
+      ChatTemplate(text, kTokens, "model/chat_template.jinja").apply(kHello, false);
+      ADD_FAILURE() << "accepted";
+    } catch (const Error& e) {
+      EXPECT_EQ(std::string(e.what()).find("model/chat_template.jinja: "), 0u) << e.what();
+    }
+  }
+  // And the next rendering is as it was.
+  EXPECT_EQ(ChatTemplate("{{ messages[0].content }}", kTokens).apply(kHello, false), "hello");
+}
+
+// The values are those of Python 3.11 with Jinja 3.1.
+TEST(ChatTemplate, OperatorsAreThoseOfPython) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"5 // -2", "-3"},
+      {"-5 // 2", "-3"},
+      {"-5 // -2", "2"},
+      {"5.5 // -2", "-3.0"},
+      {"5 % -2", "-1"},
+      {"-5 % 3", "1"},
+      {"-5.5 % 3", "0.5"},
+      {"5 % 3", "2"},
+      {"2 ** -1", "0.5"},
+      {"2 ** 10", "1024"},
+      {"-2 ** 2", "4"},
+      {"7 / 2", "3.5"},
+      {"4 / 2", "2.0"},
+      {"true + 1", "2"},
+      {"'a' * 3", "aaa"},
+      {"'a' * -1", ""},
+      {"[1, 2] * 2", "[1, 2, 1, 2]"},
+      {"1.0 ~ true ~ none", "1.0TrueNone"},
+      {"'%.2f' % 3.14159", "3.14"},
+      {"'%s and %d' % ('a', 5)", "a and 5"},
+      {"'%s' % [1, 2]", "[1, 2]"},
+      {"'%d%%' % 5", "5%"},
+      {"'%05d|%x' % (42, 255)", "00042|ff"},
+  };
+  for (const auto& [expression, value] : cases) {
+    SCOPED_TRACE(expression);
+    EXPECT_EQ(ChatTemplate("{{ " + std::string(expression) + " }}", kTokens).apply(kHello, false), value);
+  }
+  for (const char* zero : {"1 // 0", "1 % 0", "1 / 0", "0 ** -1", "1.0 % 0"})
+    EXPECT_THROW(ChatTemplate("{{ " + std::string(zero) + " }}", kTokens).apply(kHello, false), ArgumentError) << zero;
+}
+
+TEST(ChatTemplate, MethodsAndFiltersAreThoseOfPythonAndJinja) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"'a,b,c'.rsplit(',', 1)", "['a,b', 'c']"},
+      {"'a,b,c'.split(',', 1)", "['a', 'b,c']"},
+      {"'a,b,c'.split(',', maxsplit=1)", "['a', 'b,c']"},
+      {"' a  b c '.split()", "['a', 'b', 'c']"},
+      {"' a  b c '.rsplit(none, 1)", "[' a  b', 'c']"},
+      {"' a  b c '.split(none, 1)", "['a', 'b c ']"},
+      {"'prefix-x'.removeprefix('prefix-')", "x"},
+      {"'x.txt'.removesuffix('.txt')", "x"},
+      {"'k=v=w'.partition('=')[2]", "v=w"},
+      {"'k=v=w'.rpartition('=')[0]", "k=v"},
+      {"'Ã©xa'.find('a')", "2"},
+      {"'abcabc'.rfind('b')", "4"},
+      {"'abcabc'.index('c')", "2"},
+      {"'aaa'.count('')", "4"},
+      {"'7'.zfill(3) ~ '-7'.zfill(4)", "007-007"},
+      {"'a'.ljust(3, '.') ~ 'b'.rjust(3) ~ 'c'.center(5, '*')", "a..  b**c**"},
+      {"'aB'.swapcase() ~ 'AB'.casefold()", "Abab"},
+      {"'a b'.islower() ~ 'A1'.isupper() ~ ''.isdigit()", "TrueTrueFalse"},
+      {"'a\r\nb\x0bc'.splitlines()", "['a', 'b', 'c']"},
+      {"'Hello World'.istitle()", "True"},
+      {"[1, 2, 1].count(1) ~ [1, 2].index(2)", "21"},
+      {"{'a': 1}.copy().a", "1"},
+      {"'abc'.startswith('b', 1)", "True"},
+      {"'ff'|int(0, 16) ~ '0x1F'|int(0, 16) ~ 'zz'|int(7) ~ '12.9'|int", "2553171" "2"},
+      {"'x'|int(default=5)", "5"},
+      {"'1e3'|float ~ 'x'|float(2.5)", "1000.02.5"},
+      {"'one two, three_4'|wordcount", "3"},
+      {"'foo bar baz qux'|truncate(9)", "foo..."},
+      {"'foo bar baz qux'|truncate(9, true)", "foo ba..."},
+      {"'foo bar baz qux'|truncate(11)", "foo bar baz qux"},
+      {"'foo bar baz qux'|truncate(11, false, '...', 0)", "foo bar..."},
+      {"'a b/c&d'|urlencode", "a%20b/c%26d"},
+      {"{'a b': 'c/d'}|urlencode", "a+b=c%2Fd"},
+      {"[true, 1.0, none]|join('-')", "True-1.0-None"},
+      {"'x'|center(5) ~ '|'", "  x  |"},
+      {"'<a>'|forceescape", "&lt;a&gt;"},
+      {"'<p>a  <b>b</b></p> &amp; c'|striptags", "a b & c"},
+      {"1000000|filesizeformat ~ 1|filesizeformat ~ 1048576|filesizeformat(true)", "1.0 MB1 Byte1.0 MiB"},
+      {"'aaa bbb ccc'|wordwrap(7)", "aaa bbb\nccc"},
+      {"raise_exception is callable", "True"},
+  };
+  for (const auto& [expression, value] : cases) {
+    SCOPED_TRACE(expression);
+    std::string expected(value);
+    if (const size_t at = expected.find("\\n"); at != std::string::npos) expected.replace(at, 2, "\n");
+    EXPECT_EQ(ChatTemplate("{{ " + std::string(expression) + " }}", kTokens).apply(kHello, false), expected);
+  }
+  // What is missing is named; what changes a value is refused, as in transformers' sandbox.
+  for (const auto& [expression, name] : {std::pair("'a'.encode()", "encode"), std::pair("'a'|urlize", "urlize"),
+                                         std::pair("[1]|random", "random"), std::pair("[1].append(2)", "append"),
+                                         std::pair("{}.update({})", "update")}) {
+    try {
+      ChatTemplate("{{ " + std::string(expression) + " }}", kTokens).apply(kHello, false);
+      ADD_FAILURE() << expression;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(name), std::string::npos) << e.what();
+    }
+  }
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ impl Tokenizer {
 /// Of a text of `size` bytes. The library takes 130 bytes and 0.5 us for each byte of prose, and less than twice that
 /// for any text with the tokenizers in use.
 fn limits(size: usize) -> Limits {
-    Limits { live: (64 << 20) + 400 * size, total: (1 << 30) + 4000 * size as u64, seconds: 1.5 + 10e-6 * size as f64 }
+    Limits { live: (64 << 20) + 400 * size, total: (1 << 30) + 4000 * size as u64, seconds: 1.0 + 5e-6 * size as f64 }
 }
 
 /// Shorter texts are encoded without a thread of their own: a pattern that takes long on so few bytes ends by itself.
