@@ -240,6 +240,27 @@ TEST_F(WholePath, ChatSaysBeforeLoadingThatThereIsNoTemplate) {
   EXPECT_NE(outcome.err.find("chat template"), std::string::npos) << outcome.err;
 }
 
+TEST_F(WholePath, ChatTakesAnyLineEndAndGoesOnAfterALineThatIsTooLong) {
+  const std::string model = chat_model();
+  const auto chat = [&](const std::string& lines) {
+    const std::string script = (folder_ / "script").string();
+    std::ofstream(script, std::ios::binary) << lines;
+    return run("chat " + model + " -n 4 -c 64 --temp 0 --ignore-eos", script);
+  };
+  const Outcome plain = chat("hello\nagain\n");
+  EXPECT_EQ(plain.code, 0) << plain.err;
+  const Outcome windows = chat("hello\r\nagain\r\n");
+  EXPECT_EQ(windows.out, plain.out);
+  const Outcome with_long = chat("hello\n" + std::string(5000, 'a') + "\nagain\n");
+  EXPECT_EQ(with_long.out, plain.out);
+  EXPECT_EQ(with_long.code, 2);
+  EXPECT_NE(with_long.err.find("the line is left out"), std::string::npos) << with_long.err;
+  std::ofstream(model + "/chat_template.jinja") << "{% if %}";
+  const Outcome broken = chat("hello\n");
+  EXPECT_EQ(broken.code, 1);
+  EXPECT_NE(broken.err.find("chat_template.jinja: the template cannot be parsed"), std::string::npos) << broken.err;
+}
+
 TEST_F(WholePath, ContextsBeyondTheModelsPositionsAreWarnedOf) {
   const std::string question = (folder_ / "question").string();
   std::ofstream(question) << "hello\n";

@@ -85,9 +85,9 @@ std::string prose(size_t bytes) {
 }
 
 TEST_F(TextStream, PartsGiveTheIdsOfTheWhole) {
-  put(prose(size_t{5} << 20 >> 1));
+  put(prose(size_t{1100} << 10));
   std::vector<Tokenizer> tokenizers;
-  for (const char* pre : {"gpt-2", "llama-bpe", "qwen2", "smollm", "tekken", "gpt-4o", "deepseek-v3", "exaone-moe"})
+  for (const char* pre : {"gpt-2", "llama-bpe", "smollm", "gpt-4o"})
     tokenizers.push_back(made_from(byte_level(pre)));
   tokenizers.push_back(made_from(sentencepiece()));
   for (const Tokenizer& t : tokenizers) {
