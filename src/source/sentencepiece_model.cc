@@ -271,8 +271,10 @@ RebuiltTokenizer tokenizer_from_sentencepiece(std::string_view model, const std:
   SentencePieceRules rules;
   rules.unigram = p.model_type == 1;
   // As transformers' LlamaTokenizer: one space, and after special tokens none, unless the config asks for "legacy".
+  // Where extra spaces go, every part begins with none.
   using Prefix = SentencePieceRules::Prefix;
   rules.prefix = !setting(config, "add_prefix_space", p.add_prefix) ? Prefix::kNone
+                 : p.remove_extra                                   ? Prefix::kEachPart
                  : setting(config, "legacy", false)                 ? Prefix::kEachPartOnce
                                                                     : Prefix::kFirst;
   rules.byte_fallback = p.byte_fallback;

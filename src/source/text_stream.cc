@@ -115,7 +115,10 @@ bool TokenStream::next(std::vector<int32_t>& ids, int64_t wanted) {
       end = cut_ == Tokenizer::LineCut::kNowhere ? 0 : last_cut();
       if (end == 0) {
         searched_ = text_.size() < 2 ? 0 : text_.size() - 2;
-        if (cut_ != Tokenizer::LineCut::kNowhere && first_ && text_.size() >= std::max(2 * kMore, 4 * tried)) {
+        // A byte gives one token at most.
+        const bool enough = wanted + kMargin < static_cast<int64_t>(text_.size());
+        if (enough && cut_ != Tokenizer::LineCut::kNowhere && first_ &&
+            text_.size() >= std::max(2 * kMore, 4 * tried)) {
           tried = text_.size();
           if (from_beginning(ids, wanted)) {
             done_ = true;

@@ -87,12 +87,14 @@ TEST(ChatTemplate, BombsEndInAnErrorThatNamesTheFile) {
   const std::string loop = "{% for i in range(40) %}";
   const std::string templates[] = {
       "{{ " + std::string(100'000, '-') + "1 }}",
-      "{{ " + std::string(5'000, '-') + "1 + 1" + " }}{{ " + std::string(200'000, ' ') + "1" + "- -1 }}{% set n = " +
-          std::string(9'000, '-') + "1 %}{{ 1" + [] {
+      "{{ " + std::string(5'000, '-') + "1 + 1" + " }}{{ " + std::string(200'000, ' ') + "1" +
+          "- -1 }}{% set n = " + std::string(9'000, '-') + "1 %}{{ 1" +
+          [] {
             std::string chain;
             for (int i = 0; i < 20'000; ++i) chain += "+1";
             return chain;
-          }() + " }}",
+          }() +
+          " }}",
       "{% set n=namespace(a=[]) %}{% for i in range(1000) %}{% for j in range(2000) %}{% set n.a=[n.a] %}{% endfor %}"
       "{% endfor %}",
       "{% set n=namespace(s='aaaaaaaa') %}" + loop + "{% set n.s=n.s~n.s %}{% endfor %}",
@@ -183,7 +185,9 @@ TEST(ChatTemplate, MethodsAndFiltersAreThoseOfPythonAndJinja) {
       {"[1, 2, 1].count(1) ~ [1, 2].index(2)", "21"},
       {"{'a': 1}.copy().a", "1"},
       {"'abc'.startswith('b', 1)", "True"},
-      {"'ff'|int(0, 16) ~ '0x1F'|int(0, 16) ~ 'zz'|int(7) ~ '12.9'|int", "2553171" "2"},
+      {"'ff'|int(0, 16) ~ '0x1F'|int(0, 16) ~ 'zz'|int(7) ~ '12.9'|int",
+       "2553171"
+       "2"},
       {"'x'|int(default=5)", "5"},
       {"'1e3'|float ~ 'x'|float(2.5)", "1000.02.5"},
       {"'one two, three_4'|wordcount", "3"},
@@ -208,9 +212,9 @@ TEST(ChatTemplate, MethodsAndFiltersAreThoseOfPythonAndJinja) {
     EXPECT_EQ(ChatTemplate("{{ " + std::string(expression) + " }}", kTokens).apply(kHello, false), expected);
   }
   // What is missing is named; what changes a value is refused, as in transformers' sandbox.
-  for (const auto& [expression, name] : {std::pair("'a'.encode()", "encode"), std::pair("'a'|urlize", "urlize"),
-                                         std::pair("[1]|random", "random"), std::pair("[1].append(2)", "append"),
-                                         std::pair("{}.update({})", "update")}) {
+  for (const auto& [expression, name] :
+       {std::pair("'a'.encode()", "encode"), std::pair("'a'|urlize", "urlize"), std::pair("[1]|random", "random"),
+        std::pair("[1].append(2)", "append"), std::pair("{}.update({})", "update")}) {
     try {
       ChatTemplate("{{ " + std::string(expression) + " }}", kTokens).apply(kHello, false);
       ADD_FAILURE() << expression;

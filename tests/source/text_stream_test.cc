@@ -87,8 +87,7 @@ std::string prose(size_t bytes) {
 TEST_F(TextStream, PartsGiveTheIdsOfTheWhole) {
   put(prose(size_t{1100} << 10));
   std::vector<Tokenizer> tokenizers;
-  for (const char* pre : {"gpt-2", "llama-bpe", "smollm", "gpt-4o"})
-    tokenizers.push_back(made_from(byte_level(pre)));
+  for (const char* pre : {"gpt-2", "llama-bpe", "smollm", "gpt-4o"}) tokenizers.push_back(made_from(byte_level(pre)));
   tokenizers.push_back(made_from(sentencepiece()));
   for (const Tokenizer& t : tokenizers) {
     SCOPED_TRACE(&t - tokenizers.data());

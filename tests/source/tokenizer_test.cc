@@ -173,17 +173,18 @@ TEST_F(Folder, ReadsSentencePieceModels) {
     EXPECT_TRUE(t.adds_bos()) << name;
     EXPECT_EQ(t.bos_token(), "<s>");
     EXPECT_EQ(t.eos_token(), "</s>");
+    // Before a text that begins with a space, transformers puts no second one; the package does.
+    const bool squeezed = std::string(name) == "unigram_squeezed", prefix = std::string(name) != "bpe_no_prefix";
     for (size_t i = 0; i < texts.size(); ++i)
-      EXPECT_EQ(t.encode(texts[i], false), j["cases"][name]["ids"][i].get<std::vector<int32_t>>())
-          << name << ": " << texts[i];
+      if (squeezed || !prefix || !texts[i].starts_with(' '))
+        EXPECT_EQ(t.encode(texts[i], false), j["cases"][name]["ids"][i].get<std::vector<int32_t>>())
+            << name << ": " << texts[i];
   }
   put("tokenizer_config.json", R"({"legacy": false})");
   const Tokenizer modern = load();
   const std::vector<int32_t> eos{2};
   EXPECT_EQ(modern.encode("</s>", false), eos);
   EXPECT_EQ(modern.decode(modern.encode("a</s>b", false), false), "a</s>b");  // no space behind the special token
-  put("tokenizer_config.json", R"({"add_bos_token": false, "added_tokens_decoder":
-      {"420": {"content": "<|user|>", "special": true}, "421": {"content": "plain", "special": false}}})");
   // As transformers' LlamaTokenizer: no space behind a special token, one with "legacy", never two.
   const auto pieces = [this](const char* config) {
     put("tokenizer_config.json", config);
@@ -192,11 +193,20 @@ TEST_F(Folder, ReadsSentencePieceModels) {
     for (const int32_t id : t.encode("</s> a</s>b", false)) out += t.id_to_token(id);
     return out;
   };
-  EXPECT_EQ(pieces("{}"), "</s>\xE2\x96\x81" "a</s>b");
-  EXPECT_EQ(pieces(R"({"legacy": false})"), "</s>\xE2\x96\x81" "a</s>b");
-  EXPECT_EQ(pieces(R"({"legacy": true})"), "</s>\xE2\x96\x81" "a</s>\xE2\x96\x81" "b");
+  put("tokenizer.model", sentencepiece_model("bpe"));
+  EXPECT_EQ(pieces("{}"),
+            "</s>\xE2\x96\x81"
+            "a</s>b");
+  EXPECT_EQ(pieces(R"({"legacy": false})"),
+            "</s>\xE2\x96\x81"
+            "a</s>b");
+  EXPECT_EQ(pieces(R"({"legacy": true})"),
+            "</s>\xE2\x96\x81"
+            "a</s>\xE2\x96\x81"
+            "b");
   put("tokenizer_config.json", R"({"add_bos_token": false, "added_tokens_decoder":
       {"420": {"content": "<|user|>", "special": true}, "421": {"content": "plain", "special": false}}})");
+  put("tokenizer.model", sentencepiece_model("unigram_squeezed"));
   const Tokenizer more = load();
   EXPECT_FALSE(more.adds_bos());
   EXPECT_EQ(more.token_to_id("<|user|>"), 420);
@@ -256,8 +266,8 @@ TEST_F(Folder, AVocabularyBeyondTheModelIsRefused) {
     Tokenizer::from_folder(path_.string(), tokens - 6);
     ADD_FAILURE() << "accepted";
   } catch (const FormatError& e) {
-    const auto said = "tokenizer.json has " + std::to_string(tokens) + " tokens, vocab_size is " +
-                      std::to_string(tokens - 6);
+    const auto said =
+        "tokenizer.json has " + std::to_string(tokens) + " tokens, vocab_size is " + std::to_string(tokens - 6);
     EXPECT_NE(std::string(e.what()).find(said), std::string::npos) << e.what();
   }
 }
@@ -340,6 +350,7 @@ TEST(Tokenizer, StreamedPiecesAreWholeCharactersAndJoinToTheText) {
                                   Tokenizer::from_files(sp, "b")};
   for (const Tokenizer& t : tokenizers) {
     for (const auto& text : texts) {
+      if (text.starts_with(' ') && &t != tokenizers) continue;  // transformers' rule drops one of its spaces
       StreamDecoder stream(t, false);
       std::string all;
       for (const int32_t id : t.encode(text, false)) {
