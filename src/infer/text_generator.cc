@@ -184,6 +184,9 @@ std::string TextGenerator::chat(const std::vector<std::pair<std::string, std::st
   std::vector<ChatMessage> conversation;
   for (const auto& [role, content] : messages) conversation.push_back({role, content});
   const std::string text = ChatTemplate(tokenizer).apply(conversation, true);
+  if (text.empty())
+    throw FormatError(
+        fmt::format("{}: the template writes nothing for this conversation", tokenizer.chat_template_place()));
   return impl_->run(tokenizer.encode(text, false), options, on_text, stats);
 } catch (...) {
   rethrow_as_error("chat");
