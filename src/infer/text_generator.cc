@@ -39,7 +39,7 @@ struct TextGenerator::Impl {
   std::unique_ptr<Head> head;
   std::vector<int32_t> ends;
   double load_seconds = 0;
-  int threads = 0;  // as MachineOptions has it
+  int threads = 0;      // as MachineOptions has it
   bool warned = false;  // of what the tokenizer's files leave open
 
   Impl(const std::string& model, const MachineOptions& machine, bool for_chat);
