@@ -6,8 +6,10 @@
 #include <cctype>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <string_view>
+#include <type_traits>
 
 #include "command.h"
 
@@ -18,12 +20,37 @@ namespace {
   throw UsageError{fmt::format("expected {}, found '{}'", wanted, text)};
 }
 
+#ifdef __cpp_lib_to_chars
+using std::from_chars;
+#else
+// Older libc++ lacks from_chars for floating point. No locale is ever set here, so strtod reads as in "C".
+template <typename Number>
+std::from_chars_result from_chars(const char* begin, const char* end, Number& value) {
+  if constexpr (std::is_integral_v<Number>) {
+    return std::from_chars(begin, end, value);
+  } else {
+    const std::string text(begin, end);
+    // What strtod takes beyond from_chars: blanks, a plus sign, hexadecimal digits.
+    const bool other = text.empty() || std::isspace(static_cast<unsigned char>(text[0])) != 0 || text[0] == '+' ||
+                       text.find_first_of("xX") != std::string::npos;
+    if (other) return {begin, std::errc::invalid_argument};
+    char* stop = nullptr;
+    value = std::strtod(text.c_str(), &stop);
+    if (stop == text.c_str()) return {begin, std::errc::invalid_argument};
+    return {begin + (stop - text.c_str()),
+            std::isinf(value) && std::isdigit(static_cast<unsigned char>(text.back())) != 0
+                ? std::errc::result_out_of_range
+                : std::errc()};
+  }
+}
+#endif
+
 // The whole of `text` as a number, or a UsageError that names what was wanted.
 template <typename Number>
 Number parse_number(const std::string& text, const std::string& wanted) {
   Number value{};
   const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  const auto [stop, error] = from_chars(text.data(), end, value);
   if (error != std::errc() || stop != end || text.empty()) refuse(text, wanted);
   return value;
 }
@@ -67,7 +94,7 @@ uint64_t parse_size(const std::string& text) {
   const std::string wanted = "a size such as 4GiB, 700MB, 512M or a number of bytes";
   const auto unit_start = std::min(text.find_first_not_of("0123456789."), text.size());
   double number = 0;
-  const auto [stop, error] = std::from_chars(text.data(), text.data() + unit_start, number);
+  const auto [stop, error] = from_chars(text.data(), text.data() + unit_start, number);
   if (error != std::errc() || stop != text.data() + unit_start || unit_start == 0) refuse(text, wanted);
   std::string unit = text.substr(unit_start);
   unit.erase(0, unit.find_first_not_of(' ') == std::string::npos ? unit.size() : unit.find_first_not_of(' '));

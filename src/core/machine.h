@@ -1,18 +1,11 @@
-// What the machine is and what the process has used of it.
+// What the machine is and what the process has used of it (platform/machine.h), and a digest.
 #pragma once
 
 #include <cstdint>
-#include <string>
+
+#include "platform/machine.h"
 
 namespace metal_marlin {
-
-std::string cpu_name();
-uint64_t memory_bytes();         // installed, or the control group's limit where that is lower
-uint64_t resident_bytes();       // of this process, now
-uint64_t peak_resident_bytes();  // of this process, so far
-double cpu_seconds();            // user + system time of this process
-double wall_seconds();           // a steady clock
-uint64_t free_disk_bytes(const std::string& path);
 
 // FNV-1a, 64 bit, continued from `state`: for digests of configurations and files (not a cryptographic hash).
 uint64_t fnv1a(const void* data, uint64_t size, uint64_t state = 0xcbf29ce484222325u) noexcept;

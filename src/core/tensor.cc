@@ -3,13 +3,14 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <metal_marlin/error.h>
-#include <sys/mman.h>
 
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <utility>
+
+#include "platform/mapping.h"
 
 namespace metal_marlin {
 namespace {
@@ -18,9 +19,9 @@ constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kAlign = 64;
 
 std::byte* map(size_t bytes, size_t asked) {
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) throw SystemError(fmt::format("out of memory: {} MiB were asked for", asked >> 20));
-  return static_cast<std::byte*>(p);
+  std::byte* p = map_memory(bytes);
+  if (p == nullptr) throw SystemError(fmt::format("out of memory: {} MiB were asked for", asked >> 20));
+  return p;
 }
 
 // Whole huge pages: most buffers live for one batch of tokens, and the faults of their small pages would take a tenth
@@ -28,11 +29,9 @@ std::byte* map(size_t bytes, size_t asked) {
 std::byte* map_huge_pages(size_t bytes, size_t asked) {
   std::byte* p = map(bytes + kHugePage, asked);
   const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(p) % kHugePage) % kHugePage;
-  if (before > 0) munmap(p, before);
-  if (before < kHugePage) munmap(p + before + bytes, kHugePage - before);
-#ifdef MADV_HUGEPAGE
-  madvise(p + before, bytes, MADV_HUGEPAGE);  // refusal costs only time
-#endif
+  if (before > 0) unmap_memory(p, before);
+  if (before < kHugePage) unmap_memory(p + before + bytes, kHugePage - before);
+  prefer_huge_pages(p + before, bytes);
   return p + before;
 }
 }  // namespace
@@ -67,7 +66,7 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
   if (mapped_ > 0) {
-    munmap(data_, mapped_);
+    unmap_memory(data_, mapped_);
   } else {
     std::free(data_);
   }

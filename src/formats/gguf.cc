@@ -463,7 +463,10 @@ int64_t GgufTensor::row_bytes() const noexcept {
   return shape.back() / info.block * info.bytes;
 }
 
-GgufFile::GgufFile(const std::string& path) : file_(path), content_(parse_gguf(file_.bytes(), path)) {
+GgufFile::GgufFile(const std::string& path) : GgufFile(MappedFile(path)) {}
+
+GgufFile::GgufFile(MappedFile file)
+    : file_(std::move(file)), content_(file_.checked([&] { return parse_gguf(file_.bytes(), file_.path()); })) {
   index_.reserve(content_.tensors.size());
   for (size_t i = 0; i < content_.tensors.size(); ++i) index_.emplace(content_.tensors[i].name, i);
 }

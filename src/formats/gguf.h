@@ -96,6 +96,7 @@ GgufContent parse_gguf(std::span<const std::byte> file, const std::string& name)
 class GgufFile {
  public:
   explicit GgufFile(const std::string& path);
+  explicit GgufFile(MappedFile file);
 
   const std::string& path() const noexcept { return file_.path(); }
   uint32_t version() const noexcept { return content_.version; }
@@ -104,6 +105,7 @@ class GgufFile {
   const GgufTensor* find(std::string_view name) const noexcept;  // nullptr: not there
   const GgufTensor& get(std::string_view name) const;            // FormatError naming file and tensor: not there
   void release(const GgufTensor& tensor) const noexcept { file_.release(tensor.bytes); }
+  const MappedFile& mapped() const noexcept { return file_; }
 
  private:
   MappedFile file_;

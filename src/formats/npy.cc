@@ -304,7 +304,7 @@ OwnedTensor parse_npy(std::span<const std::byte> npy, const std::string& name) {
 
 OwnedTensor read_npy(const std::string& path) {
   const MappedFile file(path);
-  return parse_npy(file.bytes(), path);
+  return file.checked([&] { return parse_npy(file.bytes(), path); });
 }
 
 void convert_to_f32(const TensorView& tensor, float* out) {

@@ -13,6 +13,7 @@
 #include "core/machine.h"
 #include "formats/npz_internal.h"
 #include "formats/text.h"
+#include "platform/file.h"
 
 namespace metal_marlin {
 namespace {
@@ -49,8 +50,12 @@ struct NpzFile::Archive {
 
   void open(const std::string& file) {
     int code = 0;
-    zip.reset(zip_open(file.c_str(), ZIP_RDONLY, &code));
-    if (zip) return;
+    UniqueFd fd = open_regular_file(file);
+    zip.reset(zip_fdopen(fd.get(), 0, &code));
+    if (zip) {
+      fd.release();  // libzip closes it
+      return;
+    }
     zip_error_t error;
     zip_error_init_with_code(&error, code);
     const std::string text = zip_error_strerror(&error);

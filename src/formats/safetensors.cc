@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/checked.h"
+#include "core/model_file.h"
 #include "formats/strict_json.h"
 #include "formats/text.h"
 
@@ -340,8 +341,10 @@ SafetensorsContent parse_safetensors(std::span<const std::byte> file, const std:
   return content;
 }
 
-SafetensorsFile::SafetensorsFile(const std::string& path)
-    : file_(path), content_(parse_safetensors(file_.bytes(), path)) {
+SafetensorsFile::SafetensorsFile(const std::string& path) : SafetensorsFile(MappedFile(path)) {}
+
+SafetensorsFile::SafetensorsFile(MappedFile file)
+    : file_(std::move(file)), content_(file_.checked([&] { return parse_safetensors(file_.bytes(), file_.path()); })) {
   index_.reserve(content_.tensors.size());
   for (size_t i = 0; i < content_.tensors.size(); ++i) index_.emplace(content_.tensors[i].name, i);
 }
@@ -486,7 +489,7 @@ SafetensorsIndex parse_index(std::string_view text, const std::string& name) {
 }
 
 SafetensorsIndex read_index(const std::string& path) {
-  return parse_index(read_text_file(path, kHeaderLimit), path);
+  return parse_index(read_model_text(path, kHeaderLimit), path);
 }
 
 void write_index(const std::string& path, const SafetensorsIndex& index) {
@@ -538,7 +541,7 @@ ShardedSafetensors::ShardedSafetensors(const std::string& index_path) : index_(r
   require_shards(index_, files, folder, index_path);
   shards_.reserve(files.size());
   for (const std::string& file : files) {
-    const SafetensorsFile& shard = shards_.emplace_back(folder + file);
+    const SafetensorsFile& shard = shards_.emplace_back(map_model_file(folder + file));
     by_file[file] = &shard;
     for (const TensorView& tensor : shard.tensors()) {
       const auto placed = index_.weight_map.find(tensor.name);

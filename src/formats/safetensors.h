@@ -33,6 +33,7 @@ class SafetensorsFile {
  public:
   // Throws SystemError as MappedFile does, else as parse_safetensors.
   explicit SafetensorsFile(const std::string& path);
+  explicit SafetensorsFile(MappedFile file);
 
   const std::string& path() const noexcept { return file_.path(); }
   const std::vector<TensorView>& tensors() const noexcept { return content_.tensors; }  // in data order
@@ -41,6 +42,9 @@ class SafetensorsFile {
   const TensorView& get(std::string_view name) const;            // FormatError naming file and tensor: not there
   // The tensor's pages leave the resident set; reading it later maps them again.
   void release(const TensorView& tensor) const noexcept { file_.release(tensor.bytes); }
+  // To be called between copying bytes out and using the copy (see MappedFile).
+  void check_unchanged() const { file_.check_unchanged(); }
+  const MappedFile& mapped() const noexcept { return file_; }
 
  private:
   MappedFile file_;
@@ -105,8 +109,9 @@ void write_index(const std::string& path, const SafetensorsIndex& index);
 // "model-00001-of-00003.safetensors"; shard is 1-based.
 std::string shard_name(int shard, int shards, std::string_view stem = "model");
 
-// All shards of an index, opened and checked against it: FormatError when a shard lacks a tensor that the map places
-// there or holds one that the map does not, SystemError when a shard is missing.
+// All shards of an index, opened as files of a model (core/model_file.h) and checked against it: FormatError when a
+// shard lacks a tensor that the map places there or holds one that the map does not, SystemError when a shard is
+// missing.
 class ShardedSafetensors {
  public:
   explicit ShardedSafetensors(const std::string& index_path);

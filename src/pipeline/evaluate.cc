@@ -3,8 +3,6 @@
 #include <metal_marlin/error.h>
 #include <metal_marlin/evaluate.h>
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -166,8 +164,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
                                   memory_budget(machine) >> 20, least >> 20));
   }
   const auto scratch = [&](const char* name) {
-    return spill ? (std::filesystem::temp_directory_path() / fmt::format("metal-marlin-{}-{}", getpid(), name)).string()
-                 : std::string();
+    return spill ? (std::filesystem::temp_directory_path() / name).string() : std::string();
   };
   Stream stream(*source, chunks, precision, scratch("model"));
   std::unique_ptr<Stream> reference_stream;

@@ -3,7 +3,6 @@
 #include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
 
-#include <unistd.h>
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -39,8 +38,7 @@ std::string sensitivity_of_model(const std::string& model, const QuantizeOptions
     throw ArgumentError(fmt::format("{}: no linear can be quantized (first reason: {})", source->path(),
                                     layers.front().skipped.front().reason));
   }
-  const std::string scratch =
-      (std::filesystem::temp_directory_path() / fmt::format("metal-marlin-{}", getpid())).string();
+  const std::string scratch = (std::filesystem::temp_directory_path() / "states").string();
   const TextSizes sizes = expected_sizes(*source, o);
   plan_memory(*source, recipe, o, sizes.calibration, 0, "");
   const RunTexts texts = prepare_texts(*source, o, tracker, scratch);

@@ -1,13 +1,8 @@
 #include "pipeline/state_store.h"
 
-#include <fcntl.h>
-#include <fmt/format.h>
-#include <metal_marlin/error.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstring>
 
+#include "core/atomic_file.h"
 #include "model/model.h"
 #include "source/model_source.h"
 
@@ -28,52 +23,25 @@ StateStore::StateStore(const std::vector<int64_t>& lengths, int64_t hidden, cons
     memory_ = Matrix(rows_, hidden_);
     return;
   }
-  fd_ = open(scratch.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (fd_ < 0) throw SystemError(fmt::format("{}: cannot create the scratch file: {}", scratch, std::strerror(errno)));
-  unlink(scratch.c_str());
-  const int64_t bytes = rows_ * hidden_ * static_cast<int64_t>(sizeof(float));
-  if (const int code = bytes > 0 ? posix_fallocate(fd_, 0, bytes) : 0; code != 0) {
-    const std::string reason = std::strerror(code);
-    close(fd_);
-    throw SystemError(fmt::format("{}: cannot reserve {} MiB for the scratch file: {}", scratch, bytes >> 20, reason));
-  }
-}
-
-StateStore::~StateStore() {
-  if (fd_ >= 0) close(fd_);
+  fd_ = open_scratch_file(scratch);
+  reserve_file(fd_, static_cast<uint64_t>(rows_ * hidden_) * sizeof(float), path_ + " (scratch file)");
 }
 
 void StateStore::read_rows(int64_t first, int64_t count, float* out) const {
   const size_t bytes = static_cast<size_t>(count * hidden_) * sizeof(float);
-  if (fd_ < 0) {
-    if (bytes > 0) std::memcpy(out, memory_.data() + first * hidden_, bytes);
-    return;
-  }
-  for (size_t done = 0; done < bytes;) {
-    const ssize_t n =
-        pread(fd_, reinterpret_cast<char*>(out) + done, bytes - done, first * hidden_ * 4 + static_cast<off_t>(done));
-    if (n <= 0) {
-      if (n < 0 && errno == EINTR) continue;
-      throw SystemError(fmt::format("{}: cannot read the scratch file: {}", path_, std::strerror(errno)));
-    }
-    done += static_cast<size_t>(n);
+  if (fd_) {
+    read_at(fd_, out, bytes, static_cast<uint64_t>(first * hidden_) * sizeof(float), path_ + " (scratch file)");
+  } else if (bytes > 0) {
+    std::memcpy(out, memory_.data() + first * hidden_, bytes);
   }
 }
 
 void StateStore::write_rows(int64_t first, int64_t count, const float* in) {
   const size_t bytes = static_cast<size_t>(count * hidden_) * sizeof(float);
-  if (fd_ < 0) {
-    if (bytes > 0) std::memcpy(memory_.data() + first * hidden_, in, bytes);
-    return;
-  }
-  for (size_t done = 0; done < bytes;) {
-    const ssize_t n = pwrite(fd_, reinterpret_cast<const char*>(in) + done, bytes - done,
-                             first * hidden_ * 4 + static_cast<off_t>(done));
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      throw SystemError(fmt::format("{}: cannot write the scratch file: {}", path_, std::strerror(errno)));
-    }
-    done += static_cast<size_t>(n);
+  if (fd_) {
+    write_at(fd_, in, bytes, static_cast<uint64_t>(first * hidden_) * sizeof(float), path_ + " (scratch file)");
+  } else if (bytes > 0) {
+    std::memcpy(memory_.data() + first * hidden_, in, bytes);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "platform/file.h"
 #include "source/text.h"
 
 namespace metal_marlin {
@@ -23,10 +24,9 @@ class StateStore {
     std::vector<int64_t> lengths;
   };
 
-  // Batches hold about `batch_tokens` rows, at least one sequence. `scratch`: path of a scratch file, which is deleted
-  // at once and vanishes with the process; empty: memory.
+  // Batches hold about `batch_tokens` rows, at least one sequence. `scratch`: the scratch file lies in the folder of
+  // this path, without a name, and vanishes with the process; empty: memory.
   StateStore(const std::vector<int64_t>& lengths, int64_t hidden, const std::string& scratch, int64_t batch_tokens);
-  ~StateStore();
   StateStore(const StateStore&) = delete;
   StateStore& operator=(const StateStore&) = delete;
 
@@ -45,7 +45,7 @@ class StateStore {
   int64_t rows_ = 0;
   int64_t hidden_ = 0;
   Matrix memory_;
-  int fd_ = -1;
+  UniqueFd fd_;
   std::string path_;
 };
 

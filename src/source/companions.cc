@@ -1,15 +1,13 @@
 #include "source/companions.h"
 
+#include <metal_marlin/error.h>
+
 #include <algorithm>
-#include <array>
 #include <cctype>
-#include <filesystem>
 #include <string_view>
 
 namespace metal_marlin {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr const char* kDetermining[] = {"tokenizer.json",
                                         "tokenizer_config.json",
@@ -71,41 +69,30 @@ bool is_licence(const std::string& name) {
                      [&](std::string_view start) { return small.starts_with(start); });
 }
 
-// Of folder/snapshots/COMMIT the cache's files lie in folder/blobs.
-bool stays_inside(const fs::path& file, const fs::path& folder) {
-  std::error_code code;
-  if (!fs::is_symlink(file, code)) return true;
-  const fs::path target = fs::canonical(file, code);
-  if (code) return false;
-  const fs::path home = fs::canonical(folder, code);
-  if (code) return false;
-  return target.parent_path() == home || target.parent_path() == home.parent_path().parent_path() / "blobs";
-}
-
 }  // namespace
 
-std::vector<std::string> determining_files(const std::string& folder) {
+std::vector<std::string> determining_files(const ModelFolder& folder) {
   std::vector<std::string> names;
-  std::error_code code;
   for (const char* name : kDetermining) {
-    if (fs::is_regular_file(fs::path(folder) / name, code)) names.emplace_back(name);
+    if (folder.folder().status(name).kind != FileKind::kNone) names.emplace_back(name);
   }
   return names;
 }
 
-std::vector<std::string> companion_names(const std::string& folder, bool whole) {
+std::vector<std::string> companion_names(const ModelFolder& folder, bool whole) {
   std::vector<std::string> names = determining_files(folder);
   std::vector<std::string> others;
-  std::error_code code;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, code)) {
-    const std::string name = entry.path().filename().string();
+  for (const std::string& name : folder.folder().names()) {
     if (!goes_along(name) || !(whole || is_licence(name)) || std::find(names.begin(), names.end(), name) != names.end())
       continue;
-    std::error_code unread;
-    if (!entry.is_regular_file(unread) || entry.file_size(unread) > kLargest || unread) continue;
-    if (stays_inside(entry.path(), folder)) others.push_back(name);
+    const FileKind kind = folder.folder().status(name).kind;
+    if ((kind != FileKind::kRegular && kind != FileKind::kLink) || folder.leads_out(name)) continue;
+    try {
+      if (status_of(folder.open(name), name).identity.size <= kLargest) others.push_back(name);
+    } catch (const SystemError&) {
+      continue;  // not readable, or a link to a folder: nothing that the model needs
+    }
   }
-  std::sort(others.begin(), others.end());
   names.insert(names.end(), others.begin(), others.end());
   return names;
 }

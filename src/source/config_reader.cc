@@ -7,7 +7,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "core/atomic_file.h"
+#include "core/model_file.h"
 #include "formats/json_fault.h"
 
 namespace metal_marlin {
@@ -37,7 +37,7 @@ json read_json_object(const std::string& path) {
       throw FormatError(fmt::format("{}: expected at most {} levels of nesting, found more", path, kDeepest));
     return true;
   };
-  const std::string text = read_text_file(path, kConfigLimit);
+  const std::string text = read_model_text(path, kConfigLimit);
   json j = json::parse(text, watch, false);
   if (j.is_discarded()) throw FormatError(fmt::format("{}: {}; fetch the file again", path, json_fault_text(text)));
   if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object, found {}", path, j.type_name()));

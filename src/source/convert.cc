@@ -12,7 +12,6 @@
 
 #include "core/half.h"
 #include "core/machine.h"
-#include "core/mapped_file.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 
@@ -96,24 +95,24 @@ uint64_t digest_sample(std::span<const std::byte> bytes, uint64_t state) {
   return state;
 }
 
-uint64_t digest_file(const std::string& path, uint64_t state) {
+uint64_t digest_file(const MappedFile& file, uint64_t state) {
   constexpr uint64_t kWhole = uint64_t{1} << 30;
   constexpr size_t kPiece = size_t{4} << 20;
-  std::error_code code;
-  const uint64_t size = fs::file_size(path, code);
-  if (code) return state;
+  const uint64_t size = file.identity().size;
   state = fnv1a(&size, sizeof size, state);
   if (size > kWhole) {
-    const int64_t changed = fs::last_write_time(path, code).time_since_epoch().count();
+    const int64_t changed = file.identity().changed_ns;
     return fnv1a(&changed, sizeof changed, state);
   }
-  const MappedFile file(path);
-  for (size_t at = 0; at < file.bytes().size(); at += kPiece) {
-    const auto piece = file.bytes().subspan(at, std::min(kPiece, file.bytes().size() - at));
-    state = fnv1a(piece.data(), piece.size(), state);
-    file.release(piece);
-  }
-  return state;
+  return file.checked([&] {
+    uint64_t digest = state;
+    for (size_t at = 0; at < file.bytes().size(); at += kPiece) {
+      const auto piece = file.bytes().subspan(at, std::min(kPiece, file.bytes().size() - at));
+      digest = fnv1a(piece.data(), piece.size(), digest);
+      file.release(piece);
+    }
+    return digest;
+  });
 }
 
 uint64_t digest_header(const std::string& name, std::string_view type, std::span<const int64_t> shape, uint64_t state) {

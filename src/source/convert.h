@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/mapped_file.h"
 #include "core/tensor.h"
 
 namespace metal_marlin {
@@ -25,7 +26,7 @@ void check_rows(const std::string& name, int64_t first, int64_t rows, int64_t al
 // Digest of 16 pages of 4 KiB, evenly spaced, and of the size.
 uint64_t digest_sample(std::span<const std::byte> bytes, uint64_t state);
 // Digest of a file: of its bytes up to 1 GiB, else of its size and time of last change.
-uint64_t digest_file(const std::string& path, uint64_t state);
+uint64_t digest_file(const MappedFile& file, uint64_t state);
 // Digest of name, type and shape.
 uint64_t digest_header(const std::string& name, std::string_view type, std::span<const int64_t> shape, uint64_t state);
 

@@ -12,6 +12,7 @@
 
 #include "core/half.h"
 #include "core/machine.h"
+#include "core/model_file.h"
 #include "core/threads.h"
 #include "formats/gguf.h"
 #include "source/convert.h"
@@ -47,7 +48,7 @@ int64_t file_row(int64_t r, int64_t rows, int64_t heads) {
 
 class GgufSource : public ModelSource {
  public:
-  explicit GgufSource(const std::string& path) : file_(path) {
+  GgufSource(MappedFile file, const std::string& path) : file_(std::move(file)) {
     path_ = path;
     format_ = "gguf";
     const std::string architecture = file_.metadata().get_string("general.architecture");
@@ -113,28 +114,15 @@ class GgufSource : public ModelSource {
     const auto [all, columns] = matrix_shape(e.tensor->shape, name, path_);
     if (rows < 0) rows = all - first_row;
     check_rows(name, first_row, rows, all);
-    Matrix m(rows, columns);
-    if (e.heads == 0) {
-      dequantize_rows(*e.tensor, first_row, rows, m.data());
-    } else if (e.tensor->shape.size() == 1) {
-      std::vector<float> values(static_cast<size_t>(columns));
-      dequantize_rows(*e.tensor, 0, 1, values.data());
-      for (int64_t c = 0; c < columns; ++c) m(0, c) = values[static_cast<size_t>(file_row(c, columns, e.heads))];
-    } else {
-      parallel_for(rows, [&, columns = columns, all = all](int64_t r) {
-        dequantize_rows(*e.tensor, file_row(first_row + r, all, e.heads), 1, m.data() + r * columns);
-      });
-    }
-    if (e.minus_one) {
-      for (float& v : m.values()) v -= 1.0F;
-    }
-    return m;
+    return file_.mapped().checked([&, columns = columns, all = all] { return read(e, first_row, rows, all, columns); });
   }
 
   std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
     get(name);
     return std::nullopt;  // ggml's blocks are another grid
   }
+
+  void check_unchanged() const override { file_.mapped().check_unchanged(); }
 
   void release(const std::string& name) const override {
     if (const auto it = entries_.find(name); it != entries_.end()) file_.release(*it->second.tensor);
@@ -157,7 +145,7 @@ class GgufSource : public ModelSource {
   }
 
   uint64_t digest() const override {
-    uint64_t h = digest_file(path_, fnv1a(nullptr, 0));
+    uint64_t h = digest_file(file_.mapped(), fnv1a(nullptr, 0));
     const std::string config = config_json_->dump();
     h = fnv1a(config.data(), config.size(), h);
     if (const auto* tokens = file_.metadata().find_strings("tokenizer.ggml.tokens")) {
@@ -168,10 +156,31 @@ class GgufSource : public ModelSource {
       h = digest_sample(e.tensor->bytes, h);
       release(name);
     }
+    check_unchanged();
     return h;
   }
 
  private:
+  // Rows of a tensor of `all` rows, un-permuted, as f32.
+  Matrix read(const Entry& e, int64_t first_row, int64_t rows, int64_t all, int64_t columns) const {
+    Matrix m(rows, columns);
+    if (e.heads == 0) {
+      dequantize_rows(*e.tensor, first_row, rows, m.data());
+    } else if (e.tensor->shape.size() == 1) {
+      std::vector<float> values(static_cast<size_t>(columns));
+      dequantize_rows(*e.tensor, 0, 1, values.data());
+      for (int64_t c = 0; c < columns; ++c) m(0, c) = values[static_cast<size_t>(file_row(c, columns, e.heads))];
+    } else {
+      parallel_for(rows, [&](int64_t r) {
+        dequantize_rows(*e.tensor, file_row(first_row + r, all, e.heads), 1, m.data() + r * columns);
+      });
+    }
+    if (e.minus_one) {
+      for (float& v : m.values()) v -= 1.0F;
+    }
+    return m;
+  }
+
   const Entry& get(const std::string& name) const {
     const auto it = entries_.find(name);
     if (it == entries_.end()) throw FormatError(fmt::format("{}: tensor {} is missing", path_, name));
@@ -262,8 +271,8 @@ class GgufSource : public ModelSource {
 
 }  // namespace
 
-std::unique_ptr<ModelSource> open_gguf_source(const std::string& path) {
-  return std::make_unique<GgufSource>(path);
+std::unique_ptr<ModelSource> open_gguf_source(const std::string& path, bool of_folder) {
+  return std::make_unique<GgufSource>(of_folder ? map_model_file(path) : MappedFile(path), path);
 }
 
 }  // namespace metal_marlin

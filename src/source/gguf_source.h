@@ -8,7 +8,8 @@
 
 namespace metal_marlin {
 
-// `path`: a .gguf file. Throws as ModelSource::open.
-std::unique_ptr<ModelSource> open_gguf_source(const std::string& path);
+// `path`: a .gguf file. `of_folder`: a folder was named and the file found in it, so a link must not lead out of it.
+// Throws as ModelSource::open.
+std::unique_ptr<ModelSource> open_gguf_source(const std::string& path, bool of_folder);
 
 }  // namespace metal_marlin

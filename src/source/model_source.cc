@@ -91,7 +91,7 @@ std::unique_ptr<ModelSource> ModelSource::open(const std::string& model) {
       if (name.ends_with(".gguf")) ggufs.push_back(p / name);
       weights = weights || name.ends_with(".safetensors");
     }
-    if (ggufs.size() == 1) return open_gguf_source(ggufs.front().string());
+    if (ggufs.size() == 1) return open_gguf_source(ggufs.front().string(), true);
     // A run with several formats leaves one subfolder each.
     std::string inside;
     for (const std::string& name : names_in_folder(path)) {
@@ -104,7 +104,7 @@ std::unique_ptr<ModelSource> ModelSource::open(const std::string& model) {
                     : weights      ? std::string("weights without a config.json; copy it from the model's repository")
                                    : std::string("neither")));
   }
-  if (p.extension() == ".gguf") return open_gguf_source(path);
+  if (p.extension() == ".gguf") return open_gguf_source(path, false);
   if (p.extension() == ".safetensors") return open_safetensors_source(path);
   throw UnsupportedError(fmt::format("{}: expected a folder, or a file named .safetensors or .gguf", path));
 }

@@ -85,6 +85,9 @@ class ModelSource {
     static_cast<void>(codes);
     return std::nullopt;
   }
+  // SystemError naming the file when a file of the weights is no longer what it was when the model was opened. Every
+  // load() says so too, of the file that it reads.
+  virtual void check_unchanged() const = 0;
   // Gives back the memory that loading `name` mapped.
   virtual void release(const std::string& name) const = 0;
 

@@ -109,7 +109,7 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
     const std::pair<const char*, const char*> others[] = {{"quantize_config.json", "gptq"},
                                                           {"quant_config.json", "awq"}};
     const auto found = std::find_if(std::begin(others), std::end(others), [&](const auto& other) {
-      return fs::is_regular_file(fs::path(folder) / other.first);
+      return fs::exists(fs::symlink_status(fs::path(folder) / other.first));
     });
     if (found == std::end(others)) return {};
     path = (fs::path(folder) / found->first).string();

@@ -14,6 +14,7 @@
 
 #include "core/atomic_file.h"
 #include "core/machine.h"
+#include "core/model_file.h"
 #include "formats/safetensors.h"
 #include "pack/native.h"
 #include "source/companions.h"
@@ -54,7 +55,8 @@ class SafetensorsSource : public ModelSource {
     const fs::path place = folder ? fs::path(path) : fs::path(path).parent_path();
     folder_ = place.empty() ? std::string(".") : place.string();
     const std::string config_path = (fs::path(folder_) / "config.json").string();
-    if (!fs::exists(config_path)) {
+    model_folder_ = std::make_unique<ModelFolder>(folder_);
+    if (model_folder_->folder().status("config.json").kind == FileKind::kNone) {
       throw FormatError(fmt::format(
           "{}: expected a config.json beside the weights, found none; copy it from the model's repository", folder_));
     }
@@ -72,6 +74,10 @@ class SafetensorsSource : public ModelSource {
     read_generation_config();
     open_files(folder);
     collect(wrapped);
+    for (const std::string& name : companion_names(*model_folder_, folder)) {
+      const std::string path_of_it = model_folder_->folder().path_of(name);
+      companions_.emplace_back(name, status_of(model_folder_->open(name), path_of_it).identity);
+    }
   }
 
   std::vector<CheckpointTensor> tensors() const override { return describe(entries_); }
@@ -80,14 +86,16 @@ class SafetensorsSource : public ModelSource {
 
   OwnedTensor load_stored(const std::string& name) const override {
     const Entry& e = get(name);
-    if (!e.plain()) return to_f16(name, e.shape, load(name, 0, -1));
+    if (!e.plain()) return checked(e, [&] { return to_f16(name, e.shape, load(name, 0, -1)); });
     if (e.main->dtype != DType::kF32 && e.main->dtype != DType::kF16 && e.main->dtype != DType::kBF16) {
       throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", e.file->path(), name,
                                          dtype_name(e.main->dtype)));
     }
-    OwnedTensor t{name, e.main->dtype, e.shape, Buffer(e.main->bytes.size())};
-    if (!e.main->bytes.empty()) std::memcpy(t.bytes.data(), e.main->bytes.data(), t.bytes.size());
-    return t;
+    return checked(e, [&] {
+      OwnedTensor t{name, e.main->dtype, e.shape, Buffer(e.main->bytes.size())};
+      if (!e.main->bytes.empty()) std::memcpy(t.bytes.data(), e.main->bytes.data(), t.bytes.size());
+      return t;
+    });
   }
 
   Matrix load(const std::string& name, int64_t first_row, int64_t rows) const override {
@@ -95,26 +103,12 @@ class SafetensorsSource : public ModelSource {
     const auto [all, columns] = matrix_shape(e.shape, name, e.file->path());
     if (rows < 0) rows = all - first_row;
     check_rows(name, first_row, rows, all);
-    Matrix m(rows, columns);
-    if (e.plain()) {
-      to_f32(*e.main, e.file->path(), first_row * columns, rows * columns, m.data());
-      return m;
-    }
-    const QuantizedTensor q = codes(name, e);
-    dequantize_rows(q, first_row, rows, m.data());
-    if (has_q_scale(e)) {
-      const auto scale = unpack_q_scale(*e.packed.channels, columns, name);
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t k = 0; k < columns; ++k) m(r, k) /= scale[static_cast<size_t>(k)];
-      }
-    }
-    return m;
+    return checked(e, [&, columns = columns] { return read(name, e, first_row, rows, columns); });
   }
-
   std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
     const Entry& e = get(name);
     if (e.plain() || has_q_scale(e)) return std::nullopt;
-    QuantizedTensor q = codes(name, e);
+    QuantizedTensor q = checked(e, [&] { return codes(name, e); });
     if (!q.group_index.empty()) return std::nullopt;
     return q;
   }
@@ -122,7 +116,12 @@ class SafetensorsSource : public ModelSource {
   std::optional<StoredCodes> load_codes(const std::string& name, Codes with) const override {
     const Entry& e = get(name);
     if (e.plain()) return std::nullopt;
-    return StoredCodes{codes(name, e, with), read_q_scale(packed_, e.packed, e.shape[1], name)};
+    return checked(
+        e, [&] { return StoredCodes{codes(name, e, with), read_q_scale(packed_, e.packed, e.shape[1], name)}; });
+  }
+
+  void check_unchanged() const override {
+    for (const auto& file : files_) file->check_unchanged();
   }
 
   void release(const std::string& name) const override {
@@ -141,13 +140,15 @@ class SafetensorsSource : public ModelSource {
   }
 
   std::vector<std::pair<std::string, std::string>> companion_files() const override {
-    return read_files(companion_names(folder_, fs::is_directory(path_)));
+    std::vector<std::pair<std::string, std::string>> out;
+    for (const auto& [name, identity] : companions_) out.emplace_back(name, read_companion(name, identity));
+    return out;
   }
 
   uint64_t digest() const override {
     const std::string config = config_json_->dump();
     uint64_t h = fnv1a(config.data(), config.size());
-    for (const auto& file : files_) h = digest_file(file->path(), h);
+    for (const auto& file : files_) h = digest_file(file->mapped(), h);
     for (const auto& [name, e] : entries_) {
       for (const TensorView* part : e.parts()) {
         if (part == nullptr) continue;
@@ -156,16 +157,59 @@ class SafetensorsSource : public ModelSource {
       }
       release(name);
     }
-    for (const auto& [name, text] : read_files(determining_files(folder_))) h = fnv1a(text.data(), text.size(), h);
+    check_unchanged();
+    for (const std::string& name : determining_files(*model_folder_)) {
+      const auto companion = std::find_if(companions_.begin(), companions_.end(),
+                                          [&, &wanted = name](const auto& c) { return c.first == wanted; });
+      if (companion == companions_.end()) continue;  // came after the model was opened: no part of it
+      const std::string text = read_companion(name, companion->second);
+      h = fnv1a(text.data(), text.size(), h);
+    }
     return h;
   }
 
  private:
-  std::vector<std::pair<std::string, std::string>> read_files(const std::vector<std::string>& names) const {
-    std::vector<std::pair<std::string, std::string>> out;
-    for (const std::string& name : names)
-      out.emplace_back(name, read_text_file((fs::path(folder_) / name).string(), kCompanionLimit));
-    return out;
+  // The content of a companion, as it was when the model was opened.
+  std::string read_companion(const std::string& name, const FileIdentity& identity) const {
+    const std::string path = model_folder_->folder().path_of(name);
+    const UniqueFd fd = model_folder_->open(name);
+    if (status_of(fd, path).identity != identity) {
+      throw SystemError(fmt::format(
+          "{}: changed since the model was opened; put the file back as it was, or start again with the new one",
+          path));
+    }
+    return read_text_file(fd, path, kCompanionLimit);
+  }
+
+  // What `read` makes of the tensor's mapped bytes. A file that changed meanwhile counts more than an error of `read`.
+  template <typename Read>
+  auto checked(const Entry& e, const Read& read) const -> decltype(read()) {
+    if (e.plain()) return e.file->mapped().checked(read);
+    try {
+      auto out = read();
+      check_unchanged();  // the parts may lie in several files
+      return out;
+    } catch (const Error&) {
+      check_unchanged();
+      throw;
+    }
+  }
+
+  Matrix read(const std::string& name, const Entry& e, int64_t first_row, int64_t rows, int64_t columns) const {
+    Matrix m(rows, columns);
+    if (e.plain()) {
+      to_f32(*e.main, e.file->path(), first_row * columns, rows * columns, m.data());
+      return m;
+    }
+    const QuantizedTensor q = codes(name, e);
+    dequantize_rows(q, first_row, rows, m.data());
+    if (has_q_scale(e)) {
+      const auto scale = unpack_q_scale(*e.packed.channels, columns, name);
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t k = 0; k < columns; ++k) m(r, k) /= scale[static_cast<size_t>(k)];
+      }
+    }
+    return m;
   }
 
   const Entry& get(const std::string& name) const {
@@ -201,7 +245,7 @@ class SafetensorsSource : public ModelSource {
 
   void read_generation_config() {
     const std::string path = (fs::path(folder_) / "generation_config.json").string();
-    if (!fs::is_regular_file(path)) return;
+    if (model_folder_->folder().status("generation_config.json").kind == FileKind::kNone) return;
     const json j = read_json_object(path);
     for (const int64_t id : ConfigReader(j, path).find_ints("eos_token_id", -1, kLargestSize)) {
       const auto token = static_cast<int32_t>(id);
@@ -212,7 +256,7 @@ class SafetensorsSource : public ModelSource {
 
   void open_files(bool folder) {
     if (!folder) {
-      files_.push_back(std::make_unique<SafetensorsFile>(path_));
+      files_.push_back(std::make_unique<SafetensorsFile>(path_));  // named by the user, who may name a link
       return;
     }
     std::vector<fs::path> weights;
@@ -238,7 +282,7 @@ class SafetensorsSource : public ModelSource {
       // Opening them through the index checks that map and shards agree.
       const ShardedSafetensors sharded(indices.front().string());
       for (const std::string& name : sharded.index().files())
-        files_.push_back(std::make_unique<SafetensorsFile>((fs::path(folder_) / name).string()));
+        files_.push_back(std::make_unique<SafetensorsFile>(map_model_file((fs::path(folder_) / name).string())));
       return;
     }
     if (weights.empty())
@@ -246,7 +290,7 @@ class SafetensorsSource : public ModelSource {
     std::vector<std::string> names;
     for (const fs::path& p : weights) names.push_back(p.filename().string());
     for (const std::string& name : weights_without_index(folder_, names))
-      files_.push_back(std::make_unique<SafetensorsFile>((fs::path(folder_) / name).string()));
+      files_.push_back(std::make_unique<SafetensorsFile>(map_model_file((fs::path(folder_) / name).string())));
   }
 
   void collect(bool wrapped) {
@@ -349,6 +393,8 @@ class SafetensorsSource : public ModelSource {
   }
 
   std::string folder_;
+  std::unique_ptr<ModelFolder> model_folder_;
+  std::vector<std::pair<std::string, FileIdentity>> companions_;  // as they were when the model was opened
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, Entry> entries_;
   std::map<std::string, Entry> left_out_;

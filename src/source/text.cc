@@ -122,7 +122,8 @@ bool same_text(const std::string& a, const std::string& b) {
   if (fs::file_size(a, code) != fs::file_size(b, code) || code) return false;
   const MappedFile first(a);
   const MappedFile second(b);
-  return std::ranges::equal(first.bytes(), second.bytes());
+  return first.checked(
+      [&] { return second.checked([&] { return std::ranges::equal(first.bytes(), second.bytes()); }); });
 }
 
 int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer) {

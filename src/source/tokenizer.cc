@@ -13,7 +13,7 @@
 #include <unordered_set>
 #include <utility>
 
-#include "core/mapped_file.h"
+#include "core/model_file.h"
 #include "formats/json_fault.h"
 #include "formats/text.h"
 #include "source/gguf_pre_tokenizers.h"
@@ -26,17 +26,12 @@ namespace {
 using Json = nlohmann::json;
 
 // Far above any tokenizer.json in use (Gemma 3: 33 MB); the others are a few hundred kB at most.
-constexpr size_t kLargestFile = size_t{256} << 20;
+constexpr uint64_t kLargestFile = uint64_t{256} << 20;
 
 std::string read_if_there(const std::filesystem::path& path) {
   std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) return {};
-  const MappedFile file(path.string());
-  const auto bytes = file.bytes();
-  if (bytes.size() > kLargestFile)
-    throw FormatError(
-        fmt::format("{}: {} bytes; a tokenizer's file has at most {}", path.string(), bytes.size(), kLargestFile));
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored))) return {};
+  return read_model_text(path.string(), kLargestFile);
 }
 
 // A special token is a string, or an object that holds one as "content" (AddedToken), or null.

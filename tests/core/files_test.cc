@@ -2,8 +2,12 @@
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
@@ -34,6 +38,14 @@ class Files : public testing::Test {
     return "no error";
   }
 
+  // Whatever the folder holds beside the files that a test names.
+  int temporaries() const {
+    int n = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_))
+      n += entry.path().filename().string().starts_with(".metal-marlin-") ? 1 : 0;
+    return n;
+  }
+
   std::string folder_;
 };
 
@@ -45,7 +57,7 @@ TEST_F(Files, NothingAppearsBeforeCommit) {
   EXPECT_FALSE(std::filesystem::exists(path("x")));
   file.commit();
   EXPECT_EQ(read_text_file(path("x")), "hello world");
-  EXPECT_FALSE(std::filesystem::exists(path("x.tmp")));
+  EXPECT_EQ(temporaries(), 0);
 }
 
 TEST_F(Files, WithoutCommitTheOldFileStays) {
@@ -55,7 +67,7 @@ TEST_F(Files, WithoutCommitTheOldFileStays) {
     file.write("new");
   }
   EXPECT_EQ(read_text_file(path("x")), "old");
-  EXPECT_FALSE(std::filesystem::exists(path("x.tmp")));
+  EXPECT_EQ(temporaries(), 0);
   write_text_file(path("x"), "");
   EXPECT_EQ(read_text_file(path("x")), "");
 }
@@ -85,7 +97,7 @@ TEST_F(Files, AFailedWriteLeavesTheOldFile) {
   std::signal(SIGXFSZ, handler);
   EXPECT_NE(text.find("cannot write"), std::string::npos) << text;
   EXPECT_EQ(read_text_file(path("x")), "old");
-  EXPECT_FALSE(std::filesystem::exists(path("x.tmp")));
+  EXPECT_EQ(temporaries(), 0);
 }
 
 TEST_F(Files, MapsAndReleases) {
@@ -108,6 +120,113 @@ TEST_F(Files, MapsAndReleases) {
 TEST_F(Files, MapsAnEmptyFile) {
   write_text_file(path("x"), "");
   EXPECT_TRUE(MappedFile(path("x")).bytes().empty());
+}
+
+// Somebody who can write to the folder puts links where a temporary file might come.
+TEST_F(Files, WritesThroughNoLink) {
+  write_text_file(path("victim"), "precious");
+  std::filesystem::create_symlink(path("victim"), path("x.tmp"));
+  std::filesystem::create_symlink(path("victim"), path("x"));
+  write_text_file(path("x"), "new");
+  EXPECT_EQ(read_text_file(path("victim")), "precious");
+  EXPECT_FALSE(std::filesystem::is_symlink(path("x")));
+  EXPECT_TRUE(std::filesystem::is_symlink(path("x.tmp")));  // not ours: it stays
+}
+
+// kill -9 in the middle: a child leaves its file behind, the next writer removes it. One that is still written stays.
+TEST_F(Files, LeftoversOfKilledProcessesAreRemoved) {
+  const pid_t child = fork();
+  if (child == 0) {
+    auto* file = new AtomicFile(path("x"));
+    file->write("half");
+    kill(getpid(), SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(temporaries(), 1);
+  AtomicFile alive(path("y"));
+  EXPECT_EQ(temporaries(), 1);  // the dead one is gone, the one of `alive` is there
+  write_text_file(path("z"), "z");
+  alive.write("y");
+  alive.commit();
+  EXPECT_EQ(read_text_file(path("y")), "y");
+  EXPECT_EQ(temporaries(), 0);
+  // A name of this form that is no file of ours is left alone.
+  std::filesystem::create_symlink(path("y"), path(".metal-marlin-0123456789abcdef.tmp"));
+  write_text_file(path("z"), "z");
+  EXPECT_TRUE(std::filesystem::is_symlink(path(".metal-marlin-0123456789abcdef.tmp")));
+}
+
+TEST_F(Files, ScratchFilesHaveNoName) {
+  const UniqueFd fd = open_scratch_file(path("scratch"));
+  write_at(fd, "abc", 3, 5, "scratch");
+  char text[3] = {};
+  read_at(fd, text, 3, 5, "scratch");
+  EXPECT_EQ(std::string_view(text, 3), "abc");
+  EXPECT_NE(message([&] { read_at(fd, text, 3, 6, "scratch"); }).find("ends at byte 8"), std::string::npos);
+  EXPECT_TRUE(std::filesystem::is_empty(folder_));
+}
+
+// Neither waits for a writer that never comes.
+TEST_F(Files, PipesAreRefusedAtOnce) {
+  ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
+  EXPECT_NE(message([&] { read_text_file(path("pipe")); }).find("regular file"), std::string::npos);
+  EXPECT_NE(message([&] { MappedFile file(path("pipe")); }).find("regular file"), std::string::npos);
+  EXPECT_NE(message([&] { MappedFile file("/dev/zero"); }).find("regular file"), std::string::npos);
+}
+
+TEST_F(Files, AMappedFileThatShrinksIsTold) {
+  write_text_file(path("x"), std::string(1 << 20, 'a'));
+  const MappedFile file(path("x"));
+  file.check_unchanged();
+  std::filesystem::resize_file(path("x"), 5000);
+  const auto bytes = file.bytes();
+  EXPECT_EQ(bytes[100], std::byte{'a'});
+  EXPECT_EQ(bytes[900000], std::byte{0});  // no signal
+  EXPECT_EQ(bytes[500000], std::byte{0});
+  EXPECT_NE(message([&] { file.check_unchanged(); }).find("it had 1048576 bytes and has 5000"), std::string::npos);
+  // Grown again to its size: what was read before was wrong nevertheless.
+  std::filesystem::resize_file(path("x"), 1 << 20);
+  EXPECT_NE(message([&] { file.check_unchanged(); }).find("changed while it was read"), std::string::npos);
+}
+
+TEST_F(Files, AMappedFileThatIsWrittenToIsTold) {
+  write_text_file(path("x"), "abcdef");
+  std::filesystem::last_write_time(path("x"), std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+  const MappedFile file(path("x"));
+  EXPECT_EQ(file.checked([&] { return file.bytes()[0]; }), std::byte{'a'});
+  std::ofstream(path("x"), std::ios::in) << "ABC";
+  EXPECT_NE(message([&] { file.check_unchanged(); }).find("somebody wrote to it"), std::string::npos);
+  // The change counts more than what the reader makes of the changed bytes.
+  EXPECT_NE(message([&] { file.checked([]() -> int { throw SystemError("another reason"); }); }).find("changed"),
+            std::string::npos);
+  // Another file under the same name is not the one that is mapped.
+  const MappedFile second(path("x"));
+  write_text_file(path("x"), "123456");
+  second.check_unchanged();
+  EXPECT_EQ(second.bytes()[0], std::byte{'A'});
+}
+
+std::atomic<int> foreign_faults{0};
+
+// Signals of others' mappings go to the handler that was there before, and ours is gone with the last mapping.
+TEST_F(Files, TheSignalHandlerIsThereOnlyWhileFilesAreMapped) {
+  struct sigaction theirs {};
+  theirs.sa_handler = [](int) { ++foreign_faults; };
+  struct sigaction before {};
+  ASSERT_EQ(sigaction(SIGBUS, &theirs, &before), 0);
+  write_text_file(path("x"), "abc");
+  struct sigaction now {};
+  {
+    const MappedFile file(path("x"));
+    sigaction(SIGBUS, nullptr, &now);
+    EXPECT_NE(now.sa_handler, theirs.sa_handler);
+    raise(SIGBUS);
+    EXPECT_EQ(foreign_faults, 1);
+  }
+  sigaction(SIGBUS, nullptr, &now);
+  EXPECT_EQ(now.sa_handler, theirs.sa_handler);
+  sigaction(SIGBUS, &before, nullptr);
 }
 
 TEST_F(Files, MapRefusesWhatIsNoFile) {

@@ -92,11 +92,22 @@ TEST_F(HfCache, PathsComeFirst) {
 TEST_F(HfCache, SnapshotsOpenAsFolders) {
   set("HF_HUB_CACHE", "hub");
   const std::string snapshot = add("hub");
-  for (const char* name : {"config.json", "model.safetensors"})
-    fs::create_symlink(test::tiny_model("llama") + "/" + name, fs::path(snapshot) / name);
+  const fs::path blobs = fs::path(snapshot).parent_path().parent_path() / "blobs";
+  fs::create_directories(blobs);
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    fs::copy_file(test::tiny_model("llama") + "/" + name, blobs / name);
+    fs::create_symlink(fs::path("../../blobs") / name, fs::path(snapshot) / name);
+  }
   const auto source = ModelSource::open("org/name");
   source->check();
   EXPECT_EQ(source->path(), snapshot);
+  // Blobs of another repository, and files anywhere else, are not this model's.
+  fs::create_directories(blobs.parent_path().parent_path() / "models--other--one/blobs");
+  fs::copy_file(blobs / "config.json", blobs.parent_path().parent_path() / "models--other--one/blobs/config.json");
+  fs::remove(fs::path(snapshot) / "config.json");
+  fs::create_symlink("../../../models--other--one/blobs/config.json", fs::path(snapshot) / "config.json");
+  check_error(expect<SystemError>({"config.json", "symbolic link", "models--other--one"}),
+              [] { ModelSource::open("org/name"); });
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Folders in safetensors against the files' own bytes, and what damaged ones end in.
 #include "source/safetensors_source.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <functional>
@@ -145,6 +147,49 @@ TEST(SafetensorsSource, CompanionsAreTheFilesThemselves) {
   ASSERT_EQ(files.size(), 2U);
   EXPECT_EQ(files[0].first, "tokenizer.json");
   EXPECT_EQ(files[0].second, test::file_content(tiny_model("llama/tokenizer.json")));
+}
+
+// A model's files come from its own folder, whatever its links say, and none of them can make us wait.
+TEST(SafetensorsSource, FilesOutsideTheFolderAndPipesAreRefused) {
+  TemporaryFolder elsewhere;
+  for (const char* name :
+       {"config.json", "model.safetensors", "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json",
+        "generation_config.json", "chat_template.jinja", "tokenizer.model", "special_tokens_map.json"}) {
+    for (const bool pipe : {false, true}) {
+      TemporaryFolder folder;
+      write_small_model(folder);
+      std::filesystem::remove(folder.path(name));
+      if (pipe) {
+        ASSERT_EQ(mkfifo(folder.path(name).c_str(), 0600), 0);
+      } else {
+        elsewhere.write("secret", "{}");
+        std::filesystem::create_symlink(elsewhere.path("secret"), folder.path(name));
+      }
+      check_error(expect<SystemError>({name, pipe ? "regular file" : "symbolic link"}), [&] {
+        const auto source = ModelSource::open(folder.path(""));
+        source->companion_files();
+      });
+    }
+  }
+}
+
+TEST(SafetensorsSource, AFileThatChangesIsTold) {
+  TemporaryFolder folder;
+  write_small_model(folder);
+  folder.write("tokenizer.json", "{}");
+  const std::string weights = folder.path("model.safetensors");
+  const auto size = std::filesystem::file_size(weights);
+  const auto source = ModelSource::open(folder.path(""));
+  const std::string name = source->tensors().front().name;
+  source->load(name);
+  std::filesystem::resize_file(weights, size - 1);
+  const auto told = expect<SystemError>({"model.safetensors", "changed while it was read"});
+  check_error(told, [&] { source->load(name); });
+  check_error(told, [&] { source->load_stored(name); });
+  check_error(told, [&] { source->digest(); });
+  check_error(told, [&] { source->check_unchanged(); });
+  folder.write("tokenizer.json", "{ }");
+  check_error(expect<SystemError>({"tokenizer.json", "changed since"}), [&] { source->companion_files(); });
 }
 
 TEST(SafetensorsSource, CompanionsAreAllButWeightsQuantizationAndHiddenFiles) {

@@ -1,0 +1,17 @@
+// What the machine is and what the process has used of it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace metal_marlin {
+
+std::string cpu_name();
+uint64_t memory_bytes();         // installed, or the control group's limit where that is lower
+uint64_t resident_bytes();       // of this process, now
+uint64_t peak_resident_bytes();  // of this process, so far
+double cpu_seconds();            // user + system time of this process
+double wall_seconds();           // a steady clock
+uint64_t free_disk_bytes(const std::string& path);
+
+}  // namespace metal_marlin
