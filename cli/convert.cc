@@ -61,7 +61,7 @@ void add_convert(Application& application) {
       "--to", state->options.to, {"native", "awq", "gptq", "gptq_v2", "marlin", "f16"},
       "Format to write: codes, zeros and scales stay as they are; refused where the format cannot hold them. f16: a "
       "folder in Hugging Face layout in which every value is the source's, rounded to float16");
-  command.flag("--overwrite", state->options.overwrite, "Replace a checkpoint in OUT");
+  command.flag("--overwrite", state->options.overwrite, "Replace a result of this program in OUT");
   add_machine_options(command, state->machine, state->texts, false, false);
   add_output_options(command, state->console);
   command.example("A GPTQ checkpoint for engines that read AWQ", "metal-marlin convert IN -o OUT --to awq");

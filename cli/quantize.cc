@@ -137,7 +137,7 @@ void add_quantize(Application& application) {
       "--format", options.formats, {"native", "awq", "gptq", "gptq_v2", "marlin"},
       "Checkpoint format; several, separated by commas, come from one calibration into one subfolder each");
   command.toggle("resume", options.resume, "Continue an interrupted run of the same model and options");
-  command.flag("--overwrite", options.overwrite, "Replace a result of other options in OUT");
+  command.flag("--overwrite", options.overwrite, "Replace a result or an interrupted run of this program in OUT");
   command.flag("--dry-run", state->dry_run,
                "Only print the plan: tensors, what is skipped and why, memory, disk and time");
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks that each folder of src/ includes only folders it is linked with in CMakeLists.txt (so: never a higher one).
+"""Checks that each folder of src/ includes only folders it is linked with in CMakeLists.txt (so: never a higher one),
+and that only src/platform/ includes headers of the operating system.
 
 Exit 0 and one line when all edges are allowed; exit 1 and the offending lines otherwise.
 """
@@ -10,6 +11,9 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
+SYSTEM = re.compile(r"^\s*#\s*include\s+<(unistd\.h|fcntl\.h|dirent\.h|signal\.h|(?:sys|mach|linux)/[^>]+)>", re.M)
+# The thread pool waits by calls of the system, and OpenBLAS is told its kernel through the environment.
+SYSTEM_ALLOWED = re.compile(r"platform/|core/thread[^/]*$|kernels/blas_kernels\.cc$")
 
 
 def allowed_edges():
@@ -39,6 +43,12 @@ def main():
                 bad.append(
                     f'{path.relative_to(ROOT)}: includes "{name}"; {folder}/ may include {sorted(edges.get(folder, []))}'
                 )
+        relative = path.relative_to(ROOT / "src").as_posix()
+        if not SYSTEM_ALLOWED.match(relative):
+            bad += [
+                f"src/{relative}: includes <{name}>; only src/platform/ may"
+                for name in SYSTEM.findall(path.read_text())
+            ]
     for path in sorted((ROOT / "include").rglob("*.h")):
         bad += [f'{path.relative_to(ROOT)}: a public header includes "{n}"' for n in INCLUDE.findall(path.read_text())]
     print("\n".join(bad) if bad else f"{count} includes between {len(edges)} folders: all edges allowed")

@@ -11,7 +11,7 @@ namespace metal_marlin {
 
 struct ConvertOptions {
   std::string to;          // "native", "awq", "gptq", "gptq_v2", "marlin", "f16"
-  bool overwrite = false;  // replace a checkpoint in OUT; a folder with anything else in it is refused
+  bool overwrite = false;  // replace what this program wrote in OUT; anything else there is refused
   int threads = 0;         // 0: all that this process may use
 };
 

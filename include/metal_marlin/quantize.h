@@ -77,7 +77,7 @@ struct QuantizeOptions {
   bool act_order = true;          // gptq, awq: columns in order of decreasing diagonal
   std::vector<std::string> skip;  // shell patterns of weight names left in 16 bits, e.g. "*.layers.0.*"
   bool resume = true;             // continue an interrupted run of the same model and options
-  bool overwrite = false;         // replace a finished result of other options
+  bool overwrite = false;         // replace a result or an interrupted run of other options
   double max_kl = -1;             // quality gate on the mean KL divergence; negative: none
   // Options that were asked for by name, as on the command line without hyphens ("salient-ratio"): those without effect
   // on this run are named in a warning, as are others that differ from their defaults.

@@ -16,7 +16,8 @@ METAL_MARLIN_API std::string read_report(const std::string& run);
 METAL_MARLIN_API std::string render_report_summary(const std::string& report_json);
 METAL_MARLIN_API std::string render_report_text(const std::string& report_json);
 METAL_MARLIN_API std::string render_report_html(const std::string& report_json);  // one self-contained page
-// The page into a file, whole or not at all. SystemError: the machine, or `path` is no regular file.
+// The page into a file, whole or not at all. SystemError: the machine, or `path` is no regular file. ArgumentError:
+// `path` is a file of a checkpoint that this program wrote (its report.html aside).
 METAL_MARLIN_API void write_report_html(const std::string& report_json, const std::string& path);
 METAL_MARLIN_API std::string render_plan(const std::string& plan_json);  // of plan_quantization
 

@@ -1,5 +1,5 @@
 // convert: a quantized checkpoint into another format. Look at scales and zeros of every linear -> refuse or plan ->
-// write, one tensor at a time, into a temporary folder -> move it to its place.
+// write, one tensor at a time, into a folder of ours -> move it to its place.
 #include <fmt/format.h>
 #include <metal_marlin/convert.h>
 #include <metal_marlin/error.h>
@@ -8,14 +8,16 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 
+#include "core/atomic_file.h"
 #include "core/border.h"
 #include "core/half.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "pipeline/card_facts.h"
-#include "pipeline/folder_swap.h"
+#include "pipeline/journal.h"
+#include "pipeline/manifest.h"
+#include "pipeline/output_folder.h"
 #include "pipeline/printable.h"
 #include "pipeline/progress.h"
 #include "pipeline/size.h"
@@ -138,35 +140,49 @@ CheckpointPlan plan_dequantization(const ModelSource& source) {
   return plan;
 }
 
-// The folder is new, empty, or holds a checkpoint and nothing else that may be replaced.
-void check_output_folder(const ModelSource& source, const std::string& output, bool overwrite) {
-  if (output.empty()) throw ArgumentError("output: expected a folder, got nothing");
-  refuse_own_folder(source, output);
-  std::error_code code;
-  if (!fs::exists(output, code)) return;
-  if (!fs::is_directory(output, code) || fs::is_symlink(output, code)) {
-    throw ArgumentError(fmt::format("{}: expected a folder, found something else", output));
+// The folder is new, empty, or holds what this program wrote and nothing else.
+void check_output_folder(const ModelSource& source, const OutputFolder& output, bool overwrite) {
+  if (Journal(output.path()).exists()) {
+    throw ArgumentError(fmt::format(
+        "{}: holds an interrupted run of quantize; end it with its command, or choose another folder", output.path()));
   }
-  if (fs::is_empty(output, code)) return;
-  if (!overwrite) {
+  const Manifest manifest = output.manifest();
+  const std::vector<std::string> foreign = foreign_names(output.folder(), manifest);
+  if (!foreign.empty()) {
     throw ArgumentError(
-        fmt::format("{}: expected an empty or new folder; use --overwrite to replace the checkpoint in it", output));
+        fmt::format("{}: expected an empty or new folder, or a result of this program and nothing else, found {}; move "
+                    "it away, or choose another folder{}",
+                    output.path(), some_names(foreign),
+                    overwrite ? "" : " (--overwrite replaces what this program wrote, and only that)"));
   }
-  std::set<std::string> known = {"config.json",       "README.md",   "quantize_config.json",
-                                 "quant_config.json", "report.json", "report.html"};
-  for (const auto& [name, content] : source.companion_files()) known.insert(name);
-  for (const auto& entry : fs::directory_iterator(output)) {
-    const std::string name = entry.path().filename().string();
-    const bool ours =
-        entry.is_regular_file(code) &&
-        (known.count(name) > 0 || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") ||
-         name.starts_with("tokenizer") || name.ends_with(".json") || name.ends_with(".jinja") || name == "merges.txt");
-    if (!ours) {
-      throw ArgumentError(fmt::format(
-          "{}: holds {}, which belongs to no checkpoint; remove it, or choose another folder", output, name));
-    }
+  if (manifest.empty()) return;
+  refuse_model_inside(source, output.path());
+  if (!overwrite && !output.interrupted()) {
+    throw ArgumentError(
+        fmt::format("{}: expected an empty or new folder; use --overwrite to replace the result in it", output.path()));
   }
 }
+
+// Removes the unfinished result when the conversion ends by an error.
+class StagedResult {
+ public:
+  explicit StagedResult(OutputFolder& folder) : folder_(folder) {}
+  ~StagedResult() {
+    try {
+      // A result that is being moved file by file is ended by the next run.
+      if (!placed && !folder_.interrupted()) folder_.remove_journal();
+    } catch (const Error&) {
+      return;  // the next run in this folder removes it
+    }
+  }
+  StagedResult(const StagedResult&) = delete;
+  StagedResult& operator=(const StagedResult&) = delete;
+
+  bool placed = false;
+
+ private:
+  OutputFolder& folder_;
+};
 
 }  // namespace
 
@@ -186,8 +202,12 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   if (source->format() == options.to) {
     throw ArgumentError(fmt::format("{}: is in the format {} already", source->path(), options.to));
   }
-  check_output_folder(*source, output, options.overwrite);
+  if (output.empty()) throw ArgumentError("output: expected a folder, got nothing");
+  refuse_own_folder(*source, output);
   Tracker tracker(observer);
+  const OutputFolder::Warn warn = [&](const std::string& text) { tracker.warn(text); };
+  OutputFolder folder(output, OutputFolder::Use::kWrite, warn);
+  check_output_folder(*source, folder, options.overwrite);
   CheckpointPlan plan = to_floats ? plan_dequantization(*source) : plan_conversion(*source, *writer, tracker);
   if (!to_floats) {
     // The codes are the same, so what was measured of them holds.
@@ -202,13 +222,19 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
     tracker.warn(fmt::format("{} tensors are not part of the language model and are not carried along, the first: {}",
                              left_out.size(), left_out.front().name));
   }
-  FolderSwap folder(output);
   SourceProvider provider(*source);
-  const WriteReport written = writer->write(*source, plan, provider, folder.path(), [&](int64_t done, int64_t total) {
+  StagedResult staged(folder);
+  const std::string place = folder.stage();
+  const WriteReport written = writer->write(*source, plan, provider, place, [&](int64_t done, int64_t total) {
     if (total > 0) tracker.set_fraction(static_cast<double>(done) / static_cast<double>(total));
     tracker.enter("write", done, total);
   });
-  folder.place();
+  std::vector<std::string> names;
+  for (const WrittenFile& file : written.files) names.push_back(file.name);
+  write_text_file((fs::path(place) / kManifestName).string(), manifest_text(names));
+  source->check_unchanged();
+  folder.place(warn);
+  staged.placed = true;
 
   ordered_json report;
   report["model"] = source->path();

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -10,12 +11,17 @@
 #include "core/atomic_file.h"
 #include "formats/safetensors.h"
 #include "pack/native.h"
+#include "pipeline/manifest.h"
+#include "platform/folder.h"
 
 namespace metal_marlin {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+
+constexpr const char* kRun = "run.json";
+constexpr const char* kPlacing = "place.json";
 
 OwnedTensor token_tensor(const std::string& name, const TokenSet& set) {
   OwnedTensor t;
@@ -57,34 +63,74 @@ OwnedTensor copy(const TensorView& view) {
   return t;
 }
 
+// Names that a run writes into the folder, this version's or an earlier one's.
+bool is_journal_name(const std::string& name) {
+  for (const char* whole : {kRun, kPlacing, "texts.json", "tokens.safetensors", "sensitivity.json", "result"}) {
+    if (name == whole || name == std::string(whole) + ".tmp") return true;
+  }
+  if (is_temporary_name(name) || name.starts_with("scratch-")) return true;
+  if (!name.starts_with("block-") && !name.starts_with("states-")) return false;
+  return name.ends_with(".json") || name.ends_with(".safetensors") || name.ends_with(".tmp");
+}
+
 }  // namespace
 
 Journal::Journal(const std::string& output) : folder_((fs::path(output) / ".metal-marlin").string()) {}
 
 bool Journal::exists() const {
-  return fs::exists(fs::path(folder_) / "run.json");
+  const std::optional<Folder> output = Folder::open_if_there(fs::path(folder_).parent_path().string());
+  if (!output || output->status(kJournalName).kind == FileKind::kNone) return false;
+  return output->open_folder(kJournalName).status(kRun).kind == FileKind::kRegular;
 }
 
 std::optional<uint64_t> Journal::fingerprint() const {
   if (!exists()) return std::nullopt;
-  const json j = json::parse(read_text_file((fs::path(folder_) / "run.json").string()), nullptr, false);
+  const json j = json::parse(read_text_file((fs::path(folder_) / kRun).string()), nullptr, false);
   if (!j.is_object() || !j.contains("fingerprint") || !j["fingerprint"].is_number_unsigned()) return std::nullopt;
   return j["fingerprint"].get<uint64_t>();
 }
 
+json Journal::identity() const {
+  if (!exists()) return nullptr;
+  const json j = json::parse(read_text_file((fs::path(folder_) / kRun).string()), nullptr, false);
+  return j.is_object() && j.contains("identity") ? j["identity"] : json(nullptr);
+}
+
 void Journal::begin(uint64_t fingerprint) {
+  begin(fingerprint, nullptr);
+}
+
+void Journal::begin(uint64_t fingerprint, const json& identity) {
   remove();
   create_folders(folder_);
-  write_text_file((fs::path(folder_) / "run.json").string(), json{{"fingerprint", fingerprint}}.dump());
+  write_text_file((fs::path(folder_) / kRun).string(), json{{"fingerprint", fingerprint}, {"identity", identity}}.dump(
+                                                           -1, ' ', false, json::error_handler_t::replace));
 }
 
 void Journal::remove() {
-  // run.json goes first: what is left of a half-removed journal is never taken for a run.
-  std::error_code code;
-  fs::remove(fs::path(folder_) / "run.json", code);
-  sync_folder(folder_);
-  fs::remove_all(folder_, code);
-  if (code) throw SystemError(fmt::format("{}: cannot remove: {}", folder_, code.message()));
+  if (const auto output = Folder::open_if_there(fs::path(folder_).parent_path().string())) remove_from(*output);
+}
+
+void Journal::remove_from(const Folder& output) {
+  if (output.status(kJournalName).kind == FileKind::kNone) return;
+  {
+    const Folder folder = output.open_folder(kJournalName);
+    std::vector<std::string> names = folder.names();
+    for (const std::string& name : names) {
+      if (!is_journal_name(name)) {
+        throw ArgumentError(
+            fmt::format("{}: holds {}, which no run of this program wrote; move it away, or choose another folder",
+                        folder.path(), name));
+      }
+    }
+    // run.json goes first: what is left of a half-removed journal is never taken for a run. place.json goes last: by it
+    // the old content of an exchanged folder is known.
+    folder.remove_file(kRun);
+    folder.sync();
+    std::stable_partition(names.begin(), names.end(), [](const std::string& name) { return name != kPlacing; });
+    for (const std::string& name : names) folder.remove_tree(name);
+  }
+  output.remove_empty(kJournalName);
 }
 
 void Journal::write_tokens(const TokenSet& calibration, const TokenSet& held_back) {
@@ -139,6 +185,10 @@ FinishedBlock Journal::read_block(int64_t layer) const {
   const auto it = file.metadata().find("quantized");
   if (it == file.metadata().end()) throw FormatError(fmt::format("{}: no list of quantized tensors", file.path()));
   const json groups = json::parse(it->second, nullptr, false);
+  if (!groups.is_object()) {
+    throw FormatError(
+        fmt::format("{}: its list of quantized tensors is damaged; run again with --no-resume", file.path()));
+  }
   try {
     for (const auto& [name, entry] : groups.items()) {
       QuantizedTensor t =

@@ -1,9 +1,10 @@
 // What survives an interruption: OUT/.metal-marlin holds
-//   run.json            the fingerprint of model, options, texts and version
+//   run.json            the fingerprint of model, options, texts and version, and what they are
 //   tokens.safetensors  the calibration and held-back tokens (text that the model made itself is costly)
 //   block-00000.*       one file per finished block: its codes, scales, zeros and folded norms (.safetensors), its
-//   report (.json) states-00007.safetensors  now and then the states that enter a block, so that a long run need not
-//   replay all blocks
+//                       report (.json)
+//   states-00007.safetensors  now and then the states that enter a block, so that a long run need not replay all blocks
+//   result/, place.json the finished checkpoint on its way to its place (output_folder.h)
 // Each file is written under a temporary name, flushed and renamed: a block counts as done when its .json is there.
 #pragma once
 
@@ -21,6 +22,8 @@
 
 namespace metal_marlin {
 
+class Folder;
+
 struct FinishedBlock {
   std::map<std::string, QuantizedTensor> quantized;  // by weight name
   std::vector<OwnedTensor> changed;  // folded norms, biases and weights left in 16 bits, under their names, F16
@@ -32,11 +35,18 @@ class Journal {
   explicit Journal(const std::string& output);
 
   const std::string& folder() const noexcept { return folder_; }
+  // SystemError when something other than a folder has its name.
   bool exists() const;
   // Of run.json; nothing when there is none or it is broken (then there is nothing to resume).
   std::optional<uint64_t> fingerprint() const;
+  // What run.json says of the run (run_identity of recipe.h); null where it does not.
+  nlohmann::json identity() const;
   void begin(uint64_t fingerprint);  // starts afresh: removes what is there
+  void begin(uint64_t fingerprint, const nlohmann::json& identity);
   void remove();
+  // The same for the output folder `output`. ArgumentError when the journal's folder holds a file that no run of ours
+  // writes there: then nothing is removed.
+  static void remove_from(const Folder& output);
 
   void write_tokens(const TokenSet& calibration, const TokenSet& held_back);
   bool read_tokens(TokenSet& calibration, TokenSet& held_back) const;  // false: none

@@ -18,8 +18,11 @@
 #include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/mixed_bits.h"
+#include "pipeline/output_folder.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
+#include "pipeline/resume.h"
+#include "pipeline/run_identity.h"
 #include "pipeline/run_warnings.h"
 #include "pipeline/select_pool.h"
 #include "pipeline/sensitivity.h"
@@ -137,6 +140,12 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   check_output(*source, output);
   Tracker tracker(observer);
   for (const std::string& text : warnings_before_work(*source, options, recipe)) tracker.warn(text);
+  {
+    const OutputFolder::Warn warn = [&](const std::string& text) { tracker.warn(text); };
+    const OutputFolder folder(output, OutputFolder::Use::kLook, warn);
+    if (folder.exists())
+      decide_start(folder, Journal(output), *source, run_identity(options, recipe, *source), options, warn);
+  }
   require_judge(options);
   const TextSizes sizes = expected_sizes(*source, options);
   auto calibration_tokens = static_cast<uint64_t>(sizes.calibration);

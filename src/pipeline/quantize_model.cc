@@ -1,15 +1,11 @@
 // quantize: the loop over blocks. Stages: prepare (texts, plan) -> per block: load, forward with statistics, scales,
 // rounding, journal -> final states scored -> checkpoints -> report.
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
 #include <metal_marlin/report.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -29,12 +25,16 @@
 #include "pipeline/few_tokens.h"
 #include "pipeline/finished_check.h"
 #include "pipeline/journal.h"
+#include "pipeline/journal_provider.h"
 #include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/mixed_bits.h"
+#include "pipeline/output_folder.h"
 #include "pipeline/progress.h"
 #include "pipeline/quantize_block.h"
 #include "pipeline/recipe.h"
+#include "pipeline/resume.h"
+#include "pipeline/run_identity.h"
 #include "pipeline/run_report.h"
 #include "pipeline/run_warnings.h"
 #include "pipeline/sensitivity.h"
@@ -51,63 +51,6 @@ using nlohmann::json;
 constexpr int64_t kHeldBackGramTokens = 8192;  // of the held-back tokens, for each linear's output error
 constexpr double kSnapshotSeconds = 120;
 
-// Delivers the journal's blocks to a writer, one block in memory at a time.
-class JournalProvider : public TensorProvider {
- public:
-  // `read`: a finished block, checked.
-  JournalProvider(std::function<FinishedBlock(int64_t)> read, const std::map<std::string, int64_t>& layers)
-      : read_(std::move(read)), layers_(layers) {}
-  QuantizedTensor quantized(const std::string& name) override {
-    fetch(name);
-    return block_.quantized.at(name);
-  }
-  OwnedTensor changed(const std::string& name) override {
-    fetch(name);
-    for (const OwnedTensor& t : block_.changed) {
-      if (t.name != name) continue;
-      OwnedTensor copy{t.name, t.dtype, t.shape, Buffer(t.bytes.size())};
-      std::memcpy(copy.bytes.data(), t.bytes.data(), t.bytes.size());
-      return copy;
-    }
-    throw FormatError(fmt::format("{}: missing in the interrupted run; run again with --no-resume", name));
-  }
-
- private:
-  void fetch(const std::string& name) {
-    const int64_t layer = layers_.at(name);
-    if (layer == loaded_) return;
-    block_ = read_(layer);
-    loaded_ = layer;
-  }
-
-  std::function<FinishedBlock(int64_t)> read_;
-  const std::map<std::string, int64_t>& layers_;
-  FinishedBlock block_;
-  int64_t loaded_ = -1;
-};
-
-struct ReportedFile {
-  std::string format;
-  std::string name;
-  uint64_t bytes = 0;
-};
-
-// What a report.json lists as written, names without folders: the file may be damaged or of somebody else.
-std::vector<ReportedFile> reported_files(const json& report) {
-  std::vector<ReportedFile> out;
-  if (!report.is_object() || !report.contains("files") || !report["files"].is_array()) return out;
-  for (const json& file : report["files"]) {
-    const auto text = [&](const char* key) {
-      return file.is_object() && file.contains(key) && file[key].is_string()
-                 ? fs::path(file[key].get<std::string>()).filename().string()
-                 : std::string();
-    };
-    const bool sized = file.is_object() && file.contains("bytes") && file["bytes"].is_number_unsigned();
-    if (!text("name").empty()) out.push_back({text("format"), text("name"), sized ? file["bytes"].get<uint64_t>() : 0});
-  }
-  return out;
-}
-
 class Run {
  public:
   Run(const std::string& model, const std::string& output, const QuantizeOptions& options, const Observer& observer)
@@ -118,9 +61,6 @@ class Run {
         source_(open(model)),
         recipe_(make_recipe(options, *source_)) {}
 
-  ~Run() {
-    if (lock_ >= 0) close(lock_);
-  }
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
 
@@ -132,17 +72,12 @@ class Run {
     source->check();
     return source;
   }
-  bool already_complete(uint64_t fingerprint, QuantizeResult& result);
-  std::string write_report(const json& report) const;
-  void lock_output();
-  std::vector<fs::path> old_result() const;
-  void refuse_foreign_weights() const;
-  void remove_old_result() const;
+  QuantizeResult completed() const;
+  std::string write_report(const json& report, const std::string& folder) const;
   void check_before_work();
-  void prepare(uint64_t fingerprint);
+  void prepare(Start start);
   void plan_tensors();
-  void warn_of_unused_patterns();
-  void work(uint64_t fingerprint, QuantizeResult& result);
+  void work(Start start, QuantizeResult& result);
   void choose_mixed_bits();
   // Returns the number of operations.
   double forward(int64_t layer, const Block& block, StateStore& store, ComputeType precision,
@@ -155,7 +90,7 @@ class Run {
   void snapshot(int64_t next_layer);
   Evaluation evaluate();
   std::string evaluated_text() const;
-  std::vector<std::pair<std::string, WriteReport>> write(const json& figures);
+  std::vector<std::pair<std::string, WriteReport>> write(const json& figures, const std::string& place);
   bool evaluating() const { return !texts_.held_back.sequences.empty(); }
 
   const QuantizeOptions& options_;
@@ -172,103 +107,37 @@ class Run {
   std::unique_ptr<StateStore> reference_;
   std::unique_ptr<StateStore> quantized_;
   FewTokens few_tokens_;
-  json mixed_;         // the report's "mixed"
-  bool redo_ = false;  // the result of this very run is there, but not whole
-  int lock_ = -1;
+  json mixed_;     // the report's "mixed"
+  json identity_;  // run_identity.h
+  std::unique_ptr<OutputFolder> folder_;
   int64_t resumed_blocks_ = 0;
   double forward_operations_ = 0;  // of the calibration stream
   double last_snapshot_ = 0;
   double snapshot_cost_ = 0;
 };
 
-bool Run::already_complete(uint64_t fingerprint, QuantizeResult& result) {
-  const std::string path = (fs::path(output_) / "report.json").string();
-  if (!fs::exists(path)) return false;
-  const std::string text = read_text_file(path);
-  const json report = json::parse(text, nullptr, false);
-  const json::json_pointer stored("/run/fingerprint");
-  if (!report.is_object() || !report.contains(stored)) return false;
-  if (report[stored] != json(fmt::format("{:016x}", fingerprint))) {
-    throw ArgumentError(
-        fmt::format("{}: holds the result of another model, version or other options; choose another folder, or "
-                    "replace it with --overwrite",
-                    output_));
-  }
-  for (const ReportedFile& file : reported_files(report)) {
-    const fs::path folder = options_.formats.size() == 1 ? fs::path(output_) : fs::path(output_) / file.format;
-    const fs::path written = folder / file.name;
-    std::error_code code;
-    if (fs::file_size(written, code) != file.bytes || code) {
-      tracker_.warn(written.string() + " is missing or has another size; doing the work again");
-      redo_ = true;
-      return false;
-    }
-  }
+// The finished result in OUT. The limit is not part of what makes a run: the report tells of the one that was asked for
+// last.
+QuantizeResult Run::completed() const {
+  const json report = finished_report(folder_->folder());
+  QuantizeResult result;
   result.already_complete = true;
   result.passed_gate = gate_verdict(report, options_.max_kl);
-  // The limit is not part of what makes a run: the report tells of the one that was asked for last.
   json judged = report;
   judged["gate"] = gate_section(report, options_.max_kl);
-  if (judged["options"].is_object()) judged["options"]["max_kl"] = judged["gate"]["max_kl"];
-  result.report_json = judged == report ? text : write_report(judged);
-  return true;
+  if (judged.contains("options") && judged["options"].is_object())
+    judged["options"]["max_kl"] = judged["gate"]["max_kl"];
+  result.report_json =
+      judged == report ? read_text_file((fs::path(output_) / "report.json").string()) : write_report(judged, output_);
+  return result;
 }
 
-// Returns the text of report.json, which comes last: with it the run is finished.
-std::string Run::write_report(const json& report) const {
+// Returns the text of report.json, which comes last: with it the result is whole.
+std::string Run::write_report(const json& report, const std::string& folder) const {
   std::string text = report.dump(2, ' ', false, json::error_handler_t::replace);
-  write_text_file((fs::path(output_) / "report.html").string(), render_report_html(text));
-  write_text_file((fs::path(output_) / "report.json").string(), text);
+  write_text_file((fs::path(folder) / "report.html").string(), render_report_html(text));
+  write_text_file((fs::path(folder) / "report.json").string(), text);
   return text;
-}
-
-// One run at a time: a lock on the folder itself, which ends with the process.
-void Run::lock_output() {
-  create_folders(output_);
-  lock_ = ::open(output_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (lock_ >= 0 && flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-    throw SystemError(fmt::format("{}: another run is writing there; wait for it, or choose another folder", output_));
-  }
-}
-
-// What an earlier run wrote, as its report lists it; the report itself is the last.
-std::vector<fs::path> Run::old_result() const {
-  const fs::path report_path = fs::path(output_) / "report.json";
-  if (!fs::exists(report_path)) return {};
-  std::vector<fs::path> paths;
-  const json report = json::parse(read_text_file(report_path.string()), nullptr, false);
-  const auto formats = "/options/formats"_json_pointer;
-  const bool folders = report.is_object() && report.contains(formats) && report[formats].size() > 1;
-  for (const ReportedFile& file : reported_files(report)) {
-    paths.push_back((folders ? fs::path(output_) / file.format : fs::path(output_)) / file.name);
-  }
-  paths.push_back(fs::path(output_) / "report.html");
-  paths.push_back(report_path);
-  return paths;
-}
-
-// Weights that no run of ours wrote are never removed.
-void Run::refuse_foreign_weights() const {
-  const std::vector<fs::path> own = old_result();
-  for (const auto& entry : fs::directory_iterator(output_)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.ends_with(".safetensors") && !name.ends_with(".gguf") && !name.ends_with(".bin")) continue;
-    if (std::find(own.begin(), own.end(), fs::path(output_) / name) != own.end()) continue;
-    throw ArgumentError(
-        fmt::format("{}: holds {}, which no run of this program wrote; engines would load it too: remove it, or choose "
-                    "another folder",
-                    output_, name));
-  }
-}
-
-// So that nothing of it stands beside the new result. Only once nothing can be refused any more.
-void Run::remove_old_result() const {
-  std::error_code code;
-  for (const fs::path& path : old_result()) {
-    fs::remove(path, code);
-    if (path.parent_path() != fs::path(output_) && fs::is_empty(path.parent_path(), code))
-      fs::remove(path.parent_path(), code);
-  }
 }
 
 // What can be known to fail before anything is written or sampled.
@@ -280,27 +149,15 @@ void Run::check_before_work() {
   }
   plan_tensors();
   if (chooses_bits(options_)) check_reachable(sensitive_items(layers_, recipe_, options_), options_);
-  warn_of_unused_patterns();
+  for (const std::string& text : unused_pattern_warnings(options_, layers_)) tracker_.warn(text);
   if (preparation_is_long(options_.calibration)) {
     const TextSizes sizes = expected_sizes(*source_, options_);
     plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
   }
 }
 
-void Run::prepare(uint64_t fingerprint) {
-  const bool resuming = options_.resume && journal_.fingerprint() == fingerprint;
-  if (journal_.exists() && !resuming) {
-    tracker_.warn(options_.resume ? "an interrupted run of another model, version or other options is in " + output_ +
-                                        "; starting over"
-                                  : std::string("starting over, as --no-resume says"));
-  }
-  if (!resuming) {
-    if (!journal_.exists() && !options_.overwrite && !redo_ && fs::exists(output_) && !fs::is_empty(output_) &&
-        !fs::exists(fs::path(output_) / ".metal-marlin")) {
-      throw ArgumentError(
-          fmt::format("{}: expected an empty or new folder; use --overwrite to write into it", output_));
-    }
-  }
+void Run::prepare(Start start) {
+  const bool resuming = start == Start::kResume;
   const size_t before = tracker_.warnings().size();
   const auto make_texts = [&] {
     texts_ = prepare_texts(*source_, options_, tracker_, (fs::path(journal_.folder()) / "scratch-pool").string());
@@ -316,8 +173,9 @@ void Run::prepare(uint64_t fingerprint) {
     plan();
   }
   if (!resuming) {
-    if (options_.overwrite || redo_) refuse_foreign_weights();
-    journal_.begin(fingerprint);
+    const Manifest old = folder_->manifest();
+    journal_.begin(run_fingerprint(identity_), identity_);
+    folder_->note(old);
   }
   const std::string texts_path = (fs::path(journal_.folder()) / "texts.json").string();
   if (!resuming || !fs::exists(texts_path) || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
@@ -380,10 +238,6 @@ void Run::plan_tensors() {
   if (!any)
     throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " +
                         layers_.front().skipped.front().reason + ")");
-}
-
-void Run::warn_of_unused_patterns() {
-  for (const std::string& text : unused_pattern_warnings(options_, layers_)) tracker_.warn(text);
 }
 
 // Bits of each linear by what its quantization costs: measured once in a run, so that it goes on with the same choice.
@@ -562,6 +416,7 @@ void Run::quantize_layer(int64_t layer) {
     forward(layer, block, *quantized_, ComputeType::kF32, {});
   }
   tracker_.enter("journal", layer, layers);
+  source_->check_unchanged();
   journal_.write_block(layer, result.finished, result.report);
   for (const LinearSlot& slot : source_->linears(layer)) source_->release(slot.weight);
 }
@@ -625,7 +480,7 @@ std::string Run::evaluated_text() const {
   return fmt::format("{}: {} chunk{} of {} tokens", source, chunks, chunks == 1 ? "" : "s", texts_.held_back.longest());
 }
 
-std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures) {
+std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures, const std::string& place) {
   CheckpointPlan plan;
   plan.group_size = recipe_.grid.group_size;
   plan.symmetric = recipe_.grid.symmetric;
@@ -654,7 +509,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
   }
   std::vector<std::pair<std::string, WriteReport>> reports;
   for (const std::string& format : options_.formats) {
-    const std::string folder = options_.formats.size() == 1 ? output_ : (fs::path(output_) / format).string();
+    const std::string folder = options_.formats.size() == 1 ? place : (fs::path(place) / format).string();
     JournalProvider provider([&](int64_t layer) { return finished_block(layer); }, layer_of);
     const auto writer = CheckpointWriter::create(format);
     reports.emplace_back(format, writer->write(*source_, plan, provider, folder, [&](int64_t done, int64_t total) {
@@ -665,32 +520,35 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
 }
 
 QuantizeResult Run::execute() {
-  QuantizeResult result;
   tracker_.enter("prepare", 0, 1);
   check_output(*source_, output_);
   for (const std::string& text : warnings_before_work(*source_, options_, recipe_)) tracker_.warn(text);
-  const uint64_t fingerprint = run_fingerprint(options_, recipe_, *source_);
-  if (!options_.overwrite && !journal_.exists() && already_complete(fingerprint, result)) {
-    if (fs::exists(journal_.folder())) journal_.remove();  // killed after the report, while it was being removed
-    return result;
-  }
-  check_before_work();
-  lock_output();
-  const bool resuming = journal_.exists();
+  const OutputFolder::Warn warn = [&](const std::string& text) { tracker_.warn(text); };
   try {
-    work(fingerprint, result);
+    folder_ = std::make_unique<OutputFolder>(output_, OutputFolder::Use::kWrite, warn);
+    identity_ = run_identity(options_, recipe_, *source_);
+    const Start start = decide_start(*folder_, journal_, *source_, identity_, options_, warn);
+    if (start == Start::kComplete) {
+      folder_->remove_journal();  // of a run that was killed after the report, while it was being removed
+      return completed();
+    }
+    check_before_work();
+    if (start == Start::kResume && finish_placing(*folder_, identity_, warn)) {
+      folder_ = std::make_unique<OutputFolder>(output_, OutputFolder::Use::kWrite, warn);  // the one that is there now
+      return completed();
+    }
+    QuantizeResult result;
+    work(start, result);
+    return result;
   } catch (const json::exception& e) {
-    if (!resuming) throw;
     throw FormatError(fmt::format("{}: a file of the interrupted run is damaged ({}); run again with --no-resume",
                                   journal_.folder(), e.what()));
   }
-  return result;
 }
 
-void Run::work(uint64_t fingerprint, QuantizeResult& result) {
-  prepare(fingerprint);
+void Run::work(Start start, QuantizeResult& result) {
+  prepare(start);
   if (chooses_bits(options_)) choose_mixed_bits();
-  remove_old_result();
   run_blocks();
   RunFacts facts;
   if (evaluating()) {
@@ -698,11 +556,13 @@ void Run::work(uint64_t fingerprint, QuantizeResult& result) {
     facts.evaluation->has_reference = true;
   }
   const json figures = facts.evaluation ? model_figures(*facts.evaluation) : json::object();
-  facts.written = write(figures);
+  const std::string place = folder_->stage();
+  facts.written = write(figures, place);
   tracker_.enter("report", 0, 1);
   facts.model = source_->path();
   facts.output = output_;
-  facts.fingerprint = fingerprint;
+  facts.fingerprint = run_fingerprint(identity_);
+  facts.identity = identity_;
   facts.resumed_blocks = resumed_blocks_;
   facts.forward_operations = forward_operations_;
   facts.texts = &texts_;
@@ -716,9 +576,10 @@ void Run::work(uint64_t fingerprint, QuantizeResult& result) {
   for (size_t layer = 0; layer < layers_.size(); ++layer)
     facts.blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
   const json report = build_report(*source_, recipe_, options_, facts, tracker_);
-  result.report_json = write_report(report);
+  result.report_json = write_report(report, place);
   result.passed_gate = gate_verdict(report, options_.max_kl);
-  journal_.remove();
+  source_->check_unchanged();
+  folder_->place([&](const std::string& text) { tracker_.warn(text); });
 }
 
 }  // namespace

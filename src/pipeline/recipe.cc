@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 #include <fnmatch.h>
 #include <metal_marlin/error.h>
-#include <metal_marlin/version.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,9 +11,6 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "calibrate/builtin_text.h"
-#include "core/machine.h"
-#include "core/mapped_file.h"
 #include "kernels/gemm.h"
 #include "pack/group_arrays.h"
 #include "pack/native.h"
@@ -44,19 +40,6 @@ void check_range(const char* option, double value, double low, double high) {
   if (!(value >= low && value <= high)) {
     throw ArgumentError(fmt::format("--{}: expected a number from {} to {}, got {}", option, low, high, value));
   }
-}
-
-// Texts whole; of a large file of statistics or activations size, time and both ends.
-uint64_t file_digest(const std::string& path) {
-  const MappedFile file(path);
-  const auto bytes = file.bytes();
-  constexpr size_t kWhole = size_t{256} << 20;
-  constexpr size_t kEnd = size_t{1} << 20;
-  if (bytes.size() <= kWhole || std::filesystem::path(path).extension() != ".npz")
-    return fnv1a(bytes.data(), bytes.size());
-  const uint64_t head = fnv1a(bytes.data(), kEnd, fnv1a(nullptr, 0) + bytes.size());
-  const auto time = std::filesystem::last_write_time(path).time_since_epoch().count();
-  return fnv1a(bytes.data() + bytes.size() - kEnd, kEnd, fnv1a(&time, sizeof time, head));
 }
 
 void require_width(const CheckpointWriter& writer, int bits) {
@@ -370,39 +353,6 @@ nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
   j["sensitivity_tokens"] = o.sensitivity_tokens;
   j["max_kl"] = o.max_kl < 0 ? nlohmann::json(nullptr) : nlohmann::json(o.max_kl);
   return j;
-}
-
-uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source) {
-  nlohmann::json j = options_json(options, recipe);
-  if (!chooses_by_limit(options)) j.erase("max_kl");  // judges the result, does not shape it
-  j.erase("group_size_option");                       // "auto" is the size that it stands for
-  // A text is what it says, wherever it lies: its digest stands for it. How its name ends tells how it is read.
-  const auto kind_of_file = [](const std::string& path) {
-    const std::string end = std::filesystem::path(path).extension().string();
-    return end == ".npz" || end == ".jsonl" ? end : std::string("text");
-  };
-  for (nlohmann::json& name : j["calibration"]) {
-    if (is_file(source_kind(name.get<std::string>()))) name = kind_of_file(name.get<std::string>());
-  }
-  const bool evaluates_file = !options.evaluation.text.empty() && options.evaluation.text != "none";
-  if (evaluates_file) j["evaluate"] = kind_of_file(options.evaluation.text);
-  for (const IgnoredOption& ignored : ignored_options(options, recipe)) {
-    std::string key = ignored.name;
-    std::replace(key.begin(), key.end(), '-', '_');
-    j.erase(key);
-  }
-  if (options.calibration.calibration.size() < 2) j.erase("calibration_weights");  // given or not
-  std::string text = fmt::format("{}|{}|{}", version(),
-                                 j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), source.digest());
-  bool builtin = builtin_sequences(options) > 0;
-  for (const std::string& name : options.calibration.calibration) {
-    const SourceKind kind = source_kind(name);
-    if (is_file(kind)) text += fmt::format("|{}", file_digest(name));
-    builtin = builtin || kind == SourceKind::kBuiltin;
-  }
-  if (evaluates_file) text += fmt::format("|{}", file_digest(options.evaluation.text));
-  if (builtin) text += fmt::format("|builtin {}", fnv1a(builtin_text().data(), builtin_text().size()));
-  return fnv1a(text.data(), text.size());
 }
 
 }  // namespace metal_marlin

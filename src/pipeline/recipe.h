@@ -115,8 +115,6 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
 LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options,
                              const Recipe& recipe);
 
-// Digest of everything that determines the output's bytes: model, version, options, the texts' contents.
-uint64_t run_fingerprint(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source);
 // The options as the report lists them (JSON object).
 nlohmann::json options_json(const QuantizeOptions& options, const Recipe& recipe);
 

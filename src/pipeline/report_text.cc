@@ -10,6 +10,7 @@
 
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "pipeline/manifest.h"
 #include "pipeline/mixed_report.h"
 #include "pipeline/printable.h"
 #include "pipeline/report_check.h"
@@ -113,6 +114,7 @@ std::string read_report(const std::string& run) try {
 }
 
 void write_report_html(const std::string& report_json, const std::string& path) try {
+  refuse_checkpoint_file(path);
   require_regular_file_name(path);
   write_text_file(path, render_report_html(report_json));
 } catch (...) {

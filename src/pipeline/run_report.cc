@@ -82,6 +82,7 @@ json run_section(const Recipe& recipe, const QuantizeOptions& options, const Run
   const std::filesystem::path output(facts.output);
   run["output"] = (output.has_filename() ? output.filename() : output.parent_path().filename()).string();
   run["fingerprint"] = fmt::format("{:016x}", facts.fingerprint);
+  run["identity"] = facts.identity;
   run["seconds"] = tracker.seconds();
   run["cpu_seconds"] = tracker.cpu();
   run["peak_memory_bytes"] = peak_resident_bytes();

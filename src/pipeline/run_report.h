@@ -23,6 +23,7 @@ struct RunFacts {
   std::string model;
   std::string output;
   uint64_t fingerprint = 0;
+  nlohmann::json identity;  // run_identity.h
   int64_t resumed_blocks = 0;
   double forward_operations = 0;  // of the stage "forward": additions and multiplications of linears and attention
   const RunTexts* texts = nullptr;

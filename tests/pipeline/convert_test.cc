@@ -238,7 +238,7 @@ TEST(Convert, OtherFilesGoAlong) {
   convert(folder.path("gptq"), folder.path("awq"), "awq");
   EXPECT_EQ(names_in(folder.path("awq")),
             (std::set<std::string>{"model.safetensors", "config.json", "tokenizer.json", "generation_config.json",
-                                   "chat_template.jinja", "README.md", "LICENSE", "NOTICE.txt"}));
+                                   "chat_template.jinja", "README.md", "LICENSE", "NOTICE.txt", ".metal-marlin.json"}));
   EXPECT_EQ(read_text_file(folder.path("awq/LICENSE")), "text\n");
   convert(folder.path("gptq"), folder.path("awq"), "awq", true);  // a folder with a licence is a checkpoint's still
 }
@@ -418,9 +418,10 @@ TEST(ConvertOutput, IsReplacedOnlyWhenAskedAndOnlyACheckpoint) {
   convert(folder.path("awq"), folder.path("out"), "native");
   EXPECT_THROW(convert(folder.path("awq"), folder.path("out"), "gptq_v2"), ArgumentError);
   convert(folder.path("awq"), folder.path("out"), "gptq_v2", true);
-  EXPECT_EQ(names_in(folder.path("out")),
-            (std::set<std::string>{"README.md", "chat_template.jinja", "config.json", "generation_config.json",
-                                   "model.safetensors", "quantize_config.json", "tokenizer.json"}));
+  EXPECT_EQ(
+      names_in(folder.path("out")),
+      (std::set<std::string>{".metal-marlin.json", "README.md", "chat_template.jinja", "config.json",
+                             "generation_config.json", "model.safetensors", "quantize_config.json", "tokenizer.json"}));
   expect_codes(folder.path("out"), model);
   folder.write("out/thesis.txt", "years of work");
   test::check_error(test::expect<ArgumentError>({"thesis.txt"}),
@@ -461,12 +462,72 @@ TEST(ConvertOutput, WhatAKilledRunLeftIsRemoved) {
   TemporaryFolder folder;
   Model model({16, 24, 8}, 8, true, 1);
   model.write(folder, "awq");
-  fs::create_directories(folder.path(".out.incomplete/deep"));
-  folder.write(".out.incomplete/model.safetensors.tmp", "half");
+  fs::create_directories(folder.path("out/.metal-marlin/result"));
+  folder.write("out/.metal-marlin/result/model.safetensors", "half");
+  folder.write("out/.metal-marlin/result/.metal-marlin-0123456789abcdef.tmp", "half");
+  // The old content of a folder that was exchanged: its marker names the folder itself.
+  const std::string old = ".out.metal-marlin.0123456789abcdef";
+  fs::create_directories(folder.path(old + "/.metal-marlin"));
+  folder.write(old + "/.metal-marlin/place.json", "{\"folder\": \"" + old + "\"}");
   convert(folder.path("awq"), folder.path("out"), "native");
   expect_codes(folder.path("out"), model);
-  EXPECT_EQ(names_in(folder.path("out")).count("deep"), 0u);
   EXPECT_EQ(names_in(folder.path("")), (std::set<std::string>{"awq", "floats", "out"}));
+}
+
+// Names that a run may use are no invitation: links lead nowhere, folders of others stay as they are.
+TEST(ConvertOutput, WhatOthersPutBesideItIsLeftAlone) {
+  TemporaryFolder folder;
+  Model model({16, 24, 8}, 8, true, 1);
+  model.write(folder, "awq");
+  fs::create_directories(folder.path("victim"));
+  folder.write("victim/thesis", "precious");
+  fs::create_directory_symlink(folder.path("victim"), folder.path(".out.incomplete"));
+  fs::create_directory_symlink(folder.path("victim"), folder.path(".out.metal-marlin.0123456789abcdef"));
+  fs::create_directories(folder.path(".out.metal-marlin.fedcba9876543210"));
+  folder.write(".out.metal-marlin.fedcba9876543210/thesis", "precious");
+  convert(folder.path("awq"), folder.path("out"), "native");
+  convert(folder.path("awq"), folder.path("out"), "gptq_v2", true);
+  expect_codes(folder.path("out"), model);
+  EXPECT_FALSE(fs::is_symlink(folder.path("out")));
+  EXPECT_EQ(names_in(folder.path("victim")), (std::set<std::string>{"thesis"}));
+  EXPECT_EQ(read_text_file(folder.path(".out.metal-marlin.fedcba9876543210/thesis")), "precious");
+  fs::remove_all(folder.path("out"));
+  fs::create_directories(folder.path("out"));
+  fs::create_directory_symlink(folder.path("victim"), folder.path("out/.metal-marlin"));
+  EXPECT_THROW(convert(folder.path("awq"), folder.path("out"), "native", true), Error);
+  EXPECT_EQ(read_text_file(folder.path("victim/thesis")), "precious");
+}
+
+// What looks like a part of a checkpoint, and a whole checkpoint that this program did not make, are not replaced.
+TEST(ConvertOutput, WhatThisProgramDidNotWriteIsNotReplaced) {
+  TemporaryFolder folder;
+  Model model({16, 24, 8}, 8, true, 1);
+  model.write(folder, "awq");
+  fs::create_directories(folder.path("out"));
+  folder.write("out/secrets.json", "{}");
+  test::check_error(test::expect<ArgumentError>({"secrets.json"}),
+                    [&] { convert(folder.path("awq"), folder.path("out"), "native", true); });
+  EXPECT_EQ(names_in(folder.path("out")), (std::set<std::string>{"secrets.json"}));
+  const auto floats = names_in(folder.path("floats"));
+  test::check_error(test::expect<ArgumentError>({"floats", "model.safetensors"}),
+                    [&] { convert(folder.path("awq"), folder.path("floats"), "native", true); });
+  EXPECT_EQ(names_in(folder.path("floats")), floats);
+  // A list that names files elsewhere reaches none of them.
+  fs::create_directories(folder.path("forged"));
+  folder.write("thesis", "precious");
+  folder.write("forged/.metal-marlin.json",
+               R"({"program": "metal-marlin", "files": ["../thesis", "..", "/etc/passwd", "awq/config.json", 3]})");
+  convert(folder.path("awq"), folder.path("forged"), "native", true);
+  EXPECT_EQ(read_text_file(folder.path("thesis")), "precious");
+  EXPECT_TRUE(fs::exists(folder.path("awq/config.json")));
+  // A listed file in whose place stands a link.
+  fs::remove(folder.path("forged/README.md"));
+  fs::create_symlink(folder.path("thesis"), folder.path("forged/README.md"));
+  test::check_error(test::expect<ArgumentError>({"README.md", "symbolic link"}),
+                    [&] { convert(folder.path("awq"), folder.path("forged"), "gptq_v2", true); });
+  // The model is in the folder that would be replaced.
+  fs::remove(folder.path("forged/README.md"));
+  EXPECT_THROW(convert(folder.path("forged"), folder.path("forged"), "gptq_v2", true), ArgumentError);
 }
 
 TEST(ConvertOutput, TwoAtOnceAreRefused) {

@@ -1,9 +1,11 @@
 #include "pipeline/ignored_options.h"
+#include "pipeline/run_identity.h"
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <set>
 
 namespace metal_marlin {
@@ -28,7 +30,7 @@ class IgnoredOptionsTest : public testing::Test {
     return ignored_options_warning(ignored_options(o, make_recipe(o, *source_)));
   }
   uint64_t fingerprint(const QuantizeOptions& o) const {
-    return run_fingerprint(o, make_recipe(o, *source_), *source_);
+    return run_fingerprint(run_identity(o, make_recipe(o, *source_), *source_));
   }
 
   std::unique_ptr<ModelSource> source_;

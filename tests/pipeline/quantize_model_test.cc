@@ -309,6 +309,173 @@ TEST_F(QuantizeModelTest, ABudgetThatCannotBeKeptLeavesNothingBehind) {
   EXPECT_FALSE(fs::exists(out("q") + "/.metal-marlin"));
 }
 
+// A mistyped option must not cost hours of work.
+TEST_F(QuantizeModelTest, AnInterruptedRunOfOthersIsRefusedAndKept) {
+  const QuantizeOptions o = options("rtn");
+  quantize_model(model("llama"), out("whole"), o);
+  const auto stop = [](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), o, {.on_progress = stop}), Interrupted);
+  const auto refused = [&](const QuantizeOptions& other, const std::string& name, const std::string& what) {
+    for (const bool plan : {false, true}) {
+      try {
+        plan ? static_cast<void>(plan_quantization(model(name), out("q"), other))
+             : static_cast<void>(quantize_model(model(name), out("q"), other));
+        ADD_FAILURE() << "not refused: " << what;
+      } catch (const ArgumentError& e) {
+        EXPECT_NE(std::string(e.what()).find(what), std::string::npos) << e.what();
+        EXPECT_NE(std::string(e.what()).find("--overwrite"), std::string::npos) << e.what();
+      }
+    }
+  };
+  QuantizeOptions other = o;
+  other.scheme = o.scheme == "sym" ? "asym" : "sym";
+  refused(other, "llama", "--scheme: " + o.scheme + " then, " + other.scheme + " now");
+  other = o;
+  other.group_size = "-1";
+  refused(other, "llama", "--group-size: 8 then, -1 now");
+  refused(o, "qwen2", "model: ");
+  const std::string text = out("other.txt");
+  fs::copy(folder_ / "text.txt", text);
+  std::ofstream(text, std::ios::app) << "more";
+  other = o;
+  other.calibration.calibration = {text};
+  refused(other, "llama", "texts");
+  EXPECT_EQ(json::parse(quantize_model(model("llama"), out("q"), o).report_json)["run"]["resumed_blocks"], 1);
+  EXPECT_EQ(files(out("q")), files(out("whole")));
+  // The same of a finished result.
+  other = o;
+  other.scheme = o.scheme == "sym" ? "asym" : "sym";
+  refused(other, "llama", "--scheme: " + o.scheme + " then, " + other.scheme + " now");
+  EXPECT_EQ(files(out("q")), files(out("whole")));
+}
+
+// Interrupted at any progress call, OUT holds the old result; then the same command ends with the new one.
+TEST_F(QuantizeModelTest, TheOldResultStaysUntilTheNewOneIsWhole) {
+  const QuantizeOptions first = options("rtn");
+  quantize_model(model("llama"), out("q"), first);
+  const auto old = files(out("q"));
+  QuantizeOptions o = options("gptq");
+  quantize_model(model("llama"), out("whole"), o);
+  o.overwrite = true;
+  int allowed = 1;
+  for (bool finished = false; !finished; allowed += 7) {
+    int calls = 0;
+    try {
+      quantize_model(model("llama"), out("q"), o, {.on_progress = [&](const Progress&) { return ++calls <= allowed; }});
+      finished = true;
+    } catch (const Interrupted&) {
+      auto now = files(out("q"));
+      std::erase_if(now, [](const auto& file) { return file.first.starts_with(".metal-marlin/"); });
+      ASSERT_EQ(now, old);
+      ASSERT_LT(allowed, 2000);
+    }
+  }
+  EXPECT_EQ(files(out("q")), files(out("whole")));
+  for (const auto& entry : fs::directory_iterator(folder_))
+    EXPECT_EQ(entry.path().filename().string().find("metal-marlin"), std::string::npos) << entry.path();
+}
+
+// A folder that cannot be exchanged for another (here: the working directory) gets its files one by one.
+TEST_F(QuantizeModelTest, AWorkingDirectoryIsWrittenIntoInPlace) {
+  quantize_model(model("llama"), out("q"), options("gptq"));
+  QuantizeOptions o = options("rtn");
+  o.formats = {"native", "awq"};
+  quantize_model(model("llama"), out("whole"), o);
+  o.overwrite = true;
+  const fs::path before = fs::current_path();
+  fs::current_path(out("q"));
+  quantize_model(model("llama"), ".", o);
+  fs::current_path(before);
+  EXPECT_EQ(files(out("q")), files(out("whole")));
+}
+
+// A page never takes the place of a checkpoint's file.
+TEST_F(QuantizeModelTest, ThePageOverwritesNoFileOfTheCheckpoint) {
+  QuantizeOptions o = options("rtn");
+  o.formats = {"native", "awq"};
+  const std::string report = quantize_model(model("llama"), out("q"), o).report_json;
+  const auto before = files(out("q"));
+  for (const char* name : {"q/report.json", "q/awq/config.json", "q/awq/model.safetensors", "q/other.safetensors"})
+    EXPECT_THROW(write_report_html(report, out(name)), ArgumentError) << name;
+  write_report_html(report, out("q/report.html"));
+  EXPECT_EQ(files(out("q")), before);
+}
+
+// --overwrite deletes what a report of ours lists, by plain names in the folder; anything else is refused by name.
+TEST_F(QuantizeModelTest, OverwritingTouchesNothingOfOthers) {
+  QuantizeOptions o = options("rtn");
+  fs::create_directories(out("p"));
+  quantize_model(model("llama"), out("p/q"), o);
+  std::ofstream(out("p/thesis")) << "precious";
+  json report = json::parse(std::ifstream(out("p/q/report.json")));
+  report["options"]["formats"] = {"a", "b"};
+  report["files"] = {{{"bytes", 1}, {"format", ".."}, {"name", "thesis"}}, {{"format", "awq"}, {"name", "../x"}}};
+  std::ofstream(out("p/q/report.json")) << report;
+  o.overwrite = true;
+  EXPECT_THROW(quantize_model(model("llama"), out("p/q"), o), ArgumentError);  // model.safetensors is not listed
+  EXPECT_TRUE(fs::exists(out("p/thesis")));
+  fs::remove_all(out("p/q"));
+  fs::create_directories(out("p/q"));
+  std::ofstream(out("p/q/notes.txt")) << "precious";
+  try {
+    quantize_model(model("llama"), out("p/q"), o);
+    ADD_FAILURE() << "not refused";
+  } catch (const ArgumentError& e) {
+    EXPECT_NE(std::string(e.what()).find("notes.txt"), std::string::npos) << e.what();
+  }
+  fs::remove(out("p/q/notes.txt"));
+  fs::create_directories(out("p/q/.metal-marlin"));
+  std::ofstream(out("p/q/.metal-marlin/notes.txt")) << "precious";
+  EXPECT_THROW(quantize_model(model("llama"), out("p/q"), o), ArgumentError);
+  EXPECT_TRUE(fs::exists(out("p/q/.metal-marlin/notes.txt")));
+}
+
+// What comes into the folder during the run stops the exchange, and nothing is lost.
+TEST_F(QuantizeModelTest, AFileThatComesDuringTheRunIsKept) {
+  QuantizeOptions o = options("rtn");
+  quantize_model(model("llama"), out("q"), options("gptq"));
+  quantize_model(model("llama"), out("whole"), o);
+  o.overwrite = true;
+  const auto intrude = [&](const Progress& p) {
+    if (p.stage == "write") std::ofstream(out("q/notes.txt")) << "precious";
+    return true;
+  };
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), o, {.on_progress = intrude}), ArgumentError);
+  EXPECT_TRUE(fs::exists(out("q/notes.txt")));
+  fs::rename(out("q/notes.txt"), out("notes.txt"));
+  EXPECT_TRUE(quantize_model(model("llama"), out("q"), o).already_complete);  // staged whole: only placed
+  EXPECT_EQ(files(out("q")), files(out("whole")));
+}
+
+TEST_F(QuantizeModelTest, AModelThatChangesEndsTheRunAndTheJournalIsWhole) {
+  const QuantizeOptions o = options("rtn");
+  quantize_model(model("llama"), out("whole"), o);
+  fs::copy(model("llama"), out("m"));
+  const std::string weights = out("m/model.safetensors");
+  fs::permissions(weights, fs::perms::owner_all, fs::perm_options::add);
+  const auto time = fs::last_write_time(weights);
+  const auto size = fs::file_size(weights);
+  const auto cut = [&](const Progress& p) {
+    if (p.stage == "load" && p.done == 1) fs::resize_file(weights, size / 3);
+    return true;
+  };
+  try {
+    quantize_model(out("m"), out("q"), o, {.on_progress = cut});
+    ADD_FAILURE() << "not told";
+  } catch (const SystemError& e) {
+    EXPECT_NE(std::string(e.what()).find("model.safetensors: changed while it was read"), std::string::npos)
+        << e.what();
+  }
+  fs::copy_file(model("llama") + "/model.safetensors", weights, fs::copy_options::overwrite_existing);
+  fs::last_write_time(weights, time);
+  EXPECT_EQ(json::parse(quantize_model(out("m"), out("q"), o).report_json)["run"]["resumed_blocks"], 1);
+  auto now = files(out("q"));
+  auto whole = files(out("whole"));
+  now.erase("README.md");  // names the folder
+  whole.erase("README.md");
+  EXPECT_EQ(now, whole);
+}
+
 TEST_F(QuantizeModelTest, OtherOptionsStartOverInsteadOfMixing) {
   QuantizeOptions o = options("rtn");
   int calls = 0;
@@ -316,12 +483,13 @@ TEST_F(QuantizeModelTest, OtherOptionsStartOverInsteadOfMixing) {
   stop.on_progress = [&](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
   EXPECT_THROW(quantize_model(model("llama"), out("q"), o, stop), Interrupted);
   o.scheme = "sym";
+  o.overwrite = true;
   std::vector<std::string> warnings;
   Observer watch;
   watch.on_warning = [&](const std::string& w) { warnings.push_back(w); };
   quantize_model(model("llama"), out("q"), o, watch);
   ASSERT_FALSE(warnings.empty());
-  EXPECT_NE(warnings[0].find("starting over"), std::string::npos);
+  EXPECT_NE(warnings[0].find("--overwrite"), std::string::npos) << warnings[0];
   quantize_model(model("llama"), out("fresh"), o);
   EXPECT_EQ(files(out("q")), files(out("fresh")));
   (void)calls;

@@ -1,0 +1,46 @@
+// Which files of a folder this program has written there: only these are ever replaced or deleted.
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "platform/folder.h"
+
+namespace metal_marlin {
+
+// quantize lists its files in report.json, convert in this file.
+inline constexpr const char* kManifestName = ".metal-marlin.json";
+// The folder of an interrupted run, inside the output folder.
+inline constexpr const char* kJournalName = ".metal-marlin";
+
+// Names relative to the folder: "config.json", "awq/config.json". Each is one or two plain names; the first of two is a
+// checkpoint format. The lists themselves are included.
+struct Manifest {
+  std::set<std::string> files;
+
+  bool empty() const noexcept { return files.empty(); }
+  bool lists(const std::string& name) const { return files.count(name) > 0; }
+};
+
+// What the lists in `folder` say. A list that is no file, cannot be parsed, or is not ours counts as none, and so does
+// an entry with any other name: it may be of somebody else.
+Manifest read_manifest(const Folder& folder);
+// Text of kManifestName for these names.
+std::string manifest_text(const std::vector<std::string>& names);
+
+// What stands in `folder` and is not in `manifest`, ascending: "notes.txt", "awq/notes.txt", or "config.json (a
+// symbolic link)" where something else took the place of a listed file. The journal and temporary files of ours are
+// left out.
+std::vector<std::string> foreign_names(const Folder& folder, const Manifest& manifest);
+// "a, b and 3 more".
+std::string some_names(const std::vector<std::string>& names);
+
+// Deletes the listed files, the lists last, and the format folders that are empty then.
+void remove_listed(const Folder& folder, const Manifest& manifest);
+
+// ArgumentError when the file `path` belongs to a checkpoint that this program wrote; its report.html does not count.
+// Nor may it be named as weights are.
+void refuse_checkpoint_file(const std::string& path);
+
+}  // namespace metal_marlin

@@ -1,0 +1,77 @@
+// The folder that quantize or convert writes its result into: the lock, what stands there, and how the new result gets
+// to its place.
+//
+// A result is first written whole into OUT/.metal-marlin/result. place() then puts it beside OUT, under a name that
+// nobody can guess, and lets the two folders change names in one step. So OUT holds the old content or the new one at
+// every instant. Where that is not possible (OUT is a mount point, the folder above cannot be written to, OUT is the
+// working directory, the file system cannot exchange names) the files are moved one by one, config.json and the lists
+// last, and the same command ends what an interruption left.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "pipeline/manifest.h"
+#include "platform/folder.h"
+
+namespace metal_marlin {
+
+class ModelSource;
+
+class OutputFolder {
+ public:
+  enum class Use : uint8_t {
+    kWrite,  // the folder is made when it is missing, leftovers of killed runs are removed
+    kLook    // nothing is changed (--dry-run)
+  };
+  using Warn = std::function<void(const std::string&)>;
+
+  // Takes the lock: one process at a time. SystemError when another has it, ArgumentError when `path` is no folder.
+  // Where the file system has no locks, `warn` is told.
+  OutputFolder(const std::string& path, Use use, const Warn& warn);
+  // A folder that was made here and is still empty is removed.
+  ~OutputFolder();
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+
+  const std::string& path() const noexcept { return path_; }  // as given
+  bool exists() const noexcept { return folder_.has_value(); }
+  const Folder& folder() const { return *folder_; }
+  // What earlier runs have written here; with what an interrupted place() says of its files.
+  Manifest manifest() const;
+  bool has_journal_folder() const;
+  // An earlier place() had begun to move the staged result file by file.
+  bool placing() const;
+  // An earlier place() was interrupted; manifest() knows its files.
+  bool interrupted() const;
+  // Notes in the journal folder what manifest() said before that folder was emptied.
+  void note(const Manifest& manifest);
+
+  // The path of an empty folder for the new result.
+  std::string stage();
+  bool staged(const std::string& name) const;  // such a file is in it
+  // Puts the staged result into place and removes what manifest() lists of the old one. ArgumentError when files of
+  // somebody else stand in OUT: then nothing has changed. The journal is removed with the old result.
+  void place(const Warn& warn);
+  // Removes the journal folder and all in it. ArgumentError when it holds what is not ours.
+  void remove_journal();
+
+ private:
+  bool exchange(const Folder& journal, const Warn& warn);
+  void move_files(const Folder& journal, const Manifest& old);
+  void remove_leftovers_beside() const;
+  void take_back_staged();
+  std::optional<Folder> parent() const;
+
+  std::string path_;
+  std::string real_;  // without links
+  std::optional<Folder> folder_;
+  bool made_ = false;
+  bool use_write_ = false;
+};
+
+// ArgumentError when the model is read from `output` or from a folder in it.
+void refuse_model_inside(const ModelSource& source, const std::string& output);
+
+}  // namespace metal_marlin
