@@ -10,10 +10,12 @@
 #include <filesystem>
 #include <system_error>
 
+#include "core/file_status.h"
 #include "core/half.h"
 #include "core/machine.h"
 #include "core/mapped_file.h"
 #include "core/threads.h"
+#include "formats/text.h"
 #include "kernels/dispatch.h"
 
 namespace metal_marlin {
@@ -43,8 +45,8 @@ void to_f32(const TensorView& tensor, const std::string& file, int64_t first, in
       return;
     }
     default:
-      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", file, tensor.name,
-                                         dtype_name(tensor.dtype)));
+      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", file,
+                                         printable(tensor.name), dtype_name(tensor.dtype)));
   }
 }
 
@@ -65,7 +67,7 @@ OwnedTensor to_f16(const std::string& name, const std::vector<int64_t>& shape, c
     const auto first = std::find_if(values.values().begin(), values.values().end(), beyond);
     throw NumericError(
         fmt::format("tensor {}: {} of {} values are beyond the range of f16 (65504), the first is {} at element {}",
-                    name, count, values.size(), *first, first - values.values().begin()));
+                    printable(name), count, values.size(), *first, first - values.values().begin()));
   }
   return t;
 }
@@ -74,14 +76,14 @@ std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, cons
                                          const std::string& file) {
   if (shape.size() == 1) return {1, shape[0]};
   if (shape.size() == 2) return {shape[0], shape[1]};
-  throw FormatError(
-      fmt::format("{}: tensor {}: expected one or two dimensions, found {}", file, name, shape_string(shape)));
+  throw FormatError(fmt::format("{}: tensor {}: expected one or two dimensions, found {}", file, printable(name),
+                                shape_string(shape)));
 }
 
 void check_rows(const std::string& name, int64_t first, int64_t rows, int64_t all) {
   if (first < 0 || rows < 0 || first > all - rows) {
     throw ArgumentError(
-        fmt::format("tensor {}: rows {} .. {} of {} were asked for", name, first, first + rows - 1, all));
+        fmt::format("tensor {}: rows {} .. {} of {} were asked for", printable(name), first, first + rows - 1, all));
   }
 }
 
@@ -104,7 +106,7 @@ uint64_t digest_file(const std::string& path, uint64_t state) {
   if (code) return state;
   state = fnv1a(&size, sizeof size, state);
   if (size > kWhole) {
-    const int64_t changed = fs::last_write_time(path, code).time_since_epoch().count();
+    const int64_t changed = last_change(path);
     return fnv1a(&changed, sizeof changed, state);
   }
   const MappedFile file(path);

@@ -13,6 +13,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "core/file_status.h"
 #include "core/mapped_file.h"
 #include "formats/json_fault.h"
 #include "formats/text.h"
@@ -29,8 +30,7 @@ using Json = nlohmann::json;
 constexpr size_t kLargestFile = size_t{256} << 20;
 
 std::string read_if_there(const std::filesystem::path& path) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) return {};
+  if (!path_exists(path)) return {};
   const MappedFile file(path.string());
   const auto bytes = file.bytes();
   if (bytes.size() > kLargestFile)
