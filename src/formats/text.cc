@@ -40,7 +40,7 @@ bool is_unsafe(uint32_t code) {
 
 }  // namespace
 
-std::string printable(std::string_view text, size_t most) {
+std::string escaped(std::string_view text, size_t most) {
   std::string out;
   size_t characters = 0;
   for (size_t at = 0; at < text.size(); ++characters) {
@@ -66,11 +66,11 @@ std::string printable(std::string_view text, size_t most) {
 }
 
 std::string shown(std::string_view text) {
-  return '"' + printable(text) + '"';
+  return '"' + escaped(text) + '"';
 }
 
-std::string printable_line(std::string_view text) {
-  return printable(text, std::string_view::npos);
+std::string escaped_line(std::string_view text) {
+  return escaped(text, std::string_view::npos);
 }
 
 }  // namespace metal_marlin

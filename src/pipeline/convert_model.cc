@@ -11,9 +11,11 @@
 #include <set>
 
 #include "core/border.h"
+#include "core/file_status.h"
 #include "core/half.h"
 #include "core/machine.h"
 #include "core/threads.h"
+#include "formats/text.h"
 #include "pipeline/card_facts.h"
 #include "pipeline/folder_swap.h"
 #include "pipeline/printable.h"
@@ -138,6 +140,17 @@ CheckpointPlan plan_dequantization(const ModelSource& source) {
   return plan;
 }
 
+// NaN and infinity in what is copied are found before anything is written; the scales of codes were looked at.
+void check_copied_tensors(const ModelSource& source, const CheckpointPlan& plan, Tracker& tracker) {
+  std::set<std::string> codes;
+  for (const QuantizedLinear& l : plan.quantized) codes.insert(l.name);
+  for (const CheckpointTensor& tensor : source.tensors()) {
+    if (codes.count(tensor.name) > 0) continue;
+    tracker.enter("check", 0, 0);
+    source.check_finite(tensor.name);
+  }
+}
+
 // The folder is new, empty, or holds a checkpoint and nothing else that may be replaced.
 void check_output_folder(const ModelSource& source, const std::string& output, bool overwrite) {
   if (output.empty()) throw ArgumentError("output: expected a folder, got nothing");
@@ -155,15 +168,15 @@ void check_output_folder(const ModelSource& source, const std::string& output, b
   std::set<std::string> known = {"config.json",       "README.md",   "quantize_config.json",
                                  "quant_config.json", "report.json", "report.html"};
   for (const auto& [name, content] : source.companion_files()) known.insert(name);
-  for (const auto& entry : fs::directory_iterator(output)) {
-    const std::string name = entry.path().filename().string();
-    const bool ours =
-        entry.is_regular_file(code) &&
-        (known.count(name) > 0 || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") ||
-         name.starts_with("tokenizer") || name.ends_with(".json") || name.ends_with(".jinja") || name == "merges.txt");
+  for (const fs::path& entry : entries_of(output)) {
+    const std::string name = entry.filename().string();
+    const bool ours = is_file(entry) && (known.count(name) > 0 || name.ends_with(".safetensors") ||
+                                         name.ends_with(".safetensors.index.json") || name.starts_with("tokenizer") ||
+                                         name.ends_with(".json") || name.ends_with(".jinja") || name == "merges.txt");
     if (!ours) {
-      throw ArgumentError(fmt::format(
-          "{}: holds {}, which belongs to no checkpoint; remove it, or choose another folder", output, name));
+      throw ArgumentError(
+          fmt::format("{}: holds {}, which belongs to no checkpoint; remove it, or choose another folder", output,
+                      escaped(name)));
     }
   }
 }
@@ -188,6 +201,7 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   }
   check_output_folder(*source, output, options.overwrite);
   Tracker tracker(observer);
+  tracker.warn_of(source->warnings());
   CheckpointPlan plan = to_floats ? plan_dequantization(*source) : plan_conversion(*source, *writer, tracker);
   if (!to_floats) {
     // The codes are the same, so what was measured of them holds.
@@ -197,10 +211,20 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
     plan.evaluation = std::move(facts.evaluation);
     plan.figures_json = std::move(facts.figures_json);
   }
-  const auto left_out = source->left_out();
+  check_copied_tensors(*source, plan, tracker);
+  const std::string& head = source->family().head;
+  if (options.to == "awq" && std::any_of(plan.quantized.begin(), plan.quantized.end(),
+                                         [&](const QuantizedLinear& l) { return l.name == head; })) {
+    tracker.warn(
+        fmt::format("{}: the head ({}) is quantized, and readers of AWQ checkpoints do not load a quantized "
+                    "head; use gptq, gptq_v2 or native",
+                    source->path(), head));
+  }
+  auto left_out = source->left_out();
+  std::erase_if(left_out, [](const CheckpointTensor& t) { return !t.reason.empty(); });  // told already
   if (!left_out.empty()) {
     tracker.warn(fmt::format("{} tensors are not part of the language model and are not carried along, the first: {}",
-                             left_out.size(), left_out.front().name));
+                             left_out.size(), escaped(left_out.front().name)));
   }
   FolderSwap folder(output);
   SourceProvider provider(*source);
@@ -228,7 +252,8 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   for (const ClampedTensor& c : written.clamped) {
     report["clamped"].push_back(
         {{"name", c.name}, {"clamped", c.clamped}, {"flushed", c.flushed}, {"largest", c.largest}});
-    if (c.clamped > 0) tracker.warn(fmt::format("{}: {} values exceed float16 and were clamped", c.name, c.clamped));
+    if (c.clamped > 0)
+      tracker.warn(fmt::format("{}: {} values exceed float16 and were clamped", escaped(c.name), c.clamped));
   }
   report["warnings"] = tracker.warnings();
   report["seconds"] = tracker.seconds();

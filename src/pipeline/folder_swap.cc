@@ -12,6 +12,7 @@
 #include <filesystem>
 
 #include "core/atomic_file.h"
+#include "core/file_status.h"
 
 namespace metal_marlin {
 namespace {
@@ -19,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string plain(const std::string& path) {
-  std::string out = fs::absolute(path).lexically_normal().string();
+  std::string out = absolute_path(path).lexically_normal().string();
   while (out.size() > 1 && out.back() == '/') out.pop_back();
   return out;
 }
@@ -59,7 +60,7 @@ FolderSwap::FolderSwap(const std::string& target) : target_(plain(target)) {
       throw SystemError(
           fmt::format("{}: another process is writing it; wait for it, or choose another folder", target_));
     }
-    for (const auto& entry : fs::directory_iterator(temporary_)) remove_all(entry.path().string());
+    for (const fs::path& entry : entries_of(temporary_)) remove_all(entry.string());
     // The other process may have moved or removed the folder between our look and our lock.
     std::error_code code;
     if (fs::exists(temporary_, code)) return;

@@ -138,6 +138,7 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   Tracker tracker(observer);
   for (const std::string& text : warnings_before_work(*source, options, recipe)) tracker.warn(text);
   require_judge(options);
+  tracker.warn_of(source->warnings());
   const TextSizes sizes = expected_sizes(*source, options);
   auto calibration_tokens = static_cast<uint64_t>(sizes.calibration);
   std::unique_ptr<StatsFile> statistics;

@@ -20,9 +20,12 @@
 #include "calibrate/stats_file.h"
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/file_status.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "eval/score.h"
+#include "formats/bounded_json.h"
+#include "formats/text.h"
 #include "model/block.h"
 #include "model/model.h"
 #include "pipeline/block_probe.h"
@@ -154,6 +157,7 @@ class Run {
   void restore_states(int64_t layer);
   void snapshot(int64_t next_layer);
   Evaluation evaluate();
+  void warn_of_conversion(const std::string& format, const WriteReport& report);
   std::string evaluated_text() const;
   std::vector<std::pair<std::string, WriteReport>> write(const json& figures);
   bool evaluating() const { return !texts_.held_back.sequences.empty(); }
@@ -183,9 +187,9 @@ class Run {
 
 bool Run::already_complete(uint64_t fingerprint, QuantizeResult& result) {
   const std::string path = (fs::path(output_) / "report.json").string();
-  if (!fs::exists(path)) return false;
+  if (!path_exists(path)) return false;
   const std::string text = read_text_file(path);
-  const json report = json::parse(text, nullptr, false);
+  const json report = parse_json_or_discard(text);
   const json::json_pointer stored("/run/fingerprint");
   if (!report.is_object() || !report.contains(stored)) return false;
   if (report[stored] != json(fmt::format("{:016x}", fingerprint))) {
@@ -234,9 +238,9 @@ void Run::lock_output() {
 // What an earlier run wrote, as its report lists it; the report itself is the last.
 std::vector<fs::path> Run::old_result() const {
   const fs::path report_path = fs::path(output_) / "report.json";
-  if (!fs::exists(report_path)) return {};
+  if (!path_exists(report_path)) return {};
   std::vector<fs::path> paths;
-  const json report = json::parse(read_text_file(report_path.string()), nullptr, false);
+  const json report = parse_json_or_discard(read_text_file(report_path.string()));
   const auto formats = "/options/formats"_json_pointer;
   const bool folders = report.is_object() && report.contains(formats) && report[formats].size() > 1;
   for (const ReportedFile& file : reported_files(report)) {
@@ -250,8 +254,8 @@ std::vector<fs::path> Run::old_result() const {
 // Weights that no run of ours wrote are never removed.
 void Run::refuse_foreign_weights() const {
   const std::vector<fs::path> own = old_result();
-  for (const auto& entry : fs::directory_iterator(output_)) {
-    const std::string name = entry.path().filename().string();
+  for (const fs::path& entry : entries_of(output_)) {
+    const std::string name = entry.filename().string();
     if (!name.ends_with(".safetensors") && !name.ends_with(".gguf") && !name.ends_with(".bin")) continue;
     if (std::find(own.begin(), own.end(), fs::path(output_) / name) != own.end()) continue;
     throw ArgumentError(
@@ -281,6 +285,14 @@ void Run::check_before_work() {
   plan_tensors();
   if (chooses_bits(options_)) check_reachable(sensitive_items(layers_, recipe_, options_), options_);
   warn_of_unused_patterns();
+  // NaN and infinity are found before anything is written; a run that goes on has looked already.
+  if (!journal_.exists()) {
+    const auto tensors = source_->tensors();
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      tracker_.enter("check", static_cast<int64_t>(i), static_cast<int64_t>(tensors.size()));
+      source_->check_finite(tensors[i].name);
+    }
+  }
   if (preparation_is_long(options_.calibration)) {
     const TextSizes sizes = expected_sizes(*source_, options_);
     plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
@@ -295,8 +307,8 @@ void Run::prepare(uint64_t fingerprint) {
                                   : std::string("starting over, as --no-resume says"));
   }
   if (!resuming) {
-    if (!journal_.exists() && !options_.overwrite && !redo_ && fs::exists(output_) && !fs::is_empty(output_) &&
-        !fs::exists(fs::path(output_) / ".metal-marlin")) {
+    if (!journal_.exists() && !options_.overwrite && !redo_ && path_exists(output_) && !is_empty_folder(output_) &&
+        !path_exists(fs::path(output_) / ".metal-marlin")) {
       throw ArgumentError(
           fmt::format("{}: expected an empty or new folder; use --overwrite to write into it", output_));
     }
@@ -320,7 +332,7 @@ void Run::prepare(uint64_t fingerprint) {
     journal_.begin(fingerprint);
   }
   const std::string texts_path = (fs::path(journal_.folder()) / "texts.json").string();
-  if (!resuming || !fs::exists(texts_path) || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
+  if (!resuming || !path_exists(texts_path) || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
     if (!ready) make_texts();
     const std::vector<std::string> warnings(tracker_.warnings().begin() + static_cast<int64_t>(before),
                                             tracker_.warnings().end());
@@ -331,11 +343,11 @@ void Run::prepare(uint64_t fingerprint) {
                                     .dump(-1, ' ', false, json::error_handler_t::replace));
     journal_.write_tokens(texts_.calibration, texts_.held_back);
   } else {
-    const json j = json::parse(read_text_file(texts_path), nullptr, false);
+    const json j = parse_json_or_discard(read_text_file(texts_path));
     if (j.is_object()) {
       texts_.held_back_source = j.value("held_back_source", std::string());
       texts_.calibration_facts = j.value("calibration", std::string("{}"));
-      if (!json::parse(texts_.calibration_facts, nullptr, false).is_object()) {
+      if (!parse_json_or_discard(texts_.calibration_facts).is_object()) {
         throw FormatError(
             fmt::format("{}: calibration: expected a JSON object; run again with --no-resume", texts_path));
       }
@@ -393,7 +405,7 @@ void Run::choose_mixed_bits() {
   sensitivity.items = sensitive_items(layers_, recipe_, options_);
   if (const std::string text = sensitivity_warning(options_, std::ssize(texts_.calibration.sequences)); !text.empty())
     tracker_.warn(text);
-  if (!fs::exists(path) || !take_measured(json::parse(read_text_file(path), nullptr, false), sensitivity)) {
+  if (!path_exists(path) || !take_measured(parse_json_or_discard(read_text_file(path)), sensitivity)) {
     const std::string scratch = (fs::path(journal_.folder()) / "scratch-sensitivity").string();
     sensitivity = measure_sensitivity(*source_, options_, recipe_, layers_, texts_.calibration, scratch, tracker_);
     write_text_file(path, to_json(sensitivity).dump());
@@ -625,6 +637,21 @@ std::string Run::evaluated_text() const {
   return fmt::format("{}: {} chunk{} of {} tokens", source, chunks, chunks == 1 ? "" : "s", texts_.held_back.longest());
 }
 
+// What the file holds in place of the source's values; the figures were measured before.
+void Run::warn_of_conversion(const std::string& format, const WriteReport& report) {
+  for (const ClampedTensor& c : report.clamped) {
+    if (c.clamped > 0)
+      tracker_.warn(
+          fmt::format("{}: {} values exceed float16 and were clamped ({})", escaped(c.name), c.clamped, format));
+  }
+  if (report.rounded.empty() || !evaluating()) return;
+  tracker_.warn(
+      fmt::format("{}: {} tensors of the source, which stores them in float32, are written in 16 bits ({}); perplexity "
+                  "and KL divergence of this report were measured before that, evaluate the result for figures of it; "
+                  "the first: {}",
+                  source_->path(), report.rounded.size(), format, escaped(report.rounded.front())));
+}
+
 std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures) {
   CheckpointPlan plan;
   plan.group_size = recipe_.grid.group_size;
@@ -660,6 +687,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures)
     reports.emplace_back(format, writer->write(*source_, plan, provider, folder, [&](int64_t done, int64_t total) {
       tracker_.enter("write", done, total);
     }));
+    warn_of_conversion(format, reports.back().second);
   }
   return reports;
 }
@@ -669,9 +697,10 @@ QuantizeResult Run::execute() {
   tracker_.enter("prepare", 0, 1);
   check_output(*source_, output_);
   for (const std::string& text : warnings_before_work(*source_, options_, recipe_)) tracker_.warn(text);
+  tracker_.warn_of(source_->warnings());
   const uint64_t fingerprint = run_fingerprint(options_, recipe_, *source_);
   if (!options_.overwrite && !journal_.exists() && already_complete(fingerprint, result)) {
-    if (fs::exists(journal_.folder())) journal_.remove();  // killed after the report, while it was being removed
+    if (path_exists(journal_.folder())) journal_.remove();  // killed after the report, while it was being removed
     return result;
   }
   check_before_work();

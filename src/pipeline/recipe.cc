@@ -13,6 +13,7 @@
 #include <set>
 
 #include "calibrate/builtin_text.h"
+#include "core/file_status.h"
 #include "core/machine.h"
 #include "core/mapped_file.h"
 #include "kernels/gemm.h"
@@ -55,7 +56,7 @@ uint64_t file_digest(const std::string& path) {
   if (bytes.size() <= kWhole || std::filesystem::path(path).extension() != ".npz")
     return fnv1a(bytes.data(), bytes.size());
   const uint64_t head = fnv1a(bytes.data(), kEnd, fnv1a(nullptr, 0) + bytes.size());
-  const auto time = std::filesystem::last_write_time(path).time_since_epoch().count();
+  const auto time = last_change(path);
   return fnv1a(bytes.data() + bytes.size() - kEnd, kEnd, fnv1a(&time, sizeof time, head));
 }
 

@@ -62,7 +62,7 @@ void ConfigReader::fail(const std::string& key, const std::string& expected) con
                       : it->is_number_float() ? fmt::format("{}", it->get<double>())
                                               : it->dump(-1, ' ', false, json::error_handler_t::replace);
   if (found.size() > 80) found = found.substr(0, 80) + "...";
-  found = printable(found);
+  found = escaped(found);
   throw FormatError(fmt::format("{}: {}{}: expected {}, found {}", file_, prefix_, key, expected, found));
 }
 

@@ -203,7 +203,7 @@ class GgufSource : public ModelSource {
  private:
   const Entry& get(const std::string& name) const {
     const auto it = entries_.find(name);
-    if (it == entries_.end()) throw FormatError(fmt::format("{}: tensor {} is missing", path_, printable(name)));
+    if (it == entries_.end()) throw FormatError(fmt::format("{}: tensor {} is missing", path_, escaped(name)));
     return it->second;
   }
 
@@ -231,7 +231,7 @@ class GgufSource : public ModelSource {
     const GgufTensor* tensor = file_.find(gguf_name);
     if (tensor == nullptr) return;  // check() names what is missing
     if (!ggml_type_info(tensor->type).can_dequantize) {
-      throw UnsupportedError(fmt::format("{}: tensor {}: type {} is not supported", path_, printable(gguf_name),
+      throw UnsupportedError(fmt::format("{}: tensor {}: type {} is not supported", path_, escaped(gguf_name),
                                          ggml_type_info(tensor->type).name));
     }
     if (heads > 0 && (tensor->shape.empty() || tensor->shape[0] % (2 * heads) != 0)) {

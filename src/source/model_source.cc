@@ -188,7 +188,7 @@ void ModelSource::settle_biases() {
   warnings_.push_back(
       fmt::format("{}: {} {} that the config does not have {} only zeros and {} left out, the first: {}", path_,
                   zeros.size(), zeros.size() == 1 ? "bias" : "biases", zeros.size() == 1 ? "holds" : "hold",
-                  zeros.size() == 1 ? "is" : "are", printable(zeros.front())));
+                  zeros.size() == 1 ? "is" : "are", escaped(zeros.front())));
 }
 
 bool ModelSource::same_values(const std::string& a, const std::string& b, const std::vector<int64_t>& shape) const {
@@ -256,7 +256,7 @@ void ModelSource::check_finite(const std::string& name) const {
   throw NumericError(
       fmt::format("{}: tensor {}: expected finite values, found {} at element {}{}; the checkpoint is damaged or was "
                   "saved after training had diverged: fetch it again or take an earlier one",
-                  path_, printable(name), found, at, place));
+                  path_, escaped(name), found, at, place));
 }
 
 void ModelSource::check() const {

@@ -230,7 +230,7 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
         std::find_if(kNativeWidths.begin(), kNativeWidths.end(), [&](int width) { return value == json(width); });
     if (it != kNativeWidths.end()) return *it;
     throw UnsupportedError(fmt::format("{}: {}: expected {} bits, found {}", file, key, list_widths(kNativeWidths),
-                                       printable(value.dump(-1, ' ', false, json::error_handler_t::replace))));
+                                       escaped(value.dump(-1, ' ', false, json::error_handler_t::replace))));
   };
   NativeMetadata out;
   const auto parsed = [&](const char* key) { return parse_json(find(key), fmt::format("{}: {}", file, key)); };
@@ -242,7 +242,7 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
   }
   for (const auto& [name, entry] : tensors.items()) {
     if (!entry.is_object() || !entry.contains("bits")) continue;
-    out.others[name] = checked("metal_marlin.tensors: " + printable(name), entry["bits"]);
+    out.others[name] = checked("metal_marlin.tensors: " + escaped(name), entry["bits"]);
   }
   return out;
 }

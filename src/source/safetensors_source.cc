@@ -90,7 +90,7 @@ class SafetensorsSource : public ModelSource {
     if (!e.plain()) return to_f16(name, e.shape, load(name, 0, -1));
     if (e.main->dtype != DType::kF32 && e.main->dtype != DType::kF16 && e.main->dtype != DType::kBF16) {
       throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", e.file->path(),
-                                         printable(name), dtype_name(e.main->dtype)));
+                                         escaped(name), dtype_name(e.main->dtype)));
     }
     OwnedTensor t{name, e.main->dtype, e.shape, Buffer(e.main->bytes.size())};
     if (!e.main->bytes.empty()) std::memcpy(t.bytes.data(), e.main->bytes.data(), t.bytes.size());
@@ -202,11 +202,11 @@ class SafetensorsSource : public ModelSource {
         out += fmt::format(" and {} more files", files_.size() - kNamed);
         break;
       }
-      out += (i > 0 ? ", " : "") + printable(fs::path(files_[i]->path()).filename().string());
+      out += (i > 0 ? ", " : "") + escaped(fs::path(files_[i]->path()).filename().string());
     }
     if (const auto it = placed_.find(missing); it != placed_.end())
       return fmt::format("{} (the index places it in {}, which lacks it; download that file again)", out,
-                         printable(it->second));
+                         escaped(it->second));
     const std::string name = fs::path(path_).filename().string();
     if (files_.size() == 1 && shards_by_name(name) > 1)
       return fmt::format("{} (one of {} shards: name the folder that holds all)", out, shards_by_name(name));
@@ -224,7 +224,7 @@ class SafetensorsSource : public ModelSource {
   const Entry& get(const std::string& name) const {
     const auto it = entries_.find(name);
     if (it == entries_.end())
-      throw FormatError(fmt::format("{}: tensor {} is missing from {}", path_, printable(name), files_read(name)));
+      throw FormatError(fmt::format("{}: tensor {} is missing from {}", path_, escaped(name), files_read(name)));
     return it->second;
   }
 
@@ -305,7 +305,7 @@ class SafetensorsSource : public ModelSource {
       if (names.empty()) return;
       warnings_.push_back(fmt::format("{}: {} {} {}, the first: {}", (fs::path(folder_) / index_).string(),
                                       names.size(), names.size() == 1 ? "tensor" : "tensors", what,
-                                      printable(names.front())));
+                                      escaped(names.front())));
     };
     tell(phantoms, "listed there, but in no shard; harmless unless the model needs them");
     tell(unlisted, "of its shards not listed there, but read all the same");
@@ -327,10 +327,10 @@ class SafetensorsSource : public ModelSource {
       throw FormatError(
           fmt::format("{}: tensor {} stands in {} too, and the two differ: nothing says which of them belongs to the "
                       "model; remove the file that does not, or download the model again",
-                      b.file->path(), printable(name), a.file->path()));
+                      b.file->path(), escaped(name), a.file->path()));
     }
     if (duplicates_++ == 0)
-      first_duplicate_ = fmt::format("{} in {} and {}", printable(name), fs::path(a.file->path()).filename().string(),
+      first_duplicate_ = fmt::format("{} in {} and {}", escaped(name), fs::path(a.file->path()).filename().string(),
                                      fs::path(b.file->path()).filename().string());
   }
 
@@ -338,7 +338,7 @@ class SafetensorsSource : public ModelSource {
   void settle_labels() {
     std::vector<NamedLinear> linears;
     for (auto& [name, e] : entries_) {
-      if (!e.plain()) linears.push_back({e.file->path() + ": " + printable(name), &e.packed});
+      if (!e.plain()) linears.push_back({e.file->path() + ": " + escaped(name), &e.packed});
     }
     const auto found = metal_marlin::settle_labels(packed_, *config_json_, linears, path_);
     warnings_.insert(warnings_.end(), found.begin(), found.end());
@@ -369,7 +369,7 @@ class SafetensorsSource : public ModelSource {
       } else if (!is_part(name, raw)) {
         if (!entries_.emplace(name, e).second) {
           throw FormatError(
-              fmt::format("{}: tensor {} is there twice: as it is and in 4 bits", e.file->path(), printable(name)));
+              fmt::format("{}: tensor {} is there twice: as it is and in 4 bits", e.file->path(), escaped(name)));
         }
       }
     }
@@ -419,7 +419,7 @@ class SafetensorsSource : public ModelSource {
   void demand_part(const TensorView* view, const std::string& name) const {
     if (view == nullptr)
       throw FormatError(fmt::format("{}: tensor {} is missing from {}; the linear's codes are there", path_,
-                                    printable(name), files_read(name)));
+                                    escaped(name), files_read(name)));
   }
 
   void add_packed(const std::string& name, const Entry& codes, const std::map<std::string, Entry>& raw) {
@@ -441,7 +441,7 @@ class SafetensorsSource : public ModelSource {
     e.shape = logical_shape(layout, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
     if (!entries_.emplace(module + ".weight", std::move(e)).second) {
       throw FormatError(
-          fmt::format("{}: tensor {}.weight is there twice: as it is and in 4 bits", path_, printable(module)));
+          fmt::format("{}: tensor {}.weight is there twice: as it is and in 4 bits", path_, escaped(module)));
     }
   }
 

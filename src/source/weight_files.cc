@@ -54,7 +54,7 @@ std::string why_none(const std::vector<std::string>& all) {
       "found only {} ({}), which are Python pickles and may run code, so they are not read; download the model's "
       ".safetensors files, or save it anew with transformers: "
       "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)",
-      others.size() == 1 ? "a file of PyTorch" : "files of PyTorch", printable(others.front()));
+      others.size() == 1 ? "a file of PyTorch" : "files of PyTorch", escaped(others.front()));
 }
 
 // The index of a folder if it counts; nothing: the files must tell.

@@ -24,19 +24,19 @@ TEST(Text, WhatSteersATerminalIsEscaped) {
       {"\xED\xA0\x80", "\\xed\\xa0\\x80"},  // a surrogate
   };
   for (const auto& [text, expected] : cases) {
-    EXPECT_EQ(printable(text), expected);
+    EXPECT_EQ(escaped(text), expected);
     EXPECT_EQ(shown(text), '"' + expected + '"');
-    EXPECT_EQ(printable_line(text), expected);
+    EXPECT_EQ(escaped_line(text), expected);
   }
 }
 
 TEST(Text, IsCutAtCharactersNotWithinThem) {
   std::string long_text;
   for (int i = 0; i < 300; ++i) long_text += "\xC3\xA9";
-  const std::string cut = printable(long_text);
+  const std::string cut = escaped(long_text);
   EXPECT_EQ(cut, long_text.substr(0, 400) + "...");
-  EXPECT_EQ(printable_line(long_text), long_text);
-  EXPECT_EQ(printable(std::string(200, 'a')), std::string(200, 'a'));
+  EXPECT_EQ(escaped_line(long_text), long_text);
+  EXPECT_EQ(escaped(std::string(200, 'a')), std::string(200, 'a'));
 }
 
 }  // namespace
