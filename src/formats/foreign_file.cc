@@ -60,14 +60,14 @@ std::string foreign_file_text(std::string_view start) {
 }
 
 std::string foreign_weights_text(std::string_view start) {
-  if (start.empty()) return "the file is empty: download it again";
+  if (start.empty()) return "the file is empty (0 bytes): download it again";
   if (std::string text = foreign_file_text(start); !text.empty()) return text;
   if (start.starts_with("GGUF")) return "this is a GGUF file: give it a name that ends in .gguf";
   if (start.size() > 9 && start[8] == '{' && std::memcmp(start.data() + 4, "\0\0\0\0", 4) == 0) {
     return "this is a safetensors file: give it a name that ends in .safetensors";
   }
   constexpr size_t kProbe = 60;
-  if (is_plain_text(start.substr(0, kProbe))) {
+  if (start.size() >= 16 && is_plain_text(start.substr(0, kProbe))) {
     return fmt::format(
         "this is a text, such as a server's error message, not the file itself (it begins with {}): "
         "download the file again",

@@ -180,8 +180,8 @@ void Journal::write_states(int64_t layer, std::span<const TensorView> states) {
 
 std::optional<int64_t> Journal::states_layer() const {
   std::optional<int64_t> last;
-  std::error_code code;
-  for (const auto& entry : fs::directory_iterator(folder_, code)) {
+  if (!is_folder(folder_)) return last;
+  for (const fs::path& entry : entries_of(folder_)) {
     const std::string name = entry.filename().string();
     long long layer = 0;
     int end = 0;
