@@ -36,9 +36,18 @@ std::vector<uint8_t> stored_zeros(const PackedLinear& l, bool interleaved) {
   return std::move(t.zeros);
 }
 
+// Whether a g_idx is there that is none: reading it will say so.
+bool is_no_index(const PackedLinear& l) {
+  const TensorView* index = l.channels;
+  if (index == nullptr) return false;
+  const bool integers = index->dtype == DType::kI32 || index->dtype == DType::kU32;
+  return !integers || l.codes->shape.size() != 2 || index->shape.size() != 1 ||
+         index->shape[0] / run_codes(l.bits) != l.codes->shape[0] / run_words(l.bits) || index->shape[0] <= 0;
+}
+
 std::vector<int32_t> group_index_of(const PackedLinear& l) {
   const TensorView* index = l.channels;
-  if (index == nullptr || index->shape.size() != 1 || dtype_size(index->dtype) != 4) return {};
+  if (index == nullptr) return {};
   std::vector<int32_t> out(index->bytes.size() / sizeof(int32_t));
   if (!out.empty()) std::memcpy(out.data(), index->bytes.data(), out.size() * sizeof(int32_t));
   return out;
@@ -58,7 +67,7 @@ void settle_order(const ConfigReader& q, const std::vector<NamedLinear>& linears
   Found dropped;
   Found scattered;
   for (const NamedLinear& n : linears) {
-    if (groups_of(*n.linear) < 2) continue;
+    if (groups_of(*n.linear) < 2 || is_no_index(*n.linear)) continue;
     const std::vector<int32_t> index = group_index_of(*n.linear);
     const bool nothing = std::all_of(index.begin(), index.end(), [](int32_t g) { return g == 0; });
     if (act_order && nothing) {

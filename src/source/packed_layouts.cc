@@ -12,6 +12,7 @@
 
 #include "core/file_status.h"
 #include "formats/bounded_json.h"
+#include "formats/json_fault.h"
 #include "formats/text.h"
 #include "pack/awq_gemm.h"
 #include "pack/bit_runs.h"
@@ -216,14 +217,14 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
   }
   if (version.empty() || version == "1") {
     if (offset != "8") {
-      throw UnsupportedError(fmt::format("{}: metal_marlin.nibble_offset: expected 8, found {}", file, shown(offset)));
+      throw UnsupportedError(fmt::format("{}: metal_marlin.nibble_offset: expected 8, found {}", file, printable(offset)));
     }
     return {};
   }
   if (version != "2") {
     throw UnsupportedError(
         fmt::format("{}: metal_marlin.version: expected 1 or 2, found {}; a newer version of this program may read it",
-                    file, shown(version)));
+                    file, printable(version)));
   }
   const auto checked = [&](const std::string& key, const json& value) {
     const auto it =
@@ -233,7 +234,11 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
                                        escaped(value.dump(-1, ' ', false, json::error_handler_t::replace))));
   };
   NativeMetadata out;
-  const auto parsed = [&](const char* key) { return parse_json(find(key), fmt::format("{}: {}", file, key)); };
+  // Whatever is no JSON is refused below, as a value of the wrong kind.
+  const auto parsed = [&](const char* key) {
+    const std::string text = find(key);
+    return find_json_fault(text) ? json(json::value_t::discarded) : parse_json(text, fmt::format("{}: {}", file, key));
+  };
   out.bits = checked("metal_marlin.bits", parsed("metal_marlin.bits"));
   const json tensors = parsed("metal_marlin.tensors");
   if (!tensors.is_object()) {
