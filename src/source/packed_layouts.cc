@@ -217,7 +217,8 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
   }
   if (version.empty() || version == "1") {
     if (offset != "8") {
-      throw UnsupportedError(fmt::format("{}: metal_marlin.nibble_offset: expected 8, found {}", file, printable(offset)));
+      throw UnsupportedError(
+          fmt::format("{}: metal_marlin.nibble_offset: expected 8, found {}", file, printable(offset)));
     }
     return {};
   }

@@ -459,13 +459,6 @@ INSTANTIATE_TEST_SUITE_P(
                  write_safetensors(f.path("model.safetensors"), tensors);
                },
                expect<UnsupportedError>({kQ, "F32, F16 or BF16", "I32"})},
-        Damage{"tensor_twice",
-               [](const TemporaryFolder& f) {
-                 f.write("config.json", small_config().dump());
-                 write_safetensors(f.path("model-00001-of-00002.safetensors"), test::f32_tensors(small_shapes()));
-                 write_safetensors(f.path("model-00002-of-00002.safetensors"), test::f32_tensors({{kQ, {16, 16}}}));
-               },
-               expect<FormatError>({kQ, "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"})},
         Damage{"weights_cut",
                [](const TemporaryFolder& f) {
                  write_small_model(f);
