@@ -174,9 +174,8 @@ void check_output_folder(const ModelSource& source, const std::string& output, b
                                          name.ends_with(".safetensors.index.json") || name.starts_with("tokenizer") ||
                                          name.ends_with(".json") || name.ends_with(".jinja") || name == "merges.txt");
     if (!ours) {
-      throw ArgumentError(
-          fmt::format("{}: holds {}, which belongs to no checkpoint; remove it, or choose another folder", output,
-                      escaped(name)));
+      throw ArgumentError(fmt::format(
+          "{}: holds {}, which belongs to no checkpoint; remove it, or choose another folder", output, escaped(name)));
     }
   }
 }

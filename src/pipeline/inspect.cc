@@ -153,11 +153,9 @@ std::string render_inspection(const std::string& text) try {
     it->second.push_back(s.at("name").get<std::string>());
   }
   for (const auto& [reason, names] : reasons) {
-    line("skipped",
-         fmt::format("{} ({}): {}{}", reason, names.size(), names.front(), names.size() > 1 ? ", ..." : ""));
+    line("skipped", fmt::format("{} ({}): {}{}", reason, names.size(), names.front(), names.size() > 1 ? ", ..." : ""));
   }
-  for (const auto& warning : j.value("warnings", ordered_json::array()))
-    line("warning", warning.get<std::string>());
+  for (const auto& warning : j.value("warnings", ordered_json::array())) line("warning", warning.get<std::string>());
   if (j.contains("sensitivity")) out += "\n" + mixed_text(nlohmann::json(j.at("sensitivity")), 0);
   if (j.contains("tensors")) {
     out += fmt::format("\n{:<58} {:<16} {:<8} {:>12}\n", "tensor", "shape", "stored", "bytes");

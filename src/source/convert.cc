@@ -76,8 +76,8 @@ std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, cons
                                          const std::string& file) {
   if (shape.size() == 1) return {1, shape[0]};
   if (shape.size() == 2) return {shape[0], shape[1]};
-  throw FormatError(fmt::format("{}: tensor {}: expected one or two dimensions, found {}", file, escaped(name),
-                                shape_string(shape)));
+  throw FormatError(
+      fmt::format("{}: tensor {}: expected one or two dimensions, found {}", file, escaped(name), shape_string(shape)));
 }
 
 void check_rows(const std::string& name, int64_t first, int64_t rows, int64_t all) {
