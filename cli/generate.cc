@@ -38,7 +38,8 @@ std::string read_prompt(const Command& command, const State& state) {
   if (text && state.prompt.empty()) throw UsageError{"--prompt: expected a text to continue, found an empty one"};
   if (text) return state.prompt;
   // A pipe or a device is a prompt as well; reading a folder would throw.
-  if (std::filesystem::is_directory(state.file))
+  std::error_code code;
+  if (std::filesystem::is_directory(state.file, code))
     throw SystemError(fmt::format("{}: expected a file as a prompt, found a folder", state.file));
   std::ifstream stream(state.file, std::ios::binary);
   std::string content{std::istreambuf_iterator<char>(stream), {}};

@@ -10,13 +10,14 @@
 namespace metal_marlin {
 
 // {path, format, family, config{...}, parameters, bytes, bits_per_weight, quantization{...}, linears: n,
-//  tensors: [{name, shape, stored_as, bytes, file}], skipped: [{name, reason}]}. `skipped` holds all that is no linear
+//  tensors: [{name, shape, stored_as, bytes, file}], skipped: [{name, reason}], warnings: [text]}. `warnings`: where
+//  files, config and tensors contradict each other, and which of them counts. `skipped` holds all that is no linear
 //  of
 // a block, and what the file has beside the model: other parts, layers that the config does not count.
 METAL_MARLIN_API std::string inspect_model(const std::string& model, bool with_tensors = true);
 
 // Error of B's weights against A's, per tensor and per layer: {tensors: [{name, shape, relative_error, max_error,
-// stored_as: [a, b]}], layers: [{layer, relative_error}], only_in_a, only_in_b, relative_error}.
+// stored_as: [a, b]}], layers: [{layer, relative_error}], only_in_a, only_in_b, relative_error, warnings}.
 // relative_error = ||B - A||_F / ||A||_F; of layers and in all: of the linears. Scales that B has folded into
 // neighbours are undone first: norms are multiplied into the linears that they feed (and not listed), the rows of v and
 // up are brought back to A's length, and the columns of o and down with them. ArgumentError unless both are of one

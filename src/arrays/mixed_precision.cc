@@ -16,6 +16,7 @@
 #include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
+#include "formats/bounded_json.h"
 
 namespace metal_marlin {
 namespace {
@@ -211,7 +212,7 @@ LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& 
 }
 
 std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity_json) try {
-  const json root = json::parse(sensitivity_json, nullptr, false);
+  const json root = parse_json_or_discard(sensitivity_json);
   if (!root.is_object())
     throw FormatError("sensitivity: expected a JSON object, as sensitivity_of_model delivers, found none");
   const json& items = child(root, "items", &json::is_array, "a list");

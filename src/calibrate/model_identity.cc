@@ -10,6 +10,7 @@
 #include <set>
 
 #include "core/machine.h"
+#include "formats/bounded_json.h"
 
 namespace metal_marlin {
 namespace {
@@ -85,8 +86,7 @@ void check_identity(const NpzFile& file, const ModelSource& source) {
   if (header.dtype != DType::kU8 || header.shape.size() != 1 || header.elements() > kLargest)
     broken("expected JSON as u8 [n]");
   const OwnedTensor array = file.load(kKey);
-  const json j =
-      json::parse(std::string(reinterpret_cast<const char*>(array.bytes.data()), array.bytes.size()), nullptr, false);
+  const json j = parse_json_or_discard({reinterpret_cast<const char*>(array.bytes.data()), array.bytes.size()});
   ModelIdentity stored;
   for (const auto& [key, to] :
        {std::pair{"name", &stored.name}, std::pair{"family", &stored.family}, std::pair{"digest", &stored.digest}}) {

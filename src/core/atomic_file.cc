@@ -1,4 +1,5 @@
 #include "core/atomic_file.h"
+#include "core/file_status.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
@@ -153,7 +154,7 @@ void require_regular_file_name(const std::string& path) {
 void create_folders(const std::string& path) {
   std::error_code code;
   std::filesystem::create_directories(path, code);
-  if (code || !std::filesystem::is_directory(path, code)) {
+  if (code || !is_folder(path)) {
     throw SystemError(fmt::format("{}: cannot create the folder: {}", path,
                                   code ? code.message() : std::string("a file of that name exists")));
   }

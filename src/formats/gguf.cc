@@ -14,6 +14,7 @@
 #include "core/checked.h"
 #include "core/tensor.h"
 #include "core/threads.h"
+#include "formats/foreign_file.h"
 #include "formats/text.h"
 
 namespace metal_marlin {
@@ -47,8 +48,11 @@ class GgufParser {
     GgufContent content;
     content.metadata.file_ = name_;
     context_ = "header";
-    if (file_.size() < 4 || std::memcmp(file_.data(), "GGUF", 4) != 0)
-      fail("no GGUF file: it does not begin with GGUF");
+    if (file_.size() < 4 || std::memcmp(file_.data(), "GGUF", 4) != 0) {
+      const std::string_view start(reinterpret_cast<const char*>(file_.data()), std::min<size_t>(file_.size(), 512));
+      const std::string foreign = foreign_weights_text(start);
+      fail("no GGUF file: " + (foreign.empty() ? std::string("it does not begin with GGUF") : foreign));
+    }
     position_ = 4;
     content.version = read<uint32_t>();
     if ((content.version & 0xffffu) == 0 && content.version != 0) {
@@ -164,42 +168,24 @@ class GgufParser {
     if (count > kLengthLimit) fail(fmt::format("array of {} elements, the format allows {}", count, kLengthLimit));
     switch (out.element) {
       case GgufType::kU8:
-        out.value = numbers<uint8_t, int64_t>(count);
-        break;
       case GgufType::kI8:
-        out.value = numbers<int8_t, int64_t>(count);
+      case GgufType::kBool:
+        out.value = numbers(count, 1);
         break;
       case GgufType::kU16:
-        out.value = numbers<uint16_t, int64_t>(count);
-        break;
       case GgufType::kI16:
-        out.value = numbers<int16_t, int64_t>(count);
+        out.value = numbers(count, 2);
         break;
       case GgufType::kU32:
-        out.value = numbers<uint32_t, int64_t>(count);
-        break;
       case GgufType::kI32:
-        out.value = numbers<int32_t, int64_t>(count);
+      case GgufType::kF32:
+        out.value = numbers(count, 4);
         break;
       case GgufType::kU64:
-        out.value = numbers<uint64_t, uint64_t>(count);
-        break;
       case GgufType::kI64:
-        out.value = numbers<int64_t, int64_t>(count);
-        break;
-      case GgufType::kF32:
-        out.value = numbers<float, float>(count);
-        break;
       case GgufType::kF64:
-        out.value = numbers<double, double>(count);
+        out.value = numbers(count, 8);
         break;
-      case GgufType::kBool: {
-        const auto bytes = numbers<uint8_t, uint8_t>(count);
-        std::vector<bool> flags(bytes.size());
-        for (size_t i = 0; i < bytes.size(); ++i) flags[i] = bytes[i] != 0;
-        out.value = std::move(flags);
-        break;
-      }
       case GgufType::kString: {
         if (count > left() / sizeof(uint64_t))
           fail(fmt::format("array of {} strings, the file has {} bytes left", count, left()));
@@ -214,14 +200,12 @@ class GgufParser {
     }
   }
 
-  template <typename Stored, typename Held>
-  std::vector<Held> numbers(uint64_t count) {
-    if (count > left() / sizeof(Stored)) {
-      fail(fmt::format("array of {} elements of {} bytes, the file has {} left", count, sizeof(Stored), left()));
-    }
-    std::vector<Held> values(count);
-    for (Held& value : values) value = static_cast<Held>(read<Stored>());
-    return values;
+  GgufNumbers numbers(uint64_t count, uint64_t size) {
+    if (count > left() / size)
+      fail(fmt::format("array of {} elements of {} bytes, the file has {} left", count, size, left()));
+    const GgufNumbers out{file_.subspan(position_, count * size), count};
+    position_ += count * size;
+    return out;
   }
 
   uint64_t alignment(const GgufMetadata& metadata) {
@@ -384,13 +368,59 @@ const std::vector<std::string>* GgufMetadata::find_strings(std::string_view key)
   mismatch(key, "array of string", *found);
 }
 
+namespace {
+
+constexpr uint64_t kMostNumbers = uint64_t{1} << 26;  // beyond any vocabulary
+
+template <typename Stored, typename Held>
+std::vector<Held> held(const GgufNumbers& numbers) {
+  std::vector<Held> out(numbers.count);
+  for (uint64_t i = 0; i < numbers.count; ++i) {
+    Stored value;
+    std::memcpy(&value, numbers.bytes.data() + i * sizeof(Stored), sizeof(Stored));
+    out[i] = static_cast<Held>(value);
+  }
+  return out;
+}
+
+}  // namespace
+
+// nullptr: absent, or no array of numbers.
+const GgufNumbers* GgufMetadata::numbers(const GgufValue* found, std::string_view key) const {
+  const auto* n = found == nullptr ? nullptr : std::get_if<GgufNumbers>(&found->value);
+  if (n != nullptr && n->count > kMostNumbers) {
+    throw FormatError(
+        fmt::format("{}: key {}: expected at most {} elements, found {}", file_, shown(key), kMostNumbers, n->count));
+  }
+  return n;
+}
+
 std::optional<std::vector<int64_t>> GgufMetadata::find_ints(std::string_view key) const {
   const GgufValue* found = find(key);
   if (found == nullptr) return std::nullopt;
-  if (const auto* i = std::get_if<std::vector<int64_t>>(&found->value)) return *i;
-  if (const auto* u = std::get_if<std::vector<uint64_t>>(&found->value)) {
-    if (std::all_of(u->begin(), u->end(), [](uint64_t v) { return std::in_range<int64_t>(v); })) {
-      return std::vector<int64_t>(u->begin(), u->end());
+  if (const GgufNumbers* n = numbers(found, key)) {
+    switch (found->element) {
+      case GgufType::kU8:
+        return held<uint8_t, int64_t>(*n);
+      case GgufType::kI8:
+        return held<int8_t, int64_t>(*n);
+      case GgufType::kU16:
+        return held<uint16_t, int64_t>(*n);
+      case GgufType::kI16:
+        return held<int16_t, int64_t>(*n);
+      case GgufType::kU32:
+        return held<uint32_t, int64_t>(*n);
+      case GgufType::kI32:
+        return held<int32_t, int64_t>(*n);
+      case GgufType::kI64:
+        return held<int64_t, int64_t>(*n);
+      case GgufType::kU64: {
+        auto values = held<uint64_t, int64_t>(*n);  // what is too large has become negative
+        if (std::all_of(values.begin(), values.end(), [](int64_t v) { return v >= 0; })) return values;
+        break;
+      }
+      default:
+        break;
     }
   }
   mismatch(key, "array of integers below 2^63", *found);
@@ -399,15 +429,21 @@ std::optional<std::vector<int64_t>> GgufMetadata::find_ints(std::string_view key
 std::optional<std::vector<float>> GgufMetadata::find_floats(std::string_view key) const {
   const GgufValue* found = find(key);
   if (found == nullptr) return std::nullopt;
-  if (const auto* f = std::get_if<std::vector<float>>(&found->value)) return *f;
-  if (const auto* d = std::get_if<std::vector<double>>(&found->value)) return std::vector<float>(d->begin(), d->end());
+  if (const GgufNumbers* n = numbers(found, key)) {
+    if (found->element == GgufType::kF32) return held<float, float>(*n);
+    if (found->element == GgufType::kF64) return held<double, float>(*n);
+  }
   mismatch(key, "array of f32", *found);
 }
 
 std::optional<std::vector<bool>> GgufMetadata::find_bools(std::string_view key) const {
   const GgufValue* found = find(key);
   if (found == nullptr) return std::nullopt;
-  if (const auto* b = std::get_if<std::vector<bool>>(&found->value)) return *b;
+  if (const GgufNumbers* n = numbers(found, key); n != nullptr && found->element == GgufType::kBool) {
+    std::vector<bool> out(n->count);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = n->bytes[i] != std::byte{0};
+    return out;
+  }
   mismatch(key, "array of bool", *found);
 }
 

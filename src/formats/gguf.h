@@ -23,13 +23,18 @@ namespace metal_marlin {
 enum class GgufType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64 };
 std::string_view gguf_type_name(GgufType type) noexcept;  // "u8", "string", ...
 
+// The elements of an array of numbers or booleans as they lie in the file: nothing is held of arrays that nobody asks
+// for.
+struct GgufNumbers {
+  std::span<const std::byte> bytes;  // into the parsed memory
+  uint64_t count = 0;
+};
+
 struct GgufValue {
   GgufType type = GgufType::kU8;     // as stored
   GgufType element = GgufType::kU8;  // of an array
-  // Integers of any width as uint64/int64, f32 and f64 as double; arrays of integers as int64 (u64 as uint64).
-  std::variant<uint64_t, int64_t, double, bool, std::string, std::vector<uint64_t>, std::vector<int64_t>,
-               std::vector<float>, std::vector<double>, std::vector<bool>, std::vector<std::string>>
-      value;
+  // Integers of any width as uint64/int64, f32 and f64 as double.
+  std::variant<uint64_t, int64_t, double, bool, std::string, GgufNumbers, std::vector<std::string>> value;
 
   std::string type_name() const;  // "u32", "array of string"
 };
@@ -37,7 +42,7 @@ struct GgufValue {
 // The pairs of a file. The find_ forms return nothing when the key is absent and throw FormatError naming file, key,
 // expected and found type when it has another type; the get_ forms throw for an absent key too.
 // u64: any integer type, not negative. f64: f32, f64 or an integer. ints: arrays of any integer type (FormatError for
-// a value above int64). floats: arrays of f32 or f64.
+// a value above int64). floats: arrays of f32 or f64. ints, floats and bools of more than 2^26 elements: FormatError.
 class GgufMetadata {
  public:
   const std::map<std::string, GgufValue, std::less<>>& pairs() const noexcept { return pairs_; }
@@ -65,6 +70,7 @@ class GgufMetadata {
 
  private:
   friend class GgufParser;
+  const GgufNumbers* numbers(const GgufValue* found, std::string_view key) const;
   [[noreturn]] void missing(std::string_view key, const char* expected) const;
   [[noreturn]] void mismatch(std::string_view key, const char* expected, const GgufValue& found) const;
 
@@ -88,6 +94,7 @@ struct GgufContent {
   GgufMetadata metadata;
   std::vector<GgufTensor> tensors;  // in file order
 };
+// Metadata and tensors point into `file`, which must outlive them.
 // Throws FormatError for a broken file, UnsupportedError for an unknown ggml type or a big-endian file; messages start
 // with `name` and name the pair or tensor.
 GgufContent parse_gguf(std::span<const std::byte> file, const std::string& name);

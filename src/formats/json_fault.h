@@ -19,7 +19,8 @@ struct JsonFault {
 std::optional<JsonFault> find_json_fault(std::string_view text);
 
 // "no valid JSON: expected ',' or '}' at byte 17, found 'x'": what a message says of JSON that a parser refused.
-// `first_byte`: where the text begins in its file.
+// `first_byte`: where the text begins in its file. Where the text is no JSON at all but a known kind of file (a Git LFS
+// pointer, an HTML page, an archive), what it is and what to do.
 std::string json_fault_text(std::string_view text, uint64_t first_byte = 0);
 
 }  // namespace metal_marlin

@@ -14,6 +14,7 @@
 
 #include "core/checked.h"
 #include "core/model_file.h"
+#include "formats/foreign_file.h"
 #include "formats/strict_json.h"
 #include "formats/text.h"
 
@@ -23,6 +24,7 @@ namespace {
 constexpr uint64_t kHeaderLimit = 100'000'000;  // the reference's
 constexpr uint64_t kLengthBytes = 8;
 constexpr std::string_view kMetadataKey = "__metadata__";
+constexpr size_t kMostMetadata = size_t{1} << 16;  // keys; writers use some ten
 
 struct Entry {
   std::string name;
@@ -50,7 +52,10 @@ class HeaderHandler : public StrictJson {
       wrong("an object");
     }
   }
-  void end_object() override { where_ = where_ == Where::kTop ? Where::kOutside : Where::kTop; }
+  void end_object() override {
+    if (where_ == Where::kEntry) require_fields(entries.back());
+    where_ = where_ == Where::kTop ? Where::kOutside : Where::kTop;
+  }
   void on_key(const std::string& key) override {
     switch (where_) {
       case Where::kTop:
@@ -61,6 +66,8 @@ class HeaderHandler : public StrictJson {
         break;
       case Where::kMetadata:
         if (metadata.contains(key)) fail(fmt::format("{}: duplicate key {}", kMetadataKey, shown(key)));
+        if (metadata.size() == kMostMetadata)
+          fail(fmt::format("{}: expected at most {} keys, found more", kMetadataKey, kMostMetadata));
         key_in_metadata_ = key;
         break;
       default:
@@ -126,6 +133,14 @@ class HeaderHandler : public StrictJson {
   enum class Where : uint8_t { kOutside, kTop, kMetadata, kEntry, kShape, kOffsets };
   enum class Field : uint8_t { kDtype, kShape, kOffsets };
 
+  // At the end of an entry, so that a header of many empty ones is refused at the first.
+  void require_fields(const Entry& entry) const {
+    for (const auto& [present, field] : {std::pair{entry.dtype.has_value(), "dtype"},
+                                         {entry.shape.has_value(), "shape"},
+                                         {entry.offsets && entry.offsets->size() == 2, "data_offsets"}}) {
+      if (!present) fail(fmt::format("tensor {}: missing or incomplete {}", shown(entry.name), field));
+    }
+  }
   const char* field_name() const {
     return field_ == Field::kDtype ? "dtype" : field_ == Field::kShape ? "shape" : "data_offsets";
   }
@@ -264,11 +279,6 @@ bool valid_in_the_format(std::string_view dtype) {
 
 TensorView checked_view(Entry& entry, std::span<const std::byte> data, const std::string& file) {
   const std::string where = fmt::format("{}: tensor {}", file, shown(entry.name));
-  for (const auto& [present, field] : {std::pair{entry.dtype.has_value(), "dtype"},
-                                       {entry.shape.has_value(), "shape"},
-                                       {entry.offsets && entry.offsets->size() == 2, "data_offsets"}}) {
-    if (!present) throw FormatError(fmt::format("{}: missing or incomplete {}", where, field));
-  }
   const auto dtype = dtype_from_name(*entry.dtype);
   if (!dtype && valid_in_the_format(*entry.dtype)) {
     throw UnsupportedError(fmt::format(
@@ -293,6 +303,12 @@ TensorView checked_view(Entry& entry, std::span<const std::byte> data, const std
 }  // namespace
 
 SafetensorsContent parse_safetensors(std::span<const std::byte> file, const std::string& name) {
+  // A header begins with '{'; what does not may be another kind of file.
+  if (file.size() <= kLengthBytes || static_cast<char>(file[kLengthBytes]) != '{') {
+    const std::string_view start(reinterpret_cast<const char*>(file.data()), std::min<size_t>(file.size(), 512));
+    if (const std::string foreign = foreign_weights_text(start); !foreign.empty())
+      throw FormatError(fmt::format("{}: no safetensors file: {}", name, foreign));
+  }
   if (file.size() < kLengthBytes) {
     throw FormatError(
         fmt::format("{}: {} bytes, expected at least {}: no safetensors file", name, file.size(), kLengthBytes));
@@ -504,11 +520,10 @@ std::string shard_name(int shard, int shards, std::string_view stem) {
   return fmt::format("{}-{:05}-of-{:05}.safetensors", stem, shard, shards);
 }
 
-namespace {
-
-// SystemError naming the shards that are not there, and how many tensors the index places in them.
-void require_shards(const SafetensorsIndex& index, const std::vector<std::string>& files, const std::string& folder,
-                    const std::string& index_path) {
+void require_shards(const SafetensorsIndex& index, const std::string& index_path) {
+  const auto slash = index_path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "" : index_path.substr(0, slash + 1);
+  const std::vector<std::string> files = index.files();
   std::vector<std::string> missing;
   for (const std::string& file : files) {
     std::error_code code;
@@ -529,46 +544,6 @@ void require_shards(const SafetensorsIndex& index, const std::vector<std::string
                                             : ": these shards are",
                   index_path, tensors, missing.size() == 1 ? "it" : "them", missing.size(), files.size(),
                   missing.size() == 1 ? "it" : "them"));
-}
-
-}  // namespace
-
-ShardedSafetensors::ShardedSafetensors(const std::string& index_path) : index_(read_index(index_path)) {
-  const auto slash = index_path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "" : index_path.substr(0, slash + 1);
-  std::unordered_map<std::string_view, const SafetensorsFile*> by_file;
-  const std::vector<std::string> files = index_.files();
-  require_shards(index_, files, folder, index_path);
-  shards_.reserve(files.size());
-  for (const std::string& file : files) {
-    const SafetensorsFile& shard = shards_.emplace_back(map_model_file(folder + file));
-    by_file[file] = &shard;
-    for (const TensorView& tensor : shard.tensors()) {
-      const auto placed = index_.weight_map.find(tensor.name);
-      if (placed == index_.weight_map.end() || placed->second != file) {
-        throw FormatError(fmt::format("{}: tensor {} is not placed here by {}; the shards belong to different models",
-                                      shard.path(), shown(tensor.name), index_path));
-      }
-    }
-  }
-  for (const auto& [tensor, file] : index_.weight_map) {
-    if (by_file.at(file)->find(tensor) == nullptr) {
-      throw FormatError(fmt::format("{}: tensor {} is placed in {}, which lacks it", index_path, shown(tensor), file));
-    }
-  }
-}
-
-const TensorView* ShardedSafetensors::find(std::string_view name) const noexcept {
-  for (const SafetensorsFile& shard : shards_) {
-    if (const TensorView* tensor = shard.find(name)) return tensor;
-  }
-  return nullptr;
-}
-
-void ShardedSafetensors::release(const TensorView& tensor) const noexcept {
-  for (const SafetensorsFile& shard : shards_) {
-    if (const TensorView* own = shard.find(tensor.name)) shard.release(*own);
-  }
 }
 
 }  // namespace metal_marlin

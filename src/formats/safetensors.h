@@ -109,21 +109,7 @@ void write_index(const std::string& path, const SafetensorsIndex& index);
 // "model-00001-of-00003.safetensors"; shard is 1-based.
 std::string shard_name(int shard, int shards, std::string_view stem = "model");
 
-// All shards of an index, opened as files of a model (core/model_file.h) and checked against it: FormatError when a
-// shard lacks a tensor that the map places there or holds one that the map does not, SystemError when a shard is
-// missing.
-class ShardedSafetensors {
- public:
-  explicit ShardedSafetensors(const std::string& index_path);
-
-  const SafetensorsIndex& index() const noexcept { return index_; }
-  const std::vector<SafetensorsFile>& shards() const noexcept { return shards_; }  // in the order of index().files()
-  const TensorView* find(std::string_view name) const noexcept;
-  void release(const TensorView& tensor) const noexcept;  // a view that find() returned
-
- private:
-  SafetensorsIndex index_;
-  std::vector<SafetensorsFile> shards_;
-};
+// SystemError naming the shards that are not there, and how many tensors the index places in them.
+void require_shards(const SafetensorsIndex& index, const std::string& index_path);
 
 }  // namespace metal_marlin

@@ -1,18 +1,19 @@
-// Strings of files inside messages.
+// Strings of files inside messages and tables.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
 namespace metal_marlin {
 
-// `text` in quotes, control characters as '?', cut after 100 bytes: names in files may hold anything.
-inline std::string shown(std::string_view text) {
-  constexpr size_t kLimit = 100;
-  std::string out = "\"";
-  for (const char c : text.substr(0, kLimit)) out += static_cast<unsigned char>(c) < 32 ? '?' : c;
-  out += text.size() > kLimit ? "...\"" : "\"";
-  return out;
-}
+// Names and values in files may hold anything: what could steer a terminal or forge a line is escaped. These are
+// control characters ("\x1b", "\n"), C1 controls, marks that change the direction of writing or separate lines
+// ("\u202e"), and bytes that are no UTF-8 ("\xff"). At most `most` characters are kept, then "..." follows.
+std::string escaped(std::string_view text, size_t most = 200);
+// The same in double quotes.
+std::string shown(std::string_view text);
+// The same for a whole line, such as a warning: nothing is cut.
+std::string escaped_line(std::string_view text);
 
 }  // namespace metal_marlin

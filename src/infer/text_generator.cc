@@ -40,7 +40,7 @@ struct TextGenerator::Impl {
   std::vector<int32_t> ends;
   double load_seconds = 0;
   int threads = 0;      // as MachineOptions has it
-  bool warned = false;  // of what the tokenizer's files leave open
+  bool warned = false;  // of what opening the model and its tokenizer found
 
   Impl(const std::string& model, const MachineOptions& machine, bool for_chat);
   std::string run(std::vector<int32_t> tokens, const GenerateOptions& options,
@@ -86,6 +86,7 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
   const ThreadCount thread_count(threads);
   Sampler sampler(sampling_options(options));
   if (options.on_warning && !std::exchange(warned, true)) {
+    for (const std::string& warning : source->warnings()) options.on_warning(warning);
     for (const std::string& warning : source->tokenizer().warnings()) options.on_warning(warning);
   }
   if (options.predict < -1) throw ArgumentError(fmt::format("predict {}: expected a number >= -1", options.predict));

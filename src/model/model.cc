@@ -16,7 +16,8 @@
 namespace metal_marlin {
 namespace {
 
-void check_finite(std::span<const float> values, const std::string& name, const ModelSource& source) {
+// `first`: the index in the whole tensor of the first of these values.
+void check_finite(std::span<const float> values, const std::string& name, const ModelSource& source, int64_t first) {
   // A sum of zeros unless a value is NaN or Inf: one pass without branches.
   float sum = 0;
   for (const float v : values) sum += v * 0.0f;
@@ -25,7 +26,7 @@ void check_finite(std::span<const float> values, const std::string& name, const 
   throw NumericError(
       fmt::format("{}: tensor {}: expected finite values, found {} at element {}; the checkpoint is damaged "
                   "or was saved after training had diverged",
-                  source.path(), name, *bad, bad - values.begin()));
+                  source.path(), name, *bad, first + (bad - values.begin())));
 }
 
 std::vector<float> load_vector(const ModelSource& source, const std::string& name, int64_t first, int64_t count) {
@@ -35,7 +36,7 @@ std::vector<float> load_vector(const ModelSource& source, const std::string& nam
                                   first + count, m.size()));
   }
   const auto values = m.values().subspan(static_cast<size_t>(first), static_cast<size_t>(count));
-  check_finite(values, name, source);
+  check_finite(values, name, source, first);
   return {values.begin(), values.end()};
 }
 
@@ -51,7 +52,7 @@ Block load_block(const ModelSource& source, int64_t layer) {
   for (const LinearSlot& slot : source.linears(layer)) {
     Linear& l = block.linear(slot.kind);
     l.weight = source.load(slot.weight, slot.first_row, slot.rows);
-    check_finite(l.weight.values(), slot.weight, source);
+    check_finite(l.weight.values(), slot.weight, source, slot.first_row * slot.columns);
     if (slot.has_bias) l.bias = load_vector(source, bias_name(slot.weight), slot.first_row, slot.rows);
     source.release(slot.weight);
   }
@@ -82,7 +83,7 @@ void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& stat
     const auto [at, is_new] = seen.emplace(ids[i], row);
     if (is_new) {
       const Matrix m = source.load(source.family().embedding, ids[i], 1);
-      check_finite(m.values(), source.family().embedding, source);
+      check_finite(m.values(), source.family().embedding, source, ids[i] * hidden);
       std::memcpy(states.row(row).data(), m.data(), static_cast<size_t>(hidden) * sizeof(float));
       if (multiplier != 1.0f) kernels().scale(multiplier, hidden, states.row(row).data());
     } else {

@@ -15,6 +15,7 @@
 #include "arrays/awq_layout.h"
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/file_status.h"
 #include "core/threads.h"
 #include "formats/npz.h"
 #include "formats/safetensors.h"
@@ -255,9 +256,9 @@ class FileQuantizer {
 
 std::vector<fs::path> tensor_files(const std::string& model) {
   std::vector<fs::path> files;
-  if (fs::is_directory(model)) {
-    for (const fs::directory_entry& entry : fs::directory_iterator(model)) {
-      if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
+  if (is_folder(model)) {
+    for (const fs::path& entry : entries_of(model)) {
+      if (entry.extension() == ".safetensors") files.push_back(entry);
     }
     std::sort(files.begin(), files.end());
   } else if (fs::path(model).extension() == ".safetensors") {
@@ -299,9 +300,9 @@ void expect_activations_of_some(const std::vector<fs::path>& files, const NpzFil
 
 bool has_structure(const std::string& model) {
   const fs::path path(model);
-  if (!fs::exists(path)) return true;  // a name in the cache, or an error that says what to do
-  if (fs::is_directory(path)) return fs::exists(path / "config.json");
-  return path.extension() == ".gguf" || fs::exists(path.parent_path() / "config.json");
+  if (!path_exists(path)) return true;  // a name in the cache, or an error that says what to do
+  if (is_folder(path)) return path_exists(path / "config.json");
+  return path.extension() == ".gguf" || path_exists(path.parent_path() / "config.json");
 }
 
 }  // namespace
@@ -328,8 +329,7 @@ AWQModelStats awq_quantize_model(const std::string& model_path, const std::strin
     const std::vector<fs::path> files = tensor_files(model_path);
     const NpzFile npz(activations_path);
     std::error_code code;
-    const fs::path folder =
-        fs::is_directory(model_path) ? fs::path(model_path) : fs::absolute(model_path).parent_path();
+    const fs::path folder = is_folder(model_path) ? fs::path(model_path) : absolute_path(model_path).parent_path();
     if (fs::equivalent(folder, output_path, code)) {
       throw ArgumentError(
           fmt::format("output_path: expected another folder than the model's own, found {}", output_path));

@@ -84,6 +84,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   for (const std::string& text : {ignored_options_warning(ignored_options(options)), surplus_layers_warning(*source)}) {
     if (!text.empty()) tracker.warn(text);
   }
+  tracker.warn_of(source->warnings());
   const RunTexts texts = prepare_texts(*source, q, tracker, output + ".scratch");
   const ModelConfig& config = source->config();
   const auto sequences = static_cast<int64_t>(texts.calibration.sequences.size());

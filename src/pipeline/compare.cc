@@ -115,6 +115,10 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
   j["tensors"] = tensors;
   j["only_in_a"] = only_a;
   j["only_in_b"] = only_b;
+  j["warnings"] = source_a->warnings();
+  for (const std::string& text : source_b->warnings()) {
+    if (a != b) j["warnings"].push_back(text);
+  }
   return j.dump(2, ' ', false, ordered_json::error_handler_t::replace);
 } catch (...) {
   rethrow_as_error("compare_models");
@@ -141,6 +145,8 @@ std::string render_comparison(const std::string& text) try {
     for (const auto& name : j.at(key))
       out += fmt::format("only in {}: {}\n", key[8] == 'a' ? "A" : "B", name.get<std::string>());
   }
+  for (const auto& warning : j.value("warnings", ordered_json::array()))
+    out += fmt::format("warning: {}\n", warning.get<std::string>());
   return out;
 } catch (...) {
   rethrow_as_error("render_comparison");

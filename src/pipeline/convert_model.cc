@@ -11,9 +11,11 @@
 
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/file_status.h"
 #include "core/half.h"
 #include "core/machine.h"
 #include "core/threads.h"
+#include "formats/text.h"
 #include "pipeline/card_facts.h"
 #include "pipeline/journal.h"
 #include "pipeline/manifest.h"
@@ -140,6 +142,17 @@ CheckpointPlan plan_dequantization(const ModelSource& source) {
   return plan;
 }
 
+// NaN and infinity in what is copied are found before anything is written; the scales of codes were looked at.
+void check_copied_tensors(const ModelSource& source, const CheckpointPlan& plan, Tracker& tracker) {
+  std::set<std::string> codes;
+  for (const QuantizedLinear& l : plan.quantized) codes.insert(l.name);
+  for (const CheckpointTensor& tensor : source.tensors()) {
+    if (codes.count(tensor.name) > 0) continue;
+    tracker.enter("check", 0, 0);
+    source.check_finite(tensor.name);
+  }
+}
+
 // The folder is new, empty, or holds what this program wrote and nothing else.
 void check_output_folder(const ModelSource& source, const OutputFolder& output, bool overwrite) {
   if (Journal(output.path()).exists()) {
@@ -208,6 +221,7 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   const OutputFolder::Warn warn = [&](const std::string& text) { tracker.warn(text); };
   OutputFolder folder(output, OutputFolder::Use::kWrite, warn);
   check_output_folder(*source, folder, options.overwrite);
+  tracker.warn_of(source->warnings());
   CheckpointPlan plan = to_floats ? plan_dequantization(*source) : plan_conversion(*source, *writer, tracker);
   if (!to_floats) {
     // The codes are the same, so what was measured of them holds.
@@ -217,10 +231,20 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
     plan.evaluation = std::move(facts.evaluation);
     plan.figures_json = std::move(facts.figures_json);
   }
-  const auto left_out = source->left_out();
+  check_copied_tensors(*source, plan, tracker);
+  const std::string& head = source->family().head;
+  if (options.to == "awq" && std::any_of(plan.quantized.begin(), plan.quantized.end(),
+                                         [&](const QuantizedLinear& l) { return l.name == head; })) {
+    tracker.warn(
+        fmt::format("{}: the head ({}) is quantized, and readers of AWQ checkpoints do not load a quantized "
+                    "head; use gptq, gptq_v2 or native",
+                    source->path(), head));
+  }
+  auto left_out = source->left_out();
+  std::erase_if(left_out, [](const CheckpointTensor& t) { return !t.reason.empty(); });  // told already
   if (!left_out.empty()) {
     tracker.warn(fmt::format("{} tensors are not part of the language model and are not carried along, the first: {}",
-                             left_out.size(), left_out.front().name));
+                             left_out.size(), escaped(left_out.front().name)));
   }
   SourceProvider provider(*source);
   StagedResult staged(folder);
@@ -254,7 +278,8 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   for (const ClampedTensor& c : written.clamped) {
     report["clamped"].push_back(
         {{"name", c.name}, {"clamped", c.clamped}, {"flushed", c.flushed}, {"largest", c.largest}});
-    if (c.clamped > 0) tracker.warn(fmt::format("{}: {} values exceed float16 and were clamped", c.name, c.clamped));
+    if (c.clamped > 0)
+      tracker.warn(fmt::format("{}: {} values exceed float16 and were clamped", escaped(c.name), c.clamped));
   }
   report["warnings"] = tracker.warnings();
   report["seconds"] = tracker.seconds();

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/border.h"
+#include "core/file_status.h"
 #include "core/threads.h"
 #include "eval/score.h"
 #include "formats/text.h"
@@ -147,6 +148,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   }
   for (const ModelSource* s : {source.get(), other.get()}) {
     if (s == nullptr) continue;
+    tracker.warn_of(s->warnings());
     if (const std::string surplus = surplus_layers_warning(*s); !surplus.empty()) tracker.warn(surplus);
   }
   for (const std::string& warning : source->tokenizer().warnings()) tracker.warn(warning);
@@ -164,7 +166,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
                                   memory_budget(machine) >> 20, least >> 20));
   }
   const auto scratch = [&](const char* name) {
-    return spill ? (std::filesystem::temp_directory_path() / name).string() : std::string();
+    return spill ? (temporary_folder() / name).string() : std::string();
   };
   Stream stream(*source, chunks, precision, scratch("model"));
   std::unique_ptr<Stream> reference_stream;

@@ -91,6 +91,7 @@ std::string inspect_model(const std::string& model, bool with_tensors) try {
   }
   if (with_tensors) j["tensors"] = tensors;
   j["skipped"] = skipped;
+  j["warnings"] = source->warnings();
   return j.dump(2, ' ', false, ordered_json::error_handler_t::replace);
 } catch (...) {
   rethrow_as_error("inspect_model");
@@ -127,7 +128,7 @@ std::string render_inspection(const std::string& text) try {
       const size_t count = nested ? q[key][0].size() : q[key].size();
       if (count > 3) q[key] = fmt::format("({})", count);
     }
-    line("quantization", q.dump());
+    line("quantization", q.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
   }
   line("linears", fmt::format("{} weights of blocks", j.at("linears").get<int64_t>()));
   for (const auto& g : j.value("grids", ordered_json::array())) {
@@ -154,6 +155,7 @@ std::string render_inspection(const std::string& text) try {
   for (const auto& [reason, names] : reasons) {
     line("skipped", fmt::format("{} ({}): {}{}", reason, names.size(), names.front(), names.size() > 1 ? ", ..." : ""));
   }
+  for (const auto& warning : j.value("warnings", ordered_json::array())) line("warning", warning.get<std::string>());
   if (j.contains("sensitivity")) out += "\n" + mixed_text(nlohmann::json(j.at("sensitivity")), 0);
   if (j.contains("tensors")) {
     out += fmt::format("\n{:<58} {:<16} {:<8} {:>12}\n", "tensor", "shape", "stored", "bytes");

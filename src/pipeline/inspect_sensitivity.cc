@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/border.h"
+#include "core/file_status.h"
 #include "core/threads.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/mixed_bits.h"
@@ -27,6 +28,7 @@ std::string sensitivity_of_model(const std::string& model, const QuantizeOptions
   o.target_bits = 8;  // any: asks for the measurement, and for its checks
   const Recipe recipe = make_recipe(o, *source);
   Tracker tracker(observer);
+  tracker.warn_of(source->warnings());
   if (source->quantized())
     tracker.warn(
         source->path() +
@@ -38,7 +40,7 @@ std::string sensitivity_of_model(const std::string& model, const QuantizeOptions
     throw ArgumentError(fmt::format("{}: no linear can be quantized (first reason: {})", source->path(),
                                     layers.front().skipped.front().reason));
   }
-  const std::string scratch = (std::filesystem::temp_directory_path() / "states").string();
+  const std::string scratch = (temporary_folder() / "states").string();
   const TextSizes sizes = expected_sizes(*source, o);
   plan_memory(*source, recipe, o, sizes.calibration, 0, "");
   const RunTexts texts = prepare_texts(*source, o, tracker, scratch);

@@ -9,6 +9,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
+#include "core/file_status.h"
+#include "formats/bounded_json.h"
 #include "formats/safetensors.h"
 #include "pack/native.h"
 #include "pipeline/manifest.h"
@@ -85,7 +87,7 @@ bool Journal::exists() const {
 
 std::optional<uint64_t> Journal::fingerprint() const {
   if (!exists()) return std::nullopt;
-  const json j = json::parse(read_text_file((fs::path(folder_) / kRun).string()), nullptr, false);
+  const json j = parse_json_or_discard(read_text_file((fs::path(folder_) / kRun).string()));
   if (!j.is_object() || !j.contains("fingerprint") || !j["fingerprint"].is_number_unsigned()) return std::nullopt;
   return j["fingerprint"].get<uint64_t>();
 }
@@ -142,7 +144,7 @@ void Journal::write_tokens(const TokenSet& calibration, const TokenSet& held_bac
 
 bool Journal::read_tokens(TokenSet& calibration, TokenSet& held_back) const {
   const std::string path = (fs::path(folder_) / "tokens.safetensors").string();
-  if (!fs::exists(path)) return false;
+  if (!path_exists(path)) return false;
   const SafetensorsFile file(path);
   calibration = token_set(file.get("calibration"));
   held_back = token_set(file.get("held_back"));
@@ -159,7 +161,7 @@ std::string Journal::states_path(int64_t layer) const {
 
 int64_t Journal::finished_blocks() const {
   int64_t n = 0;
-  while (fs::exists(block_path(n, "json")) && fs::exists(block_path(n, "safetensors"))) ++n;
+  while (path_exists(block_path(n, "json")) && path_exists(block_path(n, "safetensors"))) ++n;
   return n;
 }
 
@@ -184,7 +186,7 @@ FinishedBlock Journal::read_block(int64_t layer) const {
   FinishedBlock block;
   const auto it = file.metadata().find("quantized");
   if (it == file.metadata().end()) throw FormatError(fmt::format("{}: no list of quantized tensors", file.path()));
-  const json groups = json::parse(it->second, nullptr, false);
+  const json groups = parse_json_or_discard(it->second);
   if (!groups.is_object()) {
     throw FormatError(
         fmt::format("{}: its list of quantized tensors is damaged; run again with --no-resume", file.path()));
@@ -212,7 +214,7 @@ FinishedBlock Journal::read_block(int64_t layer) const {
 
 json Journal::read_block_report(int64_t layer) const {
   const std::string path = block_path(layer, "json");
-  json j = json::parse(read_text_file(path), nullptr, false);
+  json j = parse_json_or_discard(read_text_file(path));
   if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object; run again with --no-resume", path));
   return j;
 }
@@ -228,9 +230,9 @@ void Journal::write_states(int64_t layer, std::span<const TensorView> states) {
 
 std::optional<int64_t> Journal::states_layer() const {
   std::optional<int64_t> last;
-  std::error_code code;
-  for (const auto& entry : fs::directory_iterator(folder_, code)) {
-    const std::string name = entry.path().filename().string();
+  if (!is_folder(folder_)) return last;
+  for (const fs::path& entry : entries_of(folder_)) {
+    const std::string name = entry.filename().string();
     long long layer = 0;
     int end = 0;
     if (std::sscanf(name.c_str(), "states-%lld.safetensors%n", &layer, &end) == 1 &&

@@ -29,7 +29,8 @@ std::vector<Skipped> left_out_tensors(const ModelSource& source) {
   std::vector<Skipped> out;
   for (const CheckpointTensor& t : source.left_out()) {
     const int64_t layer = surplus_layer(source, t.name);
-    out.push_back({t.name, layer < 0
+    out.push_back({t.name, !t.reason.empty() ? t.reason
+                           : layer < 0
                                ? "not part of the language model"
                                : fmt::format("layer {}, but the config has num_hidden_layers {}: not part of the model",
                                              layer, source.config().num_hidden_layers)});

@@ -147,6 +147,7 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
       decide_start(folder, Journal(output), *source, run_identity(options, recipe, *source), options, warn);
   }
   require_judge(options);
+  tracker.warn_of(source->warnings());
   const TextSizes sizes = expected_sizes(*source, options);
   auto calibration_tokens = static_cast<uint64_t>(sizes.calibration);
   std::unique_ptr<StatsFile> statistics;

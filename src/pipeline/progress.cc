@@ -56,6 +56,10 @@ void Tracker::warn(const std::string& text) {
   if (observer_.on_warning) observer_.on_warning(text);
 }
 
+void Tracker::warn_of(const std::vector<std::string>& texts) {
+  for (const std::string& text : texts) warn(text);
+}
+
 double Tracker::seconds() const {
   return wall_seconds() - start_wall_;
 }

@@ -29,6 +29,7 @@ class Tracker {
   void set_fraction(double fraction);
   void note(const std::string& text) const;
   void warn(const std::string& text);
+  void warn_of(const std::vector<std::string>& texts);  // what opening a model found, say
 
   double seconds() const;
   double cpu() const;

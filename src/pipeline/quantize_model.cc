@@ -16,9 +16,12 @@
 #include "calibrate/stats_file.h"
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/file_status.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "eval/score.h"
+#include "formats/bounded_json.h"
+#include "formats/text.h"
 #include "model/block.h"
 #include "model/model.h"
 #include "pipeline/block_probe.h"
@@ -89,6 +92,7 @@ class Run {
   void restore_states(int64_t layer);
   void snapshot(int64_t next_layer);
   Evaluation evaluate();
+  void warn_of_conversion(const std::string& format, const WriteReport& report);
   std::string evaluated_text() const;
   std::vector<std::pair<std::string, WriteReport>> write(const json& figures, const std::string& place);
   bool evaluating() const { return !texts_.held_back.sequences.empty(); }
@@ -150,6 +154,14 @@ void Run::check_before_work() {
   plan_tensors();
   if (chooses_bits(options_)) check_reachable(sensitive_items(layers_, recipe_, options_), options_);
   for (const std::string& text : unused_pattern_warnings(options_, layers_)) tracker_.warn(text);
+  // NaN and infinity are found before anything is written; a run that goes on has looked already.
+  if (!journal_.exists()) {
+    const auto tensors = source_->tensors();
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      tracker_.enter("check", static_cast<int64_t>(i), static_cast<int64_t>(tensors.size()));
+      source_->check_finite(tensors[i].name);
+    }
+  }
   if (preparation_is_long(options_.calibration)) {
     const TextSizes sizes = expected_sizes(*source_, options_);
     plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
@@ -178,7 +190,7 @@ void Run::prepare(Start start) {
     folder_->note(old);
   }
   const std::string texts_path = (fs::path(journal_.folder()) / "texts.json").string();
-  if (!resuming || !fs::exists(texts_path) || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
+  if (!resuming || !path_exists(texts_path) || !journal_.read_tokens(texts_.calibration, texts_.held_back)) {
     if (!ready) make_texts();
     const std::vector<std::string> warnings(tracker_.warnings().begin() + static_cast<int64_t>(before),
                                             tracker_.warnings().end());
@@ -189,11 +201,11 @@ void Run::prepare(Start start) {
                                     .dump(-1, ' ', false, json::error_handler_t::replace));
     journal_.write_tokens(texts_.calibration, texts_.held_back);
   } else {
-    const json j = json::parse(read_text_file(texts_path), nullptr, false);
+    const json j = parse_json_or_discard(read_text_file(texts_path));
     if (j.is_object()) {
       texts_.held_back_source = j.value("held_back_source", std::string());
       texts_.calibration_facts = j.value("calibration", std::string("{}"));
-      if (!json::parse(texts_.calibration_facts, nullptr, false).is_object()) {
+      if (!parse_json_or_discard(texts_.calibration_facts).is_object()) {
         throw FormatError(
             fmt::format("{}: calibration: expected a JSON object; run again with --no-resume", texts_path));
       }
@@ -247,7 +259,7 @@ void Run::choose_mixed_bits() {
   sensitivity.items = sensitive_items(layers_, recipe_, options_);
   if (const std::string text = sensitivity_warning(options_, std::ssize(texts_.calibration.sequences)); !text.empty())
     tracker_.warn(text);
-  if (!fs::exists(path) || !take_measured(json::parse(read_text_file(path), nullptr, false), sensitivity)) {
+  if (!path_exists(path) || !take_measured(parse_json_or_discard(read_text_file(path)), sensitivity)) {
     const std::string scratch = (fs::path(journal_.folder()) / "scratch-sensitivity").string();
     sensitivity = measure_sensitivity(*source_, options_, recipe_, layers_, texts_.calibration, scratch, tracker_);
     write_text_file(path, to_json(sensitivity).dump());
@@ -480,6 +492,21 @@ std::string Run::evaluated_text() const {
   return fmt::format("{}: {} chunk{} of {} tokens", source, chunks, chunks == 1 ? "" : "s", texts_.held_back.longest());
 }
 
+// What the file holds in place of the source's values; the figures were measured before.
+void Run::warn_of_conversion(const std::string& format, const WriteReport& report) {
+  for (const ClampedTensor& c : report.clamped) {
+    if (c.clamped > 0)
+      tracker_.warn(
+          fmt::format("{}: {} values exceed float16 and were clamped ({})", escaped(c.name), c.clamped, format));
+  }
+  if (report.rounded.empty() || !evaluating()) return;
+  tracker_.warn(
+      fmt::format("{}: {} tensors of the source, which stores them in float32, are written in 16 bits ({}); perplexity "
+                  "and KL divergence of this report were measured before that, evaluate the result for figures of it; "
+                  "the first: {}",
+                  source_->path(), report.rounded.size(), format, escaped(report.rounded.front())));
+}
+
 std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures, const std::string& place) {
   CheckpointPlan plan;
   plan.group_size = recipe_.grid.group_size;
@@ -515,6 +542,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures,
     reports.emplace_back(format, writer->write(*source_, plan, provider, folder, [&](int64_t done, int64_t total) {
       tracker_.enter("write", done, total);
     }));
+    warn_of_conversion(format, reports.back().second);
   }
   return reports;
 }
@@ -523,6 +551,7 @@ QuantizeResult Run::execute() {
   tracker_.enter("prepare", 0, 1);
   check_output(*source_, output_);
   for (const std::string& text : warnings_before_work(*source_, options_, recipe_)) tracker_.warn(text);
+  tracker_.warn_of(source_->warnings());
   const OutputFolder::Warn warn = [&](const std::string& text) { tracker_.warn(text); };
   try {
     folder_ = std::make_unique<OutputFolder>(output_, OutputFolder::Use::kWrite, warn);

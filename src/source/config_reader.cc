@@ -8,7 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/model_file.h"
-#include "formats/json_fault.h"
+#include "formats/bounded_json.h"
+#include "formats/text.h"
 
 namespace metal_marlin {
 
@@ -25,21 +26,13 @@ std::optional<int64_t> in_range(const json& integer, int64_t low, int64_t high) 
   return n;
 }
 
-// Deeper than any configuration, shallow enough for whatever walks the value recursively.
-constexpr int kDeepest = 64;
 constexpr uint64_t kConfigLimit = uint64_t{16} << 20;
 
 }  // namespace
 
 json read_json_object(const std::string& path) {
-  const auto watch = [&](int depth, json::parse_event_t, json&) {
-    if (depth > kDeepest)
-      throw FormatError(fmt::format("{}: expected at most {} levels of nesting, found more", path, kDeepest));
-    return true;
-  };
   const std::string text = read_model_text(path, kConfigLimit);
-  json j = json::parse(text, watch, false);
-  if (j.is_discarded()) throw FormatError(fmt::format("{}: {}; fetch the file again", path, json_fault_text(text)));
+  json j = parse_json(text, path);
   if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object, found {}", path, j.type_name()));
   return j;
 }
@@ -64,8 +57,12 @@ bool ConfigReader::names(const char* key) const {
 
 void ConfigReader::fail(const std::string& key, const std::string& expected) const {
   const auto it = object_->find(key);
-  std::string found = it == object_->end() ? "nothing" : it->dump(-1, ' ', false, json::error_handler_t::replace);
+  // NaN and infinity come from GGUF metadata; JSON has no words for them.
+  std::string found = it == object_->end()    ? "nothing"
+                      : it->is_number_float() ? fmt::format("{}", it->get<double>())
+                                              : it->dump(-1, ' ', false, json::error_handler_t::replace);
   if (found.size() > 80) found = found.substr(0, 80) + "...";
+  found = escaped(found);
   throw FormatError(fmt::format("{}: {}{}: expected {}, found {}", file_, prefix_, key, expected, found));
 }
 

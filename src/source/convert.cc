@@ -10,9 +10,11 @@
 #include <filesystem>
 #include <system_error>
 
+#include "core/file_status.h"
 #include "core/half.h"
 #include "core/machine.h"
 #include "core/threads.h"
+#include "formats/text.h"
 #include "kernels/dispatch.h"
 
 namespace metal_marlin {
@@ -42,8 +44,8 @@ void to_f32(const TensorView& tensor, const std::string& file, int64_t first, in
       return;
     }
     default:
-      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", file, tensor.name,
-                                         dtype_name(tensor.dtype)));
+      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", file,
+                                         escaped(tensor.name), dtype_name(tensor.dtype)));
   }
 }
 
@@ -64,7 +66,7 @@ OwnedTensor to_f16(const std::string& name, const std::vector<int64_t>& shape, c
     const auto first = std::find_if(values.values().begin(), values.values().end(), beyond);
     throw NumericError(
         fmt::format("tensor {}: {} of {} values are beyond the range of f16 (65504), the first is {} at element {}",
-                    name, count, values.size(), *first, first - values.values().begin()));
+                    escaped(name), count, values.size(), *first, first - values.values().begin()));
   }
   return t;
 }
@@ -74,13 +76,13 @@ std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, cons
   if (shape.size() == 1) return {1, shape[0]};
   if (shape.size() == 2) return {shape[0], shape[1]};
   throw FormatError(
-      fmt::format("{}: tensor {}: expected one or two dimensions, found {}", file, name, shape_string(shape)));
+      fmt::format("{}: tensor {}: expected one or two dimensions, found {}", file, escaped(name), shape_string(shape)));
 }
 
 void check_rows(const std::string& name, int64_t first, int64_t rows, int64_t all) {
   if (first < 0 || rows < 0 || first > all - rows) {
     throw ArgumentError(
-        fmt::format("tensor {}: rows {} .. {} of {} were asked for", name, first, first + rows - 1, all));
+        fmt::format("tensor {}: rows {} .. {} of {} were asked for", escaped(name), first, first + rows - 1, all));
   }
 }
 

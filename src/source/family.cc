@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "formats/text.h"
 #include "source/families/families.h"
 
 namespace metal_marlin {
@@ -71,15 +72,16 @@ const Family& find_family(const nlohmann::json& config, const std::string& file)
     }
   }
   if (found.empty()) throw FormatError(fmt::format("{}: expected model_type or architectures, found neither", file));
-  throw UnsupportedError(fmt::format("{}: model type \"{}\" is not supported; supported are {}", file, found, known()));
+  throw UnsupportedError(
+      fmt::format("{}: model type {} is not supported; supported are {}", file, shown(found), known()));
 }
 
 const Family& find_family_of_gguf(const std::string& architecture, const std::string& file) {
   for (const Family* f : families()) {
     if (contains(f->gguf_architectures, architecture)) return *f;
   }
-  throw UnsupportedError(
-      fmt::format("{}: general.architecture \"{}\" is not supported; supported are {}", file, architecture, known()));
+  throw UnsupportedError(fmt::format("{}: general.architecture {} is not supported; supported are {}", file,
+                                     shown(architecture), known()));
 }
 
 }  // namespace metal_marlin

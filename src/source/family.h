@@ -61,6 +61,7 @@ struct Family {
   // Numbers that config.json may leave out, as transformers' configuration class has them.
   std::vector<std::pair<std::string, int64_t>> defaults;
   bool offset_norm = false;         // y * (1 + weight)
+  bool partial_rotary = false;      // partial_rotary_factor means the same to all engines
   bool gguf_permutes_qk = false;    // llama.cpp's converter interleaves the rows of q and k
   bool gguf_norm_plus_one = false;  // llama.cpp's converter stores 1 + weight
   std::vector<Fold> folds;          // in the order in which they are applied

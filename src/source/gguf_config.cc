@@ -10,6 +10,7 @@
 #include <numbers>
 
 #include "core/mapped_file.h"
+#include "formats/text.h"
 
 namespace metal_marlin {
 namespace {
@@ -55,6 +56,11 @@ json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, double theta
   }
   std::vector<float> factors(static_cast<size_t>(n));
   dequantize_rows(tensor, 0, 1, factors.data());
+  for (size_t i = 0; i < factors.size(); ++i) {
+    if (std::isfinite(factors[i]) && factors[i] > 0) continue;
+    throw FormatError(fmt::format("{}: rope_freqs.weight: expected positive numbers, found {} at element {}",
+                                  file.path(), factors[i], i));
+  }
   std::vector<double> wavelengths;
   for (int64_t i = 0; i < n; ++i) {
     wavelengths.push_back(2 * std::numbers::pi *
@@ -103,7 +109,8 @@ json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, double theta
 
 }  // namespace
 
-json gguf_config(const GgufFile& file, const Family& family, const std::string& architecture) {
+json gguf_config(const GgufFile& file, const Family& family, const std::string& architecture,
+                 std::vector<std::string>& warnings) {
   const GgufMetadata& m = file.metadata();
   const auto key = [&](const char* name) { return architecture + "." + name; };
   const auto integer = [&](const char* name) {
@@ -152,7 +159,20 @@ json gguf_config(const GgufFile& file, const Family& family, const std::string& 
   std::string scaling = m.find_string(key("rope.scaling.type")).value_or("none");
   // Files of 2023 have only the factor, under this name.
   const auto old_factor = m.find_f64(key("rope.scale_linear"));
-  if (scaling == "none" && old_factor && *old_factor != 1) scaling = "linear";
+  const auto new_factor = m.find_f64(key("rope.scaling.factor"));
+  const bool scales =
+      (new_factor && *new_factor != 1 && *new_factor != 0) || (!new_factor && old_factor && *old_factor != 1);
+  // llama.cpp takes a factor without a type for linear scaling.
+  if (!m.contains(key("rope.scaling.type")) && scales) {
+    scaling = "linear";
+    if (!longrope) {
+      warnings.push_back(
+          fmt::format("{}: {} is missing beside a factor of {}; linear scaling is taken, as llama.cpp does",
+                      file.path(), key("rope.scaling.type"), new_factor ? *new_factor : *old_factor));
+    }
+  } else if (scaling == "none" && old_factor && *old_factor != 1) {
+    scaling = "linear";
+  }
   if (longrope) {
     json rope = {{"rope_type", "longrope"},
                  {"short_factor", rope_factors(file, "rope_factors_short.weight", turning)},
@@ -185,9 +205,14 @@ json gguf_config(const GgufFile& file, const Family& family, const std::string& 
     if (const auto original = m.find_u64(key("rope.scaling.original_context_length")))
       rope["original_max_position_embeddings"] = *original;
     c["rope_scaling"] = rope;
+  } else if (scaling == "longrope" || scaling == "su") {
+    throw FormatError(
+        fmt::format("{}: {} is {}, but the tensors rope_factors_long.weight and rope_factors_short.weight "
+                    "that it needs are missing; convert the model anew",
+                    file.path(), key("rope.scaling.type"), shown(scaling)));
   } else if (scaling != "none" && scaling != "") {
-    throw UnsupportedError(fmt::format("{}: {} \"{}\" is not supported; supported are none, linear and yarn",
-                                       file.path(), key("rope.scaling.type"), scaling));
+    throw UnsupportedError(fmt::format("{}: {} {} is not supported; supported are none, linear, yarn and longrope",
+                                       file.path(), key("rope.scaling.type"), shown(scaling)));
   }
   if (const GgufTensor* factors = file.find("rope_freqs.weight"))
     c["rope_scaling"] = llama3_scaling(file, *factors, theta, turning);

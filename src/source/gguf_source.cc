@@ -4,6 +4,7 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -15,6 +16,7 @@
 #include "core/model_file.h"
 #include "core/threads.h"
 #include "formats/gguf.h"
+#include "formats/text.h"
 #include "source/convert.h"
 #include "source/gguf_config.h"
 #include "source/gguf_tokenizer.h"
@@ -52,15 +54,18 @@ class GgufSource : public ModelSource {
     path_ = path;
     format_ = "gguf";
     const std::string architecture = file_.metadata().get_string("general.architecture");
-    if (const auto parts = file_.metadata().find_u64("split.count"); parts && *parts > 1) {
-      throw UnsupportedError(fmt::format(
-          "{}: one of {} parts of a split model, which is not supported; join them with: llama-gguf-split --merge",
-          path, *parts));
+    if (file_.metadata().find_string("general.type").value_or("model") == "adapter") {
+      throw FormatError(
+          fmt::format("{}: expected a model, found a LoRA adapter (general.type \"adapter\"); merge it into its model "
+                      "first: llama-export-lora",
+                      path));
     }
+    settle_split();
     family_ = &find_family_of_gguf(architecture, path);
-    config_json_ = std::make_shared<json>(gguf_config(file_, *family_, architecture));
+    config_json_ = std::make_shared<json>(gguf_config(file_, *family_, architecture, warnings_));
     config_ = read_model_config(*config_json_, *family_, path);
     collect();
+    settle_contradictions();
   }
 
   std::vector<CheckpointTensor> tensors() const override {
@@ -79,6 +84,7 @@ class GgufSource : public ModelSource {
       const auto used = [&](const auto& entry) { return entry.second.tensor == &t; };
       if (t.name.starts_with("rope_f") || std::any_of(entries_.begin(), entries_.end(), used)) continue;
       out.push_back({t.name, t.shape, std::string(ggml_type_info(t.type).name), t.bytes.size(), file});
+      if (const auto reason = reasons_.find(&t); reason != reasons_.end()) out.back().reason = reason->second;
     }
     return out;
   }
@@ -160,6 +166,29 @@ class GgufSource : public ModelSource {
     return h;
   }
 
+ protected:
+  void leave_out(const std::string& name, const std::string& reason) override {
+    const auto it = entries_.find(name);
+    if (it == entries_.end()) return;
+    reasons_[it->second.tensor] = reason;
+    entries_.erase(it);
+  }
+
+  // Through the blocks' own arithmetic: a scale that is not finite makes values that are not.
+  int64_t first_not_finite(const std::string& name) const override {
+    const auto [rows, columns] = matrix_shape(get(name).tensor->shape, name, path_);
+    const int64_t piece = std::max<int64_t>(1, (int64_t{1} << 20) / std::max<int64_t>(columns, 1));
+    for (int64_t first = 0; first < rows; first += piece) {
+      const Matrix m = load(name, first, std::min(piece, rows - first));
+      const auto values = m.values();
+      const auto bad = std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
+      if (bad != values.end()) return first * columns + (bad - values.begin());
+    }
+    return -1;
+  }
+
+  std::string files_read(const std::string&) const override { return std::filesystem::path(path_).filename().string(); }
+
  private:
   // Rows of a tensor of `all` rows, un-permuted, as f32.
   Matrix read(const Entry& e, int64_t first_row, int64_t rows, int64_t all, int64_t columns) const {
@@ -183,16 +212,36 @@ class GgufSource : public ModelSource {
 
   const Entry& get(const std::string& name) const {
     const auto it = entries_.find(name);
-    if (it == entries_.end()) throw FormatError(fmt::format("{}: tensor {} is missing", path_, name));
+    if (it == entries_.end()) throw FormatError(fmt::format("{}: tensor {} is missing", path_, escaped(name)));
     return it->second;
+  }
+
+  // Tools leave the keys of a split behind in files that are whole again: the tensors tell.
+  void settle_split() {
+    const auto parts = file_.metadata().find_u64("split.count");
+    if (!parts || *parts <= 1) return;
+    const auto blocks = file_.metadata().find_u64(file_.metadata().get_string("general.architecture") + ".block_count");
+    bool whole = blocks && file_.find("token_embd.weight") != nullptr && file_.find("output_norm.weight") != nullptr;
+    for (uint64_t i = 0; whole && i < *blocks; ++i) {
+      whole = file_.find(fmt::format("blk.{}.ffn_down.weight", i)) != nullptr &&
+              file_.find(fmt::format("blk.{}.attn_norm.weight", i)) != nullptr;
+    }
+    if (!whole) {
+      throw UnsupportedError(fmt::format(
+          "{}: one of {} parts of a split model, which is not supported; join them with: llama-gguf-split --merge",
+          path_, *parts));
+    }
+    warnings_.push_back(fmt::format(
+        "{}: its keys split.* say that it is one of {} parts, but it holds every block: it is read as a whole model",
+        path_, *parts));
   }
 
   void add(const std::string& gguf_name, const std::string& name, int64_t heads = 0, bool norm = false) {
     const GgufTensor* tensor = file_.find(gguf_name);
     if (tensor == nullptr) return;  // check() names what is missing
     if (!ggml_type_info(tensor->type).can_dequantize) {
-      throw UnsupportedError(
-          fmt::format("{}: tensor {}: type {} is not supported", path_, gguf_name, ggml_type_info(tensor->type).name));
+      throw UnsupportedError(fmt::format("{}: tensor {}: type {} is not supported", path_, escaped(gguf_name),
+                                         ggml_type_info(tensor->type).name));
     }
     if (heads > 0 && (tensor->shape.empty() || tensor->shape[0] % (2 * heads) != 0)) {
       throw FormatError(fmt::format("{}: tensor {}: expected rows in {} heads of even size, found {}", path_, gguf_name,
@@ -202,9 +251,20 @@ class GgufSource : public ModelSource {
   }
 
   void collect() {
+    for (const GgufTensor& t : file_.tensors()) {
+      if (!t.name.ends_with(".lora_a") && !t.name.ends_with(".lora_b")) continue;
+      throw FormatError(
+          fmt::format("{}: tensor {}: expected a whole model, found a LoRA adapter that is not merged; merge it first: "
+                      "llama-export-lora",
+                      path_, shown(t.name)));
+    }
     add("token_embd.weight", family_->embedding);
     add("output.weight", family_->head);
     add("output_norm.weight", family_->final_norm, 0, true);
+    // Biases that no family here has: check() refuses them unless they are zeros.
+    const auto bias_of = [](const std::string& weight) { return weight.substr(0, weight.rfind('.')) + ".bias"; };
+    add("output.bias", bias_of(family_->head));
+    add("output_norm.bias", bias_of(family_->final_norm));
     for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
       const std::string from = fmt::format("blk.{}.", layer);
       const std::string to = fmt::format("{}{}.", family_->layer_prefix, layer);
@@ -224,7 +284,9 @@ class GgufSource : public ModelSource {
       }
       for (int k = 0; k < kNorms; ++k) {
         const std::string& module = family_->norms[static_cast<size_t>(k)];
-        if (!module.empty()) add(from + kNormNames[k] + ".weight", to + module + ".weight", 0, true);
+        if (module.empty()) continue;
+        add(from + kNormNames[k] + ".weight", to + module + ".weight", 0, true);
+        add(from + kNormNames[k] + ".bias", to + module + ".bias");
       }
     }
   }
@@ -265,6 +327,7 @@ class GgufSource : public ModelSource {
 
   GgufFile file_;
   std::map<std::string, Entry> entries_;
+  std::map<const GgufTensor*, std::string> reasons_;  // why a tensor was left out
   mutable std::once_flag tokenizer_once_;
   mutable std::unique_ptr<Tokenizer> tokenizer_;
 };

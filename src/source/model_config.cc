@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "formats/text.h"
 #include "source/config_reader.h"
 #include "source/families/configure.h"
 #include "source/family.h"
@@ -23,8 +24,8 @@ RopeType rope_type_of(const std::string& name, const std::string& file) {
   if (name == "yarn") return RopeType::kYarn;
   if (name == "longrope" || name == "su") return RopeType::kLongrope;
   throw UnsupportedError(fmt::format(
-      "{}: rope type \"{}\" is not supported; supported are default, linear, dynamic, llama3, yarn and longrope", file,
-      name));
+      "{}: rope type {} is not supported; supported are default, linear, dynamic, llama3, yarn and longrope", file,
+      shown(name)));
 }
 
 }  // namespace
@@ -36,17 +37,43 @@ Activation read_activation(const ConfigReader& config, const char* key, Activati
   if (*name == "gelu") return Activation::kGelu;
   if (*name == "gelu_pytorch_tanh" || *name == "gelu_new" || *name == "gelu_tanh") return Activation::kGeluTanh;
   if (*name == "relu") return Activation::kRelu;
-  throw UnsupportedError(
-      fmt::format("{}: {} \"{}\" is not supported; supported are silu, gelu, gelu_pytorch_tanh and relu", config.file(),
-                  key, *name));
+  throw UnsupportedError(fmt::format("{}: {} {} is not supported; supported are silu, gelu, gelu_pytorch_tanh and relu",
+                                     config.file(), key, shown(*name)));
 }
+
+namespace {
+
+// What a type needs and has no default for. A model that was trained with scaling is another model without it.
+void require_scaling_keys(const ConfigReader& r, const RopeConfig& rope, bool named, const std::string& type) {
+  const auto require = [&](const char* key, const char* expected) {
+    if (!r.has(key)) r.fail(key, fmt::format("{}, which rope type \"{}\" needs", expected, type));
+  };
+  if (rope.type == RopeType::kLlama3) {
+    require("low_freq_factor", "a positive number");
+    require("high_freq_factor", "a positive number");
+    if (!rope.original_given) require("original_max_position_embeddings", "a positive integer");
+  }
+  if (type == "mrope") require("mrope_section", "the numbers of dimensions for time, height and width");
+  if (named) return;
+  for (const char* key : {"factor", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor", "beta_fast",
+                          "beta_slow", "attention_factor", "mscale", "mscale_all_dim"}) {
+    if (!r.has(key)) continue;
+    r.fail("rope_type",
+           fmt::format("the type of scaling that {} belongs to (linear, dynamic, llama3, yarn or longrope)", key));
+  }
+}
+
+}  // namespace
 
 RopeConfig read_rope(const ConfigReader& r, const RopeConfig& defaults) {
   RopeConfig rope = defaults;
   rope.theta = r.find_number("rope_theta", 1, kHuge).value_or(rope.theta);
   const auto type = r.find_string("rope_type");
   const auto old_type = r.find_string("type");
-  rope.type = rope_type_of(type.value_or(old_type.value_or("default")), r.file());
+  const std::string name = type.value_or(old_type.value_or("default"));
+  rope.type = rope_type_of(name, r.file());
+  if (r.has("original_max_position_embeddings")) rope.original_given = true;
+  require_scaling_keys(r, rope, type || old_type, name);
   // Early Phi-3 files say "yarn" where they mean longrope, and transformers reads them so.
   if (rope.type == RopeType::kYarn && r.has("short_factor")) rope.type = RopeType::kLongrope;
   if (rope.type == RopeType::kLongrope) {
@@ -73,6 +100,10 @@ RopeConfig read_rope(const ConfigReader& r, const RopeConfig& defaults) {
   rope.mscale = r.find_number("mscale", 0, 1e6).value_or(rope.mscale);
   rope.mscale_all_dim = r.find_number("mscale_all_dim", 0, 1e6).value_or(rope.mscale_all_dim);
   rope.truncate = r.find_bool("truncate").value_or(rope.truncate);
+  if (rope.type == RopeType::kLongrope && !r.has("factor") && !rope.original_given) {
+    r.fail("original_max_position_embeddings",
+           "a positive integer here or beside rope_scaling, or a factor, one of which rope type \"longrope\" needs");
+  }
   if (rope.type == RopeType::kLlama3 && rope.high_freq_factor <= rope.low_freq_factor) {
     r.fail("high_freq_factor", fmt::format("a number above low_freq_factor ({})", rope.low_freq_factor));
   }
@@ -91,9 +122,9 @@ void set_windows(const ConfigReader& config, std::optional<int64_t> window, cons
     if (types) {
       const std::string& type = (*types)[static_cast<size_t>(i)];
       if (type != "full_attention" && type != "sliding_attention") {
-        throw UnsupportedError(fmt::format(
-            "{}: layer_types[{}]: \"{}\" is not supported; supported are full_attention and sliding_attention",
-            config.file(), i, type));
+        throw UnsupportedError(
+            fmt::format("{}: layer_types[{}]: {} is not supported; supported are full_attention and sliding_attention",
+                        config.file(), i, shown(type)));
       }
       sliding = type == "sliding_attention";
     }
@@ -153,6 +184,7 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   defaults.partial_rotary_factor = config.find_number("partial_rotary_factor", 1e-6, 1).value_or(1.0);
   defaults.original_max_position_embeddings =
       config.find_int("original_max_position_embeddings", 1, kLargestSize).value_or(out.max_position_embeddings);
+  defaults.original_given = config.has("original_max_position_embeddings");
   out.rope = defaults;
   // transformers lets the older name win where both are given.
   auto rope = config.find_object("rope_scaling");
@@ -169,6 +201,20 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   const auto bos = config.find_ints("bos_token_id", -1, kLargestSize);
   if (!bos.empty()) out.bos_token_id = static_cast<int32_t>(bos.front());
   if (family.configure) family.configure(config, out);
+  for (const RopeConfig* r : {&out.rope, &out.local_rope}) {
+    if (r->partial_rotary_factor == 1 || family.partial_rotary) continue;
+    out.warnings.push_back(fmt::format(
+        "{}: partial_rotary_factor {}: engines differ for the family {}: transformers turns all dimensions of a head, "
+        "others and this program only this share; if the model was made without it, remove the key",
+        file, r->partial_rotary_factor, family.name));
+    break;
+  }
+  if (out.rope.type == RopeType::kYarn && !out.rope.original_given) {
+    out.warnings.push_back(
+        fmt::format("{}: rope type \"yarn\" has no original_max_position_embeddings: max_position_embeddings ({}) is "
+                    "taken, as transformers does; other engines refuse it",
+                    file, out.max_position_embeddings));
+  }
   const auto turning = static_cast<int64_t>(static_cast<double>(out.head_dim) * out.rope.partial_rotary_factor);
   if (turning < 2 || turning % 2 != 0) {
     throw FormatError(

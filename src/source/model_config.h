@@ -20,6 +20,7 @@ struct RopeConfig {
   double factor = 1.0;
   double partial_rotary_factor = 1.0;  // only the first head_dim * this dimensions turn
   int64_t original_max_position_embeddings = 0;
+  bool original_given = false;    // else max_position_embeddings was taken
   double low_freq_factor = 1.0;   // llama3
   double high_freq_factor = 4.0;  // llama3
   double beta_fast = 32.0;        // yarn
@@ -60,13 +61,14 @@ struct ModelConfig {
   std::vector<bool> layer_uses_local_rope;
   std::vector<int32_t> eos_token_ids;
   int32_t bos_token_id = -1;
-  std::string torch_dtype;  // "float16", "bfloat16", "float32"
+  std::string torch_dtype;            // "float16", "bfloat16", "float32"
+  std::vector<std::string> warnings;  // what engines read in different ways, and what was taken: one line each
 };
 
 // Reads a config.json of Hugging Face, old style (rope_theta, rope_scaling, torch_dtype at top level) or new
 // (rope_parameters, dtype), with the family's defaults for what is absent. `file` is named in errors: FormatError for
-// a missing or ill-typed key or contradictory numbers (heads not a multiple of kv heads, sizes <= 0 or beyond 2^31),
-// UnsupportedError for an unknown rope type or activation.
+// a missing or ill-typed key (also those that a rope type needs) or contradictory numbers (heads not a multiple of kv
+// heads, sizes <= 0 or beyond 2^31), UnsupportedError for an unknown rope type or activation.
 ModelConfig read_model_config(const nlohmann::json& config, const Family& family, const std::string& file);
 
 }  // namespace metal_marlin

@@ -3,13 +3,17 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <tuple>
 
 #include "core/atomic_file.h"
+#include "core/file_status.h"
+#include "formats/text.h"
 #include "source/convert.h"
 #include "source/gguf_source.h"
 #include "source/safetensors_source.h"
@@ -61,10 +65,9 @@ std::string snapshot_of(const fs::path& repository) {
 }  // namespace
 
 std::string resolve_model(const std::string& model) {
-  std::error_code code;
   if (model.empty())
     throw ArgumentError("MODEL: expected a folder, a .safetensors or .gguf file, or org/name, got nothing");
-  if (fs::exists(model, code)) return model;
+  if (path_exists(model)) return model;
   if (!is_repository_name(model)) {
     throw SystemError(fmt::format(
         "{}: no such file or folder (a model is a folder, a .safetensors or .gguf file, or org/name)", model));
@@ -86,10 +89,20 @@ std::unique_ptr<ModelSource> ModelSource::open(const std::string& model) {
   if (fs::is_directory(p, code)) {
     std::vector<fs::path> ggufs;
     bool weights = false;
+    bool pickles = false;
+    bool adapter = false;
     for (const std::string& name : names_in_folder(path)) {
       if (name == "config.json") return open_safetensors_source(path);
       if (name.ends_with(".gguf")) ggufs.push_back(p / name);
       weights = weights || name.ends_with(".safetensors");
+      pickles = pickles || name.ends_with(".bin") || name.ends_with(".pth") || name.ends_with(".pt");
+      adapter = adapter || name == "adapter_config.json";
+    }
+    if (adapter) {
+      throw FormatError(fmt::format(
+          "{}: expected a model, found a LoRA adapter (adapter_config.json); merge it into its model first (peft: "
+          "merge_and_unload) and save the result",
+          path));
     }
     if (ggufs.size() == 1) return open_gguf_source(ggufs.front().string(), true);
     // A run with several formats leaves one subfolder each.
@@ -102,6 +115,8 @@ std::unique_ptr<ModelSource> ModelSource::open(const std::string& model) {
         fmt::format("{}: expected a model folder with config.json (or with one .gguf file), found {}", path,
                     !ggufs.empty() ? fmt::format("{} .gguf files; name one of them", ggufs.size())
                     : weights      ? std::string("weights without a config.json; copy it from the model's repository")
+                    : pickles      ? std::string("files of PyTorch (pickles), which are not read; save the model anew "
+                                                      "with transformers' save_pretrained, which writes safetensors")
                                    : std::string("neither")));
   }
   if (p.extension() == ".gguf") return open_gguf_source(path, false);
@@ -142,14 +157,120 @@ std::string ModelSource::norm_name(int64_t layer, NormKind kind) const {
   return module.empty() ? std::string() : fmt::format("{}{}.{}.weight", family_->layer_prefix, layer, module);
 }
 
+// Names of biases that this family and config do not have, whether stored or not.
+std::vector<std::string> ModelSource::biases_without_place() const {
+  std::vector<std::string> names = {bias_name(family_->embedding), bias_name(family_->head),
+                                    bias_name(family_->final_norm)};
+  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
+    for (const LinearSlot& slot : linears(layer)) {
+      if (!slot.has_bias) names.push_back(bias_name(slot.weight));
+    }
+    for (int k = 0; k < kNorms; ++k) {
+      const std::string norm = norm_name(layer, static_cast<NormKind>(k));
+      if (!norm.empty()) names.push_back(bias_name(norm));
+    }
+  }
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());  // fused linears share one
+  return names;
+}
+
+void ModelSource::settle_biases() {
+  std::vector<std::string> zeros;
+  for (const std::string& name : biases_without_place()) {
+    if (!has(name)) continue;
+    const Matrix bias = load(name);
+    const auto values = bias.values();
+    if (std::all_of(values.begin(), values.end(), [](float v) { return v == 0; })) zeros.push_back(name);
+  }
+  for (const std::string& name : zeros) leave_out(name, "a bias of zeros, which the config does not have");
+  if (zeros.empty()) return;
+  warnings_.push_back(
+      fmt::format("{}: {} {} that the config does not have {} only zeros and {} left out, the first: {}", path_,
+                  zeros.size(), zeros.size() == 1 ? "bias" : "biases", zeros.size() == 1 ? "holds" : "hold",
+                  zeros.size() == 1 ? "is" : "are", escaped(zeros.front())));
+}
+
+bool ModelSource::same_values(const std::string& a, const std::string& b, const std::vector<int64_t>& shape) const {
+  const int64_t columns = std::max<int64_t>(1, shape[1]);
+  const int64_t piece = std::max<int64_t>(1, (int64_t{1} << 20) / columns);
+  bool same = true;
+  for (int64_t row = 0; same && row < shape[0]; row += piece) {
+    const int64_t rows = std::min(piece, shape[0] - row);
+    const Matrix x = load(a, row, rows);
+    const Matrix y = load(b, row, rows);
+    same = std::memcmp(x.data(), y.data(), static_cast<size_t>(x.size()) * sizeof(float)) == 0;
+  }
+  release(a);
+  release(b);
+  return same;
+}
+
+void ModelSource::settle_head() {
+  if (!config_.tie_word_embeddings || !has(family_->head) || !has(family_->embedding)) return;
+  std::vector<int64_t> of_embedding;
+  std::vector<int64_t> of_head;
+  for (const CheckpointTensor& t : tensors()) {
+    if (t.name == family_->embedding) of_embedding = t.shape;
+    if (t.name == family_->head) of_head = t.shape;
+  }
+  const bool comparable = of_head == of_embedding && of_head.size() == 2;
+  if (comparable && same_values(family_->embedding, family_->head, of_head)) return;
+  config_.tie_word_embeddings = false;
+  (*config_json_)["tie_word_embeddings"] = false;
+  warnings_.push_back(
+      fmt::format("{}: the config says that {} is the head too (tie_word_embeddings), but another {} is stored; the "
+                  "stored head counts, and what is written says tie_word_embeddings: false",
+                  path_, family_->embedding, family_->head));
+}
+
+void ModelSource::settle_contradictions() {
+  warnings_.insert(warnings_.end(), config_.warnings.begin(), config_.warnings.end());
+  for (const CheckpointTensor& t : tensors()) {
+    for (const char* part :
+         {".lora_A", ".lora_B", ".lora_a", ".lora_b", ".lora_embedding_", ".lora_magnitude_vector", ".base_layer."}) {
+      if (t.name.find(part) == std::string::npos) continue;
+      throw FormatError(
+          fmt::format("{}: tensor {}: expected a whole model, found a LoRA adapter that is not merged; merge it first "
+                      "(peft: merge_and_unload) and save the result",
+                      path_, shown(t.name)));
+    }
+  }
+  settle_head();
+  settle_biases();
+}
+
+void ModelSource::check_finite(const std::string& name) const {
+  const int64_t at = first_not_finite(name);
+  release(name);
+  if (at < 0) return;
+  std::string found = "NaN or infinity";
+  std::string place;
+  for (const CheckpointTensor& t : tensors()) {
+    if (t.name != name || t.shape.empty() || t.shape.size() > 2) continue;
+    const int64_t columns = t.shape.back();
+    const Matrix row = load(name, at / columns, 1);
+    found = fmt::format("{}", row(0, at % columns));
+    if (t.shape.size() == 2) place = fmt::format(" (row {}, column {})", at / columns, at % columns);
+  }
+  throw NumericError(
+      fmt::format("{}: tensor {}: expected finite values, found {} at element {}{}; the checkpoint is damaged or was "
+                  "saved after training had diverged: fetch it again or take an earlier one",
+                  path_, escaped(name), found, at, place));
+}
+
 void ModelSource::check() const {
   std::map<std::string, CheckpointTensor> all;
   for (CheckpointTensor& t : tensors()) all.emplace(t.name, std::move(t));
   const auto demand = [&](const std::string& name, const std::vector<int64_t>& shape) {
     const auto it = all.find(name);
-    if (it == all.end())
-      throw FormatError(
-          fmt::format("{}: tensor {} is missing; expected the shape {}", path_, name, shape_string(shape)));
+    if (it == all.end()) {
+      const bool head = name == family_->head;
+      throw FormatError(fmt::format(
+          "{}: tensor {} is missing from {}; expected the shape {}{}", path_, name, files_read(name),
+          shape_string(shape),
+          head ? "; if the embedding is the head of this model, set tie_word_embeddings to true in its config" : ""));
+    }
     const std::vector<int64_t>& found = it->second.shape;
     const std::string& stored_as = it->second.stored_as;
     if (found != shape) {
@@ -161,6 +282,14 @@ void ModelSource::check() const {
     }
   };
   const ModelConfig& c = config_;
+  for (const std::string& bias : biases_without_place()) {
+    // Computing without it would go wrong in silence.
+    if (all.count(bias) > 0) {
+      throw FormatError(fmt::format(
+          "{}: tensor {}: expected no bias (from the config), found one whose values are not zero; correct the config",
+          path_, bias));
+    }
+  }
   demand(family_->embedding, {c.vocab_size, c.hidden_size});
   demand(family_->final_norm, {c.hidden_size});
   if (!c.tie_word_embeddings) demand(family_->head, {c.vocab_size, c.hidden_size});
@@ -176,9 +305,6 @@ void ModelSource::check() const {
       const std::string bias = bias_name(name);
       if (entry.second) {
         demand(bias, {entry.first[0]});
-      } else if (all.count(bias) > 0) {
-        // Computing without it would go wrong in silence.
-        throw FormatError(fmt::format("{}: tensor {}: expected no bias (from the config), found one", path_, bias));
       }
     }
     for (int k = 0; k < kNorms; ++k) {

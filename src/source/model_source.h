@@ -38,6 +38,7 @@ struct CheckpointTensor {
   std::string file;
   int bits = 0;            // of a code, where a 4-bit layout stores it; else 0
   int64_t group_size = 0;  // likewise; -1: the whole row
+  std::string reason;      // of what is left out, where it is more than "no part of the language model"
 };
 
 // A linear as a 4-bit checkpoint stores it.
@@ -60,6 +61,9 @@ class ModelSource {
   // "safetensors", "gguf"; "awq", "gptq", "gptq_v2", "marlin", "native": 4-bit linears in that layout
   std::string format() const { return format_; }
   bool quantized() const noexcept { return format_ != "safetensors" && format_ != "gguf"; }
+  // What opening found that does not hinder, but that the user should know: files, config and tensors that contradict
+  // each other, and which of them counts. One line each. Each command reports them once.
+  const std::vector<std::string>& warnings() const noexcept { return warnings_; }
 
   // All tensors in a fixed order (by name), each linear once.
   virtual std::vector<CheckpointTensor> tensors() const = 0;
@@ -96,6 +100,9 @@ class ModelSource {
   std::string norm_name(int64_t layer, NormKind kind) const;  // full tensor name; empty: the family has none
   // Every tensor that the config demands exists with its shape, before any work starts.
   void check() const;
+  // NumericError naming file, tensor and element (its index in the whole tensor) for the first NaN or infinity among
+  // the values of `name`, whatever they are stored in; of codes the scales are looked at (FormatError as load_codes).
+  void check_finite(const std::string& name) const;
 
   virtual const Tokenizer& tokenizer() const = 0;  // loaded at the first call
   // Tokenizer and other files to carry along: name and content (tokenizer.json, tokenizer_config.json,
@@ -107,11 +114,27 @@ class ModelSource {
 
  protected:
   ModelSource() = default;
+  // Called at the end of opening. The stored tensors count where the config contradicts them: a head of its own beside
+  // a config that says tied. Biases that the config has none of are left out where they hold zeros alone.
+  void settle_contradictions();
+  // Moves a tensor to left_out().
+  virtual void leave_out(const std::string& name, const std::string& reason) = 0;
+  // The index of the first NaN or infinity among the values of `name`, or -1.
+  virtual int64_t first_not_finite(const std::string& name) const = 0;
+  // What was read, for a message about a tensor that is missing: "model.safetensors".
+  virtual std::string files_read(const std::string& missing) const = 0;
   std::string path_;
   std::string format_;
   const Family* family_ = nullptr;
   ModelConfig config_;
   std::shared_ptr<nlohmann::json> config_json_;
+  std::vector<std::string> warnings_;
+
+ private:
+  void settle_head();
+  void settle_biases();
+  bool same_values(const std::string& a, const std::string& b, const std::vector<int64_t>& shape) const;
+  std::vector<std::string> biases_without_place() const;
 };
 
 // The folder or file that `model` names; org/name is looked up in HF_HUB_CACHE, HF_HOME/hub, ~/.cache/huggingface/hub.

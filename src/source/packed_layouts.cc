@@ -10,6 +10,10 @@
 #include <optional>
 #include <string_view>
 
+#include "core/file_status.h"
+#include "formats/bounded_json.h"
+#include "formats/json_fault.h"
+#include "formats/text.h"
 #include "pack/awq_gemm.h"
 #include "pack/bit_runs.h"
 #include "pack/gptq.h"
@@ -41,7 +45,8 @@ std::string first_string(const ConfigReader& config, std::initializer_list<const
 const PackedLayout* awq_layout(const ConfigReader& q) {
   const std::string version = first_string(q, {"version", "checkpoint_format", "format"}, "gemm");
   if (version == "gemm" || version == "GEMM") return &kAwq;
-  throw UnsupportedError(fmt::format("{}: AWQ version \"{}\" is not supported; supported is gemm", q.file(), version));
+  throw UnsupportedError(
+      fmt::format("{}: AWQ version {} is not supported; supported is gemm", q.file(), shown(version)));
 }
 
 // What is missing is version 1: the key came with version 2.
@@ -52,7 +57,7 @@ const PackedLayout* gptq_layout(const ConfigReader& q) {
     if (format == layout->format) return layout;
   }
   throw UnsupportedError(fmt::format(
-      "{}: GPTQ checkpoint_format \"{}\" is not supported; supported are gptq, gptq_v2, marlin", q.file(), format));
+      "{}: GPTQ checkpoint_format {} is not supported; supported are gptq, gptq_v2, marlin", q.file(), shown(format)));
 }
 
 std::span<const int> widths_of(const PackedLayout* layout) {
@@ -85,8 +90,8 @@ void read_dynamic(const ConfigReader& q, PackedConfig& out) {
     if (!settings) continue;
     const int64_t bits = settings->find_int("bits", 1, 64).value_or(out.bits);
     if (std::find(widths.begin(), widths.end(), bits) == widths.end()) {
-      throw UnsupportedError(fmt::format("{}: dynamic \"{}\": {} bits are not supported; supported are {}", q.file(),
-                                         pattern, bits, list_widths(widths)));
+      throw UnsupportedError(fmt::format("{}: dynamic {}: {} bits are not supported; supported are {}", q.file(),
+                                         shown(pattern), bits, list_widths(widths)));
     }
     out.bits_by_shape = out.bits_by_shape || bits != out.bits;
     out.by_shape = out.by_shape || settings->has("group_size");
@@ -133,8 +138,8 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
     out.by_shape = true;  // its linears may differ
   } else {
     throw UnsupportedError(
-        fmt::format("{}: quant_method \"{}\" is not supported; supported are awq (gemm), gptq, marlin and metal_marlin",
-                    path, method));
+        fmt::format("{}: quant_method {} is not supported; supported are awq (gemm), gptq, marlin and metal_marlin",
+                    path, shown(method)));
   }
   out.bits = supported_bits(q, out.layout);
   auto group = q.find_int("group_size", -1, kLargestSize);
@@ -143,15 +148,23 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
   out.group_size = *group;
   if (method == "gptq") {
     if (const auto type = q.find_string("pack_dtype"); type && *type != "int32") {
-      throw UnsupportedError(fmt::format("{}: pack_dtype \"{}\" is not supported; supported is int32", path, *type));
+      throw UnsupportedError(fmt::format("{}: pack_dtype {} is not supported; supported is int32", path, shown(*type)));
     }
     if (q.has("rotation") && q.find_string("rotation").value_or("") != "") {
-      throw UnsupportedError(fmt::format("{}: rotation \"{}\" is not supported: the model computes on rotated states",
-                                         path, *q.find_string("rotation")));
+      throw UnsupportedError(fmt::format("{}: rotation {} is not supported: the model computes on rotated states", path,
+                                         shown(*q.find_string("rotation"))));
     }
     if (out.layout != &kMarlin) read_dynamic(q, out);
   }
   return out;
+}
+
+void use_gptq_version(PackedConfig& config, const std::string& format) {
+  config.layout = format == "gptq" ? &kGptq : &kGptqV2;
+  const auto widths = widths_of(config.layout);
+  if (std::find(widths.begin(), widths.end(), config.bits) != widths.end()) return;
+  throw UnsupportedError(
+      fmt::format("{} bits are not supported in {}; supported are {}", config.bits, format, list_widths(widths)));
 }
 
 int bits_by_shape(const PackedConfig& config, const PackedLinear& linear, const std::string& name) {
@@ -205,32 +218,38 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
   }
   if (version.empty() || version == "1") {
     if (offset != "8") {
-      throw UnsupportedError(fmt::format("{}: metal_marlin.nibble_offset: expected 8, found {}", file, offset));
+      throw UnsupportedError(
+          fmt::format("{}: metal_marlin.nibble_offset: expected 8, found {}", file, escaped(offset)));
     }
     return {};
   }
   if (version != "2") {
     throw UnsupportedError(
         fmt::format("{}: metal_marlin.version: expected 1 or 2, found {}; a newer version of this program may read it",
-                    file, version));
+                    file, escaped(version)));
   }
   const auto checked = [&](const std::string& key, const json& value) {
     const auto it =
         std::find_if(kNativeWidths.begin(), kNativeWidths.end(), [&](int width) { return value == json(width); });
     if (it != kNativeWidths.end()) return *it;
     throw UnsupportedError(fmt::format("{}: {}: expected {} bits, found {}", file, key, list_widths(kNativeWidths),
-                                       value.dump(-1, ' ', false, json::error_handler_t::replace)));
+                                       escaped(value.dump(-1, ' ', false, json::error_handler_t::replace))));
   };
   NativeMetadata out;
-  out.bits = checked("metal_marlin.bits", json::parse(find("metal_marlin.bits"), nullptr, false));
-  const json tensors = json::parse(find("metal_marlin.tensors"), nullptr, false);
+  // Whatever is no JSON is refused below, as a value of the wrong kind.
+  const auto parsed = [&](const char* key) {
+    const std::string text = find(key);
+    return find_json_fault(text) ? json(json::value_t::discarded) : parse_json(text, fmt::format("{}: {}", file, key));
+  };
+  out.bits = checked("metal_marlin.bits", parsed("metal_marlin.bits"));
+  const json tensors = parsed("metal_marlin.tensors");
   if (!tensors.is_object()) {
     throw FormatError(
         fmt::format("{}: metal_marlin.tensors: expected a JSON object of the linears, found something else", file));
   }
   for (const auto& [name, entry] : tensors.items()) {
     if (!entry.is_object() || !entry.contains("bits")) continue;
-    out.others[name] = checked(fmt::format("metal_marlin.tensors: {}", name), entry["bits"]);
+    out.others[name] = checked("metal_marlin.tensors: " + escaped(name), entry["bits"]);
   }
   return out;
 }

@@ -38,6 +38,10 @@ struct PackedConfig {
 // ConfigReader.
 PackedConfig read_packed_config(nlohmann::json& config, const std::string& config_path, const std::string& folder);
 
+// The same checkpoint in the other version of GPTQ: `format` is "gptq" or "gptq_v2". UnsupportedError where that
+// version has no codes of these bits.
+void use_gptq_version(PackedConfig& config, const std::string& format);
+
 // What the metadata of a file in the native format say of its linears.
 struct NativeMetadata {
   int bits = 4;                       // of a code

@@ -6,20 +6,25 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <unordered_set>
 
 #include "core/atomic_file.h"
+#include "core/file_status.h"
 #include "core/machine.h"
 #include "core/model_file.h"
 #include "formats/safetensors.h"
+#include "formats/text.h"
 #include "pack/native.h"
 #include "source/companions.h"
 #include "source/config_reader.h"
 #include "source/convert.h"
+#include "source/gptq_labels.h"
 #include "source/packed_layouts.h"
 #include "source/text_model.h"
 #include "source/tokenizer.h"
@@ -51,7 +56,7 @@ class SafetensorsSource : public ModelSource {
  public:
   explicit SafetensorsSource(const std::string& path) {
     path_ = path;
-    const bool folder = fs::is_directory(path);
+    const bool folder = is_folder(path);
     const fs::path place = folder ? fs::path(path) : fs::path(path).parent_path();
     folder_ = place.empty() ? std::string(".") : place.string();
     const std::string config_path = (fs::path(folder_) / "config.json").string();
@@ -74,6 +79,8 @@ class SafetensorsSource : public ModelSource {
     read_generation_config();
     open_files(folder);
     collect(wrapped);
+    settle_labels();
+    settle_contradictions();
     for (const std::string& name : companion_names(*model_folder_, folder)) {
       const std::string path_of_it = model_folder_->folder().path_of(name);
       companions_.emplace_back(name, status_of(model_folder_->open(name), path_of_it).identity);
@@ -88,8 +95,8 @@ class SafetensorsSource : public ModelSource {
     const Entry& e = get(name);
     if (!e.plain()) return checked(e, [&] { return to_f16(name, e.shape, load(name, 0, -1)); });
     if (e.main->dtype != DType::kF32 && e.main->dtype != DType::kF16 && e.main->dtype != DType::kBF16) {
-      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", e.file->path(), name,
-                                         dtype_name(e.main->dtype)));
+      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", e.file->path(),
+                                         escaped(name), dtype_name(e.main->dtype)));
     }
     return checked(e, [&] {
       OwnedTensor t{name, e.main->dtype, e.shape, Buffer(e.main->bytes.size())};
@@ -168,7 +175,58 @@ class SafetensorsSource : public ModelSource {
     return h;
   }
 
+ protected:
+  void leave_out(const std::string& name, const std::string& reason) override {
+    left_out_.insert(entries_.extract(name));
+    reasons_[name] = reason;
+  }
+
+  int64_t first_not_finite(const std::string& name) const override {
+    const Entry& e = get(name);
+    return checked(e, [&] { return first_not_finite(name, e); });
+  }
+
+  std::string files_read(const std::string& missing) const override {
+    constexpr size_t kNamed = 4;
+    std::string out;
+    for (size_t i = 0; i < files_.size(); ++i) {
+      if (i == kNamed) {
+        out += fmt::format(" and {} more files", files_.size() - kNamed);
+        break;
+      }
+      out += (i > 0 ? ", " : "") + escaped(fs::path(files_[i]->path()).filename().string());
+    }
+    if (const auto it = placed_.find(missing); it != placed_.end())
+      return fmt::format("{} (the index places it in {}, which lacks it; download that file again)", out,
+                         escaped(it->second));
+    const std::string name = fs::path(path_).filename().string();
+    if (files_.size() == 1 && shards_by_name(name) > 1)
+      return fmt::format("{} (one of {} shards: name the folder that holds all)", out, shards_by_name(name));
+    return out;
+  }
+
  private:
+  // The first element of the tensor that is not finite, -1 where all are.
+  int64_t first_not_finite(const std::string& name, const Entry& e) const {
+    if (!e.plain()) {
+      static_cast<void>(codes(name, e, Codes::kSkip));  // refuses scales that are not finite
+      read_q_scale(packed_, e.packed, e.shape[1], e.file->path() + ": " + name);
+      return -1;
+    }
+    const DType type = e.main->dtype;
+    if (type != DType::kF32 && type != DType::kF16 && type != DType::kBF16) return -1;  // refused where it is read
+    constexpr int64_t kPiece = int64_t{1} << 20;
+    std::vector<float> values(static_cast<size_t>(std::min(kPiece, e.main->elements())));
+    for (int64_t first = 0; first < e.main->elements(); first += kPiece) {
+      const int64_t count = std::min(kPiece, e.main->elements() - first);
+      to_f32(*e.main, e.file->path(), first, count, values.data());
+      const auto end = values.begin() + count;
+      const auto bad = std::find_if(values.begin(), end, [](float v) { return !std::isfinite(v); });
+      if (bad != end) return first + (bad - values.begin());
+    }
+    return -1;
+  }
+
   // The content of a companion, as it was when the model was opened.
   std::string read_companion(const std::string& name, const FileIdentity& identity) const {
     const std::string path = model_folder_->folder().path_of(name);
@@ -214,7 +272,8 @@ class SafetensorsSource : public ModelSource {
 
   const Entry& get(const std::string& name) const {
     const auto it = entries_.find(name);
-    if (it == entries_.end()) throw FormatError(fmt::format("{}: tensor {} is missing", path_, name));
+    if (it == entries_.end())
+      throw FormatError(fmt::format("{}: tensor {} is missing from {}", path_, escaped(name), files_read(name)));
     return it->second;
   }
 
@@ -233,6 +292,7 @@ class SafetensorsSource : public ModelSource {
         t.bits = e.packed.bits;
         t.group_size = group_size_of(packed_, e.packed, e.file->path() + ": " + name);
       }
+      if (const auto reason = reasons_.find(name); reason != reasons_.end()) t.reason = reason->second;
       out.push_back(std::move(t));
     }
     return out;
@@ -247,10 +307,11 @@ class SafetensorsSource : public ModelSource {
     const std::string path = (fs::path(folder_) / "generation_config.json").string();
     if (model_folder_->folder().status("generation_config.json").kind == FileKind::kNone) return;
     const json j = read_json_object(path);
+    auto& ids = config_.eos_token_ids;
+    std::unordered_set<int32_t> known(ids.begin(), ids.end());
     for (const int64_t id : ConfigReader(j, path).find_ints("eos_token_id", -1, kLargestSize)) {
       const auto token = static_cast<int32_t>(id);
-      auto& ids = config_.eos_token_ids;
-      if (token >= 0 && std::find(ids.begin(), ids.end(), token) == ids.end()) ids.push_back(token);
+      if (token >= 0 && known.insert(token).second) ids.push_back(token);
     }
   }
 
@@ -259,38 +320,80 @@ class SafetensorsSource : public ModelSource {
       files_.push_back(std::make_unique<SafetensorsFile>(path_));  // named by the user, who may name a link
       return;
     }
-    std::vector<fs::path> weights;
-    std::vector<fs::path> indices;
-    for (const std::string& name : names_in_folder(folder_)) {
-      if (name.ends_with(".safetensors")) weights.push_back(fs::path(folder_) / name);
-      if (name.ends_with(".safetensors.index.json")) indices.push_back(fs::path(folder_) / name);
-    }
-    // As transformers chooses: the one file of this name, else the index of this name. Folders also hold adapters,
-    // the same weights under the publisher's own names, and the like. Beyond what it takes: one index of another name,
-    // one file of another name, and shards without their index where nothing else can be meant.
-    for (const auto& [all, preferred] :
-         {std::pair{&weights, "model.safetensors"}, {&indices, "model.safetensors.index.json"}}) {
-      const auto it =
-          std::find_if(all->begin(), all->end(), [&](const fs::path& p) { return p.filename() == preferred; });
-      if (it == all->end()) continue;
-      *all = {*it};
-      if (all == &weights) indices.clear();
-    }
-    if (indices.size() > 1)
-      throw FormatError(fmt::format("{}: expected one *.safetensors.index.json, found {}", folder_, indices.size()));
-    if (indices.size() == 1) {
-      // Opening them through the index checks that map and shards agree.
-      const ShardedSafetensors sharded(indices.front().string());
-      for (const std::string& name : sharded.index().files())
-        files_.push_back(std::make_unique<SafetensorsFile>(map_model_file((fs::path(folder_) / name).string())));
-      return;
-    }
-    if (weights.empty())
-      throw FormatError(fmt::format("{}: expected *.safetensors files, found none; download the model again", folder_));
-    std::vector<std::string> names;
-    for (const fs::path& p : weights) names.push_back(p.filename().string());
-    for (const std::string& name : weights_without_index(folder_, names))
+    WeightFiles chosen = find_weight_files(folder_);
+    for (const std::string& name : chosen.names)
       files_.push_back(std::make_unique<SafetensorsFile>(map_model_file((fs::path(folder_) / name).string())));
+    index_ = std::move(chosen.index);
+    placed_ = std::move(chosen.placed);
+    warnings_.insert(warnings_.end(), chosen.warnings.begin(), chosen.warnings.end());
+  }
+
+  // Where the index and its shards disagree: what is stored is read, and the user is told.
+  void compare_with_index() {
+    if (index_.empty()) return;
+    std::unordered_set<std::string_view> stored;
+    std::vector<std::string> unlisted;
+    std::vector<std::string> elsewhere;
+    for (const auto& file : files_) {
+      const std::string name = fs::path(file->path()).filename().string();
+      for (const TensorView& view : file->tensors()) {
+        stored.insert(view.name);
+        const auto it = placed_.find(view.name);
+        if (it == placed_.end()) {
+          unlisted.push_back(view.name);
+        } else if (it->second != name && !holds(it->second, view.name)) {
+          elsewhere.push_back(view.name);
+        }
+      }
+    }
+    std::vector<std::string> phantoms;
+    for (const auto& [name, file] : placed_) {
+      if (stored.count(name) == 0) phantoms.push_back(name);
+    }
+    const auto tell = [&](const std::vector<std::string>& names, const char* what) {
+      if (names.empty()) return;
+      warnings_.push_back(fmt::format("{}: {} {} {}, the first: {}", (fs::path(folder_) / index_).string(),
+                                      names.size(), names.size() == 1 ? "tensor" : "tensors", what,
+                                      escaped(names.front())));
+    };
+    tell(phantoms, "listed there, but in no shard; harmless unless the model needs them");
+    tell(unlisted, "of its shards not listed there, but read all the same");
+    tell(elsewhere, "in another shard than it says, and read from there");
+  }
+  bool holds(const std::string& file_name, const std::string& tensor) const {
+    return std::any_of(files_.begin(), files_.end(), [&](const auto& file) {
+      return fs::path(file->path()).filename() == file_name && file->find(tensor) != nullptr;
+    });
+  }
+
+  // The same tensor in two files, or under two names: harmless where it is the same indeed.
+  void settle_duplicate(const std::string& name, const Entry& a, const Entry& b) {
+    const bool same = a.main->dtype == b.main->dtype && a.shape == b.shape && checked(a, [&] {
+                        return checked(b, [&] { return std::ranges::equal(a.main->bytes, b.main->bytes); });
+                      });
+    a.file->release(*a.main);
+    b.file->release(*b.main);
+    if (!same) {
+      throw FormatError(
+          fmt::format("{}: tensor {} stands in {} too, and the two differ: nothing says which of them belongs to the "
+                      "model; remove the file that does not, or download the model again",
+                      b.file->path(), escaped(name), a.file->path()));
+    }
+    if (duplicates_++ == 0)
+      first_duplicate_ = fmt::format("{} in {} and {}", escaped(name), fs::path(a.file->path()).filename().string(),
+                                     fs::path(b.file->path()).filename().string());
+  }
+
+  // GPTQ and AWQ: config against tensors.
+  void settle_labels() {
+    std::vector<NamedLinear> linears;
+    for (auto& [name, e] : entries_) {
+      if (!e.plain()) linears.push_back({e.file->path() + ": " + escaped(name), &e.packed});
+    }
+    const auto found = metal_marlin::settle_labels(packed_, *config_json_, linears, path_);
+    check_unchanged();
+    warnings_.insert(warnings_.end(), found.begin(), found.end());
+    if (packed_.layout != nullptr) format_ = packed_.layout->format;
   }
 
   void collect(bool wrapped) {
@@ -303,16 +406,21 @@ class SafetensorsSource : public ModelSource {
         e.shape = view.shape;
         const std::string name = wrapped ? text_tensor_name(view.name) : view.name;
         const auto [it, fresh] = name.empty() ? left_out_.emplace(view.name, e) : raw.emplace(name, e);
-        if (!fresh)
-          throw FormatError(fmt::format("{}: tensor {} stands in {} too", file->path(), name, it->second.file->path()));
+        if (!fresh) settle_duplicate(view.name, it->second, e);
       }
     }
+    if (duplicates_ > 0) {
+      warnings_.push_back(fmt::format("{}: {} {} stored twice with the same values, the first: {}", path_, duplicates_,
+                                      duplicates_ == 1 ? "tensor is" : "tensors are", first_duplicate_));
+    }
+    compare_with_index();
     for (const auto& [name, e] : raw) {
       if (is_codes(name, e, raw)) {
         add_packed(name, e, raw);
       } else if (!is_part(name, raw)) {
         if (!entries_.emplace(name, e).second) {
-          throw FormatError(fmt::format("{}: tensor {} is there twice: as it is and in 4 bits", e.file->path(), name));
+          throw FormatError(
+              fmt::format("{}: tensor {} is there twice: as it is and in 4 bits", e.file->path(), escaped(name)));
         }
       }
     }
@@ -361,7 +469,8 @@ class SafetensorsSource : public ModelSource {
   }
   void demand_part(const TensorView* view, const std::string& name) const {
     if (view == nullptr)
-      throw FormatError(fmt::format("{}: tensor {} is missing; the linear's codes are there", path_, name));
+      throw FormatError(fmt::format("{}: tensor {} is missing from {}; the linear's codes are there", path_,
+                                    escaped(name), files_read(name)));
   }
 
   void add_packed(const std::string& name, const Entry& codes, const std::map<std::string, Entry>& raw) {
@@ -382,7 +491,8 @@ class SafetensorsSource : public ModelSource {
       e.packed.bits = bits_by_shape(packed_, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
     e.shape = logical_shape(layout, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
     if (!entries_.emplace(module + ".weight", std::move(e)).second) {
-      throw FormatError(fmt::format("{}: tensor {}.weight is there twice: as it is and in 4 bits", path_, module));
+      throw FormatError(
+          fmt::format("{}: tensor {}.weight is there twice: as it is and in 4 bits", path_, escaped(module)));
     }
   }
 
@@ -395,9 +505,14 @@ class SafetensorsSource : public ModelSource {
   std::string folder_;
   std::unique_ptr<ModelFolder> model_folder_;
   std::vector<std::pair<std::string, FileIdentity>> companions_;  // as they were when the model was opened
+  std::string index_;  // its name in the folder; empty: none was read
+  size_t duplicates_ = 0;
+  std::string first_duplicate_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, Entry> entries_;
   std::map<std::string, Entry> left_out_;
+  std::map<std::string, std::string> reasons_;  // why a tensor was left out
+  std::map<std::string, std::string> placed_;   // of the index: tensor -> file
   PackedConfig packed_;
   std::map<const SafetensorsFile*, NativeMetadata> native_metadata_;
   mutable std::once_flag tokenizer_once_;

@@ -5,10 +5,13 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <optional>
 #include <regex>
 
 #include "formats/safetensors.h"
+#include "formats/text.h"
+#include "source/convert.h"
 
 namespace metal_marlin {
 namespace {
@@ -30,10 +33,119 @@ constexpr const char* kAdvice =
     "folder, or name the "
     "one file that is the model";
 
+constexpr std::string_view kIndexEnd = ".safetensors.index.json";
+
+bool is_adapter(const std::string& name) {
+  return name.starts_with("adapter_") || name.starts_with("adapter-");
+}
+
+// Why there is nothing to read, in a folder without *.safetensors files.
+std::string why_none(const std::vector<std::string>& all) {
+  std::vector<std::string> others;
+  bool gguf = false;
+  for (const std::string& name : all) {
+    const auto ends = [&](std::string_view end) { return name.ends_with(end); };
+    if (ends(".bin") || ends(".pt") || ends(".pth") || ends(".ckpt")) others.push_back(name);
+    gguf = gguf || ends(".gguf");
+  }
+  if (gguf) return "found .gguf files; name one of them";
+  if (others.empty()) return "found none; download the model again";
+  return fmt::format(
+      "found only {} ({}), which are Python pickles and may run code, so they are not read; download the model's "
+      ".safetensors files, or save it anew with transformers: "
+      "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)",
+      others.size() == 1 ? "a file of PyTorch" : "files of PyTorch", escaped(others.front()));
+}
+
+// The index of a folder if it counts; nothing: the files must tell.
+std::optional<SafetensorsIndex> whole_index(const std::string& folder, const std::string& name, bool single,
+                                            std::vector<std::string>& warnings) {
+  const std::string path = (std::filesystem::path(folder) / name).string();
+  try {
+    SafetensorsIndex index = read_index(path);
+    require_shards(index, path);
+    const auto files = index.files();
+    if (single && std::find(files.begin(), files.end(), "model.safetensors") == files.end()) {
+      warnings.push_back(fmt::format(
+          "{}: holds model.safetensors and the whole set of shards of {}; the shards are read, and engines differ in "
+          "which of the two they take: remove the one that is not the model",
+          folder, name));
+    }
+    return index;
+  } catch (const Error& e) {
+    if (!single) throw;
+    warnings.push_back(fmt::format("{} is read, since the index beside it is not whole ({})",
+                                   (std::filesystem::path(folder) / "model.safetensors").string(), e.what()));
+    return std::nullopt;
+  }
+}
+
 }  // namespace
 
+int shards_by_name(const std::string& name) {
+  const auto shard = parse_shard_name(name);
+  return shard ? shard->count : 0;
+}
+
+// As transformers chooses, except that a whole index goes before a stray file: the one file of this name, else the
+// index of this name. Folders also hold adapters, the same weights under the publisher's own names, and the like.
+// Beyond what transformers takes: one index of another name, one file of another name, and shards without their index
+// where nothing else can be meant.
+WeightFiles find_weight_files(const std::string& folder) {
+  WeightFiles out;
+  const std::vector<std::string> all = names_in_folder(folder);
+  std::vector<std::string> weights;
+  std::vector<std::string> indices;
+  std::string adapter;
+  for (const std::string& name : all) {
+    if (is_adapter(name) && name.ends_with(".safetensors")) {
+      adapter = name;
+    } else if (name.ends_with(".safetensors")) {
+      weights.push_back(name);
+    } else if (name.ends_with(kIndexEnd)) {
+      indices.push_back(name);
+    }
+  }
+  const auto has = [](const std::vector<std::string>& names, const char* name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  if (!adapter.empty()) {
+    if (weights.empty() && indices.empty()) {
+      throw FormatError(
+          fmt::format("{}: expected a model, found a LoRA adapter alone ({}); merge it into its model first (peft: "
+                      "merge_and_unload) and save the result",
+                      folder, adapter));
+    }
+    out.warnings.push_back(
+        fmt::format("{}: the adapter {} beside the model is not applied; merge it first (peft: merge_and_unload) if it "
+                    "belongs to the model",
+                    folder, adapter));
+  }
+  const bool single = has(weights, "model.safetensors");
+  if (has(indices, "model.safetensors.index.json")) {
+    indices = {"model.safetensors.index.json"};
+  } else if (single) {
+    indices.clear();
+  }
+  if (indices.size() > 1)
+    throw FormatError(fmt::format("{}: expected one *.safetensors.index.json, found {}", folder, indices.size()));
+  if (indices.size() == 1) {
+    if (auto index = whole_index(folder, indices.front(), single, out.warnings)) {
+      out.index = indices.front();
+      out.names = index->files();
+      out.placed = std::move(index->weight_map);
+      return out;
+    }
+  }
+  if (weights.empty()) {
+    throw FormatError(fmt::format("{}: expected *.safetensors files, {}", folder, why_none(all)));
+  }
+  out.names = single ? std::vector<std::string>{"model.safetensors"} : weights_without_index(folder, weights);
+  return out;
+}
+
 std::vector<std::string> weights_without_index(const std::string& folder, const std::vector<std::string>& names) {
-  if (names.size() <= 1) return names;
+  if (names.empty() || (names.size() == 1 && shards_by_name(names.front()) < 2)) return names;
   const auto of_stem = [&](const std::string& stem) {
     std::vector<std::string> set;
     for (const std::string& name : names) {

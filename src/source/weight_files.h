@@ -1,15 +1,33 @@
-// Which *.safetensors files of a folder are the model, where no index says so.
+// Which *.safetensors files of a folder are the model.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
 namespace metal_marlin {
 
-// `names`: all *.safetensors files of `folder`. One file is the model. Several are it only when shard names say so:
-// "model-00001-of-0000n.safetensors" to n, all there (other files beside them are left alone, as beside an index), else
-// such a set of another stem that is all there is. Anything else would mix copies, adapters or half a download into one
-// model: FormatError that names what is missing or what there is, and what to do.
+struct WeightFiles {
+  std::vector<std::string> names;  // in the folder, ascending
+  std::string index;               // the index's name in the folder; empty: there is none, or it does not count
+  std::map<std::string, std::string> placed;  // the index's tensor -> file
+  std::vector<std::string> warnings;
+};
+
+// An index whose shards are all there counts, also beside a stray model.safetensors (with a warning, since engines
+// differ). Else model.safetensors, else what weights_without_index takes. FormatError that says what there is and what
+// to do: only files of other formats, only a LoRA adapter, part of a set of shards, several indices, a damaged index.
+// SystemError: shards are missing.
+WeightFiles find_weight_files(const std::string& folder);
+
+// Of a name such as model-00001-of-00002.safetensors: 2; else 0.
+int shards_by_name(const std::string& name);
+
+// `names`: all *.safetensors files of `folder`. One file is the model, unless its name says that it is one of several
+// shards. Several are it only when shard names say so: "model-00001-of-0000n.safetensors" to n, all there (other files
+// beside them are left alone, as beside an index), else such a set of another stem that is all there is. Anything else
+// would mix copies, adapters or half a download into one model: FormatError that names what is missing or what there
+// is, and what to do.
 std::vector<std::string> weights_without_index(const std::string& folder, const std::vector<std::string>& names);
 
 }  // namespace metal_marlin

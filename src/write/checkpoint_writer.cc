@@ -13,6 +13,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "core/file_status.h"
 #include "core/half.h"
 #include "pack/group_arrays.h"
 #include "source/model_source.h"
@@ -78,9 +79,9 @@ bool is_weights_name(std::string name) {
 
 void remove_stale_weights(const std::string& folder, const std::set<std::string>& current) {
   std::vector<fs::path> stale;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (is_weights_name(name) && current.count(name) == 0) stale.push_back(entry.path());
+  for (const fs::path& entry : entries_of(folder)) {
+    const std::string name = entry.filename().string();
+    if (is_weights_name(name) && current.count(name) == 0) stale.push_back(entry);
   }
   std::error_code ignored;
   for (const fs::path& path : stale) fs::remove(path, ignored);
@@ -193,7 +194,7 @@ struct CheckpointWriter::Job {
   void write_floats(const Item& item, const TensorView& view, SafetensorsWriter& file, F16Conversion& conversion);
   std::vector<std::string> kept_modules() const;
   void write_rest();
-  void add_file(const std::string& name) { report.files.push_back({name, fs::file_size(folder + "/" + name)}); }
+  void add_file(const std::string& name) { report.files.push_back({name, file_bytes(folder + "/" + name)}); }
 };
 
 std::vector<Item> CheckpointWriter::Job::items() {
@@ -378,7 +379,9 @@ void CheckpointWriter::Job::write_floats(const Item& item, const TensorView& vie
     convert_to_f16(view, reinterpret_cast<uint16_t*>(out.data()), conversion);
   } else if (view.dtype == DType::kF32 && target.dtype == DType::kBF16) {
     const auto* from = reinterpret_cast<const float*>(view.bytes.data());
-    std::transform(from, from + count, reinterpret_cast<uint16_t*>(out.data()), f32_to_bf16);
+    auto* to = reinterpret_cast<uint16_t*>(out.data());
+    std::transform(from, from + count, to, f32_to_bf16);
+    for (size_t i = 0; i < count; ++i) conversion.rounded += bf16_to_f32(to[i]) != from[i] ? 1 : 0;
   } else if (target.dtype == DType::kF32 && (view.dtype == DType::kF16 || view.dtype == DType::kBF16)) {
     const auto* from = reinterpret_cast<const uint16_t*>(view.bytes.data());
     std::transform(from, from + count, reinterpret_cast<float*>(out.data()),
@@ -416,6 +419,8 @@ void CheckpointWriter::Job::write_kept(const Item& item, SafetensorsWriter& file
     }
   }
   source.release(item.name);
+  if (conversion.rounded > 0 && item.kind != Item::Kind::kChanged && item.from == DType::kF32)
+    report.rounded.push_back(item.name);
   if (conversion.clamped + conversion.flushed > 0) {
     report.clamped.push_back(
         {item.name, conversion.clamped, conversion.flushed, static_cast<double>(conversion.largest)});

@@ -34,6 +34,7 @@ void convert(const TensorView& tensor, uint16_t* out, F16Conversion& result, ToF
       } else if ((half & 0x7fffu) == 0 && value != 0.0f) {
         ++result.flushed;
       }
+      if (f16_to_f32(half) != value) ++result.rounded;
     }
     out[i] = half;
   }

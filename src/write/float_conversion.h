@@ -11,6 +11,7 @@ namespace metal_marlin {
 struct F16Conversion {
   uint64_t clamped = 0;  // finite, but beyond +-65504 after rounding: written as +-65504
   uint64_t flushed = 0;  // not zero, but zero after rounding (below 2^-25)
+  uint64_t rounded = 0;  // finite, and another number after the conversion (clamped and flushed ones too)
   float largest = 0;     // largest finite magnitude before the conversion
 };
 

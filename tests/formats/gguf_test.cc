@@ -113,6 +113,19 @@ TEST(Gguf, AllArrayTypes) {
   check_error(expect<FormatError>({"\"huge\""}), [&] { m.get_ints("huge"); });
 }
 
+// Numbers stay in the file until somebody asks: an array of bytes takes no memory of its own.
+TEST(Gguf, NumbersOfArraysLieInTheFile) {
+  using B = test::GgufBuilder;
+  B b = test::small_gguf();
+  b.pairs.push_back(B::pair("u8", GgufType::kArray, B::array(GgufType::kU8, 3, "abc")));
+  const std::string bytes = b.bytes();
+  const GgufContent content = parse_gguf(test::as_bytes(bytes), "x");
+  const auto& numbers = std::get<GgufNumbers>(content.metadata.find("u8")->value);
+  EXPECT_EQ(numbers.count, 3u);
+  EXPECT_EQ(static_cast<const void*>(numbers.bytes.data()), bytes.data() + bytes.find("abc"));
+  EXPECT_EQ(content.metadata.get_ints("u8"), (std::vector<int64_t>{'a', 'b', 'c'}));
+}
+
 TEST(Gguf, VersionTwoAlignmentAndShapes) {
   using B = test::GgufBuilder;
   B b;

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "formats/gguf_builder.h"
+#include "source/gguf_hand_made.h"
 #include "source/models.h"
 #include "source/tokenizer.h"
 
@@ -15,7 +16,9 @@ namespace {
 using test::check_error;
 using test::expect;
 using test::GgufBuilder;
+using test::HandMade;
 using test::little;
+using test::q4_1_value;
 using test::TemporaryFolder;
 using test::tiny_model;
 using test::values_of;
@@ -142,68 +145,6 @@ TEST(GgufSource, TokenizerAndCompanions) {
   }
   EXPECT_EQ(names, std::vector<std::string>({"tokenizer.json", "tokenizer_config.json", "generation_config.json"}));
 }
-
-// ---- a Llama by hand: hidden 32, 2 heads of 16 over 1, intermediate 32, vocabulary 3, one layer, tied ----
-
-std::string f16(float v) {
-  const auto h = static_cast<_Float16>(v);
-  return little(h);
-}
-// A row of 32 as one Q4_1 block: f16 d, f16 m, 16 bytes; byte i holds code i (low) and code i + 16 (high).
-std::string q4_1_row(int row, float d, float m) {
-  std::string s = f16(d) + f16(m);
-  for (int i = 0; i < 16; ++i) s += static_cast<char>(((row + i) % 16) | (((row + 3 * i) % 16) << 4));
-  return s;
-}
-float q4_1_value(int row, int column, float d, float m) {
-  const int code = column < 16 ? (row + column) % 16 : (row + 3 * (column - 16)) % 16;
-  return d * static_cast<float>(code) + m;
-}
-
-struct HandMade {
-  std::map<std::string, std::string> pairs;
-  std::vector<std::pair<std::string, std::pair<int64_t, uint32_t>>> tensors;  // name, rows (0: [32]), ggml type
-  float scale = 0.25F;
-
-  static std::string u32(uint32_t v) { return little(static_cast<uint32_t>(GgufType::kU32)) + little(v); }
-  static std::string f32(float v) { return little(static_cast<uint32_t>(GgufType::kF32)) + little(v); }
-  static std::string f64(double v) { return little(static_cast<uint32_t>(GgufType::kF64)) + little(v); }
-  static std::string text(const std::string& s) {
-    return little(static_cast<uint32_t>(GgufType::kString)) + GgufBuilder::text(s);
-  }
-
-  HandMade() {
-    pairs = {{"general.architecture", text("llama")}, {"llama.embedding_length", u32(32)},
-             {"llama.feed_forward_length", u32(32)},  {"llama.block_count", u32(1)},
-             {"llama.attention.head_count", u32(2)},  {"llama.attention.head_count_kv", u32(1)},
-             {"llama.context_length", u32(64)},       {"llama.attention.layer_norm_rms_epsilon", f32(1e-5F)},
-             {"llama.rope.freq_base", f32(10000)}};
-    tensors = {
-        {"token_embd.weight", {3, 3}},     {"output_norm.weight", {0, 0}},        {"blk.0.attn_norm.weight", {0, 0}},
-        {"blk.0.ffn_norm.weight", {0, 0}}, {"blk.0.attn_q.weight", {32, 3}},      {"blk.0.attn_k.weight", {16, 3}},
-        {"blk.0.attn_v.weight", {16, 3}},  {"blk.0.attn_output.weight", {32, 3}}, {"blk.0.ffn_gate.weight", {32, 3}},
-        {"blk.0.ffn_up.weight", {32, 3}},  {"blk.0.ffn_down.weight", {32, 3}}};
-  }
-  std::string bytes() const {
-    GgufBuilder b;
-    for (const auto& [key, value] : pairs) b.pairs.push_back(GgufBuilder::text(key) + value);
-    for (const auto& [name, what] : tensors) {
-      const auto& [rows, type] = what;
-      std::vector<int64_t> dims = {32};
-      if (rows > 0) dims.push_back(rows);
-      b.infos.push_back(GgufBuilder::info(name, dims, type, b.data.size()));
-      for (int r = 0; r < std::max<int64_t>(rows, 1); ++r) {
-        if (type == 3) b.data += q4_1_row(r, scale, -1);
-        for (int c = 0; type == 0 && c < 32; ++c) b.data += little(static_cast<float>(c + 1));
-      }
-      b.data.append((32 - b.data.size() % 32) % 32, '\0');
-    }
-    return b.bytes();
-  }
-  std::unique_ptr<ModelSource> open(const TemporaryFolder& folder) const {
-    return ModelSource::open(folder.write("model.gguf", bytes()));
-  }
-};
 
 TEST(GgufSource, Q4_1ComesAsF16OfItsValues) {
   TemporaryFolder folder;
@@ -367,11 +308,42 @@ INSTANTIATE_TEST_SUITE_P(
         pair("theta_infinite", "llama.rope.freq_base", H::f32(INFINITY), expect<FormatError>({"rope_theta"})),
         pair("values_of_other_size", "llama.attention.value_length", H::u32(8),
              expect<UnsupportedError>({"keys of 16 and values of 8"})),
-        pair("scaling_unknown", "llama.rope.scaling.type", H::text("longrope"),
-             expect<UnsupportedError>({"longrope", "yarn"})),
+        pair("scaling_unknown", "llama.rope.scaling.type", H::text("ntk\x1b[31m"),
+             expect<UnsupportedError>({"\"ntk\\x1b[31m\"", "yarn"})),
+        pair("longrope_without_factors", "llama.rope.scaling.type", H::text("longrope"),
+             expect<FormatError>({"longrope", "rope_factors_long.weight"})),
+        Damage{"linear_factor_nan",
+               [](H& m) {
+                 m.pairs["llama.rope.scaling.type"] = H::text("linear");
+                 m.pairs["llama.rope.scaling.factor"] = H::f32(NAN);
+               },
+               expect<FormatError>({"rope_scaling.factor", "found nan"})},
+        Damage{"yarn_factor_negative",
+               [](H& m) {
+                 m.pairs["llama.rope.scaling.type"] = H::text("yarn");
+                 m.pairs["llama.rope.scaling.factor"] = H::f32(-2);
+               },
+               expect<FormatError>({"rope_scaling.factor", "found -2"})},
+        Damage{"rope_factors_nan",
+               [](H& m) {
+                 m.tensors.push_back({"rope_freqs.weight", {0, 0}});
+                 m.pairs["llama.attention.key_length"] = H::u32(64);
+                 for (int i = 0; i < 32; ++i) m.data["rope_freqs.weight"] += little(i == 9 ? NAN : 1.0F);
+               },
+               expect<FormatError>({"rope_freqs.weight", "nan at element 9"})},
+        pair("adapter", "general.type", H::text("adapter"), expect<FormatError>({"LoRA", "llama-export-lora"})),
+        Damage{"lora_tensors", [](H& m) { m.tensors.push_back({"blk.0.attn_q.weight.lora_a", {2, 0}}); },
+               expect<FormatError>({"lora_a", "merge"})},
+        Damage{"norm_with_a_bias", [](H& m) { m.tensors.push_back({"blk.0.attn_norm.bias", {0, 0}}); },
+               expect<FormatError>({"input_layernorm.bias", "no bias"})},
         pair("scaling_without_factor", "llama.rope.scaling.type", H::text("linear"),
              expect<FormatError>({"rope.scaling.factor"})),
-        pair("one_part_of_three", "split.count", H::u32(3), expect<UnsupportedError>({"3 parts", "--merge"})),
+        Damage{"one_part_of_three",
+               [](H& m) {
+                 m.pairs["split.count"] = H::u32(3);
+                 std::erase_if(m.tensors, [](const auto& t) { return t.first == "output_norm.weight"; });
+               },
+               expect<UnsupportedError>({"3 parts", "--merge"})},
         lacking("embedding_missing", "token_embd.weight", {"token_embd.weight", "no such tensor"}),
         lacking("linear_missing", "blk.0.ffn_up.weight", {"model.layers.0.mlp.up_proj.weight", "missing"}),
         lacking("norm_missing", "blk.0.ffn_norm.weight", {"post_attention_layernorm", "missing"}),
@@ -403,6 +375,81 @@ TEST(GgufSource, TensorsThatNobodyReadsAreListed) {
   source->check();
   ASSERT_EQ(source->left_out().size(), 1U);
   EXPECT_EQ(source->left_out()[0].name, "v.patch_embd.weight");
+}
+
+bool warns(const ModelSource& source, const std::vector<std::string>& texts) {
+  return std::any_of(source.warnings().begin(), source.warnings().end(), [&](const std::string& warning) {
+    return std::all_of(texts.begin(), texts.end(),
+                       [&](const std::string& text) { return warning.find(text) != std::string::npos; });
+  });
+}
+
+TEST(GgufSource, StaleKeysOfASplitAreSaid) {
+  TemporaryFolder folder;
+  HandMade model;
+  EXPECT_TRUE(model.open(folder)->warnings().empty());
+  model.pairs["split.count"] = HandMade::u32(3);
+  const auto source = model.open(folder);
+  source->check();
+  EXPECT_TRUE(warns(*source, {"split.", "whole model"}));
+}
+
+// As llama.cpp, whose default for the type is linear.
+TEST(GgufSource, AFactorWithoutATypeIsLinear) {
+  TemporaryFolder folder;
+  HandMade model;
+  model.pairs["llama.rope.scaling.factor"] = HandMade::f32(4);
+  const auto source = model.open(folder);
+  EXPECT_EQ(source->config().rope.type, RopeType::kLinear);
+  EXPECT_EQ(source->config().rope.factor, 4);
+  EXPECT_TRUE(warns(*source, {"rope.scaling.type", "linear"}));
+  model.pairs["llama.rope.scaling.type"] = HandMade::text("none");
+  EXPECT_EQ(model.open(folder)->config().rope.type, RopeType::kDefault);
+}
+
+TEST(GgufSource, ATiedFamilyWithAHeadOfItsOwn) {
+  TemporaryFolder folder;
+  std::string bytes = test::file_content(tiny_model("gguf/gemma3.gguf"));
+  const auto tied = ModelSource::open(folder.write("tied.gguf", bytes));
+  EXPECT_TRUE(tied->config().tie_word_embeddings);
+  HandMade llama;  // Llama: the head that is there counts anyway
+  llama.tensors.push_back({"output.weight", {3, 3}});
+  EXPECT_FALSE(llama.open(folder)->config().tie_word_embeddings);
+}
+
+TEST(GgufSource, BiasesOfZerosAreLeftOut) {
+  TemporaryFolder folder;
+  HandMade model;
+  for (const char* name : {"blk.0.attn_output.bias", "blk.0.ffn_norm.bias", "output_norm.bias"}) {
+    model.tensors.push_back({name, {0, 0}});
+    model.data[name] = std::string(128, '\0');
+  }
+  const auto source = model.open(folder);
+  source->check();
+  EXPECT_EQ(source->left_out().size(), 3U);
+  EXPECT_FALSE(source->has("model.layers.0.self_attn.o_proj.bias"));
+  EXPECT_TRUE(warns(*source, {"3 biases", "zeros"}));
+}
+
+// A scale that is not finite spoils its whole block: the first value of it is named.
+TEST(GgufSource, ScalesOfBlocksThatAreNotFinite) {
+  TemporaryFolder folder;
+  for (const float bad : {INFINITY, -INFINITY, NAN}) {
+    HandMade model;
+    std::string rows;
+    for (int r = 0; r < 3; ++r) rows += test::q4_1_row(r, r == 2 ? bad : 0.25F, -1);
+    model.data["token_embd.weight"] = rows;
+    const auto source = model.open(folder);
+    source->check();
+    check_error(expect<NumericError>({"model.gguf", "model.embed_tokens.weight", "row 2"}),
+                [&] { source->check_finite("model.embed_tokens.weight"); });
+    source->check_finite("model.layers.0.self_attn.q_proj.weight");
+  }
+  HandMade norm;
+  for (int i = 0; i < 32; ++i) norm.data["output_norm.weight"] += little(i == 5 ? INFINITY : 1.0F);
+  const auto source = norm.open(folder);
+  check_error(expect<NumericError>({"model.norm.weight", "element 5"}),
+              [&] { source->check_finite("model.norm.weight"); });
 }
 
 }  // namespace

@@ -55,6 +55,21 @@ TEST(ModelConfig, LlamaWithBiasesInTheOldStyle) {
   EXPECT_EQ(c.rope.theta, 500);
 }
 
+TEST(ModelConfig, KeysThatEnginesReadDifferentlyAreSaid) {
+  json c = small_config();
+  EXPECT_TRUE(read(c).warnings.empty());
+  c["partial_rotary_factor"] = 0.5;
+  ASSERT_EQ(read(c).warnings.size(), 1U);
+  EXPECT_NE(read(c).warnings[0].find("partial_rotary_factor 0.5"), std::string::npos);
+  EXPECT_TRUE(read_tiny("phi3").warnings.empty());  // a key of this family
+  c = small_config();
+  c["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}};
+  ASSERT_EQ(read(c).warnings.size(), 1U);
+  EXPECT_NE(read(c).warnings[0].find("original_max_position_embeddings"), std::string::npos);
+  c["original_max_position_embeddings"] = 8;
+  EXPECT_TRUE(read(c).warnings.empty());
+}
+
 TEST(ModelConfig, RopeTypes) {
   ModelConfig c = read_tiny("llama-linear");
   EXPECT_EQ(c.rope.type, RopeType::kLinear);
@@ -240,6 +255,20 @@ Damage set(const std::string& name, const std::string& key, const json& value, s
 Damage without(const std::string& key) {
   return {"missing_" + key, [key](json& c) { c.erase(key); }, expect<FormatError>({key, "expected", "found nothing"})};
 }
+json llama3_with(const char* key, const json& value) {
+  json scaling = {{"rope_type", "llama3"},
+                  {"factor", 8},
+                  {"low_freq_factor", 1.0},
+                  {"high_freq_factor", 4.0},
+                  {"original_max_position_embeddings", 16}};
+  scaling[key] = value;
+  return scaling;
+}
+json llama3_without(const char* key) {
+  json scaling = llama3_with(key, 1);
+  scaling.erase(key);
+  return scaling;
+}
 Damage rope(const std::string& name, const json& value, test::Expected expected) {
   return {name, [value](json& c) { c["rope_scaling"] = value; }, std::move(expected)};
 }
@@ -283,14 +312,43 @@ INSTANTIATE_TEST_SUITE_P(
              expect<FormatError>({"rope_scaling.factor"})),
         rope("rope_type_is_a_number", {{"rope_type", 4}}, expect<FormatError>({"rope_scaling.rope_type", "a string"})),
         rope("llama3_bounds_crossed",
-             {{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 1}},
+             {{"rope_type", "llama3"},
+              {"factor", 8},
+              {"low_freq_factor", 4},
+              {"high_freq_factor", 1},
+              {"original_max_position_embeddings", 16}},
              expect<FormatError>({"rope_scaling.high_freq_factor", "low_freq_factor (4)"})),
         rope("longrope_without_factors", {{"type", "longrope"}},
              expect<FormatError>({"rope_scaling.short_factor", "found nothing"})),
-        rope("longrope_factors_too_few", {{"type", "su"}, {"short_factor", {1.0, 2.0}}, {"long_factor", {1.0, 2.0}}},
+        rope("longrope_factors_too_few",
+             {{"type", "su"}, {"factor", 2.0}, {"short_factor", {1.0, 2.0}}, {"long_factor", {1.0, 2.0}}},
              expect<FormatError>({"short_factor", "found 2"})),
         rope("longrope_factor_is_text", {{"type", "longrope"}, {"short_factor", {"a"}}, {"long_factor", {1}}},
              expect<FormatError>({"rope_scaling.short_factor", "array of numbers"})),
+        rope("llama3_without_low_freq_factor", llama3_without("low_freq_factor"),
+             expect<FormatError>({"rope_scaling.low_freq_factor", "llama3", "found nothing"})),
+        rope("llama3_without_high_freq_factor", llama3_without("high_freq_factor"),
+             expect<FormatError>({"rope_scaling.high_freq_factor", "llama3", "found nothing"})),
+        rope("llama3_without_original", llama3_without("original_max_position_embeddings"),
+             expect<FormatError>({"rope_scaling.original_max_position_embeddings", "llama3", "found nothing"})),
+        rope("llama3_without_factor", llama3_without("factor"), expect<FormatError>({"rope_scaling.factor"})),
+        rope("llama3_original_zero", llama3_with("original_max_position_embeddings", 0),
+             expect<FormatError>({"rope_scaling.original_max_position_embeddings", "found 0"})),
+        rope("llama3_low_freq_factor_negative", llama3_with("low_freq_factor", -1.0),
+             expect<FormatError>({"rope_scaling.low_freq_factor", "found -1"})),
+        rope("llama3_high_freq_factor_nan", llama3_with("high_freq_factor", NAN),
+             expect<FormatError>({"rope_scaling.high_freq_factor", "found nan"})),
+        rope("yarn_without_factor", {{"type", "yarn"}}, expect<FormatError>({"rope_scaling.factor", "found nothing"})),
+        rope("dynamic_without_factor", {{"type", "dynamic"}},
+             expect<FormatError>({"rope_scaling.factor", "found nothing"})),
+        rope("longrope_without_length",
+             {{"type", "longrope"}, {"short_factor", {1.0, 1.0, 1.0, 1.0}}, {"long_factor", {1.0, 1.0, 1.0, 1.0}}},
+             expect<FormatError>({"rope_scaling.original_max_position_embeddings", "longrope"})),
+        rope("mrope_without_section", {{"type", "mrope"}}, expect<FormatError>({"rope_scaling.mrope_section"})),
+        rope("scaling_without_a_type", {{"factor", 8.0}},
+             expect<FormatError>({"rope_scaling.rope_type", "factor", "linear"})),
+        rope("scaling_with_a_null_type", {{"type", nullptr}, {"low_freq_factor", 8.0}},
+             expect<FormatError>({"rope_scaling.rope_type", "low_freq_factor"})),
         rope("rope_unknown", {{"type", "spiral"}}, expect<UnsupportedError>({"spiral", "longrope"})),
         Damage{"activation_unknown", [](json& c) { c["hidden_act"] = "mish"; },
                expect<UnsupportedError>({"hidden_act", "mish", "silu"})},

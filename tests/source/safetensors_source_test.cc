@@ -448,10 +448,15 @@ INSTANTIATE_TEST_SUITE_P(
               {"model-00001-of-00001.safetensors", "model-00001-of-00002.safetensors",
                "model-00002-of-00002.safetensors"},
               {"several sets"}),
-        files("tensor_in_two_shards_without_index",
-              {"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
-               "model-00003-of-00003.safetensors"},
-              {"stands in", "model-00001-of-00003.safetensors"}),
+        Damage{"tensor_in_two_shards_that_differs",
+               [](const TemporaryFolder& f) {
+                 f.write("config.json", small_config().dump());
+                 write_safetensors(f.path("model-00001-of-00002.safetensors"), test::f32_tensors(small_shapes()));
+                 OwnedTensor norm = test::f32_tensor("model.norm.weight", {16});
+                 norm.bytes.data()[63] ^= std::byte{1};
+                 write_safetensors(f.path("model-00002-of-00002.safetensors"), std::vector<TensorView>{norm.view()});
+               },
+               expect<FormatError>({"stands in", "model-00001-of-00002.safetensors", "model.norm.weight", "differ"})},
         raw_config("config_is_cut", small_config().dump().substr(0, 60), {"config.json", "no valid JSON"}),
         raw_config("config_is_empty", "", {"config.json", "no valid JSON"}),
         raw_config("config_is_an_array", "[1]", {"config.json", "object", "array"}),
@@ -499,13 +504,6 @@ INSTANTIATE_TEST_SUITE_P(
                  write_safetensors(f.path("model.safetensors"), tensors);
                },
                expect<UnsupportedError>({kQ, "F32, F16 or BF16", "I32"})},
-        Damage{"tensor_twice",
-               [](const TemporaryFolder& f) {
-                 f.write("config.json", small_config().dump());
-                 write_safetensors(f.path("model-00001-of-00002.safetensors"), test::f32_tensors(small_shapes()));
-                 write_safetensors(f.path("model-00002-of-00002.safetensors"), test::f32_tensors({{kQ, {16, 16}}}));
-               },
-               expect<FormatError>({kQ, "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"})},
         Damage{"weights_cut",
                [](const TemporaryFolder& f) {
                  write_small_model(f);
@@ -518,7 +516,7 @@ INSTANTIATE_TEST_SUITE_P(
                  write_small_model(f);
                  f.write("model.safetensors", "version https://git-lfs.github.com/spec/v1\n");
                },
-               expect<FormatError>({"model.safetensors"})},
+               expect<FormatError>({"model.safetensors", "git lfs pull"})},
         Damage{"index_names_a_missing_shard",
                [](const TemporaryFolder& f) {
                  Shapes here = small_shapes();
@@ -529,10 +527,6 @@ INSTANTIATE_TEST_SUITE_P(
                          index_of_small([](json& m) { m[kQ] = "model-00002-of-00002.safetensors"; }));
                },
                expect<SystemError>({"model-00002-of-00002.safetensors"})},
-        index("index_names_a_missing_tensor",
-              index_of_small([](json& m) { m["more.weight"] = "model-00001-of-00001.safetensors"; }),
-              expect<FormatError>({"more.weight"})),
-        index("index_lacks_a_tensor", index_of_small([](json& m) { m.erase(kQ); }), expect<FormatError>({kQ})),
         index("index_leaves_the_folder", index_of_small([](json& m) { m[kQ] = "../other.safetensors"; }),
               expect<FormatError>({"../other.safetensors"})),
         index("index_without_map", "{}", expect<FormatError>({"weight_map"})),

@@ -88,9 +88,11 @@ const Family kGemma3 = [] {
     RopeConfig global;
     global.theta = config.find_number("rope_theta", 1, 1e12).value_or(1e6);
     global.original_max_position_embeddings = out.max_position_embeddings;
+    global.original_given = config.has("original_max_position_embeddings");
     RopeConfig local;
     local.theta = config.find_number("rope_local_base_freq", 1, 1e12).value_or(10000);
     local.original_max_position_embeddings = out.max_position_embeddings;
+    local.original_given = global.original_given;
     if (const auto parameters = config.find_object("rope_parameters");
         parameters && parameters->has("full_attention")) {
       global = read_rope(*parameters->find_object("full_attention"), global);

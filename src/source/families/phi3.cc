@@ -19,6 +19,7 @@ const Family kPhi3 = [] {
   f.linears = {"self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.qkv_proj", "self_attn.o_proj",
                "mlp.gate_up_proj",   "mlp.gate_up_proj",   "mlp.down_proj"};
   f.norms = llama_norms();
+  f.partial_rotary = true;
   f.defaults = {{"max_position_embeddings", 4096}};
   f.folds = {{LinearInput::kQkv, FoldProducer::kInputNorm, "input_layernorm -> qkv_proj"},
              {LinearInput::kO, FoldProducer::kVRows, "qkv_proj (v) -> o_proj"},

@@ -1,0 +1,86 @@
+#include "core/file_status.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <system_error>
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+
+void check(const fs::path& path, const char* action, const std::error_code& code) {
+  if (code) throw SystemError(fmt::format("{}: cannot {}: {}", path.string(), action, code.message()));
+}
+
+fs::file_status status_of(const fs::path& path) {
+  std::error_code code;
+  const fs::file_status status = fs::status(path, code);
+  // "Not there" comes as an error too.
+  if (status.type() == fs::file_type::none) check(path, "look", code);
+  return status;
+}
+
+}  // namespace
+
+bool path_exists(const fs::path& path) {
+  return fs::exists(status_of(path));
+}
+
+bool is_folder(const fs::path& path) {
+  return fs::is_directory(status_of(path));
+}
+
+bool is_file(const fs::path& path) {
+  return fs::is_regular_file(status_of(path));
+}
+
+bool is_empty_folder(const fs::path& folder) {
+  std::error_code code;
+  const bool empty = fs::is_empty(folder, code);
+  check(folder, "look into the folder", code);
+  return empty;
+}
+
+uint64_t file_bytes(const fs::path& file) {
+  std::error_code code;
+  const uint64_t bytes = fs::file_size(file, code);
+  check(file, "tell the size", code);
+  return bytes;
+}
+
+int64_t last_change(const fs::path& file) {
+  std::error_code code;
+  const auto time = fs::last_write_time(file, code);
+  check(file, "tell the time of the last change", code);
+  return time.time_since_epoch().count();
+}
+
+fs::path absolute_path(const fs::path& path) {
+  std::error_code code;
+  fs::path out = fs::absolute(path, code);
+  check(path, "make the path absolute", code);
+  return out;
+}
+
+std::vector<fs::path> entries_of(const fs::path& folder) {
+  std::vector<fs::path> out;
+  std::error_code code;
+  for (fs::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) out.push_back(it->path());
+  check(folder, "read the folder", code);
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+fs::path temporary_folder() {
+  std::error_code code;
+  fs::path out = fs::temp_directory_path(code);
+  if (code) {
+    throw SystemError(fmt::format("no folder for temporary files: {}; set TMPDIR to one", code.message()));
+  }
+  return out;
+}
+
+}  // namespace metal_marlin

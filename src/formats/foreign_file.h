@@ -1,0 +1,18 @@
+// What stands in place of a file that was expected: a failed download, an archive, a pointer.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace metal_marlin {
+
+// "this is a Git LFS pointer, not the file itself: run 'git lfs pull' ..." by the first bytes of a file (some hundred
+// are enough); empty: none of the known kinds. Known are Git LFS pointers, HTML and XML pages, zip, gzip, xz, zstd and
+// bzip2 archives, Python pickles.
+std::string foreign_file_text(std::string_view start);
+
+// The same for files of weights, of which also JSON, plain text, GGUF, safetensors and empty files are foreign. Asked
+// only where a reader has found that the file is not of its format.
+std::string foreign_weights_text(std::string_view start);
+
+}  // namespace metal_marlin

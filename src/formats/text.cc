@@ -1,0 +1,76 @@
+#include "formats/text.h"
+
+#include <fmt/format.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace metal_marlin {
+namespace {
+
+struct Character {
+  uint32_t code = 0;
+  size_t bytes = 0;  // 0: no UTF-8 begins here
+};
+
+Character character_at(std::string_view text, size_t at) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(at);
+  if (first < 0x80) return {first, 1};
+  const size_t bytes = first >= 0xf0 && first <= 0xf4   ? 4
+                       : first >= 0xe0 && first < 0xf0  ? 3
+                       : first >= 0xc2 && first <= 0xdf ? 2
+                                                        : 0;
+  if (bytes == 0 || at + bytes > text.size()) return {};
+  uint32_t code = first & (0x7fU >> bytes);
+  for (size_t i = 1; i < bytes; ++i) {
+    if ((byte(at + i) & 0xc0) != 0x80) return {};
+    code = code << 6 | (byte(at + i) & 0x3fU);
+  }
+  constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
+  if (code < kLeast[bytes] || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) return {};
+  return {code, bytes};
+}
+
+bool is_unsafe(uint32_t code) {
+  return code < 0x20 || (code >= 0x7f && code <= 0x9f) || code == 0x61c || (code >= 0x200b && code <= 0x200f) ||
+         (code >= 0x2028 && code <= 0x202e) || (code >= 0x2060 && code <= 0x206f) || code == 0xfeff ||
+         (code >= 0xfff9 && code <= 0xfffb) || (code >= 0xe0000 && code <= 0xe007f);
+}
+
+}  // namespace
+
+std::string escaped(std::string_view text, size_t most) {
+  std::string out;
+  size_t characters = 0;
+  for (size_t at = 0; at < text.size(); ++characters) {
+    if (characters == most) return out + "...";
+    const Character c = character_at(text, at);
+    if (c.bytes == 0) {
+      out += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[at]));
+      ++at;
+      continue;
+    }
+    if (!is_unsafe(c.code)) {
+      out += text.substr(at, c.bytes);
+    } else if (c.code == '\n' || c.code == '\t' || c.code == '\r') {
+      out += c.code == '\n' ? "\\n" : c.code == '\t' ? "\\t" : "\\r";
+    } else if (c.code < 0x80) {
+      out += fmt::format("\\x{:02x}", c.code);
+    } else {
+      out += fmt::format("\\u{:04x}", c.code);
+    }
+    at += c.bytes;
+  }
+  return out;
+}
+
+std::string shown(std::string_view text) {
+  return '"' + escaped(text) + '"';
+}
+
+std::string escaped_line(std::string_view text) {
+  return escaped(text, std::string_view::npos);
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,28 @@
+// GPTQ checkpoints whose config contradicts their tensors: which of the two counts.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "source/packed_layouts.h"
+
+namespace metal_marlin {
+
+struct NamedLinear {
+  std::string name;  // with its file, for messages
+  PackedLinear* linear = nullptr;
+};
+
+// Looks at zeros and g_idx of all linears of a checkpoint that is GPTQ, Marlin or AWQ.
+//
+// Version: symmetric codes ("sym": true, the default) have the zero 2^(bits-1), of which version 1 stores one less.
+// Where every zero is off by one, the label is wrong: `packed` gets the other version, and `config` says so.
+// g_idx: all zeros over several groups means that there is none; it is dropped. With "desc_act": true that, or none at
+// all, means that the order of the columns is lost: FormatError.
+//
+// Returns warnings, one line each. FormatError also where linears contradict each other.
+std::vector<std::string> settle_labels(PackedConfig& packed, nlohmann::json& config,
+                                       const std::vector<NamedLinear>& linears, const std::string& path);
+
+}  // namespace metal_marlin

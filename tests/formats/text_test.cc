@@ -1,0 +1,43 @@
+#include "formats/text.h"
+
+#include <gtest/gtest.h>
+
+namespace metal_marlin {
+namespace {
+
+TEST(Text, WhatSteersATerminalIsEscaped) {
+  const std::pair<std::string, std::string> cases[] = {
+      {"model.norm.weight", "model.norm.weight"},
+      {"caf\xC3\xA9 \xE6\xBC\xA2 \xF0\x9F\x98\x80", "caf\xC3\xA9 \xE6\xBC\xA2 \xF0\x9F\x98\x80"},
+      {"\x1b]0;PWNED\x07", "\\x1b]0;PWNED\\x07"},
+      {"a\r\nb\tc", "a\\r\\nb\\tc"},
+      {std::string("a\0b", 3), "a\\x00b"},
+      {"\x7f", "\\x7f"},
+      {"\xC2\x9B", "\\u009b"},              // CSI as one C1 control
+      {"\xE2\x80\xAE", "\\u202e"},          // right-to-left override
+      {"\xE2\x81\xA6", "\\u2066"},          // isolate
+      {"\xE2\x80\xA8", "\\u2028"},          // line separator
+      {"\xD8\x9C", "\\u061c"},              // Arabic letter mark
+      {"\xEF\xBB\xBF", "\\ufeff"},          // byte order mark
+      {"\xFF\xC3", "\\xff\\xc3"},           // no UTF-8, and a sequence that is cut off
+      {"\xC0\xAF", "\\xc0\\xaf"},           // overlong
+      {"\xED\xA0\x80", "\\xed\\xa0\\x80"},  // a surrogate
+  };
+  for (const auto& [text, expected] : cases) {
+    EXPECT_EQ(escaped(text), expected);
+    EXPECT_EQ(shown(text), '"' + expected + '"');
+    EXPECT_EQ(escaped_line(text), expected);
+  }
+}
+
+TEST(Text, IsCutAtCharactersNotWithinThem) {
+  std::string long_text;
+  for (int i = 0; i < 300; ++i) long_text += "\xC3\xA9";
+  const std::string cut = escaped(long_text);
+  EXPECT_EQ(cut, long_text.substr(0, 400) + "...");
+  EXPECT_EQ(escaped_line(long_text), long_text);
+  EXPECT_EQ(escaped(std::string(200, 'a')), std::string(200, 'a'));
+}
+
+}  // namespace
+}  // namespace metal_marlin
