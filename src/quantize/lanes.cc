@@ -111,8 +111,8 @@ void round_error_span(const float* w, const float* reference, const float* unsca
   }
 }
 
-// Columns at a time; with kVectors of rows this fills the register file: 16 accumulators where there are 32 registers,
-// 8 where there are 16.
+// The number of columns at a time. With kVectors of rows they fill the register file: 16 accumulators where there are
+// 32 registers, 8 where there are 16.
 constexpr int kColumns = 4;
 constexpr int kVectors = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON ? 4 : 2;
 
