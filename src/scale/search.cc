@@ -24,7 +24,8 @@ int64_t stacked_rows(std::span<const Matrix* const> weights) {
   return rows;
 }
 
-// tr(E G E^T) of the rows first .. first + count - 1 of `sample`. `scaled_gram`: G / (s s^T), for ranges that need it.
+// Returns tr(E G E^T) of the rows first .. first + count - 1 of `sample`. `scaled_gram` is G / (s s^T), for ranges that
+// read it.
 double tile_loss(const Matrix& sample, int64_t first, int64_t count, const Matrix& gram, const Matrix* scaled_gram,
                  const std::vector<float>& scale, const std::vector<float>& unscale,
                  const ScaleSearchOptions& options) {
@@ -72,7 +73,7 @@ void require_input(std::span<const Matrix* const> weights, const ScaleSearchOpti
 
 constexpr int kRises = 3;  // of stop_early
 
-// options.loss of the candidates; infinity for those left out.
+// Returns options.loss of each candidate, and infinity for those that were not tried.
 std::vector<double> call_losses(const std::vector<std::vector<float>>& scales, const ScaleSearchOptions& options) {
   std::vector<double> losses(scales.size(), std::numeric_limits<double>::infinity());
   const size_t step = options.stop_early ? 2 : 1;
@@ -213,7 +214,7 @@ std::vector<double> gram_losses(std::span<const Matrix* const> weights, const Ma
                   scales[static_cast<size_t>(candidate)], unscales[static_cast<size_t>(candidate)], options);
   };
   if (reads_gram(options.range.method)) {
-    // One scaled copy of what the ranges read of G at a time.
+    // Only one scaled copy of what the ranges read of G is held at a time.
     for (int64_t c = 0; c < count; ++c) {
       const Matrix scaled_gram =
           scaled_blocks(gram, scales[static_cast<size_t>(c)], block_of(options.range, options.grid, k));
