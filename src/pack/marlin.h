@@ -33,17 +33,18 @@
 
 namespace metal_marlin {
 
-// Why a tensor of this shape has no Marlin layout; empty: it has one. group_size as in QuantizedTensor.
+// Returns why a tensor of this shape has no Marlin layout, or an empty string when it has one. group_size is as in
+// QuantizedTensor.
 std::string marlin_refusal(int64_t out_features, int64_t in_features, int64_t group_size);
 
 // Parts "B", "s". Throws ArgumentError naming `name` unless bits == 4, K % 128 == 0, N % 256 == 0, g is 128 or K, and
 // every zero is 8.
 PackedTensor pack_marlin(const QuantizedTensor& tensor, const std::string& name);
-// The same into `out`, whose buffers are kept where their sizes fit.
+// The same into `out`. Its buffers are used again where their sizes fit.
 void pack_marlin(const QuantizedTensor& tensor, const std::string& name, PackedTensor& out);
 
-// Inverse; zeros of 8. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming tensor,
-// expected and found. Without `codes` the codes are left out.
+// The inverse; all zeros are 8. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming the
+// tensor, what was expected and what was found. Codes::kSkip leaves the codes out.
 QuantizedTensor unpack_marlin(const TensorView& b, const TensorView& s, int64_t group_size, const std::string& name,
                               Codes codes = Codes::kRead);
 
