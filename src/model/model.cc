@@ -17,7 +17,7 @@ namespace metal_marlin {
 namespace {
 
 void check_finite(std::span<const float> values, const std::string& name, const ModelSource& source) {
-  // A sum of zeros unless a value is NaN or Inf: one pass without branches.
+  // The sum is zero unless a value is NaN or Inf. This way one pass needs no branches.
   float sum = 0;
   for (const float v : values) sum += v * 0.0f;
   if (sum == 0.0f) return;
@@ -116,7 +116,7 @@ struct Head::Impl {
     (weight.dtype == DType::kF16 ? kernels().f16_to_f32 : kernels().bf16_to_f32)(bits, count * hidden, scratch);
     return scratch;
   }
-  // Tile by tile, so that the two forms are never held in f32 as a whole.
+  // Converts tile by tile, so that the whole head is never held in f32.
   void pack() {
     std::vector<float> scratch(static_cast<size_t>(kTile * hidden));
     for (int64_t first = 0; first < vocab; first += kTile) {
