@@ -58,7 +58,7 @@ struct Shard {
   uint64_t bytes = 0;
 };
 
-// Why the format cannot hold the linear; empty: it can.
+// Returns why the format cannot hold the linear; empty when it can.
 std::string refusal_of_linear(const CheckpointWriter& writer, const QuantizedLinear& l) {
   const auto widths = writer.widths();
   if (std::find(widths.begin(), widths.end(), l.bits) == widths.end()) {
@@ -128,7 +128,7 @@ void require_one_grid(const CheckpointPlan& plan, const char* what) {
 }
 
 void set_model_type_f16(nlohmann::json& config) {
-  // Older readers know one key, newer ones the other.
+  // Older readers know one of these keys, newer readers the other.
   config["torch_dtype"] = "float16";
   config["dtype"] = "float16";
   for (auto& [key, value] : config.items()) {
