@@ -30,7 +30,7 @@ struct Entry {
   std::optional<std::vector<uint64_t>> offsets;
 };
 
-// Takes the header apart while it is parsed: no tree of a 100 MB header is ever built, and duplicates are seen.
+// Handles the header while it is parsed, so that no tree of a 100 MB header is ever built, and duplicates are noticed.
 class HeaderHandler : public StrictJson {
  public:
   using StrictJson::StrictJson;
@@ -503,7 +503,7 @@ std::string shard_name(int shard, int shards, std::string_view stem) {
 
 namespace {
 
-// SystemError naming the shards that are not there, and how many tensors the index places in them.
+// Throws SystemError naming the missing shards, and how many tensors the index places in them.
 void require_shards(const SafetensorsIndex& index, const std::vector<std::string>& files, const std::string& folder,
                     const std::string& index_path) {
   std::vector<std::string> missing;

@@ -1,4 +1,4 @@
-// Strings of files inside messages.
+// Shows strings from files in error messages.
 #pragma once
 
 #include <string>
@@ -6,7 +6,8 @@
 
 namespace metal_marlin {
 
-// `text` in quotes, control characters as '?', cut after 100 bytes: names in files may hold anything.
+// Returns `text` in quotes, with control characters as '?', cut after 100 bytes, because names in files may contain
+// anything.
 inline std::string shown(std::string_view text) {
   constexpr size_t kLimit = 100;
   std::string out = "\"";
