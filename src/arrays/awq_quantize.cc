@@ -28,8 +28,8 @@ constexpr int64_t kTokenTile = 128;      // of the output error
 constexpr int64_t kExactOutputs = 1024;  // up to here the output error is exact
 constexpr int64_t kCombinations = 256;   // of outputs, beyond
 constexpr int64_t kCombined = 256;       // rows and columns of a tile of these
-// Of 25 and 54 candidates. Measured on 24 linears of SmolLM2: on other text the output error was no larger than with
-// all.
+// Of 25 and 54 candidates these many are tried with the whole block. Measured on 24 linears of SmolLM2: on other text
+// the output error was no larger than with all candidates.
 constexpr int kSymmetricFinalists = 5;
 constexpr int kAsymmetricFinalists = 10;
 
@@ -64,8 +64,8 @@ void multiply_columns(Matrix& weight, std::span<const float> scale) {
   });
 }
 
-// Output error of a candidate scale on evenly spaced output channels. Blocks of the Gram matrix suffice: rounding
-// errors of different groups are independent, so that what the blocks leave out has a mean of zero over output
+// The output error of a candidate scale on evenly spaced output channels. Blocks of the Gram matrix are enough, because
+// rounding errors of different groups are independent: what the blocks leave out has a mean of zero over output
 // channels.
 class BlockLoss {
  public:
@@ -100,7 +100,7 @@ struct Sums {
   double error = 0;  // sum of squares, in units of the unscaled weights
   double weight = 0;
 };
-// weight: scaled by `scale`, as `quantized` represents it.
+// `weight` is scaled by `scale`, as is what `quantized` represents.
 Sums unscaled_error(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale) {
   const int64_t tiles = (weight.rows() + kRowTile - 1) / kRowTile;
   std::vector<Sums> parts(static_cast<size_t>(tiles));
@@ -133,14 +133,15 @@ Sums unscaled_error(const Matrix& weight, const QuantizedTensor& quantized, std:
   return sums;
 }
 
-// The largest group scale that absmax ranges would ask for.
+// Returns the largest group scale that absmax ranges would need.
 float largest_scale(const Matrix& weight) {
   float largest = 0;
   for (const float w : weight.values()) largest = std::max(largest, std::fabs(w));
   return largest / static_cast<float>(kAwqMaxInt4);
 }
 
-// Powers of two are exact in q_scale and in the weights: they move group scales into the middle of float16's range.
+// Powers of two are exact in q_scale and in the weights. So they can move group scales into the middle of float16's
+// range.
 float centering_factor(float largest) {
   int exponent = 0;
   std::frexp(largest, &exponent);
@@ -306,7 +307,7 @@ class Quantizer {
     meta.salient_weights = static_cast<int64_t>(std::floor(salient_ratio * static_cast<double>(weight_.size()) + 0.5));
     meta.salient_channels = static_cast<int64_t>(found.channels.size());
     scale_ = found.scale.scale;
-    // What is stored is what is divided by.
+    // Divide by the scale as float16 stores it.
     for (float& s : scale_) s = round_to_f16(std::min(s, kLargestScale));
     multiply_columns(weight_, scale_);
     require_finite(weight_, "weights times q_scale");

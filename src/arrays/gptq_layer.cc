@@ -69,7 +69,7 @@ void refuse_clamped(const GroupRanges& ranges) {
       ranges.counts.clamped));
 }
 
-// weight: in the order in which groups are formed, as q; perm brings it back.
+// `weight` and q are in the order in which groups are formed; perm gives the original order.
 GPTQResult result_of(const Matrix& weight, const QuantizedTensor& q, std::vector<int64_t> perm, const Matrix* hessian) {
   GPTQResult result;
   const int64_t n = q.out_features;

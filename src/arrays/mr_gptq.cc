@@ -307,7 +307,7 @@ MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std
     if (hessian) {
       moved_hessian = h.clone();
       rotate_hessian(moved_hessian, hadamard_block_size_);
-      // What was 0 is so only up to rounding now.
+      // After the rotation, what was 0 is 0 only up to rounding.
       for (int64_t i = 0; i < moved_hessian.rows(); ++i) moved_hessian(i, i) = std::max(moved_hessian(i, i), 0.0f);
     }
   }
