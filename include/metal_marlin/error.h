@@ -30,13 +30,13 @@ class ArgumentError : public Error {
   using Error::Error;
 };
 
-// The machine said no: a file cannot be opened, read or written, the disk is full, memory is short.
+// The machine cannot do what is asked: a file cannot be opened, read or written, the disk is full, memory is short.
 class SystemError : public Error {
  public:
   using Error::Error;
 };
 
-// The numbers went wrong: NaN or Inf in weights or activations, a failed factorization, a broken fold.
+// The arithmetic fails: NaN or Inf in weights or activations, a failed factorization, a broken fold.
 class NumericError : public Error {
  public:
   using Error::Error;

@@ -17,8 +17,8 @@ namespace metal_marlin {
 namespace {
 
 constexpr int64_t kPerWord = 8;
-// A block is 16 words (128 output channels) by 256 input channels. That is whole cache lines on both sides, so each line
-// is touched once, even where in_features is a power of two and the rows of codes share a cache set.
+// A block is 16 words (128 output channels) by 256 input channels. That is whole cache lines on both sides, so each
+// line is touched once, even where in_features is a power of two and the rows of codes share a cache set.
 constexpr int64_t kWords = 16;
 constexpr int64_t kChannels = 256;
 // A tile is 256 input channels by 256 words. Its words are at most 256 KiB, which stay in the second-level cache while

@@ -7,9 +7,10 @@
 //                         e = IL[m], IL = 0 2 4 6 1 3 5 7
 //                         k = 16t + 2 (i mod 4) + (e & 1) + 8 ((e >> 1) & 1)
 //                         n = 64h + 16j + i / 4 + 8 (e >> 2)
-//   s  F16 [G, N]       columns permuted. g < K, in each run of 64:  s[j, 64h + 8a + b] is the scale of column 64h + 8b
-//   + a
-//                       (an 8 x 8 transpose). g = K, in each run of 32: s[0, 32h + 8a + b] is that of column
+//   s  F16 [G, N]       columns permuted.
+//                       g < K, in each run of 64: s[j, 64h + 8a + b] is the scale of column 64h + 8b + a
+//                       (an 8 x 8 transpose);
+//                       g = K, in each run of 32: s[0, 32h + 8a + b] is the scale of column
 //                       32h + 2a + (0 1 8 9 16 17 24 25)[b].
 //
 //   word (t, h, i, j)   bit 31                                                                   0

@@ -66,8 +66,8 @@ struct GroupRanges {
 // on SmolLM2 (docs/algorithms.md):
 //   symmetric   S = f16(max|w| f / (levels/2 - 0.5)), f = 0.5, 0.525 .. 1.1 (25)
 //   signed      also S = f16(-sign(w_max) max|w| f / (levels/2)), w_max the weight of largest magnitude
-//   asymmetric  S = f16((max - min) f / (levels - 1)), f = 0.6, 0.625 .. 1.025 (18), zero = round(-min f / S) + {-1, 0,
-//   1}
+//   asymmetric  S = f16((max - min) f / (levels - 1)), f = 0.6, 0.625 .. 1.025 (18),
+//               zero = round(-min f / S) + {-1, 0, 1}
 //   minimum     S as asymmetric, of any min and max, m = (max + min) / 2 - (max - min) f / 2 - {-1, 0, 1} S / 2
 // The first of equal candidates wins. Cost of kGram: group_size / 2 multiply-adds per weight and candidate.
 // ArgumentError: grid or shapes; NumericError: NaN or Inf in the weights.
