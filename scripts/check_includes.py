@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that each folder of src/ includes only folders it is linked with in CMakeLists.txt (so: never a higher one).
+"""Checks that each folder of src/ includes only the folders that it is linked with in CMakeLists.txt, so never a higher one.
 
 Exit 0 and one line when all edges are allowed; exit 1 and the offending lines otherwise.
 """

@@ -18,7 +18,8 @@ echo "uninterrupted: $whole ms"
 for i in $(seq "$kills"); do
   run "$work/cut" "$@" &
   pid=$!
-  # On average after 0.75 / KILLS of an uninterrupted run, at most a third, so that work is left for the next kill.
+  # Kill on average after 0.75 / KILLS of an uninterrupted run, and at most after a third of it, so that work is left
+  # for the next kill.
   sleep "$(awk -v r="$RANDOM" -v w="$whole" -v k="$kills" 'BEGIN{f = 1.5 / k; if (f > 1 / 3) f = 1 / 3; printf "%.3f", r / 32768 * f * w / 1000}')"
   pkill -9 -P "$pid" 2>/dev/null || true
   kill -9 "$pid" 2>/dev/null || true
