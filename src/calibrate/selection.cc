@@ -91,7 +91,7 @@ void ProfileCollector::add(LinearInput input, const float* x, int64_t rows, int6
         const float* row = x + (done + r) * features;
         for (int64_t k = begin; k < end; ++k) {
           const float square = row[k] * row[k];
-          out[k] = square <= out[k] || !(out[k] < kInfinity) ? out[k] : square;  // a NaN or infinity stays
+          out[k] = square <= out[k] || !(out[k] < kInfinity) ? out[k] : square;  // keeps a NaN or infinity
         }
       }
     });
