@@ -132,7 +132,7 @@ const float* above_minimum(const GroupTile& tile, const std::vector<float>& w,
   return above.data();
 }
 
-// The tile [column][row], columns padded to a multiple of four.
+// Makes the tile [column][row], with columns padded to a multiple of four.
 std::vector<float> rows_in_lanes(const GroupTile& tile) {
   const int64_t padded = (tile.length + 3) / 4 * 4;
   std::vector<float> w(static_cast<size_t>(padded * kLaneRows));

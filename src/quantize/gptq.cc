@@ -15,7 +15,8 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kBlock = 64;  // columns between two products with all columns before
+constexpr int64_t kBlock =
+    64;  // columns of a block; between blocks one product applies the errors of all columns before
 constexpr int kRetries = 3;
 constexpr int64_t kRowTile = 64;  // of elementwise loops over the factor
 
