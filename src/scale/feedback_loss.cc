@@ -8,7 +8,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kTileRows = 32;  // of the loss
+constexpr int64_t kTileRows = 32;  // rows of the loss at a time
 
 }  // namespace
 

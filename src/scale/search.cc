@@ -16,7 +16,7 @@ namespace metal_marlin {
 namespace {
 
 constexpr float kLeastStatistic = 1e-4f;  // of the published search: a silent channel must not get scale 0
-constexpr int64_t kTileRows = 128;        // of the loss: amortises the packing of G in the products
+constexpr int64_t kTileRows = 128;        // rows of the loss at a time; amortises the packing of G in the products
 
 int64_t stacked_rows(std::span<const Matrix* const> weights) {
   int64_t rows = 0;
@@ -71,7 +71,7 @@ void require_input(std::span<const Matrix* const> weights, const ScaleSearchOpti
   if (options.rows < 0) throw ArgumentError(fmt::format("rows: expected 0 (all) or more, found {}", options.rows));
 }
 
-constexpr int kRises = 3;  // of stop_early
+constexpr int kRises = 3;  // with stop_early: this many exponents in a row without a lower loss end the search
 
 // Returns options.loss of each candidate, and infinity for those that were not tried.
 std::vector<double> call_losses(const std::vector<std::vector<float>>& scales, const ScaleSearchOptions& options) {
