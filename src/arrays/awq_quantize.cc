@@ -26,8 +26,8 @@ constexpr int64_t kStages = 5;
 constexpr int64_t kSampleRows = 256;     // output channels that the search looks at, evenly spaced
 constexpr int64_t kTokenTile = 128;      // of the output error
 constexpr int64_t kExactOutputs = 1024;  // up to here the output error is exact
-constexpr int64_t kCombinations = 256;   // of outputs, beyond
-constexpr int64_t kCombined = 256;       // rows and columns of a tile of these
+constexpr int64_t kCombinations = 256;   // random sums of the outputs, for more outputs than that
+constexpr int64_t kCombined = 256;       // rows and columns of a tile of the sums
 // Of 25 and 54 candidates these many are tried with the whole block. Measured on 24 linears of SmolLM2: on other text
 // the output error was no larger than with all candidates.
 constexpr int kSymmetricFinalists = 5;
@@ -40,7 +40,8 @@ int64_t sample_row(const Matrix& weight, int64_t i) noexcept {
   return i * weight.rows() / sample_size(weight);
 }
 
-// The blocks of G / (s s^T) on the diagonal, upper halves, into `out` [k, k]; its other memory is never touched.
+// Writes the upper halves of the diagonal blocks of G / (s s^T) into `out` [k, k]. The rest of its memory is never
+// touched.
 void scale_blocks(const Matrix& gram, std::span<const float> scale, int64_t group_size, Matrix& out) {
   const int64_t k = gram.rows();
   parallel_for((k + group_size - 1) / group_size, [&](int64_t group) {
@@ -148,14 +149,14 @@ float centering_factor(float largest) {
   return std::ldexp(1.0f, std::clamp(-exponent, -14, 15));
 }
 
-// Rows that stand for the outputs when their error is measured: errors E and weights W [rows, K], in units of the
-// unscaled weights.
+// The rows by which the error of the outputs is measured: errors E and weights W [rows, K], in units of the unscaled
+// weights.
 struct Outputs {
   Matrix errors;
   Matrix weights;
 };
 
-// The rows themselves.
+// Takes the rows themselves.
 Outputs exact_outputs(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale,
                       int64_t first, int64_t rows) {
   Outputs out{Matrix(rows, weight.cols()), Matrix(rows, weight.cols())};
@@ -172,8 +173,8 @@ Outputs exact_outputs(const Matrix& weight, const QuantizedTensor& quantized, st
   return out;
 }
 
-// R E and R W with random signs R [kCombinations, N]: the mean over R of |X (R E)^T|^2 / kCombinations is |X E^T|^2
-// however unequal the outputs are; its relative standard deviation is at most sqrt(2 / kCombinations).
+// Takes R E and R W with random signs R [kCombinations, N]. The mean over R of |X (R E)^T|^2 / kCombinations is |X
+// E^T|^2, however unequal the outputs are. Its relative standard deviation is at most sqrt(2 / kCombinations).
 Outputs combined_outputs(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale) {
   const int64_t n = weight.rows();
   const int64_t k = weight.cols();
@@ -209,7 +210,7 @@ Outputs combined_outputs(const Matrix& weight, const QuantizedTensor& quantized,
   return out;
 }
 
-// sum of |X E^T|^2 and of |X W^T|^2.
+// Returns the sums of |X E^T|^2 and of |X W^T|^2.
 struct OutputSums {
   double error = 0;
   double output = 0;
