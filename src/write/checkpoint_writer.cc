@@ -25,7 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The type in which ModelSource::load_stored delivers a tensor.
+// Returns the type in which ModelSource::load_stored gives a tensor.
 DType delivered_type(const CheckpointTensor& tensor) {
   const std::optional<DType> type = dtype_from_name(tensor.stored_as);
   if (!type || *type == DType::kF8E4M3 || *type == DType::kF8E5M2) return DType::kF16;  // blocks: dequantized
@@ -38,7 +38,7 @@ uint64_t elements_of(const std::vector<int64_t>& shape) {
   return n;
 }
 
-// One tensor of the source and what becomes of it.
+// One tensor of the source, and the tensors that are written for it.
 struct Item {
   std::string name;
   enum class Kind : uint8_t { kKept, kChanged, kQuantized } kind = Kind::kKept;
