@@ -82,7 +82,7 @@ struct BlockForward::Impl {
     return l < config.layer_uses_local_rope.size() && config.layer_uses_local_rope[l];
   }
 
-  // Frequencies of a sequence that ends at position `total`, for at least `total` positions.
+  // Returns the table for a sequence that ends at position `total`, with at least `total` positions.
   const RopeTable& rope(int64_t layer, int64_t total) {
     const bool local = local_rope(layer);
     const RopeConfig& c = local ? config.local_rope : config.rope;
@@ -128,7 +128,7 @@ struct BlockForward::Impl {
                       const float* sin) const;
   void project_qkv(const PreparedBlock& b, const Batch& batch, int64_t half, int64_t row, int64_t rows, bool few);
   void attention(int64_t layer, const Batch& batch, const KvCache* cache);
-  // y [rows, hidden] = linear of x, normed where the family does, added to the states.
+  // Adds to the states y [rows, hidden], the linear of x, after a norm where the family has one there.
   void add_to_states(const PreparedLinear& l, const std::vector<float>& post_norm, const float* x, int64_t rows,
                      bool few, float* states) const;
   void gate_up(const PreparedBlock& b, const float* x, int64_t rows, bool few, float* out) const;

@@ -109,7 +109,7 @@ struct Head::Impl {
   const std::byte* row(int64_t r) const noexcept {
     return weight.bytes.data() + static_cast<size_t>(r * hidden) * dtype_size(weight.dtype);
   }
-  // Rows first .. first + count - 1 in f32: themselves or converted in `scratch`.
+  // Returns rows first .. first + count - 1 in f32: the stored ones, or `scratch` with the converted ones.
   const float* rows_f32(int64_t first, int64_t count, float* scratch) const {
     if (weight.dtype == DType::kF32) return reinterpret_cast<const float*>(row(first));
     const auto* bits = reinterpret_cast<const uint16_t*>(row(first));
@@ -178,7 +178,7 @@ void Head::logits(const float* states, int64_t rows, float* out) const {
   parallel_for((w.vocab + Impl::kTile - 1) / Impl::kTile, [&](int64_t tile) {
     const int64_t first = tile * Impl::kTile;
     const int64_t count = std::min(Impl::kTile, w.vocab - first);
-    constexpr int64_t kFew = 4;  // states for which reading the weights costs more than the arithmetic
+    constexpr int64_t kFew = 4;  // with so few states, reading the weights costs more than the arithmetic
     const bool dots = rows <= kFew && w.packed.empty();
     const float* weight = w.packed.empty() ? w.rows_f32(first, count, thread_scratch(3, count * hidden)) : nullptr;
     for (int64_t r = 0; r < rows; r += Impl::kStates) {
