@@ -25,7 +25,8 @@ constexpr uint64_t kProgramBytes = 128 * kMiB;  // program, libraries, tokenizer
 // quarter. Larger groups gain little once the weights are read for some 20 rows.
 constexpr uint64_t kModestBytes = 520 * kMiB;
 constexpr int64_t kLargestGroup = 64;
-constexpr int64_t kSmallGroup = 3;  // with fewer, loading blocks at every step for many sequences costs no more
+constexpr int64_t kSmallGroup =
+    3;  // with smaller groups, it costs no more to load blocks at every step for many sequences
 // The head computes fewer rows by another path, whose last bits differ.
 constexpr int64_t kHeadRows = 8;
 
@@ -47,13 +48,13 @@ Precision precision() {
   return has_bf16_gemm() ? Precision::kBF16 : Precision::kF32;
 }
 
-// A token to start with: ordinary text with a letter in it.
+// Whether a token may start a text: it is ordinary text with a letter in it.
 bool is_word(const std::string& text) {
   if (text.find("\xef\xbf\xbd") != std::string::npos || text.find('<') != std::string::npos) return false;
   return std::any_of(text.begin(), text.end(), [](unsigned char c) { return c >= 0x80 || (c | 0x20u) - 'a' < 26u; });
 }
 
-// One sequence in the making.
+// A sequence that is being sampled.
 class Writer {
  public:
   Writer(const SelfTextOptions& options, const ModelSource& source, const Tokenizer& tokenizer, int64_t index)
@@ -136,7 +137,7 @@ SelfTextPlan plan_self_text(const ModelSource& source, const SelfTextOptions& op
   const uint64_t each = Decoder::cache_bytes(source, KvStorage::kF16, 1, options.length);
   const auto vocabulary = static_cast<uint64_t>(c.vocab_size);
   const auto most = std::min(options.count, kLargestGroup);
-  // Logits of a group; a few tensors of the width of a block; a block in f32 beside its packed form.
+  // Counts the logits of a group, a few tensors of the width of a block, and a block in f32 beside its packed form.
   const uint64_t rows = static_cast<uint64_t>(most) * 4 *
                         (vocabulary + static_cast<uint64_t>(8 * c.hidden_size + 3 * c.intermediate_size));
   SelfTextPlan plan;
