@@ -36,7 +36,8 @@ write_basic_package_version_file(${CMAKE_BINARY_DIR}/metal_marlin-config-version
 install(FILES ${CMAKE_BINARY_DIR}/metal_marlin-config.cmake ${CMAKE_BINARY_DIR}/metal_marlin-config-version.cmake
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/metal_marlin)
 
-# The installed package as its users see it. Declared here: the test needs the whole build, not one folder.
+# Tests the installed package as its users see it. The test is declared here because it needs the whole build, not one
+# folder.
 if(METAL_MARLIN_BUILD_TESTS)
   set(consumer_flags "")
   if(METAL_MARLIN_SANITIZE)

@@ -1,8 +1,9 @@
-# mm_tokenizer_c: the Rust crate src/source/tokenizer_c as a static library with a C interface.
-# cargo itself decides what is out of date; its dependency file tells Ninja when to ask it again.
+# mm_tokenizer_c: the Rust crate src/source/tokenizer_c as a static library with a C interface. cargo itself decides
+# what is out of date. Its dependency file tells Ninja when to run cargo again.
 set(MM_RUST_MINIMUM 1.85)
 
-# The first cargo (with the rustc beside it) that is new enough; a distribution's may shadow a newer one, or the reverse.
+# Takes the first cargo (with the rustc beside it) that is new enough. A distribution's cargo may hide a newer one, or
+# the reverse.
 function(mm_find_cargo)
   set(seen "")
   string(REPLACE ":" ";" folders "$ENV{PATH}")
@@ -11,7 +12,7 @@ function(mm_find_cargo)
       continue()
     endif()
     foreach(tool cargo rustc)
-      # Asked from the crate's folder: rustup chooses the toolchain by the current directory.
+      # Run it in the crate's folder, because rustup chooses the toolchain by the current directory.
       execute_process(COMMAND ${CMAKE_COMMAND} -E env RUSTC=${folder}/rustc ${folder}/${tool} --version
                       WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}/src/source/tokenizer_c
                       OUTPUT_VARIABLE text ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
@@ -44,7 +45,7 @@ add_custom_command(
   OUTPUT ${MM_TOKENIZER_ARCHIVE}
   COMMAND ${CMAKE_COMMAND} -E env CARGO_TARGET_DIR=${MM_TOKENIZER_TARGET} RUSTC=${MM_RUSTC}
           ${MM_CARGO} build --release --locked --quiet --manifest-path ${MM_TOKENIZER_CRATE}/Cargo.toml
-  # cargo leaves an archive that it finds unchanged as old as it is: Ninja would ask again at every build.
+  # cargo keeps the date of an archive that it finds unchanged. Without the touch Ninja would run cargo at every build.
   COMMAND ${CMAKE_COMMAND} -E touch ${MM_TOKENIZER_ARCHIVE}
   DEPENDS ${MM_TOKENIZER_CRATE}/Cargo.toml ${MM_TOKENIZER_CRATE}/Cargo.lock
   DEPFILE ${MM_TOKENIZER_TARGET}/release/libtokenizer_c.d

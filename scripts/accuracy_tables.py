@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures the recipe: tables of docs/accuracy.md, each beside its name here.
+"""Measures the recipe. Each name below makes one table of docs/accuracy.md.
 
   stages     every stage of the method awq switched off, and the other methods
   bits       3, 4 and 8 bits in several groups
@@ -88,7 +88,7 @@ def sequences(args):
 
 
 def draws(args):
-    """Selected sequences against several stretches of the same text, with the scatter between stretches."""
+    """Compares selected sequences with several stretches of the same text, and shows how much the stretches differ."""
     text = Path(args.calibration).read_bytes().decode("utf-8")
     step = len(text) // args.draws
     values = []

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Do other programs compute the same from a 4-bit checkpoint? check_transformers.py TEXT FOLDER...
+"""Checks that other programs compute the same from a 4-bit checkpoint: check_transformers.py TEXT FOLDER...
 
 For each FOLDER (an AWQ or GPTQ checkpoint, by this project or by GPTQModel): perplexity of the first 8 chunks of 1024
 tokens of TEXT by `metal-marlin evaluate` and by transformers with gptqmodel, which must agree within 0.5 %. Not part of

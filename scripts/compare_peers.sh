@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # compare_peers.sh MODEL CALIBRATION TEXT [ours|gptqmodel|llmcompressor|autoround|llama ...]        (default: all)
-# Quantizes MODEL (a folder in Hugging Face layout) by us and by the peers on the first sequences of CALIBRATION and the same grid (4
-# bits, groups of 64; llama.cpp: its own of 32), evaluates all of them with one program from dequantized weights on TEXT, and prints
-# the table of docs/accuracy.md; the curve is drawn to WORK/kl_against_cpu.svg. Those that would take hours get fewer sequences: the
-# table says how many. Not part of the tests: a peer takes up to 6 GB.
+# Quantizes MODEL (a folder in Hugging Face layout) with this program and with the peers, on the first sequences of CALIBRATION and
+# on the same grid (4 bits, groups of 64; llama.cpp: its own, of 32). Evaluates all results on TEXT with one program, from
+# dequantized weights. Prints the table of docs/accuracy.md and draws the curve to WORK/kl_against_cpu.svg. Peers that would take
+# hours get fewer sequences; the table says how many. It is not part of the tests, because a peer takes up to 6 GB.
 #   METAL_MARLIN_TOOLS  folder of setup_peers.sh and evalkl.py     (default: shared/tools beside this checkout)
 #   PEERS_DIR           where the peers are or will be set up      (default: build/peers)
-#   WORK                results; those there are taken: one folder for each MODEL, CALIBRATION and TEXT (default: build/compare-peers)
+#   WORK                results; those that are there are used again, so take one folder for each MODEL, CALIBRATION and TEXT
+#                                                                  (default: build/compare-peers)
 #   SAMPLES, CHUNKS     calibration sequences of 512 tokens, chunks of 1024 tokens to evaluate (default: 128, 32)
 #   PROGRAM             metal-marlin                               (default: build/release/bin/metal-marlin)
 set -euo pipefail

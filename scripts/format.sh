@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks that the sources are formatted: C++ as .clang-format says, Python as pyproject.toml says; with --fix formats them.
-# The formatters have pinned versions, since another version formats otherwise; they are installed into build/tools.
+# Checks that the sources are formatted: C++ by .clang-format, Python by pyproject.toml. With --fix it formats them.
+# The formatters have pinned versions, because other versions format differently. They are installed into build/tools.
 set -euo pipefail
 . "$(dirname "$0")/setup.sh"
 cd "$ROOT"

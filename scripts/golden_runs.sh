@@ -39,7 +39,8 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-# NAME | MODEL | options of quantize. MODEL is `reference` or `random`. Calibration text is the one built into the program.
+# NAME | MODEL | options of quantize. MODEL is `reference` or `random`. The calibration text is the one built into the
+# program.
 runs() {
   cat << 'END'
 rtn-sym          | reference | --method rtn --scheme sym --group-size 64 --format native,awq,gptq,gptq_v2

@@ -29,8 +29,8 @@ fi
 for i in $(seq "$kills"); do
   run "$cut" "$@" &
   pid=$!
-  # On average after 0.75 / KILLS of an uninterrupted run, at most a third, so that work is left for the next kill. With
-  # an old result any moment of the run, to its end.
+  # Kill on average after 0.75 / KILLS of an uninterrupted run, and at most after a third of it, so that work is left
+  # for the next kill. With an old result any moment of the run, to its end.
   sleep "$(awk -v r="$RANDOM" -v w="$whole" -v k="$kills" -v o="${OLD:+1}" \
     'BEGIN{f = 1.5 / k; if (f > 1 / 3) f = 1 / 3; if (o) f = 1.1; printf "%.3f", r / 32768 * f * w / 1000}')"
   pkill -9 -P "$pid" 2>/dev/null || true

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes a Llama with random f16 weights of a given shape, to measure memory and time on sizes one has no weights of.
+"""Writes a Llama with random f16 weights of a given shape, to measure memory and time at sizes for which no weights are at hand.
 
   make_random_model.py OUT --tokenizer FOLDER [--shape 1.5b|7b] [--layers N]
 

@@ -1,4 +1,4 @@
-"""What the scripts that fill the tables of docs/accuracy.md share: runs of `metal-marlin` that are kept and not repeated."""
+"""Shared by the scripts that fill the tables of docs/accuracy.md: runs of `metal-marlin`, which are kept and not repeated."""
 
 import argparse
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def parser(description, tables):
-    """An argument parser with what every table needs. Options of `quantize` for all runs of a table follow after --."""
+    """Makes an argument parser with what every table needs. After -- follow options of `quantize` for all runs of a table."""
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("table", choices=tables)
     p.add_argument("model")
@@ -23,7 +23,7 @@ def parser(description, tables):
 
 
 def parse(p):
-    """The arguments; `options` are those after --."""
+    """Parses the arguments; `options` are those after --."""
     own, options = sys.argv[1:], []
     if "--" in own:
         at = own.index("--")
@@ -35,7 +35,7 @@ def parse(p):
 
 
 def run(args, command, kept=None):
-    """The JSON of a command; that in the file `kept` is taken where it is there already."""
+    """Returns the JSON that a command prints. Takes it from the file `kept` where that exists, else runs the command and keeps it there."""
     if kept is not None and kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))
     command = list(map(str, [args.program, *command, "--json", "--quiet"]))
@@ -48,7 +48,7 @@ def run(args, command, kept=None):
 
 
 def quantize(args, options):
-    """The report of a run of `quantize`, its folder under "folder". Options given later take the place of earlier ones."""
+    """Returns the report of a run of `quantize`, with its folder under "folder". Later options replace earlier ones."""
     common = [
         "--format",
         "native",
@@ -70,7 +70,7 @@ def quantize(args, options):
 
 
 def name_of(words):
-    """A run's options as the name of its folder: equal runs of several tables are made once."""
+    """Makes the name of a run's folder from its options, so that equal runs of several tables are made once."""
     short = "_".join(
         Path(str(w)).stem if "/" in str(w) else str(w).removeprefix("--")
         for w in words

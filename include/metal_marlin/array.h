@@ -1,4 +1,5 @@
-// Arrays at the border of the library: a strided view of memory that the caller keeps, and an array that owns its own.
+// Arrays that pass into and out of the library: a strided view of memory that the caller keeps, and an array that owns
+// its memory.
 #pragma once
 
 #include <metal_marlin/export.h>

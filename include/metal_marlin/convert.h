@@ -16,25 +16,25 @@ struct ConvertOptions {
 };
 
 struct ConvertResult {
-  // {model, output, from, to, linears, kept, group_size, symmetric, bits (these three null for "f16"), bits_per_weight,
-  // bytes, files: [{name, bytes}],
-  //  clamped: [{name, clamped, flushed, largest}], warnings, seconds, peak_memory_bytes}
+  // {model, output, from, to, linears, kept, group_size, symmetric, bits, bits_per_weight, bytes,
+  //  files: [{name, bytes}], clamped: [{name, clamped, flushed, largest}], warnings, seconds, peak_memory_bytes}
+  // group_size, symmetric and bits are null for "f16".
   std::string report_json;
 };
 
-// `model` is a checkpoint in one of these formats, `output` a folder, which appears complete or not at all: it is
-// written beside its place under a temporary name and renamed. Config (with the right quantization_config), tokenizer
-// and the other files go along. Memory: one tensor, not the model. Tensors that are not quantized keep their type;
-// "awq", "gptq", "gptq_v2" and "marlin" store floats as float16 (values that do not fit are listed in `clamped`), but
-// between "gptq" and "gptq_v2" they stay as they are. Throws before anything is written: UnsupportedError, naming
-// tensor and reason, where the target cannot hold the source (zeros in Marlin, a zero of 0 in "gptq", groups in act
-// order or a stored q_scale in another format, sizes, bits), and for a source that is not quantized; ArgumentError for
-// one that is in that format already. "f16" takes any source, GGUF and full-precision ones too: each value that the
-// source stands for, rounded once to float16. Otherwise as reading and writing do. On Interrupted nothing is left.
+// Converts the checkpoint `model` into the folder `output`. The folder appears complete or not at all: it is written
+// beside its place under a temporary name and then renamed. The config, with the right quantization_config, the
+// tokenizer and the other files are copied too. Memory: one tensor, not the model. Tensors that are not quantized keep
+// their type; "awq", "gptq", "gptq_v2" and "marlin" store floats as float16 and list values that do not fit in
+// `clamped`; between "gptq" and "gptq_v2" floats stay as they are. "f16" takes any source, also GGUF and full
+// precision, and rounds each value once to float16. Throws before anything is written: UnsupportedError naming tensor
+// and reason where the target cannot hold the source (zeros in Marlin, a zero of 0 in "gptq", groups in act order or a
+// stored q_scale in another format, sizes, bits), and for a source that is not quantized; ArgumentError for a source
+// that is in the format already. Otherwise it throws as reading and writing do. On Interrupted nothing is left behind.
 METAL_MARLIN_API ConvertResult convert_model(const std::string& model, const std::string& output,
                                              const ConvertOptions& options, const Observer& observer = {});
 
-// A few lines for people, from ConvertResult::report_json.
+// Renders ConvertResult::report_json as a few lines of text.
 METAL_MARLIN_API std::string render_conversion(const std::string& report_json);
 
 }  // namespace metal_marlin

@@ -32,13 +32,13 @@ class METAL_MARLIN_API ArgumentError : public Error {
   using Error::Error;
 };
 
-// The machine said no: a file cannot be opened, read or written, the disk is full, memory is short.
+// The machine cannot do what is asked: a file cannot be opened, read or written, the disk is full, memory is short.
 class METAL_MARLIN_API SystemError : public Error {
  public:
   using Error::Error;
 };
 
-// The numbers went wrong: NaN or Inf in weights or activations, a failed factorization, a broken fold.
+// The arithmetic fails: NaN or Inf in weights or activations, a failed factorization, a broken fold.
 class METAL_MARLIN_API NumericError : public Error {
  public:
   using Error::Error;

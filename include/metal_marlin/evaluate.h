@@ -1,4 +1,5 @@
-// How good a checkpoint is: perplexity, and against a reference KL divergence and agreement of the top token.
+// Measures how good a checkpoint is: its perplexity and, against a reference, KL divergence and agreement of the top
+// token.
 #pragma once
 
 #include <metal_marlin/export.h>
@@ -22,7 +23,7 @@ struct Evaluation {
   bool has_reference = false;
 };
 
-// Both models pass block by block in lockstep, so that memory holds one block of each. `reference` may be empty.
+// Runs both models block by block in lockstep, so that memory holds one block of each. `reference` may be empty.
 METAL_MARLIN_API Evaluation evaluate_model(const std::string& model, const std::string& reference,
                                            const EvaluationOptions& options, const MachineOptions& machine,
                                            const Observer& observer = {});

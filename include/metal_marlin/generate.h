@@ -1,4 +1,4 @@
-// Run a model: text in, text out. Names of options as in llama.cpp.
+// Runs a model: text in, text out. The options have llama.cpp's names.
 #pragma once
 
 #include <metal_marlin/export.h>
@@ -24,10 +24,11 @@ struct GenerateOptions {
   int64_t repeat_last_n = 64;
   uint64_t seed = 0;
   bool ignore_eos = false;
-  // One line without a newline: the context exceeds what the model was made for, and the like.
+  // Called with one line without a newline, e.g. when the context exceeds what the model was made for.
   std::function<void(const std::string&)> on_warning;
-  // Options that were asked for by name, as on the command line without hyphens ("top-k"): those without effect beside
-  // the others (temp 0 makes sampling idle) are named in a warning, as are others that differ from their defaults.
+  // The options that the caller set, by their command-line names without leading hyphens ("top-k"). A warning names
+  // those that have no effect beside the others (temp 0 switches sampling off). It also names options without effect
+  // that differ from their defaults.
   std::vector<std::string> given;
 };
 
@@ -43,17 +44,19 @@ struct GenerateStats {
 // A model held in memory. Not thread-safe: one generation at a time.
 class METAL_MARLIN_API TextGenerator {
  public:
-  // `for_chat`: a model without a chat template is refused (UnsupportedError) before its weights are loaded.
+  // With `for_chat` a model without a chat template is refused (UnsupportedError) before its weights are loaded.
   explicit TextGenerator(const std::string& model, const MachineOptions& machine = {}, bool for_chat = false);
   ~TextGenerator();
   TextGenerator(TextGenerator&&) noexcept;
 
   // Whether the model has a template for conversations: chat() answers by it, generate() does without.
   bool has_chat_template() const;
-  // Continues `prompt`; on_text gets each piece of whole UTF-8 as it comes and may return false to stop.
+  // Continues `prompt`. on_text gets each piece of text, always whole UTF-8 characters, as it is generated, and may
+  // return false to stop.
   std::string generate(const std::string& prompt, const GenerateOptions& options,
                        const std::function<bool(const std::string&)>& on_text = {}, GenerateStats* stats = nullptr);
-  // Answers a conversation of (role, content) by the model's chat template (UnsupportedError when it has none).
+  // Answers a conversation of (role, content), written out by the model's chat template. Throws UnsupportedError when
+  // it has none.
   std::string chat(const std::vector<std::pair<std::string, std::string>>& messages, const GenerateOptions& options,
                    const std::function<bool(const std::string&)>& on_text = {}, GenerateStats* stats = nullptr);
 

@@ -2,8 +2,8 @@
 //
 //   W'[k, n] = (c[k, n] - 8 - zeros[g, n]) * scales[g, n]          g = k / group_size
 //
-// Groups are static: with act_order columns are rounded in the order of their activations, but each stays in the group
-// of its index, so that no g_idx is needed.
+// Groups are static. With act_order columns are rounded in the order of their activations, but each stays in the group
+// of its index, so no g_idx is needed.
 #pragma once
 
 #include <metal_marlin/array.h>
@@ -26,8 +26,8 @@ struct GPTQPacked {
   AWQMeta meta;                   // quant_type "gptq_int4"
 };
 
-// damping: share of each diagonal entry of X^T X that is added to it, 0 to 1. Holds the weights, the Gram matrix and
-// its factor, 2 to 4 times the weights in all.
+// damping, 0 to 1, is the share of each diagonal entry of X^T X that is added to it. Memory: the weights, the Gram
+// matrix and its factor, 2 to 4 times the weights in all.
 METAL_MARLIN_API GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
                                           int64_t group_size = kAwqDefaultGroupSize, double damping = 0.01,
                                           bool act_order = true, const std::string& scheme = "sym",
@@ -36,14 +36,13 @@ METAL_MARLIN_API GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayV
 METAL_MARLIN_API Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros,
                                        const AWQMeta& meta, ElementType type = ElementType::kF16);
 
-// ---- by a Hessian, weights as a checkpoint stores them
-// ---------------------------------------------------------------
+// ---- By a Hessian, with weights as a checkpoint stores them
 //
 // Shapes here: W [N, K] = [out_features, in_features], scales and zeros [G, N], H [K, K]. group_size -1: one group per
-// row. They return values instead of packed codes, under the names of an earlier implementation in numpy.
+// row. The functions return values instead of packed codes, under the names of an earlier implementation in numpy.
 
-// float64 [K, K]: 2 X^T X, divided by the tokens when `normalize`. activations [tokens, K] or [B, T, K]; sums in
-// float64.
+// Returns float64 [K, K]: 2 X^T X, divided by the number of tokens when `normalize`. activations is [tokens, K] or [B,
+// T, K]. Sums are in float64.
 METAL_MARLIN_API Array compute_hessian(const ArrayView& activations, bool normalize = true);
 
 struct GPTQResult {
@@ -58,7 +57,7 @@ struct GPTQResult {
 };
 
 // GPTQ by the Hessian H [K, K] (symmetric, as compute_hessian makes it). bits 2, 3, 4 or 8; damp: share of the mean of
-// H's diagonal that is added to it, 0 to 1. Channels that never fired are left to plain rounding.
+// H's diagonal that is added to it, 0 to 1. Channels that are always zero are rounded plainly.
 METAL_MARLIN_API GPTQResult quantize_layer_gptq(const ArrayView& W, const ArrayView& H, int bits = 4,
                                                 int64_t group_size = 128, bool sym = true, bool actorder = true,
                                                 double damp = 0.01, const Observer& observer = {});

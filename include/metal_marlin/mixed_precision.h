@@ -1,4 +1,4 @@
-// Which layer gets how many bits: value types, what a layer loses at each precision, and the choice under a bound.
+// Chooses how many bits each layer gets: the precisions, what a layer loses at each, and the choice under a bound.
 #pragma once
 
 #include <metal_marlin/array.h>
@@ -25,11 +25,12 @@ struct LayerQuantConfig {
 
   bool operator==(const LayerQuantConfig&) const = default;
 };
-// Codes, 16 bits for each group's scale and, not symmetric, a zero of a code's width. in_features is read for groups of
-// -1 alone. ArgumentError: a group size that is none.
+// Counts codes, 16 bits for each group's scale and, unless symmetric, a zero of a code's width. in_features is read
+// only for a group_size of -1. Throws ArgumentError for an invalid group size.
 METAL_MARLIN_API double bits_per_weight(const LayerQuantConfig& config, int64_t in_features = 0);
-// float32 [N, K]: the values that W [N, K] has at that precision: by GPTQ with H [K, K] when one is given, else by
-// plain rounding; fp16 and bf16: each value rounded. ArgumentError, NumericError as in gptq.h.
+// Returns float32 [N, K], the values that W [N, K] has at that precision. They come from GPTQ where H [K, K] is given,
+// else from plain rounding. With fp16 and bf16 each value is rounded. Throws ArgumentError and NumericError as gptq.h
+// does.
 METAL_MARLIN_API Array quantize_values(const ArrayView& W, const LayerQuantConfig& config,
                                        const std::optional<ArrayView>& H = {}, const Observer& observer = {});
 
@@ -51,16 +52,17 @@ struct LayerSensitivity {
   int recommended_bits = 0;  // the choice of choose_precisions; 0: none yet
   std::string recommended_format;
 };
-// Of the JSON of sensitivity_of_model (quantize.h): one for each set of linears that share an input, named
-// "layers.3.qkv"; costs are int precisions and bf16 with the measured or estimated KL divergence. FormatError naming
-// the key for other JSON.
+// Reads the JSON of sensitivity_of_model (quantize.h). Returns one entry for each set of linears that share an input,
+// named "layers.3.qkv". Costs are integer precisions and bf16 with the measured or estimated KL divergence. Throws
+// FormatError naming the key for other JSON.
 METAL_MARLIN_API std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity_json);
-// Measures output_error of fp4, nf4, int3, int4 and int8 (symmetric) in groups of group_size: five times GPTQ.
+// Measures output_error of fp4, nf4, int3, int4 and int8 (symmetric) in groups of group_size. It takes as long as
+// running GPTQ five times.
 METAL_MARLIN_API LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& H,
                                                             const std::string& name = "", int64_t group_size = 128,
                                                             const Observer& observer = {});
 
-// Roles of layers by their names (layer_role), and layers by name, which go first.
+// A configuration for each role of layers (layer_role), and for single layers by name, which override the roles.
 struct METAL_MARLIN_API MixedPrecisionConfig {
   LayerQuantConfig otherwise;
   LayerQuantConfig embeddings{Precision::kBF16};
@@ -87,10 +89,11 @@ METAL_MARLIN_API std::vector<std::string> linear_bits(const std::map<std::string
 METAL_MARLIN_API std::string layer_role(const std::string& name);
 
 enum class CostMeasure : uint8_t { kKl, kOutputError };  // the sum of kl; the sum of output_error squared
-// The cheapest precision for each layer first, then again and again the step up whose loss falls most per bit, as long
-// as the mean bits per weight of all layers stay at most target_bits. Steps are those of the lower convex hull of a
-// layer's costs; the outcome exceeds the least possible loss by less than one step. Fills recommended_bits and
-// recommended_format. ArgumentError: a layer without costs of the measure, or a target below what is possible.
+// Chooses a precision for each layer. Begins with the cheapest ones, then repeatedly takes the step up whose loss falls
+// most per bit, as long as the mean bits per weight of all layers stay at most target_bits. Steps are those of the
+// lower convex hull of a layer's costs, so the result exceeds the least possible loss by less than one step. Fills
+// recommended_bits and recommended_format. Throws ArgumentError for a layer without costs of the measure, and for a
+// target below what is possible.
 METAL_MARLIN_API std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& profile,
                                                                  double target_bits,
                                                                  CostMeasure measure = CostMeasure::kKl);

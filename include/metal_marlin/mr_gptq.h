@@ -4,7 +4,7 @@
 //
 // Shapes: K = in_features, N = out_features, G = groups; weights W [N, K] as a checkpoint stores them, Hessians H [K,
 // K], symmetric, of which any positive multiple gives the same codes. Groups are static: column k belongs to group k /
-// group_size whatever the order of rounding, so nothing else is needed to read the codes. group_size -1: one group per
+// group_size whatever the order of rounding, so a reader of the codes needs nothing else. group_size -1: one group per
 // row; the last group may be short. Scales are rounded to float16 before codes are chosen.
 //
 // All functions check their arguments: ArgumentError names the argument, what was expected and what was found;
@@ -46,10 +46,10 @@ struct FP4GPTQResult {
   int64_t group_size = 0;  // explicit
 };
 
-// GPTQ onto FP4. scale_method: "maxabs": the largest weight gets 6; "mse_grid": of 41 multiples 0.5 .. 1.5 of that, the
-// one of least squared error; "mse_newton": from there on the scale that fits the chosen levels best (the Newton step
-// of that quadratic problem lands on its minimum), and the levels again; "hessian": of the 41, the one of least e H_gg
-// e^T.
+// GPTQ onto FP4. scale_method: with "maxabs" the largest weight gets 6. "mse_grid" tries 41 multiples 0.5 .. 1.5 of
+// that scale and takes the one with the least squared error. "mse_newton" goes on from there: it takes the scale that
+// fits the chosen levels best (one Newton step reaches the minimum of that quadratic problem) and chooses the levels
+// again. "hessian" takes, of the 41, the one with the least e H_gg e^T.
 class METAL_MARLIN_API FP4GPTQQuantizer {
  public:
   explicit FP4GPTQQuantizer(int64_t group_size = 128, bool actorder = true, double damp_factor = 0.01,
@@ -64,7 +64,7 @@ class METAL_MARLIN_API FP4GPTQQuantizer {
   double damp_factor_;
   std::string scale_method_;
 };
-// [N, K] of `type`. NumericError: a value that it cannot hold.
+// Returns [N, K] of `type`. Throws NumericError for a value that it cannot hold.
 METAL_MARLIN_API Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int64_t out_features,
                                            int64_t group_size, ElementType type = ElementType::kF16);
 
@@ -85,10 +85,11 @@ struct MRGPTQResult {
   double output_error = -1;   // as FP4GPTQResult::output_error
 };
 
-// W R by GPTQ with the Hessian R H R of the rotated inputs. R is block-diagonal of Sylvester's Hadamard matrices over
-// the square root of their size, symmetric and its own inverse: W = (W R) R, and x W^T = (x R)(W R)^T. Blocks have
-// hadamard_block_size channels (a power of two); what remains of K is divided into powers of two, largest first.
-// Scales of groups: of least e H_gg e^T with a Hessian, of least squared error without (then rounding is plain).
+// Quantizes W R by GPTQ with the Hessian R H R of the rotated inputs. R is block-diagonal of Sylvester's Hadamard
+// matrices over the square root of their size, symmetric and its own inverse: W = (W R) R, and x W^T = (x R)(W R)^T.
+// Blocks have hadamard_block_size channels (a power of two). The rest of K is divided into powers of two, largest
+// first. Scales of groups have the least e H_gg e^T where a Hessian is given. Without one they have the least squared
+// error, and rounding is plain.
 class METAL_MARLIN_API MRGPTQQuantizer {
  public:
   // bits: 4. hadamard_kurtosis_threshold: only layers whose excess kurtosis is at least this are rotated. percdamp:
@@ -97,7 +98,7 @@ class METAL_MARLIN_API MRGPTQQuantizer {
                            bool use_hadamard = true, int64_t hadamard_block_size = 64,
                            std::optional<double> hadamard_kurtosis_threshold = {}, bool actorder = true,
                            double percdamp = 0.01);
-  // use_hadamard: instead of the constructor's.
+  // use_hadamard, when given, replaces the constructor's.
   MRGPTQResult quantize_layer(const ArrayView& weights, const std::optional<ArrayView>& hessian = {},
                               std::optional<bool> use_hadamard = {}, const Observer& observer = {}) const;
 
@@ -110,17 +111,18 @@ class METAL_MARLIN_API MRGPTQQuantizer {
   bool actorder_;
   double percdamp_;
 };
-// The weights [N, K] in the original basis (`original_basis`), or W R as the codes have it. hadamard_block_size 0:
-// none.
+// Returns the weights [N, K] in the original basis, or with original_basis false W R, as the codes have it.
+// hadamard_block_size 0: not rotated.
 METAL_MARLIN_API Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format,
                                           int64_t in_features, int64_t group_size, int64_t hadamard_block_size,
                                           bool original_basis = true, ElementType type = ElementType::kF32);
 
-// [rows, features] R in float32, R as above. Applied twice it gives back what it was given.
+// Returns [rows, features] R in float32, with R as above. Applied twice it gives the original.
 METAL_MARLIN_API Array hadamard_rotate(const ArrayView& matrix, int64_t block_size = 64);
 
-// Sums of x^T x, in float64, of the inputs of any number of layers by name: K^2 numbers each, however many tokens. A
-// batch is added whole or, when an error is thrown, not at all; it needs K^2 numbers more meanwhile. Thread-safe.
+// Collects sums of x^T x, in float64, of the inputs of any number of layers by name. Each takes K^2 numbers, however
+// many tokens there are. A batch is added whole or, when an error is thrown, not at all; meanwhile it takes K^2 numbers
+// more. Thread-safe.
 class METAL_MARLIN_API HessianCollector {
  public:
   explicit HessianCollector(int64_t in_features = 0);  // > 0: of every layer; 0: each layer's first batch decides
@@ -129,8 +131,8 @@ class METAL_MARLIN_API HessianCollector {
   ~HessianCollector();
 
   void accumulate(const ArrayView& x, const std::string& layer = "");  // [tokens, K] or [B, T, K]
-  // float64 [K, K]: x^T x / tokens, and damp times the mean of its diagonal added to the diagonal. ArgumentError for a
-  // layer without tokens.
+  // Returns float64 [K, K]: x^T x / tokens, with damp times the mean of its diagonal added to the diagonal. Throws
+  // ArgumentError for a layer without tokens.
   Array get_hessian(double damp = 0.01, const std::string& layer = "") const;
   Array get_raw_hessian(const std::string& layer = "") const;  // float64 [K, K]: the sum
   int64_t n_samples(const std::string& layer = "") const;      // tokens; 0 for an unknown layer
@@ -144,8 +146,8 @@ class METAL_MARLIN_API HessianCollector {
   std::unique_ptr<State> state_;
 };
 
-// The interface of an implementation on Apple's GPUs. Here it is computed on the CPU; the same functions will be where
-// a GPU computes them.
+// Has the interface of an implementation on Apple's GPUs, but computes on the CPU. A GPU version will have the same
+// functions.
 class METAL_MARLIN_API GPTQMetal {
  public:
   struct Quantized {
@@ -154,7 +156,8 @@ class METAL_MARLIN_API GPTQMetal {
     Array zeros;   // float32 [G, N], all 0: the grid is symmetric
   };
   Array compute_hessian(const ArrayView& activations, bool normalize = true) const;  // as metal_marlin::compute_hessian
-  // float64 [K, K]: lower L with L L^T = H + regularization I. NumericError unless that is positive definite.
+  // Returns float64 [K, K]: the lower triangular L with L L^T = H + regularization I. Throws NumericError unless that
+  // is positive definite.
   Array cholesky_decompose(const ArrayView& H, double regularization = 1e-6) const;
   // GPTQ with act order on symmetric integers of `bits` (2, 3, 4 or 8), static groups of `blocksize` columns.
   Quantized quantize_weight_gptq(const ArrayView& weight, const ArrayView& H, int bits = 4, int64_t blocksize = 128,

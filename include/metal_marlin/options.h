@@ -7,23 +7,24 @@
 
 namespace metal_marlin {
 
-// Where a sequence begins: with the BOS token where the tokenizer's own settings add one, always, or never.
-// A BOS position is never scored.
+// Whether a sequence begins with the BOS token: where the tokenizer's own settings add one, always, or never. A BOS
+// position is never scored.
 enum class Bos : uint8_t { kAuto, kAlways, kNever };
 
-// More sequences (or chunks), and longer ones, are refused: beyond any use, and sums over them would overflow.
+// More sequences (or chunks), and longer ones, are refused. They are beyond any use, and sums over them would overflow.
 inline constexpr int64_t kMostSequences = int64_t{1} << 24;
 inline constexpr int64_t kMostSequenceLength = int64_t{1} << 20;
 
 struct CalibrationOptions {
-  // One or several sources: "self": text sampled from the model; a file of JSON Lines (its name ends in .jsonl):
-  // conversations, written out by the model's chat template, and plain texts; any other file: UTF-8 text. Or, alone, an
-  // .npz of statistics (written by calibrate_model) or of raw activations ([batch, seq, in_features] per weight name).
+  // One or several sources of the calibration set. "self" is text sampled from the model, "builtin" text that comes
+  // with the program. A file whose name ends in .jsonl holds conversations, which are written out by the model's chat
+  // template, and plain texts. Any other file is UTF-8 text. Or a single .npz of statistics (written by
+  // calibrate_model) or of raw activations ([batch, seq, in_features] per weight name).
   std::vector<std::string> calibration = {"self"};
-  // One > 0 for each source: in these proportions they give sequences. Empty: equal ones.
+  // The proportions in which the sources give sequences, one number > 0 for each. Empty: equal ones.
   std::vector<double> calibration_weights;
-  int64_t samples = 128;          // sequences
-  int64_t select = 0;             // of them, the ones that cover the channels of the activations best; 0: all
+  int64_t samples = 128;  // sequences
+  int64_t select = 0;     // how many of them to use: those that cover the channels of the activations best; 0: all
   int64_t sequence_length = 512;  // tokens each
   Bos bos = Bos::kAuto;
   uint64_t seed = 0;         // of self-made text
@@ -42,8 +43,8 @@ struct EvaluationOptions {
 struct MachineOptions {
   uint64_t memory_bytes = 0;  // peak resident memory to stay within; 0: what the machine has, less a margin
   int threads = 0;            // 0: all that this process may use
-  // Matrix products of the forward pass that makes statistics: "f32", "bf16", "auto" (bf16 where the processor
-  // multiplies it faster than f32). evaluate_model: "auto" is f32.
+  // The matrix products of the forward pass that makes statistics: "f32", "bf16", or "auto", which is bf16 where the
+  // processor multiplies it faster than f32. In evaluate_model "auto" is f32.
   std::string precision = "auto";
 };
 

@@ -1,4 +1,4 @@
-// How long work tells its caller where it stands. Thread-safety: callbacks come from the calling thread.
+// How long-running work reports its progress. Callbacks come on the thread that called the function.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,8 @@ struct Progress {
 };
 
 struct Observer {
-  // Called at least once per block and about every second; returning false asks for an orderly stop (Interrupted).
+  // Called at least once per block and about every second. Return false to stop the work in order; it then throws
+  // Interrupted.
   std::function<bool(const Progress&)> on_progress;
   // One line without a newline: a note, or a warning that is also listed in the report.
   std::function<void(const std::string&)> on_note;

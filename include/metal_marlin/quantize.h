@@ -14,28 +14,28 @@ namespace metal_marlin {
 struct QuantizeOptions {
   CalibrationOptions calibration;
   MachineOptions machine;
-  // Held-back text: empty: the last tenth of the calibration tokens (at least 4,096), left out of the statistics;
-  // "none": no evaluation; else evaluation.text is read and nothing is held back.
+  // The text of the evaluation. If evaluation.text is empty, the last tenth of the calibration text (at least 4,096
+  // tokens) is held back: it is not part of the calibration set. "none": no evaluation. Otherwise evaluation.text is
+  // read and nothing is held back.
   EvaluationOptions evaluation;
 
   std::vector<std::string> formats = {
       "awq"};                  // "native", "awq", "gptq" (version 1), "gptq_v2", "marlin"; several: one subfolder each
   std::string method = "awq";  // "awq", "awq-paper", "awq-salient", "gptq", "rtn"
-  // awq: "best", or "fast": 16 sequences unless `given` names "samples"; no Cholesky factors: codes are rounded to
-  // nearest and then refined, scales searched by plain rounding, without the guard.
+  // awq: "best", or "fast": 16 sequences unless `given` names "samples", and no Cholesky factors. Codes are then
+  // rounded to nearest and refined, scales are searched by plain rounding, and there is no guard.
   std::string effort = "best";
   std::string scheme = "asym";  // "sym" (-8..7) or "asym" (0..15 with a zero point)
   int bits = 4;                 // 3, 4 or 8; of the formats "native" and "gptq_v2" hold all, "gptq" 4 and 8, others 4
   // Mixed precision: each set of linears that engines fuse (q,k,v; gate,up) gets bits of its own, chosen so that the
-  // estimated KL divergence of all is least. `bits` then is what is measured, and must be 4.
-  // Bits per weight of the linears at most; 0: no target. Counted are codes, 16 bits for each scale and, in an
-  // asymmetric scheme, a zero of a code's width; 16 for a weight that is not quantized. What a layout adds is reported,
-  // not counted.
+  // estimated KL divergence of all is least. `bits` is the width that is measured, and must be 4. target_bits bounds
+  // the linears' bits per weight; 0: no target. It counts codes, 16 bits for each scale and, in an asymmetric scheme, a
+  // zero of a code's width; a weight that is not quantized counts 16. What a layout adds is reported, not counted.
   double target_bits = 0;
   bool mixed_bits = false;            // without target_bits: the fewest bits whose estimated KL divergence meets max_kl
-  int64_t sensitivity_tokens = 1024;  // of the calibration text, that the KL divergences are measured on
+  int64_t sensitivity_tokens = 1024;  // of the calibration text, on which the KL divergences are measured
   // "PATTERN=BITS" or "PATTERN=BITS:GROUP": bits (3, 4, 8; 16: not quantized) and group size of the linears whose
-  // weights' names match the shell pattern; the last that matches counts.
+  // weights' names match the shell pattern. The last pattern that matches counts.
   std::vector<std::string> linear_bits;
   std::string group_size =
       "auto";  // "auto": 128 where it divides every in_features, else 64, else 32; or a number; "-1": per channel
@@ -43,44 +43,45 @@ struct QuantizeOptions {
   std::string range = "auto";
   // AWQ's clip search: "auto" (on for awq-paper with absmax ranges), "on", "off".
   std::string clip = "auto";
-  // Symmetric grids, ranges "mse", "gram" or "diagonal": also negative scales, so that the longer side of a group gets
-  // the code that a symmetric grid has more: "auto" (on for awq), "on", "off".
+  // Whether negative scales are tried too, for symmetric grids with ranges "mse", "gram" or "diagonal". A symmetric
+  // grid has one code more on one side; a negative scale puts it on the longer side of the group. "auto" (on for awq),
+  // "on", "off".
   std::string signed_scales = "auto";
   // Activation-aware scales, searched and folded: "auto" (on for awq, awq-paper, awq-salient), "on", "off".
   std::string scale_search = "auto";
-  // GPTQ's error feedback, else each weight is rounded to nearest: "auto" (on for gptq and, but for effort "fast",
-  // awq), "on", "off".
+  // GPTQ's error feedback; without it each weight is rounded to nearest: "auto" (on for gptq, and for awq unless effort
+  // is "fast"), "on", "off".
   std::string error_feedback = "auto";
   // Refinement after rounding: code passes by coordinate descent and a refit of the scales, all on the Gram matrix:
   // "auto" (on for awq), "on", "off".
   std::string refine = "auto";
-  // Error feedback and refinement judged, per linear, on the last eighth of the calibration sequences before they are
-  // applied; where plainer rounding or more damping does better there, it is taken: "auto" (on for awq), "on" (also for
-  // gptq), "off".
+  // Judges error feedback and refinement on a validation split, the last eighth of the calibration sequences, before
+  // they are applied. Where plainer rounding or more damping does better there, it is taken: "auto" (on for awq), "on"
+  // (also for gptq), "off".
   std::string guard = "auto";
   // Loss of the scale search: "linear" (output error of the input's linears after plain rounding, from the Gram
   // matrix), "feedback" (the same after error feedback; awq alone) or "block" (the block is replayed on a subset of the
   // tokens, as AutoAWQ does). "auto": "feedback" for awq, else "linear".
   std::string awq_loss = "auto";
-  // How many times the first token of a calibration sequence counts in the Gram matrices, >= 1; 0: 9 for awq, 1 for the
-  // others.
+  // How many times the first token of a calibration sequence counts in the Gram matrices, >= 1. 0 means 9 for awq, 1
+  // for the others.
   double first_token_weight = 0;
-  // Beside files of text, awq takes this share of the sequences from text that comes with the program, of many kinds
-  // ("builtin", docs/calibrate.md), 0 to 0.9; -1: a sixteenth for awq, none for the others.
+  // The share, 0 to 0.9, of the sequences that are taken from the program's own text ("builtin", docs/calibrate.md)
+  // where all sources are files. -1: a sixteenth for awq, none for the others.
   double builtin_share = -1;
   double salient_ratio = 0.01;  // awq-salient: share of weights that decide which channels are scaled
   std::string activation_method =
       "auto";  // statistic of the scale search: "mean", "max", "rms"; auto: mean, rms for awq-salient
-  // gptq, awq: share of each diagonal entry of the Gram matrix that is added to it, 0 to 1; with the guard the least
-  // that is tried. -1: 0.01, but for awq where no guard chooses what it mostly takes (0.49; asymmetric 1).
+  // gptq, awq: the share of each diagonal entry of the Gram matrix that is added to it, 0 to 1. With the guard it is
+  // the least that is tried. -1: 0.01; for awq without the guard 0.49 (asymmetric 1), which the guard chooses mostly.
   double damping = -1;
   bool act_order = true;          // gptq, awq: columns in order of decreasing diagonal
   std::vector<std::string> skip;  // shell patterns of weight names left in 16 bits, e.g. "*.layers.0.*"
   bool resume = true;             // continue an interrupted run of the same model and options
   bool overwrite = false;         // replace a result or an interrupted run of other options
   double max_kl = -1;             // quality gate on the mean KL divergence; negative: none
-  // Options that were asked for by name, as on the command line without hyphens ("salient-ratio"): those without effect
-  // on this run are named in a warning, as are others that differ from their defaults.
+  // The options that the caller set, by their command-line names without leading hyphens ("salient-ratio"). A warning
+  // names those without effect on this run, and other options without effect that differ from their defaults.
   std::vector<std::string> given;
   std::string command;  // how the run was asked for, as the report repeats it; empty: not told
 };
@@ -91,18 +92,20 @@ struct QuantizeResult {
   bool passed_gate = true;  // false: the mean KL divergence exceeds max_kl (everything is written all the same)
 };
 
-// What quantize_model would do, without doing it: tensors, what is skipped and why, memory, disk, time, warnings. JSON.
+// Returns, as JSON, what quantize_model would do, without doing it: tensors, what is skipped and why, memory, disk,
+// time, warnings.
 METAL_MARLIN_API std::string plan_quantization(const std::string& model, const std::string& output,
                                                const QuantizeOptions& options, const Observer& observer = {});
 
-// Writes OUT (a folder). Interrupted at any instant, the same call continues after the last finished block and ends
-// with the same bytes. Throws Error subclasses; on Interrupted the work so far is kept in OUT.
+// Writes the folder `output`. If it is interrupted at any instant, the same call continues after the last finished
+// block and ends with the same bytes. Throws Error subclasses; on Interrupted the work so far is kept in `output`.
 METAL_MARLIN_API QuantizeResult quantize_model(const std::string& model, const std::string& output,
                                                const QuantizeOptions& options, const Observer& observer = {});
 
-// What quantizing each set of linears that share an input costs: the KL divergence of the model in which they alone are
-// quantized, as options say (method, scheme, group_size, calibration, sensitivity_tokens, ...; not bits, evaluation,
-// max_kl). JSON, docs/inspect.md. Writes nothing but scratch files in the system's folder for temporary files.
+// Measures what quantizing each set of linears that share an input costs: the KL divergence of the model in which only
+// they are quantized. It uses the options (method, scheme, group_size, calibration, sensitivity_tokens, ...) except
+// bits, evaluation and max_kl. Returns JSON, docs/inspect.md. It writes only scratch files, in the system's folder for
+// temporary files.
 METAL_MARLIN_API std::string sensitivity_of_model(const std::string& model, const QuantizeOptions& options,
                                                   const Observer& observer = {});
 
@@ -111,9 +114,9 @@ struct CalibrateResult {
   int64_t tokens = 0;
   double seconds = 0;
 };
-// Activation statistics only, into an .npz (its name must end so): per input mean, max, rms, token count and (unless
-// gram is false) the Gram matrix; with keep_activations also the raw inputs per weight name, [samples, sequence_length,
-// in_features] f32.
+// Writes activation statistics into an .npz, whose name must end in .npz: for each linear input mean, max, rms, token
+// count and, unless gram is false, the Gram matrix. With keep_activations also the raw inputs per weight name,
+// [samples, sequence_length, in_features] f32.
 METAL_MARLIN_API CalibrateResult calibrate_model(const std::string& model, const std::string& output,
                                                  const CalibrationOptions& options, const MachineOptions& machine,
                                                  bool gram = true, bool keep_activations = false,

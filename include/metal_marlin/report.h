@@ -1,4 +1,4 @@
-// Renders OUT/report.json again.
+// Reads the report of a run, OUT/report.json, and renders it.
 #pragma once
 
 #include <metal_marlin/export.h>
@@ -9,15 +9,16 @@
 
 namespace metal_marlin {
 
-// `run`: an output folder of quantize_model, or a report.json. FormatError naming file, key, expected and found when it
-// is no whole report, UnsupportedError for another schema; the functions below check what they are given likewise.
+// Returns the text of a report. `run` is an output folder of quantize_model, or a report.json. Throws FormatError
+// naming file, key, what was expected and what was found when it is no complete report, and UnsupportedError for
+// another schema. The functions below check their argument in the same way.
 METAL_MARLIN_API std::string read_report(const std::string& run);
 // The result in some eight lines: verdict, figures, sizes, cost.
 METAL_MARLIN_API std::string render_report_summary(const std::string& report_json);
 METAL_MARLIN_API std::string render_report_text(const std::string& report_json);
 METAL_MARLIN_API std::string render_report_html(const std::string& report_json);  // one self-contained page
-// The page into a file, whole or not at all. SystemError: the machine, or `path` is no regular file. ArgumentError:
-// `path` is a file of a checkpoint that this program wrote (its report.html aside).
+// Writes the page into a file, completely or not at all. Throws SystemError for the machine, or when `path` is no
+// regular file. ArgumentError: `path` is a file of a checkpoint that this program wrote (its report.html aside).
 METAL_MARLIN_API void write_report_html(const std::string& report_json, const std::string& path);
 METAL_MARLIN_API std::string render_plan(const std::string& plan_json);  // of plan_quantization
 
@@ -30,7 +31,7 @@ struct QuantizationLayerReport {
   double weight_error = 0;   // |W' - W| / |W|
   double output_error = -1;  // of the outputs, relative, on the calibration text; negative: not measured
 };
-// What a report says in figures, without parsing JSON.
+// The figures of a report, for callers that do not want to parse JSON.
 struct QuantizationReport {
   std::string model_path;  // of the source
   std::vector<std::string> formats;
@@ -47,7 +48,7 @@ struct QuantizationReport {
   double kl_divergence = -1;      // nats; negative: not evaluated
   std::vector<QuantizationLayerReport> layers;
 };
-// report_json as read_report returns it; the same errors.
+// `report_json` is what read_report returns. Throws as read_report does.
 METAL_MARLIN_API QuantizationReport quantization_report(const std::string& report_json);
 
 }  // namespace metal_marlin

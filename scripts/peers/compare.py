@@ -1,4 +1,6 @@
-"""Runs us and the peers in turn, evaluates every result with evalkl.py, prints the table. Called by scripts/compare_peers.sh."""
+"""Runs this program and the peers in turn, evaluates every result with evalkl.py, and prints the table.
+
+scripts/compare_peers.sh calls it."""
 
 import argparse
 import hashlib
@@ -123,7 +125,7 @@ def llama(a):
 
 
 def make(a, row, known):
-    """Runs the steps of a row unless its figures are kept; a step that an earlier row has in common has its cost in `known`."""
+    """Runs the steps of a row unless its figures are kept. `known` has the costs of steps that earlier rows ran."""
     kept = a.work / f"{row['name']}.json"
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))
@@ -200,7 +202,7 @@ def curve(rows, path):
 
 
 def require_own_results(a):
-    """Kept results are of one model and one pair of texts."""
+    """Checks that the kept results belong to this model and these texts."""
     inputs = json.dumps({"model": str(a.model), "calibration": digest(a.calibration), "text": digest(a.text)})
     kept = a.work / "inputs.json"
     if not kept.exists():

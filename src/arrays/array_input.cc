@@ -15,7 +15,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kBatch = 4096;  // tokens: what keeps float32 sums of a Gram matrix exact enough
+constexpr int64_t kBatch = 4096;  // tokens, few enough that float32 sums of a Gram matrix are exact enough
 constexpr int64_t kTile = 64;     // of a transposition
 
 struct Half {

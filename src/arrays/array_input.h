@@ -1,4 +1,4 @@
-// Arrays of callers, checked and turned into matrices.
+// Checks the arrays of callers and turns them into matrices.
 #pragma once
 
 #include <metal_marlin/array.h>
@@ -13,32 +13,34 @@
 
 namespace metal_marlin {
 
-// All of them throw ArgumentError naming the argument, what was expected and what was found.
+// All functions of this header throw ArgumentError naming the argument, what was expected and what was found.
 
 // `shape` is what is expected, "[K, N]"; -1 in `sizes` matches any positive size.
 void expect_shape(const ArrayView& array, const char* name, const std::vector<int64_t>& sizes, const char* shape);
 void expect_float(const ArrayView& array, const char* name);
 void expect_type(const ArrayView& array, const char* name, ElementType type);
-// ArgumentError unless it is 1 to kMostGroupSize or, with `whole_row`, -1.
+// Throws ArgumentError unless group_size is 1 to kMostGroupSize or, with `whole_row`, -1.
 inline constexpr int64_t kMostGroupSize = int64_t{1} << 20;
 void expect_group_size(int64_t group_size, bool whole_row = false);
 
-// Strides in elements, also of a row-major array.
+// Returns the strides in elements, also those of a row-major array.
 std::vector<int64_t> strides_of(const ArrayView& array);
 
-// Finite float values as float32; NumericError naming `name` and the first that is not (or that exceeds float32).
+// Return finite float values as float32. Throw NumericError naming `name` and the first value that is not finite or
+// exceeds float32.
 Matrix load_matrix(const ArrayView& array, const char* name);              // [a, b] -> [a, b]
 Matrix load_transposed(const ArrayView& array, const char* name);          // [a, b] -> [b, a]
 std::vector<float> load_vector(const ArrayView& array, const char* name);  // [a]
 // Elements of 8 bits, [a, b] -> [b, a].
 std::vector<uint8_t> load_bytes_transposed(const ArrayView& array);
 
-// [B, T, K] or [tokens, K], at least one token: K.
+// Expects [B, T, K] or [tokens, K] with at least one token, and returns K.
 int64_t expect_activations(const ArrayView& activations, const char* name);
 int64_t token_count(const ArrayView& activations);
-// Arguments "weights" [K, N] and "activations" of as many channels: K.
+// Expects the arguments "weights" [K, N] and "activations" of as many channels, and returns K.
 int64_t expect_layer(const ArrayView& weights, const ArrayView& activations);
-// Calls fn(rows, count) for batches of at most 4096 tokens as float32 [count, K]; without a copy where memory allows.
+// Calls fn(rows, count) for batches of at most 4096 tokens as float32 [count, K]. Makes no copy where the array already
+// has that form.
 void for_each_batch(const ArrayView& activations, const char* name,
                     const std::function<void(const float* rows, int64_t count)>& fn);
 

@@ -1,4 +1,4 @@
-// What the parts of the array interface of AWQ and GPTQ share.
+// What the array functions of AWQ and GPTQ share.
 #pragma once
 
 #include <metal_marlin/awq.h>
@@ -17,13 +17,13 @@ struct NativeArrays {
   Array scales;  // float16 [G, N]
   Array zeros;   // float16 [G, N], integers -8..7
 };
-// Packs by pack/native.h; rows that pad in_features stand for weights of 0. `tensor` is used up.
+// Packs as pack/native.h does. Rows that pad in_features stand for weights of 0. `tensor` is moved from.
 NativeArrays native_arrays(QuantizedTensor tensor);
 
 // "sym" or "asym"; ArgumentError for another scheme.
 Grid grid_of(const std::string& scheme, int64_t group_size);
 
-// Tells the observer, if any; throws Interrupted when it asks to stop.
+// Reports the stage to the observer, if there is one. Throws Interrupted when it asks to stop.
 void report_stage(const Observer& observer, const char* stage, int64_t done, int64_t total);
 
 }  // namespace metal_marlin

@@ -19,7 +19,7 @@ namespace {
 
 constexpr int64_t kRowTile = 64;  // input channels
 
-// Sizes of the arrays of a result, checked against its meta.
+// Checks the sizes of a result's arrays against its meta.
 struct Layout {
   int64_t in_features;
   int64_t padded;
@@ -58,7 +58,7 @@ Layout check_layout(const ArrayView& packed, const AWQMeta& meta) {
   return layout;
 }
 
-// A dense copy where the caller's words have strides.
+// Makes a dense copy where the caller's words have strides.
 std::vector<uint32_t> words_of(const ArrayView& packed) {
   const std::vector<int64_t> strides = strides_of(packed);
   const int64_t rows = packed.shape[0];

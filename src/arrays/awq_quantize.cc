@@ -27,10 +27,10 @@ constexpr int64_t kStages = 5;
 constexpr int64_t kSampleRows = 256;     // output channels that the search looks at, evenly spaced
 constexpr int64_t kTokenTile = 128;      // of the output error
 constexpr int64_t kExactOutputs = 1024;  // up to here the output error is exact
-constexpr int64_t kCombinations = 256;   // of outputs, beyond
-constexpr int64_t kCombined = 256;       // rows and columns of a tile of these
-// Of 25 and 54 candidates. Measured on 24 linears of SmolLM2: on other text the output error was no larger than with
-// all.
+constexpr int64_t kCombinations = 256;   // random sums of the outputs, for more outputs than that
+constexpr int64_t kCombined = 256;       // rows and columns of a tile of the sums
+// Of 25 and 54 candidates these many are tried with the whole block. Measured on 24 linears of SmolLM2: on other text
+// the output error was no larger than with all candidates.
 constexpr int kSymmetricFinalists = 5;
 constexpr int kAsymmetricFinalists = 10;
 
@@ -41,7 +41,8 @@ int64_t sample_row(const Matrix& weight, int64_t i) noexcept {
   return i * weight.rows() / sample_size(weight);
 }
 
-// The blocks of G / (s s^T) on the diagonal, upper halves, into `out` [k, k]; its other memory is never touched.
+// Writes the upper halves of the diagonal blocks of G / (s s^T) into `out` [k, k]. The rest of its memory is never
+// touched.
 void scale_blocks(const Matrix& gram, std::span<const float> scale, int64_t group_size, Matrix& out) {
   const int64_t k = gram.rows();
   parallel_for((k + group_size - 1) / group_size, [&](int64_t group) {
@@ -65,8 +66,8 @@ void multiply_columns(Matrix& weight, std::span<const float> scale) {
   });
 }
 
-// Output error of a candidate scale on evenly spaced output channels. Blocks of the Gram matrix suffice: rounding
-// errors of different groups are independent, so that what the blocks leave out has a mean of zero over output
+// The output error of a candidate scale on evenly spaced output channels. Blocks of the Gram matrix are enough, because
+// rounding errors of different groups are independent: what the blocks leave out has a mean of zero over output
 // channels.
 class BlockLoss {
  public:
@@ -101,7 +102,7 @@ struct Sums {
   double error = 0;  // sum of squares, in units of the unscaled weights
   double weight = 0;
 };
-// weight: scaled by `scale`, as `quantized` represents it.
+// `weight` is scaled by `scale`, as is what `quantized` represents.
 Sums unscaled_error(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale) {
   const int64_t tiles = (weight.rows() + kRowTile - 1) / kRowTile;
   std::vector<Sums> parts(static_cast<size_t>(tiles));
@@ -134,28 +135,29 @@ Sums unscaled_error(const Matrix& weight, const QuantizedTensor& quantized, std:
   return sums;
 }
 
-// The largest group scale that absmax ranges would ask for.
+// Returns the largest group scale that absmax ranges would need.
 float largest_scale(const Matrix& weight) {
   float largest = 0;
   for (const float w : weight.values()) largest = std::max(largest, std::fabs(w));
   return largest / static_cast<float>(kAwqMaxInt4);
 }
 
-// Powers of two are exact in q_scale and in the weights: they move group scales into the middle of float16's range.
+// Powers of two are exact in q_scale and in the weights. So they can move group scales into the middle of float16's
+// range.
 float centering_factor(float largest) {
   int exponent = 0;
   std::frexp(largest, &exponent);
   return std::ldexp(1.0f, std::clamp(-exponent, -14, 15));
 }
 
-// Rows that stand for the outputs when their error is measured: errors E and weights W [rows, K], in units of the
-// unscaled weights.
+// The rows by which the error of the outputs is measured: errors E and weights W [rows, K], in units of the unscaled
+// weights.
 struct Outputs {
   Matrix errors;
   Matrix weights;
 };
 
-// The rows themselves.
+// Takes the rows themselves.
 Outputs exact_outputs(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale,
                       int64_t first, int64_t rows) {
   Outputs out{Matrix(rows, weight.cols()), Matrix(rows, weight.cols())};
@@ -172,8 +174,8 @@ Outputs exact_outputs(const Matrix& weight, const QuantizedTensor& quantized, st
   return out;
 }
 
-// R E and R W with random signs R [kCombinations, N]: the mean over R of |X (R E)^T|^2 / kCombinations is |X E^T|^2
-// however unequal the outputs are; its relative standard deviation is at most sqrt(2 / kCombinations).
+// Takes R E and R W with random signs R [kCombinations, N]. The mean over R of |X (R E)^T|^2 / kCombinations is |X
+// E^T|^2, however unequal the outputs are. Its relative standard deviation is at most sqrt(2 / kCombinations).
 Outputs combined_outputs(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale) {
   const int64_t n = weight.rows();
   const int64_t k = weight.cols();
@@ -209,7 +211,7 @@ Outputs combined_outputs(const Matrix& weight, const QuantizedTensor& quantized,
   return out;
 }
 
-// sum of |X E^T|^2 and of |X W^T|^2.
+// Returns the sums of |X E^T|^2 and of |X W^T|^2.
 struct OutputSums {
   double error = 0;
   double output = 0;
@@ -307,7 +309,7 @@ class Quantizer {
     meta.salient_weights = static_cast<int64_t>(std::floor(salient_ratio * static_cast<double>(weight_.size()) + 0.5));
     meta.salient_channels = static_cast<int64_t>(found.channels.size());
     scale_ = found.scale.scale;
-    // What is stored is what is divided by.
+    // Divide by the scale as float16 stores it.
     for (float& s : scale_) s = round_to_f16(std::min(s, kLargestScale));
     multiply_columns(weight_, scale_);
     require_finite(weight_, "weights times q_scale");

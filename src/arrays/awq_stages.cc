@@ -32,8 +32,9 @@ std::vector<float> load_statistic(const ArrayView& array, const char* name, int6
   return statistic;
 }
 
-// A weight is salient when stat_k |w| exceeds a threshold: so the statistic of a channel is inverse to the least |w|
-// that still is, and at most inverse to its largest |w| where none is. weight, mask [N, K].
+// Infers statistics from a mask. A weight is salient when stat_k |w| exceeds a threshold. So the statistic of a channel
+// is inverse to the least |w| that is salient; where none is, it is at most inverse to the channel's largest |w|.
+// weight and mask are [N, K].
 std::vector<float> infer_statistic(const Matrix& weight, const std::vector<uint8_t>& mask) {
   const auto k = static_cast<size_t>(weight.cols());
   std::vector<float> largest(k, 0.0f);
@@ -57,7 +58,7 @@ std::vector<float> infer_statistic(const Matrix& weight, const std::vector<uint8
   return statistic;
 }
 
-// The output error of a candidate on evenly spaced output channels, whose groups keep the caller's scales but for the
+// The output error of a candidate on evenly spaced output channels. Their groups have the caller's scales times the
 // growth of their largest weight.
 class GivenScalesLoss {
  public:

@@ -21,9 +21,9 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kRows = 64;  // of the tiles of weights
-constexpr float kOffGrid =
-    0.05f;  // steps between a value and the nearest code: float16 scales move the largest by 0.004
+constexpr int64_t kRows = 64;      // of the tiles of weights
+constexpr float kOffGrid = 0.05f;  // largest distance of a value from the nearest code, in steps; float16 scales move
+                                   // the largest value by 0.004
 constexpr int64_t kStages = 3;
 
 Grid layer_grid(int bits, int64_t group_size, bool sym) {
@@ -34,7 +34,7 @@ Grid layer_grid(int bits, int64_t group_size, bool sym) {
   return {bits, sym, group_size};
 }
 
-// Columns by descending diagonal, ties by index.
+// Returns the columns by descending diagonal, ties by index.
 std::vector<int64_t> act_order(const Matrix& h) {
   std::vector<int64_t> order(static_cast<size_t>(h.rows()));
   std::iota(order.begin(), order.end(), int64_t{0});
@@ -70,7 +70,7 @@ void refuse_clamped(const GroupRanges& ranges) {
       ranges.counts.clamped));
 }
 
-// weight: in the order in which groups are formed, as q; perm brings it back.
+// `weight` and q are in the order in which groups are formed; perm gives the original order.
 GPTQResult result_of(const Matrix& weight, const QuantizedTensor& q, std::vector<int64_t> perm, const Matrix* hessian) {
   GPTQResult result;
   const int64_t n = q.out_features;
@@ -149,7 +149,7 @@ GPTQResult by_rounding(const Matrix& weight, const Grid& grid, const Matrix* hes
   return result_of(weight, metal_marlin::quantize_rtn(weight, ranges, grid), {}, hessian);
 }
 
-// The group of each column; ArgumentError unless perm is empty or a permutation.
+// Returns the group of each column. Throws ArgumentError unless perm is empty or a permutation.
 std::vector<int64_t> groups_of(const std::vector<int64_t>& perm, int64_t k, int64_t group) {
   std::vector<int64_t> groups(static_cast<size_t>(k), -1);
   if (!perm.empty() && static_cast<int64_t>(perm.size()) != k) {

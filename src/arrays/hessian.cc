@@ -15,10 +15,11 @@
 namespace metal_marlin {
 namespace {
 
-constexpr double kAsymmetry = 1e-4;  // |H_ij - H_ji| relative to the diagonal: rounding of other programs' float32
-constexpr int64_t kRows = 64;        // of a tile
-constexpr int64_t kTokens = 512;     // of a product in float64
-constexpr int64_t kTile = 256;       // columns of a tile of the Hessian
+constexpr double kAsymmetry =
+    1e-4;  // largest |H_ij - H_ji| relative to the diagonal; allows for other programs' rounding to float32
+constexpr int64_t kRows = 64;     // rows of a tile
+constexpr int64_t kTokens = 512;  // tokens of one product in float64
+constexpr int64_t kTile = 256;    // columns of a tile of the Hessian
 
 }  // namespace
 

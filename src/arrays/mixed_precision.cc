@@ -81,7 +81,8 @@ struct Step {
   size_t cost;  // index into costs
 };
 
-// Ascending bits, each less loss than the one before, and ever less gain per bit.
+// Returns the lower convex hull of the costs: steps with ascending bits, each with less loss than the one before and
+// less gain per bit.
 std::vector<Step> lower_hull(const LayerSensitivity& layer, CostMeasure measure) {
   std::vector<Step> all;
   for (size_t i = 0; i < layer.costs.size(); ++i) {

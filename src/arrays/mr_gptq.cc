@@ -88,7 +88,7 @@ struct Errors {
   double output = -1;
 };
 
-// `rounded` becomes the errors.
+// Turns `rounded` into the errors.
 Errors errors_of(const Matrix& weight, Matrix& rounded, const Matrix* hessian) {
   Errors out;
   for (int64_t i = 0; i < weight.size(); ++i) {
@@ -159,7 +159,7 @@ uint32_t word_at(const ArrayView& packed, const std::vector<int64_t>& strides, i
   return static_cast<const uint32_t*>(packed.data)[row * strides[0] + column * strides[1]];
 }
 
-// scales [groups, rows] or [rows, groups] to float16 bits [rows, groups].
+// Converts scales [groups, rows] or [rows, groups] to float16 bits [rows, groups].
 std::vector<uint16_t> load_scales(const ArrayView& scales, int64_t rows, int64_t groups, bool groups_first) {
   expect_float(scales, "scales");
   expect_shape(scales, "scales", groups_first ? std::vector<int64_t>{groups, rows} : std::vector<int64_t>{rows, groups},
@@ -319,7 +319,7 @@ MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std
     if (hessian) {
       moved_hessian = h.clone();
       rotate_hessian(moved_hessian, hadamard_block_size_);
-      // What was 0 is so only up to rounding now.
+      // After the rotation, what was 0 is 0 only up to rounding.
       for (int64_t i = 0; i < moved_hessian.rows(); ++i) moved_hessian(i, i) = std::max(moved_hessian(i, i), 0.0f);
     }
   }

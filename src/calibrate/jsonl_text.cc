@@ -22,7 +22,7 @@ using Json = nlohmann::ordered_json;
 constexpr int kDeepest = 64;
 constexpr int64_t kTemplateDate = 1721952000;  // 2024-07-26, which Llama's own templates assume without a clock
 
-// ShareGPT's names of who speaks, and the roles that templates know.
+// ShareGPT's names for the speakers, and the roles that chat templates know.
 constexpr std::array<std::pair<const char*, const char*>, 9> kSpeakers = {{{"system", "system"},
                                                                            {"human", "user"},
                                                                            {"user", "user"},
@@ -42,7 +42,7 @@ const char* kind_of(const Json& value) {
   return "an object";
 }
 
-// "FILE:LINE: " and what is wrong there.
+// Throws FormatError: "FILE:LINE: " and what is wrong there.
 class Place {
  public:
   Place(const std::string& file, int64_t line) : text_(fmt::format("{}:{}", file, line)) {}
@@ -72,7 +72,7 @@ const Json& list_of_objects(const Place& place, const Json& line, const char* ke
   return list;
 }
 
-// The content of a message as one string: as it is, or a list of parts of text, of which each is a line.
+// Returns the content of a message as one string. A list of text parts becomes one line for each part.
 std::string content_of(const Place& place, const Json& message, const std::string& where) {
   if (!message.contains("content") || !message["content"].is_array())
     return required_string(place, message, "content", where);

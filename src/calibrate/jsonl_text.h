@@ -1,4 +1,5 @@
-// Calibration text from JSON Lines: conversations, written out by the model's chat template, and plain texts.
+// Calibration text from JSON Lines. Conversations are written out by the model's chat template; plain texts are taken
+// as they are.
 //
 // Each line that is not blank is an object with one of
 //   "messages":      [{"role": "user", "content": "..."}, ...]      as OpenAI and Hugging Face have them. "content" may
@@ -6,7 +7,7 @@
 //   "conversations": [{"from": "human", "value": "..."}, ...]       ShareGPT; from: system, human, user, gpt, chatgpt,
 //                    assistant, tool, function, observation
 //   "text":          "..."                                           taken as it is; a blank line goes between texts
-// Other keys are passed over. The documents' tokens follow each other in the order of the lines.
+// Other keys are ignored. The tokens of the documents follow each other in the order of the lines.
 #pragma once
 
 #include <cstdint>
@@ -20,20 +21,20 @@ namespace metal_marlin {
 class ChatTemplate;
 class Tokenizer;
 
-// Longer lines are refused: a parsed line takes many times its size.
+// Longer lines are refused, because a parsed line takes many times its size in memory.
 inline constexpr size_t kLongestJsonlLine = size_t{16} << 20;
 
 class JsonlText {
  public:
-  // `file` opens the messages.
+  // Error messages begin with `file`.
   JsonlText(std::string file, const Tokenizer& tokenizer);
   ~JsonlText();
   JsonlText(const JsonlText&) = delete;
   JsonlText& operator=(const JsonlText&) = delete;
 
-  // The text of one line (its number from 1), without its end. FormatError "FILE:LINE: expected ..., found ...";
-  // UnsupportedError for a conversation where the model has no chat template. Templates that ask for the date see a
-  // fixed one (26 July 2024), so that the same file gives the same text every day.
+  // Returns the text of one line. `line` has no line end; `number` counts from 1. Throws FormatError "FILE:LINE:
+  // expected ..., found ...", and UnsupportedError for a conversation when the model has no chat template. Templates
+  // that ask for the date get a fixed one (26 July 2024), so that the same file gives the same text every day.
   std::string render(std::string_view line, int64_t number);
 
  private:
@@ -42,9 +43,9 @@ class JsonlText {
   std::unique_ptr<ChatTemplate> template_;
 };
 
-// Tokens of a file's documents, no special tokens but those that template and texts write out. Reading ends with the
-// document that brings the number of tokens to `most`. As JsonlText; FormatError when no document is there;
-// SystemError when the file cannot be read.
+// Returns the tokens of a file's documents. The only special tokens are those that the template and the texts write
+// out. Reading stops after the document that brings the number of tokens to `most`. Throws as JsonlText does,
+// FormatError when the file has no document, and SystemError when it cannot be read.
 std::vector<int32_t> tokenize_jsonl(const std::string& path, const Tokenizer& tokenizer, int64_t most);
 
 }  // namespace metal_marlin

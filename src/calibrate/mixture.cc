@@ -10,7 +10,7 @@ std::vector<int64_t> apportion(std::span<const double> weights, std::span<const 
   const size_t n = weights.size();
   std::vector<int64_t> shares(n, 0);
   std::vector<uint8_t> full(n, 0);
-  // Sources that cannot give their exact share give all they have; the rest is shared anew until nobody is short.
+  // A source that cannot give its exact share gives all it has. What is left is divided again until no source is short.
   int64_t left = total;
   double sum = 0;
   const double largest = n > 0 ? *std::max_element(weights.begin(), weights.end()) : 1;
@@ -40,7 +40,7 @@ std::vector<int64_t> apportion(std::span<const double> weights, std::span<const 
     order.push_back(i);
   }
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return remainder[a] > remainder[b]; });
-  // At most one each, unless a capacity stands in the way.
+  // Each source gets at most one more, unless the capacity of another is used up.
   for (bool given = true; given && left > 0;) {
     given = false;
     for (const size_t i : order) {

@@ -18,7 +18,7 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kKey = "metal_marlin.model";
-constexpr int64_t kRows = 2;                    // of each tensor
+constexpr int64_t kRows = 2;                    // rows of each tensor
 constexpr int64_t kLargest = int64_t{1} << 16;  // bytes of the stored text
 
 // "model", of a snapshot in the Hugging Face cache "org/model".

@@ -1,9 +1,10 @@
-// Which model statistics are of: stored beside them, so that those of another model are not taken for its own.
+// Says which model statistics were made from. It is stored beside them, so that statistics of another model are
+// refused.
 //
 // In an .npz: key "metal_marlin.model", u8 [n], the UTF-8 text of a JSON object with the fields below. The digest is
-// over the float32 values of a few rows: of the embedding, and of the linears of the first, the middle and the last
-// layer. So the same values in another container (safetensors, GGUF in F16) are the same model. Norms are left out:
-// GGUF stores those of some families shifted by one.
+// over the float32 values of a few rows of the embedding and of the linears of the first, the middle and the last
+// layer. So the same values in another container (safetensors, GGUF in F16) are the same model. Norms are left out,
+// because GGUF stores those of some families shifted by one.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@
 namespace metal_marlin {
 
 struct ModelIdentity {
-  std::string name;  // of its folder or file; for messages, not compared
+  std::string name;  // of the model's folder or file; used in messages, not compared
   std::string family;
   int64_t hidden_size = 0;
   int64_t layers = 0;
@@ -31,8 +32,8 @@ struct ModelIdentity {
 ModelIdentity identify_model(const ModelSource& source);
 
 OwnedTensor identity_array(const ModelIdentity& identity);
-// Nothing in `file` (of another tool): accepted. FormatError: it is broken, or of another model than `source`; the
-// message names both.
+// Accepts a file without an identity, as other tools write it. Throws FormatError when the identity is broken, or when
+// it is that of another model than `source`; the message names both.
 void check_identity(const NpzFile& file, const ModelSource& source);
 
 }  // namespace metal_marlin

@@ -15,7 +15,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// 1 / mean of each channel over the pool; 0 for channels that are always 0, which then never count.
+// Returns 1 / mean of each channel over the pool, and 0 for channels that are always 0, so that these never count.
 std::vector<double> inverse_means(const Matrix& profiles) {
   std::vector<double> out(static_cast<size_t>(profiles.cols()), 0);
   for (int64_t i = 0; i < profiles.rows(); ++i) {
@@ -26,7 +26,7 @@ std::vector<double> inverse_means(const Matrix& profiles) {
   return out;
 }
 
-// The sum so far of each channel, and what another sequence would add to f.
+// Keeps the sum of each channel so far, and computes what another sequence would add to f.
 class Covered {
  public:
   explicit Covered(const Matrix& profiles)
@@ -91,7 +91,7 @@ void ProfileCollector::add(LinearInput input, const float* x, int64_t rows, int6
         const float* row = x + (done + r) * features;
         for (int64_t k = begin; k < end; ++k) {
           const float square = row[k] * row[k];
-          out[k] = square <= out[k] || !(out[k] < kInfinity) ? out[k] : square;  // a NaN or infinity stays
+          out[k] = square <= out[k] || !(out[k] < kInfinity) ? out[k] : square;  // keeps a NaN or infinity
         }
       }
     });
@@ -131,7 +131,7 @@ Selection select_sequences(const Matrix& profiles, int64_t count, std::span<cons
   Covered covered(profiles);
   std::vector<double> gain(static_cast<size_t>(n));
   parallel_for(n, [&](int64_t i) { gain[static_cast<size_t>(i)] = covered.gain(i); });
-  std::vector<int64_t> computed(static_cast<size_t>(n), 0);  // with how many chosen the gain was
+  std::vector<int64_t> computed(static_cast<size_t>(n), 0);  // number of chosen sequences when the gain was computed
   std::vector<uint8_t> chosen(static_cast<size_t>(n), 0);
   const auto open = [&](int64_t i) {
     return chosen[static_cast<size_t>(i)] == 0 &&
@@ -144,7 +144,8 @@ Selection select_sequences(const Matrix& profiles, int64_t count, std::span<cons
       for (int64_t i = 0; i < n; ++i) {
         if (open(i) && (best < 0 || gain[static_cast<size_t>(i)] > gain[static_cast<size_t>(best)])) best = i;
       }
-      // An old gain bounds the new one from above: up to date and the largest, it is the largest of all.
+      // An old gain bounds the new one from above. So a gain that is up to date and the largest in the heap is the
+      // largest of all.
       if (computed[static_cast<size_t>(best)] == step) {
         chosen[static_cast<size_t>(best)] = 1;
         if (!group.empty()) --left[static_cast<size_t>(group[static_cast<size_t>(best)])];

@@ -14,7 +14,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kRows = 4096;  // of raw activations at a time
+constexpr int64_t kRows = 4096;  // rows of raw activations at a time
 constexpr const char* kCalibrationKey = "metal_marlin.calibration";
 
 std::string prefix(int64_t layer, LinearInput input) {

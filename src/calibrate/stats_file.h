@@ -3,10 +3,10 @@
 // Statistics (written by `calibrate`), per layer i and input t (qkv, o, gate_up, down), prefix = "layers.{i}.{t}.":
 //   prefix + mean, max, rms  f32 [K];  prefix + tokens  u64 [1];  prefix + gram  f32 [K, K] (optional)
 //   prefix + first  f32 [sequences, K] (optional): the input of each sequence's first token
-// and, once, which model they are of: model_identity.h; and of which text: "metal_marlin.calibration", u8 [n], the JSON
-// text of an object as report.json has it under "calibration".
-// Raw activations: one array per weight, key = the tensor's name with or without ".weight", f32 (or any float or
-// integer type) [batch, seq, K] or [tokens, K]. Linears that share an input need one array only.
+// and, once per file, the model that they were made from (model_identity.h) and the text: "metal_marlin.calibration",
+// u8 [n], is the JSON text of an object as report.json has it under "calibration". Raw activations: one array per
+// weight, key = the tensor's name with or without ".weight", f32 (or any float or integer type) [batch, seq, K] or
+// [tokens, K]. Linears that share an input need one array only.
 #pragma once
 
 #include <array>
@@ -23,22 +23,25 @@ namespace metal_marlin {
 
 class StatsFile {
  public:
-  // Checks that every input of every layer is there with the right width, before any work: FormatError names file and
-  // key. Statistics that say which model they are of must be of `source`: FormatError names both. Without `gram`,
-  // statistics may lack their Gram matrices.
+  // Checks that every input of every layer is there with the right width, before any work; FormatError names file and
+  // key. Statistics that name their model must be of `source`; FormatError names both. With gram false, statistics may
+  // lack their Gram matrices.
   StatsFile(const std::string& path, const ModelSource& source, bool gram = true);
-  // Reads (statistics) or computes (raw activations, in row batches) the four inputs of a layer, Gram matrices
-  // included. FormatError naming file and key for wrong shapes or types, NumericError for NaN or Inf.
+  // Returns the statistics of a layer's four inputs, Gram matrices included. Computes them in batches of rows where the
+  // file holds raw activations. Throws FormatError naming file and key for wrong shapes or types, and NumericError for
+  // NaN or Inf.
   std::array<ActivationStats, kLinearInputs> load(int64_t layer) const;
   const std::string& path() const noexcept { return file_.path(); }
   bool raw() const noexcept { return raw_; }
-  // Whether load() fills first_rows of every input: statistics that hold them, raw activations of three dimensions.
+  // Whether load() fills first_rows of every input. It does for statistics that hold them and for raw activations of
+  // three dimensions.
   bool first_rows() const noexcept { return first_rows_; }
-  // Tokens that the statistics (of the first layer's first input) are of, or rows of its raw activations.
+  // Tokens from which the statistics of the first layer's first input were made, or rows of its raw activations.
   uint64_t tokens() const noexcept { return tokens_; }
   // The same of any layer and input.
   uint64_t tokens(int64_t layer, LinearInput input) const;
-  // The JSON text of an object that says of which text they are; empty where the file does not say.
+  // The JSON text of an object that says from which text the statistics were made; empty where the file does not say
+  // it.
   const std::string& calibration() const noexcept { return calibration_; }
 
  private:

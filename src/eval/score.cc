@@ -6,7 +6,7 @@
 namespace metal_marlin {
 namespace {
 
-// Rows of logits at a time: 32 MiB of them, a GEMM-friendly number at both ends.
+// The number of rows of logits at a time: 32 MiB of them, but 32 to 256 rows, with which the matrix product is fast.
 int64_t batch_rows(int64_t vocab) {
   return std::clamp<int64_t>((int64_t{1} << 23) / vocab, 32, 256);
 }

@@ -1,4 +1,4 @@
-// Logits of finished states, scored batch by batch so that memory holds a few rows of logits.
+// Scores the final states of chunks batch by batch, so that memory holds only a few rows of logits.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,9 @@
 
 namespace metal_marlin {
 
-// states [tokens of `chunks`, hidden]: the output of the last block; reference: null for none. Every position but a
-// chunk's first is scored (its logits come from the position before). on_chunk is told of every chunk that is done.
+// states [tokens of `chunks`, hidden] is the output of the last block; reference is that of the other model, or null.
+// Every position except a chunk's first is scored, with the logits of the position before. on_chunk is called after
+// every chunk.
 void score(const Head& head, const Matrix& states, const Head* reference_head, const Matrix* reference,
            std::span<const std::vector<int32_t>> chunks, Metrics& metrics,
            const std::function<void(int64_t done, int64_t total)>& on_chunk = {});

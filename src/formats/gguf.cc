@@ -263,7 +263,7 @@ class GgufParser {
     fail("duplicate name");
   }
 
-  // Every tensor at the running sum of the padded sizes before it.
+  // Every tensor begins at the sum of the padded sizes before it.
   void place(GgufContent& content, const std::vector<uint64_t>& offsets) {
     const uint64_t alignment = content.alignment;
     const auto padded = [&](uint64_t size) -> std::optional<uint64_t> {

@@ -39,10 +39,11 @@ struct GgufValue {
   std::string type_name() const;  // "u32", "array of string"
 };
 
-// The pairs of a file. The find_ forms return nothing when the key is absent and throw FormatError naming file, key,
-// expected and found type when it has another type; the get_ forms throw for an absent key too.
-// u64: any integer type, not negative. f64: f32, f64 or an integer. ints: arrays of any integer type (FormatError for
-// a value above int64). floats: arrays of f32 or f64. ints, floats and bools of more than 2^26 elements: FormatError.
+// The key-value pairs of a file. The find_ functions return nothing when the key is absent. They throw FormatError
+// naming file, key, expected type and found type when it has another type. The get_ functions throw for an absent key
+// too. u64: any integer type, not negative. f64: f32, f64 or an integer. ints: arrays of any integer type (FormatError
+// for a value above int64). floats: arrays of f32 or f64. ints, floats and bools of more than 2^26 elements:
+// FormatError.
 class GgufMetadata {
  public:
   const std::map<std::string, GgufValue, std::less<>>& pairs() const noexcept { return pairs_; }
@@ -120,9 +121,9 @@ class GgufFile {
   std::unordered_map<std::string_view, size_t> index_;
 };
 
-// Rows first .. first + count - 1 of a tensor with at least one dimension (leading dimensions taken together) as f32
-// into out [count, last dimension]; in parallel over fixed tiles. ArgumentError when the rows are out of range,
-// UnsupportedError naming the tensor when its type cannot be dequantized.
+// Writes rows first .. first + count - 1 of a tensor as f32 into out [count, last dimension]. The tensor must have at
+// least one dimension; the leading ones count as one. Runs in parallel over fixed tiles. Throws ArgumentError when the
+// rows are out of range, UnsupportedError naming the tensor when its type cannot be dequantized.
 void dequantize_rows(const GgufTensor& tensor, int64_t first, int64_t count, float* out);
 
 }  // namespace metal_marlin

@@ -10,7 +10,7 @@
 
 namespace metal_marlin {
 
-// Values as in the file. Types that are only used while computing (Q8_1, Q8_K) are left out.
+// The numbers are those of the file. Types that are used only while computing (Q8_1, Q8_K) are left out.
 enum class GgmlType : uint32_t {
   kF32 = 0,
   kF16 = 1,
@@ -51,14 +51,14 @@ struct GgmlTypeInfo {
   int64_t bytes;          // bytes of a block
   bool can_dequantize;    // by dequantize_blocks
 };
-// Nothing for an id that is not known.
+// Returns nothing for an unknown id.
 std::optional<GgmlTypeInfo> ggml_type_info(uint32_t type) noexcept;
 GgmlTypeInfo ggml_type_info(GgmlType type) noexcept;
 
-// `count` elements (a multiple of the block length) from `blocks` into out[0 .. count). F32, F16, BF16, Q4_0, Q4_1,
-// Q5_0, Q5_1, Q8_0, Q2_K .. Q6_K, IQ4_NL, IQ4_XS. Equal to gguf-py's dequantize bit for bit. Blocks are independent: a
-// caller may cut a tensor at any block and work on the pieces from several threads.
-// Throws UnsupportedError (type) and ArgumentError (count, size of blocks).
+// Writes `count` elements (a multiple of the block length) from `blocks` into out[0 .. count). The types are F32, F16,
+// BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K .. Q6_K, IQ4_NL and IQ4_XS. The values equal those of gguf-py's dequantize
+// bit for bit. Blocks are independent, so a caller may cut a tensor at any block and work on the pieces from several
+// threads. Throws UnsupportedError (type) and ArgumentError (count, size of blocks).
 void dequantize_blocks(GgmlType type, std::span<const std::byte> blocks, float* out, int64_t count);
 
 }  // namespace metal_marlin

@@ -1,4 +1,5 @@
-// Where and why a text is no JSON, in words for a message: parsers of libraries tell it in their own.
+// Says where and why a text is invalid JSON, in words for our error messages. The library's parser reports it in words
+// of its own.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +15,13 @@ struct JsonFault {
   std::string found;     // "'x'", "the end of the text"
 };
 
-// The first fault by RFC 8259 (one value, UTF-8, no byte order mark); nothing for valid JSON. Numbers of any size pass.
-// Takes no stack for nesting; time linear in the text.
+// Returns the first fault by RFC 8259 (one value, UTF-8, no byte order mark), or nothing for valid JSON. Numbers of any
+// size are valid. Nesting takes no stack, and time is linear in the text.
 std::optional<JsonFault> find_json_fault(std::string_view text);
 
-// "no valid JSON: expected ',' or '}' at byte 17, found 'x'": what a message says of JSON that a parser refused.
-// `first_byte`: where the text begins in its file. Where the text is no JSON at all but a known kind of file (a Git LFS
-// pointer, an HTML page, an archive), what it is and what to do.
+// "no valid JSON: expected ',' or '}' at byte 17, found 'x'": the words of a message about JSON that a parser refused.
+// `first_byte` is where the text begins in its file. Where the text is no JSON at all but a known kind of file (a Git
+// LFS pointer, an HTML page, an archive), what it is and what to do.
 std::string json_fault_text(std::string_view text, uint64_t first_byte = 0);
 
 }  // namespace metal_marlin

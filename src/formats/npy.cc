@@ -178,7 +178,8 @@ void convert(std::span<const std::byte> data, float* out) {
   convert<T>(data, out, [](T v) { return static_cast<float>(v); });
 }
 
-// Column-major to row-major: the target runs in order, the source jumps. Dimensions are at most kNpyHeaderLimit / 2.
+// Converts column-major to row-major. The target is written in order; the source is read with strides. There are at
+// most kNpyHeaderLimit / 2 dimensions.
 Buffer transposed(std::span<const std::byte> data, std::span<const int64_t> shape, size_t element) {
   struct Axis {
     int64_t size;
@@ -255,7 +256,7 @@ NpyHeader parse_npy_header(std::span<const std::byte> npy, const std::string& na
   NpyHeader header =
       HeaderLiteral({reinterpret_cast<const char*>(npy.data()) + start, static_cast<size_t>(length)}, name).parse();
   header.data_offset = start + length;
-  // In both orders of the product: a zero dimension must not hide an overflow of the others.
+  // The product is checked in both orders, because a zero dimension must not hide an overflow of the others.
   std::vector<int64_t> nonzero;
   for (const int64_t d : header.shape) nonzero.push_back(std::max<int64_t>(d, 1));
   if (!checked_bytes(nonzero, dtype_size(header.dtype))) {

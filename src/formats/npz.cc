@@ -19,7 +19,7 @@ namespace metal_marlin {
 namespace {
 
 constexpr std::string_view kEnding = ".npy";
-// No deflate stream grows by more (258 bytes from 2 bits), so a larger claim is a lie.
+// No deflate stream grows by more (258 bytes from 2 bits), so a header that claims more is false.
 constexpr uint64_t kMaxInflation = 1032;
 constexpr uint64_t kInflationSlack = 4096;
 constexpr int64_t kBufferBytes = int64_t{1} << 20;

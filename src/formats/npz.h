@@ -1,5 +1,5 @@
-// npy (versions 1, 2, 3) and npz. Element types f2 f4 f8, i1..i8, u1..u8, b1, either byte order; anything else,
-// pickled objects above all, is refused. Arrays come out little-endian and row-major.
+// npy (versions 1, 2, 3) and npz. Element types are f2 f4 f8, i1..i8, u1..u8 and b1, in either byte order. Everything
+// else is refused, pickled objects above all. Arrays are returned little-endian and row-major.
 #pragma once
 
 #include <cstddef>
@@ -27,38 +27,40 @@ struct NpyHeader {
   int64_t columns() const noexcept;  // last dimension; 1 for a scalar
   int64_t rows() const noexcept;     // the leading dimensions taken together
 };
-// `npy` may be the beginning of a file only. Throws FormatError or UnsupportedError; messages start with `name`.
+// `npy` may be only the beginning of a file. Throws FormatError or UnsupportedError; messages start with `name`.
 NpyHeader parse_npy_header(std::span<const std::byte> npy, const std::string& name);
 // The array of a whole npy; its name is empty.
 OwnedTensor parse_npy(std::span<const std::byte> npy, const std::string& name);
 OwnedTensor read_npy(const std::string& path);
 
-// float32 of a tensor of any type but F8 (integers and f64 rounded to nearest); UnsupportedError otherwise.
+// Converts a tensor of any type except F8 to float32; integers and f64 are rounded to nearest. Throws UnsupportedError
+// for F8.
 void convert_to_f32(const TensorView& tensor, float* out);
 
 class NpzRows;
 
-// A zip of .npy members, stored or deflated, read when asked for. Not safe to use from several threads at once.
+// A zip of .npy members, stored or deflated. A member is read only when a function below asks for it. Not safe to use
+// from several threads at once.
 class NpzFile {
  public:
   // Throws SystemError (cannot open) or FormatError (no zip, duplicate names). `load` refuses members above
   // `member_limit` bytes; 0: the machine's memory.
   explicit NpzFile(const std::string& path, uint64_t member_limit = 0);
-  // From memory that outlives the object.
+  // Reads from memory, which must outlive the object.
   NpzFile(std::span<const std::byte> bytes, const std::string& name, uint64_t member_limit = 0);
   ~NpzFile();
   NpzFile(NpzFile&&) noexcept;
   NpzFile& operator=(NpzFile&&) noexcept;
 
   const std::string& path() const noexcept;
-  // Without ".npy", in the order of the file. Members with other endings are ignored.
+  // The names of the members without ".npy", in the order of the file. Members with other endings are ignored.
   const std::vector<std::string>& names() const noexcept;
   bool contains(std::string_view name) const noexcept;
-  // FormatError naming file and member: not there, or broken.
+  // Both throw FormatError naming file and member when it is missing or broken.
   NpyHeader header(const std::string& name) const;
   OwnedTensor load(const std::string& name) const;
-  // Rows first .. first + count - 1 (leading dimensions taken together) as f32 into out [count, columns]. A deflated
-  // member is inflated from its beginning at each call: read in sequence with rows() instead.
+  // Writes rows first .. first + count - 1 (the leading dimensions count as one) as f32 into out [count, columns]. Each
+  // call inflates a deflated member from its beginning, so read such a member in sequence with rows().
   void load_rows(const std::string& name, int64_t first, int64_t count, float* out) const;
   // Reads a member of any size in sequence; the NpzFile must outlive it.
   NpzRows rows(const std::string& name) const;
@@ -106,7 +108,7 @@ class NpzWriter {
   std::unique_ptr<State> state_;
 };
 
-// All at once.
+// Write all arrays at once.
 void write_npz(const std::string& path, std::span<const TensorView> arrays);
 void write_npz(const std::string& path, std::span<const OwnedTensor> arrays);
 void write_npy(const std::string& path, const TensorView& array);

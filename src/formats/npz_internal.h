@@ -12,11 +12,11 @@ namespace metal_marlin {
 
 inline constexpr uint64_t kNpyHeaderLimit = uint64_t{1} << 16;  // bytes before the data; numpy's own are 128
 
-// Stored bytes to the machine's byte order, in place.
+// Converts stored bytes to the machine's byte order, in place.
 void npy_to_native(const NpyHeader& header, std::span<std::byte> data);
-// The array of `data` as stored: byte order, then row-major order.
+// Makes the array from stored `data`: fixes the byte order, then the order of dimensions.
 OwnedTensor npy_finish(const NpyHeader& header, Buffer data);
-// The bytes before the data, as numpy writes them; ArgumentError for a type that npy does not have.
+// Returns the bytes before the data, as numpy writes them. Throws ArgumentError for a type that npy does not have.
 std::string npy_header_text(const TensorView& array);
 
 }  // namespace metal_marlin

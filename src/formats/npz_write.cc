@@ -10,7 +10,8 @@
 #include "formats/npz_internal.h"
 #include "formats/text.h"
 
-// A zip is written here and not through libzip: through AtomicFile, in one pass, with nothing of the machine in it.
+// The zip is written here and not by libzip, so that it goes through AtomicFile in one pass and contains nothing that
+// depends on the machine.
 namespace metal_marlin {
 namespace {
 

@@ -33,7 +33,7 @@ struct Entry {
   std::optional<std::vector<uint64_t>> offsets;
 };
 
-// Takes the header apart while it is parsed: no tree of a 100 MB header is ever built, and duplicates are seen.
+// Handles the header while it is parsed, so that no tree of a 100 MB header is ever built, and duplicates are noticed.
 class HeaderHandler : public StrictJson {
  public:
   using StrictJson::StrictJson;

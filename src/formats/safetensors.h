@@ -19,7 +19,7 @@
 
 namespace metal_marlin {
 
-// What the header says, checked against the size of the file: the tensors' bytes cover the data without hole or
+// The content of the header, checked against the size of the file: the tensors' bytes cover the data without hole or
 // overlap.
 struct SafetensorsContent {
   std::vector<TensorView> tensors;  // in the order of their data; bytes point into the parsed memory
@@ -40,7 +40,7 @@ class SafetensorsFile {
   const std::map<std::string, std::string>& metadata() const noexcept { return content_.metadata; }
   const TensorView* find(std::string_view name) const noexcept;  // nullptr: not there
   const TensorView& get(std::string_view name) const;            // FormatError naming file and tensor: not there
-  // The tensor's pages leave the resident set; reading it later maps them again.
+  // Releases the tensor's pages from memory. Reading the tensor later loads them again.
   void release(const TensorView& tensor) const noexcept { file_.release(tensor.bytes); }
   // To be called between copying bytes out and using the copy (see MappedFile).
   void check_unchanged() const { file_.check_unchanged(); }
@@ -60,9 +60,9 @@ struct TensorInfo {
   uint64_t bytes() const;  // ArgumentError naming the tensor when the shape is negative or overflows
 };
 
-// Writes one file in two steps: the constructor lays out the header for all tensors, then write() takes their bytes in
-// the order of order(). The bytes equal the reference writer's for one metadata key or none (the reference writes
-// several keys in a random order, we in ascending order).
+// Writes one file in two steps. The constructor lays out the header for all tensors. Then the caller passes their bytes
+// to write(), in the order of order(). The bytes equal the reference writer's for one metadata key or none (the
+// reference writes several keys in a random order, we in ascending order).
 class SafetensorsWriter {
  public:
   // Throws ArgumentError for a duplicate or reserved ("__metadata__") name, SystemError as AtomicFile does.
@@ -71,11 +71,11 @@ class SafetensorsWriter {
 
   // The tensors in the order of their data: by the reference's rank of element types, widest first, then by name.
   const std::vector<TensorInfo>& order() const noexcept { return tensors_; }
-  // The bytes of the next tensor of order(), whole; ArgumentError for another name or size.
+  // Writes all bytes of the next tensor of order(). Throws ArgumentError for another name or size.
   void write(std::string_view name, std::span<const std::byte> bytes);
-  // The next piece of the current tensor (for tensors that are not in memory as a whole).
+  // Writes the next piece of the current tensor, for tensors that are not in memory as a whole.
   void write_part(std::string_view name, std::span<const std::byte> bytes);
-  // fsync and rename; ArgumentError when tensors are missing.
+  // Flushes the file and gives it its name. Throws ArgumentError when tensors are missing.
   void commit();
   uint64_t file_bytes() const noexcept { return file_bytes_; }  // header and data
 

@@ -8,7 +8,7 @@
 
 namespace metal_marlin {
 
-// Between the parser's events and the handlers; drops the events of a value that is skipped.
+// Passes the parser's events to the handlers, and drops those of a value that is skipped.
 class StrictJsonAdapter : public nlohmann::json_sax<nlohmann::json> {
  public:
   StrictJsonAdapter(StrictJson& target, std::string_view text) : target_(target), text_(text) {}
@@ -63,7 +63,7 @@ class StrictJsonAdapter : public nlohmann::json_sax<nlohmann::json> {
   }
 
  private:
-  // Of a skipped value: whether this event belongs to it.
+  // Returns whether this event belongs to a skipped value.
   bool skipped() {
     if (depth_ > 0) return true;
     return std::exchange(target_.skipping_, false);

@@ -1,5 +1,5 @@
-// JSON taken apart while it is parsed: nothing is built that the caller did not ask for, duplicate keys are visible,
-// and whatever a subclass does not handle is an error. Nesting costs no stack.
+// A JSON parser that calls a handler for each event. It builds no tree, shows duplicate keys, and makes an error of
+// everything that a subclass does not handle. Nesting takes no stack.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,15 @@ namespace metal_marlin {
 
 class StrictJson {
  public:
-  // `where` opens every message: the file's name; `first_byte`: at which the text begins in it.
+  // `where`, the file's name, begins every message. `first_byte` is the byte of the file at which the text begins.
   explicit StrictJson(std::string where, uint64_t first_byte = 0)
       : where_text_(std::move(where)), first_byte_(first_byte) {}
   virtual ~StrictJson() = default;
   StrictJson(const StrictJson&) = delete;
   StrictJson& operator=(const StrictJson&) = delete;
 
-  // Throws FormatError: not UTF-8, no JSON, anything after the value, or what a handler refused.
+  // Throws FormatError for text that is no UTF-8 or no JSON, for anything after the value, and for what a handler
+  // refuses.
   void parse(std::string_view text);
 
  protected:
@@ -32,11 +33,11 @@ class StrictJson {
   virtual void on_unsigned(uint64_t) { wrong("a number"); }
   virtual void on_negative(int64_t value) { wrong("the number " + std::to_string(value)); }
   virtual void on_float(double value) { wrong("the number " + std::to_string(value)); }
-  // A value came where the format has none of that kind; throws through fail().
+  // Called for a value of a kind that the format does not have there. It must throw through fail().
   [[noreturn]] virtual void wrong(const std::string& found) = 0;
 
   [[noreturn]] void fail(const std::string& what) const;
-  // From on_key: the value of this key, whatever it is, goes unseen.
+  // Call it from on_key to skip the value of this key, whatever it is.
   void skip_value() noexcept { skipping_ = true; }
 
  private:

@@ -21,12 +21,13 @@ namespace {
 
 constexpr uint64_t kMiB = 1u << 20;
 constexpr uint64_t kProgramBytes = 128 * kMiB;  // program, libraries, tokenizer
-// Weights and cache together take no more than this or a quarter over the weights, however much memory there is: larger
-// groups gain little once the weights are read for some 20 rows.
+// However much memory there is, weights and cache together take no more than this, or no more than the weights and a
+// quarter. Larger groups gain little once the weights are read for some 20 rows.
 constexpr uint64_t kModestBytes = 520 * kMiB;
 constexpr int64_t kLargestGroup = 64;
-constexpr int64_t kSmallGroup = 3;  // with fewer, loading blocks at every step for many sequences costs no more
-// The head treats fewer rows in another way, whose last bits differ.
+constexpr int64_t kSmallGroup =
+    3;  // with smaller groups, it costs no more to load blocks at every step for many sequences
+// The head computes fewer rows by another path, whose last bits differ.
 constexpr int64_t kHeadRows = 8;
 
 constexpr int64_t kWarmTokens = 4;  // drawn at a raised temperature after a start
@@ -47,13 +48,13 @@ ComputeType precision() {
   return has_bf16_gemm() ? ComputeType::kBF16 : ComputeType::kF32;
 }
 
-// A token to start with: ordinary text with a letter in it.
+// Whether a token may start a text: it is ordinary text with a letter in it.
 bool is_word(const std::string& text) {
   if (text.find("\xef\xbf\xbd") != std::string::npos || text.find('<') != std::string::npos) return false;
   return std::any_of(text.begin(), text.end(), [](unsigned char c) { return c >= 0x80 || (c | 0x20u) - 'a' < 26u; });
 }
 
-// One sequence in the making.
+// A sequence that is being sampled.
 class Writer {
  public:
   Writer(const SelfTextOptions& options, const ModelSource& source, const Tokenizer& tokenizer, int64_t index)
@@ -66,8 +67,8 @@ class Writer {
     start();
   }
 
-  // Adds a token: drawn from `logits`, or a new start where the text has ended. True: what came before is to be
-  // forgotten.
+  // Adds a token: one drawn from `logits`, or a new start where the text has ended. Returns true when the caller must
+  // make the model forget what came before.
   bool extend(std::span<const float> logits) {
     if (is_end(source_.config().eos_token_ids) || is_end(tokenizer_.eos_ids()) ||
         (since_start_ >= static_cast<int64_t>(kLoopTokens) && ends_in_loop(tokens_))) {
@@ -136,7 +137,7 @@ SelfTextPlan plan_self_text(const ModelSource& source, const SelfTextOptions& op
   const uint64_t each = Decoder::cache_bytes(source, KvStorage::kF16, 1, options.length);
   const auto vocabulary = static_cast<uint64_t>(c.vocab_size);
   const auto most = std::min(options.count, kLargestGroup);
-  // Logits of a group; a few tensors of the width of a block; a block in f32 beside its packed form.
+  // Counts the logits of a group, a few tensors of the width of a block, and a block in f32 beside its packed form.
   const uint64_t rows = static_cast<uint64_t>(most) * 4 *
                         (vocabulary + static_cast<uint64_t>(8 * c.hidden_size + 3 * c.intermediate_size));
   SelfTextPlan plan;
@@ -152,7 +153,8 @@ SelfTextPlan plan_self_text(const ModelSource& source, const SelfTextOptions& op
     plan.resident_layers = c.num_hidden_layers;
     fit = static_cast<int64_t>(std::min<uint64_t>((free - weights) / each, static_cast<uint64_t>(most)));
   } else {
-    // Weights that are loaded again cost the same for any number of sequences: as many as half the memory holds.
+    // Loading weights again costs the same for any number of sequences, so take as many sequences as half the memory
+    // holds.
     fit = static_cast<int64_t>(std::min<uint64_t>(left / 2 / each, static_cast<uint64_t>(most)));
     if (fit < 1 && left >= each) fit = 1;
     if (fit < 1) {
@@ -206,8 +208,8 @@ std::vector<std::vector<int32_t>> sample_sequences(const ModelSource& source, co
   Matrix last(head_rows, source.config().hidden_size);
   std::vector<std::vector<int32_t>> result;
   for (int64_t group = 0; group < groups; ++group) {
-    // Every group has the same number of rows, so that a sequence does not feel how many there are; the last one's
-    // surplus is thrown away.
+    // Every group has the same number of rows, so that a sequence does not depend on how many there are. The surplus of
+    // the last group is thrown away.
     std::vector<Writer> writers;
     for (int64_t i = 0; i < plan.group; ++i) writers.emplace_back(options, source, tokenizer, group * plan.group + i);
     std::vector<int32_t> ids(writers.size());

@@ -1,11 +1,12 @@
-// Calibration text that the model writes itself: many sequences sampled at once, one forward of all of them per token.
+// Calibration text that the model writes itself. Many sequences are sampled at once, with one forward pass of all of
+// them per token.
 //
 // A sequence begins with the BOS token or, without one, with a word drawn evenly from the vocabulary, which makes the
-// sequences differ; the following tokens are drawn from the model's own distribution (source: LLM-QAT, arXiv
-// 2305.17888, section 3.1, whose first tokens are greedy; here the first few are drawn at a raised temperature instead,
-// since the start decides the topic and this text is to cover many). The unlikely tail is cut off. After an end token,
-// or when the text has run into a loop, a new text is begun that does not see the one before (seeing it, a model takes
-// after its shortness or its loop), so that every sequence has the full length.
+// sequences differ. The following tokens are drawn from the model's own distribution, without its unlikely tail.
+// Source: LLM-QAT, arXiv 2305.17888, section 3.1. Its first tokens are greedy; here the first few are drawn at a raised
+// temperature, because the start decides the topic and this text is to cover many topics. After an end token, or when
+// the text has run into a loop, a new text begins, so that every sequence has the full length. It does not see the text
+// before, because a model that sees it imitates its shortness or its loop.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +25,14 @@ struct SelfTextOptions {
   uint64_t seed = 0;
   int32_t bos = -1;  // BOS token to begin with; -1: a word of the vocabulary
   uint64_t memory_bytes =
-      0;  // that the process may use, beside which a fixed allowance for the program is left; 0: enough
+      0;  // what the process may use, from which a fixed allowance for the program is taken; 0: no limit
 };
 
-// `progress` is called before each step with the steps done and in all; it may throw to stop. Sequence i depends on the
-// model, temperature, seed, bos and i alone (and the length as far as it goes) where PackedWeight::multiply promises
-// that rows do not depend on each other (AVX-512), otherwise on count, length and memory_bytes too.
-// ArgumentError for options out of range; SystemError when the memory is too small for one sequence.
+// Samples the sequences. `progress` is called before each step with the steps done and in all; it may throw to stop.
+// Where PackedWeight::multiply promises that rows do not depend on each other (AVX-512), sequence i depends only on the
+// model, temperature, seed, bos and i, and a shorter length gives its beginning. Elsewhere it depends on count, length
+// and memory_bytes too. Throws ArgumentError for options out of range, and SystemError when the memory is too small for
+// one sequence.
 std::vector<std::vector<int32_t>> sample_sequences(
     const ModelSource& source, const Tokenizer& tokenizer, const SelfTextOptions& options,
     const std::function<void(int64_t done, int64_t total)>& progress = {});
@@ -46,11 +48,10 @@ struct SelfTextPlan {
 };
 SelfTextPlan plan_self_text(const ModelSource& source, const SelfTextOptions& options);
 
-// Bytes that sampling needs beside the program.
+// Returns the bytes that sampling needs beside the program.
 uint64_t self_text_bytes(const ModelSource& source, uint64_t memory_bytes, int64_t count, int64_t length);
 
-// True when the end of `tokens` is one piece of at most 16 tokens over and over: at least three times, 32 tokens in
-// all.
+// True when `tokens` ends in repetitions of one piece of at most 16 tokens: at least three times, and 32 tokens in all.
 bool ends_in_loop(const std::vector<int32_t>& tokens);
 
 }  // namespace metal_marlin

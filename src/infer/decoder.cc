@@ -45,7 +45,7 @@ Decoder::~Decoder() = default;
 
 void Decoder::reset(int64_t capacity) {
   options_.capacity = capacity;
-  cache_.reset();  // the old memory is given back before the new one is taken
+  cache_.reset();  // frees the old memory before the new is allocated
   cache_ = std::make_unique<KvCache>(source_.config(), options_.sequences, capacity, options_.cache);
 }
 
@@ -73,7 +73,7 @@ void Decoder::run(std::span<const int32_t> ids, std::span<const int64_t> lengths
     if (layer < resident_layers()) {
       forward_.run(layer, *blocks_[static_cast<size_t>(layer)], states, lengths, {}, cache_.get());
     } else {
-      // Prepared here too, so that the bytes do not depend on what is kept.
+      // Blocks that are not kept are prepared too, so that the results do not depend on which blocks are kept.
       const auto block = forward_.prepare(load_block(source_, layer));
       forward_.run(layer, *block, states, lengths, {}, cache_.get());
     }

@@ -1,4 +1,5 @@
-// A model whose blocks stay prepared in memory, with a cache of keys and values: the next states of many sequences.
+// A model whose blocks stay prepared in memory, with a cache of keys and values. It computes the next states of many
+// sequences.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ struct DecoderOptions {
   int64_t capacity = 1;  // tokens of a sequence at most
   ComputeType precision = ComputeType::kF32;
   KvStorage cache = KvStorage::kF32;
-  // Bytes of prepared weights to keep; the blocks beyond are loaded again for each call of run().
+  // Bytes of prepared weights to keep. The blocks that do not fit are loaded again for each call of run().
   uint64_t weight_bytes = ~uint64_t{0};
 };
 
@@ -34,19 +35,19 @@ class Decoder {
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
-  // Appends lengths[i] tokens to sequence i (0: none); ids: of one sequence after another. states [tokens, hidden]:
-  // after the last block, before the final norm. ArgumentError when a sequence outgrows the capacity or an id the
-  // vocabulary.
+  // Appends lengths[i] tokens to sequence i (0: none). ids holds the tokens of one sequence after another. states
+  // [tokens, hidden] becomes the output of the last block, before the final norm. Throws ArgumentError when a sequence
+  // would exceed the capacity or an id is not in the vocabulary.
   void run(std::span<const int32_t> ids, std::span<const int64_t> lengths, Matrix& states);
 
   // Forgets all but the first `length` tokens of a sequence.
   void truncate(int64_t sequence, int64_t length);
-  // Forgets all sequences; `capacity` counts from now on.
+  // Forgets all sequences and sets a new capacity.
   void reset(int64_t capacity);
 
   int64_t resident_layers() const noexcept { return static_cast<int64_t>(blocks_.size()); }
 
-  // Bytes of one prepared block (of its matrices), and of the cache.
+  // Bytes of one prepared block's matrices, and of the cache.
   static uint64_t block_bytes(const ModelSource& source, ComputeType precision);
   static uint64_t cache_bytes(const ModelSource& source, KvStorage cache, int64_t sequences, int64_t capacity);
 

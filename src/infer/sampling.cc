@@ -12,7 +12,8 @@
 namespace metal_marlin {
 namespace {
 
-// exp(-40) of the largest probability, times any vocabulary, is below the rounding of a sum in double.
+// exp(-40) of the largest probability, times the size of any vocabulary, is below the rounding error of a sum in
+// double.
 constexpr float kNegligible = 40.0f;
 
 bool more_likely(const TokenProbability& a, const TokenProbability& b) noexcept {
@@ -117,8 +118,8 @@ std::span<const TokenProbability> Sampler::distribution(std::span<const float> l
     candidates_.push_back({static_cast<int32_t>(best), 1.0});
     return candidates_;
   }
-  // Top-p and min-p both keep a head of the candidates in falling order, so that what min-p drops need not be sorted;
-  // only the mass that top-p refers to is summed over everything that top-k leaves.
+  // Top-p and min-p both keep the first of the candidates in falling order, so what min-p drops need not be sorted. The
+  // mass that top-p refers to is summed over everything that top-k leaves.
   const bool top_k = options_.top_k > 0 && options_.top_k < static_cast<int64_t>(logits.size());
   float floor = std::numeric_limits<float>::lowest();
   if (!top_k) {

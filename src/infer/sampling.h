@@ -1,5 +1,5 @@
-// Choosing the next token from logits. Samplers and their order as in llama.cpp: repeat penalty, top-k, top-p, min-p,
-// temperature, draw.
+// Choosing the next token from logits. The samplers and their order are those of llama.cpp: repeat penalty, top-k,
+// top-p, min-p, temperature, draw.
 #pragma once
 
 #include <metal_marlin/generate.h>
@@ -21,12 +21,13 @@ struct SamplingOptions {
   double repeat_penalty = 1.0;  // logits of tokens seen lately: divided when positive, multiplied when negative
   int64_t repeat_last_n = 64;   // how many tokens count as lately; 0: none, -1: all
 };
-// ArgumentError naming the option that is out of its range.
+// Both throw ArgumentError naming the option that is out of its range.
 SamplingOptions sampling_options(const GenerateOptions& options);
 void check(const SamplingOptions& options);
 
-// "without effect: --top-k, --seed (--temp 0 always takes the likeliest token)": sampling options that were asked for
-// (in `given`, or unlike their defaults) and that others make idle; empty: none. One that says "off" asks for nothing.
+// "without effect: --top-k, --seed (--temp 0 always takes the likeliest token)": names the sampling options that were
+// asked for (in `given`, or unlike their defaults) and that others leave without effect. Empty when there is none. An
+// option that switches something off is not named.
 std::string ignored_sampling_warning(const GenerateOptions& options);
 
 struct TokenProbability {
@@ -39,11 +40,12 @@ class Sampler {
  public:
   explicit Sampler(const SamplingOptions& options);  // ArgumentError as check()
 
-  // The tokens that may follow and their probabilities (sum 1), most likely first, equal ones by id. `history`: prompt
-  // and generated tokens so far, for the penalty. Top-p and min-p look at probabilities before the temperature.
-  // NumericError when a logit is NaN or +infinity, or all are -infinity. The span is valid until the next call.
+  // Returns the tokens that may follow and their probabilities (sum 1), most likely first, equal ones by id. `history`
+  // is the prompt and the tokens generated so far, for the penalty. Top-p and min-p use the probabilities before the
+  // temperature. Throws NumericError when a logit is NaN or +infinity, or all are -infinity. The span is valid until
+  // the next call.
   std::span<const TokenProbability> distribution(std::span<const float> logits, std::span<const int32_t> history);
-  // Draws from distribution() with one number of `random` (none when greedy).
+  // Draws from distribution(). Takes one number from `random`, or none when greedy.
   int32_t sample(std::span<const float> logits, std::span<const int32_t> history, Random& random);
 
  private:

@@ -125,7 +125,7 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
 
   const Tokenizer& tokenizer = source->tokenizer();
   StreamDecoder stream(tokenizer);
-  // The end of the prompt as context: decoders drop the space in front of a text's first word.
+  // Decode with the end of the prompt as context, because decoders drop the space in front of a text's first word.
   for (const int32_t token : std::span(tokens).last(std::min(tokens.size(), kTextContext))) stream.push(token);
   Random random(options.seed);
   std::vector<float> logits(static_cast<size_t>(head->vocab_size()));

@@ -55,7 +55,7 @@ void attend_block(const AttentionTask& t, const float* packed, int64_t base, int
   float* scores = thread_scratch(kScores, kQueryBlock * ld);
   const float* q = t.q + row * t.ldq + head * t.head_dim;
   for (int64_t key = block_begin; key < block_end; key += kKeyPanel) {
-    // Queries before the panel's first key or wholly behind its window do not see it.
+    // Queries before the panel's first key do not see it, nor do those whose window begins after its last key.
     const int64_t top = std::max<int64_t>(0, key - first) / kRowBlock * kRowBlock;
     const int64_t bottom = t.window > 0 ? std::min(rows, key + kKeyPanel - 1 + t.window - first) : rows;
     if (bottom <= top) continue;

@@ -29,11 +29,11 @@ inline int64_t first_visible(int64_t position, int64_t window) noexcept {
   return window > 0 && position >= window ? position - window + 1 : 0;
 }
 
-// out = softmax(cap(scale q k^T)) v on the calling thread. Few queries go one by one, many in blocks whose scratch is
-// kQueryBlock x keys scores and a copy of the keys.
+// Computes out = softmax(cap(scale q k^T)) v on the calling thread. A few queries go one by one. Many go in blocks,
+// whose scratch is kQueryBlock x keys scores and a copy of the keys.
 void attend(const AttentionTask& task);
 
 constexpr int64_t kQueryBlock = 96;  // a multiple of the GEMM's 12 and 6 rows
-constexpr int64_t kFewQueries = 8;   // below: copying the keys into panels costs more than it saves
+constexpr int64_t kFewQueries = 8;   // with fewer, copying the keys into panels costs more than it saves
 
 }  // namespace metal_marlin

@@ -34,7 +34,7 @@ struct Block {
   Block clone() const;
 };
 
-// Loads and checks the weights of a layer (NumericError naming the tensor for NaN or Inf).
+// Loads and checks the weights of a layer. Throws NumericError naming the tensor for NaN or Inf.
 Block load_block(const ModelSource& source, int64_t layer);
 
 // Of the matrix products: f32, or bf16 inputs with f32 sums where the machine has AVX512_BF16 (else f32).
@@ -43,33 +43,34 @@ enum class ComputeType : uint8_t { kF32, kBF16 };
 // Keys and values of earlier positions, per layer, for generation. [sequence][position][kv_heads * head_dim].
 class KvCache;
 
-// Called with a linear input for rows first_row .. of the states: x [rows, features], in increasing row order,
-// from the calling thread; x is valid during the call.
+// Called with the values x [rows, features] of a linear input, batch by batch in increasing row order, on the thread
+// that called run(). x is valid only during the call.
 using InputHook = std::function<void(LinearInput input, const float* x, int64_t rows, int64_t features)>;
 
-// A block in the form that the matrix products want: packed weights of the chosen precision, and copies of its norms
-// and biases. Worth keeping where the same block runs many times (generation). Immutable, so threads may share it.
+// A block in the form that the matrix products need: packed weights of the chosen precision, and copies of its norms
+// and biases. Keep one where the same block runs many times, as in generation. It is immutable, so threads may share
+// it.
 class PreparedBlock;
 
-// states [sum of lengths, hidden_size], rows of one sequence after another; overwritten with the block's output.
-// lengths: tokens of each sequence; each attends to itself alone. Positions start at 0 (at the cache's length with a
-// cache). Works in batches of whole sequences of about `batch_tokens`
-// tokens to bound the scratch memory; the result depends neither on the number of threads nor on other sequences.
+// Runs blocks. run() overwrites states [sum of lengths, hidden_size], the rows of one sequence after another, with the
+// block's output. lengths are the tokens of each sequence; each sequence attends only to itself. Positions start at 0,
+// or at the cache's length where there is a cache. Work goes in batches of whole sequences of about kBatchTokens
+// tokens, to bound the scratch memory. The result depends neither on the number of threads nor on other sequences.
 class BlockForward {
  public:
   BlockForward(const Family& family, const ModelConfig& config, ComputeType precision = ComputeType::kF32);
   ~BlockForward();
   void run(int64_t layer, const Block& block, Matrix& states, std::span<const int64_t> lengths,
            const InputHook& hook = {}, KvCache* cache = nullptr);
-  // The same with the block prepared once. ArgumentError when states, lengths or cache contradict each other.
+  // The same with a prepared block. Both throw ArgumentError when states, lengths or cache contradict each other.
   void run(int64_t layer, const PreparedBlock& block, Matrix& states, std::span<const int64_t> lengths,
            const InputHook& hook = {}, KvCache* cache = nullptr);
-  // Holds as many bytes as the block in f32, half of it in bf16; does not refer to `block` afterwards.
+  // The result takes as many bytes as the block in f32, half as many in bf16. It does not refer to `block`.
   std::shared_ptr<const PreparedBlock> prepare(const Block& block) const;
-  ComputeType precision() const noexcept;  // what runs: kF32 where the machine has no bf16 products
+  ComputeType precision() const noexcept;  // what is used: kF32 where the machine has no bf16 products
   static constexpr int64_t kBatchTokens = 4096;
-  // Floating-point operations of the products (2 per multiplication and addition; attention counts the keys that a
-  // position sees) of one layer over sequences of these lengths.
+  // Returns the floating-point operations of one layer's products over sequences of these lengths: 2 per multiplication
+  // and addition. For attention it counts the keys that a position sees.
   double operations(int64_t layer, std::span<const int64_t> lengths) const;
   // Bytes of scratch that run() needs for sequences of at most `length` tokens, the packed block of run(Block)
   // included.

@@ -17,7 +17,8 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kTileRows = 128;     // rows of a tile: the GEMM is at its peak, and a tile's activations fit the L2
+constexpr int64_t kTileRows =
+    128;  // rows of a tile: enough for the GEMM's full speed, and a tile's activations fit into L2
 constexpr int64_t kFewRows = 256;      // up to here the threads share the panels of a weight instead of the rows
 constexpr int64_t kSuperBlock = 1024;  // queries of one attention task
 constexpr uint64_t kPackAtMost = uint64_t{256} << 20;  // larger blocks are not held twice
@@ -81,7 +82,7 @@ struct BlockForward::Impl {
     return l < config.layer_uses_local_rope.size() && config.layer_uses_local_rope[l];
   }
 
-  // Frequencies of a sequence that ends at position `total`, for at least `total` positions.
+  // Returns the table for a sequence that ends at position `total`, with at least `total` positions.
   const RopeTable& rope(int64_t layer, int64_t total) {
     const bool local = local_rope(layer);
     const RopeConfig& c = local ? config.local_rope : config.rope;
@@ -127,7 +128,7 @@ struct BlockForward::Impl {
                       const float* sin) const;
   void project_qkv(const PreparedBlock& b, const Batch& batch, int64_t half, int64_t row, int64_t rows, bool few);
   void attention(int64_t layer, const Batch& batch, const KvCache* cache);
-  // y [rows, hidden] = linear of x, normed where the family does, added to the states.
+  // Adds to the states y [rows, hidden], the linear of x, after a norm where the family has one there.
   void add_to_states(const PreparedLinear& l, const std::vector<float>& post_norm, const float* x, int64_t rows,
                      bool few, float* states) const;
   void gate_up(const PreparedBlock& b, const float* x, int64_t rows, bool few, float* out) const;
@@ -207,7 +208,7 @@ Batch BlockForward::Impl::make_batch(int64_t layer, size_t first, int64_t first_
     batch.past.push_back(cache == nullptr ? 0 : cache->length(layer, static_cast<int64_t>(i)));
     batch.rows += lengths[i];
   }
-  // All tables first: a longer sequence replaces the table that a shorter one uses.
+  // Make all tables first, because a longer sequence replaces the table that a shorter one uses.
   for (size_t i = 0; i < batch.lengths.size(); ++i) rope(layer, batch.past[i] + batch.lengths[i]);
   for (size_t i = 0; i < batch.lengths.size(); ++i) {
     const RopeTable& table = rope(layer, batch.past[i] + batch.lengths[i]);
@@ -361,7 +362,7 @@ void BlockForward::Impl::run_batch(int64_t layer, const PreparedBlock& b, float*
   const auto down = [&](int64_t r, int64_t n, const float* x) {
     add_to_states(b.linear(LinearKind::kDown), b.norm(NormKind::kPostFeedForward), x, n, few, states + r * hidden);
   };
-  if (!hook) {  // nobody looks between the steps, so a tile goes through all of them while it is in the cache
+  if (!hook) {  // without a hook a tile can go through all steps while it is in the cache
     for_tiles(rows, [&](int64_t r, int64_t n) {
       after_attention(r, n);
       float* x = thread_scratch(kAct, n * ffn);
@@ -394,7 +395,7 @@ void BlockForward::run(int64_t layer, const Block& block, Matrix& states, std::s
                        const InputHook& hook, KvCache* cache) {
   uint64_t bytes = 0;
   for (const auto& l : block.linears) bytes += static_cast<uint64_t>(l.weight.size()) * sizeof(float);
-  // A single batch of few rows reads each weight once or twice: packing would cost as much as the product.
+  // A single batch of few rows reads each weight only once or twice, so packing would cost as much as the product.
   const bool in_place = bytes > kPackAtMost || states.rows() <= 16;
   run(layer, PreparedBlock(block, impl_->precision, in_place), states, lengths, hook, cache);
 }

@@ -1,5 +1,5 @@
-// Keys and values of earlier positions, for generation. Per layer [sequence][kv head][position][head_dim], so that a
-// head's history is contiguous.
+// Keys and values of earlier positions, for generation. They are stored per layer as [sequence][kv
+// head][position][head_dim], so that a head's history is contiguous.
 #pragma once
 
 #include <cstdint>
@@ -14,24 +14,24 @@ enum class KvStorage : uint8_t { kF16, kF32 };
 
 class KvCache {
  public:
-  // Room for `capacity` positions of each of `sequences` sequences; memory is touched as it fills up.
+  // Makes room for `capacity` positions of each of `sequences` sequences. Memory is touched only as it fills up. Throws
   // ArgumentError for sizes <= 0, SystemError when there is no memory.
   KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, KvStorage storage = KvStorage::kF16);
 
   int64_t sequences() const noexcept { return sequences_; }
   int64_t capacity() const noexcept { return capacity_; }
   uint64_t bytes() const noexcept;
-  // Positions held for a sequence in a layer (the layers differ while a forward pass is under way).
+  // Returns the positions held for a sequence in a layer. Layers differ while a forward pass is under way.
   int64_t length(int64_t layer, int64_t sequence) const noexcept { return lengths_[index(layer, sequence)]; }
-  // Forgets what lies behind the first `length` positions of a sequence in all layers.
+  // Keeps only the first `length` positions of a sequence, in all layers.
   void truncate(int64_t sequence, int64_t length);
 
-  // Adds `count` rows of k and v [count, kv_heads * head_dim], row stride ld. f16 storage clamps to +-65504.
+  // Adds `count` rows of k and v [count, kv_heads * head_dim] with row stride ld. f16 storage clamps to +-65504. Throws
   // ArgumentError when the capacity is exceeded.
   void append(int64_t layer, int64_t sequence, const float* k, const float* v, int64_t ld, int64_t count);
 
-  // Keys (or values) of positions first .. first + count - 1 of one kv head, [count, head_dim] contiguous: a pointer
-  // into the cache, or converted to f32 in `scratch` [count, head_dim].
+  // Returns the keys (or values) of positions first .. first + count - 1 of one kv head, contiguous [count, head_dim].
+  // The pointer is into the cache, or to `scratch` [count, head_dim], which then holds them in f32.
   const float* keys(int64_t layer, int64_t sequence, int64_t head, int64_t first, int64_t count, float* scratch) const;
   const float* values(int64_t layer, int64_t sequence, int64_t head, int64_t first, int64_t count,
                       float* scratch) const;

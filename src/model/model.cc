@@ -18,7 +18,7 @@ namespace {
 
 // `first`: the index in the whole tensor of the first of these values.
 void check_finite(std::span<const float> values, const std::string& name, const ModelSource& source, int64_t first) {
-  // A sum of zeros unless a value is NaN or Inf: one pass without branches.
+  // The sum is zero unless a value is NaN or Inf. This way one pass needs no branches.
   float sum = 0;
   for (const float v : values) sum += v * 0.0f;
   if (sum == 0.0f) return;
@@ -110,14 +110,14 @@ struct Head::Impl {
   const std::byte* row(int64_t r) const noexcept {
     return weight.bytes.data() + static_cast<size_t>(r * hidden) * dtype_size(weight.dtype);
   }
-  // Rows first .. first + count - 1 in f32: themselves or converted in `scratch`.
+  // Returns rows first .. first + count - 1 in f32: the stored ones, or `scratch` with the converted ones.
   const float* rows_f32(int64_t first, int64_t count, float* scratch) const {
     if (weight.dtype == DType::kF32) return reinterpret_cast<const float*>(row(first));
     const auto* bits = reinterpret_cast<const uint16_t*>(row(first));
     (weight.dtype == DType::kF16 ? kernels().f16_to_f32 : kernels().bf16_to_f32)(bits, count * hidden, scratch);
     return scratch;
   }
-  // Tile by tile, so that the two forms are never held in f32 as a whole.
+  // Converts tile by tile, so that the whole head is never held in f32.
   void pack() {
     std::vector<float> scratch(static_cast<size_t>(kTile * hidden));
     for (int64_t first = 0; first < vocab; first += kTile) {
@@ -179,7 +179,7 @@ void Head::logits(const float* states, int64_t rows, float* out) const {
   parallel_for((w.vocab + Impl::kTile - 1) / Impl::kTile, [&](int64_t tile) {
     const int64_t first = tile * Impl::kTile;
     const int64_t count = std::min(Impl::kTile, w.vocab - first);
-    constexpr int64_t kFew = 4;  // states for which reading the weights costs more than the arithmetic
+    constexpr int64_t kFew = 4;  // with so few states, reading the weights costs more than the arithmetic
     const bool dots = rows <= kFew && w.packed.empty();
     const float* weight = w.packed.empty() ? w.rows_f32(first, count, thread_scratch(3, count * hidden)) : nullptr;
     for (int64_t r = 0; r < rows; r += Impl::kStates) {

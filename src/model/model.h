@@ -12,18 +12,18 @@
 
 namespace metal_marlin {
 
-// states [tokens, hidden] = rows of the embedding x embedding_multiplier. Reads only the rows that occur.
-// ArgumentError when an id is outside 0..vocab_size-1.
+// Sets states [tokens, hidden] to the embedding's rows times embedding_multiplier. Reads only the rows that occur.
+// Throws ArgumentError when an id is outside 0..vocab_size-1.
 void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& states);
 
-// Final norm, head and soft-capping. Holds the head [vocab, hidden] in its stored 16-bit type where it has one,
-// with kBF16 packed in bf16.
+// Final norm, head and soft-capping. It holds the head [vocab, hidden] in its stored 16-bit type where it has one; with
+// kBF16, packed in bf16.
 class Head {
  public:
   explicit Head(const ModelSource& source, ComputeType precision = ComputeType::kF32);
   ~Head();
   int64_t vocab_size() const noexcept;
-  // logits [rows, vocab] of `rows` states [rows, hidden] (before the final norm).
+  // Computes the logits [rows, vocab] of states [rows, hidden], which are taken before the final norm.
   void logits(const float* states, int64_t rows, float* out) const;
 
  private:

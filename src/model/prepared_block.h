@@ -1,4 +1,4 @@
-// A block as the forward pass uses it. Internal to model/ and to those who keep blocks for many runs.
+// A block as the forward pass uses it. Only model/ and code that keeps blocks for many runs include this.
 #pragma once
 
 #include <array>
@@ -19,7 +19,8 @@ struct PreparedLinear {
 
 class PreparedBlock {
  public:
-  // `in_place`: float32 weights are used where they are instead of being packed; they must outlive this.
+  // With `in_place` float32 weights are used where they are instead of being packed. They must then outlive this
+  // object.
   PreparedBlock(const Block& block, ComputeType precision, bool in_place);
 
   const PreparedLinear& linear(LinearKind kind) const noexcept { return linears_[static_cast<size_t>(kind)]; }

@@ -25,7 +25,7 @@ struct RopeTable {
   Matrix cos;        // [positions, half]
   Matrix sin;
 };
-// Positions 0 .. positions-1; computed in float64, stored in float32.
+// Makes the table for positions 0 .. positions-1, computed in float64 and stored in float32.
 RopeTable make_rope(const RopeConfig& config, int64_t head_dim, int64_t max_position_embeddings,
                     int64_t sequence_length, int64_t positions);
 

@@ -17,13 +17,13 @@ namespace metal_marlin {
 namespace {
 
 constexpr int64_t kPerWord = 8;
-// A block is 16 words (128 output channels) by 64 input channels: whole cache lines on both sides, so that a line is
-// touched once even where in_features is a power of two and the rows of codes share a cache set.
+// A block is 16 words (128 output channels) by 256 input channels. That is whole cache lines on both sides, so each
+// line is touched once, even where in_features is a power of two and the rows of codes share a cache set.
 constexpr int64_t kWords = 16;
 constexpr int64_t kChannels = 256;
-// A tile is 256 input channels by 256 words: its words are a window of at most 256 KiB, which stays in the second-level
-// cache while it is filled (and freshly mapped pages in it, which the system has just cleared), and each row's codes
-// are read in runs of 256 bytes.
+// A tile is 256 input channels by 256 words. Its words are at most 256 KiB, which stay in the second-level cache while
+// they are filled, as do freshly mapped pages, which the system has just cleared. Each row's codes are read in runs of
+// 256 bytes.
 constexpr int64_t kTileChannels = 256;
 constexpr int64_t kTileWords = 256;
 constexpr int64_t kStep = 16;                                       // input channels handled at once
@@ -83,7 +83,7 @@ void pack_block(const uint8_t* codes, int64_t stride, int64_t words, int64_t cha
   for (int64_t c = 0; c < words; ++c) {
     const uint8_t* rows = codes + c * kPerWord * stride;
     uint32_t* column = block[static_cast<size_t>(c)].data();
-    // The next eight rows lie in other pages, where the processor does not look by itself.
+    // The next eight rows lie in other pages, which the processor does not prefetch by itself.
     if (c + 1 < words) {
       for (int64_t n = 0; n < kPerWord; ++n) {
         for (int64_t i = 0; i < channels; i += 64) __builtin_prefetch(rows + (kPerWord + n) * stride + i);

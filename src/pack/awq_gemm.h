@@ -30,12 +30,12 @@ namespace metal_marlin {
 // Parts "qweight", "qzeros", "scales". Throws ArgumentError naming `name` unless bits == 4, N % 8 == 0 and K % g == 0.
 // (AutoAWQ's own packer needs N % 32 == 0; readers do not.)
 PackedTensor pack_awq_gemm(const QuantizedTensor& tensor, const std::string& name);
-// The same into `out`, whose buffers are kept where their sizes fit.
+// The same into `out`. Its buffers are used again where their sizes fit.
 void pack_awq_gemm(const QuantizedTensor& tensor, const std::string& name, PackedTensor& out);
 
-// Inverse. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming tensor, expected and found:
-// dtypes (U32 is taken for I32), shapes, scales that are not finite. `symmetric` of the result is true when every zero
-// is 8. Without `codes` the codes are left out.
+// The inverse. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming the tensor, what was
+// expected and what was found, for dtypes (U32 counts as I32), shapes, and scales that are not finite. `symmetric` of
+// the result is true when every zero is 8. Codes::kSkip leaves the codes out.
 QuantizedTensor unpack_awq_gemm(const TensorView& qweight, const TensorView& qzeros, const TensorView& scales,
                                 int64_t group_size, const std::string& name, Codes codes = Codes::kRead);
 

@@ -93,7 +93,7 @@ std::byte* prepare_part(PackedTensor& out, size_t index, const char* part, DType
   t.dtype = dtype;
   t.shape = std::move(shape);
   if (t.bytes.size() != bytes) {
-    t.bytes = {};  // first: both together need not fit
+    t.bytes = {};  // freed first: the old and the new buffer together may not fit into memory
     t.bytes = Buffer(bytes);
   }
   return t.bytes.data();

@@ -1,5 +1,5 @@
-// What the layouts share: checks of a QuantizedTensor before packing and of stored parts before unpacking, and the
-// arrays of one value per group, which are [out, groups] in memory and [groups, out] in every layout of this folder.
+// What the layouts share: checks of a QuantizedTensor before packing, checks of stored parts before unpacking, and the
+// arrays with one value per group. These are [out, groups] in memory and [groups, out] in every layout of this folder.
 #pragma once
 
 #include <cstdint>
@@ -22,29 +22,31 @@ struct LayoutLimits {
 };
 // "4" of {4}, "3, 4 or 8" of {3, 4, 8}.
 std::string list_widths(std::span<const int> widths);
-// ArgumentError naming `name`: bits, groups, minima or scales that the layout does not hold, arrays of the wrong size,
-// a zero of 2^bits or above, a scale that is not finite. (Codes are checked while they are packed.)
+// Throws ArgumentError naming `name` for bits, groups, minima or scales that the layout cannot hold, arrays of the
+// wrong size, a zero of 2^bits or above, and a scale that is not finite. (Codes are checked while they are packed.)
 void check_packable(const QuantizedTensor& tensor, const std::string& name, const LayoutLimits& layout);
 [[noreturn]] void refuse_codes(const QuantizedTensor& tensor, const std::string& name);  // some code is 2^bits or above
 
-// FormatError naming `name`, expected and found unless `part` has this type and shape and the bytes for it.
+// Throws FormatError naming `name`, what was expected and what was found, unless `part` has this type and shape, and
+// the bytes for it.
 void expect_part(const TensorView& part, DType dtype, std::span<const int64_t> shape, const std::string& name,
                  const char* what);
-// group_size < 0: in_features. FormatError when it does not divide in_features.
+// Returns in_features for group_size < 0. Throws FormatError when group_size does not divide in_features.
 int64_t explicit_group_size(int64_t group_size, int64_t in_features, const std::string& name);
 
-// Part `index` of `out`, with its buffer kept where the size is the same (and then its old content). Returns its bytes.
+// Prepares part `index` of `out` and returns its bytes. The old buffer, with its old content, is used again where the
+// size is the same.
 std::byte* prepare_part(PackedTensor& out, size_t index, const char* part, DType dtype, std::vector<int64_t> shape);
 
-// F16 [groups, out] into `out`.
+// Writes the scales as F16 [groups, out] into `out`.
 void pack_scales(const QuantizedTensor& tensor, std::byte* out);
 // Words I32 [groups, out bits/32]: row j is the stream of bits (pack/bit_runs.h) of the zeros of columns 0, 1, .., or
-// at 4 bits, when `interleaved`, of columns 8c + 0 2 4 6 1 3 5 7; then `minus` is subtracted from each zero (of each
-// word as a whole). out a multiple of run_codes(bits).
+// at 4 bits, when `interleaved`, of columns 8c + 0 2 4 6 1 3 5 7; then `minus` is subtracted from each zero, on the
+// word as a whole. out must be a multiple of run_codes(bits).
 void pack_zero_words(const QuantizedTensor& tensor, bool interleaved, uint8_t minus, std::byte* out);
-// The inverse, into tensor.zeros; sets `symmetric`.
+// The inverse: fills tensor.zeros and sets `symmetric`.
 void unpack_zero_words(const std::byte* words, bool interleaved, uint8_t plus, QuantizedTensor& tensor);
-// Into tensor.scales; FormatError when one is not finite.
+// Fills tensor.scales. Throws FormatError when a scale is not finite.
 void unpack_scales(const TensorView& scales, QuantizedTensor& tensor, const std::string& name);
 
 bool is_finite_f16(uint16_t bits) noexcept;

@@ -1,4 +1,4 @@
-// Sixteen bytes at once, in the compiler's vector types: every instruction set of 128 bits has what these need.
+// Operations on sixteen bytes at once, in the compiler's vector types. Every 128-bit instruction set has them.
 #pragma once
 
 #include <array>
@@ -27,8 +27,8 @@ inline Bytes16 high_halves(Bytes16 a, Bytes16 b) noexcept {
   return __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
 }
 
-// The perfect shuffle of 64 bytes: byte i of the first half beside byte i of the second. It turns the six bits of a
-// byte's index left by one.
+// The perfect shuffle of 64 bytes: it puts byte i of the second half next to byte i of the first. That rotates the six
+// bits of a byte's index left by one.
 inline Bytes64 shuffle(const Bytes64& x) noexcept {
   return {interleave_low(x[0], x[2]), interleave_high(x[0], x[2]), interleave_low(x[1], x[3]),
           interleave_high(x[1], x[3])};

@@ -19,8 +19,8 @@ namespace {
 constexpr int64_t kTileIn = 16;   // input channels of a row of B
 constexpr int64_t kTileOut = 64;  // output channels of 128 words of it
 constexpr int64_t kLineWords = 16;
-// Sixteen rows of B at once: a window of words that stays in the second-level cache, and codes read in runs of 256
-// bytes.
+// Sixteen rows of B are handled at once: their words stay in the second-level cache, and the codes are read in runs of
+// 256 bytes.
 constexpr int64_t kTiles = 16;
 
 // Sixteen words: lanes i = 4b .. 4b + 3 of one tile, from the rows b, b + 8 of each 16-column block j. `codes` is at

@@ -7,9 +7,10 @@
 //                         e = IL[m], IL = 0 2 4 6 1 3 5 7
 //                         k = 16t + 2 (i mod 4) + (e & 1) + 8 ((e >> 1) & 1)
 //                         n = 64h + 16j + i / 4 + 8 (e >> 2)
-//   s  F16 [G, N]       columns permuted. g < K, in each run of 64:  s[j, 64h + 8a + b] is the scale of column 64h + 8b
-//   + a
-//                       (an 8 x 8 transpose). g = K, in each run of 32: s[0, 32h + 8a + b] is that of column
+//   s  F16 [G, N]       columns permuted.
+//                       g < K, in each run of 64: s[j, 64h + 8a + b] is the scale of column 64h + 8b + a
+//                       (an 8 x 8 transpose);
+//                       g = K, in each run of 32: s[0, 32h + 8a + b] is the scale of column
 //                       32h + 2a + (0 1 8 9 16 17 24 25)[b].
 //
 //   word (t, h, i, j)   bit 31                                                                   0
@@ -33,17 +34,18 @@
 
 namespace metal_marlin {
 
-// Why a tensor of this shape has no Marlin layout; empty: it has one. group_size as in QuantizedTensor.
+// Returns why a tensor of this shape has no Marlin layout, or an empty string when it has one. group_size is as in
+// QuantizedTensor.
 std::string marlin_refusal(int64_t out_features, int64_t in_features, int64_t group_size);
 
 // Parts "B", "s". Throws ArgumentError naming `name` unless bits == 4, K % 128 == 0, N % 256 == 0, g is 128 or K, and
 // every zero is 8.
 PackedTensor pack_marlin(const QuantizedTensor& tensor, const std::string& name);
-// The same into `out`, whose buffers are kept where their sizes fit.
+// The same into `out`. Its buffers are used again where their sizes fit.
 void pack_marlin(const QuantizedTensor& tensor, const std::string& name, PackedTensor& out);
 
-// Inverse; zeros of 8. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming tensor,
-// expected and found. Without `codes` the codes are left out.
+// The inverse; all zeros are 8. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming the
+// tensor, what was expected and what was found. Codes::kSkip leaves the codes out.
 QuantizedTensor unpack_marlin(const TensorView& b, const TensorView& s, int64_t group_size, const std::string& name,
                               Codes codes = Codes::kRead);
 

@@ -15,8 +15,8 @@
 //   w[n, k] = (float(q - h - zeros[j, n]) * float(s[j, n])) / float(q_scale[k])       f32, in this order
 //
 // Why this order: the words of one row lie side by side along n, so a kernel that owns a run of output columns loads
-// whole lines and gets consecutive k of each column, all of one group; a code is the signed code + h, so
-// that code -8 survives (the layout's ancestor added 7 and lost it).
+// whole lines and gets consecutive k of each column, all of one group. A code is the signed code + h, so that code -8
+// can be stored (the layout's ancestor added 7 and lost it).
 #pragma once
 
 #include <array>
@@ -37,17 +37,18 @@ inline constexpr std::array<int, 3> kNativeWidths = {3, 4, 8};  // bits of a cod
 // at 4 bits, 32 at 3, 4 at 8), K % g == 0 and q_scale fits.
 PackedTensor pack_native(const QuantizedTensor& tensor, const std::string& name,
                          std::span<const uint16_t> q_scale = {});
-// The same into `out`, whose buffers are kept where their sizes fit.
+// The same into `out`. Its buffers are used again where their sizes fit.
 void pack_native(const QuantizedTensor& tensor, const std::string& name, std::span<const uint16_t> q_scale,
                  PackedTensor& out);
 
-// Inverse. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming tensor, expected and found:
-// dtypes, shapes, scales that are not finite, zeros that are no integers in -h..h - 1, bits that the layout does not
-// hold. `symmetric` of the result is true when every zero is h. Without `codes` the codes are left out.
+// The inverse. `name` is for messages. group_size < 0: the whole row. Throws FormatError naming the tensor, what was
+// expected and what was found, for dtypes, shapes, scales that are not finite, zeros that are no integers in -h..h - 1,
+// and bits that the layout cannot hold. `symmetric` of the result is true when every zero is h. Codes::kSkip leaves the
+// codes out.
 QuantizedTensor unpack_native(const TensorView& weight, const TensorView& scales, const TensorView& zeros,
                               int64_t group_size, const std::string& name, Codes codes = Codes::kRead, int bits = 4);
 
-// f32 [in_features] of a q_scale tensor; FormatError unless F16 [in_features], finite and > 0.
+// Returns the f32 [in_features] of a q_scale tensor. Throws FormatError unless it is F16 [in_features], finite and > 0.
 std::vector<float> unpack_q_scale(const TensorView& q_scale, int64_t in_features, const std::string& name);
 
 }  // namespace metal_marlin

@@ -22,7 +22,7 @@ struct PackedTensor {
   }
 };
 
-// Whether unpacking fills QuantizedTensor::codes, or only what belongs to groups (for a look at the zeros).
+// Whether unpacking fills QuantizedTensor::codes, or only the arrays of groups, which is enough to look at the zeros.
 enum class Codes : uint8_t { kRead, kSkip };
 
 }  // namespace metal_marlin

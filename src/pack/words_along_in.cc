@@ -14,14 +14,14 @@ namespace metal_marlin {
 namespace {
 
 constexpr int64_t kPerWord = 8;
-// A block is 16 columns by 8 word rows: whole cache lines of codes and of words, so that a line is touched once even
-// where in_features is a power of two and the rows of codes share a cache set.
+// A block is 16 columns by 8 word rows. That is whole cache lines of codes and of words, so each line is touched once,
+// even where in_features is a power of two and the rows of codes share a cache set.
 constexpr int64_t kColumns = 16;
 constexpr int64_t kBlockRows = 8;
 using Block = std::array<std::array<uint32_t, kColumns>, kBlockRows>;
-// A tile is 64 word rows by 1024 columns: its words are a window of at most 256 KiB, which stays in the second-level
-// cache while it is filled (and freshly mapped pages in it, which the system has just cleared), and each column's codes
-// are read in runs of 512 bytes.
+// A tile is 64 word rows by 1024 columns. Its words are at most 256 KiB, which stay in the second-level cache while
+// they are filled, as do freshly mapped pages, which the system has just cleared. Each column's codes are read in runs
+// of 512 bytes.
 constexpr int64_t kTileRows = 64;
 constexpr int64_t kTileColumns = 1024;
 

@@ -17,10 +17,11 @@
 
 namespace metal_marlin {
 
-// `codes` [out, in], in a multiple of run_codes(bits), bits 1 to 8; `words` of 4 * in bits/32 * out bytes, written
-// whole. Returns false when some code is 2^bits or above. Parallel over fixed tiles.
+// `codes` is [out, in]; in must be a multiple of run_codes(bits), and bits 1 to 8. `words` must have 4 * in bits/32 *
+// out bytes, all of which are written. Returns false when some code is 2^bits or above. Runs in parallel over fixed
+// tiles.
 bool pack_along_in(const uint8_t* codes, int64_t out_features, int64_t in_features, int bits, std::byte* words);
-// Inverse; any bytes are words.
+// The inverse. Any bytes are valid words.
 void unpack_along_in(const std::byte* words, int64_t out_features, int64_t in_features, int bits, uint8_t* codes);
 
 }  // namespace metal_marlin

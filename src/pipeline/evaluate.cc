@@ -165,9 +165,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
     throw SystemError(fmt::format("--memory: {} MiB are allowed, at least {} MiB are needed for one block and the head",
                                   memory_budget(machine) >> 20, least >> 20));
   }
-  const auto scratch = [&](const char* name) {
-    return spill ? (temporary_folder() / name).string() : std::string();
-  };
+  const auto scratch = [&](const char* name) { return spill ? (temporary_folder() / name).string() : std::string(); };
   Stream stream(*source, chunks, precision, scratch("model"));
   std::unique_ptr<Stream> reference_stream;
   if (other) reference_stream = std::make_unique<Stream>(*other, chunks, ComputeType::kF32, scratch("reference"));

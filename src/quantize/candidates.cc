@@ -17,11 +17,12 @@
 namespace metal_marlin {
 namespace {
 
-// Up to here a group's Gram block fits the second-level cache beside the errors; beyond, a product in panels is faster.
+// Up to this size a group's Gram block fits into the second-level cache beside the errors. Beyond it, a product in
+// panels is faster.
 constexpr int64_t kPackedGroup = 256;
 
-// Nearest value of the scales' type within its range of a value >= 0, as float32. Without branches, so that the loop
-// over a tile's rows becomes vector code.
+// Rounds a value >= 0 to the scales' type, within that type's range, and returns it as float32. It has no branches, so
+// that the loop over a tile's rows becomes vector code.
 float storable_scale(float wanted, const ScaleRange& range) noexcept {
   const float bounded = wanted < range.least ? range.least : (wanted > range.largest ? range.largest : wanted);
   const uint32_t u = std::bit_cast<uint32_t>(bounded);
@@ -29,7 +30,7 @@ float storable_scale(float wanted, const ScaleRange& range) noexcept {
   return std::bit_cast<float>((u + (lost >> 1) + ((u >> range.dropped_bits) & 1u)) & ~lost);
 }
 
-// Nearest value of the type of any value: a minimum may be subnormal or 0.
+// Rounds any value to the type. A minimum may be subnormal or 0, so there is no least value.
 float storable_minimum(float wanted, ScaleType type) noexcept {
   const float largest = scale_range(type).largest;
   return decode_scale(encode_scale(std::clamp(wanted, -largest, largest), type), type);
@@ -116,7 +117,8 @@ struct Winners {
   }
 };
 
-// What is rounded: the tile [column][row] less each row's minimum, in `above`; `w` itself on a grid with zeros.
+// Returns what is rounded. On a grid with minima that is the tile [column][row] less each row's minimum, in `above`; on
+// a grid with zeros it is `w` itself.
 const float* above_minimum(const GroupTile& tile, const std::vector<float>& w,
                            const std::array<float, kLaneRows>& minimum, std::vector<float>& above) {
   if (!tile.grid.minimum) return w.data();
@@ -130,7 +132,7 @@ const float* above_minimum(const GroupTile& tile, const std::vector<float>& w,
   return above.data();
 }
 
-// The tile [column][row], columns padded to a multiple of four.
+// Makes the tile [column][row], with columns padded to a multiple of four.
 std::vector<float> rows_in_lanes(const GroupTile& tile) {
   const int64_t padded = (tile.length + 3) / 4 * 4;
   std::vector<float> w(static_cast<size_t>(padded * kLaneRows));
@@ -154,7 +156,8 @@ std::vector<float> padded_diagonal(const GroupTile& tile, const Matrix& gram, si
   return diagonal;
 }
 
-// Candidates one after the other: loss_of(above the minimum, ranges, loss) fills the losses of the tile's rows.
+// Tries the candidates one after the other. loss_of(values above the minimum, ranges, loss) fills the losses of the
+// tile's rows.
 template <typename Loss>
 void offer_all(const GroupTile& tile, const std::vector<float>& w, int count, const CandidateRange& candidate,
                Winners& winners, const Loss& loss_of) {
@@ -170,7 +173,7 @@ void offer_all(const GroupTile& tile, const std::vector<float>& w, int count, co
   }
 }
 
-// The least error by the diagonal of the block.
+// Finds the candidate with the least error by the diagonal of the block.
 void search_by_diagonal(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate,
                         Winners& winners) {
   const std::vector<float> w = rows_in_lanes(tile);
@@ -181,8 +184,8 @@ void search_by_diagonal(const GroupTile& tile, const Matrix& gram, int count, co
   });
 }
 
-// Per row the `finalists` candidates of least error by the diagonal of the block, in ascending order of their numbers,
-// and only these with the whole block.
+// For each row finds the `finalists` candidates with the least error by the diagonal of the block, in ascending order
+// of their numbers. Tries only these with the whole block.
 void search_finalists(const GroupTile& tile, const Matrix& gram, int count, const CandidateRange& candidate,
                       int finalists, Winners& winners) {
   const std::vector<float> w = rows_in_lanes(tile);
@@ -227,7 +230,7 @@ void search_finalists(const GroupTile& tile, const Matrix& gram, int count, cons
   }
 }
 
-// Rows in lanes; the Gram block packed once for all candidates.
+// Each row is one lane. The Gram block is packed once for all candidates.
 void search_in_lanes(const GroupTile& tile, const Matrix* gram, int count, const CandidateRange& candidate,
                      Winners& winners) {
   const std::vector<float> w = rows_in_lanes(tile);
@@ -240,7 +243,7 @@ void search_in_lanes(const GroupTile& tile, const Matrix* gram, int count, const
   });
 }
 
-// Rows as they stand; e G_gg by matrix products: fn(row, e G_gg e^T) for each row of the tile.
+// Rows stay row by row, and e G_gg comes from matrix products. Calls fn(row, e G_gg e^T) for each row of the tile.
 template <typename Fn>
 void errors_by_products(const GroupTile& tile, const Matrix& gram, const std::array<float, kLaneRows>& scale,
                         const std::array<float, kLaneRows>& zero, const std::array<float, kLaneRows>& minimum,

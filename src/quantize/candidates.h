@@ -1,5 +1,5 @@
-// The search over candidate ranges that group_range and clip share: per row and group, the candidate of least error
-// wins.
+// The search over candidate ranges that group_range and clip share. For each row and group the candidate with the least
+// error wins.
 #pragma once
 
 #include <array>
@@ -32,7 +32,7 @@ struct Wanted {
   float shift = 0;
 };
 
-// Fills `wanted` for candidate `index` of the groups with these extents; called from several threads.
+// Fills `wanted` for candidate `index` of the groups with these extents. It is called from several threads at once.
 using CandidateRange = std::function<void(int index, const std::array<Extent, kLaneRows>& extents, Wanted& wanted)>;
 
 struct CandidateSearch {
@@ -40,19 +40,20 @@ struct CandidateSearch {
   std::vector<uint16_t> index;  // [out, groups] which candidate won
 };
 
-// Tries candidates 0 .. count - 1 on every row and group; the first of equals wins; with one candidate nothing is
-// tried. gram null: sum of squared errors, else e G_gg e^T. finalists: RangeOptions::finalists; 1: of gram only the
-// diagonal is read. Validates nothing.
+// Tries candidates 0 .. count - 1 on every row and group. The first of equal candidates wins; a single candidate is
+// taken untried. The error is e G_gg e^T, or the sum of squared errors where gram is null. finalists is
+// RangeOptions::finalists; with 1 only the diagonal of gram is read. The caller must have checked the arguments
+// (require_arguments).
 CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const Matrix* gram, int count,
                                   const CandidateRange& candidate, int finalists = 0);
 
 // Least and largest weight of each row's group, [out, groups].
 std::vector<Extent> group_extents(const Matrix& weight, int64_t group_size);
 
-// ArgumentError unless grid is one, weight is not empty, and gram, when given, is [in, in]; NumericError unless weight
-// is finite.
+// Throws ArgumentError for an invalid grid, an empty weight, or a gram that is not [in, in]; NumericError when weight
+// is not finite.
 void require_arguments(const Matrix& weight, const Grid& grid, const Matrix* gram);
-// ArgumentError unless ranges belong to a weight of these sizes and to the grid.
+// Throws ArgumentError unless `ranges` has the sizes of the weight and the kind of the grid.
 void require_ranges(const GroupRanges& ranges, const Matrix& weight, const Grid& grid);
 
 }  // namespace metal_marlin

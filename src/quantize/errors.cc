@@ -34,7 +34,7 @@ struct Sums {
 };
 
 double relative(double numerator, double denominator) noexcept {
-  // A quadratic form of rounding size may come out below zero.
+  // A quadratic form close to zero may come out negative by rounding.
   numerator = std::max(numerator, 0.0);
   if (denominator <= 0) return numerator == 0 ? 0.0 : std::numeric_limits<double>::infinity();
   return std::sqrt(numerator / denominator);
@@ -70,7 +70,7 @@ LinearErrors linear_errors(const Matrix& weight, const QuantizedTensor& quantize
         const auto at = static_cast<size_t>((first + r) * groups + g);
         const float scale = quantized.scale(at);
         const float minimum = quantized.minimum(at);
-        // The edges of the first and the last step: beyond them lies what no code reaches.
+        // The outer edges of the first and the last step. Weights beyond them are clipped.
         const float zero = static_cast<float>(quantized.zeros[at]);
         const float edge_a = (-0.5f - zero) * scale + minimum;
         const float edge_b = (static_cast<float>(top) + 0.5f - zero) * scale + minimum;

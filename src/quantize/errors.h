@@ -17,9 +17,9 @@ struct LinearErrors {
   double largest_scale = 0;
 };
 
-// weight [out, in] is what was to be represented, after folding. gram [in, in] of the same (folded) input, upper half
-// read; null: no output error. A zero denominator gives error 0 if the numerator is 0 as well, else infinity. Costs out
-// * in^2 multiply-adds with gram. ArgumentError when shapes disagree.
+// weight [out, in] is the original after folding. gram [in, in] is that of the same folded input; its upper half is
+// read; null: no output error. A zero denominator gives error 0 if the numerator is 0 as well, else infinity. With gram
+// it costs out * in^2 multiply-adds. Throws ArgumentError when shapes disagree.
 LinearErrors linear_errors(const Matrix& weight, const QuantizedTensor& quantized, const Matrix* gram);
 
 }  // namespace metal_marlin

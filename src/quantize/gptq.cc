@@ -15,7 +15,8 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kBlock = 64;  // columns between two products with all columns before
+constexpr int64_t kBlock =
+    64;  // columns of a block; between blocks one product applies the errors of all columns before
 constexpr int kRetries = 3;
 constexpr int64_t kRowTile = 64;  // of elementwise loops over the factor
 
@@ -155,7 +156,7 @@ QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, co
       for (int64_t j = 0; j < k; ++j) {
         w[static_cast<size_t>(j * kLaneRows + r)] = from[factor.order[static_cast<size_t>(j)]];
       }
-      // What is rounded, and what the errors of other columns act on, lies above the group's minimum.
+      // Values are rounded, and changed by the errors of other columns, relative to the group's minimum.
       for (int64_t j = 0; grid.minimum && j < k; ++j) {
         const int64_t g = factor.order[static_cast<size_t>(j)] / ranges.group_size;
         w[static_cast<size_t>(j * kLaneRows + r)] -= ranges.minimum(static_cast<size_t>((row + r) * groups + g), grid);
@@ -201,7 +202,7 @@ QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, co
 uint64_t gptq_memory_bytes(int64_t in_features, int64_t out_features) {
   const auto k = static_cast<uint64_t>(in_features);
   const auto n = static_cast<uint64_t>(out_features);
-  // Of a triangle's rows about half the pages are touched, and on average half a page at its edge.
+  // About half of a triangle's pages are touched, and on average another half page per row at its edge.
   const auto triangle = [k](uint64_t element) { return k * (k * element / 2 + 2048); };
   constexpr uint64_t kPanels = 2 * 128 * sizeof(double);     // of invert_lower, per column
   constexpr uint64_t kTile = 2 * kLaneRows * sizeof(float);  // of quantize_gptq, per column and thread

@@ -83,7 +83,7 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
       const float factor = searched ? symmetric_factor(i % kSymmetricFactors) : 1.0f;
       for (size_t r = 0; r < extents.size(); ++r) {
         wanted.scale[r] = extents[r].magnitude() * factor / (flipped ? levels / 2 : divisor);
-        // Towards code 0 at the end where the largest weight is.
+        // The sign puts code 0 at the end where the largest weight is.
         if (flipped) wanted.sign[r] = extents[r].max > -extents[r].min ? -1.0f : 1.0f;
       }
     };
@@ -96,7 +96,7 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
     for (size_t r = 0; r < extents.size(); ++r) {
       const auto [min, max] = minimum ? extents[r] : extents[r].with_zero();
       wanted.scale[r] = (max - min) * factor / (levels - 1.0f);
-      // Towards the weight 0, which a zero point represents, or towards the middle.
+      // The range shrinks towards the weight 0, which a zero point represents, or with a minimum towards the middle.
       wanted.low[r] = minimum && searched ? 0.5f * (max + min - (max - min) * factor) : min * factor;
     }
   };

@@ -1,5 +1,5 @@
-// Scales and zeros (or minima) per group, chosen before rounding. Scales are rounded to the grid's type here, so the
-// codes are made for the very scales that are stored.
+// Scales and zeros (or minima) per group, chosen before rounding. Scales are rounded to the grid's type here, so that
+// the codes are made for the scales that are stored.
 #pragma once
 
 #include <cstdint>
@@ -27,11 +27,12 @@ struct RangeOptions {
   // Of kAbsmax, symmetric: max|w| / divisor. 0: 2^(bits-1) - 1 (7 at 4 bits, the published choice). 7.5 uses the grid's
   // half step at both ends.
   float divisor = 0;
-  // Of kMse and kGram, symmetric: also negative scales, by which the weight of largest magnitude gets code 0, i.e. -8 S
-  // at 4 bits instead of 7.5 S: the one code that a symmetric grid has more on one side then serves the longer side.
+  // Of kMse, kGram and kDiagonal, symmetric: also tries negative scales, with which the weight of largest magnitude
+  // gets code 0, i.e. -8 S at 4 bits instead of 7.5 S. A symmetric grid has one code more on one side; a negative scale
+  // puts it on the longer side of the group.
   bool signed_scales = false;
-  // Of kGram, groups up to 256: per row and group only this many candidates, those of least error by the diagonal of
-  // G_gg, are tried with the whole block. 0: all; 1: as kDiagonal, whatever the group.
+  // Of kGram, groups up to 256: for each row and group only this many candidates are tried with the whole block, those
+  // with the least error by the diagonal of G_gg. 0: all are tried. 1: as kDiagonal, for groups of any size.
   int finalists = 0;
 };
 
@@ -47,7 +48,7 @@ struct RangeCounts {
 struct GroupRanges {
   int64_t out_features = 0;
   int64_t in_features = 0;
-  int64_t group_size = 0;  // explicit: equals in_features for one group per row
+  int64_t group_size = 0;  // never -1: in_features for one group per row
   std::vector<uint16_t>
       scales;                  // bits of the grid's type [out, groups], normal, finite; positive but for signed_scales
   std::vector<uint8_t> zeros;  // [out, groups]; symmetric: 2^(bits-1); with a minimum: 0
@@ -60,30 +61,32 @@ struct GroupRanges {
   }
 };
 
-// Ranges of weight [out, in]. The last group may be short. `gram` [in, in] is read by kGram (the upper half) and
-// kDiagonal (the diagonal) alone.
-// kMse, kGram and kDiagonal try, after accuracy measurements on SmolLM2 (docs/algorithms.md):
+// Ranges of weight [out, in]. The last group may be short. `gram` [in, in] is read only by kGram (the upper half) and
+// kDiagonal (the diagonal). kMse, kGram and kDiagonal try these candidates, which were chosen by accuracy measurements
+// on SmolLM2 (docs/algorithms.md):
 //   symmetric   S = f16(max|w| f / (levels/2 - 0.5)), f = 0.5, 0.525 .. 1.1 (25)
 //   signed      also S = f16(-sign(w_max) max|w| f / (levels/2)), w_max the weight of largest magnitude
-//   asymmetric  S = f16((max - min) f / (levels - 1)), f = 0.6, 0.625 .. 1.025 (18), zero = round(-min f / S) + {-1, 0,
-//   1}
+//   asymmetric  S = f16((max - min) f / (levels - 1)), f = 0.6, 0.625 .. 1.025 (18),
+//               zero = round(-min f / S) + {-1, 0, 1}
 //   minimum     S as asymmetric, of any min and max, m = (max + min) / 2 - (max - min) f / 2 - {-1, 0, 1} S / 2
 // The first of equal candidates wins. Cost of kGram: group_size / 2 multiply-adds per weight and candidate.
 // ArgumentError: grid or shapes; NumericError: NaN or Inf in the weights.
 GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOptions& options = {},
                          const Matrix* gram = nullptr);
 
-// Sum over rows and groups of e G_gg e^T, e the errors of weight [out, in] rounded with these ranges: the output error
-// when the errors of different groups are independent. Of gram [in, in] the upper halves of the groups' blocks are
-// read. Costs group_size / 2 multiply-adds per weight. ArgumentError when shapes disagree.
+// Returns the sum over rows and groups of e G_gg e^T, where e are the errors of weight [out, in] rounded with these
+// ranges. That is the output error if the errors of different groups are independent. Of gram [in, in] the upper halves
+// of the groups' blocks are read. Costs group_size / 2 multiply-adds per weight. Throws ArgumentError when shapes
+// disagree.
 double group_loss(const Matrix& weight, const GroupRanges& ranges, const Grid& grid, const Matrix& gram);
 
-// For layouts that cannot hold small zeros: groups with a zero below `least` (those without a negative weight) get
-// `least` and a scale that is larger by (levels - 1 - zero) / (levels - 1 - least), so that the same largest weight is
-// reached. Returns how many. Of grids with zeros.
+// For layouts that cannot hold small zeros, on grids with zeros. Groups with a zero below `least` (those without a
+// negative weight) get `least`, and a scale larger by (levels - 1 - zero) / (levels - 1 - least), so that they reach
+// the same largest weight. Returns how many groups were changed.
 int64_t lift_zeros(GroupRanges& ranges, const Grid& grid, int least);
 
-// Throws ArgumentError for a grid that is none (bits 2..8, group_size > 0 or -1, symmetric with a minimum).
+// Throws ArgumentError for an invalid grid: bits outside 2..8, a group_size that is neither > 0 nor -1, or a symmetric
+// grid with a minimum.
 void validate(const Grid& grid);
 // Throws NumericError naming `name` and the first element that is NaN or Inf.
 void require_finite(const Matrix& matrix, const char* name);

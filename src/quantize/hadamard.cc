@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kRows = 64;  // of a tile
 
-// Butterflies in float64: log2(n) roundings to float32 would be as large as those of the codes' scales.
+// The butterflies are in float64, because log2(n) roundings to float32 would be as large as those of the codes' scales.
 void transform(double* x, int64_t n) noexcept {
   for (int64_t half = 1; half < n; half *= 2) {
     for (int64_t start = 0; start < n; start += 2 * half) {

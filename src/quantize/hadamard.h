@@ -1,5 +1,5 @@
-// Rotation of input channels by Hadamard matrices: y = x R and W' = W R give the same product, x W^T = y W'^T, while
-// channels that stick out are spread over their block.
+// Rotation of input channels by Hadamard matrices. y = x R and W' = W R give the same product, x W^T = y W'^T, and
+// outlier channels are spread over their block.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,9 @@
 namespace metal_marlin {
 
 // R is block-diagonal; each block is Sylvester's H_n / sqrt(n), n a power of two: orthonormal and symmetric, so R is
-// its own inverse. Blocks have `block_size` channels; what remains at the end is divided into the powers of two that it
-// is the sum of, largest first (50 = 32 + 16 + 2), so that nothing is padded. ArgumentError unless block_size is a
-// power of two.
+// its own inverse. Blocks have `block_size` channels. The rest at the end is divided into the powers of two of which it
+// is the sum, largest first (50 = 32 + 16 + 2), so that nothing is padded. ArgumentError unless block_size is a power
+// of two.
 std::vector<int64_t> hadamard_blocks(int64_t features, int64_t block_size);
 
 // matrix <- matrix R for [rows, features]: features log2(block) additions per row.

@@ -1,6 +1,6 @@
 #include "quantize/lanes.h"
 
-// Arrays of vectors below need types of known size.
+// The arrays of vectors below need types of known size.
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "quantize/lanes.cc"
@@ -111,8 +111,8 @@ void round_error_span(const float* w, const float* reference, const float* unsca
   }
 }
 
-// Columns at a time; with kVectors of rows this fills the register file: 16 accumulators where there are 32 registers,
-// 8 where there are 16.
+// The number of columns at a time. With kVectors of rows they fill the register file: 16 accumulators where there are
+// 32 registers, 8 where there are 16.
 constexpr int kColumns = 4;
 constexpr int kVectors = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON ? 4 : 2;
 
@@ -192,7 +192,7 @@ void diagonal_losses(const float* w, const float* diagonal, int64_t count, const
   }
 }
 
-// Independent chains that hide the latency of the multiply-add.
+// The number of independent chains, which hide the latency of the multiply-add.
 constexpr int kChains = 4;
 
 // x = column - sum over i < j of factors[i] earlier[i], kChains vectors of rows; column and earlier begin at the first

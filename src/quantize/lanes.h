@@ -8,7 +8,7 @@ namespace metal_marlin {
 
 inline constexpr int64_t kLaneRows = 64;
 
-// First index whose value is NaN or Inf; -1: none.
+// Returns the first index whose value is NaN or Inf, or -1.
 int64_t first_not_finite(const float* values, int64_t count) noexcept;
 void min_max(const float* values, int64_t count, float* min, float* max) noexcept;  // count >= 1
 // codes[i] = clamp(rint((w[i] - minimum) / scale) + zero, 0, top), ties to even.
@@ -23,7 +23,7 @@ void round_error_span(const float* w, const float* reference, const float* unsca
 // scratch: count * kLaneRows floats. w / scale is formed as w * (1 / scale) here: ties may go either way.
 void quadratic_losses(const float* w, const float* packed, int64_t count, const float* scale, const float* zero,
                       float top, float* scratch, float* loss) noexcept;
-// The same with a diagonal G, `diagonal` [count]: what the off-diagonal part adds is left out.
+// The same with a diagonal G, whose entries are `diagonal` [count].
 void diagonal_losses(const float* w, const float* diagonal, int64_t count, const float* scale, const float* zero,
                      float top, float* loss) noexcept;
 // Packs the upper half of the count x count matrix at `gram`: for each four columns k .. k + 3 the rows l = 0 .. k + 3,

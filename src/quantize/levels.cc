@@ -38,8 +38,8 @@ std::vector<uint8_t> places() {
   return codes;
 }
 
-// Level i + 1 is chosen instead of i where x > after[i]: the middle between them, or the float before it where the
-// middle itself goes up.
+// Level i + 1 is chosen instead of i where x > after[i]. after[i] is the middle between the two, or the float before it
+// where the middle itself is rounded up.
 struct Steps {
   std::array<float, kMost> after;
   std::array<float, kMost> levels;
@@ -109,7 +109,7 @@ class Group {
     float before = 0;
     for (int i = 0; i < kCandidates; ++i) {
       const float scale = storable(spanning * (kFirstFactor + kFactorStep * i));
-      if (scale == before) continue;  // tiny groups: float16 holds nothing between
+      if (scale == before) continue;  // tiny weights: float16 has no value between the two
       before = scale;
       const double loss_here = loss(scale);
       if (loss_here < least) {
@@ -158,11 +158,11 @@ class Group {
   const Steps& steps_;
 };
 
-// Of least e H_gg e^T, for all rows of a tile at once: one product per candidate.
+// Finds the scale with the least e H_gg e^T, for all rows of a tile at once, with one product per candidate.
 std::vector<float> searched_by_hessian(const std::vector<Group>& rows, int64_t count, const Matrix& hessian,
                                        int64_t first) {
   const auto size = rows.size();
-  bool silent = true;  // channels that never fired: every scale is as good
+  bool silent = true;  // the group's channels are always zero, so every scale is equally good
   for (int64_t i = first; i < first + count; ++i) silent = silent && hessian(i, i) == 0;
   std::vector<double> spanning;
   for (const Group& row : rows) spanning.push_back(row.spanning());

@@ -11,8 +11,8 @@
 
 namespace metal_marlin {
 
-// Values that codes stand for. Levels are found by their place in the sorted list; `codes` says what is stored for
-// each.
+// The values that codes stand for. A level is found by its place in the sorted list; `codes` has the code that is
+// stored for it.
 struct LevelTable {
   std::vector<float> levels;   // strictly ascending, 2 to 16, the first < 0 < the last
   std::vector<uint8_t> codes;  // [levels] each once, below 16
@@ -64,10 +64,11 @@ struct LevelTensor {
   int64_t groups() const noexcept { return group_size == 0 ? 0 : (in_features + group_size - 1) / group_size; }
 };
 
-// Place of the level nearest to x; halfway, the one whose code is even (as IEEE 754 rounds E2M1). x finite.
+// Returns the place of the level nearest to x, which must be finite. Halfway between two levels it is the one whose
+// code is even, as IEEE 754 rounds E2M1.
 int64_t nearest_level(const LevelTable& table, float x) noexcept;
 
-// To the nearest level of w / S, in float32.
+// Rounds each w / S to the nearest level, in float32.
 LevelTensor round_to_levels(const Matrix& weight, const LevelScales& scales, const LevelTable& table);
 // for j = 0, 1, ...: k = order[j]; w'_k = S nearest(w_k / S); err = (w_k - w'_k) / U_jj; w_order[l] -= err U_jl for all
 // l > j. In float32, out * in^2 / 2 multiply-adds. ArgumentError when shapes disagree; NumericError: NaN or Inf in

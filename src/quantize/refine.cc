@@ -18,8 +18,9 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kBlock = 64;       // columns between two products with all columns after
-constexpr float kLeastRatio = 0.4f;  // of a refitted scale to the one before: beyond, the codes no longer belong to it
+constexpr int64_t kBlock = 64;  // columns between two products with all columns after
+constexpr float kLeastRatio =
+    0.4f;  // of a refitted scale to the one before; below it the codes no longer fit the scale
 constexpr float kLargestRatio = 2.0f;
 
 // H = gram + diag(extra).
@@ -31,7 +32,7 @@ struct DampedGram {
     double mean = 0;
     for (int64_t k = 0; k < g.rows(); ++k) mean += g(k, k);
     mean /= static_cast<double>(g.rows());
-    // Channels that never fired, and a Gram matrix of zeros: the plain squared error decides.
+    // For channels that are always zero, and for a Gram matrix of zeros, the plain squared error decides.
     const double floor = mean > 0 ? kDeadDamping * mean : 1.0;
     for (int64_t k = 0; k < g.rows(); ++k)
       extra[static_cast<size_t>(k)] = static_cast<float>(g(k, k) * damping + floor);
@@ -111,7 +112,7 @@ class Tile {
         v[at(g, r)] += residual_[at(k, r)] * value[at(k, r)];
       }
     }
-    std::vector<float>& product = error_;  // made anew by make_residual
+    std::vector<float>& product = error_;  // make_residual computes it again
     for (int64_t g = 0; g < groups_; ++g) {
       const int64_t start = g * q_.group_size;
       const int64_t width = std::min(q_.group_size, k_ - start);

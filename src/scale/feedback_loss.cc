@@ -8,7 +8,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kTileRows = 32;  // of the loss
+constexpr int64_t kTileRows = 32;  // rows of the loss at a time
 
 }  // namespace
 
@@ -20,7 +20,8 @@ FeedbackLoss::FeedbackLoss(std::span<const Matrix* const> weights, const Matrix&
       factor_(make_gptq_factor(gram, gptq)),
       scale_(static_cast<size_t>(gram.rows()), 1.0f) {}
 
-// Multiplied by the ratio to the scale before: some dozen roundings in float32 at most, against a copy of the factor.
+// Multiplies by the ratio to the scale before. That costs at most some dozen roundings in float32, and saves a copy of
+// the factor.
 void FeedbackLoss::bring_to(std::span<const float> scale) {
   std::vector<float> ratio(scale.begin(), scale.end());
   for (size_t k = 0; k < ratio.size(); ++k) ratio[k] /= scale_[k];

@@ -1,4 +1,4 @@
-// The scale search's loss when the rounding is GPTQ's: what a candidate costs after error feedback, not before.
+// The loss of the scale search when GPTQ does the rounding: a candidate's error after error feedback, not before it.
 #pragma once
 
 #include <span>
@@ -15,10 +15,11 @@ namespace metal_marlin {
 // multiply-adds and one pass over the factor. Holds the factor and one matrix of its size.
 class FeedbackLoss {
  public:
-  static constexpr int64_t kRows = 128;  // of the stack: as good as all of them for the choice of an exponent
-  // Damping of the search in quantize: scales chosen by strong feedback suit the calibration text and little else.
+  static constexpr int64_t kRows = 128;  // of the stack; they choose the exponent as well as all rows do
+  // The damping of the search in `quantize`. Scales chosen with less damping, by stronger feedback, suit the
+  // calibration text and little else.
   static constexpr double kDamping = 1;
-  // `weights` and `gram` must outlive this. Errors as make_gptq_factor and search_scale.
+  // `weights`, `gram` and `options` must outlive this object. Throws as make_gptq_factor and search_scale do.
   FeedbackLoss(std::span<const Matrix* const> weights, const Matrix& gram, const ScaleSearchOptions& options,
                const GptqOptions& gptq);
   double operator()(std::span<const float> scale);

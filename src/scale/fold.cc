@@ -19,7 +19,7 @@ void divide_rows(Linear& linear, std::span<const float> scale) {
   }
 }
 
-// Divides the norm, rounded to f16; scale becomes the factor by which it was really divided.
+// Divides the norm and rounds it to f16. `scale` becomes the factor by which the norm was really divided.
 void divide_norm(std::vector<float>& weight, std::span<float> scale, bool offset, const Fold& fold) {
   for (size_t i = 0; i < weight.size(); ++i) {
     const float w = offset ? 1.0f + weight[i] : weight[i];
@@ -33,7 +33,7 @@ void divide_norm(std::vector<float>& weight, std::span<float> scale, bool offset
   }
 }
 
-// One scale per v channel out of one per o input channel.
+// Takes one scale per channel of v from the scales of o's input channels.
 std::vector<float> pool_check(std::span<const float> scale, const ModelConfig& config, const Fold& fold) {
   const int64_t groups = config.num_attention_heads / config.num_key_value_heads;
   std::vector<float> pooled(static_cast<size_t>(config.num_key_value_heads * config.head_dim));

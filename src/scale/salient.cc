@@ -24,10 +24,10 @@ float median(std::vector<float> values) {
   return (lower + upper) / 2;
 }
 
-// Which index of a stored weight the statistic belongs to.
+// Says to which index of a stored weight the statistic belongs.
 enum class StatisticOf : uint8_t { kColumns, kRows };
 
-// The scores of the stack in order, made anew in each pass instead of being kept: at the size of the weights they would
+// The scores of the stack in order. Each pass computes them again: there are as many as weights, so keeping them would
 // double the memory.
 class Scores {
  public:
@@ -43,7 +43,7 @@ class Scores {
     divisor_ = largest > 0 ? largest : 1.0f;
   }
 
-  // fn(index, bits): scores are >= 0, so that their bits order as they do.
+  // Calls fn(index, bits of the score). Scores are >= 0, so their bits have the same order as they.
   template <typename Fn>
   void for_each(const Fn& fn) const {
     size_t index = 0;
@@ -69,8 +69,8 @@ class Scores {
   float divisor_ = 1;
 };
 
-// The bits of the count-th largest score and how many of the scores equal to it belong to the count largest. count
-// >= 1.
+// Returns the bits of the count-th largest score, and how many of the scores equal to it are among the count largest.
+// count >= 1.
 struct Threshold {
   uint32_t bits = 0;
   int64_t equal = 0;

@@ -17,14 +17,14 @@ struct SalientWeights {
   int64_t count = 0;              // of ones in mask: exactly round(ratio * size), halves up
 };
 
-// Salience of w[n, k] = (stat_k / max stat) * (|w| / max|w|), max over the stacked weights; the largest round(ratio *
-// size) are salient, ties by index in the stack (row first). ratio in [0, 1].
-// ArgumentError: ratio, shapes; NumericError: NaN, Inf, or a negative statistic.
+// The salience of w[n, k] is (stat_k / max stat) * (|w| / max|w|), with the maximum over the stacked weights. The
+// round(ratio * size) weights with the largest salience are salient, ties by index in the stack (row first). ratio is
+// in [0, 1]. ArgumentError: ratio, shapes; NumericError: NaN, Inf, or a negative statistic.
 SalientWeights find_salient_weights(std::span<const Matrix* const> weights, std::span<const float> statistic,
                                     double salient_ratio);
 
-// The same for one weight stored [in, out], whose rows the statistic belongs to: the mask is [in, out], ties by index
-// in it.
+// The same for one weight stored [in, out]. The statistic belongs to its rows; the mask is [in, out], ties by index in
+// it.
 SalientWeights find_salient_weights_transposed(const Matrix& weight, std::span<const float> statistic,
                                                double salient_ratio);
 
@@ -35,16 +35,16 @@ struct SalientScaling {
 
 inline constexpr double kSalientShare = 0.1;  // a channel is chosen when at least this share of its weights is salient
 
-// Of a mask [rows, in_features]: the channels of which at least kSalientShare is salient, ascending.
+// Returns the channels of a mask [rows, in_features] of which at least kSalientShare is salient, ascending.
 std::vector<int32_t> salient_channels(std::span<const uint8_t> mask, int64_t in_features);
 
-// s_k = max((stat_k / median stat)^r, 1) for the chosen channels, 1 for the others, r = i / options.ratios searched as
-// in search_scale (options.heads: pooled over heads afterwards, so that the fold stays exact). Statistics below 1e-4
-// count as 1e-4. Errors as in search_scale and find_salient_weights.
+// s_k = max((stat_k / median stat)^r, 1) for the chosen channels, 1 for the others, r = i / options.ratios is searched
+// as in search_scale. With options.heads the scales are then pooled over heads, so that the fold stays exact.
+// Statistics below 1e-4 count as 1e-4. Throws as search_scale and find_salient_weights do.
 SalientScaling compute_salient_scaling(LinearInput input, std::span<const Matrix* const> weights,
                                        const ActivationStats& stats, double salient_ratio,
                                        const ScaleSearchOptions& options);
-// The same for channels that were chosen already.
+// The same for channels that the caller has chosen.
 InputScale scale_salient_channels(LinearInput input, std::span<const Matrix* const> weights,
                                   const ActivationStats& stats, std::span<const int32_t> channels,
                                   const ScaleSearchOptions& options);

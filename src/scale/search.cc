@@ -16,7 +16,7 @@ namespace metal_marlin {
 namespace {
 
 constexpr float kLeastStatistic = 1e-4f;  // of the published search: a silent channel must not get scale 0
-constexpr int64_t kTileRows = 128;        // of the loss: amortises the packing of G in the products
+constexpr int64_t kTileRows = 128;        // rows of the loss at a time; amortises the packing of G in the products
 
 int64_t stacked_rows(std::span<const Matrix* const> weights) {
   int64_t rows = 0;
@@ -24,7 +24,8 @@ int64_t stacked_rows(std::span<const Matrix* const> weights) {
   return rows;
 }
 
-// tr(E G E^T) of the rows first .. first + count - 1 of `sample`. `scaled_gram`: G / (s s^T), for ranges that need it.
+// Returns tr(E G E^T) of the rows first .. first + count - 1 of `sample`. `scaled_gram` is G / (s s^T), for ranges that
+// read it.
 double tile_loss(const Matrix& sample, int64_t first, int64_t count, const Matrix& gram, const Matrix* scaled_gram,
                  const std::vector<float>& scale, const std::vector<float>& unscale,
                  const ScaleSearchOptions& options) {
@@ -70,9 +71,9 @@ void require_input(std::span<const Matrix* const> weights, const ScaleSearchOpti
   if (options.rows < 0) throw ArgumentError(fmt::format("rows: expected 0 (all) or more, found {}", options.rows));
 }
 
-constexpr int kRises = 3;  // of stop_early
+constexpr int kRises = 3;  // with stop_early: this many exponents in a row without a lower loss end the search
 
-// options.loss of the candidates; infinity for those left out.
+// Returns options.loss of each candidate, and infinity for those that were not tried.
 std::vector<double> call_losses(const std::vector<std::vector<float>>& scales, const ScaleSearchOptions& options) {
   std::vector<double> losses(scales.size(), std::numeric_limits<double>::infinity());
   const size_t step = options.stop_early ? 2 : 1;
@@ -213,7 +214,7 @@ std::vector<double> gram_losses(std::span<const Matrix* const> weights, const Ma
                   scales[static_cast<size_t>(candidate)], unscales[static_cast<size_t>(candidate)], options);
   };
   if (reads_gram(options.range.method)) {
-    // One scaled copy of what the ranges read of G at a time.
+    // Only one scaled copy of what the ranges read of G is held at a time.
     for (int64_t c = 0; c < count; ++c) {
       const Matrix scaled_gram =
           scaled_blocks(gram, scales[static_cast<size_t>(c)], block_of(options.range, options.grid, k));

@@ -505,7 +505,7 @@ class SafetensorsSource : public ModelSource {
   std::string folder_;
   std::unique_ptr<ModelFolder> model_folder_;
   std::vector<std::pair<std::string, FileIdentity>> companions_;  // as they were when the model was opened
-  std::string index_;  // its name in the folder; empty: none was read
+  std::string index_;                                             // its name in the folder; empty: none was read
   size_t duplicates_ = 0;
   std::string first_duplicate_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;

@@ -43,8 +43,8 @@ std::map<std::string, std::string> AwqWriter::metadata(const CheckpointPlan&) co
 void AwqWriter::configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
                           nlohmann::json& config) const {
   set_model_type_f16(config);
-  // zero_point is true for symmetric weights too: their zeros (8) are stored, and with false the fast kernels of
-  // engines that choose by this key fall away.
+  // zero_point is true for symmetric weights too. Their zeros (8) are stored, and some engines choose their fast
+  // kernels by this key.
   config["quantization_config"] = {
       {"quant_method", "awq"}, {"bits", 4},         {"group_size", plan.group_size},
       {"zero_point", true},    {"version", "gemm"}, {"modules_to_not_convert", kept_modules}};

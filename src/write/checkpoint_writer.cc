@@ -26,7 +26,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The type in which ModelSource::load_stored delivers a tensor.
+// Returns the type in which ModelSource::load_stored gives a tensor.
 DType delivered_type(const CheckpointTensor& tensor) {
   const std::optional<DType> type = dtype_from_name(tensor.stored_as);
   if (!type || *type == DType::kF8E4M3 || *type == DType::kF8E5M2) return DType::kF16;  // blocks: dequantized
@@ -39,7 +39,7 @@ uint64_t elements_of(const std::vector<int64_t>& shape) {
   return n;
 }
 
-// One tensor of the source and what becomes of it.
+// One tensor of the source, and the tensors that are written for it.
 struct Item {
   std::string name;
   enum class Kind : uint8_t { kKept, kChanged, kQuantized } kind = Kind::kKept;
@@ -59,7 +59,7 @@ struct Shard {
   uint64_t bytes = 0;
 };
 
-// Why the format cannot hold the linear; empty: it can.
+// Returns why the format cannot hold the linear; empty when it can.
 std::string refusal_of_linear(const CheckpointWriter& writer, const QuantizedLinear& l) {
   const auto widths = writer.widths();
   if (std::find(widths.begin(), widths.end(), l.bits) == widths.end()) {
@@ -129,7 +129,7 @@ void require_one_grid(const CheckpointPlan& plan, const char* what) {
 }
 
 void set_model_type_f16(nlohmann::json& config) {
-  // Older readers know one key, newer ones the other.
+  // Older readers know one of these keys, newer readers the other.
   config["torch_dtype"] = "float16";
   config["dtype"] = "float16";
   for (auto& [key, value] : config.items()) {

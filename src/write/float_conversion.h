@@ -1,4 +1,4 @@
-// Stored floats to float16, with a count of what did not fit.
+// Converts stored floats to float16 and counts what did not fit.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@ struct F16Conversion {
   float largest = 0;     // largest finite magnitude before the conversion
 };
 
-// out[0 .. elements) = f16 bits of `tensor` (F16, BF16 or F32), rounded to nearest, ties to even. Infinities stay.
-// Adds to `result`. NumericError naming the tensor for a NaN, UnsupportedError for another type.
+// out[0 .. elements) = f16 bits of `tensor` (F16, BF16 or F32), rounded to nearest, ties to even. Infinities stay. Adds
+// to the counts in `result`. Throws NumericError naming the tensor for a NaN, UnsupportedError for another type.
 void convert_to_f16(const TensorView& tensor, uint16_t* out, F16Conversion& result);
 
 }  // namespace metal_marlin

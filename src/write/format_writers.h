@@ -91,7 +91,7 @@ class MarlinWriter : public CheckpointWriter {
   std::map<std::string, std::string> more_files(const nlohmann::json& config) const override;
 };
 
-// A full-precision checkpoint: model.safetensors, every float tensor in float16, no codes. For convert alone.
+// A full-precision checkpoint: model.safetensors, every float tensor in float16, no codes. Only `convert` uses it.
 class F16Writer : public CheckpointWriter {
  public:
   const char* format() const noexcept override { return "f16"; }
@@ -109,9 +109,10 @@ class F16Writer : public CheckpointWriter {
                  nlohmann::json& config) const override;
 };
 
-// ArgumentError naming the first linear whose groups or bits are not the plan's; `what` "an AWQ checkpoint".
+// Throws ArgumentError naming the first linear whose groups or bits are not the plan's. `what` is e.g. "an AWQ
+// checkpoint".
 void require_one_grid(const CheckpointPlan& plan, const char* what);
-// Engines allocate the scales in the model's type, so it must be the one in which they are stored.
+// Sets the model's type in the config to float16, in which the scales are stored: engines allocate them in that type.
 void set_model_type_f16(nlohmann::json& config);
 
 }  // namespace metal_marlin

@@ -13,7 +13,7 @@
 namespace metal_marlin {
 namespace {
 
-// A module's name as a pattern that matches it alone.
+// Returns a pattern that matches only this module's name.
 std::string exact_pattern(const std::string& module) {
   std::string out(1, '^');
   for (const char c : module) {
@@ -24,7 +24,8 @@ std::string exact_pattern(const std::string& module) {
   return out;
 }
 
-// The name under which engines that merge projections (vLLM, SGLang) look for one; empty: they do not merge it.
+// Returns the name of the merged projection under which engines (vLLM, SGLang) look for this one; empty where they do
+// not merge it.
 std::string merged_module(const std::string& module) {
   constexpr std::pair<const char*, const char*> kMerged[] = {{"q_proj", "qkv_proj"},
                                                              {"k_proj", "qkv_proj"},
@@ -40,7 +41,7 @@ std::string merged_module(const std::string& module) {
   return {};
 }
 
-// GPTQModel's "dynamic": what single modules have other than the rest, by patterns of their names.
+// GPTQModel's "dynamic": the settings of single modules that differ from the rest, by patterns of their names.
 class Dynamic {
  public:
   // sign "-:": not quantized; "+:": with these settings; "": as the rest.
@@ -48,7 +49,7 @@ class Dynamic {
     if (!sign.empty()) rules_[sign + exact_pattern(module)] = settings;
     if (const std::string merged = merged_module(module); !merged.empty()) merged_[merged].emplace_back(sign, settings);
   }
-  // With rules for merged modules whose parts are alike.
+  // Adds rules for merged modules whose parts are alike.
   nlohmann::json rules() const {
     nlohmann::json out = rules_;
     for (const auto& [name, parts] : merged_) {
@@ -67,7 +68,7 @@ class Dynamic {
 }  // namespace
 
 std::string GptqWriter::refusal(int64_t out_features, int64_t in_features, int64_t, int bits) const {
-  // 8 also where fewer would do: readers' kernels work on eight channels.
+  // 8 is required even where fewer would do, because the readers' kernels work on eight channels.
   const int64_t run = std::max<int64_t>(8, run_codes(bits));
   if (in_features % run != 0) return fmt::format("in_features {} is not a multiple of {}", in_features, run);
   if (out_features % run != 0) return fmt::format("out_features {} is not a multiple of {}", out_features, run);
@@ -135,8 +136,8 @@ void GptqWriter::configure(const CheckpointPlan& plan, const std::vector<std::st
   }
   if (nlohmann::json rules = dynamic.rules(); !rules.empty()) q["dynamic"] = std::move(rules);
   if (!whole) {
-    // The same for readers that do not know "dynamic" (transformers): what is quantized, by whole names, which are
-    // right for those that look for parts or ends of a name.
+    // For readers that do not know "dynamic" (transformers), this lists the quantized modules. Their full names also
+    // match in readers that compare parts or ends of a name.
     nlohmann::json modules = nlohmann::json::array();
     for (const QuantizedLinear& l : plan.quantized) modules.push_back(module_name(l.name));
     q["modules_in_block_to_quantize"] = nlohmann::json::array({std::move(modules)});

@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::json;
 
-// A name of a folder may be no UTF-8.
+// The name of a folder may be invalid UTF-8.
 std::string dumped(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
@@ -33,7 +33,7 @@ void append_yaml(const json& object, int indent, std::string& out) {
   }
 }
 
-// Valid UTF-8 in one line that cannot break out of a table's cell or a sentence.
+// Returns valid UTF-8 in one line, which cannot break out of a table's cell or a sentence.
 std::string one_line(const std::string& text) {
   std::string out;
   for (const char c : json::parse(dumped(text)).get<std::string>()) {
@@ -68,7 +68,7 @@ int decimals_of(double value, int digits) {
   return std::clamp(digits - 1 - static_cast<int>(std::floor(std::log10(std::fabs(value)))), 0, 15);
 }
 
-// A mean can be said as exactly as its standard error allows.
+// A mean has as many digits as its standard error justifies.
 json rounded(const json& figures) {
   json out = figures;
   const auto error = figures.find("standard_error");
@@ -85,7 +85,7 @@ json rounded(const json& figures) {
   return out;
 }
 
-// Rows of the figures that have a form of their own, which are taken out of `figures`.
+// Makes the rows of the figures that have a form of their own, and removes these figures from `figures`.
 std::string rows_of_known(json& figures) {
   std::string out;
   const auto number = [&](const char* pointer) {

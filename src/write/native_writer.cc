@@ -11,7 +11,7 @@ namespace metal_marlin {
 
 namespace {
 
-// Version 1 knows 4 bits alone; who reads it must not take other codes for such.
+// Version 1 has only 4 bits. Its readers must not take other codes for 4-bit codes, hence version 2.
 bool is_version_1(const CheckpointPlan& plan) {
   return plan.bits == 4 && std::all_of(plan.quantized.begin(), plan.quantized.end(),
                                        [](const QuantizedLinear& l) { return l.bits == 4; });
