@@ -17,6 +17,10 @@
 namespace metal_marlin {
 namespace {
 
+// Outputs of a panel of codes: even in tiles, as AMX takes two at a time; few enough for the products of many rows to
+// stay in the cache and for all threads to have work, so many that handing out a panel costs nothing.
+constexpr int64_t kPanelOutputs = 8 * kTileOutputs;
+
 int64_t round_up(int64_t n, int64_t to) noexcept {
   return (n + to - 1) / to * to;
 }
@@ -234,28 +238,18 @@ void WeightMatrix::share_plan(const WeightMatrix& other) {
   if (codes_ && other.codes_ && *codes_->plan == *other.codes_->plan) codes_->plan = other.codes_->plan;
 }
 
-int64_t WeightMatrix::panel_tiles() const noexcept {
-  // A few panels for each thread, since one of them may be held up; even, as AMX takes two tiles at a time; and small
-  // enough for the outputs of many rows to stay in the cache.
-  constexpr int64_t kMost = 32;
-  const int64_t tiles = (codes_->tiles.out_features + kTileOutputs - 1) / kTileOutputs;
-  const int64_t wanted = threads() == 1 ? tiles : (tiles + 4 * threads() - 1) / (4 * threads());
-  return std::clamp<int64_t>(round_up(wanted, 2), 2, kMost);
-}
-
 int64_t WeightMatrix::panels() const noexcept {
   if (!codes_) return floats_.panels();
-  const int64_t width = panel_tiles() * kTileOutputs;
-  return (codes_->tiles.out_features + width - 1) / width;
+  return (codes_->tiles.out_features + kPanelOutputs - 1) / kPanelOutputs;
 }
 
 int64_t WeightMatrix::panel_begin(int64_t panel) const noexcept {
-  return codes_ ? panel * panel_tiles() * kTileOutputs : floats_.panel_begin(panel);
+  return codes_ ? panel * kPanelOutputs : floats_.panel_begin(panel);
 }
 
 int64_t WeightMatrix::panel_width(int64_t panel) const noexcept {
   if (!codes_) return floats_.panel_width(panel);
-  return std::min(panel_tiles() * kTileOutputs, codes_->tiles.out_features - panel_begin(panel));
+  return std::min(kPanelOutputs, codes_->tiles.out_features - panel_begin(panel));
 }
 
 void WeightInput::assign(const WeightMatrix& weight, const float* x, int64_t rows, bool share) {

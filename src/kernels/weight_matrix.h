@@ -67,7 +67,7 @@ class WeightMatrix {
   // Takes the other's plan where it is equal, so that inputs can be shared.
   void share_plan(const WeightMatrix& other);
 
-  // Panels: what one thread multiplies at a time. Their number depends on threads() for kCodes, the result does not.
+  // Panels: the outputs that one thread multiplies at a time.
   int64_t panels() const noexcept;
   int64_t panel_begin(int64_t panel) const noexcept;
   int64_t panel_width(int64_t panel) const noexcept;
@@ -82,7 +82,6 @@ class WeightMatrix {
     std::vector<uint16_t> minima;
   };
   static std::unique_ptr<Codes> make_codes(SegmentPlan plan, int64_t out_features, int bits);
-  int64_t panel_tiles() const noexcept;
 
   WeightType type_ = WeightType::kF32;
   PackedWeight floats_;
