@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "compute_options.h"
 #include "console.h"
 #include "options.h"
 #include "signals.h"
@@ -25,6 +26,7 @@ struct State {
   std::string system;
   GenerateOptions options;
   MachineOptions machine;
+  ComputeOptions compute;
   SharedTexts texts;
   OutputOptions console;
   bool stats = false;
@@ -47,7 +49,7 @@ int run(const Command& command, State& state) {
   state.options.on_warning = [&console, said = std::set<std::string>()](const std::string& text) mutable {
     if (said.insert(text).second) console.warning(text);
   };
-  TextGenerator generator(state.model, state.machine, true);
+  TextGenerator generator(state.model, state.machine, true, state.compute);
   const StopOnSignal signals;
   const bool interactive = isatty(STDIN_FILENO) != 0 && !console.quiet();
   if (interactive) print_error("Ctrl-D or /exit leaves, /clear begins anew, Ctrl-C stops an answer.\n");
@@ -103,6 +105,7 @@ void add_chat(Application& application) {
   command.text("--system", state->system, "TEXT", "System message that opens the conversation");
   add_sampling_options(command, state->options);
   add_machine_options(command, state->machine, state->texts, false, false);
+  add_compute_options(command, state->compute, true);
   command.group("Output");
   command.flag("--stats", state->stats, "Print tokens per second on stderr after each answer");
   add_output_options(command, state->console);

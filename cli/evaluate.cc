@@ -6,6 +6,7 @@
 
 #include <memory>
 
+#include "compute_options.h"
 #include "console.h"
 #include "options.h"
 #include "signals.h"
@@ -20,6 +21,7 @@ struct State {
   std::string reference;
   EvaluationOptions evaluation;
   MachineOptions machine;
+  ComputeOptions compute;
   SharedTexts texts;
   OutputOptions console;
 };
@@ -49,7 +51,8 @@ int run(State& state) {
   const StopOnSignal signals;
   Evaluation result;
   try {
-    result = evaluate_model(state.model, state.reference, state.evaluation, state.machine, console.observer());
+    result = evaluate_model(state.model, state.reference, state.evaluation, state.machine, console.observer(),
+                            state.compute);
   } catch (const Interrupted&) {
     console.stopped("an evaluation cannot be continued: run the same command again");
     return kExitInterrupted;
@@ -76,6 +79,7 @@ void add_evaluate(Application& application) {
                   "Tokens of a chunk; every position but its first is scored");
   add_bos_option(command, state->texts);
   add_machine_options(command, state->machine, state->texts, true, true);
+  add_compute_options(command, state->compute, false);
   add_output_options(command, state->console);
   command.example("Perplexity of a model", "metal-marlin evaluate MODEL --text test.txt");
   command.example("How far a quantized model is from its original",

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <memory>
 
+#include "compute_options.h"
 #include "console.h"
 #include "options.h"
 #include "signals.h"
@@ -25,6 +26,7 @@ struct State {
   std::string file;
   GenerateOptions options;
   MachineOptions machine;
+  ComputeOptions compute;
   SharedTexts texts;
   OutputOptions console;
   bool stats = false;
@@ -56,7 +58,7 @@ int run(const Command& command, State& state) {
   state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
   state.options.on_warning = [&console](const std::string& text) { console.warning(text); };
-  TextGenerator generator(state.model, state.machine);
+  TextGenerator generator(state.model, state.machine, false, state.compute);
   if (generator.has_chat_template()) {
     console.info(
         fmt::format("this model answers in conversations, and its text is continued as it stands: '{} chat {}' "
@@ -82,6 +84,7 @@ void add_generate(Application& application) {
   command.text("-f,--file", state->file, "FILE", "File that holds the text to continue", Completes::kFiles);
   add_sampling_options(command, state->options);
   add_machine_options(command, state->machine, state->texts, false, false);
+  add_compute_options(command, state->compute, true);
   command.group("Output");
   command.flag("--stats", state->stats, "Print tokens per second on stderr at the end");
   add_output_options(command, state->console);

@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
     cli::add_evaluate(application);
     cli::add_generate(application);
     cli::add_chat(application);
+    cli::add_bench(application);
     cli::add_inspect(application);
     cli::add_compare(application);
     cli::add_report(application);

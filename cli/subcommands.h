@@ -16,6 +16,7 @@ void add_convert(Application& application);
 void add_evaluate(Application& application);
 void add_generate(Application& application);
 void add_chat(Application& application);
+void add_bench(Application& application);
 void add_inspect(Application& application);
 void add_compare(Application& application);
 void add_report(Application& application);

@@ -2,6 +2,7 @@
 // token.
 #pragma once
 
+#include <metal_marlin/compute.h>
 #include <metal_marlin/export.h>
 #include <metal_marlin/options.h>
 #include <metal_marlin/progress.h>
@@ -24,9 +25,10 @@ struct Evaluation {
 };
 
 // Runs both models block by block in lockstep, so that memory holds one block of each. `reference` may be empty.
+// `compute`: arithmetic of the model; that of the reference is always f32.
 METAL_MARLIN_API Evaluation evaluate_model(const std::string& model, const std::string& reference,
                                            const EvaluationOptions& options, const MachineOptions& machine,
-                                           const Observer& observer = {});
+                                           const Observer& observer = {}, const ComputeOptions& compute = {});
 
 // {"model": {...}} with the keys of report.json; beside it "perplexity" of the model, quantized or not, and
 // "reference_perplexity" (null without a reference).

@@ -1,6 +1,7 @@
 // Runs a model: text in, text out. The options have llama.cpp's names.
 #pragma once
 
+#include <metal_marlin/compute.h>
 #include <metal_marlin/export.h>
 #include <metal_marlin/options.h>
 
@@ -45,7 +46,9 @@ struct GenerateStats {
 class METAL_MARLIN_API TextGenerator {
  public:
   // With `for_chat` a model without a chat template is refused (UnsupportedError) before its weights are loaded.
-  explicit TextGenerator(const std::string& model, const MachineOptions& machine = {}, bool for_chat = false);
+  // ArgumentError for unknown names in `compute`, UnsupportedError where it asks for int8 and the model has no codes.
+  explicit TextGenerator(const std::string& model, const MachineOptions& machine = {}, bool for_chat = false,
+                         const ComputeOptions& compute = {});
   ~TextGenerator();
   TextGenerator(TextGenerator&&) noexcept;
 

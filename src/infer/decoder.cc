@@ -37,7 +37,7 @@ Decoder::Decoder(const ModelSource& source, const DecoderOptions& options,
   const auto resident = static_cast<int64_t>(std::min(options.weight_bytes / each, layers));
   for (int64_t layer = 0; layer < resident; ++layer) {
     if (progress) progress(layer, resident);
-    blocks_.push_back(forward_.prepare(load_block(source, layer)));
+    blocks_.push_back(load_prepared_block(source, layer, forward_.precision(), options_.codes));
   }
 }
 
@@ -74,9 +74,18 @@ void Decoder::run(std::span<const int32_t> ids, std::span<const int64_t> lengths
       forward_.run(layer, *blocks_[static_cast<size_t>(layer)], states, lengths, {}, cache_.get());
     } else {
       // Blocks that are not kept are prepared too, so that the results do not depend on which blocks are kept.
-      const auto block = forward_.prepare(load_block(source_, layer));
+      const auto block = load_prepared_block(source_, layer, forward_.precision(), options_.codes);
       forward_.run(layer, *block, states, lengths, {}, cache_.get());
     }
+  }
+}
+
+void read_prompt(Decoder& decoder, std::span<const int32_t> tokens, Matrix& states) {
+  constexpr size_t kRows = 256;
+  for (size_t first = 0; first < tokens.size(); first += kRows) {
+    const auto piece = tokens.subspan(first, std::min(kRows, tokens.size() - first));
+    const int64_t rows[] = {static_cast<int64_t>(piece.size())};
+    decoder.run(piece, rows, states);
   }
 }
 

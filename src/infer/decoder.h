@@ -21,6 +21,7 @@ struct DecoderOptions {
   int64_t sequences = 1;
   int64_t capacity = 1;  // tokens of a sequence at most
   ComputeType precision = ComputeType::kF32;
+  bool codes = false;  // linears that are stored as codes stay so and are multiplied with activations in 8 bits
   KvStorage cache = KvStorage::kF32;
   // Bytes of prepared weights to keep. The blocks that do not fit are loaded again for each call of run().
   uint64_t weight_bytes = ~uint64_t{0};
@@ -58,5 +59,9 @@ class Decoder {
   std::vector<std::shared_ptr<const PreparedBlock>> blocks_;  // the first layers
   std::unique_ptr<KvCache> cache_;
 };
+
+// Appends the tokens of a prompt, at least one, to the decoder's first sequence, in pieces of bounded memory. states:
+// of the last piece, whose last row is that of the last token.
+void read_prompt(Decoder& decoder, std::span<const int32_t> tokens, Matrix& states);
 
 }  // namespace metal_marlin

@@ -10,6 +10,7 @@
 #include "core/machine.h"
 #include "core/random.h"
 #include "core/threads.h"
+#include "infer/compute.h"
 #include "infer/decoder.h"
 #include "infer/sampling.h"
 #include "model/model.h"
@@ -21,15 +22,8 @@ namespace metal_marlin {
 namespace {
 
 constexpr int64_t kDefaultContext = 4096;
-constexpr int64_t kPromptRows = 256;
 constexpr size_t kTextContext = 8;
 constexpr uint64_t kReserve = 256u << 20;  // program, tokenizer, cache of a usual conversation
-
-ComputeType precision_of(const std::string& precision) {
-  if (precision == "auto" || precision == "f32") return ComputeType::kF32;
-  if (precision == "bf16") return ComputeType::kBF16;
-  throw ArgumentError(fmt::format("precision \"{}\": expected auto, f32 or bf16", precision));
-}
 
 }  // namespace
 
@@ -42,13 +36,13 @@ struct TextGenerator::Impl {
   int threads = 0;      // as MachineOptions has it
   bool warned = false;  // of what opening the model and its tokenizer found
 
-  Impl(const std::string& model, const MachineOptions& machine, bool for_chat);
+  Impl(const std::string& model, const MachineOptions& machine, bool for_chat, const ComputeOptions& compute_options);
   std::string run(std::vector<int32_t> tokens, const GenerateOptions& options,
                   const std::function<bool(const std::string&)>& on_text, GenerateStats* stats);
-  void read_prompt(const std::vector<int32_t>& tokens, Matrix& states);
 };
 
-TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machine, bool for_chat) {
+TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machine, bool for_chat,
+                          const ComputeOptions& compute_options) {
   const double start = wall_seconds();
   threads = machine.threads;
   const ThreadCount thread_count(threads);
@@ -59,26 +53,20 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
         fmt::format("{}: expected a model with a chat template, found none; use generate", source->path()));
   }
   DecoderOptions options;
-  options.precision = precision_of(machine.precision);
+  const Compute compute = compute_of(compute_options, machine, *source, true);
+  options.precision = compute.precision;
+  options.codes = compute.codes;
   const auto head_bytes = static_cast<uint64_t>(source->config().vocab_size * source->config().hidden_size) * 2;
   if (machine.memory_bytes > 0) {
     const uint64_t other = head_bytes + kReserve;
     options.weight_bytes = machine.memory_bytes > other ? machine.memory_bytes - other : 0;
   }
   decoder = std::make_unique<Decoder>(*source, options);
-  head = std::make_unique<Head>(*source);
+  head = std::make_unique<Head>(*source, ComputeType::kF32, compute.head);
   ends = source->config().eos_token_ids;
   const auto& more = source->tokenizer().eos_ids();
   ends.insert(ends.end(), more.begin(), more.end());
   load_seconds = wall_seconds() - start;
-}
-
-void TextGenerator::Impl::read_prompt(const std::vector<int32_t>& tokens, Matrix& states) {
-  const auto count = static_cast<int64_t>(tokens.size());
-  for (int64_t first = 0; first < count; first += kPromptRows) {
-    const int64_t rows[] = {std::min(kPromptRows, count - first)};
-    decoder->run(std::span(tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(rows[0])), rows, states);
-  }
 }
 
 std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const GenerateOptions& options,
@@ -119,7 +107,7 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
   result.stop = "length";
   double start = wall_seconds();
   Matrix states;
-  read_prompt(tokens, states);
+  read_prompt(*decoder, tokens, states);
   result.prompt_seconds = wall_seconds() - start;
   start = wall_seconds();
 
@@ -157,8 +145,9 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
   return text;
 }
 
-TextGenerator::TextGenerator(const std::string& model, const MachineOptions& machine, bool for_chat) try
-    : impl_(std::make_unique<Impl>(model, machine, for_chat)) {
+TextGenerator::TextGenerator(const std::string& model, const MachineOptions& machine, bool for_chat,
+                             const ComputeOptions& compute) try
+    : impl_(std::make_unique<Impl>(model, machine, for_chat, compute)) {
 } catch (...) {
   rethrow_as_error("TextGenerator");
 }

@@ -8,8 +8,10 @@
 #include <array>
 #include <cstdlib>
 #include <optional>
+#include <string_view>
 
 #include "core/threads.h"
+#include "kernels/code_kernels.h"
 #include "kernels/tables.h"
 
 namespace metal_marlin {
@@ -74,11 +76,19 @@ const KernelTable& kernels_by_name(const std::string& name) {
   const auto isas = supported_isas();
   if (name.empty()) return *kernels(isas.back());
   std::string names;
+  for (const CodeKernels& row : supported_code_kernels()) {
+    if (name != row.name || name == row.floats) continue;
+    return kernels_by_name(row.floats);
+  }
   for (const Isa isa : isas) {
     if (name == isa_name(isa)) return *kernels(isa);
     names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
   }
-  const bool known = std::any_of(kRows.begin(), kRows.end(), [&](const Row& row) { return name == row.name; });
+  for (const CodeKernels& row : supported_code_kernels()) {
+    if (std::string_view(row.name) != row.floats) names += ", " + std::string(row.name);
+  }
+  const bool known = name == "avx_vnni" || name == "avx512_vnni" || name == "amx" ||
+                     std::any_of(kRows.begin(), kRows.end(), [&](const Row& row) { return name == row.name; });
   throw ArgumentError(fmt::format("METAL_MARLIN_ISA: {} instruction set '{}'; set it to one of {}, or unset it",
                                   known ? "this machine lacks the" : "unknown", name, names));
 }

@@ -8,6 +8,7 @@
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/gemm.h"
+#include "kernels/weight_matrix.h"
 #include "model/attention.h"
 #include "model/block.h"
 #include "model/kv_cache.h"
@@ -106,10 +107,16 @@ struct BlockForward::Impl {
   void run_batch(int64_t layer, const PreparedBlock& block, float* states, const Batch& batch, const InputHook& hook,
                  KvCache* cache);
 
+  // Whether the threads share the panels of a weight, or each takes tiles of rows. With codes the result is the same,
+  // so that rows enough for all threads go through the whole block in tiles.
+  static bool few_rows(const PreparedBlock& b, int64_t rows) {
+    return rows <= kFewRows && !(rows >= kTileRows * threads() && b.all_codes());
+  }
+
   // Calls f(first row, rows) for tiles of the batch, in parallel when there are many rows, once otherwise.
   template <class F>
-  void for_tiles(int64_t rows, const F& f) const {
-    if (rows <= kFewRows) {
+  void for_tiles(int64_t rows, bool few, const F& f) const {
+    if (few) {
       f(0, rows);
       return;
     }
@@ -117,7 +124,8 @@ struct BlockForward::Impl {
                  [&](int64_t i) { f(i * kTileRows, std::min(kTileRows, rows - i * kTileRows)); });
   }
   static void linear(const PreparedLinear& l, const float* x, int64_t rows, bool few, float* y, int64_t ldy) {
-    (few ? linear_panels : linear_rows)(l.weight, x, rows, l.bias_or_null(), y, ldy);
+    const LinearTask task{&l.weight, l.bias_or_null(), y, ldy};
+    multiply(std::span(&task, 1), x, rows, few);
   }
   void norm_rows(const float* x, const std::vector<float>& weight, int64_t rows, float* y) const {
     const auto n = static_cast<int64_t>(weight.size());
@@ -234,9 +242,12 @@ void BlockForward::Impl::head_norm_rope(const std::vector<float>& weight, float*
 void BlockForward::Impl::project_qkv(const PreparedBlock& b, const Batch& batch, int64_t half, int64_t row,
                                      int64_t rows, bool few) {
   const float* x = h.data() + row * config.hidden_size;
-  linear(b.linear(LinearKind::kQ), x, rows, few, q.data() + row * q_dim, q_dim);
-  linear(b.linear(LinearKind::kK), x, rows, few, k.data() + row * kv_dim, kv_dim);
-  linear(b.linear(LinearKind::kV), x, rows, few, v.data() + row * kv_dim, kv_dim);
+  const auto task = [&](LinearKind kind, Matrix& y) {
+    const PreparedLinear& l = b.linear(kind);
+    return LinearTask{&l.weight, l.bias_or_null(), y.data() + row * y.cols(), y.cols()};
+  };
+  const LinearTask tasks[] = {task(LinearKind::kQ, q), task(LinearKind::kK, k), task(LinearKind::kV, v)};
+  multiply(tasks, x, rows, few);
   for (int64_t r = row; r < row + rows; ++r) {
     const auto i = static_cast<size_t>(r);
     head_norm_rope(b.norm(NormKind::kQ), q.data() + r * q_dim, config.num_attention_heads, half, batch.cos[i],
@@ -305,14 +316,25 @@ void BlockForward::Impl::gate_up(const PreparedBlock& b, const float* x, int64_t
   const PreparedLinear& up = b.linear(LinearKind::kUp);
   const ActMul multiply_act = act_mul(config.activation);
   const int64_t ffn = config.intermediate_size;
-  const void* input = gemm_input(gate.weight.type(), x, rows * config.hidden_size);
+  if (gate.weight.type() != up.weight.type() || gate.weight.plan() != up.weight.plan()) {
+    // Nothing in common: the products one after the other.
+    float* u = thread_scratch(kUp, rows * ffn);
+    linear(gate, x, rows, few, out, ffn);
+    linear(up, x, rows, few, u, ffn);
+    for (int64_t r = 0; r < rows; ++r) multiply_act(out + r * ffn, u + r * ffn, ffn, out + r * ffn);
+    return;
+  }
+  thread_local WeightInput of_thread;
+  WeightInput& input = of_thread;  // this thread's, also in the panels
+  input.forget();
+  input.assign(gate.weight, x, rows, few);
   const auto panel = [&](int64_t p) {
     const int64_t begin = gate.weight.panel_begin(p);
     const int64_t width = gate.weight.panel_width(p);
     float* g = thread_scratch(kGate, rows * width);
     float* u = thread_scratch(kUp, rows * width);
-    gate.weight.multiply(p, input, rows, g);
-    up.weight.multiply(p, input, rows, u);
+    multiply_panel_to(gate.weight, p, input, g);
+    multiply_panel_to(up.weight, p, input, u);
     for (int64_t r = 0; r < rows; ++r) {
       if (!gate.bias.empty()) kernels().add(gate.bias.data() + begin, width, g + r * width);
       if (!up.bias.empty()) kernels().add(up.bias.data() + begin, width, u + r * width);
@@ -331,7 +353,7 @@ void BlockForward::Impl::run_batch(int64_t layer, const PreparedBlock& b, float*
   const int64_t rows = batch.rows;
   const int64_t hidden = config.hidden_size;
   const int64_t ffn = config.intermediate_size;
-  const bool few = rows <= kFewRows;
+  const bool few = few_rows(b, rows);
   const int64_t half = rope(layer, 1).half;
   grow(h, rows, hidden);
   grow(q, rows, q_dim);
@@ -339,7 +361,7 @@ void BlockForward::Impl::run_batch(int64_t layer, const PreparedBlock& b, float*
   grow(v, rows, kv_dim);
   grow(attended, rows, q_dim);
 
-  for_tiles(rows, [&](int64_t r, int64_t n) {
+  for_tiles(rows, few, [&](int64_t r, int64_t n) {
     norm_rows(states + r * hidden, b.norm(NormKind::kInput), n, h.data() + r * hidden);
     project_qkv(b, batch, half, r, n, few);
   });
@@ -363,7 +385,7 @@ void BlockForward::Impl::run_batch(int64_t layer, const PreparedBlock& b, float*
     add_to_states(b.linear(LinearKind::kDown), b.norm(NormKind::kPostFeedForward), x, n, few, states + r * hidden);
   };
   if (!hook) {  // without a hook a tile can go through all steps while it is in the cache
-    for_tiles(rows, [&](int64_t r, int64_t n) {
+    for_tiles(rows, few, [&](int64_t r, int64_t n) {
       after_attention(r, n);
       float* x = thread_scratch(kAct, n * ffn);
       gate_up(b, h.data() + r * hidden, n, few, x);
@@ -372,11 +394,11 @@ void BlockForward::Impl::run_batch(int64_t layer, const PreparedBlock& b, float*
     return;
   }
   grow(act, rows, ffn);
-  for_tiles(rows, after_attention);
+  for_tiles(rows, few, after_attention);
   hook(LinearInput::kGateUp, h.data(), rows, hidden);
-  for_tiles(rows, [&](int64_t r, int64_t n) { gate_up(b, h.data() + r * hidden, n, few, act.data() + r * ffn); });
+  for_tiles(rows, few, [&](int64_t r, int64_t n) { gate_up(b, h.data() + r * hidden, n, few, act.data() + r * ffn); });
   hook(LinearInput::kDown, act.data(), rows, ffn);
-  for_tiles(rows, [&](int64_t r, int64_t n) { down(r, n, act.data() + r * ffn); });
+  for_tiles(rows, few, [&](int64_t r, int64_t n) { down(r, n, act.data() + r * ffn); });
 }
 
 BlockForward::BlockForward(const Family& family, const ModelConfig& config, ComputeType precision)

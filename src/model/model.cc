@@ -6,11 +6,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <optional>
 #include <unordered_map>
 
+#include "core/half.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/gemm.h"
+#include "kernels/weight_matrix.h"
+#include "model/prepared_block.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
@@ -47,23 +52,89 @@ std::string bias_name(const std::string& weight) {
 
 }  // namespace
 
-Block load_block(const ModelSource& source, int64_t layer) {
-  Block block;
-  for (const LinearSlot& slot : source.linears(layer)) {
-    Linear& l = block.linear(slot.kind);
-    l.weight = source.load(slot.weight, slot.first_row, slot.rows);
-    check_finite(l.weight.values(), slot.weight, source, slot.first_row * slot.columns);
-    if (slot.has_bias) l.bias = load_vector(source, bias_name(slot.weight), slot.first_row, slot.rows);
-    source.release(slot.weight);
+namespace {
+
+// What load_weight finds wrong with the floats of a linear, found in its codes.
+void check_codes(const StoredCodes& codes, const LinearSlot& slot, const ModelSource& source) {
+  const QuantizedTensor& t = codes.tensor;
+  validate(t, fmt::format("{}: tensor {}", source.path(), slot.weight));
+  if (t.in_features != slot.columns || t.out_features < slot.first_row + slot.rows) {
+    throw FormatError(fmt::format("{}: tensor {}: expected at least {} outputs of {} inputs, found [{}, {}]",
+                                  source.path(), slot.weight, slot.first_row + slot.rows, slot.columns, t.out_features,
+                                  t.in_features));
   }
+  for (size_t k = 0; k < codes.q_scale.size(); ++k) {
+    const float scale = f16_to_f32(codes.q_scale[k]);
+    if (std::isfinite(scale) && scale != 0.0f) continue;
+    throw NumericError(fmt::format(
+        "{}: tensor {}: expected a q_scale of finite values other than 0, found {} at channel {}; the checkpoint is "
+        "damaged",
+        source.path(), slot.weight, scale, k));
+  }
+}
+
+Matrix load_weight(const ModelSource& source, const LinearSlot& slot) {
+  Matrix weight = source.load(slot.weight, slot.first_row, slot.rows);
+  check_finite(weight.values(), slot.weight, source, slot.first_row * slot.columns);
+  return weight;
+}
+
+std::vector<float> load_bias(const ModelSource& source, const LinearSlot& slot) {
+  if (!slot.has_bias) return {};
+  return load_vector(source, bias_name(slot.weight), slot.first_row, slot.rows);
+}
+
+std::array<std::vector<float>, kNorms> load_norms(const ModelSource& source, int64_t layer) {
+  std::array<std::vector<float>, kNorms> norms;
   for (int i = 0; i < kNorms; ++i) {
     const auto kind = static_cast<NormKind>(i);
     const std::string name = source.norm_name(layer, kind);
     if (name.empty()) continue;
     const bool per_head = kind == NormKind::kQ || kind == NormKind::kK;
-    block.norm(kind) = load_vector(source, name, 0, per_head ? source.config().head_dim : source.config().hidden_size);
+    norms[static_cast<size_t>(i)] =
+        load_vector(source, name, 0, per_head ? source.config().head_dim : source.config().hidden_size);
   }
+  return norms;
+}
+
+}  // namespace
+
+Block load_block(const ModelSource& source, int64_t layer) {
+  Block block;
+  for (const LinearSlot& slot : source.linears(layer)) {
+    Linear& l = block.linear(slot.kind);
+    l.weight = load_weight(source, slot);
+    l.bias = load_bias(source, slot);
+    source.release(slot.weight);
+  }
+  block.norms = load_norms(source, layer);
   return block;
+}
+
+std::shared_ptr<const PreparedBlock> load_prepared_block(const ModelSource& source, int64_t layer,
+                                                         ComputeType precision, bool codes) {
+  if (!codes) return std::make_shared<const PreparedBlock>(load_block(source, layer), precision, false);
+  PreparedBlock::Linears linears;
+  std::map<std::string, std::optional<StoredCodes>> stored;  // fused weights are read once
+  for (const LinearSlot& slot : source.linears(layer)) {
+    PreparedLinear& l = linears[static_cast<size_t>(slot.kind)];
+    auto it = stored.find(slot.weight);
+    if (it == stored.end()) {
+      stored.clear();
+      it = stored.emplace(slot.weight, source.load_codes(slot.weight)).first;
+    }
+    if (it->second) {
+      check_codes(*it->second, slot, source);
+      l.weight = WeightMatrix::of_codes(it->second->tensor, slot.first_row, slot.rows, it->second->q_scale);
+    } else {
+      const Matrix weight = load_weight(source, slot);
+      const GemmType type = precision == ComputeType::kBF16 ? GemmType::kBF16 : GemmType::kF32;
+      l.weight = WeightMatrix(weight.data(), weight.rows(), weight.cols(), type);
+    }
+    l.bias = load_bias(source, slot);
+    source.release(slot.weight);
+  }
+  return std::make_shared<const PreparedBlock>(std::move(linears), load_norms(source, layer));
 }
 
 void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& states) {
@@ -96,6 +167,7 @@ void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& stat
 struct Head::Impl {
   OwnedTensor weight;                // [vocab, hidden] in F16, BF16 or F32; empty when packed
   std::vector<PackedWeight> packed;  // the same rounded to bf16, kTile rows each: a head that is used for every token
+  WeightMatrix rounded;              // with HeadBits::k8, in place of both
   std::vector<float> norm;
   int64_t vocab = 0;
   int64_t hidden = 0;
@@ -126,19 +198,40 @@ struct Head::Impl {
     }
     weight = OwnedTensor();
   }
+  // logits [rows, vocab] of normed states, by the head in 8 bits.
+  void codes_logits(const Matrix& normed, float* out) const {
+    WeightInput input;
+    input.assign(rounded, normed.data(), normed.rows(), true);
+    parallel_for(rounded.panels(), [&](int64_t p) {
+      const int64_t begin = rounded.panel_begin(p);
+      multiply_panel(rounded, p, input, nullptr, out, vocab);
+      for (int64_t r = 0; cap > 0 && r < normed.rows(); ++r)
+        kernels().softcap(out + r * vocab + begin, cap, rounded.panel_width(p));
+    });
+  }
 };
 
-Head::Head(const ModelSource& source, ComputeType precision) : impl_(std::make_unique<Impl>()) {
+Head::Head(const ModelSource& source, ComputeType precision, HeadBits bits) : impl_(std::make_unique<Impl>()) {
   const auto& config = source.config();
   const auto& family = source.family();
   const std::string& name = source.head_tensor();
   impl_->vocab = config.vocab_size;
   impl_->hidden = config.hidden_size;
-  impl_->weight = source.load_stored(name);
+  if (bits == HeadBits::k8) {
+    impl_->rounded = WeightMatrix::rounded_to_8_bits(
+        config.vocab_size, config.hidden_size, [&](int64_t first, int64_t count, float* out) {
+          const Matrix rows = source.load(name, first, count);
+          check_finite(rows.values(), name, source, first * config.hidden_size);
+          std::memcpy(out, rows.data(), static_cast<size_t>(rows.size()) * sizeof(float));
+        });
+  } else {
+    impl_->weight = source.load_stored(name);
+  }
   source.release(name);
   const OwnedTensor& w = impl_->weight;
   const std::vector<int64_t> expected{config.vocab_size, config.hidden_size};
-  if (w.shape != expected || (w.dtype != DType::kF16 && w.dtype != DType::kBF16 && w.dtype != DType::kF32)) {
+  if (bits == HeadBits::kStored &&
+      (w.shape != expected || (w.dtype != DType::kF16 && w.dtype != DType::kBF16 && w.dtype != DType::kF32))) {
     throw FormatError(fmt::format("{}: tensor {}: expected {} in F16, BF16 or F32, found {} in {}", source.path(), name,
                                   shape_string(expected), shape_string(w.shape), dtype_name(w.dtype)));
   }
@@ -146,7 +239,7 @@ Head::Head(const ModelSource& source, ComputeType precision) : impl_(std::make_u
   impl_->offset = family.offset_norm ? 1.0f : 0.0f;
   impl_->eps = static_cast<float>(config.rms_norm_eps);
   impl_->cap = static_cast<float>(config.final_logit_softcapping);
-  if (precision == ComputeType::kBF16 && has_bf16_gemm()) {
+  if (precision == ComputeType::kBF16 && has_bf16_gemm() && bits == HeadBits::kStored) {
     impl_->type = GemmType::kBF16;
     impl_->pack();
   }
@@ -168,6 +261,10 @@ void Head::logits(const float* states, int64_t rows, float* out) const {
       kernels().rms_norm(states + r * hidden, w.norm.data(), w.offset, w.eps, hidden, normed.row(r).data());
     }
   });
+  if (w.rounded.type() == WeightType::kCodes) {
+    w.codes_logits(normed, out);
+    return;
+  }
   Buffer rounded;
   const void* input = normed.data();
   const size_t element = w.type == GemmType::kBF16 ? 2 : 4;

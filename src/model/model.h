@@ -16,11 +16,17 @@ namespace metal_marlin {
 // Throws ArgumentError when an id is outside 0..vocab_size-1.
 void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& states);
 
+enum class HeadBits : uint8_t {
+  kStored,  // as it is stored, in 16 or 32 bits
+  k8,       // rounded to 8 bits, a scale for each row and group of 32; multiplied with activations in 8 bits
+};
+
 // Final norm, head and soft-capping. It holds the head [vocab, hidden] in its stored 16-bit type where it has one; with
-// kBF16, packed in bf16.
+// kBF16, packed in bf16; with HeadBits::k8, in 8 bits.
 class Head {
  public:
-  explicit Head(const ModelSource& source, ComputeType precision = ComputeType::kF32);
+  explicit Head(const ModelSource& source, ComputeType precision = ComputeType::kF32,
+                HeadBits bits = HeadBits::kStored);
   ~Head();
   int64_t vocab_size() const noexcept;
   // Computes the logits [rows, vocab] of states [rows, hidden], which are taken before the final norm.

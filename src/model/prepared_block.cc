@@ -1,5 +1,8 @@
 #include "model/prepared_block.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "source/family.h"
 
 namespace metal_marlin {
@@ -18,10 +21,25 @@ PreparedBlock::PreparedBlock(const Block& block, ComputeType precision, bool in_
   const GemmType type = precision == ComputeType::kBF16 ? GemmType::kBF16 : GemmType::kF32;
   for (size_t i = 0; i < linears_.size(); ++i) {
     const Matrix& w = block.linears[i].weight;
-    linears_[i].weight = in_place && type == GemmType::kF32 ? PackedWeight::view(w.data(), w.rows(), w.cols())
-                                                            : PackedWeight(w.data(), w.rows(), w.cols(), type);
+    linears_[i].weight = in_place && type == GemmType::kF32 ? WeightMatrix::view(w.data(), w.rows(), w.cols())
+                                                            : WeightMatrix(w.data(), w.rows(), w.cols(), type);
     linears_[i].bias = block.linears[i].bias;
   }
+}
+
+PreparedBlock::PreparedBlock(Linears linears, Norms norms) : linears_(std::move(linears)), norms_(std::move(norms)) {
+  // Linears with one input round it once.
+  const auto share = [&](LinearKind kind, LinearKind with) {
+    linears_[static_cast<size_t>(kind)].weight.share_plan(linears_[static_cast<size_t>(with)].weight);
+  };
+  share(LinearKind::kK, LinearKind::kQ);
+  share(LinearKind::kV, LinearKind::kQ);
+  share(LinearKind::kUp, LinearKind::kGate);
+}
+
+bool PreparedBlock::all_codes() const noexcept {
+  return std::all_of(linears_.begin(), linears_.end(),
+                     [](const PreparedLinear& l) { return l.weight.type() == WeightType::kCodes; });
 }
 
 uint64_t PreparedBlock::bytes() const noexcept {

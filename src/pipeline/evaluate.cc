@@ -13,8 +13,10 @@
 #include "core/threads.h"
 #include "eval/score.h"
 #include "formats/text.h"
+#include "infer/compute.h"
 #include "model/block.h"
 #include "model/model.h"
+#include "model/prepared_block.h"
 #include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
@@ -32,24 +34,33 @@ namespace {
 
 // One model on its way through the evaluated chunks.
 struct Stream {
-  Stream(const ModelSource& s, const TokenSet& chunks, ComputeType precision, const std::string& scratch)
+  Stream(const ModelSource& s, const TokenSet& chunks, const Compute& compute, const std::string& scratch)
       : source(s),
+        codes(compute.codes),
         states(chunks.lengths(), s.config().hidden_size, scratch, BlockForward::kBatchTokens),
-        forward(s.family(), s.config(), precision) {
+        forward(s.family(), s.config(), compute.precision) {
     embed_sequences(s, chunks, states);
   }
   void step(int64_t layer) {
     if (layer >= source.config().num_hidden_layers) return;
-    const Block block = load_block(source, layer);
+    if (codes) {
+      pass(layer, *load_prepared_block(source, layer, forward.precision(), true));
+    } else {
+      pass(layer, load_block(source, layer));
+    }
+    for (const LinearSlot& slot : source.linears(layer)) source.release(slot.weight);
+  }
+  template <class AnyBlock>
+  void pass(int64_t layer, const AnyBlock& block) {
     for (const auto& batch : states.batches()) {
       Matrix m = states.read(batch);
       forward.run(layer, block, m, batch.lengths);
       states.write(batch, m);
     }
-    for (const LinearSlot& slot : source.linears(layer)) source.release(slot.weight);
   }
 
   const ModelSource& source;
+  bool codes;
   StateStore states;
   BlockForward forward;
 };
@@ -130,10 +141,10 @@ void check_same_tokens(const ModelSource& model, const ModelSource& reference, c
 }  // namespace
 
 Evaluation evaluate_model(const std::string& model, const std::string& reference, const EvaluationOptions& options,
-                          const MachineOptions& machine, const Observer& observer) try {
+                          const MachineOptions& machine, const Observer& observer,
+                          const ComputeOptions& compute_options) try {
   if (options.text.empty()) throw ArgumentError("--text: expected a file to evaluate on");
   check_sizes(options);
-  if (machine.precision != "auto") statistics_precision(machine.precision);  // refuses an unknown name
   const ThreadCount thread_count(machine.threads);
   TextReader(options.text);  // refuses what is no text, before the model is loaded
   Tracker tracker(observer);
@@ -156,7 +167,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   warn_of_few_chunks(options, chunks, tracker);
   warn_beyond_positions(*source, chunks.longest(), tracker);
   if (other) check_same_tokens(*source, *other, options.text);
-  const ComputeType precision = machine.precision == "bf16" ? statistics_precision("bf16") : ComputeType::kF32;
+  const Compute compute = compute_of(compute_options, machine, *source, false);
   const uint64_t models = other ? 2 : 1;
   const bool spill = evaluation_bytes(*source, chunks, models) > memory_budget(machine);
   const uint64_t state_bytes =
@@ -166,9 +177,9 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
                                   memory_budget(machine) >> 20, least >> 20));
   }
   const auto scratch = [&](const char* name) { return spill ? (temporary_folder() / name).string() : std::string(); };
-  Stream stream(*source, chunks, precision, scratch("model"));
+  Stream stream(*source, chunks, compute, scratch("model"));
   std::unique_ptr<Stream> reference_stream;
-  if (other) reference_stream = std::make_unique<Stream>(*other, chunks, ComputeType::kF32, scratch("reference"));
+  if (other) reference_stream = std::make_unique<Stream>(*other, chunks, Compute{}, scratch("reference"));
   const int64_t layers = std::max(source->config().num_hidden_layers, other ? other->config().num_hidden_layers : 0);
   for (int64_t layer = 0; layer < layers; ++layer) {
     tracker.set_fraction(0.8 * static_cast<double>(layer) / static_cast<double>(layers));
@@ -178,7 +189,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   }
   Metrics metrics;
   {
-    const Head head(*source, precision);
+    const Head head(*source, compute.precision, compute.head);
     std::unique_ptr<Head> reference_head;
     if (other) reference_head = std::make_unique<Head>(*other);
     const auto& batches = stream.states.batches();

@@ -21,8 +21,9 @@ namespace {
 
 using nlohmann::json;
 
-const std::vector<std::string> kCommands = {"quantize", "calibrate", "convert", "evaluate", "generate",   "chat",
-                                            "inspect",  "compare",   "report",  "help",     "completion", "man"};
+const std::vector<std::string> kCommands = {"quantize", "calibrate",  "convert", "evaluate", "generate",
+                                            "chat",     "bench",      "inspect", "compare",  "report",
+                                            "help",     "completion", "man"};
 
 // The option names that a --help states: words of two leading spaces that begin with a hyphen.
 std::set<std::string> options_in_help(const std::string& help) {
@@ -233,7 +234,7 @@ TEST_F(CommandLine, AMissingModelIsAFaultOfTheInput) {
        {"quantize " + missing + " -o " + output, "quantize " + missing + " -o " + output + " --dry-run",
         "inspect " + missing, "calibrate " + missing + " -o " + output + ".npz",
         "evaluate " + missing + " --text " + text, "generate " + missing + " -p a", "chat " + missing,
-        "compare " + missing + " " + missing, "report " + missing}) {
+        "bench " + missing, "compare " + missing + " " + missing, "report " + missing}) {
     const auto outcome = run(arguments);
     EXPECT_EQ(outcome.code, 1) << arguments << "\n" << outcome.err;
     EXPECT_TRUE(outcome.out.empty()) << arguments;
@@ -246,6 +247,31 @@ TEST_F(CommandLine, AMissingPromptFileIsAFaultOfTheInput) {
   const auto outcome = run("generate m -f " + (folder_ / "none.txt").string());
   EXPECT_EQ(outcome.code, 1);
   EXPECT_NE(outcome.err.find("none.txt"), std::string::npos);
+}
+
+TEST_F(WholePath, AQuantizedModelRunsAsItIsStored) {
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const std::string sizes = " --prompt 8 --generate 4 --repeat 1 --json";
+  const auto benched = run("bench " + output_ + sizes);
+  ASSERT_EQ(benched.code, 0) << benched.err;
+  const auto figures = parsed(benched.out);
+  EXPECT_EQ(figures["compute"], "int8");
+  EXPECT_EQ(figures["head"], "8");
+  EXPECT_EQ(figures["prompt"]["tokens"], 8);
+  EXPECT_GT(figures["generate"]["tokens_per_second"]["median"], 0.0);
+  EXPECT_EQ(parsed(run("bench " + output_ + sizes + " --compute f32 --head 16").out)["compute"], "f32");
+  EXPECT_EQ(parsed(run("bench " + model_ + sizes).out)["compute"], "f32");
+  for (const std::string compute : {"auto", "int8", "bf16", "f32"}) {
+    const auto outcome = run("generate " + output_ + " -p 'the cat' -n 4 --ignore-eos --temp 0 --compute " + compute);
+    EXPECT_EQ(outcome.code, 0) << compute << outcome.err;
+  }
+  const auto floats = run("generate " + model_ + " -p 'the cat' -n 4 --compute int8");
+  EXPECT_EQ(floats.code, 1);
+  EXPECT_NE(floats.err.find("quantized"), std::string::npos) << floats.err;
+  EXPECT_EQ(run("generate " + output_ + " -p a --compute int4").code, 2);
+  EXPECT_EQ(run("generate " + output_ + " -p a --head 4").code, 2);
+  EXPECT_EQ(run("evaluate " + output_ + " --text " + text_ + " --chunks 2 --context 32 --compute int8 --head 8").code,
+            0);
 }
 
 TEST_F(WholePath, QuantizeWritesWhatTheOtherCommandsRead) {

@@ -1,0 +1,119 @@
+// Products with weights of codes, on each instruction set: few rows, with the weights from memory (more than 100 MB are
+// cycled through), and many rows. Counters: GB/s of codes and scales, GFLOP/s; `read` is the plain reading of the same
+// bytes, the bound of few rows. One thread.
+#include <benchmark/benchmark.h>
+
+#include <numeric>
+#include <vector>
+
+#include "core/half.h"
+#include "core/random.h"
+#include "kernels/code_kernels.h"
+#include "kernels/weight_matrix.h"
+
+namespace {
+
+using namespace metal_marlin;  // NOLINT
+
+constexpr int64_t kOut = 4096;
+constexpr int64_t kIn = 4096;
+
+const std::vector<WeightMatrix>& weights(int64_t group, bool symmetric) {
+  static std::vector<WeightMatrix> kept;
+  static std::pair<int64_t, bool> of{0, false};
+  if (of == std::pair{group, symmetric}) return kept;
+  kept.clear();
+  QuantizedTensor q;
+  q.out_features = kOut;
+  q.in_features = kIn;
+  q.group_size = group;
+  q.symmetric = symmetric;
+  Random random(1);
+  q.codes.resize(static_cast<size_t>(kOut * kIn));
+  for (auto& c : q.codes) c = static_cast<uint8_t>(random.below(16));
+  q.scales.assign(static_cast<size_t>(kOut * q.groups()), f32_to_f16(0.01f));
+  for (int64_t i = 0; i < kOut * q.groups(); ++i)
+    q.zeros.push_back(symmetric ? 8 : static_cast<uint8_t>(random.below(16)));
+  for (int i = 0; i < 14; ++i) kept.push_back(WeightMatrix::of_codes(q));
+  of = {group, symmetric};
+  return kept;
+}
+
+void product(benchmark::State& state, const CodeKernels& kernels, int64_t group, bool symmetric) {
+  const int64_t rows = state.range(0);
+  const auto& all = weights(group, symmetric);
+  std::vector<float> x(static_cast<size_t>(rows * kIn));
+  Random random(2);
+  for (float& v : x) v = static_cast<float>(random.normal());
+  std::vector<float> y(static_cast<size_t>(rows * kOut));
+  WeightInput input;
+  size_t next = 0;
+  for (auto _ : state) {
+    const WeightMatrix& w = all[next++ % all.size()];
+    input.forget();
+    input.assign(w, x.data(), rows, false);
+    kernels.multiply_codes(w.tiles(), 0, kOut / kTileOutputs, input.rounded(), rows, y.data(), kOut);
+    benchmark::ClobberMemory();
+  }
+  const auto rate = [](double per_product) {
+    return benchmark::Counter(per_product * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  };
+  state.counters["GB/s"] = rate(static_cast<double>(all.front().bytes()));
+  state.counters["GFLOP/s"] = rate(2.0 * static_cast<double>(rows * kOut * kIn));
+}
+
+using Line = uint64_t __attribute__((vector_size(64)));
+
+void read(benchmark::State& state) {
+  const auto& all = weights(128, true);
+  size_t next = 0;
+  for (auto _ : state) {
+    const WeightMatrix& w = all[next++ % all.size()];
+    const auto* lines = reinterpret_cast<const Line*>(w.tiles().codes);
+    Line sums[4] = {};
+    for (int64_t i = 0; i < kOut * kIn / 2 / 64; i += 4) {
+      for (int64_t j = 0; j < 4; ++j) {
+        __builtin_prefetch(lines + i + j + 128);
+        sums[j] |= lines[i + j];
+      }
+    }
+    benchmark::DoNotOptimize(sums);
+  }
+  state.counters["GB/s"] =
+      benchmark::Counter(static_cast<double>(kOut * kIn / 2) * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void round_rows(benchmark::State& state, const CodeKernels& kernels) {
+  std::vector<float> x(4096);
+  Random random(3);
+  for (float& v : x) v = static_cast<float>(random.normal());
+  std::vector<int8_t> codes(4096);
+  std::vector<float> scales(64);
+  std::vector<int32_t> sums(64);
+  for (auto _ : state) {
+    kernels.round_segments(x.data(), 64, 64, codes.data(), scales.data(), sums.data());
+    benchmark::ClobberMemory();
+  }
+  state.SetItemsProcessed(state.iterations() * 4096);
+}
+
+const int registered = [] {
+  benchmark::RegisterBenchmark("read", read)->MeasureProcessCPUTime();
+  for (const auto& [group, symmetric] : {std::pair<int64_t, bool>{128, true}, {64, true}, {32, true}, {64, false}}) {
+    for (const CodeKernels& row : supported_code_kernels()) {
+      const std::string name = "product/" + std::to_string(group) + (symmetric ? "/sym/" : "/asym/") + row.name;
+      auto* b = benchmark::RegisterBenchmark(
+          name.c_str(),
+          [&row, group = group, symmetric = symmetric](benchmark::State& s) { product(s, row, group, symmetric); });
+      b->Arg(1);
+      if (&row != &supported_code_kernels().front()) b->Arg(8)->Arg(64)->Arg(512);
+    }
+  }
+  for (const CodeKernels& row : supported_code_kernels()) {
+    benchmark::RegisterBenchmark((std::string("round/") + row.name).c_str(),
+                                 [&row](benchmark::State& s) { round_rows(s, row); });
+  }
+  return 0;
+}();
+
+}  // namespace

@@ -1,0 +1,81 @@
+// metal-marlin bench: how fast a model reads a prompt and generates.
+#include <metal_marlin/bench.h>
+#include <metal_marlin/error.h>
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "compute_options.h"
+#include "console.h"
+#include "options.h"
+#include "signals.h"
+#include "subcommands.h"
+#include "values.h"
+
+namespace metal_marlin::cli {
+namespace {
+
+struct State {
+  std::string model;
+  BenchOptions bench;
+  MachineOptions machine;
+  ComputeOptions compute;
+  SharedTexts texts;
+  OutputOptions console;
+};
+
+std::string table(const BenchResult& result) {
+  std::string text;
+  const auto row = [&text](const std::string& name, const std::string& value) {
+    text += fmt::format("{:<24}{}\n", name, value);
+  };
+  const auto rate = [&](const char* name, const BenchRate& r) {
+    if (r.tokens == 0) return;
+    row(fmt::format("{}, {} tokens", name, r.tokens),
+        fmt::format("{:.1f} tokens/s ({:.1f} to {:.1f})", r.median, r.lowest, r.highest));
+  };
+  row("processor", result.cpu);
+  row("kernels", fmt::format("{}, linears in {}, head in {} bits", result.isa, result.compute, result.head));
+  row("threads", std::to_string(result.threads));
+  row("load", fmt::format("{:.2f} s", result.load_seconds));
+  row("memory", format_file_size(result.resident_bytes));
+  rate("prompt", result.prompt);
+  rate("generation", result.generate);
+  return text;
+}
+
+int run(State& state) {
+  state.machine.threads = static_cast<int>(state.texts.threads);
+  Console console(state.console);
+  const StopOnSignal signals;
+  try {
+    const BenchResult result = bench_model(state.model, state.bench, state.machine, console.observer(), state.compute);
+    console.result(console.json() ? to_json(result) : table(result));
+  } catch (const Interrupted&) {
+    console.stopped("run the same command again");
+    return kExitInterrupted;
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_bench(Application& application) {
+  auto& command = application.add_command("bench", "Measure how fast a model reads a prompt and generates");
+  auto state = std::make_shared<State>();
+  command.group("Input");
+  command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
+  command.group("Measurement");
+  command.integer("--prompt", state->bench.prompt, 0, 1 << 20, "Tokens of the prompt; 0: not measured");
+  command.integer("--generate", state->bench.generate, 0, 1 << 20, "Tokens to generate; 0: not measured");
+  command.integer("--repeat", state->bench.repeat, 1, 1000,
+                  "Measurements of each; the median is shown, with the lowest and the highest");
+  add_machine_options(command, state->machine, state->texts, false, false);
+  add_compute_options(command, state->compute, true);
+  add_output_options(command, state->console);
+  command.example("How fast a model is on one core", "metal-marlin bench MODEL --threads 1");
+  command.action([state] { return run(*state); });
+}
+
+}  // namespace metal_marlin::cli

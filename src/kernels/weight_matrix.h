@@ -1,0 +1,133 @@
+// One weight [out_features, in_features] in whatever form it is kept: float32 or bf16 (gemm.h), or the integers of a
+// checkpoint with the scales of their groups (code_product.h). The forward pass multiplies with it and does not ask.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/values.h"
+#include "kernels/code_product.h"
+#include "kernels/gemm.h"
+
+namespace metal_marlin {
+
+// How the input channels of a weight of codes are rounded: cut into segments, perhaps in another order, perhaps divided
+// by a factor per channel. Weights with equal plans share the rounded activations.
+struct SegmentPlan {
+  struct Piece {
+    int64_t first = 0;  // channel, or place in `order`
+    int64_t count = 0;  // at most `length`; the rest of the segment is zeros
+    int64_t group = 0;
+    bool operator==(const Piece&) const = default;
+  };
+  int64_t features = 0;
+  int64_t length = 0;  // of a segment
+  std::vector<Piece> pieces;
+  std::vector<int32_t> order;  // empty: channels in their natural order
+  std::vector<float> factors;  // [features], which multiply the activations; empty: ones
+  bool operator==(const SegmentPlan&) const = default;
+
+  int64_t segments() const noexcept { return static_cast<int64_t>(pieces.size()); }
+  // Of groups of group_size channels; group_index as in QuantizedTensor.
+  static SegmentPlan of(int64_t in_features, int64_t group_size, std::span<const int32_t> group_index);
+};
+
+enum class WeightType : uint8_t { kF32, kBF16, kCodes };
+
+class WeightMatrix {
+ public:
+  WeightMatrix() = default;
+  // Packed as PackedWeight, or `weight` itself in float32 where it stands (view).
+  WeightMatrix(const float* weight, int64_t out_features, int64_t in_features, GemmType type);
+  static WeightMatrix view(const float* weight, int64_t out_features, int64_t in_features);
+  // The codes of rows first_row .. first_row + rows - 1, without a float copy; any group size, act order, zeros or
+  // minima. q_scale: f16 bits [in_features] by which the weight is divided; may be empty. Nothing is kept of `tensor`,
+  // which is one that validate() passes. ArgumentError for rows that it has not, NumericError where a q_scale is 0 or
+  // not finite.
+  static WeightMatrix of_codes(const QuantizedTensor& tensor, int64_t first_row, int64_t rows,
+                               std::span<const uint16_t> q_scale = {});
+  static WeightMatrix of_codes(const QuantizedTensor& tensor) { return of_codes(tensor, 0, tensor.out_features); }
+  // Rounds a float weight to 8 bits, a scale (f16) for each row and group of 32: code = w / scale to nearest + 128.
+  // rows(first, count, out) gives rows as float32 [count, in_features]; it is called from several threads.
+  static WeightMatrix rounded_to_8_bits(int64_t out_features, int64_t in_features,
+                                        const std::function<void(int64_t first, int64_t count, float* out)>& rows);
+
+  WeightType type() const noexcept { return type_; }
+  int64_t out_features() const noexcept { return codes_ ? codes_->tiles.out_features : floats_.out_features(); }
+  int64_t in_features() const noexcept { return codes_ ? codes_->plan->features : floats_.in_features(); }
+  uint64_t bytes() const noexcept;  // held; 0 for a view
+  // Null unless kCodes.
+  const std::shared_ptr<const SegmentPlan>& plan() const noexcept;
+  const CodeTiles& tiles() const noexcept { return codes_->tiles; }  // of kCodes
+  const PackedWeight& floats() const noexcept { return floats_; }    // of the others
+  // Takes the other's plan where it is equal, so that inputs can be shared.
+  void share_plan(const WeightMatrix& other);
+
+  // Panels: the outputs that one thread multiplies at a time.
+  int64_t panels() const noexcept;
+  int64_t panel_begin(int64_t panel) const noexcept;
+  int64_t panel_width(int64_t panel) const noexcept;
+
+ private:
+  struct Codes {
+    CodeTiles tiles;
+    std::shared_ptr<const SegmentPlan> plan;
+    Buffer codes;
+    std::vector<uint16_t> scales;
+    std::vector<uint8_t> zeros;
+    std::vector<uint16_t> minima;
+  };
+  static std::unique_ptr<Codes> make_codes(SegmentPlan plan, int64_t out_features, int bits);
+
+  WeightType type_ = WeightType::kF32;
+  PackedWeight floats_;
+  std::unique_ptr<Codes> codes_;
+};
+
+// Rows of activations as a weight multiplies them. Reused from call to call, it keeps its memory.
+class WeightInput {
+ public:
+  // x [rows, in_features] must outlive the use. `share`: rows are prepared by all threads. Nothing is done again for
+  // the same x and a weight that wants the same form, until forget().
+  void assign(const WeightMatrix& weight, const float* x, int64_t rows, bool share);
+  void forget() noexcept { x_ = nullptr; }
+  int64_t rows() const noexcept { return rows_; }
+  const RoundedRows& rounded() const noexcept { return rounded_; }  // for kCodes
+  const void* floats() const noexcept;  // for the others: as PackedWeight::multiply wants it
+
+ private:
+  void round(const SegmentPlan& plan, const float* x, int64_t rows, bool share);
+
+  const float* x_ = nullptr;
+  int64_t rows_ = 0;
+  WeightType type_ = WeightType::kF32;
+  std::shared_ptr<const SegmentPlan> plan_;
+  Buffer half_;  // bf16
+  Buffer codes_;
+  Buffer scales_;
+  Buffer sums_;
+  RoundedRows rounded_;
+};
+
+// out [rows, panel_width], contiguous = x W[panel]^T, on the calling thread.
+void multiply_panel_to(const WeightMatrix& weight, int64_t panel, const WeightInput& input, float* out);
+// The same into columns panel_begin .. of y [rows, ..], row stride ldy, plus bias [out_features] (may be null).
+void multiply_panel(const WeightMatrix& weight, int64_t panel, const WeightInput& input, const float* bias, float* y,
+                    int64_t ldy);
+
+// y [rows, out_features], row stride ldy, = x W^T + bias; bias may be null.
+struct LinearTask {
+  const WeightMatrix* weight = nullptr;
+  const float* bias = nullptr;
+  float* y = nullptr;
+  int64_t ldy = 0;
+};
+// All tasks have the same input x [rows, in_features]. `share`: the threads share the panels, for few rows; otherwise
+// all is done on the calling thread.
+void multiply(std::span<const LinearTask> tasks, const float* x, int64_t rows, bool share);
+
+}  // namespace metal_marlin
