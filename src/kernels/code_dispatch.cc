@@ -8,13 +8,10 @@
 #include "kernels/code_kernels.h"
 #include "kernels/code_tables.h"
 #include "kernels/dispatch.h"
+#include "platform/machine.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 #endif
 
 namespace metal_marlin {
@@ -43,14 +40,7 @@ bool has_avx512_vnni() noexcept {
   return bit(leaf7(0).c, 11);
 }
 bool has_amx() noexcept {
-#if defined(__linux__)
-  if (!has_avx512_vnni() || !bit(leaf7(0).d, 24) || !bit(leaf7(0).d, 25)) return false;
-  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
-  constexpr long kTileData = 18;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
+  return has_avx512_vnni() && bit(leaf7(0).d, 24) && bit(leaf7(0).d, 25) && request_amx_tiles();
 }
 
 #endif

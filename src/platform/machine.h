@@ -13,5 +13,7 @@ uint64_t peak_resident_bytes();  // of this process, so far
 double cpu_seconds();            // user + system time of this process
 double wall_seconds();           // a steady clock
 uint64_t free_disk_bytes(const std::string& path);
+// Asks the system for the tile registers of AMX, which a process of x86-64 Linux must; false where it refuses.
+bool request_amx_tiles() noexcept;
 
 }  // namespace metal_marlin

@@ -65,4 +65,8 @@ uint64_t resident_bytes() {
   return code == KERN_SUCCESS ? static_cast<uint64_t>(info.resident_size) : 0;
 }
 
+bool request_amx_tiles() noexcept {
+  return false;
+}
+
 }  // namespace metal_marlin
