@@ -77,6 +77,7 @@ class RoundedSource : public ModelSource {
     return StoredCodes{std::move(q), {}};
   }
   void release(const std::string&) const override {}
+  void check_unchanged() const override {}
   const Tokenizer& tokenizer() const override { return inner_->tokenizer(); }
   std::vector<std::pair<std::string, std::string>> companion_files() const override { return {}; }
   uint64_t digest() const override { return 0; }
