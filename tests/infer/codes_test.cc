@@ -83,6 +83,9 @@ class RoundedSource : public ModelSource {
   uint64_t digest() const override { return 0; }
 
  protected:
+  void leave_out(const std::string&, const std::string&) override {}
+  int64_t first_not_finite(const std::string&) const override { return -1; }
+  std::string files_read(const std::string& missing) const override { return missing; }
   std::vector<std::string> rounded_;
 
  private:
