@@ -29,7 +29,7 @@ struct SelfTextOptions {
 };
 
 // Samples the sequences. `progress` is called before each step with the steps done and in all; it may throw to stop.
-// Where PackedWeight::multiply promises that rows do not depend on each other (AVX-512), sequence i depends only on the
+// Where PackedWeight::multiply promises that rows do not depend on each other, sequence i depends only on the
 // model, temperature, seed, bos and i, and a shorter length gives its beginning. Elsewhere it depends on count, length
 // and memory_bytes too. Throws ArgumentError for options out of range, and SystemError when the memory is too small for
 // one sequence.

@@ -46,7 +46,8 @@ class PackedWeight {
   uint64_t bytes() const noexcept;  // held; 0 for a view
 
   // out [rows, panel_width(panel)] = x [rows, in_features] W[panel]^T, both contiguous; x in type() (see gemm_input).
-  // With AVX-512 a row's result does not depend on the other rows; otherwise their number may change its last bits.
+  // With AVX-512 (not with AMX, in bf16) a row's result does not depend on the other rows; else their number may change
+  // its last bits.
   void multiply(int64_t panel, const void* x, int64_t rows, float* out) const;
 
  private:

@@ -357,7 +357,13 @@ TEST_F(WholePath, TheRunAndItsPlanWarnOfTheSame) {
                            text_ + " --samples 4 --sequence-length 32 --evaluate " + text_ +
                            " --chunks 2 --context 32 --skip '*.nolayer.*'";
   const json planned = parsed(run(same + " --dry-run --json").out)["warnings"];
-  const json warned = parsed(run(same + " --json").out)["warnings"];
+  json warned = parsed(run(same + " --json").out)["warnings"];
+  // What the result lost on its way to 16 bits is known when it is written.
+  const auto late = std::find_if(warned.begin(), warned.end(), [](const json& w) {
+    return w.get<std::string>().find("written in 16 bits") != std::string::npos;
+  });
+  ASSERT_NE(late, warned.end()) << warned;  // the model is in float32
+  warned.erase(late);
   EXPECT_EQ(planned, warned);
   EXPECT_NE(planned.dump().find("matches no linear"), std::string::npos) << planned;
   EXPECT_NE(planned.dump().find("will flatter"), std::string::npos) << planned;

@@ -112,7 +112,10 @@ TEST(Decoder, DynamicRotationFollowsTheLength) {
 }
 
 TEST(Decoder, RowsDoNotDependOnTheirNeighboursWithAvx512) {
-  if (gemm_isa_name().find("avx512") == std::string::npos) GTEST_SKIP() << "promised for AVX-512 only";
+  const std::string isa = gemm_isa_name();
+  // kernels/gemm.h: tiles of AMX take rows together.
+  if (isa.find("avx512") == std::string::npos || isa.find("amx") != std::string::npos)
+    GTEST_SKIP() << "promised for AVX-512 without AMX only, this is " << isa;
   const GoldenLogits golden("llama");
   const auto source = ModelSource::open(tiny_model("llama"));
   const auto run = [&](int64_t sequences) {

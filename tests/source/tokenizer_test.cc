@@ -180,6 +180,7 @@ TEST_F(Folder, ReadsSentencePieceModels) {
         EXPECT_EQ(t.encode(texts[i], false), j["cases"][name]["ids"][i].get<std::vector<int32_t>>())
             << name << ": " << texts[i];
   }
+  put("tokenizer.model", sentencepiece_model("bpe"));
   put("tokenizer_config.json", R"({"legacy": false})");
   const Tokenizer modern = load();
   const std::vector<int32_t> eos{2};
@@ -193,7 +194,6 @@ TEST_F(Folder, ReadsSentencePieceModels) {
     for (const int32_t id : t.encode("</s> a</s>b", false)) out += t.id_to_token(id);
     return out;
   };
-  put("tokenizer.model", sentencepiece_model("bpe"));
   EXPECT_EQ(pieces("{}"),
             "</s>\xE2\x96\x81"
             "a</s>b");
