@@ -551,7 +551,7 @@ TEST_F(QuantizeModelTest, TheReportSpeaksOfTheGateThatWasAskedFor) {
     const json report = json::parse(quantize_model(model("llama"), out("q"), o).report_json);
     EXPECT_EQ(json::parse(read_text_file(out("q") + "/report.json")), report);
     EXPECT_EQ(report["options"]["max_kl"], report["gate"]["max_kl"]);
-    EXPECT_EQ(read_text_file(out("q") + "/report.html").find("quality gate") != std::string::npos, o.max_kl >= 0);
+    EXPECT_EQ(read_text_file(out("q") + "/report.html").find("Quality gate") != std::string::npos, o.max_kl >= 0);
     return report["gate"];
   };
   EXPECT_EQ(gate(), (json{{"max_kl", nullptr}, {"passed", nullptr}}));
