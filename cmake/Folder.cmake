@@ -5,7 +5,10 @@ add_library(mm_options INTERFACE)
 target_compile_options(mm_options INTERFACE ${MM_WARNINGS})
 target_link_libraries(mm_options INTERFACE Threads::Threads fmt::fmt)
 target_include_directories(mm_options INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/include)
-target_compile_definitions(mm_options INTERFACE METAL_MARLIN_VERSION="${PROJECT_VERSION}")
+# The version stands in a header of its own, so that a new one compiles the few files anew that name it.
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/version_text.h
+     CONTENT "#pragma once\n#define METAL_MARLIN_VERSION \"@PROJECT_VERSION@\"\n" @ONLY)
+target_include_directories(mm_options INTERFACE ${CMAKE_BINARY_DIR}/generated)
 if(METAL_MARLIN_SANITIZE)
   target_compile_options(mm_options INTERFACE -fsanitize=${METAL_MARLIN_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
   target_link_options(mm_options INTERFACE -fsanitize=${METAL_MARLIN_SANITIZE})

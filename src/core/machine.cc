@@ -1,6 +1,7 @@
 #include "core/machine.h"
 
 #include <metal_marlin/version.h>
+#include <version_text.h>
 
 namespace metal_marlin {
 

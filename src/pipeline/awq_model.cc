@@ -4,6 +4,7 @@
 #include <metal_marlin/inspect.h>
 #include <metal_marlin/quantize.h>
 
+#include <version_text.h>
 #include <algorithm>
 #include <cmath>
 #include <filesystem>

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <version_text.h>
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>

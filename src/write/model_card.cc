@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <version_text.h>
 #include <algorithm>
 #include <cmath>
 #include <filesystem>

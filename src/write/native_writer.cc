@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <version_text.h>
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
