@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat << 'END'
-Usage: scripts/golden_runs.sh [--base COMMIT] [--only PATTERN] [--model MODEL] [--list]
+Usage: scripts/golden_runs.sh [--base COMMIT | --base-program PROGRAM] [--only PATTERN] [--model MODEL] [--list]
        scripts/golden_runs.sh --portable [--update]
 
 Runs quantize, convert and calibrate in some twenty ways (methods, schemes, formats, widths, mixed precision) on the
@@ -13,6 +13,7 @@ reference model and on a random one whose shapes the Marlin layout can hold, and
 
 --base COMMIT   does the same with a build of COMMIT and compares: exit code 0 when all sums are equal. Sums of a commit are
                 kept under build/golden and not made again.
+--base-program PROGRAM   compares with a metal-marlin that was built before
 --only PATTERN  only the runs whose name matches this shell pattern, for example --only 'awq-*'
 --model MODEL   another model than SmolLM2-135M-Instruct, which is downloaded as quickstart.sh does
 --portable      forces every library to its AVX2 kernels, runs the set on the random model alone, and compares with the
@@ -24,11 +25,12 @@ Bytes depend on the processor, so sums of --base are comparable only when made o
 END
 }
 
-base="" only="*" model="" portable=no update=no list=no
+base="" base_program="" only="*" model="" portable=no update=no list=no
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
     --base) base="${2:?--base needs a commit}"; shift ;;
+    --base-program) base_program="${2:?--base-program needs a program}"; shift ;;
     --only) only="${2:?--only needs a pattern}"; shift ;;
     --model) model="${2:?--model needs a path}"; shift ;;
     --portable) portable=yes ;;
@@ -186,6 +188,13 @@ fi
 [ -n "$model" ] || model="$(default_model)"
 say "Runs of this tree" >&2
 run_all "$program" "$golden/here.sums"
+if [ -n "$base_program" ]; then
+  say "Runs of $base_program" >&2
+  run_all "$base_program" "$golden/program.sums"
+  diff "$golden/program.sums" "$golden/here.sums" || fail "Not equal: lines with < are of $base_program."
+  echo "equal: $(wc -l < "$golden/here.sums") weight files of this tree and of $base_program"
+  exit 0
+fi
 if [ -z "$base" ]; then
   cat "$golden/here.sums"
   exit 0

@@ -68,6 +68,18 @@ if [ "$preset" = release ] && [ $# -eq 0 ]; then
   total="$((total + ${python_passed:-0} + ${python_failed:-0}))"
 fi
 
+# Hostile inputs, each under limits of time and memory.
+if [ "$preset" = release ] && [ $# -eq 0 ]; then
+  say "Attacking the release build (seconds)"
+  attack_status=0
+  "$ROOT/scripts/attack.sh" 2>&1 | tee "$ROOT/build/logs/attack.log" || attack_status=$?
+  attack_passed="$(sed -n 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' "$ROOT/build/logs/attack.log" | tail -n 1)"
+  attack_failed="$(sed -n 's/^[0-9]* passed, \([0-9]*\) failed$/\1/p' "$ROOT/build/logs/attack.log" | tail -n 1)"
+  [ "$attack_status" -eq 0 ] || status="$attack_status"
+  failed="$((failed + ${attack_failed:-0}))"
+  total="$((total + ${attack_passed:-0} + ${attack_failed:-0}))"
+fi
+
 echo "$((total - failed)) passed, $failed failed"
 [ "$total" -gt 0 ] || fail "No test was run."
 [ "$failed" -eq 0 ] && [ "$status" -eq 0 ]

@@ -39,7 +39,8 @@ void require_finite_values(std::span<const float> values, bool positive, const s
 
 }  // namespace
 
-StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gram) : file_(path), source_(source) {
+StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gram, uint64_t held_limit)
+    : file_(path, held_limit), source_(source) {
   check_identity(file_, source);
   raw_ = !file_.contains(prefix(0, LinearInput::kQkv) + "mean");
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {

@@ -25,8 +25,9 @@ class StatsFile {
  public:
   // Checks that every input of every layer is there with the right width, before any work; FormatError names file and
   // key. Statistics that name their model must be of `source`; FormatError names both. With gram false, statistics may
-  // lack their Gram matrices.
-  StatsFile(const std::string& path, const ModelSource& source, bool gram = true);
+  // lack their Gram matrices. An array of more than `held_limit` bytes that must be held whole (0: the machine's
+  // memory) is refused where it is read: raw activations in column order are such.
+  StatsFile(const std::string& path, const ModelSource& source, bool gram = true, uint64_t held_limit = 0);
   // Returns the statistics of a layer's four inputs, Gram matrices included. Computes them in batches of rows where the
   // file holds raw activations. Throws FormatError naming file and key for wrong shapes or types, and NumericError for
   // NaN or Inf.

@@ -203,8 +203,12 @@ struct NpzRows::State {
 
   OwnedTensor load() {
     if (member.size > archive.member_limit) {
-      throw UnsupportedError(fmt::format("{}: {} bytes, at most {} are held in memory; read it in batches of rows",
-                                         archive.where(name), member.size, archive.member_limit));
+      throw UnsupportedError(fmt::format(
+          "{}: {} bytes must be held in memory, where at most {} may be; {}", archive.where(name), member.size,
+          archive.member_limit,
+          whole_needed() ? "save the array in row order (numpy.ascontiguousarray), which is read in parts, or give a "
+                           "larger memory budget"
+                         : "give a larger memory budget"));
     }
     Buffer data(header.data_bytes());
     read(data.data(), data.size());

@@ -152,7 +152,8 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   auto calibration_tokens = static_cast<uint64_t>(sizes.calibration);
   std::unique_ptr<StatsFile> statistics;
   if (from_statistics(options.calibration)) {
-    statistics = std::make_unique<StatsFile>(options.calibration.calibration.front(), *source, needs_gram(recipe));
+    statistics = std::make_unique<StatsFile>(options.calibration.calibration.front(), *source, needs_gram(recipe),
+                                             memory_budget(options.machine) / 2);
     calibration_tokens = statistics->tokens();
   }
   json plan;

@@ -149,7 +149,8 @@ void Run::check_before_work() {
   const bool statistics = from_statistics(options_.calibration);
   require_judge(options_);
   if (statistics) {
-    stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration.front(), *source_, needs_gram(recipe_));
+    stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration.front(), *source_, needs_gram(recipe_),
+                                              memory_budget(options_.machine) / 2);  // it is held twice for a moment
   }
   plan_tensors();
   if (chooses_bits(options_)) check_reachable(sensitive_items(layers_, recipe_, options_), options_);

@@ -1,0 +1,400 @@
+"""The cases of attack.sh: each makes its input in a new folder, runs the command on it, and checks what came of it."""
+
+import json
+import os
+import pathlib
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROGRAM = pathlib.Path(os.environ.get("METAL_MARLIN", ROOT / "build" / "release" / "bin" / "metal-marlin"))
+MODELS = ROOT / "tests" / "data" / "models"
+SECONDS = 10  # wall time on a busy machine; alone every case takes less than 5
+MEMORY = 512 << 20  # beyond the size of the input
+QUANTIZE = (
+    "--method rtn --format native --group-size 8 -q --evaluate none --calibration builtin --samples 4 "
+    "--sequence-length 32"
+).split()
+
+CASES = []
+
+
+def case(function):
+    CASES.append(function)
+    return function
+
+
+class Outcome:
+    def __init__(self, code, out, err, seconds, peak):
+        self.code, self.out, self.err, self.seconds, self.peak = code, out, err, seconds, peak
+
+
+class Folder:
+    """A new folder to work in; `bytes` is the size of what the case has put there."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __truediv__(self, name):
+        return self.path / name
+
+    def model(self, name="llama"):
+        shutil.copytree(MODELS / name, self / "m")
+        return self / "m"
+
+    def edit(self, name, change):
+        path = self / "m" / name
+        value = json.loads(path.read_text())
+        change(value)
+        path.write_text(json.dumps(value))
+
+    def template(self, text):
+        self.model()
+        self.edit("tokenizer_config.json", lambda c: c.update(chat_template=text))
+
+    def quantized(self, name="q"):
+        self.model()
+        done = self.run("quantize", "m", "-o", name, *QUANTIZE)
+        assert done.code == 0, done.err
+        return self / name
+
+    def size(self):
+        return sum(p.stat().st_size for p in self.path.rglob("*") if p.is_file() and not p.is_symlink())
+
+    def run(self, *arguments, stdin="", limit=None):
+        limit = MEMORY + self.size() if limit is None else limit
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            start = time.monotonic()
+            child = subprocess.Popen(
+                [str(PROGRAM), *map(str, arguments)], cwd=self.path, stdin=subprocess.PIPE, stdout=out, stderr=err
+            )
+            try:
+                child.stdin.write(stdin.encode())
+                child.stdin.close()
+            except BrokenPipeError:
+                pass
+            peak = 0
+            while True:
+                done, status, usage = os.wait4(child.pid, os.WNOHANG)
+                if done:
+                    peak = max(peak, usage.ru_maxrss << 10)
+                    break
+                if time.monotonic() - start > SECONDS or self.resident(child.pid) > 2 * limit + (1 << 30):
+                    child.kill()
+                time.sleep(0.01)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            out.seek(0)
+            err.seek(0)
+            return Outcome(
+                child.returncode,
+                out.read().decode(errors="replace"),
+                err.read().decode(errors="replace"),
+                time.monotonic() - start,
+                peak,
+            )
+
+    @staticmethod
+    def resident(pid):
+        try:
+            return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+        except (OSError, IndexError, ValueError):
+            return 0
+
+    def refused(self, names, *arguments, **options):
+        """Exit code 1, a message that names each of `names`, within the limits."""
+        outcome = self.run(*arguments, **options)
+        assert outcome.code == 1, f"exit code {outcome.code}: {outcome.err[-300:]}"
+        for name in [names] if isinstance(names, str) else names:
+            assert name in outcome.err, f"the message does not name {name}: {outcome.err[-300:]}"
+        self.within(outcome, **options)
+        return outcome
+
+    def within(self, outcome, limit=None, **_):
+        limit = MEMORY + self.size() if limit is None else limit
+        assert outcome.peak <= limit, f"peak memory {outcome.peak >> 20} MiB, limit {limit >> 20}"
+        assert outcome.seconds <= SECONDS, f"{outcome.seconds:.1f} s"
+
+
+# Other people's folders and files
+
+
+@case
+def link_in_place_of_the_temporary_folder(f):
+    f.quantized()
+    (f / "victim").mkdir()
+    (f / "victim" / "thesis").write_text("precious")
+    (f / ".out.incomplete").symlink_to(f / "victim")
+    f.run("convert", "q", "-o", "out", "--to", "gptq_v2", "-q")
+    assert (f / "victim" / "thesis").read_text() == "precious"
+    assert sorted(p.name for p in (f / "victim").iterdir()) == ["thesis"]
+    assert not (f / "out").is_symlink()
+
+
+@case
+def overwrite_of_files_of_others(f):
+    f.quantized()
+    (f / "out").mkdir()
+    (f / "out" / "secrets.json").write_text("{}")
+    outcome = f.run("convert", "q", "-o", "out", "--to", "gptq_v2", "--overwrite", "-q")
+    assert outcome.code != 0 and "secrets.json" in outcome.err, outcome.err
+    assert (f / "out" / "secrets.json").exists()
+
+
+@case
+def report_that_lists_files_outside(f):
+    f.quantized("out")
+    (f / "thesis").write_text("precious")
+    path = f / "out" / "report.json"
+    report = json.loads(path.read_text())
+    report["options"]["formats"] = ["a", "b"]
+    report["files"] = [{"bytes": 1, "format": "..", "name": "thesis"}]
+    path.write_text(json.dumps(report))
+    f.run("quantize", "m", "-o", "out", *QUANTIZE, "--overwrite")
+    assert (f / "thesis").read_text() == "precious"
+
+
+@case
+def link_in_place_of_the_temporary_file(f):
+    f.quantized()
+    (f / "victim").write_text("secret")
+    (f / "r.html.tmp").symlink_to(f / "victim")
+    f.run("report", "q", "--html", "r.html")
+    assert (f / "victim").read_text() == "secret"
+    assert not (f / "r.html").is_symlink()
+
+
+@case
+def report_over_weights(f):
+    f.quantized()
+    weights = f / "q" / "model.awq.safetensors"
+    before = weights.read_bytes()
+    assert f.run("report", "q", "--html", "q/model.awq.safetensors").code != 0
+    assert weights.read_bytes() == before
+
+
+@case
+def companion_outside(f):
+    f.model()
+    (f / "outside").write_text("root:x:0:0")
+    (f / "m" / "vocab.json").symlink_to(f / "outside")
+    outcome = f.run("quantize", "m", "-o", "q", *QUANTIZE)
+    assert not (f / "q" / "vocab.json").exists(), "a file from outside stands in the result"
+    assert outcome.code in (0, 1), outcome.err
+
+
+# Bombs
+
+
+@case
+def deep_metadata(f):
+    f.model()
+    f.edit(
+        "config.json",
+        lambda c: c.update(quantization_config={"quant_method": "metal_marlin", "bits": 4, "group_size": 32}),
+    )
+    n = "model.layers.0.mlp.up_proj.weight"
+    header = {
+        "__metadata__": {
+            "metal_marlin.version": "2",
+            "metal_marlin.bits": "[" * 80000 + "]" * 80000,
+            "metal_marlin.tensors": "{}",
+        },
+        n: {"dtype": "U32", "shape": [1, 1], "data_offsets": [0, 4]},
+        n + ".scales": {"dtype": "F16", "shape": [1, 1], "data_offsets": [4, 6]},
+        n + ".zeros": {"dtype": "U8", "shape": [1, 1], "data_offsets": [6, 7]},
+    }
+    text = json.dumps(header).encode()
+    (f / "m" / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(7))
+    f.refused("model.safetensors", "inspect", "m")
+
+
+@case
+def deep_tokenizer_config(f):
+    f.model("mistral")
+    (f / "m" / "tokenizer_config.json").write_text('{"a":' + "[" * 300000 + "]" * 300000 + "}")
+    f.refused("tokenizer_config.json", "generate", "m", "-p", "hi", "-n", "2", "-q")
+
+
+def template_case(name, text):
+    def run(f):
+        f.template(text)
+        outcome = f.run("chat", "m", "-n", "2", stdin="hi\n")
+        assert outcome.code in (1, 2), f"exit code {outcome.code}: {outcome.err[-300:]}"
+        assert "chat_template" in outcome.err or "tokenizer_config.json" in outcome.err, outcome.err[-300:]
+        f.within(outcome)
+
+    run.__name__ = name
+    CASES.append(run)
+
+
+template_case(
+    "template_nested_value",
+    "{% set n=namespace(a=[]) %}{% for i in range(1000) %}{% for j in range(200) %}{% set n.a=[n.a] %}{% endfor %}"
+    "{% endfor %}",
+)
+template_case("template_unary_operators", "{{ " + "-" * 100000 + "1 }}")
+template_case(
+    "template_doubled_text",
+    '{% set n=namespace(s="aaaaaaaa") %}{% for i in range(40) %}{% set n.s=n.s~n.s %}{% endfor %}',
+)
+template_case(
+    "template_doubled_list",
+    "{% set n=namespace(s=[1]) %}{% for i in range(40) %}{% set n.s=n.s+n.s %}{% endfor %}{{ n.s|length }}",
+)
+template_case(
+    "template_that_spins",
+    '{% set n=namespace(s="a"*1000000) %}{% for a in range(10000) %}{% for b in range(1000) %}'
+    '{% set x=n.s|replace("a","b") %}{% endfor %}{% endfor %}',
+)
+
+
+@case
+def doubling_normalizer(f):
+    f.model()
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    f.edit("tokenizer.json", lambda t: t.update(normalizer={"type": "Sequence", "normalizers": [step] * 40}))
+    f.refused("tokenizer.json", "generate", "m", "-p", "banana", "-n", "2")
+
+
+@case
+def cubic_merges(f):
+    f.model("mistral")
+
+    def varint(n):
+        out = b""
+        while n > 127:
+            out += bytes([n & 127 | 128])
+            n >>= 7
+        return out + bytes([n])
+
+    def piece(s, score, kind=1):
+        b = s.encode()
+        b = b"\x0a" + varint(len(b)) + b + b"\x15" + struct.pack("<f", score) + b"\x18" + varint(kind)
+        return b"\x0a" + varint(len(b)) + b
+
+    pieces = piece("<unk>", 0, 2) + piece("<s>", 0, 3) + piece("</s>", 0, 3)
+    pieces += b"".join(piece("a" * i, -i) for i in range(1, 2201))
+    (f / "m" / "tokenizer.model").write_bytes(pieces + b"\x12\x02\x18\x02")
+    f.refused("tokenizer.model", "generate", "m", "-p", "hi", "-n", "2", "-q")
+
+
+@case
+def many_end_tokens(f):
+    f.model()
+    (f / "m" / "generation_config.json").write_text('{"eos_token_id":[' + ",".join(map(str, range(400000))) + "]}")
+    f.within(f.run("inspect", "m", "-q"))
+
+
+@case
+def look_ahead_pattern(f):
+    f.model()
+    pattern = {"type": "Split", "pattern": {"Regex": "(?=[^#]*#)a|."}, "behavior": "Isolated", "invert": False}
+    f.edit("tokenizer.json", lambda t: t.update(pre_tokenizer=pattern))
+    (f / "t.txt").write_text("a" * 100000)
+    f.refused("tokenizer.json", "evaluate", "m", "--text", "t.txt", "--chunks", "1", "--context", "64", "-q")
+
+
+@case
+def one_long_line(f):
+    f.model()
+    (f / "t.txt").write_text("a" * 20000000)
+    outcome = f.run(
+        *"evaluate m --text t.txt --chunks 1 --context 64 --memory 500MB -q".split(), limit=500 * 1000 * 1000
+    )
+    assert outcome.code == 0, outcome.err
+    f.within(outcome, limit=500 * 1000 * 1000)
+
+
+@case
+def column_major_zeros_in_npz(f):
+    f.model()
+    widths = dict(q_proj=32, k_proj=32, v_proj=32, o_proj=32, gate_proj=32, up_proj=32, down_proj=40)
+    with zipfile.ZipFile(f / "raw.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for layer in range(2):
+            for name, columns in widths.items():
+                rows = 20_000_000 if (layer, name) == (0, "q_proj") else 64
+                part = "self_attn" if name in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
+                text = "{'descr': '<f4', 'fortran_order': True, 'shape': (%d, %d), }" % (rows, columns)
+                text = text.ljust(117) + "\n"
+                member = f"model.layers.{layer}.{part}.{name}.weight.npy"
+                with archive.open(member, "w", force_zip64=True) as file:
+                    file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode())
+                    left, zeros = rows * columns * 4, bytes(1 << 22)
+                    while left:
+                        left -= file.write(zeros[: min(left, len(zeros))])
+    outcome = f.run(
+        *"quantize m -o q --calibration raw.npz --method rtn --format native --group-size 8".split(),
+        *"--evaluate none --memory 300MB -q".split(),
+    )
+    assert outcome.code in (0, 1), outcome.err
+    f.within(outcome)
+
+
+@case
+def file_that_shrinks(f):
+    f.model()
+    (f / "t.txt").write_text("hello world. " * 9000)
+    command = [str(PROGRAM), *"evaluate m --text t.txt --chunks 200 --context 64 -q".split()]
+    weights = f / "m" / "model.safetensors"
+    whole = weights.read_bytes()
+    for delay in (0.0, 0.02, 0.05, 0.1, 0.2):
+        weights.write_bytes(whole)
+        child = subprocess.Popen(command, cwd=f.path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        time.sleep(delay)
+        os.truncate(weights, 4096)
+        err = child.communicate()[1].decode(errors="replace")
+        assert child.returncode in (0, 1), f"exit code {child.returncode}: {err}"
+        assert child.returncode == 0 or "model.safetensors" in err, err
+
+
+# Files that are none, and terminals
+
+
+@case
+def pipe_as_config(f):
+    f.model()
+    (f / "m" / "config.json").unlink()
+    os.mkfifo(f / "m" / "config.json")
+    f.refused("config.json", "inspect", "m")
+
+
+@case
+def escape_sequences(f):
+    f.model()
+    f.edit("config.json", lambda c: c.update(model_type="\x1b]0;PWNED\x07\x1b[31m\u202ex\u009b"))
+    outcome = f.run("inspect", "m")
+    assert outcome.code == 1
+    for c in "\x1b\x07\u202e\u009b":
+        assert c not in outcome.out + outcome.err, "a control character reached the terminal"
+
+
+def main():
+    wanted = sys.argv[1:]
+    unknown = set(wanted) - {c.__name__ for c in CASES}
+    if unknown:
+        sys.exit(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(c.__name__ for c in CASES)}")
+    passed = failed = 0
+    for run in CASES:
+        if wanted and run.__name__ not in wanted:
+            continue
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="metal-marlin-attack-") as path:
+            try:
+                run(Folder(pathlib.Path(path)))
+                passed += 1
+                print(f"passed  {run.__name__} ({time.monotonic() - start:.1f} s)")
+            except Exception as e:  # noqa: BLE001 - whatever it is, the case failed
+                failed += 1
+                print(f"FAILED  {run.__name__}: {type(e).__name__}: {e}")
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
