@@ -153,6 +153,7 @@ run_all() {
       attempt "$program" convert "$work/$name/marlin" -o "$work/convert-native" --to native --quiet
       attempt "$program" convert "$work/convert-native" -o "$work/convert-gptq" --to gptq --quiet
       attempt "$program" convert "$work/convert-gptq" -o "$work/convert-awq" --to awq --quiet
+      mkdir -p "$work/statistics"
       attempt "$program" calibrate "$source" -o "$work/statistics/random.npz" --calibration builtin --samples 16 --sequence-length 64 --quiet
       for part in convert-native convert-gptq convert-awq statistics; do add "$part"; done
     fi

@@ -15,7 +15,7 @@ sums() { (cd "$1" && find . -type f ! -name 'report.*' ! -path './.metal-marlin/
 
 mkdir "$work/results"
 start=$(date +%s%N)
-run "$work/whole" "$@"
+run "$work/whole" "$@" || { cat "$work/log" >&2; exit 1; }
 whole=$((($(date +%s%N) - start) / 1000000))
 echo "uninterrupted: $whole ms"
 sums "$work/whole" > "$work/sums"
