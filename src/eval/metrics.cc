@@ -40,6 +40,8 @@ void Metrics::add(const float* logits, const float* reference, const int32_t* ta
     if (!std::isfinite(nll_[i])) throw NumericError("the model's logits are NaN or Inf");
     if (reference != nullptr && !std::isfinite(reference_nll_[i]))
       throw NumericError("the reference's logits are NaN or Inf");
+    if (reference != nullptr && !std::isfinite(kl_[i]))
+      throw NumericError("the logits of the model or of the reference are NaN or Inf");
   }
   for (const uint8_t s : same) same_ += s;
 }

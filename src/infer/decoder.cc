@@ -9,6 +9,7 @@
 #include "kernels/gemm.h"
 #include "model/model.h"
 #include "model/prepared_block.h"
+#include "source/interrupt.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
@@ -69,7 +70,9 @@ void Decoder::run(std::span<const int32_t> ids, std::span<const int64_t> lengths
   const int64_t hidden = source_.config().hidden_size;
   if (states.rows() != rows || states.cols() != hidden) states = Matrix(rows, hidden);
   embed(source_, ids, states);
+  constexpr int64_t kManyRows = 16;  // a layer of so many may take long
   for (int64_t layer = 0; layer < source_.config().num_hidden_layers; ++layer) {
+    if (rows >= kManyRows && interrupt_asked()) throw Interrupted("stopped while the prompt was read");
     if (layer < resident_layers()) {
       forward_.run(layer, *blocks_[static_cast<size_t>(layer)], states, lengths, {}, cache_.get());
     } else {
@@ -80,13 +83,19 @@ void Decoder::run(std::span<const int32_t> ids, std::span<const int64_t> lengths
   }
 }
 
-void read_prompt(Decoder& decoder, std::span<const int32_t> tokens, Matrix& states) {
+bool read_prompt(Decoder& decoder, std::span<const int32_t> tokens, Matrix& states) {
   constexpr size_t kRows = 256;
   for (size_t first = 0; first < tokens.size(); first += kRows) {
+    if (interrupt_asked()) return false;
     const auto piece = tokens.subspan(first, std::min(kRows, tokens.size() - first));
     const int64_t rows[] = {static_cast<int64_t>(piece.size())};
-    decoder.run(piece, rows, states);
+    try {
+      decoder.run(piece, rows, states);
+    } catch (const Interrupted&) {
+      return false;
+    }
   }
+  return true;
 }
 
 }  // namespace metal_marlin

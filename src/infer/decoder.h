@@ -61,7 +61,7 @@ class Decoder {
 };
 
 // Appends the tokens of a prompt, at least one, to the decoder's first sequence, in pieces of bounded memory. states:
-// of the last piece, whose last row is that of the last token.
-void read_prompt(Decoder& decoder, std::span<const int32_t> tokens, Matrix& states);
+// of the last piece, whose last row is that of the last token. Returns false when interrupt_asked() stopped it.
+bool read_prompt(Decoder& decoder, std::span<const int32_t> tokens, Matrix& states);
 
 }  // namespace metal_marlin

@@ -107,7 +107,11 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
   result.stop = "length";
   double start = wall_seconds();
   Matrix states;
-  read_prompt(*decoder, tokens, states);
+  if (!read_prompt(*decoder, tokens, states)) {
+    result.stop = "caller";
+    if (stats != nullptr) *stats = result;
+    return {};
+  }
   result.prompt_seconds = wall_seconds() - start;
   start = wall_seconds();
 

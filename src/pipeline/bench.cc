@@ -16,6 +16,8 @@
 #include "kernels/code_kernels.h"
 #include "kernels/dispatch.h"
 #include "pipeline/progress.h"
+#include "pipeline/texts.h"
+#include "source/interrupt.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
@@ -52,6 +54,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
   const double start = wall_seconds();
   const auto source = ModelSource::open(model);
   source->check();
+  warn_beyond_positions(*source, std::max(options.prompt, options.generate), tracker);
   DecoderOptions decoder_options;
   const Compute compute = compute_of(compute_options, machine, *source, true);
   decoder_options.precision = compute.precision;
@@ -89,7 +92,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
   };
   if (options.prompt > 0) {
     result.prompt = measure("prompt", options.prompt, [&](const std::vector<int32_t>& ids) {
-      read_prompt(decoder, ids, states);
+      if (!read_prompt(decoder, ids, states)) throw Interrupted("bench: stopped");
       head.logits(states.row(states.rows() - 1).data(), 1, logits.data());
     });
   }
@@ -97,6 +100,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
     result.generate = measure("generate", options.generate, [&](const std::vector<int32_t>& ids) {
       constexpr int64_t kOne[] = {1};
       for (const int32_t id : ids) {
+        if (interrupt_asked()) throw Interrupted("bench: stopped");
         decoder.run(std::span(&id, 1), kOne, states);
         head.logits(states.data(), 1, logits.data());
       }

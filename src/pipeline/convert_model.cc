@@ -24,6 +24,7 @@
 #include "pipeline/progress.h"
 #include "pipeline/size.h"
 #include "source/model_source.h"
+#include "source/tokenizer.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
@@ -222,6 +223,12 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   OutputFolder folder(output, OutputFolder::Use::kWrite, warn);
   check_output_folder(*source, folder, options.overwrite);
   tracker.warn_of(source->warnings());
+  // The tokenizer's files go along as they are; what is wrong with them is said all the same.
+  try {
+    for (const std::string& warning : source->tokenizer().warnings()) tracker.warn(warning);
+  } catch (const Error& e) {
+    tracker.warn(fmt::format("the tokenizer goes along, but cannot be used as it is: {}", e.what()));
+  }
   CheckpointPlan plan = to_floats ? plan_dequantization(*source) : plan_conversion(*source, *writer, tracker);
   if (!to_floats) {
     // The codes are the same, so what was measured of them holds.

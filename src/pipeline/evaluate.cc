@@ -160,6 +160,10 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   for (const ModelSource* s : {source.get(), other.get()}) {
     if (s == nullptr) continue;
     tracker.warn_of(s->warnings());
+    // A NaN in a block reaches every logit; one in these may touch a single token, and so no figure.
+    const Family& family = s->family();
+    for (const std::string& name : {family.embedding, family.final_norm, family.head})
+      if (s->has(name)) s->check_finite(name);
     if (const std::string surplus = surplus_layers_warning(*s); !surplus.empty()) tracker.warn(surplus);
   }
   for (const std::string& warning : source->tokenizer().warnings()) tracker.warn(warning);

@@ -605,6 +605,7 @@ void Run::work(Start start, QuantizeResult& result) {
   for (Skipped& s : left_out_tensors(*source_)) facts.skipped.push_back(std::move(s));
   for (size_t layer = 0; layer < layers_.size(); ++layer)
     facts.blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
+  if (const std::string text = clamped_scales_warning(facts.blocks); !text.empty()) tracker_.warn(text);
   const json report = build_report(*source_, recipe_, options_, facts, tracker_);
   result.report_json = write_report(report, place);
   result.passed_gate = gate_verdict(report, options_.max_kl);

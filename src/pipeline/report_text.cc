@@ -319,9 +319,12 @@ std::string render_plan(const std::string& plan_json) try {
     if (m.at(part).get<uint64_t>() > 0) line("  " + part_name(part), memory(m.at(part)));
   }
   line("disk", fmt::format("{} of {} free", memory(m.at("disk")), memory(p.at("disk_free_bytes"))));
-  line("time", fmt::format("about {} on {} threads of {} ({:.0f} GFLOP/s per core)",
+  line("time", fmt::format("about {} on {} of {} ({:.0f} GFLOP/s per core)",
                            duration_text(p.at("seconds").at("total").get<double>()),
-                           p.at("machine").at("threads").get<int>(), p.at("machine").at("cpu").get<std::string>(),
+                           p.at("machine").at("threads").get<int>() == 1
+                               ? std::string("1 thread")
+                               : fmt::format("{} threads", p.at("machine").at("threads").get<int>()),
+                           p.at("machine").at("cpu").get<std::string>(),
                            p.at("machine").at("gemm_gflops_per_core").get<double>()));
   for (const auto& [name, seconds] : p.at("seconds").items()) {
     if (name != "total" && seconds.get<double>() > 0)

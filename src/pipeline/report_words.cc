@@ -25,6 +25,9 @@ Verdict kl_verdict(double mean) {
     return {"noticeably different from the original",
             "usual for 4 bits in models below 1 B weights; in one of 8 B llama.cpp's 3-bit Q3_K_M has 0.10"};
   }
+  if (mean < 0.3)
+    return {"clearly different from the original",
+            "between 3 and 2 bits in a model of 8 B weights: llama.cpp's Q3_K_M has 0.10, Q2_K 0.33 to 0.45"};
   if (mean < 0.5)
     return {"far from the original",
             "as 2 bits are in a model of 8 B weights: llama.cpp's Q2_K has 0.33 to 0.45; expect mistakes"};

@@ -5,8 +5,10 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <set>
 
+#include "formats/text.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/left_out.h"
 #include "pipeline/mixed_bits.h"
@@ -47,6 +49,25 @@ std::vector<std::string> warnings_before_work(const ModelSource& source, const Q
     if (!text.empty()) warnings.push_back(text);
   }
   return warnings;
+}
+
+std::string clamped_scales_warning(std::span<const nlohmann::json> blocks) {
+  uint64_t scales = 0;
+  size_t linears = 0;
+  std::string first;
+  for (const nlohmann::json& block : blocks) {
+    for (const nlohmann::json& linear : block.at("linears")) {
+      const auto clamped = linear.value("clamped_scales", uint64_t{0});
+      if (clamped == 0) continue;
+      if (linears++ == 0) first = linear.at("name").get<std::string>();
+      scales += clamped;
+    }
+  }
+  if (scales == 0) return {};
+  return fmt::format(
+      "{} {} of {} {} exceed float16 and were clamped to 65504, so the largest weights of their groups are lost; the "
+      "first: {}",
+      scales, scales == 1 ? "scale" : "scales", linears, linears == 1 ? "linear" : "linears", escaped(first));
 }
 
 void require_judge(const QuantizeOptions& options) {

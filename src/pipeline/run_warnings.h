@@ -1,6 +1,7 @@
 // What a user should know before a run starts: the run and its plan say the same.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +20,10 @@ void require_judge(const QuantizeOptions& options);
 
 // A sentence for each pattern of options.skip that matches no linear. `layers`: the plan of every layer.
 std::vector<std::string> unused_pattern_warnings(const QuantizeOptions& options, std::span<const LayerTensors> layers);
+
+// A sentence on scales that float16 could not hold, which changes the weights of their groups; empty: there are none.
+// `blocks`: the reports of all blocks.
+std::string clamped_scales_warning(std::span<const nlohmann::json> blocks);
 
 // In what the linears of a model are stored that is quantized already, "Q4_1" or "gptq"; empty: it is not.
 std::string quantized_storage(const ModelSource& source);

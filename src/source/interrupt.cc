@@ -1,3 +1,5 @@
+#include "source/interrupt.h"
+
 #include <metal_marlin/interrupt.h>
 
 #include <atomic>
@@ -12,10 +14,14 @@ std::atomic<Asked> check{nullptr};
 
 }  // namespace
 
+bool interrupt_asked() noexcept {
+  const Asked asked = check.load();
+  return asked != nullptr && asked();
+}
+
 extern "C" {
 static int metal_marlin_interrupt_asked() {
-  const Asked asked = check.load();
-  return asked != nullptr && asked() ? 1 : 0;
+  return interrupt_asked() ? 1 : 0;
 }
 }
 

@@ -9,6 +9,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "formats/foreign_file.h"
 #include "formats/text.h"
 
 namespace metal_marlin {
@@ -176,6 +177,8 @@ void read_normalizer(std::string_view bytes, const std::string& file, Proto& p) 
 
 Proto read_proto(std::string_view model, const std::string& file) {
   // A tiktoken vocabulary is lines of base64 and a rank; a SentencePiece model opens with its first piece, field 1.
+  if (const std::string foreign = foreign_file_text(model.substr(0, 512)); !foreign.empty())
+    throw FormatError(fmt::format("{}: {}", file, foreign));
   if (!model.starts_with('\x0A'))
     throw UnsupportedError(fmt::format(
         "{}: not a SentencePiece model (a tiktoken vocabulary?); put the model's tokenizer.json beside it", file));

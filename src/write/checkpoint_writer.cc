@@ -449,6 +449,9 @@ void CheckpointWriter::Job::write_rest() {
     }
     write_text_file(folder + "/" + name, content);
     add_file(name);
+    if (name.starts_with("chat_template") ||
+        (name == "tokenizer_config.json" && content.find("\"chat_template\"") != std::string::npos))
+      plan.chat_template = true;
   }
   report.skipped = plan.skipped;
   for (SkippedTensor& s : report.skipped) s.bytes = report.kept[s.name];

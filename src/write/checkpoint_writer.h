@@ -60,6 +60,7 @@ struct CheckpointPlan {
   uint64_t whole_bytes = 64u << 20;          // larger unchanged tensors (embedding, head) pass by runs of rows
   bool act_order = false;                    // some linear's groups are in act order (for GPTQ's config)
   bool keep_types = false;                   // GPTQ: other tensors keep their type instead of becoming float16
+  bool chat_template = false;                // the model has one; write() fills it in
   std::string head;                          // module of the head, "lm_head"; write() fills it in
   std::string base_model;                    // for the model card: "org/name"; empty: what the source's path tells
   std::string method;                        // for the model card: "awq-paper", ...

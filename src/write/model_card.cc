@@ -162,11 +162,10 @@ const FormatNames& names_of(const std::string& format) {
 namespace {
 
 // Which programs load the format, and how; docs/use.md has the same. MODEL stands for the folder.
-std::string usage_of(const std::string& format, bool symmetric) {
+std::string usage_of(const std::string& format, bool symmetric, bool chat_template) {
   const std::string own =
-      "metal-marlin, on this machine's processor:\n\n```sh\nmetal-marlin chat MODEL\nmetal-marlin generate MODEL -p "
-      "TEXT\n"
-      "```\n";
+      fmt::format("metal-marlin, on this machine's processor:\n\n```sh\n{}metal-marlin generate MODEL -p TEXT\n```\n",
+                  chat_template ? "metal-marlin chat MODEL\n" : "");
   const std::string transformers = fmt::format(
       "transformers (`pip install transformers accelerate {}`):\n\n```python\nfrom transformers import "
       "AutoModelForCausalLM, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained(\"MODEL\")\nmodel = "
@@ -294,7 +293,7 @@ std::string render_model_card(const std::string& source, const std::string& fami
     out += "\nLinears left in their own precision:\n\n| tensor | reason |\n|---|---|\n";
     for (const SkippedTensor& s : report.skipped) out += fmt::format("| `{}` | {} |\n", s.name, s.reason);
   }
-  out += usage_of(format, plan.symmetric);
+  out += usage_of(format, plan.symmetric, plan.chat_template);
   return out;
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
+#include <metal_marlin/interrupt.h>
 
 #include <algorithm>
 #include <cmath>
@@ -109,6 +110,19 @@ TEST(Decoder, DynamicRotationFollowsTheLength) {
         EXPECT_LE(worst(golden, head, states, t, 0, first + t), kLogitTolerance) << prefix << first + t;
     }
   }
+}
+
+TEST(Decoder, APromptStopsWhereTheCallerAsks) {
+  const auto source = ModelSource::open(tiny_model("llama"));
+  DecoderOptions options;
+  options.capacity = 8;
+  Decoder decoder(*source, options);
+  Matrix states;
+  const std::vector<int32_t> ids{1, 2, 3};
+  set_interrupt_check([]() noexcept { return true; });
+  EXPECT_FALSE(read_prompt(decoder, ids, states));
+  set_interrupt_check(nullptr);
+  EXPECT_TRUE(read_prompt(decoder, ids, states));
 }
 
 TEST(Decoder, RowsDoNotDependOnTheirNeighboursWithAvx512) {
