@@ -208,7 +208,7 @@ struct NpzRows::State {
           archive.member_limit,
           whole_needed() ? "save the array in row order (numpy.ascontiguousarray), which is read in parts, or give a "
                            "larger memory budget"
-                         : "give a larger memory budget"));
+                         : "read it in batches of rows, or give a larger memory budget"));
     }
     Buffer data(header.data_bytes());
     read(data.data(), data.size());
