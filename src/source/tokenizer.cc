@@ -217,9 +217,8 @@ Tokenizer Tokenizer::from_folder(const std::string& folder, int64_t model_vocab)
   files.added_tokens_json = read_if_there(path / "added_tokens.json");
   files.generation_config_json = read_if_there(path / "generation_config.json");
   files.chat_template_jinja = read_if_there(path / "chat_template.jinja");
-  if (files.chat_template_jinja.starts_with("version https://git-lfs"))
-    throw FormatError(
-        fmt::format("{}: {}", (path / "chat_template.jinja").string(), foreign_file_text(files.chat_template_jinja)));
+  if (const std::string foreign = foreign_file_text(files.chat_template_jinja); !foreign.empty())
+    throw FormatError(fmt::format("{}: {}", (path / "chat_template.jinja").string(), foreign));
   files.chat_template_json = read_if_there(path / "chat_template.json");
   if (files.tokenizer_json.empty()) {
     const std::string model = read_if_there(path / "tokenizer.model");

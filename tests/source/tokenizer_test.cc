@@ -126,6 +126,13 @@ TEST_F(Folder, FindsTheChatTemplateInEachPlace) {
   EXPECT_EQ(load().chat_template(), "two");
   put("chat_template.jinja", "three");
   EXPECT_EQ(load().chat_template(), "three");
+  put("chat_template.jinja", "<|user|>{{ messages }}");  // no page
+  EXPECT_EQ(load().chat_template(), "<|user|>{{ messages }}");
+  for (const char* foreign : {"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+                              "<!DOCTYPE html>\n<html><body>404</body></html>"}) {
+    put("chat_template.jinja", foreign);
+    EXPECT_THROW(load(), FormatError) << foreign;
+  }
 }
 
 TEST_F(Folder, IgnoresTruncationAndPadding) {
