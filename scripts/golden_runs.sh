@@ -74,48 +74,8 @@ if [ "$list" = yes ]; then runs; exit 0; fi
 golden="$ROOT/build/golden"
 mkdir -p "$golden"
 
-# A Llama of two layers with random F16 weights, from a fixed seed; needs nothing but Python itself.
 random_model() {
-  [ -f "$golden/random/model.safetensors" ] || python3 - "$golden/random" "$ROOT/tests/data/models/llama" << 'END'
-import json, pathlib, random, shutil, struct, sys
-out, lender = map(pathlib.Path, sys.argv[1:])
-out.mkdir(parents=True, exist_ok=True)
-for name in ("tokenizer.json", "tokenizer_config.json"):
-    if (lender / name).exists():
-        shutil.copy(lender / name, out / name)
-vocabulary = json.loads((lender / "config.json").read_text())["vocab_size"]
-hidden, inner, layers, heads = 256, 512, 2, 4
-config = dict(model_type="llama", architectures=["LlamaForCausalLM"], hidden_size=hidden, intermediate_size=inner,
-              num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads, vocab_size=vocabulary,
-              rms_norm_eps=1e-5, rope_theta=10000.0, max_position_embeddings=512, tie_word_embeddings=True,
-              hidden_act="silu", torch_dtype="float16")
-(out / "config.json").write_text(json.dumps(config, indent=2))
-shapes = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
-for i in range(layers):
-    for name, shape in dict(q_proj=(hidden, hidden), k_proj=(hidden, hidden), v_proj=(hidden, hidden), o_proj=(hidden, hidden)).items():
-        shapes[f"model.layers.{i}.self_attn.{name}.weight"] = shape
-    for name, shape in dict(gate_proj=(inner, hidden), up_proj=(inner, hidden), down_proj=(hidden, inner)).items():
-        shapes[f"model.layers.{i}.mlp.{name}.weight"] = shape
-    shapes[f"model.layers.{i}.input_layernorm.weight"] = (hidden,)
-    shapes[f"model.layers.{i}.post_attention_layernorm.weight"] = (hidden,)
-header, at = {}, 0
-for name, shape in shapes.items():
-    size = 2 * shape[0] * (shape[1] if len(shape) == 2 else 1)
-    header[name] = dict(dtype="F16", shape=list(shape), data_offsets=[at, at + size])
-    at += size
-text = json.dumps(header).encode()
-text += b" " * (-len(text) % 8)
-draw = random.Random(0)
-with open(out / "model.part", "wb") as f:
-    f.write(struct.pack("<Q", len(text)) + text)
-    for name, shape in shapes.items():
-        if len(shape) == 1:
-            values = [1.0] * shape[0]
-        else:
-            values = [draw.uniform(-1, 1) * (3 / shape[1]) ** 0.5 for _ in range(shape[0] * shape[1])]
-        f.write(struct.pack(f"<{len(values)}e", *values))
-(out / "model.part").rename(out / "model.safetensors")
-END
+  [ -f "$golden/random/model.safetensors" ] || python3 "$ROOT/scripts/make_small_model.py" "$golden/random"
   echo "$golden/random"
 }
 

