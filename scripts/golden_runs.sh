@@ -147,9 +147,12 @@ if [ "$portable" = yes ]; then
 fi
 
 [ -n "$model" ] || model="$(default_model)"
-say "Runs of this tree" >&2
-run_all "$program" "$golden/here.sums"
+this_tree() {
+  say "Runs of this tree" >&2
+  run_all "$program" "$golden/here.sums"
+}
 if [ -n "$base_program" ]; then
+  this_tree
   say "Runs of $base_program" >&2
   run_all "$base_program" "$golden/program.sums"
   diff "$golden/program.sums" "$golden/here.sums" || fail "Not equal: lines with < are of $base_program."
@@ -157,6 +160,7 @@ if [ -n "$base_program" ]; then
   exit 0
 fi
 if [ -z "$base" ]; then
+  this_tree
   cat "$golden/here.sums"
   exit 0
 fi
@@ -176,5 +180,6 @@ if [ ! -s "$kept" ]; then
   run_all "$tree/build/release/bin/metal-marlin" "$kept"
   git -C "$ROOT" worktree remove --force "$tree"
 fi
+this_tree
 diff "$kept" "$golden/here.sums" || fail "Not equal: lines with < are of $base, those with > of this tree."
 echo "equal: $(wc -l < "$kept") weight files of this tree and of $base"
