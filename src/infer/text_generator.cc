@@ -52,6 +52,7 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
     throw UnsupportedError(
         fmt::format("{}: expected a model with a chat template, found none; use generate", source->path()));
   }
+  if (for_chat) static_cast<void>(ChatTemplate(source->tokenizer()));  // says what is wrong with it before the weights
   DecoderOptions options;
   const Compute compute = compute_of(compute_options, machine, *source, true);
   options.precision = compute.precision;

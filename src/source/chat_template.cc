@@ -45,6 +45,10 @@ ChatTemplate::ChatTemplate(std::string source, Tokens tokens, std::string place)
     throw UnsupportedError(
         "the model has no chat template (neither chat_template.jinja nor chat_template in tokenizer_config.json): it "
         "was not trained for conversations; give it plain text to continue instead");
+  if (tokenizer_c_check_template(source_.data(), source_.size()) == 0) return;
+  const std::string why = tokenizer_c_last_error();
+  if (why == "stopped") throw Interrupted("interrupted");
+  throw FormatError(fmt::format("{}: {}", place_, why));
 }
 
 ChatTemplate::ChatTemplate(const Tokenizer& tokenizer)
@@ -82,7 +86,8 @@ std::string ChatTemplate::apply_text(std::string_view messages_text, bool add_ge
     if (why == "stopped") throw Interrupted("interrupted");
     // A template that raises an exception refuses the conversation; the other ends are the file's fault.
     const bool faulty = why.starts_with("the template cannot be parsed") || why.starts_with("it takes more than") ||
-                        why.find("engine ran out of fuel") != std::string::npos;
+                        why.find("engine ran out of fuel") != std::string::npos || why.starts_with("unknown filter") ||
+                        why.starts_with("unknown test");
     if (faulty) throw FormatError(fmt::format("{}: {}", place_, why));
     throw ArgumentError(fmt::format("{}: {}", place_, why));
   }

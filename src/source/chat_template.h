@@ -24,8 +24,8 @@ class ChatTemplate {
     std::string bos, eos, unk, pad;
   };
 
-  // Throws UnsupportedError when `source` is empty: the model has no chat template. `place`: where it stands, which
-  // opens the messages about it.
+  // Throws UnsupportedError when `source` is empty: the model has no chat template; FormatError when it cannot be
+  // parsed, or names a filter or test that is unknown. `place`: where it stands, which opens the messages about it.
   ChatTemplate(std::string source, Tokens tokens, std::string place = "chat template");
   explicit ChatTemplate(const Tokenizer& tokenizer);
 
@@ -33,8 +33,7 @@ class ChatTemplate {
   // the template). `variables`: the JSON text of an object of further variables ("tools", "enable_thinking", ...), or
   // empty. Keys keep their order: templates that print tools depend on it. The result already holds its special tokens:
   // encode it without adding more. Throws ArgumentError with the template's own words when it refuses the conversation,
-  // FormatError when the template cannot be parsed, whatever the conversation, or takes more memory or time than any in
-  // use.
+  // FormatError when the template takes more memory or time than any in use.
   std::string apply_text(std::string_view messages, bool add_generation_prompt, std::string_view variables = {}) const;
 
   // The same for values whose order of keys does not matter (nlohmann::json sorts them).

@@ -76,10 +76,8 @@ TEST(ChatTemplate, EndlessAndDeepTemplatesEnd) {
   EXPECT_THROW(loop.apply(kHello, false), FormatError);
   const ChatTemplate recursion("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", kTokens);
   EXPECT_THROW(recursion.apply(kHello, false), ArgumentError);
-  const ChatTemplate nested("{{ " + std::string(100'000, '('), kTokens);
-  EXPECT_THROW(nested.apply(kHello, false), FormatError);
-  const ChatTemplate open("{{ " + std::string(100'000, '[') + " }}", kTokens);
-  EXPECT_THROW(open.apply(kHello, false), FormatError);
+  EXPECT_THROW(ChatTemplate("{{ " + std::string(100'000, '('), kTokens), FormatError);
+  EXPECT_THROW(ChatTemplate("{{ " + std::string(100'000, '[') + " }}", kTokens), FormatError);
 }
 
 // Each by itself took gigabytes, hours or the whole stack.
@@ -123,6 +121,33 @@ TEST(ChatTemplate, BombsEndInAnErrorThatNamesTheFile) {
   }
   // And the next rendering is as it was.
   EXPECT_EQ(ChatTemplate("{{ messages[0].content }}", kTokens).apply(kHello, false), "hello");
+}
+
+// A table of expressions and templates, with what transformers makes of each: the same text, or an error; what jinja2
+// refuses before it renders is refused when it is loaded, by the file's name.
+TEST(ChatTemplate, GivesTheTextOfTransformersOrAnError) {
+  std::ifstream in(std::string(TEST_DATA) + "/tokenizer/expressions.json");
+  const auto golden = nlohmann::ordered_json::parse(in);
+  const std::string messages = golden["context"]["messages"].dump();
+  const ChatTemplate::Tokens tokens{golden["context"]["bos_token"].get<std::string>(), "", "", ""};
+  for (const auto& c : golden["cases"]) {
+    const auto text = c["template"].get<std::string>();
+    SCOPED_TRACE(text);
+    std::string found;
+    bool loaded = false;
+    try {
+      const ChatTemplate chat(text, tokens, "model/chat_template.jinja");
+      loaded = true;
+      found = chat.apply_text(messages, true);
+    } catch (const Error& e) {
+      EXPECT_FALSE(c.contains("text")) << e.what();
+      EXPECT_EQ(std::string(e.what()).find("model/chat_template.jinja: "), 0u) << e.what();
+      EXPECT_TRUE(!c.contains("load") || !loaded) << e.what();
+      continue;
+    }
+    ASSERT_TRUE(c.contains("text")) << "accepted: " << found;
+    EXPECT_EQ(found, c["text"].get<std::string>());
+  }
 }
 
 // The values are those of Python 3.11 with Jinja 3.1.

@@ -80,6 +80,9 @@ fn join(value: &Value, separator: Option<Value>, attribute: Option<Value>, optio
     if value.is_undefined() {
         return Ok(Value::from(out));
     }
+    if value.is_none() {
+        return Err(invalid("join: None holds nothing"));
+    }
     for (i, mut item) in value.try_iter()?.enumerate() {
         if i > 0 {
             out.push_str(&separator);
@@ -98,11 +101,13 @@ fn join(value: &Value, separator: Option<Value>, attribute: Option<Value>, optio
 }
 
 /// Runs of letters, digits and underscores, as Python's \w+ finds them.
-fn word_count(text: String) -> usize {
-    text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty()).count()
+fn word_count(text: Value) -> Result<usize, Error> {
+    let text = python::str(&text)?;
+    Ok(text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty()).count())
 }
 
-fn truncate(text: String, given: Rest<Value>) -> Result<String, Error> {
+fn truncate(text: Value, given: Rest<Value>) -> Result<String, Error> {
+    let text = python::str(&text)?;
     type Given = (Option<usize>, Option<bool>, Option<String>, Option<usize>, Kwargs);
     let (length, kill_words, end, leeway, options): Given = from_args(&given.0)?;
     let length = length.or(options.get("length")?).unwrap_or(255);
@@ -156,7 +161,7 @@ fn url_encode(value: &Value) -> Result<String, Error> {
     Ok(pairs.join("&"))
 }
 
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -186,7 +191,8 @@ fn xml_attributes(value: &Value, space: Option<bool>) -> Result<String, Error> {
     Ok(out)
 }
 
-fn strip_tags(text: String) -> String {
+fn strip_tags(text: Value) -> Result<String, Error> {
+    let text = python::str(&text)?;
     let mut plain = String::new();
     let mut rest = text.as_str();
     while let Some(start) = rest.find('<') {
@@ -199,7 +205,7 @@ fn strip_tags(text: String) -> String {
     plain.push_str(rest);
     let words: Vec<&str> = plain.split_whitespace().collect();
     let named = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#34;", "\""), ("&#39;", "'"), ("&amp;", "&")];
-    named.iter().fold(words.join(" "), |text, (name, character)| text.replace(name, character))
+    Ok(named.iter().fold(words.join(" "), |text, (name, character)| text.replace(name, character)))
 }
 
 fn file_size(value: &Value, binary: Option<bool>) -> Result<String, Error> {
@@ -227,12 +233,13 @@ fn file_size(value: &Value, binary: Option<bool>) -> Result<String, Error> {
 
 /// Lines of at most `width` characters, cut between words.
 fn word_wrap(
-    text: String,
+    text: Value,
     width: Option<usize>,
     break_words: Option<bool>,
     line_end: Option<String>,
     options: Kwargs,
 ) -> Result<String, Error> {
+    let text = python::str(&text)?;
     let width = width.or(options.get("width")?).unwrap_or(79);
     let break_words = break_words.or(options.get("break_long_words")?).unwrap_or(true);
     let line_end = line_end.or(options.get("wrapstring")?).unwrap_or_else(|| "\n".into());
@@ -280,8 +287,15 @@ pub fn add_to(env: &mut Environment) {
     env.add_filter("wordcount", word_count);
     env.add_filter("truncate", truncate);
     env.add_filter("urlencode", url_encode);
-    env.add_filter("center", |text: String, width: Option<i64>| methods::center(&text, width.unwrap_or(80)));
-    env.add_filter("forceescape", |text: String| escape(&text));
+    env.add_filter("center", |text: Value, width: Option<i64>| methods::center(&python::str(&text)?, width.unwrap_or(80)));
+    env.add_filter("forceescape", |text: Value| Ok::<_, Error>(Value::from_safe_string(escape(&python::str(&text)?))));
+    for name in ["escape", "e"] {
+        env.add_filter(name, |text: Value| match text.is_safe() {
+            true => Ok(text),
+            false => Ok::<_, Error>(Value::from_safe_string(escape(&python::str(&text)?))),
+        });
+    }
+    env.add_filter("safe", |text: Value| Ok::<_, Error>(Value::from_safe_string(python::str(&text)?)));
     env.add_filter("xmlattr", xml_attributes);
     env.add_filter("striptags", strip_tags);
     env.add_filter("filesizeformat", file_size);

@@ -6,12 +6,15 @@ mod budget;
 mod checked;
 mod encode;
 mod filters;
+mod jinja;
 mod line_cut;
 mod methods;
 mod operators;
+mod printf;
 mod python;
 mod rewrite;
 mod template;
+mod values;
 
 use std::cell::RefCell;
 use std::ffi::{c_char, CString};
@@ -119,6 +122,11 @@ pub unsafe extern "C" fn tokenizer_c_render(
     guarded(Text::NONE, || {
         template::render(text(source, source_size)?, text(context, context_size)?, now).map(Text::new)
     })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tokenizer_c_check_template(source: *const c_char, size: usize) -> std::ffi::c_int {
+    guarded(-1, || template::check(text(source, size)?).map(|()| 0))
 }
 
 #[no_mangle]

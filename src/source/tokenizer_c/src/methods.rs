@@ -5,6 +5,8 @@ use minijinja::value::{from_args, Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
 use crate::operators::invalid;
+use crate::values::{tuple, view};
+use crate::{jinja, python};
 
 const CHANGING: [&str; 14] = [
     "append", "clear", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault", "sort", "update", "add",
@@ -121,7 +123,7 @@ fn split_spaces(text: &str, most: usize, from_right: bool) -> Vec<Value> {
     parts
 }
 
-fn lines(text: &str, keep: bool) -> Vec<Value> {
+pub fn lines(text: &str, keep: bool) -> Vec<Value> {
     let ends = |c: char| matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
     let mut out = Vec::new();
     let mut rest = text;
@@ -194,7 +196,10 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
     let no_args = || from_args::<()>(args);
     let one = || from_args::<(String,)>(args).map(|(s,)| s);
     Ok(Some(match method {
-        "casefold" => (no_args()?, Value::from(text.to_lowercase())).1,
+        "casefold" => (no_args()?, Value::from(case_folded(text))).1,
+        "title" => (no_args()?, Value::from(titled(text))).1,
+        "capitalize" => (no_args()?, Value::from(capitalize(text))).1,
+        "format" => return format(text, args),
         "swapcase" => {
             no_args()?;
             let swap = |c: char| if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() };
@@ -223,7 +228,7 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
                 None if last => ["", "", text],
                 None => [text, "", ""],
             };
-            Value::from(parts.map(Value::from).to_vec())
+            tuple(parts.map(Value::from).to_vec())
         }
         "find" | "rfind" | "index" | "rindex" => {
             let (what, start, stop): (String, Option<i64>, Option<i64>) = from_args(args)?;
@@ -279,7 +284,9 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
         // Digits of other scripts count, too, but not fractions and Roman numerals.
         "isdigit" | "isdecimal" => {
             no_args()?;
-            Value::from(all(text, |c| c.is_ascii_digit() || (!c.is_ascii() && c.is_numeric() && !vulgar(c))))
+            let raised = |c| matches!(c as u32, 0xb2 | 0xb3 | 0xb9 | 0x2070..=0x2089);
+            let decimal = |c| method == "isdigit" || !raised(c);
+            Value::from(all(text, |c| c.is_ascii_digit() || (!c.is_ascii() && c.is_numeric() && !vulgar(c) && decimal(c))))
         }
         "isidentifier" => {
             no_args()?;
@@ -289,6 +296,74 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
         "isprintable" => (no_args()?, Value::from(!text.chars().any(|c| c.is_control()))).1,
         _ => return Ok(None),
     }))
+}
+
+fn upper_first(c: char) -> String {
+    // Letters whose form at the head of a title is a third one.
+    match c as u32 {
+        0x1c4..=0x1c6 => "\u{1c5}".into(),
+        0x1c7..=0x1c9 => "\u{1c8}".into(),
+        0x1ca..=0x1cc => "\u{1cb}".into(),
+        0x1f1..=0x1f3 => "\u{1f2}".into(),
+        _ => {
+            let upper: String = c.to_uppercase().collect();
+            let mut parts = upper.chars();
+            // One letter that becomes several: only the first is large.
+            parts.next().map_or_else(String::new, |first| first.to_string() + &parts.as_str().to_lowercase())
+        }
+    }
+}
+
+pub fn capitalize(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| upper_first(first) + &chars.as_str().to_lowercase())
+}
+
+/// Python's str.title(): a letter behind anything but a letter is large.
+fn titled(text: &str) -> String {
+    let mut out = String::new();
+    let mut before = false;
+    for c in text.chars() {
+        if before {
+            out.extend(c.to_lowercase());
+        } else {
+            out.push_str(&upper_first(c));
+        }
+        before = cased(c);
+    }
+    out
+}
+
+fn case_folded(text: &str) -> String {
+    text.to_lowercase().replace('\u{df}', "ss").replace('\u{17f}', "s").replace('\u{3c2}', "\u{3c3}")
+}
+
+/// str.format: values that are no text or number are written as Python writes them, unless a field looks into them.
+fn format(text: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let looks_in = text.split('{').skip(1).any(|field| {
+        let name = field.split(['}', ':', '!']).next().unwrap_or_default();
+        name.contains(['.', '['])
+    });
+    let shown = |v: &Value| -> Result<Value, Error> {
+        match v.kind() {
+            _ if v.is_kwargs() => Ok(v.clone()),
+            ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Undefined if !looks_in => {
+                python::str(v).map(Value::from)
+            }
+            _ => Ok(v.clone()),
+        }
+    };
+    let mut given = args.iter().map(shown).collect::<Result<Vec<_>, _>>()?;
+    if let Some(last) = given.last().cloned().filter(Value::is_kwargs) {
+        let kwargs = Kwargs::try_from(last)?;
+        let mut named = Vec::new();
+        for name in kwargs.args() {
+            named.push((name.to_string(), shown(&kwargs.get::<Value>(name)?)?));
+        }
+        given.pop();
+        given.push(Kwargs::from_iter(named).into());
+    }
+    minijinja::format_filter(minijinja::FormatStyle::StrFormat, text, &given).map(|s| Some(Value::from(s)))
 }
 
 fn vulgar(c: char) -> bool {
@@ -312,11 +387,17 @@ fn list_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Val
 }
 
 fn map_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
-    match method {
-        "copy" => {
+    Ok(Some(match method {
+        "copy" => (from_args::<()>(args)?, value.clone()).1,
+        "keys" => (from_args::<()>(args)?, view("dict_keys", value.try_iter()?.collect())).1,
+        "values" => {
             from_args::<()>(args)?;
-            Ok(Some(value.clone()))
+            view("dict_values", jinja::pairs_of(value)?.into_iter().map(|(_, v)| v).collect())
         }
-        _ => Ok(None),
-    }
+        "items" => {
+            from_args::<()>(args)?;
+            view("dict_items", jinja::pairs_of(value)?.into_iter().map(|(k, v)| tuple(vec![k, v])).collect())
+        }
+        _ => return Ok(None),
+    }))
 }

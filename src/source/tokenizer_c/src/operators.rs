@@ -1,9 +1,12 @@
 //! Operators as Python defines them, where minijinja has others.
 
 use minijinja::value::{Value, ValueKind};
-use minijinja::{format_filter, Error, ErrorKind, FormatStyle};
+use minijinja::{Error, ErrorKind};
 
+use crate::filters::escape;
+use crate::printf::printf;
 use crate::python;
+use crate::values::{as_tuple, tuple};
 
 enum Numbers {
     Int(i128, i128),
@@ -64,6 +67,9 @@ pub fn floor_div(left: &Value, right: &Value) -> Result<Value, Error> {
 
 pub fn remainder(left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(format) = left.as_str() {
+        if left.is_safe() {
+            return Err(invalid("% of a text that is marked as safe is not supported"));
+        }
         return printf(format, right).map(Value::from);
     }
     match numbers("%", left, right)? {
@@ -78,33 +84,6 @@ pub fn remainder(left: &Value, right: &Value) -> Result<Value, Error> {
             Ok(Value::from(if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }))
         }
     }
-}
-
-/// Conversions that a printf format asks for; `%%` asks for none.
-fn conversions(format: &str) -> usize {
-    format.replace("%%", "").matches('%').count()
-}
-
-/// `format % value`: a sequence gives as many values as there are conversions, anything else is one value.
-fn printf(format: &str, value: &Value) -> Result<String, Error> {
-    let one = std::slice::from_ref(value);
-    let shown = |v: &Value| -> Result<Value, Error> {
-        // %s writes what Python's str() gives.
-        match v.kind() {
-            ValueKind::Number | ValueKind::String => Ok(v.clone()),
-            ValueKind::Bool if !format.contains("%s") => Ok(v.clone()),
-            _ => python::str(v).map(Value::from),
-        }
-    };
-    if value.kind() == ValueKind::Map {
-        return format_filter(FormatStyle::Printf, format, one);
-    }
-    let list: Vec<Value> = match value.kind() {
-        ValueKind::Seq | ValueKind::Iterable if value.len() == Some(conversions(format)) => value.try_iter()?.collect(),
-        _ => one.to_vec(),
-    };
-    let list = list.iter().map(shown).collect::<Result<Vec<_>, _>>()?;
-    format_filter(FormatStyle::Printf, format, &list)
 }
 
 pub fn power(left: &Value, right: &Value) -> Result<Value, Error> {
@@ -136,7 +115,8 @@ pub fn times(left: &Value, right: &Value) -> Result<Value, Error> {
             if text.len().checked_mul(count).is_none_or(|n| n > isize::MAX as usize) {
                 return Err(invalid("* makes too long a string"));
             }
-            return Ok(Value::from(text.repeat(count)));
+            let repeated = text.repeat(count);
+            return Ok(if many.is_safe() { Value::from_safe_string(repeated) } else { Value::from(repeated) });
         }
         if matches!(many.kind(), ValueKind::Seq | ValueKind::Iterable) {
             let once: Vec<Value> = many.try_iter()?.collect();
@@ -144,7 +124,7 @@ pub fn times(left: &Value, right: &Value) -> Result<Value, Error> {
             for _ in 0..if once.is_empty() { 0 } else { count } {
                 all.extend(once.iter().cloned());
             }
-            return Ok(Value::from(all));
+            return Ok(if as_tuple(many).is_some() { tuple(all) } else { Value::from(all) });
         }
     }
     match numbers("*", left, right)? {
@@ -157,4 +137,85 @@ pub fn concat(left: &Value, right: &Value) -> Result<Value, Error> {
     let mut text = python::str(left)?;
     text.push_str(&python::str(right)?);
     Ok(Value::from(text))
+}
+
+pub fn add(left: &Value, right: &Value) -> Result<Value, Error> {
+    if let (Some(a), Some(b)) = (left.as_str(), right.as_str()) {
+        // A text marked as safe escapes what it is added to, as markupsafe does.
+        return Ok(match (left.is_safe(), right.is_safe()) {
+            (false, false) => Value::from([a, b].concat()),
+            (true, false) => Value::from_safe_string(a.to_string() + &escape(b)),
+            (false, true) => Value::from_safe_string(escape(a) + b),
+            (true, true) => Value::from_safe_string([a, b].concat()),
+        });
+    }
+    if left.kind() == ValueKind::Seq && right.kind() == ValueKind::Seq {
+        let tuples = as_tuple(left).is_some();
+        if tuples != as_tuple(right).is_some() {
+            return Err(invalid("unable to calculate + of a list and a tuple"));
+        }
+        let all: Vec<Value> = left.try_iter()?.chain(right.try_iter()?).collect();
+        return Ok(if tuples { tuple(all) } else { Value::from(all) });
+    }
+    match numbers("+", left, right)? {
+        Numbers::Int(a, b) => integer(a.checked_add(b), "+"),
+        Numbers::Float(a, b) => Ok(Value::from(a + b)),
+    }
+}
+
+pub fn equal(left: &Value, right: &Value) -> bool {
+    if left.kind() == ValueKind::Seq && right.kind() == ValueKind::Seq {
+        if as_tuple(left).is_some() != as_tuple(right).is_some() || left.len() != right.len() {
+            return false;
+        }
+        if let (Ok(a), Ok(b)) = (left.try_iter(), right.try_iter()) {
+            return a.zip(b).all(|(a, b)| equal(&a, &b));
+        }
+    }
+    if let (Some(a), Some(b)) = (int(left), int(right)) {
+        return a == b;
+    }
+    if let (Some(a), Some(b)) = (float(left), float(right)) {
+        return a == b;
+    }
+    left == right
+}
+
+/// The order of two values that Python can compare.
+pub fn order(op: &str, left: &Value, right: &Value) -> Result<Option<std::cmp::Ordering>, Error> {
+    if let (Some(a), Some(b)) = (left.as_str(), right.as_str()) {
+        return Ok(Some(a.cmp(b)));
+    }
+    if left.kind() == ValueKind::Seq && right.kind() == ValueKind::Seq {
+        if as_tuple(left).is_some() != as_tuple(right).is_some() {
+            return Err(invalid(format!("unable to calculate {op} of a list and a tuple")));
+        }
+        for (a, b) in left.try_iter()?.zip(right.try_iter()?) {
+            if !equal(&a, &b) {
+                return order(op, &a, &b);
+            }
+        }
+        return Ok(left.len().partial_cmp(&right.len()));
+    }
+    Ok(match numbers(op, left, right)? {
+        Numbers::Int(a, b) => Some(a.cmp(&b)),
+        Numbers::Float(a, b) => a.partial_cmp(&b),
+    })
+}
+
+pub fn contains(item: &Value, container: &Value) -> Result<bool, Error> {
+    if let Some(text) = container.as_str() {
+        let part = item.as_str().ok_or_else(|| invalid(format!("in: a text holds no value of kind {}", item.kind())))?;
+        return Ok(text.contains(part));
+    }
+    match container.kind() {
+        ValueKind::Undefined => Ok(false),
+        ValueKind::Map => match item.kind() {
+            ValueKind::Seq if as_tuple(item).is_none() => Err(invalid("in: a list is no key")),
+            ValueKind::Map => Err(invalid("in: a dict is no key")),
+            _ => Ok(container.try_iter()?.any(|key| equal(&key, item))),
+        },
+        ValueKind::Seq | ValueKind::Iterable => Ok(container.try_iter()?.any(|v| equal(&v, item))),
+        kind => Err(invalid(format!("in: a value of kind {kind} holds nothing"))),
+    }
 }

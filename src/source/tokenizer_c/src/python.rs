@@ -3,6 +3,8 @@
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use crate::values::{as_tuple, is_dict, Method, Range, View};
+
 /// Nesting of a printed value; deeper ones are refused before they exhaust the stack.
 const DEEPEST: usize = 128;
 
@@ -80,18 +82,38 @@ fn repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
         out.push_str(&text);
         return Ok(());
     }
+    if let Some(range) = value.downcast_object_ref::<Range>() {
+        let step = if range.step == 1 { String::new() } else { format!(", {}", range.step) };
+        out.push_str(&format!("range({}, {}{step})", range.start, range.stop));
+        return Ok(());
+    }
+    if let Some(method) = value.downcast_object_ref::<Method>() {
+        return Err(invalid(format!("the method {0} is written instead of its result: write {0}()", method.name)));
+    }
     match value.kind() {
         ValueKind::String => out.push_str(&quoted(value.as_str().unwrap_or_default())),
-        ValueKind::Seq => {
-            out.push('[');
-            for (i, item) in value.try_iter()?.enumerate() {
-                if i > 0 {
+        ValueKind::Seq | ValueKind::Iterable => {
+            let view = value.downcast_object_ref::<View>().map(|v| v.name);
+            if value.kind() == ValueKind::Iterable && view.is_none() {
+                return Err(invalid("an iterator is written instead of its values: add |list"));
+            }
+            let tuple = as_tuple(value).is_some();
+            out.push_str(view.unwrap_or_default());
+            out.push_str(if view.is_some() { "([" } else if tuple { "(" } else { "[" });
+            let mut count = 0;
+            for item in value.try_iter()? {
+                if count > 0 {
                     out.push_str(", ");
                 }
                 repr(&item, depth + 1, out)?;
+                count += 1;
             }
-            out.push(']');
+            if tuple && count == 1 {
+                out.push(',');
+            }
+            out.push_str(if view.is_some() { "])" } else if tuple { ")" } else { "]" });
         }
+        ValueKind::Map if !is_dict(value) => return Err(invalid("a namespace, a loop or a macro is written as a text")),
         ValueKind::Map => {
             out.push('{');
             for (i, key) in value.try_iter()?.enumerate() {
@@ -121,6 +143,112 @@ pub fn str(value: &Value) -> Result<String, Error> {
             Ok(out)
         }
     }
+}
+
+/// Python's repr().
+pub fn repr_of(value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
+    repr(value, 0, &mut out)?;
+    Ok(out)
+}
+
+/// Python's ascii().
+pub fn ascii_of(value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
+    for c in repr_of(value)?.chars() {
+        match c as u32 {
+            0..=0x7f => out.push(c),
+            code @ 0x80..=0xff => out.push_str(&format!("\\x{code:02x}")),
+            code @ 0x100..=0xffff => out.push_str(&format!("\\u{code:04x}")),
+            code => out.push_str(&format!("\\U{code:08x}")),
+        }
+    }
+    Ok(out)
+}
+
+/// Python's pprint.pformat(): lines of at most 80 characters, dicts by key.
+pub fn pretty(value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
+    pretty_into(value, 0, 0, 0, &mut out)?;
+    Ok(out)
+}
+
+fn sorted_keys(value: &Value) -> Result<Vec<Value>, Error> {
+    let mut keys: Vec<Value> = value.try_iter()?.collect();
+    keys.sort();
+    Ok(keys)
+}
+
+/// On one line, with dicts by key.
+fn plain(value: &Value, depth: usize) -> Result<String, Error> {
+    check(depth)?;
+    let mut parts = Vec::new();
+    match value.kind() {
+        ValueKind::Map => {
+            for key in sorted_keys(value)? {
+                parts.push(format!("{}: {}", repr_of(&key)?, plain(&value.get_item(&key)?, depth + 1)?));
+            }
+            Ok(format!("{{{}}}", parts.join(", ")))
+        }
+        ValueKind::Seq if value.downcast_object_ref::<Range>().is_none() => {
+            for item in value.try_iter()? {
+                parts.push(plain(&item, depth + 1)?);
+            }
+            let list = parts.join(", ");
+            Ok(match (as_tuple(value).is_some(), parts.len()) {
+                (true, 1) => format!("({list},)"),
+                (true, _) => format!("({list})"),
+                (false, _) => format!("[{list}]"),
+            })
+        }
+        _ => repr_of(value),
+    }
+}
+
+fn pretty_into(value: &Value, indent: usize, allowance: usize, depth: usize, out: &mut String) -> Result<(), Error> {
+    const WIDTH: usize = 80;
+    let line = plain(value, depth)?;
+    if line.chars().count() <= WIDTH.saturating_sub(indent + allowance) {
+        out.push_str(&line);
+        return Ok(());
+    }
+    let pad = format!(",\n{}", " ".repeat(indent + 1));
+    match value.kind() {
+        ValueKind::Map => {
+            let keys = sorted_keys(value)?;
+            out.push('{');
+            for (i, key) in keys.iter().enumerate() {
+                if i > 0 {
+                    out.push_str(&pad);
+                }
+                let name = repr_of(key)?;
+                out.push_str(&name);
+                out.push_str(": ");
+                let last = i + 1 == keys.len();
+                let at = indent + 1 + name.chars().count() + 2;
+                pretty_into(&value.get_item(key)?, at, if last { allowance + 1 } else { 1 }, depth + 1, out)?;
+            }
+            out.push('}');
+        }
+        ValueKind::Seq if value.downcast_object_ref::<Range>().is_none() => {
+            let items: Vec<Value> = value.try_iter()?.collect();
+            let tuple = as_tuple(value).is_some();
+            let end = if !tuple { "]" } else if items.len() == 1 { ",)" } else { ")" };
+            out.push(if tuple { '(' } else { '[' });
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push_str(&pad);
+                }
+                let last = i + 1 == items.len();
+                pretty_into(item, indent + 1, if last { allowance + end.len() } else { 1 }, depth + 1, out)?;
+            }
+            out.push_str(end);
+        }
+        // Python cuts it between words.
+        ValueKind::String => return Err(invalid("pprint: a text that is longer than a line is not supported")),
+        _ => out.push_str(&line),
+    }
+    Ok(())
 }
 
 pub struct JsonStyle {
@@ -176,6 +304,9 @@ impl JsonStyle {
     /// Python's json.dumps().
     pub fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
         check(depth)?;
+        if value.downcast_object_ref::<Range>().is_some() || value.downcast_object_ref::<View>().is_some() {
+            return Err(invalid("a range or a view of a dict has no JSON: add |list"));
+        }
         if let Some(text) = Self::number(value) {
             out.push_str(&text);
             return Ok(());

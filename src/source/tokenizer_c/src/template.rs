@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 
+use minijinja::machinery::ast::Stmt;
 use minijinja::machinery::{make_string_output, parse, tokenize, CodeGenerator, Token, Vm, WhitespaceConfig};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
@@ -9,7 +10,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 
 use crate::budget::{on_a_thread, Limits};
 use crate::python::{self, JsonStyle};
-use crate::{filters, methods, rewrite, Failure};
+use crate::{filters, jinja, methods, rewrite, Failure};
 
 /// Instructions that one rendering may take: a template of a file may loop without end. The largest templates in use
 /// take some 300 for each message.
@@ -20,7 +21,7 @@ const FUEL: u64 = 10_000_000;
 const LARGEST: usize = 1 << 20;
 const LONGEST_TAG: usize = 10_000;
 
-fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
+fn to_json(value: Value, ensure_ascii: Option<Value>, options: Kwargs) -> Result<Value, Error> {
     let indent = options.get::<Option<Value>>("indent")?.filter(|v| !v.is_none() && !v.is_undefined());
     let indent = match indent {
         None => None,
@@ -39,7 +40,10 @@ fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
         item_separator,
         key_separator,
         sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-        ensure_ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        ensure_ascii: match ensure_ascii {
+            Some(given) => given.is_true(),
+            None => options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        },
     };
     options.assert_all_used()?;
     let mut out = String::new();
@@ -106,6 +110,7 @@ fn environment<'a>(now: i64) -> Environment<'a> {
     env.set_unknown_method_callback(methods::call);
     env.set_formatter(|out, _, value| out.write_str(&python::str(value)?).map_err(Error::from));
     filters::add_to(&mut env);
+    jinja::add_to(&mut env);
     env.add_filter("tojson", to_json);
     env.add_filter("string", |value: Value| python::str(&value));
     env.add_function("raise_exception", raise_exception);
@@ -152,34 +157,56 @@ fn check_size(source: &str, syntax: &SyntaxConfig, white_space: WhitespaceConfig
     Ok(())
 }
 
+const NAME: &str = "chat_template";
+
+/// What is done with a template once it is parsed, and rewritten as Python has it.
+fn with_parsed<T>(source: &str, then: impl FnOnce(&str, &Stmt) -> Result<T, Failure>) -> Result<T, Failure> {
+    let syntax = SyntaxConfig::default();
+    let white_space = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
+    let source = without_generation(source);
+    check_size(&source, &syntax, white_space)?;
+    let parsed = parse(&source, NAME, syntax, white_space).map_err(|e| parsing(&described(e).to_string()))?;
+    let rewriter = rewrite::Rewriter::new(&source);
+    let ours = rewriter.stmt(&parsed);
+    drop(parsed);
+    match rewriter.fault.take() {
+        Some(fault) => Err(parsing(&fault)),
+        None => then(&source, &ours),
+    }
+}
+
 fn render_here(source: &str, context: &str, now: i64) -> Result<String, Failure> {
     let context: serde_json::Value = serde_json::from_str(context)?;
     if !context.is_object() {
         return Err("the template's context is no JSON object".into());
     }
-    const NAME: &str = "chat_template";
-    let syntax = SyntaxConfig::default();
-    let white_space = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
-    let source = without_generation(source);
-    check_size(&source, &syntax, white_space)?;
-    let env = environment(now);
-    let parsed = parse(&source, NAME, syntax, white_space).map_err(|e| parsing(&described(e).to_string()))?;
-    let ours = rewrite::stmt(&parsed);
-    drop(parsed);
-    let mut generator = CodeGenerator::new(NAME, &source);
-    generator.compile_stmt(&ours);
-    let (instructions, blocks) = generator.finish();
-    let mut text = String::new();
-    let root = Value::from_serialize(&context);
-    let vm = Vm::new(&env);
-    let output = &mut make_string_output(&mut text);
-    vm.eval(&instructions, root, &blocks, output, AutoEscape::None).map_err(described)?;
-    Ok(text)
+    with_parsed(source, |source, ours| {
+        let env = environment(now);
+        let mut generator = CodeGenerator::new(NAME, source);
+        generator.compile_stmt(ours);
+        let (instructions, blocks) = generator.finish();
+        let mut text = String::new();
+        let root = Value::from_serialize(&context);
+        let vm = Vm::new(&env);
+        let output = &mut make_string_output(&mut text);
+        vm.eval(&instructions, root, &blocks, output, AutoEscape::None).map_err(described)?;
+        Ok(text)
+    })
+}
+
+fn limits(size: usize) -> Limits {
+    Limits { live: (64 << 20) + 16 * size, total: (4 << 30) + 64 * size as u64, seconds: 1.5 }
+}
+
+/// Whether the template can be parsed, and all its filters and tests are known.
+pub fn check(source: &str) -> Result<(), Failure> {
+    let limits = limits(source.len());
+    let source = source.to_string();
+    on_a_thread(limits, 8 * limits.live, move || with_parsed(&source, |_, _| Ok(())))
 }
 
 pub fn render(source: &str, context: &str, now: i64) -> Result<String, Failure> {
-    let size = source.len() + context.len();
-    let limits = Limits { live: (64 << 20) + 16 * size, total: (4 << 30) + 64 * size as u64, seconds: 1.5 };
+    let limits = limits(source.len() + context.len());
     // A value of nested lists is freed by recursion; each level takes more of the allowance than of the stack.
     let stack = 8 * limits.live;
     let (source, context) = (source.to_string(), context.to_string());

@@ -1,0 +1,311 @@
+#!/usr/bin/env python3
+"""Makes expressions.json: what transformers' Jinja makes of a table of expressions and templates.
+
+    pip install transformers==5.24.0 jinja2==3.1.6
+    python3 make_expressions.py
+
+Each entry has the template and one of: "text", what it gives; "load", the error of jinja2 that refuses it before it is
+rendered; "error", the error of its rendering; "refused": in REFUSED, this program refuses it although jinja2 does not.
+"""
+
+import json
+from pathlib import Path
+
+import jinja2
+from transformers.utils import chat_template_utils
+
+CONTEXT = {
+    "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}],
+    "tools": None,
+    "documents": None,
+    "add_generation_prompt": True,
+    "bos_token": "<s>",
+}
+
+# fmt: off
+EXPRESSIONS = [
+    '2.5|round', '0.5|round', '1.5|round', '-0.5|round', '-2.5|round', '2.675|round(2)', '1234.5|round(-2)',
+    '1250|round(-2)', '15|round(-1)', '25|round(-1)', '7|round', 'true|round', '2.4|round(0,"floor")',
+    '2.4|round(0,"ceil")', '-2.4|round(method="floor")', '2.345|round(2,"floor")', '2.341|round(2,"ceil")',
+    '7|round(0,"floor")', '2.5|round(0)', '2.5|round(precision=1)', '2.25|round(1)', '2.35|round(1)',
+    '0.125|round(2)', '1e20|round', '2.5|round|int', '3.7|round(method="bogus")', '"2.5"|round', '1e-7|round(3)',
+    '123456789.987|round(2)', '2.5|round(none)', "'%d' % 3.9", "'%d' % -3.9", "'%d' % true", "'%i' % 5",
+    "'%r' % 'a'", "'%r' % (1,)", "'%r' % [1,'a']", "'%s' % 'a'", "'%s' % none", "'%s' % true", "'%s' % 1.0",
+    "'%s' % 1e20", "'%5s|' % 'ab'", "'%-5s|' % 'ab'", "'%05d' % 42", "'%+d' % 5", "'% d' % 5", "'%x' % 255",
+    "'%X' % 255", "'%#x' % 255", "'%o' % 8", "'%#o' % 8", "'%e' % 12345.678", "'%E' % 0.00012", "'%.2e' % 12345.678",
+    "'%g' % 0.0001", "'%g' % 1000000.0", "'%g' % 1e-5", "'%G' % 1e-5", "'%.3g' % 3.14159", "'%f' % 3",
+    "'%.0f' % 2.5", "'%.1f' % 0.25", "'%10.3f|' % 3.14159", "'%-10.3f|' % 3.14159", "'%010.3f' % 3.14159",
+    "'%c' % 65", "'%c' % 'a'", "'%%'  % ()", "'%d%%' % 50", "'%(a)s' % {'a':1}", "'%(a)d-%(b)s' % {'a':1,'b':'x'}",
+    "'%s %s' % ('a','b')", "'%s %s' % ['a','b']", "'%s' % ['a','b']", "'%s' % ('a',)", "'%s' % ('a','b')",
+    "'%s %s' % ('a',)", "'%d' % 'a'", "'%s' % {'a':1}", "'%*d' % (5,3)", "'%.*f' % (2,3.14159)", "'%a' % 'é'",
+    "'%s' % undefinedvar", "'%5.1f%%' % 12.345", "'%d items' % 3", "'%.3s' % 'abcdef'", "'%x' % 3.5", "'%q' % 3",
+    "'%' % 3", "'%s' % ('a' ~ 'b')", "'no' % ()", "'no' % 1", "'no' % {}", "'%d' % 12345678901234567890",
+    "'%x' % -255", "'%s' % (1,2)|list", "'a%sb%sc' % (1,2)", "'%i' % '3'", "'%u' % 7", "'%F' % 1.5", "'%r' % 1.0",
+    "'%r' % none", "'%s' % [none,true,1.5,'x']", '\'%r\' % "it\'s"', "'%5r|' % 'a'", "'{} {}'.format(1,'a')",
+    "'{0}{1}{0}'.format('a','b')", "'{a}'.format(a=1)", "'{:>5}'.format('a')", "'{:.2f}'.format(3.14159)",
+    "'{:05d}'.format(42)", "'{:,}'.format(1234567)", "'{!r}'.format('a')", "'{{}}'.format()", "'{:x}'.format(255)",
+    "'{:%}'.format(0.5)", "'{:e}'.format(12345.678)", "'{}'.format(none)", "'{}'.format(true)",
+    "'{}'.format([1,'a'])", "'{}'.format(1.0)", "'{:d}'.format(3.5)", "'{:^7}|'.format('ab')", "'{:<5}|'.format(3)",
+    "'{:+}'.format(3)", "'{:*^9}'.format('mid')", "'{:b}'.format(5)", "'{:g}'.format(1e6)",
+    "'{:.3}'.format('abcdef')", "'{0[0]}'.format([7])", "'{0.a}'.format({'a':1})", "'{:_}'.format(1234567)",
+    "'{}{}'.format(1)", "'%s'|format('a')", "'%s-%d'|format('a',3)", "'%(a)s'|format(a=3)", "'%.1f'|format(2.25)",
+    "'%d'|format(3.9)", "'{:>10}'.format(1.5)", "'{:.1%}'.format(0.256)", "'{:,.2f}'.format(1234567.891)",
+    '[1,2,3]|sum', '[1,2,3]|sum(start=10)', '[1.5,2]|sum', '[]|sum', '[[1],[2]]|sum(start=[])',
+    "[{'a':1},{'a':2}]|sum(attribute='a')", "[{'a':1},{'a':2}]|sum('a',5)", "['a']|sum", '[true,true]|sum',
+    '[1,2]|sum(none,3)', "[{'a':{'b':2}}]|sum(attribute='a.b')", "'hello world'|title", '"it\'s a dog\'s"|title',
+    "'foo-bar baz'|title", "'HELLO WORLD'|title", "'a1b2 c3'|title", "'x (y) [z] {w} <v>'|title", "'o_k a/b'|title",
+    "''|title", '12|title', "'hello world'.title()", '"it\'s".title()', "'a1b2'.title()", "'foo-bar'.title()",
+    "'ǆ x'.title()", "'hello WORLD'|capitalize", "'hello WORLD'.capitalize()", "'ßa'.capitalize()",
+    "'éa'|capitalize", "'1ab'|capitalize", "[1,'a',none,1.0,true]|pprint", "{'b':1,'a':[1,2]}|pprint", "'x'|pprint",
+    '(1,2)|pprint', '[]|pprint', '1|pprint',
+    "['aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','cccccccccccccccccccccccccc']|pprint",
+    "{'a':'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa','b':'bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb'}|pprint",
+    "'it''s'|pprint", 'none|pprint', 'undefinedvar|pprint', '(1,2)', '(1,)', '()', "('a',)", '((1,2),3)', '[(1,2)]',
+    "{'a':(1,2)}", "(1,2)~''", '(1,2)|string', '(1,2)|tojson', '(1,2)[0]', '(1,2)|list', '(1,2)+(3,)', '[1]+[2]',
+    '(1,2)*2', '(1,2)==(1,2)', '(1,2)==[1,2]', '[1,2]==[1,2]', '(1,2)|length', '(1,2) is sequence',
+    '(1,2) is iterable', '1 in (1,2)', '(1,2)|first', "(1,2)|join(',')", '(1,2)|reverse|list', "{'a':1}.items()",
+    "{'a':1}.items()|list", "{'a':1}|items|list", "{'b':1,'a':2}|dictsort", "{'a':1}.keys()", "{'a':1}.values()",
+    "{'a':1}.keys()|list", "{'a':1}.values()|list", "'a=b'.partition('=')", "'a=b'.rpartition('=')",
+    "[('a',1)]|tojson", "{'a':1}|dictsort|tojson", '(1,2)[1:]', '(1,2,3)[:2]', '(1,2)|sort', '(2,1)|sort',
+    '[1,2][0:1]', '(1,2).count(1)', '(1,2).index(2)', '1,2', '(1,2)|max', '(1,2)|string|length',
+    '[1,2,3]|batch(2)|list', '[1,2,3]|slice(2)|list', "'ab'|list", '[3,1,2]|sort', 'range(3)', 'range(3)|list',
+    'range(3)|string', 'range(1,4)|list', 'range(0,10,3)|list', 'range(3)|tojson', 'range(5)[1:3]|list',
+    'dict(a=1,b=2)', "dict([('a',1)])", "[{'a':1,'b':2},{'a':1,'b':3}]|groupby('a')",
+    "[{'a':1,'b':2}]|groupby('a')|list|tojson", "('a','b')|map('upper')|list", "('a','b')|tojson",
+    "{'a':1}.items()|first", "{'a':1}.items()|list|first", "{'a':1}|dictsort|first", '{(1,2):3}', '{1:2}',
+    "{'a':{'b':(1,)}}", '{true:1}', '{none:1}', '{1.5:1}', "'a'|nope", "'a' is nope", "'a'|upper|nope(1)",
+    'x is defined and x|nope', "false and ('a'|nope)", "'a'|random", '[1]|random', "'x'|urlize", "'a'|lines",
+    "'a b'|split", '1|bool', '[1]|chain([2])|list', '[1]|zip([2])|list', "'a' is safe", "'a' is startingwith('a')",
+    "'a' is endingwith('a')", '1 is true', '[] is boolean', '1 is number', '1 is int', '1 is integer',
+    '1.0 is float', '1 is float', 'true is integer', 'true is number', 'true is boolean', 'none is none',
+    "'a' is string", '{} is mapping', "'a' is sequence", "'a' is iterable", '1 is iterable', '1 is odd', '2 is even',
+    '6 is divisibleby 3', '6 is divisibleby(4)', "'a' is lower", "'A' is upper", '1 is eq 1', '1 is equalto 1',
+    '1 is ==1', '1 is ne 2', '1 is lt 2', '1 is lessthan(2)', '1 is ge 1', '1 is greaterthan(0)', '1 is in [1]',
+    "'a' in 'abc'", 'x is undefined', 'x is defined', 'none is sameas none', '1 is sameas 1', 'true is sameas true',
+    "'upper' is filter", "'nope' is filter", "'defined' is test", "'nope' is test", 'raise_exception is callable',
+    "'a' is callable", "'a' is escaped", 'true is true', 'false is false', '[1,2] is sequence', '1 is not odd',
+    'x is not defined', "'a'|safe", "'<'|e", "'<'|escape", "'<a>'|forceescape", "'abc'|first", "'abc'|last",
+    '[]|first', '[1,2]|last', "''|first", "'abc'|reverse", '[1,2]|reverse|list', "'a,b'|replace(',','-')",
+    "'aaa'|replace('a','b',2)", "' a '|trim", "'xax'|trim('x')", "'abc'|length", "{'a':1}|length", "'abc'|count",
+    "none|default('x')", "none|default('x',true)", "''|d('x',true)", "x|default('y')", 'x|default',
+    "false|default('t',boolean=true)", '5|abs', '-5.5|abs', "'Ab'|lower", "'ab'|upper", "'a\nb'|indent",
+    "'a\nb'|indent(2)", "'a\nb'|indent(2,true)", "'a\n\nb'|indent(2,false,true)", "'a\nb'|indent('>>')",
+    "'a\nb'|indent(width=1,first=true)", '[1,2,2,1]|unique|list', "['a','A']|unique|list",
+    "['a','A']|unique(true)|list", "['b','a','C']|sort", "['b','a','C']|sort(case_sensitive=true)",
+    '[3,1]|sort(reverse=true)', '[3,1]|sort(true)', "[{'a':2},{'a':1}]|sort(attribute='a')",
+    "[{'a':2},{'a':1}]|map(attribute='a')|list", "[{'a':2},{}]|map(attribute='a',default=0)|list",
+    "['1','2']|map('int')|list", "[1,2,3]|select('odd')|list", "[1,2,3]|reject('odd')|list", '[0,1]|select|list',
+    "[{'a':1},{'a':0}]|selectattr('a')|list", "[{'a':1},{'a':2}]|selectattr('a','equalto',2)|list",
+    "[{'a':1},{'a':2}]|rejectattr('a','eq',2)|list", '[1,2,3]|min', '[1,2,3]|max', "['b','A']|min",
+    "['b','A']|min(true)", '[]|min', "[{'a':3},{'a':1}]|max(attribute='a')", "{'b':1,'a':2}|dictsort(by='value')",
+    "{'b':1,'A':2}|dictsort", "{'b':1,'A':2}|dictsort(true)", "{'b':1,'a':2}|dictsort(reverse=true)", "'abc'|list",
+    "{'a':1}|list", '12|string', '1.0|string', 'none|string', "'3'|int", "'3.7'|int", "'abc'|int", "'abc'|int(-1)",
+    '3.9|int', '-3.9|int', "'0x1f'|int(base=16)", 'none|int', 'true|int', '[]|int', "'1e3'|int", "'3.5'|float",
+    "'x'|float", '1|float', '[1,2]|join', "[1,2]|join(', ')", "['a',none]|join('-')",
+    "[{'a':1}]|join(',',attribute='a')", "'abc'|join('-')", "{'a':1,'b':2}|join(',')", "{'a':1}|attr('a')",
+    "[1,2,3,4]|batch(3,'x')|list", "[1,2,3,4]|slice(3,'x')|list", "'a b c'|wordcount", "'hello'|center(9)",
+    "'abcdef'|truncate(5)", "'a<b>c'|striptags", "'a b'|urlencode", "[['a','b']]|urlencode",
+    "{'class':'x','id':none}|xmlattr", '1024|filesizeformat', "'aaa bbb'|wordwrap(3)", '[1,[2]]|tojson',
+    "{'b':1,'a':'é'}|tojson", "'<>&\\''|tojson", '\'a"b\\n\'|tojson', "{'a':1}|tojson(indent=2)", '[1]|tojson(2)',
+    '[]|tojson(indent=2)', '{}|tojson(indent=2)', '1.0|tojson', '1e20|tojson', 'none|tojson', 'true|tojson',
+    'x|tojson', "'\x7f\u2028'|tojson", "{'b':1,'a':2}|tojson(sort_keys=true)", "'é'|tojson(ensure_ascii=true)",
+    "[1,2]|tojson(separators=(',',':'))", '{1:2}|tojson', '{none:2}|tojson', '{true:1}|tojson', '1/2', '4/2', '7//2',
+    '-7//2', '7%3', '-7%3', '2**3', '2**0.5', '2**-1', '1+1.0', "'a'+'b'", "'a'+1", '[1]+(2,)', '1+true', '1-true',
+    "'a'*2", "2*'a'", "'a'*1.5", '1<2<3', '1<2', "'a'<'b'", '1==1.0', "1=='1'", 'true==1', 'none==false', '[1]<[2]',
+    "1<'a'", 'not 1', '1 and 2', "0 or 'x'", '1 and 0', "'' or none", "'a' if true else 'b'", "'a' if false",
+    '1 if x else 2', '-2**2', '(-2)**2', '+1', "-'a'", '1e3', '1_000', '0x1f', '0b11', '0o17', '1.5e3', '1e16',
+    '1e15', '1.0e-5', '0.0001', '123456789012345678901234567890', '10**20', '2**63', '2**64', '2**100', '10**30//7',
+    '9999999999*9999999999', '0.1+0.2', '1/3', '1e308*10', '-0.0', '3.0', '1.0*3', '100000000000000000.0', '5//0.3',
+    '5.5%2', '-5.5%2', '-5.5//2', "'a' in ['a']", "'a' not in ['a']", "1 in 'a'", "'a' ~ 1 ~ none", '[1,2][-1]',
+    '[1,2][5]', "'abc'[1]", "'abc'[-1]", "'abc'[::-1]", "'abc'[1:]", "'abc'[:-1]", "'abcdef'[::2]", '[1,2,3][::-1]',
+    '[1,2,3][1:]', '[1,2,3][-2:]', "{'a':1}['a']", "{'a':1}.a", "{'a':1}['b']", "{'a':1}.b", "{'a':1}.b is defined",
+    "{'a':1}.get('a')", "{'a':1}.get('b')", "{'a':1}.get('b','d')", "{'items':1}['items']", 'x', 'x.y', 'x.y.z',
+    "x['y']", 'x + 1', "x ~ 'a'", 'x|length', 'x|list', 'x|upper', 'x == x', 'x is none', "x or 'd'", 'x in [1]',
+    'not x', "x|join(',')", 'none + 1', 'none|length', "none ~ ''", 'none', 'true', 'True', 'None', 'False', 'false',
+    "[none,true,1.0,'a',{'b':1}]", "{'a':'x','b':[1,none]}", "'a\\nb'", '"a\'b"', '["a\'b"]', '[\'a"b\']',
+    '[\'a\\\'b"c\']', "['é']", "['\xa0']", "['\\n\\t\\\\']", "'\\x41'", "'\\u00e9'", "'a' 'b'", 'loop',
+    'namespace(a=1).a', "cycler('a','b').next()", "joiner(',')()", "[1,2]|map('string')|join", 'caller', 'messages',
+    'messages[0].role', "messages[0]['content']", 'messages|length', 'messages[0]', 'messages|tojson',
+    'messages[-1].content|upper', "messages|map(attribute='role')|list",
+    "messages|selectattr('role','equalto','user')|list|length", 'tools', '[x]', '[x]|string', "{'a':x}", '(x,)',
+    "'%s' % [x]", '[1,x]|tojson', 'x()', 'x|string', 'x.y is defined', "'abc'.upper()", "'ABC'.lower()",
+    "' a '.strip()", "'xax'.strip('x')", "'xax'.lstrip('x')", "'xax'.rstrip('x')", "'a,b'.split(',')",
+    "'a b'.split()", "'abc'.replace('b','x')", "'aaa'.replace('a','b',1)", "'abc'.startswith('a')",
+    "'abc'.startswith(('x','a'))", "'abc'.endswith('c')", "'abc'.find('c')", "'abc'.index('z')", "'abc'.count('b')",
+    "'abc'.isalpha()", "'12'.isdigit()", "'a1'.isalnum()", "' '.isspace()", "','.join(['a','b'])", "','.join([1])",
+    "'a\\nb'.splitlines()", "'a\\nb\\n'.splitlines(true)", "'abc'.title()", "'abc'.center(7,'-')", "'7'.zfill(3)",
+    "'a'.ljust(3)~'|'", "'a'.rjust(3)", "'a\\tb'.expandtabs(4)", "'aB'.swapcase()", "'ß'.casefold()", "'ß'.upper()",
+    "'İ'.lower()", "'ǆ'.upper()", "'abc'.partition('b')", "'abc'.encode()", "'é'.encode('utf-8')",
+    "'abc'.translate({})", "'abc'.maketrans('a','b')", "'a'.isnumeric()", "'Ⅷ'.isnumeric()", "'²'.isdigit()",
+    "'²'.isdecimal()", "'½'.isnumeric()", "'a'.isascii()", "'é'.isascii()", "'a'.isprintable()",
+    "'\\n'.isprintable()", "'a b'.isidentifier()", "'abc'.removeprefix('a')", "'abc'.format_map({})",
+    "'{a}'.format_map({'a':1})", '[1,2].append(3)', '[3,1].sort()', '[1].pop()', "{'a':1}.pop('a')",
+    "{'a':1}.update({'b':2})", "{'a':1}.setdefault('b',2)", '[1,2].index(2)', '[1,1].count(1)', '[1].copy()',
+    "{'a':1}.copy()", "{'a':1}.fromkeys(['b'],0)", '(1).bit_length()', '1.5.is_integer()', '(1.5).is_integer()',
+    "'abc'.__class__", "''.__class__.__mro__", "'a'.nope", "'a'.nope()", '[].nope', '{}.nope()', '1 .nope',
+    "'abc'.__len__()", "'  a b '.split(' ')", "'a'.split('')", "'a-b-c'.rsplit('-',1)", "'x'.join('abc')",
+    "'a' is mapping", '[1,2]|trim', "[{'a':'x'}]|trim", "{'a':1}|upper", 'none|lower', '1.0|trim', '[1]|title',
+    '[1]|wordcount', '[1]|center(9)', "[1,'b']|truncate(255)", "['<']|e", "'<'|safe + '<'", "'<' + '>'|safe",
+    "'<' ~ ('>'|safe) ~ '&'", "'<'|e ~ '<'", "('<'|safe)*2", "[1]|map('string')|tojson", '[1]|select|tojson',
+    "[1,2]|map('string')|trim", "'%s'|safe % '<'",
+]
+
+TEMPLATES = [
+    '{% for i in [1,2,3] %}{{ loop.index }}{{ loop.index0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.revindex }}{{ loop.revindex0 }}{{ loop.previtem }}{{ loop.nextitem }}|{% endfor %}',
+    "{% for a,b in {'x':1,'y':2}.items() %}{{a}}={{b}};{% endfor %}",
+    "{% for k in {'x':1} %}{{k}}{% endfor %}",
+    '{% for i in [1,2,3] if i>1 %}{{i}}{% else %}none{% endfor %}',
+    '{% for i in [] %}{{i}}{% else %}none{% endfor %}',
+    '{% for i in [1,2,3] %}{% if i==2 %}{% continue %}{% endif %}{{i}}{% endfor %}',
+    '{% for i in [1,2,3] %}{% if i==2 %}{% break %}{% endif %}{{i}}{% endfor %}',
+    '{% set ns = namespace(x=0) %}{% for i in [1,2] %}{% set ns.x = ns.x+i %}{% endfor %}{{ns.x}}',
+    '{% set x %}a{{1}}{% endset %}{{x}}',
+    '{% set x|upper %}ab{% endset %}{{x}}',
+    '{% set a,b = 1,2 %}{{a}}{{b}}',
+    '{% set t = (1,2) %}{{ t }}',
+    '{% set t = 1,2 %}{{ t }}',
+    '{% macro f(a,b=2) %}{{a}}{{b}}{% endmacro %}{{f(1)}}{{f(1,b=3)}}',
+    '{% macro f() %}{{varargs}}{{kwargs}}{% endmacro %}{{f(1,2,a=3)}}',
+    '{% macro f(x) %}{{caller()}}{{x}}{% endmacro %}{% call f(1) %}c{% endcall %}',
+    '{% macro f() %}x{% endmacro %}{{f.name}}',
+    '{% filter upper %}abc{% endfilter %}',
+    '{% with a=1 %}{{a}}{% endwith %}',
+    '{% raw %}{{ x }}{% endraw %}',
+    '{# c #}a',
+    '  {% if true %}\n  a\n  {% endif %}\nb',
+    '{% if true -%} a {%- endif %}',
+    '{%- for i in [1] -%} {{i}} {%- endfor -%}',
+    'a\n{% set x=1 %}\nb\n',
+    "{{ 'a' }}\n",
+    "{{ 'a' }}\n\n",
+    '\n\n{{ 1 }}',
+    '  {%+ if true %}a{% endif %}',
+    '{% if x is defined %}d{% elif 1 %}e{% else %}f{% endif %}',
+    '{% generation %}a{% endgeneration %}',
+    "{% include 'x' %}",
+    "{% import 'x' as y %}",
+    "{% extends 'x' %}",
+    '{% block a %}x{% endblock %}',
+    '{% do [1].append(2) %}',
+    '{% trans %}a{% endtrans %}',
+    "{% autoescape true %}{{'<'}}{% endautoescape %}",
+    '{% debug %}',
+    '{% nope %}',
+    '{% for i in range(3) recursive %}{{i}}{% endfor %}',
+    '{% for x in [[1,[2]],3] recursive %}{% if x is iterable %}({{loop(x)}}){% else %}{{x}}{% endif %}{% endfor %}',
+    "{% for i in [1,2] %}{{ loop.cycle('a','b') }}{% endfor %}",
+    '{% for i in [1,1,2] %}{{ loop.changed(i) }}{% endfor %}',
+    "{% for i in 'ab' %}{{i}}{% endfor %}",
+    '{% for i in none %}{{i}}{% endfor %}',
+    '{% for i in x %}{{i}}{% endfor %}',
+    '{% for i in 5 %}{{i}}{% endfor %}',
+    "{% if '' %}a{% endif %}{% if [] %}b{% endif %}{% if 0.0 %}c{% endif %}{% if {} %}d{% endif %}{% if () %}e{% endif %}f",
+    "{{ raise_exception('no') }}",
+    "{{ raise_exception('no', 1) }}",
+    '{% set x = 1 %}{% if true %}{% set x = 2 %}{% endif %}{{ x }}',
+    '{% set x = 1 %}{% for i in [1] %}{% set x = 2 %}{% endfor %}{{ x }}',
+    '{{ x is defined }}{% set x = 1 %}{{x}}',
+    "{% for m in messages %}{{ m['role'] }}:{{ m.content }}{% endfor %}",
+    '{% set messages = messages[1:] %}{{ messages|length }}',
+    "{{ [1,2,3]|map('nope')|list }}",
+    "{{ [1]|select('nope')|list }}",
+    "{{ [1,2]|map('round',1)|list }}",
+    '{% filter nope %}a{% endfilter %}',
+    '{% set x|nope %}a{% endset %}',
+    '{% if false %}{{ 1|nope }}{% endif %}',
+    '{% macro f() %}{{ 1 is nope }}{% endmacro %}',
+    "{{ (1,2)|map('string')|join }}",
+    '{% for a,b in [(1,2)] %}{{a}}{{b}}{% endfor %}',
+    '{% for t in [(1,2)] %}{{t}}{% endfor %}',
+    "{% for t in {'a':1}.items() %}{{t}}{% endfor %}",
+    "{% for t in {'a':1}|dictsort %}{{t}}{% endfor %}",
+    '{% set d = dict(a=1) %}{{ d.a }}{{ d }}',
+    '{{ messages[0].items()|list }}',
+    '{% for k,v in messages[0].items() %}{{k}}{{v}}{% endfor %}',
+    "{% for g in [{'a':1,'b':2},{'a':1,'b':3}]|groupby('a') %}{{ g }}{{ g.grouper }}{{ g.list }}{% endfor %}",
+    "{% for k,l in [{'a':1}]|groupby('a') %}{{k}}{{l}}{% endfor %}",
+    "{{ x if x is defined else 'no' }}",
+    '{% set a = [1] %}{% set a = a + [2] %}{{ a }}',
+    "{{ '%s'|format('<') }}",
+    "{{- 'a' -}} b",
+    "{{ 'a' }} b",
+    '{% set x = (1) %}{{x}}',
+    '{% set x = (1,) %}{{x}}',
+    '{{ ((1)) }}',
+    '{% macro f(a) %}{{a}}{% endmacro %}{{ f((1,2)) }}',
+    "{% set t = ('a','b') if true else () %}{{ t }}",
+    "{{ {'a': (1,2), 'b': [(3,)]} }}",
+    '{% set t = (1,2) %}{% set u = t %}{{ u }}{{ [u] }}',
+    "{{ [(1,'a'),(2,'b')]|list }}",
+    '{{ (1,2).__class__ }}',
+    '{% for i in (1,2) %}{{i}}{% endfor %}',
+    '{{ (1,2) in [(1,2)] }}',
+    '{{ [1,2] in [(1,2)] }}',
+    '{{ (3,1)|sort }}',
+    '{{ (1,2) < (1,3) }}',
+    '{{ (1,2)|string ~ (1,2) }}',
+    "{{ ('a' 'b') }}",
+    "{{ ('a', 'b')[0] }}",
+    '{{ (range(3)|list, 1) }}',
+    '{% if messages[0].content is string %}s{% endif %}',
+]
+
+REFUSED = [
+    "{{ '{!r}'.format('a') }}",
+    "{{ '{:%}'.format(0.5) }}",
+    "{{ '{:.1%}'.format(0.256) }}",
+    '{{ 1,2 }}',
+    "{{ dict([('a',1)]) }}",
+    "{{ false and ('a'|nope) }}",
+    "{{ 'a'|random }}",
+    '{{ [1]|random }}',
+    "{{ 'x'|urlize }}",
+    '{{ +1 }}',
+    "{{ 'abc'.encode() }}",
+    "{{ 'é'.encode('utf-8') }}",
+    "{{ 'abc'.translate({}) }}",
+    "{{ 'abc'.maketrans('a','b') }}",
+    "{{ 'abc'.format_map({}) }}",
+    "{{ '{a}'.format_map({'a':1}) }}",
+    "{{ {'a':1}.fromkeys(['b'],0) }}",
+    '{{ (1).bit_length() }}',
+    '{{ 1.5.is_integer() }}',
+    '{{ (1.5).is_integer() }}',
+    "{{ [1,2]|map('string')|trim }}",
+    "{{ '%s'|safe % '<' }}",
+    '{% macro f() %}{{varargs}}{{kwargs}}{% endmacro %}{{f(1,2,a=3)}}',
+    "{% autoescape true %}{{'<'}}{% endautoescape %}",
+]
+# fmt: on
+
+
+def outcome(template: str) -> dict:
+    try:
+        compiled = chat_template_utils._compile_jinja_template(template)
+    except jinja2.exceptions.TemplateError as error:
+        return {"load": type(error).__name__}
+    try:
+        return {"text": compiled.render(**CONTEXT)}
+    except Exception as error:  # noqa: BLE001
+        return {"error": type(error).__name__}
+
+
+def main() -> None:
+    cases = []
+    for template in ["{{ " + e + " }}" for e in EXPRESSIONS] + TEMPLATES:
+        case = {"template": template, **outcome(template)}
+        if template in REFUSED:
+            case = {"template": template, "refused": True}
+        elif " at 0x" in case.get("text", ""):
+            raise ValueError(f"{template}: its text is another each time")
+        cases.append(case)
+    missing = set(REFUSED) - {case["template"] for case in cases}
+    if missing:
+        raise ValueError(f"not in the tables: {missing}")
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False, separators=(",", ":")) for case in cases)
+    path = Path(__file__).parent / "expressions.json"
+    path.write_text('{"context":' + json.dumps(CONTEXT) + ',"cases":[\n' + lines + "\n]}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
