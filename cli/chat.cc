@@ -16,6 +16,7 @@
 #include "console.h"
 #include "options.h"
 #include "signals.h"
+#include "source/text.h"
 #include "subcommands.h"
 
 namespace metal_marlin::cli {
@@ -32,13 +33,15 @@ struct State {
   bool stats = false;
 };
 
-// Reads one line of the user, whichever line ends it has; false at the end of the input or on a signal.
-bool read_line(bool interactive, std::string& line) {
+// Reads one line of the user, whichever line ends it has; false at the end of the input or on a signal. `first`: an
+// editor may have put a byte order mark before it, which is no part of what the user says.
+bool read_line(bool interactive, bool first, std::string& line) {
   if (interactive) {
     print_error("> ");
   }
   if (!std::getline(std::cin, line)) return false;
   if (line.ends_with('\r')) line.pop_back();
+  if (first) line = without_byte_order_mark(std::move(line));
   return true;
 }
 
@@ -61,7 +64,8 @@ int run(const Command& command, State& state) {
   begin();
   std::string line;
   bool refused = false;
-  while (read_line(interactive, line)) {
+  for (bool first = true; read_line(interactive, first, line);) {
+    first = false;
     if (line == "/exit") break;
     if (line == "/clear") {
       begin();

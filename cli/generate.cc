@@ -38,7 +38,7 @@ std::string read_prompt(const Command& command, const State& state) {
   if (text && file) throw UsageError{"--prompt and --file exclude each other: expected one of them, found both"};
   if (!text && !file) throw UsageError{"expected --prompt TEXT or --file FILE, found neither"};
   if (text && state.prompt.empty()) throw UsageError{"--prompt: expected a text to continue, found an empty one"};
-  if (text) return state.prompt;
+  if (text) return without_byte_order_mark(state.prompt);
   // A pipe or a device is a prompt as well; reading a folder would throw.
   std::error_code code;
   if (std::filesystem::is_directory(state.file, code))
@@ -46,9 +46,10 @@ std::string read_prompt(const Command& command, const State& state) {
   std::ifstream stream(state.file, std::ios::binary);
   std::string content{std::istreambuf_iterator<char>(stream), {}};
   if (!stream) throw SystemError(fmt::format("{}: cannot be read as a prompt", state.file));
+  expect_utf8(state.file, content);
+  content = without_byte_order_mark(std::move(content));
   if (content.empty())
     throw FormatError(fmt::format("{}: expected a text to continue, found an empty file", state.file));
-  expect_utf8(state.file, content);
   return content;
 }
 

@@ -105,8 +105,9 @@ void expect_utf8(const std::string& path, const std::string& text, uint64_t offs
 
 std::string read_utf8_text(const std::string& path) {
   std::string text = read_text_file(path, uint64_t{4} << 30);
-  if (text.empty()) throw FormatError(fmt::format("{}: expected a text, found an empty file", path));
   expect_utf8(path, text);
+  text = without_byte_order_mark(std::move(text));
+  if (text.empty()) throw FormatError(fmt::format("{}: expected a text, found an empty file", path));
   return with_plain_newlines(std::move(text));
 }
 

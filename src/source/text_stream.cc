@@ -68,7 +68,13 @@ bool TextReader::read(std::string& text) {
     held_ = bytes.substr(bytes.size() - rest);
     bytes.resize(bytes.size() - rest);
     expect_utf8(path_, bytes, offset_);
+    const bool first = offset_ == 0;
     offset_ += bytes.size();
+    if (first && bytes.starts_with(kByteOrderMark)) {
+      bytes.erase(0, kByteOrderMark.size());
+      if (bytes.empty() && file_.peek() == std::ifstream::traits_type::eof())
+        throw FormatError(fmt::format("{}: expected a text, found an empty file", path_));
+    }
     const size_t size = text.size();
     for (const char c : bytes) {
       const bool paired = after_return_ && c == '\n';

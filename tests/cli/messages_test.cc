@@ -253,6 +253,8 @@ TEST_F(WholePath, ChatTakesAnyLineEndAndGoesOnAfterALineThatIsTooLong) {
   const Outcome windows = chat("hello\r\nagain\r\n");
   EXPECT_EQ(windows.out, plain.out);
   const Outcome with_long = chat("hello\n" + std::string(5000, 'a') + "\nagain\n");
+  // A mark that an editor puts before a text is no part of it.
+  EXPECT_EQ(chat("\xEF\xBB\xBFhello\r\nagain\r\n").out, plain.out);
   EXPECT_EQ(with_long.out, plain.out);
   EXPECT_EQ(with_long.code, 2);
   EXPECT_NE(with_long.err.find("the line is left out"), std::string::npos) << with_long.err;

@@ -132,6 +132,22 @@ TEST_F(TextStream, OfALongLineTheBeginningIsRead) {
   EXPECT_THROW(text_ends(path_, t, 1, 1), UnsupportedError);
 }
 
+TEST_F(TextStream, LeavesOutTheByteOrderMark) {
+  const auto read = [&](const std::string& bytes) {
+    const std::string path = ::testing::TempDir() + "/marked_" + std::to_string(getpid());
+    std::ofstream(path, std::ios::binary) << bytes;
+    TextReader reader(path);
+    std::string text;
+    while (reader.read(text)) {
+    }
+    std::filesystem::remove(path);
+    return text;
+  };
+  EXPECT_EQ(read("\xEF\xBB\xBFone\r\ntwo"), "one\ntwo");
+  EXPECT_EQ(read(std::string(1 << 20, 'a') + "\xEF\xBB\xBF"), std::string(1 << 20, 'a') + "\xEF\xBB\xBF");
+  EXPECT_THROW(read("\xEF\xBB\xBF"), FormatError);
+}
+
 TEST_F(TextStream, RefusesWhatIsNoTextAndNamesThePlace) {
   const Tokenizer t = made_from(byte_level("gpt-2"));
   EXPECT_THROW(first_tokens(path_, t, 1), SystemError);

@@ -83,6 +83,18 @@ TEST(SameText, IsThatOfTheSameBytesWhereverTheyLie) {
   std::filesystem::remove_all(folder);
 }
 
+TEST(ReadUtf8Text, LeavesOutTheByteOrderMark) {
+  const std::string path = ::testing::TempDir() + "/mark_" + std::to_string(getpid());
+  const auto read = [&](const std::string& text) {
+    std::ofstream(path, std::ios::binary) << text;
+    return read_utf8_text(path);
+  };
+  EXPECT_EQ(read("\xEF\xBB\xBFone\r\ntwo"), "one\ntwo");
+  EXPECT_EQ(read("one\xEF\xBB\xBF"), "one\xEF\xBB\xBF");  // elsewhere it is a character
+  EXPECT_THROW(read("\xEF\xBB\xBF"), FormatError);
+  std::filesystem::remove(path);
+}
+
 TEST(TokenizeFile, RefusesWhatIsNoText) {
   const auto tokenizer = Tokenizer::from_folder(std::string(TEST_DATA) + "/models/llama");
   const std::string path =
