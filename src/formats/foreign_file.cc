@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "formats/text.h"
 
@@ -19,6 +21,15 @@ std::string lower_start(std::string_view text) {
   std::transform(out.begin(), out.end(), out.begin(),
                  [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return out;
+}
+
+constexpr size_t kProbe = 60;
+
+std::string text_in_place(std::string_view start) {
+  return fmt::format(
+      "this is a text, such as a server's error message, not the file itself (it begins with {}): download the file "
+      "again",
+      shown(start.substr(0, kProbe)));
 }
 
 bool is_plain_text(std::string_view text) {
@@ -66,14 +77,40 @@ std::string foreign_weights_text(std::string_view start) {
   if (start.size() > 9 && start[8] == '{' && std::memcmp(start.data() + 4, "\0\0\0\0", 4) == 0) {
     return "this is a safetensors file: give it a name that ends in .safetensors";
   }
-  constexpr size_t kProbe = 60;
-  if (start.size() >= 16 && is_plain_text(start.substr(0, kProbe))) {
-    return fmt::format(
-        "this is a text, such as a server's error message, not the file itself (it begins with {}): "
-        "download the file again",
-        shown(start.substr(0, kProbe)));
-  }
+  if (is_plain_text(start.substr(0, kProbe))) return text_in_place(start);
   return {};
+}
+
+std::string foreign_json_text(std::string_view text) {
+  if (text.find_first_not_of(" \t\r\n") == std::string_view::npos)
+    return fmt::format("the file is empty ({} bytes): download it again", text.size());
+  if (text.starts_with("\xEF\xBB\xBF"))
+    return "it begins with a byte order mark, which JSON does not allow and other programs refuse: save it as UTF-8 "
+           "without one";
+  if (std::string foreign = foreign_file_text(text.substr(0, 512)); !foreign.empty()) return foreign;
+  // JSON opens with a bracket here; a sentence opens with a letter or with a status ("404: Not Found").
+  const char first = text[text.find_first_not_of(" \t\r\n")];
+  const bool word = std::isalnum(static_cast<unsigned char>(first)) != 0;
+  if (word && text.find(' ') != std::string_view::npos && is_plain_text(text.substr(0, kProbe)))
+    return text_in_place(text);
+  return {};
+}
+
+std::string error_page_text(const nlohmann::json& value) {
+  if (!value.is_object() || value.empty()) return {};
+  static constexpr std::array<std::string_view, 9> kKeys = {
+      "error", "errors", "message", "detail", "status", "statusCode", "code", "url", "documentation_url"};
+  std::string says;
+  for (const auto& [key, entry] : value.items()) {
+    if (std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end()) return {};
+    if (says.empty() && (key == "error" || key == "message" || key == "detail")) {
+      says = entry.is_string() ? entry.get<std::string>()
+                               : entry.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    }
+  }
+  if (says.empty()) return {};
+  return fmt::format("this is a server's error message ({}), not the file itself: download the file again",
+                     shown(std::string_view(says).substr(0, kProbe)));
 }
 
 }  // namespace metal_marlin

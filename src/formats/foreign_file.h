@@ -1,6 +1,7 @@
 // What stands in place of a file that was expected: a failed download, an archive, a pointer.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 
@@ -14,5 +15,12 @@ std::string foreign_file_text(std::string_view start);
 // The same for files of weights, of which also JSON, plain text, GGUF, safetensors and empty files are foreign. Asked
 // only where a reader has found that the file is not of its format.
 std::string foreign_weights_text(std::string_view start);
+
+// The same for files of JSON, of which empty files, sentences, and those with a byte order mark are foreign. Asked only
+// where a reader has found that the file is no JSON.
+std::string foreign_json_text(std::string_view text);
+
+// What a hub answers in place of a file, {"error": "Repository not found"} and the like; empty: something else.
+std::string error_page_text(const nlohmann::json& value);
 
 }  // namespace metal_marlin

@@ -208,8 +208,8 @@ std::optional<JsonFault> find_json_fault(std::string_view text) {
 }
 
 std::string json_fault_text(std::string_view text, uint64_t first_byte) {
-  if (std::string foreign = foreign_file_text(text.substr(0, 512)); !foreign.empty())
-    return "no valid JSON: " + foreign;
+  const std::string foreign = first_byte == 0 ? foreign_json_text(text) : foreign_file_text(text.substr(0, 512));
+  if (!foreign.empty()) return "no valid JSON: " + foreign;
   const auto fault = find_json_fault(text);
   if (!fault) return "no valid JSON: expected numbers within the range of a double";
   return fmt::format("no valid JSON: expected {} at byte {}, found {}", fault->expected, first_byte + fault->offset,

@@ -14,6 +14,7 @@
 
 #include "core/checked.h"
 #include "core/model_file.h"
+#include "formats/bounded_json.h"
 #include "formats/foreign_file.h"
 #include "formats/strict_json.h"
 #include "formats/text.h"
@@ -500,7 +501,11 @@ std::vector<std::string> SafetensorsIndex::files() const {
 SafetensorsIndex parse_index(std::string_view text, const std::string& name) {
   IndexHandler handler(name);
   handler.parse(text);
-  if (!handler.seen_map) throw FormatError(fmt::format("{}: no weight_map: no index of safetensors shards", name));
+  if (!handler.seen_map) {
+    const std::string page = error_page_text(parse_json_or_discard(text));
+    if (!page.empty()) throw FormatError(fmt::format("{}: {}", name, page));
+    throw FormatError(fmt::format("{}: no weight_map: no index of safetensors shards", name));
+  }
   return std::move(handler.index);
 }
 

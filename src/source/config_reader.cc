@@ -9,6 +9,7 @@
 
 #include "core/model_file.h"
 #include "formats/bounded_json.h"
+#include "formats/foreign_file.h"
 #include "formats/text.h"
 
 namespace metal_marlin {
@@ -33,6 +34,7 @@ constexpr uint64_t kConfigLimit = uint64_t{16} << 20;
 json read_json_object(const std::string& path) {
   const std::string text = read_model_text(path, kConfigLimit);
   json j = parse_json(text, path);
+  if (const std::string page = error_page_text(j); !page.empty()) throw FormatError(fmt::format("{}: {}", path, page));
   if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object, found {}", path, j.type_name()));
   return j;
 }

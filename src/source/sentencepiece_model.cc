@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <filesystem>
@@ -175,13 +176,25 @@ void read_normalizer(std::string_view bytes, const std::string& file, Proto& p) 
   }
 }
 
+// Lines of base64 and a rank.
+bool is_tiktoken(std::string_view model) {
+  const std::string_view line = model.substr(0, std::min(model.find('\n'), model.size()));
+  const size_t space = line.find(' ');
+  if (space == 0 || space == std::string_view::npos || space + 1 == line.size()) return false;
+  return std::all_of(line.begin() + static_cast<std::ptrdiff_t>(space) + 1, line.end(),
+                     [](char c) { return (c >= '0' && c <= '9') || c == '\r'; });
+}
+
 Proto read_proto(std::string_view model, const std::string& file) {
   // A tiktoken vocabulary is lines of base64 and a rank; a SentencePiece model opens with its first piece, field 1.
   if (const std::string foreign = foreign_file_text(model.substr(0, 512)); !foreign.empty())
     throw FormatError(fmt::format("{}: {}", file, foreign));
-  if (!model.starts_with('\x0A'))
+  if (!model.starts_with('\x0A')) {
+    if (const std::string foreign = foreign_weights_text(model.substr(0, 512)); !foreign.empty() && !is_tiktoken(model))
+      throw FormatError(fmt::format("{}: no SentencePiece model: {}", file, foreign));
     throw UnsupportedError(fmt::format(
         "{}: not a SentencePiece model (a tiktoken vocabulary?); put the model's tokenizer.json beside it", file));
+  }
   Proto p;
   Message m(model, file);
   for (Field f; m.next(f);) {

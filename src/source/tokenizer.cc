@@ -15,11 +15,12 @@
 
 #include "core/model_file.h"
 #include "formats/foreign_file.h"
-#include "formats/json_fault.h"
 #include "formats/text.h"
 #include "source/gguf_pre_tokenizers.h"
 #include "source/sentencepiece_model.h"
+#include "source/text.h"
 #include "source/tokenizer_c/tokenizer_c.h"
+#include "source/tokenizer_faults.h"
 
 namespace metal_marlin {
 namespace {
@@ -32,7 +33,15 @@ constexpr uint64_t kLargestFile = uint64_t{256} << 20;
 std::string read_if_there(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored))) return {};
-  return read_model_text(path.string(), kLargestFile);
+  std::string text = read_model_text(path.string(), kLargestFile);
+  // An empty text stands for a file that is not there.
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos) {
+    throw FormatError(
+        fmt::format("{}: the file is empty ({} bytes): download it again, or remove it if the model has "
+                    "none",
+                    path.string(), text.size()));
+  }
+  return text;
 }
 
 // A special token is a string, or an object that holds one as "content" (AddedToken), or null.
@@ -187,11 +196,16 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::string& file) {
   Tokenizer t;
   t.place_ = file;
+  if (tokenizer_json.starts_with(kByteOrderMark)) tokenizer_json.remove_prefix(kByteOrderMark.size());
   tokenizer_c* raw = tokenizer_c_create(tokenizer_json.data(), tokenizer_json.size());
   if (raw == nullptr) {
-    if (find_json_fault(tokenizer_json))
-      throw FormatError(fmt::format("{}: {}", file, json_fault_text(tokenizer_json)));
-    throw FormatError(fmt::format("{}: no valid tokenizer.json: {}", file, tokenizer_c_last_error()));
+    const std::string reason = tokenizer_c_last_error();
+    if (const std::string fault = tokenizer_fault_text(tokenizer_json); !fault.empty())
+      throw FormatError(fmt::format("{}: {}", file, fault));
+    throw FormatError(
+        fmt::format("{}: no valid tokenizer.json: {}; download it again, or save it anew with a current "
+                    "version of transformers",
+                    file, reason));
   }
   t.handle_ = std::make_unique<Handle>(raw);
   t.vocab_size_ = tokenizer_c_vocab_size(raw);
@@ -203,6 +217,20 @@ Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::strin
 Tokenizer Tokenizer::from_files(const TokenizerFiles& files, const std::string& folder, int64_t model_vocab) {
   Tokenizer t = from_json(files.tokenizer_json, folder + "/" + files.origin);
   t.warnings_ = files.warnings;
+  const std::pair<const std::string&, const std::string&> texts[] = {
+      {files.tokenizer_json, files.origin},
+      {files.tokenizer_config_json, "tokenizer_config.json"},
+      {files.special_tokens_map_json, "special_tokens_map.json"},
+      {files.added_tokens_json, "added_tokens.json"},
+      {files.generation_config_json, "generation_config.json"},
+      {files.chat_template_json, "chat_template.json"}};
+  for (const auto& [text, name] : texts) {
+    if (!text.starts_with(kByteOrderMark)) continue;
+    t.warnings_.push_back(
+        fmt::format("{}/{}: begins with a byte order mark, which is left out; other programs refuse it: save it as "
+                    "UTF-8 without one",
+                    folder, name));
+  }
   t.add_tokens(files, folder, model_vocab);
   t.read_settings(files, folder);
   return t;
@@ -217,8 +245,10 @@ Tokenizer Tokenizer::from_folder(const std::string& folder, int64_t model_vocab)
   files.added_tokens_json = read_if_there(path / "added_tokens.json");
   files.generation_config_json = read_if_there(path / "generation_config.json");
   files.chat_template_jinja = read_if_there(path / "chat_template.jinja");
-  if (const std::string foreign = foreign_file_text(files.chat_template_jinja); !foreign.empty())
-    throw FormatError(fmt::format("{}: {}", (path / "chat_template.jinja").string(), foreign));
+  for (const std::string& foreign :
+       {foreign_file_text(files.chat_template_jinja), answer_of_a_hub(files.chat_template_jinja)}) {
+    if (!foreign.empty()) throw FormatError(fmt::format("{}: {}", (path / "chat_template.jinja").string(), foreign));
+  }
   files.chat_template_json = read_if_there(path / "chat_template.json");
   if (files.tokenizer_json.empty()) {
     const std::string model = read_if_there(path / "tokenizer.model");
@@ -379,6 +409,13 @@ void Tokenizer::read_settings(const TokenizerFiles& files, const std::string& fo
   } else if (chat_template_ = chat_template_of(config, config_file); !chat_template_.empty()) {
     const bool gguf = files.origin.starts_with("tokenizer.ggml");
     chat_template_place_ = gguf ? folder + ": tokenizer.chat_template" : config_file + ": chat_template";
+  }
+  if (chat_template_.starts_with(kByteOrderMark)) {
+    chat_template_.erase(0, kByteOrderMark.size());
+    warnings_.push_back(
+        fmt::format("{}: begins with a byte order mark, which is left out; other programs make a token of it: save it "
+                    "as UTF-8 without one",
+                    chat_template_place_));
   }
 }
 

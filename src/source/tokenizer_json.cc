@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "formats/foreign_file.h"
 #include "formats/json_fault.h"
 #include "formats/text.h"
 
@@ -173,6 +174,8 @@ Json parse_bounded_object(std::string_view text, const std::string& file) {
   Json json = Json::parse(text, callback, false);
   if (too_deep) throw FormatError(fmt::format("{}: nested more than {} deep", file, kDeepest));
   if (json.is_discarded()) throw FormatError(fmt::format("{}: {}", file, json_fault_text(text)));
+  if (const std::string page = error_page_text(json); !page.empty())
+    throw FormatError(fmt::format("{}: {}", file, page));
   if (!json.is_object()) throw FormatError(fmt::format("{}: expected an object, found {}", file, json.type_name()));
   return json;
 }

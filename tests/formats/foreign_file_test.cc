@@ -44,7 +44,10 @@ TEST(ForeignFile, IsNamedInPlaceOfWeights) {
   }
   for (const auto& [bytes, says] : {Foreign{"", "empty"},
                                     {"{\"error\":\"Repository not found\"}", "Repository not found"},
-                                    {"Invalid username or password.", "Invalid username"}}) {
+                                    {"Invalid username or password.", "Invalid username"},
+                                    {"Entry not found", "it begins with \"Entry not found\""},
+                                    {"404: Not Found", "it begins with"},
+                                    {"Not Found\n", "it begins with"}}) {
     check_error(expect<FormatError>({"x.safetensors", says}),
                 [&] { parse_safetensors(test::as_bytes(bytes), "x.safetensors"); });
     check_error(expect<FormatError>({"x.gguf", says}), [&] { parse_gguf(test::as_bytes(bytes), "x.gguf"); });
@@ -61,6 +64,23 @@ TEST(ForeignFile, IsNamedInPlaceOfJson) {
     check_error(expect<FormatError>({"config.json", says}), [&, text = bytes] { parse_json(text, "config.json"); });
     check_error(expect<FormatError>({"index", says}), [&, text = bytes] { parse_index(text, "index"); });
   }
+  for (const auto& [bytes, says] : {Foreign{"", "the file is empty (0 bytes)"},
+                                    {"Entry not found", "it begins with \"Entry not found\""},
+                                    {"404: Not Found", "it begins with"}}) {
+    check_error(expect<FormatError>({"config.json", says}), [&, text = bytes] { parse_json(text, "config.json"); });
+  }
+  check_error(expect<FormatError>({"index", "server's error message (\"Repository not found\")"}),
+              [&] { parse_index(R"({"error": "Repository not found"})", "index"); });
+}
+
+TEST(ForeignFile, AnErrorPageIsOneOfItsKeysAlone) {
+  using nlohmann::json;
+  EXPECT_NE(error_page_text(json{{"error", "Repository not found"}}).find("Repository not found"), std::string::npos);
+  EXPECT_NE(error_page_text(json{{"message", "Not Found"}, {"status", 404}}).find("Not Found"), std::string::npos);
+  EXPECT_EQ(error_page_text(json{{"error", "x"}, {"model_type", "llama"}}), "");
+  EXPECT_EQ(error_page_text(json{{"status", 1}}), "");
+  EXPECT_EQ(error_page_text(json::object()), "");
+  EXPECT_EQ(error_page_text(json::array()), "");
 }
 
 TEST(ForeignFile, ATextOfItsOwnFormatIsNone) {

@@ -13,8 +13,8 @@ namespace {
 
 TEST(JsonFault, SaysWhereWhatWasExpectedAndWhatWasFound) {
   const std::pair<std::string, std::string> cases[] = {
-      {"", "expected a value at byte 0, found the end of the text"},
-      {"   ", "expected a value at byte 3, found the end of the text"},
+      {"", "the file is empty (0 bytes): download it again"},
+      {"   ", "the file is empty (3 bytes): download it again"},
       {"{\"a\": }", "expected a value at byte 6, found '}'"},
       {"{\"a\": 1,}", "expected a key in double quotes at byte 8, found '}'"},
       {"{a: 1}", "expected a key in double quotes or '}' at byte 1, found 'a'"},
@@ -29,7 +29,9 @@ TEST(JsonFault, SaysWhereWhatWasExpectedAndWhatWasFound) {
       {"\"\\x\"", "expected an escape such as \\n or \\u0041 at byte 2, found 'x'"},
       {"\"\\u12g4\"", "expected four hexadecimal digits after \\u at byte 5, found 'g'"},
       {"\"\xff\"", "expected UTF-8 at byte 1, found the byte 0xff"},
-      {"\xEF\xBB\xBF{}", "expected a value at byte 0, found a byte order mark"},
+      {"\xEF\xBB\xBF{}",
+       "it begins with a byte order mark, which JSON does not allow and other programs refuse: save it as UTF-8 "
+       "without one"},
       {"nul", "expected a value at byte 0, found 'n'"},
       {"-", "expected a digit at byte 1, found the end of the text"},
       {"01", "expected nothing after the value at byte 1, found '1'"},

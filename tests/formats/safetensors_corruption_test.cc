@@ -36,7 +36,7 @@ INSTANTIATE_TEST_SUITE_P(
     Named, SafetensorsCorruption,
     testing::Values(
         Corruption{"empty_file", "", expect<FormatError>({"bad.safetensors", "0 bytes"})},
-        Corruption{"seven_bytes", "1234567", expect<FormatError>({"bad.safetensors", "7 bytes"})},
+        Corruption{"seven_bytes", "\1\2\3\4\5\6\7", expect<FormatError>({"bad.safetensors", "7 bytes"})},
         Corruption{"header_length_all_ones", std::string(8, '\xff') + "{}",
                    expect<FormatError>({"18446744073709551615"})},
         Corruption{"header_length_past_end", test::little(uint64_t{3}) + "{}", expect<FormatError>({"cut off"})},

@@ -336,6 +336,70 @@ TEST_F(Folder, RefusesBrokenSentencePieceModels) {
   EXPECT_THROW(tokenizer_from_sentencepiece(good.substr(0, good.size() - 1), "m", ""), FormatError);
   EXPECT_THROW(tokenizer_from_sentencepiece("\x0A\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F", "m", ""), FormatError);
   EXPECT_THROW(tokenizer_from_sentencepiece(good + "\x12\x02\x18\x03", "m", ""), UnsupportedError);  // a word model
+// What a hub answers in place of a file, and what a failed download leaves behind.
+TEST_F(Folder, ForeignFilesAreNamed) {
+  const std::string good = byte_level().tokenizer_json;
+  const auto refusal = [this](const char* name, const std::string& text) {
+    put(name, text);
+    std::string message;
+    try {
+      load();
+    } catch (const FormatError& e) {
+      message = e.what();
+    }
+    std::filesystem::remove(path_ / name);
+    EXPECT_NE(message.find((path_ / name).string()), std::string::npos) << name << ": " << message;
+    return message;
+  };
+  const auto says = [&](const char* name, const std::string& text, const std::string& what) {
+    const std::string message = refusal(name, text);
+    EXPECT_NE(message.find(what), std::string::npos) << name << ": " << message;
+    EXPECT_EQ(message.find("untagged enum"), std::string::npos) << message;  // a library's own words
+    EXPECT_EQ(message.find("missing field"), std::string::npos) << message;
+  };
+  says("tokenizer.json", R"({"error": "Repository not found"})", "server's error message (\"Repository not found\")");
+  says("tokenizer.json", R"({"message": "Not Found", "documentation_url": "x"})", "server's error message");
+  says("tokenizer.json", "Entry not found", "it begins with \"Entry not found\"");
+  says("tokenizer.json", "", "the file is empty (0 bytes)");
+  says("tokenizer.json", "\n", "the file is empty");
+  says("tokenizer.json", "{}", "expected the key \"model\", found an empty object");
+  says("tokenizer.json", R"({"version": "1.0"})", "expected the key \"model\", found only \"version\"");
+  says("tokenizer.json", "[]", "found array");
+  says("tokenizer.json", "<!DOCTYPE html><html>", "HTML page");
+  says("tokenizer.model", "Entry not found", "it begins with \"Entry not found\"");
+  says("tokenizer.model", "", "the file is empty");
+  says("tokenizer.model", "<html>", "HTML page");
+  put("tokenizer.json", good);
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                           "generation_config.json", "chat_template.json"}) {
+    says(name, R"({"error": "Access to model x is restricted"})", "server's error message");
+    says(name, "Entry not found", "it begins with \"Entry not found\"");
+    says(name, "", "the file is empty (0 bytes)");
+    says(name, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull");
+  }
+  says("chat_template.jinja", "Entry not found", "it begins with \"Entry not found\"");
+  says("chat_template.jinja", "", "the file is empty (0 bytes)");
+  put("chat_template.jinja", "{{ messages[0].content }}");
+  EXPECT_NO_THROW(load());
+}
+
+TEST_F(Folder, FilesLoseTheirByteOrderMark) {
+  put("tokenizer.json", byte_level().tokenizer_json);
+  put("chat_template.jinja", "\xEF\xBB\xBF{{ 1 }}");
+  const Tokenizer t = load();
+  EXPECT_EQ(t.chat_template(), "{{ 1 }}");
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+    put(name, "\xEF\xBB\xBF" + (std::string(name) == "tokenizer.json" ? byte_level().tokenizer_json : "{}"));
+    const Tokenizer marked = load();
+    EXPECT_EQ(marked.encode("a", false), t.encode("a", false));
+    EXPECT_NE(marked.warnings().front().find(name + std::string(": begins with a byte order mark")), std::string::npos);
+    std::filesystem::remove(path_ / "tokenizer_config.json");
+    put("tokenizer.json", byte_level().tokenizer_json);
+  }
+  ASSERT_EQ(t.warnings().size(), 1U);
+  EXPECT_NE(t.warnings()[0].find("chat_template.jinja: begins with a byte order mark"), std::string::npos);
+}
+
 }
 
 TEST(Tokenizer, RefusesWhatIsNotUtf8) {
