@@ -260,6 +260,12 @@ void add_tokens(const Json& config, const std::string& file, Proto& p) {
   }
 }
 
+bool is_llama_tokenizer(const Json& config) {
+  const auto it = config.find("tokenizer_class");
+  return it != config.end() && it->is_string() &&
+         (it->get<std::string>() == "LlamaTokenizer" || it->get<std::string>() == "LlamaTokenizerFast");
+}
+
 bool setting(const Json& config, const char* key, bool otherwise) {
   const auto it = config.find(key);
   return it != config.end() && it->is_boolean() ? it->get<bool>() : otherwise;
@@ -286,13 +292,20 @@ RebuiltTokenizer tokenizer_from_sentencepiece(std::string_view model, const std:
 
   SentencePieceRules rules;
   rules.unigram = p.model_type == 1;
-  // As transformers' LlamaTokenizer: one space, and after special tokens none, unless the config asks for "legacy".
-  // Where extra spaces go, every part begins with none.
   using Prefix = SentencePieceRules::Prefix;
-  rules.prefix = !setting(config, "add_prefix_space", p.add_prefix) ? Prefix::kNone
-                 : p.remove_extra                                   ? Prefix::kEachPart
-                 : setting(config, "legacy", false)                 ? Prefix::kEachPartOnce
-                                                                    : Prefix::kFirst;
+  if (is_llama_tokenizer(config)) {
+    // transformers' LlamaTokenizer takes the pieces alone: one space before the text, and after special tokens none,
+    // unless the config asks for "legacy".
+    p.remove_extra = false;
+    p.charsmap = {};
+    rules.prefix = !setting(config, "add_prefix_space", true) ? Prefix::kNone
+                   : setting(config, "legacy", false)         ? Prefix::kEachPartOnce
+                                                              : Prefix::kFirst;
+  } else {
+    // Without that class transformers follows the model's own settings, as SentencePiece does: a space before each
+    // part, unless the config denies "legacy".
+    rules.prefix = !p.add_prefix ? Prefix::kNone : setting(config, "legacy", true) ? Prefix::kEachPart : Prefix::kFirst;
+  }
   rules.byte_fallback = p.byte_fallback;
   rules.remove_extra_spaces = p.remove_extra;
   rules.precompiled_charsmap = base64(p.charsmap);
