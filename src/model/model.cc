@@ -21,17 +21,21 @@
 namespace metal_marlin {
 namespace {
 
-// `first`: the index in the whole tensor of the first of these values.
-void check_finite(std::span<const float> values, const std::string& name, const ModelSource& source, int64_t first) {
+// `first`: the index in the whole tensor of the first of these values. `columns`: of a matrix; 0: a vector.
+void check_finite(std::span<const float> values, const std::string& name, const ModelSource& source, int64_t first,
+                  int64_t columns = 0) {
   // The sum is zero unless a value is NaN or Inf. This way one pass needs no branches.
   float sum = 0;
   for (const float v : values) sum += v * 0.0f;
   if (sum == 0.0f) return;
   const auto bad = std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
+  const int64_t at = first + (bad - values.begin());
+  const std::string place =
+      columns > 0 ? fmt::format(" (row {}, column {})", at / columns, at % columns) : std::string();
   throw NumericError(
-      fmt::format("{}: tensor {}: expected finite values, found {} at element {}; the checkpoint is damaged "
-                  "or was saved after training had diverged",
-                  source.path(), name, *bad, first + (bad - values.begin())));
+      fmt::format("{}: tensor {}: expected finite values, found {} at element {}{}; the checkpoint is damaged or was "
+                  "saved after training had diverged: fetch it again or take an earlier one",
+                  source.path(), name, *bad, at, place));
 }
 
 std::vector<float> load_vector(const ModelSource& source, const std::string& name, int64_t first, int64_t count) {
@@ -75,7 +79,7 @@ void check_codes(const StoredCodes& codes, const LinearSlot& slot, const ModelSo
 
 Matrix load_weight(const ModelSource& source, const LinearSlot& slot) {
   Matrix weight = source.load(slot.weight, slot.first_row, slot.rows);
-  check_finite(weight.values(), slot.weight, source, slot.first_row * slot.columns);
+  check_finite(weight.values(), slot.weight, source, slot.first_row * slot.columns, slot.columns);
   return weight;
 }
 
@@ -154,7 +158,7 @@ void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& stat
     const auto [at, is_new] = seen.emplace(ids[i], row);
     if (is_new) {
       const Matrix m = source.load(source.family().embedding, ids[i], 1);
-      check_finite(m.values(), source.family().embedding, source, ids[i] * hidden);
+      check_finite(m.values(), source.family().embedding, source, ids[i] * hidden, hidden);
       std::memcpy(states.row(row).data(), m.data(), static_cast<size_t>(hidden) * sizeof(float));
       if (multiplier != 1.0f) kernels().scale(multiplier, hidden, states.row(row).data());
     } else {
@@ -221,7 +225,7 @@ Head::Head(const ModelSource& source, ComputeType precision, HeadBits bits) : im
     impl_->rounded = WeightMatrix::rounded_to_8_bits(
         config.vocab_size, config.hidden_size, [&](int64_t first, int64_t count, float* out) {
           const Matrix rows = source.load(name, first, count);
-          check_finite(rows.values(), name, source, first * config.hidden_size);
+          check_finite(rows.values(), name, source, first * config.hidden_size, config.hidden_size);
           std::memcpy(out, rows.data(), static_cast<size_t>(rows.size()) * sizeof(float));
         });
   } else {

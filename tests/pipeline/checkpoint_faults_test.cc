@@ -127,6 +127,21 @@ TEST_F(CheckpointFaults, ConvertRefusesInfinityInWhatItCopiesBeforeItWrites) {
   }
 }
 
+TEST_F(CheckpointFaults, EvaluateNamesRowAndColumn) {
+  EvaluationOptions e;
+  e.text = (folder_ / "text.txt").string();
+  e.context = 32;
+  e.chunks = 1;
+  for (const char* name : {"model.layers.1.mlp.down_proj.weight", "lm_head.weight"}) {
+    const bool head = std::string(name) == "lm_head.weight";
+    const std::string bad = changed(model(), head ? "bad_head" : "bad_block", set(name, head ? 37 : 45, kInf));
+    const std::string message = refused([&] { evaluate_model(bad, "", e, {}); });
+    EXPECT_NE(message.find(name), std::string::npos) << message;
+    EXPECT_NE(message.find(head ? "element 37 (row 1, column 5)" : "element 45 (row 1, column 5)"), std::string::npos)
+        << message;
+  }
+}
+
 TEST_F(CheckpointFaults, AStoredHeadStaysInTheOutputAndItsConfigSaysSo) {
   const std::string tied = changed(
       model(), "tied", [](const std::string&, DType, std::byte*) {},
