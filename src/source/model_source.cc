@@ -321,3 +321,15 @@ const std::string& ModelSource::head_tensor() const {
 }
 
 }  // namespace metal_marlin
+  try {
+    check_tensors();
+  } catch (const FormatError& e) {
+    if (reading_note_.empty()) throw;
+    throw FormatError(fmt::format("{}; {}", e.what(), reading_note_));
+  } catch (const UnsupportedError& e) {
+    if (reading_note_.empty()) throw;
+    throw UnsupportedError(fmt::format("{}; {}", e.what(), reading_note_));
+  }
+}
+
+void ModelSource::check_tensors() const {

@@ -124,6 +124,7 @@ class ModelSource {
   // What was read, for a message about a tensor that is missing: "model.safetensors".
   virtual std::string files_read(const std::string& missing) const = 0;
   std::string path_;
+  std::string reading_note_;  // why these files were read where others could be meant; closes messages of check()
   std::string format_;
   const Family* family_ = nullptr;
   ModelConfig config_;
@@ -133,6 +134,7 @@ class ModelSource {
  private:
   void settle_head();
   void settle_biases();
+  void check_tensors() const;
   bool same_values(const std::string& a, const std::string& b, const std::vector<int64_t>& shape) const;
   std::vector<std::string> biases_without_place() const;
 };

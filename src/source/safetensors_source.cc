@@ -321,8 +321,14 @@ class SafetensorsSource : public ModelSource {
       return;
     }
     WeightFiles chosen = find_weight_files(folder_);
-    for (const std::string& name : chosen.names)
-      files_.push_back(std::make_unique<SafetensorsFile>(map_model_file((fs::path(folder_) / name).string())));
+    reading_note_ = chosen.note;
+    try {
+      for (const std::string& name : chosen.names)
+        files_.push_back(std::make_unique<SafetensorsFile>(map_model_file((fs::path(folder_) / name).string())));
+    } catch (const FormatError& e) {
+      if (chosen.note.empty()) throw;
+      throw FormatError(fmt::format("{}; {}", e.what(), chosen.note));
+    }
     index_ = std::move(chosen.index);
     placed_ = std::move(chosen.placed);
     warnings_.insert(warnings_.end(), chosen.warnings.begin(), chosen.warnings.end());

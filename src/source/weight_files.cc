@@ -59,7 +59,7 @@ std::string why_none(const std::vector<std::string>& all) {
 
 // The index of a folder if it counts; nothing: the files must tell.
 std::optional<SafetensorsIndex> whole_index(const std::string& folder, const std::string& name, bool single,
-                                            std::vector<std::string>& warnings) {
+                                            std::vector<std::string>& warnings, std::string& note) {
   const std::string path = (std::filesystem::path(folder) / name).string();
   try {
     SafetensorsIndex index = read_index(path);
@@ -74,8 +74,9 @@ std::optional<SafetensorsIndex> whole_index(const std::string& folder, const std
     return index;
   } catch (const Error& e) {
     if (!single) throw;
-    warnings.push_back(fmt::format("{} is read, since the index beside it is not whole ({})",
-                                   (std::filesystem::path(folder) / "model.safetensors").string(), e.what()));
+    note = fmt::format("{} is read, since the index beside it is not whole ({})",
+                       (std::filesystem::path(folder) / "model.safetensors").string(), e.what());
+    warnings.push_back(note);
     return std::nullopt;
   }
 }
@@ -130,7 +131,7 @@ WeightFiles find_weight_files(const std::string& folder) {
   if (indices.size() > 1)
     throw FormatError(fmt::format("{}: expected one *.safetensors.index.json, found {}", folder, indices.size()));
   if (indices.size() == 1) {
-    if (auto index = whole_index(folder, indices.front(), single, out.warnings)) {
+    if (auto index = whole_index(folder, indices.front(), single, out.warnings, out.note)) {
       out.index = indices.front();
       out.names = index->files();
       out.placed = std::move(index->weight_map);

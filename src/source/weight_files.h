@@ -12,6 +12,7 @@ struct WeightFiles {
   std::string index;               // the index's name in the folder; empty: there is none, or it does not count
   std::map<std::string, std::string> placed;  // the index's tensor -> file
   std::vector<std::string> warnings;
+  std::string note;  // which file was taken in place of an index that is not whole; empty: none
 };
 
 // An index whose shards are all there counts, also beside a stray model.safetensors (with a warning, since engines

@@ -454,6 +454,28 @@ TEST(WeightFilesOf, EverythingElseNamedJson) {
     folder.write(name, "{\"a\":" + std::string(90'000, '[') + std::string(90'000, ']') + "}");
     check_error(expect<FormatError>({name, "\"a\"", "levels of nesting"}), [&] { ModelSource::open(folder.path("")); });
     std::filesystem::remove(folder.path(name));
+// Where the stray file is not the model either, the message names it and the shards that are missing.
+TEST(ShardIndex, AStraySingleFileBesideMissingShards) {
+  Shards s;
+  s.open();
+  std::filesystem::remove(s.folder.path(shard_name(2, 2)));
+  const auto open = [&] { ModelSource::open(s.folder.path(""))->check(); };
+  const std::vector<std::string> both = {"model.safetensors is read", shard_name(2, 2), "model.safetensors.index.json"};
+  const auto with = [&](const char* text) {
+    std::vector<std::string> all = both;
+    all.emplace_back(text);
+    return all;
+  };
+  write(s.folder, s.first, "model.safetensors");
+  check_error(expect<FormatError>(with("is missing from model.safetensors")), open);
+  auto tensors = test::f32_tensors(small_shapes());
+  at(tensors, "model.norm.weight") = f32_tensor("model.norm.weight", {17});
+  write(s.folder, tensors, "model.safetensors");
+  check_error(expect<FormatError>(with("expected the shape [16]")), open);
+  s.folder.write("model.safetensors", "Entry not found");
+  check_error(expect<FormatError>(with("it begins with \"Entry not found\"")), open);
+}
+
   }
 }
 
