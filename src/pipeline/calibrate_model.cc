@@ -17,7 +17,6 @@
 #include "model/block.h"
 #include "model/model.h"
 #include "pipeline/ignored_options.h"
-#include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
@@ -81,9 +80,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   }
   require_regular_file_name(output);
   NpzWriter writer(output);  // now, because it can fail
-  for (const std::string& text : {ignored_options_warning(ignored_options(options)), surplus_layers_warning(*source)}) {
-    if (!text.empty()) tracker.warn(text);
-  }
+  if (const std::string text = ignored_options_warning(ignored_options(options)); !text.empty()) tracker.warn(text);
   tracker.warn_of(source->warnings());
   const RunTexts texts = prepare_texts(*source, q, tracker, output + ".scratch");
   const ModelConfig& config = source->config();

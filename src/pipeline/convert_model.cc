@@ -247,12 +247,6 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
                     "head; use gptq, gptq_v2 or native",
                     source->path(), head));
   }
-  auto left_out = source->left_out();
-  std::erase_if(left_out, [](const CheckpointTensor& t) { return !t.reason.empty(); });  // told already
-  if (!left_out.empty()) {
-    tracker.warn(fmt::format("{} tensors are not part of the language model and are not carried along, the first: {}",
-                             left_out.size(), escaped(left_out.front().name)));
-  }
   SourceProvider provider(*source);
   StagedResult staged(folder);
   const std::string place = folder.stage();

@@ -17,7 +17,6 @@
 #include "model/block.h"
 #include "model/model.h"
 #include "model/prepared_block.h"
-#include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
@@ -164,7 +163,6 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
     const Family& family = s->family();
     for (const std::string& name : {family.embedding, family.final_norm, family.head})
       if (s->has(name)) s->check_finite(name);
-    if (const std::string surplus = surplus_layers_warning(*s); !surplus.empty()) tracker.warn(surplus);
   }
   for (const std::string& warning : source->tokenizer().warnings()) tracker.warn(warning);
   const TokenSet chunks = evaluation_chunks(options, source->tokenizer());

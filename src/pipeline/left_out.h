@@ -1,7 +1,6 @@
 // What a checkpoint holds beside the model: other parts, and layers that its config does not count.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "pipeline/recipe.h"
@@ -11,8 +10,5 @@ namespace metal_marlin {
 
 // ModelSource::left_out() with the reason of each.
 std::vector<Skipped> left_out_tensors(const ModelSource& source);
-// One line when whole layers are left out, as a wrong config makes it: a model cut short computes something else.
-// Empty: there are none.
-std::string surplus_layers_warning(const ModelSource& source);
 
 }  // namespace metal_marlin

@@ -10,7 +10,6 @@
 
 #include "formats/text.h"
 #include "pipeline/ignored_options.h"
-#include "pipeline/left_out.h"
 #include "pipeline/mixed_bits.h"
 #include "pipeline/texts.h"
 #include "source/text.h"
@@ -44,10 +43,8 @@ std::vector<std::string> warnings_before_work(const ModelSource& source, const Q
     if (!is_file(source_kind(calibration)) || !same_text(options.evaluation.text, calibration)) continue;
     warnings.push_back("the text for evaluation is one for calibration: the figures will flatter the result");
   }
-  for (const std::string& text :
-       {ignored_options_warning(ignored_options(options, recipe)), surplus_layers_warning(source)}) {
-    if (!text.empty()) warnings.push_back(text);
-  }
+  if (std::string text = ignored_options_warning(ignored_options(options, recipe)); !text.empty())
+    warnings.push_back(std::move(text));
   return warnings;
 }
 

@@ -11,6 +11,7 @@
 
 #include "core/mapped_file.h"
 #include "formats/text.h"
+#include "source/surplus_tensors.h"
 
 namespace metal_marlin {
 namespace {
@@ -107,6 +108,24 @@ json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, double theta
       fmt::format("{}: rope_freqs.weight: these frequency factors are not those of llama3 scaling", file.path()));
 }
 
+// Whether the model has biases on these linears: all of them are there, or one holds more than zeros. Writers leave
+// zeros behind on single linears.
+bool has_biases(const GgufFile& file, int64_t layers, const std::vector<std::string>& linears) {
+  int64_t found = 0;
+  for (const GgufTensor& t : file.tensors()) {
+    const int64_t layer = layer_behind(t.name, "blk.");
+    if (layer < 0 || layer >= layers || !t.name.ends_with(".bias")) continue;
+    const auto of_this = [&](const std::string& l) { return t.name == fmt::format("blk.{}.{}.bias", layer, l); };
+    if (std::none_of(linears.begin(), linears.end(), of_this)) continue;
+    ++found;
+    if (t.shape.size() != 1 || !ggml_type_info(t.type).can_dequantize) continue;
+    std::vector<float> values(static_cast<size_t>(t.elements()));
+    dequantize_rows(t, 0, 1, values.data());
+    if (std::any_of(values.begin(), values.end(), [](float v) { return v != 0; })) return true;
+  }
+  return found == layers * static_cast<int64_t>(linears.size());
+}
+
 }  // namespace
 
 json gguf_config(const GgufFile& file, const Family& family, const std::string& architecture,
@@ -146,8 +165,8 @@ json gguf_config(const GgufFile& file, const Family& family, const std::string& 
   c["vocab_size"] = embedding->shape[0];
   c["tie_word_embeddings"] = file.find("output.weight") == nullptr;
   c["hidden_act"] = "silu";
-  c["attention_bias"] = file.find("blk.0.attn_q.bias") != nullptr;
-  c["mlp_bias"] = file.find("blk.0.ffn_gate.bias") != nullptr;
+  c["attention_bias"] = has_biases(file, c["num_hidden_layers"], {"attn_q", "attn_k", "attn_v", "attn_output"});
+  c["mlp_bias"] = has_biases(file, c["num_hidden_layers"], {"ffn_gate", "ffn_up", "ffn_down"});
   const double theta = short_decimal(m.find_f64(key("rope.freq_base")).value_or(10000));
   c["rope_theta"] = theta;
   const auto rotary = m.find_u64(key("rope.dimension_count"));

@@ -169,9 +169,9 @@ class GgufSource : public ModelSource {
  protected:
   void leave_out(const std::string& name, const std::string& reason) override {
     const auto it = entries_.find(name);
-    if (it == entries_.end()) return;
-    reasons_[it->second.tensor] = reason;
-    entries_.erase(it);
+    const GgufTensor* tensor = it == entries_.end() ? file_.find(name) : it->second.tensor;
+    if (tensor != nullptr && !reason.empty()) reasons_[tensor] = reason;
+    if (it != entries_.end()) entries_.erase(it);
   }
 
   // Through the blocks' own arithmetic: a scale that is not finite makes values that are not.

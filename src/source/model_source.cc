@@ -17,6 +17,7 @@
 #include "source/convert.h"
 #include "source/gguf_source.h"
 #include "source/safetensors_source.h"
+#include "source/surplus_tensors.h"
 
 namespace metal_marlin {
 namespace {
@@ -25,6 +26,18 @@ namespace fs = std::filesystem;
 
 std::string bias_name(const std::string& weight) {
   return weight.substr(0, weight.rfind(".weight")) + ".bias";
+}
+
+// Whether the family and the config have a tensor of this name, or a bias beside one.
+bool has_a_place(const std::string& name, const Family& family, int64_t layers) {
+  const auto is = [&](const std::string& weight) { return name == weight || name == bias_name(weight); };
+  if (is(family.embedding) || is(family.final_norm) || is(family.head)) return true;
+  const int64_t layer = layer_behind(name, family.layer_prefix);
+  if (layer < 0 || layer >= layers) return false;
+  const std::string start = fmt::format("{}{}.", family.layer_prefix, layer);
+  const auto is_part = [&](const std::string& module) { return !module.empty() && is(start + module + ".weight"); };
+  return std::any_of(family.linears.begin(), family.linears.end(), is_part) ||
+         std::any_of(family.norms.begin(), family.norms.end(), is_part);
 }
 
 // Folders of the Hugging Face cache, most specific variable first.
@@ -238,6 +251,102 @@ void ModelSource::settle_contradictions() {
   }
   settle_head();
   settle_biases();
+  settle_surplus();
+}
+
+void ModelSource::settle_surplus() {
+  std::vector<std::pair<CheckpointTensor, bool>> surplus;  // and whether it is among tensors()
+  for (CheckpointTensor& t : tensors()) {
+    if (!has_a_place(t.name, *family_, config_.num_hidden_layers)) surplus.emplace_back(std::move(t), true);
+  }
+  for (CheckpointTensor& t : left_out()) {
+    if (t.reason.empty()) surplus.emplace_back(std::move(t), false);
+  }
+  const bool gguf = format_ == "gguf";
+  const int64_t layers = config_.num_hidden_layers;
+  int64_t beyond = 0;
+  int64_t first_layer = -1;
+  int64_t last_layer = -1;
+  std::vector<std::string> scales;
+  std::vector<std::string> foreign;
+  std::map<std::string, size_t> parts;
+  for (const auto& [t, kept] : surplus) {
+    const int64_t layer = layer_behind(t.name, gguf ? "blk." : family_->layer_prefix);
+    if (layer >= layers) {
+      ++beyond;
+      first_layer = first_layer < 0 ? layer : std::min(first_layer, layer);
+      last_layer = std::max(last_layer, layer);
+      leave_out(t.name,
+                fmt::format("layer {}, but the config has num_hidden_layers {}: not part of the model", layer, layers));
+      continue;
+    }
+    switch (gguf ? gguf_surplus_kind(t.name) : surplus_kind(t.name, t.shape)) {
+      case SurplusKind::kBuffer:
+        // Tables of floats go along, as in the source; the writer has no other types.
+        if (!kept || (t.stored_as != "F32" && t.stored_as != "F16" && t.stored_as != "BF16"))
+          leave_out(t.name, "a table that is computed anew");
+        break;
+      case SurplusKind::kCacheScale:
+        leave_out(t.name, "a scale of a quantized key-value cache");
+        scales.push_back(t.name);
+        break;
+      case SurplusKind::kForeign: {
+        if (kept) leave_out(t.name, "");
+        foreign.push_back(t.name);
+        const size_t start = t.name.starts_with("model.") ? 6 : 0;
+        ++parts[t.name.substr(0, t.name.find('.', start))];
+        break;
+      }
+      case SurplusKind::kOfTheModel:
+        without_place_.push_back(t.name);
+        break;
+    }
+  }
+  if (beyond > 0) {
+    warnings_.push_back(fmt::format(
+        "{}: {} tensors of layer{} are left out: the config has num_hidden_layers {}; correct it if they belong to the "
+        "model (layers that predict further tokens, MTP, do not)",
+        path_, beyond,
+        first_layer == last_layer ? fmt::format(" {}", first_layer)
+                                  : fmt::format("s {} to {}", first_layer, last_layer),
+        layers));
+  }
+  if (!scales.empty()) {
+    warnings_.push_back(fmt::format("{}: {} scales of a quantized key-value cache are left out, the first: {}", path_,
+                                    scales.size(), escaped(scales.front())));
+  }
+  if (!foreign.empty()) {
+    constexpr size_t kNamed = 4;
+    std::string list;
+    size_t named = 0;
+    for (const auto& [part, count] : parts) {
+      if (named++ == kNamed) {
+        list += fmt::format(" and {} more", parts.size() - kNamed);
+        break;
+      }
+      list += fmt::format("{}{} of {}", list.empty() ? "" : ", ", count, escaped(part, 60));
+    }
+    warnings_.push_back(fmt::format("{}: {} {} of parts beside the language model {} left out ({}), the first: {}",
+                                    path_, foreign.size(), foreign.size() == 1 ? "tensor" : "tensors",
+                                    foreign.size() == 1 ? "is" : "are", list, escaped(foreign.front())));
+  }
+}
+
+void ModelSource::refuse_surplus() const {
+  if (without_place_.empty()) return;
+  constexpr size_t kNamed = 4;
+  std::string list;
+  for (size_t i = 0; i < std::min(kNamed, without_place_.size()); ++i)
+    list += (i > 0 ? ", " : "") + escaped(without_place_[i], 100);
+  if (without_place_.size() > kNamed) list += fmt::format(" and {} more", without_place_.size() - kNamed);
+  const bool gguf = format_ == "gguf";
+  throw UnsupportedError(fmt::format(
+      "{}: {} {} ({}) {} no place in the family {}; without {} this would be another model; correct {} if it names the "
+      "wrong family, or remove {} from the file if the model does not use {}",
+      path_, without_place_.size(), without_place_.size() == 1 ? "tensor" : "tensors", list,
+      without_place_.size() == 1 ? "has" : "have", family_->name, without_place_.size() == 1 ? "it" : "them",
+      gguf ? "general.architecture" : "model_type in config.json", without_place_.size() == 1 ? "it" : "them",
+      without_place_.size() == 1 ? "it" : "them"));
 }
 
 void ModelSource::check_finite(const std::string& name) const {
@@ -260,6 +369,18 @@ void ModelSource::check_finite(const std::string& name) const {
 }
 
 void ModelSource::check() const {
+  try {
+    check_tensors();
+  } catch (const FormatError& e) {
+    if (reading_note_.empty()) throw;
+    throw FormatError(fmt::format("{}; {}", e.what(), reading_note_));
+  } catch (const UnsupportedError& e) {
+    if (reading_note_.empty()) throw;
+    throw UnsupportedError(fmt::format("{}; {}", e.what(), reading_note_));
+  }
+}
+
+void ModelSource::check_tensors() const {
   std::map<std::string, CheckpointTensor> all;
   for (CheckpointTensor& t : tensors()) all.emplace(t.name, std::move(t));
   const auto demand = [&](const std::string& name, const std::vector<int64_t>& shape) {
@@ -303,9 +424,13 @@ void ModelSource::check() const {
     for (const auto& [name, entry] : weights) {
       demand(name, entry.first);
       const std::string bias = bias_name(name);
-      if (entry.second) {
-        demand(bias, {entry.first[0]});
+      if (entry.second && format_ == "gguf" && all.count(bias) == 0) {
+        throw UnsupportedError(
+            fmt::format("{}: tensor {}: expected a bias, since other linears of its kind have biases that are not "
+                        "zero, found none; the family {} has a bias on all of them or on none; convert the model anew",
+                        path_, bias, family_->name));
       }
+      if (entry.second) demand(bias, {entry.first[0]});
     }
     for (int k = 0; k < kNorms; ++k) {
       const auto kind = static_cast<NormKind>(k);
@@ -314,6 +439,7 @@ void ModelSource::check() const {
         demand(name, {per_head ? c.head_dim : c.hidden_size});
     }
   }
+  refuse_surplus();
 }
 
 const std::string& ModelSource::head_tensor() const {
@@ -321,15 +447,3 @@ const std::string& ModelSource::head_tensor() const {
 }
 
 }  // namespace metal_marlin
-  try {
-    check_tensors();
-  } catch (const FormatError& e) {
-    if (reading_note_.empty()) throw;
-    throw FormatError(fmt::format("{}; {}", e.what(), reading_note_));
-  } catch (const UnsupportedError& e) {
-    if (reading_note_.empty()) throw;
-    throw UnsupportedError(fmt::format("{}; {}", e.what(), reading_note_));
-  }
-}
-
-void ModelSource::check_tensors() const {

@@ -115,9 +115,11 @@ class ModelSource {
  protected:
   ModelSource() = default;
   // Called at the end of opening. The stored tensors count where the config contradicts them: a head of its own beside
-  // a config that says tied. Biases that the config has none of are left out where they hold zeros alone.
+  // a config that says tied. Biases that the config has none of are left out where they hold zeros alone. So are
+  // layers that the config does not count, and parts beside the language model, with a warning. Other tensors that the
+  // family has no place for are kept for check(), which refuses them.
   void settle_contradictions();
-  // Moves a tensor to left_out().
+  // Moves a tensor to left_out(), or says why it is there.
   virtual void leave_out(const std::string& name, const std::string& reason) = 0;
   // The index of the first NaN or infinity among the values of `name`, or -1.
   virtual int64_t first_not_finite(const std::string& name) const = 0;
@@ -134,9 +136,13 @@ class ModelSource {
  private:
   void settle_head();
   void settle_biases();
+  void settle_surplus();
+  void refuse_surplus() const;
   void check_tensors() const;
   bool same_values(const std::string& a, const std::string& b, const std::vector<int64_t>& shape) const;
   std::vector<std::string> biases_without_place() const;
+
+  std::vector<std::string> without_place_;  // tensors of the model that the family does not have
 };
 
 // The folder or file that `model` names; org/name is looked up in HF_HUB_CACHE, HF_HOME/hub, ~/.cache/huggingface/hub.

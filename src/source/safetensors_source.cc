@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -178,7 +177,7 @@ class SafetensorsSource : public ModelSource {
  protected:
   void leave_out(const std::string& name, const std::string& reason) override {
     left_out_.insert(entries_.extract(name));
-    reasons_[name] = reason;
+    if (!reason.empty()) reasons_[name] = reason;
   }
 
   int64_t first_not_finite(const std::string& name) const override {
@@ -430,21 +429,6 @@ class SafetensorsSource : public ModelSource {
         }
       }
     }
-    // Layers that the config does not count are no part of the model.
-    for (auto it = entries_.begin(); it != entries_.end();) {
-      const auto next = std::next(it);
-      if (layer_of(it->first) >= config_.num_hidden_layers) left_out_.insert(entries_.extract(it));
-      it = next;
-    }
-  }
-
-  // The layer that a tensor belongs to, or -1.
-  int64_t layer_of(const std::string& name) const {
-    const std::string& prefix = family_->layer_prefix;
-    if (!name.starts_with(prefix)) return -1;
-    int64_t layer = -1;
-    const auto [end, code] = std::from_chars(name.data() + prefix.size(), name.data() + name.size(), layer);
-    return code == std::errc() && end != name.data() + name.size() && *end == '.' ? layer : -1;
   }
 
   // "model.layers.0.mlp.up_proj" of one of its tensors; empty where the name does not end so.

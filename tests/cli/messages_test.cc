@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "command_line.h"
+#include "formats/safetensors.h"
 
 namespace metal_marlin::cli_test {
 namespace {
@@ -252,9 +253,9 @@ TEST_F(WholePath, ChatTakesAnyLineEndAndGoesOnAfterALineThatIsTooLong) {
   EXPECT_EQ(plain.code, 0) << plain.err;
   const Outcome windows = chat("hello\r\nagain\r\n");
   EXPECT_EQ(windows.out, plain.out);
-  const Outcome with_long = chat("hello\n" + std::string(5000, 'a') + "\nagain\n");
   // A mark that an editor puts before a text is no part of it.
   EXPECT_EQ(chat("\xEF\xBB\xBFhello\r\nagain\r\n").out, plain.out);
+  const Outcome with_long = chat("hello\n" + std::string(5000, 'a') + "\nagain\n");
   EXPECT_EQ(with_long.out, plain.out);
   EXPECT_EQ(with_long.code, 2);
   EXPECT_NE(with_long.err.find("the line is left out"), std::string::npos) << with_long.err;
@@ -262,6 +263,42 @@ TEST_F(WholePath, ChatTakesAnyLineEndAndGoesOnAfterALineThatIsTooLong) {
   const Outcome broken = chat("hello\n");
   EXPECT_EQ(broken.code, 1);
   EXPECT_NE(broken.err.find("chat_template.jinja: the template cannot be parsed"), std::string::npos) << broken.err;
+}
+
+TEST_F(WholePath, APromptLosesItsByteOrderMark) {
+  const auto continued = [&](const std::string& content) {
+    const std::string prompt = (folder_ / "prompt").string();
+    std::ofstream(prompt, std::ios::binary) << content;
+    return run("generate " + model_ + " --file " + prompt + " -n 4 --temp 0 --ignore-eos");
+  };
+  const Outcome plain = continued("the cat");
+  ASSERT_EQ(plain.code, 0) << plain.err;
+  EXPECT_EQ(continued("\xEF\xBB\xBFthe cat").out, plain.out);
+  EXPECT_EQ(continued("\xEF\xBB\xBF").code, 1);
+}
+
+TEST_F(WholePath, TensorsWithoutAPlaceAreSaidOrRefused) {
+  const std::string other = (folder_ / "other").string();
+  fs::copy(model_, other);
+  const SafetensorsFile source((fs::path(model_) / "model.safetensors").string());
+  const auto with = [&](const std::string& name) {
+    std::vector<TensorView> tensors = source.tensors();
+    TensorView more = source.get("model.norm.weight");
+    more.name = name;
+    tensors.push_back(more);
+    write_safetensors((fs::path(other) / "model.safetensors").string(), tensors);
+    return run("quantize " + other + " -o " + output_ +
+               " --overwrite --group-size 8 --method rtn --evaluate none --json");
+  };
+  const Outcome refused = with("model.layers.0.self_attn.q_norm.weight");
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_NE(refused.err.find("model.layers.0.self_attn.q_norm.weight) has no place in the family llama"),
+            std::string::npos)
+      << refused.err;
+  const Outcome said = with("mtp.norm.weight");
+  ASSERT_EQ(said.code, 0) << said.err;
+  EXPECT_NE(lines_with(said.err, "1 of mtp"), "") << said.err;
+  EXPECT_NE(parsed(said.out)["warnings"].dump().find("1 of mtp"), std::string::npos);
 }
 
 TEST_F(WholePath, ContextsBeyondTheModelsPositionsAreWarnedOf) {

@@ -1,0 +1,25 @@
+// Tensors that a checkpoint holds and its family has no place for.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace metal_marlin {
+
+enum class SurplusKind : uint8_t {
+  kBuffer,      // tables and masks that every engine computes anew: rotary_emb.inv_freq, attn.bias, ...
+  kCacheScale,  // scales of a quantized key-value cache
+  kForeign,     // of a part beside the language model: a vision tower, a head for other tasks, MTP layers
+  kOfTheModel,  // none of these: the model computes something else without it
+};
+
+// By Hugging Face's name.
+SurplusKind surplus_kind(const std::string& name, const std::vector<int64_t>& shape);
+// By llama.cpp's name.
+SurplusKind gguf_surplus_kind(const std::string& name);
+
+// The layer that a tensor belongs to by a name of the form PREFIX N "." ...; -1: none.
+int64_t layer_behind(const std::string& name, const std::string& prefix);
+
+}  // namespace metal_marlin
