@@ -8,6 +8,7 @@
 
 #include "formats/text.h"
 #include "source/config_reader.h"
+#include "source/config_twins.h"
 #include "source/families/configure.h"
 #include "source/family.h"
 
@@ -191,6 +192,8 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   if (!rope || rope->object().empty()) rope = config.find_object("rope_parameters");
   if (rope && !rope->has("full_attention")) out.rope = read_rope(*rope, defaults);
   out.local_rope = out.rope;
+
+  settle_twins(config, out.warnings);
 
   const auto layers = static_cast<size_t>(out.num_hidden_layers);
   out.sliding_window.assign(layers, 0);

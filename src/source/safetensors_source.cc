@@ -1,6 +1,7 @@
 #include "source/safetensors_source.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <metal_marlin/error.h>
 
 #include <algorithm>
@@ -65,7 +66,7 @@ class SafetensorsSource : public ModelSource {
           "{}: expected a config.json beside the weights, found none; copy it from the model's repository", folder_));
     }
     json config = read_json_object(config_path);
-    const bool wrapped = unwrap_text_config(config, config_path);
+    const bool wrapped = unwrap_text_config(config, config_path, warnings_);
     family_ = &find_family(config, config_path);
     config_ = read_model_config(config, *family_, config_path);
     if (wrapped) {
@@ -76,6 +77,7 @@ class SafetensorsSource : public ModelSource {
     format_ = packed_.layout != nullptr ? packed_.layout->format : "safetensors";
     config_json_ = std::make_shared<json>(std::move(config));
     read_generation_config();
+    warn_of_ids();
     open_files(folder);
     collect(wrapped);
     settle_labels();
@@ -311,6 +313,28 @@ class SafetensorsSource : public ModelSource {
     for (const int64_t id : ConfigReader(j, path).find_ints("eos_token_id", -1, kLargestSize)) {
       const auto token = static_cast<int32_t>(id);
       if (token >= 0 && known.insert(token).second) ids.push_back(token);
+    }
+  }
+
+  // Ids that no row of the embedding has: a generation would never meet them.
+  void warn_of_ids() {
+    std::vector<int32_t> beyond;
+    for (const int32_t id : config_.eos_token_ids) {
+      if (id >= config_.vocab_size) beyond.push_back(id);
+    }
+    const std::string place = fmt::format("vocab_size {}", config_.vocab_size);
+    if (!beyond.empty()) {
+      const bool all = beyond.size() == config_.eos_token_ids.size();
+      config_.warnings.push_back(
+          fmt::format("{}: eos_token_id {} of config.json or generation_config.json is beyond {}: no token has it{}; "
+                      "correct the files",
+                      folder_, fmt::join(beyond, ", "), place, all ? ", and no text would end" : ""));
+    }
+    if (config_.bos_token_id >= config_.vocab_size) {
+      config_.warnings.push_back(
+          fmt::format("{}: bos_token_id {} of config.json is beyond {}: no token has it; correct "
+                      "the file",
+                      folder_, config_.bos_token_id, place));
     }
   }
 

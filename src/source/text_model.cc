@@ -8,11 +8,13 @@
 #include <string_view>
 #include <utility>
 
+#include "formats/text.h"
+
 namespace metal_marlin {
 
 using nlohmann::json;
 
-bool unwrap_text_config(json& config, const std::string& file) {
+bool unwrap_text_config(json& config, const std::string& file, std::vector<std::string>& warnings) {
   const auto type = config.find("model_type");
   if (type == config.end() || *type != "gemma3" || !config.contains("text_config")) return false;
   json text = config["text_config"];
@@ -22,6 +24,22 @@ bool unwrap_text_config(json& config, const std::string& file) {
   for (const char* key :
        {"eos_token_id", "bos_token_id", "pad_token_id", "torch_dtype", "dtype", "quantization_config"}) {
     if (!text.contains(key) && config.contains(key)) text[key] = config[key];
+  }
+  // What transformers reads from the outer config.
+  for (const char* key : {"tie_word_embeddings", "eos_token_id", "bos_token_id", "pad_token_id"}) {
+    const auto outer = config.find(key);
+    if (outer == config.end() || outer->is_null()) continue;
+    const auto inner = text.find(key);
+    if (inner != text.end() && !inner->is_null() && *inner != *outer) {
+      const auto value = [](const json& v) {
+        return escaped(v.dump(-1, ' ', false, json::error_handler_t::replace), 80);
+      };
+      warnings.push_back(
+          fmt::format("{}: {} is {}, and text_config.{} is {}; the former counts, as in transformers: "
+                      "remove the wrong one",
+                      file, key, value(*outer), key, value(*inner)));
+    }
+    text[key] = *outer;
   }
   text["architectures"] = json::array({"Gemma3ForCausalLM"});
   config = std::move(text);
