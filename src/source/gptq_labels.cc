@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "formats/text.h"
 #include "pack/bit_runs.h"
 #include "pack/group_arrays.h"
 #include "source/config_reader.h"
@@ -147,6 +148,58 @@ void settle_version(PackedConfig& packed, json& config, bool stated, const std::
 
 }  // namespace
 
+namespace {
+
+std::vector<std::string> listed_modules(const json& settings, const char* key) {
+  std::vector<std::string> out;
+  const auto it = settings.find(key);
+  if (it == settings.end() || !it->is_array()) return out;
+  for (const json& entry : *it) {
+    if (entry.is_string() && !entry.get<std::string>().empty()) out.push_back(entry.get<std::string>());
+  }
+  return out;
+}
+
+// Whether `entry` names the module, one above it, or the last parts of its name.
+bool names_module(const std::string& entry, const std::string& module) {
+  return ("." + module + ".").find("." + entry + ".") != std::string::npos;
+}
+
+// What the config leaves out and the file holds as codes, and the other way round.
+void warn_of_modules(const json& settings, const std::vector<NamedLinear>& linears, const std::string& path,
+                     std::vector<std::string>& warnings) {
+  const std::vector<std::string> kept = listed_modules(settings, "modules_to_not_convert");
+  Found found;
+  std::string entry_of_first;
+  bool head = false;
+  for (const NamedLinear& n : linears) {
+    head = head || n.module == "lm_head";
+    const auto entry = std::find_if(kept.begin(), kept.end(), [&](const auto& e) { return names_module(e, n.module); });
+    if (entry == kept.end()) continue;
+    if (found.count == 0) entry_of_first = *entry;
+    found.add(n.name);
+  }
+  if (found.count > 0) {
+    warnings.push_back(fmt::format(
+        "{}: modules_to_not_convert names {}, but codes are stored for {} of its linears; they are read as stored, and "
+        "engines that go by the config do not load them; the first: {}",
+        path, shown(entry_of_first), found.count, found.first));
+  }
+  const auto it = settings.find("lm_head");
+  if (it == settings.end() || !it->is_boolean() || it->get<bool>() == head) return;
+  warnings.push_back(
+      head ? fmt::format(
+                 "{}: the config says lm_head: false, but codes are stored for lm_head; they are read as stored, "
+                 "and engines that go by the config do not load them",
+                 path)
+           : fmt::format(
+                 "{}: the config says lm_head: true, but no codes are stored for lm_head; what is stored counts, "
+                 "and engines that go by the config do not load it",
+                 path));
+}
+
+}  // namespace
+
 std::vector<std::string> settle_labels(PackedConfig& packed, json& config, const std::vector<NamedLinear>& linears,
                                        const std::string& path) {
   std::vector<std::string> warnings;
@@ -154,6 +207,7 @@ std::vector<std::string> settle_labels(PackedConfig& packed, json& config, const
   const std::string format = packed.layout->format;
   const json settings = config["quantization_config"];
   const ConfigReader q(settings, path);
+  warn_of_modules(settings, linears, path, warnings);
   if (format == "gptq" || format == "gptq_v2" || format == "marlin") settle_order(q, linears, path, warnings);
   if (format == "gptq" || format == "gptq_v2") {
     const auto symmetric = q.find_bool("sym");

@@ -10,7 +10,8 @@
 namespace metal_marlin {
 
 struct NamedLinear {
-  std::string name;  // with its file, for messages
+  std::string name;    // with its file, for messages
+  std::string module;  // "model.layers.0.mlp.up_proj"
   PackedLinear* linear = nullptr;
 };
 
@@ -20,6 +21,8 @@ struct NamedLinear {
 // Where every zero is off by one, the label is wrong: `packed` gets the other version, and `config` says so.
 // g_idx: all zeros over several groups means that there is none; it is dropped. With "desc_act": true that, or none at
 // all, means that the order of the columns is lost: FormatError.
+//
+// Modules that the config excludes ("lm_head": false, modules_to_not_convert) and the file holds as codes: as stored.
 //
 // Returns warnings, one line each. FormatError also where linears contradict each other.
 std::vector<std::string> settle_labels(PackedConfig& packed, nlohmann::json& config,

@@ -417,7 +417,7 @@ class SafetensorsSource : public ModelSource {
   void settle_labels() {
     std::vector<NamedLinear> linears;
     for (auto& [name, e] : entries_) {
-      if (!e.plain()) linears.push_back({e.file->path() + ": " + escaped(name), &e.packed});
+      if (!e.plain()) linears.push_back({e.file->path() + ": " + escaped(name), without(name, ".weight"), &e.packed});
     }
     const auto found = metal_marlin::settle_labels(packed_, *config_json_, linears, path_);
     check_unchanged();

@@ -220,6 +220,42 @@ TEST(GptqLabels, TheWrongVersionIsReadRightlyAndSaid) {
   EXPECT_TRUE(warns(*source, {"off by one"}));
 }
 
+// Codes of modules that the config says are left in floats, and the other way round.
+TEST(GptqLabels, ModulesThatTheConfigLeavesOutAreSaid) {
+  const auto head_of = [](Packed& made, const std::string& layout) {
+    Packed other(layout);
+    for (OwnedTensor& t : other.tensors) {
+      if (!t.name.starts_with(kLayer + "mlp.up_proj.")) continue;  // its shape is not the head's, but it is codes
+      made.tensors.push_back(copy_of(t, "lm_head" + t.name.substr(kLayer.size() + 11)));
+    }
+    std::erase_if(made.tensors, [](const OwnedTensor& t) { return t.name == "lm_head.weight"; });
+    made.config["vocab_size"] = 24;
+    at(made.tensors, "model.embed_tokens.weight") = f32_tensor("model.embed_tokens.weight", {24, 16});
+  };
+  for (const std::string layout : {"gptq", "gptq_v2"}) {
+    TemporaryFolder folder;
+    Packed made(layout);
+    head_of(made, layout);
+    made.settings()["lm_head"] = false;
+    EXPECT_TRUE(warns(*made.open(folder), {"lm_head: false", "codes are stored for lm_head"}));
+    made.settings()["lm_head"] = true;
+    EXPECT_FALSE(warns(*made.open(folder), {"lm_head"}));
+    Packed plain(layout);
+    plain.settings()["lm_head"] = true;
+    EXPECT_TRUE(warns(*plain.open(folder), {"lm_head: true", "no codes are stored"}));
+    plain.settings()["lm_head"] = false;
+    EXPECT_FALSE(warns(*plain.open(folder), {"lm_head"}));
+  }
+  TemporaryFolder folder;
+  Packed awq("awq");
+  for (const char* entry : {"self_attn.q_proj", "q_proj", "model.layers.0.self_attn"}) {
+    awq.settings()["modules_to_not_convert"] = {"lm_head", entry};
+    EXPECT_TRUE(warns(*awq.open(folder), {"modules_to_not_convert", entry, "codes are stored"})) << entry;
+  }
+  awq.settings()["modules_to_not_convert"] = {"lm_head", "model.layers.1.self_attn.q_proj", "proj"};
+  EXPECT_FALSE(warns(*awq.open(folder), {"modules_to_not_convert"}));
+}
+
 TEST(GptqLabels, RightLabelsAreNotTouched) {
   TemporaryFolder folder;
   for (const std::string layout : {"gptq", "gptq_v2", "awq"}) {
@@ -418,6 +454,28 @@ TEST(ShardIndex, AStraySingleFileDoesNotCount) {
   EXPECT_TRUE(warns(*source, {"model.safetensors is read", "not whole"}));
 }
 
+// Where the stray file is not the model either, the message names it and the shards that are missing.
+TEST(ShardIndex, AStraySingleFileBesideMissingShards) {
+  Shards s;
+  s.open();
+  std::filesystem::remove(s.folder.path(shard_name(2, 2)));
+  const auto open = [&] { ModelSource::open(s.folder.path(""))->check(); };
+  const std::vector<std::string> both = {"model.safetensors is read", shard_name(2, 2), "model.safetensors.index.json"};
+  const auto with = [&](const char* text) {
+    std::vector<std::string> all = both;
+    all.emplace_back(text);
+    return all;
+  };
+  write(s.folder, s.first, "model.safetensors");
+  check_error(expect<FormatError>(with("is missing from model.safetensors")), open);
+  auto tensors = test::f32_tensors(small_shapes());
+  at(tensors, "model.norm.weight") = f32_tensor("model.norm.weight", {17});
+  write(s.folder, tensors, "model.safetensors");
+  check_error(expect<FormatError>(with("expected the shape [16]")), open);
+  s.folder.write("model.safetensors", "Entry not found");
+  check_error(expect<FormatError>(with("it begins with \"Entry not found\"")), open);
+}
+
 TEST(WeightFilesOf, AFolderWithoutTheModel) {
   TemporaryFolder folder;
   folder.write("config.json", small_config().dump());
@@ -454,28 +512,6 @@ TEST(WeightFilesOf, EverythingElseNamedJson) {
     folder.write(name, "{\"a\":" + std::string(90'000, '[') + std::string(90'000, ']') + "}");
     check_error(expect<FormatError>({name, "\"a\"", "levels of nesting"}), [&] { ModelSource::open(folder.path("")); });
     std::filesystem::remove(folder.path(name));
-// Where the stray file is not the model either, the message names it and the shards that are missing.
-TEST(ShardIndex, AStraySingleFileBesideMissingShards) {
-  Shards s;
-  s.open();
-  std::filesystem::remove(s.folder.path(shard_name(2, 2)));
-  const auto open = [&] { ModelSource::open(s.folder.path(""))->check(); };
-  const std::vector<std::string> both = {"model.safetensors is read", shard_name(2, 2), "model.safetensors.index.json"};
-  const auto with = [&](const char* text) {
-    std::vector<std::string> all = both;
-    all.emplace_back(text);
-    return all;
-  };
-  write(s.folder, s.first, "model.safetensors");
-  check_error(expect<FormatError>(with("is missing from model.safetensors")), open);
-  auto tensors = test::f32_tensors(small_shapes());
-  at(tensors, "model.norm.weight") = f32_tensor("model.norm.weight", {17});
-  write(s.folder, tensors, "model.safetensors");
-  check_error(expect<FormatError>(with("expected the shape [16]")), open);
-  s.folder.write("model.safetensors", "Entry not found");
-  check_error(expect<FormatError>(with("it begins with \"Entry not found\"")), open);
-}
-
   }
 }
 
