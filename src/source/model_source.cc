@@ -425,10 +425,16 @@ void ModelSource::check_tensors() const {
       demand(name, entry.first);
       const std::string bias = bias_name(name);
       if (entry.second && format_ == "gguf" && all.count(bias) == 0) {
-        throw UnsupportedError(
-            fmt::format("{}: tensor {}: expected a bias, since other linears of its kind have biases that are not "
-                        "zero, found none; the family {} has a bias on all of them or on none; convert the model anew",
-                        path_, bias, family_->name));
+        // Another linear of the layer made the config say so.
+        const auto other = std::find_if(weights.begin(), weights.end(), [&](const auto& w) {
+          return w.second.second && all.count(bias_name(w.first)) > 0;
+        });
+        throw FormatError(fmt::format(
+            "{}: {} biases that are not zero, but there is no bias {}; the family {} has a bias on all of them or on "
+            "none; convert the model anew",
+            path_,
+            other == weights.end() ? "other linears have" : "tensor " + bias_name(other->first) + " is one of the",
+            bias, family_->name));
       }
       if (entry.second) demand(bias, {entry.first[0]});
     }

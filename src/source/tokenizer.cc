@@ -217,15 +217,15 @@ Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::strin
 Tokenizer Tokenizer::from_files(const TokenizerFiles& files, const std::string& folder, int64_t model_vocab) {
   Tokenizer t = from_json(files.tokenizer_json, folder + "/" + files.origin);
   t.warnings_ = files.warnings;
-  const std::pair<const std::string&, const std::string&> texts[] = {
-      {files.tokenizer_json, files.origin},
-      {files.tokenizer_config_json, "tokenizer_config.json"},
-      {files.special_tokens_map_json, "special_tokens_map.json"},
-      {files.added_tokens_json, "added_tokens.json"},
-      {files.generation_config_json, "generation_config.json"},
-      {files.chat_template_json, "chat_template.json"}};
+  const std::pair<const std::string*, std::string> texts[] = {
+      {&files.tokenizer_json, files.origin},
+      {&files.tokenizer_config_json, "tokenizer_config.json"},
+      {&files.special_tokens_map_json, "special_tokens_map.json"},
+      {&files.added_tokens_json, "added_tokens.json"},
+      {&files.generation_config_json, "generation_config.json"},
+      {&files.chat_template_json, "chat_template.json"}};
   for (const auto& [text, name] : texts) {
-    if (!text.starts_with(kByteOrderMark)) continue;
+    if (!text->starts_with(kByteOrderMark)) continue;
     t.warnings_.push_back(
         fmt::format("{}/{}: begins with a byte order mark, which is left out; other programs refuse it: save it as "
                     "UTF-8 without one",
