@@ -33,6 +33,8 @@ constexpr uint64_t kConfigLimit = uint64_t{16} << 20;
 
 json read_json_object(const std::string& path) {
   const std::string text = read_model_text(path, kConfigLimit);
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos)
+    throw FormatError(fmt::format("{}: the file is empty ({} bytes): download it again", path, text.size()));
   json j = parse_json(text, path);
   if (const std::string page = error_page_text(j); !page.empty()) throw FormatError(fmt::format("{}: {}", path, page));
   if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object, found {}", path, j.type_name()));

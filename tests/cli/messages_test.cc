@@ -430,7 +430,7 @@ TEST_F(WholePath, DamagedReportsAreSaidToBeDamaged) {
     }
     EXPECT_FALSE(fs::exists(folder_ / "page.html"));
   };
-  shows("", "at byte 0, found the end of the text");
+  shows("", "the file is empty (0 bytes)");
   shows(whole.substr(0, whole.size() / 2), "found the end of the text");
   shows("[1, 2]", "other JSON");
   shows("{\"model_type\": \"llama\"}", "other JSON");
