@@ -46,6 +46,6 @@ if(METAL_MARLIN_BUILD_TESTS)
   enable_testing()
   add_test(NAME install_consumer
            COMMAND ${CMAKE_COMMAND} -DBUILD=${CMAKE_BINARY_DIR} -DSOURCE=${CMAKE_SOURCE_DIR}/examples/consumer
-                   -DVERSION=${PROJECT_VERSION} -DFLAGS=${consumer_flags}
+                   -DVERSION=${PROJECT_VERSION} -DFLAGS=${consumer_flags} -DCOMPILER=${CMAKE_CXX_COMPILER}
                    -DGENERATOR=${CMAKE_GENERATOR} -P ${CMAKE_SOURCE_DIR}/examples/consumer/install_test.cmake)
 endif()

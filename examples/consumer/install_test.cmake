@@ -1,5 +1,6 @@
-# cmake -DBUILD=... -DSOURCE=... -DVERSION=... -P install_test.cmake: installs BUILD into a fresh prefix, then builds and
-# runs the consumer in SOURCE against it, and the installed command.
+# cmake -DBUILD=... -DSOURCE=... -DVERSION=... -DCOMPILER=... -P install_test.cmake: installs BUILD into a fresh prefix, then
+# builds and runs the consumer in SOURCE against it, and the installed command. COMPILER is that of BUILD: a sanitized
+# library wants the sanitizer's runtime of the compiler that built it.
 set(work ${BUILD}/install_consumer)
 file(REMOVE_RECURSE ${work})
 function(run)
@@ -12,7 +13,8 @@ endfunction()
 
 run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${work}/prefix)
 # The generator of BUILD: another one's program may not be installed.
-run(${CMAKE_COMMAND} -G ${GENERATOR} -S ${SOURCE} -B ${work}/build -DCMAKE_PREFIX_PATH=${work}/prefix -DCMAKE_CXX_FLAGS=${FLAGS})
+run(${CMAKE_COMMAND} -G ${GENERATOR} -S ${SOURCE} -B ${work}/build -DCMAKE_PREFIX_PATH=${work}/prefix
+    -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_CXX_FLAGS=${FLAGS})
 run(${CMAKE_COMMAND} --build ${work}/build)
 run(${work}/build/consumer)
 if(NOT output MATCHES "metal_marlin ${VERSION}")

@@ -150,6 +150,8 @@ TEST(Border, ForeignExceptionsBecomeErrors) {
               static_cast<void>(std::filesystem::file_size("/nothing/there"));
             }).find("/nothing/there: the system refuses"),
             std::string::npos);
+  EXPECT_EQ(passed([] { throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again)); }),
+            "the_function: the system refuses: Resource temporarily unavailable");
   EXPECT_EQ(passed([] { throw ArgumentError("as it was"); }), "as it was");
   try {
     try {

@@ -1,14 +1,17 @@
 // Open folders: nothing inside them is reached through a link, whoever puts one there.
 #include "platform/folder.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 #include <sys/stat.h>
 
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace metal_marlin {
 namespace {
@@ -110,6 +113,46 @@ TEST_F(FolderTest, PipesAreRefusedAtOnce) {
   EXPECT_NE(message([&] { folder.open_file("pipe"); }).find("regular file"), std::string::npos);
   EXPECT_EQ(folder.status("pipe").kind, FileKind::kOther);
 }
+
+TEST_F(FolderTest, RefusalsNameThePathAndTheReason) {
+  fs::create_directories(place_ / "full/inside");
+  write("file");
+  const Folder folder(place_.string());
+  const std::string place = place_.string();
+  const auto expect = [&](const std::string& text, const std::function<void()>& action) {
+    EXPECT_EQ(message(action), text);
+  };
+  expect(place + "/none: cannot open the folder: No such file or directory", [&] { Folder(place + "/none"); });
+  expect(place + "/file: cannot open the folder: Not a directory", [&] { Folder::open_if_there(place + "/file"); });
+  EXPECT_FALSE(Folder::open_if_there(place + "/none").has_value());
+  expect(place + "/file: expected a folder, found a file", [&] { folder.open_folder("file"); });
+  expect(place + "/none: cannot open the folder: No such file or directory", [&] { folder.open_folder("none"); });
+  expect(place + "/full: expected a regular file, found a folder", [&] { folder.open_file("full"); });
+  expect(place + "/none: cannot open: No such file or directory", [&] { folder.open_file("none"); });
+  expect(place + "/file: cannot create: File exists", [&] { folder.create_file("file"); });
+  expect(place + "/full: cannot create the folder: File exists", [&] { folder.make_folder("full"); });
+  expect(place + "/full: cannot rename into place: Is a directory", [&] { folder.rename("file", folder, "full"); });
+  expect(place + "/full: cannot remove: Is a directory", [&] { folder.remove_file("full"); });
+  expect(place + "/file: cannot remove: Not a directory", [&] { folder.remove_empty("file"); });
+  EXPECT_TRUE(folder.remove_empty("none"));
+  EXPECT_FALSE(folder.remove_empty("full"));
+  EXPECT_EQ(folder.names(), (std::vector<std::string>{"file", "full"}));
+}
+
+#if defined(__linux__)
+TEST(WriteBytes, AFullDiskIsToldWithAdvice) {
+  const UniqueFd full(open("/dev/full", O_WRONLY | O_CLOEXEC));
+  ASSERT_TRUE(full);
+  const std::vector<std::byte> bytes(16);
+  try {
+    write_bytes(full, bytes, "/dev/full");
+    FAIL() << "the write went well";
+  } catch (const SystemError& error) {
+    EXPECT_STREQ(error.what(),
+                 "/dev/full: cannot write: No space left on device; free some space and run the same command again");
+  }
+}
+#endif
 
 TEST(PlainName, IsOneNameInAFolder) {
   for (const char* name : {"x", "model.safetensors", "..x", ".x", "a b"}) EXPECT_TRUE(is_plain_name(name)) << name;
