@@ -191,7 +191,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
     stream.step(layer);
     if (reference_stream) reference_stream->step(layer);
   }
-  Metrics metrics;
+  Metrics metrics(source->path(), other ? other->path() : std::string());
   {
     const Head head(*source, compute.precision, compute.head);
     std::unique_ptr<Head> reference_head;

@@ -467,7 +467,7 @@ void Run::run_blocks() {
 
 Evaluation Run::evaluate() {
   calibration_.reset();
-  Metrics metrics;
+  Metrics metrics("the quantized model", source_->path());
   const Head reference_head(*source_);
   const auto& batches = reference_->batches();
   for (size_t i = 0; i < batches.size(); ++i) {

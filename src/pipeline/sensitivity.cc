@@ -1,13 +1,16 @@
 #include "pipeline/sensitivity.h"
 
 #include <fmt/format.h>
+#include <metal_marlin/error.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include "calibrate/statistics.h"
 #include "core/threads.h"
+#include "formats/text.h"
 #include "model/block.h"
 #include "model/model.h"
 #include "pipeline/block_probe.h"
@@ -61,9 +64,21 @@ class Divergence {
   }
   // With d = the difference of the logits: log(sum p e^d) - sum p d, exact for small d too.
   double operator()(const float* logits) const {
+    constexpr double kLargestExponent = 600;  // e^709 is the largest float64
     double mean = 0;
-    for (size_t i = 0; i < index_.size(); ++i) mean += share_[i] * (static_cast<double>(logits[index_[i]]) - logit_[i]);
+    double largest = -std::numeric_limits<double>::infinity();
+    for (size_t i = 0; i < index_.size(); ++i) {
+      const double d = static_cast<double>(logits[index_[i]]) - logit_[i];
+      mean += share_[i] * d;
+      largest = std::max(largest, d);
+    }
+    if (!std::isfinite(mean)) return mean;
     double sum = 0;
+    if (largest - mean > kLargestExponent) {
+      for (size_t i = 0; i < index_.size(); ++i)
+        sum += share_[i] * std::exp(static_cast<double>(logits[index_[i]]) - logit_[i] - largest);
+      return largest - mean + std::log(sum);
+    }
     for (size_t i = 0; i < index_.size(); ++i) {
       sum += share_[i] * std::expm1(static_cast<double>(logits[index_[i]]) - logit_[i] - mean);
     }
@@ -246,6 +261,7 @@ class Measurement {
         });
         if (s != kOriginal) {
           for (int64_t i = 0; i < n; ++i) {
+            if (!std::isfinite(kl[static_cast<size_t>(i)])) refuse_logits(s, at + i);
             sums[static_cast<size_t>(s)] += kl[static_cast<size_t>(i)];
             squares[static_cast<size_t>(s)] += kl[static_cast<size_t>(i)] * kl[static_cast<size_t>(i)];
           }
@@ -262,6 +278,17 @@ class Measurement {
           rows_ > 1 ? std::sqrt(std::max(0.0, square - item.kl * item.kl) / static_cast<double>(rows_ - 1)) : 0;
       for (BitsOption& o : item.options) o.kl *= item.kl;
     }
+  }
+
+  [[noreturn]] void refuse_logits(int64_t stream, int64_t token) const {
+    const std::string what = stream == kAll
+                                 ? std::string("all linears")
+                                 : escaped(out_.items[static_cast<size_t>(stream - kFirstItem)].names.front()) +
+                                       " and the linears with its input";
+    throw NumericError(fmt::format(
+        "{}: the logits of token {} of the calibration text are NaN or infinite, in the model itself or when "
+        "{} are quantized: a weight is damaged, or a value inside the model exceeds float32",
+        source_.path(), token + 1, what));
   }
 
   const ModelSource& source_;
