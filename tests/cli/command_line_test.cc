@@ -439,7 +439,7 @@ TEST_F(WholePath, NothingOfAReportSteersTheTerminal) {
   ASSERT_EQ(run(quantize() + " --quiet").code, 0);
   const std::string path = (fs::path(output_) / "report.json").string();
   json report = parsed(read(path));
-  const std::string bad = "a\x1b]0;title\x07 b\r\nforged line \xc2\x9b \xe2\x80\xae \x7f";
+  const std::string bad = "a\x1b]0;title\x07 b\r\nforged line \xc2\x9b \xe2\x80\xae \x7f \xe2\x80\x8b";
   report["warnings"] = {bad};
   report["linears"][0]["name"] = bad;
   report["skipped"] = {{{"name", bad}, {"reason", bad}}};
@@ -449,8 +449,12 @@ TEST_F(WholePath, NothingOfAReportSteersTheTerminal) {
   for (const std::string arguments : {"report " + output_, "report " + output_ + " --html -"}) {
     const auto outcome = run(arguments);
     ASSERT_EQ(outcome.code, 0) << outcome.err;
-    for (const char* part : {"\x1b", "\x07", "\r", "\nforged", "\xc2\x9b", "\xe2\x80\xae", "\x7f"})
+    for (const char* part : {"\x1b", "\x07", "\r", "\nforged", "\xc2\x9b", "\xe2\x80\xae", "\x7f", "\xe2\x80\x8b"})
       EXPECT_EQ(outcome.out.find(part), std::string::npos) << arguments;
+    // Shown as messages show them, so that two names stay two.
+    EXPECT_NE(outcome.out.find("a\\x1b]0;title\\x07 b\\r\\nforged line \\u009b \\u202e \\x7f \\u200b"),
+              std::string::npos)
+        << outcome.out;
   }
 }
 
