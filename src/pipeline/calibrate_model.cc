@@ -11,6 +11,7 @@
 #include "calibrate/stats_file.h"
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/file_status.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "formats/npz.h"
@@ -56,11 +57,30 @@ class ActivationKeeper {
   std::array<size_t, kLinearInputs> filled_{};
 };
 
+// Statistics take long to make, and another .npz may be anybody's.
+void refuse_to_replace(const std::string& output, bool overwrite) {
+  if (!path_exists(output)) return;
+  if (!overwrite) {
+    throw ArgumentError(
+        fmt::format("--output {}: expected a new file, found one; choose another name, or replace statistics with "
+                    "--overwrite",
+                    output));
+  }
+  try {
+    if (is_statistics(NpzFile(output))) return;
+  } catch (const FormatError&) {
+  }
+  throw ArgumentError(
+      fmt::format("--output {}: expected a new file or statistics that this command wrote, found another file; move it "
+                  "away, or choose another name",
+                  output));
+}
+
 }  // namespace
 
 CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
                                 const MachineOptions& machine, bool gram, bool keep_activations,
-                                const Observer& observer) try {
+                                const Observer& observer, bool overwrite) try {
   const ThreadCount thread_count(machine.threads);
   if (std::filesystem::path(output).extension() != ".npz") {
     throw ArgumentError(
@@ -80,6 +100,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
                                     sources_text(options)));
   }
   require_regular_file_name(output);
+  refuse_to_replace(output, overwrite);
   NpzWriter writer(output);  // now, because it can fail
   for (const std::string& text : {ignored_options_warning(ignored_options(options)), surplus_layers_warning(*source)}) {
     if (!text.empty()) tracker.warn(text);

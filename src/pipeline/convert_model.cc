@@ -137,7 +137,10 @@ CheckpointPlan plan_dequantization(const ModelSource& source) {
   const bool copies = source.format() == "safetensors" &&
                       std::all_of(tensors.begin(), tensors.end(),
                                   [](const CheckpointTensor& t) { return t.stored_as == dtype_name(DType::kF16); });
-  if (copies) throw ArgumentError(fmt::format("{}: is in float16 already", source.path()));
+  if (copies) {
+    throw UnsupportedError(
+        fmt::format("{}: is in float16 already, and a conversion would be a copy of it", source.path()));
+  }
   CheckpointPlan plan;
   plan.converted_from = source.format();
   return plan;
@@ -214,7 +217,8 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
                     source->path(), source->format()));
   }
   if (source->format() == options.to) {
-    throw ArgumentError(fmt::format("{}: is in the format {} already", source->path(), options.to));
+    throw UnsupportedError(
+        fmt::format("{}: is in the format {} already; there is nothing to convert", source->path(), options.to));
   }
   if (output.empty()) throw ArgumentError("output: expected a folder, got nothing");
   refuse_own_folder(*source, output);

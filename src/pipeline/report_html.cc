@@ -274,12 +274,10 @@ std::string render_report_html(const std::string& report_json) try {
   const std::string name = escape_html(model_name(r));
   const json finished = r.at("run").value("finished", json());
   std::string h = fmt::format(
-      "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
-      "content=\"width=device-width,initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\"><title>{}: "
-      "quantization report</title><style>{}</style></head><body><h1>{}</h1><p class=\"small\">Quantization report: "
-      "{}{}."
-      "</p>",
-      name, kStyle, name, text_cell(method_text(r)),
+      "{}<title>{}: quantization report</title><style>{}</style></head><body><h1>{}</h1><p "
+      "class=\"small\">Quantization "
+      "report: {}{}.</p>",
+      kPageStart, name, kStyle, name, text_cell(method_text(r)),
       finished.is_string() ? "; " + cell(finished.get<std::string>().substr(0, 10)) : "");
   h += verdict_html(r) + facts_html(r) + size_html(r) + warnings_html(r.at("warnings")) + use_html(r);
   h += error_plot(r.at("linears")) + mixed_html(r.at("mixed")) + linears_html(r.at("linears")) + lists_html(r);

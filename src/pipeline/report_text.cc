@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/file_status.h"
 #include "pipeline/manifest.h"
 #include "pipeline/mixed_report.h"
 #include "pipeline/printable.h"
@@ -87,22 +89,35 @@ std::string part_name(const std::string& key) {
   return key;
 }
 
+// A page can be made again in a moment; any other file is not ours to replace.
+void refuse_foreign_page(const std::string& path) {
+  if (!path_exists(path)) return;
+  std::ifstream file(path, std::ios::binary);
+  std::string start(kPageStart.size(), ' ');
+  file.read(start.data(), static_cast<std::streamsize>(start.size()));
+  start.resize(static_cast<size_t>(file.gcount()));
+  if (start.empty() || start == kPageStart) return;
+  throw ArgumentError(
+      fmt::format("{}: expected a new file or an earlier page of this program, found another file; move it away, or "
+                  "choose another name",
+                  path));
+}
+
 }  // namespace
 
 std::string read_report(const std::string& run) try {
   namespace fs = std::filesystem;
-  std::error_code code;
   std::string path = run;
-  if (fs::is_directory(run, code)) {
+  if (is_folder(run)) {
     path = (fs::path(run) / "report.json").string();
-    if (!fs::exists(path, code)) {
-      const bool unfinished = fs::exists(fs::path(run) / ".metal-marlin" / "run.json", code);
+    if (!path_exists(path)) {
+      const bool unfinished = path_exists(fs::path(run) / ".metal-marlin" / "run.json");
       throw SystemError(
           fmt::format("{}: expected the output of a run, found no report.json{}", run,
                       unfinished ? ": the run is not finished; the same quantize command continues it" : ""));
     }
   }
-  if (!fs::exists(path, code)) {
+  if (!path_exists(path)) {
     throw SystemError(
         fmt::format("{}: expected the folder that quantize wrote, or a report.json, found nothing there", path));
   }
@@ -116,6 +131,7 @@ std::string read_report(const std::string& run) try {
 void write_report_html(const std::string& report_json, const std::string& path) try {
   refuse_checkpoint_file(path);
   require_regular_file_name(path);
+  refuse_foreign_page(path);
   write_text_file(path, render_report_html(report_json));
 } catch (...) {
   rethrow_as_error("write_report_html");
