@@ -71,6 +71,10 @@ class OutputFolder {
   bool use_write_ = false;
 };
 
+// SystemError with the reason when the folder `path` cannot be made, or when nothing can be written into it. Nothing is
+// changed.
+void require_place_for(const std::string& path);
+
 // ArgumentError when the model is read from `output` or from a folder in it.
 void refuse_model_inside(const ModelSource& source, const std::string& output);
 

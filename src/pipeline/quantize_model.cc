@@ -114,6 +114,7 @@ class Run {
   json mixed_;     // the report's "mixed"
   json identity_;  // run_identity.h
   std::unique_ptr<OutputFolder> folder_;
+  bool told_of_narrowing_ = false;  // that tensors of float32 are written in 16 bits
   int64_t resumed_blocks_ = 0;
   double forward_operations_ = 0;  // of the calibration stream
   double last_snapshot_ = 0;
@@ -216,12 +217,7 @@ void Run::prepare(Start start) {
   if (!ready) plan();
   if (stats_file_) {
     texts_.calibration_facts = statistics_facts(options_.calibration, *stats_file_);
-    if (recipe_.first_token_weight != 1 && needs_gram(recipe_) && !stats_file_->first_rows()) {
-      tracker_.warn(
-          fmt::format("{}: the inputs of first tokens are not in it, so they count once, not {} times: expect less "
-                      "accuracy, or calibrate again",
-                      stats_file_->path(), recipe_.first_token_weight));
-    }
+    if (const std::string text = first_rows_warning(recipe_, *stats_file_); !text.empty()) tracker_.warn(text);
   }
   const auto tokens_of = [&](int64_t layer, LinearInput input) {
     return stats_file_ ? stats_file_->tokens(layer, input) : static_cast<uint64_t>(texts_.calibration.tokens());
@@ -229,6 +225,12 @@ void Run::prepare(Start start) {
   few_tokens_ = find_few_tokens(layers_, recipe_, tokens_of, stats_file_ ? 0 : options_.calibration.sequence_length,
                                 options_.calibration.select > 0);
   if (!few_tokens_.warning.empty()) tracker_.warn(few_tokens_.warning);
+  if (evaluating()) {
+    const std::vector<std::string> narrowed = narrowed_tensors(*source_, options_, recipe_, layers_);
+    const std::string text = narrowed_warning(*source_, recipe_, narrowed);
+    told_of_narrowing_ = !text.empty();
+    if (told_of_narrowing_) tracker_.warn(text);
+  }
   const auto scratch = [&](const char* name) {
     return plan_.spilled > 0 ? (fs::path(journal_.folder()) / name).string() : std::string();
   };
@@ -500,7 +502,7 @@ void Run::warn_of_conversion(const std::string& format, const WriteReport& repor
       tracker_.warn(
           fmt::format("{}: {} values exceed float16 and were clamped ({})", escaped(c.name), c.clamped, format));
   }
-  if (report.rounded.empty() || !evaluating()) return;
+  if (report.rounded.empty() || !evaluating() || told_of_narrowing_) return;
   tracker_.warn(
       fmt::format("{}: {} tensors of the source, which stores them in float32, are written in 16 bits ({}); perplexity "
                   "and KL divergence of this report were measured before that, evaluate the result for figures of it; "

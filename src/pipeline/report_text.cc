@@ -303,6 +303,14 @@ std::string render_plan(const std::string& plan_json) try {
   const auto memory = [](const json& bytes) { return memory_text(bytes.get<uint64_t>()); };
   line("model", p.at("model").get<std::string>());
   line("output", p.at("output").get<std::string>());
+  if (const json start = p.value("start", json()); start == "complete") {
+    line("", "holds the result of this command already: the run would have nothing to do");
+  } else if (start == "resume") {
+    line("", fmt::format("holds this run, interrupted: it goes on after {} finished blocks",
+                         p.value("finished_blocks", int64_t{0})));
+  } else if (start == "redo") {
+    line("", "holds the result of this command, but not whole: the run would do the work again");
+  }
   const json& o = p.at("options");
   const bool mixed = o.at("mixed_bits").get<bool>();
   const std::string bits =

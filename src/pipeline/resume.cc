@@ -57,6 +57,11 @@ std::string missing_file(const Folder& folder, const json& report) {
 
 }  // namespace
 
+const char* start_name(Start start) noexcept {
+  constexpr const char* kNames[] = {"fresh", "resume", "redo", "complete"};
+  return kNames[static_cast<int>(start)];
+}
+
 json finished_report(const Folder& folder) {
   if (folder.status("report.json").kind != FileKind::kRegular) return nullptr;
   json report = json::parse(

@@ -20,6 +20,8 @@ enum class Start : uint8_t {
   kComplete,  // the whole result of this very run
 };
 
+const char* start_name(Start start) noexcept;  // "fresh", "resume", "redo", "complete"
+
 // Reads only, so that --dry-run can ask too. Warns where work is thrown away. ArgumentError, with what differs, when an
 // interrupted run or a result of other options, of another model or of another version is there and the options do not
 // say that it may go; or when files of somebody else are there.

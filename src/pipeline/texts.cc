@@ -205,6 +205,27 @@ void warn_of_few_sequences(const QuantizeOptions& options, const std::vector<Par
   warn(own ? parts.back() : Part{"builtin", SourceKind::kBuiltin}, builtin_sequences(options), "");
 }
 
+// What prepare_texts() warns of before it has a text, in its order; `chunks` of the text that was named.
+void warn_of_named_text(const ModelSource& source, const QuantizeOptions& options, const TokenSet& chunks,
+                        Tracker& tracker) {
+  const EvaluationOptions& e = options.evaluation;
+  const bool statistics = from_statistics(options.calibration);
+  if (named_text(e) || !statistics) tracker.warn_of(source.tokenizer().warnings());
+  if (named_text(e)) warn_of_few_chunks(e, chunks, tracker);
+  if (statistics && e.text.empty()) {
+    tracker.warn(
+        "statistics from a file: there is no text to hold back, so nothing is evaluated; name one with --evaluate "
+        "FILE");
+  }
+}
+
+void warn_of_no_choice(const CalibrationOptions& c, int64_t sequences, Tracker& tracker) {
+  if (c.select > 0 && c.select >= sequences) {
+    tracker.warn(fmt::format("--select {}: the texts hold only {} sequences: nothing is left to choose from", c.select,
+                             sequences));
+  }
+}
+
 }  // namespace
 
 SourceKind source_kind(const std::string& source) {
@@ -334,21 +355,14 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
   const CalibrationOptions& c = options.calibration;
   const EvaluationOptions& e = options.evaluation;
   const bool hold_back = e.text.empty();
-  if (named_text(e) || !from_statistics(c)) {
-    for (const std::string& warning : source.tokenizer().warnings()) tracker.warn(warning);
-  }
-  // First, because it can be wrong: sampling takes long.
+  // Before any text is made: this file may be faulty, and making text takes long.
   if (named_text(e)) {
     tracker.enter("tokenize", 0, 1);
     texts.held_back = evaluation_chunks(e, source.tokenizer());
     texts.held_back_source = e.text;
-    warn_of_few_chunks(e, texts.held_back, tracker);
   }
+  warn_of_named_text(source, options, texts.held_back, tracker);
   if (from_statistics(c)) {
-    if (hold_back)
-      tracker.warn(
-          "statistics from a file: there is no text to hold back, so nothing is evaluated; name one with --evaluate "
-          "FILE");
     warn_beyond_positions(source, texts.held_back.longest(), tracker);
     return texts;
   }
@@ -405,19 +419,19 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
                           {"coverage", chosen.coverage},
                           {"sequences", std::move(list)}};
     texts.calibration = std::move(kept);
-  } else if (c.select > 0) {
-    tracker.warn(fmt::format("--select {}: the texts hold only {} sequences: nothing is left to choose from", c.select,
-                             origin.size()));
   }
+  warn_of_no_choice(c, std::ssize(origin), tracker);
   texts.calibration_facts = facts.dump(-1, ' ', false, json::error_handler_t::replace);
   warn_beyond_positions(source, std::max(texts.calibration.longest(), texts.held_back.longest()), tracker);
   return texts;
 }
 
-TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options) {
+TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options, Tracker* tracker) {
   const CalibrationOptions& c = options.calibration;
   const EvaluationOptions& e = options.evaluation;
   TextSizes sizes;
+  const TokenSet chunks = named_text(e) ? evaluation_chunks(e, source.tokenizer()) : TokenSet();
+  if (tracker != nullptr) warn_of_named_text(source, options, chunks, *tracker);
   const std::vector<Part> parts = lay_out(source, options);
   std::vector<int64_t> counts;
   std::vector<double> weights;
@@ -436,8 +450,10 @@ TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& optio
     sizes.calibration += counts[i] * c.sequence_length;
     if (parts[i].kind == SourceKind::kBuiltin) sizes.builtin += counts[i] * c.sequence_length;
   }
-  if (named_text(e)) {
-    sizes.held_back = evaluation_chunks(e, source.tokenizer()).tokens();
+  if (named_text(e)) sizes.held_back = chunks.tokens();
+  if (tracker != nullptr && !from_statistics(c)) {
+    warn_of_few_sequences(options, parts, e.text.empty(), *tracker);
+    warn_of_no_choice(c, sequences, *tracker);
   }
   return sizes;
 }

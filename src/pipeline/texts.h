@@ -75,7 +75,8 @@ struct TextSizes {
   int64_t self_made = 0;  // tokens that the model makes for both
   int64_t pool = 0;       // tokens to select from
 };
-TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options);
+// `tracker`: warned of what prepare_texts would warn of; null: nothing is said.
+TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options, Tracker* tracker = nullptr);
 
 // What calibration_facts say of statistics from a file: {sources: [{source, kind, tokens}], made_from: what the file
 // says of its text, or null}.
