@@ -159,7 +159,8 @@ void check_copied_tensors(const ModelSource& source, const CheckpointPlan& plan,
 
 // The folder is new, empty, or holds what this program wrote and nothing else.
 void check_output_folder(const ModelSource& source, const OutputFolder& output, bool overwrite) {
-  if (Journal(output.path()).exists()) {
+  const Journal journal(output.path());
+  if (journal.exists() || !journal.file_without_run().empty()) {
     throw ArgumentError(fmt::format(
         "{}: holds an interrupted run of quantize; end it with its command, or choose another folder", output.path()));
   }

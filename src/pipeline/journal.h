@@ -41,6 +41,9 @@ class Journal {
   std::optional<uint64_t> fingerprint() const;
   // What run.json says of the run (run_identity of recipe.h); null where it does not.
   nlohmann::json identity() const;
+  // Where run.json is missing: the first file beside it that a run of quantize wrote, "block-00000.safetensors". Empty:
+  // there is none, or run.json is there.
+  std::string file_without_run() const;
   void begin(uint64_t fingerprint);  // starts afresh: removes what is there
   void begin(uint64_t fingerprint, const nlohmann::json& identity);
   void remove();
@@ -63,6 +66,7 @@ class Journal {
   std::vector<OwnedTensor> read_states(int64_t layer) const;
 
  private:
+  nlohmann::json read_run() const;  // run.json, checked
   std::string states_path(int64_t layer) const;
   std::string folder_;
 };
