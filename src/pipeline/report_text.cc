@@ -162,7 +162,7 @@ std::string render_report_summary(const std::string& report_json) try {
     line("verdict", "not evaluated: there was no text for it; --evaluate FILE names one");
   }
   const json& parts = m.at("parts");
-  line("size", total_size_text(r) + (parts.empty() ? "" : ": " + size_parts_text(parts)));
+  line("size", total_size_text(r) + (parts.empty() ? "" : ": " + size_parts_text(parts) + sized_format(r)));
   if (const std::string reason = size_reason(parts); !reason.empty()) line("", reason);
   const json& run = r.at("run");
   line("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(run.at("seconds").get<double>()),
@@ -212,21 +212,20 @@ std::string render_report_text(const std::string& report_json) try {
     const json& same = m.at("top1_agreement");
     line("same top token", same.is_number() ? fmt::format("{:.1f} %", 100 * same.get<double>()) : "-");
   } else {
-    line("evaluated on", "nothing (no held-back text)");
+    line("evaluated on", "nothing: there was no text for it");
   }
-  line("size",
-       fmt::format("{}, {:.3f} bits per weight ({:.3f} in the quantized linears); before {}",
-                   size_text(m.at("bytes").get<uint64_t>()), m.at("bits_per_weight").get<double>(),
-                   m.at("linears_bits_per_weight").get<double>(), size_text(m.at("source_bytes").get<uint64_t>())));
+  line("size", fmt::format("{}: {:.3f} bits per weight, {:.3f} in the quantized linears{}", total_size_text(r),
+                           m.at("bits_per_weight").get<double>(), m.at("linears_bits_per_weight").get<double>(),
+                           sized_format(r)));
   const json& parts = m.at("parts");
-  if (!parts.empty()) line("", size_parts_text(parts));
+  if (!parts.empty()) line("", size_parts_text(parts) + sized_format(r));
   if (const std::string reason = size_reason(parts); !reason.empty()) line("", reason);
   const json& run = r.at("run");
   line("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(run.at("seconds").get<double>()),
                            duration_text(run.at("cpu_seconds").get<double>()),
                            memory_text(run.at("peak_memory_bytes").get<uint64_t>())));
   out += fmt::format("\n{:<12} {:>6} {:>13} {:>13} {:>13}   {}\n", "linear", "count", "weight error", "output error",
-                     "held back", "worst held back");
+                     evaluated_heading(r), std::string("worst ") + evaluated_heading(r));
   for (const KindRow& k : by_kind(r.at("linears"))) {
     const auto mean = [](double sum, int64_t n) {
       return n > 0 ? fmt::format("{:.4f}", sum / static_cast<double>(n)) : std::string("-");

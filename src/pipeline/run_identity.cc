@@ -15,6 +15,7 @@
 #include "formats/text.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/mixed_bits.h"
+#include "pipeline/report_words.h"
 #include "pipeline/texts.h"
 #include "source/model_source.h"
 
@@ -121,7 +122,8 @@ std::string identity_difference(const nlohmann::json& before, const nlohmann::js
     parts.push_back(fmt::format("version: {} then, {} now", value(old), value(now.at("version"))));
   if (const json digest = at(before, "/model/digest"); !digest.is_null() && digest != now.at("model").at("digest")) {
     const json old = at(before, "/model/path");
-    parts.push_back(old == now.at("model").at("path")
+    const auto path = now.at("model").at("path").get<std::string>();
+    parts.push_back(old == path || old == published_path(path)  // the latter in a report
                         ? std::string("the model has changed since")
                         : fmt::format("model: {} then, {} now", value(old), value(now.at("model").at("path"))));
   }

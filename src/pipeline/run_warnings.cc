@@ -141,7 +141,7 @@ void require_judge(const QuantizeOptions& options) {
   const bool only_chooses = chooses_by_limit(options) && text == "none";
   if (options.max_kl < 0 || only_chooses) return;
   if (text == "none" || (text.empty() && from_statistics(options.calibration)))
-    throw ArgumentError("--max-kl: there is no held-back text to judge by; name one with --evaluate FILE");
+    throw ArgumentError("--max-kl: there is no text to judge by; name one with --evaluate FILE");
 }
 
 std::vector<std::string> unused_pattern_warnings(const QuantizeOptions& options, std::span<const LayerTensors> layers) {

@@ -32,8 +32,8 @@ TEST_F(ConvertCommand, CarriesNameFiguresAndCalibrationAlong) {
   for (const std::string& folder : {second, third}) {
     const std::string card = read(fs::path(folder) / "README.md");
     EXPECT_NE(card.find("# llama in 4 bits"), std::string::npos) << card;
-    for (const char* part :
-         {"| calibration |", "KL divergence", "| evaluated against the source on | text.txt", "## Use"})
+    for (const char* part : {"| calibration |", "KL divergence",
+                             "| evaluated against the source on | text.txt: 2 chunks of 32 tokens |", "## Use"})
       EXPECT_NE(card.find(part), std::string::npos) << part << "\n" << card;
   }
   // A card that is no card of ours tells nothing.
