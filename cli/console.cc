@@ -37,7 +37,7 @@ constexpr uint64_t kRssUnit = 1024;
 
 namespace {
 
-// Writes through to the system, so that an error shows here and not at exit, where nobody looks.
+// Writes and flushes, so that a write error is found here. At exit it would be lost.
 void write_out(const std::string& text) {
   errno = 0;
   const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();

@@ -19,10 +19,11 @@ class Metrics {
   void begin_chunk() { chunks_.push_back(positions()); }
   // Adds rows of logits [rows, vocab] of the model and of the reference (null: none), and the token that follows each
   // row. Log-softmax in float64: perplexity = exp(mean of -log q[target]); KL = sum p (log p - log q) over the
-  // vocabulary.
+  // vocabulary. NumericError, with the model, the chunk and the token, where one of these is not finite.
   void add(const float* logits, const float* reference, const int32_t* targets, int64_t rows, int64_t vocab);
   // Positions are in the order in which they were added. p99: the value below which 99 % of the positions lie
-  // (the element of rank floor(0.99 n), 1-based, as torch.kthvalue takes it).
+  // (the element of rank floor(0.99 n), 1-based, as torch.kthvalue takes it). NumericError, with the token that is
+  // the least likely, where a perplexity exceeds the range of float64.
   Evaluation result() const;
   int64_t positions() const noexcept { return static_cast<int64_t>(nll_.size()); }
 

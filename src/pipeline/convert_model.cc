@@ -34,7 +34,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-// Each linear as the source stores it; its pages leave memory as soon as it is read.
+// Delivers each linear as the source stores it, and releases its pages as soon as it is read.
 class SourceProvider : public TensorProvider {
  public:
   explicit SourceProvider(const ModelSource& source) : source_(source) {}
@@ -187,7 +187,7 @@ class StagedResult {
   explicit StagedResult(OutputFolder& folder) : folder_(folder) {}
   ~StagedResult() {
     try {
-      // A result that is being moved file by file is ended by the next run.
+      // The next run completes a result that is being moved file by file.
       if (!placed && !folder_.interrupted()) folder_.remove_journal();
     } catch (const Error&) {
       return;  // the next run in this folder removes it
@@ -228,7 +228,7 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   OutputFolder folder(output, OutputFolder::Use::kWrite, warn);
   check_output_folder(*source, folder, options.overwrite);
   tracker.warn_of(source->warnings());
-  // The tokenizer's files go along as they are; what is wrong with them is said all the same.
+  // The tokenizer's files are copied as they are, so a fault in them is a warning.
   try {
     for (const std::string& warning : source->tokenizer().warnings()) tracker.warn(warning);
   } catch (const Error& e) {

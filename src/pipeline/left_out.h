@@ -11,8 +11,8 @@ namespace metal_marlin {
 
 // ModelSource::left_out() with the reason of each.
 std::vector<Skipped> left_out_tensors(const ModelSource& source);
-// One line when whole layers are left out, as a wrong config makes it: a model cut short computes something else.
-// Empty: there are none.
+// A warning when the checkpoint holds layers that the config does not count: a wrong config may be the reason, and a
+// model with fewer layers computes something else. Empty when there are none.
 std::string surplus_layers_warning(const ModelSource& source);
 
 }  // namespace metal_marlin

@@ -127,7 +127,7 @@ MemoryPlan measure_memory(const ModelSource& source, const Recipe& recipe, const
   }
 
   if (chooses_bits(options)) {
-    // Of the states those of the calibration text are there already; the block is there twice, and packed.
+    // The states of the calibration text are in memory already. The block is held twice, and once more packed.
     const uint64_t in_block = 2 * plan.block + plan.statistics + std::max(plan.forward_scratch, plan.quantize_scratch);
     plan.sensitivity = plan.base + sensitivity_bytes(source, options, std::max(in_block, plan.head));
   }
@@ -175,7 +175,7 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
 
 std::string disk_shortage(const MemoryPlan& plan, const std::string& output) {
   namespace fs = std::filesystem;
-  uint64_t written = 0;  // by an interrupted run, which this one continues or replaces
+  uint64_t written = 0;  // bytes of an interrupted run, which this one continues or replaces
   std::error_code code;
   for (fs::directory_iterator entry(fs::path(output) / ".metal-marlin", code), end; !code && entry != end;
        entry.increment(code)) {

@@ -25,8 +25,8 @@ bool is_of(const json& report, uint64_t fingerprint) {
          report.at(kFingerprint) == json(fmt::format("{:016x}", fingerprint));
 }
 
-// What a report says of the run; of an old one, without "identity", at least its options. Files stand there by their
-// names, so these cannot be compared.
+// The identity that a report states. A report of an old version has none: then only its options, in which files stand
+// by name and cannot be compared.
 json identity_of(const json& report) {
   const json::json_pointer place("/run/identity");
   if (report.contains(place) && report.at(place).is_object()) return report.at(place);

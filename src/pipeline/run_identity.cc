@@ -94,7 +94,7 @@ std::string identity_difference(const nlohmann::json& before, const nlohmann::js
     if (j.is_null()) return std::string("none");
     std::string text = j.is_string() ? j.get<std::string>() : j.dump(-1, ' ', true, json::error_handler_t::replace);
     if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
-    // Names and numbers stand as they are; anything else may be of a stranger.
+    // Plain names and numbers are shown as they are. A stranger may have written the report: the rest is escaped.
     const bool plain = std::all_of(text.begin(), text.end(), [](char c) { return c >= ' ' && c <= '~'; });
     return plain ? text : shown(text);
   };

@@ -62,7 +62,8 @@ class Divergence {
     for (const double p : share_) kept += p;
     for (double& p : share_) p /= kept;
   }
-  // With d = the difference of the logits: log(sum p e^d) - sum p d, exact for small d too.
+  // With d = the difference of the logits: log(sum p e^d) - sum p d, exact for small d too. NaN or infinity where the
+  // logits of one of the two hold such a value.
   double operator()(const float* logits) const {
     constexpr double kLargestExponent = 600;  // e^709 is the largest float64
     double mean = 0;
@@ -199,7 +200,7 @@ class Measurement {
       run_stream(pass, layer, folded, input.clone(), kFirstItem + static_cast<int64_t>(i));
       swap_linears(out_.items[i].input, block, folded);
     }
-    // The original's stream and those that met their quantized linears before.
+    // The original's stream, and the streams whose quantized linears lie in an earlier block.
     const auto prepared = pass.prepare(folded);
     const int64_t streams = kFirstItem + static_cast<int64_t>(next_);
     for (int64_t s = 0; s < streams; ++s) {
@@ -224,8 +225,8 @@ class Measurement {
     }
   }
 
-  // For now the ratio of the squared output error to that of the recipe's grid; compare() multiplies it with the KL
-  // divergence.
+  // The ratio of the squared output error to that of the recipe's grid. compare() turns it into a KL divergence by
+  // multiplying it with the measured one.
   static void estimate_options(SensitiveItem& item, const std::vector<GridTrial>& trials) {
     // The first is the grid that was measured.
     const double usual = trials.empty() ? 0 : trials.front().loss;

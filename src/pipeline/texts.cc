@@ -27,7 +27,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kLeastHeldBack = 256;  // tokens of each of several sources: less says nothing
+constexpr int64_t kLeastHeldBack = 256;  // tokens of each of several sources: fewer are too noisy to judge by
 
 bool named_text(const EvaluationOptions& e) {
   return !e.text.empty() && e.text != "none";
@@ -88,8 +88,8 @@ TextEnds tokens_of(const Part& part, const Tokenizer& tokenizer, const QuantizeO
   }
 }
 
-// The program's own text as a source beside files that have `sequences` in all: a share of what they can give as well,
-// since short files are not made up for.
+// The program's own text as a source beside files that have `sequences` in all. When the files are short, its share is
+// of what they can give: it does not fill up for them.
 Part builtin_part(const QuantizeOptions& options, const Tokenizer& tokenizer, int32_t bos, int64_t sequences) {
   const double beside = options.builtin_share / (1 - options.builtin_share);
   const std::vector<double> weights = weights_of(options.calibration);
@@ -138,7 +138,7 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
       continue;
     }
     if (part.kind == SourceKind::kBuiltin && !alone) {
-      // Beside others it is there to calibrate on, not to be judged by.
+      // Beside other sources it is for calibration only: nothing of it is held back.
       part.sequences = cut_chunks(ids[i], 0, ids[i].size(), c.sequence_length, c.samples, bos);
     } else {
       CalibrationSplit split =
@@ -200,7 +200,7 @@ void warn_of_few_sequences(const QuantizeOptions& options, const std::vector<Par
   const std::vector<int64_t> enough(weights.size(), c.samples);
   const auto asked = apportion(weights, enough, c.samples - (own ? parts.back().count : 0));
   for (size_t i = 0; i < weights.size(); ++i) warn(parts[i], asked[i], rest);
-  // A share of the program's own text that nobody gave a figure for is met as far as that goes.
+  // The default share of the program's own text may be cut without a warning; one that was given may not.
   if (std::find(options.given.begin(), options.given.end(), "builtin-share") == options.given.end()) return;
   warn(own ? parts.back() : Part{"builtin", SourceKind::kBuiltin}, builtin_sequences(options), "");
 }
@@ -472,7 +472,7 @@ std::string statistics_facts(const CalibrationOptions& options, const StatsFile&
 }
 
 std::string calibration_text(const json& facts) {
-  // Facts of a statistics file may be anybody's.
+  // A statistics file may hold any JSON here.
   const auto number = [](const json& object, const char* key) {
     return object.contains(key) && object[key].is_number() ? object[key].get<double>() : 0.0;
   };
