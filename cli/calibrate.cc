@@ -25,6 +25,7 @@ struct State {
   OutputOptions console;
   bool gram = true;
   bool keep_activations = false;
+  bool overwrite = false;
 };
 
 int run(const Command& command, State& state) {
@@ -36,7 +37,7 @@ int run(const Command& command, State& state) {
   CalibrateResult result;
   try {
     result = calibrate_model(state.model, state.output, state.calibration, state.machine, state.gram,
-                             state.keep_activations, console.observer());
+                             state.keep_activations, console.observer(), state.overwrite);
   } catch (const Interrupted&) {
     console.stopped("nothing was written: run the same command again");
     return kExitInterrupted;
@@ -65,6 +66,7 @@ void add_calibrate(Application& application) {
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
   command.text("-o,--output", state->output, "STATS.npz", "File to write; 'quantize --calibration STATS.npz' reads it",
                Completes::kFiles, true);
+  command.flag("--overwrite", state->overwrite, "Replace statistics of this program in STATS.npz");
   command.toggle("gram", state->gram, "Collect Gram matrices too; without them only rtn can use the file");
   command.flag("--keep-activations", state->keep_activations,
                "Also store the raw inputs of every weight as [samples, sequence_length, in_features]: large");

@@ -57,7 +57,7 @@ class Command {
   void advanced() { advanced_ = true; }
 
   void positional(const std::string& name, std::string& value, const std::string& help, Completes completes);
-  // One that may be left out.
+  // A positional that may be left out.
   void optional_positional(const std::string& name, std::string& value, const std::string& help);
   // Required when `required`; `default_text` replaces the variable's content in --help. With kChoices the parts of
   // `value_name` between '|' are offered by the shells, but others are taken as well.
@@ -153,11 +153,11 @@ class Application {
 
  private:
   struct Parser;
-  // What to say of the words that no option or positional of `command` takes.
+  // The message for words that no option or positional of `command` takes.
   static std::string unexpected(Command& command);
   // UsageError for "--json=yes".
   static void refuse_values_of_flags(const Command& command, const std::vector<std::string>& words);
-  // What to say of an option at the end, or in front of another, that wants a value; `fault` are the parser's words.
+  // The message for an option whose value is missing. `fault` is the parser's message.
   static std::string without_value(const Command& command, const std::string& fault);
 
   std::string name_;

@@ -7,7 +7,7 @@
 
 namespace metal_marlin::cli {
 
-// `generates`: of a command that generates text. Into the group that is open.
+// Adds the options to the current group. `generates`: whether the command generates text.
 void add_compute_options(Command& command, ComputeOptions& options, bool generates);
 
 }  // namespace metal_marlin::cli

@@ -13,7 +13,7 @@
 #include <cstdio>
 #include <system_error>
 
-#include "pipeline/printable.h"
+#include "formats/text.h"
 #include "signals.h"
 #include "values.h"
 
@@ -37,7 +37,7 @@ constexpr uint64_t kRssUnit = 1024;
 
 namespace {
 
-// Writes through to the system, so that an error shows here and not at exit, where nobody looks.
+// Writes and flushes, so that a write error is found here. At exit it would be lost.
 void write_out(const std::string& text) {
   errno = 0;
   const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
@@ -122,22 +122,22 @@ void Console::stopped(const std::string& next) {
 
 void Console::debug(const std::string& text) {
   if (log_->logger.should_log(spdlog::level::debug)) log_->line.clear();
-  log_->logger.debug("{}", printable(text));
+  log_->logger.debug("{}", escaped_line(text));
 }
 
 void Console::info(const std::string& text) {
   log_->line.clear();
-  log_->logger.info("{}", printable(text));
+  log_->logger.info("{}", escaped_line(text));
 }
 
 void Console::warning(const std::string& text) {
   log_->line.clear();
-  log_->logger.warn("{}", printable(text));
+  log_->logger.warn("{}", escaped_line(text));
 }
 
 void Console::error(const std::string& text) {
   log_->line.clear();
-  log_->logger.error("{}", printable(text));
+  log_->logger.error("{}", escaped_line(text));
 }
 
 }  // namespace metal_marlin::cli

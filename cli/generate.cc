@@ -4,10 +4,12 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <system_error>
 
 #include "compute_options.h"
 #include "console.h"
@@ -43,9 +45,13 @@ std::string read_prompt(const Command& command, const State& state) {
   std::error_code code;
   if (std::filesystem::is_directory(state.file, code))
     throw SystemError(fmt::format("{}: expected a file as a prompt, found a folder", state.file));
+  errno = 0;
   std::ifstream stream(state.file, std::ios::binary);
   std::string content{std::istreambuf_iterator<char>(stream), {}};
-  if (!stream) throw SystemError(fmt::format("{}: cannot be read as a prompt", state.file));
+  if (!stream) {
+    throw SystemError(fmt::format("{}: the prompt cannot be read: {}", state.file,
+                                  std::generic_category().message(errno != 0 ? errno : EIO)));
+  }
   expect_utf8(state.file, content);
   content = without_byte_order_mark(std::move(content));
   if (content.empty())
@@ -69,7 +75,11 @@ int run(const Command& command, State& state) {
   const StopOnSignal signals;
   GenerateStats stats;
   const std::string text = generator.generate(prompt, state.options, console.streaming(), &stats);
-  console.result(console.json() ? stats_json(text, stats) : "");
+  if (console.json()) {
+    console.result(stats_json(text, stats));
+  } else if (!text.empty()) {
+    console.result("");  // ends the line
+  }
   if (state.stats) print_error(stats_text(stats) + "\n");
   return StopOnSignal::requested() ? kExitInterrupted : 0;
 }

@@ -11,7 +11,7 @@
 #endif
 
 #include "console.h"
-#include "pipeline/printable.h"
+#include "formats/text.h"
 #include "subcommands.h"
 
 namespace {
@@ -25,7 +25,7 @@ void return_freed_memory() {
 }
 
 int fault(const char* message, int code) {
-  metal_marlin::cli::print_error("metal-marlin: " + metal_marlin::printable(message) + "\n");
+  metal_marlin::cli::print_error("metal-marlin: " + metal_marlin::escaped_line(message) + "\n");
   return code;
 }
 

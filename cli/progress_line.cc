@@ -13,7 +13,7 @@
 namespace metal_marlin::cli {
 namespace {
 
-constexpr double kTerminalInterval = 0.1;  // seconds: smooth to the eye, negligible to the work
+constexpr double kTerminalInterval = 0.1;  // seconds: looks smooth and costs nothing
 constexpr double kPlainInterval = 5;       // seconds: readable in a log
 constexpr int kBarWidth = 24;
 

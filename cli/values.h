@@ -31,7 +31,7 @@ std::string nearest(const std::string& word, const std::vector<std::string>& nam
 // What a user may have meant by `word`: the names that begin with it ("--calibration or --calibration-weights"), else
 // the nearest(); empty: nothing is near.
 std::string meant_by(const std::string& word, const std::vector<std::string>& names);
-// As a shell takes it: in quotes where it holds more than letters, digits and -_./+:,@=~.
+// The text as one word of a shell: quoted when it holds anything but letters, digits and -_./+:,@=~.
 std::string shell_word(const std::string& text);
 // "41 s", "3 min 05 s", "2 h 10 min".
 std::string format_seconds(double seconds);

@@ -116,10 +116,11 @@ struct CalibrateResult {
 };
 // Writes activation statistics into an .npz, whose name must end in .npz: for each linear input mean, max, rms, token
 // count and, unless gram is false, the Gram matrix. With keep_activations also the raw inputs per weight name,
-// [samples, sequence_length, in_features] f32.
+// [samples, sequence_length, in_features] f32. ArgumentError when `output` is there already; with `overwrite`
+// statistics that this function wrote are replaced, and any other file is refused.
 METAL_MARLIN_API CalibrateResult calibrate_model(const std::string& model, const std::string& output,
                                                  const CalibrationOptions& options, const MachineOptions& machine,
                                                  bool gram = true, bool keep_activations = false,
-                                                 const Observer& observer = {});
+                                                 const Observer& observer = {}, bool overwrite = false);
 
 }  // namespace metal_marlin

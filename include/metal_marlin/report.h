@@ -18,7 +18,8 @@ METAL_MARLIN_API std::string render_report_summary(const std::string& report_jso
 METAL_MARLIN_API std::string render_report_text(const std::string& report_json);
 METAL_MARLIN_API std::string render_report_html(const std::string& report_json);  // one self-contained page
 // Writes the page into a file, completely or not at all. Throws SystemError for the machine, or when `path` is no
-// regular file. ArgumentError: `path` is a file of a checkpoint that this program wrote (its report.html aside).
+// regular file. ArgumentError: `path` is a file of a checkpoint that this program wrote (its report.html aside), or
+// another file that is no page of this program.
 METAL_MARLIN_API void write_report_html(const std::string& report_json, const std::string& path);
 METAL_MARLIN_API std::string render_plan(const std::string& plan_json);  // of plan_quantization
 

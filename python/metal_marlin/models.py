@@ -124,7 +124,7 @@ def calibrate_model(
 
     Options: ``calibration`` ("self", a text file, conversations in JSON Lines, or a list of such), ``calibration_weights``,
     ``samples``, ``select``, ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``memory_bytes``, ``threads``,
-    ``precision``. Returns ``sequences``, ``tokens``, ``seconds``.
+    ``precision``, ``overwrite`` (replace statistics in ``output``). Returns ``sequences``, ``tokens``, ``seconds``.
     """
     with watching(on_progress, on_warning) as (progress, warning):
         return _core.calibrate_model(

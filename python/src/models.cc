@@ -154,13 +154,15 @@ nb::dict calibrate(const std::string& model, const std::string& output, const nb
                    bool keep_activations, nb::handle on_progress, nb::handle on_note, nb::handle on_warning) {
   CalibrationOptions c;
   MachineOptions m;
+  bool overwrite = false;
   Fields f;
   add_machine(f, m);
   add_calibration(f, c);
+  f.add("overwrite", overwrite);
   f.set(options);
   Callbacks calls(on_progress, on_note, on_warning);
-  const CalibrateResult r =
-      calls.run([&] { return calibrate_model(model, output, c, m, gram, keep_activations, calls.observer()); });
+  const CalibrateResult r = calls.run(
+      [&] { return calibrate_model(model, output, c, m, gram, keep_activations, calls.observer(), overwrite); });
   calls.raise_pending();
   nb::dict d;
   d["sequences"] = r.sequences;

@@ -77,6 +77,10 @@ OwnedTensor identity_array(const ModelIdentity& id) {
   return array;
 }
 
+bool is_statistics(const NpzFile& file) {
+  return file.contains(kKey);
+}
+
 void check_identity(const NpzFile& file, const ModelSource& source) {
   if (!file.contains(kKey)) return;
   const auto broken = [&](const std::string& why) {

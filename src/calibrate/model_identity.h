@@ -32,6 +32,8 @@ struct ModelIdentity {
 ModelIdentity identify_model(const ModelSource& source);
 
 OwnedTensor identity_array(const ModelIdentity& identity);
+// Whether calibrate_model wrote the file: it holds an identity.
+bool is_statistics(const NpzFile& file);
 // Accepts a file without an identity, as other tools write it. Throws FormatError when the identity is broken, or when
 // it is that of another model than `source`; the message names both.
 void check_identity(const NpzFile& file, const ModelSource& source);

@@ -19,7 +19,7 @@ fs::file_status status_of(const fs::path& path) {
   std::error_code code;
   const fs::file_status status = fs::status(path, code);
   // "Not there" comes as an error too.
-  if (status.type() == fs::file_type::none) check(path, "look", code);
+  if (status.type() == fs::file_type::none) check(path, "be looked up", code);
   return status;
 }
 
@@ -49,13 +49,6 @@ uint64_t file_bytes(const fs::path& file) {
   const uint64_t bytes = fs::file_size(file, code);
   check(file, "tell the size", code);
   return bytes;
-}
-
-int64_t last_change(const fs::path& file) {
-  std::error_code code;
-  const auto time = fs::last_write_time(file, code);
-  check(file, "tell the time of the last change", code);
-  return time.time_since_epoch().count();
 }
 
 fs::path absolute_path(const fs::path& path) {

@@ -14,8 +14,6 @@ bool is_folder(const std::filesystem::path& path);  // also through a link; fals
 bool is_file(const std::filesystem::path& path);    // likewise
 bool is_empty_folder(const std::filesystem::path& folder);
 uint64_t file_bytes(const std::filesystem::path& file);
-// Seconds or another unit of the system's clock: for "has it changed" alone.
-int64_t last_change(const std::filesystem::path& file);
 std::filesystem::path absolute_path(const std::filesystem::path& path);
 // Paths of what is in a folder, by name, ascending.
 std::vector<std::filesystem::path> entries_of(const std::filesystem::path& folder);

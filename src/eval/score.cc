@@ -25,6 +25,7 @@ void score(const Head& head, const Matrix& states, const Head* reference_head, c
   int64_t done = 0;
   for (const auto& chunk : chunks) {
     const auto scored = static_cast<int64_t>(chunk.size()) - 1;
+    metrics.begin_chunk();
     for (int64_t at = 0; at < scored; at += rows) {
       const int64_t n = std::min(rows, scored - at);
       head.logits(states.data() + (first + at) * hidden, n, logits.data());

@@ -137,9 +137,11 @@ SelfTextPlan plan_self_text(const ModelSource& source, const SelfTextOptions& op
   const uint64_t each = Decoder::cache_bytes(source, KvStorage::kF16, 1, options.length);
   const auto vocabulary = static_cast<uint64_t>(c.vocab_size);
   const auto most = std::min(options.count, kLargestGroup);
-  // Counts the logits of a group, a few tensors of the width of a block, and a block in f32 beside its packed form.
-  const uint64_t rows = static_cast<uint64_t>(most) * 4 *
-                        (vocabulary + static_cast<uint64_t>(8 * c.hidden_size + 3 * c.intermediate_size));
+  // Counts the logits of a group, a few tensors of the width of a block, the candidates of each sequence's two
+  // samplers, and a block in f32 beside its packed form.
+  const uint64_t rows = static_cast<uint64_t>(most) *
+                        (4 * (vocabulary + static_cast<uint64_t>(8 * c.hidden_size + 3 * c.intermediate_size)) +
+                         2 * vocabulary * sizeof(TokenProbability));
   SelfTextPlan plan;
   plan.other_bytes = vocabulary * static_cast<uint64_t>(c.hidden_size) * 2 + rows + layer_f32 + layer;
   const uint64_t budget = options.memory_bytes == 0 ? ~uint64_t{0} : options.memory_bytes;

@@ -12,6 +12,12 @@ Compute compute_of(const ComputeOptions& options, const MachineOptions& machine,
   if (machine.precision != "auto" && machine.precision != "f32" && machine.precision != "bf16") {
     throw ArgumentError(fmt::format("precision \"{}\": expected auto, f32 or bf16", machine.precision));
   }
+  if (machine.precision != "auto" && options.compute != "auto" && machine.precision != options.compute) {
+    throw ArgumentError(fmt::format(
+        "compute \"{}\" and precision \"{}\" contradict each other: both name the arithmetic of the model's "
+        "linears; give one of them",
+        options.compute, machine.precision));
+  }
   std::string wanted = options.compute == "auto" ? machine.precision : options.compute;
   if (wanted == "auto") wanted = generates && source.quantized() ? "int8" : "f32";
   Compute compute;

@@ -127,6 +127,7 @@ std::span<const TokenProbability> Sampler::distribution(std::span<const float> l
     floor = static_cast<float>(largest - tail);
     if (options_.min_p > 0) floor = std::max(floor, static_cast<float>(largest + std::log(options_.min_p) - 1e-3));
   }
+  candidates_.reserve(logits.size());  // once: grown in steps, the heap would keep each smaller block
   double mass = 0;
   const bool need_mass = options_.top_p < 1;
   for (size_t i = 0; i < logits.size(); ++i) {

@@ -85,7 +85,9 @@ Matrix load_weight(const ModelSource& source, const LinearSlot& slot) {
 
 std::vector<float> load_bias(const ModelSource& source, const LinearSlot& slot) {
   if (!slot.has_bias) return {};
-  return load_vector(source, bias_name(slot.weight), slot.first_row, slot.rows);
+  std::vector<float> bias = load_vector(source, bias_name(slot.weight), slot.first_row, slot.rows);
+  source.release(bias_name(slot.weight));
+  return bias;
 }
 
 std::array<std::vector<float>, kNorms> load_norms(const ModelSource& source, int64_t layer) {
@@ -97,6 +99,7 @@ std::array<std::vector<float>, kNorms> load_norms(const ModelSource& source, int
     const bool per_head = kind == NormKind::kQ || kind == NormKind::kK;
     norms[static_cast<size_t>(i)] =
         load_vector(source, name, 0, per_head ? source.config().head_dim : source.config().hidden_size);
+    source.release(name);
   }
   return norms;
 }

@@ -5,12 +5,14 @@
 
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "calibrate/model_identity.h"
 #include "calibrate/statistics.h"
 #include "calibrate/stats_file.h"
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/file_status.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "formats/npz.h"
@@ -20,6 +22,7 @@
 #include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
+#include "pipeline/report_words.h"
 #include "pipeline/state_store.h"
 #include "pipeline/texts.h"
 
@@ -55,11 +58,30 @@ class ActivationKeeper {
   std::array<size_t, kLinearInputs> filled_{};
 };
 
+// Statistics take long to make, and another .npz may be anybody's.
+void refuse_to_replace(const std::string& output, bool overwrite) {
+  if (!path_exists(output)) return;
+  if (!overwrite) {
+    throw ArgumentError(
+        fmt::format("--output {}: expected a new file, found one; choose another name, or replace statistics with "
+                    "--overwrite",
+                    output));
+  }
+  try {
+    if (is_statistics(NpzFile(output))) return;
+  } catch (const FormatError&) {
+  }
+  throw ArgumentError(
+      fmt::format("--output {}: expected a new file or statistics that this command wrote, found another file; move it "
+                  "away, or choose another name",
+                  output));
+}
+
 }  // namespace
 
 CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
                                 const MachineOptions& machine, bool gram, bool keep_activations,
-                                const Observer& observer) try {
+                                const Observer& observer, bool overwrite) try {
   const ThreadCount thread_count(machine.threads);
   if (std::filesystem::path(output).extension() != ".npz") {
     throw ArgumentError(
@@ -79,6 +101,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
                                     sources_text(options)));
   }
   require_regular_file_name(output);
+  refuse_to_replace(output, overwrite);
   NpzWriter writer(output);  // now, because it can fail
   if (const std::string text = ignored_options_warning(ignored_options(options)); !text.empty()) tracker.warn(text);
   tracker.warn_of(source->warnings());
@@ -108,7 +131,9 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   embed_sequences(*source, texts.calibration, store);
   BlockForward pass(source->family(), config, statistics_precision(machine.precision));
   writer.add(identity_array(identify_model(*source)).view());
-  writer.add(calibration_array(texts.calibration_facts).view());
+  auto facts = nlohmann::json::parse(texts.calibration_facts);
+  publish(facts, options.calibration);  // the file may be passed on
+  writer.add(calibration_array(facts.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).view());
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     tracker.set_fraction(static_cast<double>(layer) / static_cast<double>(config.num_hidden_layers));
     tracker.enter("calibrate", layer, config.num_hidden_layers);

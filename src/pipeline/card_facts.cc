@@ -55,10 +55,14 @@ CardFacts facts_of_report(const json& report) {
   const json& m = report.at("model");
   if (!m.at("kl_divergence").at("mean").is_number()) return facts;
   const bool file = held_back.value("kind", json()) == "file";
-  facts.evaluation = fmt::format("{}: {} chunks",
+  const auto chunks = held_back.at("chunks").get<int64_t>();
+  facts.evaluation = fmt::format("{}: {} chunk{}",
                                  file ? fs::path(held_back.at("source").get<std::string>()).filename().string()
                                       : std::string("held-back part of the calibration text"),
-                                 held_back.at("chunks").get<int64_t>());
+                                 chunks, chunks == 1 ? "" : "s");
+  // All chunks are of one length.
+  if (const json tokens = held_back.value("tokens", json()); tokens.is_number_unsigned() && chunks > 0)
+    facts.evaluation += fmt::format(" of {} tokens", tokens.get<int64_t>() / chunks);
   json figures;
   for (const char* key : {"perplexity", "kl_divergence", "top1_agreement", "positions"}) figures[key] = m.at(key);
   facts.figures_json = figures.dump(-1, ' ', false, json::error_handler_t::replace);

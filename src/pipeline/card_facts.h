@@ -14,7 +14,7 @@ struct CardFacts {
 
 // From report.json in `path` (a folder, or a file in one) or, where several formats were written at once, beside that
 // folder; without a report from the front matter of README.md. What is not there, or is of another program, stays
-// empty: a card is no reason to refuse a conversion.
+// empty. A card that cannot be read does not stop a conversion.
 CardFacts card_facts(const std::string& path);
 
 }  // namespace metal_marlin

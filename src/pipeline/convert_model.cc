@@ -34,7 +34,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-// Each linear as the source stores it; its pages leave memory as soon as it is read.
+// Delivers each linear as the source stores it, and releases its pages as soon as it is read.
 class SourceProvider : public TensorProvider {
  public:
   explicit SourceProvider(const ModelSource& source) : source_(source) {}
@@ -137,7 +137,10 @@ CheckpointPlan plan_dequantization(const ModelSource& source) {
   const bool copies = source.format() == "safetensors" &&
                       std::all_of(tensors.begin(), tensors.end(),
                                   [](const CheckpointTensor& t) { return t.stored_as == dtype_name(DType::kF16); });
-  if (copies) throw ArgumentError(fmt::format("{}: is in float16 already", source.path()));
+  if (copies) {
+    throw UnsupportedError(
+        fmt::format("{}: is in float16 already, and a conversion would be a copy of it", source.path()));
+  }
   CheckpointPlan plan;
   plan.converted_from = source.format();
   return plan;
@@ -156,7 +159,8 @@ void check_copied_tensors(const ModelSource& source, const CheckpointPlan& plan,
 
 // The folder is new, empty, or holds what this program wrote and nothing else.
 void check_output_folder(const ModelSource& source, const OutputFolder& output, bool overwrite) {
-  if (Journal(output.path()).exists()) {
+  const Journal journal(output.path());
+  if (journal.exists() || !journal.file_without_run().empty()) {
     throw ArgumentError(fmt::format(
         "{}: holds an interrupted run of quantize; end it with its command, or choose another folder", output.path()));
   }
@@ -183,7 +187,7 @@ class StagedResult {
   explicit StagedResult(OutputFolder& folder) : folder_(folder) {}
   ~StagedResult() {
     try {
-      // A result that is being moved file by file is ended by the next run.
+      // The next run completes a result that is being moved file by file.
       if (!placed && !folder_.interrupted()) folder_.remove_journal();
     } catch (const Error&) {
       return;  // the next run in this folder removes it
@@ -214,7 +218,8 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
                     source->path(), source->format()));
   }
   if (source->format() == options.to) {
-    throw ArgumentError(fmt::format("{}: is in the format {} already", source->path(), options.to));
+    throw UnsupportedError(
+        fmt::format("{}: is in the format {} already; there is nothing to convert", source->path(), options.to));
   }
   if (output.empty()) throw ArgumentError("output: expected a folder, got nothing");
   refuse_own_folder(*source, output);
@@ -223,7 +228,7 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   OutputFolder folder(output, OutputFolder::Use::kWrite, warn);
   check_output_folder(*source, folder, options.overwrite);
   tracker.warn_of(source->warnings());
-  // The tokenizer's files go along as they are; what is wrong with them is said all the same.
+  // The tokenizer's files are copied as they are, so a fault in them is a warning.
   try {
     for (const std::string& warning : source->tokenizer().warnings()) tracker.warn(warning);
   } catch (const Error& e) {

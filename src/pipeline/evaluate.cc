@@ -66,7 +66,7 @@ struct Stream {
 
 constexpr size_t kProbeBytes = 65536;  // of the text, to see whether two tokenizers cut it alike
 
-// As it stands in the vocabulary; an id without a token: empty.
+// The token as it stands in the vocabulary; empty for an id without a token.
 std::string token_text(const Tokenizer& tokenizer, int32_t id) {
   try {
     return tokenizer.id_to_token(id);
@@ -124,7 +124,8 @@ void check_comparable(const ModelSource& model, const ModelSource& reference, Tr
   }
 }
 
-// The same vocabulary may still be applied in another way (merges, normalization): the text itself tells.
+// Two tokenizers with one vocabulary may still differ in merges or normalization. Comparing the tokens of the text
+// finds this.
 void check_same_tokens(const ModelSource& model, const ModelSource& reference, const std::string& path) {
   std::string text;
   TextReader(path).read(text);
@@ -159,7 +160,8 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   for (const ModelSource* s : {source.get(), other.get()}) {
     if (s == nullptr) continue;
     tracker.warn_of(s->warnings());
-    // A NaN in a block reaches every logit; one in these may touch a single token, and so no figure.
+    // A NaN in a block reaches every logit and is found there. One in these tensors may touch only a token that the
+    // text does not hold.
     const Family& family = s->family();
     for (const std::string& name : {family.embedding, family.final_norm, family.head})
       if (s->has(name)) s->check_finite(name);
@@ -189,7 +191,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
     stream.step(layer);
     if (reference_stream) reference_stream->step(layer);
   }
-  Metrics metrics;
+  Metrics metrics(source->path(), other ? other->path() : std::string());
   {
     const Head head(*source, compute.precision, compute.head);
     std::unique_ptr<Head> reference_head;

@@ -11,8 +11,8 @@
 
 namespace metal_marlin {
 
-// A Gram matrix of T tokens has rank T at most; it must describe in_features channels. A few tokens for each of
-// them leave most of it to chance.
+// A Gram matrix of T tokens has at most rank T, and it must describe in_features channels. With fewer tokens for each
+// channel than this, most of the matrix is noise.
 inline constexpr int64_t kLeastTokensPerChannel = 4;
 
 using TokensOf = std::function<uint64_t(int64_t layer, LinearInput input)>;

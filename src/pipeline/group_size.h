@@ -10,10 +10,10 @@ namespace metal_marlin {
 
 struct QuantizeOptions;
 
-// "auto": 128, 64 or 32, the first that divides the in_features of every linear that is to be quantized; else the
-// number, -1 for one group per row. Linears that --skip names, and those that no group size could bring into every
-// chosen format (they are skipped with a reason), have no say. ArgumentError: no number, or one that does not divide;
-// the message names the linears and the sizes that work for all of them.
+// Returns the group size. "auto" is the first of 128, 64 and 32 that divides the in_features of every linear that is to
+// be quantized; any other text is the number itself, -1 for one group per row. Two kinds of linears are not looked at:
+// those that --skip names, and those that some chosen format cannot hold with any group size (they are skipped with a
+// reason). ArgumentError for no number or one that does not divide; it names the linears and the sizes that fit all.
 int64_t resolve_group_size(const ModelSource& source, const QuantizeOptions& options);
 
 }  // namespace metal_marlin

@@ -11,7 +11,9 @@
 #include "core/atomic_file.h"
 #include "core/file_status.h"
 #include "formats/bounded_json.h"
+#include "formats/json_fault.h"
 #include "formats/safetensors.h"
+#include "formats/text.h"
 #include "pack/native.h"
 #include "pipeline/manifest.h"
 #include "platform/folder.h"
@@ -85,17 +87,44 @@ bool Journal::exists() const {
   return output->open_folder(kJournalName).status(kRun).kind == FileKind::kRegular;
 }
 
+json Journal::read_run() const {
+  const std::string path = (fs::path(folder_) / kRun).string();
+  const auto damaged = [&](const std::string& what) {
+    throw FormatError(
+        fmt::format("{}: {}; the interrupted run cannot be continued without it: start over with --overwrite, or "
+                    "choose another folder",
+                    path, what));
+  };
+  const std::string text = read_text_file(path);
+  const json j = parse_json_or_discard(text);
+  if (j.is_discarded()) damaged("expected what an interrupted run notes of itself, found " + json_fault_text(text));
+  if (!j.is_object()) damaged(fmt::format("expected a JSON object, found a JSON {}", j.type_name()));
+  if (!j.contains("fingerprint")) damaged("the key fingerprint is missing");
+  if (!j["fingerprint"].is_number_unsigned())
+    damaged(fmt::format("fingerprint: expected a whole number, found {}",
+                        escaped(j["fingerprint"].dump(-1, ' ', true, json::error_handler_t::replace))));
+  return j;
+}
+
 std::optional<uint64_t> Journal::fingerprint() const {
   if (!exists()) return std::nullopt;
-  const json j = parse_json_or_discard(read_text_file((fs::path(folder_) / kRun).string()));
-  if (!j.is_object() || !j.contains("fingerprint") || !j["fingerprint"].is_number_unsigned()) return std::nullopt;
-  return j["fingerprint"].get<uint64_t>();
+  return read_run()["fingerprint"].get<uint64_t>();
 }
 
 json Journal::identity() const {
   if (!exists()) return nullptr;
-  const json j = json::parse(read_text_file((fs::path(folder_) / kRun).string()), nullptr, false);
-  return j.is_object() && j.contains("identity") ? j["identity"] : json(nullptr);
+  const json j = read_run();
+  return j.contains("identity") ? j["identity"] : json(nullptr);
+}
+
+std::string Journal::file_without_run() const {
+  const std::optional<Folder> output = Folder::open_if_there(fs::path(folder_).parent_path().string());
+  if (!output || exists() || output->status(kJournalName).kind == FileKind::kNone) return {};
+  for (const std::string& name : output->open_folder(kJournalName).names()) {
+    const bool of_block = name.starts_with("block-") || name.starts_with("states-");
+    if (of_block || name == "texts.json" || name == "tokens.safetensors" || name == "sensitivity.json") return name;
+  }
+  return {};
 }
 
 void Journal::begin(uint64_t fingerprint) {

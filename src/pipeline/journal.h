@@ -37,10 +37,13 @@ class Journal {
   const std::string& folder() const noexcept { return folder_; }
   // SystemError when something other than a folder has its name.
   bool exists() const;
-  // Of run.json; nothing when there is none or it is broken (then there is nothing to resume).
+  // Of run.json; nothing when there is none. FormatError when it is damaged.
   std::optional<uint64_t> fingerprint() const;
-  // What run.json says of the run (run_identity of recipe.h); null where it does not.
+  // What run.json says of the run (run_identity.h); null where it does not. FormatError when it is damaged.
   nlohmann::json identity() const;
+  // Where run.json is missing: the first file beside it that a run of quantize wrote, "block-00000.safetensors". Empty:
+  // there is none, or run.json is there.
+  std::string file_without_run() const;
   void begin(uint64_t fingerprint);  // starts afresh: removes what is there
   void begin(uint64_t fingerprint, const nlohmann::json& identity);
   void remove();
@@ -63,6 +66,7 @@ class Journal {
   std::vector<OwnedTensor> read_states(int64_t layer) const;
 
  private:
+  nlohmann::json read_run() const;  // run.json, checked
   std::string states_path(int64_t layer) const;
   std::string folder_;
 };

@@ -66,8 +66,8 @@ uint64_t head_bytes(const ModelSource& source) {
          std::max(mapped, kLogits);
 }
 
-MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
-                       int64_t calibration_tokens, int64_t held_back_tokens, const std::string& output) {
+MemoryPlan measure_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                          int64_t calibration_tokens, int64_t held_back_tokens) {
   const ModelConfig& c = source.config();
   MemoryPlan plan;
   plan.base = program_bytes(source);
@@ -127,7 +127,7 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
   }
 
   if (chooses_bits(options)) {
-    // Of the states those of the calibration text are there already; the block is there twice, and packed.
+    // The states of the calibration text are in memory already. The block is held twice, and once more packed.
     const uint64_t in_block = 2 * plan.block + plan.statistics + std::max(plan.forward_scratch, plan.quantize_scratch);
     plan.sensitivity = plan.base + sensitivity_bytes(source, options, std::max(in_block, plan.head));
   }
@@ -137,27 +137,36 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
     plan.spilled = plan.states;
     plan.states = 0;
   }
-  if (plan.peak() > budget) {
-    throw SystemError(fmt::format(
-        "--memory {}: this run needs at least {}: {} for the program, {} for one block, {} for statistics, {} "
-        "for scratch; {} for the head, used alone after the blocks{}; give more memory",
-        mib(budget), mib(plan.peak()), mib(plan.base), mib(plan.block), mib(plan.statistics),
-        mib(std::max(plan.forward_scratch, plan.quantize_scratch)), mib(plan.head),
-        (plan.self_text == 0 ? std::string()
-                             : fmt::format("; {} while the model makes its text", mib(plan.self_text))) +
-            (plan.selection == 0 ? std::string()
-                                 : fmt::format("; {} while sequences are selected from {}", mib(plan.selection),
-                                               options.calibration.samples)) +
-            (plan.sensitivity == 0
-                 ? std::string()
-                 : fmt::format("; {} while the linears' sensitivity is measured", mib(plan.sensitivity)))));
-  }
   const ModelSize size = model_size(source);
   const uint64_t linears = weights * static_cast<uint64_t>(c.num_hidden_layers);
   // Scales and zeros of groups of 32 at worst.
   const uint64_t quantized = linears * static_cast<uint64_t>(recipe.grid.bits + 1) / 8;
   const uint64_t kept = (size.parameters > linears ? size.parameters - linears : 0) * 2;
   plan.disk = plan.spilled + quantized + (quantized + kept) * options.formats.size();
+  return plan;
+}
+
+std::string memory_shortage(const MemoryPlan& plan, const QuantizeOptions& options) {
+  const uint64_t budget = memory_budget(options.machine);
+  if (plan.peak() <= budget) return {};
+  std::string text = fmt::format(
+      "--memory {}: this run needs at least {}: {} for the program, {} for one block, {} for statistics, {} "
+      "for scratch; {} for the head, used alone after the blocks",
+      mib(budget), mib(plan.peak()), mib(plan.base), mib(plan.block), mib(plan.statistics),
+      mib(std::max(plan.forward_scratch, plan.quantize_scratch)), mib(plan.head));
+  if (plan.self_text > 0) text += fmt::format("; {} while the model makes its text", mib(plan.self_text));
+  if (plan.selection > 0) {
+    text += fmt::format("; {} while sequences are selected from {}", mib(plan.selection), options.calibration.samples);
+  }
+  if (plan.sensitivity > 0)
+    text += fmt::format("; {} while the linears' sensitivity is measured", mib(plan.sensitivity));
+  return text + "; give more memory";
+}
+
+MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                       int64_t calibration_tokens, int64_t held_back_tokens, const std::string& output) {
+  const MemoryPlan plan = measure_memory(source, recipe, options, calibration_tokens, held_back_tokens);
+  if (const std::string text = memory_shortage(plan, options); !text.empty()) throw SystemError(text);
   if (!output.empty()) {
     if (const std::string text = disk_shortage(plan, output); !text.empty()) throw SystemError(text);
   }
@@ -166,7 +175,7 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
 
 std::string disk_shortage(const MemoryPlan& plan, const std::string& output) {
   namespace fs = std::filesystem;
-  uint64_t written = 0;  // by an interrupted run, which this one continues or replaces
+  uint64_t written = 0;  // bytes of an interrupted run, which this one continues or replaces
   std::error_code code;
   for (fs::directory_iterator entry(fs::path(output) / ".metal-marlin", code), end; !code && entry != end;
        entry.increment(code)) {

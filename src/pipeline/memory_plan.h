@@ -25,9 +25,16 @@ struct MemoryPlan {
   uint64_t peak() const;
 };
 
-// budget 0: the machine's memory less a tenth. States are spilled when they do not fit; SystemError naming the parts
-// and the least budget that would do when even that exceeds it, or when `output` (empty: not looked at) has too little
-// disk.
+// The plan alone: nothing is thrown for want of memory or disk.
+MemoryPlan measure_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                          int64_t calibration_tokens, int64_t held_back_tokens);
+// Says that the plan exceeds the budget that the options give, with its parts and the least budget that would do;
+// empty: it does not.
+std::string memory_shortage(const MemoryPlan& plan, const QuantizeOptions& options);
+
+// The plan, with the states in scratch files when they do not fit into the budget. SystemError with memory_shortage()
+// when the run does not fit even then, and with disk_shortage() when `output` has too little room. An empty `output` is
+// not looked at.
 MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
                        int64_t calibration_tokens, int64_t held_back_tokens, const std::string& output);
 nlohmann::json to_json(const MemoryPlan& plan);

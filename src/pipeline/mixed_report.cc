@@ -13,7 +13,7 @@ namespace {
 
 using nlohmann::json;
 
-// The dearest first; of equal ones the first.
+// The item with the largest divergence first. Equal ones keep their order.
 std::vector<size_t> ranking(const json& items) {
   std::vector<size_t> order(items.size());
   std::iota(order.begin(), order.end(), 0);

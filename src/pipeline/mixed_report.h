@@ -6,7 +6,7 @@
 
 namespace metal_marlin {
 
-// "layer 3 gate_up  1.8 M weights ...", the dearest first; at most `rows` (0: all).
+// "layer 3 gate_up  1.8 M weights ...", the largest KL divergence first; at most `rows` (0: all).
 std::string mixed_text(const nlohmann::json& mixed, size_t rows);
 // A title, a drawing (bars of the KL divergence by layer, coloured by the chosen bits) and a table.
 std::string mixed_html(const nlohmann::json& mixed);

@@ -9,7 +9,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
+#include "core/file_status.h"
 #include "pipeline/journal.h"
+#include "platform/access.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
@@ -322,6 +324,15 @@ void OutputFolder::place(const Warn& warn) {
   move_files(journal, old);
   made_ = false;
   remove_journal();
+}
+
+void require_place_for(const std::string& path) {
+  fs::path place = absolute_path(path);
+  while (!path_exists(place) && place.has_relative_path()) place = place.parent_path();
+  if (!is_folder(place))
+    throw SystemError(fmt::format("{}: cannot create the folder: {} is a file", path, place.string()));
+  if (const std::string why = refusal_to_write(place.string()); !why.empty())
+    throw SystemError(fmt::format("{}: cannot write into the folder {}: {}", path, place.string(), why));
 }
 
 void refuse_model_inside(const ModelSource& source, const std::string& output) {

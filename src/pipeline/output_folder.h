@@ -27,10 +27,10 @@ class OutputFolder {
   };
   using Warn = std::function<void(const std::string&)>;
 
-  // Takes the lock: one process at a time. SystemError when another has it, ArgumentError when `path` is no folder.
-  // Where the file system has no locks, `warn` is told.
+  // Takes the lock, which one process at a time can have. SystemError when another process has it, ArgumentError when
+  // `path` is no folder. On a file system without locks it calls `warn` instead.
   OutputFolder(const std::string& path, Use use, const Warn& warn);
-  // A folder that was made here and is still empty is removed.
+  // Removes the folder when this object made it and it is still empty.
   ~OutputFolder();
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
@@ -38,7 +38,7 @@ class OutputFolder {
   const std::string& path() const noexcept { return path_; }  // as given
   bool exists() const noexcept { return folder_.has_value(); }
   const Folder& folder() const { return *folder_; }
-  // What earlier runs have written here; with what an interrupted place() says of its files.
+  // The files that earlier runs have written here, and those that an interrupted place() has noted.
   Manifest manifest() const;
   bool has_journal_folder() const;
   // An earlier place() had begun to move the staged result file by file.
@@ -70,6 +70,10 @@ class OutputFolder {
   bool made_ = false;
   bool use_write_ = false;
 };
+
+// SystemError with the reason when the folder `path` cannot be made, or when nothing can be written into it. Nothing is
+// changed.
+void require_place_for(const std::string& path);
 
 // ArgumentError when the model is read from `output` or from a folder in it.
 void refuse_model_inside(const ModelSource& source, const std::string& output);

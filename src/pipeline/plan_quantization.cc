@@ -108,15 +108,7 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const Quanti
 // chosen later.
 json planned_sizes(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe,
                    std::span<const LayerTensors> layers, uint64_t linears) {
-  CheckpointPlan checkpoint;
-  checkpoint.group_size = recipe.grid.group_size;
-  checkpoint.symmetric = recipe.grid.symmetric;
-  checkpoint.bits = recipe.grid.bits;
-  for (const LayerTensors& layer : layers) {
-    for (const QuantizedWeight& w : layer.quantized) {
-      checkpoint.quantized.push_back({w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits});
-    }
-  }
+  const CheckpointPlan checkpoint = planned_checkpoint(recipe, layers);
   json sizes = json::array();
   for (const std::string& format : options.formats) {
     const WriteReport report = CheckpointWriter::create(format)->forecast(source, checkpoint);
@@ -137,34 +129,41 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   const auto source = ModelSource::open(model);
   source->check();
   const Recipe recipe = make_recipe(options, *source);
-  check_output(*source, output);
   Tracker tracker(observer);
+  // In the order of the run, whose warnings these are.
+  json plan;
+  plan["start"] = nullptr;
+  plan["finished_blocks"] = 0;
+  std::string stops;
+  const auto look_at_output = [&](const auto& look) {
+    try {
+      look();
+    } catch (const Interrupted&) {
+      throw;
+    } catch (const Error& e) {
+      if (stops.empty()) stops = e.what();
+    }
+  };
+  look_at_output([&] { check_output(*source, output); });
   for (const std::string& text : warnings_before_work(*source, options, recipe)) tracker.warn(text);
-  {
+  tracker.warn_of(source->warnings());
+  look_at_output([&] {
     const OutputFolder::Warn warn = [&](const std::string& text) { tracker.warn(text); };
     const OutputFolder folder(output, OutputFolder::Use::kLook, warn);
-    if (folder.exists())
-      decide_start(folder, Journal(output), *source, run_identity(options, recipe, *source), options, warn);
-  }
+    const Journal journal(output);
+    const Start start =
+        folder.exists() ? decide_start(folder, journal, *source, run_identity(options, recipe, *source), options, warn)
+                        : Start::kFresh;
+    if (start != Start::kComplete) require_place_for(output);
+    plan["start"] = start_name(start);
+    if (start == Start::kResume) plan["finished_blocks"] = journal.finished_blocks();
+  });
   require_judge(options);
-  tracker.warn_of(source->warnings());
-  const TextSizes sizes = expected_sizes(*source, options);
-  auto calibration_tokens = static_cast<uint64_t>(sizes.calibration);
   std::unique_ptr<StatsFile> statistics;
   if (from_statistics(options.calibration)) {
     statistics = std::make_unique<StatsFile>(options.calibration.calibration.front(), *source, needs_gram(recipe),
                                              memory_budget(options.machine) / 2);
-    calibration_tokens = statistics->tokens();
   }
-  json plan;
-  plan["model"] = source->path();
-  plan["output"] = output;
-  plan["options"] = options_json(options, recipe);
-  plan["calibration_tokens"] = calibration_tokens;
-  plan["builtin_tokens"] = sizes.builtin;
-  plan["held_back_tokens"] = sizes.held_back;
-  const bool named_text = !options.evaluation.text.empty() && options.evaluation.text != "none";
-  plan["evaluation_text"] = named_text ? json(options.evaluation.text) : json(nullptr);
   json quantized = json::array();
   json skipped = json::array();
   uint64_t weights = 0;
@@ -185,27 +184,9 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
     throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " +
                         skipped.front()["reason"].get<std::string>() + ")");
   }
-  for (const std::string& text : unused_pattern_warnings(options, layers)) tracker.warn(text);
   if (chooses_bits(options)) check_reachable(sensitive_items(layers, recipe, options), options);
-  const auto tokens_of = [&](int64_t layer, LinearInput input) {
-    return statistics ? statistics->tokens(layer, input) : calibration_tokens;
-  };
-  const FewTokens few = find_few_tokens(layers, recipe, tokens_of, statistics ? 0 : options.calibration.sequence_length,
-                                        options.calibration.select > 0);
-  if (!few.warning.empty()) tracker.warn(few.warning);
-  for (const Skipped& s : left_out_tensors(*source)) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
-  plan["quantized"] = quantized;
-  plan["skipped"] = skipped;
-  // Which linears get how many bits is known after the measurement alone.
-  if (options.target_bits > 0) bytes = static_cast<uint64_t>(static_cast<double>(weights) * options.target_bits / 8);
-  plan["sizes"] = planned_sizes(*source, options, recipe, layers, bytes);
-  plan["source_bytes"] = model_size(*source).bytes;
-  plan["quantized_weights"] = weights;
-  plan["quantized_bytes"] = bytes;
-  const MemoryPlan memory = plan_memory(*source, recipe, options, sizes.calibration, sizes.held_back, "");
-  const std::string shortage = disk_shortage(memory, output);
-  if (!shortage.empty()) tracker.warn(shortage);
-  plan["stops"] = shortage;
+  for (const std::string& text : unused_pattern_warnings(options, layers)) tracker.warn(text);
+  const TextSizes sizes = expected_sizes(*source, options, &tracker);
   // Texts are cut in sequences and chunks of full length; what the model makes itself to be held back has that of a
   // sequence.
   const auto ignored = ignored_options(options, recipe);
@@ -215,6 +196,47 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
       std::min(sizes.held_back, chunks ? options.evaluation.context : options.calibration.sequence_length);
   warn_beyond_positions(*source, std::max(std::min(sizes.calibration, options.calibration.sequence_length), evaluated),
                         tracker);
+  if (statistics) {
+    if (const std::string text = first_rows_warning(recipe, *statistics); !text.empty()) tracker.warn(text);
+  }
+  const auto calibration_tokens = statistics ? statistics->tokens() : static_cast<uint64_t>(sizes.calibration);
+  const auto tokens_of = [&](int64_t layer, LinearInput input) {
+    return statistics ? statistics->tokens(layer, input) : calibration_tokens;
+  };
+  const FewTokens few = find_few_tokens(layers, recipe, tokens_of, statistics ? 0 : options.calibration.sequence_length,
+                                        options.calibration.select > 0);
+  if (!few.warning.empty()) tracker.warn(few.warning);
+  if (sizes.held_back > 0) {
+    const std::string text = narrowed_warning(*source, recipe, narrowed_tensors(*source, options, recipe, layers));
+    if (!text.empty()) tracker.warn(text);
+  }
+  if (chooses_bits(options)) {
+    const std::string text = sensitivity_warning(options, sizes.calibration / options.calibration.sequence_length);
+    if (!text.empty()) tracker.warn(text);
+  }
+  plan["model"] = source->path();
+  plan["output"] = output;
+  plan["options"] = options_json(options, recipe);
+  plan["calibration_tokens"] = calibration_tokens;
+  plan["builtin_tokens"] = sizes.builtin;
+  plan["held_back_tokens"] = sizes.held_back;
+  const bool named_text = !options.evaluation.text.empty() && options.evaluation.text != "none";
+  plan["evaluation_text"] = named_text ? json(options.evaluation.text) : json(nullptr);
+  for (const Skipped& s : left_out_tensors(*source)) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
+  plan["quantized"] = quantized;
+  plan["skipped"] = skipped;
+  // Which linears get how many bits is known after the measurement alone.
+  if (options.target_bits > 0) bytes = static_cast<uint64_t>(static_cast<double>(weights) * options.target_bits / 8);
+  plan["sizes"] = planned_sizes(*source, options, recipe, layers, bytes);
+  plan["source_bytes"] = model_size(*source).bytes;
+  plan["quantized_weights"] = weights;
+  plan["quantized_bytes"] = bytes;
+  const MemoryPlan memory = measure_memory(*source, recipe, options, sizes.calibration, sizes.held_back);
+  for (const std::string& shortage : {memory_shortage(memory, options), disk_shortage(memory, output)}) {
+    if (plan["start"] == "complete") break;  // that run has been made
+    if (stops.empty()) stops = shortage;
+  }
+  plan["stops"] = stops;
   plan["memory"] = to_json(memory);
   plan["disk_free_bytes"] = free_disk_bytes(output);
   plan["memory_budget"] = memory_budget(options.machine);

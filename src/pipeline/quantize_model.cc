@@ -114,14 +114,15 @@ class Run {
   json mixed_;     // the report's "mixed"
   json identity_;  // run_identity.h
   std::unique_ptr<OutputFolder> folder_;
+  bool told_of_narrowing_ = false;  // that tensors of float32 are written in 16 bits
   int64_t resumed_blocks_ = 0;
   double forward_operations_ = 0;  // of the calibration stream
   double last_snapshot_ = 0;
   double snapshot_cost_ = 0;
 };
 
-// The finished result in OUT. The limit is not part of what makes a run: the report tells of the one that was asked for
-// last.
+// The finished result in OUT. --max-kl is not part of the run's identity, so the report's gate is made anew for the
+// limit of this command.
 QuantizeResult Run::completed() const {
   const json report = finished_report(folder_->folder());
   QuantizeResult result;
@@ -144,7 +145,7 @@ std::string Run::write_report(const json& report, const std::string& folder) con
   return text;
 }
 
-// What can be known to fail before anything is written or sampled.
+// Runs every check that can fail before anything is written or sampled.
 void Run::check_before_work() {
   const bool statistics = from_statistics(options_.calibration);
   require_judge(options_);
@@ -155,7 +156,7 @@ void Run::check_before_work() {
   plan_tensors();
   if (chooses_bits(options_)) check_reachable(sensitive_items(layers_, recipe_, options_), options_);
   for (const std::string& text : unused_pattern_warnings(options_, layers_)) tracker_.warn(text);
-  // NaN and infinity are found before anything is written; a run that goes on has looked already.
+  // NaN and infinity are found before anything is written. A resumed run has looked already.
   if (!journal_.exists()) {
     const auto tensors = source_->tensors();
     for (size_t i = 0; i < tensors.size(); ++i) {
@@ -178,8 +179,8 @@ void Run::prepare(Start start) {
   const auto plan = [&] {
     plan_ = plan_memory(*source_, recipe_, options_, texts_.calibration.tokens(), texts_.held_back.tokens(), output_);
   };
-  // A text that is at fault, or a budget that cannot be kept, leaves everything as it was. Making or selecting text
-  // takes long: such a run begins before it is there, with what is known of it planned in check_before_work.
+  // A faulty text, or a budget that cannot be kept, must leave OUT as it was: texts and plan come before the journal.
+  // Text that is made or selected takes long, so the journal begins first; check_before_work has planned its size.
   const bool ready = !resuming && !preparation_is_long(options_.calibration);
   if (ready) {
     make_texts();
@@ -195,7 +196,7 @@ void Run::prepare(Start start) {
     if (!ready) make_texts();
     const std::vector<std::string> warnings(tracker_.warnings().begin() + static_cast<int64_t>(before),
                                             tracker_.warnings().end());
-    // First: tokens without it are not taken.
+    // Before the tokens: a resumed run takes tokens only when this file is there.
     write_text_file(texts_path, json{{"held_back_source", texts_.held_back_source},
                                      {"calibration", texts_.calibration_facts},
                                      {"warnings", warnings}}
@@ -216,12 +217,7 @@ void Run::prepare(Start start) {
   if (!ready) plan();
   if (stats_file_) {
     texts_.calibration_facts = statistics_facts(options_.calibration, *stats_file_);
-    if (recipe_.first_token_weight != 1 && needs_gram(recipe_) && !stats_file_->first_rows()) {
-      tracker_.warn(
-          fmt::format("{}: the inputs of first tokens are not in it, so they count once, not {} times: expect less "
-                      "accuracy, or calibrate again",
-                      stats_file_->path(), recipe_.first_token_weight));
-    }
+    if (const std::string text = first_rows_warning(recipe_, *stats_file_); !text.empty()) tracker_.warn(text);
   }
   const auto tokens_of = [&](int64_t layer, LinearInput input) {
     return stats_file_ ? stats_file_->tokens(layer, input) : static_cast<uint64_t>(texts_.calibration.tokens());
@@ -229,6 +225,12 @@ void Run::prepare(Start start) {
   few_tokens_ = find_few_tokens(layers_, recipe_, tokens_of, stats_file_ ? 0 : options_.calibration.sequence_length,
                                 options_.calibration.select > 0);
   if (!few_tokens_.warning.empty()) tracker_.warn(few_tokens_.warning);
+  if (evaluating()) {
+    const std::vector<std::string> narrowed = narrowed_tensors(*source_, options_, recipe_, layers_);
+    const std::string text = narrowed_warning(*source_, recipe_, narrowed);
+    told_of_narrowing_ = !text.empty();
+    if (told_of_narrowing_) tracker_.warn(text);
+  }
   const auto scratch = [&](const char* name) {
     return plan_.spilled > 0 ? (fs::path(journal_.folder()) / name).string() : std::string();
   };
@@ -253,7 +255,7 @@ void Run::plan_tensors() {
                         layers_.front().skipped.front().reason + ")");
 }
 
-// Bits of each linear by what its quantization costs: measured once in a run, so that it goes on with the same choice.
+// Chooses the bits of each linear. The measurement is stored, so that a resumed run makes the same choice.
 void Run::choose_mixed_bits() {
   const std::string path = (fs::path(journal_.folder()) / "sensitivity.json").string();
   Sensitivity sensitivity;
@@ -269,7 +271,7 @@ void Run::choose_mixed_bits() {
   try {
     choice = choose_bits(sensitivity, options_);
   } catch (const ArgumentError&) {
-    journal_.remove();  // other options are another run: this one will not go on
+    journal_.remove();  // no command continues this run: one with other limits is another run
     throw;
   }
   mixed_ = mixed_section(sensitivity, choice, options_);
@@ -277,7 +279,7 @@ void Run::choose_mixed_bits() {
   plan_tensors();
 }
 
-// The pass lives for one layer and one stream: its scratch memory is gone when the block is quantized.
+// Makes a pass for one layer and one stream only, so that its scratch memory is free while the block is quantized.
 double Run::forward(int64_t layer, const Block& block, StateStore& store, ComputeType precision,
                     const InputHook& hook) const {
   BlockForward pass(source_->family(), source_->config(), precision);
@@ -305,8 +307,8 @@ void Run::restore_states(int64_t layer) {
   }
 }
 
-// Now and then, so that resuming does not replay all blocks; rarely enough that writing takes below a tenth of the
-// time.
+// Saves the hidden states now and then, so that a resumed run need not compute all blocks again. The interval keeps the
+// writing below a tenth of the time.
 void Run::snapshot(int64_t next_layer) {
   const double now = wall_seconds();
   double interval = std::max(kSnapshotSeconds, 10 * snapshot_cost_);
@@ -416,7 +418,7 @@ void Run::quantize_layer(int64_t layer) {
     held_back = collector.finish();
     task.held_back = &held_back;
   }
-  // A bf16 stream does not show what the block makes of its input exactly; the check then runs the source block itself.
+  // The check needs the block's output in f32. A bf16 stream does not have it; then the check runs the block itself.
   if (probe.rows() > 0 && (recipe_.precision == ComputeType::kF32 || &probe == reference_.get())) {
     task.invariance_output = Matrix(task.invariance_input.rows(), probe.hidden());
     probe.read_rows(0, task.invariance_output.rows(), task.invariance_output.data());
@@ -439,7 +441,7 @@ void Run::run_blocks() {
   const int64_t finished = std::min(journal_.finished_blocks(), layers);
   resumed_blocks_ = finished;
   for (int64_t layer = 0; layer < finished; ++layer)
-    finished_block(layer);  // damage is told before the work, not after it
+    finished_block(layer);  // throws for a damaged file before the work begins
   int64_t start = 0;
   const auto saved = journal_.states_layer();
   tracker_.enter("embed", 0, layers);
@@ -467,7 +469,7 @@ void Run::run_blocks() {
 
 Evaluation Run::evaluate() {
   calibration_.reset();
-  Metrics metrics;
+  Metrics metrics("the quantized model", source_->path());
   const Head reference_head(*source_);
   const auto& batches = reference_->batches();
   for (size_t i = 0; i < batches.size(); ++i) {
@@ -483,7 +485,7 @@ Evaluation Run::evaluate() {
   return metrics.result();
 }
 
-// For the model card, which others read: the file without its folder, and how much of it.
+// The evaluation's text for the model card: the file without its folder, and how much of it was used.
 std::string Run::evaluated_text() const {
   if (!evaluating()) return {};
   const std::string& file = options_.evaluation.text;
@@ -493,14 +495,14 @@ std::string Run::evaluated_text() const {
   return fmt::format("{}: {} chunk{} of {} tokens", source, chunks, chunks == 1 ? "" : "s", texts_.held_back.longest());
 }
 
-// What the file holds in place of the source's values; the figures were measured before.
+// Warns of values that the written file cannot hold. The figures were measured before it was written.
 void Run::warn_of_conversion(const std::string& format, const WriteReport& report) {
   for (const ClampedTensor& c : report.clamped) {
     if (c.clamped > 0)
       tracker_.warn(
           fmt::format("{}: {} values exceed float16 and were clamped ({})", escaped(c.name), c.clamped, format));
   }
-  if (report.rounded.empty() || !evaluating()) return;
+  if (report.rounded.empty() || !evaluating() || told_of_narrowing_) return;
   tracker_.warn(
       fmt::format("{}: {} tensors of the source, which stores them in float32, are written in 16 bits ({}); perplexity "
                   "and KL divergence of this report were measured before that, evaluate the result for figures of it; "

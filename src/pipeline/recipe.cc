@@ -49,8 +49,8 @@ void require_width(const CheckpointWriter& writer, int bits) {
                                   writer.format(), list_widths(widths), bits));
 }
 
-// ArgumentError where the format cannot hold the grid. Marlin's demands on shapes are such that linears left in 16 bits
-// for its sake would be many: they are named instead.
+// ArgumentError when the format cannot hold the grid. Marlin refuses so many shapes that most linears would stay in 16
+// bits; with it the linears are named in an error instead.
 void require_holdable(const CheckpointWriter& writer, const Grid& grid, const ModelSource& source,
                       const QuantizeOptions& options) {
   if (const std::string reason = writer.refusal_of(grid); !reason.empty()) {
@@ -104,8 +104,8 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
     Statistic statistic;
     bool refine = false;
   };
-  // Zeros that follow correlations within a group suit the calibration text and little else; feedback makes good what
-  // they would.
+  // Zeros fitted to correlations within a group overfit the calibration text. Error feedback gains what such zeros
+  // would gain.
   const bool diagonal = o.scheme == "asym" && !fast(o);
   const Preset best{ScaleMethod::kAwq,
                     diagonal ? RangeChoice::kDiagonal : RangeChoice::kGram,
@@ -150,7 +150,7 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
         "have them");
   }
   r.refine = choose<bool>("refine", o.refine, {{"auto", preset.refine}, {"on", true}, {"off", false}});
-  // Statistics from a file have no tokens apart.
+  // Statistics from a file cannot be split into calibration and validation tokens.
   r.guard = choose<bool>("guard", o.guard, {{"auto", preset.refine}, {"on", true}, {"off", false}}) &&
             r.rounding == Rounding::kGptq && !from_statistics(o.calibration);
   r.statistic = choose<Statistic>(
@@ -175,7 +175,7 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   r.first_token_weight = o.first_token_weight != 0 ? o.first_token_weight : preset.refine ? kFirstTokenWeight : 1;
   if (o.damping != kDampingOfMethod) check_range("damping", o.damping, 0, 1);
   r.least_damping = o.damping != kDampingOfMethod ? o.damping : GptqOptions{}.damping;
-  // Without held-back tokens to judge by, what they mostly allow.
+  // Without a validation split, the damping that the guard chooses most often.
   const double raised = raised_damping(r.grid);
   const bool most = r.guard || (preset.refine && r.rounding == Rounding::kGptq && o.damping == kDampingOfMethod);
   r.damping = most ? r.least_damping * raised * raised : r.least_damping;

@@ -39,8 +39,8 @@ struct Recipe {
   bool signed_scales = false;
   bool clip = false;
   Rounding rounding = Rounding::kNearest;
-  double damping = 0.01;        // where the guard has no say: without one, and where sensitivity is measured
-  double least_damping = 0.01;  // that the guard tries
+  double damping = 0.01;        // without a guard, and when sensitivity is measured
+  double least_damping = 0.01;  // the smallest that the guard tries
   bool act_order = true;
   double first_token_weight = 1;              // in the Gram matrices
   bool refine = false;                        // codes and scales after rounding
@@ -52,33 +52,33 @@ struct Recipe {
   int least_zero = 0;        // that every format can hold: 1 with version 1 of GPTQ
 };
 
-// The options with what method and effort say where nothing was given: samples, builtin_share. ArgumentError as
-// make_recipe.
+// Fills in the options that depend on method and effort and were not given: samples, builtin_share. Call it before
+// make_recipe, which throws the same ArgumentErrors.
 QuantizeOptions with_presets(QuantizeOptions options);
 
-// The option that a rounding without error feedback is due to, as on the command line: "--effort fast".
+// The option that turned error feedback off, as on the command line: "--effort fast".
 std::string rounding_option(const QuantizeOptions& options);
 
 // Throws ArgumentError naming the option, what was given and what is possible.
 Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
 
-// Of `sequences`, how many the guard judges by: the last eighth, at least one; 0 where there are fewer than two, or no
-// guard.
+// How many of `sequences` are the validation split, by which the guard judges: the last eighth, at least one. 0 without
+// a guard, or when there are fewer than two sequences.
 int64_t guard_sequences(const Recipe& recipe, int64_t sequences);
 
-// Of the best recipe: measured on SmolLM2, docs/algorithms.md.
+// Values of the recipe `awq`, measured on SmolLM2 (docs/algorithms.md).
 inline constexpr double kFirstTokenWeight = 9;
 inline constexpr double kBuiltinShare = 1.0 / 16;
 inline constexpr double kMostBuiltinShare = 0.9;
-// QuantizeOptions::builtin_share that was not given.
+// QuantizeOptions::builtin_share has this value until it is given.
 inline constexpr double kShareOfMethod = -1;
-// QuantizeOptions::damping as it is by default.
+// QuantizeOptions::damping has this value until it is given.
 inline constexpr double kDampingOfMethod = -1;
 // Sequences of --effort fast.
 inline constexpr int64_t kFastSamples = 16;
 
-// Of the stream that makes statistics. "auto": bf16 where the processor multiplies it faster, else f32 (measured on
-// SmolLM2: the reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16). ArgumentError for another
+// The arithmetic of the stream that makes statistics. "auto": bf16 where the processor multiplies it faster (measured
+// on SmolLM2: the reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16). ArgumentError for another
 // name.
 ComputeType statistics_precision(const std::string& name);
 

@@ -78,6 +78,7 @@ constexpr Key kRoundingKeys[] = {{"/sequences", Kind::kCount},
                                  {"/fallbacks", Kind::kCount}};
 constexpr Key kPartKeys[] = {
     {"/name", Kind::kText}, {"/weights", Kind::kCount}, {"/bytes", Kind::kCount}, {"/source_bytes", Kind::kCount}};
+constexpr Key kFormatKeys[] = {{"/format", Kind::kText}, {"/bytes", Kind::kCount}};
 constexpr Key kStageKeys[] = {{"/seconds", Kind::kNumber}, {"/cpu_seconds", Kind::kNumber}};
 
 bool is_count(const json& value) {
@@ -206,6 +207,10 @@ json parse_report(const std::string& text, const std::string& name) {
   if (parts.is_null()) parts = json::array();
   if (!parts.is_array()) checker.fail("model/parts", "a list", &parts);
   checker.check_each(parts, kPartKeys, "model/parts");
+  json& formats = report["model"]["formats"];
+  if (formats.is_null()) formats = json::array();
+  if (!formats.is_array()) checker.fail("model/formats", "a list", &formats);
+  checker.check_each(formats, kFormatKeys, "model/formats");
   if (!report.contains("warnings")) report["warnings"] = json::array();
   if (!report["warnings"].is_array()) checker.fail("warnings", "a list", &report["warnings"]);
   for (const json& warning : report["warnings"]) {

@@ -100,7 +100,8 @@ td,th{padding:.25rem .9rem .25rem 0;text-align:left;vertical-align:top;border-bo
 .verdict{font-size:1.1rem;border-left:.3rem solid;padding:.4rem .8rem;margin:1rem 0}
 .good{border-color:var(--good)}.fair{border-color:var(--fair)}.bad{border-color:var(--bad)}
 .miss{color:var(--bad);font-weight:600}tr.worst td{background:var(--mark)}
-.plot{width:100%;min-width:600px;font-size:13px}.plot text{fill:var(--text)}.grid{stroke:var(--rule)}
+.plot{width:100%;min-width:500px;font-size:13px}.key{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;font-size:.875rem}
+.key span{white-space:nowrap}.key svg{width:28px;height:12px}.plot text{fill:var(--text)}.grid{stroke:var(--rule)}
 .line{fill:none;stroke-width:2}.c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}
 .c4{stroke:var(--c4)}.c5{stroke:var(--c5)}.c6{stroke:var(--c6)}
 )";
@@ -161,9 +162,9 @@ std::string facts_html(const json& r) {
 
 std::string size_html(const json& r) {
   const json& m = r.at("model");
-  std::string h = fmt::format("<h2>Size</h2><p>{}: {} bits per weight, {} in the quantized linears.</p>",
+  std::string h = fmt::format("<h2>Size</h2><p>{}: {} bits per weight, {} in the quantized linears{}.</p>",
                               escape_html(total_size_text(r)), cell(m.at("bits_per_weight"), "{:.3f}"),
-                              cell(m.at("linears_bits_per_weight"), "{:.3f}"));
+                              cell(m.at("linears_bits_per_weight"), "{:.3f}"), escape_html(sized_format(r)));
   Table table({"part", "weights", "before", "now", "bits per weight"}, 1);
   for (const json& part : m.at("parts")) {
     const auto weights = part.at("weights").get<double>();
@@ -200,7 +201,8 @@ std::string warnings_html(const json& warnings) {
 }
 
 // The linears, those with the largest errors marked: a twentieth of them, five at least.
-std::string linears_html(const json& linears) {
+std::string linears_html(const json& r) {
+  const json& linears = r.at("linears");
   if (linears.empty()) return "";
   const bool held = linears[0].at("held_back_output_error").is_number();
   const char* key = held ? "held_back_output_error" : "output_error";
@@ -213,8 +215,9 @@ std::string linears_html(const json& linears) {
   const size_t marked = std::min(errors.size() / 2, std::max<size_t>(5, errors.size() / 20));
   std::sort(errors.begin(), errors.end(), std::greater<>());
   const double least = marked > 0 ? errors[marked - 1] : errors.front() + 1;
-  Table table({"name", "shape", "bits", "group", "weight error", "output error", "held back", "clipped", "saturated"},
-              1);
+  Table table(
+      {"name", "shape", "bits", "group", "weight error", "output error", evaluated_heading(r), "clipped", "saturated"},
+      1);
   size_t count = 0;
   for (const json& l : linears) {
     const bool worst = count < marked && error(l) >= least;
@@ -226,7 +229,7 @@ std::string linears_html(const json& linears) {
   }
   const std::string note =
       fmt::format("<p class=\"small\">Errors are relative. The {} with the largest {} are marked.</p>", marked,
-                  held ? "errors on text that was held back" : "errors");
+                  held ? "errors on " + text_cell(evaluated_text(r)) : "errors");
   return section("Linears", linears.size(), (marked > 0 ? note : "") + table.html());
 }
 
@@ -274,15 +277,13 @@ std::string render_report_html(const std::string& report_json) try {
   const std::string name = escape_html(model_name(r));
   const json finished = r.at("run").value("finished", json());
   std::string h = fmt::format(
-      "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
-      "content=\"width=device-width,initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\"><title>{}: "
-      "quantization report</title><style>{}</style></head><body><h1>{}</h1><p class=\"small\">Quantization report: "
-      "{}{}."
-      "</p>",
-      name, kStyle, name, text_cell(method_text(r)),
+      "{}<title>{}: quantization report</title><style>{}</style></head><body><h1>{}</h1><p "
+      "class=\"small\">Quantization "
+      "report: {}{}.</p>",
+      kPageStart, name, kStyle, name, text_cell(method_text(r)),
       finished.is_string() ? "; " + cell(finished.get<std::string>().substr(0, 10)) : "");
   h += verdict_html(r) + facts_html(r) + size_html(r) + warnings_html(r.at("warnings")) + use_html(r);
-  h += error_plot(r.at("linears")) + mixed_html(r.at("mixed")) + linears_html(r.at("linears")) + lists_html(r);
+  h += error_plot(r.at("linears"), evaluated_text(r)) + mixed_html(r.at("mixed")) + linears_html(r) + lists_html(r);
   h += stages_html(r.at("run"));
   if (const json choice = r.value("rounding_choice", json()); choice.is_object())
     h += "<h2>Rounding</h2><p class=\"small\">" + text_cell(rounding_choice_text(choice)) + ".</p>";

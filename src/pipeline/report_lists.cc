@@ -47,7 +47,8 @@ std::string rounding_choice_text(const json& choice) {
   std::vector<std::string> texts;
   for (const auto& [damping, text] : dampings) texts.push_back(text);
   return fmt::format(
-      "Rounding chosen on {} held-back sequence{}: {} refined, {} with feedback only, {} to nearest ({} with less than "
+      "Rounding chosen on {} sequence{} of the validation split: {} refined, {} with feedback only, {} to nearest ({} "
+      "with less than "
       "the recipe's steps){}{}",
       n("sequences"), n("sequences") == 1 ? "" : "s", n("refined"), n("feedback"), n("nearest"), n("fallbacks"),
       texts.empty() ? "" : "; damping ", fmt::join(texts, ", "));

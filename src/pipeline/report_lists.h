@@ -15,9 +15,9 @@ std::string few_tokens_text(const nlohmann::json& entry);
 // float16, clamped: 2 (largest 1e+06)". An entry as parse_report() lets pass.
 std::string clamped_text(const nlohmann::json& entry);
 
-// "Rounding chosen on 8 held-back sequences: 200 refined, 9 with feedback only, 1 to nearest (10 with less than the
-// recipe's steps); damping 0.07 for 30, 0.49 for 179". Of the report's "rounding_choice", an object that parse_report()
-// let pass.
+// "Rounding chosen on 8 sequences of the validation split: 200 refined, 9 with feedback only, 1 to nearest (10 with
+// less than the recipe's steps); damping 0.07 for 30, 0.49 for 179". Of the report's "rounding_choice", an object that
+// parse_report() let pass.
 std::string rounding_choice_text(const nlohmann::json& choice);
 
 // Names that differ only in the number of their layer, as one with how many there are, in the order in which they are

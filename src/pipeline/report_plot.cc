@@ -62,7 +62,7 @@ std::string escape_html(const std::string& text) {
   return out;
 }
 
-std::string error_plot(const json& linears) {
+std::string error_plot(const json& linears, const std::string& evaluated) {
   const bool held = !linears.empty() && linears[0].at("held_back_output_error").is_number();
   const char* key = held ? "held_back_output_error" : "output_error";
   std::map<std::string, std::map<int64_t, double>> lines;
@@ -77,16 +77,30 @@ std::string error_plot(const json& linears) {
     top = std::max(top, e);
   }
   if (lines.empty()) return "";
-  constexpr double kLeft = 50;
+  constexpr double kLeft = 56;
+  constexpr double kRight = 14;  // half of the last layer's number
   constexpr double kWidth = 560;
   constexpr double kHeight = 240;
   constexpr double kTop = 10;
   constexpr const char* kDashes[] = {"none", "7 3", "2 3"};
   constexpr size_t kColours = 7;  // .c0 to .c6 of the page's style
+  const auto look = [&](size_t at) {
+    return fmt::format("class=\"line c{}\" stroke-dasharray=\"{}\"", at % kColours, kDashes[at % 3]);
+  };
+  // The key stands above the drawing as text of the page: names have any length, and the page any width.
+  std::string key_html = "<p class=\"key\">";
+  size_t count = 0;
+  for (const auto& [kind, points] : lines) {
+    key_html += fmt::format(
+        "<span><svg viewBox=\"0 0 28 12\" aria-hidden=\"true\"><line {} x1=\"0\" x2=\"28\" y1=\"6\" y2=\"6\"/></svg> "
+        "{}</span>\n",
+        look(count++), escape_html(kind));
+  }
+  key_html += "</p>";
   std::string svg = fmt::format(
-      "<h2>Output error by layer</h2><p class=\"small\">Relative, on the {}.</p><div class=\"wide\"><svg viewBox=\"0 0 "
+      "<h2>Output error by layer</h2><p class=\"small\">Relative, on {}.</p>{}<div class=\"wide\"><svg viewBox=\"0 0 "
       "{} {}\" role=\"img\" class=\"plot\"><title>Relative output error of each kind of linear by layer</title>",
-      held ? "text that was held back" : "calibration text", kLeft + kWidth + 130, kHeight + 50);
+      escape_html(held ? evaluated : "calibration text"), key_html, kLeft + kWidth + kRight, kHeight + 50);
   for (int i = 0; i <= 4; ++i) {
     const double y = kTop + kHeight - kHeight * i / 4.0;
     svg += fmt::format(
@@ -112,13 +126,7 @@ std::string error_plot(const json& linears) {
     std::string path;
     for (const auto& [layer, e] : points)
       path += fmt::format("{:.1f},{:.1f} ", x_of(layer), kTop + kHeight - kHeight * e / top);
-    const std::string look = fmt::format("class=\"line c{}\" stroke-dasharray=\"{}\"", at % kColours, kDashes[at % 3]);
-    const std::string name = escape_html(kind);
-    svg += fmt::format("<polyline {} points=\"{}\"><title>{}</title></polyline>", look, path, name);
-    const double y = 20 + 20 * static_cast<double>(at);
-    svg += fmt::format("<line {0} x1=\"{1}\" x2=\"{2}\" y1=\"{3}\" y2=\"{3}\"/><text x=\"{4}\" y=\"{5}\">{6}</text>",
-                       look, kLeft + kWidth + 12, kLeft + kWidth + 40, y, kLeft + kWidth + 46, y + 4, name);
-    ++at;
+    svg += fmt::format("<polyline {} points=\"{}\"><title>{}</title></polyline>", look(at++), path, escape_html(kind));
   }
   return svg + "</svg></div>";
 }

@@ -10,7 +10,7 @@ namespace metal_marlin {
 std::string escape_html(const std::string& text);
 
 // Relative output error by layer, a line for each kind of linear; with its title. Empty: nothing was measured.
-// `linears`: those of a report that parse_report() let pass.
-std::string error_plot(const nlohmann::json& linears);
+// `linears`: those of a report that parse_report() let pass. `evaluated`: evaluated_text() of that report.
+std::string error_plot(const nlohmann::json& linears, const std::string& evaluated);
 
 }  // namespace metal_marlin

@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/file_status.h"
 #include "pipeline/manifest.h"
 #include "pipeline/mixed_report.h"
 #include "pipeline/printable.h"
@@ -87,22 +89,35 @@ std::string part_name(const std::string& key) {
   return key;
 }
 
+// A page can be made again in a moment; any other file is not ours to replace.
+void refuse_foreign_page(const std::string& path) {
+  if (!path_exists(path)) return;
+  std::ifstream file(path, std::ios::binary);
+  std::string start(kPageStart.size(), ' ');
+  file.read(start.data(), static_cast<std::streamsize>(start.size()));
+  start.resize(static_cast<size_t>(file.gcount()));
+  if (start.empty() || start == kPageStart) return;
+  throw ArgumentError(
+      fmt::format("{}: expected a new file or an earlier page of this program, found another file; move it away, or "
+                  "choose another name",
+                  path));
+}
+
 }  // namespace
 
 std::string read_report(const std::string& run) try {
   namespace fs = std::filesystem;
-  std::error_code code;
   std::string path = run;
-  if (fs::is_directory(run, code)) {
+  if (is_folder(run)) {
     path = (fs::path(run) / "report.json").string();
-    if (!fs::exists(path, code)) {
-      const bool unfinished = fs::exists(fs::path(run) / ".metal-marlin" / "run.json", code);
+    if (!path_exists(path)) {
+      const bool unfinished = path_exists(fs::path(run) / ".metal-marlin" / "run.json");
       throw SystemError(
           fmt::format("{}: expected the output of a run, found no report.json{}", run,
                       unfinished ? ": the run is not finished; the same quantize command continues it" : ""));
     }
   }
-  if (!fs::exists(path, code)) {
+  if (!path_exists(path)) {
     throw SystemError(
         fmt::format("{}: expected the folder that quantize wrote, or a report.json, found nothing there", path));
   }
@@ -116,6 +131,7 @@ std::string read_report(const std::string& run) try {
 void write_report_html(const std::string& report_json, const std::string& path) try {
   refuse_checkpoint_file(path);
   require_regular_file_name(path);
+  refuse_foreign_page(path);
   write_text_file(path, render_report_html(report_json));
 } catch (...) {
   rethrow_as_error("write_report_html");
@@ -146,7 +162,7 @@ std::string render_report_summary(const std::string& report_json) try {
     line("verdict", "not evaluated: there was no text for it; --evaluate FILE names one");
   }
   const json& parts = m.at("parts");
-  line("size", total_size_text(r) + (parts.empty() ? "" : ": " + size_parts_text(parts)));
+  line("size", total_size_text(r) + (parts.empty() ? "" : ": " + size_parts_text(parts) + sized_format(r)));
   if (const std::string reason = size_reason(parts); !reason.empty()) line("", reason);
   const json& run = r.at("run");
   line("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(run.at("seconds").get<double>()),
@@ -196,21 +212,20 @@ std::string render_report_text(const std::string& report_json) try {
     const json& same = m.at("top1_agreement");
     line("same top token", same.is_number() ? fmt::format("{:.1f} %", 100 * same.get<double>()) : "-");
   } else {
-    line("evaluated on", "nothing (no held-back text)");
+    line("evaluated on", "nothing: there was no text for it");
   }
-  line("size",
-       fmt::format("{}, {:.3f} bits per weight ({:.3f} in the quantized linears); before {}",
-                   size_text(m.at("bytes").get<uint64_t>()), m.at("bits_per_weight").get<double>(),
-                   m.at("linears_bits_per_weight").get<double>(), size_text(m.at("source_bytes").get<uint64_t>())));
+  line("size", fmt::format("{}: {:.3f} bits per weight, {:.3f} in the quantized linears{}", total_size_text(r),
+                           m.at("bits_per_weight").get<double>(), m.at("linears_bits_per_weight").get<double>(),
+                           sized_format(r)));
   const json& parts = m.at("parts");
-  if (!parts.empty()) line("", size_parts_text(parts));
+  if (!parts.empty()) line("", size_parts_text(parts) + sized_format(r));
   if (const std::string reason = size_reason(parts); !reason.empty()) line("", reason);
   const json& run = r.at("run");
   line("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(run.at("seconds").get<double>()),
                            duration_text(run.at("cpu_seconds").get<double>()),
                            memory_text(run.at("peak_memory_bytes").get<uint64_t>())));
   out += fmt::format("\n{:<12} {:>6} {:>13} {:>13} {:>13}   {}\n", "linear", "count", "weight error", "output error",
-                     "held back", "worst held back");
+                     evaluated_heading(r), std::string("worst ") + evaluated_heading(r));
   for (const KindRow& k : by_kind(r.at("linears"))) {
     const auto mean = [](double sum, int64_t n) {
       return n > 0 ? fmt::format("{:.4f}", sum / static_cast<double>(n)) : std::string("-");
@@ -287,6 +302,14 @@ std::string render_plan(const std::string& plan_json) try {
   const auto memory = [](const json& bytes) { return memory_text(bytes.get<uint64_t>()); };
   line("model", p.at("model").get<std::string>());
   line("output", p.at("output").get<std::string>());
+  if (const json start = p.value("start", json()); start == "complete") {
+    line("", "holds the result of this command already: the run would have nothing to do");
+  } else if (start == "resume") {
+    line("", fmt::format("holds this run, interrupted: it goes on after {} finished blocks",
+                         p.value("finished_blocks", int64_t{0})));
+  } else if (start == "redo") {
+    line("", "holds the result of this command, but not whole: the run would do the work again");
+  }
   const json& o = p.at("options");
   const bool mixed = o.at("mixed_bits").get<bool>();
   const std::string bits =

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string_view>
 
@@ -63,10 +65,42 @@ std::string evaluation_note(const json& report) {
   return "";
 }
 
+namespace {
+
+// The file that --evaluate named; empty: the text was held back, or nothing was evaluated.
+std::string evaluated_file(const json& report) {
+  const json& held_back = report.at("held_back");
+  if (held_back.value("kind", json()) != "file") return "";
+  return std::filesystem::path(held_back.at("source").get<std::string>()).filename().string();
+}
+
+}  // namespace
+
+std::string evaluated_text(const json& report) {
+  const std::string file = evaluated_file(report);
+  return file.empty() ? "text that was held back" : file;
+}
+
+const char* evaluated_heading(const json& report) {
+  return evaluated_file(report).empty() ? "held back" : "on the file";
+}
+
 std::string total_size_text(const json& report) {
   const json& m = report.at("model");
-  return fmt::format("{}, before {}", size_text(m.at("bytes").get<uint64_t>()),
-                     size_text(m.at("source_bytes").get<uint64_t>()));
+  std::string sizes = size_text(m.at("bytes").get<uint64_t>());
+  if (const json formats = m.value("formats", json::array()); formats.size() > 1) {
+    sizes.clear();
+    for (const json& f : formats) {
+      sizes += fmt::format("{}{} {}", sizes.empty() ? "" : ", ", f.at("format").get<std::string>(),
+                           size_text(f.at("bytes").get<uint64_t>()));
+    }
+  }
+  return fmt::format("{}, before {}", sizes, size_text(m.at("source_bytes").get<uint64_t>()));
+}
+
+std::string sized_format(const json& report) {
+  const json formats = report.at("model").value("formats", json::array());
+  return formats.size() > 1 ? fmt::format(" ({})", formats[0].at("format").get<std::string>()) : "";
 }
 
 std::string use_command(const json& report) {
@@ -74,8 +108,10 @@ std::string use_command(const json& report) {
   if (!output.is_string() || output.get<std::string>().empty()) return "";
   const json chat = report.at("input").value("chat_template", json());
   const bool talks = chat.is_boolean() && chat.get<bool>();
-  return talks ? fmt::format("metal-marlin chat {}", output.get<std::string>())
-               : fmt::format("metal-marlin generate {} -p TEXT", output.get<std::string>());
+  const json formats = report.at("model").value("formats", json::array());  // each in a folder of its own
+  const std::string folder =
+      output.get<std::string>() + (formats.size() > 1 ? "/" + formats[0].at("format").get<std::string>() : "");
+  return talks ? fmt::format("metal-marlin chat {}", folder) : fmt::format("metal-marlin generate {} -p TEXT", folder);
 }
 
 std::string without_folders(const std::string& text) {
@@ -95,6 +131,44 @@ std::string without_folders(const std::string& text) {
     at = end;
   }
   return out;
+}
+
+std::string published_path(const std::string& path) {
+  const std::filesystem::path p(path);
+  if (!p.is_absolute()) return path;
+  std::filesystem::path out;
+  for (const auto& part : p) {
+    if (!out.empty() || part.string().starts_with("models--")) out /= part;
+  }
+  if (!out.empty()) return out.string();
+  const std::filesystem::path whole = p.has_filename() ? p : p.parent_path();
+  return whole.has_filename() ? whole.filename().string() : path;
+}
+
+namespace {
+
+std::string published_text(std::string text, const std::vector<std::string>& paths) {
+  for (const std::string& path : paths) {
+    const std::string shorter = published_path(path);
+    for (size_t at = 0; shorter != path && (at = text.find(path, at)) != std::string::npos; at += shorter.size())
+      text.replace(at, path.size(), shorter);
+  }
+  return without_folders(text);
+}
+
+void publish_sorted(json& value, const std::vector<std::string>& paths) {
+  if (value.is_string()) value = published_text(value.get<std::string>(), paths);
+  if (!value.is_structured()) return;
+  for (json& entry : value) publish_sorted(entry, paths);
+}
+
+}  // namespace
+
+void publish(json& value, const std::vector<std::string>& paths) {
+  std::vector<std::string> longest_first = paths;  // one may be the beginning of another
+  std::sort(longest_first.begin(), longest_first.end(),
+            [](const std::string& a, const std::string& b) { return a.size() > b.size(); });
+  publish_sorted(value, longest_first);
 }
 
 }  // namespace metal_marlin

@@ -3,8 +3,15 @@
 
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace metal_marlin {
+
+// How a page of render_report_html() begins; it tells our pages from other files.
+inline constexpr std::string_view kPageStart =
+    "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
+    "content=\"width=device-width,initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">";
 
 struct Verdict {
   const char* word = "";    // "close to the original"
@@ -22,12 +29,26 @@ std::string method_text(const nlohmann::json& report);
 // What kind of text the figures are of, and what that means for them: "the model's own text: ... "; empty: a file that
 // the user has named, or nothing was evaluated.
 std::string evaluation_note(const nlohmann::json& report);
-// "113.9 MB, before 269.1 MB".
+// Of which text the errors behind the figures are: "wiki.test.txt", the file that was named, without folders, or "text
+// that was held back".
+std::string evaluated_text(const nlohmann::json& report);
+// The same as a table's heading: "on the file", "held back".
+const char* evaluated_heading(const nlohmann::json& report);
+// "113.9 MB, before 269.1 MB", of several formats "awq 113.9 MB, native 114.2 MB, before 269.1 MB".
 std::string total_size_text(const nlohmann::json& report);
+// Where there are several formats, the first, which parts and bits per weight are of, as " (native)"; else empty.
+std::string sized_format(const nlohmann::json& report);
 // "metal-marlin chat OUT", with the output's name without folders; empty: the report does not tell.
 std::string use_command(const nlohmann::json& report);
 
 // `text` with every absolute path cut to its last part: pages are passed on.
 std::string without_folders(const std::string& text);
+// A path as a report holds it, which may be published: a relative one as it was typed, an absolute one without the
+// folders of this machine. Of a snapshot in the Hugging Face cache "models--org--name/snapshots/REVISION" is left, else
+// the last part.
+std::string published_path(const std::string& path);
+// All strings of `value` with the absolute paths in them made so. `paths`: those that are known to occur, which may
+// hold spaces.
+void publish(nlohmann::json& value, const std::vector<std::string>& paths);
 
 }  // namespace metal_marlin

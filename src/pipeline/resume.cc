@@ -25,14 +25,24 @@ bool is_of(const json& report, uint64_t fingerprint) {
          report.at(kFingerprint) == json(fmt::format("{:016x}", fingerprint));
 }
 
-// What a report says of the run; of an old one, without "identity", at least its options. Files stand there by their
-// names, so these cannot be compared.
+// The identity that a report states. A report of an old version has none: then only its options, in which files stand
+// by name and cannot be compared.
 json identity_of(const json& report) {
   const json::json_pointer place("/run/identity");
   if (report.contains(place) && report.at(place).is_object()) return report.at(place);
   json out = json::object();
   if (report.contains("options") && report["options"].is_object()) out["options"] = report["options"];
   return out;
+}
+
+// Whether the journal is of the run with this fingerprint. A damaged one is of no run where it may be replaced.
+bool continues(const Journal& journal, uint64_t fingerprint, bool overwrite) {
+  try {
+    return journal.fingerprint() == fingerprint;
+  } catch (const FormatError&) {
+    if (!overwrite) throw;
+    return false;
+  }
 }
 
 // The first file that the report lists and that is not in the folder with its size; empty: all are.
@@ -57,6 +67,11 @@ std::string missing_file(const Folder& folder, const json& report) {
 
 }  // namespace
 
+const char* start_name(Start start) noexcept {
+  constexpr const char* kNames[] = {"fresh", "resume", "redo", "complete"};
+  return kNames[static_cast<int>(start)];
+}
+
 json finished_report(const Folder& folder) {
   if (folder.status("report.json").kind != FileKind::kRegular) return nullptr;
   json report = json::parse(
@@ -79,7 +94,7 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
   };
   if (!manifest.empty()) refuse_model_inside(source, output.path());
   if (journal.exists()) {
-    if (options.resume && journal.fingerprint() == fingerprint) {
+    if (options.resume && continues(journal, fingerprint, options.overwrite)) {
       if (!foreign.empty()) refuse(foreign);
       return Start::kResume;
     }
@@ -90,7 +105,9 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
                       output.path(), identity_difference(journal.identity(), identity)));
     }
     warn(options.resume
-             ? fmt::format("{}: an interrupted run of other options is removed, as --overwrite says", output.path())
+             ? fmt::format("{}: an interrupted run that cannot be continued by this command is removed, as --overwrite "
+                           "says",
+                           output.path())
              : std::string("starting over, as --no-resume says"));
   } else if (const json report = finished_report(output.folder()); !options.overwrite && !report.is_null()) {
     if (!is_of(report, fingerprint)) {
@@ -103,6 +120,16 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
     warn(fmt::format("{} is missing or has another size; doing the work again", output.folder().path_of(missing)));
     if (!foreign.empty()) refuse(foreign);
     return Start::kRedo;
+  }
+  if (const std::string left = journal.file_without_run(); !left.empty()) {
+    if (options.resume && !options.overwrite) {
+      throw FormatError(
+          fmt::format("{}/{}: run.json is missing, without which the interrupted run there cannot be continued (found "
+                      "{}); start over with --overwrite, or choose another folder",
+                      output.path(), kJournalName, left));
+    }
+    warn(fmt::format("{}/{}: what an interrupted run without its run.json left there is removed, as {} says",
+                     output.path(), kJournalName, options.resume ? "--overwrite" : "--no-resume"));
   }
   if (options.overwrite) {
     if (!foreign.empty()) refuse(foreign);

@@ -14,8 +14,8 @@
 
 namespace metal_marlin {
 
-// Of one linear. The errors are relative output errors on the held-back tokens (LinearErrors::output_error), of `rows`
-// rows.
+// The choice for one linear. Its errors are relative output errors (LinearErrors::output_error) on the tokens of the
+// validation split, of RoundingTrial::rows rows.
 struct RoundingChoice {
   double damping = 0;    // the same for all linears of an input
   bool feedback = true;  // GPTQ; else rounding to nearest, and then no refinement
@@ -25,15 +25,15 @@ struct RoundingChoice {
   double refined_error = 0;   // as feedback_error where refinement was not asked for
 };
 
-// Times, at most twice. Measured (docs/accuracy.md): a free zero leaves less to correct, and more damping then costs
-// less.
+// A damping is raised by this factor, and raised a second time by it. Measured (docs/accuracy.md): asymmetric grids
+// leave less error to feed back, so more damping costs them less.
 inline constexpr double kRaisedDamping = 7;
 inline constexpr double kRaisedDampingOfZeros = 10;
 constexpr double raised_damping(const Grid& grid) noexcept {
   return grid.symmetric ? kRaisedDamping : kRaisedDampingOfZeros;
 }
-// More damping is taken while the sum of squared errors grows by no more than this, less only where it falls by more:
-// the held-back tokens are of the calibration text, other text differs more from it than they do.
+// The larger of two dampings is preferred: it is taken while the sum of squared errors grows by no more than this
+// share. The validation split is calibration text, and other text differs from the statistics by more.
 inline constexpr double kDampingTolerance = 0.1;
 
 struct RoundingTrial {
@@ -46,12 +46,12 @@ struct RoundingTrial {
   std::function<GroupRanges(const Matrix& rows, const Matrix& gram, size_t index)> ranges;
 };
 
-// gram [in, in]: of all calibration tokens, held-back ones included, which are `share` of them; held_back [in, in]: of
-// those alone. For the trial gram becomes that of the others, gram - share held_back, in place; afterwards it is as it
-// was but for rounding. Tried are trial.gptq.damping times trial.raised, times its square, which is taken where the sum
-// of squared errors over the input is within kDampingTolerance of the first's, and, where it is not, times 1. Then for
-// each linear the least of refined, with feedback, nearest is taken. Errors as make_gptq_factor; ArgumentError for
-// shapes.
+// Chooses how the linears of one input are rounded. gram [in, in] is of all calibration tokens; held_back [in, in] is
+// of the validation split, which is `share` of them. During the trial gram is changed in place to that of the other
+// tokens; afterwards it is restored, up to rounding. First trial.gptq.damping times trial.raised is tried, then times
+// its square: the square is taken when the sum of squared errors is within kDampingTolerance of the first's, else times
+// 1 is tried. Then each linear takes the least error of three: refined, with feedback, nearest. Throws as
+// make_gptq_factor does, and ArgumentError for shapes.
 std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weights, Matrix& gram,
                                             const Matrix& held_back, double share, const RoundingTrial& trial);
 

@@ -15,6 +15,7 @@
 #include "formats/text.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/mixed_bits.h"
+#include "pipeline/report_words.h"
 #include "pipeline/texts.h"
 #include "source/model_source.h"
 
@@ -93,7 +94,7 @@ std::string identity_difference(const nlohmann::json& before, const nlohmann::js
     if (j.is_null()) return std::string("none");
     std::string text = j.is_string() ? j.get<std::string>() : j.dump(-1, ' ', true, json::error_handler_t::replace);
     if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
-    // Names and numbers stand as they are; anything else may be of a stranger.
+    // Plain names and numbers are shown as they are. A stranger may have written the report: the rest is escaped.
     const bool plain = std::all_of(text.begin(), text.end(), [](char c) { return c >= ' ' && c <= '~'; });
     return plain ? text : shown(text);
   };
@@ -121,7 +122,8 @@ std::string identity_difference(const nlohmann::json& before, const nlohmann::js
     parts.push_back(fmt::format("version: {} then, {} now", value(old), value(now.at("version"))));
   if (const json digest = at(before, "/model/digest"); !digest.is_null() && digest != now.at("model").at("digest")) {
     const json old = at(before, "/model/path");
-    parts.push_back(old == now.at("model").at("path")
+    const auto path = now.at("model").at("path").get<std::string>();
+    parts.push_back(old == path || old == published_path(path)  // the latter in a report
                         ? std::string("the model has changed since")
                         : fmt::format("model: {} then, {} now", value(old), value(now.at("model").at("path"))));
   }

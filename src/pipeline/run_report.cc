@@ -13,6 +13,7 @@
 #include "kernels/blas_kernels.h"
 #include "kernels/gemm.h"
 #include "pipeline/mixed_bits.h"
+#include "pipeline/report_words.h"
 #include "pipeline/size.h"
 #include "pipeline/size_parts.h"
 #include "source/tokenizer.h"
@@ -40,6 +41,12 @@ json model_section(const ModelSource& source, const RunFacts& facts) {
   model["linears_bits_per_weight"] = first.quantized_weights > 0 ? 8.0 * static_cast<double>(first.quantized_bytes) /
                                                                        static_cast<double>(first.quantized_weights)
                                                                  : 0.0;
+  model["formats"] = json::array();
+  for (const auto& [format, written] : facts.written) {
+    model["formats"].push_back({{"format", format},
+                                {"bytes", written.quantized_bytes + written.kept_bytes},
+                                {"bits_per_weight", written.bits_per_weight}});
+  }
   model["parts"] = size_parts(source, first.kept, first.quantized_bytes);
   model["parameters"] = before.parameters;
   model["source_bytes"] = before.bytes;
@@ -227,6 +234,9 @@ json build_report(const ModelSource& source, const Recipe& recipe, const Quantiz
   report["files"] = files;
   report["warnings"] = tracker.warnings();
   report["gate"] = gate_section(report, options.max_kl);
+  std::vector<std::string> paths = options.calibration.calibration;
+  paths.insert(paths.end(), {options.evaluation.text, source.path(), facts.model, facts.output});
+  publish(report, paths);
   return report;
 }
 

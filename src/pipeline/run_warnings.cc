@@ -8,13 +8,28 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "calibrate/stats_file.h"
+#include "core/half.h"
 #include "formats/text.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/mixed_bits.h"
 #include "pipeline/texts.h"
 #include "source/text.h"
+#include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
+
+CheckpointPlan planned_checkpoint(const Recipe& recipe, std::span<const LayerTensors> layers) {
+  CheckpointPlan plan;
+  plan.group_size = recipe.grid.group_size;
+  plan.symmetric = recipe.grid.symmetric;
+  plan.bits = recipe.grid.bits;
+  for (const LayerTensors& layer : layers) {
+    for (const QuantizedWeight& w : layer.quantized)
+      plan.quantized.push_back({w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits});
+  }
+  return plan;
+}
 
 std::string quantized_storage(const ModelSource& source) {
   std::set<std::string> linears;
@@ -48,6 +63,57 @@ std::vector<std::string> warnings_before_work(const ModelSource& source, const Q
   return warnings;
 }
 
+std::vector<std::string> narrowed_tensors(const ModelSource& source, const QuantizeOptions& options,
+                                          const Recipe& recipe, std::span<const LayerTensors> layers) {
+  std::vector<std::string> names;
+  const CheckpointPlan plan = planned_checkpoint(recipe, layers);
+  for (const std::string& format : options.formats) {
+    for (const std::string& name : CheckpointWriter::create(format)->forecast(source, plan).narrowed) {
+      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    }
+  }
+  return names;
+}
+
+std::string narrowed_warning(const ModelSource& source, const Recipe& recipe,
+                             const std::vector<std::string>& narrowed) {
+  constexpr int64_t kRows = 1024;
+  const auto loses = [&](const std::string& name, const std::vector<int64_t>& shape) {
+    const int64_t rows = shape.size() > 1 ? shape[0] : 1;
+    for (int64_t r = 0; r < rows; r += kRows) {
+      const Matrix part = shape.size() > 1 ? source.load(name, r, std::min(kRows, rows - r)) : source.load(name);
+      const auto values = part.values();
+      if (std::any_of(values.begin(), values.end(), [](float v) { return f16_to_f32(f32_to_f16(v)) != v; }))
+        return true;
+    }
+    return false;
+  };
+  // Scales are folded into norms and biases of the blocks: those are in 16 bits already when the figures are measured.
+  const bool folds = recipe.scales != ScaleMethod::kNone;
+  const std::string blocks = source.linears(0).front().weight;
+  const std::string prefix = blocks.substr(0, blocks.find(".0.") + 1);
+  for (const CheckpointTensor& t : source.tensors()) {
+    if (std::find(narrowed.begin(), narrowed.end(), t.name) == narrowed.end()) continue;
+    if (folds && t.shape.size() < 2 && t.name.starts_with(prefix)) continue;
+    const bool lost = loses(t.name, t.shape);
+    source.release(t.name);
+    if (!lost) continue;
+    return fmt::format(
+        "{}: stores tensors in float32 that are written in 16 bits, {} for one; perplexity and KL divergence of the "
+        "report are measured before that, evaluate the result for figures of it",
+        source.path(), escaped(t.name));
+  }
+  return {};
+}
+
+std::string first_rows_warning(const Recipe& recipe, const StatsFile& statistics) {
+  if (recipe.first_token_weight == 1 || !needs_gram(recipe) || statistics.first_rows()) return {};
+  return fmt::format(
+      "{}: the inputs of first tokens are not in it, so they count once, not {} times: expect less accuracy, or "
+      "calibrate again",
+      statistics.path(), recipe.first_token_weight);
+}
+
 std::string clamped_scales_warning(std::span<const nlohmann::json> blocks) {
   uint64_t scales = 0;
   size_t linears = 0;
@@ -72,7 +138,7 @@ void require_judge(const QuantizeOptions& options) {
   const bool only_chooses = chooses_by_limit(options) && text == "none";
   if (options.max_kl < 0 || only_chooses) return;
   if (text == "none" || (text.empty() && from_statistics(options.calibration)))
-    throw ArgumentError("--max-kl: there is no held-back text to judge by; name one with --evaluate FILE");
+    throw ArgumentError("--max-kl: there is no text to judge by; name one with --evaluate FILE");
 }
 
 std::vector<std::string> unused_pattern_warnings(const QuantizeOptions& options, std::span<const LayerTensors> layers) {

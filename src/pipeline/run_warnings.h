@@ -7,13 +7,30 @@
 #include <vector>
 
 #include "pipeline/recipe.h"
+#include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
+
+class StatsFile;
+
+// What of a checkpoint is known before the work: for forecasts of sizes. `layers`: the plan of every layer.
+CheckpointPlan planned_checkpoint(const Recipe& recipe, std::span<const LayerTensors> layers);
 
 // A source that is quantized already, a text that both calibrates and judges, options without effect, layers that the
 // config does not count: a sentence each, in this order.
 std::vector<std::string> warnings_before_work(const ModelSource& source, const QuantizeOptions& options,
                                               const Recipe& recipe);
+
+// A sentence on tensors of float32 that the result holds in 16 bits, which the figures of the report do not see; empty:
+// none of `narrowed` (WriteReport::narrowed of all formats) loses anything, as far as that is known before the work.
+std::string narrowed_warning(const ModelSource& source, const Recipe& recipe, const std::vector<std::string>& narrowed);
+// WriteReport::narrowed of all formats, without doubles. `layers`: the plan of every layer.
+std::vector<std::string> narrowed_tensors(const ModelSource& source, const QuantizeOptions& options,
+                                          const Recipe& recipe, std::span<const LayerTensors> layers);
+
+// A sentence on statistics that do not tell the inputs of first tokens apart; empty: they do, or it makes no
+// difference.
+std::string first_rows_warning(const Recipe& recipe, const StatsFile& statistics);
 
 // ArgumentError when a limit on the KL divergence is given and nothing will be there to judge by.
 void require_judge(const QuantizeOptions& options);

@@ -19,8 +19,8 @@ int64_t profiled_blocks(const ModelSource& source);
 
 struct PoolSelection {
   std::vector<int64_t> sequences;  // of the pool, ascending
-  int64_t blocks = 0;              // that they were judged by
-  double coverage = 0;             // of theirs, as a share of the pool's
+  int64_t blocks = 0;              // through which the pool passed
+  double coverage = 0;             // of the chosen sequences, as a share of the whole pool's
 };
 
 // `group`: the source of each sequence; `quota`: how many to choose of each source. `scratch`: path of a file for the

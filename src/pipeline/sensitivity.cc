@@ -1,13 +1,16 @@
 #include "pipeline/sensitivity.h"
 
 #include <fmt/format.h>
+#include <metal_marlin/error.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include "calibrate/statistics.h"
 #include "core/threads.h"
+#include "formats/text.h"
 #include "model/block.h"
 #include "model/model.h"
 #include "pipeline/block_probe.h"
@@ -59,11 +62,24 @@ class Divergence {
     for (const double p : share_) kept += p;
     for (double& p : share_) p /= kept;
   }
-  // With d = the difference of the logits: log(sum p e^d) - sum p d, exact for small d too.
+  // With d = the difference of the logits: log(sum p e^d) - sum p d, exact for small d too. NaN or infinity where the
+  // logits of one of the two hold such a value.
   double operator()(const float* logits) const {
+    constexpr double kLargestExponent = 600;  // e^709 is the largest float64
     double mean = 0;
-    for (size_t i = 0; i < index_.size(); ++i) mean += share_[i] * (static_cast<double>(logits[index_[i]]) - logit_[i]);
+    double largest = -std::numeric_limits<double>::infinity();
+    for (size_t i = 0; i < index_.size(); ++i) {
+      const double d = static_cast<double>(logits[index_[i]]) - logit_[i];
+      mean += share_[i] * d;
+      largest = std::max(largest, d);
+    }
+    if (!std::isfinite(mean)) return mean;
     double sum = 0;
+    if (largest - mean > kLargestExponent) {
+      for (size_t i = 0; i < index_.size(); ++i)
+        sum += share_[i] * std::exp(static_cast<double>(logits[index_[i]]) - logit_[i] - largest);
+      return largest - mean + std::log(sum);
+    }
     for (size_t i = 0; i < index_.size(); ++i) {
       sum += share_[i] * std::expm1(static_cast<double>(logits[index_[i]]) - logit_[i] - mean);
     }
@@ -184,7 +200,7 @@ class Measurement {
       run_stream(pass, layer, folded, input.clone(), kFirstItem + static_cast<int64_t>(i));
       swap_linears(out_.items[i].input, block, folded);
     }
-    // The original's stream and those that met their quantized linears before.
+    // The original's stream, and the streams whose quantized linears lie in an earlier block.
     const auto prepared = pass.prepare(folded);
     const int64_t streams = kFirstItem + static_cast<int64_t>(next_);
     for (int64_t s = 0; s < streams; ++s) {
@@ -209,8 +225,8 @@ class Measurement {
     }
   }
 
-  // For now the ratio of the squared output error to that of the recipe's grid; compare() multiplies it with the KL
-  // divergence.
+  // The ratio of the squared output error to that of the recipe's grid. compare() turns it into a KL divergence by
+  // multiplying it with the measured one.
   static void estimate_options(SensitiveItem& item, const std::vector<GridTrial>& trials) {
     // The first is the grid that was measured.
     const double usual = trials.empty() ? 0 : trials.front().loss;
@@ -246,6 +262,7 @@ class Measurement {
         });
         if (s != kOriginal) {
           for (int64_t i = 0; i < n; ++i) {
+            if (!std::isfinite(kl[static_cast<size_t>(i)])) refuse_logits(s, at + i);
             sums[static_cast<size_t>(s)] += kl[static_cast<size_t>(i)];
             squares[static_cast<size_t>(s)] += kl[static_cast<size_t>(i)] * kl[static_cast<size_t>(i)];
           }
@@ -262,6 +279,17 @@ class Measurement {
           rows_ > 1 ? std::sqrt(std::max(0.0, square - item.kl * item.kl) / static_cast<double>(rows_ - 1)) : 0;
       for (BitsOption& o : item.options) o.kl *= item.kl;
     }
+  }
+
+  [[noreturn]] void refuse_logits(int64_t stream, int64_t token) const {
+    const std::string what = stream == kAll
+                                 ? std::string("all linears")
+                                 : escaped(out_.items[static_cast<size_t>(stream - kFirstItem)].names.front()) +
+                                       " and the linears with its input";
+    throw NumericError(fmt::format(
+        "{}: the logits of token {} of the calibration text are NaN or infinite, in the model itself or when "
+        "{} are quantized: a weight is damaged, or a value inside the model exceeds float32",
+        source_.path(), token + 1, what));
   }
 
   const ModelSource& source_;

@@ -28,8 +28,8 @@ Sensitivity measure_sensitivity(const ModelSource& source, const QuantizeOptions
                                 const std::vector<LayerTensors>& layers, const TokenSet& calibration,
                                 const std::string& scratch, Tracker& tracker);
 
-// What to tell a user whose `available` sequences are too few for that: some are both calibrated and measured on. Else
-// nothing.
+// A warning when `available` sequences are too few, so that some are used both to calibrate and to measure. Empty when
+// they suffice.
 std::string sensitivity_warning(const QuantizeOptions& options, int64_t available);
 
 // Peak resident memory of that, less the program.

@@ -15,7 +15,7 @@ struct ModelSize {
     return parameters == 0 ? 0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters);
   }
 };
-// "512 bytes", "13.4 KB", "98.5 MB", "4.92 GB": powers of 1000, as disks are sold.
+// "512 bytes", "13.4 KB", "98.5 MB", "4.92 GB": powers of 1000.
 std::string size_text(uint64_t bytes);
 // Memory and room on a disk in powers of 1024, as --memory takes them: "512 MiB", "120.6 GiB".
 std::string memory_text(uint64_t bytes);

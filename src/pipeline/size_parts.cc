@@ -17,7 +17,7 @@ namespace {
 
 constexpr const char* kParts[] = {"linears", "embedding", "head", "linears in 16 bits", "norms and biases"};
 enum Part : size_t { kQuantized, kEmbedding, kHead, kSkipped, kRest, kPartCount };
-// A part of this share of the result is worth a word.
+// A part with at least this share of the result is mentioned.
 constexpr double kLargeShare = 0.25;
 
 double bits_per_weight(const json& part) {

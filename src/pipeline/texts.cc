@@ -27,7 +27,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kLeastHeldBack = 256;  // tokens of each of several sources: less says nothing
+constexpr int64_t kLeastHeldBack = 256;  // tokens of each of several sources: fewer are too noisy to judge by
 
 bool named_text(const EvaluationOptions& e) {
   return !e.text.empty() && e.text != "none";
@@ -88,8 +88,8 @@ TextEnds tokens_of(const Part& part, const Tokenizer& tokenizer, const QuantizeO
   }
 }
 
-// The program's own text as a source beside files that have `sequences` in all: a share of what they can give as well,
-// since short files are not made up for.
+// The program's own text as a source beside files that have `sequences` in all. When the files are short, its share is
+// of what they can give: it does not fill up for them.
 Part builtin_part(const QuantizeOptions& options, const Tokenizer& tokenizer, int32_t bos, int64_t sequences) {
   const double beside = options.builtin_share / (1 - options.builtin_share);
   const std::vector<double> weights = weights_of(options.calibration);
@@ -138,7 +138,7 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
       continue;
     }
     if (part.kind == SourceKind::kBuiltin && !alone) {
-      // Beside others it is there to calibrate on, not to be judged by.
+      // Beside other sources it is for calibration only: nothing of it is held back.
       part.sequences = cut_chunks(ids[i], 0, ids[i].size(), c.sequence_length, c.samples, bos);
     } else {
       CalibrationSplit split =
@@ -200,9 +200,30 @@ void warn_of_few_sequences(const QuantizeOptions& options, const std::vector<Par
   const std::vector<int64_t> enough(weights.size(), c.samples);
   const auto asked = apportion(weights, enough, c.samples - (own ? parts.back().count : 0));
   for (size_t i = 0; i < weights.size(); ++i) warn(parts[i], asked[i], rest);
-  // A share of the program's own text that nobody gave a figure for is met as far as that goes.
+  // The default share of the program's own text may be cut without a warning; one that was given may not.
   if (std::find(options.given.begin(), options.given.end(), "builtin-share") == options.given.end()) return;
   warn(own ? parts.back() : Part{"builtin", SourceKind::kBuiltin}, builtin_sequences(options), "");
+}
+
+// What prepare_texts() warns of before it has a text, in its order; `chunks` of the text that was named.
+void warn_of_named_text(const ModelSource& source, const QuantizeOptions& options, const TokenSet& chunks,
+                        Tracker& tracker) {
+  const EvaluationOptions& e = options.evaluation;
+  const bool statistics = from_statistics(options.calibration);
+  if (named_text(e) || !statistics) tracker.warn_of(source.tokenizer().warnings());
+  if (named_text(e)) warn_of_few_chunks(e, chunks, tracker);
+  if (statistics && e.text.empty()) {
+    tracker.warn(
+        "statistics from a file: there is no text to hold back, so nothing is evaluated; name one with --evaluate "
+        "FILE");
+  }
+}
+
+void warn_of_no_choice(const CalibrationOptions& c, int64_t sequences, Tracker& tracker) {
+  if (c.select > 0 && c.select >= sequences) {
+    tracker.warn(fmt::format("--select {}: the texts hold only {} sequences: nothing is left to choose from", c.select,
+                             sequences));
+  }
 }
 
 }  // namespace
@@ -334,21 +355,14 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
   const CalibrationOptions& c = options.calibration;
   const EvaluationOptions& e = options.evaluation;
   const bool hold_back = e.text.empty();
-  if (named_text(e) || !from_statistics(c)) {
-    for (const std::string& warning : source.tokenizer().warnings()) tracker.warn(warning);
-  }
-  // First, because it can be wrong: sampling takes long.
+  // Before any text is made: this file may be faulty, and making text takes long.
   if (named_text(e)) {
     tracker.enter("tokenize", 0, 1);
     texts.held_back = evaluation_chunks(e, source.tokenizer());
     texts.held_back_source = e.text;
-    warn_of_few_chunks(e, texts.held_back, tracker);
   }
+  warn_of_named_text(source, options, texts.held_back, tracker);
   if (from_statistics(c)) {
-    if (hold_back)
-      tracker.warn(
-          "statistics from a file: there is no text to hold back, so nothing is evaluated; name one with --evaluate "
-          "FILE");
     warn_beyond_positions(source, texts.held_back.longest(), tracker);
     return texts;
   }
@@ -405,19 +419,19 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
                           {"coverage", chosen.coverage},
                           {"sequences", std::move(list)}};
     texts.calibration = std::move(kept);
-  } else if (c.select > 0) {
-    tracker.warn(fmt::format("--select {}: the texts hold only {} sequences: nothing is left to choose from", c.select,
-                             origin.size()));
   }
+  warn_of_no_choice(c, std::ssize(origin), tracker);
   texts.calibration_facts = facts.dump(-1, ' ', false, json::error_handler_t::replace);
   warn_beyond_positions(source, std::max(texts.calibration.longest(), texts.held_back.longest()), tracker);
   return texts;
 }
 
-TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options) {
+TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options, Tracker* tracker) {
   const CalibrationOptions& c = options.calibration;
   const EvaluationOptions& e = options.evaluation;
   TextSizes sizes;
+  const TokenSet chunks = named_text(e) ? evaluation_chunks(e, source.tokenizer()) : TokenSet();
+  if (tracker != nullptr) warn_of_named_text(source, options, chunks, *tracker);
   const std::vector<Part> parts = lay_out(source, options);
   std::vector<int64_t> counts;
   std::vector<double> weights;
@@ -436,8 +450,10 @@ TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& optio
     sizes.calibration += counts[i] * c.sequence_length;
     if (parts[i].kind == SourceKind::kBuiltin) sizes.builtin += counts[i] * c.sequence_length;
   }
-  if (named_text(e)) {
-    sizes.held_back = evaluation_chunks(e, source.tokenizer()).tokens();
+  if (named_text(e)) sizes.held_back = chunks.tokens();
+  if (tracker != nullptr && !from_statistics(c)) {
+    warn_of_few_sequences(options, parts, e.text.empty(), *tracker);
+    warn_of_no_choice(c, sequences, *tracker);
   }
   return sizes;
 }
@@ -456,7 +472,7 @@ std::string statistics_facts(const CalibrationOptions& options, const StatsFile&
 }
 
 std::string calibration_text(const json& facts) {
-  // Facts of a statistics file may be anybody's.
+  // A statistics file may hold any JSON here.
   const auto number = [](const json& object, const char* key) {
     return object.contains(key) && object[key].is_number() ? object[key].get<double>() : 0.0;
   };

@@ -30,11 +30,11 @@ inline bool is_file(SourceKind kind) {
 }
 // The text comes from files alone.
 bool from_files(const CalibrationOptions& options);
-// Sequences asked of the program's own text beside files: builtin_share of samples, rounded, a half down. 0 where the
-// text is not of files alone.
+// How many sequences of the program's own text are asked for beside files: builtin_share of samples, rounded to
+// nearest, halves down. 0 unless the text comes from files alone.
 int64_t builtin_sequences(const QuantizeOptions& options);
 
-// ArgumentError naming the option whose value is out of its range, or which sources do not go together.
+// ArgumentError that names the option whose value is out of range, or the sources that cannot be combined.
 void check_sizes(const CalibrationOptions& options);
 void check_sizes(const EvaluationOptions& options);
 
@@ -75,7 +75,8 @@ struct TextSizes {
   int64_t self_made = 0;  // tokens that the model makes for both
   int64_t pool = 0;       // tokens to select from
 };
-TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options);
+// `tracker`: warned of what prepare_texts would warn of; null: nothing is said.
+TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options, Tracker* tracker = nullptr);
 
 // What calibration_facts say of statistics from a file: {sources: [{source, kind, tokens}], made_from: what the file
 // says of its text, or null}.
@@ -83,9 +84,9 @@ std::string statistics_facts(const CalibrationOptions& options, const StatsFile&
 
 // "a.txt, self": the sources as the report names them.
 std::string sources_text(const CalibrationOptions& options);
-// The same for people who do not have the files: names without folders, with weights, sequences and how they were made.
+// The same for a model card: names without folders, with weights, numbers of sequences and how the text was made.
 std::string calibration_text(const nlohmann::json& facts);
-// That, of a report's "calibration", where it says more than source, sequences and tokens do; else nothing.
+// calibration_text() of a report's "calibration" when it says more than source, sequences and tokens; else nothing.
 std::string calibration_details(const nlohmann::json& calibration);
 
 }  // namespace metal_marlin

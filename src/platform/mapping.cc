@@ -136,9 +136,10 @@ bool Mapping::lost() const noexcept {
 
 void Mapping::release(std::span<const std::byte> part) const noexcept {
   if (part.empty()) return;
-  // A fault maps the pages around it as well (64 KiB on Linux), and the edges of many small parts add up, so the range
-  // grows outwards. What belongs to a neighbour is mapped again when it is read.
-  constexpr uintptr_t kAround = 64u << 10;
+  // A fault maps the pages around it as well: 64 KiB on older Linux, and since Linux 6 the whole folio of the page
+  // cache, up to 2 MiB. The edges of many small parts add up, so the range grows outwards. What belongs to a neighbour
+  // is mapped again when it is read.
+  constexpr uintptr_t kAround = 2u << 20;
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto first = reinterpret_cast<uintptr_t>(data_);
   const auto last = first + size_;

@@ -14,6 +14,7 @@
 #include <limits>
 #include <random>
 
+#include "platform/access.h"
 #include "platform/file.h"
 #include "platform/machine.h"
 #include "platform/system_calls.h"
@@ -167,6 +168,11 @@ uint64_t free_disk_bytes(const std::string& path) {
     place = above;
   }
   return static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
+}
+
+std::string refusal_to_write(const std::string& path) {
+  if (faccessat(AT_FDCWD, path.c_str(), W_OK | X_OK, AT_EACCESS) == 0) return {};
+  return std::strerror(errno);
 }
 
 }  // namespace metal_marlin

@@ -21,6 +21,11 @@ constexpr size_t kLargestWhole = size_t{32} << 20;
 constexpr size_t kMore = size_t{64} << 10;
 constexpr int64_t kMargin = 256;  // and when as many settled ones follow
 
+// Why the last call of the system failed.
+std::string reason() {
+  return std::generic_category().message(errno != 0 ? errno : EIO);
+}
+
 bool letter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
@@ -48,8 +53,9 @@ TextReader::TextReader(const std::string& path) : path_(path) {
   std::error_code code;
   if (std::filesystem::is_directory(path, code))
     throw SystemError(fmt::format("{}: expected a text file, found a folder", path));
+  errno = 0;
   file_.open(path, std::ios::binary);
-  if (!file_) throw SystemError(fmt::format("{}: cannot be opened: {}", path, std::generic_category().message(errno)));
+  if (!file_) throw SystemError(fmt::format("{}: cannot be opened: {}", path, reason()));
   if (file_.peek() == std::ifstream::traits_type::eof() && !file_.bad())
     throw FormatError(fmt::format("{}: expected a text, found an empty file", path));
 }
@@ -61,7 +67,7 @@ bool TextReader::read(std::string& text) {
     const size_t before = bytes.size();
     bytes.resize(before + kPart);
     file_.read(bytes.data() + before, static_cast<std::streamsize>(kPart));
-    if (file_.bad()) throw SystemError(fmt::format("{}: reading failed", path_));
+    if (file_.bad()) throw SystemError(fmt::format("{}: reading failed: {}", path_, reason()));
     bytes.resize(before + static_cast<size_t>(file_.gcount()));
     if (bytes.empty()) return false;
     const size_t rest = file_.gcount() == 0 ? 0 : unfinished(bytes);

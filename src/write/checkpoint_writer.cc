@@ -243,6 +243,8 @@ std::vector<Item> CheckpointWriter::Job::items() {
     (item.linear != nullptr ? report.quantized_weights : report.kept_weights) += weights;
     (item.linear != nullptr ? report.quantized_bytes : report.kept_bytes) += bytes;
     if (item.linear == nullptr) report.kept[item.name] = bytes;
+    if (item.kind == Item::Kind::kKept && item.from == DType::kF32 && item.tensors.front().dtype != DType::kF32)
+      report.narrowed.push_back(item.name);
     total += static_cast<int64_t>(item.tensors.size());
     all.push_back(std::move(item));
   }

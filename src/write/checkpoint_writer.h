@@ -102,7 +102,8 @@ struct WriteReport {
   std::map<std::string, uint64_t> kept;  // bytes of each tensor that is not quantized
   std::vector<ClampedTensor> clamped;
   std::vector<SkippedTensor> skipped;
-  std::vector<std::string> rounded;  // copied tensors of float32 that lost bits on the way to 16
+  std::vector<std::string> rounded;   // copied tensors of float32 that lost bits on the way to 16
+  std::vector<std::string> narrowed;  // copied tensors of float32 that are written in 16 bits, whether they lose any
 
   uint64_t total_bytes() const noexcept;  // of the files
 };

@@ -166,14 +166,18 @@ std::string usage_of(const std::string& format, bool symmetric, bool chat_templa
   const std::string own =
       fmt::format("metal-marlin, on this machine's processor:\n\n```sh\n{}metal-marlin generate MODEL -p TEXT\n```\n",
                   chat_template ? "metal-marlin chat MODEL\n" : "");
+  const char* question =
+      chat_template
+          ? "messages = [{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]\ninputs = "
+            "tokenizer.apply_chat_template(\n    messages, add_generation_prompt=True, return_tensors=\"pt\", "
+            "return_dict=True\n).to(model.device)\n"
+          : "inputs = tokenizer(\"The capital of France is\", return_tensors=\"pt\").to(model.device)\n";
   const std::string transformers = fmt::format(
       "transformers (`pip install transformers accelerate {}`):\n\n```python\nfrom transformers import "
       "AutoModelForCausalLM, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained(\"MODEL\")\nmodel = "
-      "AutoModelForCausalLM.from_pretrained(\"MODEL\", device_map=\"auto\")\ninputs = tokenizer(\"The capital of "
-      "France "
-      "is\", return_tensors=\"pt\").to(model.device)\nprint(tokenizer.decode(model.generate(**inputs, "
-      "max_new_tokens=32)[0]))\n```\n",
-      format == "awq" ? "gptqmodel" : "gptqmodel optimum");
+      "AutoModelForCausalLM.from_pretrained(\"MODEL\", device_map=\"auto\")\n{}print(tokenizer.decode(model.generate("
+      "**inputs, max_new_tokens=64)[0]))\n```\n",
+      format == "awq" ? "gptqmodel" : "gptqmodel optimum", question);
   const std::string servers =
       "vLLM and SGLang (a GPU):\n\n```sh\nvllm serve MODEL\npython -m sglang.launch_server --model-path MODEL\n```\n";
   std::string out = "\n## Use\n\nMODEL is this folder.\n\n" + own;

@@ -32,8 +32,8 @@ TEST_F(ConvertCommand, CarriesNameFiguresAndCalibrationAlong) {
   for (const std::string& folder : {second, third}) {
     const std::string card = read(fs::path(folder) / "README.md");
     EXPECT_NE(card.find("# llama in 4 bits"), std::string::npos) << card;
-    for (const char* part :
-         {"| calibration |", "KL divergence", "| evaluated against the source on | text.txt", "## Use"})
+    for (const char* part : {"| calibration |", "KL divergence",
+                             "| evaluated against the source on | text.txt: 2 chunks of 32 tokens |", "## Use"})
       EXPECT_NE(card.find(part), std::string::npos) << part << "\n" << card;
   }
   // A card that is no card of ours tells nothing.
@@ -76,6 +76,48 @@ TEST_F(ConvertCommand, TurnsAResultIntoAnotherFormatThatTheOtherCommandsRead) {
   EXPECT_EQ(run("convert " + model_ + " -o " + in("x") + " --to awq").code, 1);
   EXPECT_EQ(run("convert " + in("nothing") + " -o " + in("x") + " --to awq").code, 1);
   EXPECT_FALSE(fs::exists(in("x")));
+}
+
+// The command line is as it should be: what is there already is a matter of the input.
+TEST_F(ConvertCommand, IntoTheFormatThatItHasIsAFaultOfTheInput) {
+  ASSERT_EQ(run(quantize() + " --format native,awq,gptq_v2 --quiet").code, 0);
+  for (const std::string format : {"native", "awq", "gptq_v2"}) {
+    const auto outcome = run("convert " + output_ + "/" + format + " -o " + in("again") + " --to " + format);
+    EXPECT_EQ(outcome.code, 1) << outcome.err;
+    EXPECT_NE(outcome.err.find("is in the format " + format + " already"), std::string::npos) << outcome.err;
+  }
+  ASSERT_EQ(run("convert " + model_ + " -o " + in("half") + " --to f16 --quiet").code, 0);
+  const auto half = run("convert " + in("half") + " -o " + in("again") + " --to f16");
+  EXPECT_EQ(half.code, 1) << half.err;
+  EXPECT_NE(half.err.find("is in float16 already"), std::string::npos) << half.err;
+  EXPECT_FALSE(fs::exists(in("again")));
+}
+
+// A model that answers in conversations is asked in one.
+TEST_F(ConvertCommand, TheCardOfAChatModelUsesItsTemplate) {
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  EXPECT_EQ(read(fs::path(output_) / "README.md").find("apply_chat_template"), std::string::npos);
+  fs::remove_all(output_);
+  model_ = chat_model();
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const std::string card = read(fs::path(output_) / "README.md");
+  EXPECT_NE(card.find("tokenizer.apply_chat_template("), std::string::npos) << card;
+  EXPECT_NE(card.find("add_generation_prompt=True"), std::string::npos) << card;
+  EXPECT_EQ(card.find("The capital of France is\", return_tensors"), std::string::npos) << card;
+}
+
+// Blocks without their run.json are still hours of work.
+TEST_F(ConvertCommand, NoInterruptedRunIsReplaced) {
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const fs::path journal = fs::path(in("other")) / ".metal-marlin";
+  fs::create_directories(journal);
+  std::ofstream(journal / "block-00000.safetensors") << "x";
+  for (const std::string how : {"", " --overwrite"}) {
+    const auto outcome = run("convert " + output_ + " -o " + in("other") + " --to native" + how);
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    EXPECT_NE(outcome.err.find("interrupted run of quantize"), std::string::npos) << outcome.err;
+    EXPECT_TRUE(fs::exists(journal / "block-00000.safetensors"));
+  }
 }
 
 }  // namespace

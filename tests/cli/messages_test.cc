@@ -177,7 +177,7 @@ TEST_F(WholePath, OptionsWithoutEffectAreSaidInOneWarning) {
   EXPECT_EQ(lines_with(gptq.err, "without effect"), "");
   const auto planned = run(base + " --damping 0.5 --dry-run --json");
   EXPECT_NE(lines_with(planned.err, "without effect").find("--damping"), std::string::npos) << planned.err;
-  EXPECT_EQ(parsed(planned.out)["warnings"].size(), 2U);  // as the run
+  EXPECT_EQ(parsed(planned.out)["warnings"].size(), 3U);  // as the run
   const auto stats = run("calibrate " + model_ + " -o " + (folder_ / "s.npz").string() + " --calibration " + text_ +
                          " --samples 2 --sequence-length 16 --seed 0");
   EXPECT_NE(lines_with(stats.err, "without effect").find("--seed"), std::string::npos) << stats.err;
@@ -472,7 +472,8 @@ TEST_F(WholePath, ListsOfTheReportHaveTitlesAndNoRawJson) {
   report["rounding_choice"] = {{"sequences", 2}, {"refined", 10},  {"feedback", 3},
                                {"nearest", 1},   {"fallbacks", 4}, {"damping", {{"0.1", 9}, {"1", 3}, {"0.01", 1}}}};
   const std::string choice =
-      "Rounding chosen on 2 held-back sequences: 10 refined, 3 with feedback only, 1 to nearest (4 with less than the "
+      "Rounding chosen on 2 sequences of the validation split: 10 refined, 3 with feedback only, 1 to nearest (4 with "
+      "less than the "
       "recipe's steps); "
       "damping 0.01 for 1, 0.1 for 9, 1 for 3";
   std::ofstream(path) << report.dump();
@@ -570,6 +571,106 @@ TEST_F(WholePath, SmallSizesAreNotRoundedToNothing) {
   EXPECT_NE(lines_with(outcome.out, "skipped").find("norm or bias (5)"), std::string::npos) << outcome.out;
   EXPECT_NE(lines_with(outcome.out, "skipped").find("embedding (1): model.embed_tokens.weight"), std::string::npos)
       << outcome.out;
+}
+
+TEST_F(WholePath, PrecisionAndComputeMustAgree) {
+  const std::string base = "evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 16";
+  for (const std::string both : {" --precision f32 --compute bf16", " --precision bf16 --compute f32",
+                                 " --precision f32 --compute int8", " --precision bf16 --compute int8"}) {
+    const auto outcome = run(base + both);
+    EXPECT_EQ(outcome.code, 2) << both;
+    EXPECT_NE(outcome.err.find("contradict each other"), std::string::npos) << outcome.err;
+  }
+  for (const std::string both :
+       {" --precision f32 --compute f32", " --precision auto --compute f32", " --precision f32 --compute auto"})
+    EXPECT_EQ(run(base + both).code, 0) << both;
+}
+
+TEST_F(WholePath, StatisticsAreReplacedOnlyWhenSomebodySaysSo) {
+  const std::string stats = (folder_ / "s.npz").string();
+  const std::string base =
+      "calibrate " + model_ + " -o " + stats + " --calibration " + text_ + " --samples 2 --sequence-length ";
+  ASSERT_EQ(run(base + "16").code, 0);
+  const std::string before = read(stats);
+  const auto refused = run(base + "8");
+  EXPECT_EQ(refused.code, 2) << refused.err;
+  EXPECT_NE(refused.err.find("--overwrite"), std::string::npos) << refused.err;
+  EXPECT_EQ(read(stats), before);
+  EXPECT_EQ(run(base + "8 --overwrite").code, 0);
+  EXPECT_NE(read(stats), before);
+  // Statistics of this program, and no other file.
+  for (const std::string& content : {std::string("precious"), std::string()}) {
+    std::ofstream(stats) << content;
+    const auto foreign = run(base + "8 --overwrite");
+    EXPECT_EQ(foreign.code, 2) << foreign.err;
+    EXPECT_NE(foreign.err.find("found another file"), std::string::npos) << foreign.err;
+    EXPECT_EQ(read(stats), content);
+  }
+}
+
+TEST_F(WholePath, APageReplacesPagesAlone) {
+  ASSERT_EQ(run(quantize() + " --quiet").code, 0);
+  const std::string page = (folder_ / "page.html").string();
+  const std::string html = "report " + output_ + " --html " + page;
+  ASSERT_EQ(run(html).code, 0);
+  const std::string made = read(page);
+  EXPECT_EQ(run(html).code, 0);
+  EXPECT_EQ(read(page), made);
+  std::ofstream(page) << "<!doctype html><html>my thesis</html>";
+  const auto refused = run(html);
+  EXPECT_EQ(refused.code, 2) << refused.err;
+  EXPECT_NE(refused.err.find("found another file"), std::string::npos) << refused.err;
+  EXPECT_EQ(read(page), "<!doctype html><html>my thesis</html>");
+}
+
+TEST_F(WholePath, NoTokensAskedForIsNoLine) {
+  const auto outcome = run("generate " + model_ + " -p 'the cat' -n 0");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_EQ(parsed(run("generate " + model_ + " -p 'the cat' -n 0 --json").out)["generated_tokens"], 0);
+}
+
+// Every option that names a file: what is wrong with it is said in the system's words.
+TEST_F(WholePath, AFileThatCannotBeReadOrWrittenIsNamedWithTheReason) {
+  const std::string none = (folder_ / "none.txt").string();
+  const std::string inside = text_ + "/inside.txt";  // of a file
+  const std::string loop = (folder_ / "loop.txt").string();
+  fs::create_symlink("loop.txt", loop);
+  const std::string small = " --samples 2 --sequence-length 16";
+  const std::string quantize = "quantize " + model_ + " -o " + output_ + " --group-size 8 --calibration ";
+  for (const auto& [path, reason] : {std::pair(none, "No such file or directory"), std::pair(inside, "Not a directory"),
+                                     std::pair(loop, "Too many levels of symbolic links")}) {
+    for (const std::string& arguments :
+         {"generate " + model_ + " -f " + path, "evaluate " + model_ + " --text " + path,
+          "calibrate " + model_ + " -o " + (folder_ / "s.npz").string() + " --calibration " + path,
+          quantize + path + " --dry-run", quantize + text_ + small + " --evaluate " + path}) {
+      const auto outcome = run(arguments);
+      EXPECT_EQ(outcome.code, 1) << arguments;
+      EXPECT_NE(outcome.err.find(path), std::string::npos) << arguments << outcome.err;
+      EXPECT_NE(outcome.err.find(reason), std::string::npos) << arguments << outcome.err;
+    }
+  }
+  EXPECT_NE(run("inspect " + loop).err.find("Too many levels"), std::string::npos);
+  EXPECT_NE(run("report " + loop).err.find("Too many levels"), std::string::npos);
+  // To write: the plan knows it as well as the run.
+  for (const auto& [path, reason] : {std::pair(inside, "Not a directory"), std::pair(loop, "Too many levels")}) {
+    const std::string base = "quantize " + model_ + " -o " + path + " --group-size 8 --evaluate none --calibration ";
+    const auto made = run(base + text_ + small);
+    EXPECT_EQ(made.code, 1) << made.err;
+    EXPECT_NE(made.err.find(reason), std::string::npos) << made.err;
+    const auto plan = run(base + text_ + small + " --dry-run --json");
+    EXPECT_EQ(plan.code, 1) << plan.err;
+    EXPECT_NE(parsed(plan.out)["stops"].dump().find("cannot "), std::string::npos) << plan.out;
+  }
+  if (geteuid() != 0) {
+    const fs::path closed = folder_ / "closed";
+    fs::create_directory(closed);
+    fs::permissions(closed, fs::perms::owner_read | fs::perms::owner_exec);
+    const auto plan = run("quantize " + model_ + " -o " + (closed / "out").string() +
+                          " --group-size 8 --evaluate none --calibration " + text_ + small + " --dry-run --json");
+    EXPECT_EQ(plan.code, 1) << plan.err;
+    EXPECT_NE(parsed(plan.out)["stops"].dump().find("Permission denied"), std::string::npos) << plan.out;
+  }
 }
 
 }  // namespace

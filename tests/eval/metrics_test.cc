@@ -1,9 +1,11 @@
 #include "eval/metrics.h"
 
 #include <gtest/gtest.h>
+#include <metal_marlin/error.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/random.h"
 
@@ -88,6 +90,59 @@ TEST(Metrics, WithoutAReferenceOnlyPerplexity) {
   const Evaluation e = metrics.result();
   EXPECT_FALSE(e.has_reference);
   EXPECT_NEAR(e.perplexity, 10, 1e-5);
+}
+
+std::string refusal(Metrics& metrics, const std::vector<float>& logits, const float* reference,
+                    const std::vector<int32_t>& targets, int64_t vocab) {
+  try {
+    metrics.add(logits.data(), reference, targets.data(), static_cast<int64_t>(targets.size()), vocab);
+    metrics.result();
+  } catch (const NumericError& e) {
+    return e.what();
+  }
+  return "taken";
+}
+
+// Wherever in a row it stands: a kernel may drop a NaN where it looks for the largest value.
+TEST(Metrics, ValuesThatAreNotFiniteAreNamedWithTheirPlace) {
+  constexpr int64_t kVocab = 37;
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float bad : {nan, -nan, kInf}) {
+    for (int64_t column = 0; column < kVocab; ++column) {
+      std::vector<float> logits(4 * kVocab, 0.5F);
+      logits[static_cast<size_t>(2 * kVocab + column)] = bad;
+      const std::vector<float> good(4 * kVocab, 0.25F);
+      const std::vector<int32_t> targets = {1, 2, 3, 4};
+      Metrics alone("MODEL");
+      alone.begin_chunk();
+      EXPECT_EQ(refusal(alone, good, nullptr, targets, kVocab), "taken");
+      alone.begin_chunk();
+      const std::string text = refusal(alone, logits, nullptr, targets, kVocab);
+      EXPECT_NE(text.find("MODEL: the logits for token 4 of chunk 2 are NaN or infinite"), std::string::npos) << text;
+      Metrics both("MODEL", "REF");
+      both.begin_chunk();
+      const std::string other = refusal(both, good, logits.data(), targets, kVocab);
+      EXPECT_NE(other.find("REF: the logits for token 4 of chunk 1"), std::string::npos) << column << other;
+      const std::string quantized = refusal(both, logits, good.data(), targets, kVocab);
+      EXPECT_NE(quantized.find("MODEL: the logits for token"), std::string::npos) << column << quantized;
+    }
+  }
+}
+
+TEST(Metrics, APerplexityBeyondFloat64IsAnErrorThatNamesTheWorstToken) {
+  constexpr int64_t kVocab = 8;
+  std::vector<float> logits(3 * kVocab, 0.0F);
+  for (int64_t row = 0; row < 3; ++row) logits[static_cast<size_t>(row * kVocab)] = row == 1 ? 9000.0F : 1000.0F;
+  const std::vector<float> good(3 * kVocab, 0.0F);
+  Metrics metrics("MODEL", "REF");
+  metrics.begin_chunk();
+  const std::string text = refusal(metrics, logits, good.data(), {1, 1, 1}, kVocab);
+  EXPECT_NE(text.find("MODEL: the perplexity is too large for a number"), std::string::npos) << text;
+  EXPECT_NE(text.find("9000 for token 3 of chunk 1"), std::string::npos) << text;
+  Metrics swapped("MODEL", "REF");
+  swapped.begin_chunk();
+  EXPECT_NE(refusal(swapped, good, logits.data(), {1, 1, 1}, kVocab).find("REF: the perplexity"), std::string::npos);
 }
 
 }  // namespace

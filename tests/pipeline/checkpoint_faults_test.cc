@@ -221,11 +221,11 @@ TEST_F(CheckpointFaults, LostActOrderIsNeverConvertedAway) {
 }
 
 TEST_F(CheckpointFaults, WhatLosesBitsOrIsClampedIsAmongTheWarnings) {
-  const std::string clamped = changed(model(), "clamped", set("lm_head.weight", 7, 1e6F));
+  const std::string clamped = changed(model(), "clamped", set("model.embed_tokens.weight", 7, 1e6F));
   QuantizeOptions o = quick("awq");
   evaluate_on_text(o);
   const json report = json::parse(quantize_model(clamped, out("awq"), o).report_json);
-  EXPECT_TRUE(any_with(report["warnings"], "lm_head.weight: 1 values exceed float16"));
+  EXPECT_TRUE(any_with(report["warnings"], "model.embed_tokens.weight: 1 values exceed float16"));
   EXPECT_TRUE(any_with(report["warnings"], "measured before that"));
   // The native format keeps 16 bits too; a source of 16 bits loses nothing.
   const json again = json::parse(quantize_model(out("awq"), out("again"), o).report_json);

@@ -402,7 +402,7 @@ TEST(ConvertRefuses, SourcesAndTargetsThatMakeNoSense) {
   Model model({16, 24, 8}, 8, true, 1);
   model.write(folder, "awq");
   expect_refused<UnsupportedError>(folder, "floats", "awq", {"quantized checkpoint", "safetensors", "quantize"});
-  expect_refused<ArgumentError>(folder, "awq", "awq", {"already"});
+  expect_refused<UnsupportedError>(folder, "awq", "awq", {"already"});
   expect_refused<ArgumentError>(folder, "awq", "gguf", {"gguf", "native"});
   EXPECT_THROW(convert(folder.path("awq"), folder.path("awq"), "native", true), ArgumentError);
   EXPECT_THROW(convert(folder.path("awq"), "", "native"), ArgumentError);

@@ -4,6 +4,7 @@
 #include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <functional>
@@ -124,6 +125,69 @@ TEST_F(DamagedJournal, OtherKindsOfJsonAreTold) {
     interrupt();
     std::ofstream(file(name)) << text;
     expect_told(std::string(name) + " " + text);
+  }
+}
+
+// Without run.json nobody can tell which run the finished blocks are of. They are hours of work: kept until somebody
+// says that they may go.
+TEST_F(DamagedJournal, ADamagedOrMissingRunFileIsRefusedAndTheJournalKept) {
+  for (const char* text : {"{\"fingerprint\": ", "[]", "", "{}", "{\"fingerprint\": null}", "missing"}) {
+    interrupt();
+    const auto damage = [&] {
+      if (std::string(text) == "missing") {
+        fs::remove(file("run.json"));
+      } else {
+        std::ofstream(file("run.json")) << text;
+      }
+    };
+    damage();
+    const auto expect_refused = [&](const QuantizeOptions& o) {
+      try {
+        quantize_model(model(), out("q"), o);
+        ADD_FAILURE() << "not told: " << text;
+      } catch (const FormatError& e) {
+        for (const char* part : {".metal-marlin", "run.json", "--overwrite"})
+          EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << text << ": " << e.what();
+      }
+      EXPECT_TRUE(fs::exists(file("block-00000.safetensors"))) << text;
+    };
+    expect_refused(options());
+    QuantizeOptions other = options();
+    other.scheme = "asym";
+    expect_refused(other);
+    const auto plan = nlohmann::json::parse(plan_quantization(model(), out("q"), options()));
+    EXPECT_NE(plan["stops"].dump().find("run.json"), std::string::npos) << text << plan["stops"];
+    EXPECT_TRUE(fs::exists(file("block-00000.safetensors"))) << text;
+    for (const bool overwrite : {false, true}) {
+      if (overwrite) interrupt();
+      if (overwrite) damage();
+      QuantizeOptions o = options();
+      o.overwrite = overwrite;
+      o.resume = overwrite;
+      std::vector<std::string> warnings;
+      Observer observer;
+      observer.on_warning = [&](const std::string& w) { warnings.push_back(w); };
+      quantize_model(model(), out("q"), o, observer);
+      EXPECT_TRUE(fs::exists(out("q") + "/report.json")) << text;
+      EXPECT_TRUE(std::any_of(warnings.begin(), warnings.end(), [&](const std::string& w) {
+        return w.find(overwrite ? "--overwrite" : "--no-resume") != std::string::npos;
+      })) << text;
+    }
+  }
+}
+
+// What a killed conversion leaves is no run of hours, and a killed start has noted nothing yet.
+TEST_F(DamagedJournal, AJournalFolderWithoutWorkIsNotInTheWay) {
+  for (const char* name : {"result", ".metal-marlin-0123456789abcdef.tmp"}) {
+    fs::remove_all(out("q"));
+    fs::create_directories(out("q") + "/.metal-marlin");
+    if (std::string(name) == "result") {
+      fs::create_directories(file(name));
+    } else {
+      std::ofstream(file(name)) << "x";
+    }
+    quantize_model(model(), out("q"), options());
+    EXPECT_TRUE(fs::exists(out("q") + "/report.json")) << name;
   }
 }
 

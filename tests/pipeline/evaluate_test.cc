@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/evaluate.h>
+#include <metal_marlin/quantize.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -176,6 +178,62 @@ TEST_F(EvaluateTest, SaysWhatCannotBeEvaluated) {
   stop.on_progress = [](const Progress&) { return false; };
   options.text = (folder_ / "text.txt").string();
   EXPECT_THROW(evaluate_model(a, "", options, {}, stop), Interrupted);
+}
+
+// Finite weights whose logits are so far apart that no number holds the perplexity: JSON would say null.
+TEST_F(EvaluateTest, APerplexityThatNoNumberHoldsIsAnErrorOfEvaluateAndQuantize) {
+  const SafetensorsFile golden(models() + "llama/golden.safetensors");
+  EvaluationOptions options = text_of(golden);
+  const std::string a = model("llama", "a");
+  const auto scaled = [&](const std::string& name, float norm, float head) {
+    const std::string path = model("llama", name);
+    std::vector<OwnedTensor> tensors;
+    {
+      const SafetensorsFile file(path + "/model.safetensors");
+      for (const TensorView& t : file.tensors()) {
+        OwnedTensor copy{t.name, t.dtype, t.shape, Buffer(t.bytes.size())};
+        std::memcpy(copy.bytes.data(), t.bytes.data(), t.bytes.size());
+        const float factor = t.name == "model.norm.weight" ? norm : t.name == "lm_head.weight" ? head : 1.0F;
+        auto* values = reinterpret_cast<float*>(copy.bytes.data());  // all of this model is F32
+        for (int64_t i = 0; factor != 1.0F && i < t.elements(); ++i) values[i] *= factor;
+        tensors.push_back(std::move(copy));
+      }
+    }
+    write_safetensors(path + "/model.safetensors", std::span<const OwnedTensor>(tensors));
+    return path;
+  };
+  const std::string wild = scaled("wild", 1e5F, 1);
+  const auto refusal = [](const auto& call) {
+    try {
+      call();
+    } catch (const NumericError& e) {
+      return std::string(e.what());
+    }
+    return std::string("taken");
+  };
+  const std::string alone = refusal([&] { evaluate_model(wild, "", options, {}); });
+  EXPECT_NE(alone.find("wild: the perplexity is too large for a number"), std::string::npos) << alone;
+  EXPECT_NE(alone.find(" of chunk "), std::string::npos) << alone;
+  const std::string as_reference = refusal([&] { evaluate_model(a, wild, options, {}); });
+  EXPECT_NE(as_reference.find("wild: the perplexity is too large for a number"), std::string::npos) << as_reference;
+  QuantizeOptions q;
+  q.method = "rtn";
+  q.group_size = "8";
+  q.formats = {"native"};
+  q.calibration.calibration = {options.text};
+  q.calibration.samples = 1;
+  q.calibration.sequence_length = 24;
+  q.evaluation = options;
+  const std::string out = (folder_ / "out").string();
+  const std::string quantized = refusal([&] { quantize_model(wild, out, q); });
+  EXPECT_NE(quantized.find("the perplexity is too large for a number"), std::string::npos) << quantized;
+  EXPECT_FALSE(fs::exists(out + "/report.json"));
+  // Finite weights whose products exceed float32: a divergence of NaN must not pass for one of 0.
+  const std::string over = scaled("over", 1e38F, 1e6F);
+  const std::string logits = refusal([&] { evaluate_model(over, "", options, {}); });
+  EXPECT_NE(logits.find("over: the logits for token 2 of chunk 1 are NaN or infinite"), std::string::npos) << logits;
+  const std::string sensitivity = refusal([&] { sensitivity_of_model(over, q); });
+  EXPECT_NE(sensitivity.find("of the calibration text are NaN or infinite"), std::string::npos) << sensitivity;
 }
 
 }  // namespace

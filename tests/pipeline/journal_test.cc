@@ -118,14 +118,38 @@ TEST_F(JournalTest, OnlyTheNewestStatesAreKept) {
   EXPECT_THROW(journal.read_states(2), SystemError);
 }
 
-TEST_F(JournalTest, ABrokenRunFileMeansNothingToResume) {
+TEST_F(JournalTest, ABrokenRunFileIsToldWithWhatIsWrong) {
   Journal journal(folder_.string());
   EXPECT_FALSE(journal.fingerprint());
+  EXPECT_EQ(journal.file_without_run(), "");
   journal.begin(9);
-  std::ofstream(fs::path(journal.folder()) / "run.json") << "{\"fingerprint\": ";
-  EXPECT_FALSE(journal.fingerprint());
-  std::ofstream(fs::path(journal.folder()) / "run.json") << "[]";
-  EXPECT_FALSE(journal.fingerprint());
+  const std::pair<const char*, const char*> cases[] = {
+      {"{\"fingerprint\": ", "no valid JSON"},
+      {"", "no valid JSON"},
+      {"[]", "found a JSON array"},
+      {"{\"identity\": {}}", "the key fingerprint is missing"},
+      {"{\"fingerprint\": \"9\"}", "found \"9\""},
+      {"{\"fingerprint\": -9}", "found -9"},
+      {"{\"fingerprint\": 9.5}", "found 9.5"},
+  };
+  for (const auto& [text, what] : cases) {
+    std::ofstream(fs::path(journal.folder()) / "run.json") << text;
+    for (const bool identity : {false, true}) {
+      try {
+        if (identity) {
+          journal.identity();
+        } else {
+          journal.fingerprint();
+        }
+        ADD_FAILURE() << text;
+      } catch (const FormatError& e) {
+        const std::string message = e.what();
+        for (const std::string part :
+             {(fs::path(journal.folder()) / "run.json").string(), std::string(what), std::string("--overwrite")})
+          EXPECT_NE(message.find(part), std::string::npos) << text << ": " << message;
+      }
+    }
+  }
   journal.remove();
   EXPECT_FALSE(fs::exists(journal.folder()));
 }

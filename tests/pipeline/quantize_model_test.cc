@@ -275,7 +275,7 @@ TEST_F(QuantizeModelTest, WhatCannotWorkIsSaidBeforeAnyWork) {
   fs::copy(model("llama"), out("own"));
   o.overwrite = true;
   EXPECT_THROW(quantize_model(out("own"), out("own"), o), ArgumentError);
-  EXPECT_THROW(plan_quantization(out("own"), out("own"), o), ArgumentError);
+  EXPECT_NE(json::parse(plan_quantization(out("own"), out("own"), o))["stops"], "");
   EXPECT_FALSE(fs::exists(out("own") + "/.metal-marlin"));
   o.evaluation.text = "none";
   o.max_kl = 1;
@@ -316,15 +316,15 @@ TEST_F(QuantizeModelTest, AnInterruptedRunOfOthersIsRefusedAndKept) {
   const auto stop = [](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
   EXPECT_THROW(quantize_model(model("llama"), out("q"), o, {.on_progress = stop}), Interrupted);
   const auto refused = [&](const QuantizeOptions& other, const std::string& name, const std::string& what) {
-    for (const bool plan : {false, true}) {
-      try {
-        plan ? static_cast<void>(plan_quantization(model(name), out("q"), other))
-             : static_cast<void>(quantize_model(model(name), out("q"), other));
-        ADD_FAILURE() << "not refused: " << what;
-      } catch (const ArgumentError& e) {
-        EXPECT_NE(std::string(e.what()).find(what), std::string::npos) << e.what();
-        EXPECT_NE(std::string(e.what()).find("--overwrite"), std::string::npos) << e.what();
-      }
+    const json plan = json::parse(plan_quantization(model(name), out("q"), other));
+    EXPECT_TRUE(plan["start"].is_null()) << what;
+    try {
+      quantize_model(model(name), out("q"), other);
+      ADD_FAILURE() << "not refused: " << what;
+    } catch (const ArgumentError& e) {
+      EXPECT_EQ(plan["stops"], e.what());
+      EXPECT_NE(std::string(e.what()).find(what), std::string::npos) << e.what();
+      EXPECT_NE(std::string(e.what()).find("--overwrite"), std::string::npos) << e.what();
     }
   };
   QuantizeOptions other = o;
@@ -520,7 +520,7 @@ TEST_F(QuantizeModelTest, StatisticsFromAFileEqualThoseOfTheRun) {
     o.guard = "off";  // in a file no tokens are apart
     o.builtin_share = 0;
     quantize_model(model("llama"), out("direct"), o);
-    calibrate_model(model("llama"), out("stats.npz"), o.calibration, {}, true, true);
+    calibrate_model(model("llama"), out("stats.npz"), o.calibration, {}, true, true, {}, true);
     from_file = o;
     from_file.calibration.calibration = {out("stats.npz")};
     quantize_model(model("llama"), out("file"), from_file);
@@ -580,9 +580,74 @@ TEST_F(QuantizeModelTest, TooLittleDiskIsSaidBeforeAnyWork) {
   umount(small.c_str());
   EXPECT_LE(plan["disk_free_bytes"].get<uint64_t>(), 8192U);
   EXPECT_GT(plan["memory"]["disk"].get<uint64_t>(), 8192U);
-  EXPECT_NE(plan["warnings"].dump().find("of disk are needed"), std::string::npos) << plan["warnings"];
+  EXPECT_NE(plan["stops"].dump().find("of disk are needed"), std::string::npos) << plan["stops"];
   EXPECT_NE(said.find("of disk are needed"), std::string::npos) << said;
   EXPECT_TRUE(untouched);
+}
+
+// What the run would find in OUT stands in the plan, as well as a budget that is too small: everything else of the plan
+// is there too.
+TEST_F(QuantizeModelTest, ThePlanSaysWithWhatTheRunStarts) {
+  QuantizeOptions o = options("rtn");
+  const auto plan = [&](const QuantizeOptions& asked) {
+    return json::parse(plan_quantization(model("llama"), out("q"), asked));
+  };
+  EXPECT_EQ(plan(o)["start"], "fresh");
+  const auto stop = [](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), o, {.on_progress = stop}), Interrupted);
+  EXPECT_EQ(plan(o)["start"], "resume");
+  EXPECT_EQ(plan(o)["finished_blocks"], 1);
+  EXPECT_NE(render_plan(plan(o).dump()).find("it goes on after 1 finished blocks"), std::string::npos);
+  QuantizeOptions other = o;
+  other.scheme = "sym";
+  EXPECT_NE(plan(other)["stops"].dump().find("--scheme"), std::string::npos);
+  const json report = json::parse(quantize_model(model("llama"), out("q"), o).report_json);
+  EXPECT_EQ(plan(o)["start"], "complete");
+  EXPECT_NE(render_plan(plan(o).dump()).find("nothing to do"), std::string::npos);
+  EXPECT_EQ(plan(o)["stops"], "");
+  std::ofstream(out("q") + "/" + report["files"][0]["name"].get<std::string>()) << "short";
+  EXPECT_EQ(plan(o)["start"], "redo");
+  std::ofstream(out("file")) << "x";
+  EXPECT_NE(json::parse(plan_quantization(model("llama"), out("file"), o))["stops"].dump().find("found a file"),
+            std::string::npos);
+  o.machine.memory_bytes = 1 << 20;
+  const json small = json::parse(plan_quantization(model("llama"), out("small"), o));
+  EXPECT_NE(small["stops"].dump().find("--memory 1 MiB: this run needs at least"), std::string::npos) << small["stops"];
+  EXPECT_GT(small["memory"]["peak_bytes"].get<uint64_t>(), uint64_t{1} << 20);
+}
+
+// A report is published with the weights: it tells nothing of the machine, and the run still knows its result.
+TEST_F(QuantizeModelTest, AReportHoldsNoFoldersOfTheMachine) {
+  const std::string private_folder = out("John Doe");
+  fs::create_directories(private_folder);
+  fs::copy(model("llama"), private_folder + "/my model");
+  fs::copy(folder_ / "text.txt", private_folder + "/my text.txt");
+  QuantizeOptions o = options("rtn");
+  o.calibration.calibration = {private_folder + "/my text.txt"};
+  o.evaluation.text = private_folder + "/my text.txt";
+  o.formats = {"native", "awq"};
+  const std::string place = private_folder + "/result";
+  const json report = json::parse(quantize_model(private_folder + "/my model", place, o).report_json);
+  EXPECT_FALSE(report["warnings"].empty());  // one of them names the model
+  for (const std::string& part : {folder_.string(), std::string("John"), std::string("Doe")})
+    EXPECT_EQ(report.dump().find(part), std::string::npos) << part << report.dump().substr(0, 3000);
+  EXPECT_EQ(report["input"]["path"], "my model");
+  EXPECT_EQ(report["options"]["calibration"], json::array({"my text.txt"}));
+  EXPECT_EQ(report["held_back"]["source"], "my text.txt");
+  EXPECT_TRUE(quantize_model(private_folder + "/my model", place, o).already_complete);
+  // The same model in another place is the same, and one that has changed is said to have changed.
+  QuantizeOptions other = o;
+  other.scheme = "sym";
+  EXPECT_NE(json::parse(plan_quantization(private_folder + "/my model", place, other))["stops"].dump().find("--scheme"),
+            std::string::npos);
+  // Each format has its size.
+  ASSERT_EQ(report["model"]["formats"].size(), 2U);
+  EXPECT_EQ(report["model"]["formats"][0]["bytes"], report["model"]["bytes"]);
+  EXPECT_NE(report["model"]["formats"][0]["bytes"], report["model"]["formats"][1]["bytes"]);
+  const std::string summary = render_report_summary(report.dump());
+  const size_t native = summary.find("native ");
+  const size_t awq = summary.find(", awq ");
+  EXPECT_TRUE(native != std::string::npos && awq != std::string::npos && native < awq) << summary;
 }
 
 TEST_F(QuantizeModelTest, WrongOptionsAreNamed) {
