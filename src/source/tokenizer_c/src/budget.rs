@@ -75,6 +75,24 @@ fn processor_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
+/// Processor time of a thread that runs; nothing where the system cannot tell it.
+#[cfg(target_os = "linux")]
+fn processor_seconds_of<T>(thread: &std::thread::JoinHandle<T>) -> Option<f64> {
+    use std::os::unix::thread::JoinHandleExt;
+    let mut clock: libc::clockid_t = 0;
+    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
+    // The handle keeps the thread's id valid, also after its end.
+    let told = unsafe {
+        libc::pthread_getcpuclockid(thread.as_pthread_t(), &mut clock) == 0 && libc::clock_gettime(clock, &mut time) == 0
+    };
+    told.then(|| time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn processor_seconds_of<T>(_: &std::thread::JoinHandle<T>) -> Option<f64> {
+    None
+}
+
 struct Counting;
 
 impl Counting {
@@ -251,15 +269,15 @@ pub fn on_a_thread<T: Send + 'static>(
     let abandoned = Arc::new(AtomicBool::new(false));
     let (sender, receiver) = mpsc::channel();
     let flag = abandoned.clone();
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .stack_size(stack)
         .spawn(move || {
             let result = bounded_by(Some(&limits), Arc::as_ptr(&flag), body);
             let _ = sender.send(result);
         })
         .map_err(|error| format!("no thread can be started: {error}"))?;
-    // Ticks, not the clock: a process that sleeps meanwhile loses nothing. Three times the time of the processor, which
-    // the thread shares with others.
+    // The thread's own processor time, since a thread that shares the processor with others gets little of it. Where the
+    // system has no such clock: ticks, three times as many; a process that sleeps meanwhile loses nothing.
     let mut ticks = (limits.seconds * 3.0 / TICK.as_secs_f64()) as u64;
     loop {
         match receiver.recv_timeout(TICK) {
@@ -268,9 +286,13 @@ pub fn on_a_thread<T: Send + 'static>(
             Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
         ticks = ticks.saturating_sub(1);
-        if stop_asked() || ticks == 0 {
+        let late = match processor_seconds_of(&thread) {
+            Some(seconds) => seconds > limits.seconds,
+            None => ticks == 0 && !thread.is_finished(),
+        };
+        if stop_asked() || late {
             abandoned.store(true, Ordering::Relaxed);
-            let why = if ticks == 0 { Why::Time } else { Why::Stopped };
+            let why = if late { Why::Time } else { Why::Stopped };
             return Err(message(&NoMemory, why, Some(&limits)).into());
         }
     }
