@@ -57,7 +57,7 @@ fuzz() {
   local status=0
   TMPDIR="$scratch" OMP_NUM_THREADS=1 ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_stack_use_after_return=0" \
     "$work/bin/${target}_fuzz" "$work/corpus/$target" "$work/seeds/$target" ${words[@]+"${words[@]}"} \
-    -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
+    -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="$work/findings/$target-" > "$work/logs/$target.log" 2>&1 || status=$?
   echo "$status" > "$work/logs/$target.status"
 }

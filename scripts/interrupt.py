@@ -64,7 +64,7 @@ def main():
             "calibrate": ["calibrate", model, "-o", f"{work}/s.npz", "--calibration", text, "--samples", "16"],
             "convert": ["convert", quantized, "-o", out, "--to", "gptq_v2", "--overwrite"],
             "evaluate": ["evaluate", model, "--text", text, "--chunks", "64"],
-            "generate": ["generate", model, "-p", words[:20000].decode(errors="ignore"), "-n", "200"],
+            "generate": ["generate", model, "-p", words[:12000].decode(errors="ignore"), "-n", "200"],
             "tokenize": ["quantize", model, "-o", out, "--calibration", long_text, "--overwrite"],
         }
         wanted = sys.argv[5:] or list(commands)
