@@ -40,15 +40,25 @@ endif()
 
 set(MM_TOKENIZER_CRATE ${CMAKE_SOURCE_DIR}/src/source/tokenizer_c)
 set(MM_TOKENIZER_TARGET ${CMAKE_BINARY_DIR}/tokenizer_c CACHE PATH "Where cargo builds; builds may share it")
-set(MM_TOKENIZER_ARCHIVE ${MM_TOKENIZER_TARGET}/release/libtokenizer_c.a)
+set(MM_TOKENIZER_RUSTFLAGS "" CACHE STRING "Flags of rustc, for example of sanitizers; unstable ones too")
+set(MM_TOKENIZER_RELEASE ${MM_TOKENIZER_TARGET}/release)
+if(MM_TOKENIZER_RUSTFLAGS)
+  # Where the target is named, the flags do not reach what cargo compiles to run while it builds.
+  execute_process(COMMAND ${MM_RUSTC} -vV OUTPUT_VARIABLE text)
+  string(REGEX MATCH "host: ([^\n]+)" text "${text}")
+  set(MM_TOKENIZER_ENVIRONMENT RUSTC_BOOTSTRAP=1 "RUSTFLAGS=${MM_TOKENIZER_RUSTFLAGS}")
+  set(MM_TOKENIZER_OPTIONS --target ${CMAKE_MATCH_1})
+  set(MM_TOKENIZER_RELEASE ${MM_TOKENIZER_TARGET}/${CMAKE_MATCH_1}/release)
+endif()
+set(MM_TOKENIZER_ARCHIVE ${MM_TOKENIZER_RELEASE}/libtokenizer_c.a)
 add_custom_command(
   OUTPUT ${MM_TOKENIZER_ARCHIVE}
   COMMAND ${CMAKE_COMMAND} -E env CARGO_TARGET_DIR=${MM_TOKENIZER_TARGET} RUSTC=${MM_RUSTC}
-          ${MM_CARGO} build --release --locked --quiet --manifest-path ${MM_TOKENIZER_CRATE}/Cargo.toml
+          ${MM_TOKENIZER_ENVIRONMENT} ${MM_CARGO} build --release --locked --quiet ${MM_TOKENIZER_OPTIONS} --manifest-path ${MM_TOKENIZER_CRATE}/Cargo.toml
   # cargo keeps the date of an archive that it finds unchanged. Without the touch Ninja would run cargo at every build.
   COMMAND ${CMAKE_COMMAND} -E touch ${MM_TOKENIZER_ARCHIVE}
   DEPENDS ${MM_TOKENIZER_CRATE}/Cargo.toml ${MM_TOKENIZER_CRATE}/Cargo.lock
-  DEPFILE ${MM_TOKENIZER_TARGET}/release/libtokenizer_c.d
+  DEPFILE ${MM_TOKENIZER_RELEASE}/libtokenizer_c.d
   WORKING_DIRECTORY ${MM_TOKENIZER_CRATE}
   COMMENT "Building the tokenizer crate (about two minutes the first time)"
   USES_TERMINAL VERBATIM)

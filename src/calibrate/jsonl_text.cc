@@ -11,7 +11,7 @@
 #include "formats/json_fault.h"
 #include "formats/text.h"
 #include "source/chat_template.h"
-#include "source/text.h"
+#include "source/text_stream.h"
 #include "source/tokenizer.h"
 
 namespace metal_marlin {
@@ -122,7 +122,7 @@ Json converted_conversation(const Place& place, const Json& line) {
 
 Json parse_line(const Place& place, std::string_view text) {
   if (text.size() > kLongestJsonlLine) {
-    place.fail(fmt::format("a line of at most {} bytes", kLongestJsonlLine), fmt::format("{} bytes", text.size()));
+    place.fail(fmt::format("a line of at most {} bytes", kLongestJsonlLine), "a longer one");
   }
   bool too_deep = false;
   const auto watch = [&too_deep](int depth, Json::parse_event_t, Json&) {
@@ -142,6 +142,62 @@ Json parse_line(const Place& place, std::string_view text) {
   }
   if (!json.is_object()) place.fail("a JSON object", kind_of(json));
   return json;
+}
+
+// A file line by line. Of the file no more is held than a part and the longest line.
+class Lines {
+ public:
+  explicit Lines(const std::string& path) : reader_(path) {}
+  // The next line, without its end, until the next call; false at the end of the file.
+  bool next(std::string_view& line) {
+    size_t feed = text_.find('\n', at_);
+    if (feed == std::string::npos) {
+      text_.erase(0, at_);
+      at_ = 0;
+      while (feed == std::string::npos && text_.size() <= kLongestJsonlLine && !ended_) {
+        const size_t searched = text_.size();
+        ended_ = !reader_.read(text_);
+        if (first_part_ && text_.starts_with("\xef\xbb\xbf")) text_.erase(0, 3);
+        first_part_ = false;
+        feed = text_.find('\n', searched);
+      }
+      if (text_.empty()) return false;
+    }
+    ++number_;
+    const size_t size = std::min(feed, text_.size()) - at_;
+    if (size > kLongestJsonlLine) {
+      Place(reader_.path(), number_).fail(fmt::format("a line of at most {} bytes", kLongestJsonlLine), "a longer one");
+    }
+    line = std::string_view(text_).substr(at_, size);
+    at_ = std::min(at_ + size + 1, text_.size());
+    return true;
+  }
+  int64_t number() const noexcept { return number_; }
+
+ private:
+  TextReader reader_;
+  std::string text_;
+  size_t at_ = 0;  // of the next line
+  int64_t number_ = 0;
+  bool first_part_ = true;
+  bool ended_ = false;
+};
+
+// Tokenizing takes a hundred times the size of what is tokenized at once.
+constexpr size_t kAtOnce = size_t{256} << 10;
+
+// The ids of one document. Of a long one that has no place to be cut, only as many as are still wanted.
+void append_tokens(std::vector<int32_t>& ids, const std::string& text, const Place& place, const Tokenizer& tokenizer,
+                   int64_t most) {
+  if (text.size() <= kAtOnce) {
+    const auto tokens = tokenizer.encode(text, false);
+    ids.insert(ids.end(), tokens.begin(), tokens.end());
+    return;
+  }
+  TokenStream stream(text, place.text(), tokenizer);
+  const int64_t wanted = std::max<int64_t>(1, most - static_cast<int64_t>(ids.size()));
+  while (stream.next(ids, wanted)) {
+  }
 }
 
 }  // namespace
@@ -187,17 +243,14 @@ std::string JsonlText::render(std::string_view text, int64_t number) {
 }
 
 std::vector<int32_t> tokenize_jsonl(const std::string& path, const Tokenizer& tokenizer, int64_t most) {
-  const std::string content = read_utf8_text(path);
-  std::string_view rest = content;
-  if (rest.starts_with("\xef\xbb\xbf")) rest.remove_prefix(3);
+  Lines lines(path);
   JsonlText documents(path, tokenizer);
   std::vector<int32_t> ids;
-  for (int64_t number = 1; !rest.empty() && static_cast<int64_t>(ids.size()) < most; ++number) {
-    const std::string_view line = rest.substr(0, rest.find('\n'));
-    rest.remove_prefix(std::min(rest.size(), line.size() + 1));
+  std::string_view line;
+  while (static_cast<int64_t>(ids.size()) < most && lines.next(line)) {
     if (line.find_first_not_of(" \t") == std::string_view::npos) continue;
-    const auto tokens = tokenizer.encode(documents.render(line, number), false);
-    ids.insert(ids.end(), tokens.begin(), tokens.end());
+    const std::string text = documents.render(line, lines.number());
+    append_tokens(ids, text, Place(path, lines.number()), tokenizer, most);
   }
   if (ids.empty()) {
     throw FormatError(fmt::format(

@@ -44,8 +44,9 @@ class JsonlText {
 };
 
 // Returns the tokens of a file's documents. The only special tokens are those that the template and the texts write
-// out. Reading stops after the document that brings the number of tokens to `most`. Throws as JsonlText does,
-// FormatError when the file has no document, and SystemError when it cannot be read.
+// out. Reading stops after the document that brings the number of tokens to `most`, so what is wrong behind it goes
+// unnoticed; memory does not grow with the file. Throws as JsonlText does, FormatError when the file has no document,
+// and SystemError when it cannot be read.
 std::vector<int32_t> tokenize_jsonl(const std::string& path, const Tokenizer& tokenizer, int64_t most);
 
 }  // namespace metal_marlin

@@ -15,6 +15,7 @@
 #include "infer/sampling.h"
 #include "model/model.h"
 #include "source/chat_template.h"
+#include "source/interrupt.h"
 #include "source/model_source.h"
 #include "source/tokenizer.h"
 
@@ -137,7 +138,8 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
       break;
     }
     tokens.push_back(token);
-    wanted = emit(stream.push(token));
+    // Tokens that print nothing reach no caller, who therefore cannot stop them.
+    wanted = emit(stream.push(token)) && !interrupt_asked();
     if (!wanted) result.stop = "caller";
     if (wanted && result.generated_tokens < most) {
       constexpr int64_t kOne[] = {1};

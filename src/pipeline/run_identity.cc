@@ -29,8 +29,17 @@ uint64_t file_digest(const std::string& path) {
     const auto bytes = file.bytes();
     constexpr size_t kWhole = size_t{256} << 20;
     constexpr size_t kEnd = size_t{1} << 20;
-    if (bytes.size() <= kWhole || std::filesystem::path(path).extension() != ".npz")
-      return fnv1a(bytes.data(), bytes.size());
+    if (bytes.size() <= kWhole || std::filesystem::path(path).extension() != ".npz") {
+      uint64_t digest = fnv1a(nullptr, 0);
+      // Piece by piece, so that a large text does not fill memory.
+      constexpr size_t kPiece = size_t{4} << 20;
+      for (size_t at = 0; at < bytes.size(); at += kPiece) {
+        const auto piece = bytes.subspan(at, std::min(kPiece, bytes.size() - at));
+        digest = fnv1a(piece.data(), piece.size(), digest);
+        file.release(piece);
+      }
+      return digest;
+    }
     const uint64_t head = fnv1a(bytes.data(), kEnd, fnv1a(nullptr, 0) + bytes.size());
     const int64_t time = file.identity().changed_ns;
     return fnv1a(bytes.data() + bytes.size() - kEnd, kEnd, fnv1a(&time, sizeof time, head));

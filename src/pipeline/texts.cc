@@ -53,6 +53,7 @@ struct Part {
   TokenSet sequences;  // all that there are, at most as many as the run asks for; of self-made text: none yet
   TokenSet held_back;
   int64_t tokens = 0;      // of the text
+  bool counted = true;     // else `tokens` is how many of it were read
   int64_t count = 0;       // sequences that the run takes
   int64_t held_count = 0;  // self-made sequences held back
 };
@@ -71,7 +72,7 @@ TextEnds tokens_of(const Part& part, const Tokenizer& tokenizer, const QuantizeO
   const int64_t most = c.samples * c.sequence_length;
   const auto all = [](std::vector<int32_t> ids) {
     const auto total = static_cast<int64_t>(ids.size());
-    return TextEnds{std::move(ids), total};
+    return TextEnds{std::move(ids), total, true};
   };
   switch (part.kind) {
     case SourceKind::kSelf:
@@ -83,7 +84,7 @@ TextEnds tokens_of(const Part& part, const Tokenizer& tokenizer, const QuantizeO
     default: {
       // Held back are whole chunks, one more than there are tokens asked for.
       const int64_t held = held_back_tokens(c, most, -1) + kLeastHeldBack + options.evaluation.context;
-      return text_ends(part.source, tokenizer, most, held);
+      return text_ends(part.source, tokenizer, most, held, memory_budget(options.machine));
     }
   }
 }
@@ -119,6 +120,7 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
     Part& part = parts.emplace_back(Part{c.calibration[i], source_kind(c.calibration[i]), weights[i]});
     TextEnds text = tokens_of(part, tokenizer, options);
     part.tokens = text.total;
+    part.counted = text.counted;
     ids.push_back(std::move(text.ids));
     if (part.kind != SourceKind::kBuiltin) sum += weights[i];
     available = std::min(most, available + (part.kind == SourceKind::kSelf ? most : part.tokens));
@@ -183,6 +185,7 @@ std::string held_back_text(const Part& part) {
     return fmt::format("the last {} of {} sequences that the model made itself", part.held_count,
                        part.count + part.held_count);
   }
+  if (!part.counted) return fmt::format("the last {} tokens of {}", part.held_back.tokens(), part.source);
   return fmt::format("the last {} of the {} tokens of {}", part.held_back.tokens(), part.tokens, part.source);
 }
 

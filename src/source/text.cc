@@ -9,6 +9,7 @@
 #include "core/atomic_file.h"
 #include "core/machine.h"
 #include "core/mapped_file.h"
+#include "source/text_stream.h"
 #include "source/tokenizer.h"
 
 namespace metal_marlin {
@@ -45,18 +46,6 @@ size_t invalid_utf8(const std::string& text) {
     i += more + 1;
   }
   return std::string::npos;
-}
-
-// CR LF and lone CR become LF, as every Python program reads a text.
-std::string with_plain_newlines(std::string text) {
-  if (text.find('\r') == std::string::npos) return text;
-  size_t to = 0;
-  for (size_t from = 0; from < text.size(); ++from) {
-    if (text[from] == '\r' && from + 1 < text.size() && text[from + 1] == '\n') continue;
-    text[to++] = text[from] == '\r' ? '\n' : text[from];
-  }
-  text.resize(to);
-  return text;
 }
 
 }  // namespace
@@ -103,6 +92,17 @@ void expect_utf8(const std::string& path, const std::string& text, uint64_t offs
   }
 }
 
+std::string with_plain_newlines(std::string text) {
+  if (text.find('\r') == std::string::npos) return text;
+  size_t to = 0;
+  for (size_t from = 0; from < text.size(); ++from) {
+    if (text[from] == '\r' && from + 1 < text.size() && text[from + 1] == '\n') continue;
+    text[to++] = text[from] == '\r' ? '\n' : text[from];
+  }
+  text.resize(to);
+  return text;
+}
+
 std::string read_utf8_text(const std::string& path) {
   std::string text = read_text_file(path, uint64_t{4} << 30);
   expect_utf8(path, text);
@@ -123,8 +123,20 @@ bool same_text(const std::string& a, const std::string& b) {
   if (fs::file_size(a, code) != fs::file_size(b, code) || code) return false;
   const MappedFile first(a);
   const MappedFile second(b);
-  return first.checked(
-      [&] { return second.checked([&] { return std::ranges::equal(first.bytes(), second.bytes()); }); });
+  const auto equal = [&] {
+    constexpr size_t kPiece = size_t{4} << 20;  // so that large texts do not fill memory
+    const size_t size = first.bytes().size();
+    if (size != second.bytes().size()) return false;
+    for (size_t at = 0; at < size; at += kPiece) {
+      const auto piece = first.bytes().subspan(at, std::min(kPiece, size - at));
+      const auto other = second.bytes().subspan(at, piece.size());
+      if (!std::ranges::equal(piece, other)) return false;
+      first.release(piece);
+      second.release(other);
+    }
+    return true;
+  };
+  return first.checked([&] { return second.checked(equal); });
 }
 
 int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer) {

@@ -3,15 +3,23 @@
 
 #include <cstdint>
 #include <fstream>
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "source/tokenizer.h"
 
 namespace metal_marlin {
 
+// Bytes of text that are tokenized in one piece, which takes more than a hundred times as much memory.
+inline constexpr size_t kLargestWhole = size_t{32} << 20;
+
+// CR LF and lone CR as LF, as every Python program reads a text.
+std::string with_plain_newlines(std::string text);
+
 // A text file in parts: CR LF and CR as LF, as Python reads texts. FormatError where bytes are not UTF-8 or the file is
-// empty; SystemError when it cannot be read.
+// empty; SystemError when it cannot be read or is no regular file.
 class TextReader {
  public:
   explicit TextReader(const std::string& path);
@@ -27,23 +35,32 @@ class TextReader {
   bool after_return_ = false;  // the last byte was CR: a line feed behind it is part of the same line end
 };
 
-// The ids of Tokenizer::encode over the whole file, in parts.
+// The ids of Tokenizer::encode over a whole text, in parts.
 class TokenStream {
  public:
-  TokenStream(const std::string& path, const Tokenizer& tokenizer);
+  // At most about `largest_whole` bytes are tokenized in one piece.
+  TokenStream(const std::string& path, const Tokenizer& tokenizer, size_t largest_whole = kLargestWhole);
+  // Of a text in memory, which must outlive the stream. `name` opens the messages.
+  TokenStream(std::string_view text, std::string name, const Tokenizer& tokenizer);
   // Appends the next ids; false, and nothing appended, at the end. `wanted`: how many the caller still needs, at least
-  // 1; more may come. A text that nowhere has a place where it may be cut is read whole, to 32 MiB; beyond, it is an
-  // UnsupportedError. Of one whose first line is long the ids wanted are taken, as the last ones, once 64 KiB of
-  // further text change none of them.
+  // 1; more may come. A text that nowhere has a place where it may be cut is read whole, to the largest size that is
+  // tokenized in one piece; beyond, it is an UnsupportedError. Of one whose first line is long the ids wanted are
+  // taken, as the last ones, once 64 KiB of further text change none of them.
   bool next(std::vector<int32_t>& ids, int64_t wanted);
+  // The same, without the error.
+  enum class Step : uint8_t { kMore, kEnd, kStuck };
+  Step advance(std::vector<int32_t>& ids, int64_t wanted);
+  [[noreturn]] void refuse() const;  // what next() throws where it is stuck
 
  private:
   size_t last_cut() const;
   bool from_beginning(std::vector<int32_t>& ids, int64_t wanted) const;
 
-  TextReader reader_;
+  std::string name_;
+  std::function<bool(std::string&)> read_;  // as TextReader::read
   const Tokenizer& tokenizer_;
   Tokenizer::LineCut cut_;
+  size_t largest_whole_;
   std::string text_;     // read, not yet tokenized
   size_t searched_ = 0;  // of text_, without a place to cut
   bool first_ = true;    // text_ begins the file
@@ -54,11 +71,16 @@ class TokenStream {
 // The first ids of a text, at most `count`.
 std::vector<int32_t> first_tokens(const std::string& path, const Tokenizer& tokenizer, int64_t count);
 
-// Of a text only the first and the last ids, and how many there are in all.
+// Of a text only the first and the last ids.
 struct TextEnds {
   std::vector<int32_t> ids;  // the first ones, and behind them the last ones; all where they would overlap
-  int64_t total = 0;
+  int64_t total = 0;         // how many there are in all; where they were not counted, how many stand in `ids`
+  bool counted = true;
 };
-TextEnds text_ends(const std::string& path, const Tokenizer& tokenizer, int64_t first, int64_t last);
+// Of a text of more than 64 MiB only both ends are read, and so of one with a part too long for `memory` (bytes; 0: no
+// bound) to tokenize in one piece. Where such a line has no place to be cut, those ids are taken that 64 KiB of further
+// text on the other side do not change. UnsupportedError where these are too few.
+TextEnds text_ends(const std::string& path, const Tokenizer& tokenizer, int64_t first, int64_t last,
+                   uint64_t memory = 0);
 
 }  // namespace metal_marlin

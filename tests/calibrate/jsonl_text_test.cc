@@ -162,6 +162,57 @@ TEST_F(JsonlTextTest, RefusesWhatIsTooDeepOrTooLong) {
       std::string::npos);
 }
 
+// What stands behind the documents that are needed is neither checked nor held.
+TEST_F(JsonlTextTest, ReadsOnlyWhatIsNeeded) {
+  std::string text;
+  while (text.size() < size_t{3} << 20) text += "{\"text\": \"red green blue\"}\n";
+  write(text + "\xff\n");
+  const auto ids = tokenize_jsonl(path_, tokenizer_, 100);
+  EXPECT_EQ(ids.size(), 102U);
+  EXPECT_THROW(tokenize_jsonl(path_, tokenizer_, 1'000'000'000), FormatError);
+  // A file of 8 GiB takes no disk, but nobody has the time to read it.
+  write("{\"text\": \"red\"}\n");
+  std::filesystem::resize_file(path_, uint64_t{8} << 30);
+  EXPECT_EQ(tokenize_jsonl(path_, tokenizer_, 1).size(), 1U);
+  try {
+    tokenize_jsonl(path_, tokenizer_, 100);
+    ADD_FAILURE() << "accepted";
+  } catch (const FormatError& e) {
+    EXPECT_EQ(std::string(e.what()), path_ + ":2: expected a line of at most 16777216 bytes, found a longer one");
+  }
+}
+
+// Lines of many lengths, some of which lie across the parts in which a file is read.
+TEST_F(JsonlTextTest, LinesAcrossPartsAreWhole) {
+  std::string file = "\xef\xbb\xbf";
+  std::vector<int32_t> want;
+  for (size_t i = 0; file.size() < size_t{5} << 20; ++i) {
+    std::string words;
+    for (size_t k = 0; k < (i * i * 977) % 90001; ++k) words += k % 3 == 0 ? "red " : k % 3 == 1 ? "green " : "blue ";
+    const std::string line = json{{"text", "call " + words}}.dump();
+    const auto ids = tokenizer_.encode("call " + words + "\n\n", false);
+    want.insert(want.end(), ids.begin(), ids.end());
+    file += line + (i % 3 == 0 ? "\r\n" : i % 3 == 1 ? "\r" : "\n\n");
+  }
+  write(file);
+  EXPECT_TRUE(tokenize_jsonl(path_, tokenizer_, 1'000'000'000) == want);
+}
+
+// A long document is tokenized in parts; one that has no place to be cut only as far as is needed.
+TEST_F(JsonlTextTest, LongDocuments) {
+  std::string lines;
+  while (lines.size() < size_t{1} << 20) lines += "red green\nblue\n";
+  write(json{{"text", lines}}.dump() + "\n");
+  EXPECT_TRUE(tokenize_jsonl(path_, tokenizer_, 100) == tokenizer_.encode(lines + "\n\n", false));
+  std::string line;
+  while (line.size() < size_t{12} << 20) line += "red green blue ";
+  write(json{{"text", "call"}}.dump() + "\n" + json{{"text", line}}.dump() + "\n");
+  const auto ids = tokenize_jsonl(path_, tokenizer_, 100);
+  const auto some = tokenizer_.encode("call\n\n" + line.substr(0, 15 * 40), false);
+  ASSERT_GE(ids.size(), 100U);
+  EXPECT_TRUE(std::equal(some.begin(), some.begin() + 100, ids.begin()));
+}
+
 TEST_F(JsonlTextTest, AModelWithoutATemplateTakesTextsOnly) {
   const Tokenizer plain = word_tokenizer("");
   JsonlText lines("chat.jsonl", plain);

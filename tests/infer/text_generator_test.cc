@@ -1,8 +1,10 @@
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/generate.h>
+#include <metal_marlin/interrupt.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/atomic_file.h"
 #include "infer/tiny_models.h"
@@ -60,6 +62,19 @@ TEST_P(GreedyText, IsTheMostLikelyTokenOfTheFullForward) {
 // llama-dynamic is left out: its angles depend on the length for which a sequence is planned.
 INSTANTIATE_TEST_SUITE_P(Families, GreedyText,
                          testing::Values("llama", "mistral", "phi3", "qwen2", "qwen3", "gemma2", "gemma3"));
+
+// Also where no piece of text asks the caller, as with tokens that print nothing.
+TEST(TextGenerator, TheInterruptCheckStopsIt) {
+  static std::atomic<int> asked;
+  asked = 0;
+  TextGenerator generator(tiny_model("llama"));
+  set_interrupt_check([]() noexcept { return ++asked > 10; });
+  GenerateStats stats;
+  generator.generate("the", greedy(40), {}, &stats);
+  set_interrupt_check(nullptr);
+  EXPECT_EQ(stats.stop, "caller");
+  EXPECT_LT(stats.generated_tokens, 15);
+}
 
 TEST(TextGenerator, PiecesJoinToTheText) {
   TextGenerator generator(tiny_model("llama"));

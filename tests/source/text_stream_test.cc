@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -129,7 +130,52 @@ TEST_F(TextStream, OfALongLineTheBeginningIsRead) {
   EXPECT_EQ(first_tokens(path_, t, 64), std::vector<int32_t>(whole.begin(), whole.begin() + 64));
   put(std::string(size_t{40} << 20, 'a'));
   EXPECT_EQ(first_tokens(path_, t, 64).size(), 64u);
-  EXPECT_THROW(text_ends(path_, t, 1, 1), UnsupportedError);
+}
+
+// A line of words that is too long for the memory given: both ends are those of the whole.
+TEST_F(TextStream, OfALineTooLongForTheMemoryBothEndsAreRead) {
+  std::string line;
+  for (uint64_t i = 1; line.size() < size_t{3} << 20; ++i)
+    line += "word" + std::to_string(i * i % 977) + (i % 7 == 0 ? ", " : " ");
+  put(line);
+  for (const Tokenizer& t : {made_from(byte_level("gpt-2")), made_from(sentencepiece())}) {
+    const auto whole = tokenize_file(path_, t);
+    const TextEnds counted = text_ends(path_, t, 1000, 500);
+    EXPECT_TRUE(counted.counted);
+    EXPECT_EQ(counted.total, static_cast<int64_t>(whole.size()));
+    const TextEnds ends = text_ends(path_, t, 1000, 500, 1);
+    EXPECT_FALSE(ends.counted);
+    EXPECT_EQ(ends.total, 1500);
+    EXPECT_TRUE(ends.ids == counted.ids);
+    // Too many ids are wanted for the two ends not to meet.
+    EXPECT_THROW(text_ends(path_, t, 100'000, 500, 1), UnsupportedError);
+  }
+}
+
+TEST_F(TextStream, OfALargeTextBothEndsAreReadAlone) {
+  const Tokenizer t = made_from(byte_level("gpt-2"));
+  const std::string part = prose(size_t{200} << 10) + "the end.\n";
+  put(part + "one.\ntwo\n");
+  std::filesystem::resize_file(path_, uint64_t{8} << 30);  // nobody has the time to read it
+  std::ofstream(path_, std::ios::binary | std::ios::app) << ".\nthree\n" << part;
+  const TextEnds ends = text_ends(path_, t, 1000, 500);
+  EXPECT_FALSE(ends.counted);
+  const auto of_part = t.encode(with_plain_newlines(part), false);
+  std::vector<int32_t> want(of_part.begin(), of_part.begin() + 1000);
+  want.insert(want.end(), of_part.end() - 500, of_part.end());
+  EXPECT_TRUE(ends.ids == want);
+}
+
+// Opening a pipe would wait for its writer; and a text is read more than once.
+TEST_F(TextStream, RefusesAPipeAtOnce) {
+  std::filesystem::remove(path_);
+  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  try {
+    TextReader reader(path_);
+    ADD_FAILURE() << "accepted";
+  } catch (const SystemError& e) {
+    EXPECT_EQ(std::string(e.what()), path_ + ": expected a text file, found a pipe or a device");
+  }
 }
 
 TEST_F(TextStream, LeavesOutTheByteOrderMark) {
