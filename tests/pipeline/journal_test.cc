@@ -144,7 +144,7 @@ TEST_F(JournalTest, ABrokenRunFileIsToldWithWhatIsWrong) {
         ADD_FAILURE() << text;
       } catch (const FormatError& e) {
         const std::string message = e.what();
-        for (const std::string part :
+        for (const std::string& part :
              {(fs::path(journal.folder()) / "run.json").string(), std::string(what), std::string("--overwrite")})
           EXPECT_NE(message.find(part), std::string::npos) << text << ": " << message;
       }

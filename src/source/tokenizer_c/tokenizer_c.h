@@ -76,8 +76,8 @@ void tokenizer_c_set_stop(int (*asked)(void));
 void tokenizer_c_ids_free(tokenizer_c_ids ids);
 void tokenizer_c_text_free(tokenizer_c_text text);
 
-/* Whether a Jinja template can be parsed and all its filters and tests are known, as jinja2 finds out before it renders.
- * 0, or -1 with the fault and its line. */
+/* Whether a Jinja template can be parsed and all its filters and tests are known, as jinja2 finds out before it
+ * renders. 0, or -1 with the fault and its line. */
 int tokenizer_c_check_template(const char* source, size_t size);
 
 /* Renders a Jinja template as transformers renders chat templates: trim_blocks, lstrip_blocks, loop controls, Python's
