@@ -458,7 +458,7 @@ INSTANTIATE_TEST_SUITE_P(
                },
                expect<FormatError>({"stands in", "model-00001-of-00002.safetensors", "model.norm.weight", "differ"})},
         raw_config("config_is_cut", small_config().dump().substr(0, 60), {"config.json", "no valid JSON"}),
-        raw_config("config_is_empty", "", {"config.json", "no valid JSON"}),
+        raw_config("config_is_empty", "", {"config.json", "the file is empty"}),
         raw_config("config_is_an_array", "[1]", {"config.json", "object", "array"}),
         raw_config("config_is_html", "<!DOCTYPE html>", {"config.json", "no valid JSON"}),
         raw_config("config_is_not_utf8", "{\"model_type\": \"\xff\xfe\"}", {"config.json"}),
