@@ -4,7 +4,6 @@
 # on the same grid (4 bits, groups of 64; llama.cpp: its own, of 32). Evaluates all results on TEXT with one program, from
 # dequantized weights. Prints the table of docs/accuracy.md and draws the curve to WORK/kl_against_cpu.svg. Peers that would take
 # hours get fewer sequences; the table says how many. It is not part of the tests, because a peer takes up to 6 GB.
-#   METAL_MARLIN_TOOLS  folder of setup_peers.sh and evalkl.py     (default: shared/tools beside this checkout)
 #   PEERS_DIR           where the peers are or will be set up      (default: build/peers)
 #   WORK                results; those that are there are used again, so take one folder for each MODEL, CALIBRATION and TEXT
 #                                                                  (default: build/compare-peers)
@@ -12,14 +11,11 @@
 #   PROGRAM             metal-marlin                               (default: build/release/bin/metal-marlin)
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-[ $# -ge 3 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 3 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 MODEL="$1"; CALIBRATION="$2"; TEXT="$3"; shift 3
 [ $# -gt 0 ] || set -- ours gptqmodel llmcompressor autoround llama
-TOOLS="${METAL_MARLIN_TOOLS:-$ROOT/../shared/tools}"
+TOOLS="$ROOT/scripts/peers"
 export PEERS_DIR="${PEERS_DIR:-$ROOT/build/peers}"
-for tool in setup_peers.sh evalkl.py; do
-  [ -e "$TOOLS/$tool" ] || { echo "compare_peers.sh: no $tool in $TOOLS: name its folder by METAL_MARLIN_TOOLS" >&2; exit 1; }
-done
 PROGRAM="${PROGRAM:-$ROOT/build/release/bin/metal-marlin}"
 command -v "$PROGRAM" >/dev/null || { echo "compare_peers.sh: no program $PROGRAM: build it (scripts/setup.sh), or name it by PROGRAM" >&2; exit 1; }
 for file in "$MODEL/config.json" "$CALIBRATION" "$TEXT"; do
