@@ -4,7 +4,10 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "compute_options.h"
 #include "console.h"
@@ -19,6 +22,7 @@ namespace {
 struct State {
   std::string model;
   BenchOptions bench;
+  std::vector<double> batch = {1};
   MachineOptions machine;
   ComputeOptions compute;
   SharedTexts texts;
@@ -30,23 +34,32 @@ std::string table(const BenchResult& result) {
   const auto row = [&text](const std::string& name, const std::string& value) {
     text += fmt::format("{:<24}{}\n", name, value);
   };
-  const auto rate = [&](const char* name, const BenchRate& r) {
+  const auto rate = [&](const std::string& name, const BenchRate& r) {
     if (r.tokens == 0) return;
     row(fmt::format("{}, {} tokens", name, r.tokens),
         fmt::format("{:.1f} tokens/s ({:.1f} to {:.1f})", r.median, r.lowest, r.highest));
   };
   row("processor", result.cpu);
-  row("kernels", fmt::format("{}, linears in {}, head in {} bits", result.isa, result.compute, result.head));
+  row("kernels", fmt::format("{}, linears in {}, head in {} bits, keys and values in {}", result.isa, result.compute,
+                             result.head, result.kv));
+  if (result.depth > 0) row("depth", fmt::format("{} tokens", result.depth));
   row("threads", std::to_string(result.threads));
   row("load", fmt::format("{:.2f} s", result.load_seconds));
   row("memory", format_file_size(result.resident_bytes));
   rate("prompt", result.prompt);
-  rate("generation", result.generate);
+  for (const BenchResult::Batch& batch : result.batches) {
+    rate(batch.sequences == 1 ? "generation" : fmt::format("generation of {}", batch.sequences), batch.rate);
+  }
   return text;
 }
 
 int run(State& state) {
   state.machine.threads = static_cast<int>(state.texts.threads);
+  state.bench.batch.clear();
+  for (const double n : state.batch) {
+    if (n != std::floor(n)) throw UsageError{fmt::format("--batch: expected whole numbers of sequences, found {}", n)};
+    state.bench.batch.push_back(static_cast<int64_t>(n));
+  }
   Console console(state.console);
   const StopOnSignal signals;
   try {
@@ -71,6 +84,9 @@ void add_bench(Application& application) {
   command.integer("--generate", state->bench.generate, 0, 1 << 20, "Tokens to generate; 0: not measured");
   command.integer("--repeat", state->bench.repeat, 1, 1000,
                   "Measurements of each; the median is shown, with the lowest and the highest");
+  command.integer("--depth", state->bench.depth, 0, 1 << 20, "Tokens in the cache before each measurement");
+  command.reals("--batch", state->batch, 1, 1024,
+                "Sequences that are generated beside each other; each number is measured", "1");
   add_machine_options(command, state->machine, state->texts, false, false);
   add_compute_options(command, state->compute, true);
   add_output_options(command, state->console);

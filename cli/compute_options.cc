@@ -13,6 +13,10 @@ void add_compute_options(Command& command, ComputeOptions& options, bool generat
   command.choice("--head", options.head, {"auto", "16", "8"},
                  generates ? "Bits of the head, which makes the probabilities of the tokens; auto: 8 with int8, else 16"
                            : "Bits of the head, which makes the probabilities of the tokens; auto: 16");
+  if (generates) {
+    command.choice("--kv", options.kv, {"auto", "32", "16", "8"},
+                   "Bits of the keys and values of earlier tokens; auto: 32 with --compute f32, else 16");
+  }
 }
 
 }  // namespace metal_marlin::cli

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <set>
 #include <system_error>
 
 #include "compute_options.h"
@@ -26,6 +27,9 @@ struct State {
   std::string model;
   std::string prompt;
   std::string file;
+  std::string input;
+  std::string output;
+  int64_t batch = 8;
   GenerateOptions options;
   MachineOptions machine;
   ComputeOptions compute;
@@ -59,7 +63,37 @@ std::string read_prompt(const Command& command, const State& state) {
   return content;
 }
 
+// --input and --output.
+int run_file(const Command& command, State& state) {
+  if (command.was_given("prompt") || command.was_given("file")) {
+    throw UsageError{"--input has the prompts: expected neither --prompt nor --file beside it"};
+  }
+  if (state.input.empty() || state.output.empty()) {
+    throw UsageError{"--input FILE.jsonl and --output FILE.jsonl go together: expected both, found one"};
+  }
+  state.options.given = command.given();
+  state.machine.threads = static_cast<int>(state.texts.threads);
+  Console console(state.console);
+  state.options.on_warning = [&console, said = std::set<std::string>()](const std::string& text) mutable {
+    if (said.insert(text).second) console.warning(text);
+  };
+  TextGenerator generator(state.model, state.machine, false, state.compute);
+  const StopOnSignal signals;
+  try {
+    const BatchFileResult result = generate_file(generator, state.input, state.output, state.options, state.batch);
+    for (const std::string& failure : result.failures) console.error(failure);
+    console.result(console.json()
+                       ? fmt::format(R"({{"answered": {}, "failed": {}}})", result.answered, result.failures.size())
+                       : fmt::format("{}: {} answers", state.output, result.answered) + "\n");
+    return result.failures.empty() ? 0 : 1;
+  } catch (const Interrupted&) {
+    console.stopped("nothing is written; run the same command again");
+    return kExitInterrupted;
+  }
+}
+
 int run(const Command& command, State& state) {
+  if (command.was_given("input") || command.was_given("output")) return run_file(command, state);
   const std::string prompt = read_prompt(command, state);
   state.options.given = command.given();
   state.machine.threads = static_cast<int>(state.texts.threads);
@@ -93,6 +127,10 @@ void add_generate(Application& application) {
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
   command.text("-p,--prompt", state->prompt, "TEXT", "Text to continue");
   command.text("-f,--file", state->file, "FILE", "File that holds the text to continue", Completes::kFiles);
+  command.text("--input", state->input, "FILE.jsonl",
+               "Many prompts: an object with \"prompt\" or \"messages\" per line", Completes::kFiles);
+  command.text("--output", state->output, "FILE.jsonl", "Where the answers to --input go", Completes::kFiles);
+  command.integer("--batch", state->batch, 1, 1024, "Texts of --input that are generated beside each other");
   add_sampling_options(command, state->options);
   add_machine_options(command, state->machine, state->texts, false, false);
   add_compute_options(command, state->compute, true);
@@ -101,6 +139,7 @@ void add_generate(Application& application) {
   add_output_options(command, state->console);
   command.example("Continue a sentence, always with the likeliest token",
                   "metal-marlin generate MODEL -p 'The capital of France is' -n 32 --temp 0");
+  command.example("Answer the questions of a file", "metal-marlin generate MODEL --input in.jsonl --output out.jsonl");
   command.example("How fast it runs", "metal-marlin generate MODEL -p 'Once upon a time' -n 128 --stats");
   command.action([state, &command] { return run(command, *state); });
 }

@@ -74,6 +74,9 @@ void add_sampling_options(Command& command, GenerateOptions& options) {
   command.real("--repeat-penalty", options.repeat_penalty, 1e-3, kMostReal, "Penalty on repeated tokens; 1: off");
   command.integer("--repeat-last-n", options.repeat_last_n, 0, kMost, "Tokens that the penalty looks back on");
   command.flag("--ignore-eos", options.ignore_eos, "Go on after the end token");
+  command.repeated("--stop", options.stop, "TEXT", "End before this text; may be repeated");
+  command.integer("--speculate", options.speculate, 0, 32,
+                  "Draft up to so many tokens from earlier text and check them in one step; the text stays the same");
 }
 
 Bos bos_of(const SharedTexts& texts) {
@@ -91,16 +94,27 @@ double rate(int64_t tokens, double seconds) {
 }  // namespace
 
 std::string stats_text(const GenerateStats& stats) {
+  std::string more;
+  if (stats.reused_tokens > 0) more += fmt::format(" ({} of them known)", stats.reused_tokens);
+  std::string drafts;
+  if (stats.drafted_tokens > 0) {
+    drafts = fmt::format("; drafts: {} of {} kept", stats.accepted_tokens, stats.drafted_tokens);
+  }
   return fmt::format(
-      "loaded in {:.2f} s; prompt: {} tokens, {:.1f} tokens/s; generated: {} tokens, {:.1f} tokens/s; stopped by: {}",
-      stats.load_seconds, stats.prompt_tokens, rate(stats.prompt_tokens, stats.prompt_seconds), stats.generated_tokens,
-      rate(stats.generated_tokens, stats.generate_seconds), stats.stop);
+      "loaded in {:.2f} s; prompt: {} tokens{}, {:.1f} tokens/s; generated: {} tokens, {:.1f} tokens/s{}; stopped by: "
+      "{}",
+      stats.load_seconds, stats.prompt_tokens, more,
+      rate(stats.prompt_tokens - stats.reused_tokens, stats.prompt_seconds), stats.generated_tokens,
+      rate(stats.generated_tokens, stats.generate_seconds), drafts, stats.stop);
 }
 
 std::string stats_json(const std::string& text, const GenerateStats& stats) {
   const nlohmann::ordered_json json = {{"text", text},
                                        {"prompt_tokens", stats.prompt_tokens},
+                                       {"reused_tokens", stats.reused_tokens},
                                        {"generated_tokens", stats.generated_tokens},
+                                       {"drafted_tokens", stats.drafted_tokens},
+                                       {"accepted_tokens", stats.accepted_tokens},
                                        {"load_seconds", stats.load_seconds},
                                        {"prompt_seconds", stats.prompt_seconds},
                                        {"generate_seconds", stats.generate_seconds},

@@ -14,6 +14,9 @@ struct ComputeOptions {
   // Bits of the head, which makes the logits. "16": as it is stored; "8": rounded to 8 bits, a scale for each row and
   // group of 32, and multiplied with activations in 8 bits. "auto": 8 for a model that generates with int8, else 16.
   std::string head = "auto";
+  // Bits of the keys and values of earlier tokens. "16": float16; "8": 8 bits with a scale per token and head; "32":
+  // float32. "auto": 32 where the linears are multiplied in f32, else 16. evaluate() keeps none.
+  std::string kv = "auto";
 };
 
 }  // namespace metal_marlin

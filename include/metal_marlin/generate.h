@@ -25,6 +25,11 @@ struct GenerateOptions {
   int64_t repeat_last_n = 64;
   uint64_t seed = 0;
   bool ignore_eos = false;
+  std::vector<std::string> stop;  // the text ends before the first of these strings
+  // Drafts: up to so many tokens that followed when the text before ended alike are computed in one step with the next
+  // token, and kept as far as they are what would have been chosen. The text is the same; where texts repeat it comes
+  // faster. 0: off, at most 32.
+  int64_t speculate = 0;
   // Called with one line without a newline, e.g. when the context exceeds what the model was made for.
   std::function<void(const std::string&)> on_warning;
   // The options that the caller set, by their command-line names without leading hyphens ("top-k"). A warning names
@@ -35,14 +40,31 @@ struct GenerateOptions {
 
 struct GenerateStats {
   int64_t prompt_tokens = 0;
+  int64_t reused_tokens = 0;  // of the prompt: its beginning, which the last call had left in memory
   int64_t generated_tokens = 0;
   double load_seconds = 0;
   double prompt_seconds = 0;
   double generate_seconds = 0;
-  std::string stop;  // "eos", "length", "caller"
+  std::string stop;             // "eos", "length", "string" (one of GenerateOptions::stop), "caller"
+  int64_t drafted_tokens = 0;   // by speculation,
+  int64_t accepted_tokens = 0;  // and how many of them were kept
 };
 
-// A model held in memory. Not thread-safe: one generation at a time.
+// One text of a batch: a prompt to continue, or a conversation of (role, content) to answer.
+struct BatchRequest {
+  std::string prompt;
+  std::vector<std::pair<std::string, std::string>> messages;  // where not empty, instead of the prompt
+  GenerateOptions options;                                    // speculate has no effect
+};
+
+struct BatchAnswer {
+  std::string text;
+  std::string error;  // why there is no text, else empty
+  GenerateStats stats;
+};
+
+// A model held in memory. Not thread-safe: one generation at a time. The keys and values of a call stay: the longest
+// common beginning of the next prompt is not computed again, and the answer is that of a fresh start.
 class METAL_MARLIN_API TextGenerator {
  public:
   // With `for_chat` a model without a chat template is refused (UnsupportedError) before its weights are loaded.
@@ -63,9 +85,33 @@ class METAL_MARLIN_API TextGenerator {
   std::string chat(const std::vector<std::pair<std::string, std::string>>& messages, const GenerateOptions& options,
                    const std::function<bool(const std::string&)>& on_text = {}, GenerateStats* stats = nullptr);
 
+  // Generates for many requests, up to `sequences` (1 to 1024) beside each other, so that the weights are read once for
+  // all of them. on_answer gets the number of the request and its answer, in the order in which they end, and may
+  // return false to stop. A request that cannot be answered (a prompt that is too long, a template that refuses it, an
+  // option out of range) has `error` set; the others are answered. With the int8 arithmetic each text is the one that
+  // generate() or chat() gives. Throws Interrupted as set_interrupt_check() says.
+  void batch(const std::vector<BatchRequest>& requests, int64_t sequences,
+             const std::function<bool(size_t, const BatchAnswer&)>& on_answer);
+
  private:
   struct METAL_MARLIN_LOCAL Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+struct BatchFileResult {
+  int64_t answered = 0;
+  std::vector<std::string> failures;  // "FILE, line N: reason" for each line that has no answer
+};
+
+// TextGenerator::batch() over a file. Each line of `input` is a JSON object with "prompt", or "messages" (a list of
+// {"role", "content"}), and, where it differs from `defaults`, "max_tokens", "temperature", "top_k", "top_p", "min_p",
+// "seed", "stop" (a text or a list); "id" is copied into the answer, other keys are ignored, empty lines too. `output`
+// gets an object for each of them, in their order: "line" (from 1), "id", then "text", "prompt_tokens",
+// "generated_tokens", "stop", or "error". It appears whole or not at all. Throws SystemError for files that cannot be
+// read or written, FormatError for a file without a line or with one of more than 32 MiB, Interrupted.
+METAL_MARLIN_API BatchFileResult generate_file(TextGenerator& generator, const std::string& input,
+                                               const std::string& output, const GenerateOptions& defaults,
+                                               int64_t sequences,
+                                               const std::function<void(size_t done, size_t total)>& on_progress = {});
 
 }  // namespace metal_marlin

@@ -134,7 +134,7 @@ SelfTextPlan plan_self_text(const ModelSource& source, const SelfTextOptions& op
   const auto layers = static_cast<uint64_t>(c.num_hidden_layers);
   const uint64_t layer = Decoder::block_bytes(source, precision());
   const uint64_t layer_f32 = Decoder::block_bytes(source, ComputeType::kF32);
-  const uint64_t each = Decoder::cache_bytes(source, KvStorage::kF16, 1, options.length);
+  const uint64_t each = Decoder::cache_bytes(source, KvType::kF16, 1, options.length);
   const auto vocabulary = static_cast<uint64_t>(c.vocab_size);
   const auto most = std::min(options.count, kLargestGroup);
   // Counts the logits of a group, a few tensors of the width of a block, the candidates of each sequence's two
@@ -200,7 +200,7 @@ std::vector<std::vector<int32_t>> sample_sequences(const ModelSource& source, co
   decoder_options.sequences = plan.group;
   decoder_options.capacity = options.length;
   decoder_options.precision = precision();
-  decoder_options.cache = KvStorage::kF16;
+  decoder_options.cache = KvType::kF16;
   decoder_options.weight_bytes = plan.weight_bytes;
   Decoder decoder(source, decoder_options, [&](int64_t, int64_t) { report(0); });
   const Head head(source, precision());

@@ -40,6 +40,15 @@ Compute compute_of(const ComputeOptions& options, const MachineOptions& machine,
   } else if (options.head != "16" && options.head != "auto") {
     throw ArgumentError(fmt::format("head \"{}\": expected auto, 16 or 8", options.head));
   }
+  if (options.kv == "auto") {
+    compute.kv = compute.codes || compute.precision != ComputeType::kF32 ? KvType::kF16 : KvType::kF32;
+  } else if (options.kv == "32") {
+    compute.kv = KvType::kF32;
+  } else if (options.kv == "8") {
+    compute.kv = KvType::kI8;
+  } else if (options.kv != "16") {
+    throw ArgumentError(fmt::format("kv \"{}\": expected auto, 32, 16 or 8", options.kv));
+  }
   return compute;
 }
 

@@ -4,6 +4,7 @@
 #include <metal_marlin/compute.h>
 #include <metal_marlin/options.h>
 
+#include "kernels/kv_attention.h"
 #include "model/block.h"
 #include "model/model.h"
 
@@ -15,6 +16,7 @@ struct Compute {
   ComputeType precision = ComputeType::kF32;  // of linears that are floats
   bool codes = false;                         // linears that are stored as codes stay so
   HeadBits head = HeadBits::kStored;
+  KvType kv = KvType::kF16;
   const char* name = "f32";  // "int8", "bf16", "f32"
 };
 

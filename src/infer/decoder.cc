@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "core/checked.h"
 #include "kernels/gemm.h"
 #include "model/model.h"
 #include "model/prepared_block.h"
@@ -21,12 +20,8 @@ uint64_t Decoder::block_bytes(const ModelSource& source, ComputeType precision) 
   return weights * (precision == ComputeType::kBF16 && has_bf16_gemm() ? 2 : 4);
 }
 
-uint64_t Decoder::cache_bytes(const ModelSource& source, KvStorage cache, int64_t sequences, int64_t capacity) {
-  const ModelConfig& c = source.config();
-  const int64_t shape[] = {2, c.num_hidden_layers, sequences, c.num_key_value_heads, c.head_dim, capacity};
-  const auto bytes = checked_bytes(shape, cache == KvStorage::kF16 ? 2 : 4);
-  if (!bytes) throw ArgumentError(fmt::format("cache of {} sequences of {} tokens: too large", sequences, capacity));
-  return *bytes;
+uint64_t Decoder::cache_bytes(const ModelSource& source, KvType cache, int64_t sequences, int64_t capacity) {
+  return KvCache::most_bytes(source.config(), sequences, capacity, cache);
 }
 
 Decoder::Decoder(const ModelSource& source, const DecoderOptions& options,
@@ -44,10 +39,27 @@ Decoder::Decoder(const ModelSource& source, const DecoderOptions& options,
 
 Decoder::~Decoder() = default;
 
-void Decoder::reset(int64_t capacity) {
+void Decoder::reset(int64_t capacity, int64_t sequences) {
+  if (sequences > 0) options_.sequences = sequences;
   options_.capacity = capacity;
   cache_.reset();  // frees the old memory before the new is allocated
   cache_ = std::make_unique<KvCache>(source_.config(), options_.sequences, capacity, options_.cache);
+}
+
+void Decoder::fork(int64_t from, int64_t to, int64_t length) {
+  cache_->fork(from, to, length);
+}
+
+void Decoder::set_capacity(int64_t capacity) {
+  options_.capacity = capacity;
+  cache_->set_capacity(capacity);
+}
+
+bool Decoder::can_truncate(int64_t sequence, int64_t length) const {
+  if (length == 0) return true;
+  const RopeType rope = source_.config().rope.type;
+  if (rope == RopeType::kDynamic || rope == RopeType::kLongrope) return false;
+  return cache_->can_truncate(sequence, length);
 }
 
 void Decoder::truncate(int64_t sequence, int64_t length) {
@@ -83,12 +95,13 @@ void Decoder::run(std::span<const int32_t> ids, std::span<const int64_t> lengths
   }
 }
 
-bool read_prompt(Decoder& decoder, std::span<const int32_t> tokens, Matrix& states) {
+bool read_prompt(Decoder& decoder, std::span<const int32_t> tokens, Matrix& states, int64_t sequence) {
   constexpr size_t kRows = 256;
   for (size_t first = 0; first < tokens.size(); first += kRows) {
     if (interrupt_asked()) return false;
     const auto piece = tokens.subspan(first, std::min(kRows, tokens.size() - first));
-    const int64_t rows[] = {static_cast<int64_t>(piece.size())};
+    std::vector<int64_t> rows(static_cast<size_t>(sequence) + 1, 0);
+    rows.back() = static_cast<int64_t>(piece.size());
     try {
       decoder.run(piece, rows, states);
     } catch (const Interrupted&) {

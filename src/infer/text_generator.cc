@@ -3,16 +3,18 @@
 #include <metal_marlin/generate.h>
 
 #include <algorithm>
+#include <exception>
+#include <iterator>
 #include <memory>
 #include <utility>
 
 #include "core/border.h"
 #include "core/machine.h"
-#include "core/random.h"
 #include "core/threads.h"
 #include "infer/compute.h"
 #include "infer/decoder.h"
-#include "infer/sampling.h"
+#include "infer/generation.h"
+#include "infer/prompt_lookup.h"
 #include "model/model.h"
 #include "source/chat_template.h"
 #include "source/interrupt.h"
@@ -22,8 +24,7 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kDefaultContext = 4096;
-constexpr size_t kTextContext = 8;
+constexpr int64_t kMostBatch = 1024;
 constexpr uint64_t kReserve = 256u << 20;  // program, tokenizer, cache of a usual conversation
 
 }  // namespace
@@ -31,15 +32,25 @@ constexpr uint64_t kReserve = 256u << 20;  // program, tokenizer, cache of a usu
 struct TextGenerator::Impl {
   std::unique_ptr<ModelSource> source;
   std::unique_ptr<Decoder> decoder;
+  std::vector<int32_t> held;  // the tokens whose keys and values the decoder has
   std::unique_ptr<Head> head;
-  std::vector<int32_t> ends;
   double load_seconds = 0;
   int threads = 0;      // as MachineOptions has it
   bool warned = false;  // of what opening the model and its tokenizer found
 
   Impl(const std::string& model, const MachineOptions& machine, bool for_chat, const ComputeOptions& compute_options);
-  std::string run(std::vector<int32_t> tokens, const GenerateOptions& options,
+  void warn(const GenerateOptions& options);
+  std::string run(std::vector<int32_t> prompt, const GenerateOptions& options,
                   const std::function<bool(const std::string&)>& on_text, GenerateStats* stats);
+  // A prompt of a batch: its tokens, or why there are none.
+  struct Prompt {
+    std::vector<int32_t> tokens;
+    GenerateOptions options;
+    std::exception_ptr failure;
+  };
+  void run_batch(std::vector<Prompt> prompts, int64_t sequences,
+                 const std::function<bool(size_t, const BatchAnswer&)>& on_answer);
+  std::vector<int32_t> conversation_tokens(const std::vector<std::pair<std::string, std::string>>& messages) const;
 };
 
 TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machine, bool for_chat,
@@ -58,6 +69,7 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
   const Compute compute = compute_of(compute_options, machine, *source, true);
   options.precision = compute.precision;
   options.codes = compute.codes;
+  options.cache = compute.kv;
   const auto head_bytes = static_cast<uint64_t>(source->config().vocab_size * source->config().hidden_size) * 2;
   if (machine.memory_bytes > 0) {
     const uint64_t other = head_bytes + kReserve;
@@ -65,51 +77,43 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
   }
   decoder = std::make_unique<Decoder>(*source, options);
   head = std::make_unique<Head>(*source, ComputeType::kF32, compute.head);
-  ends = source->config().eos_token_ids;
-  const auto& more = source->tokenizer().eos_ids();
-  ends.insert(ends.end(), more.begin(), more.end());
   load_seconds = wall_seconds() - start;
 }
 
-std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const GenerateOptions& options,
+void TextGenerator::Impl::warn(const GenerateOptions& options) {
+  if (!options.on_warning || std::exchange(warned, true)) return;
+  for (const std::string& warning : source->warnings()) options.on_warning(warning);
+  for (const std::string& warning : source->tokenizer().warnings()) options.on_warning(warning);
+}
+
+std::string TextGenerator::Impl::run(std::vector<int32_t> prompt, const GenerateOptions& options,
                                      const std::function<bool(const std::string&)>& on_text, GenerateStats* stats) {
   const ThreadCount thread_count(threads);
-  Sampler sampler(sampling_options(options));
-  if (options.on_warning && !std::exchange(warned, true)) {
-    for (const std::string& warning : source->warnings()) options.on_warning(warning);
-    for (const std::string& warning : source->tokenizer().warnings()) options.on_warning(warning);
+  warn(options);
+  Generation generation(*source, std::move(prompt), options, on_text);
+  GenerateStats& result = generation.stats();
+  const std::vector<int32_t>& tokens = generation.tokens();
+  int64_t speculate = options.speculate;
+  if (speculate > 0 && !decoder->can_truncate(0, 1)) {
+    speculate = 0;
+    if (options.on_warning) {
+      options.on_warning(
+          "speculation is off: this model's rotation follows the length of the text, which cannot go back");
+    }
   }
-  if (options.predict < -1) throw ArgumentError(fmt::format("predict {}: expected a number >= -1", options.predict));
-  if (options.context < 0) throw ArgumentError(fmt::format("context {}: expected a number >= 0", options.context));
-  const int64_t own = source->config().max_position_embeddings;
-  const int64_t context =
-      options.context > 0 ? options.context : (own > 0 ? std::min(own, kDefaultContext) : kDefaultContext);
-  const auto prompt = static_cast<int64_t>(tokens.size());
-  if (prompt == 0)
-    throw ArgumentError("the prompt is empty and the tokenizer adds no BOS token; give at least one word");
-  if (prompt > context) {
-    throw ArgumentError(
-        fmt::format("the prompt has {} tokens, the context {}; shorten it or raise the context", prompt, context));
-  }
-  if (const std::string idle = ignored_sampling_warning(options); options.on_warning && !idle.empty())
-    options.on_warning(idle);
-  const int64_t most = options.predict < 0 ? context - prompt : std::min(options.predict, context - prompt);
-  const bool grows = source->config().rope.type == RopeType::kDynamic;
-  if (options.on_warning && own > 0 && prompt + most > own && !grows) {
-    options.on_warning(
-        fmt::format("{} tokens of prompt and {} to generate exceed the {} positions that the model was made for "
-                    "(max_position_embeddings): what comes after them may be worthless",
-                    prompt, most, own));
-  }
-  decoder->reset(prompt + most);
-
-  GenerateStats result;
+  // Keep the beginning that the decoder has. The prompt's last token is always computed, for its logits.
+  const auto known = std::min(tokens.size() - 1, held.size());
+  auto reused =
+      std::mismatch(held.begin(), held.begin() + static_cast<int64_t>(known), tokens.begin()).first - held.begin();
+  held.clear();  // until the decoder is known to have them
+  if (!decoder->can_truncate(0, reused)) reused = 0;
+  decoder->truncate(0, reused);
+  decoder->set_capacity(result.prompt_tokens + generation.most());
   result.load_seconds = load_seconds;
-  result.prompt_tokens = prompt;
-  result.stop = "length";
+  result.reused_tokens = reused;
   double start = wall_seconds();
   Matrix states;
-  if (!read_prompt(*decoder, tokens, states)) {
+  if (!read_prompt(*decoder, std::span(tokens).subspan(static_cast<size_t>(reused)), states)) {
     result.stop = "caller";
     if (stats != nullptr) *stats = result;
     return {};
@@ -117,39 +121,129 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> tokens, const Generate
   result.prompt_seconds = wall_seconds() - start;
   start = wall_seconds();
 
-  const Tokenizer& tokenizer = source->tokenizer();
-  StreamDecoder stream(tokenizer);
-  // Decode with the end of the prompt as context, because decoders drop the space in front of a text's first word.
-  for (const int32_t token : std::span(tokens).last(std::min(tokens.size(), kTextContext))) stream.push(token);
-  Random random(options.seed);
-  std::vector<float> logits(static_cast<size_t>(head->vocab_size()));
-  std::string text;
-  const auto emit = [&](const std::string& piece) {
-    text += piece;
-    return piece.empty() || !on_text || on_text(piece);
+  // `states` has a row for the text's last token and one for each draft after it. `row` is that of the last token.
+  std::vector<int32_t> drafts;
+  size_t accepted = 0;
+  int64_t row = states.rows() - 1;
+  Matrix logits;
+  const auto compute_logits = [&] {
+    const int64_t rows = states.rows() - row;
+    if (logits.rows() < rows) logits = Matrix(rows, head->vocab_size());
+    head->logits(states.row(row).data(), rows, logits.data());
+    row = 0;
   };
-  bool wanted = true;
-  while (wanted && result.generated_tokens < most) {
-    head->logits(states.row(states.rows() - 1).data(), 1, logits.data());
-    const int32_t token = sampler.sample(logits, tokens, random);
-    ++result.generated_tokens;
-    if (!options.ignore_eos && std::find(ends.begin(), ends.end(), token) != ends.end()) {
-      result.stop = "eos";
+  if (generation.most() > 0) compute_logits();
+  while (result.generated_tokens < generation.most() && generation.take(logits.row(row))) {
+    // Tokens that print nothing reach no caller, who therefore cannot stop them.
+    if (interrupt_asked()) {
+      result.stop = "caller";
       break;
     }
-    tokens.push_back(token);
-    // Tokens that print nothing reach no caller, who therefore cannot stop them.
-    wanted = emit(stream.push(token)) && !interrupt_asked();
-    if (!wanted) result.stop = "caller";
-    if (wanted && result.generated_tokens < most) {
-      constexpr int64_t kOne[] = {1};
-      decoder->run(std::span(&token, 1), kOne, states);
+    const int32_t token = tokens.back();
+    if (accepted < drafts.size() && drafts[accepted] == token) {
+      ++accepted;
+      ++row;
+      continue;
     }
+    result.accepted_tokens += static_cast<int64_t>(accepted);
+    const auto before = static_cast<int64_t>(tokens.size()) - 1;
+    if (decoder->length(0) > before) decoder->truncate(0, before);
+    drafts = prompt_lookup(tokens, std::min(speculate, generation.most() - result.generated_tokens - 1));
+    accepted = 0;
+    result.drafted_tokens += static_cast<int64_t>(drafts.size());
+    std::vector<int32_t> next{token};
+    next.insert(next.end(), drafts.begin(), drafts.end());
+    const int64_t rows[] = {static_cast<int64_t>(next.size())};
+    decoder->run(next, rows, states);
+    row = 0;
+    compute_logits();
   }
-  if (wanted) emit(stream.finish());
+  result.accepted_tokens += static_cast<int64_t>(accepted);
+  generation.finish();
+  const auto have = std::min(static_cast<int64_t>(tokens.size()), decoder->length(0));
+  if (decoder->can_truncate(0, have)) {
+    decoder->truncate(0, have);
+    held.assign(tokens.begin(), tokens.begin() + have);
+  }
   result.generate_seconds = wall_seconds() - start;
   if (stats != nullptr) *stats = result;
-  return text;
+  return generation.text();
+}
+
+void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequences,
+                                    const std::function<bool(size_t, const BatchAnswer&)>& on_answer) {
+  if (sequences < 1 || sequences > kMostBatch) {
+    throw ArgumentError(fmt::format("batch of {} sequences: expected 1 to {}", sequences, kMostBatch));
+  }
+  const ThreadCount thread_count(threads);
+  held.clear();
+  struct Slot {
+    size_t index = 0;
+    double start = 0;
+    std::unique_ptr<Generation> generation;
+  };
+  sequences = std::min(sequences, std::max<int64_t>(1, std::ssize(prompts)));
+  std::vector<Slot> slots(static_cast<size_t>(sequences));
+  decoder->reset(1, sequences);
+  int64_t capacity = 1;
+  size_t next = 0;
+  bool wanted = true;
+  Matrix states;
+  Matrix logits(sequences, head->vocab_size());
+  const auto end = [&](Slot& slot) {
+    slot.generation->finish();
+    GenerateStats& stats = slot.generation->stats();
+    stats.load_seconds = load_seconds;
+    stats.generate_seconds = wall_seconds() - slot.start;
+    wanted = on_answer(slot.index, {slot.generation->text(), {}, stats}) && wanted;
+    slot.generation.reset();
+  };
+  // Reads prompts until the slot has a text to go on with.
+  const auto fill = [&](Slot& slot, int64_t sequence) {
+    while (wanted && next < prompts.size() && slot.generation == nullptr) {
+      slot.index = next++;
+      Prompt& prompt = prompts[slot.index];
+      try {
+        if (prompt.failure) std::rethrow_exception(prompt.failure);
+        slot.generation = std::make_unique<Generation>(*source, std::move(prompt.tokens), prompt.options);
+      } catch (const Error& error) {
+        slot.generation.reset();
+        wanted = on_answer(slot.index, {{}, error.what(), {}});
+        continue;
+      }
+      Generation& g = *slot.generation;
+      capacity = std::max(capacity, g.stats().prompt_tokens + g.most());
+      decoder->set_capacity(capacity);
+      decoder->truncate(sequence, 0);
+      const double begin = wall_seconds();
+      if (!read_prompt(*decoder, g.tokens(), states, sequence)) throw Interrupted("stopped while a prompt was read");
+      slot.start = wall_seconds();
+      g.stats().prompt_seconds = slot.start - begin;
+      if (g.most() > 0) {
+        head->logits(states.row(states.rows() - 1).data(), 1, logits.data());
+        if (g.take(logits.row(0))) continue;
+      }
+      end(slot);
+    }
+  };
+  while (wanted) {
+    for (size_t s = 0; s < slots.size(); ++s) fill(slots[s], static_cast<int64_t>(s));
+    if (interrupt_asked()) throw Interrupted("stopped while texts were generated");
+    std::vector<int32_t> ids;
+    std::vector<int64_t> lengths;
+    for (const Slot& slot : slots) {
+      lengths.push_back(slot.generation == nullptr ? 0 : 1);
+      if (slot.generation != nullptr) ids.push_back(slot.generation->tokens().back());
+    }
+    if (ids.empty()) break;
+    decoder->run(ids, lengths, states);
+    head->logits(states.data(), std::ssize(ids), logits.data());
+    int64_t row = 0;
+    for (Slot& slot : slots) {
+      if (slot.generation != nullptr && !slot.generation->take(logits.row(row++))) end(slot);
+    }
+  }
+  decoder->reset(1, 1);  // gives the memory back
 }
 
 TextGenerator::TextGenerator(const std::string& model, const MachineOptions& machine, bool for_chat,
@@ -174,19 +268,43 @@ std::string TextGenerator::generate(const std::string& prompt, const GenerateOpt
   rethrow_as_error("generate");
 }
 
-std::string TextGenerator::chat(const std::vector<std::pair<std::string, std::string>>& messages,
-                                const GenerateOptions& options, const std::function<bool(const std::string&)>& on_text,
-                                GenerateStats* stats) try {
-  const Tokenizer& tokenizer = impl_->source->tokenizer();
+std::vector<int32_t> TextGenerator::Impl::conversation_tokens(
+    const std::vector<std::pair<std::string, std::string>>& messages) const {
+  const Tokenizer& tokenizer = source->tokenizer();
   std::vector<ChatMessage> conversation;
   for (const auto& [role, content] : messages) conversation.push_back({role, content});
   const std::string text = ChatTemplate(tokenizer).apply(conversation, true);
   if (text.empty())
     throw FormatError(
         fmt::format("{}: the template writes nothing for this conversation", tokenizer.chat_template_place()));
-  return impl_->run(tokenizer.encode(text, false), options, on_text, stats);
+  return tokenizer.encode(text, false);
+}
+
+std::string TextGenerator::chat(const std::vector<std::pair<std::string, std::string>>& messages,
+                                const GenerateOptions& options, const std::function<bool(const std::string&)>& on_text,
+                                GenerateStats* stats) try {
+  return impl_->run(impl_->conversation_tokens(messages), options, on_text, stats);
 } catch (...) {
   rethrow_as_error("chat");
+}
+
+void TextGenerator::batch(const std::vector<BatchRequest>& requests, int64_t sequences,
+                          const std::function<bool(size_t, const BatchAnswer&)>& on_answer) try {
+  std::vector<Impl::Prompt> prompts;
+  for (const BatchRequest& request : requests) {
+    Impl::Prompt& prompt = prompts.emplace_back();
+    prompt.options = request.options;
+    try {
+      impl_->warn(request.options);
+      prompt.tokens = request.messages.empty() ? impl_->source->tokenizer().encode(request.prompt, true)
+                                               : impl_->conversation_tokens(request.messages);
+    } catch (const Error&) {
+      prompt.failure = std::current_exception();
+    }
+  }
+  impl_->run_batch(std::move(prompts), sequences, on_answer);
+} catch (...) {
+  rethrow_as_error("batch");
 }
 
 }  // namespace metal_marlin

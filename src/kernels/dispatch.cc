@@ -38,7 +38,7 @@ std::array<std::optional<KernelTable>, kRows.size()> make_tables() {
     if (isa != Isa::kScalar) {
       if ((have & kRows[i].target) == 0) continue;
       if (!internal::fill_elementwise(isa, table) || !internal::fill_reductions(isa, table) ||
-          !internal::fill_products(isa, table)) {
+          !internal::fill_products(isa, table) || !internal::fill_kv_attention(isa, table)) {
         continue;
       }
     }

@@ -10,6 +10,8 @@
 
 namespace metal_marlin {
 
+struct AttendPage;
+
 enum class Isa : uint8_t { kScalar, kSse4, kAvx2, kAvx512, kNeon };
 
 // What the distribution q says about p, both softmax of a row of logits. Sums in float64.
@@ -66,6 +68,8 @@ struct KernelTable {
   // out[d] += sum over r of p[r] rows[r * ld + d].
   void (*add_weighted_rows)(const float* p, const float* rows, int64_t ld, int64_t count, int64_t d,
                             float* out) noexcept;
+  // Attention over a page of cached keys and values: see kv_attention.h.
+  void (*attend_page)(const AttendPage& task) noexcept;
 };
 
 // The row in use: the best that the machine has, or the one that METAL_MARLIN_ISA names. ArgumentError when it names an

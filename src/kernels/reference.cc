@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/half.h"
+#include "kernels/kv_attention.h"
 #include "kernels/tables.h"
 
 namespace metal_marlin::internal {
@@ -136,6 +137,57 @@ void add_weighted_rows(const float* p, const float* rows, int64_t ld, int64_t co
   }
 }
 
+float kv_value(const AttendPage& t, int64_t at) noexcept {
+  switch (t.type) {
+    case KvType::kF16:
+      return f16_to_f32(static_cast<const uint16_t*>(t.page)[at]);
+    case KvType::kI8:
+      return static_cast<const int8_t*>(t.page)[at];
+    case KvType::kF32:
+      break;
+  }
+  return static_cast<const float*>(t.page)[at];
+}
+
+void attend_page(const AttendPage& t) noexcept {
+  const int64_t padded = padded_head_dim(t.head_dim);
+  const int64_t values = kKvPage * t.head_dim;  // first value in the page
+  const float* scales = nullptr;                // of the keys, then of the values
+  if (t.type == KvType::kI8) {
+    scales = reinterpret_cast<const float*>(static_cast<const int8_t*>(t.page) + values + kKvPage * padded);
+  }
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (t.begin[r] >= t.end[r]) continue;
+    double scores[kKvPage];
+    double most = t.max[r];
+    for (int64_t j = t.begin[r]; j < t.end[r]; ++j) {
+      double sum = 0;
+      for (int64_t i = 0; i < t.head_dim; ++i) {
+        sum += static_cast<double>(t.q[r * t.head_dim + i]) * kv_value(t, i * kKvPage + j);
+      }
+      sum *= t.scale;
+      if (scales != nullptr) sum *= scales[j];
+      if (t.cap > 0) sum = t.cap * std::tanh(sum / t.cap);
+      scores[j] = sum;
+      most = std::max(most, sum);
+    }
+    most = static_cast<float>(most);
+    const double fade = std::exp(t.max[r] - most);
+    double total = t.sum[r] * fade;
+    for (int64_t j = t.begin[r]; j < t.end[r]; ++j) total += std::exp(scores[j] - most);
+    for (int64_t i = 0; i < t.head_dim; ++i) {
+      double sum = t.out[r * padded + i] * fade;
+      for (int64_t j = t.begin[r]; j < t.end[r]; ++j) {
+        const double value = kv_value(t, values + j * padded + i) * (scales == nullptr ? 1.0 : scales[kKvPage + j]);
+        sum += std::exp(scores[j] - most) * value;
+      }
+      t.out[r * padded + i] = static_cast<float>(sum);
+    }
+    t.max[r] = static_cast<float>(most);
+    t.sum[r] = static_cast<float>(total);
+  }
+}
+
 }  // namespace
 
 void fill_scalar(KernelTable& t) noexcept {
@@ -159,6 +211,7 @@ void fill_scalar(KernelTable& t) noexcept {
   t.small_gemm = small_gemm;
   t.dot_rows = dot_rows;
   t.add_weighted_rows = add_weighted_rows;
+  t.attend_page = attend_page;
 }
 
 }  // namespace metal_marlin::internal

@@ -10,6 +10,7 @@ void fill_scalar(KernelTable& table) noexcept;
 bool fill_elementwise(Isa isa, KernelTable& table) noexcept;
 bool fill_reductions(Isa isa, KernelTable& table) noexcept;
 bool fill_products(Isa isa, KernelTable& table) noexcept;
+bool fill_kv_attention(Isa isa, KernelTable& table) noexcept;
 
 }  // namespace metal_marlin::internal
 

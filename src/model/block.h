@@ -40,7 +40,7 @@ Block load_block(const ModelSource& source, int64_t layer);
 // Of the matrix products: f32, or bf16 inputs with f32 sums where the machine has AVX512_BF16 (else f32).
 enum class ComputeType : uint8_t { kF32, kBF16 };
 
-// Keys and values of earlier positions, per layer, for generation. [sequence][position][kv_heads * head_dim].
+// Keys and values of earlier positions, per layer, for generation.
 class KvCache;
 
 // Called with the values x [rows, features] of a linear input, batch by batch in increasing row order, on the thread

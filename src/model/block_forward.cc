@@ -24,7 +24,7 @@ constexpr int64_t kFewRows = 256;      // up to here the threads share the panel
 constexpr int64_t kSuperBlock = 1024;  // queries of one attention task
 constexpr uint64_t kPackAtMost = uint64_t{256} << 20;  // larger blocks are not held twice
 
-enum Slot { kTile = 3, kGate = 4, kUp = 5, kAct = 6, kKeys = 6, kValues = 7 };  // of thread_scratch
+enum Slot { kTile = 3, kGate = 4, kUp = 5, kAct = 6 };  // of thread_scratch
 
 using ActMul = void (*)(const float*, const float*, int64_t, float*) noexcept;
 
@@ -258,6 +258,20 @@ void BlockForward::Impl::project_qkv(const PreparedBlock& b, const Batch& batch,
 }
 
 void BlockForward::Impl::attention(int64_t layer, const Batch& batch, const KvCache* cache) {
+  const int64_t group = config.num_attention_heads / config.num_key_value_heads;
+  const int64_t d = config.head_dim;
+  const auto scale = static_cast<float>(config.query_scale);
+  const auto cap = static_cast<float>(config.attention_logit_softcapping);
+  if (cache != nullptr) {
+    std::vector<CachedQueries> sequences;
+    for (size_t s = 0; s < batch.lengths.size(); ++s) {
+      const int64_t at = batch.starts[s] * q_dim;
+      sequences.push_back(
+          {batch.first_sequence + static_cast<int64_t>(s), batch.lengths[s], q.data() + at, attended.data() + at});
+    }
+    attend_cached(*cache, {layer, config.num_key_value_heads, group, d, q_dim, window(layer), scale, cap}, sequences);
+    return;
+  }
   struct Item {
     size_t sequence;
     int64_t head;
@@ -269,8 +283,6 @@ void BlockForward::Impl::attention(int64_t layer, const Batch& batch, const KvCa
       for (int64_t i = 0; i < batch.lengths[s]; i += kSuperBlock) items.push_back({s, head, i});
     }
   }
-  const int64_t group = config.num_attention_heads / config.num_key_value_heads;
-  const int64_t d = config.head_dim;
   parallel_for(static_cast<int64_t>(items.size()), [&](int64_t n) {
     const Item& item = items[static_cast<size_t>(n)];
     const int64_t row = batch.starts[item.sequence] + item.query;
@@ -279,25 +291,16 @@ void BlockForward::Impl::attention(int64_t layer, const Batch& batch, const KvCa
     t.ldq = q_dim;
     t.group = group;
     t.head_dim = d;
-    t.first_query = batch.past[item.sequence] + item.query;
+    t.first_query = item.query;
     t.queries = std::min(kSuperBlock, batch.lengths[item.sequence] - item.query);
     t.window = window(layer);
-    t.scale = static_cast<float>(config.query_scale);
-    t.cap = static_cast<float>(config.attention_logit_softcapping);
+    t.scale = scale;
+    t.cap = cap;
     t.out = attended.data() + row * q_dim + item.head * group * d;
     t.ldo = q_dim;
-    if (cache == nullptr) {
-      t.k = k.data() + batch.starts[item.sequence] * kv_dim + item.head * d;
-      t.v = v.data() + batch.starts[item.sequence] * kv_dim + item.head * d;
-      t.ldk = kv_dim;
-    } else {
-      t.first_key = first_visible(t.first_query, t.window);
-      const int64_t keys = t.first_query + t.queries - t.first_key;
-      const int64_t sequence = batch.first_sequence + static_cast<int64_t>(item.sequence);
-      t.k = cache->keys(layer, sequence, item.head, t.first_key, keys, thread_scratch(kKeys, keys * d));
-      t.v = cache->values(layer, sequence, item.head, t.first_key, keys, thread_scratch(kValues, keys * d));
-      t.ldk = d;
-    }
+    t.k = k.data() + batch.starts[item.sequence] * kv_dim + item.head * d;
+    t.v = v.data() + batch.starts[item.sequence] * kv_dim + item.head * d;
+    t.ldk = kv_dim;
     attend(t);
   });
 }

@@ -1,9 +1,11 @@
 // bench: how fast a model reads and writes.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <metal_marlin/bench.h>
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -23,9 +25,11 @@
 namespace metal_marlin {
 namespace {
 
-BenchRate rate_of(int64_t tokens, std::vector<double> seconds) {
+constexpr int64_t kMostBatch = 1024;
+
+BenchRate rate_of(int64_t tokens, int64_t sequences, std::vector<double> seconds) {
   std::sort(seconds.begin(), seconds.end());
-  const auto rate = [&](double s) { return static_cast<double>(tokens) / std::max(s, 1e-9); };
+  const auto rate = [&](double s) { return static_cast<double>(tokens * sequences) / std::max(s, 1e-9); };
   const size_t n = seconds.size();
   const double middle = n % 2 == 1 ? seconds[n / 2] : (seconds[n / 2 - 1] + seconds[n / 2]) / 2;
   return {tokens, rate(middle), rate(seconds.back()), rate(seconds.front())};
@@ -41,6 +45,12 @@ nlohmann::json to_json(const BenchRate& rate) {
 
 BenchResult bench_model(const std::string& model, const BenchOptions& options, const MachineOptions& machine,
                         const Observer& observer, const ComputeOptions& compute_options) try {
+  const bool bad_batch = options.batch.empty() || std::any_of(options.batch.begin(), options.batch.end(),
+                                                              [](int64_t n) { return n < 1 || n > kMostBatch; });
+  if (bad_batch || options.depth < 0) {
+    throw ArgumentError(fmt::format("bench: expected a depth >= 0 and batches of 1 to {} sequences, found {} and {}",
+                                    kMostBatch, options.depth, fmt::join(options.batch, ",")));
+  }
   if (options.prompt < 0 || options.generate < 0 || options.prompt + options.generate == 0 || options.repeat < 1) {
     throw ArgumentError(
         fmt::format("bench: expected tokens >= 0, some of them to measure, and at least one measurement; found a "
@@ -49,17 +59,21 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
   }
   const ThreadCount thread_count(machine.threads);
   Tracker tracker(observer);
-  const int64_t steps = (options.repeat + 1) * ((options.prompt > 0 ? 1 : 0) + (options.generate > 0 ? 1 : 0));
+  const int64_t kinds = (options.prompt > 0 ? 1 : 0) + (options.generate > 0 ? std::ssize(options.batch) : 0);
+  const int64_t steps = (options.repeat + 1) * kinds;
   tracker.enter("load", 0, steps);
   const double start = wall_seconds();
   const auto source = ModelSource::open(model);
   source->check();
-  warn_beyond_positions(*source, std::max(options.prompt, options.generate), tracker);
+  const int64_t length = options.depth + std::max<int64_t>(1, std::max(options.prompt, options.generate));
+  warn_beyond_positions(*source, length, tracker);
   DecoderOptions decoder_options;
   const Compute compute = compute_of(compute_options, machine, *source, true);
   decoder_options.precision = compute.precision;
   decoder_options.codes = compute.codes;
-  decoder_options.capacity = std::max<int64_t>(1, std::max(options.prompt, options.generate));
+  decoder_options.cache = compute.kv;
+  decoder_options.capacity = length;
+  decoder_options.sequences = *std::max_element(options.batch.begin(), options.batch.end());
   Decoder decoder(*source, decoder_options);
   const Head head(*source, ComputeType::kF32, compute.head);
   BenchResult result;
@@ -69,42 +83,63 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
   result.compute = compute.name;
   result.head = compute.head == HeadBits::k8 ? "8" : "16";
   result.threads = threads();
+  result.kv = compute.kv == KvType::kF32 ? "32" : compute.kv == KvType::kF16 ? "16" : "8";
+  result.depth = options.depth;
 
   Random random(1);
   const auto draw = [&] {
     return static_cast<int32_t>(random.below(static_cast<uint64_t>(source->config().vocab_size)));
   };
   Matrix states;
-  std::vector<float> logits(static_cast<size_t>(head.vocab_size()));
+  Matrix logits;
   int64_t done = 0;
-  const auto measure = [&](const char* stage, int64_t tokens, const auto& run) {
+  const auto draws = [&](int64_t tokens) {
+    std::vector<int32_t> ids;
+    for (int64_t t = 0; t < tokens; ++t) ids.push_back(draw());
+    return ids;
+  };
+  const auto read = [&](const std::vector<int32_t>& ids) {
+    if (!read_prompt(decoder, ids, states)) throw Interrupted("bench: stopped");
+  };
+  // The tokens of the depth are read once; every measurement begins after them.
+  if (options.depth > 0) read(draws(options.depth));
+  const auto measure = [&](const char* stage, int64_t tokens, int64_t sequences, const auto& run) {
+    for (int64_t s = 1; s < sequences; ++s) decoder.fork(0, s, options.depth);
     std::vector<double> seconds;
     for (int64_t i = 0; i <= options.repeat; ++i) {
       tracker.enter(stage, done++, steps);
-      std::vector<int32_t> ids;
-      for (int64_t t = 0; t < tokens; ++t) ids.push_back(draw());
-      decoder.truncate(0, 0);
+      const auto ids = draws(tokens * sequences);
+      for (int64_t s = 0; s < sequences; ++s) decoder.truncate(s, options.depth);
       const double begin = wall_seconds();
       run(ids);
       if (i > 0) seconds.push_back(wall_seconds() - begin);  // the first one meets cold caches
     }
-    return rate_of(tokens, std::move(seconds));
+    for (int64_t s = 1; s < sequences; ++s) decoder.truncate(s, 0);
+    decoder.truncate(0, options.depth);
+    return rate_of(tokens, sequences, std::move(seconds));
   };
   if (options.prompt > 0) {
-    result.prompt = measure("prompt", options.prompt, [&](const std::vector<int32_t>& ids) {
-      if (!read_prompt(decoder, ids, states)) throw Interrupted("bench: stopped");
+    logits = Matrix(1, head.vocab_size());
+    result.prompt = measure("prompt", options.prompt, 1, [&](const std::vector<int32_t>& ids) {
+      read(ids);
       head.logits(states.row(states.rows() - 1).data(), 1, logits.data());
     });
   }
   if (options.generate > 0) {
-    result.generate = measure("generate", options.generate, [&](const std::vector<int32_t>& ids) {
-      constexpr int64_t kOne[] = {1};
-      for (const int32_t id : ids) {
-        if (interrupt_asked()) throw Interrupted("bench: stopped");
-        decoder.run(std::span(&id, 1), kOne, states);
-        head.logits(states.data(), 1, logits.data());
-      }
-    });
+    for (const int64_t sequences : options.batch) {
+      const std::vector<int64_t> ones(static_cast<size_t>(sequences), 1);
+      logits = Matrix(sequences, head.vocab_size());
+      const BenchRate rate = measure("generate", options.generate, sequences, [&](const std::vector<int32_t>& ids) {
+        for (int64_t t = 0; t < options.generate; ++t) {
+          if (interrupt_asked()) throw Interrupted("bench: stopped");
+          const auto first = static_cast<size_t>(t * sequences);
+          decoder.run(std::span(ids).subspan(first, ones.size()), ones, states);
+          head.logits(states.data(), sequences, logits.data());
+        }
+      });
+      result.batches.push_back({sequences, rate});
+    }
+    result.generate = result.batches.front().rate;
   }
   result.resident_bytes = resident_bytes();
   tracker.enter("done", 1, 1);
@@ -114,15 +149,24 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
 }
 
 std::string to_json(const BenchResult& r) try {
+  auto batches = nlohmann::json::array();
+  for (const BenchResult::Batch& batch : r.batches) {
+    auto entry = to_json(batch.rate);
+    entry["sequences"] = batch.sequences;
+    batches.push_back(std::move(entry));
+  }
   return nlohmann::json{{"cpu", r.cpu},
                         {"isa", r.isa},
                         {"compute", r.compute},
                         {"head", r.head},
+                        {"kv", r.kv},
+                        {"depth", r.depth},
                         {"threads", r.threads},
                         {"load_seconds", r.load_seconds},
                         {"resident_bytes", r.resident_bytes},
                         {"prompt", to_json(r.prompt)},
-                        {"generate", to_json(r.generate)}}
+                        {"generate", to_json(r.generate)},
+                        {"batches", std::move(batches)}}
       .dump(2);
 } catch (...) {
   rethrow_as_error("to_json");

@@ -177,16 +177,55 @@ TEST(Codes, BatchEqualsAlone) {
   }
 }
 
+class AllCodes : public RoundedSource {
+ public:
+  explicit AllCodes(const std::string& model) : RoundedSource(tiny_model(model)) {
+    for (const LinearSlot& slot : linears(config_.num_hidden_layers - 1)) rounded_.push_back(slot.weight);
+  }
+};
+
+// Pieces of one token, of few and of many: a token's states have the same bits, also after a step back.
+TEST(Codes, PiecesOfAPromptDoNotChangeABit) {
+  for (const std::string model : {"llama", "gemma2", "mistral"}) {
+    const GoldenLogits golden(model);
+    const AllCodes source(model);
+    std::vector<int32_t> ids;
+    for (size_t i = 0; i < 150; ++i) ids.push_back(golden.ids[0][i % golden.ids[0].size()]);
+    for (const KvType cache : {KvType::kF32, KvType::kF16, KvType::kI8}) {
+      DecoderOptions options;
+      options.capacity = static_cast<int64_t>(ids.size());
+      options.codes = true;
+      options.cache = cache;
+      Decoder decoder(source, options);
+      const auto run = [&](size_t first, size_t count) {
+        Matrix states;
+        const int64_t lengths[] = {static_cast<int64_t>(count)};
+        decoder.run(std::span(ids).subspan(first, count), lengths, states);
+        return states;
+      };
+      const Matrix whole = run(0, ids.size());
+      const auto expect_rows = [&](const Matrix& states, size_t first) {
+        EXPECT_EQ(0, std::memcmp(states.data(), whole.row(static_cast<int64_t>(first)).data(),
+                                 static_cast<size_t>(states.size()) * sizeof(float)))
+            << model << " from " << first << ", " << states.rows() << " tokens";
+      };
+      for (const size_t piece : {1, 5, 70}) {
+        decoder.truncate(0, 0);
+        for (size_t first = 0; first < ids.size(); first += piece) {
+          expect_rows(run(first, std::min(piece, ids.size() - first)), first);
+        }
+      }
+      ASSERT_TRUE(decoder.can_truncate(0, 140));
+      decoder.truncate(0, 140);
+      expect_rows(run(140, 10), 140);
+    }
+  }
+}
+
 // A long prompt is shared between threads in other ways than a short one.
 TEST(Codes, PromptDoesNotDependOnThreads) {
   const GoldenLogits golden("llama");
-  class AllCodes : public RoundedSource {
-   public:
-    AllCodes() : RoundedSource(tiny_model("llama")) {
-      for (const LinearSlot& slot : linears(config_.num_hidden_layers - 1)) rounded_.push_back(slot.weight);
-    }
-  };
-  const AllCodes source;
+  const AllCodes source("llama");
   std::vector<int32_t> ids;
   for (size_t i = 0; i < 300; ++i) ids.push_back(golden.ids[0][i % golden.ids[0].size()]);
   DecoderOptions options;

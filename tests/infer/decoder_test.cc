@@ -44,7 +44,7 @@ TEST_P(DecoderOfFamily, StepByStepEqualsTransformers) {
   const auto source = ModelSource::open(tiny_model(GetParam()));
   const auto length = static_cast<int64_t>(golden.ids[0].size());
   const Head head(*source);
-  for (const KvStorage cache : {KvStorage::kF32, KvStorage::kF16}) {
+  for (const KvType cache : {KvType::kF32, KvType::kF16}) {
     DecoderOptions options;
     options.sequences = 2;
     options.capacity = length;
@@ -56,8 +56,7 @@ TEST_P(DecoderOfFamily, StepByStepEqualsTransformers) {
       const int32_t ids[] = {golden.ids[0][at], golden.ids[1][at]};
       decoder.run(ids, kOneEach, states);
       for (size_t s = 0; s < 2; ++s) {
-        EXPECT_LE(worst(golden, head, states, s, s, at),
-                  cache == KvStorage::kF32 ? kLogitTolerance : kHalfCacheTolerance)
+        EXPECT_LE(worst(golden, head, states, s, s, at), cache == KvType::kF32 ? kLogitTolerance : kHalfCacheTolerance)
             << "sequence " << s << " token " << t;
       }
     }
@@ -137,7 +136,7 @@ TEST(Decoder, RowsDoNotDependOnTheirNeighboursWithAvx512) {
     options.sequences = sequences;
     options.capacity = 20;
     options.precision = ComputeType::kBF16;
-    options.cache = KvStorage::kF16;
+    options.cache = KvType::kF16;
     Decoder decoder(*source, options);
     Matrix states;
     for (int64_t t = 0; t < 20; ++t) {

@@ -55,7 +55,7 @@ class BlockForwardTest : public ::testing::TestWithParam<size_t> {
   TestModel model_;
 };
 
-TEST_P(BlockForwardTest, EqualsFloat64WithTaps) {
+TEST_P(BlockForwardTest, EqualsFloat64WithHooks) {
   const Matrix x = input(kLengths);
   Matrix states = x.clone();
   std::array<std::vector<float>, kLinearInputs> inputs;
@@ -122,8 +122,8 @@ TEST_P(BlockForwardTest, CacheContinuesTheSequence) {
   BlockForward forward(model_.family, model_.config);
   Matrix full = x.clone();
   forward.run(0, model_.block, full, lengths);
-  for (const auto storage : {KvStorage::kF32, KvStorage::kF16}) {
-    const double tolerance = storage == KvStorage::kF32 ? kF32Tolerance : kF16CacheTolerance;
+  for (const auto storage : {KvType::kF32, KvType::kF16}) {
+    const double tolerance = storage == KvType::kF32 ? kF32Tolerance : kF16CacheTolerance;
     KvCache cache(model_.config, 3, 41, storage);
     const auto prepared = forward.prepare(model_.block);
     // Prompts of 1, 2 and 10 tokens; then 9 more each at once where there are so many; then one by one.

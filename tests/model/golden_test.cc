@@ -123,7 +123,7 @@ TEST_P(GoldenTest, TokenByTokenWithACacheEqualsTransformers) {
   BlockForward forward(source_->family(), config);
   std::vector<std::shared_ptr<const PreparedBlock>> blocks;
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) blocks.push_back(forward.prepare(load_block(*source_, l)));
-  KvCache cache(config, 2, length, KvStorage::kF32);
+  KvCache cache(config, 2, length, KvType::kF32);
   Matrix got(2 * length, config.vocab_size);
   for (int64_t done = 0; done < length;) {
     const int64_t count = done == 0 ? 3 : 1;

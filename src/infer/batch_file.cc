@@ -1,0 +1,176 @@
+// Many prompts from a JSON Lines file, their answers into another.
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/generate.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <system_error>
+#include <type_traits>
+#include <vector>
+
+#include "core/atomic_file.h"
+#include "core/border.h"
+#include "formats/bounded_json.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr size_t kLongestLine = size_t{32} << 20;
+
+[[noreturn]] void wrong(const std::string& key, const std::string& expected, const nlohmann::json& found) {
+  throw FormatError(fmt::format("\"{}\": expected {}, found {}", key, expected, found.type_name()));
+}
+
+template <class T>
+void read_number(const nlohmann::json& line, const char* key, T& value) {
+  const auto it = line.find(key);
+  if (it == line.end() || it->is_null()) return;
+  if constexpr (std::is_integral_v<T>) {
+    if (!it->is_number_integer()) wrong(key, "a whole number", *it);
+    if (it->is_number_unsigned() && it->template get<uint64_t>() > uint64_t{1} << 53) {
+      throw FormatError(fmt::format("\"{}\": expected a number up to 2^53, found {}", key, it->dump()));
+    }
+  } else if (!it->is_number()) {
+    wrong(key, "a number", *it);
+  }
+  value = it->template get<T>();
+}
+
+// False at the end of the file. FormatError beyond kLongestLine, before more of the line is held.
+bool read_line(std::ifstream& stream, const std::string& file, int64_t number, std::string& line) {
+  line.clear();
+  std::streambuf& buffer = *stream.rdbuf();
+  int c = buffer.sbumpc();
+  if (c == EOF) return false;
+  for (; c != EOF && c != '\n'; c = buffer.sbumpc()) {
+    if (line.size() == kLongestLine) {
+      throw FormatError(fmt::format("{}, line {}: expected at most {} MiB", file, number, kLongestLine >> 20));
+    }
+    line += static_cast<char>(c);
+  }
+  return true;
+}
+
+std::string text_of(const nlohmann::json& value, const char* key) {
+  if (!value.is_string()) wrong(key, "a text", value);
+  return value.get<std::string>();
+}
+
+BatchRequest request_of(const nlohmann::json& line, const GenerateOptions& defaults) {
+  if (!line.is_object()) throw FormatError(fmt::format("expected an object, found {}", line.type_name()));
+  BatchRequest request;
+  request.options = defaults;
+  const auto prompt = line.find("prompt");
+  const auto messages = line.find("messages");
+  if ((prompt == line.end()) == (messages == line.end())) {
+    throw FormatError("expected either \"prompt\" or \"messages\", found both or neither");
+  }
+  if (prompt != line.end()) {
+    request.prompt = text_of(*prompt, "prompt");
+  } else {
+    if (!messages->is_array() || messages->empty()) wrong("messages", "a list of at least one message", *messages);
+    for (const nlohmann::json& message : *messages) {
+      if (!message.is_object()) wrong("messages", "objects with role and content", message);
+      request.messages.emplace_back(text_of(message.value("role", nlohmann::json()), "role"),
+                                    text_of(message.value("content", nlohmann::json()), "content"));
+    }
+  }
+  GenerateOptions& o = request.options;
+  read_number(line, "max_tokens", o.predict);
+  read_number(line, "temperature", o.temp);
+  read_number(line, "top_k", o.top_k);
+  read_number(line, "top_p", o.top_p);
+  read_number(line, "min_p", o.min_p);
+  read_number(line, "seed", o.seed);
+  const auto stop = line.find("stop");
+  if (stop != line.end() && !stop->is_null()) {
+    o.stop.clear();
+    if (stop->is_string()) {
+      o.stop.push_back(stop->get<std::string>());
+    } else {
+      if (!stop->is_array()) wrong("stop", "a text or a list of texts", *stop);
+      for (const nlohmann::json& text : *stop) o.stop.push_back(text_of(text, "stop"));
+    }
+  }
+  return request;
+}
+
+}  // namespace
+
+BatchFileResult generate_file(TextGenerator& generator, const std::string& input, const std::string& output,
+                              const GenerateOptions& defaults, int64_t sequences,
+                              const std::function<void(size_t done, size_t total)>& on_progress) try {
+  require_regular_file_name(output);
+  std::error_code code;
+  std::ifstream stream(input, std::ios::binary);
+  if (!stream || std::filesystem::is_directory(input, code)) {
+    throw SystemError(fmt::format("{}: expected a file of JSON Lines, cannot be read", input));
+  }
+  // What becomes of a line: `request` is its number among those that are asked, or there is an error already.
+  struct Line {
+    nlohmann::ordered_json answer;
+    bool known = false;
+  };
+  std::vector<Line> lines;
+  std::vector<BatchRequest> requests;
+  std::vector<size_t> line_of;
+  BatchFileResult result;
+  const auto fail = [&](size_t line, const std::string& reason) {
+    lines[line].answer["error"] = reason;
+    lines[line].known = true;
+    result.failures.push_back(fmt::format("{}, line {}: {}", input, lines[line].answer["line"].get<int64_t>(), reason));
+  };
+  std::string text;
+  for (int64_t number = 1; read_line(stream, input, number, text); ++number) {
+    if (number == 1 && text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
+    if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
+    Line& line = lines.emplace_back();
+    line.answer["line"] = number;
+    try {
+      const nlohmann::json json = parse_json(text, "this line");
+      if (json.is_object() && json.contains("id")) line.answer["id"] = json.at("id");
+      requests.push_back(request_of(json, defaults));
+      line_of.push_back(lines.size() - 1);
+    } catch (const Error& error) {
+      fail(lines.size() - 1, error.what());
+    }
+  }
+  if (lines.empty()) throw FormatError(fmt::format("{}: expected a line with a prompt, found none", input));
+  AtomicFile file(output);
+  size_t written = 0;
+  const auto write_known = [&] {
+    for (; written < lines.size() && lines[written].known; ++written) {
+      file.write(lines[written].answer.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+      lines[written].answer.clear();
+    }
+  };
+  write_known();
+  size_t done = 0;
+  generator.batch(requests, sequences, [&](size_t index, const BatchAnswer& answer) {
+    const size_t at = line_of[index];
+    if (!answer.error.empty()) {
+      fail(at, answer.error);
+    } else {
+      auto& json = lines[at].answer;
+      json["text"] = answer.text;
+      json["prompt_tokens"] = answer.stats.prompt_tokens;
+      json["generated_tokens"] = answer.stats.generated_tokens;
+      json["stop"] = answer.stats.stop;
+      lines[at].known = true;
+      ++result.answered;
+    }
+    write_known();
+    if (on_progress) on_progress(++done, requests.size());
+    return true;
+  });
+  file.commit();
+  return result;
+} catch (...) {
+  rethrow_as_error("generate_file");
+}
+
+}  // namespace metal_marlin

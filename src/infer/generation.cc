@@ -1,0 +1,88 @@
+#include "infer/generation.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "source/model_source.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr int64_t kDefaultContext = 4096;
+constexpr size_t kTextContext = 8;
+
+}  // namespace
+
+Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, const GenerateOptions& options,
+                       std::function<bool(const std::string&)> on_text)
+    : tokens_(std::move(tokens)),
+      ends_(source.config().eos_token_ids),
+      ignore_eos_(options.ignore_eos),
+      sampler_(sampling_options(options)),
+      random_(options.seed),
+      stream_(source.tokenizer()),
+      stops_(options.stop),
+      on_text_(std::move(on_text)) {
+  if (options.predict < -1) throw ArgumentError(fmt::format("predict {}: expected a number >= -1", options.predict));
+  if (options.context < 0) throw ArgumentError(fmt::format("context {}: expected a number >= 0", options.context));
+  if (options.speculate < 0 || options.speculate > kMostDrafts) {
+    throw ArgumentError(fmt::format("speculate {}: expected 0 to {} drafts", options.speculate, kMostDrafts));
+  }
+  const int64_t own = source.config().max_position_embeddings;
+  const int64_t context =
+      options.context > 0 ? options.context : (own > 0 ? std::min(own, kDefaultContext) : kDefaultContext);
+  const auto prompt = static_cast<int64_t>(tokens_.size());
+  if (prompt == 0)
+    throw ArgumentError("the prompt is empty and the tokenizer adds no BOS token; give at least one word");
+  if (prompt > context) {
+    throw ArgumentError(
+        fmt::format("the prompt has {} tokens, the context {}; shorten it or raise the context", prompt, context));
+  }
+  most_ = options.predict < 0 ? context - prompt : std::min(options.predict, context - prompt);
+  if (options.on_warning) {
+    if (const std::string idle = ignored_sampling_warning(options); !idle.empty()) options.on_warning(idle);
+    const bool grows = source.config().rope.type == RopeType::kDynamic;
+    if (own > 0 && prompt + most_ > own && !grows) {
+      options.on_warning(
+          fmt::format("{} tokens of prompt and {} to generate exceed the {} positions that the model was made for "
+                      "(max_position_embeddings): what comes after them may be worthless",
+                      prompt, most_, own));
+    }
+  }
+  const auto& more = source.tokenizer().eos_ids();
+  ends_.insert(ends_.end(), more.begin(), more.end());
+  // Decode with the end of the prompt as context, because decoders drop the space in front of a text's first word.
+  for (const int32_t token : std::span(tokens_).last(std::min(tokens_.size(), kTextContext))) stream_.push(token);
+  stats_.prompt_tokens = prompt;
+  stats_.stop = "length";
+}
+
+void Generation::emit(const std::string& piece) {
+  text_ += piece;
+  if (!piece.empty() && on_text_ && !on_text_(piece)) stats_.stop = "caller";
+}
+
+bool Generation::take(std::span<const float> logits) {
+  const int32_t token = sampler_.sample(logits, tokens_, random_);
+  ++stats_.generated_tokens;
+  if (!ignore_eos_ && std::find(ends_.begin(), ends_.end(), token) != ends_.end()) {
+    stats_.stop = "eos";
+    return false;
+  }
+  tokens_.push_back(token);
+  emit(stops_.push(stream_.push(token)));
+  if (stops_.stopped() && stats_.stop == "length") stats_.stop = "string";
+  return stats_.stop == "length" && stats_.generated_tokens < most_;
+}
+
+void Generation::finish() {
+  if (stats_.stop == "caller" || stops_.stopped()) return;
+  emit(stops_.push(stream_.finish()));
+  emit(stops_.finish());
+  if (stops_.stopped()) stats_.stop = "string";
+}
+
+}  // namespace metal_marlin
