@@ -94,21 +94,22 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
   };
   if (!manifest.empty()) refuse_model_inside(source, output.path());
   if (journal.exists()) {
-    if (options.resume && continues(journal, fingerprint, options.overwrite)) {
+    const bool same = continues(journal, fingerprint, options.overwrite);
+    if (options.resume && same) {
       if (!foreign.empty()) refuse(foreign);
       return Start::kResume;
     }
-    if (options.resume && !options.overwrite) {
+    if (!same && !options.overwrite) {
       throw ArgumentError(
           fmt::format("{}: holds an interrupted run that is another ({}); repeat its command to go on with it, choose "
                       "another folder, or start over with --overwrite",
                       output.path(), identity_difference(journal.identity(), identity)));
     }
-    warn(options.resume
-             ? fmt::format("{}: an interrupted run that cannot be continued by this command is removed, as --overwrite "
+    warn(same
+             ? std::string("starting over, as --no-resume says")
+             : fmt::format("{}: an interrupted run that cannot be continued by this command is removed, as --overwrite "
                            "says",
-                           output.path())
-             : std::string("starting over, as --no-resume says"));
+                           output.path()));
   } else if (const json report = finished_report(output.folder()); !options.overwrite && !report.is_null()) {
     if (!is_of(report, fingerprint)) {
       throw ArgumentError(
@@ -122,14 +123,14 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
     return Start::kRedo;
   }
   if (const std::string left = journal.file_without_run(); !left.empty()) {
-    if (options.resume && !options.overwrite) {
+    if (!options.overwrite) {
       throw FormatError(
           fmt::format("{}/{}: run.json is missing, without which the interrupted run there cannot be continued (found "
                       "{}); start over with --overwrite, or choose another folder",
                       output.path(), kJournalName, left));
     }
-    warn(fmt::format("{}/{}: what an interrupted run without its run.json left there is removed, as {} says",
-                     output.path(), kJournalName, options.resume ? "--overwrite" : "--no-resume"));
+    warn(fmt::format("{}/{}: what an interrupted run without its run.json left there is removed, as --overwrite says",
+                     output.path(), kJournalName));
   }
   if (options.overwrite) {
     if (!foreign.empty()) refuse(foreign);

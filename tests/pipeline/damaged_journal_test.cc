@@ -158,22 +158,35 @@ TEST_F(DamagedJournal, ADamagedOrMissingRunFileIsRefusedAndTheJournalKept) {
     const auto plan = nlohmann::json::parse(plan_quantization(model(), out("q"), options()));
     EXPECT_NE(plan["stops"].dump().find("run.json"), std::string::npos) << text << plan["stops"];
     EXPECT_TRUE(fs::exists(file("block-00000.safetensors"))) << text;
-    for (const bool overwrite : {false, true}) {
-      if (overwrite) interrupt();
-      if (overwrite) damage();
-      QuantizeOptions o = options();
-      o.overwrite = overwrite;
-      o.resume = overwrite;
-      std::vector<std::string> warnings;
-      Observer observer;
-      observer.on_warning = [&](const std::string& w) { warnings.push_back(w); };
-      quantize_model(model(), out("q"), o, observer);
-      EXPECT_TRUE(fs::exists(out("q") + "/report.json")) << text;
-      EXPECT_TRUE(std::any_of(warnings.begin(), warnings.end(), [&](const std::string& w) {
-        return w.find(overwrite ? "--overwrite" : "--no-resume") != std::string::npos;
-      })) << text;
-    }
+    // Whose run it was cannot be told, so that --no-resume alone does not remove it either.
+    QuantizeOptions fresh = options();
+    fresh.resume = false;
+    expect_refused(fresh);
+    QuantizeOptions o = options();
+    o.overwrite = true;
+    std::vector<std::string> warnings;
+    Observer observer;
+    observer.on_warning = [&](const std::string& w) { warnings.push_back(w); };
+    quantize_model(model(), out("q"), o, observer);
+    EXPECT_TRUE(fs::exists(out("q") + "/report.json")) << text;
+    EXPECT_TRUE(std::any_of(warnings.begin(), warnings.end(), [&](const std::string& w) {
+      return w.find("--overwrite") != std::string::npos;
+    })) << text;
   }
+}
+
+// Starting over does not remove the run of other options: only --overwrite does.
+TEST_F(DamagedJournal, NoResumeKeepsTheRunOfOtherOptions) {
+  interrupt();
+  QuantizeOptions other = options();
+  other.scheme = other.scheme == "asym" ? "sym" : "asym";
+  other.resume = false;
+  EXPECT_THROW(quantize_model(model(), out("q"), other), ArgumentError);
+  EXPECT_TRUE(fs::exists(file("block-00000.safetensors")));
+  QuantizeOptions same = options();
+  same.resume = false;
+  quantize_model(model(), out("q"), same);
+  EXPECT_TRUE(fs::exists(out("q") + "/report.json"));
 }
 
 // What a killed conversion leaves is no run of hours, and a killed start has noted nothing yet.
