@@ -67,7 +67,7 @@ echo "$model"
 stage downloading
 
 say "4/5 Quantizing and evaluating $(basename "$model") (some minutes; interrupted, the same command continues)"
-"$marlin" quantize "$model" -o "$output" --calibration builtin --calibration self --calibration-weights 20,16 --samples 36 --overwrite
+"$marlin" quantize "$model" -o "$output" --calibration builtin --calibration self --calibration-weights 20,28 --samples 48 --overwrite
 stage "quantizing and evaluating"
 
 say "5/5 The 4-bit model answers"

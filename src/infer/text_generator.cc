@@ -132,39 +132,43 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> prompt, const Generate
     head->logits(states.row(row).data(), rows, logits.data());
     row = 0;
   };
-  if (generation.most() > 0) compute_logits();
-  while (result.generated_tokens < generation.most() && generation.take(logits.row(row))) {
-    // Tokens that print nothing reach no caller, who therefore cannot stop them.
-    if (interrupt_asked()) {
-      result.stop = "caller";
-      break;
+  try {
+    if (generation.most() > 0) compute_logits();
+    while (result.generated_tokens < generation.most() && generation.take(logits.row(row))) {
+      // Tokens that print nothing reach no caller, who therefore cannot stop them.
+      if (interrupt_asked()) {
+        result.stop = "caller";
+        break;
+      }
+      const int32_t token = tokens.back();
+      if (accepted < drafts.size() && drafts[accepted] == token) {
+        ++accepted;
+        ++row;
+        continue;
+      }
+      result.accepted_tokens += static_cast<int64_t>(accepted);
+      const auto before = static_cast<int64_t>(tokens.size()) - 1;
+      if (decoder->length(0) > before) decoder->truncate(0, before);
+      drafts = prompt_lookup(tokens, std::min(speculate, generation.most() - result.generated_tokens - 1));
+      accepted = 0;
+      result.drafted_tokens += static_cast<int64_t>(drafts.size());
+      std::vector<int32_t> next{token};
+      next.insert(next.end(), drafts.begin(), drafts.end());
+      const int64_t rows[] = {static_cast<int64_t>(next.size())};
+      decoder->run(next, rows, states);
+      row = 0;
+      compute_logits();
     }
-    const int32_t token = tokens.back();
-    if (accepted < drafts.size() && drafts[accepted] == token) {
-      ++accepted;
-      ++row;
-      continue;
+    generation.finish();
+    const auto have = std::min(static_cast<int64_t>(tokens.size()), decoder->length(0));
+    if (decoder->can_truncate(0, have)) {
+      decoder->truncate(0, have);
+      held.assign(tokens.begin(), tokens.begin() + have);
     }
-    result.accepted_tokens += static_cast<int64_t>(accepted);
-    const auto before = static_cast<int64_t>(tokens.size()) - 1;
-    if (decoder->length(0) > before) decoder->truncate(0, before);
-    drafts = prompt_lookup(tokens, std::min(speculate, generation.most() - result.generated_tokens - 1));
-    accepted = 0;
-    result.drafted_tokens += static_cast<int64_t>(drafts.size());
-    std::vector<int32_t> next{token};
-    next.insert(next.end(), drafts.begin(), drafts.end());
-    const int64_t rows[] = {static_cast<int64_t>(next.size())};
-    decoder->run(next, rows, states);
-    row = 0;
-    compute_logits();
+  } catch (const Interrupted&) {
+    result.stop = "caller";
   }
   result.accepted_tokens += static_cast<int64_t>(accepted);
-  generation.finish();
-  const auto have = std::min(static_cast<int64_t>(tokens.size()), decoder->length(0));
-  if (decoder->can_truncate(0, have)) {
-    decoder->truncate(0, have);
-    held.assign(tokens.begin(), tokens.begin() + have);
-  }
   result.generate_seconds = wall_seconds() - start;
   if (stats != nullptr) *stats = result;
   return generation.text();
