@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
 #include "fuzz_input.h"
 #include "source/family.h"
@@ -18,7 +20,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const std::string path = folder.path() + "/config.json";
   try {
     nlohmann::json config = parse_bounded_object(fuzz::as_text(data, size), path);
-    unwrap_text_config(config, path);
+    std::vector<std::string> warnings;
+    unwrap_text_config(config, path, warnings);
     const ModelConfig c = read_model_config(config, find_family(config, path), path);
     require(c.num_hidden_layers > 0 && c.hidden_size > 0 && c.vocab_size > 0, "sizes are positive");
     require(c.num_attention_heads % c.num_key_value_heads == 0, "key heads divide the heads");
