@@ -13,7 +13,7 @@ SIGKILL at a random moment, at last to its end, and compares the SHA-256 of ever
 "replace-..." the folder holds a result of other options first, which --overwrite replaces: after every kill the folder must hold
 the old result or the new one, whole. Nothing may be left beside the result.
 
---kills N       the number of kills over all cases (default 100); a case takes them in rounds of at most 20
+--kills N       the number of kills over all cases (default 100); a case takes them in rounds of at most 8
 --only PATTERN  only the cases whose name matches this shell pattern
 --model MODEL   default: a random Llama of six blocks, made by scripts/make_small_model.py
 --text TEXT     the calibration text (default: builtin)
@@ -139,7 +139,7 @@ for ((c = 0; c < ${#names[@]}; c++)); do
   blocks=()
   remaining=$mine
   while [ "$remaining" -gt 0 ]; do
-    now=$((remaining < 20 ? remaining : 20))
+    now=$((remaining < 8 ? remaining : 8))
     round "${names[c]}" "$now" "$whole" "${words[@]}"
     remaining=$((remaining - now))
   done
