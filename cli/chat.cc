@@ -7,7 +7,6 @@
 
 #include <iostream>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -49,9 +48,7 @@ int run(const Command& command, State& state) {
   state.options.given = command.given();
   state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
-  state.options.on_warning = [&console, said = std::set<std::string>()](const std::string& text) mutable {
-    if (said.insert(text).second) console.warning(text);
-  };
+  state.options.on_warning = console.warning_once();
   TextGenerator generator(state.model, state.machine, true, state.compute);
   const StopOnSignal signals;
   const bool interactive = isatty(STDIN_FILENO) != 0 && !console.quiet();

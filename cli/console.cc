@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <set>
 #include <system_error>
 
 #include "formats/text.h"
@@ -128,6 +129,12 @@ void Console::debug(const std::string& text) {
 void Console::info(const std::string& text) {
   log_->line.clear();
   log_->logger.info("{}", escaped_line(text));
+}
+
+std::function<void(const std::string&)> Console::warning_once() {
+  return [this, said = std::set<std::string>()](const std::string& text) mutable {
+    if (said.insert(text).second) warning(text);
+  };
 }
 
 void Console::warning(const std::string& text) {

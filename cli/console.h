@@ -55,6 +55,8 @@ class Console {
   void debug(const std::string& text);
   void info(const std::string& text);
   void warning(const std::string& text);
+  // A warning() that says each text once, however often it comes. For the life of this object.
+  std::function<void(const std::string&)> warning_once();
   void error(const std::string& text);
 
  private:

@@ -9,7 +9,6 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
-#include <set>
 #include <system_error>
 
 #include "compute_options.h"
@@ -74,9 +73,7 @@ int run_file(const Command& command, State& state) {
   state.options.given = command.given();
   state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
-  state.options.on_warning = [&console, said = std::set<std::string>()](const std::string& text) mutable {
-    if (said.insert(text).second) console.warning(text);
-  };
+  state.options.on_warning = console.warning_once();
   TextGenerator generator(state.model, state.machine, false, state.compute);
   const StopOnSignal signals;
   try {

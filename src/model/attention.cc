@@ -20,7 +20,7 @@ const float* pack_keys(const AttentionTask& t, int64_t first, int64_t end) {
   for (int64_t j = 0; j < panels; ++j) {
     const int64_t begin = first + j * kKeyPanel;
     const int64_t count = std::min(kKeyPanel, end - begin);
-    const float* from = t.k + (begin - t.first_key) * t.ldk;
+    const float* from = t.k + begin * t.ldk;
     float* to = packed + j * kKeyPanel * t.head_dim;
     for (int64_t d = 0; d < t.head_dim; ++d) {
       for (int64_t c = 0; c < count; ++c) to[d * kKeyPanel + c] = from[c * t.ldk + d];
@@ -35,7 +35,7 @@ void attend_one(const AttentionTask& t, int64_t row, int64_t head) {
   const int64_t position = t.first_query + row;
   const int64_t begin = first_visible(position, t.window);
   const int64_t count = position + 1 - begin;
-  const int64_t at = (begin - t.first_key) * t.ldk;
+  const int64_t at = begin * t.ldk;
   float* scores = thread_scratch(kScores, count);
   kern.dot_rows(t.q + row * t.ldq + head * t.head_dim, t.k + at, t.ldk, count, t.head_dim, scores);
   const float sum = kern.softmax(scores, 0, count, count, t.scale, t.cap);
@@ -74,7 +74,7 @@ void attend_block(const AttentionTask& t, const float* packed, int64_t base, int
                              t.scale, t.cap);
     }
     float* out = t.out + (row + r) * t.ldo + head * t.head_dim;
-    kern.small_gemm(s, ld, t.v + (begin - t.first_key) * t.ldk, t.ldk, out, t.ldo, m, t.head_dim, end - begin);
+    kern.small_gemm(s, ld, t.v + begin * t.ldk, t.ldk, out, t.ldo, m, t.head_dim, end - begin);
     for (int64_t i = 0; i < m; ++i) kern.scale(1.0f / sums[i], t.head_dim, out + i * t.ldo);
   }
 }

@@ -17,10 +17,9 @@ struct AttentionTask {
   int64_t head_dim = 0;
   int64_t first_query = 0;  // positions first_query .. first_query + queries - 1
   int64_t queries = 0;
-  const float* k = nullptr;  // key of position first_key
+  const float* k = nullptr;  // key of position 0
   const float* v = nullptr;
-  int64_t ldk = 0;  // of k and v
-  int64_t first_key = 0;
+  int64_t ldk = 0;     // of k and v
   int64_t window = 0;  // 0: position p sees 0 .. p, else p - window + 1 .. p
   float scale = 1;
   float cap = 0;         // soft cap of the scores, 0: none

@@ -19,15 +19,9 @@ using test::f32_tensor;
 using test::small_config;
 using test::small_shapes;
 using test::TemporaryFolder;
+using test::warns;
 
 const std::string kLayer = "model.layers.0.";
-
-bool warns(const ModelSource& source, const std::vector<std::string>& texts) {
-  return std::any_of(source.warnings().begin(), source.warnings().end(), [&](const std::string& warning) {
-    return std::all_of(texts.begin(), texts.end(),
-                       [&](const std::string& text) { return warning.find(text) != std::string::npos; });
-  });
-}
 
 void write(const TemporaryFolder& folder, const std::vector<OwnedTensor>& tensors,
            const std::string& name = "model.safetensors") {

@@ -12,18 +12,12 @@ using test::check_error;
 using test::expect;
 using test::small_config;
 using test::TemporaryFolder;
+using test::warns;
 
 std::unique_ptr<ModelSource> open_with(const TemporaryFolder& folder, const json& keys, json config = small_config()) {
   config.update(keys);
   test::write_small_model(folder, config);
   return ModelSource::open(folder.path(""));
-}
-
-bool warns(const ModelSource& source, const std::vector<std::string>& texts) {
-  return std::any_of(source.warnings().begin(), source.warnings().end(), [&](const std::string& warning) {
-    return std::all_of(texts.begin(), texts.end(),
-                       [&](const std::string& text) { return warning.find(text) != std::string::npos; });
-  });
 }
 
 TEST(ConfigTwins, RopeTypeCountsOverType) {

@@ -22,6 +22,7 @@ using test::q4_1_value;
 using test::TemporaryFolder;
 using test::tiny_model;
 using test::values_of;
+using test::warns;
 
 void expect_equal(const RopeConfig& a, const RopeConfig& b) {
   EXPECT_EQ(a.type, b.type);
@@ -375,13 +376,6 @@ TEST(GgufSource, TensorsThatNobodyReadsAreListed) {
   source->check();
   ASSERT_EQ(source->left_out().size(), 1U);
   EXPECT_EQ(source->left_out()[0].name, "v.patch_embd.weight");
-}
-
-bool warns(const ModelSource& source, const std::vector<std::string>& texts) {
-  return std::any_of(source.warnings().begin(), source.warnings().end(), [&](const std::string& warning) {
-    return std::all_of(texts.begin(), texts.end(),
-                       [&](const std::string& text) { return warning.find(text) != std::string::npos; });
-  });
 }
 
 TEST(GgufSource, StaleKeysOfASplitAreSaid) {

@@ -1,6 +1,7 @@
 // Checkpoints for the tests of source/: the tiny models of tests/data/models, and small Llamas written on the spot.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -113,6 +114,14 @@ inline std::vector<float> stored_values(const TensorView& t) {
 
 inline std::vector<float> values_of(const Matrix& m) {
   return {m.values().begin(), m.values().end()};
+}
+
+// Whether a warning of the source has all of these texts.
+inline bool warns(const ModelSource& source, const std::vector<std::string>& texts) {
+  return std::any_of(source.warnings().begin(), source.warnings().end(), [&](const std::string& warning) {
+    return std::all_of(texts.begin(), texts.end(),
+                       [&](const std::string& text) { return warning.find(text) != std::string::npos; });
+  });
 }
 
 }  // namespace metal_marlin::test

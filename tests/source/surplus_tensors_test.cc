@@ -18,15 +18,9 @@ using test::HandMade;
 using test::small_config;
 using test::small_shapes;
 using test::TemporaryFolder;
+using test::warns;
 
 const std::string kLayer = "model.layers.0.";
-
-bool warns(const ModelSource& source, const std::vector<std::string>& texts) {
-  return std::any_of(source.warnings().begin(), source.warnings().end(), [&](const std::string& warning) {
-    return std::all_of(texts.begin(), texts.end(),
-                       [&](const std::string& text) { return warning.find(text) != std::string::npos; });
-  });
-}
 
 std::unique_ptr<ModelSource> with(const TemporaryFolder& folder, const std::string& name,
                                   const std::vector<int64_t>& shape = {8}) {
