@@ -60,11 +60,12 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
   const ThreadCount thread_count(threads);
   source = ModelSource::open(model);
   source->check();
-  if (for_chat && source->tokenizer().chat_template().empty()) {
+  const Tokenizer& tokenizer = source->tokenizer();  // what is wrong with it is said before the weights are read
+  if (for_chat && tokenizer.chat_template().empty()) {
     throw UnsupportedError(
         fmt::format("{}: expected a model with a chat template, found none; use generate", source->path()));
   }
-  if (for_chat) static_cast<void>(ChatTemplate(source->tokenizer()));  // says what is wrong with it before the weights
+  if (for_chat) static_cast<void>(ChatTemplate(tokenizer));
   DecoderOptions options;
   const Compute compute = compute_of(compute_options, machine, *source, true);
   options.precision = compute.precision;
@@ -250,6 +251,15 @@ void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequenc
   decoder->reset(1, 1);  // gives the memory back
 }
 
+// The text of an interrupt that comes before the first step.
+static std::string nothing_yet(GenerateStats* stats) {
+  if (stats != nullptr) {
+    *stats = {};
+    stats->stop = "caller";
+  }
+  return {};
+}
+
 TextGenerator::TextGenerator(const std::string& model, const MachineOptions& machine, bool for_chat,
                              const ComputeOptions& compute) try
     : impl_(std::make_unique<Impl>(model, machine, for_chat, compute)) {
@@ -268,6 +278,8 @@ bool TextGenerator::has_chat_template() const try {
 std::string TextGenerator::generate(const std::string& prompt, const GenerateOptions& options,
                                     const std::function<bool(const std::string&)>& on_text, GenerateStats* stats) try {
   return impl_->run(impl_->source->tokenizer().encode(prompt, true), options, on_text, stats);
+} catch (const Interrupted&) {
+  return nothing_yet(stats);
 } catch (...) {
   rethrow_as_error("generate");
 }
@@ -288,6 +300,8 @@ std::string TextGenerator::chat(const std::vector<std::pair<std::string, std::st
                                 const GenerateOptions& options, const std::function<bool(const std::string&)>& on_text,
                                 GenerateStats* stats) try {
   return impl_->run(impl_->conversation_tokens(messages), options, on_text, stats);
+} catch (const Interrupted&) {
+  return nothing_yet(stats);
 } catch (...) {
   rethrow_as_error("chat");
 }

@@ -76,6 +76,19 @@ TEST(TextGenerator, TheInterruptCheckStopsIt) {
   EXPECT_LT(stats.generated_tokens, 15);
 }
 
+// While the prompt is tokenized and read, the same holds.
+TEST(TextGenerator, TheInterruptCheckStopsItBeforeTheFirstToken) {
+  TextGenerator generator(tiny_model("llama"));
+  set_interrupt_check([]() noexcept { return true; });
+  GenerateStats stats;
+  std::string prompt;
+  for (int i = 0; i < 2000; ++i) prompt += "the quick brown fox ";
+  EXPECT_EQ(generator.generate(prompt, greedy(40), {}, &stats), "");
+  set_interrupt_check(nullptr);
+  EXPECT_EQ(stats.stop, "caller");
+  EXPECT_EQ(stats.generated_tokens, 0);
+}
+
 TEST(TextGenerator, PiecesJoinToTheText) {
   TextGenerator generator(tiny_model("llama"));
   GenerateOptions options = greedy(20);
