@@ -69,7 +69,8 @@ void add_evaluate(Application& application) {
   auto state = std::make_shared<State>();
   command.group("Input");
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
-  command.text("--text", state->evaluation.text, "FILE", "UTF-8 text to evaluate on", Completes::kFiles, true);
+  command.text("--text", state->evaluation.text, "FILE", "UTF-8 text, or JSON Lines (FILE.jsonl), to evaluate on",
+               Completes::kFiles, true);
   command.text("--reference", state->reference, "REF",
                "The original model: adds KL divergence and agreement of the likeliest token", Completes::kFiles);
   command.group("Evaluation");

@@ -224,11 +224,11 @@ void add_quantize(Application& application) {
                "0.0625 for awq, else 0");
 
   command.group("Evaluation");
-  command.text(
-      "--evaluate", options.evaluation.text, "FILE|none",
-      "UTF-8 text to evaluate on, or none; without it a part of the calibration tokens is held back for it, on which "
-      "the figures are better than on other text",
-      Completes::kFiles, false, "the last tenth of the calibration tokens, at least 4096");
+  command.text("--evaluate", options.evaluation.text, "FILE|none",
+               "UTF-8 text, or JSON Lines (FILE.jsonl), to evaluate on, or none; without it a part of the calibration "
+               "tokens is held back for it, on which "
+               "the figures are better than on other text",
+               Completes::kFiles, false, "the last tenth of the calibration tokens, at least 4096");
   command.real("--max-kl", options.max_kl, 0, std::numeric_limits<double>::max(),
                "Limit on the mean KL divergence: exit code 4 when it is missed", "none");
   command.advanced();

@@ -324,6 +324,31 @@ def many_end_tokens(f):
     f.within(f.run("inspect", "m", "-q"))
 
 
+# Time that grows with the square of the number of values or keys.
+@case
+def many_small_values(f):
+    many = {"objects": "[" + "{}," * 1000000 + "0]", "keys": json.dumps({f"k{i}": 0 for i in range(300000)})}
+    tokenizer = "generate m -p the -n 2 --ignore-eos -q".split()
+    for kind, text in many.items():
+        for name, command in {
+            "config.json": "inspect m -q".split(),
+            "generation_config.json": tokenizer,
+            "special_tokens_map.json": tokenizer,
+            "tokenizer_config.json": tokenizer,
+            "tokenizer.json": tokenizer,
+        }.items():
+            f.model()
+            path = f / "m" / name
+            kept = path.read_text().strip() if path.exists() else "{}"
+            path.write_text(kept[:-1] + (", " if kept != "{}" else "") + f'"x": {text}}}')
+            f.within(f.run(*command))
+            shutil.rmtree(f / "m")
+        f.model()
+        (f / "t.jsonl").write_text(f'{{"text": "a", "x": {text}}}\n')
+        f.within(f.run(*"evaluate m --text t.jsonl --chunks 1 --context 64 -q".split()))
+        shutil.rmtree(f / "m")
+
+
 @case
 def look_ahead_pattern(f):
     f.model()
@@ -364,7 +389,7 @@ def large_text(f):
 @case
 def one_long_document(f):
     f.model()
-    (f / "t.jsonl").write_text(json.dumps({"text": "a" * 15000000}) + "\n")
+    (f / "t.jsonl").write_text(json.dumps({"text": "a" * 30000000}) + "\n")
     command = "quantize m -o q --calibration t.jsonl --sequence-length 64 --memory 500MB".split()
     outcome = f.run(*command, *QUANTIZE[:6], *"--samples 4 --evaluate none -q".split(), limit=500 * 1000 * 1000)
     assert outcome.code == 0, outcome.err

@@ -108,7 +108,7 @@ struct BatchFileResult {
 // "seed", "stop" (a text or a list); "id" is copied into the answer, other keys are ignored, empty lines too. `output`
 // gets an object for each of them, in their order: "line" (from 1), "id", then "text", "prompt_tokens",
 // "generated_tokens", "stop", or "error". It appears whole or not at all. Throws SystemError for files that cannot be
-// read or written, FormatError for a file without a line or with one of more than 32 MiB, Interrupted.
+// read or written, FormatError for a file that is not UTF-8, has no line or has one of more than 32 MiB, Interrupted.
 METAL_MARLIN_API BatchFileResult generate_file(TextGenerator& generator, const std::string& input,
                                                const std::string& output, const GenerateOptions& defaults,
                                                int64_t sequences,

@@ -34,7 +34,7 @@ struct CalibrationOptions {
 };
 
 struct EvaluationOptions {
-  std::string text;        // UTF-8 file
+  std::string text;        // UTF-8 file, or JSON Lines where the name ends in .jsonl
   int64_t chunks = 32;     // the first ... chunks of the text; fewer when it is shorter
   int64_t context = 1024;  // tokens of a chunk; every position but a chunk's first is scored
   Bos bos = Bos::kAuto;

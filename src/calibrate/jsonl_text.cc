@@ -11,6 +11,7 @@
 #include "formats/json_fault.h"
 #include "formats/text.h"
 #include "source/chat_template.h"
+#include "source/json_lines.h"
 #include "source/text_stream.h"
 #include "source/tokenizer.h"
 
@@ -19,7 +20,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kDeepest = 64;
 constexpr int64_t kTemplateDate = 1721952000;  // 2024-07-26, which Llama's own templates assume without a clock
 
 // ShareGPT's names for the speakers, and the roles that chat templates know.
@@ -121,16 +121,12 @@ Json converted_conversation(const Place& place, const Json& line) {
 }
 
 Json parse_line(const Place& place, std::string_view text) {
-  if (text.size() > kLongestJsonlLine) {
-    place.fail(fmt::format("a line of at most {} bytes", kLongestJsonlLine), "a longer one");
+  if (text.size() > kLongestJsonLine) {
+    place.fail(fmt::format("a line of at most {} MiB", kLongestJsonLine >> 20), "a longer one");
   }
-  bool too_deep = false;
-  const auto watch = [&too_deep](int depth, Json::parse_event_t, Json&) {
-    too_deep = too_deep || depth > kDeepest;
-    return !too_deep;
-  };
-  Json json = Json::parse(text, watch, false);
-  if (too_deep) place.fail(fmt::format("a JSON object nested at most {} deep", kDeepest), "a deeper one");
+  if (const auto excess = json_excess(text, kJsonLineBounds))
+    place.fail(fmt::format("a JSON object of at most {}", excess->bound), "more");
+  Json json = Json::parse(text, nullptr, false);
   if (json.is_discarded()) {
     const auto fault = find_json_fault(text);
     if (fault) {
@@ -144,59 +140,19 @@ Json parse_line(const Place& place, std::string_view text) {
   return json;
 }
 
-// A file line by line. Of the file no more is held than a part and the longest line.
-class Lines {
- public:
-  explicit Lines(const std::string& path) : reader_(path) {}
-  // The next line, without its end, until the next call; false at the end of the file.
-  bool next(std::string_view& line) {
-    size_t feed = text_.find('\n', at_);
-    if (feed == std::string::npos) {
-      text_.erase(0, at_);
-      at_ = 0;
-      while (feed == std::string::npos && text_.size() <= kLongestJsonlLine && !ended_) {
-        const size_t searched = text_.size();
-        ended_ = !reader_.read(text_);
-        if (first_part_ && text_.starts_with("\xef\xbb\xbf")) text_.erase(0, 3);
-        first_part_ = false;
-        feed = text_.find('\n', searched);
-      }
-      if (text_.empty()) return false;
-    }
-    ++number_;
-    const size_t size = std::min(feed, text_.size()) - at_;
-    if (size > kLongestJsonlLine) {
-      Place(reader_.path(), number_).fail(fmt::format("a line of at most {} bytes", kLongestJsonlLine), "a longer one");
-    }
-    line = std::string_view(text_).substr(at_, size);
-    at_ = std::min(at_ + size + 1, text_.size());
-    return true;
-  }
-  int64_t number() const noexcept { return number_; }
-
- private:
-  TextReader reader_;
-  std::string text_;
-  size_t at_ = 0;  // of the next line
-  int64_t number_ = 0;
-  bool first_part_ = true;
-  bool ended_ = false;
-};
-
 // Tokenizing takes a hundred times the size of what is tokenized at once.
 constexpr size_t kAtOnce = size_t{256} << 10;
 
-// The ids of one document. Of a long one that has no place to be cut, only as many as are still wanted.
+// The ids of one document. Of a long one, only those of its beginning that bring their number to `most`.
 void append_tokens(std::vector<int32_t>& ids, const std::string& text, const Place& place, const Tokenizer& tokenizer,
-                   int64_t most) {
+                   int64_t most, uint64_t memory) {
   if (text.size() <= kAtOnce) {
     const auto tokens = tokenizer.encode(text, false);
     ids.insert(ids.end(), tokens.begin(), tokens.end());
     return;
   }
-  TokenStream stream(text, place.text(), tokenizer);
-  const int64_t wanted = std::max<int64_t>(1, most - static_cast<int64_t>(ids.size()));
-  while (stream.next(ids, wanted)) {
+  TokenStream stream(text, place.text(), tokenizer, largest_whole(memory));
+  while (std::ssize(ids) < most && stream.next(ids, most - std::ssize(ids))) {
   }
 }
 
@@ -242,15 +198,16 @@ std::string JsonlText::render(std::string_view text, int64_t number) {
   }
 }
 
-std::vector<int32_t> tokenize_jsonl(const std::string& path, const Tokenizer& tokenizer, int64_t most) {
-  Lines lines(path);
+std::vector<int32_t> tokenize_jsonl(const std::string& path, const Tokenizer& tokenizer, int64_t most,
+                                    uint64_t memory) {
+  JsonLines lines(path);
   JsonlText documents(path, tokenizer);
   std::vector<int32_t> ids;
   std::string_view line;
   while (static_cast<int64_t>(ids.size()) < most && lines.next(line)) {
     if (line.find_first_not_of(" \t") == std::string_view::npos) continue;
     const std::string text = documents.render(line, lines.number());
-    append_tokens(ids, text, Place(path, lines.number()), tokenizer, most);
+    append_tokens(ids, text, Place(path, lines.number()), tokenizer, most, memory);
   }
   if (ids.empty()) {
     throw FormatError(fmt::format(

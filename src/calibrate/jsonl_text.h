@@ -21,9 +21,6 @@ namespace metal_marlin {
 class ChatTemplate;
 class Tokenizer;
 
-// Longer lines are refused, because a parsed line takes many times its size in memory.
-inline constexpr size_t kLongestJsonlLine = size_t{16} << 20;
-
 class JsonlText {
  public:
   // Error messages begin with `file`.
@@ -44,9 +41,10 @@ class JsonlText {
 };
 
 // Returns the tokens of a file's documents. The only special tokens are those that the template and the texts write
-// out. Reading stops after the document that brings the number of tokens to `most`, so what is wrong behind it goes
-// unnoticed; memory does not grow with the file. Throws as JsonlText does, FormatError when the file has no document,
-// and SystemError when it cannot be read.
-std::vector<int32_t> tokenize_jsonl(const std::string& path, const Tokenizer& tokenizer, int64_t most);
+// out. Reading stops after the document that brings the number of tokens to `most` (within one of more than 256 KiB),
+// so what is wrong behind it goes unnoticed; memory does not grow with the file. `memory` is that of text_ends().
+// Throws as JsonlText does, FormatError when the file has no document, and SystemError when it cannot be read.
+std::vector<int32_t> tokenize_jsonl(const std::string& path, const Tokenizer& tokenizer, int64_t most,
+                                    uint64_t memory = 0);
 
 }  // namespace metal_marlin

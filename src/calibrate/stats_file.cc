@@ -10,6 +10,7 @@
 
 #include "calibrate/model_identity.h"
 #include "calibrate/statistics.h"
+#include "formats/json_bounds.h"
 
 namespace metal_marlin {
 namespace {
@@ -104,14 +105,8 @@ void StatsFile::read_calibration() {
   }
   const OwnedTensor array = file_.load(kCalibrationKey);
   std::string text(reinterpret_cast<const char*>(array.bytes.data()), array.bytes.size());
-  constexpr int kDeepest = 16;
-  bool too_deep = false;
-  const auto watch = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-    too_deep = too_deep || depth > kDeepest;
-    return !too_deep;
-  };
-  const auto facts = nlohmann::json::parse(text, watch, false);
-  if (too_deep || !facts.is_object())
+  const bool excess = json_excess(text, {.depth = 16}).has_value();
+  if (excess || !nlohmann::json::parse(text, nullptr, false).is_object())
     throw FormatError(
         fmt::format("{}: {}: expected the text of a JSON object, found something else", file_.path(), kCalibrationKey));
   calibration_ = std::move(text);

@@ -12,29 +12,20 @@ namespace metal_marlin {
 
 using nlohmann::json;
 
-json parse_json(std::string_view text, const std::string& where) {
-  std::string key;  // of the outermost object
-  const auto watch = [&](int depth, json::parse_event_t event, json& value) {
-    if (event == json::parse_event_t::key && depth == 1) key = value.get<std::string>();
-    if (depth > kDeepestJson) {
-      throw FormatError(fmt::format("{}: {}expected at most {} levels of nesting, found more", where,
-                                    key.empty() ? std::string() : "key " + shown(key) + ": ", kDeepestJson));
-    }
-    return true;
-  };
-  json value = json::parse(text, watch, false);
+std::string excess_text(const std::string& where, const JsonExcess& excess) {
+  return fmt::format("{}: {}expected at most {}, found more", where,
+                     excess.key.empty() ? std::string() : "key " + shown(excess.key) + ": ", excess.bound);
+}
+
+json parse_json(std::string_view text, const std::string& where, const JsonBounds& bounds) {
+  if (const auto excess = json_excess(text, bounds)) throw FormatError(excess_text(where, *excess));
+  json value = json::parse(text, nullptr, false);
   if (value.is_discarded()) throw FormatError(fmt::format("{}: {}", where, json_fault_text(text)));
   return value;
 }
 
 json parse_json_or_discard(std::string_view text) {
-  bool too_deep = false;
-  const auto watch = [&](int depth, json::parse_event_t, json&) {
-    too_deep = too_deep || depth > kDeepestJson;
-    return !too_deep;
-  };
-  json value = json::parse(text, watch, false);
-  return too_deep ? json(json::value_t::discarded) : value;
+  return json_excess(text) ? json(json::value_t::discarded) : json::parse(text, nullptr, false);
 }
 
 }  // namespace metal_marlin

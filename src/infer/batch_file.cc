@@ -3,23 +3,19 @@
 #include <metal_marlin/error.h>
 #include <metal_marlin/generate.h>
 
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <system_error>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
 #include "core/atomic_file.h"
 #include "core/border.h"
 #include "formats/bounded_json.h"
+#include "source/json_lines.h"
 
 namespace metal_marlin {
 namespace {
-
-constexpr size_t kLongestLine = size_t{32} << 20;
 
 [[noreturn]] void wrong(const std::string& key, const std::string& expected, const nlohmann::json& found) {
   throw FormatError(fmt::format("\"{}\": expected {}, found {}", key, expected, found.type_name()));
@@ -38,21 +34,6 @@ void read_number(const nlohmann::json& line, const char* key, T& value) {
     wrong(key, "a number", *it);
   }
   value = it->template get<T>();
-}
-
-// False at the end of the file. FormatError beyond kLongestLine, before more of the line is held.
-bool read_line(std::ifstream& stream, const std::string& file, int64_t number, std::string& line) {
-  line.clear();
-  std::streambuf& buffer = *stream.rdbuf();
-  int c = buffer.sbumpc();
-  if (c == EOF) return false;
-  for (; c != EOF && c != '\n'; c = buffer.sbumpc()) {
-    if (line.size() == kLongestLine) {
-      throw FormatError(fmt::format("{}, line {}: expected at most {} MiB", file, number, kLongestLine >> 20));
-    }
-    line += static_cast<char>(c);
-  }
-  return true;
 }
 
 std::string text_of(const nlohmann::json& value, const char* key) {
@@ -105,11 +86,7 @@ BatchFileResult generate_file(TextGenerator& generator, const std::string& input
                               const GenerateOptions& defaults, int64_t sequences,
                               const std::function<void(size_t done, size_t total)>& on_progress) try {
   require_regular_file_name(output);
-  std::error_code code;
-  std::ifstream stream(input, std::ios::binary);
-  if (!stream || std::filesystem::is_directory(input, code)) {
-    throw SystemError(fmt::format("{}: expected a file of JSON Lines, cannot be read", input));
-  }
+  JsonLines stream(input);
   // What becomes of a line: `request` is its number among those that are asked, or there is an error already.
   struct Line {
     nlohmann::ordered_json answer;
@@ -124,14 +101,14 @@ BatchFileResult generate_file(TextGenerator& generator, const std::string& input
     lines[line].known = true;
     result.failures.push_back(fmt::format("{}, line {}: {}", input, lines[line].answer["line"].get<int64_t>(), reason));
   };
-  std::string text;
-  for (int64_t number = 1; read_line(stream, input, number, text); ++number) {
-    if (number == 1 && text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
-    if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
+  std::string_view text;
+  while (stream.next(text)) {
+    const int64_t number = stream.number();
+    if (text.find_first_not_of(" \t") == std::string_view::npos) continue;
     Line& line = lines.emplace_back();
     line.answer["line"] = number;
     try {
-      const nlohmann::json json = parse_json(text, "this line");
+      const nlohmann::json json = parse_json(text, "this line", kJsonLineBounds);
       if (json.is_object() && json.contains("id")) line.answer["id"] = json.at("id");
       requests.push_back(request_of(json, defaults));
       line_of.push_back(lines.size() - 1);

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "formats/json_bounds.h"
 #include "formats/json_fault.h"
 #include "formats/text.h"
 #include "pipeline/mixed_report.h"
@@ -156,15 +157,9 @@ class Checker {
 }  // namespace
 
 json parse_report(const std::string& text, const std::string& name) {
-  // Nesting is bounded before the parser builds it: destroying a deep value recurses.
-  constexpr int kDeepest = 32;
-  bool too_deep = false;
-  const auto watch = [&](int depth, json::parse_event_t, json&) {
-    too_deep = too_deep || depth > kDeepest;
-    return !too_deep;
-  };
-  json report = json::parse(text, watch, false);
-  if (too_deep) throw FormatError(fmt::format("{}: expected a report, found values more than {} deep", name, kDeepest));
+  if (const auto excess = json_excess(text, {.depth = 32}))
+    throw FormatError(fmt::format("{}: expected a report, found one with more than {}", name, excess->bound));
+  json report = json::parse(text, nullptr, false);
   if (report.is_discarded())
     throw FormatError(fmt::format("{}: {}; the report is damaged: run quantize again", name, json_fault_text(text)));
   if (!report.is_object() || !report.contains("schema") || !report.contains("model")) {

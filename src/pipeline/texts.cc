@@ -80,7 +80,8 @@ TextEnds tokens_of(const Part& part, const Tokenizer& tokenizer, const QuantizeO
     case SourceKind::kBuiltin:
       return all(tokenizer.encode(std::string(builtin_text()), false));
     case SourceKind::kConversations:
-      return all(tokenize_jsonl(part.source, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length));
+      return all(tokenize_jsonl(part.source, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length,
+                                memory_budget(options.machine)));
     default: {
       // Held back are whole chunks, one more than there are tokens asked for.
       const int64_t held = held_back_tokens(c, most, -1) + kLeastHeldBack + options.evaluation.context;
@@ -320,7 +321,10 @@ int64_t most_self_text(const QuantizeOptions& options) {
 }
 
 TokenSet evaluation_chunks(const EvaluationOptions& options, const Tokenizer& tokenizer) {
-  const auto ids = first_tokens(options.text, tokenizer, options.chunks * options.context);
+  const int64_t most = options.chunks * options.context;
+  const auto ids = source_kind(options.text) == SourceKind::kConversations
+                       ? tokenize_jsonl(options.text, tokenizer, most)
+                       : first_tokens(options.text, tokenizer, most);
   TokenSet chunks = cut_chunks(ids, 0, ids.size(), options.context, options.chunks, bos_to_add(options.bos, tokenizer));
   if (chunks.sequences.empty()) {
     throw FormatError(fmt::format(

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "formats/json_bounds.h"
 #include "source/tokenizer_c/tokenizer_c.h"
 
 namespace metal_marlin {
@@ -14,16 +15,12 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // The template's own reader allows 128 levels; a deeper value is refused here, before it is built.
-constexpr int kDeepest = 100;
+constexpr JsonBounds kBounds = {.depth = 100, .keys = kMostOrderedKeys};
 
 Json parse(std::string_view text, const char* what) {
-  bool too_deep = false;
-  const auto callback = [&too_deep](int depth, Json::parse_event_t, Json&) {
-    too_deep = too_deep || depth > kDeepest;
-    return !too_deep;
-  };
-  Json json = Json::parse(text, callback, false);
-  if (too_deep) throw ArgumentError(fmt::format("{}: nested more than {} deep", what, kDeepest));
+  if (const auto excess = json_excess(text, kBounds))
+    throw ArgumentError(fmt::format("{}: expected at most {}, found more", what, excess->bound));
+  Json json = Json::parse(text, nullptr, false);
   if (json.is_discarded()) throw ArgumentError(fmt::format("{}: not valid JSON", what));
   return json;
 }

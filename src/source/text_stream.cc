@@ -51,6 +51,10 @@ size_t whole_characters(std::string_view text, size_t size) {
 
 }  // namespace
 
+size_t largest_whole(uint64_t memory) {
+  return memory == 0 ? kLargestWhole : static_cast<size_t>(std::clamp<uint64_t>(memory / 400, kPart, kLargestWhole));
+}
+
 TextReader::TextReader(const std::string& path) : path_(path) {
   std::error_code code;
   // A text is read more than once, so a pipe is no text; opening one would wait for its writer.
@@ -102,8 +106,8 @@ TokenStream::TokenStream(const std::string& path, const Tokenizer& tokenizer, si
   read_ = [reader = std::make_shared<TextReader>(path)](std::string& text) { return reader->read(text); };
 }
 
-TokenStream::TokenStream(std::string_view text, std::string name, const Tokenizer& tokenizer)
-    : name_(std::move(name)), tokenizer_(tokenizer), cut_(tokenizer.line_cut()), largest_whole_(kLargestWhole) {
+TokenStream::TokenStream(std::string_view text, std::string name, const Tokenizer& tokenizer, size_t largest_whole)
+    : name_(std::move(name)), tokenizer_(tokenizer), cut_(tokenizer.line_cut()), largest_whole_(largest_whole) {
   read_ = [rest = text](std::string& part) mutable {
     const std::string_view taken = rest.substr(0, whole_characters(rest, kPart));
     part += taken;
@@ -255,8 +259,7 @@ bool last_tokens(const std::string& path, const Tokenizer& tokenizer, uint64_t s
 }  // namespace
 
 TextEnds text_ends(const std::string& path, const Tokenizer& tokenizer, int64_t first, int64_t last, uint64_t memory) {
-  const size_t whole =
-      memory == 0 ? kLargestWhole : static_cast<size_t>(std::clamp<uint64_t>(memory / 400, kPart, kLargestWhole));
+  const size_t whole = largest_whole(memory);
   std::error_code code;
   const uint64_t size = std::filesystem::file_size(path, code);  // -1 where there is none, which the stream says
   TextEnds ends;

@@ -15,6 +15,9 @@ namespace metal_marlin {
 // Bytes of text that are tokenized in one piece, which takes more than a hundred times as much memory.
 inline constexpr size_t kLargestWhole = size_t{32} << 20;
 
+// How much of it that is within a budget of `memory` bytes; 0: no budget.
+size_t largest_whole(uint64_t memory);
+
 // CR LF and lone CR as LF, as every Python program reads a text.
 std::string with_plain_newlines(std::string text);
 
@@ -41,7 +44,8 @@ class TokenStream {
   // At most about `largest_whole` bytes are tokenized in one piece.
   TokenStream(const std::string& path, const Tokenizer& tokenizer, size_t largest_whole = kLargestWhole);
   // Of a text in memory, which must outlive the stream. `name` opens the messages.
-  TokenStream(std::string_view text, std::string name, const Tokenizer& tokenizer);
+  TokenStream(std::string_view text, std::string name, const Tokenizer& tokenizer,
+              size_t largest_whole = kLargestWhole);
   // Appends the next ids; false, and nothing appended, at the end. `wanted`: how many the caller still needs, at least
   // 1; more may come. A text that nowhere has a place where it may be cut is read whole, to the largest size that is
   // tokenized in one piece; beyond, it is an UnsupportedError. Of one whose first line is long the ids wanted are

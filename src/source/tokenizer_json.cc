@@ -11,8 +11,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "formats/bounded_json.h"
 #include "formats/foreign_file.h"
-#include "formats/json_fault.h"
 #include "formats/text.h"
 
 namespace metal_marlin {
@@ -165,15 +165,7 @@ Json sentencepiece_normalizer(const SentencePieceRules& rules) {
 
 Json parse_bounded_object(std::string_view text, const std::string& file) {
   if (text.empty()) return Json::object();
-  constexpr int kDeepest = 100;
-  bool too_deep = false;
-  const auto callback = [&too_deep](int depth, Json::parse_event_t, Json&) {
-    too_deep = too_deep || depth > kDeepest;
-    return !too_deep;
-  };
-  Json json = Json::parse(text, callback, false);
-  if (too_deep) throw FormatError(fmt::format("{}: nested more than {} deep", file, kDeepest));
-  if (json.is_discarded()) throw FormatError(fmt::format("{}: {}", file, json_fault_text(text)));
+  Json json = parse_json(text, file, {.depth = 100});
   if (const std::string page = error_page_text(json); !page.empty())
     throw FormatError(fmt::format("{}: {}", file, page));
   if (!json.is_object()) throw FormatError(fmt::format("{}: expected an object, found {}", file, json.type_name()));

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "source/json_lines.h"
 #include "source/tokenizer.h"
 
 namespace metal_marlin {
@@ -156,10 +157,15 @@ TEST_F(JsonlTextTest, NamesFileLineExpectedAndFound) {
 
 TEST_F(JsonlTextTest, RefusesWhatIsTooDeepOrTooLong) {
   const std::string deep = R"({"x": )" + std::string(100000, '[') + std::string(100000, ']') + "}";
-  EXPECT_NE(message(deep).find("nested at most"), std::string::npos);
-  EXPECT_NE(
-      message(R"({"text": ")" + std::string(kLongestJsonlLine, 'x') + "\"}").find("a line of at most 16777216 bytes"),
-      std::string::npos);
+  EXPECT_NE(message(deep).find("at most 64 levels of nesting"), std::string::npos);
+  EXPECT_NE(message(R"({"text": ")" + std::string(kLongestJsonLine, 'x') + "\"}").find("a line of at most 32 MiB"),
+            std::string::npos);
+  std::string wide = R"({"text": "a", "x": [0)";
+  for (uint64_t i = 0; i < kJsonLineBounds.values; ++i) wide += ",0";
+  EXPECT_NE(message(wide + "]}").find("at most 1048576 values"), std::string::npos);
+  std::string keys = R"({"text": "a")";
+  for (uint64_t i = 0; i < kJsonLineBounds.keys; ++i) keys += ",\"" + std::to_string(i) + "\":0";
+  EXPECT_NE(message(keys + "}").find("at most 2000 keys in an object"), std::string::npos);
 }
 
 // What stands behind the documents that are needed is neither checked nor held.
@@ -178,7 +184,7 @@ TEST_F(JsonlTextTest, ReadsOnlyWhatIsNeeded) {
     tokenize_jsonl(path_, tokenizer_, 100);
     ADD_FAILURE() << "accepted";
   } catch (const FormatError& e) {
-    EXPECT_EQ(std::string(e.what()), path_ + ":2: expected a line of at most 16777216 bytes, found a longer one");
+    EXPECT_EQ(std::string(e.what()), path_ + ":2: expected a line of at most 32 MiB, found a longer one");
   }
 }
 
@@ -203,7 +209,11 @@ TEST_F(JsonlTextTest, LongDocuments) {
   std::string lines;
   while (lines.size() < size_t{1} << 20) lines += "red green\nblue\n";
   write(json{{"text", lines}}.dump() + "\n");
-  EXPECT_TRUE(tokenize_jsonl(path_, tokenizer_, 100) == tokenizer_.encode(lines + "\n\n", false));
+  const auto beginning = tokenize_jsonl(path_, tokenizer_, 100);
+  const auto all = tokenizer_.encode(lines + "\n\n", false);
+  ASSERT_GE(beginning.size(), 100U);
+  EXPECT_TRUE(std::equal(beginning.begin(), beginning.end(), all.begin()));
+  EXPECT_TRUE(tokenize_jsonl(path_, tokenizer_, 1'000'000'000) == all);
   std::string line;
   while (line.size() < size_t{12} << 20) line += "red green blue ";
   write(json{{"text", "call"}}.dump() + "\n" + json{{"text", line}}.dump() + "\n");

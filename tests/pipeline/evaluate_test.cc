@@ -98,6 +98,18 @@ TEST_F(EvaluateTest, PerplexityIsThatOfTransformersLogits) {
   }
 }
 
+// The texts of JSON Lines, one after the other.
+TEST_F(EvaluateTest, JsonLinesAreTheirTexts) {
+  const SafetensorsFile golden(models() + "llama/golden.safetensors");
+  EvaluationOptions options = text_of(golden);
+  std::ifstream file(options.text);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const double expected = evaluate_model(model("llama", "a"), "", options, {}, {}).perplexity;
+  std::ofstream(folder_ / "text.jsonl") << json{{"text", text}}.dump() << "\n";
+  options.text = (folder_ / "text.jsonl").string();
+  EXPECT_EQ(evaluate_model(model("llama", "b"), "", options, {}, {}).perplexity, expected);
+}
+
 // The same weights without their sliding window: the golden logits of the GGUF that cannot say it.
 TEST_F(EvaluateTest, DivergenceIsThatOfTransformersLogits) {
   const SafetensorsFile reference(models() + "mistral/golden.safetensors");
