@@ -6,13 +6,16 @@ mod budget;
 mod checked;
 mod encode;
 mod filters;
+mod given;
 mod jinja;
 mod line_cut;
 mod methods;
+mod names;
 mod operators;
 mod printf;
 mod python;
 mod rewrite;
+mod sorting;
 mod template;
 mod values;
 

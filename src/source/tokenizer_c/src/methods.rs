@@ -6,7 +6,7 @@ use minijinja::{Error, ErrorKind, State};
 
 use crate::operators::invalid;
 use crate::values::{tuple, view};
-use crate::{jinja, python};
+use crate::{python, sorting};
 
 const CHANGING: [&str; 14] = [
     "append", "clear", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault", "sort", "update", "add",
@@ -392,11 +392,11 @@ fn map_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Valu
         "keys" => (from_args::<()>(args)?, view("dict_keys", value.try_iter()?.collect())).1,
         "values" => {
             from_args::<()>(args)?;
-            view("dict_values", jinja::pairs_of(value)?.into_iter().map(|(_, v)| v).collect())
+            view("dict_values", sorting::pairs_of(value)?.into_iter().map(|(_, v)| v).collect())
         }
         "items" => {
             from_args::<()>(args)?;
-            view("dict_items", jinja::pairs_of(value)?.into_iter().map(|(k, v)| tuple(vec![k, v])).collect())
+            view("dict_items", sorting::pairs_of(value)?.into_iter().map(|(k, v)| tuple(vec![k, v])).collect())
         }
         _ => return Ok(None),
     }))

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use minijinja::machinery::ast::{self, BinOpKind, CallArg, Expr, Spanned, Stmt};
 use minijinja::machinery::Span;
 
-use crate::jinja::{FILTERS, TESTS};
+use crate::names::{FILTERS, TESTS};
 use crate::values;
 
 /// The filter that stands for an operator; a name that no template can write.

@@ -10,7 +10,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 
 use crate::budget::{on_a_thread, Limits};
 use crate::python::{self, JsonStyle};
-use crate::{filters, jinja, methods, rewrite, Failure};
+use crate::{filters, jinja, methods, rewrite, sorting, Failure};
 
 /// Instructions that one rendering may take: a template of a file may loop without end. The largest templates in use
 /// take some 300 for each message.
@@ -111,6 +111,7 @@ fn environment<'a>(now: i64) -> Environment<'a> {
     env.set_formatter(|out, _, value| out.write_str(&python::str(value)?).map_err(Error::from));
     filters::add_to(&mut env);
     jinja::add_to(&mut env);
+    sorting::add_to(&mut env);
     env.add_filter("tojson", to_json);
     env.add_filter("string", |value: Value| python::str(&value));
     env.add_function("raise_exception", raise_exception);
