@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, State};
 
+use crate::builtins;
 use crate::given::Given;
 use crate::methods;
 use crate::operators::{self, int, integer, invalid};
@@ -146,10 +147,33 @@ fn attribute(state: &State, value: &Value, name: &Value) -> Result<Value, Error>
 
 /// `value.name` where it is not called.
 pub fn get_attribute(_: &State, value: &Value, name: &str) -> Result<Value, Error> {
+    builtins::check(value)?;
     match values::method_of(value, name) {
         Some(method) => Ok(method),
+        None if values::lacks(value, name) => Err(builtins::unsupported(&format!(
+            "the attribute {name} of a {}",
+            if value.kind() == ValueKind::Bool { ValueKind::Number } else { value.kind() }
+        ))),
         None => value.get_attr(name),
     }
+}
+
+/// `value[key]`: the item, else, for a text, the attribute.
+fn item(state: &State, value: &Value, key: &Value) -> Result<Value, Error> {
+    builtins::check(value)?;
+    let found = value.get_item(key)?;
+    match key.as_str() {
+        Some(name) if found.is_undefined() => get_attribute(state, value, name),
+        _ => Ok(found),
+    }
+}
+
+/// A name that jinja2 defines in every macro, and that counts here only where the template sets it.
+fn of_macro(value: Value, name: &str) -> Result<Value, Error> {
+    if value.is_undefined() {
+        return Err(builtins::unsupported(name));
+    }
+    Ok(value)
 }
 
 fn trim(value: Value, args: Rest<Value>) -> Result<String, Error> {
@@ -247,6 +271,8 @@ pub fn add_to(env: &mut Environment) {
     env.add_filter(names::IN, |a: &Value, b: &Value| operators::contains(a, b));
     env.add_filter(names::TUPLE, |value: Value| Ok::<_, Error>(tuple(value.try_iter()?.collect())));
     env.add_filter(names::ATTRIBUTE, |state: &State, value: &Value, name: &str| get_attribute(state, value, name));
+    env.add_filter(names::ITEM, item);
+    env.add_filter(names::OF_MACRO, of_macro);
     env.add_filter(names::SLICE, slice);
     env.add_filter(names::ITERATED, iterated);
     env.add_filter(names::GENERATOR, |_: Value| -> Result<Value, Error> {

@@ -3,6 +3,7 @@
 #![feature(alloc_error_hook)]
 
 mod budget;
+mod builtins;
 mod checked;
 mod encode;
 mod filters;

@@ -6,7 +6,7 @@ use minijinja::{Error, ErrorKind, State};
 
 use crate::operators::invalid;
 use crate::values::{tuple, view};
-use crate::{python, sorting};
+use crate::{builtins, python, sorting};
 
 const CHANGING: [&str; 14] = [
     "append", "clear", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault", "sort", "update", "add",
@@ -14,6 +14,7 @@ const CHANGING: [&str; 14] = [
 ];
 
 pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    builtins::check(value)?;
     let found = match value.kind() {
         ValueKind::String => text_method(value.as_str().unwrap_or_default(), method, args)?,
         ValueKind::Seq | ValueKind::Iterable => list_method(value, method, args)?,
