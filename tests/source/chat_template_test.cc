@@ -252,11 +252,11 @@ TEST(ChatTemplate, MethodsAndFiltersAreThoseOfPythonAndJinja) {
         // Names and attributes that jinja2 has: an empty text would be wrong.
         std::pair("self", "self"), std::pair("self.title", "self"), std::pair("lipsum", "lipsum"),
         std::pair("lipsum()", "lipsum"), std::pair("'a' ~ lipsum", "lipsum"), std::pair("[cycler]", "function"),
-        std::pair("cycler", "function"), std::pair("joiner", "function"),
-        std::pair("(2).real", "real"), std::pair("2.5.imag", "imag"), std::pair("true.numerator", "numerator"),
-        std::pair("(2)['real']", "real"), std::pair("messages|length|attr('real')", "real"),
-        std::pair("'abc'['upper']", "upper"), std::pair("(1, 2).count", "count"), std::pair("range", "function"),
-        std::pair("namespace", "function"), std::pair("raise_exception", "function"), std::pair("debug()", "debug")}) {
+        std::pair("cycler", "function"), std::pair("joiner", "function"), std::pair("(2).real", "real"),
+        std::pair("2.5.imag", "imag"), std::pair("true.numerator", "numerator"), std::pair("(2)['real']", "real"),
+        std::pair("messages|length|attr('real')", "real"), std::pair("'abc'['upper']", "upper"),
+        std::pair("(1, 2).count", "count"), std::pair("range", "function"), std::pair("namespace", "function"),
+        std::pair("raise_exception", "function"), std::pair("debug()", "debug")}) {
     try {
       ChatTemplate("{{ " + std::string(expression) + " }}", kTokens).apply(kHello, false);
       ADD_FAILURE() << expression;

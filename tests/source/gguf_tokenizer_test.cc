@@ -4,8 +4,8 @@
 #include <metal_marlin/error.h>
 
 #include <fstream>
-#include <set>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "source/gguf_pre_tokenizers.h"
 #include "source/tokenizer.h"
