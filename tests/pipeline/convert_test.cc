@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <metal_marlin/convert.h>
 #include <metal_marlin/error.h>
+#include <metal_marlin/quantize.h>
 #include <sys/file.h>
 #include <unistd.h>
 
