@@ -156,7 +156,7 @@ void Command::real(const std::string& names, double& value, double least, double
 void Command::size(const std::string& names, uint64_t& bytes, const std::string& help,
                    const std::string& default_text) {
   const OptionInfo& option = add(names, "SIZE", help, default_text);
-  parse_value(option, [&bytes](const std::string& text) { bytes = parse_size(text); });
+  parse_value(option, [&bytes](const std::string& text) { bytes = parse_budget(text); });
 }
 
 void Command::flag(const std::string& names, bool& value, const std::string& help) {

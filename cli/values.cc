@@ -112,6 +112,16 @@ uint64_t parse_size(const std::string& text) {
   return static_cast<uint64_t>(bytes);
 }
 
+uint64_t parse_budget(const std::string& text) {
+  constexpr uint64_t kLeast = 1'000'000;
+  const uint64_t bytes = parse_size(text);
+  if (bytes >= kLeast) return bytes;
+  const bool bare = text.find_first_not_of("0123456789.") == std::string::npos;
+  const std::string hint = bare ? fmt::format("; did you mean {}{}?", text, bytes <= 64 ? "GB" : "MB") : std::string();
+  throw UsageError{fmt::format("expected a size of at least 1 MB, such as 4GiB or 700MB, found '{}', which is {} {}{}",
+                               text, bytes, bytes == 1 ? "byte" : "bytes", hint)};
+}
+
 std::vector<std::string> parse_choices(const std::string& text, const std::vector<std::string>& choices) {
   std::vector<std::string> result;
   for (const auto& item : split(text, ',')) {

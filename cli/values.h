@@ -14,6 +14,8 @@ double parse_real(const std::string& text, double least, double most);
 
 // Bytes: a number and a unit. K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; KB, MB, GB, TB powers of 1000.
 uint64_t parse_size(const std::string& text);
+// The same for a memory budget, which is at least 1 MB: a smaller one was meant in a larger unit.
+uint64_t parse_budget(const std::string& text);
 
 // "a,b" -> {"a", "b"}; each one of `choices`, none twice.
 std::vector<std::string> parse_choices(const std::string& text, const std::vector<std::string>& choices);

@@ -29,8 +29,8 @@ struct ConvertResult {
 // `clamped`; between "gptq" and "gptq_v2" floats stay as they are. "f16" takes any source, also GGUF and full
 // precision, and rounds each value once to float16. Throws before anything is written: UnsupportedError naming tensor
 // and reason where the target cannot hold the source (zeros in Marlin, a zero of 0 in "gptq", groups in act order or a
-// stored q_scale in another format, sizes, bits), for a source that is not quantized, and for one that is in the format
-// already. Otherwise it throws as reading and writing do. On Interrupted nothing is left behind.
+// stored q_scale, sizes, bits), and for a source that is not quantized. Otherwise it throws as reading and writing do.
+// On Interrupted nothing is left behind. A source that is in the format already is written anew.
 METAL_MARLIN_API ConvertResult convert_model(const std::string& model, const std::string& output,
                                              const ConvertOptions& options, const Observer& observer = {});
 

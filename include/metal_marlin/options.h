@@ -41,8 +41,9 @@ struct EvaluationOptions {
 };
 
 struct MachineOptions {
-  uint64_t memory_bytes = 0;  // peak resident memory to stay within; 0: what the machine has, less a margin
-  int threads = 0;            // 0: all that this process may use
+  uint64_t memory_bytes =
+      0;            // peak resident memory to stay within; 0: what the machine has, less a margin; else >= 1 MB
+  int threads = 0;  // 0: all that this process may use
   // The matrix products of the forward pass that makes statistics: "f32", "bf16", or "auto", which is bf16 where the
   // processor multiplies it faster than f32. In evaluate_model "auto" is f32.
   std::string precision = "auto";

@@ -1,5 +1,7 @@
 #include "core/machine.h"
 
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
 #include <metal_marlin/version.h>
 #include <version_text.h>
 
@@ -13,6 +15,15 @@ uint64_t fnv1a(const void* data, uint64_t size, uint64_t state) noexcept {
   const auto* bytes = static_cast<const unsigned char*>(data);
   for (uint64_t i = 0; i < size; ++i) state = (state ^ bytes[i]) * 0x100000001b3u;
   return state;
+}
+
+void check_memory_budget(uint64_t bytes) {
+  if (bytes == 0 || bytes >= kLeastMemoryBudget) return;
+  const char* unit = bytes <= 64 ? "GB" : "MB";
+  const uint64_t factor = bytes <= 64 ? 1'000'000'000 : 1'000'000;
+  throw ArgumentError(fmt::format(
+      "memory_bytes: expected 0 or at least {} bytes (1 MB), found {}; did you mean {} {}, which is {} bytes?",
+      kLeastMemoryBudget, bytes, bytes, unit, bytes * factor));
 }
 
 }  // namespace metal_marlin

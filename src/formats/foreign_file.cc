@@ -113,4 +113,17 @@ std::string error_page_text(const nlohmann::json& value) {
                      shown(std::string_view(says).substr(0, kProbe)));
 }
 
+std::string byte_order_mark_warning(const std::string& path) {
+  return path +
+         ": begins with a byte order mark, which is left out; other programs refuse it: save it as UTF-8 without "
+         "one";
+}
+
+void drop_byte_order_mark(std::string& text, const std::string& path, std::vector<std::string>& warnings) {
+  constexpr std::string_view kMark = "\xEF\xBB\xBF";
+  if (!text.starts_with(kMark)) return;
+  text.erase(0, kMark.size());
+  warnings.push_back(byte_order_mark_warning(path));
+}
+
 }  // namespace metal_marlin

@@ -4,6 +4,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace metal_marlin {
 
@@ -22,5 +23,9 @@ std::string foreign_json_text(std::string_view text);
 
 // What a hub answers in place of a file, {"error": "Repository not found"} and the like; empty: something else.
 std::string error_page_text(const nlohmann::json& value);
+
+// Takes away the byte order mark before a JSON text that people edit, and says so in `warnings`, by the file's name.
+void drop_byte_order_mark(std::string& text, const std::string& path, std::vector<std::string>& warnings);
+std::string byte_order_mark_warning(const std::string& path);
 
 }  // namespace metal_marlin

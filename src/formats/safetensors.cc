@@ -509,8 +509,10 @@ SafetensorsIndex parse_index(std::string_view text, const std::string& name) {
   return std::move(handler.index);
 }
 
-SafetensorsIndex read_index(const std::string& path) {
-  return parse_index(read_model_text(path, kHeaderLimit), path);
+SafetensorsIndex read_index(const std::string& path, std::vector<std::string>* warnings) {
+  std::string text = read_model_text(path, kHeaderLimit);
+  if (warnings != nullptr) drop_byte_order_mark(text, path, *warnings);
+  return parse_index(text, path);
 }
 
 void write_index(const std::string& path, const SafetensorsIndex& index) {

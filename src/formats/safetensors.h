@@ -104,7 +104,8 @@ struct SafetensorsIndex {
 };
 // Throws FormatError: no JSON object, no weight_map, a duplicate key, a value that is not a plain file name.
 SafetensorsIndex parse_index(std::string_view text, const std::string& name);
-SafetensorsIndex read_index(const std::string& path);
+// Warns of what is left out of the file, where `warnings` is given.
+SafetensorsIndex read_index(const std::string& path, std::vector<std::string>* warnings = nullptr);
 void write_index(const std::string& path, const SafetensorsIndex& index);
 // "model-00001-of-00003.safetensors"; shard is 1-based.
 std::string shard_name(int shard, int shards, std::string_view stem = "model");

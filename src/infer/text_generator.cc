@@ -58,6 +58,7 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
   const double start = wall_seconds();
   threads = machine.threads;
   const ThreadCount thread_count(threads);
+  check_memory_budget(machine.memory_bytes);
   source = ModelSource::open(model);
   source->check();
   const Tokenizer& tokenizer = source->tokenizer();  // what is wrong with it is said before the weights are read

@@ -35,14 +35,14 @@ void check_finite(std::span<const float> values, const std::string& name, const 
   throw NumericError(
       fmt::format("{}: tensor {}: expected finite values, found {} at element {}{}; the checkpoint is damaged or was "
                   "saved after training had diverged: fetch it again or take an earlier one",
-                  source.path(), name, *bad, at, place));
+                  source.path(), source.stored_name(name), *bad, at, place));
 }
 
 std::vector<float> load_vector(const ModelSource& source, const std::string& name, int64_t first, int64_t count) {
   const Matrix m = source.load(name);
   if (first + count > m.size()) {
-    throw FormatError(fmt::format("{}: tensor {}: expected at least {} values, found {}", source.path(), name,
-                                  first + count, m.size()));
+    throw FormatError(fmt::format("{}: tensor {}: expected at least {} values, found {}", source.path(),
+                                  source.stored_name(name), first + count, m.size()));
   }
   const auto values = m.values().subspan(static_cast<size_t>(first), static_cast<size_t>(count));
   check_finite(values, name, source, first);
@@ -61,11 +61,11 @@ namespace {
 // What load_weight finds wrong with the floats of a linear, found in its codes.
 void check_codes(const StoredCodes& codes, const LinearSlot& slot, const ModelSource& source) {
   const QuantizedTensor& t = codes.tensor;
-  validate(t, fmt::format("{}: tensor {}", source.path(), slot.weight));
+  validate(t, fmt::format("{}: tensor {}", source.path(), source.stored_name(slot.weight)));
   if (t.in_features != slot.columns || t.out_features < slot.first_row + slot.rows) {
     throw FormatError(fmt::format("{}: tensor {}: expected at least {} outputs of {} inputs, found [{}, {}]",
-                                  source.path(), slot.weight, slot.first_row + slot.rows, slot.columns, t.out_features,
-                                  t.in_features));
+                                  source.path(), source.stored_name(slot.weight), slot.first_row + slot.rows,
+                                  slot.columns, t.out_features, t.in_features));
   }
   for (size_t k = 0; k < codes.q_scale.size(); ++k) {
     const float scale = f16_to_f32(codes.q_scale[k]);
@@ -73,7 +73,7 @@ void check_codes(const StoredCodes& codes, const LinearSlot& slot, const ModelSo
     throw NumericError(fmt::format(
         "{}: tensor {}: expected a q_scale of finite values other than 0, found {} at channel {}; the checkpoint is "
         "damaged",
-        source.path(), slot.weight, scale, k));
+        source.path(), source.stored_name(slot.weight), scale, k));
   }
 }
 
@@ -239,8 +239,9 @@ Head::Head(const ModelSource& source, ComputeType precision, HeadBits bits) : im
   const std::vector<int64_t> expected{config.vocab_size, config.hidden_size};
   if (bits == HeadBits::kStored &&
       (w.shape != expected || (w.dtype != DType::kF16 && w.dtype != DType::kBF16 && w.dtype != DType::kF32))) {
-    throw FormatError(fmt::format("{}: tensor {}: expected {} in F16, BF16 or F32, found {} in {}", source.path(), name,
-                                  shape_string(expected), shape_string(w.shape), dtype_name(w.dtype)));
+    throw FormatError(fmt::format("{}: tensor {}: expected {} in F16, BF16 or F32, found {} in {}", source.path(),
+                                  source.stored_name(name), shape_string(expected), shape_string(w.shape),
+                                  dtype_name(w.dtype)));
   }
   impl_->norm = load_vector(source, family.final_norm, 0, config.hidden_size);
   impl_->offset = family.offset_norm ? 1.0f : 0.0f;

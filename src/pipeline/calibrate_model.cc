@@ -83,6 +83,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
                                 const MachineOptions& machine, bool gram, bool keep_activations,
                                 const Observer& observer, bool overwrite) try {
   const ThreadCount thread_count(machine.threads);
+  check_memory_budget(machine.memory_bytes);
   if (std::filesystem::path(output).extension() != ".npz") {
     throw ArgumentError(
         fmt::format("--output {}: expected a name that ends in .npz, by which quantize knows statistics", output));

@@ -50,8 +50,9 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
   for (const auto& [name, t] : of_a) {
     const auto it = of_b.find(name);
     if (it != of_b.end() && it->second.shape != t.shape) {
-      throw FormatError(fmt::format("{}: {} has the shape {}, expected {} as in {}", source_b->path(), name,
-                                    shape_string(it->second.shape), shape_string(t.shape), source_a->path()));
+      throw FormatError(fmt::format("{}: {} has the shape {}, expected {} as in {}", source_b->path(),
+                                    source_b->stored_name(name), shape_string(it->second.shape), shape_string(t.shape),
+                                    source_a->path()));
     }
   }
   if (source_a->config().num_hidden_layers != source_b->config().num_hidden_layers ||

@@ -22,6 +22,7 @@
 #include "pipeline/output_folder.h"
 #include "pipeline/printable.h"
 #include "pipeline/progress.h"
+#include "pipeline/run_warnings.h"
 #include "pipeline/size.h"
 #include "source/model_source.h"
 #include "source/tokenizer.h"
@@ -59,7 +60,7 @@ bool is_gptq(const std::string& format) {
 std::string refusal(const CheckpointWriter& writer, const StoredCodes& stored) {
   const QuantizedTensor& t = stored.tensor;
   if (std::any_of(stored.q_scale.begin(), stored.q_scale.end(), [](uint16_t s) { return s != f32_to_f16(1.0F); })) {
-    return "a q_scale per input channel is stored beside it, which only the native format has";
+    return "a q_scale per input channel is stored beside it, which is read but not written";
   }
   if (!t.group_index.empty() && !is_gptq(writer.format())) {
     return "its groups are in act order (g_idx), which only GPTQ formats can say; reordering the columns would change "
@@ -131,16 +132,8 @@ CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter
   return plan;
 }
 
-// Every tensor becomes float16. A float16 checkpoint of the same layout would be a copy.
+// Every tensor becomes float16.
 CheckpointPlan plan_dequantization(const ModelSource& source) {
-  const auto tensors = source.tensors();
-  const bool copies = source.format() == "safetensors" &&
-                      std::all_of(tensors.begin(), tensors.end(),
-                                  [](const CheckpointTensor& t) { return t.stored_as == dtype_name(DType::kF16); });
-  if (copies) {
-    throw UnsupportedError(
-        fmt::format("{}: is in float16 already, and a conversion would be a copy of it", source.path()));
-  }
   CheckpointPlan plan;
   plan.converted_from = source.format();
   return plan;
@@ -217,10 +210,6 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
                     "makes one from it, --to f16 a folder in float16",
                     source->path(), source->format()));
   }
-  if (source->format() == options.to) {
-    throw UnsupportedError(
-        fmt::format("{}: is in the format {} already; there is nothing to convert", source->path(), options.to));
-  }
   if (output.empty()) throw ArgumentError("output: expected a folder, got nothing");
   refuse_own_folder(*source, output);
   Tracker tracker(observer);
@@ -284,9 +273,8 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   for (const ClampedTensor& c : written.clamped) {
     report["clamped"].push_back(
         {{"name", c.name}, {"clamped", c.clamped}, {"flushed", c.flushed}, {"largest", c.largest}});
-    if (c.clamped > 0)
-      tracker.warn(fmt::format("{}: {} values exceed float16 and were clamped", escaped(c.name), c.clamped));
   }
+  for (const std::string& text : float16_warnings(*source, written, {})) tracker.warn(text);
   report["warnings"] = tracker.warnings();
   report["seconds"] = tracker.seconds();
   report["peak_memory_bytes"] = peak_resident_bytes();

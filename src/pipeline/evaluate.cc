@@ -10,6 +10,7 @@
 
 #include "core/border.h"
 #include "core/file_status.h"
+#include "core/machine.h"
 #include "core/threads.h"
 #include "eval/score.h"
 #include "formats/text.h"
@@ -145,6 +146,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
                           const ComputeOptions& compute_options) try {
   if (options.text.empty()) throw ArgumentError("--text: expected a file to evaluate on");
   check_sizes(options);
+  check_memory_budget(machine.memory_bytes);
   const ThreadCount thread_count(machine.threads);
   TextReader(options.text);  // refuses what is no text, before the model is loaded
   Tracker tracker(observer);
@@ -160,11 +162,6 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   for (const ModelSource* s : {source.get(), other.get()}) {
     if (s == nullptr) continue;
     tracker.warn_of(s->warnings());
-    // A NaN in a block reaches every logit and is found there. One in these tensors may touch only a token that the
-    // text does not hold.
-    const Family& family = s->family();
-    for (const std::string& name : {family.embedding, family.final_norm, family.head})
-      if (s->has(name)) s->check_finite(name);
   }
   for (const std::string& warning : source->tokenizer().warnings()) tracker.warn(warning);
   const TokenSet chunks = evaluation_chunks(options, source->tokenizer());
@@ -179,6 +176,14 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   if (const uint64_t least = evaluation_bytes(*source, chunks, models) - state_bytes; least > memory_budget(machine)) {
     throw SystemError(fmt::format("--memory: {} MiB are allowed, at least {} MiB are needed for one block and the head",
                                   memory_budget(machine) >> 20, least >> 20));
+  }
+  for (const ModelSource* s : {source.get(), other.get()}) {
+    if (s == nullptr) continue;
+    // A NaN in a block reaches every logit and is found there. One in these tensors may touch only a token that the
+    // text does not hold.
+    const Family& family = s->family();
+    for (const std::string& name : {family.embedding, family.final_norm, family.head})
+      if (s->has(name)) s->check_finite(name);
   }
   const auto scratch = [&](const char* name) { return spill ? (temporary_folder() / name).string() : std::string(); };
   Stream stream(*source, chunks, compute, scratch("model"));

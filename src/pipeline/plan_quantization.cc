@@ -126,6 +126,7 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
                               const Observer& observer) try {
   const QuantizeOptions options = with_presets(asked);
   const ThreadCount thread_count(options.machine.threads);
+  check_memory_budget(options.machine.memory_bytes);
   const auto source = ModelSource::open(model);
   source->check();
   const Recipe recipe = make_recipe(options, *source);

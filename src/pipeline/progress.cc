@@ -1,6 +1,7 @@
 #include "pipeline/progress.h"
 
 #include <metal_marlin/error.h>
+#include <algorithm>
 
 #include "core/machine.h"
 
@@ -52,6 +53,7 @@ void Tracker::note(const std::string& text) const {
 }
 
 void Tracker::warn(const std::string& text) {
+  if (std::find(warnings_.begin(), warnings_.end(), text) != warnings_.end()) return;  // two readers of one file
   warnings_.push_back(text);
   if (observer_.on_warning) observer_.on_warning(text);
 }

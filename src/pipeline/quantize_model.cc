@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "calibrate/statistics.h"
 #include "calibrate/stats_file.h"
@@ -78,6 +79,7 @@ class Run {
   QuantizeResult completed() const;
   std::string write_report(const json& report, const std::string& folder) const;
   void check_before_work();
+  void check_weights();
   void prepare(Start start);
   void plan_tensors();
   void work(Start start, QuantizeResult& result);
@@ -114,7 +116,8 @@ class Run {
   json mixed_;     // the report's "mixed"
   json identity_;  // run_identity.h
   std::unique_ptr<OutputFolder> folder_;
-  bool told_of_narrowing_ = false;  // that tensors of float32 are written in 16 bits
+  std::set<std::string> told_of_float16_;  // several formats lose the same
+  bool told_of_narrowing_ = false;         // that tensors of float32 are written in 16 bits
   int64_t resumed_blocks_ = 0;
   double forward_operations_ = 0;  // of the calibration stream
   double last_snapshot_ = 0;
@@ -156,17 +159,19 @@ void Run::check_before_work() {
   plan_tensors();
   if (chooses_bits(options_)) check_reachable(sensitive_items(layers_, recipe_, options_), options_);
   for (const std::string& text : unused_pattern_warnings(options_, layers_)) tracker_.warn(text);
-  // NaN and infinity are found before anything is written. A resumed run has looked already.
-  if (!journal_.exists()) {
-    const auto tensors = source_->tensors();
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      tracker_.enter("check", static_cast<int64_t>(i), static_cast<int64_t>(tensors.size()));
-      source_->check_finite(tensors[i].name);
-    }
-  }
   if (preparation_is_long(options_.calibration)) {
     const TextSizes sizes = expected_sizes(*source_, options_);
     plan_memory(*source_, recipe_, options_, sizes.calibration, sizes.held_back, output_);
+  }
+}
+
+// NaN and infinity are found before anything is written, and after what takes no pass over the weights. A resumed run
+// has looked already.
+void Run::check_weights() {
+  const auto tensors = source_->tensors();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    tracker_.enter("check", static_cast<int64_t>(i), static_cast<int64_t>(tensors.size()));
+    source_->check_finite(tensors[i].name);
   }
 }
 
@@ -186,6 +191,7 @@ void Run::prepare(Start start) {
     make_texts();
     plan();
   }
+  if (!journal_.exists()) check_weights();
   if (!resuming) {
     const Manifest old = folder_->manifest();
     journal_.begin(run_fingerprint(identity_), identity_);
@@ -497,17 +503,18 @@ std::string Run::evaluated_text() const {
 
 // Warns of values that the written file cannot hold. The figures were measured before it was written.
 void Run::warn_of_conversion(const std::string& format, const WriteReport& report) {
-  for (const ClampedTensor& c : report.clamped) {
-    if (c.clamped > 0)
-      tracker_.warn(
-          fmt::format("{}: {} values exceed float16 and were clamped ({})", escaped(c.name), c.clamped, format));
+  std::vector<json> blocks;
+  for (size_t layer = 0; layer < layers_.size(); ++layer)
+    blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
+  for (const std::string& text : float16_warnings(*source_, report, blocks)) {
+    if (told_of_float16_.insert(text).second) tracker_.warn(text);
   }
   if (report.rounded.empty() || !evaluating() || told_of_narrowing_) return;
-  tracker_.warn(
-      fmt::format("{}: {} tensors of the source, which stores them in float32, are written in 16 bits ({}); perplexity "
-                  "and KL divergence of this report were measured before that, evaluate the result for figures of it; "
-                  "the first: {}",
-                  source_->path(), report.rounded.size(), format, escaped(report.rounded.front())));
+  tracker_.warn(fmt::format(
+      "{}: {} tensors of the source, which stores them in float32, are written in 16 bits ({}); perplexity "
+      "and KL divergence of this report were measured before that, evaluate the result for figures of it; "
+      "the first: {}",
+      source_->path(), report.rounded.size(), format, escaped(source_->stored_name(report.rounded.front()))));
 }
 
 std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures, const std::string& place) {
@@ -620,6 +627,7 @@ void Run::work(Start start, QuantizeResult& result) {
 QuantizeResult quantize_model(const std::string& model, const std::string& output, const QuantizeOptions& options,
                               const Observer& observer) try {
   const ThreadCount thread_count(options.machine.threads);
+  check_memory_budget(options.machine.memory_bytes);
   return Run(model, output, with_presets(options), observer).execute();
 } catch (...) {
   rethrow_as_error("quantize_model");

@@ -101,7 +101,7 @@ std::string narrowed_warning(const ModelSource& source, const Recipe& recipe,
     return fmt::format(
         "{}: stores tensors in float32 that are written in 16 bits, {} for one; perplexity and KL divergence of the "
         "report are measured before that, evaluate the result for figures of it",
-        source.path(), escaped(t.name));
+        source.path(), escaped(source.stored_name(t.name)));
   }
   return {};
 }
@@ -112,6 +112,44 @@ std::string first_rows_warning(const Recipe& recipe, const StatsFile& statistics
       "{}: the inputs of first tokens are not in it, so they count once, not {} times: expect less accuracy, or "
       "calibrate again",
       statistics.path(), recipe.first_token_weight);
+}
+
+std::vector<std::string> float16_warnings(const ModelSource& source, const WriteReport& report,
+                                          std::span<const nlohmann::json> blocks) {
+  struct Lost {
+    std::string name;
+    uint64_t count;
+  };
+  std::vector<std::string> warnings;
+  std::vector<Lost> lost;
+  for (const ClampedTensor& c : report.clamped) {
+    const std::string name = escaped(source.stored_name(c.name));
+    if (c.clamped > 0) {
+      warnings.push_back(fmt::format("{}: {} values exceed float16 and were clamped to +-65504, the largest is {}",
+                                     name, c.clamped, c.largest));
+    }
+    if (c.flushed > 0) lost.push_back({name, c.flushed});
+  }
+  for (const nlohmann::json& block : blocks) {
+    for (const nlohmann::json& entry : block.value("flushed", nlohmann::json::array())) {
+      lost.push_back(
+          {escaped(source.stored_name(entry.at("name").get<std::string>())), entry.at("flushed").get<uint64_t>()});
+    }
+  }
+  if (lost.empty()) return warnings;
+  std::stable_sort(lost.begin(), lost.end(), [](const Lost& a, const Lost& b) { return a.count > b.count; });
+  constexpr size_t kNamed = 4;
+  uint64_t values = 0;
+  std::string list;
+  for (size_t i = 0; i < lost.size(); ++i) {
+    values += lost[i].count;
+    if (i < kNamed) list += fmt::format("{}{} of {}", i > 0 ? ", " : "", lost[i].count, lost[i].name);
+  }
+  if (lost.size() > kNamed) list += fmt::format(" and {} more tensors", lost.size() - kNamed);
+  warnings.push_back(fmt::format("{}: {} {} that {} not 0 became 0, because float16 holds nothing below 3e-8: {}",
+                                 source.path(), values, values == 1 ? "value" : "values", values == 1 ? "was" : "were",
+                                 list));
+  return warnings;
 }
 
 std::string clamped_scales_warning(std::span<const nlohmann::json> blocks) {

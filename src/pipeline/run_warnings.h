@@ -40,6 +40,11 @@ std::vector<std::string> unused_pattern_warnings(const QuantizeOptions& options,
 
 // A sentence on scales that float16 could not hold, which changes the weights of their groups; empty: there are none.
 // `blocks`: the reports of all blocks.
+// What float16 could not hold of the written tensors: one line for each with values beyond its range, and one for all
+// values that became 0. `blocks`: the journal's reports of blocks, whose folded tensors count too.
+std::vector<std::string> float16_warnings(const ModelSource& source, const WriteReport& report,
+                                          std::span<const nlohmann::json> blocks);
+
 std::string clamped_scales_warning(std::span<const nlohmann::json> blocks);
 
 // In what the linears of a model are stored that is quantized already, "Q4_1" or "gptq"; empty: it is not.

@@ -39,9 +39,12 @@ std::string dumped(const T& json) {
 ChatTemplate::ChatTemplate(std::string source, Tokens tokens, std::string place)
     : source_(std::move(source)), tokens_(std::move(tokens)), place_(std::move(place)) {
   if (source_.empty())
-    throw UnsupportedError(
-        "the model has no chat template (neither chat_template.jinja nor chat_template in tokenizer_config.json): it "
-        "was not trained for conversations; give it plain text to continue instead");
+    throw UnsupportedError(fmt::format(
+        "the model has no chat template ({}): it was not trained for conversations; give it plain text to continue "
+        "instead",
+        place_.ends_with(": tokenizer.chat_template")
+            ? place_ + " is missing"
+            : "neither chat_template.jinja nor chat_template in tokenizer_config.json"));
   if (tokenizer_c_check_template(source_.data(), source_.size()) == 0) return;
   const std::string why = tokenizer_c_last_error();
   if (why == "stopped") throw Interrupted("interrupted");

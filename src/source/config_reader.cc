@@ -31,8 +31,9 @@ constexpr uint64_t kConfigLimit = uint64_t{16} << 20;
 
 }  // namespace
 
-json read_json_object(const std::string& path) {
-  const std::string text = read_model_text(path, kConfigLimit);
+json read_json_object(const std::string& path, std::vector<std::string>& warnings) {
+  std::string text = read_model_text(path, kConfigLimit);
+  drop_byte_order_mark(text, path, warnings);
   if (text.find_first_not_of(" \t\r\n") == std::string::npos)
     throw FormatError(fmt::format("{}: the file is empty ({} bytes): download it again", path, text.size()));
   json j = parse_json(text, path);

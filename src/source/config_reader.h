@@ -39,7 +39,8 @@ class ConfigReader {
 };
 
 // The object in a JSON file. FormatError naming the file: no JSON, no object, nested too deeply; SystemError: no file.
-nlohmann::json read_json_object(const std::string& path);
+// A byte order mark before it is left out, and `warnings` says so.
+nlohmann::json read_json_object(const std::string& path, std::vector<std::string>& warnings);
 
 // Sizes of a model stay below this: products of two fit int64.
 inline constexpr int64_t kLargestSize = (int64_t{1} << 31) - 1;

@@ -49,8 +49,8 @@ void to_f32(const TensorView& tensor, const std::string& file, int64_t first, in
   }
 }
 
-OwnedTensor to_f16(const std::string& name, const std::vector<int64_t>& shape, const Matrix& values) {
-  OwnedTensor t{name, DType::kF16, shape, Buffer(static_cast<size_t>(values.size()) * 2)};
+OwnedTensor to_f16(const std::string& where, const std::vector<int64_t>& shape, const Matrix& values) {
+  OwnedTensor t{{}, DType::kF16, shape, Buffer(static_cast<size_t>(values.size()) * 2)};
   auto* out = reinterpret_cast<uint16_t*>(t.bytes.data());
   const KernelTable& table = kernels();
   const auto beyond = [](float v) { return std::isfinite(v) && !f16_fits(v); };
@@ -65,8 +65,8 @@ OwnedTensor to_f16(const std::string& name, const std::vector<int64_t>& shape, c
   if (const int64_t count = beyond_range.load(); count > 0) {
     const auto first = std::find_if(values.values().begin(), values.values().end(), beyond);
     throw NumericError(
-        fmt::format("tensor {}: {} of {} values are beyond the range of f16 (65504), the first is {} at element {}",
-                    escaped(name), count, values.size(), *first, first - values.values().begin()));
+        fmt::format("{}: {} of {} values are beyond the range of f16 (65504), the first is {} at element {}", where,
+                    count, values.size(), *first, first - values.values().begin()));
   }
   return t;
 }

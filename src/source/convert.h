@@ -15,8 +15,9 @@ namespace metal_marlin {
 
 // Elements first .. first + count - 1 of a F32, F16 or BF16 tensor as f32, in parallel. UnsupportedError otherwise.
 void to_f32(const TensorView& tensor, const std::string& file, int64_t first, int64_t count, float* out);
-// f16 of a matrix; NumericError naming `name` when values are beyond f16's range: how many, and the first.
-OwnedTensor to_f16(const std::string& name, const std::vector<int64_t>& shape, const Matrix& values);
+// f16 of a matrix, without a name; NumericError that begins with `where` (file and tensor) when values are beyond f16's
+// range: how many, and the first.
+OwnedTensor to_f16(const std::string& where, const std::vector<int64_t>& shape, const Matrix& values);
 // [rows, columns] of a tensor with one or two dimensions; FormatError otherwise.
 std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, const std::string& name,
                                          const std::string& file);

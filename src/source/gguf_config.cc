@@ -4,10 +4,13 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <numbers>
+#include <string_view>
+#include <utility>
 
 #include "core/mapped_file.h"
 #include "formats/text.h"
@@ -126,7 +129,70 @@ bool has_biases(const GgufFile& file, int64_t layers, const std::vector<std::str
   return found == layers * static_cast<int64_t>(linears.size());
 }
 
+constexpr std::pair<std::string_view, std::string_view> kKeys[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"num_key_value_heads", "attention.head_count_kv"},
+    {"head_dim", "attention.key_length"},
+    {"max_position_embeddings", "context_length"},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon"},
+    {"rope_theta", "rope.freq_base"},
+    {"partial_rotary_factor", "rope.dimension_count"},
+    {"sliding_window", "attention.sliding_window"},
+    {"rope_scaling.rope_type", "rope.scaling.type"},
+    {"rope_scaling.factor", "rope.scaling.factor"},
+    {"rope_scaling.attention_factor", "rope.scaling.attn_factor"},
+    {"rope_scaling.beta_fast", "rope.scaling.yarn_beta_fast"},
+    {"rope_scaling.beta_slow", "rope.scaling.yarn_beta_slow"},
+    {"rope_scaling.original_max_position_embeddings", "rope.scaling.original_context_length"},
+    {"original_max_position_embeddings", "rope.scaling.original_context_length"},
+    {"final_logit_softcapping", "final_logit_softcapping"},
+    {"attn_logit_softcapping", "attn_logit_softcapping"},
+};
+// Those that do not begin with the architecture.
+constexpr std::pair<std::string_view, std::string_view> kOthers[] = {
+    {"model_type", "general.architecture"},
+    {"vocab_size", "the rows of token_embd.weight"},
+    {"bos_token_id", "tokenizer.ggml.bos_token_id"},
+    {"eos_token_id", "tokenizer.ggml.eos_token_id"},
+    {"pad_token_id", "tokenizer.ggml.padding_token_id"},
+    {"rope_scaling.short_factor", "rope_factors_short.weight"},
+    {"rope_scaling.long_factor", "rope_factors_long.weight"},
+};
+
 }  // namespace
+
+std::string gguf_key(const std::string& key, const std::string& architecture) {
+  for (const auto& [name, own] : kKeys) {
+    if (name == key) return fmt::format("{}.{}", architecture, own);
+  }
+  for (const auto& [name, own] : kOthers) {
+    if (name == key) return std::string(own);
+  }
+  return key;
+}
+
+std::string gguf_keys_in(const std::string& message, const std::string& architecture) {
+  // The file's own name comes first and stays.
+  const size_t start = std::min(message.find(": "), message.size());
+  std::string out = message.substr(0, start);
+  const auto in_key = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
+  for (size_t at = start; at < message.size();) {
+    size_t end = at;
+    while (end < message.size() && (in_key(message[end]) || (message[end] == '.' && end > at &&
+                                                             end + 1 < message.size() && in_key(message[end + 1]))))
+      ++end;
+    if (end == at) {
+      out += message[at++];
+    } else {
+      out += gguf_key(message.substr(at, end - at), architecture);
+      at = end;
+    }
+  }
+  return out;
+}
 
 json gguf_config(const GgufFile& file, const Family& family, const std::string& architecture,
                  std::vector<std::string>& warnings) {

@@ -15,4 +15,10 @@ namespace metal_marlin {
 nlohmann::json gguf_config(const GgufFile& file, const Family& family, const std::string& architecture,
                            std::vector<std::string>& warnings);
 
+// The key or tensor of the file that the config's `key` was made from: "llama.block_count" for "num_hidden_layers";
+// `key` itself where there is none.
+std::string gguf_key(const std::string& key, const std::string& architecture);
+// `message`, with every such key of the config replaced.
+std::string gguf_keys_in(const std::string& message, const std::string& architecture);
+
 }  // namespace metal_marlin

@@ -54,7 +54,7 @@ class GgufSource : public ModelSource {
   GgufSource(MappedFile file, const std::string& path) : file_(std::move(file)) {
     path_ = path;
     format_ = "gguf";
-    const std::string architecture = file_.metadata().get_string("general.architecture");
+    architecture_ = file_.metadata().get_string("general.architecture");
     if (file_.metadata().find_string("general.type").value_or("model") == "adapter") {
       throw FormatError(
           fmt::format("{}: expected a model, found a LoRA adapter (general.type \"adapter\"); merge it into its model "
@@ -62,9 +62,16 @@ class GgufSource : public ModelSource {
                       path));
     }
     settle_split();
-    family_ = &find_family_of_gguf(architecture, path);
-    config_json_ = std::make_shared<json>(gguf_config(file_, *family_, architecture, warnings_));
-    config_ = read_model_config(*config_json_, *family_, path);
+    family_ = &find_family_of_gguf(architecture_, path);
+    config_json_ = std::make_shared<json>(gguf_config(file_, *family_, architecture_, warnings_));
+    try {
+      config_ = read_model_config(*config_json_, *family_, path);
+    } catch (const FormatError& e) {
+      throw FormatError(gguf_keys_in(e.what(), architecture_));
+    } catch (const UnsupportedError& e) {
+      throw UnsupportedError(gguf_keys_in(e.what(), architecture_));
+    }
+    for (std::string& warning : config_.warnings) warning = gguf_keys_in(warning, architecture_);
     collect();
     settle_contradictions();
   }
@@ -90,10 +97,15 @@ class GgufSource : public ModelSource {
     return out;
   }
   bool has(const std::string& name) const override { return entries_.count(name) > 0; }
+  std::string stored_name(const std::string& name) const override {
+    const auto it = gguf_names_.find(name);
+    return it == gguf_names_.end() ? name : it->second;
+  }
+  std::string stored_key(const std::string& key) const override { return gguf_key(key, architecture_); }
 
   OwnedTensor load_stored(const std::string& name) const override {
     const Entry& e = get(name);
-    const auto [rows, columns] = matrix_shape(e.tensor->shape, name, path_);
+    const auto [rows, columns] = matrix_shape(e.tensor->shape, e.tensor->name, path_);
     const GgmlType type = e.tensor->type;
     const bool as_f32 = type == GgmlType::kF32 || e.minus_one;
     const DType dtype = as_f32 ? DType::kF32 : type == GgmlType::kBF16 ? DType::kBF16 : DType::kF16;
@@ -106,7 +118,7 @@ class GgufSource : public ModelSource {
       if (as_f32) {
         std::memcpy(out.bytes.data() + first * columns * 4, m.data(), static_cast<size_t>(m.size()) * 4);
       } else if (dtype == DType::kF16) {
-        const OwnedTensor half = to_f16(name, {n, columns}, m);
+        const OwnedTensor half = to_f16(fmt::format("{}: tensor {}", path_, escaped(e.tensor->name)), {n, columns}, m);
         std::memcpy(out.bytes.data() + first * columns * 2, half.bytes.data(), half.bytes.size());
       } else {
         auto* bits = reinterpret_cast<uint16_t*>(out.bytes.data()) + first * columns;
@@ -118,9 +130,9 @@ class GgufSource : public ModelSource {
 
   Matrix load(const std::string& name, int64_t first_row, int64_t rows) const override {
     const Entry& e = get(name);
-    const auto [all, columns] = matrix_shape(e.tensor->shape, name, path_);
+    const auto [all, columns] = matrix_shape(e.tensor->shape, e.tensor->name, path_);
     if (rows < 0) rows = all - first_row;
-    check_rows(name, first_row, rows, all);
+    check_rows(e.tensor->name, first_row, rows, all);
     return file_.mapped().checked([&, columns = columns, all = all] { return read(e, first_row, rows, all, columns); });
   }
 
@@ -177,7 +189,7 @@ class GgufSource : public ModelSource {
 
   // Through the blocks' own arithmetic: a scale that is not finite makes values that are not.
   int64_t first_not_finite(const std::string& name) const override {
-    const auto [rows, columns] = matrix_shape(get(name).tensor->shape, name, path_);
+    const auto [rows, columns] = matrix_shape(get(name).tensor->shape, stored_name(name), path_);
     // 512 KiB of floats at a time: they stay in a core's cache, and their memory is used again.
     const int64_t piece = std::max<int64_t>(1, (int64_t{1} << 17) / std::max<int64_t>(columns, 1));
     for (int64_t first = 0; first < rows; first += piece) {
@@ -218,7 +230,8 @@ class GgufSource : public ModelSource {
 
   const Entry& get(const std::string& name) const {
     const auto it = entries_.find(name);
-    if (it == entries_.end()) throw FormatError(fmt::format("{}: tensor {} is missing", path_, escaped(name)));
+    if (it == entries_.end())
+      throw FormatError(fmt::format("{}: tensor {} is missing", path_, escaped(stored_name(name))));
     return it->second;
   }
 
@@ -243,6 +256,7 @@ class GgufSource : public ModelSource {
   }
 
   void add(const std::string& gguf_name, const std::string& name, int64_t heads = 0, bool norm = false) {
+    gguf_names_.emplace(name, gguf_name);
     const GgufTensor* tensor = file_.find(gguf_name);
     if (tensor == nullptr) return;  // check() names what is missing
     if (!ggml_type_info(tensor->type).can_dequantize) {
@@ -313,10 +327,12 @@ class GgufSource : public ModelSource {
     d.unk = m.find_i64("tokenizer.ggml.unknown_token_id");
     d.pad = m.find_i64("tokenizer.ggml.padding_token_id");
     for (const char* key : {"eot", "eom", "fim_pad", "fim_rep", "fim_sep"}) {
-      if (const auto id = m.find_i64(fmt::format("tokenizer.ggml.{}_token_id", key))) d.ends.push_back(*id);
+      const std::string full = fmt::format("tokenizer.ggml.{}_token_id", key);
+      if (const auto id = m.find_i64(full)) d.ends.emplace_back(full, *id);
     }
     for (const char* key : {"tokenizer.ggml.eog_token_ids", "tokenizer.ggml.eos_token_ids"}) {
-      if (const auto ids = m.find_ints(key)) d.ends.insert(d.ends.end(), ids->begin(), ids->end());
+      const auto ids = m.find_ints(key);
+      for (const int64_t id : ids ? *ids : std::vector<int64_t>()) d.ends.emplace_back(key, id);
     }
     d.add_bos = m.find_bool("tokenizer.ggml.add_bos_token");
     d.add_eos = m.find_bool("tokenizer.ggml.add_eos_token");
@@ -332,6 +348,8 @@ class GgufSource : public ModelSource {
   }
 
   GgufFile file_;
+  std::string architecture_;
+  std::map<std::string, std::string> gguf_names_;  // of Hugging Face -> of the file, whether it is there or not
   std::map<std::string, Entry> entries_;
   std::map<const GgufTensor*, std::string> reasons_;  // why a tensor was left out
   mutable std::once_flag tokenizer_once_;

@@ -22,6 +22,15 @@ Vocabulary vocabulary_of(const GgufTokenizerData& d, const std::string& file) {
   const auto id = [&](const std::optional<int64_t>& stated, int64_t usual) {
     return stated || !spm || static_cast<int64_t>(d.tokens.size()) <= usual ? stated : std::optional<int64_t>(usual);
   };
+  const auto known = [&](const std::optional<int64_t>& token, const char* key, const char* what) {
+    if (!token || *token == -1 || (*token >= 0 && static_cast<uint64_t>(*token) < d.tokens.size())) return;
+    throw FormatError(fmt::format("{}: tokenizer.ggml.{}_token_id: the {} token's id is {}, but there are {} tokens",
+                                  file, key, what, *token, d.tokens.size()));
+  };
+  known(d.bos, "bos", "beginning-of-text");
+  known(d.eos, "eos", "end-of-text");
+  known(d.unk, "unknown", "unknown");
+  known(d.pad, "padding", "padding");
   Vocabulary v = checked_vocabulary(d.tokens, d.token_types, id(d.bos, 1), id(d.eos, 2), id(d.unk, 0), d.pad, file);
   if (!d.chat_template.empty() && !is_utf8(d.chat_template))
     throw FormatError(fmt::format("{}: tokenizer.chat_template is not UTF-8", file));
@@ -32,11 +41,11 @@ Vocabulary vocabulary_of(const GgufTokenizerData& d, const std::string& file) {
           "{}: tokenizer.ggml.add_{}_token is true, but there is no tokenizer.ggml.{}_token_id", file, key, key));
     return add;
   };
-  for (const int64_t end : d.ends) {
+  for (const auto& [key, end] : d.ends) {
     if (end == -1) continue;  // how files write "none"
     if (end < 0 || static_cast<uint64_t>(end) >= v.tokens.size())
-      throw FormatError(fmt::format("{}: the id {} ends a generation by tokenizer.ggml.*, but there are {} tokens",
-                                    file, end, v.tokens.size()));
+      throw FormatError(fmt::format("{}: {}: the token {} ends a generation, but there are {} tokens", file, key, end,
+                                    v.tokens.size()));
     v.ends.push_back(static_cast<int32_t>(end));
   }
   v.add_bos = ends(d.add_bos.value_or(false), v.bos, "bos");

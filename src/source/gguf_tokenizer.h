@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "source/tokenizer_json.h"
@@ -20,7 +21,8 @@ struct GgufTokenizerData {
   std::vector<float> scores;         // of "llama": a higher score merges first
   std::vector<std::string> merges;   // "left right", best first
   std::optional<int64_t> bos, eos, unk, pad;
-  std::vector<int64_t> ends;  // further ids that end a generation: end of turn, end of message, end-of-generation lists
+  // Further ids that end a generation, each with its key: end of turn, end of message, end-of-generation lists.
+  std::vector<std::pair<std::string, int64_t>> ends;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
   std::string chat_template;
 };

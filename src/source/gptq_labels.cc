@@ -150,6 +150,54 @@ void settle_version(PackedConfig& packed, json& config, bool stated, const std::
 
 namespace {
 
+// Not symmetric by the config. Nothing contradicts zeros that are all the same number, but where the other version
+// reads it as the middle, that version is the likely one.
+void warn_of_version(const PackedConfig& packed, const std::vector<NamedLinear>& linears, const std::string& path,
+                     std::vector<std::string>& warnings) {
+  const bool v1 = std::string_view(packed.layout->format) == "gptq";
+  size_t looked_at = 0;
+  int found = 0;
+  for (const NamedLinear& n : linears) {
+    const std::vector<uint8_t> zeros = stored_zeros(*n.linear, false);
+    if (zeros.empty()) continue;
+    const int half = 1 << (n.linear->bits - 1);
+    found = v1 ? half : half - 1;
+    if (!std::all_of(zeros.begin(), zeros.end(), [&](uint8_t z) { return int{z} == found; })) return;
+    ++looked_at;
+  }
+  if (looked_at == 0) return;
+  const char* other = v1 ? "gptq_v2" : "gptq";
+  warnings.push_back(fmt::format(
+      "{}: the config says sym: false and the format {}, but every zero is stored as {}, which {} reads as {} and {} "
+      "as "
+      "{}, the middle; the config counts, but the tensors are probably those of {}: if the model writes nonsense, set "
+      "checkpoint_format to {}",
+      path, packed.layout->format, found, packed.layout->format, found + (v1 ? 1 : 0), other, found + (v1 ? 0 : 1),
+      other, other));
+}
+
+// The native layout stores each zero less the middle.
+void warn_of_native_zeros(const std::vector<NamedLinear>& linears, const std::string& path,
+                          std::vector<std::string>& warnings) {
+  Found off;
+  for (const NamedLinear& n : linears) {
+    const TensorView* zeros = n.linear->zeros;
+    if (zeros == nullptr || zeros->dtype != DType::kF16) continue;
+    for (size_t at = 0; at + 2 <= zeros->bytes.size(); at += 2) {
+      uint16_t bits = 0;
+      std::memcpy(&bits, zeros->bytes.data() + at, 2);
+      if ((bits & 0x7fffu) == 0) continue;
+      off.add(n.name);
+      break;
+    }
+  }
+  if (off.count == 0) return;
+  warnings.push_back(
+      fmt::format("{}: the config says zero_point: false, but the zeros of {} linears are not all in the middle; they "
+                  "are read as stored, and engines that go by the config read them wrongly; the first: {}",
+                  path, off.count, off.first));
+}
+
 std::vector<std::string> listed_modules(const json& settings, const char* key) {
   std::vector<std::string> out;
   const auto it = settings.find(key);
@@ -211,9 +259,24 @@ std::vector<std::string> settle_labels(PackedConfig& packed, json& config, const
   if (format == "gptq" || format == "gptq_v2" || format == "marlin") settle_order(q, linears, path, warnings);
   if (format == "gptq" || format == "gptq_v2") {
     const auto symmetric = q.find_bool("sym");
-    if (symmetric.value_or(true)) settle_version(packed, config, symmetric.has_value(), linears, path, warnings);
+    if (symmetric.value_or(true)) {
+      settle_version(packed, config, symmetric.has_value(), linears, path, warnings);
+    } else {
+      warn_of_version(packed, linears, path, warnings);
+    }
   } else if (format == "awq" && !q.find_bool("zero_point").value_or(true)) {
     settle_version(packed, config, true, linears, path, warnings);
+  } else if (format == "native" && !q.find_bool("zero_point").value_or(true)) {
+    warn_of_native_zeros(linears, path, warnings);
+  } else if (format == "marlin") {
+    const bool asymmetric = !q.find_bool("sym").value_or(true);
+    if (asymmetric || q.find_bool("zero_point").value_or(false)) {
+      warnings.push_back(
+          fmt::format("{}: the config says {}, but Marlin's layout has no zeros: the codes are read as symmetric; "
+                      "correct the config, "
+                      "or fetch the checkpoint again if its zeros were lost",
+                      path, asymmetric ? "sym: false" : "zero_point: true"));
+    }
   }
   return warnings;
 }

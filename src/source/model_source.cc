@@ -196,12 +196,13 @@ void ModelSource::settle_biases() {
     const auto values = bias.values();
     if (std::all_of(values.begin(), values.end(), [](float v) { return v == 0; })) zeros.push_back(name);
   }
+  const std::string first = zeros.empty() ? std::string() : escaped(stored_name(zeros.front()));
   for (const std::string& name : zeros) leave_out(name, "a bias of zeros, which the config does not have");
   if (zeros.empty()) return;
   warnings_.push_back(
       fmt::format("{}: {} {} that the config does not have {} only zeros and {} left out, the first: {}", path_,
                   zeros.size(), zeros.size() == 1 ? "bias" : "biases", zeros.size() == 1 ? "holds" : "hold",
-                  zeros.size() == 1 ? "is" : "are", escaped(zeros.front())));
+                  zeros.size() == 1 ? "is" : "are", first));
 }
 
 bool ModelSource::same_values(const std::string& a, const std::string& b, const std::vector<int64_t>& shape) const {
@@ -276,8 +277,8 @@ void ModelSource::settle_surplus() {
       ++beyond;
       first_layer = first_layer < 0 ? layer : std::min(first_layer, layer);
       last_layer = std::max(last_layer, layer);
-      leave_out(t.name,
-                fmt::format("layer {}, but the config has num_hidden_layers {}: not part of the model", layer, layers));
+      leave_out(t.name, fmt::format("layer {}, but the config has {} {}: not part of the model", layer,
+                                    stored_key("num_hidden_layers"), layers));
       continue;
     }
     switch (gguf ? gguf_surplus_kind(t.name) : surplus_kind(t.name, t.shape)) {
@@ -303,13 +304,13 @@ void ModelSource::settle_surplus() {
     }
   }
   if (beyond > 0) {
-    warnings_.push_back(fmt::format(
-        "{}: {} tensors of layer{} are left out: the config has num_hidden_layers {}; correct it if they belong to the "
-        "model (layers that predict further tokens, MTP, do not)",
-        path_, beyond,
-        first_layer == last_layer ? fmt::format(" {}", first_layer)
-                                  : fmt::format("s {} to {}", first_layer, last_layer),
-        layers));
+    warnings_.push_back(
+        fmt::format("{}: {} tensors of layer{} are left out: the config has {} {}; correct it if they belong to the "
+                    "model (layers that predict further tokens, MTP, do not)",
+                    path_, beyond,
+                    first_layer == last_layer ? fmt::format(" {}", first_layer)
+                                              : fmt::format("s {} to {}", first_layer, last_layer),
+                    stored_key("num_hidden_layers"), layers));
   }
   if (!scales.empty()) {
     warnings_.push_back(fmt::format("{}: {} scales of a quantized key-value cache are left out, the first: {}", path_,
@@ -337,7 +338,7 @@ void ModelSource::refuse_surplus() const {
   constexpr size_t kNamed = 4;
   std::string list;
   for (size_t i = 0; i < std::min(kNamed, without_place_.size()); ++i)
-    list += (i > 0 ? ", " : "") + escaped(without_place_[i], 100);
+    list += (i > 0 ? ", " : "") + escaped(stored_name(without_place_[i]), 100);
   if (without_place_.size() > kNamed) list += fmt::format(" and {} more", without_place_.size() - kNamed);
   const bool gguf = format_ == "gguf";
   throw UnsupportedError(fmt::format(
@@ -365,7 +366,7 @@ void ModelSource::check_finite(const std::string& name) const {
   throw NumericError(
       fmt::format("{}: tensor {}: expected finite values, found {} at element {}{}; the checkpoint is damaged or was "
                   "saved after training had diverged: fetch it again or take an earlier one",
-                  path_, escaped(name), found, at, place));
+                  path_, escaped(stored_name(name)), found, at, place));
 }
 
 void ModelSource::check() const {
@@ -386,17 +387,17 @@ void ModelSource::check_tensors() const {
   const auto demand = [&](const std::string& name, const std::vector<int64_t>& shape) {
     const auto it = all.find(name);
     if (it == all.end()) {
-      const bool head = name == family_->head;
+      const bool head = name == family_->head && format_ != "gguf";
       throw FormatError(fmt::format(
-          "{}: tensor {} is missing from {}; expected the shape {}{}", path_, name, files_read(name),
+          "{}: tensor {} is missing from {}; expected the shape {}{}", path_, stored_name(name), files_read(name),
           shape_string(shape),
           head ? "; if the embedding is the head of this model, set tie_word_embeddings to true in its config" : ""));
     }
     const std::vector<int64_t>& found = it->second.shape;
     const std::string& stored_as = it->second.stored_as;
     if (found != shape) {
-      throw FormatError(fmt::format("{}: tensor {}: expected the shape {} (from the config), found {}", path_, name,
-                                    shape_string(shape), shape_string(found)));
+      throw FormatError(fmt::format("{}: tensor {}: expected the shape {} (from the config), found {}", path_,
+                                    stored_name(name), shape_string(shape), shape_string(found)));
     }
     if (format_ != "gguf" && stored_as != "F32" && stored_as != "F16" && stored_as != "BF16" && stored_as != format_) {
       throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", path_, name, stored_as));
@@ -408,7 +409,7 @@ void ModelSource::check_tensors() const {
     if (all.count(bias) > 0) {
       throw FormatError(fmt::format(
           "{}: tensor {}: expected no bias (from the config), found one whose values are not zero; correct the config",
-          path_, bias));
+          path_, stored_name(bias)));
     }
   }
   demand(family_->embedding, {c.vocab_size, c.hidden_size});
@@ -433,8 +434,9 @@ void ModelSource::check_tensors() const {
             "{}: {} biases that are not zero, but there is no bias {}; the family {} has a bias on all of them or on "
             "none; convert the model anew",
             path_,
-            other == weights.end() ? "other linears have" : "tensor " + bias_name(other->first) + " is one of the",
-            bias, family_->name));
+            other == weights.end() ? "other linears have"
+                                   : "tensor " + stored_name(bias_name(other->first)) + " is one of the",
+            stored_name(bias), family_->name));
       }
       if (entry.second) demand(bias, {entry.first[0]});
     }

@@ -71,6 +71,11 @@ class ModelSource {
   // on), under its names in the file: neither read nor copied.
   virtual std::vector<CheckpointTensor> left_out() const = 0;
   virtual bool has(const std::string& name) const = 0;
+  // How the file itself calls the tensor `name`, for messages: "output_norm.weight" of a GGUF. `name` where it is no
+  // tensor of the model.
+  virtual std::string stored_name(const std::string& name) const { return name; }
+  // Likewise of a key of the config: "llama.block_count" for "num_hidden_layers".
+  virtual std::string stored_key(const std::string& key) const { return key; }
   // Of the tensor that makes the logits: the embedding where it is tied.
   const std::string& head_tensor() const;
   // The stored bytes in a 16- or 32-bit float type (GGUF blocks: dequantized to f16 where `name` was quantized; f32

@@ -107,7 +107,8 @@ int64_t inferred_group_size(const PackedLinear& linear, int64_t in_features, int
 
 }  // namespace
 
-PackedConfig read_packed_config(json& config, const std::string& config_path, const std::string& folder) {
+PackedConfig read_packed_config(json& config, const std::string& config_path, const std::string& folder,
+                                std::vector<std::string>& warnings) {
   std::string path = config_path;
   const char* usual_method = "";
   if (!config.contains("quantization_config") || config["quantization_config"].is_null()) {
@@ -119,7 +120,7 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
     if (found == std::end(others)) return {};
     path = (fs::path(folder) / found->first).string();
     usual_method = found->second;
-    json beside = read_json_object(path);
+    json beside = read_json_object(path, warnings);
     if (!beside.contains("quant_method")) beside["quant_method"] = usual_method;
     config["quantization_config"] = std::move(beside);
   }

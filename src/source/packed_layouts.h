@@ -36,7 +36,8 @@ struct PackedConfig {
 // quantize_config.json (AutoGPTQ, GPTQModel) or quant_config.json (AutoAWQ), which is then put into `config`.
 // UnsupportedError naming file, key, found and known for another method, version or number of bits; FormatError as
 // ConfigReader.
-PackedConfig read_packed_config(nlohmann::json& config, const std::string& config_path, const std::string& folder);
+PackedConfig read_packed_config(nlohmann::json& config, const std::string& config_path, const std::string& folder,
+                                std::vector<std::string>& warnings);
 
 // The same checkpoint in the other version of GPTQ: `format` is "gptq" or "gptq_v2". UnsupportedError where that
 // version has no codes of these bits.

@@ -1,7 +1,6 @@
 #include "source/safetensors_source.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <metal_marlin/error.h>
 
 #include <algorithm>
@@ -24,6 +23,7 @@
 #include "source/companions.h"
 #include "source/config_reader.h"
 #include "source/convert.h"
+#include "source/generation_config.h"
 #include "source/gptq_labels.h"
 #include "source/packed_layouts.h"
 #include "source/text_model.h"
@@ -65,7 +65,7 @@ class SafetensorsSource : public ModelSource {
       throw FormatError(fmt::format(
           "{}: expected a config.json beside the weights, found none; copy it from the model's repository", folder_));
     }
-    json config = read_json_object(config_path);
+    json config = read_json_object(config_path, warnings_);
     const bool wrapped = unwrap_text_config(config, config_path, warnings_);
     family_ = &find_family(config, config_path);
     config_ = read_model_config(config, *family_, config_path);
@@ -73,11 +73,11 @@ class SafetensorsSource : public ModelSource {
       // Other engines have other defaults for a text model of its own.
       for (const auto& [key, value] : family_->defaults) config.emplace(key, value);
     }
-    packed_ = read_packed_config(config, config_path, folder_);
+    packed_ = read_packed_config(config, config_path, folder_, warnings_);
     format_ = packed_.layout != nullptr ? packed_.layout->format : "safetensors";
     config_json_ = std::make_shared<json>(std::move(config));
-    read_generation_config();
-    warn_of_ids();
+    read_generation_config(*model_folder_, folder_, config_, warnings_);
+    warn_of_ids(folder_, config_);
     open_files(folder);
     collect(wrapped);
     settle_labels();
@@ -94,7 +94,12 @@ class SafetensorsSource : public ModelSource {
 
   OwnedTensor load_stored(const std::string& name) const override {
     const Entry& e = get(name);
-    if (!e.plain()) return checked(e, [&] { return to_f16(name, e.shape, load(name, 0, -1)); });
+    if (!e.plain())
+      return checked(e, [&] {
+        OwnedTensor half = to_f16(e.file->path() + ": tensor " + escaped(name), e.shape, load(name, 0, -1));
+        half.name = name;
+        return half;
+      });
     if (e.main->dtype != DType::kF32 && e.main->dtype != DType::kF16 && e.main->dtype != DType::kBF16) {
       throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", e.file->path(),
                                          escaped(name), dtype_name(e.main->dtype)));
@@ -304,40 +309,6 @@ class SafetensorsSource : public ModelSource {
   }
   bool has_q_scale(const Entry& e) const { return format_ == "native" && e.packed.channels != nullptr; }
 
-  void read_generation_config() {
-    const std::string path = (fs::path(folder_) / "generation_config.json").string();
-    if (model_folder_->folder().status("generation_config.json").kind == FileKind::kNone) return;
-    const json j = read_json_object(path);
-    auto& ids = config_.eos_token_ids;
-    std::unordered_set<int32_t> known(ids.begin(), ids.end());
-    for (const int64_t id : ConfigReader(j, path).find_ints("eos_token_id", -1, kLargestSize)) {
-      const auto token = static_cast<int32_t>(id);
-      if (token >= 0 && known.insert(token).second) ids.push_back(token);
-    }
-  }
-
-  // Ids that no row of the embedding has: a generation would never meet them.
-  void warn_of_ids() {
-    std::vector<int32_t> beyond;
-    for (const int32_t id : config_.eos_token_ids) {
-      if (id >= config_.vocab_size) beyond.push_back(id);
-    }
-    const std::string place = fmt::format("vocab_size {}", config_.vocab_size);
-    if (!beyond.empty()) {
-      const bool all = beyond.size() == config_.eos_token_ids.size();
-      config_.warnings.push_back(
-          fmt::format("{}: eos_token_id {} of config.json or generation_config.json is beyond {}: no token has it{}; "
-                      "correct the files",
-                      folder_, fmt::join(beyond, ", "), place, all ? ", and no text would end" : ""));
-    }
-    if (config_.bos_token_id >= config_.vocab_size) {
-      config_.warnings.push_back(
-          fmt::format("{}: bos_token_id {} of config.json is beyond {}: no token has it; correct "
-                      "the file",
-                      folder_, config_.bos_token_id, place));
-    }
-  }
-
   void open_files(bool folder) {
     if (!folder) {
       files_.push_back(std::make_unique<SafetensorsFile>(path_));  // named by the user, who may name a link
@@ -355,44 +326,6 @@ class SafetensorsSource : public ModelSource {
     index_ = std::move(chosen.index);
     placed_ = std::move(chosen.placed);
     warnings_.insert(warnings_.end(), chosen.warnings.begin(), chosen.warnings.end());
-  }
-
-  // Where the index and its shards disagree: what is stored is read, and the user is told.
-  void compare_with_index() {
-    if (index_.empty()) return;
-    std::unordered_set<std::string_view> stored;
-    std::vector<std::string> unlisted;
-    std::vector<std::string> elsewhere;
-    for (const auto& file : files_) {
-      const std::string name = fs::path(file->path()).filename().string();
-      for (const TensorView& view : file->tensors()) {
-        stored.insert(view.name);
-        const auto it = placed_.find(view.name);
-        if (it == placed_.end()) {
-          unlisted.push_back(view.name);
-        } else if (it->second != name && !holds(it->second, view.name)) {
-          elsewhere.push_back(view.name);
-        }
-      }
-    }
-    std::vector<std::string> phantoms;
-    for (const auto& [name, file] : placed_) {
-      if (stored.count(name) == 0) phantoms.push_back(name);
-    }
-    const auto tell = [&](const std::vector<std::string>& names, const char* what) {
-      if (names.empty()) return;
-      warnings_.push_back(fmt::format("{}: {} {} {}, the first: {}", (fs::path(folder_) / index_).string(),
-                                      names.size(), names.size() == 1 ? "tensor" : "tensors", what,
-                                      escaped(names.front())));
-    };
-    tell(phantoms, "listed there, but in no shard; harmless unless the model needs them");
-    tell(unlisted, "of its shards not listed there, but read all the same");
-    tell(elsewhere, "in another shard than it says, and read from there");
-  }
-  bool holds(const std::string& file_name, const std::string& tensor) const {
-    return std::any_of(files_.begin(), files_.end(), [&](const auto& file) {
-      return fs::path(file->path()).filename() == file_name && file->find(tensor) != nullptr;
-    });
   }
 
   // The same tensor in two files, or under two names: harmless where it is the same indeed.
@@ -442,7 +375,7 @@ class SafetensorsSource : public ModelSource {
       warnings_.push_back(fmt::format("{}: {} {} stored twice with the same values, the first: {}", path_, duplicates_,
                                       duplicates_ == 1 ? "tensor is" : "tensors are", first_duplicate_));
     }
-    compare_with_index();
+    if (!index_.empty()) compare_with_index((fs::path(folder_) / index_).string(), placed_, files_, warnings_);
     for (const auto& [name, e] : raw) {
       if (is_codes(name, e, raw)) {
         add_packed(name, e, raw);

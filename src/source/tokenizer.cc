@@ -4,7 +4,6 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <iterator>
 #include <limits>
@@ -16,6 +15,7 @@
 #include "core/model_file.h"
 #include "formats/foreign_file.h"
 #include "formats/text.h"
+#include "source/added_tokens.h"
 #include "source/gguf_pre_tokenizers.h"
 #include "source/sentencepiece_model.h"
 #include "source/text.h"
@@ -55,103 +55,6 @@ std::string special_token(const Json& json, const char* key, const std::string& 
                                 it->type_name()));
 }
 
-std::optional<bool> flag(const Json& json, const char* key, const std::string& file) {
-  const auto it = json.find(key);
-  if (it == json.end() || it->is_null()) return std::nullopt;
-  if (!it->is_boolean())
-    throw FormatError(fmt::format("{}: {}: expected true or false, found {}", file, key, it->type_name()));
-  return it->get<bool>();
-}
-
-struct AddedToken {
-  std::string content;
-  std::optional<int64_t> id;
-  std::string file;  // that states it
-  bool with_attributes = false;
-  bool single_word = false, lstrip = false, rstrip = false, normalized = false, special = false;
-};
-
-AddedToken with_attributes(const Json& json, const std::string& where) {
-  if (!json.is_object() || !json.contains("content") || !json["content"].is_string())
-    throw FormatError(
-        fmt::format("{}: expected an object with a string \"content\", found {}", where, json.type_name()));
-  AddedToken token{json["content"].get<std::string>()};
-  token.with_attributes = true;
-  token.special = flag(json, "special", where).value_or(false);
-  token.single_word = flag(json, "single_word", where).value_or(false);
-  token.lstrip = flag(json, "lstrip", where).value_or(false);
-  token.rstrip = flag(json, "rstrip", where).value_or(false);
-  token.normalized = flag(json, "normalized", where).value_or(!token.special);
-  return token;
-}
-
-int64_t token_id(const std::string& key, const std::string& where) {
-  int64_t id = -1;
-  const auto [end, code] = std::from_chars(key.data(), key.data() + key.size(), id);
-  if (code != std::errc() || end != key.data() + key.size() || id < 0 || id > std::numeric_limits<int32_t>::max())
-    throw FormatError(fmt::format("{}: {} is no token id", where, shown(key)));
-  return id;
-}
-
-// tokenizer_config.json's added_tokens_decoder, by id.
-std::vector<AddedToken> stated_tokens(const Json& config, const std::string& file) {
-  std::vector<AddedToken> tokens;
-  const auto it = config.find("added_tokens_decoder");
-  if (it == config.end() || it->is_null()) return tokens;
-  const std::string where = file + ": added_tokens_decoder";
-  if (!it->is_object()) throw FormatError(fmt::format("{}: expected an object, found {}", where, it->type_name()));
-  for (const auto& [key, value] : it->items()) {
-    AddedToken token = with_attributes(value, fmt::format("{}: token {}", where, shown(key)));
-    token.id = token_id(key, where);
-    token.file = file;
-    tokens.push_back(std::move(token));
-  }
-  std::sort(tokens.begin(), tokens.end(), [](const AddedToken& a, const AddedToken& b) { return *a.id < *b.id; });
-  return tokens;
-}
-
-// added_tokens.json, by id.
-void read_added_tokens(const std::string& text, const std::string& file, std::vector<AddedToken>& tokens) {
-  std::vector<AddedToken> found;
-  const Json json = parse_bounded_object(text, file);
-  for (const auto& [content, id] : json.items()) {
-    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > std::numeric_limits<int32_t>::max())
-      throw FormatError(fmt::format("{}: token {}: expected an id, found {}", file, shown(content), id.type_name()));
-    found.push_back({content, id.get<int64_t>(), file});
-  }
-  std::sort(found.begin(), found.end(), [](const AddedToken& a, const AddedToken& b) { return *a.id < *b.id; });
-  std::move(found.begin(), found.end(), std::back_inserter(tokens));
-}
-
-// The special tokens that a file names, by key.
-std::vector<AddedToken> named_tokens(const Json& json, const std::string& file) {
-  std::vector<AddedToken> tokens;
-  const auto add = [&](const Json& value, const std::string& key) {
-    if (value.is_null()) return;
-    AddedToken token;
-    if (value.is_string()) {
-      token.content = value.get<std::string>();
-    } else {
-      token = with_attributes(value, file + ": " + key);
-      // Attributes of a named token count only for a new one.
-      token.with_attributes = false;
-    }
-    token.special = true;
-    token.file = file;
-    tokens.push_back(std::move(token));
-  };
-  for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"})
-    if (const auto it = json.find(key); it != json.end()) add(*it, key);
-  for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
-    const auto it = json.find(key);
-    if (it == json.end() || it->is_null()) continue;
-    if (!it->is_array() && !it->is_object())
-      throw FormatError(fmt::format("{}: {}: expected a list of tokens, found {}", file, key, it->type_name()));
-    for (const auto& value : *it) add(value, key);
-  }
-  return tokens;
-}
-
 std::string dumped(const Json& json, const std::string& file) {
   try {
     return json.dump();
@@ -176,6 +79,14 @@ std::string chat_template_of(const Json& config, const std::string& file) {
     return {};
   }
   throw FormatError(fmt::format("{}: chat_template: expected a string or an array, found {}", file, it->type_name()));
+}
+
+bool is_gguf(const TokenizerFiles& files) {
+  return files.origin.starts_with("tokenizer.ggml");
+}
+
+std::string place_of(const TokenizerFiles& files, const std::string& folder) {
+  return folder + (is_gguf(files) ? ": " : "/") + files.origin;
 }
 
 }  // namespace
@@ -215,7 +126,7 @@ Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::strin
 }
 
 Tokenizer Tokenizer::from_files(const TokenizerFiles& files, const std::string& folder, int64_t model_vocab) {
-  Tokenizer t = from_json(files.tokenizer_json, folder + "/" + files.origin);
+  Tokenizer t = from_json(files.tokenizer_json, place_of(files, folder));
   t.warnings_ = files.warnings;
   const std::pair<const std::string*, std::string> texts[] = {
       {&files.tokenizer_json, files.origin},
@@ -226,10 +137,7 @@ Tokenizer Tokenizer::from_files(const TokenizerFiles& files, const std::string& 
       {&files.chat_template_json, "chat_template.json"}};
   for (const auto& [text, name] : texts) {
     if (!text->starts_with(kByteOrderMark)) continue;
-    t.warnings_.push_back(
-        fmt::format("{}/{}: begins with a byte order mark, which is left out; other programs refuse it: save it as "
-                    "UTF-8 without one",
-                    folder, name));
+    t.warnings_.push_back(byte_order_mark_warning(folder + "/" + name));
   }
   t.add_tokens(files, folder, model_vocab);
   t.read_settings(files, folder);
@@ -315,7 +223,7 @@ void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folde
       throw FormatError(fmt::format("{}: its tokens cannot be added: {}", config_file, tokenizer_c_last_error()));
     vocab_size_ = tokenizer_c_vocab_size(handle_->tokenizer);
   }
-  const std::string vocabulary = folder + "/" + files.origin;
+  const std::string vocabulary = place_of(files, folder);
   for (const AddedToken& token : stated) {
     const auto id = token_to_id(token.content);
     if (!id || *id == *token.id) continue;
@@ -334,10 +242,11 @@ void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folde
   const bool placeholder =
       tokens_in_all == model_vocab + 1 && token_to_id("<image_soft_token>") == static_cast<int32_t>(model_vocab);
   if (model_vocab > 0 && tokens_in_all > model_vocab && !placeholder)
-    throw FormatError(fmt::format(
-        "{}: {} has {} tokens, vocab_size is {}: the tokenizer belongs to another model, or tokens were added "
-        "to it without resizing the model's embedding; get both from one place",
-        folder, files.origin, tokens_in_all, model_vocab));
+    throw FormatError(
+        fmt::format("{}: {} has {} tokens, {} {}: the tokenizer belongs to another model, or tokens were added "
+                    "to it without resizing the model's embedding; get both from one place",
+                    folder, files.origin, tokens_in_all,
+                    is_gguf(files) ? "the rows of token_embd.weight are" : "vocab_size is", model_vocab));
 }
 
 int64_t Tokenizer::next_id() const {
@@ -407,9 +316,9 @@ void Tokenizer::read_settings(const TokenizerFiles& files, const std::string& fo
              !chat_template_.empty()) {
     chat_template_place_ = template_file;
   } else if (chat_template_ = chat_template_of(config, config_file); !chat_template_.empty()) {
-    const bool gguf = files.origin.starts_with("tokenizer.ggml");
-    chat_template_place_ = gguf ? folder + ": tokenizer.chat_template" : config_file + ": chat_template";
+    chat_template_place_ = is_gguf(files) ? folder + ": tokenizer.chat_template" : config_file + ": chat_template";
   }
+  if (chat_template_.empty() && is_gguf(files)) chat_template_place_ = folder + ": tokenizer.chat_template";
   if (chat_template_.starts_with(kByteOrderMark)) {
     chat_template_.erase(0, kByteOrderMark.size());
     warnings_.push_back(

@@ -144,6 +144,18 @@ std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>
   return merges;
 }
 
+// Of a vocabulary in which no two pieces join to a third.
+void refuse_long_pieces(const Vocabulary& v, const std::string& file) {
+  for (size_t i = 0; i < v.tokens.size(); ++i) {
+    if (v.types[i] != TokenType::kNormal || characters(v.tokens[i]) < 2) continue;
+    throw FormatError(fmt::format(
+        "{}: no two tokens of the vocabulary join to a third, so that token {} {} and all others of several "
+        "characters would never be used: the vocabulary is not the model's; get the tokenizer's files from "
+        "the model's publisher again",
+        file, i, shown(v.tokens[i])));
+  }
+}
+
 Json sentencepiece_normalizer(const SentencePieceRules& rules) {
   Json steps = Json::array();
   if (!rules.precompiled_charsmap.empty())
@@ -299,6 +311,7 @@ Json sentencepiece_json(Vocabulary& v, const SentencePieceRules& rules, const st
   }
   Json merges = Json::array();
   for (const auto& m : merges_by_score(v, rules.scores, file)) merges.push_back({m.left, m.right});
+  if (merges.empty()) refuse_long_pieces(v, file);
   json["model"] = {{"type", "BPE"},
                    {"dropout", nullptr},
                    {"unk_token", v.unk ? Json(v.tokens[static_cast<size_t>(*v.unk)]) : Json()},

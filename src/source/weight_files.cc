@@ -8,8 +8,9 @@
 #include <filesystem>
 #include <optional>
 #include <regex>
+#include <string_view>
+#include <unordered_set>
 
-#include "formats/safetensors.h"
 #include "formats/text.h"
 #include "source/convert.h"
 
@@ -62,7 +63,7 @@ std::optional<SafetensorsIndex> whole_index(const std::string& folder, const std
                                             std::vector<std::string>& warnings, std::string& note) {
   const std::string path = (std::filesystem::path(folder) / name).string();
   try {
-    SafetensorsIndex index = read_index(path);
+    SafetensorsIndex index = read_index(path, &warnings);
     require_shards(index, path);
     const auto files = index.files();
     if (single && std::find(files.begin(), files.end(), "model.safetensors") == files.end()) {
@@ -182,6 +183,42 @@ std::vector<std::string> weights_without_index(const std::string& folder, const 
                     folder, fmt::join(set, ", "), kAdvice));
   }
   return set;
+}
+
+void compare_with_index(const std::string& path, const std::map<std::string, std::string>& placed,
+                        std::span<const std::unique_ptr<SafetensorsFile>> files, std::vector<std::string>& warnings) {
+  const auto holds = [&](const std::string& file_name, const std::string& tensor) {
+    return std::any_of(files.begin(), files.end(), [&](const auto& file) {
+      return std::filesystem::path(file->path()).filename() == file_name && file->find(tensor) != nullptr;
+    });
+  };
+  std::unordered_set<std::string_view> stored;
+  std::vector<std::string> unlisted;
+  std::vector<std::string> elsewhere;
+  for (const auto& file : files) {
+    const std::string name = std::filesystem::path(file->path()).filename().string();
+    for (const TensorView& view : file->tensors()) {
+      stored.insert(view.name);
+      const auto it = placed.find(view.name);
+      if (it == placed.end()) {
+        unlisted.push_back(view.name);
+      } else if (it->second != name && !holds(it->second, view.name)) {
+        elsewhere.push_back(view.name);
+      }
+    }
+  }
+  std::vector<std::string> phantoms;
+  for (const auto& [name, file] : placed) {
+    if (stored.count(name) == 0) phantoms.push_back(name);
+  }
+  const auto tell = [&](const std::vector<std::string>& names, const char* what) {
+    if (names.empty()) return;
+    warnings.push_back(fmt::format("{}: {} {} {}, the first: {}", path, names.size(),
+                                   names.size() == 1 ? "tensor" : "tensors", what, escaped(names.front())));
+  };
+  tell(phantoms, "listed there, but in no shard; harmless unless the model needs them");
+  tell(unlisted, "of its shards not listed there, but read all the same");
+  tell(elsewhere, "in another shard than it says, and read from there");
 }
 
 }  // namespace metal_marlin

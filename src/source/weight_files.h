@@ -2,8 +2,12 @@
 #pragma once
 
 #include <map>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
+
+#include "formats/safetensors.h"
 
 namespace metal_marlin {
 
@@ -30,5 +34,10 @@ int shards_by_name(const std::string& name);
 // would mix copies, adapters or half a download into one model: FormatError that names what is missing or what there
 // is, and what to do.
 std::vector<std::string> weights_without_index(const std::string& folder, const std::vector<std::string>& names);
+
+// Adds to `warnings` where the index at `path` and its shards disagree: what is stored is read, and the user is told.
+// `placed`: the index's tensor -> file.
+void compare_with_index(const std::string& path, const std::map<std::string, std::string>& placed,
+                        std::span<const std::unique_ptr<SafetensorsFile>> files, std::vector<std::string>& warnings);
 
 }  // namespace metal_marlin

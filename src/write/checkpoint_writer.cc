@@ -44,6 +44,7 @@ struct Item {
   std::string name;
   enum class Kind : uint8_t { kKept, kChanged, kQuantized } kind = Kind::kKept;
   DType from = DType::kF16;
+  bool made = false;  // stored as codes or blocks, of which floats are made
   const QuantizedLinear* linear = nullptr;
   std::vector<TensorInfo> tensors;  // full names
 
@@ -231,6 +232,8 @@ std::vector<Item> CheckpointWriter::Job::items() {
       ++found;
     } else {
       item.from = delivered_type(tensor);
+      const std::optional<DType> stored = dtype_from_name(tensor.stored_as);
+      item.made = !stored || !is_float(*stored);
       if (const auto c = changed.find(tensor.name); c != changed.end()) {
         item.kind = Item::Kind::kChanged;
         item.from = c->second;
@@ -398,9 +401,12 @@ void CheckpointWriter::Job::write_floats(const Item& item, const TensorView& vie
 void CheckpointWriter::Job::write_kept(const Item& item, SafetensorsWriter& file) {
   const TensorInfo& target = item.tensors.front();
   F16Conversion conversion;
-  const bool whole = item.kind == Item::Kind::kChanged || target.shape.size() != 2 || !is_float(target.dtype) ||
-                     target.bytes() <= plan.whole_bytes;
-  if (whole) {
+  const bool small = target.shape.size() != 2 || !is_float(target.dtype) || target.bytes() <= plan.whole_bytes;
+  if (item.made && target.dtype == DType::kF16 && small) {
+    // As floats, because load_stored does not say what is lost in float16.
+    const Matrix values = source.load(item.name);
+    write_floats(item, {item.name, DType::kF32, target.shape, std::as_bytes(values.values())}, file, conversion);
+  } else if (item.kind == Item::Kind::kChanged || small) {
     const OwnedTensor tensor =
         item.kind == Item::Kind::kChanged ? provider.changed(item.name) : source.load_stored(item.name);
     if (elements_of(tensor.shape) != elements_of(target.shape) ||

@@ -150,12 +150,15 @@ TEST(TextGenerator, RefusesWhatDoesNotFit) {
   MachineOptions machine;
   machine.precision = "f8";
   EXPECT_THROW(TextGenerator(tiny_model("llama"), machine), ArgumentError);
+  MachineOptions bytes;
+  bytes.memory_bytes = 4;
+  EXPECT_THROW(TextGenerator(tiny_model("llama"), bytes), ArgumentError);
   EXPECT_THROW(TextGenerator("/nonexistent/model"), SystemError);
 }
 
 TEST(TextGenerator, ReadsAModelThatDoesNotFitInMemory) {
   MachineOptions machine;
-  machine.memory_bytes = 1;
+  machine.memory_bytes = 1'000'000;
   TextGenerator small(tiny_model("qwen3"), machine);
   TextGenerator usual(tiny_model("qwen3"));
   EXPECT_EQ(small.generate("the", greedy(8)), usual.generate("the", greedy(8)));

@@ -125,9 +125,15 @@ TEST_F(CalibrateModelTest, StatisticsAreThoseOfTransformersInputs) {
 }
 
 TEST_F(CalibrateModelTest, WithoutGramOrSpilledTheRestIsTheSame) {
+  const std::string words = read_text_file(path("text.txt"));
+  std::ofstream text(folder_ / "long.txt");
+  for (int i = 0; i < 60; ++i) text << words;
+  text.close();
+  options_.calibration = {path("long.txt")};
+  options_.samples = 120;
   calibrate_model(path("model"), path("a.npz"), options_, machine_, true, false);
   calibrate_model(path("model"), path("b.npz"), options_, machine_, false, false);
-  machine_.memory_bytes = 12'000;  // less than thrice the states: they go to a scratch file
+  machine_.memory_bytes = 1'000'000;  // less than thrice the states: they go to a scratch file
   calibrate_model(path("model"), path("c.npz"), options_, machine_, true, false);
   EXPECT_EQ(read_text_file(path("a.npz")), read_text_file(path("c.npz")));
   const NpzFile a(path("a.npz"));
@@ -139,6 +145,17 @@ TEST_F(CalibrateModelTest, WithoutGramOrSpilledTheRestIsTheSame) {
     const OwnedTensor right = b.load(name);
     ASSERT_EQ(left.bytes.size(), right.bytes.size());
     EXPECT_EQ(std::memcmp(left.bytes.data(), right.bytes.data(), left.bytes.size()), 0) << name;
+  }
+}
+
+TEST_F(CalibrateModelTest, ABudgetOfAFewBytesWasMeantInAnotherUnit) {
+  machine_.memory_bytes = 4;
+  try {
+    calibrate_model(path("model"), path("a.npz"), options_, machine_, true, false);
+    ADD_FAILURE() << "accepted";
+  } catch (const ArgumentError& e) {
+    EXPECT_NE(std::string(e.what()).find("found 4; did you mean 4 GB, which is 4000000000 bytes?"), std::string::npos)
+        << e.what();
   }
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <metal_marlin/convert.h>
 #include <metal_marlin/error.h>
+#include <metal_marlin/quantize.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -207,6 +208,39 @@ TEST(Convert, MarlinThereAndBackIsTheIdentity) {
   }
 }
 
+// Into the format that it has: what reading mends stays mended.
+TEST(Convert, IntoItsOwnFormatIsACleanRewrite) {
+  const TemporaryFolder folder;
+  QuantizeOptions options;
+  options.method = "rtn";
+  options.formats = {"native", "awq", "gptq", "gptq_v2"};
+  options.scheme = "sym";
+  options.group_size = "8";
+  options.evaluation.text = "none";
+  quantize_model(std::string(TEST_DATA) + "/models/llama", folder.path("q"), options);
+  for (const std::string& format : options.formats) {
+    SCOPED_TRACE(format);
+    const fs::path made = fs::path(folder.path("q")) / format;
+    const fs::path out = folder.path("again-" + format);
+    const json report = json::parse(convert_model(made.string(), out.string(), {.to = format}).report_json);
+    EXPECT_EQ(report["from"], format);
+    EXPECT_EQ(report["to"], format);
+    const std::string weights =
+        format == "awq" && fs::exists(made / "model.awq.safetensors") ? "model.awq.safetensors" : "model.safetensors";
+    EXPECT_EQ(read_text_file((out / weights).string()), read_text_file((made / weights).string()));
+  }
+  // The label is wrong, and the rewritten one right.
+  const fs::path wrong = folder.path("wrong");
+  fs::copy(fs::path(folder.path("q")) / "gptq", wrong);
+  json config = json::parse(read_text_file((wrong / "config.json").string()));
+  for (const char* key : {"checkpoint_format", "format"}) config["quantization_config"][key] = "gptq_v2";
+  write_text_file((wrong / "config.json").string(), config.dump());
+  convert_model(wrong.string(), folder.path("cured"), {.to = "gptq"});
+  const auto cured = ModelSource::open(folder.path("cured"));
+  EXPECT_EQ(cured->format(), "gptq");
+  EXPECT_TRUE(cured->warnings().empty()) << cured->warnings().front();
+}
+
 TEST(Convert, BetweenGptqVersionsEverythingElseStays) {
   TemporaryFolder folder;
   Model model({16, 24, 8}, 8, true, 1);
@@ -402,7 +436,6 @@ TEST(ConvertRefuses, SourcesAndTargetsThatMakeNoSense) {
   Model model({16, 24, 8}, 8, true, 1);
   model.write(folder, "awq");
   expect_refused<UnsupportedError>(folder, "floats", "awq", {"quantized checkpoint", "safetensors", "quantize"});
-  expect_refused<UnsupportedError>(folder, "awq", "awq", {"already"});
   expect_refused<ArgumentError>(folder, "awq", "gguf", {"gguf", "native"});
   EXPECT_THROW(convert(folder.path("awq"), folder.path("awq"), "native", true), ArgumentError);
   EXPECT_THROW(convert(folder.path("awq"), "", "native"), ArgumentError);

@@ -228,7 +228,17 @@ TEST_F(QuantizeModelTest, SpilledStatesGiveTheSameBytes) {
   quantize_model(model("llama"), out("spilled"), o);
   EXPECT_EQ(files(out("memory")), files(out("spilled")));
   o.machine.memory_bytes = 1 << 20;
-  EXPECT_THROW(quantize_model(model("llama"), out("none"), o), SystemError);
+  bool weights_read = false;
+  Observer observer;
+  observer.on_progress = [&](const Progress& p) {
+    weights_read = weights_read || p.stage == "check";
+    return true;
+  };
+  EXPECT_THROW(quantize_model(model("llama"), out("none"), o, observer), SystemError);
+  EXPECT_FALSE(weights_read);  // a budget that is too small is refused first
+  o.machine.memory_bytes = 512;
+  EXPECT_THROW(quantize_model(model("llama"), out("none"), o), ArgumentError);
+  EXPECT_THROW(plan_quantization(model("llama"), out("none"), o), ArgumentError);
 }
 
 TEST_F(QuantizeModelTest, AFinishedRunIsNotDoneAgainAndNotMixedWithAnother) {

@@ -236,16 +236,69 @@ TEST(ChatTemplate, MethodsAndFiltersAreThoseOfPythonAndJinja) {
     if (const size_t at = expected.find("\\n"); at != std::string::npos) expected.replace(at, 2, "\n");
     EXPECT_EQ(ChatTemplate("{{ " + std::string(expression) + " }}", kTokens).apply(kHello, false), expected);
   }
+  const std::pair<const char*, const char*> more[] = {
+      {"range(2, 9, 3).start ~ range(2, 9, 3).stop ~ range(2, 9, 3).step", "293"},
+      {"lipsum is defined ~ cycler is defined", "TrueTrue"},
+      {"{'real': 1}.real ~ {'items': 2}['items'] ~ [5][0] ~ 'abc'[-1]", "125c"},
+  };
+  for (const auto& [expression, value] : more) {
+    SCOPED_TRACE(expression);
+    EXPECT_EQ(ChatTemplate("{{ " + std::string(expression) + " }}", kTokens).apply(kHello, false), value);
+  }
   // What is missing is named; what changes a value is refused, as in transformers' sandbox.
   for (const auto& [expression, name] :
        {std::pair("'a'.encode()", "encode"), std::pair("'a'|urlize", "urlize"), std::pair("[1]|random", "random"),
-        std::pair("[1].append(2)", "append"), std::pair("{}.update({})", "update")}) {
+        std::pair("[1].append(2)", "append"), std::pair("{}.update({})", "update"),
+        // Names and attributes that jinja2 has: an empty text would be wrong.
+        std::pair("self", "self"), std::pair("self.title", "self"), std::pair("lipsum", "lipsum"),
+        std::pair("lipsum()", "lipsum"), std::pair("'a' ~ lipsum", "lipsum"), std::pair("[cycler]", "function"),
+        std::pair("cycler", "function"), std::pair("joiner", "function"), std::pair("(2).real", "real"),
+        std::pair("2.5.imag", "imag"), std::pair("true.numerator", "numerator"), std::pair("(2)['real']", "real"),
+        std::pair("messages|length|attr('real')", "real"), std::pair("'abc'['upper']", "upper"),
+        std::pair("(1, 2).count", "count"), std::pair("range", "function"), std::pair("namespace", "function"),
+        std::pair("raise_exception", "function"), std::pair("debug()", "debug")}) {
     try {
       ChatTemplate("{{ " + std::string(expression) + " }}", kTokens).apply(kHello, false);
       ADD_FAILURE() << expression;
     } catch (const Error& e) {
       EXPECT_NE(std::string(e.what()).find(name), std::string::npos) << e.what();
     }
+  }
+}
+
+TEST(ChatTemplate, NamesWithinMacrosAndLoopsThatAreMissingAreNamed) {
+  for (const auto& [source, name] :
+       {std::pair("{% macro m(a) %}{{ varargs }}{% endmacro %}{{ m(1) }}", "varargs"),
+        std::pair("{% macro m(a) %}{% for x in kwargs %}{{ x }}{% endfor %}{% endmacro %}{{ m(1) }}", "kwargs"),
+        std::pair("{% macro m(a) %}{% endmacro %}{{ m.catch_kwargs }}", "catch_kwargs"),
+        std::pair("{% for x in [1] %}{{ loop.cycle }}{% endfor %}", "cycle")}) {
+    SCOPED_TRACE(source);
+    try {
+      const std::string text = ChatTemplate(source, kTokens).apply(kHello, false);
+      ADD_FAILURE() << "accepted: " << text;
+    } catch (const ArgumentError& e) {
+      EXPECT_NE(std::string(e.what()).find(name + std::string(" ")), std::string::npos) << e.what();
+    }
+  }
+  // Where the template gives them itself, they count.
+  EXPECT_EQ(
+      ChatTemplate("{% macro m(kwargs) %}{% set varargs = 2 %}{{ kwargs ~ varargs }}{% endmacro %}{{ m(1) }}", kTokens)
+          .apply(kHello, false),
+      "12");
+  EXPECT_EQ(ChatTemplate("{% set lipsum = 3 %}{{ lipsum }}{{ kwargs }}", kTokens).apply(kHello, false), "3");
+  EXPECT_EQ(ChatTemplate("{% block b %}x{% endblock %}{{ self.b() }}", kTokens).apply(kHello, false), "xx");
+}
+
+TEST(ChatTemplate, ARefusalIsTheTemplatesOwnMessage) {
+  const std::string source =
+      "{% macro no(m) %}{{ raise_exception('no ' ~ m.role) }}{% endmacro %}"
+      "{% for m in messages %}{{ no(m) }}{% endfor %}";
+  try {
+    ChatTemplate(source, kTokens, "model/chat_template.jinja")
+        .apply(Json::array({{{"role", "system"}, {"content", ""}}}), false);
+    ADD_FAILURE() << "accepted";
+  } catch (const ArgumentError& e) {
+    EXPECT_STREQ(e.what(), "model/chat_template.jinja: the chat template refuses this conversation: no system");
   }
 }
 

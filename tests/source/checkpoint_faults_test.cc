@@ -7,7 +7,9 @@
 #include "pack/awq_gemm.h"
 #include "pack/gptq.h"
 #include "pack/native.h"
+#include "source/gptq_labels.h"
 #include "source/models.h"
+#include "source/packed_layouts.h"
 
 namespace metal_marlin {
 namespace {
@@ -214,6 +216,33 @@ TEST(GptqLabels, TheWrongVersionIsReadRightlyAndSaid) {
   EXPECT_TRUE(warns(*source, {"off by one"}));
 }
 
+// What people edit may begin with a byte order mark, whichever of the files it is.
+TEST(Files, LoseTheirByteOrderMark) {
+  const std::string mark = "\xEF\xBB\xBF";
+  TemporaryFolder folder;
+  const Packed made("awq");
+  folder.write("config.json", mark + made.config.dump());
+  folder.write("generation_config.json", mark + R"({"eos_token_id": 2})");
+  write(folder, made.tensors, "model-00001-of-00001.safetensors");
+  json index = {{"metadata", json::object()}, {"weight_map", json::object()}};
+  for (const OwnedTensor& t : made.tensors) index["weight_map"][t.name] = "model-00001-of-00001.safetensors";
+  folder.write("model.safetensors.index.json", mark + index.dump());
+  const auto source = ModelSource::open(folder.path(""));
+  source->check();
+  made.expect_values(*source);
+  for (const char* name : {"config.json", "generation_config.json", "model.safetensors.index.json"})
+    EXPECT_TRUE(warns(*source, {std::string(name) + ": begins with a byte order mark, which is left out"})) << name;
+  // Settings in the file of older tools.
+  json plain = made.config;
+  const json settings = plain["quantization_config"];
+  plain.erase("quantization_config");
+  folder.write("config.json", plain.dump());
+  folder.write("quant_config.json", mark + settings.dump());
+  const auto older = ModelSource::open(folder.path(""));
+  made.expect_values(*older);
+  EXPECT_TRUE(warns(*older, {"quant_config.json: begins with a byte order mark"}));
+}
+
 // Codes of modules that the config says are left in floats, and the other way round.
 TEST(GptqLabels, ModulesThatTheConfigLeavesOutAreSaid) {
   const auto head_of = [](Packed& made, const std::string& layout) {
@@ -259,12 +288,66 @@ TEST(GptqLabels, RightLabelsAreNotTouched) {
     EXPECT_EQ(source->format(), layout);
     EXPECT_TRUE(source->warnings().empty()) << source->warnings().front();
   }
-  // Not symmetric: a zero of 9 everywhere is what it is.
-  Packed nine("gptq", 9);
-  nine.settings()["sym"] = false;
-  const auto source = nine.open(folder);
-  nine.expect_values(*source);
+  // Not symmetric: a zero of 11 everywhere is what it is.
+  Packed eleven("gptq", 11);
+  eleven.settings()["sym"] = false;
+  const auto source = eleven.open(folder);
+  eleven.expect_values(*source);
   EXPECT_TRUE(source->warnings().empty());
+}
+
+// Without sym: true the config counts, but zeros that would be the middle in the other version are said.
+TEST(GptqLabels, ZerosThatTheOtherVersionReadsAsTheMiddleAreSaid) {
+  TemporaryFolder folder;
+  Packed nine("gptq", 9);  // stored as 8
+  nine.settings()["sym"] = false;
+  auto source = nine.open(folder);
+  nine.expect_values(*source);
+  EXPECT_EQ(source->format(), "gptq");
+  EXPECT_TRUE(warns(*source, {"sym: false", "stored as 8", "gptq reads as 9", "gptq_v2 as 8, the middle"}));
+  Packed seven("gptq_v2", 7);
+  seven.settings()["sym"] = false;
+  source = seven.open(folder);
+  seven.expect_values(*source);
+  EXPECT_TRUE(warns(*source, {"sym: false", "stored as 7", "gptq_v2 reads as 7", "gptq as 8, the middle"}));
+}
+
+TEST(GptqLabels, ALayoutWithoutZerosUnderAnAsymmetricLabelIsSaid) {
+  TemporaryFolder folder;
+  json config = small_config();
+  config["hidden_size"] = 64;
+  for (const auto& [key, value] : {std::pair{"sym", false}, std::pair{"zero_point", true}}) {
+    PackedConfig packed;
+    json settings = {{"quant_method", "marlin"}, {"bits", 4}, {"group_size", 128}};
+    settings[key] = value;
+    config["quantization_config"] = settings;
+    std::vector<std::string> warnings;
+    packed = read_packed_config(config, "config.json", folder.path(""), warnings);
+    const auto found = settle_labels(packed, config, {}, "model");
+    ASSERT_EQ(found.size(), 1u) << key;
+    EXPECT_NE(found[0].find("Marlin's layout has no zeros"), std::string::npos) << found[0];
+    EXPECT_NE(found[0].find(key), std::string::npos) << found[0];
+  }
+}
+
+TEST(GptqLabels, NativeZerosUnderASymmetricLabelAreSaid) {
+  TemporaryFolder folder;
+  json config = small_config();
+  config["quantization_config"] = {
+      {"quant_method", "metal_marlin"}, {"bits", 4}, {"group_size", 8}, {"zero_point", false}};
+  std::vector<std::string> warnings;
+  PackedConfig packed = read_packed_config(config, "config.json", folder.path(""), warnings);
+  for (const float zero : {0.0F, 3.0F}) {
+    std::vector<uint16_t> bits(4, f32_to_f16(zero));
+    const TensorView zeros{"zeros", DType::kF16, {1, 4}, std::as_bytes(std::span(bits))};
+    PackedLinear linear;
+    linear.zeros = &zeros;
+    const auto found = settle_labels(packed, config, {{"file: up_proj", "up_proj", &linear}}, "model");
+    ASSERT_EQ(found.size(), zero == 0 ? 0u : 1u);
+    if (zero != 0) {
+      EXPECT_NE(found[0].find("zero_point: false"), std::string::npos) << found[0];
+    }
+  }
 }
 
 TEST(GptqLabels, SymmetricByNameOnlyIsSaid) {

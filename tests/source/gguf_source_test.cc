@@ -190,7 +190,7 @@ TEST(GgufSource, ValuesBeyondF16AreCounted) {
   HandMade model;
   model.scale = 5000;  // codes 14 and 15 exceed 65504: 2 of 16 codes, 4 of the 32 columns of every row
   const auto source = model.open(folder);
-  check_error(expect<NumericError>({"v_proj.weight", "64 of 512", "69999"}),
+  check_error(expect<NumericError>({"model.gguf: tensor blk.0.attn_v.weight", "64 of 512", "69999"}),
               [&] { source->load_stored("model.layers.0.self_attn.v_proj.weight"); });
 }
 
@@ -301,12 +301,12 @@ INSTANTIATE_TEST_SUITE_P(
         pair("heads_beyond_hidden", "llama.attention.head_count", H::u32(64),
              expect<FormatError>({"dimensions per head"})),
         pair("kv_heads_do_not_divide", "llama.attention.head_count_kv", H::u32(3),
-             expect<FormatError>({"num_key_value_heads"})),
-        pair("layers_too_many", "llama.block_count", H::u32(2000000000), expect<FormatError>({"num_hidden_layers"})),
-        pair("layers_more_than_there_are", "llama.block_count", H::u32(2),
-             expect<FormatError>({"model.layers.1.", "missing"})),
-        pair("eps_nan", "llama.attention.layer_norm_rms_epsilon", H::f32(NAN), expect<FormatError>({"rms_norm_eps"})),
-        pair("theta_infinite", "llama.rope.freq_base", H::f32(INFINITY), expect<FormatError>({"rope_theta"})),
+             expect<FormatError>({"llama.attention.head_count_kv"})),
+        pair("layers_too_many", "llama.block_count", H::u32(2000000000), expect<FormatError>({"llama.block_count"})),
+        pair("layers_more_than_there_are", "llama.block_count", H::u32(2), expect<FormatError>({"blk.1.", "missing"})),
+        pair("eps_nan", "llama.attention.layer_norm_rms_epsilon", H::f32(NAN),
+             expect<FormatError>({"llama.attention.layer_norm_rms_epsilon"})),
+        pair("theta_infinite", "llama.rope.freq_base", H::f32(INFINITY), expect<FormatError>({"llama.rope.freq_base"})),
         pair("values_of_other_size", "llama.attention.value_length", H::u32(8),
              expect<UnsupportedError>({"keys of 16 and values of 8"})),
         pair("scaling_unknown", "llama.rope.scaling.type", H::text("ntk\x1b[31m"),
@@ -318,13 +318,13 @@ INSTANTIATE_TEST_SUITE_P(
                  m.pairs["llama.rope.scaling.type"] = H::text("linear");
                  m.pairs["llama.rope.scaling.factor"] = H::f32(NAN);
                },
-               expect<FormatError>({"rope_scaling.factor", "found nan"})},
+               expect<FormatError>({"llama.rope.scaling.factor", "found nan"})},
         Damage{"yarn_factor_negative",
                [](H& m) {
                  m.pairs["llama.rope.scaling.type"] = H::text("yarn");
                  m.pairs["llama.rope.scaling.factor"] = H::f32(-2);
                },
-               expect<FormatError>({"rope_scaling.factor", "found -2"})},
+               expect<FormatError>({"llama.rope.scaling.factor", "found -2"})},
         Damage{"rope_factors_nan",
                [](H& m) {
                  m.tensors.push_back({"rope_freqs.weight", {0, 0}});
@@ -336,7 +336,7 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"lora_tensors", [](H& m) { m.tensors.push_back({"blk.0.attn_q.weight.lora_a", {2, 0}}); },
                expect<FormatError>({"lora_a", "merge"})},
         Damage{"norm_with_a_bias", [](H& m) { m.tensors.push_back({"blk.0.attn_norm.bias", {0, 0}}); },
-               expect<FormatError>({"input_layernorm.bias", "no bias"})},
+               expect<FormatError>({"blk.0.attn_norm.bias", "no bias"})},
         pair("scaling_without_factor", "llama.rope.scaling.type", H::text("linear"),
              expect<FormatError>({"rope.scaling.factor"})),
         Damage{"one_part_of_three",
@@ -346,18 +346,18 @@ INSTANTIATE_TEST_SUITE_P(
                },
                expect<UnsupportedError>({"3 parts", "--merge"})},
         lacking("embedding_missing", "token_embd.weight", {"token_embd.weight", "no such tensor"}),
-        lacking("linear_missing", "blk.0.ffn_up.weight", {"model.layers.0.mlp.up_proj.weight", "missing"}),
-        lacking("norm_missing", "blk.0.ffn_norm.weight", {"post_attention_layernorm", "missing"}),
+        lacking("linear_missing", "blk.0.ffn_up.weight", {"blk.0.ffn_up.weight", "missing"}),
+        lacking("norm_missing", "blk.0.ffn_norm.weight", {"blk.0.ffn_norm.weight", "missing"}),
         tensor("linear_too_short", "blk.0.ffn_up.weight", 31, 3,
-               expect<FormatError>({"up_proj", "[32, 32]", "[31, 32]"})),
+               expect<FormatError>({"blk.0.ffn_up.weight", "[32, 32]", "[31, 32]"})),
         tensor("heads_of_odd_size", "blk.0.attn_q.weight", 31, 3,
                expect<FormatError>({"blk.0.attn_q.weight", "2 heads", "[31, 32]"})),
         tensor("embedding_flat", "token_embd.weight", 0, 0,
                expect<FormatError>({"token_embd.weight", "two dimensions", "[32]"})),
         tensor("norm_of_two_dimensions", "output_norm.weight", 2, 0,
-               expect<FormatError>({"model.norm.weight", "[32]", "[2, 32]"})),
+               expect<FormatError>({"output_norm.weight", "[32]", "[2, 32]"})),
         Damage{"output_bias_alone", [](H& m) { m.tensors.push_back({"blk.0.attn_output.bias", {0, 0}}); },
-               expect<FormatError>({"o_proj.bias", "no bias"})},
+               expect<FormatError>({"blk.0.attn_output.bias", "no bias"})},
         Damage{"rope_factors_of_wrong_length", [](H& m) { m.tensors.push_back({"rope_freqs.weight", {0, 0}}); },
                expect<FormatError>({"rope_freqs.weight", "[8]", "[32]"})},
         Damage{"rope_factors_of_no_rule",
@@ -435,15 +435,53 @@ TEST(GgufSource, ScalesOfBlocksThatAreNotFinite) {
     model.data["token_embd.weight"] = rows;
     const auto source = model.open(folder);
     source->check();
-    check_error(expect<NumericError>({"model.gguf", "model.embed_tokens.weight", "row 2"}),
+    check_error(expect<NumericError>({"model.gguf", "token_embd.weight", "row 2"}),
                 [&] { source->check_finite("model.embed_tokens.weight"); });
     source->check_finite("model.layers.0.self_attn.q_proj.weight");
   }
   HandMade norm;
   for (int i = 0; i < 32; ++i) norm.data["output_norm.weight"] += little(i == 5 ? INFINITY : 1.0F);
   const auto source = norm.open(folder);
-  check_error(expect<NumericError>({"model.norm.weight", "element 5"}),
+  check_error(expect<NumericError>({"output_norm.weight", "element 5"}),
               [&] { source->check_finite("model.norm.weight"); });
+}
+
+// Who reads a message looks for the name in the file.
+TEST(GgufSource, MessagesNameTensorsAndKeysOfTheFile) {
+  const auto message = [](HandMade model, const std::function<void(const ModelSource&)>& use) {
+    TemporaryFolder folder;
+    try {
+      const auto source = model.open(folder);
+      use(*source);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  const auto expect_names = [](const std::string& text, const std::vector<std::string>& parts) {
+    for (const std::string& part : parts) EXPECT_NE(text.find(part), std::string::npos) << text;
+    for (const char* foreign : {"model.norm", "model.layers", "model.embed", "lm_head", "num_", "config.json"})
+      EXPECT_EQ(text.find(foreign), std::string::npos) << text;
+  };
+  const auto check = [](const ModelSource& s) { s.check(); };
+  HandMade nan;
+  for (int i = 0; i < 32; ++i) nan.data["output_norm.weight"] += little(i == 5 ? std::nanf("") : 1.0F);
+  expect_names(message(nan, [](const ModelSource& s) { s.check_finite("model.norm.weight"); }),
+               {"tensor output_norm.weight", "nan at element 5"});
+  HandMade lacking;
+  std::erase_if(lacking.tensors, [](const auto& t) { return t.first == "blk.0.ffn_norm.weight"; });
+  expect_names(message(lacking, check), {"tensor blk.0.ffn_norm.weight is missing"});
+  HandMade shape;
+  for (auto& [name, what] : shape.tensors) {
+    if (name == "blk.0.attn_v.weight") what.first = 8;
+  }
+  expect_names(message(shape, check), {"tensor blk.0.attn_v.weight: expected the shape"});
+  HandMade heads;
+  heads.pairs["llama.attention.head_count_kv"] = HandMade::u32(3);
+  expect_names(message(heads, check), {"llama.attention.head_count_kv"});
+  HandMade eps;
+  eps.pairs["llama.attention.layer_norm_rms_epsilon"] = HandMade::f32(-1);
+  expect_names(message(eps, check), {"llama.attention.layer_norm_rms_epsilon"});
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "source/gguf_pre_tokenizers.h"
 #include "source/tokenizer.h"
@@ -112,8 +113,12 @@ TEST(GgufTokenizer, EveryPreTokenizerCutsWithoutLoss) {
         s.model = "gpt2";
         s.pre = name;
         s.add_bos = false;
-        for (size_t i = 0; i < s.tokens.size(); ++i)
-          if (s.token_types[i] == 1 && s.tokens[i].size() > 1) s.token_types[i] = 5;  // as if it had none to merge to
+        // One merge will do: a token of two characters that are tokens too.
+        const std::set<std::string> known(s.tokens.begin(), s.tokens.end());
+        for (const std::string& token : s.tokens) {
+          if (token.size() != 2 || !known.contains(token.substr(0, 1)) || !known.contains(token.substr(1))) continue;
+          s.merges = {token.substr(0, 1) + " " + token.substr(1)};
+        }
         return s;
       }();
     const Tokenizer t = rebuilt(d);
@@ -187,16 +192,18 @@ TEST(GgufTokenizer, RefusesNamedCorruptions) {
       {"no tokens", "tokenizer.ggml.tokens", [](D& d) { d.tokens.clear(), d.token_types.clear(); }},
       {"no merges", "tokenizer.ggml.merges is missing", [](D& d) { d.merges.clear(); }},
       {"no types", "tokenizer.ggml.token_type is missing", [](D& d) { d.token_types.clear(); }},
-      {"end beyond the end", "ends a generation", [](D& d) { d.ends = {1'000'000}; }},
+      {"end beyond the end", "tokenizer.ggml.eot_token_id: the token 1000000 ends a generation",
+       [](D& d) { d.ends = {{"tokenizer.ggml.eot_token_id", 1'000'000}}; }},
       {"too few types", "token types", [](D& d) { d.token_types.pop_back(); }},
       {"type out of range", "type 7", [](D& d) { d.token_types[5] = 7; }},
       {"type zero", "type 0", [](D& d) { d.token_types[5] = 0; }},
       {"duplicate token", "twice", [](D& d) { d.tokens[9] = d.tokens[8]; }},
       {"token not UTF-8", "UTF-8", [](D& d) { d.tokens[9] = "\xC3"; }},
       {"surrogate", "UTF-8", [](D& d) { d.tokens[9] = "\xED\xA0\x80"; }},
-      {"bos beyond the end", "beginning-of-text", [](D& d) { d.bos = static_cast<int64_t>(d.tokens.size()); }},
+      {"bos beyond the end", "tokenizer.ggml.bos_token_id: the beginning-of-text",
+       [](D& d) { d.bos = static_cast<int64_t>(d.tokens.size()); }},
       {"negative eos", "end-of-text", [](D& d) { d.eos = -2; }},
-      {"huge pad", "padding", [](D& d) { d.pad = int64_t{1} << 40; }},
+      {"huge pad", "tokenizer.ggml.padding_token_id: the padding", [](D& d) { d.pad = int64_t{1} << 40; }},
       {"merge without a space", "expected two tokens", [](D& d) { d.merges[0] = "ab"; }},
       {"empty merge", "expected two tokens", [](D& d) { d.merges[0] = ""; }},
       {"merge with an empty part", "expected two tokens", [](D& d) { d.merges[0] = "a "; }},
@@ -254,7 +261,7 @@ TEST(GgufTokenizer, WarnsWhereTheCutsAreNotNamed) {
 TEST(GgufTokenizer, EveryIdThatTheFileNamesEnds) {
   GgufTokenizerData d = bpe();
   d.pre = "smollm";
-  d.ends = {7, -1, 7, 2, 9};
+  for (const int64_t id : {7, -1, 7, 2, 9}) d.ends.emplace_back("tokenizer.ggml.eog_token_ids", id);
   EXPECT_EQ(rebuilt(d).eos_ids(), (std::vector<int32_t>{2, 0, 7, 9}));
 }
 

@@ -154,9 +154,9 @@ TEST(GgufBiases, ZerosOnSingleLinearsAreLeftOut) {
 
 TEST(GgufBiases, OthersOnSingleLinearsAreRefusedByName) {
   TemporaryFolder folder;
-  for (const auto& [linear, lacks] : {std::pair{"attn_q", "self_attn.k_proj.bias"},
-                                      {"attn_output", "self_attn.k_proj.bias"},
-                                      {"ffn_down", "mlp.gate_proj.bias"}}) {
+  for (const auto& [linear, lacks] : {std::pair{"attn_q", "blk.0.attn_k.bias"},
+                                      {"attn_output", "blk.0.attn_k.bias"},
+                                      {"ffn_down", "blk.0.ffn_gate.bias"}}) {
     HandMade made;
     made.tensors.emplace_back(std::string("blk.0.") + linear + ".bias", std::pair<int64_t, uint32_t>{0, 0});
     const auto source = made.open(folder);

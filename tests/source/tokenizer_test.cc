@@ -383,6 +383,38 @@ TEST_F(Folder, ForeignFilesAreNamed) {
   EXPECT_NO_THROW(load());
 }
 
+// A vocabulary of tokens that nothing ever makes: each text would become single characters.
+TEST_F(Folder, RefusesLongTokensWithoutMerges) {
+  const auto file = [](const nlohmann::json& vocab, const nlohmann::json& merges) {
+    nlohmann::json model = {{"type", "BPE"}, {"unk_token", nullptr}, {"vocab", vocab}};
+    if (!merges.is_null()) model["merges"] = merges;
+    return nlohmann::json{{"version", "1.0"},
+                          {"added_tokens", nlohmann::json::array()},
+                          {"normalizer", nullptr},
+                          {"pre_tokenizer", nullptr},
+                          {"post_processor", nullptr},
+                          {"decoder", nullptr},
+                          {"model", model}}
+        .dump();
+  };
+  const nlohmann::json words = {{"a", 0}, {"b", 1}, {"ab", 2}, {"<s>", 3}};
+  put("tokenizer.json", file(words, nlohmann::json::array()));
+  try {
+    load();
+    ADD_FAILURE() << "accepted";
+  } catch (const FormatError& e) {
+    for (const char* part : {"tokenizer.json", "model.merges is empty", "\"ab\" (id 2)"})
+      EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+  }
+  put("tokenizer.json", file(words, nullptr));
+  EXPECT_THROW(load(), FormatError);
+  put("tokenizer.json", file(words, {"a b"}));
+  EXPECT_EQ(load().encode("ab", false), std::vector<int32_t>{2});
+  // Single characters need none; a special token is no part of the cutting.
+  put("tokenizer.json", file({{"a", 0}, {"b", 1}, {"\u00e9", 2}, {"<s>", 3}}, nlohmann::json::array()));
+  EXPECT_EQ(load().encode("ab", false), (std::vector<int32_t>{0, 1}));
+}
+
 TEST_F(Folder, FilesLoseTheirByteOrderMark) {
   put("tokenizer.json", byte_level().tokenizer_json);
   put("chat_template.jinja", "\xEF\xBB\xBF{{ 1 }}");

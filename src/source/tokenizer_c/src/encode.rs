@@ -3,6 +3,8 @@
 use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
+use serde::Deserialize;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, DecoderWrapper, Model, ModelWrapper, PostProcessorWrapper, TokenizerImpl};
 
@@ -28,6 +30,44 @@ fn limits(size: usize) -> Limits {
     Limits { live: (64 << 20) + 400 * size, total: (1 << 30) + 4000 * size as u64, seconds: 1.0 + 5e-6 * size as f64 }
 }
 
+#[derive(Deserialize)]
+struct File {
+    model: BpeModel,
+}
+#[derive(Deserialize)]
+struct BpeModel {
+    merges: Option<Vec<IgnoredAny>>,
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+}
+
+/// Without merges no token of several characters is ever made: every text would become single characters.
+fn check_merges(library: &Library, json: &[u8]) -> Result<(), Failure> {
+    let ModelWrapper::BPE(bpe) = library.get_model() else { return Ok(()) };
+    let stated = serde_json::from_slice::<File>(json)?.model;
+    if stated.merges.is_some_and(|list| !list.is_empty()) {
+        return Ok(());
+    }
+    let added = library.get_added_vocabulary().get_vocab();
+    let prefix = stated.continuing_subword_prefix.as_deref().unwrap_or_default();
+    let suffix = stated.end_of_word_suffix.as_deref().unwrap_or_default();
+    let long = |token: &str| {
+        // Special tokens and <0xXX> are made otherwise.
+        let marked =
+            (token.starts_with('<') && token.ends_with('>')) || (token.starts_with('[') && token.ends_with(']'));
+        let bare = token.strip_prefix(prefix).unwrap_or(token);
+        !marked && !added.contains_key(token) && bare.strip_suffix(suffix).unwrap_or(bare).chars().nth(1).is_some()
+    };
+    match bpe.get_vocab().into_iter().filter(|(token, _)| long(token)).min_by_key(|(_, id)| *id) {
+        None => Ok(()),
+        Some((token, id)) => Err(format!(
+            "model.merges is empty, but the vocabulary holds tokens of several characters, the first: {token:?} (id \
+             {id}), and no text would ever be cut into them"
+        )
+        .into()),
+    }
+}
+
 /// Shorter texts are encoded without a thread of their own: a pattern that takes long on so few bytes ends by itself.
 const SHORT: usize = 4096;
 const STACK: usize = 16 << 20;
@@ -35,7 +75,9 @@ const STACK: usize = 16 << 20;
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_create(json: *const c_char, size: usize) -> *mut Tokenizer {
     guarded(std::ptr::null_mut(), || {
-        let mut library = Library::from_bytes(bytes(json, size))?;
+        let json = bytes(json, size);
+        let mut library = Library::from_bytes(json)?;
+        check_merges(&library, json)?;
         library.with_truncation(None)?;
         library.with_padding(None);
         Ok(Box::into_raw(Box::new(Tokenizer(Arc::new(library)))))

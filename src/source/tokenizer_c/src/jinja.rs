@@ -5,219 +5,13 @@ use std::cmp::Ordering;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, State};
 
+use crate::builtins;
+use crate::given::Given;
 use crate::methods;
 use crate::operators::{self, int, integer, invalid};
 use crate::python;
+use crate::sorting::{items_of, pairs_of};
 use crate::values::{self, as_tuple, tuple, Range};
-
-/// The arguments of a filter by name, wherever the template gives them; the last may be named already.
-struct Given {
-    values: Vec<Option<Value>>,
-}
-
-impl Given {
-    fn new(filter: &str, names: &[&str], args: Rest<Value>) -> Result<Given, Error> {
-        let mut args = args.0;
-        let mut values: Vec<Option<Value>> = vec![None; names.len()];
-        let named = match args.last().cloned().map(Kwargs::try_from) {
-            Some(Ok(kwargs)) if args.last().is_some_and(Value::is_kwargs) => {
-                args.pop();
-                Some(kwargs)
-            }
-            _ => None,
-        };
-        if args.len() > names.len() {
-            return Err(invalid(format!("{filter}: takes at most {} arguments, found {}", names.len(), args.len())));
-        }
-        for (slot, arg) in values.iter_mut().zip(args) {
-            *slot = Some(arg);
-        }
-        if let Some(kwargs) = named {
-            for (slot, name) in values.iter_mut().zip(names) {
-                if kwargs.has(name) {
-                    *slot = Some(kwargs.get(name)?);
-                }
-            }
-            kwargs.assert_all_used()?;
-        }
-        Ok(Given { values })
-    }
-
-    fn value(&self, index: usize) -> Option<Value> {
-        self.values[index].clone()
-    }
-    fn some(&self, index: usize) -> Option<Value> {
-        self.value(index).filter(|v| !v.is_none() && !v.is_undefined())
-    }
-    fn flag(&self, index: usize, otherwise: bool) -> bool {
-        self.value(index).map_or(otherwise, |v| v.is_true())
-    }
-}
-
-/// A value at "a.b.0" of an item.
-fn at_path(item: &Value, path: &Value) -> Result<Value, Error> {
-    let mut found = item.clone();
-    for step in python::str(path)?.split('.') {
-        found = match step.parse::<usize>() {
-            Ok(n) => found.get_item(&Value::from(n))?,
-            Err(_) => found.get_item(&Value::from(step))?,
-        };
-    }
-    Ok(found)
-}
-
-fn folded(value: Value, case_sensitive: bool) -> Value {
-    match value.as_str() {
-        Some(text) if !case_sensitive => Value::from(text.to_lowercase()),
-        _ => value,
-    }
-}
-
-fn items_of(filter: &str, value: &Value) -> Result<Vec<Value>, Error> {
-    if value.is_none() {
-        return Err(invalid(format!("{filter}: None holds nothing")));
-    }
-    Ok(value.try_iter()?.collect())
-}
-
-/// Values with their keys, by the keys.
-fn sorted(op: &str, mut list: Vec<(Value, Value)>, reverse: bool) -> Result<Vec<Value>, Error> {
-    let mut failed = None;
-    list.sort_by(|(a, _), (b, _)| {
-        let (a, b) = if reverse { (b, a) } else { (a, b) };
-        match operators::order(op, a, b) {
-            Ok(found) => found.unwrap_or(Ordering::Equal),
-            Err(error) => {
-                failed.get_or_insert(error);
-                Ordering::Equal
-            }
-        }
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(list.into_iter().map(|(_, value)| value).collect()),
-    }
-}
-
-fn keyed(list: Vec<Value>, path: Option<Value>, case_sensitive: bool) -> Result<Vec<(Value, Value)>, Error> {
-    let key = |item: &Value| -> Result<Value, Error> {
-        Ok(folded(path.as_ref().map_or(Ok(item.clone()), |p| at_path(item, p))?, case_sensitive))
-    };
-    list.into_iter().map(|item| Ok((key(&item)?, item))).collect()
-}
-
-fn sort(value: Value, args: Rest<Value>) -> Result<Value, Error> {
-    let given = Given::new("sort", &["reverse", "case_sensitive", "attribute"], args)?;
-    let mut list: Vec<(Vec<Value>, Value)> = Vec::new();
-    // Several attributes stand in one text, with commas.
-    let paths: Vec<Value> = match given.some(2) {
-        Some(p) => python::str(&p)?.split(',').map(Value::from).collect(),
-        None => Vec::new(),
-    };
-    for item in items_of("sort", &value)? {
-        let mut keys = Vec::new();
-        for path in &paths {
-            keys.push(folded(at_path(&item, path)?, given.flag(1, false)));
-        }
-        if paths.is_empty() {
-            keys.push(folded(item.clone(), given.flag(1, false)));
-        }
-        list.push((keys, item));
-    }
-    let list =
-        list.into_iter().map(|(mut k, v)| (if k.len() == 1 { k.remove(0) } else { Value::from(k) }, v)).collect();
-    sorted("sort", list, given.flag(0, false)).map(Value::from)
-}
-
-fn unique(value: Value, args: Rest<Value>) -> Result<Value, Error> {
-    let given = Given::new("unique", &["case_sensitive", "attribute"], args)?;
-    let mut seen: Vec<Value> = Vec::new();
-    let mut out = Vec::new();
-    for (key, item) in keyed(items_of("unique", &value)?, given.some(1), given.flag(0, false))? {
-        if !seen.iter().any(|s| operators::equal(s, &key)) {
-            seen.push(key);
-            out.push(item);
-        }
-    }
-    Ok(Value::from(out))
-}
-
-fn extreme(filter: &'static str, wanted: Ordering) -> impl Fn(Value, Rest<Value>) -> Result<Value, Error> {
-    move |value, args| {
-        let given = Given::new(filter, &["case_sensitive", "attribute"], args)?;
-        let mut best: Option<(Value, Value)> = None;
-        for (key, item) in keyed(items_of(filter, &value)?, given.some(1), given.flag(0, false))? {
-            let better = match &best {
-                None => true,
-                Some((found, _)) => operators::order(filter, &key, found)? == Some(wanted),
-            };
-            if better {
-                best = Some((key, item));
-            }
-        }
-        Ok(best.map_or(Value::UNDEFINED, |(_, item)| item))
-    }
-}
-
-pub fn pairs_of(value: &Value) -> Result<Vec<(Value, Value)>, Error> {
-    value.try_iter()?.map(|key| Ok((key.clone(), value.get_item(&key)?))).collect()
-}
-
-fn dict_sort(value: Value, args: Rest<Value>) -> Result<Value, Error> {
-    let given = Given::new("dictsort", &["case_sensitive", "by", "reverse"], args)?;
-    if value.kind() != ValueKind::Map {
-        return Err(invalid(format!("dictsort: expected a dict, found a value of kind {}", value.kind())));
-    }
-    let by = given.some(1).map_or(Ok("key".to_string()), |v| python::str(&v))?;
-    if by != "key" && by != "value" {
-        return Err(invalid("dictsort: sorts by \"key\" or \"value\""));
-    }
-    let mut list = Vec::new();
-    for (key, found) in pairs_of(&value)? {
-        let by_this = folded(if by == "key" { key.clone() } else { found.clone() }, given.flag(0, false));
-        list.push((by_this, tuple(vec![key, found])));
-    }
-    sorted("dictsort", list, given.flag(2, false)).map(Value::from)
-}
-
-fn group_by(value: Value, args: Rest<Value>) -> Result<Value, Error> {
-    let given = Given::new("groupby", &["attribute", "default", "case_sensitive"], args)?;
-    let path = given.some(0).ok_or_else(|| invalid("groupby: expected an attribute"))?;
-    let case_sensitive = given.flag(2, false);
-    let mut list = Vec::new();
-    for item in items_of("groupby", &value)? {
-        let mut key = at_path(&item, &path)?;
-        if key.is_undefined() {
-            key = given.value(1).unwrap_or(Value::UNDEFINED);
-        }
-        list.push((folded(key.clone(), case_sensitive), tuple(vec![key, item])));
-    }
-    let mut groups: Vec<(Value, Value, Vec<Value>)> = Vec::new();
-    for pair in sorted("groupby", list, false)? {
-        let key = pair.get_item(&Value::from(0))?;
-        let item = pair.get_item(&Value::from(1))?;
-        let same = folded(key.clone(), case_sensitive);
-        match groups.last_mut() {
-            Some((last, _, members)) if operators::equal(last, &same) => members.push(item),
-            _ => groups.push((same, key, vec![item])),
-        }
-    }
-    let named = |(_, key, members)| values::named_tuple(vec![key, Value::from(members)], &["grouper", "list"]);
-    Ok(Value::from(groups.into_iter().map(named).collect::<Vec<_>>()))
-}
-
-fn sum(value: Value, args: Rest<Value>) -> Result<Value, Error> {
-    let given = Given::new("sum", &["attribute", "start"], args)?;
-    let mut total = given.value(1).unwrap_or_else(|| Value::from(0));
-    if total.kind() == ValueKind::String {
-        return Err(invalid("sum: texts are not summed up; the filter join joins them"));
-    }
-    for item in items_of("sum", &value)? {
-        let item = given.some(0).map_or(Ok(item.clone()), |p| at_path(&item, &p))?;
-        total = operators::add(&total, &item)?;
-    }
-    Ok(total)
-}
 
 /// Python's round(value, places) of a float: the decimal text is exact, and its halves go to the even digit.
 fn rounded(value: f64, places: i32) -> f64 {
@@ -353,10 +147,33 @@ fn attribute(state: &State, value: &Value, name: &Value) -> Result<Value, Error>
 
 /// `value.name` where it is not called.
 pub fn get_attribute(_: &State, value: &Value, name: &str) -> Result<Value, Error> {
+    builtins::check(value)?;
     match values::method_of(value, name) {
         Some(method) => Ok(method),
+        None if values::lacks(value, name) => Err(builtins::unsupported(&format!(
+            "the attribute {name} of a {}",
+            if value.kind() == ValueKind::Bool { ValueKind::Number } else { value.kind() }
+        ))),
         None => value.get_attr(name),
     }
+}
+
+/// `value[key]`: the item, else, for a text, the attribute.
+fn item(state: &State, value: &Value, key: &Value) -> Result<Value, Error> {
+    builtins::check(value)?;
+    let found = value.get_item(key)?;
+    match key.as_str() {
+        Some(name) if found.is_undefined() => get_attribute(state, value, name),
+        _ => Ok(found),
+    }
+}
+
+/// A name that jinja2 defines in every macro, and that counts here only where the template sets it.
+fn of_macro(value: Value, name: &str) -> Result<Value, Error> {
+    if value.is_undefined() {
+        return Err(builtins::unsupported(name));
+    }
+    Ok(value)
 }
 
 fn trim(value: Value, args: Rest<Value>) -> Result<String, Error> {
@@ -454,6 +271,8 @@ pub fn add_to(env: &mut Environment) {
     env.add_filter(names::IN, |a: &Value, b: &Value| operators::contains(a, b));
     env.add_filter(names::TUPLE, |value: Value| Ok::<_, Error>(tuple(value.try_iter()?.collect())));
     env.add_filter(names::ATTRIBUTE, |state: &State, value: &Value, name: &str| get_attribute(state, value, name));
+    env.add_filter(names::ITEM, item);
+    env.add_filter(names::OF_MACRO, of_macro);
     env.add_filter(names::SLICE, slice);
     env.add_filter(names::ITERATED, iterated);
     env.add_filter(names::GENERATOR, |_: Value| -> Result<Value, Error> {
@@ -461,19 +280,12 @@ pub fn add_to(env: &mut Environment) {
     });
     env.add_filter("attr", attribute);
     env.add_filter("round", round);
-    env.add_filter("sum", sum);
     env.add_filter("title", title);
     env.add_filter("upper", |value: Value| python::str(&value).map(|s| s.to_uppercase()));
     env.add_filter("lower", |value: Value| python::str(&value).map(|s| s.to_lowercase()));
     env.add_filter("trim", trim);
     env.add_filter("capitalize", |value: Value| python::str(&value).map(|s| methods::capitalize(&s)));
     env.add_filter("pprint", |value: Value| python::pretty(&value));
-    env.add_filter("sort", sort);
-    env.add_filter("unique", unique);
-    env.add_filter("min", extreme("min", Ordering::Less));
-    env.add_filter("max", extreme("max", Ordering::Greater));
-    env.add_filter("dictsort", dict_sort);
-    env.add_filter("groupby", group_by);
     env.add_filter("items", |value: &Value| match value.kind() {
         ValueKind::Undefined => Ok(Value::from(Vec::<Value>::new())),
         ValueKind::Map => {
@@ -511,100 +323,3 @@ pub fn add_to(env: &mut Environment) {
     }
     env.add_test("in", |a: &Value, b: &Value| operators::contains(a, b));
 }
-
-/// jinja2's own filters and tests; of these the environment lacks random and urlize.
-pub const FILTERS: [&str; 52] = [
-    "abs",
-    "attr",
-    "batch",
-    "capitalize",
-    "center",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "e",
-    "escape",
-    "filesizeformat",
-    "first",
-    "float",
-    "forceescape",
-    "format",
-    "groupby",
-    "indent",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "pprint",
-    "reject",
-    "rejectattr",
-    "replace",
-    "reverse",
-    "round",
-    "safe",
-    "select",
-    "selectattr",
-    "slice",
-    "sort",
-    "string",
-    "striptags",
-    "sum",
-    "title",
-    "tojson",
-    "trim",
-    "truncate",
-    "unique",
-    "upper",
-    "urlencode",
-    "wordcount",
-    "wordwrap",
-    "xmlattr",
-];
-pub const TESTS: [&str; 39] = [
-    "odd",
-    "even",
-    "divisibleby",
-    "defined",
-    "undefined",
-    "filter",
-    "test",
-    "none",
-    "boolean",
-    "false",
-    "true",
-    "integer",
-    "float",
-    "lower",
-    "upper",
-    "string",
-    "mapping",
-    "number",
-    "sequence",
-    "iterable",
-    "callable",
-    "sameas",
-    "escaped",
-    "in",
-    "==",
-    "eq",
-    "equalto",
-    "!=",
-    "ne",
-    ">",
-    "gt",
-    "greaterthan",
-    "ge",
-    ">=",
-    "<",
-    "lt",
-    "lessthan",
-    "<=",
-    "le",
-];

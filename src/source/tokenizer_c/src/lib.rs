@@ -3,16 +3,20 @@
 #![feature(alloc_error_hook)]
 
 mod budget;
+mod builtins;
 mod checked;
 mod encode;
 mod filters;
+mod given;
 mod jinja;
 mod line_cut;
 mod methods;
+mod names;
 mod operators;
 mod printf;
 mod python;
 mod rewrite;
+mod sorting;
 mod template;
 mod values;
 

@@ -6,7 +6,7 @@ use minijinja::{Error, ErrorKind, State};
 
 use crate::operators::invalid;
 use crate::values::{tuple, view};
-use crate::{jinja, python};
+use crate::{builtins, python, sorting};
 
 const CHANGING: [&str; 14] = [
     "append", "clear", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault", "sort", "update", "add",
@@ -14,6 +14,7 @@ const CHANGING: [&str; 14] = [
 ];
 
 pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    builtins::check(value)?;
     let found = match value.kind() {
         ValueKind::String => text_method(value.as_str().unwrap_or_default(), method, args)?,
         ValueKind::Seq | ValueKind::Iterable => list_method(value, method, args)?,
@@ -392,11 +393,11 @@ fn map_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Valu
         "keys" => (from_args::<()>(args)?, view("dict_keys", value.try_iter()?.collect())).1,
         "values" => {
             from_args::<()>(args)?;
-            view("dict_values", jinja::pairs_of(value)?.into_iter().map(|(_, v)| v).collect())
+            view("dict_values", sorting::pairs_of(value)?.into_iter().map(|(_, v)| v).collect())
         }
         "items" => {
             from_args::<()>(args)?;
-            view("dict_items", jinja::pairs_of(value)?.into_iter().map(|(k, v)| tuple(vec![k, v])).collect())
+            view("dict_items", sorting::pairs_of(value)?.into_iter().map(|(k, v)| tuple(vec![k, v])).collect())
         }
         _ => return Ok(None),
     }))

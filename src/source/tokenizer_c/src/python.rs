@@ -3,6 +3,7 @@
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use crate::builtins;
 use crate::values::{as_tuple, is_dict, Method, Range, View};
 
 /// Nesting of a printed value; deeper ones are refused before they exhaust the stack.
@@ -90,6 +91,7 @@ fn repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
     if let Some(method) = value.downcast_object_ref::<Method>() {
         return Err(invalid(format!("the method {0} is written instead of its result: write {0}()", method.name)));
     }
+    builtins::check(value)?;
     match value.kind() {
         ValueKind::String => out.push_str(&quoted(value.as_str().unwrap_or_default())),
         ValueKind::Seq | ValueKind::Iterable => {
@@ -127,6 +129,8 @@ fn repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
             out.push('}');
         }
         ValueKind::Undefined => out.push_str("Undefined"),
+        ValueKind::Plain => return Err(invalid("a function is written instead of its result")),
+        ValueKind::Invalid => return Err(invalid(value.to_string())),
         _ => out.push_str(&value.to_string()),
     }
     Ok(())

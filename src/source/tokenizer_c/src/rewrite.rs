@@ -6,7 +6,8 @@ use std::cell::{Cell, RefCell};
 use minijinja::machinery::ast::{self, BinOpKind, CallArg, Expr, Spanned, Stmt};
 use minijinja::machinery::Span;
 
-use crate::jinja::{FILTERS, TESTS};
+use crate::builtins::OF_MACRO as OF_MACRO_NAMES;
+use crate::names::{FILTERS, TESTS};
 use crate::values;
 
 /// The filter that stands for an operator; a name that no template can write.
@@ -26,6 +27,8 @@ pub const AT_LEAST: &str = ">=";
 pub const IN: &str = "&in";
 pub const TUPLE: &str = "(,)";
 pub const ATTRIBUTE: &str = ".";
+pub const ITEM: &str = "[]";
+pub const OF_MACRO: &str = "&macro";
 pub const SLICE: &str = "[:]";
 pub const ITERATED: &str = "&for";
 pub const GENERATOR: &str = "&text";
@@ -91,11 +94,13 @@ pub struct Rewriter<'s> {
     pub fault: RefCell<Option<String>>,
     /// Directly within a condition, where jinja2 leaves unknown names until they are used.
     soft: Cell<bool>,
+    /// Names that jinja2 would define here, within a macro.
+    lacking: RefCell<Vec<&'static str>>,
 }
 
 impl<'s> Rewriter<'s> {
     pub fn new(source: &'s str) -> Self {
-        Rewriter { source, fault: RefCell::new(None), soft: Cell::new(false) }
+        Rewriter { source, fault: RefCell::new(None), soft: Cell::new(false), lacking: RefCell::default() }
     }
 
     fn refuse(&self, what: &str, span: Span) {
@@ -128,6 +133,13 @@ impl<'s> Rewriter<'s> {
         self.source.as_bytes().get(span.start_offset as usize) != Some(&b'[')
     }
 
+    fn may_name_an_attribute(&self, subscript: &Expr) -> bool {
+        match subscript.as_const() {
+            Some(key) => key.as_str().is_some_and(values::names_an_attribute),
+            None => true,
+        }
+    }
+
     /// Names that are assigned to.
     fn target<'a>(&self, e: &Expr<'a>) -> Expr<'a> {
         match e {
@@ -135,6 +147,7 @@ impl<'s> Rewriter<'s> {
                 Expr::List(again(n, |n| ast::List { items: n.items.iter().map(|i| self.target(i)).collect() }))
             }
             Expr::GetAttr(n) => Expr::GetAttr(again(n, |n| ast::GetAttr { expr: self.expr(&n.expr), name: n.name })),
+            Expr::Var(n) => Expr::Var(again(n, |n| ast::Var { id: n.id })),
             _ => self.expr(e),
         }
     }
@@ -171,6 +184,10 @@ impl<'s> Rewriter<'s> {
 
     fn expr<'a>(&self, e: &Expr<'a>) -> Expr<'a> {
         match e {
+            Expr::Var(n) if self.lacking.borrow().contains(&n.id) => {
+                let name = constant(n.id.into(), n.span());
+                filtered(OF_MACRO, Expr::Var(again(n, |n| ast::Var { id: n.id })), vec![name], n.span())
+            }
             Expr::Var(n) => Expr::Var(again(n, |n| ast::Var { id: n.id })),
             Expr::Const(n) => Expr::Const(again(n, |n| ast::Const { value: n.value.clone() })),
             Expr::Slice(n) => {
@@ -236,10 +253,14 @@ impl<'s> Rewriter<'s> {
                 }
                 Expr::Test(again(n, |n| ast::Test { name: n.name, expr: self.expr(&n.expr), args: self.args(&n.args) }))
             }
-            Expr::GetAttr(n) if values::names_a_method(n.name) => {
+            Expr::GetAttr(n) if values::names_an_attribute(n.name) => {
                 filtered(ATTRIBUTE, self.expr(&n.expr), vec![constant(n.name.into(), n.span())], n.span())
             }
             Expr::GetAttr(n) => Expr::GetAttr(again(n, |n| ast::GetAttr { expr: self.expr(&n.expr), name: n.name })),
+            // A text may name an attribute, too.
+            Expr::GetItem(n) if self.may_name_an_attribute(&n.subscript_expr) => {
+                filtered(ITEM, self.expr(&n.expr), vec![self.expr(&n.subscript_expr)], n.span())
+            }
             Expr::GetItem(n) => Expr::GetItem(again(n, |n| ast::GetItem {
                 expr: self.expr(&n.expr),
                 subscript_expr: self.expr(&n.subscript_expr),
@@ -260,12 +281,13 @@ impl<'s> Rewriter<'s> {
     }
 
     fn macro_of<'a>(&self, n: &Spanned<ast::Macro<'a>>) -> Spanned<ast::Macro<'a>> {
-        again(n, |n| ast::Macro {
-            name: n.name,
-            args: self.exprs(&n.args),
-            defaults: self.exprs(&n.defaults),
-            body: self.body(&n.body),
-        })
+        let args: Vec<_> = n.args.iter().map(|arg| self.target(arg)).collect();
+        let taken = |name: &str| args.iter().any(|arg| matches!(arg, Expr::Var(v) if v.id == name));
+        let lacking = OF_MACRO_NAMES.into_iter().filter(|name| !taken(name)).collect();
+        let before = self.lacking.replace(lacking);
+        let body = self.body(&n.body);
+        self.lacking.replace(before);
+        again(n, |n| ast::Macro { name: n.name, args, defaults: self.exprs(&n.defaults), body })
     }
 
     pub fn stmt<'a>(&self, s: &Stmt<'a>) -> Stmt<'a> {

@@ -10,7 +10,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 
 use crate::budget::{on_a_thread, Limits};
 use crate::python::{self, JsonStyle};
-use crate::{filters, jinja, methods, rewrite, Failure};
+use crate::{builtins, filters, jinja, methods, rewrite, sorting, Failure};
 
 /// Instructions that one rendering may take: a template of a file may loop without end. The largest templates in use
 /// take some 300 for each message.
@@ -51,8 +51,20 @@ fn to_json(value: Value, ensure_ascii: Option<Value>, options: Kwargs) -> Result
     Ok(Value::from(out))
 }
 
+/// What raise_exception of a template says.
+#[derive(Debug)]
+struct Refusal(String);
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{REFUSED}{}", self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
 fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
+    Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Refusal(message)))
 }
 
 fn strftime(format: &str, now: i64) -> Result<String, Error> {
@@ -110,7 +122,9 @@ fn environment<'a>(now: i64) -> Environment<'a> {
     env.set_unknown_method_callback(methods::call);
     env.set_formatter(|out, _, value| out.write_str(&python::str(value)?).map_err(Error::from));
     filters::add_to(&mut env);
+    builtins::add_to(&mut env);
     jinja::add_to(&mut env);
+    sorting::add_to(&mut env);
     env.add_filter("tojson", to_json);
     env.add_filter("string", |value: Value| python::str(&value));
     env.add_function("raise_exception", raise_exception);
@@ -118,11 +132,15 @@ fn environment<'a>(now: i64) -> Environment<'a> {
     env
 }
 
-/// The error and its causes: minijinja's own text names the template's line, a cause may hold raise_exception's message.
+/// The error and its causes: minijinja's own text names the template's line, a cause may hold more. The message of raise_exception
+/// stands alone.
 fn described(error: Error) -> Failure {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
+        if inner.is::<Refusal>() {
+            return inner.to_string().into();
+        }
         text.push_str(": ");
         text.push_str(&inner.to_string());
         cause = inner.source();
@@ -133,6 +151,9 @@ fn described(error: Error) -> Failure {
 fn parsing(error: &str) -> Failure {
     format!("{UNPARSED}{error}").into()
 }
+
+/// What opens the message of a template that raises an exception.
+const REFUSED: &str = "the chat template refuses this conversation: ";
 
 /// What opens the message of a template that cannot be parsed, whatever the conversation.
 const UNPARSED: &str = "the template cannot be parsed: ";

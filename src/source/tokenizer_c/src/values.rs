@@ -82,6 +82,12 @@ impl Object for Range {
         ObjectRepr::Seq
     }
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        match key.as_str() {
+            Some("start") => return Some(Value::from(self.start)),
+            Some("stop") => return Some(Value::from(self.stop)),
+            Some("step") => return Some(Value::from(self.step)),
+            _ => {}
+        }
         let index = usize::try_from(i64::try_from(key.clone()).ok()?).ok()?;
         (index < self.len()).then(|| Value::from(self.start + index as i64 * self.step))
     }
@@ -156,9 +162,48 @@ const OF_STR: [&str; 47] = [
 const OF_LIST: [&str; 11] =
     ["append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"];
 
-/// Whether a value of some kind has a method of this name.
-pub fn names_a_method(name: &str) -> bool {
-    OF_DICT.contains(&name) || OF_STR.contains(&name) || OF_LIST.contains(&name)
+const OF_TUPLE: [&str; 2] = ["count", "index"];
+
+/// What Python has and these values lack.
+const OF_NUMBER: [&str; 13] = [
+    "as_integer_ratio",
+    "bit_count",
+    "bit_length",
+    "conjugate",
+    "denominator",
+    "from_bytes",
+    "fromhex",
+    "hex",
+    "imag",
+    "is_integer",
+    "numerator",
+    "real",
+    "to_bytes",
+];
+const OF_VIEW: [&str; 2] = ["isdisjoint", "mapping"];
+const OF_LOOP: [&str; 2] = ["changed", "cycle"];
+const OF_MACRO: [&str; 2] = ["catch_kwargs", "catch_varargs"];
+
+/// Whether a value of some kind has a method or another attribute of this name, beside what minijinja knows.
+pub fn names_an_attribute(name: &str) -> bool {
+    let lists: [&[&str]; 7] = [&OF_DICT, &OF_STR, &OF_LIST, &OF_NUMBER, &OF_VIEW, &OF_LOOP, &OF_MACRO];
+    lists.iter().any(|list| list.contains(&name))
+}
+
+fn has_type(value: &Value, name: &str) -> bool {
+    value.as_object().is_some_and(|o| o.type_name().contains(name))
+}
+
+/// Whether Python's value has an attribute `name` that this one lacks.
+pub fn lacks(value: &Value, name: &str) -> bool {
+    match value.kind() {
+        ValueKind::Number | ValueKind::Bool => OF_NUMBER.contains(&name),
+        ValueKind::Iterable => OF_VIEW.contains(&name) && value.downcast_object_ref::<View>().is_some(),
+        _ => {
+            (OF_LOOP.contains(&name) && has_type(value, "Loop"))
+                || (OF_MACRO.contains(&name) && has_type(value, "Macro"))
+        }
+    }
 }
 
 /// A dict as templates and conversations make them; not a namespace, a loop or a module.
@@ -174,7 +219,10 @@ pub fn method_of(value: &Value, name: &str) -> Option<Value> {
     let known = match value.kind() {
         ValueKind::Map => is_dict(value) && OF_DICT.contains(&name),
         ValueKind::String => OF_STR.contains(&name),
-        ValueKind::Seq => as_tuple(value).is_none() && OF_LIST.contains(&name),
+        ValueKind::Seq if as_tuple(value).is_some() || value.downcast_object_ref::<Range>().is_some() => {
+            OF_TUPLE.contains(&name)
+        }
+        ValueKind::Seq => OF_LIST.contains(&name),
         _ => false,
     };
     known.then(|| Value::from_object(Method { name: name.to_string() }))
