@@ -15,6 +15,7 @@
 #include <unordered_set>
 
 #include "core/atomic_file.h"
+#include "core/counted.h"
 #include "core/file_status.h"
 #include "core/machine.h"
 #include "core/model_file.h"
@@ -202,7 +203,7 @@ class SafetensorsSource : public ModelSource {
                          escaped(it->second));
     const std::string name = fs::path(path_).filename().string();
     if (files_.size() == 1 && shards_by_name(name) > 1)
-      return fmt::format("{} (one of {} shards: name the folder that holds all)", out, shards_by_name(name));
+      return fmt::format("{} (one of {}: name the folder that holds all)", out, counted(shards_by_name(name), "shard"));
     return out;
   }
 
@@ -381,9 +382,8 @@ class SafetensorsSource : public ModelSource {
     }
     const auto tell = [&](const std::vector<std::string>& names, const char* what) {
       if (names.empty()) return;
-      warnings_.push_back(fmt::format("{}: {} {} {}, the first: {}", (fs::path(folder_) / index_).string(),
-                                      names.size(), names.size() == 1 ? "tensor" : "tensors", what,
-                                      escaped(names.front())));
+      warnings_.push_back(fmt::format("{}: {} {}, the first: {}", (fs::path(folder_) / index_).string(),
+                                      counted(names.size(), "tensor"), what, escaped(names.front())));
     };
     tell(phantoms, "listed there, but in no shard; harmless unless the model needs them");
     tell(unlisted, "of its shards not listed there, but read all the same");
@@ -439,8 +439,9 @@ class SafetensorsSource : public ModelSource {
       }
     }
     if (duplicates_ > 0) {
-      warnings_.push_back(fmt::format("{}: {} {} stored twice with the same values, the first: {}", path_, duplicates_,
-                                      duplicates_ == 1 ? "tensor is" : "tensors are", first_duplicate_));
+      warnings_.push_back(fmt::format("{}: {} {} stored twice with the same values, the first: {}", path_,
+                                      counted(duplicates_, "tensor"), form_for(duplicates_, "is", "are"),
+                                      first_duplicate_));
     }
     compare_with_index();
     for (const auto& [name, e] : raw) {
