@@ -16,6 +16,7 @@
 #include "calibrate/stats_file.h"
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/file_status.h"
 #include "core/machine.h"
 #include "core/threads.h"
@@ -487,27 +488,29 @@ Evaluation Run::evaluate() {
 
 // The evaluation's text for the model card: the file without its folder, and how much of it was used.
 std::string Run::evaluated_text() const {
-  if (!evaluating()) return {};
+  if (!evaluating())
+    return options_.evaluation.text == "none" ? "nothing (--evaluate none)" : "nothing (there was no text for it)";
   const std::string& file = options_.evaluation.text;
   const std::string source =
       file.empty() ? "held-back part of the calibration text" : fs::path(file).filename().string();
   const size_t chunks = texts_.held_back.sequences.size();
-  return fmt::format("{}: {} chunk{} of {} tokens", source, chunks, chunks == 1 ? "" : "s", texts_.held_back.longest());
+  return fmt::format("{}: {} of {}", source, counted(chunks, "chunk"), counted(texts_.held_back.longest(), "token"));
 }
 
 // Warns of values that the written file cannot hold. The figures were measured before it was written.
 void Run::warn_of_conversion(const std::string& format, const WriteReport& report) {
   for (const ClampedTensor& c : report.clamped) {
     if (c.clamped > 0)
-      tracker_.warn(
-          fmt::format("{}: {} values exceed float16 and were clamped ({})", escaped(c.name), c.clamped, format));
+      tracker_.warn(fmt::format("{}: {} {} float16 and {} clamped ({})", escaped(c.name), counted(c.clamped, "value"),
+                                form_for(c.clamped, "exceeds", "exceed"), form_for(c.clamped, "was", "were"), format));
   }
   if (report.rounded.empty() || !evaluating() || told_of_narrowing_) return;
-  tracker_.warn(
-      fmt::format("{}: {} tensors of the source, which stores them in float32, are written in 16 bits ({}); perplexity "
-                  "and KL divergence of this report were measured before that, evaluate the result for figures of it; "
-                  "the first: {}",
-                  source_->path(), report.rounded.size(), format, escaped(report.rounded.front())));
+  tracker_.warn(fmt::format(
+      "{}: {} of the source, which stores {} in float32, {} written in 16 bits ({}); perplexity "
+      "and KL divergence of this report were measured before that, evaluate the result for figures of it; "
+      "the first: {}",
+      source_->path(), counted(report.rounded.size(), "tensor"), form_for(report.rounded.size(), "it", "them"),
+      form_for(report.rounded.size(), "is", "are"), format, escaped(report.rounded.front())));
 }
 
 std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures, const std::string& place) {
