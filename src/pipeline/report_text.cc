@@ -213,7 +213,7 @@ std::string render_report_text(const std::string& report_json) try {
     const json& same = m.at("top1_agreement");
     line("same top token", same.is_number() ? fmt::format("{:.1f} %", 100 * same.get<double>()) : "-");
   } else {
-    line("evaluated on", "not evaluated: " + not_evaluated_reason(r));
+    line("evaluation", "not evaluated: " + not_evaluated_reason(r));
   }
   line("size", fmt::format("{}: {:.3f} bits per weight, {:.3f} in the quantized linears{}", total_size_text(r),
                            m.at("bits_per_weight").get<double>(), m.at("linears_bits_per_weight").get<double>(),

@@ -83,7 +83,7 @@ TEST_F(Refusals, ADifferenceNamesTheOptionsThatWereChosenInTheirWords) {
       {" --method gptq", "(--method awq there, gptq now)"},
       {" --scheme sym", "(--scheme asym there, sym now)"},
       {" --method gptq --damping 0.5", "(--method awq there, gptq now; --damping "},
-      {" --no-act-order --act-order", "(--no-act-order there, --act-order now)"},
+      {" --no-act-order", "(--act-order there, --no-act-order now)"},
       {" --skip '*.layers.0.*' --skip '*.layers.1.self*'", "(--skip none there, *.layers.0.*,*.layers.1.self* now)"},
       {" --format native", "(--format awq there, native now)"},
       {" --guard off", "(--guard on there, off now)"},
