@@ -11,6 +11,7 @@
 
 #include "compute_options.h"
 #include "console.h"
+#include "core/counted.h"
 #include "options.h"
 #include "signals.h"
 #include "subcommands.h"
@@ -36,13 +37,13 @@ std::string table(const BenchResult& result) {
   };
   const auto rate = [&](const std::string& name, const BenchRate& r) {
     if (r.tokens == 0) return;
-    row(fmt::format("{}, {} tokens", name, r.tokens),
+    row(fmt::format("{}, {}", name, counted(r.tokens, "token")),
         fmt::format("{:.1f} tokens/s ({:.1f} to {:.1f})", r.median, r.lowest, r.highest));
   };
   row("processor", result.cpu);
   row("kernels", fmt::format("{}, linears in {}, head in {} bits, keys and values in {}", result.isa, result.compute,
                              result.head, result.kv));
-  if (result.depth > 0) row("depth", fmt::format("{} tokens", result.depth));
+  if (result.depth > 0) row("depth", counted(result.depth, "token"));
   row("threads", std::to_string(result.threads));
   row("load", fmt::format("{:.2f} s", result.load_seconds));
   row("memory", format_file_size(result.resident_bytes));

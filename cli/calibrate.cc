@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "console.h"
+#include "core/counted.h"
 #include "options.h"
 #include "signals.h"
 #include "subcommands.h"
@@ -51,8 +52,8 @@ int run(const Command& command, State& state) {
   } else if (console.quiet()) {
     console.result(state.output);
   } else {
-    console.summary(fmt::format("{}: statistics of {} tokens in {} sequences, made in {}", state.output, result.tokens,
-                                result.sequences, format_seconds(result.seconds)));
+    console.summary(fmt::format("{}: statistics of {} in {}, made in {}", state.output, counted(result.tokens, "token"),
+                                counted(result.sequences, "sequence"), format_seconds(result.seconds)));
   }
   return 0;
 }

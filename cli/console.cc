@@ -6,8 +6,6 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
-#include <sys/resource.h>
-
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -15,6 +13,7 @@
 #include <system_error>
 
 #include "formats/text.h"
+#include "platform/machine.h"
 #include "signals.h"
 #include "values.h"
 
@@ -27,14 +26,6 @@ struct Console::Log {
   double stage_start = 0;
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
 };
-
-namespace {
-#if defined(__APPLE__)
-constexpr uint64_t kRssUnit = 1;
-#else
-constexpr uint64_t kRssUnit = 1024;
-#endif
-}  // namespace
 
 namespace {
 
@@ -76,11 +67,8 @@ Console::Console(const OutputOptions& options) : options_(options), log_(std::ma
                                                                      : spdlog::level::from_str(options.log_level));
 }
 Console::~Console() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
   const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - log_->start;
-  debug(fmt::format("{:.2f} s, peak memory {}", passed.count(),
-                    format_bytes(static_cast<uint64_t>(usage.ru_maxrss) * kRssUnit)));
+  debug(fmt::format("{:.2f} s, peak memory {}", passed.count(), format_bytes(peak_resident_bytes())));
 }
 
 std::function<bool(const std::string&)> Console::streaming() {

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <vector>
 
 #include "console.h"
 #include "options.h"
@@ -23,13 +24,18 @@ struct State {
   OutputOptions console;
 };
 
+const std::vector<Phase> kPhases = {
+    {"checking", "tensor", 0.3, {"check"}},
+    {"writing", "tensor", 0.7, {"write"}},
+};
+
 int run(State& state) {
   state.options.threads = static_cast<int>(state.texts.threads);
   if (state.options.to.empty()) throw UsageError{"--to is required: native, awq, gptq, gptq_v2, marlin or f16"};
   Console console(state.console);
   const StopOnSignal signals;
   try {
-    const ConvertResult result = convert_model(state.model, state.output, state.options, console.observer());
+    const ConvertResult result = convert_model(state.model, state.output, state.options, console.observer(kPhases));
     if (console.json()) {
       console.result(result.report_json);
     } else if (console.quiet()) {

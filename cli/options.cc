@@ -5,6 +5,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/counted.h"
+
 namespace metal_marlin::cli {
 namespace {
 
@@ -101,10 +103,10 @@ std::string stats_text(const GenerateStats& stats) {
     drafts = fmt::format("; drafts: {} of {} kept", stats.accepted_tokens, stats.drafted_tokens);
   }
   return fmt::format(
-      "loaded in {:.2f} s; prompt: {} tokens{}, {:.1f} tokens/s; generated: {} tokens, {:.1f} tokens/s{}; stopped by: "
+      "loaded in {:.2f} s; prompt: {}{}, {:.1f} tokens/s; generated: {}, {:.1f} tokens/s{}; stopped by: "
       "{}",
-      stats.load_seconds, stats.prompt_tokens, more,
-      rate(stats.prompt_tokens - stats.reused_tokens, stats.prompt_seconds), stats.generated_tokens,
+      stats.load_seconds, counted(stats.prompt_tokens, "token"), more,
+      rate(stats.prompt_tokens - stats.reused_tokens, stats.prompt_seconds), counted(stats.generated_tokens, "token"),
       rate(stats.generated_tokens, stats.generate_seconds), drafts, stats.stop);
 }
 

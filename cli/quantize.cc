@@ -32,7 +32,7 @@ struct State {
 
 // The stages of quantize_model. The shares are those of a run with the defaults.
 const std::vector<Phase> kPhases = {
-    {"preparing text", "", 0.10, {"prepare", "tokenize", "self text", "select", "sensitivity"}},
+    {"preparing", "", 0.10, {"prepare", "check", "tokenize", "self text", "select", "sensitivity"}},
     {"quantizing",
      "block",
      0.80,
@@ -88,10 +88,10 @@ int run(const Command& command, State& state) {
   if (state.dry_run) {
     const std::string plan = plan_quantization(state.model, state.output, options, console.observer());
     console.result(console.json() ? plan : render_plan(plan));
-    const auto stops = nlohmann::json::parse(plan).value("stops", std::string());
-    if (stops.empty()) return 0;
-    console.error("the run would stop: " + stops);
-    return kExitFault;
+    const auto facts = nlohmann::json::parse(plan);
+    if (const auto stops = facts.value("stops", std::string()); !stops.empty())
+      console.error("the run would stop: " + stops);
+    return facts.value("exit_code", 0);
   }
   const StopOnSignal signals;
   QuantizeResult result;
@@ -138,8 +138,9 @@ void add_quantize(Application& application) {
       "Checkpoint format; several, separated by commas, come from one calibration into one subfolder each");
   command.toggle("resume", options.resume, "Continue an interrupted run of the same model and options");
   command.flag("--overwrite", options.overwrite, "Replace a result or an interrupted run of this program in OUT");
-  command.flag("--dry-run", state->dry_run,
-               "Only print the plan: tensors, what is skipped and why, memory, disk and time");
+  command.flag(
+      "--dry-run", state->dry_run,
+      "Only print the plan: tensors, what is skipped and why, memory, disk and time; the exit code is that of the run");
 
   command.group("Quantization");
   command.choice("--method", options.method, {"awq", "awq-paper", "awq-salient", "gptq", "rtn"},

@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "command.h"
+#include "core/counted.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -153,12 +154,12 @@ std::string format_bytes(uint64_t bytes) {
   if (bytes >= (uint64_t{1} << 30)) return fmt::format("{:.1f} GiB", value / (1 << 30));
   if (bytes >= (uint64_t{1} << 20)) return fmt::format("{:.0f} MiB", value / (1 << 20));
   if (bytes >= (uint64_t{1} << 10)) return fmt::format("{:.1f} KiB", value / (1 << 10));
-  return fmt::format("{} bytes", bytes);
+  return counted(bytes, "byte");
 }
 
 std::string format_file_size(uint64_t bytes) {
   const double value = static_cast<double>(bytes);
-  if (bytes < 1000) return fmt::format("{} bytes", bytes);
+  if (bytes < 1000) return counted(bytes, "byte");
   if (bytes < 1'000'000) return fmt::format("{:.1f} KB", value / 1e3);
   if (bytes < 1'000'000'000) return fmt::format("{:.1f} MB", value / 1e6);
   return fmt::format("{:.2f} GB", value / 1e9);

@@ -12,8 +12,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 SYSTEM = re.compile(r"^\s*#\s*include\s+<(unistd\.h|fcntl\.h|dirent\.h|signal\.h|(?:sys|mach|linux)/[^>]+)>", re.M)
-# The thread pool waits by calls of the system, and OpenBLAS is told its kernel through the environment.
-SYSTEM_ALLOWED = re.compile(r"platform/|core/thread[^/]*$|kernels/blas_kernels\.cc$")
+# The thread pool waits by calls of the system.
+SYSTEM_ALLOWED = re.compile(r"platform/|core/thread[^/]*$")
 
 
 def allowed_edges():

@@ -18,11 +18,17 @@ sys.path.insert(0, str(HERE.parent))
 from plot import plot  # noqa: E402
 
 
-def measured(command, log):
+# For the peers: threads of OpenMP that wait would spin, and count as CPU seconds. Our own program has a thread pool that
+# sleeps, and runs without the variable.
+PEER_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", **os.environ}
+OWN_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+
+
+def measured(command, log, environment):
     """CPU seconds (of the command and all that it started), wall seconds and peak MB; the output goes to `log`."""
     start = time.time()
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent)
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         sys.exit(
@@ -137,7 +143,8 @@ def make(a, row, known):
     for i, step in enumerate(row["steps"]):
         words = tuple(map(str, step))
         if words not in known:
-            known[words] = measured(words, a.work / f"{row['name']}.{i}.log")
+            environment = OWN_ENVIRONMENT if step[0] == a.program else PEER_ENVIRONMENT
+            known[words] = measured(words, a.work / f"{row['name']}.{i}.log", environment)
         costs.append(known[words])
     figures = {key: row[key] for key in ("name", "tool", "label", "sequences", "curve")}
     figures |= {
@@ -164,12 +171,15 @@ def evaluate(a, rows):
         a.chunks,
     ]
     if not reference.exists():
-        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, env=PEER_ENVIRONMENT)
     for row in rows:
         kept = a.work / f"{row['name']}.kl-{a.chunks}.json"
         if not kept.exists():
             done = subprocess.run(
-                list(map(str, [*command, "--model", row["result"]])), check=True, stdout=subprocess.PIPE
+                list(map(str, [*command, "--model", row["result"]])),
+                check=True,
+                stdout=subprocess.PIPE,
+                env=PEER_ENVIRONMENT,
             )
             kept.write_bytes(done.stdout.splitlines()[-1])
         row |= json.loads(kept.read_text(encoding="utf-8"))
@@ -225,7 +235,6 @@ def main():
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
     require_own_results(a)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     known = {}
     kinds = {
         "ours": ours,

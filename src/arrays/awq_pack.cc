@@ -9,6 +9,7 @@
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
@@ -51,8 +52,9 @@ Layout check_layout(const ArrayView& packed, const AWQMeta& meta) {
                     meta.in_features, meta.group_size, meta.padded_in_features));
   }
   if (layout.padded != padded) {
-    throw ArgumentError(fmt::format("packed: expected {} rows for in_features {} and group_size {} of meta, found {}",
-                                    padded / kFp4PerU32, meta.in_features, meta.group_size, packed.shape[0]));
+    throw ArgumentError(fmt::format("packed: expected {} for in_features {} and group_size {} of meta, found {}",
+                                    counted(padded / kFp4PerU32, "row"), meta.in_features, meta.group_size,
+                                    packed.shape[0]));
   }
   layout.groups = (meta.in_features + meta.group_size - 1) / meta.group_size;
   return layout;

@@ -11,6 +11,7 @@
 #include "arrays/awq_layout.h"
 #include "calibrate/statistics.h"
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
@@ -343,10 +344,11 @@ class Quantizer {
     }
     if (ranges.counts.clamped > 0) {
       throw NumericError(
-          fmt::format("weights: expected values whose group scales float16 can hold (at most 65504), found {} groups "
-                      "that exceed it; the largest "
+          fmt::format("weights: expected values whose group scales float16 can hold (at most 65504), found {} "
+                      "that {} it; the largest "
                       "scale is {:.3g}; divide the weights by a constant",
-                      ranges.counts.clamped, largest_scale(weight_)));
+                      counted(ranges.counts.clamped, "group"), form_for(ranges.counts.clamped, "exceeds", "exceed"),
+                      largest_scale(weight_)));
     }
     return ranges;
   }

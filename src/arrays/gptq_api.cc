@@ -9,6 +9,7 @@
 #include "arrays/hessian.h"
 #include "calibrate/statistics.h"
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/threads.h"
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
@@ -39,9 +40,9 @@ GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
   const GroupRanges ranges = group_ranges(weight, grid, range, &stats.gram);
   if (ranges.counts.clamped > 0) {
     throw NumericError(fmt::format(
-        "weights: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it; "
+        "weights: expected values whose group scales float16 can hold (at most 65504), found {} that {} it; "
         "divide the weights by a constant",
-        ranges.counts.clamped));
+        counted(ranges.counts.clamped, "group"), form_for(ranges.counts.clamped, "exceeds", "exceed")));
   }
   GPTQPacked result;
   report_stage(observer, "round", 1, kStages);

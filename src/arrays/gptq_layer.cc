@@ -11,6 +11,7 @@
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
@@ -64,10 +65,10 @@ Matrix permute_both(const Matrix& in, std::span<const int64_t> order) {
 
 void refuse_clamped(const GroupRanges& ranges) {
   if (ranges.counts.clamped == 0) return;
-  throw NumericError(fmt::format(
-      "W: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it; "
-      "divide the weights by a constant",
-      ranges.counts.clamped));
+  throw NumericError(
+      fmt::format("W: expected values whose group scales float16 can hold (at most 65504), found {} that {} it; "
+                  "divide the weights by a constant",
+                  counted(ranges.counts.clamped, "group"), form_for(ranges.counts.clamped, "exceeds", "exceed")));
 }
 
 // `weight` and q are in the order in which groups are formed; perm gives the original order.
@@ -153,7 +154,7 @@ GPTQResult by_rounding(const Matrix& weight, const Grid& grid, const Matrix* hes
 std::vector<int64_t> groups_of(const std::vector<int64_t>& perm, int64_t k, int64_t group) {
   std::vector<int64_t> groups(static_cast<size_t>(k), -1);
   if (!perm.empty() && static_cast<int64_t>(perm.size()) != k) {
-    throw ArgumentError(fmt::format("perm: expected {} numbers as Q has columns, found {}", k, perm.size()));
+    throw ArgumentError(fmt::format("perm: expected {} as Q has columns, found {}", counted(k, "number"), perm.size()));
   }
   for (int64_t j = 0; j < k; ++j) {
     const int64_t column = perm.empty() ? j : perm[static_cast<size_t>(j)];

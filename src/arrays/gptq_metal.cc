@@ -12,6 +12,7 @@
 #include "arrays/array_input.h"
 #include "arrays/hessian.h"
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
@@ -73,9 +74,8 @@ struct HessianCollector::State {
   const Sum& find(const std::string& layer) const {
     const auto it = layers.find(layer);
     if (it != layers.end()) return it->second;
-    throw ArgumentError(
-        fmt::format("layer: expected one of the {} layers with activations, found {}; call accumulate first",
-                    layers.size(), layer_text(layer)));
+    throw ArgumentError(fmt::format("layer: expected one of the {} with activations, found {}; call accumulate first",
+                                    counted(layers.size(), "layer"), layer_text(layer)));
   }
   void expect_width(int64_t k, const std::string& layer, const char* name) const {
     const auto it = layers.find(layer);
@@ -249,9 +249,9 @@ GPTQMetal::Quantized GPTQMetal::quantize_weight_gptq(const ArrayView& weight, co
   range.method = RangeMethod::kGram;
   const GroupRanges ranges = group_ranges(w, grid, range, &h);
   if (ranges.counts.clamped > 0) {
-    throw NumericError(fmt::format(
-        "weight: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it",
-        ranges.counts.clamped));
+    throw NumericError(
+        fmt::format("weight: expected values whose group scales float16 can hold (at most 65504), found {} that {} it",
+                    counted(ranges.counts.clamped, "group"), form_for(ranges.counts.clamped, "exceeds", "exceed")));
   }
   GptqOptions options;
   options.damping = percdamp;

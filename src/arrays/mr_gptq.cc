@@ -12,6 +12,7 @@
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "quantize/hadamard.h"
@@ -67,10 +68,10 @@ LevelTensor round_layer(const Matrix& weight, const Matrix* hessian, const Round
   report_stage(observer, "search scales", 0, kStages);
   const LevelScales scales = level_scales(weight, table, how.group_size, how.range, hessian);
   if (scales.clamped > 0) {
-    throw NumericError(fmt::format(
-        "{}: expected values whose group scales float16 can hold (at most 65504), found {} groups that exceed it; "
-        "divide the weights by a constant",
-        name, scales.clamped));
+    throw NumericError(
+        fmt::format("{}: expected values whose group scales float16 can hold (at most 65504), found {} that {} it; "
+                    "divide the weights by a constant",
+                    name, counted(scales.clamped, "group"), form_for(scales.clamped, "exceeds", "exceed")));
   }
   report_stage(observer, "round", 1, kStages);
   if (hessian == nullptr) return round_to_levels(weight, scales, table);

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/counted.h"
 #include "core/machine.h"
 #include "formats/bounded_json.h"
 
@@ -37,8 +38,8 @@ std::string name_of(const std::string& path) {
 }  // namespace
 
 std::string ModelIdentity::text() const {
-  return fmt::format("{} ({}, {} layers, hidden {}, vocabulary {}, digest {})", name, family, layers, hidden_size,
-                     vocabulary, digest);
+  return fmt::format("{} ({}, {}, hidden {}, vocabulary {}, digest {})", name, family, counted(layers, "layer"),
+                     hidden_size, vocabulary, digest);
 }
 
 bool ModelIdentity::same_model(const ModelIdentity& other) const {

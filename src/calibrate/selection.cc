@@ -8,6 +8,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/counted.h"
 #include "core/threads.h"
 
 namespace metal_marlin {
@@ -115,7 +116,7 @@ Selection select_sequences(const Matrix& profiles, int64_t count, std::span<cons
   const int64_t n = profiles.rows();
   if (count < 0 || count > n)
     throw ArgumentError(
-        fmt::format("selection: expected at most {} sequences, the size of the pool, got {}", n, count));
+        fmt::format("selection: expected at most {}, the size of the pool, got {}", counted(n, "sequence"), count));
   std::vector<int64_t> left(quota.begin(), quota.end());
   if (!group.empty()) {
     std::vector<int64_t> members(left.size(), 0);
@@ -123,7 +124,7 @@ Selection select_sequences(const Matrix& profiles, int64_t count, std::span<cons
     for (size_t g = 0; g < left.size(); ++g) {
       if (left[g] > members[g])
         throw ArgumentError(
-            fmt::format("selection: expected a quota of at most {} sequences, got {}", members[g], left[g]));
+            fmt::format("selection: expected a quota of at most {}, got {}", counted(members[g], "sequence"), left[g]));
     }
     if (std::accumulate(left.begin(), left.end(), int64_t{0}) != count)
       throw ArgumentError("selection: the quotas do not sum up to the count");

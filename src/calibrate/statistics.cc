@@ -9,6 +9,7 @@
 #include <numeric>
 #include <utility>
 
+#include "core/counted.h"
 #include "kernels/dispatch.h"
 #include "kernels/linear_algebra.h"
 
@@ -80,10 +81,10 @@ std::array<ActivationStats, kLinearInputs> StatsCollector::finish(const std::fun
       // A NaN or Inf anywhere in a channel makes its sum of squares NaN or Inf.
       if (!std::isfinite(s.square[k])) {
         const auto input = static_cast<LinearInput>(t);
-        throw NumericError(
-            fmt::format("{}: expected finite activations, with squares that float32 holds (below 1.8e19), found others "
-                        "in channel {} of {} tokens",
-                        name ? name(input) : fmt::format("input {}", input_name(input)), k, s.tokens));
+        throw NumericError(fmt::format(
+            "{}: expected finite activations, with squares that float32 holds (below 1.8e19), found others "
+            "in channel {} of {}",
+            name ? name(input) : fmt::format("input {}", input_name(input)), k, counted(s.tokens, "token")));
       }
       a.mean.push_back(static_cast<float>(s.absolute[k] / n));
       a.rms.push_back(static_cast<float>(std::sqrt(s.square[k] / n)));

@@ -10,6 +10,7 @@
 
 #include "calibrate/model_identity.h"
 #include "calibrate/statistics.h"
+#include "core/counted.h"
 #include "formats/json_bounds.h"
 
 namespace metal_marlin {
@@ -100,8 +101,8 @@ void StatsFile::read_calibration() {
   constexpr int64_t kMost = int64_t{16} << 20;
   const NpyHeader header = file_.header(kCalibrationKey);
   if (header.dtype != DType::kU8 || header.shape.size() != 1 || header.elements() > kMost) {
-    throw FormatError(fmt::format("{}: {}: expected at most {} bytes (u8), found {}", file_.path(), kCalibrationKey,
-                                  kMost, shape_string(header.shape)));
+    throw FormatError(fmt::format("{}: {}: expected at most {} (u8), found {}", file_.path(), kCalibrationKey,
+                                  counted(kMost, "byte"), shape_string(header.shape)));
   }
   const OwnedTensor array = file_.load(kCalibrationKey);
   std::string text(reinterpret_cast<const char*>(array.bytes.data()), array.bytes.size());

@@ -1,4 +1,5 @@
 #include "core/atomic_file.h"
+#include "core/counted.h"
 #include "core/file_status.h"
 
 #include <fmt/format.h>
@@ -118,13 +119,13 @@ UniqueFd open_scratch_file(const std::string& path) {
 std::string read_text_file(const UniqueFd& fd, const std::string& path, uint64_t limit) {
   const FileIdentity before = status_of(fd, path).identity;
   if (before.size > limit)
-    throw SystemError(fmt::format("{}: {} bytes, expected at most {}", path, before.size, limit));
+    throw SystemError(fmt::format("{}: {}, expected at most {}", path, counted(before.size, "byte"), limit));
   std::string text(before.size, '\0');
   const size_t done = read_bytes(fd, text.data(), text.size(), path);
   const FileIdentity after = status_of(fd, path).identity;
   if (done != text.size() || after != before) {
-    throw SystemError(fmt::format("{}: changed while it was read ({} bytes, now {}); run the command again", path,
-                                  before.size, after.size));
+    throw SystemError(fmt::format("{}: changed while it was read ({}, now {}); run the command again", path,
+                                  counted(before.size, "byte"), after.size));
   }
   return text;
 }

@@ -5,6 +5,8 @@
 
 #include <utility>
 
+#include "core/counted.h"
+
 namespace metal_marlin {
 
 MappedFile::MappedFile(const std::string& path) : MappedFile(open_regular_file(path), path) {}
@@ -21,7 +23,7 @@ void MappedFile::check_unchanged() const {
   if (now == identity_ && !mapping_.lost()) return;
   throw SystemError(fmt::format(
       "{}: changed while it was read ({}); put the file back as it was, or start again with the new one", path_,
-      now.size != identity_.size ? fmt::format("it had {} bytes and has {}", identity_.size, now.size)
+      now.size != identity_.size ? fmt::format("it had {} and has {}", counted(identity_.size, "byte"), now.size)
                                  : std::string("somebody wrote to it")));
 }
 

@@ -5,11 +5,8 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
-#include <thread>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
+#include "platform/machine.h"
 
 namespace metal_marlin {
 namespace {
@@ -44,21 +41,6 @@ int quota_of_groups(const fs::path& mount, const std::string& group) {
   }
 }
 
-int affinity_processors() {
-#if defined(__linux__)
-  // The kernel refuses a mask that is smaller than its own.
-  for (int most = 1024; most <= 1 << 20; most *= 4) {
-    cpu_set_t* mask = CPU_ALLOC(static_cast<size_t>(most));
-    if (mask == nullptr) break;
-    const size_t bytes = CPU_ALLOC_SIZE(static_cast<size_t>(most));
-    const int n = sched_getaffinity(0, bytes, mask) == 0 ? CPU_COUNT_S(bytes, mask) : 0;
-    CPU_FREE(mask);
-    if (n > 0) return n;
-  }
-#endif
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
-
 }  // namespace
 
 int quota_processors(const std::string& membership, const std::string& mount) {
@@ -85,14 +67,9 @@ int quota_processors(const std::string& membership, const std::string& mount) {
 }
 
 int usable_processors() {
-  int n = affinity_processors();
-#if defined(__linux__)
-  std::ifstream file("/proc/self/cgroup");
-  std::stringstream membership;
-  membership << file.rdbuf();
-  if (const int quota = quota_processors(membership.str(), "/sys/fs/cgroup"); quota > 0) n = std::min(n, quota);
-#endif
-  return n;
+  const int n = affinity_processors();
+  const int quota = quota_processors(control_groups(), "/sys/fs/cgroup");
+  return quota > 0 ? std::min(n, quota) : n;
 }
 
 }  // namespace metal_marlin

@@ -10,6 +10,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/counted.h"
 #include "platform/mapping.h"
 
 namespace metal_marlin {
@@ -47,7 +48,7 @@ Buffer::Buffer(size_t bytes, Touch touch) : size_(bytes) {
   }
   const size_t rounded = (bytes + kAlign - 1) / kAlign * kAlign;
   data_ = static_cast<std::byte*>(std::aligned_alloc(kAlign, rounded));
-  if (data_ == nullptr) throw SystemError(fmt::format("out of memory: {} bytes were asked for", bytes));
+  if (data_ == nullptr) throw SystemError(fmt::format("out of memory: {} were asked for", counted(bytes, "byte")));
   std::memset(data_, 0, rounded);
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
 
@@ -69,9 +70,9 @@ void validate(const QuantizedTensor& t, const std::string& name) {
   const size_t codes = out * static_cast<size_t>(t.in_features);
   if (t.codes.size() != codes || t.scales.size() != groups || t.zeros.size() != groups ||
       (!t.minima.empty() && t.minima.size() != groups)) {
-    throw FormatError(fmt::format("{}: expected {} codes and {} groups, found {} codes, {} scales, {} zeros, {} minima",
-                                  name, codes, groups, t.codes.size(), t.scales.size(), t.zeros.size(),
-                                  t.minima.size()));
+    throw FormatError(fmt::format("{}: expected {} codes and {}, found {} codes, {}, {}, {} minima", name, codes,
+                                  counted(groups, "group"), t.codes.size(), counted(t.scales.size(), "scale"),
+                                  counted(t.zeros.size(), "zero"), t.minima.size()));
   }
   if (!t.group_index.empty() && t.group_index.size() != static_cast<size_t>(t.in_features)) {
     throw FormatError(fmt::format("{}: expected a group of each of {} input channels, found {}", name, t.in_features,

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "core/counted.h"
 #include "formats/text.h"
 
 namespace metal_marlin {
@@ -83,7 +84,7 @@ std::string foreign_weights_text(std::string_view start) {
 
 std::string foreign_json_text(std::string_view text) {
   if (text.find_first_not_of(" \t\r\n") == std::string_view::npos)
-    return fmt::format("the file is empty ({} bytes)", text.size());
+    return fmt::format("the file is empty ({})", counted(text.size(), "byte"));
   if (text.starts_with("\xEF\xBB\xBF"))
     return "it begins with a byte order mark, which JSON does not allow and other programs refuse: save it as UTF-8 "
            "without one";

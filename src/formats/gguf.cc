@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/checked.h"
+#include "core/counted.h"
 #include "core/tensor.h"
 #include "core/threads.h"
 #include "formats/foreign_file.h"
@@ -65,7 +66,8 @@ class GgufParser {
     }
     const auto tensors = read<uint64_t>();
     const auto pairs = read<uint64_t>();
-    if (tensors > left() / kMinTensorBytes) fail(fmt::format("{} tensors cannot fit into the file", tensors));
+    if (tensors > left() / kMinTensorBytes)
+      fail(fmt::format("{} cannot fit into the file", counted(tensors, "tensor")));
     if (pairs > left() / kMinPairBytes) fail(fmt::format("{} pairs cannot fit into the file", pairs));
     for (uint64_t i = 0; i < pairs; ++i) read_pair(content.metadata, i);
     content.alignment = alignment(content.metadata);
@@ -96,8 +98,9 @@ class GgufParser {
 
   std::string read_string(const char* what) {
     const auto size = read<uint64_t>();
-    if (size > kLengthLimit) fail(fmt::format("{} of {} bytes, the format allows {}", what, size, kLengthLimit));
-    if (size > left()) fail(fmt::format("{} of {} bytes, the file has {} left", what, size, left()));
+    if (size > kLengthLimit)
+      fail(fmt::format("{} of {}, the format allows {}", what, counted(size, "byte"), kLengthLimit));
+    if (size > left()) fail(fmt::format("{} of {}, the file has {} left", what, counted(size, "byte"), left()));
     std::string text(reinterpret_cast<const char*>(file_.data()) + position_, size);
     position_ += size;
     return text;
@@ -165,7 +168,8 @@ class GgufParser {
     out.element = static_cast<GgufType>(read<uint32_t>());
     const auto count = read<uint64_t>();
     if (out.element == GgufType::kArray) fail("an array of arrays");
-    if (count > kLengthLimit) fail(fmt::format("array of {} elements, the format allows {}", count, kLengthLimit));
+    if (count > kLengthLimit)
+      fail(fmt::format("array of {}, the format allows {}", counted(count, "element"), kLengthLimit));
     switch (out.element) {
       case GgufType::kU8:
       case GgufType::kI8:
@@ -188,7 +192,7 @@ class GgufParser {
         break;
       case GgufType::kString: {
         if (count > left() / sizeof(uint64_t))
-          fail(fmt::format("array of {} strings, the file has {} bytes left", count, left()));
+          fail(fmt::format("array of {}, the file has {} left", counted(count, "string"), counted(left(), "byte")));
         std::vector<std::string> strings;
         strings.reserve(count);
         for (uint64_t i = 0; i < count; ++i) strings.push_back(read_string("string"));
@@ -202,7 +206,8 @@ class GgufParser {
 
   GgufNumbers numbers(uint64_t count, uint64_t size) {
     if (count > left() / size)
-      fail(fmt::format("array of {} elements of {} bytes, the file has {} left", count, size, left()));
+      fail(fmt::format("array of {} of {}, the file has {} left", counted(count, "element"), counted(size, "byte"),
+                       left()));
     const GgufNumbers out{file_.subspan(position_, count * size), count};
     position_ += count * size;
     return out;
@@ -226,11 +231,11 @@ class GgufParser {
     if (tensor.name.empty()) fail("empty name");
     context_ = fmt::format("tensor {}", shown(tensor.name));
     if (tensor.name.size() >= kNameLimit) {
-      fail(fmt::format("a name of {} bytes, the format allows {}", tensor.name.size(), kNameLimit - 1));
+      fail(fmt::format("a name of {}, the format allows {}", counted(tensor.name.size(), "byte"), kNameLimit - 1));
     }
     const auto dimensions = read<uint32_t>();
     if (dimensions > kMaxDimensions)
-      fail(fmt::format("{} dimensions, the format allows {}", dimensions, kMaxDimensions));
+      fail(fmt::format("{}, the format allows {}", counted(dimensions, "dimension"), kMaxDimensions));
     for (uint32_t i = 0; i < dimensions; ++i) {
       const auto size = read<int64_t>();
       if (size < 0) fail(fmt::format("dimension {} is {}", i, size));
@@ -246,7 +251,7 @@ class GgufParser {
     tensor.type = info->type;
     const int64_t columns = tensor.shape.empty() ? 1 : tensor.shape.back();
     if (columns % info->block != 0) {
-      fail(fmt::format("rows of {} elements, {} needs a multiple of {}", columns, info->name, info->block));
+      fail(fmt::format("rows of {}, {} needs a multiple of {}", counted(columns, "element"), info->name, info->block));
     }
     offsets.push_back(read<uint64_t>());
     return tensor;
@@ -284,8 +289,8 @@ class GgufParser {
       if (!size) fail(fmt::format("shape {} overflows", shape_string(tensor.shape)));
       if (offsets[i] != expected) fail(fmt::format("offset {}, expected {}", offsets[i], expected));
       if (expected > data.size() || *size > data.size() - expected) {
-        fail(fmt::format("{} {} at {} needs {} bytes, the file has {} bytes of data; is it complete?", info.name,
-                         shape_string(tensor.shape), expected, *size, data.size()));
+        fail(fmt::format("{} {} at {} needs {}, the file has {} of data; is it complete?", info.name,
+                         shape_string(tensor.shape), expected, counted(*size, "byte"), counted(data.size(), "byte")));
       }
       tensor.bytes = data.subspan(expected, *size);
       const auto next = padded(expected + *size);
@@ -389,8 +394,8 @@ std::vector<Held> held(const GgufNumbers& numbers) {
 const GgufNumbers* GgufMetadata::numbers(const GgufValue* found, std::string_view key) const {
   const auto* n = found == nullptr ? nullptr : std::get_if<GgufNumbers>(&found->value);
   if (n != nullptr && n->count > kMostNumbers) {
-    throw FormatError(
-        fmt::format("{}: key {}: expected at most {} elements, found {}", file_, shown(key), kMostNumbers, n->count));
+    throw FormatError(fmt::format("{}: key {}: expected at most {}, found {}", file_, shown(key),
+                                  counted(kMostNumbers, "element"), n->count));
   }
   return n;
 }
@@ -522,8 +527,8 @@ void dequantize_rows(const GgufTensor& tensor, int64_t first, int64_t count, flo
   const int64_t columns = tensor.shape.empty() ? 0 : tensor.shape.back();
   const int64_t rows = columns == 0 ? 0 : tensor.elements() / columns;
   if (first < 0 || count < 0 || first > rows || count > rows - first) {
-    throw ArgumentError(
-        fmt::format("tensor {}: {} rows from row {} of {} were asked for", shown(tensor.name), count, first, rows));
+    throw ArgumentError(fmt::format("tensor {}: {} from row {} of {} were asked for", shown(tensor.name),
+                                    counted(count, "row"), first, rows));
   }
   if (!ggml_type_info(tensor.type).can_dequantize) {
     throw UnsupportedError(

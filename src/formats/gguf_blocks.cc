@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
+#include "core/counted.h"
 #include "core/half.h"
 
 namespace metal_marlin {
@@ -257,8 +259,9 @@ void dequantize_blocks(GgmlType type, std::span<const std::byte> data, float* ou
   const GgmlTypeInfo info = ggml_type_info(type);
   if (!info.can_dequantize) throw UnsupportedError(fmt::format("ggml type {} cannot be dequantized", info.name));
   if (count < 0 || count % info.block != 0 || data.size() != static_cast<uint64_t>(count / info.block * info.bytes)) {
-    throw ArgumentError(fmt::format("{} elements of {} in {} bytes: expected blocks of {} elements in {} bytes", count,
-                                    info.name, data.size(), info.block, info.bytes));
+    throw ArgumentError(fmt::format("{} of {} in {}: expected blocks of {} in {}", counted(count, "element"), info.name,
+                                    counted(data.size(), "byte"), counted(info.block, "element"),
+                                    counted(info.bytes, "byte")));
   }
   const auto p = reinterpret_cast<Bytes>(data.data());
   switch (type) {
@@ -310,6 +313,52 @@ void dequantize_blocks(GgmlType type, std::span<const std::byte> data, float* ou
     default:
       break;
   }
+}
+
+namespace {
+
+// Where a block has its f16 numbers, of which all of its values are products and sums.
+struct Halves {
+  GgmlType type;
+  int64_t first;
+  int64_t second;
+};
+constexpr Halves kHalves[] = {
+    {GgmlType::kF16, 0, 0},    {GgmlType::kQ4_0, 0, 0}, {GgmlType::kQ4_1, 0, 2},     {GgmlType::kQ5_0, 0, 0},
+    {GgmlType::kQ5_1, 0, 2},   {GgmlType::kQ8_0, 0, 0}, {GgmlType::kQ2_K, 80, 82},   {GgmlType::kQ3_K, 108, 108},
+    {GgmlType::kQ4_K, 0, 2},   {GgmlType::kQ5_K, 0, 2}, {GgmlType::kQ6_K, 208, 208}, {GgmlType::kIQ4_NL, 0, 0},
+    {GgmlType::kIQ4_XS, 0, 0},
+};
+
+// Without a branch for each block: the largest exponents tell.
+bool halves_are_finite(std::span<const std::byte> data, int64_t bytes, const Halves& at) noexcept {
+  const auto p = reinterpret_cast<Bytes>(data.data());
+  constexpr unsigned kMagnitude = 0x7fff;
+  constexpr unsigned kInfinity = 0x7c00;
+  unsigned largest = 0;
+  for (size_t b = 0; b < data.size(); b += static_cast<size_t>(bytes)) {
+    const unsigned first = u16_at(p + b + at.first) & kMagnitude;
+    const unsigned second = u16_at(p + b + at.second) & kMagnitude;
+    largest = std::max({largest, first, second});
+  }
+  return largest < kInfinity;
+}
+
+}  // namespace
+
+bool blocks_are_finite(GgmlType type, std::span<const std::byte> data) {
+  const GgmlTypeInfo info = ggml_type_info(type);
+  if (!info.can_dequantize) throw UnsupportedError(fmt::format("ggml type {} cannot be dequantized", info.name));
+  for (const Halves& halves : kHalves) {
+    if (halves.type == type) return halves_are_finite(data, info.bytes, halves);
+  }
+  const auto p = reinterpret_cast<Bytes>(data.data());
+  const auto step = static_cast<size_t>(info.bytes);
+  const uint32_t infinity = type == GgmlType::kBF16 ? 0x7f80 : 0x7f800000;
+  uint32_t largest = 0;
+  for (size_t i = 0; i < data.size(); i += step)
+    largest = std::max(largest, type == GgmlType::kBF16 ? u16_at(p + i) & 0x7fffu : u32_at(p + i) & 0x7fffffffu);
+  return largest < infinity;
 }
 
 }  // namespace metal_marlin

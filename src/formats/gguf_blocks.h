@@ -61,4 +61,9 @@ GgmlTypeInfo ggml_type_info(GgmlType type) noexcept;
 // threads. Throws UnsupportedError (type) and ArgumentError (count, size of blocks).
 void dequantize_blocks(GgmlType type, std::span<const std::byte> blocks, float* out, int64_t count);
 
+// Whether dequantize_blocks() would write finite values alone. Of quantized types it reads the f16 scales and minima of
+// each block only: the values are finite where those are, and nowhere else. `data` is whole blocks. UnsupportedError
+// for types that cannot be dequantized.
+bool blocks_are_finite(GgmlType type, std::span<const std::byte> data);
+
 }  // namespace metal_marlin

@@ -11,6 +11,7 @@
 
 #include "core/atomic_file.h"
 #include "core/checked.h"
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/mapped_file.h"
 #include "formats/npz.h"
@@ -246,12 +247,12 @@ NpyHeader parse_npy_header(std::span<const std::byte> npy, const std::string& na
     length |= byte(10) << 16 | byte(11) << 24;
   }
   if (length > kNpyHeaderLimit - start) {
-    throw FormatError(
-        fmt::format("{}: npy header of {} bytes, expected at most {}", name, length, kNpyHeaderLimit - start));
+    throw FormatError(fmt::format("{}: npy header of {}, expected at most {}", name, counted(length, "byte"),
+                                  kNpyHeaderLimit - start));
   }
   if (length > npy.size() - start) {
-    throw FormatError(
-        fmt::format("{}: the npy header is cut off: {} bytes, {} are there", name, length, npy.size() - start));
+    throw FormatError(fmt::format("{}: the npy header is cut off: {}, {} are there", name, counted(length, "byte"),
+                                  npy.size() - start));
   }
   NpyHeader header =
       HeaderLiteral({reinterpret_cast<const char*>(npy.data()) + start, static_cast<size_t>(length)}, name).parse();
@@ -295,8 +296,8 @@ OwnedTensor parse_npy(std::span<const std::byte> npy, const std::string& name) {
   const NpyHeader header = parse_npy_header(npy, name);
   const auto stored = npy.subspan(header.data_offset);
   if (stored.size() != header.data_bytes()) {
-    throw FormatError(fmt::format("{}: shape {} of {} needs {} bytes, {} are there", name, shape_string(header.shape),
-                                  dtype_name(header.dtype), header.data_bytes(), stored.size()));
+    throw FormatError(fmt::format("{}: shape {} of {} needs {}, {} are there", name, shape_string(header.shape),
+                                  dtype_name(header.dtype), counted(header.data_bytes(), "byte"), stored.size()));
   }
   Buffer data(stored.size());
   if (!stored.empty()) std::memcpy(data.data(), stored.data(), stored.size());
@@ -364,8 +365,9 @@ std::string npy_header_text(const TensorView& array) {
   }
   const auto bytes = checked_bytes(array.shape, dtype_size(array.dtype));
   if (!bytes || *bytes != array.bytes.size()) {
-    throw ArgumentError(fmt::format("array {}: shape {} of {} does not have {} bytes", shown(array.name),
-                                    shape_string(array.shape), dtype_name(array.dtype), array.bytes.size()));
+    throw ArgumentError(fmt::format("array {}: shape {} of {} does not have {}", shown(array.name),
+                                    shape_string(array.shape), dtype_name(array.dtype),
+                                    counted(array.bytes.size(), "byte")));
   }
   const std::string shape = array.shape.size() == 1 ? fmt::format("({},)", array.shape[0])
                                                     : fmt::format("({})", fmt::join(array.shape, ", "));
@@ -376,7 +378,8 @@ std::string npy_header_text(const TensorView& array) {
   text.append(total - kFixed - text.size() - 1, ' ');
   text += '\n';
   if (text.size() > std::numeric_limits<uint16_t>::max()) {
-    throw ArgumentError(fmt::format("array {}: {} dimensions are too many", shown(array.name), array.shape.size()));
+    throw ArgumentError(
+        fmt::format("array {}: {} are too many", shown(array.name), counted(array.shape.size(), "dimension")));
   }
   std::string header(kMagic);
   header += '\x01';

@@ -10,6 +10,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/machine.h"
 #include "formats/npz_internal.h"
 #include "formats/text.h"
@@ -119,7 +120,7 @@ struct NpzFile::Archive {
     }
     if (stored ? info.size != info.comp_size
                : info.size > kInflationSlack && (info.size - kInflationSlack) / kMaxInflation > info.comp_size) {
-      throw FormatError(fmt::format("{}: {} bytes cannot come from {}", where, info.size, info.comp_size));
+      throw FormatError(fmt::format("{}: {} cannot come from {}", where, counted(info.size, "byte"), info.comp_size));
     }
   }
 
@@ -161,7 +162,8 @@ struct NpzRows::State {
         throw FormatError(fmt::format("{}: damaged data: {}", archive.where(name), zip_file_strerror(file.get())));
       }
       if (n == 0) {
-        throw FormatError(fmt::format("{}: the data ends {} bytes too early", archive.where(name), bytes - done));
+        throw FormatError(
+            fmt::format("{}: the data ends {} too early", archive.where(name), counted(bytes - done, "byte")));
       }
       done += static_cast<uint64_t>(n);
     }
@@ -187,9 +189,9 @@ struct NpzRows::State {
     if (header.data_offset != start.size())
       throw FormatError(fmt::format("{}: the npy header is too short", archive.where(name)));
     if (member.size - header.data_offset != header.data_bytes()) {
-      throw FormatError(fmt::format("{}: shape {} of {} needs {} bytes, the member has {}", archive.where(name),
-                                    shape_string(header.shape), dtype_name(header.dtype), header.data_bytes(),
-                                    member.size - header.data_offset));
+      throw FormatError(fmt::format("{}: shape {} of {} needs {}, the member has {}", archive.where(name),
+                                    shape_string(header.shape), dtype_name(header.dtype),
+                                    counted(header.data_bytes(), "byte"), member.size - header.data_offset));
     }
   }
 
@@ -204,8 +206,8 @@ struct NpzRows::State {
   OwnedTensor load() {
     if (member.size > archive.member_limit) {
       throw UnsupportedError(fmt::format(
-          "{}: {} bytes must be held in memory, where at most {} may be; {}", archive.where(name), member.size,
-          archive.member_limit,
+          "{}: {} must be held in memory, where at most {} may be; {}", archive.where(name),
+          counted(member.size, "byte"), archive.member_limit,
           whole_needed() ? "save the array in row order (numpy.ascontiguousarray), which is read in parts, or give a "
                            "larger memory budget"
                          : "read it in batches of rows, or give a larger memory budget"));
@@ -257,8 +259,8 @@ struct NpzRows::State {
 
   void skip(int64_t count) {
     if (count < 0 || count > header.rows() - next_row) {
-      throw ArgumentError(fmt::format("{}: {} rows were to be skipped, {} remain", archive.where(name), count,
-                                      header.rows() - next_row));
+      throw ArgumentError(fmt::format("{}: {} were to be skipped, {} remain", archive.where(name),
+                                      counted(count, "row"), header.rows() - next_row));
     }
     if (!whole_needed()) {
       uint64_t left = static_cast<uint64_t>(count * header.columns()) * dtype_size(header.dtype);
@@ -319,8 +321,8 @@ OwnedTensor NpzFile::load(const std::string& name) const {
 void NpzFile::load_rows(const std::string& name, int64_t first, int64_t count, float* out) const {
   NpzRows rows = this->rows(name);
   if (first < 0 || count < 0 || first > rows.remaining() || count > rows.remaining() - first) {
-    throw ArgumentError(fmt::format("{}: {} rows from row {} of {} were asked for", archive_->where(name), count, first,
-                                    rows.remaining()));
+    throw ArgumentError(fmt::format("{}: {} from row {} of {} were asked for", archive_->where(name),
+                                    counted(count, "row"), first, rows.remaining()));
   }
   rows.skip(first);
   rows.read(count, out);

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/checked.h"
+#include "core/counted.h"
 #include "core/model_file.h"
 #include "formats/bounded_json.h"
 #include "formats/foreign_file.h"
@@ -68,7 +69,7 @@ class HeaderHandler : public StrictJson {
       case Where::kMetadata:
         if (metadata.contains(key)) fail(fmt::format("{}: duplicate key {}", kMetadataKey, shown(key)));
         if (metadata.size() == kMostMetadata)
-          fail(fmt::format("{}: expected at most {} keys, found more", kMetadataKey, kMostMetadata));
+          fail(fmt::format("{}: expected at most {}, found more", kMetadataKey, counted(kMostMetadata, "key")));
         key_in_metadata_ = key;
         break;
       default:
@@ -289,8 +290,8 @@ TensorView checked_view(Entry& entry, std::span<const std::byte> data, const std
   const uint64_t begin = (*entry.offsets)[0];
   const uint64_t end = (*entry.offsets)[1];
   if (end < begin || end > data.size()) {
-    throw FormatError(fmt::format("{}: data_offsets [{}, {}], but the file holds {} bytes of data; is it complete?",
-                                  where, begin, end, data.size()));
+    throw FormatError(fmt::format("{}: data_offsets [{}, {}], but the file holds {} of data; is it complete?", where,
+                                  begin, end, counted(data.size(), "byte")));
   }
   const auto bytes = checked_bytes(*entry.shape, dtype_size(*dtype));
   if (!bytes || *bytes != end - begin) {
@@ -311,18 +312,18 @@ SafetensorsContent parse_safetensors(std::span<const std::byte> file, const std:
       throw FormatError(fmt::format("{}: no safetensors file: {}", name, foreign));
   }
   if (file.size() < kLengthBytes) {
-    throw FormatError(
-        fmt::format("{}: {} bytes, expected at least {}: no safetensors file", name, file.size(), kLengthBytes));
+    throw FormatError(fmt::format("{}: {}, expected at least {}: no safetensors file", name,
+                                  counted(file.size(), "byte"), kLengthBytes));
   }
   uint64_t length = 0;
   std::memcpy(&length, file.data(), kLengthBytes);
   if (length > kHeaderLimit) {
-    throw FormatError(
-        fmt::format("{}: header of {} bytes, the format allows {}: no safetensors file", name, length, kHeaderLimit));
+    throw FormatError(fmt::format("{}: header of {}, the format allows {}: no safetensors file", name,
+                                  counted(length, "byte"), kHeaderLimit));
   }
   if (length > file.size() - kLengthBytes) {
-    throw FormatError(
-        fmt::format("{}: header of {} bytes in a file of {}: the file is cut off", name, length, file.size()));
+    throw FormatError(fmt::format("{}: header of {} in a file of {}: the file is cut off", name,
+                                  counted(length, "byte"), file.size()));
   }
   const std::string_view text(reinterpret_cast<const char*>(file.data()) + kLengthBytes, length);
   const auto data = file.subspan(kLengthBytes + length);
@@ -346,7 +347,8 @@ SafetensorsContent parse_safetensors(std::span<const std::byte> file, const std:
     position += tensor.bytes.size();
   }
   if (position != data.size()) {
-    throw FormatError(fmt::format("{}: {} bytes of data, the tensors cover {}", name, data.size(), position));
+    throw FormatError(
+        fmt::format("{}: {} of data, the tensors cover {}", name, counted(data.size(), "byte"), position));
   }
   std::vector<std::string_view> names;
   names.reserve(content.tensors.size());
@@ -427,7 +429,8 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<Tensor
   }
   header.append((8 - header.size() % 8) % 8, ' ');
   if (header.size() > kHeaderLimit) {
-    throw ArgumentError(fmt::format("{}: header of {} bytes, readers accept {}", path, header.size(), kHeaderLimit));
+    throw ArgumentError(
+        fmt::format("{}: header of {}, readers accept {}", path, counted(header.size(), "byte"), kHeaderLimit));
   }
   const uint64_t length = header.size();
   file_.write(std::as_bytes(std::span(&length, 1)));
@@ -438,8 +441,8 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<Tensor
 void SafetensorsWriter::write(std::string_view name, std::span<const std::byte> bytes) {
   const uint64_t size = expect_next(name);
   if (written_ != 0 || bytes.size() != size) {
-    throw ArgumentError(fmt::format("{}: tensor {} has {} bytes, {} were given at byte {}", path_, shown(name), size,
-                                    bytes.size(), written_));
+    throw ArgumentError(fmt::format("{}: tensor {} has {}, {} were given at byte {}", path_, shown(name),
+                                    counted(size, "byte"), bytes.size(), written_));
   }
   write_part(name, bytes);
 }
@@ -453,7 +456,8 @@ uint64_t SafetensorsWriter::expect_next(std::string_view name) const {
 void SafetensorsWriter::write_part(std::string_view name, std::span<const std::byte> bytes) {
   const uint64_t size = expect_next(name);
   if (bytes.size() > size - written_) {
-    throw ArgumentError(fmt::format("{}: tensor {} has {} bytes, more were given", path_, shown(name), size));
+    throw ArgumentError(
+        fmt::format("{}: tensor {} has {}, more were given", path_, shown(name), counted(size, "byte")));
   }
   file_.write(bytes);
   written_ += bytes.size();
@@ -543,14 +547,14 @@ void require_shards(const SafetensorsIndex& index, const std::string& index_path
   constexpr size_t kNamed = 5;
   const auto named = missing.begin() + static_cast<int64_t>(std::min(missing.size(), kNamed));
   throw SystemError(
-      fmt::format("{}{}{} missing: {} places {} tensors in {} ({} of {} shards are not there); download {} into the "
+      fmt::format("{}{}{} missing: {} places {} in {} ({} of {} shards {} not there); download {} into the "
                   "folder, or the whole model again",
                   folder, fmt::join(missing.begin(), named, fmt::format(", {}", folder)),
                   missing.size() == 1       ? ": this shard is"
                   : missing.size() > kNamed ? fmt::format(" and {} more shards are", missing.size() - kNamed)
                                             : ": these shards are",
-                  index_path, tensors, missing.size() == 1 ? "it" : "them", missing.size(), files.size(),
-                  missing.size() == 1 ? "it" : "them"));
+                  index_path, counted(tensors, "tensor"), missing.size() == 1 ? "it" : "them", missing.size(),
+                  files.size(), form_for(missing.size(), "is", "are"), missing.size() == 1 ? "it" : "them"));
 }
 
 }  // namespace metal_marlin

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "core/counted.h"
 #include "core/random.h"
 #include "core/threads.h"
 #include "infer/decoder.h"
@@ -38,8 +39,10 @@ constexpr size_t kLongestPeriod = 16;
 constexpr size_t kLoopTokens = 32;
 
 void check(const SelfTextOptions& o) {
-  if (o.count < 1) throw ArgumentError(fmt::format("self-made text: {} sequences, expected at least 1", o.count));
-  if (o.length < 2) throw ArgumentError(fmt::format("self-made text: {} tokens, expected at least 2", o.length));
+  if (o.count < 1)
+    throw ArgumentError(fmt::format("self-made text: {}, expected at least 1", counted(o.count, "sequence")));
+  if (o.length < 2)
+    throw ArgumentError(fmt::format("self-made text: {}, expected at least 2", counted(o.length, "token")));
   if (!(o.temperature > 0))
     throw ArgumentError(fmt::format("self-made text: temperature {}, expected > 0", o.temperature));
 }

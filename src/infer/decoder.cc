@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/counted.h"
 #include "kernels/gemm.h"
 #include "model/model.h"
 #include "model/prepared_block.h"
@@ -64,8 +65,8 @@ bool Decoder::can_truncate(int64_t sequence, int64_t length) const {
 
 void Decoder::truncate(int64_t sequence, int64_t length) {
   if (sequence < 0 || sequence >= options_.sequences || length < 0) {
-    throw ArgumentError(fmt::format("sequence {} cut to {} tokens: expected 0..{} and a length >= 0", sequence, length,
-                                    options_.sequences - 1));
+    throw ArgumentError(fmt::format("sequence {} cut to {}: expected 0..{} and a length >= 0", sequence,
+                                    counted(length, "token"), options_.sequences - 1));
   }
   cache_->truncate(sequence, length);
 }
@@ -74,8 +75,8 @@ void Decoder::run(std::span<const int32_t> ids, std::span<const int64_t> lengths
   for (size_t i = 0; i < lengths.size() && i < static_cast<size_t>(options_.sequences); ++i) {
     const int64_t held = cache_->length(0, static_cast<int64_t>(i));
     if (lengths[i] > options_.capacity - held) {
-      throw ArgumentError(fmt::format("sequence {}: {} tokens after {} exceed the context of {}", i, lengths[i], held,
-                                      options_.capacity));
+      throw ArgumentError(fmt::format("sequence {}: {} after {} exceed the context of {}", i,
+                                      counted(lengths[i], "token"), held, options_.capacity));
     }
   }
   const auto rows = static_cast<int64_t>(ids.size());

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/counted.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
@@ -38,8 +39,8 @@ Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, c
   if (prompt == 0)
     throw ArgumentError("the prompt is empty and the tokenizer adds no BOS token; give at least one word");
   if (prompt > context) {
-    throw ArgumentError(
-        fmt::format("the prompt has {} tokens, the context {}; shorten it or raise the context", prompt, context));
+    throw ArgumentError(fmt::format("the prompt has {}, the context {}; shorten it or raise the context",
+                                    counted(prompt, "token"), context));
   }
   most_ = options.predict < 0 ? context - prompt : std::min(options.predict, context - prompt);
   if (options.on_warning) {
@@ -47,9 +48,9 @@ Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, c
     const bool grows = source.config().rope.type == RopeType::kDynamic;
     if (own > 0 && prompt + most_ > own && !grows) {
       options.on_warning(
-          fmt::format("{} tokens of prompt and {} to generate exceed the {} positions that the model was made for "
+          fmt::format("{} of prompt and {} to generate exceed the {} that the model was made for "
                       "(max_position_embeddings): what comes after them may be worthless",
-                      prompt, most_, own));
+                      counted(prompt, "token"), most_, counted(own, "position")));
     }
   }
   const auto& more = source.tokenizer().eos_ids();

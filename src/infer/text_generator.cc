@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "infer/compute.h"
@@ -179,7 +180,7 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> prompt, const Generate
 void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequences,
                                     const std::function<bool(size_t, const BatchAnswer&)>& on_answer) {
   if (sequences < 1 || sequences > kMostBatch) {
-    throw ArgumentError(fmt::format("batch of {} sequences: expected 1 to {}", sequences, kMostBatch));
+    throw ArgumentError(fmt::format("batch of {}: expected 1 to {}", counted(sequences, "sequence"), kMostBatch));
   }
   const ThreadCount thread_count(threads);
   held.clear();

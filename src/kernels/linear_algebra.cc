@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/counted.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/one_thread.h"
@@ -276,8 +277,8 @@ void gram_finish(Matrix& gram, uint64_t tokens) {
 void scale_gram(Matrix& gram, std::span<const float> scale) {
   const int64_t k = gram.rows();
   if (gram.cols() != k || static_cast<int64_t>(scale.size()) != k) {
-    throw ArgumentError(fmt::format("scale: expected {} values for a Gram matrix of [{}, {}], found {}", k, gram.rows(),
-                                    gram.cols(), scale.size()));
+    throw ArgumentError(fmt::format("scale: expected {} for a Gram matrix of [{}, {}], found {}", counted(k, "value"),
+                                    gram.rows(), gram.cols(), scale.size()));
   }
   constexpr int64_t kRows = 64;
   parallel_for(tiles_of(k, kRows), [&](int64_t i) {

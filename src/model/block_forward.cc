@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 
+#include "core/counted.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/gemm.h"
@@ -159,7 +160,7 @@ void BlockForward::Impl::check(int64_t layer, const PreparedBlock& block, const 
   }
   int64_t tokens = 0;
   for (const int64_t n : lengths) {
-    if (n < 0) throw ArgumentError(fmt::format("forward: a sequence of {} tokens", n));
+    if (n < 0) throw ArgumentError(fmt::format("forward: a sequence of {}", counted(n, "token")));
     tokens += n;
   }
   if (tokens != states.rows() || states.cols() != config.hidden_size) {
@@ -167,8 +168,8 @@ void BlockForward::Impl::check(int64_t layer, const PreparedBlock& block, const 
                                     states.rows(), states.cols()));
   }
   if (cache != nullptr && static_cast<int64_t>(lengths.size()) > cache->sequences()) {
-    throw ArgumentError(
-        fmt::format("forward: {} sequences, but the cache has room for {}", lengths.size(), cache->sequences()));
+    throw ArgumentError(fmt::format("forward: {}, but the cache has room for {}", counted(lengths.size(), "sequence"),
+                                    cache->sequences()));
   }
   const int64_t hidden = config.hidden_size;
   const int64_t ffn = config.intermediate_size;
@@ -188,8 +189,8 @@ void BlockForward::Impl::check(int64_t layer, const PreparedBlock& block, const 
                                       in, l.weight.out_features(), l.weight.in_features()));
     }
     if (!l.bias.empty() && static_cast<int64_t>(l.bias.size()) != out) {
-      throw ArgumentError(fmt::format("forward: layer {}, bias of linear {}: expected {} values, found {}", layer, i,
-                                      out, l.bias.size()));
+      throw ArgumentError(fmt::format("forward: layer {}, bias of linear {}: expected {}, found {}", layer, i,
+                                      counted(out, "value"), l.bias.size()));
     }
   }
   for (int i = 0; i < kNorms; ++i) {
@@ -198,8 +199,8 @@ void BlockForward::Impl::check(int64_t layer, const PreparedBlock& block, const 
     const bool needed = kind == NormKind::kInput || kind == NormKind::kPreFeedForward;
     const int64_t expected = kind == NormKind::kQ || kind == NormKind::kK ? config.head_dim : hidden;
     if ((size != 0 || needed) && size != expected) {
-      throw ArgumentError(
-          fmt::format("forward: layer {}, norm {}: expected {} weights, found {}", layer, i, expected, size));
+      throw ArgumentError(fmt::format("forward: layer {}, norm {}: expected {}, found {}", layer, i,
+                                      counted(expected, "weight"), size));
     }
   }
 }

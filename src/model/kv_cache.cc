@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "core/checked.h"
+#include "core/counted.h"
 #include "core/half.h"
 #include "kernels/dispatch.h"
 #include "model/attention.h"
@@ -34,7 +35,8 @@ uint64_t KvCache::most_bytes(const ModelConfig& config, int64_t sequences, int64
                                      config.num_key_value_heads, kv_page_bytes(type, config.head_dim)};
   const auto bytes = checked_bytes(shape, 1);
   if (!bytes || *bytes / static_cast<uint64_t>(shape[3] * shape[4]) > std::numeric_limits<int32_t>::max()) {
-    throw ArgumentError(fmt::format("key-value cache: {} sequences of {} positions are too many", sequences, capacity));
+    throw ArgumentError(fmt::format("key-value cache: {} of {} are too many", counted(sequences, "sequence"),
+                                    counted(capacity, "position")));
   }
   return *bytes;
 }
@@ -112,7 +114,8 @@ bool KvCache::can_truncate(int64_t sequence, int64_t length) const {
 void KvCache::truncate(int64_t sequence, int64_t length) {
   check(sequence);
   if (!can_truncate(sequence, length)) {
-    throw ArgumentError(fmt::format("key-value cache: sequence {} cannot go back to {} positions", sequence, length));
+    throw ArgumentError(
+        fmt::format("key-value cache: sequence {} cannot go back to {}", sequence, counted(length, "position")));
   }
   for (int64_t l = 0; l < layers_; ++l) cut(lists_[index(l, sequence)], length);
 }
@@ -209,9 +212,9 @@ void KvCache::append(int64_t layer, int64_t sequence, const float* k, const floa
   List& list = lists_[index(layer, sequence)];
   if (count > capacity_ - list.length) {
     throw ArgumentError(
-        fmt::format("key-value cache: sequence {} has {} positions and {} more are added, beyond the "
+        fmt::format("key-value cache: sequence {} has {} and {} more are added, beyond the "
                     "capacity of {}; make the cache larger",
-                    sequence, list.length, count, capacity_));
+                    sequence, counted(list.length, "position"), count, capacity_));
   }
   // Give back the pages that no query from here on sees, but for one: a sequence may go back by a few positions.
   const int64_t seen = first_visible(list.length, windows_[static_cast<size_t>(layer)]) / kKvPage - 1;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/counted.h"
 #include "pack/bit_runs.h"
 #include "pack/group_arrays.h"
 #include "pack/nibbles.h"
@@ -61,8 +62,8 @@ void pack_gptq(const QuantizedTensor& t, const std::string& name, GptqVersion ve
                                     t.out_features, t.in_features, run, t.bits));
   }
   if (!t.group_index.empty() && t.group_index.size() != static_cast<size_t>(t.in_features)) {
-    throw ArgumentError(
-        fmt::format("{}: group_index has {} values, expected {}", name, t.group_index.size(), t.in_features));
+    throw ArgumentError(fmt::format("{}: group_index has {}, expected {}", name, counted(t.group_index.size(), "value"),
+                                    t.in_features));
   }
   if (version == GptqVersion::kV1) {
     const auto zero = std::find(t.zeros.begin(), t.zeros.end(), uint8_t{0});

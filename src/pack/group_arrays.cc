@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "core/checked.h"
+#include "core/counted.h"
 #include "pack/bit_runs.h"
 #include "pack/nibbles.h"
 
@@ -41,9 +42,9 @@ void check_packable(const QuantizedTensor& t, const std::string& name, const Lay
   const auto codes = checked_mul(out, static_cast<uint64_t>(t.in_features));
   const uint64_t groups = out * static_cast<uint64_t>(t.groups());
   if (!codes || t.codes.size() != *codes || t.scales.size() != groups || t.zeros.size() != groups) {
-    throw ArgumentError(fmt::format("{}: shape [{}, {}] in groups of {}, but {} codes, {} scales and {} zeros", name,
-                                    t.out_features, t.in_features, t.group_size, t.codes.size(), t.scales.size(),
-                                    t.zeros.size()));
+    throw ArgumentError(fmt::format("{}: shape [{}, {}] in groups of {}, but {} codes, {} and {}", name, t.out_features,
+                                    t.in_features, t.group_size, t.codes.size(), counted(t.scales.size(), "scale"),
+                                    counted(t.zeros.size(), "zero")));
   }
   if (!t.group_index.empty() && !layout.scattered_groups) {
     throw ArgumentError(fmt::format(
@@ -71,9 +72,9 @@ void expect_part(const TensorView& part, DType dtype, std::span<const int64_t> s
   const auto bytes = checked_bytes(shape, dtype_size(dtype));
   if ((part.dtype != dtype && !same_words) || !std::ranges::equal(part.shape, shape) || !bytes ||
       part.bytes.size() != *bytes) {
-    throw FormatError(fmt::format("{}: {}: expected {} {}, found {} {} in {} bytes", name, what, dtype_name(dtype),
+    throw FormatError(fmt::format("{}: {}: expected {} {}, found {} {} in {}", name, what, dtype_name(dtype),
                                   shape_string(shape), dtype_name(part.dtype), shape_string(part.shape),
-                                  part.bytes.size()));
+                                  counted(part.bytes.size(), "byte")));
   }
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/counted.h"
 #include "core/half.h"
 #include "pack/bit_runs.h"
 #include "pack/group_arrays.h"
@@ -52,7 +53,7 @@ void pack_native(const QuantizedTensor& t, const std::string& name, std::span<co
                                     name, k_all, run_codes(t.bits), t.bits));
   }
   if (!q_scale.empty() && q_scale.size() != static_cast<size_t>(k_all)) {
-    throw ArgumentError(fmt::format("{}: q_scale has {} values, expected {}", name, q_scale.size(), k_all));
+    throw ArgumentError(fmt::format("{}: q_scale has {}, expected {}", name, counted(q_scale.size(), "value"), k_all));
   }
   out.parts.resize(q_scale.empty() ? 3 : 4);
   std::byte* words =

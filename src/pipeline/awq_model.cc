@@ -17,6 +17,7 @@
 #include "core/atomic_file.h"
 #include "core/border.h"
 #include "core/file_status.h"
+#include "core/made_folders.h"
 #include "core/threads.h"
 #include "formats/npz.h"
 #include "formats/safetensors.h"
@@ -336,9 +337,10 @@ AWQModelStats awq_quantize_model(const std::string& model_path, const std::strin
           fmt::format("output_path: expected another folder than the model's own, found {}", output_path));
     }
     expect_activations_of_some(files, npz, group_size);
-    create_folders(output_path);
+    MadeFolders made(output_path);
     FileQuantizer quantizer(job, npz, stats);
     for (const fs::path& file : files) quantizer.run(file);
+    made.keep();
     stats.bits_per_weight = quantizer.bits_per_weight();
   }
   stats.skipped_count = static_cast<int64_t>(stats.skipped.size());

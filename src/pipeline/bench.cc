@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/machine.h"
 #include "core/random.h"
 #include "core/threads.h"
@@ -48,8 +49,8 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
   const bool bad_batch = options.batch.empty() || std::any_of(options.batch.begin(), options.batch.end(),
                                                               [](int64_t n) { return n < 1 || n > kMostBatch; });
   if (bad_batch || options.depth < 0) {
-    throw ArgumentError(fmt::format("bench: expected a depth >= 0 and batches of 1 to {} sequences, found {} and {}",
-                                    kMostBatch, options.depth, fmt::join(options.batch, ",")));
+    throw ArgumentError(fmt::format("bench: expected a depth >= 0 and batches of 1 to {}, found {} and {}",
+                                    counted(kMostBatch, "sequence"), options.depth, fmt::join(options.batch, ",")));
   }
   if (options.prompt < 0 || options.generate < 0 || options.prompt + options.generate == 0 || options.repeat < 1) {
     throw ArgumentError(

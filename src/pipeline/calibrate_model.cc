@@ -12,6 +12,7 @@
 #include "calibrate/stats_file.h"
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/file_status.h"
 #include "core/machine.h"
 #include "core/threads.h"
@@ -120,10 +121,10 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
     const uint64_t budget = memory_budget(machine);
     if (bytes > budget / 2) {
       throw SystemError(
-          fmt::format("--keep-activations: the raw activations of {} tokens take {} MiB per layer, more than half of "
+          fmt::format("--keep-activations: the raw activations of {} take {} MiB per layer, more than half of "
                       "the memory allowed "
                       "({} MiB); use fewer --samples",
-                      texts.calibration.tokens(), bytes >> 20, budget >> 20));
+                      counted(texts.calibration.tokens(), "token"), bytes >> 20, budget >> 20));
     }
   }
   const bool spill = states_spill(*source, machine, texts.calibration.tokens());

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/atomic_file.h"
+#include "core/counted.h"
 #include "pipeline/report_check.h"
 #include "pipeline/report_words.h"
 #include "pipeline/texts.h"
@@ -56,13 +57,13 @@ CardFacts facts_of_report(const json& report) {
   if (!m.at("kl_divergence").at("mean").is_number()) return facts;
   const bool file = held_back.value("kind", json()) == "file";
   const auto chunks = held_back.at("chunks").get<int64_t>();
-  facts.evaluation = fmt::format("{}: {} chunk{}",
+  facts.evaluation = fmt::format("{}: {}",
                                  file ? fs::path(held_back.at("source").get<std::string>()).filename().string()
                                       : std::string("held-back part of the calibration text"),
-                                 chunks, chunks == 1 ? "" : "s");
+                                 counted(chunks, "chunk"));
   // All chunks are of one length.
   if (const json tokens = held_back.value("tokens", json()); tokens.is_number_unsigned() && chunks > 0)
-    facts.evaluation += fmt::format(" of {} tokens", tokens.get<int64_t>() / chunks);
+    facts.evaluation += fmt::format(" of {}", counted(tokens.get<int64_t>() / chunks, "token"));
   json figures;
   for (const char* key : {"perplexity", "kl_divergence", "top1_agreement", "positions"}) figures[key] = m.at(key);
   facts.figures_json = figures.dump(-1, ' ', false, json::error_handler_t::replace);

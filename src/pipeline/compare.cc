@@ -10,6 +10,7 @@
 #include <span>
 
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/threads.h"
 #include "model/block.h"
 #include "pipeline/printable.h"
@@ -57,10 +58,9 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
   }
   if (source_a->config().num_hidden_layers != source_b->config().num_hidden_layers ||
       source_a->family().linears != source_b->family().linears) {
-    throw ArgumentError(
-        fmt::format("{} and {}: expected two checkpoints of one model, found {} layers of {} and {} of {}", a, b,
-                    source_a->config().num_hidden_layers, source_a->family().name, source_b->config().num_hidden_layers,
-                    source_b->family().name));
+    throw ArgumentError(fmt::format("{} and {}: expected two checkpoints of one model, found {} of {} and {} of {}", a,
+                                    b, counted(source_a->config().num_hidden_layers, "layer"), source_a->family().name,
+                                    source_b->config().num_hidden_layers, source_b->family().name));
   }
   ordered_json j;
   j["a"] = source_a->path();

@@ -11,6 +11,7 @@
 
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/file_status.h"
 #include "core/half.h"
 #include "core/machine.h"
@@ -288,18 +289,19 @@ std::string render_conversion(const std::string& text) try {
   make_printable(j);
   if (!j.is_object() || !j.contains("linears")) throw FormatError("expected the result of a conversion");
   if (j.at("group_size").is_null()) {
-    return fmt::format("{} -> {}: {} tensors\n{}: {}, {:.1f} s\n", j.at("from").get<std::string>(),
-                       j.at("to").get<std::string>(), j.at("kept").get<size_t>(), j.at("output").get<std::string>(),
-                       size_text(j.at("bytes").get<uint64_t>()), j.at("seconds").get<double>());
+    return fmt::format("{} -> {}: {}\n{}: {}, {:.1f} s\n", j.at("from").get<std::string>(),
+                       j.at("to").get<std::string>(), counted(j.at("kept").get<size_t>(), "tensor"),
+                       j.at("output").get<std::string>(), size_text(j.at("bytes").get<uint64_t>()),
+                       j.at("seconds").get<double>());
   }
-  return fmt::format("{} -> {}: {} linears ({}, {}), {} other tensors\n{}: {}, {:.3f} bits per weight, {:.1f} s\n",
-                     j.at("from").get<std::string>(), j.at("to").get<std::string>(), j.at("linears").get<size_t>(),
-                     j.at("group_size").get<int64_t>() < 0
-                         ? std::string("one group per row")
-                         : fmt::format("groups of {}", j.at("group_size").get<int64_t>()),
-                     j.at("symmetric").get<bool>() ? "symmetric" : "asymmetric", j.at("kept").get<size_t>(),
-                     j.at("output").get<std::string>(), size_text(j.at("bytes").get<uint64_t>()),
-                     j.at("bits_per_weight").get<double>(), j.at("seconds").get<double>());
+  return fmt::format(
+      "{} -> {}: {} ({}, {}), {}\n{}: {}, {:.3f} bits per weight, {:.1f} s\n", j.at("from").get<std::string>(),
+      j.at("to").get<std::string>(), counted(j.at("linears").get<size_t>(), "linear"),
+      j.at("group_size").get<int64_t>() < 0 ? std::string("one group per row")
+                                            : fmt::format("groups of {}", j.at("group_size").get<int64_t>()),
+      j.at("symmetric").get<bool>() ? "symmetric" : "asymmetric", counted(j.at("kept").get<size_t>(), "other tensor"),
+      j.at("output").get<std::string>(), size_text(j.at("bytes").get<uint64_t>()),
+      j.at("bits_per_weight").get<double>(), j.at("seconds").get<double>());
 } catch (...) {
   rethrow_as_error("render_conversion");
 }

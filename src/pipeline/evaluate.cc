@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/file_status.h"
 #include "core/machine.h"
 #include "core/threads.h"
@@ -93,8 +94,8 @@ uint64_t evaluation_bytes(const ModelSource& source, const TokenSet& chunks, uin
 void check_comparable(const ModelSource& model, const ModelSource& reference, Tracker& tracker) {
   if (reference.config().vocab_size != model.config().vocab_size) {
     throw UnsupportedError(fmt::format(
-        "--reference {}: expected a vocabulary of {} tokens as in {}, found {}: no model of the same tokenizer",
-        reference.path(), model.config().vocab_size, model.path(), reference.config().vocab_size));
+        "--reference {}: expected a vocabulary of {} as in {}, found {}: no model of the same tokenizer",
+        reference.path(), counted(model.config().vocab_size, "token"), model.path(), reference.config().vocab_size));
   }
   const Tokenizer& a = model.tokenizer();
   const Tokenizer& b = reference.tokenizer();
@@ -111,8 +112,8 @@ void check_comparable(const ModelSource& model, const ModelSource& reference, Tr
     }
   }
   if (a.vocab_size() != b.vocab_size()) {
-    tracker.warn(fmt::format("the tokenizer of {} has {} tokens, that of {} {}; those that both have are the same",
-                             model.path(), a.vocab_size(), reference.path(), b.vocab_size()));
+    tracker.warn(fmt::format("the tokenizer of {} has {}, that of {} {}; those that both have are the same",
+                             model.path(), counted(a.vocab_size(), "token"), reference.path(), b.vocab_size()));
   }
   if (model.family().name != reference.family().name) {
     tracker.warn(fmt::format("{} is of the family {}, {} of {}: the reference is not what this model was made from",

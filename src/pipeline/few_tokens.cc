@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/counted.h"
+
 namespace metal_marlin {
 namespace {
 
@@ -48,8 +50,8 @@ FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& re
                                                                (enough + sequence_length - 1) / sequence_length)
                                                  : std::string("make the statistics of more text");
   out.warning =
-      fmt::format("too little calibration text for {} of {} linears ({}): {} tokens, {} needed{}; {}", list.size(),
-                  linears, fmt::join(kinds, ", "), least, enough,
+      fmt::format("too little calibration text for {} of {} ({}): {}, {} needed{}; {}", list.size(),
+                  counted(linears, "linear"), fmt::join(kinds, ", "), counted(least, "token"), enough,
                   singular ? "" : fmt::format(" ({} for each input channel)", kLeastTokensPerChannel), advice);
   out.list_json = list.dump();
   return out;

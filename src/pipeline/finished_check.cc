@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/counted.h"
 #include "pipeline/quantize_block.h"
 
 namespace metal_marlin {
@@ -51,8 +52,7 @@ void check_finished(const ModelSource& source, int64_t layer, const LayerTensors
     if (expected != found) fail(w.name, expected, found);
   }
   if (finished.quantized.size() != tensors.quantized.size()) {
-    fail("quantized", fmt::format("{} linears", tensors.quantized.size()),
-         fmt::format("{}", finished.quantized.size()));
+    fail("quantized", counted(tensors.quantized.size(), "linear"), fmt::format("{}", finished.quantized.size()));
   }
   std::set<std::string> listed;
   if (report.contains("changed") && report["changed"].is_array()) {
@@ -65,7 +65,7 @@ void check_finished(const ModelSource& source, int64_t layer, const LayerTensors
     if (size == sizes.end() || finished.quantized.count(t.name) > 0 || listed.erase(t.name) == 0)
       fail(t.name, "a tensor that was folded into", "another");
     if (t.dtype != DType::kF16 || t.view().elements() != size->second) {
-      fail(t.name, fmt::format("{} values in F16", size->second),
+      fail(t.name, fmt::format("{} in F16", counted(size->second, "value")),
            fmt::format("{} in {}", t.view().elements(), dtype_name(t.dtype)));
     }
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/threads.h"
 #include "pipeline/left_out.h"
 #include "pipeline/mixed_report.h"
@@ -107,12 +108,12 @@ std::string render_inspection(const std::string& text) try {
   const auto& c = j.at("config");
   line("path", j.at("path").get<std::string>());
   line("family", fmt::format("{} ({})", j.at("family").get<std::string>(), j.at("format").get<std::string>()));
-  line("shape",
-       fmt::format("{} layers, hidden {}, feed-forward {}, {} heads ({} for keys and values) of {}, vocabulary {}",
-                   c.at("num_hidden_layers").get<int64_t>(), c.at("hidden_size").get<int64_t>(),
-                   c.at("intermediate_size").get<int64_t>(), c.at("num_attention_heads").get<int64_t>(),
-                   c.at("num_key_value_heads").get<int64_t>(), c.at("head_dim").get<int64_t>(),
-                   c.at("vocab_size").get<int64_t>()));
+  line("shape", fmt::format("{}, hidden {}, feed-forward {}, {} ({} for keys and values) of {}, vocabulary {}",
+                            counted(c.at("num_hidden_layers").get<int64_t>(), "layer"),
+                            c.at("hidden_size").get<int64_t>(), c.at("intermediate_size").get<int64_t>(),
+                            counted(c.at("num_attention_heads").get<int64_t>(), "head"),
+                            c.at("num_key_value_heads").get<int64_t>(), c.at("head_dim").get<int64_t>(),
+                            c.at("vocab_size").get<int64_t>()));
   line("head", c.at("tie_word_embeddings").get<bool>() ? "tied to the embedding" : "of its own");
   const auto parameters = j.at("parameters").get<uint64_t>();
   line("parameters", parameters < 1'000'000 ? fmt::format("{}", parameters)
@@ -128,20 +129,27 @@ std::string render_inspection(const std::string& text) try {
       const size_t count = nested ? q[key][0].size() : q[key].size();
       if (count > 3) q[key] = fmt::format("({})", count);
     }
-    line("quantization", q.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+    std::string words;
+    for (const auto& [key, value] : q.items()) {
+      const std::string shown_value = value.is_string()
+                                          ? value.get<std::string>()
+                                          : value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+      words += fmt::format("{}{} {}", words.empty() ? "" : ", ", key, shown_value);
+    }
+    line("quantization", words);
   }
-  line("linears", fmt::format("{} weights of blocks", j.at("linears").get<int64_t>()));
+  line("linears", fmt::format("{} of blocks", counted(j.at("linears").get<int64_t>(), "weight")));
   for (const auto& g : j.value("grids", ordered_json::array())) {
     const auto bits = g.at("bits").get<int>();
     const auto size = g.at("group_size").get<int64_t>();
     const std::string groups = bits == 16 ? ""
                                : size < 0 ? ", a group for each row"
                                           : fmt::format(", groups of {}", size);
-    line("  in", fmt::format("{} bits{}: {} linears, {:.1f} M weights", bits, groups, g.at("linears").get<int64_t>(),
-                             g.at("weights").get<double>() / 1e6));
+    line("  in", fmt::format("{} bits{}: {}, {:.1f} M weights", bits, groups,
+                             counted(g.at("linears").get<int64_t>(), "linear"), g.at("weights").get<double>() / 1e6));
   }
   for (const auto& [name, entry] : j.at("stored_as").items()) {
-    line("stored as " + name, fmt::format("{} tensors, {}", entry.at("tensors").get<int64_t>(),
+    line("stored as " + name, fmt::format("{}, {}", counted(entry.at("tensors").get<int64_t>(), "tensor"),
                                           size_text(entry.at("bytes").get<uint64_t>())));
   }
   // By reason, in the order in which they are met: norms and biases are many.

@@ -11,6 +11,7 @@
 #include "pack/group_arrays.h"
 #include "pack/native.h"
 #include "pipeline/knapsack.h"
+#include "pipeline/pattern_hint.h"
 #include "pipeline/texts.h"
 
 namespace metal_marlin {
@@ -301,9 +302,14 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
     }
   }
   for (size_t i = 0; i < patterns.size(); ++i) {
-    if (!used[i])
-      throw ArgumentError(fmt::format("--linear-bits {}: no linear that is quantized has a name that matches '{}'",
-                                      patterns[i].text, patterns[i].pattern));
+    if (used[i]) continue;
+    std::vector<std::string> names;
+    for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
+      for (const QuantizedWeight& w : layer_tensors(source, layer, options).quantized) names.push_back(w.name);
+    }
+    if (names.empty()) continue;  // nothing is left to quantize: the plan says so
+    throw ArgumentError(fmt::format("--linear-bits {}: no linear that is quantized has a name that matches '{}': {}",
+                                    patterns[i].text, patterns[i].pattern, pattern_hint(patterns[i].pattern, names)));
   }
   return out;
 }

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "core/counted.h"
+
 namespace metal_marlin {
 namespace {
 
@@ -62,8 +64,8 @@ bool chosen(const json& mixed) {
 std::string summary(const json& mixed) {
   const json& items = mixed.at("items");
   std::string out = fmt::format(
-      "KL divergence of each set of linears alone, measured on {} tokens: {:.4f} in all, {:.4f} when all are quantized",
-      mixed.at("tokens").get<int64_t>(), sum_of_kl(items), mixed.at("kl_together").get<double>());
+      "KL divergence of each set of linears alone, measured on {}: {:.4f} in all, {:.4f} when all are quantized",
+      counted(mixed.at("tokens").get<int64_t>(), "token"), sum_of_kl(items), mixed.at("kl_together").get<double>());
   if (chosen(mixed)) {
     out += fmt::format(
         ". Chosen: {:.3f} bits per weight ({:.3f} with all that the file's layout adds), estimated KL divergence "

@@ -93,15 +93,14 @@ OutputFolder::OutputFolder(const std::string& path, Use use, const Warn& warn)
     throw ArgumentError(fmt::format("{}: expected a folder, found a file", path));
   if (!fs::exists(kind)) {
     if (!use_write_) return;
-    create_folders(path);
-    made_ = true;
+    made_ = MadeFolders(path);
   }
   // The run that had the lock may have exchanged the folder between our look and our lock.
   for (int attempt = 0; attempt < 8; ++attempt) {
     folder_ = Folder(path);
     const LockResult lock = folder_->lock();
     if (lock == LockResult::kHeldByAnother) {
-      made_ = false;
+      made_.keep();
       throw SystemError(fmt::format("{}: another run is writing there; wait for it, or choose another folder", path));
     }
     if (lock == LockResult::kNotSupported) {
@@ -118,17 +117,6 @@ OutputFolder::OutputFolder(const std::string& path, Use use, const Warn& warn)
   remove_leftovers(*folder_);
   take_back_staged();
   remove_leftovers_beside();
-}
-
-OutputFolder::~OutputFolder() {
-  if (!made_ || !folder_) return;
-  try {
-    if (folder_->names().empty()) {
-      if (const auto above = parent()) above->remove_empty(fs::path(real_).filename().string());
-    }
-  } catch (const Error&) {
-    return;  // it stays, empty
-  }
 }
 
 std::optional<Folder> OutputFolder::parent() const {
@@ -254,7 +242,7 @@ bool OutputFolder::exchange(const Folder& journal, const Warn& warn) {
     return give_up();
   }
   above->sync();
-  made_ = false;
+  made_.keep();
   try {
     if (const std::vector<std::string> left = remove_old(*above, aside); !left.empty()) {
       warn(fmt::format("{} was replaced; what came into the old folder during the run is kept in {}: {}", path_,
@@ -322,7 +310,7 @@ void OutputFolder::place(const Warn& warn) {
   const Folder journal = folder_->open_folder(kJournalName);
   if (!placing() && exchange(journal, warn)) return;
   move_files(journal, old);
-  made_ = false;
+  made_.keep();
   remove_journal();
 }
 

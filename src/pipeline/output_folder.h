@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 
+#include "core/made_folders.h"
 #include "pipeline/manifest.h"
 #include "platform/folder.h"
 
@@ -30,8 +31,7 @@ class OutputFolder {
   // Takes the lock, which one process at a time can have. SystemError when another process has it, ArgumentError when
   // `path` is no folder. On a file system without locks it calls `warn` instead.
   OutputFolder(const std::string& path, Use use, const Warn& warn);
-  // Removes the folder when this object made it and it is still empty.
-  ~OutputFolder();
+  // The folder, and those above it, go when this object made them and they are still empty.
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
 
@@ -67,7 +67,7 @@ class OutputFolder {
   std::string path_;
   std::string real_;  // without links
   std::optional<Folder> folder_;
-  bool made_ = false;
+  MadeFolders made_;  // goes before the lock
   bool use_write_ = false;
 };
 

@@ -23,6 +23,7 @@
 #include "pipeline/recipe.h"
 #include "pipeline/resume.h"
 #include "pipeline/run_identity.h"
+#include "pipeline/run_report.h"
 #include "pipeline/run_warnings.h"
 #include "pipeline/select_pool.h"
 #include "pipeline/sensitivity.h"
@@ -35,6 +36,11 @@ namespace metal_marlin {
 namespace {
 
 using nlohmann::json;
+
+// The codes with which the command ends.
+constexpr int kStoppedByFault = 1;
+constexpr int kStoppedByUsage = 2;
+constexpr int kMissedGate = 4;
 
 // Multiply-adds of a token in the linears of all blocks, and in the Gram matrices of the inputs (symmetric half).
 struct Work {
@@ -136,13 +142,21 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   plan["start"] = nullptr;
   plan["finished_blocks"] = 0;
   std::string stops;
+  int exit_code = 0;  // of the run, as far as it can be known before
+  const auto stop = [&](const std::string& why, int code) {
+    if (!stops.empty()) return;
+    stops = why;
+    exit_code = code;
+  };
   const auto look_at_output = [&](const auto& look) {
     try {
       look();
     } catch (const Interrupted&) {
       throw;
+    } catch (const ArgumentError& e) {
+      stop(e.what(), kStoppedByUsage);
     } catch (const Error& e) {
-      if (stops.empty()) stops = e.what();
+      stop(e.what(), kStoppedByFault);
     }
   };
   look_at_output([&] { check_output(*source, output); });
@@ -158,6 +172,8 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
     if (start != Start::kComplete) require_place_for(output);
     plan["start"] = start_name(start);
     if (start == Start::kResume) plan["finished_blocks"] = journal.finished_blocks();
+    if (start == Start::kComplete && !gate_verdict(finished_report(folder.folder()), options.max_kl))
+      exit_code = kMissedGate;
   });
   require_judge(options);
   std::unique_ptr<StatsFile> statistics;
@@ -235,9 +251,10 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   const MemoryPlan memory = measure_memory(*source, recipe, options, sizes.calibration, sizes.held_back);
   for (const std::string& shortage : {memory_shortage(memory, options), disk_shortage(memory, output)}) {
     if (plan["start"] == "complete") break;  // that run has been made
-    if (stops.empty()) stops = shortage;
+    if (!shortage.empty()) stop(shortage, kStoppedByFault);
   }
   plan["stops"] = stops;
+  plan["exit_code"] = exit_code;
   plan["memory"] = to_json(memory);
   plan["disk_free_bytes"] = free_disk_bytes(output);
   plan["memory_budget"] = memory_budget(options.machine);

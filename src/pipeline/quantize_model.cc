@@ -17,6 +17,7 @@
 #include "calibrate/stats_file.h"
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/file_status.h"
 #include "core/machine.h"
 #include "core/threads.h"
@@ -493,12 +494,13 @@ Evaluation Run::evaluate() {
 
 // The evaluation's text for the model card: the file without its folder, and how much of it was used.
 std::string Run::evaluated_text() const {
-  if (!evaluating()) return {};
+  if (!evaluating())
+    return options_.evaluation.text == "none" ? "nothing (--evaluate none)" : "nothing (there was no text for it)";
   const std::string& file = options_.evaluation.text;
   const std::string source =
       file.empty() ? "held-back part of the calibration text" : fs::path(file).filename().string();
   const size_t chunks = texts_.held_back.sequences.size();
-  return fmt::format("{}: {} chunk{} of {} tokens", source, chunks, chunks == 1 ? "" : "s", texts_.held_back.longest());
+  return fmt::format("{}: {} of {}", source, counted(chunks, "chunk"), counted(texts_.held_back.longest(), "token"));
 }
 
 // Warns of values that the written file cannot hold. The figures were measured before it was written.
@@ -511,10 +513,11 @@ void Run::warn_of_conversion(const std::string& format, const WriteReport& repor
   }
   if (report.rounded.empty() || !evaluating() || told_of_narrowing_) return;
   tracker_.warn(fmt::format(
-      "{}: {} tensors of the source, which stores them in float32, are written in 16 bits ({}); perplexity "
+      "{}: {} of the source, which stores {} in float32, {} written in 16 bits ({}); perplexity "
       "and KL divergence of this report were measured before that, evaluate the result for figures of it; "
       "the first: {}",
-      source_->path(), report.rounded.size(), format, escaped(source_->stored_name(report.rounded.front()))));
+      source_->path(), counted(report.rounded.size(), "tensor"), form_for(report.rounded.size(), "it", "them"),
+      form_for(report.rounded.size(), "is", "are"), format, escaped(source_->stored_name(report.rounded.front()))));
 }
 
 std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures, const std::string& place) {

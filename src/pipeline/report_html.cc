@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/border.h"
+#include "core/counted.h"
 #include "pipeline/mixed_report.h"
 #include "pipeline/report_check.h"
 #include "pipeline/report_lists.h"
@@ -122,7 +123,7 @@ std::string verdict_html(const json& r) {
     if (const std::string note = evaluation_note(r); !note.empty()) h += " Measured on " + escape_html(note) + ".";
     h += "</span></div>";
   } else {
-    h += "<div class=\"verdict fair\"><b>not evaluated</b>: there was no text for it; --evaluate FILE names one</div>";
+    h += "<div class=\"verdict fair\"><b>not evaluated</b>: " + not_evaluated_reason(r) + "</div>";
   }
   if (r.at("gate").at("max_kl").is_number()) {
     const bool estimated = only_estimated(r);
@@ -147,11 +148,12 @@ std::string facts_html(const json& r) {
                           cell(m.at("perplexity").at("quantized"), "{:.3f}"));
     row("same top token", percent(m.at("top1_agreement")));
     row("KL divergence, p99", cell(m.at("kl_divergence").at("p99"), "{:.3f}") + " (99 % of positions are below)");
-    row("evaluated on", fmt::format("{}: {} positions", cell(r.at("held_back").at("source")), cell(m.at("positions"))));
+    row("evaluated on", fmt::format("{}: {}", cell(r.at("held_back").at("source")),
+                                    counted(m.at("positions").get<int64_t>(), "position")));
   }
   const std::string details = calibration_details(r.at("calibration"));
-  row("calibration", details.empty() ? fmt::format("{}: {} tokens", cell(r.at("calibration").at("source")),
-                                                   cell(r.at("calibration").at("tokens")))
+  row("calibration", details.empty() ? fmt::format("{}: {}", cell(r.at("calibration").at("source")),
+                                                   counted(r.at("calibration").at("tokens").get<int64_t>(), "token"))
                                      : text_cell(details));
   row("cost",
       fmt::format("{}, {} of processors, peak memory {}", duration_text(r.at("run").at("seconds").get<double>()),
@@ -287,9 +289,9 @@ std::string render_report_html(const std::string& report_json) try {
   h += stages_html(r.at("run"));
   if (const json choice = r.value("rounding_choice", json()); choice.is_object())
     h += "<h2>Rounding</h2><p class=\"small\">" + text_cell(rounding_choice_text(choice)) + ".</p>";
-  h += fmt::format("<p class=\"small\">metal-marlin {} on {}, {} threads; report schema {}</p></body></html>\n",
+  h += fmt::format("<p class=\"small\">metal-marlin {} on {}, {}; report schema {}</p></body></html>\n",
                    cell(r.at("run").at("version")), cell(r.at("run").at("machine").at("cpu")),
-                   cell(r.at("run").at("machine").at("threads")), cell(r.at("schema")));
+                   counted(r.at("run").at("machine").at("threads").get<int64_t>(), "thread"), cell(r.at("schema")));
   return h;
 } catch (...) {
   rethrow_as_error("render_report_html");

@@ -7,13 +7,16 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "core/counted.h"
+
 namespace metal_marlin {
 
 using nlohmann::json;
 
 std::string few_tokens_text(const json& entry) {
-  return fmt::format("{}: {} tokens for {} channels", entry.value("name", std::string()),
-                     entry.value("tokens", int64_t{0}), entry.value("in_features", int64_t{0}));
+  return fmt::format("{}: {} for {}", entry.value("name", std::string()),
+                     counted(entry.value("tokens", int64_t{0}), "token"),
+                     counted(entry.value("in_features", int64_t{0}), "channel"));
 }
 
 std::string clamped_text(const json& entry) {
@@ -47,10 +50,10 @@ std::string rounding_choice_text(const json& choice) {
   std::vector<std::string> texts;
   for (const auto& [damping, text] : dampings) texts.push_back(text);
   return fmt::format(
-      "Rounding chosen on {} sequence{} of the validation split: {} refined, {} with feedback only, {} to nearest ({} "
+      "Rounding chosen on {} of the validation split: {} refined, {} with feedback only, {} to nearest ({} "
       "with less than "
       "the recipe's steps){}{}",
-      n("sequences"), n("sequences") == 1 ? "" : "s", n("refined"), n("feedback"), n("nearest"), n("fallbacks"),
+      counted(n("sequences"), "sequence"), n("refined"), n("feedback"), n("nearest"), n("fallbacks"),
       texts.empty() ? "" : "; damping ", fmt::join(texts, ", "));
 }
 

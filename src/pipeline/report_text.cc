@@ -11,6 +11,7 @@
 
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/counted.h"
 #include "core/file_status.h"
 #include "pipeline/manifest.h"
 #include "pipeline/mixed_report.h"
@@ -159,7 +160,7 @@ std::string render_report_summary(const std::string& report_json) try {
     const std::string note = evaluation_note(r);
     line("measured on", note.empty() ? r.at("held_back").at("source").get<std::string>() : note);
   } else {
-    line("verdict", "not evaluated: there was no text for it; --evaluate FILE names one");
+    line("verdict", "not evaluated: " + not_evaluated_reason(r));
   }
   const json& parts = m.at("parts");
   line("size", total_size_text(r) + (parts.empty() ? "" : ": " + size_parts_text(parts) + sized_format(r)));
@@ -191,13 +192,13 @@ std::string render_report_text(const std::string& report_json) try {
                    group < 0 ? std::string("per channel") : fmt::format("groups of {}", group)));
   // Statistics from a file are of tokens, but no longer of sequences.
   const int64_t sequences = r.at("calibration").at("sequences").get<int64_t>();
-  line("calibration", fmt::format("{}: {}{} tokens", r.at("calibration").at("source").get<std::string>(),
-                                  sequences > 0 ? fmt::format("{} sequences, ", sequences) : "",
-                                  r.at("calibration").at("tokens").get<int64_t>()));
+  line("calibration", fmt::format("{}: {}{}", r.at("calibration").at("source").get<std::string>(),
+                                  sequences > 0 ? fmt::format("{}, ", counted(sequences, "sequence")) : "",
+                                  counted(r.at("calibration").at("tokens").get<int64_t>(), "token")));
   if (const std::string details = calibration_details(r.at("calibration")); !details.empty()) line("", details);
   if (r.at("held_back").at("chunks").get<int64_t>() > 0) {
-    line("evaluated on", fmt::format("{}: {} positions", r.at("held_back").at("source").get<std::string>(),
-                                     m.at("positions").get<int64_t>()));
+    line("evaluated on", fmt::format("{}: {}", r.at("held_back").at("source").get<std::string>(),
+                                     counted(m.at("positions").get<int64_t>(), "position")));
     if (const std::string note = evaluation_note(r); !note.empty()) line("", note);
     line("perplexity", fmt::format("{} -> {}", number(m.at("perplexity").at("reference"), "{:.3f}"),
                                    number(m.at("perplexity").at("quantized"), "{:.3f}")));
@@ -212,7 +213,7 @@ std::string render_report_text(const std::string& report_json) try {
     const json& same = m.at("top1_agreement");
     line("same top token", same.is_number() ? fmt::format("{:.1f} %", 100 * same.get<double>()) : "-");
   } else {
-    line("evaluated on", "nothing: there was no text for it");
+    line("evaluation", "not evaluated: " + not_evaluated_reason(r));
   }
   line("size", fmt::format("{}: {:.3f} bits per weight, {:.3f} in the quantized linears{}", total_size_text(r),
                            m.at("bits_per_weight").get<double>(), m.at("linears_bits_per_weight").get<double>(),
@@ -270,7 +271,7 @@ std::string render_report_text(const std::string& report_json) try {
     }
   }
   if (!few.empty()) out += "\nFewer than 4 calibration tokens for each input channel\n";
-  for (const auto& [text, count] : few) out += fmt::format("  {} ({} linear{})\n", text, count, count == 1 ? "" : "s");
+  for (const auto& [text, count] : few) out += fmt::format("  {} ({})\n", text, counted(count, "linear"));
   list("Clamped or flushed: beyond the range of float16", r.at("clamped"),
        [](const json& c) { return fmt::format("{}: {}", c.at("name").get<std::string>(), clamped_text(c)); });
   if (!r.at("kept_in_16_bits").empty()) {
@@ -346,7 +347,7 @@ std::string render_plan(const std::string& plan_json) try {
                            duration_text(p.at("seconds").at("total").get<double>()),
                            p.at("machine").at("threads").get<int>() == 1
                                ? std::string("1 thread")
-                               : fmt::format("{} threads", p.at("machine").at("threads").get<int>()),
+                               : fmt::format("{}", counted(p.at("machine").at("threads").get<int>(), "thread")),
                            p.at("machine").at("cpu").get<std::string>(),
                            p.at("machine").at("gemm_gflops_per_core").get<double>()));
   for (const auto& [name, seconds] : p.at("seconds").items()) {

@@ -76,6 +76,11 @@ std::string evaluated_file(const json& report) {
 
 }  // namespace
 
+std::string not_evaluated_reason(const json& r) {
+  return r.at("options").value("evaluate", json()) == "none" ? "--evaluate none"
+                                                             : "there was no text for it; --evaluate FILE names one";
+}
+
 std::string evaluated_text(const json& report) {
   const std::string file = evaluated_file(report);
   return file.empty() ? "text that was held back" : file;

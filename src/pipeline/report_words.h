@@ -29,6 +29,8 @@ std::string method_text(const nlohmann::json& report);
 // What kind of text the figures are of, and what that means for them: "the model's own text: ... "; empty: a file that
 // the user has named, or nothing was evaluated.
 std::string evaluation_note(const nlohmann::json& report);
+// Why nothing was evaluated: "--evaluate none", or that there was no text. Of a report without figures.
+std::string not_evaluated_reason(const nlohmann::json& report);
 // Of which text the errors behind the figures are: "wiki.test.txt", the file that was named, without folders, or "text
 // that was held back".
 std::string evaluated_text(const nlohmann::json& report);

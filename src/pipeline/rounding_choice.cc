@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/threads.h"
 #include "quantize/errors.h"
 #include "quantize/refine.h"
@@ -36,8 +37,8 @@ std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weigh
                                     gram.rows(), gram.cols(), held_back.rows(), held_back.cols()));
   }
   if (trial.grids.size() != weights.size()) {
-    throw ArgumentError(fmt::format("rounding trial: expected a grid for each of {} linears, found {}", weights.size(),
-                                    trial.grids.size()));
+    throw ArgumentError(fmt::format("rounding trial: expected a grid for each of {}, found {}",
+                                    counted(weights.size(), "linear"), trial.grids.size()));
   }
   add(gram, held_back, -share);
   std::vector<RoundingChoice> choices(weights.size());

@@ -9,10 +9,12 @@
 #include <set>
 
 #include "calibrate/stats_file.h"
+#include "core/counted.h"
 #include "core/half.h"
 #include "formats/text.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/mixed_bits.h"
+#include "pipeline/pattern_hint.h"
 #include "pipeline/texts.h"
 #include "source/text.h"
 #include "write/checkpoint_writer.h"
@@ -125,8 +127,9 @@ std::vector<std::string> float16_warnings(const ModelSource& source, const Write
   for (const ClampedTensor& c : report.clamped) {
     const std::string name = escaped(source.stored_name(c.name));
     if (c.clamped > 0) {
-      warnings.push_back(fmt::format("{}: {} values exceed float16 and were clamped to +-65504, the largest is {}",
-                                     name, c.clamped, c.largest));
+      warnings.push_back(fmt::format("{}: {} {} float16 and {} clamped to +-65504, the largest is {}", name,
+                                     counted(c.clamped, "value"), form_for(c.clamped, "exceeds", "exceed"),
+                                     form_for(c.clamped, "was", "were"), c.largest));
     }
     if (c.flushed > 0) lost.push_back({name, c.flushed});
   }
@@ -145,10 +148,9 @@ std::vector<std::string> float16_warnings(const ModelSource& source, const Write
     values += lost[i].count;
     if (i < kNamed) list += fmt::format("{}{} of {}", i > 0 ? ", " : "", lost[i].count, lost[i].name);
   }
-  if (lost.size() > kNamed) list += fmt::format(" and {} more tensors", lost.size() - kNamed);
-  warnings.push_back(fmt::format("{}: {} {} that {} not 0 became 0, because float16 holds nothing below 3e-8: {}",
-                                 source.path(), values, values == 1 ? "value" : "values", values == 1 ? "was" : "were",
-                                 list));
+  if (lost.size() > kNamed) list += fmt::format(" and {}", counted(lost.size() - kNamed, "more tensor"));
+  warnings.push_back(fmt::format("{}: {} that {} not 0 became 0, because float16 holds nothing below 3e-8: {}",
+                                 source.path(), counted(values, "value"), form_for(values, "was", "were"), list));
   return warnings;
 }
 
@@ -166,9 +168,9 @@ std::string clamped_scales_warning(std::span<const nlohmann::json> blocks) {
   }
   if (scales == 0) return {};
   return fmt::format(
-      "{} {} of {} {} exceed float16 and were clamped to 65504, so the largest weights of their groups are lost; the "
-      "first: {}",
-      scales, scales == 1 ? "scale" : "scales", linears, linears == 1 ? "linear" : "linears", escaped(first));
+      "{} of {} {} float16 and {} clamped to 65504, so the largest weights of {} are lost; the first: {}",
+      counted(scales, "scale"), counted(linears, "linear"), form_for(scales, "exceeds", "exceed"),
+      form_for(scales, "was", "were"), form_for(scales, "its group", "their groups"), escaped(first));
 }
 
 void require_judge(const QuantizeOptions& options) {
@@ -186,7 +188,14 @@ std::vector<std::string> unused_pattern_warnings(const QuantizeOptions& options,
       return std::any_of(l.skipped.begin(), l.skipped.end(),
                          [&](const Skipped& k) { return matches_any({pattern}, k.name); });
     });
-    if (!used) warnings.push_back("--skip \"" + pattern + "\" matches no linear");
+    if (used) continue;
+    std::vector<std::string> names;
+    for (const LayerTensors& l : layers) {
+      for (const QuantizedWeight& w : l.quantized) names.push_back(w.name);
+      for (const Skipped& s : l.skipped) names.push_back(s.name);
+    }
+    warnings.push_back(
+        fmt::format("--skip '{}' matches no linear: {}", escaped(pattern), pattern_hint(pattern, names)));
   }
   return warnings;
 }

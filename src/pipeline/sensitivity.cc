@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "calibrate/statistics.h"
+#include "core/counted.h"
 #include "core/threads.h"
 #include "formats/text.h"
 #include "model/block.h"
@@ -322,8 +323,8 @@ std::string sensitivity_warning(const QuantizeOptions& options, int64_t availabl
   return fmt::format(
       "sensitivity: of {} calibration sequences {} are measured on and {} are what statistics are of, so that some are "
       "both: expect larger "
-      "divergences than it says; give at least {} sequences, or fewer --sensitivity-tokens",
-      available, size.sequences, size.statistics, 2 * wanted);
+      "divergences than it says; give at least {}, or fewer --sensitivity-tokens",
+      available, size.sequences, size.statistics, counted(2 * wanted, "sequence"));
 }
 
 uint64_t sensitivity_bytes(const ModelSource& source, const QuantizeOptions& options, uint64_t block_bytes) {

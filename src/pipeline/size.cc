@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/counted.h"
+
 namespace metal_marlin {
 
 std::string size_text(uint64_t bytes) {
-  if (bytes < 1000) return fmt::format("{} bytes", bytes);
+  if (bytes < 1000) return counted(bytes, "byte");
   const auto value = static_cast<double>(bytes);
   if (bytes < 1'000'000) return fmt::format("{:.1f} KB", value / 1e3);
   if (bytes < 1'000'000'000) return fmt::format("{:.1f} MB", value / 1e6);

@@ -16,6 +16,7 @@
 #include "calibrate/jsonl_text.h"
 #include "calibrate/mixture.h"
 #include "calibrate/stats_file.h"
+#include "core/counted.h"
 #include "infer/batch_sampler.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/select_pool.h"
@@ -183,11 +184,12 @@ void make_self_text(const ModelSource& source, const QuantizeOptions& options, P
 
 std::string held_back_text(const Part& part) {
   if (part.kind == SourceKind::kSelf) {
-    return fmt::format("the last {} of {} sequences that the model made itself", part.held_count,
-                       part.count + part.held_count);
+    return fmt::format("the last {} of {} that the model made itself", part.held_count,
+                       counted(part.count + part.held_count, "sequence"));
   }
-  if (!part.counted) return fmt::format("the last {} tokens of {}", part.held_back.tokens(), part.source);
-  return fmt::format("the last {} of the {} tokens of {}", part.held_back.tokens(), part.tokens, part.source);
+  if (!part.counted) return fmt::format("the last {} of {}", counted(part.held_back.tokens(), "token"), part.source);
+  return fmt::format("the last {} of the {} of {}", part.held_back.tokens(), counted(part.tokens, "token"),
+                     part.source);
 }
 
 void warn_of_few_sequences(const QuantizeOptions& options, const std::vector<Part>& parts, bool hold_back,
@@ -196,8 +198,8 @@ void warn_of_few_sequences(const QuantizeOptions& options, const std::vector<Par
   const char* rest = hold_back ? " (the rest is held back for evaluation)" : "";
   const auto warn = [&](const Part& part, int64_t asked, const char* why) {
     if (part.count >= asked) return;
-    tracker.warn(fmt::format("{}: only {} sequences of {} tokens for calibration where {} were asked for{}",
-                             part.source, part.count, c.sequence_length, asked, why));
+    tracker.warn(fmt::format("{}: only {} of {} for calibration where {} were asked for{}", part.source,
+                             counted(part.count, "sequence"), counted(c.sequence_length, "token"), asked, why));
   };
   const std::vector<double> weights = weights_of(c);
   const bool own = parts.size() > weights.size();
@@ -225,8 +227,8 @@ void warn_of_named_text(const ModelSource& source, const QuantizeOptions& option
 
 void warn_of_no_choice(const CalibrationOptions& c, int64_t sequences, Tracker& tracker) {
   if (c.select > 0 && c.select >= sequences) {
-    tracker.warn(fmt::format("--select {}: the texts hold only {} sequences: nothing is left to choose from", c.select,
-                             sequences));
+    tracker.warn(fmt::format("--select {}: the texts hold only {}: nothing is left to choose from", c.select,
+                             counted(sequences, "sequence")));
   }
 }
 
@@ -327,9 +329,9 @@ TokenSet evaluation_chunks(const EvaluationOptions& options, const Tokenizer& to
                        : first_tokens(options.text, tokenizer, most);
   TokenSet chunks = cut_chunks(ids, 0, ids.size(), options.context, options.chunks, bos_to_add(options.bos, tokenizer));
   if (chunks.sequences.empty()) {
-    throw FormatError(fmt::format(
-        "{}: expected at least one chunk of {} tokens, found {} tokens; give a longer text or a shorter --context",
-        options.text, options.context, ids.size()));
+    throw FormatError(
+        fmt::format("{}: expected at least one chunk of {}, found {}; give a longer text or a shorter --context",
+                    options.text, counted(options.context, "token"), counted(ids.size(), "token")));
   }
   return chunks;
 }
@@ -337,8 +339,8 @@ TokenSet evaluation_chunks(const EvaluationOptions& options, const Tokenizer& to
 void warn_of_few_chunks(const EvaluationOptions& options, const TokenSet& chunks, Tracker& tracker) {
   const auto got = static_cast<int64_t>(chunks.sequences.size());
   if (got < options.chunks) {
-    tracker.warn(fmt::format("{}: only {} chunks of {} tokens where {} were asked for", options.text, got,
-                             options.context, options.chunks));
+    tracker.warn(fmt::format("{}: only {} of {} where {} were asked for", options.text, counted(got, "chunk"),
+                             counted(options.context, "token"), options.chunks));
   }
 }
 
@@ -346,10 +348,10 @@ void warn_beyond_positions(const ModelSource& source, int64_t tokens, Tracker& t
   const ModelConfig& c = source.config();
   if (c.max_position_embeddings <= 0 || tokens <= c.max_position_embeddings || c.rope.type == RopeType::kDynamic)
     return;
-  tracker.warn(fmt::format(
-      "{}: sequences of {} tokens exceed the {} positions that the model was made for (max_position_embeddings): "
-      "what comes after them may be worthless",
-      source.path(), tokens, c.max_position_embeddings));
+  tracker.warn(
+      fmt::format("{}: sequences of {} exceed the {} that the model was made for (max_position_embeddings): "
+                  "what comes after them may be worthless",
+                  source.path(), counted(tokens, "token"), counted(c.max_position_embeddings, "position")));
 }
 
 bool preparation_is_long(const CalibrationOptions& options) {

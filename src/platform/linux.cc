@@ -1,18 +1,30 @@
 // Linux.
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <limits>
+#include <sstream>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "platform/machine.h"
 #include "platform/system_calls.h"
+
+extern "C" {
+// What OpenBLAS runs when it is loaded and unloaded; absent where it was built for one processor.
+void gotoblas_dynamic_init() __attribute__((weak));
+void gotoblas_dynamic_quit() __attribute__((weak));
+}
 
 namespace metal_marlin::platform {
 
@@ -96,6 +108,51 @@ bool request_amx_tiles() noexcept {
 #else
   return false;
 #endif
+}
+
+int affinity_processors() {
+  // The kernel refuses a mask that is smaller than its own.
+  for (int most = 1024; most <= 1 << 20; most *= 4) {
+    cpu_set_t* mask = CPU_ALLOC(static_cast<size_t>(most));
+    if (mask == nullptr) break;
+    const size_t bytes = CPU_ALLOC_SIZE(static_cast<size_t>(most));
+    const int n = sched_getaffinity(0, bytes, mask) == 0 ? CPU_COUNT_S(bytes, mask) : 0;
+    CPU_FREE(mask);
+    if (n > 0) return n;
+  }
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+std::string control_groups() {
+  std::ifstream file("/proc/self/cgroup");
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+bool can_restart_openblas() noexcept {
+  return gotoblas_dynamic_init != nullptr && gotoblas_dynamic_quit != nullptr;
+}
+
+// OpenBLAS takes the name from the environment alone. setenv may move the table that another thread is reading, so the
+// process gets a second table with one entry more for that moment, and the first one back, untouched. The second is
+// never freed: somebody may hold a pointer into it.
+void restart_openblas(const char* kernels) {
+  static std::string entry;
+  static std::vector<char*> table;
+  entry = std::string("OPENBLAS_CORETYPE=") + kernels;
+  char** before = environ;
+  for (char** e = before; e != nullptr && *e != nullptr; ++e) table.push_back(*e);
+  table.push_back(entry.data());
+  table.push_back(nullptr);
+  environ = table.data();
+  gotoblas_dynamic_quit();
+  gotoblas_dynamic_init();
+  if (environ == table.data()) {
+    environ = before;
+  } else {
+    unsetenv("OPENBLAS_CORETYPE");  // another thread has changed the environment meanwhile: its table stays
+  }
 }
 
 }  // namespace metal_marlin

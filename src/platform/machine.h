@@ -12,8 +12,15 @@ uint64_t resident_bytes();       // of this process, now
 uint64_t peak_resident_bytes();  // of this process, so far
 double cpu_seconds();            // user + system time of this process
 double wall_seconds();           // a steady clock
+int affinity_processors();       // that this process may run on, without regard to quotas; at least 1
+std::string control_groups();    // of this process, as /proc/self/cgroup of Linux lists them; empty elsewhere
 uint64_t free_disk_bytes(const std::string& path);
 // Asks the system for the tile registers of AMX, which a process of x86-64 Linux must; false where it refuses.
 bool request_amx_tiles() noexcept;
+// Whether the loaded OpenBLAS can be made to choose its kernels again while the process runs.
+bool can_restart_openblas() noexcept;
+// Lets OpenBLAS choose again, with OPENBLAS_CORETYPE=`kernels` in the environment for that moment. Call it only where
+// can_restart_openblas() is true, once, and while no thread is inside OpenBLAS. std::bad_alloc: nothing has changed.
+void restart_openblas(const char* kernels);
 
 }  // namespace metal_marlin

@@ -7,8 +7,10 @@
 #include <sys/sysctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <limits>
 #include <string>
+#include <thread>
 
 #include "platform/machine.h"
 #include "platform/system_calls.h"
@@ -68,5 +70,20 @@ uint64_t resident_bytes() {
 bool request_amx_tiles() noexcept {
   return false;
 }
+
+// The system binds no process to processors.
+int affinity_processors() {
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+std::string control_groups() {
+  return {};
+}
+
+bool can_restart_openblas() noexcept {
+  return false;
+}
+
+void restart_openblas(const char*) {}
 
 }  // namespace metal_marlin

@@ -9,6 +9,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
@@ -422,11 +423,12 @@ void require_ranges(const GroupRanges& ranges, const Matrix& weight, const Grid&
   if (ranges.out_features != weight.rows() || ranges.in_features != weight.cols() || ranges.group_size != group ||
       ranges.scales.size() != total || ranges.zeros.size() != total ||
       ranges.minima.size() != (grid.minimum ? total : 0)) {
-    throw ArgumentError(fmt::format(
-        "ranges: expected {} ranges in groups of {} {} minima for weight [{}, {}], found {} scales, {} zeros and "
-        "{} minima in groups of {} for [{}, {}]",
-        total, group, grid.minimum ? "with" : "without", weight.rows(), weight.cols(), ranges.scales.size(),
-        ranges.zeros.size(), ranges.minima.size(), ranges.group_size, ranges.out_features, ranges.in_features));
+    throw ArgumentError(
+        fmt::format("ranges: expected {} ranges in groups of {} {} minima for weight [{}, {}], found {}, {} and "
+                    "{} minima in groups of {} for [{}, {}]",
+                    total, group, grid.minimum ? "with" : "without", weight.rows(), weight.cols(),
+                    counted(ranges.scales.size(), "scale"), counted(ranges.zeros.size(), "zero"), ranges.minima.size(),
+                    ranges.group_size, ranges.out_features, ranges.in_features));
   }
   const auto top = static_cast<uint8_t>(grid.levels() - 1);
   for (size_t i = 0; i < total; ++i) {

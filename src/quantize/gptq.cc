@@ -7,6 +7,7 @@
 #include <array>
 #include <numeric>
 
+#include "core/counted.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
 #include "quantize/candidates.h"
@@ -118,7 +119,7 @@ GptqFactor make_gptq_factor(const Matrix& gram, const GptqOptions& options) {
 void scale_factor(GptqFactor& factor, std::span<const float> scale) {
   const int64_t k = factor.upper.rows();
   if (static_cast<int64_t>(scale.size()) != k) {
-    throw ArgumentError(fmt::format("scale: expected {} values, found {}", k, scale.size()));
+    throw ArgumentError(fmt::format("scale: expected {}, found {}", counted(k, "value"), scale.size()));
   }
   std::vector<float> ordered(scale.size());
   for (size_t j = 0; j < ordered.size(); ++j) ordered[j] = scale[static_cast<size_t>(factor.order[j])];
@@ -136,7 +137,8 @@ QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, co
   require_ranges(ranges, weight, grid);
   const int64_t k = weight.cols();
   if (static_cast<int64_t>(factor.order.size()) != k) {
-    throw ArgumentError(fmt::format("factor: expected an order of {} columns, found {}", k, factor.order.size()));
+    throw ArgumentError(
+        fmt::format("factor: expected an order of {}, found {}", counted(k, "column"), factor.order.size()));
   }
   QuantizedTensor out{
       weight.rows(),  k, ranges.group_size, grid.bits, grid.symmetric, {}, ranges.scales, ranges.zeros, ranges.minima,

@@ -9,6 +9,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "core/values.h"
@@ -297,8 +298,9 @@ LevelTensor gptq_to_levels(const Matrix& weight, const GptqFactor& factor, const
   require(weight, scales);
   const int64_t k = weight.cols();
   if (factor.upper.rows() != k || factor.upper.cols() != k || static_cast<int64_t>(factor.order.size()) != k) {
-    throw ArgumentError(fmt::format("factor: expected one of {} columns, found [{}, {}] with an order of {}", k,
-                                    factor.upper.rows(), factor.upper.cols(), factor.order.size()));
+    throw ArgumentError(fmt::format("factor: expected one of {}, found [{}, {}] with an order of {}",
+                                    counted(k, "column"), factor.upper.rows(), factor.upper.cols(),
+                                    factor.order.size()));
   }
   const int64_t groups = scales.groups();
   LevelTensor out{weight.rows(), k, scales.group_size, std::vector<uint8_t>(static_cast<size_t>(weight.size())),

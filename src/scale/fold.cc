@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/counted.h"
 #include "core/half.h"
 
 namespace metal_marlin {
@@ -68,7 +69,8 @@ void apply_fold(const Family& family, const ModelConfig& config, const Fold& fol
     expected = static_cast<size_t>(config.num_attention_heads * config.head_dim);
   if (fold.producer == FoldProducer::kUpRows) expected = static_cast<size_t>(config.intermediate_size);
   if (scale.size() != expected) {
-    throw ArgumentError(fmt::format("fold {}: expected {} scales, got {}", fold.name, expected, scale.size()));
+    throw ArgumentError(
+        fmt::format("fold {}: expected {}, got {}", fold.name, counted(expected, "scale"), scale.size()));
   }
   for (const float s : scale) {
     if (!(s > 0) || !std::isfinite(s)) throw ArgumentError(fmt::format("fold {}: a scale is {}", fold.name, s));

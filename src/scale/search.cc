@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
@@ -93,7 +94,7 @@ std::vector<double> call_losses(const std::vector<std::vector<float>>& scales, c
 
 void require_scale(std::span<const float> scale, int64_t in_features) {
   if (static_cast<int64_t>(scale.size()) != in_features) {
-    throw ArgumentError(fmt::format("scale: expected {} values, found {}", in_features, scale.size()));
+    throw ArgumentError(fmt::format("scale: expected {}, found {}", counted(in_features, "value"), scale.size()));
   }
   for (size_t k = 0; k < scale.size(); ++k) {
     if (!(scale[k] > 0) || !std::isfinite(scale[k])) {
@@ -153,8 +154,8 @@ std::span<const float> activation_statistic(const ActivationStats& stats, Activa
                                      : method == ActivationMethod::kMax ? stats.max
                                                                         : stats.rms;
   if (static_cast<int64_t>(values.size()) != stats.in_features) {
-    throw ArgumentError(
-        fmt::format("activation statistics: expected {} values, found {}", stats.in_features, values.size()));
+    throw ArgumentError(fmt::format("activation statistics: expected {}, found {}", counted(stats.in_features, "value"),
+                                    values.size()));
   }
   for (size_t k = 0; k < values.size(); ++k) {
     if (!(values[k] >= 0) || !std::isfinite(values[k])) {
@@ -170,9 +171,9 @@ void pool_heads(std::span<float> scale, const HeadGroups& heads) {
   if (heads.heads < 0 || heads.kv_heads < 1 || heads.head_dim < 1 || heads.heads % heads.kv_heads != 0 ||
       static_cast<int64_t>(scale.size()) != heads.heads * heads.head_dim) {
     throw ArgumentError(
-        fmt::format("heads: expected heads * head_dim = {} channels and kv_heads that divide heads, found {} heads of "
+        fmt::format("heads: expected heads * head_dim = {} and kv_heads that divide heads, found {} of "
                     "{}, {} kv heads",
-                    scale.size(), heads.heads, heads.head_dim, heads.kv_heads));
+                    counted(scale.size(), "channel"), counted(heads.heads, "head"), heads.head_dim, heads.kv_heads));
   }
   const int64_t share = heads.heads / heads.kv_heads;
   if (share == 1) return;

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/mapped_file.h"
 #include "formats/text.h"
 #include "source/surplus_tensors.h"
@@ -219,8 +220,8 @@ json gguf_config(const GgufFile& file, const Family& family, const std::string& 
     throw FormatError(fmt::format("{}: expected at least two dimensions per head, found {}", file.path(), head_dim));
   c["head_dim"] = head_dim;
   if (m.contains(key("attention.value_length")) && integer("attention.value_length") != head_dim) {
-    throw UnsupportedError(fmt::format("{}: keys of {} and values of {} dimensions are not supported", file.path(),
-                                       head_dim, integer("attention.value_length")));
+    throw UnsupportedError(fmt::format("{}: keys of {} and values of {} are not supported", file.path(), head_dim,
+                                       counted(integer("attention.value_length"), "dimension")));
   }
   c["max_position_embeddings"] = integer("context_length");
   c["rms_norm_eps"] = short_decimal(m.get_f64(key("attention.layer_norm_rms_epsilon")));

@@ -12,11 +12,13 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/machine.h"
 #include "core/model_file.h"
 #include "core/threads.h"
 #include "formats/gguf.h"
+#include "formats/gguf_blocks.h"
 #include "formats/text.h"
 #include "source/convert.h"
 #include "source/gguf_config.h"
@@ -187,8 +189,11 @@ class GgufSource : public ModelSource {
     if (it != entries_.end()) entries_.erase(it);
   }
 
-  // Through the blocks' own arithmetic: a scale that is not finite makes values that are not.
   int64_t first_not_finite(const std::string& name) const override {
+    const GgufTensor& tensor = *get(name).tensor;
+    const bool readable = ggml_type_info(tensor.type).can_dequantize;
+    if (readable && file_.mapped().checked([&] { return blocks_are_finite(tensor.type, tensor.bytes); })) return -1;
+    // Which value it is, the blocks' own arithmetic tells.
     const auto [rows, columns] = matrix_shape(get(name).tensor->shape, stored_name(name), path_);
     // 512 KiB of floats at a time: they stay in a core's cache, and their memory is used again.
     const int64_t piece = std::max<int64_t>(1, (int64_t{1} << 17) / std::max<int64_t>(columns, 1));
@@ -264,8 +269,8 @@ class GgufSource : public ModelSource {
                                          ggml_type_info(tensor->type).name));
     }
     if (heads > 0 && (tensor->shape.empty() || tensor->shape[0] % (2 * heads) != 0)) {
-      throw FormatError(fmt::format("{}: tensor {}: expected rows in {} heads of even size, found {}", path_, gguf_name,
-                                    heads, shape_string(tensor->shape)));
+      throw FormatError(fmt::format("{}: tensor {}: expected rows in {} of even size, found {}", path_, gguf_name,
+                                    counted(heads, "head"), shape_string(tensor->shape)));
     }
     entries_.emplace(name, Entry{tensor, heads, norm && family_->gguf_norm_plus_one});
   }

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "core/counted.h"
 #include "formats/text.h"
 #include "pack/bit_runs.h"
 #include "pack/group_arrays.h"
@@ -86,16 +87,16 @@ void settle_order(const ConfigReader& q, const std::vector<NamedLinear>& linears
   }
   if (dropped.count > 0) {
     warnings.push_back(fmt::format(
-        "{}: g_idx of {} linears holds only zeros over several groups: taken as none (consecutive groups), the first: "
+        "{}: g_idx of {} holds only zeros over several groups: taken as none (consecutive groups), the first: "
         "{}",
-        path, dropped.count, dropped.first));
+        path, counted(dropped.count, "linear"), dropped.first));
   }
   if (scattered.count > 0) {
-    warnings.push_back(
-        fmt::format("{}: the config says desc_act: false, but the g_idx of {} linears scatters their columns over the "
-                    "groups; they are read as stored, and engines that go by the config read them wrongly; the first: "
-                    "{}",
-                    path, scattered.count, scattered.first));
+    warnings.push_back(fmt::format(
+        "{}: the config says desc_act: false, but the g_idx of {} scatters {} columns over the "
+        "groups; they are read as stored, and engines that go by the config read them wrongly; the first: "
+        "{}",
+        path, counted(scattered.count, "linear"), form_for(scattered.count, "its", "their"), scattered.first));
   }
 }
 
@@ -140,9 +141,9 @@ void settle_version(PackedConfig& packed, json& config, bool stated, const std::
   }
   if (others.count > 0 && (awq || stated)) {
     warnings.push_back(
-        fmt::format("{}: the config says {}, but the zeros of {} linears are not all in the middle; they are read as "
+        fmt::format("{}: the config says {}, but the zeros of {} are not all in the middle; they are read as "
                     "stored, and engines that go by the config read them wrongly; the first: {}",
-                    path, says, others.count, others.first));
+                    path, says, counted(others.count, "linear"), others.first));
   }
 }
 

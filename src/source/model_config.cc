@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "core/counted.h"
 #include "formats/text.h"
 #include "source/config_reader.h"
 #include "source/config_twins.h"
@@ -115,8 +116,8 @@ void set_windows(const ConfigReader& config, std::optional<int64_t> window, cons
                  ModelConfig& out) {
   const auto types = config.find_strings("layer_types");
   if (types && static_cast<int64_t>(types->size()) != out.num_hidden_layers) {
-    throw FormatError(fmt::format("{}: layer_types: expected {} entries, one per layer, found {}", config.file(),
-                                  out.num_hidden_layers, types->size()));
+    throw FormatError(fmt::format("{}: layer_types: expected {}, one per layer, found {}", config.file(),
+                                  counted(out.num_hidden_layers, "entry", "entries"), types->size()));
   }
   for (int64_t i = 0; i < out.num_hidden_layers; ++i) {
     bool sliding = slides(i);
@@ -221,9 +222,9 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   const auto turning = static_cast<int64_t>(static_cast<double>(out.head_dim) * out.rope.partial_rotary_factor);
   if (turning < 2 || turning % 2 != 0) {
     throw FormatError(
-        fmt::format("{}: partial_rotary_factor: expected a share that leaves an even number of the {} dimensions of a "
+        fmt::format("{}: partial_rotary_factor: expected a share that leaves an even number of the {} of a "
                     "head, found {}",
-                    file, out.head_dim, out.rope.partial_rotary_factor));
+                    file, counted(out.head_dim, "dimension"), out.rope.partial_rotary_factor));
   }
   if (out.rope.type == RopeType::kLongrope && out.rope.original_max_position_embeddings < 2) {
     throw FormatError(fmt::format("{}: original_max_position_embeddings: expected at least 2, found {}", file,
@@ -233,9 +234,9 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
        {std::pair{"short_factor", &out.rope.short_factor}, {"long_factor", &out.rope.long_factor}}) {
     if (out.rope.type == RopeType::kLongrope && static_cast<int64_t>(values->size()) != turning / 2) {
       throw FormatError(
-          fmt::format("{}: rope_scaling.{}: expected {} numbers, one per pair of the {} turning dimensions, "
+          fmt::format("{}: rope_scaling.{}: expected {}, one per pair of the {} turning dimensions, "
                       "found {}",
-                      file, key, turning / 2, turning, values->size()));
+                      file, key, counted(turning / 2, "number"), turning, values->size()));
     }
   }
   return out;

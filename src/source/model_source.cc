@@ -12,6 +12,7 @@
 #include <tuple>
 
 #include "core/atomic_file.h"
+#include "core/counted.h"
 #include "core/file_status.h"
 #include "formats/text.h"
 #include "source/convert.h"
@@ -199,10 +200,9 @@ void ModelSource::settle_biases() {
   const std::string first = zeros.empty() ? std::string() : escaped(stored_name(zeros.front()));
   for (const std::string& name : zeros) leave_out(name, "a bias of zeros, which the config does not have");
   if (zeros.empty()) return;
-  warnings_.push_back(
-      fmt::format("{}: {} {} that the config does not have {} only zeros and {} left out, the first: {}", path_,
-                  zeros.size(), zeros.size() == 1 ? "bias" : "biases", zeros.size() == 1 ? "holds" : "hold",
-                  zeros.size() == 1 ? "is" : "are", first));
+  warnings_.push_back(fmt::format("{}: {} that the config does not have {} only zeros and {} left out, the first: {}",
+                                  path_, counted(zeros.size(), "bias", "biases"),
+                                  form_for(zeros.size(), "holds", "hold"), form_for(zeros.size(), "is", "are"), first));
 }
 
 bool ModelSource::same_values(const std::string& a, const std::string& b, const std::vector<int64_t>& shape) const {
@@ -305,16 +305,18 @@ void ModelSource::settle_surplus() {
   }
   if (beyond > 0) {
     warnings_.push_back(
-        fmt::format("{}: {} tensors of layer{} are left out: the config has {} {}; correct it if they belong to the "
-                    "model (layers that predict further tokens, MTP, do not)",
-                    path_, beyond,
+        fmt::format("{}: {} of layer{} {} left out: the config has {} {}; correct it if {} to the model (layers "
+                    "that predict further tokens, MTP, do not)",
+                    path_, counted(beyond, "tensor"),
                     first_layer == last_layer ? fmt::format(" {}", first_layer)
                                               : fmt::format("s {} to {}", first_layer, last_layer),
-                    stored_key("num_hidden_layers"), layers));
+                    form_for(beyond, "is", "are"), stored_key("num_hidden_layers"), layers,
+                    form_for(beyond, "it belongs", "they belong")));
   }
   if (!scales.empty()) {
-    warnings_.push_back(fmt::format("{}: {} scales of a quantized key-value cache are left out, the first: {}", path_,
-                                    scales.size(), escaped(scales.front())));
+    warnings_.push_back(fmt::format("{}: {} of a quantized key-value cache {} left out, the first: {}", path_,
+                                    counted(scales.size(), "scale"), form_for(scales.size(), "is", "are"),
+                                    escaped(scales.front())));
   }
   if (!foreign.empty()) {
     constexpr size_t kNamed = 4;
@@ -327,9 +329,9 @@ void ModelSource::settle_surplus() {
       }
       list += fmt::format("{}{} of {}", list.empty() ? "" : ", ", count, escaped(part, 60));
     }
-    warnings_.push_back(fmt::format("{}: {} {} of parts beside the language model {} left out ({}), the first: {}",
-                                    path_, foreign.size(), foreign.size() == 1 ? "tensor" : "tensors",
-                                    foreign.size() == 1 ? "is" : "are", list, escaped(foreign.front())));
+    warnings_.push_back(fmt::format("{}: {} of parts beside the language model {} left out ({}), the first: {}", path_,
+                                    counted(foreign.size(), "tensor"), form_for(foreign.size(), "is", "are"), list,
+                                    escaped(foreign.front())));
   }
 }
 
@@ -342,12 +344,12 @@ void ModelSource::refuse_surplus() const {
   if (without_place_.size() > kNamed) list += fmt::format(" and {} more", without_place_.size() - kNamed);
   const bool gguf = format_ == "gguf";
   throw UnsupportedError(fmt::format(
-      "{}: {} {} ({}) {} no place in the family {}; without {} this would be another model; correct {} if it names the "
+      "{}: {} ({}) {} no place in the family {}; without {} this would be another model; correct {} if it names the "
       "wrong family, or remove {} from the file if the model does not use {}",
-      path_, without_place_.size(), without_place_.size() == 1 ? "tensor" : "tensors", list,
-      without_place_.size() == 1 ? "has" : "have", family_->name, without_place_.size() == 1 ? "it" : "them",
-      gguf ? "general.architecture" : "model_type in config.json", without_place_.size() == 1 ? "it" : "them",
-      without_place_.size() == 1 ? "it" : "them"));
+      path_, counted(without_place_.size(), "tensor"), list, form_for(without_place_.size(), "has", "have"),
+      family_->name, form_for(without_place_.size(), "it", "them"),
+      gguf ? "general.architecture" : "model_type in config.json", form_for(without_place_.size(), "it", "them"),
+      form_for(without_place_.size(), "it", "them")));
 }
 
 void ModelSource::check_finite(const std::string& name) const {

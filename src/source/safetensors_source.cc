@@ -14,6 +14,7 @@
 #include <unordered_set>
 
 #include "core/atomic_file.h"
+#include "core/counted.h"
 #include "core/file_status.h"
 #include "core/machine.h"
 #include "core/model_file.h"
@@ -207,7 +208,7 @@ class SafetensorsSource : public ModelSource {
                          escaped(it->second));
     const std::string name = fs::path(path_).filename().string();
     if (files_.size() == 1 && shards_by_name(name) > 1)
-      return fmt::format("{} (one of {} shards: name the folder that holds all)", out, shards_by_name(name));
+      return fmt::format("{} (one of {}: name the folder that holds all)", out, counted(shards_by_name(name), "shard"));
     return out;
   }
 
@@ -372,8 +373,9 @@ class SafetensorsSource : public ModelSource {
       }
     }
     if (duplicates_ > 0) {
-      warnings_.push_back(fmt::format("{}: {} {} stored twice with the same values, the first: {}", path_, duplicates_,
-                                      duplicates_ == 1 ? "tensor is" : "tensors are", first_duplicate_));
+      warnings_.push_back(fmt::format("{}: {} {} stored twice with the same values, the first: {}", path_,
+                                      counted(duplicates_, "tensor"), form_for(duplicates_, "is", "are"),
+                                      first_duplicate_));
     }
     if (!index_.empty()) compare_with_index((fs::path(folder_) / index_).string(), placed_, files_, warnings_);
     for (const auto& [name, e] : raw) {

@@ -10,6 +10,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/counted.h"
 #include "formats/foreign_file.h"
 #include "formats/text.h"
 
@@ -250,10 +251,10 @@ void add_tokens(const Json& config, const std::string& file, Proto& p) {
       continue;
     }
     if (id != p.pieces.size())
-      throw UnsupportedError(fmt::format(
-          "{}: added_tokens_decoder leaves a gap: token {} follows {} tokens; put the model's tokenizer.json "
-          "beside it",
-          file, id, p.pieces.size()));
+      throw UnsupportedError(
+          fmt::format("{}: added_tokens_decoder leaves a gap: token {} follows {}; put the model's tokenizer.json "
+                      "beside it",
+                      file, id, counted(p.pieces.size(), "token")));
     p.pieces.push_back(token["content"].get<std::string>());
     p.scores.push_back(0.0f);
     p.types.push_back(type);

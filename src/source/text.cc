@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "core/atomic_file.h"
+#include "core/counted.h"
 #include "core/machine.h"
 #include "core/mapped_file.h"
 #include "source/text_stream.h"
@@ -178,9 +179,9 @@ CalibrationSplit split_tokens(const std::vector<int32_t>& ids, int64_t samples, 
   if (held < total) split.calibration = cut_chunks(ids, 0, total - held, sequence_length, samples, bos);
   if (split.calibration.sequences.empty()) {
     throw FormatError(
-        fmt::format("{}: expected at least {} tokens ({}one sequence of {}), found {}; give a longer text, or a "
+        fmt::format("{}: expected at least {} ({}one sequence of {}), found {}; give a longer text, or a "
                     "shorter --sequence-length{}",
-                    what, held + static_cast<size_t>(sequence_length - overhead),
+                    what, counted(held + static_cast<size_t>(sequence_length - overhead), "token"),
                     held_back > 0 ? fmt::format("{} to hold back, and ", held) : std::string(), sequence_length, total,
                     held_back > 0 ? ", or --evaluate none" : ""));
   }

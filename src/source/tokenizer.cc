@@ -12,6 +12,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/model_file.h"
 #include "formats/foreign_file.h"
 #include "formats/text.h"
@@ -37,9 +38,9 @@ std::string read_if_there(const std::filesystem::path& path) {
   // An empty text stands for a file that is not there.
   if (text.find_first_not_of(" \t\r\n") == std::string::npos) {
     throw FormatError(
-        fmt::format("{}: the file is empty ({} bytes): download it again, or remove it if the model has "
+        fmt::format("{}: the file is empty ({}): download it again, or remove it if the model has "
                     "none",
-                    path.string(), text.size()));
+                    path.string(), counted(text.size(), "byte")));
   }
   return text;
 }
@@ -121,7 +122,7 @@ Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::strin
   t.handle_ = std::make_unique<Handle>(raw);
   t.vocab_size_ = tokenizer_c_vocab_size(raw);
   if (t.vocab_size_ <= 0 || t.vocab_size_ > std::numeric_limits<int32_t>::max())
-    throw FormatError(fmt::format("{}: the vocabulary has {} tokens", file, t.vocab_size_));
+    throw FormatError(fmt::format("{}: the vocabulary has {}", file, counted(t.vocab_size_, "token")));
   return t;
 }
 

@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "core/counted.h"
 #include "formats/bounded_json.h"
 #include "formats/foreign_file.h"
 #include "formats/text.h"
@@ -45,7 +46,8 @@ bool is_byte_token(std::string_view token) noexcept {
 std::optional<int32_t> checked_id(std::optional<int64_t> id, size_t tokens, const char* what, const std::string& file) {
   if (!id || *id == -1) return std::nullopt;  // -1 is how both formats write "none"
   if (*id < 0 || static_cast<uint64_t>(*id) >= tokens)
-    throw FormatError(fmt::format("{}: the {} token's id is {}, but there are {} tokens", file, what, *id, tokens));
+    throw FormatError(
+        fmt::format("{}: the {} token's id is {}, but there are {}", file, what, *id, counted(tokens, "token")));
   return static_cast<int32_t>(*id);
 }
 
@@ -110,7 +112,8 @@ std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>
     const uint64_t n = v.tokens[i].size();
     work = n > 100'000 ? kMostWork + 1 : work + n * n;
     if (work > kMostWork)
-      throw FormatError(fmt::format("{}: token {} has {} bytes; pieces this long make no vocabulary", file, i, n));
+      throw FormatError(
+          fmt::format("{}: token {} has {}; pieces this long make no vocabulary", file, i, counted(n, "byte")));
   }
   std::vector<Merge> merges;
   std::vector<std::pair<std::pair<int32_t, int32_t>, size_t>> local;
@@ -129,9 +132,9 @@ std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>
     bytes += local.size() * piece.size();
     if (bytes > kMostMergeBytes || merges.size() + local.size() > kMostMerges)
       throw FormatError(
-          fmt::format("{}: the merges of the vocabulary's first {} tokens take {} bytes, more than the limit of {}: "
+          fmt::format("{}: the merges of the vocabulary's first {} take {}, more than the limit of {}: "
                       "its pieces are joined in more ways than those of any language",
-                      file, i + 1, bytes, kMostMergeBytes));
+                      file, counted(i + 1, "token"), counted(bytes, "byte"), kMostMergeBytes));
     for (const auto& [pair, cut] : local)
       merges.push_back({piece.substr(0, cut), piece.substr(cut), scores[i], characters(piece.substr(0, cut)),
                         characters(piece.substr(cut))});
@@ -210,9 +213,10 @@ Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector
                               std::optional<int64_t> pad, const std::string& file) {
   if (tokens.empty()) throw FormatError(fmt::format("{}: the tokenizer has no tokens", file));
   if (tokens.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()))
-    throw FormatError(fmt::format("{}: the tokenizer has {} tokens; ids are 32 bits wide", file, tokens.size()));
+    throw FormatError(
+        fmt::format("{}: the tokenizer has {}; ids are 32 bits wide", file, counted(tokens.size(), "token")));
   if (!types.empty() && types.size() != tokens.size())
-    throw FormatError(fmt::format("{}: {} token types for {} tokens", file, types.size(), tokens.size()));
+    throw FormatError(fmt::format("{}: {} token types for {}", file, types.size(), counted(tokens.size(), "token")));
   Vocabulary v;
   v.tokens = std::move(tokens);
   v.bos = checked_id(bos, v.tokens.size(), "beginning-of-text", file);
@@ -273,7 +277,8 @@ Json vocabulary_object(const Vocabulary& v) {
 
 Json sentencepiece_json(Vocabulary& v, const SentencePieceRules& rules, const std::string& file) {
   if (rules.scores.size() != v.tokens.size())
-    throw FormatError(fmt::format("{}: {} token scores for {} tokens", file, rules.scores.size(), v.tokens.size()));
+    throw FormatError(
+        fmt::format("{}: {} token scores for {}", file, rules.scores.size(), counted(v.tokens.size(), "token")));
   for (size_t i = 0; i < rules.scores.size(); ++i)
     if (!std::isfinite(rules.scores[i]))
       throw FormatError(fmt::format("{}: the score of token {} is not finite", file, i));

@@ -11,6 +11,8 @@
 #include <string_view>
 #include <unordered_set>
 
+#include "core/counted.h"
+#include "formats/safetensors.h"
 #include "formats/text.h"
 #include "source/convert.h"
 
@@ -52,7 +54,8 @@ std::string why_none(const std::vector<std::string>& all) {
   if (gguf) return "found .gguf files; name one of them";
   if (others.empty()) return "found none; download the model again";
   return fmt::format(
-      "found only {} ({}), which are Python pickles and may run code, so they are not read; download the model's "
+      "found only {} ({}); such a file can hold any Python code and runs it when it is loaded, so it is not read; "
+      "download the model's "
       ".safetensors files, or save it anew with transformers: "
       "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)",
       others.size() == 1 ? "a file of PyTorch" : "files of PyTorch", escaped(others.front()));
@@ -172,9 +175,9 @@ std::vector<std::string> weights_without_index(const std::string& folder, const 
     const std::string wanted = shard_name(i, shard.count, shard.stem);
     if (std::find(set.begin(), set.end(), wanted) == set.end()) {
       throw FormatError(
-          fmt::format("{}: there is no index (*.safetensors.index.json), and {} is missing, one of the {} shards that "
+          fmt::format("{}: there is no index (*.safetensors.index.json), and {} is missing, one of the {} that "
                       "{} speaks of; {}",
-                      folder, wanted, shard.count, set.front(), kAdvice));
+                      folder, wanted, counted(shard.count, "shard"), set.front(), kAdvice));
     }
   }
   if (set.size() != static_cast<size_t>(shard.count)) {

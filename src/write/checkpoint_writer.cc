@@ -13,6 +13,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "core/counted.h"
 #include "core/file_status.h"
 #include "core/half.h"
 #include "pack/group_arrays.h"
@@ -411,8 +412,9 @@ void CheckpointWriter::Job::write_kept(const Item& item, SafetensorsWriter& file
         item.kind == Item::Kind::kChanged ? provider.changed(item.name) : source.load_stored(item.name);
     if (elements_of(tensor.shape) != elements_of(target.shape) ||
         tensor.bytes.size() != elements_of(target.shape) * dtype_size(tensor.dtype)) {
-      throw ArgumentError(fmt::format("{}: expected shape {}, delivered {} with {} bytes", item.name,
-                                      shape_string(target.shape), shape_string(tensor.shape), tensor.bytes.size()));
+      throw ArgumentError(fmt::format("{}: expected shape {}, delivered {} with {}", item.name,
+                                      shape_string(target.shape), shape_string(tensor.shape),
+                                      counted(tensor.bytes.size(), "byte")));
     }
     write_floats(item, {item.name, tensor.dtype, target.shape, {tensor.bytes.data(), tensor.bytes.size()}}, file,
                  conversion);

@@ -270,9 +270,9 @@ std::string render_model_card(const std::string& source, const std::string& fami
                   plan.symmetric ? "symmetric" : "asymmetric");
   if (converted) {
     out += fmt::format(
-        "The {}-bit checkpoint {} converted by Metal Marlin {} from {} to the {} format ({}): the same codes, zeros "
-        "and scales.\n\n",
-        plan.bits, name, METAL_MARLIN_VERSION, names_of(plan.converted_from).text, names.text, grid);
+        "{} in {} bits, converted by Metal Marlin {} from the {} format to the {} format ({}). Codes, zeros and scales "
+        "are the same.\n\n",
+        name, plan.bits, METAL_MARLIN_VERSION, names_of(plan.converted_from).text, names.text, grid);
   } else {
     out += fmt::format("{} quantized to {} bits by Metal Marlin {} (method {}, {}), stored in the {} format.\n\n", name,
                        plan.bits, METAL_MARLIN_VERSION, plan.method.empty() ? "not stated" : plan.method, grid,

@@ -396,17 +396,17 @@ TEST_F(WholePath, WhatStopsTheRunStandsInThePlanAsJson) {
   EXPECT_EQ(done.code, 0) << done.err;
   EXPECT_NE(done.out.find("the run would have nothing to do"), std::string::npos) << done.out;
   const auto stopped = run(quantize() + " --scheme sym --dry-run --json");
-  EXPECT_EQ(stopped.code, 1);
+  EXPECT_EQ(stopped.code, 2);
   const json plan = parsed(stopped.out);
   ASSERT_TRUE(plan.is_object()) << stopped.out << stopped.err;
-  EXPECT_NE(plan["stops"].get<std::string>().find("holds another result (--scheme: asym then, sym now"),
+  EXPECT_NE(plan["stops"].get<std::string>().find("holds another result (--scheme asym there, sym now"),
             std::string::npos)
       << plan["stops"];
   EXPECT_NE(stopped.err.find("the run would stop: "), std::string::npos) << stopped.err;
   std::ofstream(fs::path(output_) / "thesis.txt") << "precious";
   fs::remove(fs::path(output_) / "report.json");
   const auto foreign = run(quantize() + " --dry-run --json");
-  EXPECT_EQ(foreign.code, 1);
+  EXPECT_EQ(foreign.code, 2);
   EXPECT_NE(parsed(foreign.out)["stops"].dump().find("thesis.txt"), std::string::npos) << foreign.out;
   fs::remove_all(output_);
   const auto small = run(quantize() + " --memory 1MiB --dry-run --json");

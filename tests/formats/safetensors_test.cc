@@ -164,7 +164,7 @@ TEST_F(Sharded, IndexTextIsAsTransformersWritesIt) {
 TEST_F(Sharded, MissingShard) {
   std::filesystem::remove(folder_.path(name(2)));
   check_error(expect<SystemError>({name(2) + ": this shard is missing",
-                                   "model.safetensors.index.json places 1 tensors in it", "download it"}),
+                                   "model.safetensors.index.json places 1 tensor in it", "download it"}),
               [&] { require_shards(index_, write_index_file()); });
   std::filesystem::remove(folder_.path(name(1)));
   check_error(

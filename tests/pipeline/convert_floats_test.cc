@@ -142,14 +142,15 @@ TEST(ConvertToFloat16, WhatBecomesZeroOfCodesIsSaid) {
   options.evaluation.text = "none";
   quantize_model(kModels + "llama", folder.path("native"), options);
   std::filesystem::copy(folder.path("native"), folder.path("small"), std::filesystem::copy_options::recursive);
-  std::filesystem::remove(folder.path("small/model.safetensors"));
+  std::filesystem::remove(folder.path("small/model.awq.safetensors"));
   const std::string module = "model.layers.0.mlp.up_proj.weight";
-  const SafetensorsFile file(folder.path("native/model.safetensors"));
+  const SafetensorsFile file(folder.path("native/model.awq.safetensors"));
   std::vector<OwnedTensor> tensors;
   for (const TensorView& view : file.tensors()) {
     OwnedTensor t{view.name, view.dtype, view.shape, Buffer(view.bytes.size())};
     std::memcpy(t.bytes.data(), view.bytes.data(), view.bytes.size());
-    // q_scale divides the weights: 65504 of it makes them smaller than any float16.
+    // q_scale divides the weights: 65504 of it, with the smallest scales, makes them smaller than any float16.
+    if (t.name == module + ".scales") std::fill_n(reinterpret_cast<uint16_t*>(t.bytes.data()), t.bytes.size() / 2, 1);
     tensors.push_back(std::move(t));
     if (view.name == module) {
       OwnedTensor scale{module + ".q_scale", DType::kF16, {32}, Buffer(64)};
@@ -158,7 +159,7 @@ TEST(ConvertToFloat16, WhatBecomesZeroOfCodesIsSaid) {
       tensors.push_back(std::move(scale));
     }
   }
-  write_safetensors(folder.path("small/model.safetensors"), tensors, file.metadata());
+  write_safetensors(folder.path("small/model.awq.safetensors"), tensors, file.metadata());
   const auto source = ModelSource::open(folder.path("small"));
   const Matrix weight = source->load(module);
   const auto lost = std::count_if(weight.values().begin(), weight.values().end(),

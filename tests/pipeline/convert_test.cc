@@ -225,8 +225,7 @@ TEST(Convert, IntoItsOwnFormatIsACleanRewrite) {
     const json report = json::parse(convert_model(made.string(), out.string(), {.to = format}).report_json);
     EXPECT_EQ(report["from"], format);
     EXPECT_EQ(report["to"], format);
-    const std::string weights =
-        format == "awq" && fs::exists(made / "model.awq.safetensors") ? "model.awq.safetensors" : "model.safetensors";
+    const std::string weights = format == "native" ? "model.awq.safetensors" : "model.safetensors";
     EXPECT_EQ(read_text_file((out / weights).string()), read_text_file((made / weights).string()));
   }
   // The label is wrong, and the rewritten one right.

@@ -339,11 +339,11 @@ TEST_F(QuantizeModelTest, AnInterruptedRunOfOthersIsRefusedAndKept) {
   };
   QuantizeOptions other = o;
   other.scheme = o.scheme == "sym" ? "asym" : "sym";
-  refused(other, "llama", "--scheme: " + o.scheme + " then, " + other.scheme + " now");
+  refused(other, "llama", "--scheme " + o.scheme + " there, " + other.scheme + " now");
   other = o;
   other.group_size = "-1";
-  refused(other, "llama", "--group-size: 8 then, -1 now");
-  refused(o, "qwen2", "model: ");
+  refused(other, "llama", "--group-size 8 there, -1 now");
+  refused(o, "qwen2", "the model ");
   const std::string text = out("other.txt");
   fs::copy(folder_ / "text.txt", text);
   std::ofstream(text, std::ios::app) << "more";
@@ -355,7 +355,7 @@ TEST_F(QuantizeModelTest, AnInterruptedRunOfOthersIsRefusedAndKept) {
   // The same of a finished result.
   other = o;
   other.scheme = o.scheme == "sym" ? "asym" : "sym";
-  refused(other, "llama", "--scheme: " + o.scheme + " then, " + other.scheme + " now");
+  refused(other, "llama", "--scheme " + o.scheme + " there, " + other.scheme + " now");
   EXPECT_EQ(files(out("q")), files(out("whole")));
 }
 

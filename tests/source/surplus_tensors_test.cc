@@ -88,7 +88,7 @@ TEST(SurplusTensors, LayersBeyondTheConfigAndOtherPartsAreSaid) {
     ASSERT_EQ(source->left_out().size(), 1U) << name;
     EXPECT_EQ(source->left_out()[0].name, name);
   };
-  said("model.layers.1.eh_proj.weight", {"1 tensors of layer 1", "num_hidden_layers 1", "MTP"});
+  said("model.layers.1.eh_proj.weight", {"1 tensor of layer 1 is left out", "num_hidden_layers 1", "MTP"});
   said("model.vision_tower.blocks.0.weight", {"1 of model.vision_tower", "left out"});
   said("vision_model.patch.weight", {"1 of vision_model", "left out"});
   said("mtp.layers.0.eh_proj.weight", {"1 of mtp", "left out"});
