@@ -25,7 +25,7 @@ say "Building with instrumentation (about 10 minutes the first time)"
 build coverage
 say "Running the tests"
 find "$ROOT/build/coverage" -name '*.gcda' -delete
-ctest --test-dir "$ROOT/build/coverage" --output-on-failure > "$ROOT/build/logs/ctest-coverage.log" 2>&1 ||
+ctest --test-dir "$ROOT/build/coverage" -j "$(processors)" --output-on-failure > "$ROOT/build/logs/ctest-coverage.log" 2>&1 ||
   echo "Some tests fail; see build/logs/ctest-coverage.log"
 say "Line coverage"
 exec python3 "$ROOT/scripts/coverage.py" "$ROOT" "$ROOT/build/coverage" "$check"

@@ -45,7 +45,7 @@ build "$preset" -DMETAL_MARLIN_BUILD_TESTS=ON
 say "Running the tests (some minutes)"
 log="$ROOT/build/logs/ctest-$preset.log"
 status=0
-ctest --test-dir "$ROOT/build/$preset" --output-on-failure "$@" 2>&1 | tee "$log" || status=$?
+ctest --test-dir "$ROOT/build/$preset" -j "$(processors)" --output-on-failure "$@" 2>&1 | tee "$log" || status=$?
 
 # "97% tests passed, 3 tests failed out of 100"
 summary="$(sed -n 's/.* tests passed, \([0-9]*\) tests failed out of \([0-9]*\).*/\1 \2/p' "$log" | tail -n 1)"

@@ -2,6 +2,7 @@
 #include <metal_marlin/awq.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/gptq.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -174,7 +175,7 @@ TEST(Awq, RefusesWhatIsWrong) {
 }
 
 TEST(Awq, FileWithHostileHeaders) {
-  const std::string path = testing::TempDir() + "hostile.awq.safetensors";
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "hostile.awq.safetensors";
   Array words(ElementType::kU32, {8, 4});
   Array scales(ElementType::kF16, {3, 4});  // 3 does not divide 64
   const auto bytes = [](const Array& a) { return std::span<const std::byte>(a.bytes); };

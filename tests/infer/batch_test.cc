@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/generate.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <map>
@@ -92,7 +93,7 @@ TEST(Batch, SpeculationAndKnownBeginningsDoNotChangeTheText) {
 }
 
 TEST(Batch, AFileOfPrompts) {
-  const std::string folder = ::testing::TempDir() + "batch_file";
+  const std::string folder = ::testing::TempDir() + "batch_file" + std::to_string(getpid());
   std::filesystem::create_directories(folder);
   const std::string input = folder + "/in.jsonl";
   const std::string output = folder + "/out.jsonl";

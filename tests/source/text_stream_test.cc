@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -56,7 +57,8 @@ class TextStream : public ::testing::Test {
  protected:
   void SetUp() override {
     path_ = (std::filesystem::path(::testing::TempDir()) /
-             ("stream_" + std::string(::testing::UnitTest::GetInstance()->current_test_info()->name())))
+             ("stream_" + std::to_string(getpid()) +
+              std::string(::testing::UnitTest::GetInstance()->current_test_info()->name())))
                 .string();
   }
   void TearDown() override { std::filesystem::remove(path_); }

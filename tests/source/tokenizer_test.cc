@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <filesystem>
@@ -56,7 +57,8 @@ class Folder : public ::testing::Test {
  protected:
   void SetUp() override {
     path_ = std::filesystem::path(::testing::TempDir()) /
-            ("tokenizer_" + std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
+            ("tokenizer_" + std::to_string(getpid()) +
+             std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
     std::filesystem::remove_all(path_);
     std::filesystem::create_directories(path_);
   }
