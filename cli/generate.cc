@@ -5,14 +5,15 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <memory>
 #include <system_error>
 
 #include "compute_options.h"
 #include "console.h"
+#include "core/counted.h"
 #include "options.h"
 #include "signals.h"
 #include "source/text.h"
@@ -50,8 +51,12 @@ std::string read_prompt(const Command& command, const State& state) {
     throw SystemError(fmt::format("{}: expected a file as a prompt, found a folder", state.file));
   errno = 0;
   std::ifstream stream(state.file, std::ios::binary);
-  std::string content{std::istreambuf_iterator<char>(stream), {}};
-  if (!stream) {
+  constexpr size_t kMost = size_t{64} << 20;
+  std::string content;
+  for (int c = stream.get(); c != EOF && content.size() <= kMost; c = stream.get()) content += static_cast<char>(c);
+  if (content.size() > kMost)
+    throw FormatError(fmt::format("{}: expected a prompt of at most {} MiB, found more", state.file, kMost >> 20));
+  if (!stream.is_open() || stream.bad()) {
     throw SystemError(fmt::format("{}: the prompt cannot be read: {}", state.file,
                                   std::generic_category().message(errno != 0 ? errno : EIO)));
   }
@@ -81,7 +86,7 @@ int run_file(const Command& command, State& state) {
     for (const std::string& failure : result.failures) console.error(failure);
     console.result(console.json()
                        ? fmt::format(R"({{"answered": {}, "failed": {}}})", result.answered, result.failures.size())
-                       : fmt::format("{}: {} answers", state.output, result.answered) + "\n");
+                       : fmt::format("{}: {}", state.output, counted(result.answered, "answer")) + "\n");
     return result.failures.empty() ? 0 : 1;
   } catch (const Interrupted&) {
     console.stopped("nothing is written; run the same command again");

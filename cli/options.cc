@@ -76,7 +76,7 @@ void add_sampling_options(Command& command, GenerateOptions& options) {
   command.real("--repeat-penalty", options.repeat_penalty, 1e-3, kMostReal, "Penalty on repeated tokens; 1: off");
   command.integer("--repeat-last-n", options.repeat_last_n, 0, kMost, "Tokens that the penalty looks back on");
   command.flag("--ignore-eos", options.ignore_eos, "Go on after the end token");
-  command.repeated("--stop", options.stop, "TEXT", "End before this text; may be repeated");
+  command.repeated("--stop", options.stop, "TEXT", "End before this text");
   command.integer("--speculate", options.speculate, 0, 32,
                   "Draft up to so many tokens from earlier text and check them in one step; the text stays the same");
 }

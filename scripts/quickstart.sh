@@ -72,7 +72,11 @@ stage "quantizing and evaluating"
 
 say "5/5 The 4-bit model answers"
 echo "> $question"
-printf '%s\n' "$question" | "$marlin" chat "$output" -n 64 --temp 0 --quiet
+if [ -f "$output/chat_template.jinja" ] || grep -qs '"chat_template"' "$output/tokenizer_config.json"; then
+  printf '%s\n' "$question" | "$marlin" chat "$output" -n 64 --temp 0 --quiet
+else  # a base model, which continues a text
+  "$marlin" generate "$output" -p "$question" -n 64 --temp 0 --quiet
+fi
 stage answering
 
 say "Done in $(( $(now) - start )) s"

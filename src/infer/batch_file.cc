@@ -3,6 +3,7 @@
 #include <metal_marlin/error.h>
 #include <metal_marlin/generate.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -11,11 +12,15 @@
 
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/file_status.h"
 #include "formats/bounded_json.h"
 #include "source/json_lines.h"
 
 namespace metal_marlin {
 namespace {
+
+// How each line of answers begins.
+constexpr std::string_view kAnswerStart = R"({"line":)";
 
 [[noreturn]] void wrong(const std::string& key, const std::string& expected, const nlohmann::json& found) {
   throw FormatError(fmt::format("\"{}\": expected {}, found {}", key, expected, found.type_name()));
@@ -82,10 +87,25 @@ BatchRequest request_of(const nlohmann::json& line, const GenerateOptions& defau
 
 }  // namespace
 
+// Answers can be made again; any other file is not ours to replace.
+static void refuse_foreign_file(const std::string& path) {
+  if (!path_exists(path)) return;
+  require_regular_file_name(path);
+  std::ifstream file(path, std::ios::binary);
+  std::string start(64, ' ');
+  file.read(start.data(), static_cast<std::streamsize>(start.size()));
+  start.resize(static_cast<size_t>(file.gcount()));
+  if (start.empty() || start.starts_with(kAnswerStart)) return;
+  throw ArgumentError(fmt::format(
+      "{}: expected a new file or one of earlier answers, found another file; move it away, or choose another name",
+      path));
+}
+
 BatchFileResult generate_file(TextGenerator& generator, const std::string& input, const std::string& output,
                               const GenerateOptions& defaults, int64_t sequences,
                               const std::function<void(size_t done, size_t total)>& on_progress) try {
   require_regular_file_name(output);
+  refuse_foreign_file(output);
   JsonLines stream(input);
   // What becomes of a line: `request` is its number among those that are asked, or there is an error already.
   struct Line {

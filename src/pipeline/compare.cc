@@ -85,8 +85,8 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
     Difference sum;
     const auto slots = source_a->linears(layer);
     for (const LinearSlot& slot : slots) {
-      const Difference d =
-          difference_of(slot.weight, block_a.linear(slot.kind).weight, block_b.linear(slot.kind).weight);
+      const Difference d = difference_of(source_a->stored_name(slot.weight), block_a.linear(slot.kind).weight,
+                                         block_b.linear(slot.kind).weight, source_a->path(), source_b->path());
       const bool fused =
           std::count_if(slots.begin(), slots.end(), [&](const LinearSlot& s) { return s.weight == slot.weight; }) > 1;
       row(fused ? fmt::format("{}[{}]", slot.weight, linear_kind_name(slot.kind)) : slot.weight, slot.weight, d);
@@ -103,7 +103,9 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
   for (const auto& [name, t] : of_a) {
     if (of_b.count(name) == 0) only_a.push_back(name);
     if (of_b.count(name) == 0 || seen.count(name) > 0) continue;
-    row(name, name, difference_of(name, source_a->load(name), source_b->load(name)));
+    row(name, name,
+        difference_of(source_a->stored_name(name), source_a->load(name), source_b->load(name), source_a->path(),
+                      source_b->path()));
     source_a->release(name);
     source_b->release(name);
   }

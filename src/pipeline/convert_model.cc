@@ -161,11 +161,11 @@ void check_output_folder(const ModelSource& source, const OutputFolder& output, 
   const Manifest manifest = output.manifest();
   const std::vector<std::string> foreign = foreign_names(output.folder(), manifest);
   if (!foreign.empty()) {
-    throw ArgumentError(
-        fmt::format("{}: expected an empty or new folder, or a result of this program and nothing else, found {}; move "
-                    "it away, or choose another folder{}",
-                    output.path(), some_names(foreign),
-                    overwrite ? "" : " (--overwrite replaces what this program wrote, and only that)"));
+    throw ArgumentError(fmt::format(
+        "{}: expected an empty or new folder, or a result of this program and nothing else, found {}{}; move "
+        "it away, or choose another folder{}",
+        output.path(), some_names(foreign), unreadable_list_text(output.folder()),
+        overwrite ? "" : " (--overwrite replaces what this program wrote, and only that)"));
   }
   if (manifest.empty()) return;
   refuse_model_inside(source, output.path());
@@ -251,7 +251,8 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   });
   std::vector<std::string> names;
   for (const WrittenFile& file : written.files) names.push_back(file.name);
-  write_text_file((fs::path(place) / kManifestName).string(), manifest_text(names));
+  write_text_file((fs::path(place) / kManifestName).string(),
+                  manifest_text(names, to_floats ? quantized_storage(*source) : std::string()));
   source->check_unchanged();
   folder.place(warn);
   staged.placed = true;

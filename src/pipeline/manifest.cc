@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
+#include "core/file_status.h"
+#include "formats/bounded_json.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
@@ -25,7 +27,7 @@ constexpr uint64_t kLargest = uint64_t{256} << 20;
 // Null where there is no such file, or none of JSON.
 json read_json(const Folder& folder, const char* name) {
   if (folder.status(name).kind != FileKind::kRegular) return nullptr;
-  json j = json::parse(read_text_file(folder.open_file(name), folder.path_of(name), kLargest), nullptr, false);
+  json j = parse_json_or_discard(read_text_file(folder.open_file(name), folder.path_of(name), kLargest));
   return j.is_object() ? std::move(j) : json(nullptr);
 }
 
@@ -70,10 +72,16 @@ Manifest read_manifest(const Folder& folder) {
   return out;
 }
 
-std::string manifest_text(const std::vector<std::string>& names) {
-  return json{{"program", kProgram}, {"version", version()}, {"files", names}}.dump(2, ' ', false,
-                                                                                    json::error_handler_t::replace) +
-         "\n";
+std::string manifest_text(const std::vector<std::string>& names, const std::string& quantized_as) {
+  json list = {{"program", kProgram}, {"version", version()}, {"files", names}};
+  if (!quantized_as.empty()) list["quantized_as"] = quantized_as;
+  return list.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+std::string quantized_before(const std::string& folder) {
+  if (!is_folder(folder)) return {};
+  const json list = read_json(Folder(folder), kManifestName);
+  return text_of(list, "program") == kProgram ? text_of(list, "quantized_as") : std::string();
 }
 
 std::vector<std::string> foreign_names(const Folder& folder, const Manifest& manifest) {
@@ -99,6 +107,14 @@ std::vector<std::string> foreign_names(const Folder& folder, const Manifest& man
     }
   }
   return out;
+}
+
+std::string unreadable_list_text(const Folder& folder) {
+  for (const char* name : {kReport, kManifestName}) {
+    if (folder.status(name).kind == FileKind::kRegular && read_json(folder, name).is_null())
+      return fmt::format("; its {}, which would say what this program wrote there, cannot be read", name);
+  }
+  return {};
 }
 
 std::string some_names(const std::vector<std::string>& names) {

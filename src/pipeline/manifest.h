@@ -26,13 +26,19 @@ struct Manifest {
 // What the lists in `folder` say. A list that is no file, cannot be parsed, or is not ours counts as none, and so does
 // an entry with any other name: it may be of somebody else.
 Manifest read_manifest(const Folder& folder);
-// Text of kManifestName for these names.
-std::string manifest_text(const std::vector<std::string>& names);
+// Text of kManifestName for these names. `quantized_as`: how the linears were stored that are written as floats there
+// ("Q4_1"); empty where they were floats.
+std::string manifest_text(const std::vector<std::string>& names, const std::string& quantized_as = {});
+// quantized_as of the manifest in a folder; empty where there is none, or the path is no folder.
+std::string quantized_before(const std::string& folder);
 
 // What stands in `folder` and is not in `manifest`, ascending: "notes.txt", "awq/notes.txt", or "config.json (a
 // symbolic link)" where something else took the place of a listed file. The journal and temporary files of ours are
 // left out.
 std::vector<std::string> foreign_names(const Folder& folder, const Manifest& manifest);
+// "" or "; its report.json, which would say what this program wrote there, cannot be read": for the message about names
+// that are taken for those of others because of that.
+std::string unreadable_list_text(const Folder& folder);
 // "a, b and 3 more".
 std::string some_names(const std::vector<std::string>& names);
 

@@ -308,6 +308,15 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
       for (const QuantizedWeight& w : layer_tensors(source, layer, options).quantized) names.push_back(w.name);
     }
     if (names.empty()) continue;  // nothing is left to quantize: the plan says so
+    QuantizeOptions all = options;
+    all.skip.clear();
+    for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
+      for (const QuantizedWeight& w : layer_tensors(source, layer, all).quantized) {
+        if (!matches_any({patterns[i].pattern}, w.name)) continue;
+        throw ArgumentError(fmt::format("--linear-bits {}: every linear that '{}' matches is left out by --skip",
+                                        patterns[i].text, patterns[i].pattern));
+      }
+    }
     throw ArgumentError(fmt::format("--linear-bits {}: no linear that is quantized has a name that matches '{}': {}",
                                     patterns[i].text, patterns[i].pattern, pattern_hint(patterns[i].pattern, names)));
   }

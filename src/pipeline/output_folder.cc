@@ -302,10 +302,10 @@ void OutputFolder::move_files(const Folder& journal, const Manifest& old) {
 void OutputFolder::place(const Warn& warn) {
   const Manifest old = manifest();
   if (const std::vector<std::string> foreign = foreign_names(*folder_, old); !foreign.empty()) {
-    throw ArgumentError(
-        fmt::format("{}: holds {}, which no run of this program wrote; move it away and run the same command again to "
-                    "put the finished result there",
-                    path_, some_names(foreign)));
+    throw ArgumentError(fmt::format(
+        "{}: holds {}, which no run of this program wrote{}; move it away and run the same command again to "
+        "put the finished result there",
+        path_, some_names(foreign), unreadable_list_text(*folder_)));
   }
   const Folder journal = folder_->open_folder(kJournalName);
   if (!placing() && exchange(journal, warn)) return;

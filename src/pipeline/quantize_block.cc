@@ -433,7 +433,8 @@ class BlockQuantizer {
       unfolding.undo(slot.kind, norm_a.values(), norm_b, source, result);
       const auto entry = entries_.find(slot.kind);
       if (entry == entries_.end()) continue;
-      report_["linears"][entry->second]["weight_error"] = difference_of(slot.weight, source, result).relative();
+      report_["linears"][entry->second]["weight_error"] =
+          difference_of(slot.weight, source, result, task_.source->path(), "the result").relative();
     }
   }
 

@@ -89,8 +89,8 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
   const std::vector<std::string> foreign = foreign_names(output.folder(), manifest);
   const auto refuse = [&](const std::vector<std::string>& names) {
     throw ArgumentError(
-        fmt::format("{}: holds {}, which no run of this program wrote; move it away, or choose another folder",
-                    output.path(), some_names(names)));
+        fmt::format("{}: holds {}, which no run of this program wrote{}; move it away, or choose another folder",
+                    output.path(), some_names(names), unreadable_list_text(output.folder())));
   };
   if (!manifest.empty()) refuse_model_inside(source, output.path());
   if (journal.exists()) {
@@ -135,10 +135,10 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
   if (options.overwrite) {
     if (!foreign.empty()) refuse(foreign);
   } else if (!manifest.empty() || !foreign.empty()) {
-    throw ArgumentError(
-        fmt::format("{}: expected an empty or new folder, found {}; choose another folder{}", output.path(),
-                    some_names(foreign.empty() ? std::vector<std::string>{*manifest.files.begin()} : foreign),
-                    foreign.empty() ? ", or replace what is there with --overwrite" : ""));
+    throw ArgumentError(fmt::format(
+        "{}: expected an empty or new folder, found {}{}; choose another folder{}", output.path(),
+        some_names(foreign.empty() ? std::vector<std::string>{*manifest.files.begin()} : foreign),
+        unreadable_list_text(output.folder()), foreign.empty() ? ", or replace what is there with --overwrite" : ""));
   }
   return Start::kFresh;
 }

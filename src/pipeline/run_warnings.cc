@@ -13,6 +13,7 @@
 #include "core/half.h"
 #include "formats/text.h"
 #include "pipeline/ignored_options.h"
+#include "pipeline/manifest.h"
 #include "pipeline/mixed_bits.h"
 #include "pipeline/pattern_hint.h"
 #include "pipeline/texts.h"
@@ -55,6 +56,11 @@ std::vector<std::string> warnings_before_work(const ModelSource& source, const Q
         fmt::format("{} is already quantized ({}): the errors of both add up, and the report compares with it, not "
                     "with the model that it was made from; start from 16 bits if you can",
                     source.path(), types));
+  } else if (const std::string before = quantized_before(source.path()); !before.empty()) {
+    warnings.push_back(
+        fmt::format("{} was quantized ({}) before convert wrote it as floats: the errors of both add up, and the "
+                    "report compares with it, not with the model that it was made from; start from 16 bits if you can",
+                    source.path(), escaped(before)));
   }
   for (const std::string& calibration : options.calibration.calibration) {
     if (!is_file(source_kind(calibration)) || !same_text(options.evaluation.text, calibration)) continue;

@@ -85,6 +85,7 @@ std::string size_reason(const json& parts) {
   }
   std::vector<std::string> grown;
   std::vector<std::string> large;
+  std::string chosen;  // what is large because the options say so
   for (const json& part : parts) {
     const std::string name = part.at("name").get<std::string>();
     const auto size = part.at("bytes").get<uint64_t>();
@@ -92,17 +93,24 @@ std::string size_reason(const json& parts) {
     if (size > before) {
       grown.push_back(fmt::format("{} from {} to {}", name, size_text(before), size_text(size)));
     }
-    if (name != kParts[kQuantized] && static_cast<double>(size) > kLargeShare * bytes)
-      large.push_back(fmt::format("{} ({:.0f} % of the result)", name, 100 * static_cast<double>(size) / bytes));
+    if (name != kParts[kQuantized] && static_cast<double>(size) > kLargeShare * bytes) {
+      std::string share = fmt::format("{} ({:.0f} % of the result)", name, 100 * static_cast<double>(size) / bytes);
+      if (name == kParts[kSkipped]) {
+        chosen = std::move(share);
+      } else {
+        large.push_back(std::move(share));
+      }
+    }
   }
   if (bytes > source && !grown.empty()) {
     return fmt::format(
         "larger than the source: this grows: {}; no format here stores embedding, head and norms in fewer than 16 bits",
         fmt::join(grown, ", "));
   }
-  if (large.empty()) return "";
-  return fmt::format("no format here quantizes {}; larger groups (--group-size) shrink the linears alone",
-                     fmt::join(large, " and "));
+  if (!chosen.empty()) chosen += " stay so by --skip, --linear-bits or --target-bits";
+  if (large.empty()) return chosen;
+  return fmt::format("no format here quantizes {}; {}", fmt::join(large, " and "),
+                     chosen.empty() ? "larger groups (--group-size) shrink the linears alone" : chosen);
 }
 
 }  // namespace metal_marlin

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+
+#include "formats/text.h"
 
 namespace metal_marlin {
 namespace {
@@ -49,7 +52,8 @@ void Difference::add(const Difference& other) {
   max = std::max(max, other.max);
 }
 
-Difference difference_of(const std::string& name, const Matrix& a, const Matrix& b) {
+Difference difference_of(const std::string& name, const Matrix& a, const Matrix& b, const std::string& a_place,
+                         const std::string& b_place) {
   Difference d;
   for (int64_t i = 0; i < a.size(); ++i) {
     const double x = a.data()[i];
@@ -58,9 +62,18 @@ Difference difference_of(const std::string& name, const Matrix& a, const Matrix&
     d.size += x * x;
     d.max = std::max(d.max, std::fabs(e));
   }
-  if (!std::isfinite(d.difference) || !std::isfinite(d.size))
-    throw NumericError(fmt::format("tensor {}: holds NaN or Inf", name));
-  return d;
+  if (std::isfinite(d.difference) && std::isfinite(d.size)) return d;
+  for (const auto& [matrix, place] : {std::pair{&a, &a_place}, {&b, &b_place}}) {
+    const auto values = matrix->values();
+    const auto at = std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
+    if (at == values.end()) continue;
+    const auto element = at - values.begin();
+    throw NumericError(fmt::format("{}: tensor {}: expected finite values, found {} at element {} (row {}, column {})",
+                                   *place, escaped(name), *at, element, element / matrix->cols(),
+                                   element % matrix->cols()));
+  }
+  throw NumericError(fmt::format("{}: tensor {}: its difference to that of {} exceeds the largest number", a_place,
+                                 escaped(name), b_place));
 }
 
 bool Unfolding::norm_before(LinearKind kind, NormKind& norm) noexcept {

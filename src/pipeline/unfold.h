@@ -20,7 +20,10 @@ struct Difference {
 };
 
 // NumericError naming `name` when a value is NaN or Inf. The shapes must be equal.
-Difference difference_of(const std::string& name, const Matrix& a, const Matrix& b);
+// NumericError "WHERE: tensor NAME: ..." with the element where one of them holds NaN or infinity; `a_place` and
+// `b_place` are the models.
+Difference difference_of(const std::string& name, const Matrix& a, const Matrix& b, const std::string& a_place,
+                         const std::string& b_place);
 
 // The linears of one block in two checkpoints, A the original and B made from it. Activation-aware scales of B stand in
 // its norms, in the rows of v and up, and in the columns of their readers; undone, only the error of the weights is

@@ -48,6 +48,35 @@ TEST_F(Refusals, NoCommandThatIsRefusedLeavesAFolder) {
   EXPECT_TRUE(fs::exists(fs::path(deep) / "report.json"));
 }
 
+TEST_F(Refusals, WhatTheUserChoseIsNotLaidToTheFormat) {
+  const auto skipped = run(quantize_to(output_, "--evaluate none --skip '*mlp*' --dry-run"));
+  EXPECT_EQ(skipped.code, 0) << skipped.err;
+  EXPECT_NE(skipped.out.find("stay so by --skip, --linear-bits or --target-bits"), std::string::npos) << skipped.out;
+  EXPECT_EQ(skipped.out.find("no format here quantizes linears"), std::string::npos) << skipped.out;
+  const auto both = run(quantize_to(output_, "--evaluate none --skip '*v_proj*' --linear-bits '*v_proj*=8'"));
+  EXPECT_NE(both.code, 0);
+  EXPECT_NE(both.err.find("every linear that '*v_proj*' matches is left out by --skip"), std::string::npos) << both.err;
+}
+
+// Also where convert has made floats of the codes.
+TEST_F(Refusals, AQuantizedSourceIsSaidThroughFloats) {
+  const std::string codes = (folder_ / "codes").string();
+  const std::string floats = (folder_ / "floats").string();
+  ASSERT_EQ(run(quantize_to(codes, "--evaluate none --quiet")).code, 0);
+  ASSERT_EQ(run("convert " + codes + " -o " + floats + " --to f16").code, 0);
+  model_ = floats;
+  const auto again = run(quantize_to(output_, "--evaluate none --dry-run"));
+  EXPECT_NE(again.err.find("was quantized (awq) before convert wrote it as floats"), std::string::npos) << again.err;
+}
+
+TEST_F(Refusals, ADamagedListOfOurFilesIsNamed) {
+  ASSERT_EQ(run(quantize_to(output_, "--evaluate none --quiet")).code, 0);
+  std::ofstream(fs::path(output_) / "report.json") << "{";
+  const auto refused = run(quantize_to(output_, "--evaluate none --overwrite"));
+  EXPECT_NE(refused.code, 0);
+  EXPECT_NE(refused.err.find("report.json, which would say"), std::string::npos) << refused.err;
+}
+
 TEST_F(Refusals, APlanEndsWithTheCodeOfItsRun) {
   const std::string evaluated = "--evaluate " + text_ + " --chunks 2 --context 32 ";
   ASSERT_EQ(run(quantize_to(output_, evaluated + "--quiet")).code, 0);

@@ -124,6 +124,15 @@ TEST(Batch, AFileOfPrompts) {
   EXPECT_EQ(lines[0].at("text"), generator.generate("the", options_of(4, 0, 0)));
   EXPECT_EQ(lines[6].at("id"), nlohmann::json::parse("[7]"));
   EXPECT_EQ(lines[6].at("text"), generator.generate("one", options_of(2, 0.5, 3)));
+  // Answers are replaced, other files are not: neither weights nor the questions.
+  EXPECT_EQ(generate_file(generator, input, output, options_of(8, 0, 0), 3).answered, 2);
+  const std::string weights = folder + "/model.safetensors";
+  write_text_file(weights, "weights");
+  for (const std::string& other : {weights, input}) {
+    const std::string before = read_text_file(other);
+    EXPECT_THROW(generate_file(generator, input, other, options_of(8, 0, 0), 3), ArgumentError);
+    EXPECT_EQ(read_text_file(other), before);
+  }
   EXPECT_THROW(generate_file(generator, folder + "/none", output, {}, 3), SystemError);
   EXPECT_THROW(generate_file(generator, folder, output, {}, 3), SystemError);
   write_text_file(input, "\n");

@@ -204,6 +204,23 @@ TEST_F(CheckpointFaults, BiasesOfZerosAreConvertedAway) {
   }
 }
 
+TEST_F(CheckpointFaults, CompareNamesModelTensorAndElement) {
+  for (const char* name : {"model.embed_tokens.weight", "model.norm.weight", "model.layers.1.mlp.up_proj.weight"}) {
+    const std::string bad = changed(model(), std::string("bad_") + name, set(name, 5, kInf));
+    for (const auto& [a, b] : {std::pair{bad, model()}, {model(), bad}}) {
+      try {
+        compare_models(a, b);
+        ADD_FAILURE() << name << " was compared";
+      } catch (const NumericError& error) {
+        const std::string text = error.what();
+        EXPECT_NE(text.find(bad), std::string::npos) << text;
+        EXPECT_NE(text.find(name), std::string::npos) << text;
+        EXPECT_NE(text.find("element 5"), std::string::npos) << text;
+      }
+    }
+  }
+}
+
 TEST_F(CheckpointFaults, LostActOrderIsNeverConvertedAway) {
   quantize_model(model(), out("gptq"), quick("gptq"));
   const std::string lost = changed(
