@@ -13,7 +13,8 @@
 #include "core/atomic_file.h"
 #include "core/border.h"
 #include "core/file_status.h"
-#include "formats/bounded_json.h"
+#include "formats/json_bounds.h"
+#include "formats/json_fault.h"
 #include "source/json_lines.h"
 
 namespace metal_marlin {
@@ -44,6 +45,18 @@ void read_number(const nlohmann::json& line, const char* key, T& value) {
 std::string text_of(const nlohmann::json& value, const char* key) {
   if (!value.is_string()) wrong(key, "a text", value);
   return value.get<std::string>();
+}
+
+// Without the hints of parse_json, which are about files.
+nlohmann::json parse_line(std::string_view text) {
+  if (const auto excess = json_excess(text, kJsonLineBounds))
+    throw FormatError(fmt::format("expected a JSON object of at most {}, found more", excess->bound));
+  nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  if (!json.is_discarded()) return json;
+  const auto fault = find_json_fault(text);
+  if (!fault) throw FormatError("expected a JSON object, found no valid JSON");
+  throw FormatError(fmt::format("expected a JSON object; at byte {} of this line expected {}, found {}", fault->offset,
+                                fault->expected, fault->found));
 }
 
 BatchRequest request_of(const nlohmann::json& line, const GenerateOptions& defaults) {
@@ -128,7 +141,7 @@ BatchFileResult generate_file(TextGenerator& generator, const std::string& input
     Line& line = lines.emplace_back();
     line.answer["line"] = number;
     try {
-      const nlohmann::json json = parse_json(text, "this line", kJsonLineBounds);
+      const nlohmann::json json = parse_line(text);
       if (json.is_object() && json.contains("id")) line.answer["id"] = json.at("id");
       requests.push_back(request_of(json, defaults));
       line_of.push_back(lines.size() - 1);
