@@ -260,9 +260,13 @@ std::vector<int64_t> logical_shape(const PackedLayout& layout, const PackedLinea
 namespace {
 
 int64_t checked_group_size(const json& value, const std::string& file, const std::string& key) {
-  const bool integer = value.is_number_unsigned() || value == json(-1);
-  if (integer && (value == json(-1) || (value.get<uint64_t>() > 0 && value.get<uint64_t>() <= kLargestSize)))
-    return value.get<int64_t>();
+  // Of the kinds apart: compared as JSON, the largest 64-bit number equals -1.
+  if (value.is_number_unsigned()) {
+    const auto size = value.get<uint64_t>();
+    if (size > 0 && size <= static_cast<uint64_t>(kLargestSize)) return static_cast<int64_t>(size);
+  } else if (value.is_number_integer() && value.get<int64_t>() == -1) {
+    return -1;
+  }
   throw FormatError(fmt::format(
       "{}: {}: expected a positive integer or -1, found {}", file, key,
       value.is_discarded() ? "no JSON" : escaped(value.dump(-1, ' ', false, json::error_handler_t::replace), 80)));
