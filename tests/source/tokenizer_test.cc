@@ -78,11 +78,11 @@ TEST_F(Folder, ReadsTheSpecialTokensInEachForm) {
 
   put("tokenizer_config.json", R"({"bos_token": {"content": "<|im_start|>", "lstrip": false}, "pad_token": null})");
   put("special_tokens_map.json",
-      R"({"bos_token": "<tool>", "eos_token": "<|im_end|>", "unk_token": {"content": "absent"}})");
+      R"({"bos_token": "<first-new>", "eos_token": "<|im_end|>", "unk_token": {"content": "absent"}})");
   put("generation_config.json", R"({"eos_token_id": [0, 2]})");
   const Tokenizer t = load();
   // The map counts where the config states no added tokens, as in transformers; said.
-  EXPECT_EQ(t.bos_id(), t.token_to_id("<tool>"));
+  EXPECT_EQ(t.bos_id(), t.token_to_id("<first-new>"));
   ASSERT_EQ(t.warnings().size(), 1u);
   EXPECT_NE(t.warnings()[0].find("special_tokens_map.json"), std::string::npos) << t.warnings()[0];
   EXPECT_EQ(t.eos_id(), 2);
@@ -91,7 +91,7 @@ TEST_F(Folder, ReadsTheSpecialTokensInEachForm) {
   EXPECT_EQ(t.token_to_id("<|endoftext|>"), 0);
   // A special token that is named and not there comes behind the others, as in transformers.
   EXPECT_EQ(t.token_to_id("absent"), static_cast<int32_t>(bare.vocab_size()));
-  EXPECT_EQ(t.bos_token(), "<tool>");
+  EXPECT_EQ(t.bos_token(), "<first-new>");
   EXPECT_EQ(t.id_to_token(0), "<|endoftext|>");
   EXPECT_THROW(t.id_to_token(1'000'000), ArgumentError);
   EXPECT_THROW(t.id_to_token(-1), ArgumentError);
@@ -342,12 +342,12 @@ TEST_F(Folder, TokensOfSeveralFilesAreMergedByTheirIds) {
     const auto next = static_cast<int32_t>(load().vocab_size());
     const auto id = [&](int32_t more) { return std::to_string(next + more); };
     put("tokenizer_config.json", decoder({{next + 1, "<extra>"}, {next + 2, "<last>"}}));
-    put("added_tokens.json", R"({"<tool>": )" + id(0) + "}");
-    EXPECT_EQ(load().encode("<tool><extra><last>", false), (std::vector<int32_t>{next, next + 1, next + 2}));
+    put("added_tokens.json", R"({"<first-new>": )" + id(0) + "}");
+    EXPECT_EQ(load().encode("<first-new><extra><last>", false), (std::vector<int32_t>{next, next + 1, next + 2}));
     EXPECT_TRUE(load().warnings().empty());
-    put("tokenizer_config.json", decoder({{next, "<tool>"}, {next + 2, "<last>"}}));
+    put("tokenizer_config.json", decoder({{next, "<first-new>"}, {next + 2, "<last>"}}));
     put("added_tokens.json", R"({"<extra>": )" + id(1) + "}");
-    EXPECT_EQ(load().encode("<tool><extra><last>", false), (std::vector<int32_t>{next, next + 1, next + 2}));
+    EXPECT_EQ(load().encode("<first-new><extra><last>", false), (std::vector<int32_t>{next, next + 1, next + 2}));
     // A gap that no file fills.
     put("added_tokens.json", R"({"<extra>": )" + id(3) + "}");
     EXPECT_NE(message().find("tokenizer_config.json: the token \"<last>\" has the id " + id(2)), std::string::npos)
@@ -356,7 +356,7 @@ TEST_F(Folder, TokensOfSeveralFilesAreMergedByTheirIds) {
               std::string::npos)
         << message();
     // Two ids for one token: the decoder counts, and is named, also where the other id is the lower one.
-    put("tokenizer_config.json", decoder({{next, "<tool>"}, {next + 1, "<extra>"}}));
+    put("tokenizer_config.json", decoder({{next, "<first-new>"}, {next + 1, "<extra>"}}));
     put("added_tokens.json", R"({"<extra>": )" + id(0) + "}");
     const Tokenizer two = load();
     EXPECT_EQ(two.token_to_id("<extra>"), next + 1);
@@ -367,15 +367,15 @@ TEST_F(Folder, TokensOfSeveralFilesAreMergedByTheirIds) {
         << two.warnings()[0];
     // One token under two ids of one file.
     std::filesystem::remove(path_ / "added_tokens.json");
-    put("tokenizer_config.json", decoder({{next, "<tool>"}, {next + 1, "<tool>"}}));
+    put("tokenizer_config.json", decoder({{next, "<first-new>"}, {next + 1, "<first-new>"}}));
     ASSERT_EQ(load().warnings().size(), 1u);
-    EXPECT_NE(load().warnings()[0].find("tokenizer_config.json: the token \"<tool>\" has the id " + id(1) +
+    EXPECT_NE(load().warnings()[0].find("tokenizer_config.json: the token \"<first-new>\" has the id " + id(1) +
                                         " there, but " + id(0) + " in " + path_.string() + "/tokenizer_config.json"),
               std::string::npos)
         << load().warnings()[0];
     // A token of added_tokens.json alone counts as that file says.
     put("tokenizer_config.json", "{}");
-    put("added_tokens.json", R"({"<tool>": )" + id(0) + R"(, "</s>": )" + id(1) + "}");
+    put("added_tokens.json", R"({"<first-new>": )" + id(0) + R"(, "</s>": )" + id(1) + "}");
     ASSERT_EQ(load().warnings().size(), 1u);
     EXPECT_NE(load().warnings()[0].find(std::string("/") + vocabulary + ", which counts"), std::string::npos)
         << load().warnings()[0];
