@@ -516,7 +516,14 @@ SafetensorsIndex parse_index(std::string_view text, const std::string& name) {
 SafetensorsIndex read_index(const std::string& path, std::vector<std::string>* warnings) {
   std::string text = read_model_text(path, kHeaderLimit);
   if (warnings != nullptr) drop_byte_order_mark(text, path, *warnings);
-  return parse_index(text, path);
+  SafetensorsIndex index = parse_index(text, path);
+  if (index.weight_map.empty()) {
+    throw FormatError(
+        fmt::format("{}: weight_map is empty: the index places no tensor in any shard; download the index again, or "
+                    "remove it if the model is one file",
+                    path));
+  }
+  return index;
 }
 
 void write_index(const std::string& path, const SafetensorsIndex& index) {

@@ -1,5 +1,6 @@
 // inspect: what is in a checkpoint.
 #include <fmt/format.h>
+#include <metal_marlin/error.h>
 #include <metal_marlin/inspect.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include "pipeline/printable.h"
 #include "pipeline/size.h"
 #include "source/model_source.h"
+#include "source/tokenizer.h"
 
 namespace metal_marlin {
 
@@ -92,7 +94,16 @@ std::string inspect_model(const std::string& model, bool with_tensors) try {
   }
   if (with_tensors) j["tensors"] = tensors;
   j["skipped"] = skipped;
-  j["warnings"] = source->warnings();
+  std::vector<std::string> warnings = source->warnings();
+  try {
+    const auto& more = source->tokenizer().warnings();
+    warnings.insert(warnings.end(), more.begin(), more.end());
+  } catch (const SystemError&) {
+    // A model without a tokenizer can be looked at.
+  } catch (const Error& e) {
+    warnings.push_back(e.what());
+  }
+  j["warnings"] = warnings;
   return j.dump(2, ' ', false, ordered_json::error_handler_t::replace);
 } catch (...) {
   rethrow_as_error("inspect_model");

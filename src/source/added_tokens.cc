@@ -8,6 +8,7 @@
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <unordered_set>
 #include <utility>
 
 #include "formats/text.h"
@@ -77,6 +78,13 @@ void read_added_tokens(const std::string& text, const std::string& file, std::ve
   }
   std::sort(found.begin(), found.end(), [](const AddedToken& a, const AddedToken& b) { return *a.id < *b.id; });
   std::move(found.begin(), found.end(), std::back_inserter(tokens));
+}
+
+void in_order_of_ids(std::vector<AddedToken>& tokens) {
+  std::unordered_set<std::string> seen;
+  std::erase_if(tokens, [&](const AddedToken& token) { return !seen.insert(token.content).second; });
+  std::stable_sort(tokens.begin(), tokens.end(),
+                   [](const AddedToken& a, const AddedToken& b) { return *a.id < *b.id; });
 }
 
 std::vector<AddedToken> named_tokens(const Json& json, const std::string& file) {

@@ -24,6 +24,8 @@ std::optional<bool> flag(const nlohmann::json& json, const char* key, const std:
 std::vector<AddedToken> stated_tokens(const nlohmann::json& config, const std::string& file);
 // Adds those of added_tokens.json, by id.
 void read_added_tokens(const std::string& text, const std::string& file, std::vector<AddedToken>& tokens);
+// The tokens of several files by id, each content once: as the first of them states it.
+void in_order_of_ids(std::vector<AddedToken>& tokens);
 // The special tokens that a file names, by key.
 std::vector<AddedToken> named_tokens(const nlohmann::json& json, const std::string& file);
 

@@ -83,9 +83,45 @@ void settle_pair(const json& config, const std::string& file, const char* counts
                                  file, counts, value_text(*a), other, value_text(*b), counts));
 }
 
+// Sets by the layers' types: rope_scaling goes over the set of full attention.
+void settle_nested(const json& scaling, const json& parameters, const std::string& file,
+                   std::vector<std::string>& warnings) {
+  const json* full = find(parameters, "full_attention");
+  if (full == nullptr || !full->is_object()) return;
+  const json theta = {{"rope_theta", full->value("rope_theta", json())}};
+  if (plain_rope(scaling, theta) == plain_rope(*full, theta)) return;
+  warnings.push_back(fmt::format(
+      "{}: rope_scaling is {}, and rope_parameters.full_attention is {}; rope_scaling counts in layers with full "
+      "attention, as in transformers: remove the wrong one",
+      file, value_text(scaling), value_text(*full)));
+}
+
+// Which layers slide: layer_types says it of each, a pattern of every so many.
+void settle_patterns(const json& config, const std::string& file, std::vector<std::string>& warnings) {
+  const json* types = find(config, "layer_types");
+  if (types == nullptr || !types->is_array()) {
+    settle_pair(config, file, "sliding_window_pattern", "_sliding_window_pattern", warnings);
+    return;
+  }
+  for (const char* key : {"sliding_window_pattern", "_sliding_window_pattern"}) {
+    const json* pattern = find(config, key);
+    if (pattern == nullptr || !pattern->is_number_integer() || pattern->get<int64_t>() < 1) continue;
+    for (size_t i = 0; i < types->size(); ++i) {
+      const bool slides = (static_cast<int64_t>(i) + 1) % pattern->get<int64_t>() != 0;
+      const char* by_pattern = slides ? "sliding_attention" : "full_attention";
+      if ((*types)[i] == by_pattern) continue;
+      warnings.push_back(
+          fmt::format("{}: {} is {}, by which layer {} is {}, and layer_types[{}] is {}; layer_types counts, as in "
+                      "transformers: remove the wrong one",
+                      file, key, value_text(*pattern), i, by_pattern, i, value_text((*types)[i])));
+      break;
+    }
+  }
+}
+
 }  // namespace
 
-void settle_twins(const ConfigReader& reader, std::vector<std::string>& warnings) {
+void settle_twins(const ConfigReader& reader, bool by_layer_type, std::vector<std::string>& warnings) {
   const json& config = reader.object();
   const std::string& file = reader.file();
   const json* scaling = find(config, "rope_scaling");
@@ -93,8 +129,10 @@ void settle_twins(const ConfigReader& reader, std::vector<std::string>& warnings
   if (scaling != nullptr && (!scaling->is_object() || scaling->empty())) scaling = nullptr;
   if (parameters != nullptr && (!parameters->is_object() || parameters->empty())) parameters = nullptr;
   const auto nested = [](const json& rope) {
-    return rope.contains("full_attention") || rope.contains("sliding_attention");
+    return find(rope, "full_attention") != nullptr || find(rope, "sliding_attention") != nullptr;
   };
+  if (scaling != nullptr && parameters != nullptr && nested(*parameters))
+    settle_nested(*scaling, *parameters, file, warnings);
   if (scaling != nullptr && parameters != nullptr && !nested(*parameters) &&
       plain_rope(*scaling, config) != plain_rope(*parameters, config)) {
     warnings.push_back(fmt::format(
@@ -102,9 +140,10 @@ void settle_twins(const ConfigReader& reader, std::vector<std::string>& warnings
         "the wrong one",
         file, value_text(*scaling), value_text(*parameters)));
   }
-  for (const auto& [name, rope] :
-       {std::pair{"rope_scaling", scaling}, {"rope_parameters", scaling == nullptr ? parameters : nullptr}}) {
+  for (const auto& [name, rope] : {std::pair{"rope_scaling", scaling}, {"rope_parameters", parameters}}) {
     if (rope == nullptr) continue;
+    // One set does not count beside rope_scaling, nor where the family has one for each of the layers' types.
+    if (rope == parameters && !nested(*rope) && (scaling != nullptr || by_layer_type)) continue;
     if (!nested(*rope)) {
       settle_types(*rope, name, file, warnings);
       settle_numbers(config, *rope, name, file, warnings);
@@ -133,7 +172,7 @@ void settle_twins(const ConfigReader& reader, std::vector<std::string>& warnings
   settle_pair(config, file, "dtype", "torch_dtype", warnings);
   for (const char* twin : {"num_kv_heads", "n_kv_heads", "n_head_kv", "multi_query_group_num"})
     settle_pair(config, file, "num_key_value_heads", twin, warnings);
-  settle_pair(config, file, "sliding_window_pattern", "_sliding_window_pattern", warnings);
+  settle_patterns(config, file, warnings);
 }
 
 }  // namespace metal_marlin

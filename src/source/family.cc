@@ -76,6 +76,27 @@ const Family& find_family(const nlohmann::json& config, const std::string& file)
       fmt::format("{}: model type {} is not supported; supported are {}", file, shown(found), known()));
 }
 
+void compare_architectures(const nlohmann::json& architectures, const Family& family, const std::string& file,
+                           std::vector<std::string>& warnings) {
+  if (!architectures.is_array() || architectures.empty()) return;
+  // LlamaModel and LlamaForSequenceClassification are Llamas too.
+  const auto of_the_family = [&](const nlohmann::json& entry) {
+    if (!entry.is_string()) return false;
+    const auto name = entry.get<std::string>();
+    return std::any_of(family.architectures.begin(), family.architectures.end(), [&](const std::string& own) {
+      const std::string stem = own.substr(0, own.rfind("ForCausalLM"));
+      return name == own || name == stem + "Model" ||
+             (name.starts_with(stem + "For") && !name.starts_with(stem + "ForCausalLM"));
+    });
+  };
+  if (std::any_of(architectures.begin(), architectures.end(), of_the_family)) return;
+  warnings.push_back(fmt::format(
+      "{}: architectures is {}, but the model_type is one of the family {} ({}); model_type counts: correct the wrong "
+      "one",
+      file, escaped(architectures.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), 120), family.name,
+      fmt::join(family.architectures, ", ")));
+}
+
 const Family& find_family_of_gguf(const std::string& architecture, const std::string& file) {
   for (const Family* f : families()) {
     if (contains(f->gguf_architectures, architecture)) return *f;

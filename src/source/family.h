@@ -62,6 +62,7 @@ struct Family {
   std::vector<std::pair<std::string, int64_t>> defaults;
   bool offset_norm = false;         // y * (1 + weight)
   bool partial_rotary = false;      // partial_rotary_factor means the same to all engines
+  bool rope_by_layer_type = false;  // rope_parameters holds one set for each of the layers' types
   bool gguf_permutes_qk = false;    // llama.cpp's converter interleaves the rows of q and k
   bool gguf_norm_plus_one = false;  // llama.cpp's converter stores 1 + weight
   std::vector<Fold> folds;          // in the order in which they are applied
@@ -76,6 +77,9 @@ struct Family {
 const std::vector<const Family*>& families();
 // By config.json's model_type or architectures; UnsupportedError (naming `file`, what was found and the known ones).
 const Family& find_family(const nlohmann::json& config, const std::string& file);
+// Adds a warning where config.json's `architectures` name another model than the family's.
+void compare_architectures(const nlohmann::json& architectures, const Family& family, const std::string& file,
+                           std::vector<std::string>& warnings);
 const Family& find_family_of_gguf(const std::string& architecture, const std::string& file);
 
 }  // namespace metal_marlin

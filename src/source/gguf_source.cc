@@ -319,9 +319,10 @@ class GgufSource : public ModelSource {
   TokenizerFiles tokenizer_files() const {
     const GgufMetadata& m = file_.metadata();
     GgufTokenizerData d;
-    d.model = m.get_string("tokenizer.ggml.model");
+    // What is missing stays empty, which rebuild_gguf_tokenizer refuses with the cure.
+    if (m.contains("tokenizer.ggml.model")) d.model = m.get_string("tokenizer.ggml.model");
     d.pre = m.find_string("tokenizer.ggml.pre").value_or("");
-    d.tokens = m.get_strings("tokenizer.ggml.tokens");
+    if (m.contains("tokenizer.ggml.tokens")) d.tokens = m.get_strings("tokenizer.ggml.tokens");
     if (const auto types = m.find_ints("tokenizer.ggml.token_type")) {
       for (const int64_t t : *types) d.token_types.push_back(static_cast<int32_t>(t));
     }

@@ -112,11 +112,13 @@ Json bpe_json(const GgufTokenizerData& d, Vocabulary& v, const std::string& file
   return json;
 }
 
+constexpr const char* kConvertAgain =
+    "convert the model again with a current convert_hf_to_gguf.py of llama.cpp, or ask the file's publisher to";
+
 [[noreturn]] void incomplete(const GgufTokenizerData& d, const std::string& key, const std::string& file) {
-  throw FormatError(fmt::format(
-      "{}: tokenizer.ggml.{} is missing, and a tokenizer of the kind \"{}\" cannot do without it; convert the "
-      "model again with a current convert_hf_to_gguf.py of llama.cpp, or ask the file's publisher to",
-      file, key, d.model));
+  throw FormatError(
+      fmt::format("{}: tokenizer.ggml.{} is missing, and a tokenizer of the kind \"{}\" cannot do without it; {}", file,
+                  key, d.model, kConvertAgain));
 }
 
 // Refuses what would otherwise be filled with an empty default. Gives the warnings for what has a known default.
@@ -152,6 +154,10 @@ std::vector<std::string> check_complete(const GgufTokenizerData& d, const std::s
 }  // namespace
 
 RebuiltTokenizer rebuild_gguf_tokenizer(const GgufTokenizerData& d, const std::string& file) {
+  if (d.model.empty())
+    throw FormatError(
+        fmt::format("{}: tokenizer.ggml.model is missing or empty, so nothing says of which kind the tokenizer is; {}",
+                    file, kConvertAgain));
   const bool bpe = d.model == "gpt2" || d.model == "gemma4";
   if (!bpe && d.model != "llama")
     throw UnsupportedError(fmt::format(

@@ -67,20 +67,26 @@ void settle_order(const ConfigReader& q, const std::vector<NamedLinear>& linears
                   std::vector<std::string>& warnings) {
   const bool act_order = q.find_bool("desc_act").value_or(false);
   Found dropped;
+  Found same;
   Found scattered;
   for (const NamedLinear& n : linears) {
     if (groups_of(*n.linear) < 2 || is_no_index(*n.linear)) continue;
     const std::vector<int32_t> index = group_index_of(*n.linear);
-    const bool nothing = std::all_of(index.begin(), index.end(), [](int32_t g) { return g == 0; });
+    // One group for all columns, whichever it is. A number that is no group is refused where it is read.
+    const bool nothing = index.empty() || (index.front() >= 0 && index.front() < groups_of(*n.linear) &&
+                                           std::equal(index.begin() + 1, index.end(), index.begin()));
     if (act_order && nothing) {
       throw FormatError(fmt::format(
           "{}: g_idx {}, but the config says desc_act: true: which group a column belongs to is lost; fetch the "
           "checkpoint again, or set desc_act to false if it was made without act order",
-          n.name, index.empty() ? "is missing" : "holds only zeros"));
+          n.name,
+          index.empty()        ? "is missing"
+          : index.front() == 0 ? "holds only zeros"
+                               : fmt::format("holds only the number {}", index.front())));
     }
     if (nothing && !index.empty()) {
       n.linear->channels = nullptr;
-      dropped.add(n.name);
+      (index.front() == 0 ? dropped : same).add(n.name);
     } else if (!act_order && !std::is_sorted(index.begin(), index.end())) {
       scattered.add(n.name);
     }
@@ -90,6 +96,12 @@ void settle_order(const ConfigReader& q, const std::vector<NamedLinear>& linears
         "{}: g_idx of {} holds only zeros over several groups: taken as none (consecutive groups), the first: "
         "{}",
         path, counted(dropped.count, "linear"), dropped.first));
+  }
+  if (same.count > 0) {
+    warnings.push_back(fmt::format(
+        "{}: g_idx of {} puts every column into one group, though {} several: taken as none (consecutive groups), the "
+        "first: {}",
+        path, counted(same.count, "linear"), form_for(same.count, "it has", "they have"), same.first));
   }
   if (scattered.count > 0) {
     warnings.push_back(fmt::format(

@@ -19,8 +19,8 @@ struct NamedLinear {
 //
 // Version: symmetric codes ("sym": true, the default) have the zero 2^(bits-1), of which version 1 stores one less.
 // Where every zero is off by one, the label is wrong: `packed` gets the other version, and `config` says so.
-// g_idx: all zeros over several groups means that there is none; it is dropped. With "desc_act": true that, or none at
-// all, means that the order of the columns is lost: FormatError.
+// g_idx: one number alone over several groups means that there is none; it is dropped. With "desc_act": true that, or
+// none at all, means that the order of the columns is lost: FormatError.
 //
 // Zeros that contradict "sym" or "zero_point" count as stored, with a warning.
 //

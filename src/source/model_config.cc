@@ -191,10 +191,16 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   // transformers lets the older name win where both are given.
   auto rope = config.find_object("rope_scaling");
   if (!rope || rope->object().empty()) rope = config.find_object("rope_parameters");
-  if (rope && !rope->has("full_attention")) out.rope = read_rope(*rope, defaults);
+  const bool by_layer_type = rope && (rope->has("full_attention") || rope->has("sliding_attention"));
+  if (by_layer_type && !family.rope_by_layer_type) {
+    config.fail(config.has("rope_scaling") && !config.find_object("rope_scaling")->object().empty() ? "rope_scaling"
+                                                                                                    : "rope_parameters",
+                fmt::format("one set of parameters, since layers of the family {} do not differ in them", family.name));
+  }
+  if (rope && !by_layer_type && !family.rope_by_layer_type) out.rope = read_rope(*rope, defaults);
   out.local_rope = out.rope;
 
-  settle_twins(config, out.warnings);
+  settle_twins(config, family.rope_by_layer_type, out.warnings);
 
   const auto layers = static_cast<size_t>(out.num_hidden_layers);
   out.sliding_window.assign(layers, 0);
@@ -219,12 +225,16 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
                     "taken, as transformers does; other engines refuse it",
                     file, out.max_position_embeddings));
   }
-  const auto turning = static_cast<int64_t>(static_cast<double>(out.head_dim) * out.rope.partial_rotary_factor);
-  if (turning < 2 || turning % 2 != 0) {
+  const auto turning_of = [&](const RopeConfig& r) {
+    return static_cast<int64_t>(static_cast<double>(out.head_dim) * r.partial_rotary_factor);
+  };
+  const int64_t turning = turning_of(out.rope);
+  for (const RopeConfig* r : {&out.rope, &out.local_rope}) {
+    if (turning_of(*r) >= 2 && turning_of(*r) % 2 == 0) continue;
     throw FormatError(
         fmt::format("{}: partial_rotary_factor: expected a share that leaves an even number of the {} of a "
                     "head, found {}",
-                    file, counted(out.head_dim, "dimension"), out.rope.partial_rotary_factor));
+                    file, counted(out.head_dim, "dimension"), r->partial_rotary_factor));
   }
   if (out.rope.type == RopeType::kLongrope && out.rope.original_max_position_embeddings < 2) {
     throw FormatError(fmt::format("{}: original_max_position_embeddings: expected at least 2, found {}", file,

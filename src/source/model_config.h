@@ -32,6 +32,8 @@ struct RopeConfig {
   // longrope: divisors of the frequencies, one per pair that turns, for sequences up to the original length and beyond.
   std::vector<double> short_factor;
   std::vector<double> long_factor;
+
+  bool operator==(const RopeConfig&) const = default;
 };
 
 struct ModelConfig {

@@ -232,10 +232,15 @@ void ModelSource::settle_head() {
   if (comparable && same_values(family_->embedding, family_->head, of_head)) return;
   config_.tie_word_embeddings = false;
   (*config_json_)["tie_word_embeddings"] = false;
-  warnings_.push_back(
-      fmt::format("{}: the config says that {} is the head too (tie_word_embeddings), but another {} is stored; the "
-                  "stored head counts, and what is written says tie_word_embeddings: false",
-                  path_, family_->embedding, family_->head));
+  const std::string embedding = stored_name(family_->embedding);
+  const std::string head = stored_name(family_->head);
+  warnings_.push_back(fmt::format(
+      "{}: {} is the head too{}, but another {} is stored; the stored head counts, and what is written says "
+      "tie_word_embeddings: false",
+      path_,
+      format_ == "gguf" ? fmt::format("in the family {} (general.architecture) {}", family_->name, embedding)
+                        : fmt::format("the config says that {}", embedding),
+      format_ == "gguf" ? "" : " (tie_word_embeddings)", head));
 }
 
 void ModelSource::settle_contradictions() {

@@ -98,6 +98,52 @@ void read_dynamic(const ConfigReader& q, PackedConfig& out) {
   }
 }
 
+// AutoAWQ's own file has other names for two settings.
+const json* setting_of(const json& settings, const std::string& key) {
+  const std::string other = key == "bits" ? "w_bit" : key == "group_size" ? "q_group_size" : key;
+  for (const std::string& name : {key, other}) {
+    if (const auto it = settings.find(name); it != settings.end() && !it->is_null()) return &*it;
+  }
+  return nullptr;
+}
+
+std::string value_text(const json& value) {
+  return escaped(value.dump(-1, ' ', false, json::error_handler_t::replace), 80);
+}
+
+void settle_names(const ConfigReader& q, const char* counts, const char* other, std::vector<std::string>& warnings) {
+  if (!q.has(counts) || !q.has(other)) return;
+  const json& a = q.object()[counts];
+  const json& b = q.object()[other];
+  if (a == b) return;
+  warnings.push_back(
+      fmt::format("{}: quantization_config.{} is {}, and quantization_config.{} is {}; {} counts: remove "
+                  "the wrong one",
+                  q.file(), counts, value_text(a), other, value_text(b), counts));
+}
+
+// The file of older tools beside settings that count.
+void compare_settings(const json& settings, const std::string& path, const std::string& beside,
+                      std::vector<std::string>& warnings) {
+  json older;
+  try {
+    older = read_json_object(beside, warnings);
+  } catch (const Error& e) {
+    warnings.push_back(fmt::format("{}; the settings of {} count", e.what(), path));
+    return;
+  }
+  if (!settings.is_object()) return;  // refused below
+  for (const char* key : {"bits", "group_size", "quant_method", "checkpoint_format", "sym", "zero_point", "desc_act"}) {
+    const json* a = setting_of(settings, key);
+    const json* b = setting_of(older, key);
+    if (a == nullptr || b == nullptr || *a == *b) continue;
+    warnings.push_back(fmt::format(
+        "{}: {} is {}, but {} in {}, which counts; engines that take the former read the model wrongly: correct the "
+        "wrong one",
+        beside, key, value_text(*b), value_text(*a), path));
+  }
+}
+
 int64_t inferred_group_size(const PackedLinear& linear, int64_t in_features, int64_t usual) {
   if (linear.scales->shape.size() != 2 || linear.scales->shape[0] <= 0) return usual;
   const int64_t groups = linear.scales->shape[0];
@@ -111,12 +157,12 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
                                 std::vector<std::string>& warnings) {
   std::string path = config_path;
   const char* usual_method = "";
+  const std::pair<const char*, const char*> others[] = {{"quantize_config.json", "gptq"}, {"quant_config.json", "awq"}};
+  const auto is_there = [&](const auto& other) {
+    return fs::exists(fs::symlink_status(fs::path(folder) / other.first));
+  };
   if (!config.contains("quantization_config") || config["quantization_config"].is_null()) {
-    const std::pair<const char*, const char*> others[] = {{"quantize_config.json", "gptq"},
-                                                          {"quant_config.json", "awq"}};
-    const auto found = std::find_if(std::begin(others), std::end(others), [&](const auto& other) {
-      return fs::exists(fs::symlink_status(fs::path(folder) / other.first));
-    });
+    const auto found = std::find_if(std::begin(others), std::end(others), is_there);
     if (found == std::end(others)) return {};
     path = (fs::path(folder) / found->first).string();
     usual_method = found->second;
@@ -124,9 +170,17 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
     if (!beside.contains("quant_method")) beside["quant_method"] = usual_method;
     config["quantization_config"] = std::move(beside);
   }
+  for (const auto& other : others) {
+    const std::string beside = (fs::path(folder) / other.first).string();
+    if (beside != path && is_there(other)) compare_settings(config["quantization_config"], path, beside, warnings);
+  }
   const ConfigReader whole(config, path);
   const ConfigReader q = *whole.find_object("quantization_config");
   PackedConfig out;
+  out.file = path;
+  settle_names(q, "bits", "w_bit", warnings);
+  settle_names(q, "group_size", "q_group_size", warnings);
+  out.bits_stated = q.has("bits") || q.has("w_bit");
   const std::string method = q.find_string("quant_method").value_or("");
   if (method == "awq") {
     out.layout = awq_layout(q);
@@ -203,6 +257,32 @@ std::vector<int64_t> logical_shape(const PackedLayout& layout, const PackedLinea
   return {columns, rows / run_words(linear.bits) * run_codes(linear.bits)};
 }
 
+namespace {
+
+int64_t checked_group_size(const json& value, const std::string& file, const std::string& key) {
+  // Of the kinds apart: compared as JSON, the largest 64-bit number equals -1.
+  if (value.is_number_unsigned()) {
+    const auto size = value.get<uint64_t>();
+    if (size > 0 && size <= static_cast<uint64_t>(kLargestSize)) return static_cast<int64_t>(size);
+  } else if (value.is_number_integer() && value.get<int64_t>() == -1) {
+    return -1;
+  }
+  throw FormatError(fmt::format(
+      "{}: {}: expected a positive integer or -1, found {}", file, key,
+      value.is_discarded() ? "no JSON" : escaped(value.dump(-1, ' ', false, json::error_handler_t::replace), 80)));
+}
+
+void read_other_groups(const json& tensors, const std::string& file, NativeMetadata& out) {
+  if (!tensors.is_object()) return;
+  for (const auto& [name, entry] : tensors.items()) {
+    if (!entry.is_object() || !entry.contains("group_size")) continue;
+    out.other_groups[name] =
+        checked_group_size(entry["group_size"], file, "metal_marlin.tensors: " + escaped(name) + ": group_size");
+  }
+}
+
+}  // namespace
+
 NativeMetadata read_native_metadata(const std::map<std::string, std::string>& metadata, const std::string& file) {
   const auto find = [&](const char* key) {
     const auto it = metadata.find(key);
@@ -217,12 +297,22 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
                     "offset 7), which holds single matrices that awq_load of the Python package reads",
                     file));
   }
+  // Whatever is no JSON is refused below, as a value of the wrong kind.
+  const auto parsed = [&](const char* key) {
+    const std::string text = find(key);
+    return find_json_fault(text) ? json(json::value_t::discarded) : parse_json(text, fmt::format("{}: {}", file, key));
+  };
+  NativeMetadata out;
+  if (metadata.contains("metal_marlin.group_size"))
+    out.group_size = checked_group_size(parsed("metal_marlin.group_size"), file, "metal_marlin.group_size");
   if (version.empty() || version == "1") {
     if (offset != "8") {
       throw UnsupportedError(
           fmt::format("{}: metal_marlin.nibble_offset: expected 8, found {}", file, escaped(offset)));
     }
-    return {};
+    // Version 1 needs no list of its linears.
+    if (metadata.contains("metal_marlin.tensors")) read_other_groups(parsed("metal_marlin.tensors"), file, out);
+    return out;
   }
   if (version != "2") {
     throw UnsupportedError(
@@ -236,12 +326,6 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
     throw UnsupportedError(fmt::format("{}: {}: expected {} bits, found {}", file, key, list_widths(kNativeWidths),
                                        escaped(value.dump(-1, ' ', false, json::error_handler_t::replace))));
   };
-  NativeMetadata out;
-  // Whatever is no JSON is refused below, as a value of the wrong kind.
-  const auto parsed = [&](const char* key) {
-    const std::string text = find(key);
-    return find_json_fault(text) ? json(json::value_t::discarded) : parse_json(text, fmt::format("{}: {}", file, key));
-  };
   out.bits = checked("metal_marlin.bits", parsed("metal_marlin.bits"));
   const json tensors = parsed("metal_marlin.tensors");
   if (!tensors.is_object()) {
@@ -252,12 +336,13 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
     if (!entry.is_object() || !entry.contains("bits")) continue;
     out.others[name] = checked("metal_marlin.tensors: " + escaped(name), entry["bits"]);
   }
+  read_other_groups(tensors, file, out);
   return out;
 }
 
 int64_t group_size_of(const PackedConfig& config, const PackedLinear& l, const std::string& name) {
-  return config.by_shape ? inferred_group_size(l, logical_shape(*config.layout, l, name)[1], config.group_size)
-                         : config.group_size;
+  const int64_t usual = l.group_size != 0 ? l.group_size : config.group_size;
+  return config.by_shape ? inferred_group_size(l, logical_shape(*config.layout, l, name)[1], usual) : usual;
 }
 
 QuantizedTensor read_packed(const PackedConfig& config, const PackedLinear& l, const std::string& name, Codes codes) {

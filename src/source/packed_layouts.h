@@ -26,8 +26,10 @@ struct PackedLayout {
 // "quantization_config" of a config.json.
 struct PackedConfig {
   const PackedLayout* layout = nullptr;  // null: not quantized
+  std::string file;                      // that says so
   int bits = 4;                          // of a code; native: what the files' metadata say counts
   int64_t group_size = 0;                // -1: the whole row
+  bool bits_stated = false;              // else 4 is assumed
   bool by_shape = false;                 // linears may have another group size: found out by the shape of their scales
   bool bits_by_shape = false;            // GPTQ: also another number of bits, by the shapes of their zeros and scales
 };
@@ -47,9 +49,15 @@ void use_gptq_version(PackedConfig& config, const std::string& format);
 struct NativeMetadata {
   int bits = 4;                       // of a code
   std::map<std::string, int> others;  // weight's name -> bits, of linears that differ
+  int64_t group_size = 0;             // -1: the whole row, 0: the metadata do not say
+  std::map<std::string, int64_t> other_groups;
   int bits_of(const std::string& name) const {
     const auto it = others.find(name);
     return it == others.end() ? bits : it->second;
+  }
+  int64_t group_size_of(const std::string& name) const {
+    const auto it = other_groups.find(name);
+    return it == other_groups.end() ? group_size : it->second;
   }
 };
 // UnsupportedError for another version (also files of the earlier numpy implementation, which have none) or number of
@@ -58,7 +66,8 @@ NativeMetadata read_native_metadata(const std::map<std::string, std::string>& me
 
 // The stored tensors of one linear.
 struct PackedLinear {
-  int bits = 4;  // of a code
+  int bits = 4;            // of a code
+  int64_t group_size = 0;  // -1: the whole row; 0: that of the config
   const TensorView* codes = nullptr;
   const TensorView* scales = nullptr;
   const TensorView* zeros = nullptr;

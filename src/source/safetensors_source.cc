@@ -21,6 +21,7 @@
 #include "formats/safetensors.h"
 #include "formats/text.h"
 #include "pack/native.h"
+#include "source/code_names.h"
 #include "source/companions.h"
 #include "source/config_reader.h"
 #include "source/convert.h"
@@ -67,8 +68,10 @@ class SafetensorsSource : public ModelSource {
           "{}: expected a config.json beside the weights, found none; copy it from the model's repository", folder_));
     }
     json config = read_json_object(config_path, warnings_);
+    const json architectures = config.value("architectures", json());
     const bool wrapped = unwrap_text_config(config, config_path, warnings_);
     family_ = &find_family(config, config_path);
+    compare_architectures(architectures, *family_, config_path, warnings_);
     config_ = read_model_config(config, *family_, config_path);
     if (wrapped) {
       // Other engines have other defaults for a text model of its own.
@@ -378,8 +381,16 @@ class SafetensorsSource : public ModelSource {
                                       first_duplicate_));
     }
     if (!index_.empty()) compare_with_index((fs::path(folder_) / index_).string(), placed_, files_, warnings_);
+    std::map<std::string, std::string> file_of;
+    for (const auto& [name, e] : raw) file_of.emplace(name, e.file->path());
+    refuse_unlabelled_codes(packed_, file_of, (fs::path(folder_) / "config.json").string());
+    if (const auto lone = parts_without_codes(packed_, file_of); !lone.empty())
+      throw FormatError(fmt::format("{}: tensor {} is missing from {}; other parts of the linear are there", path_,
+                                    escaped(lone), files_read(lone)));
+    bool packed = false;
     for (const auto& [name, e] : raw) {
       if (is_codes(name, e, raw)) {
+        packed = true;
         add_packed(name, e, raw);
       } else if (!is_part(name, raw)) {
         if (!entries_.emplace(name, e).second) {
@@ -388,6 +399,13 @@ class SafetensorsSource : public ModelSource {
         }
       }
     }
+    if (packed_.layout != nullptr && !packed) {
+      warnings_.push_back(label_without_codes(packed_));
+      packed_ = {};
+      format_ = "safetensors";
+      config_json_->erase("quantization_config");
+    }
+    compare_with_metadata(packed_, native_metadata_, warnings_);
   }
 
   // "model.layers.0.mlp.up_proj" of one of its tensors; empty where the name does not end so.
@@ -427,7 +445,12 @@ class SafetensorsSource : public ModelSource {
     const std::string module = without(name, layout.codes);
     Entry e = codes;
     e.packed.codes = e.main;
-    e.packed.bits = format_ == "native" ? native_metadata(*codes.file).bits_of(module + ".weight") : packed_.bits;
+    e.packed.bits = packed_.bits;
+    if (format_ == "native") {
+      const NativeMetadata& metadata = native_metadata(*codes.file);
+      e.packed.bits = metadata.bits_of(module + ".weight");
+      e.packed.group_size = metadata.group_size_of(module + ".weight");
+    }
     const auto find = [&](const char* suffix, const TensorView*& view, bool needed) {
       if (*suffix == '\0') return;
       view = part(raw, module + suffix);

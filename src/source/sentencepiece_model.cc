@@ -7,12 +7,12 @@
 #include <bit>
 #include <cstring>
 #include <filesystem>
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "core/counted.h"
 #include "formats/foreign_file.h"
 #include "formats/text.h"
+#include "source/added_tokens.h"
 
 namespace metal_marlin {
 namespace {
@@ -224,47 +224,36 @@ std::string base64(std::string_view bytes) {
   return out;
 }
 
-// Tokens that transformers keeps beside the model, by id: they follow the pieces, or mark a piece as special.
-void add_tokens(const Json& config, const std::string& file, Proto& p) {
-  const auto it = config.find("added_tokens_decoder");
-  if (it == config.end() || !it->is_object()) return;
-  std::map<size_t, Json> added;
-  for (const auto& [key, token] : it->items()) {
-    size_t id = 0;
-    for (const char c : key) {
-      if (c < '0' || c > '9' || id > 100'000'000)
-        throw FormatError(fmt::format("{}: added_tokens_decoder: {} is no token id", file, shown(key)));
-      id = id * 10 + static_cast<size_t>(c - '0');
-    }
-    if (!token.is_object() || !token.contains("content") || !token["content"].is_string())
-      throw FormatError(fmt::format("{}: added_tokens_decoder: token {} has no content", file, id));
-    added[id] = token;
-  }
-  for (const auto& [id, token] : added) {
-    const auto special = token.find("special");
-    const bool is_special = special != token.end() && special->is_boolean() && special->get<bool>();
-    const auto type = static_cast<int32_t>(is_special ? TokenType::kControl : TokenType::kUserDefined);
-    if (id < p.pieces.size()) {
-      if (p.types[id] == static_cast<int32_t>(TokenType::kNormal) &&
-          p.pieces[id] == token["content"].get<std::string>())
-        p.types[id] = type;
+// Pieces that transformers marks as special, or as taken whole. Tokens that are no pieces Tokenizer::from_files adds,
+// with those of the other files.
+void mark_pieces(const Json& config, const std::string& config_file, Proto& p) {
+  for (const AddedToken& token : stated_tokens(config, config_file)) {
+    const auto id = static_cast<size_t>(*token.id);
+    if (id >= p.pieces.size() || p.types[id] != static_cast<int32_t>(TokenType::kNormal) ||
+        p.pieces[id] != token.content)
       continue;
-    }
-    if (id != p.pieces.size())
-      throw UnsupportedError(
-          fmt::format("{}: added_tokens_decoder leaves a gap: token {} follows {}; put the model's tokenizer.json "
-                      "beside it",
-                      file, id, counted(p.pieces.size(), "token")));
-    p.pieces.push_back(token["content"].get<std::string>());
-    p.scores.push_back(0.0f);
-    p.types.push_back(type);
+    p.types[id] = static_cast<int32_t>(token.special ? TokenType::kControl : TokenType::kUserDefined);
   }
 }
 
-bool is_llama_tokenizer(const Json& config) {
-  const auto it = config.find("tokenizer_class");
-  return it != config.end() && it->is_string() &&
-         (it->get<std::string>() == "LlamaTokenizer" || it->get<std::string>() == "LlamaTokenizerFast");
+std::string text_of(const Json& config, const char* key) {
+  const auto it = config.find(key);
+  return it != config.end() && it->is_string() ? it->get<std::string>() : std::string();
+}
+
+// Which classes of transformers read the pieces by rules of their own.
+enum class Rules : uint8_t { kOfTheModel, kLlama, kGemma };
+
+// As transformers 5.24's AutoTokenizer chooses. For some types of models it takes no class that the files name.
+Rules rules_of(const Json& tokenizer_config, const Json& model_config) {
+  const std::string type = text_of(model_config, "model_type");
+  if (type == "mistral" || type == "phi3") return Rules::kOfTheModel;
+  std::string name = text_of(tokenizer_config, "tokenizer_class");
+  if (name.empty()) name = text_of(model_config, "tokenizer_class");
+  if (name.empty() && (type == "gemma2" || type == "gemma3" || type == "gemma3_text")) name = "GemmaTokenizer";
+  if (name == "LlamaTokenizer" || name == "LlamaTokenizerFast") return Rules::kLlama;
+  if (name == "GemmaTokenizer" || name == "GemmaTokenizerFast") return Rules::kGemma;
+  return Rules::kOfTheModel;
 }
 
 bool setting(const Json& config, const char* key, bool otherwise) {
@@ -275,14 +264,15 @@ bool setting(const Json& config, const char* key, bool otherwise) {
 }  // namespace
 
 RebuiltTokenizer tokenizer_from_sentencepiece(std::string_view model, const std::string& file,
-                                              const std::string& tokenizer_config_json) {
+                                              const std::string& tokenizer_config_json,
+                                              const std::string& config_json) {
   Proto p = read_proto(model, file);
   Json config = Json::object();
   if (!tokenizer_config_json.empty()) {
     const std::filesystem::path beside = std::filesystem::path(file).parent_path() / "tokenizer_config.json";
     config = parse_bounded_object(tokenizer_config_json, beside.string());
+    mark_pieces(config, beside.string(), p);
   }
-  add_tokens(config, file, p);
   const auto id = [&](int64_t stated) -> std::optional<int64_t> {
     return stated < 0 || stated >= static_cast<int64_t>(p.pieces.size()) ? std::nullopt
                                                                          : std::optional<int64_t>(stated);
@@ -294,18 +284,19 @@ RebuiltTokenizer tokenizer_from_sentencepiece(std::string_view model, const std:
   SentencePieceRules rules;
   rules.unigram = p.model_type == 1;
   using Prefix = SentencePieceRules::Prefix;
-  if (is_llama_tokenizer(config)) {
-    // transformers' LlamaTokenizer takes the pieces alone: one space before the text, and after special tokens none,
-    // unless the config asks for "legacy".
+  const std::filesystem::path model_config = std::filesystem::path(file).parent_path() / "config.json";
+  const Rules kind = rules_of(config, parse_bounded_object(config_json, model_config.string()));
+  if (kind == Rules::kOfTheModel) {
+    // As SentencePiece does it: a space before each part, unless the config denies "legacy".
+    rules.prefix = !p.add_prefix ? Prefix::kNone : setting(config, "legacy", true) ? Prefix::kEachPart : Prefix::kFirst;
+  } else {
+    // The pieces alone count. LlamaTokenizer sets one space before the text, and after special tokens none, unless the
+    // config asks for "legacy"; GemmaTokenizer sets none.
     p.remove_extra = false;
     p.charsmap = {};
-    rules.prefix = !setting(config, "add_prefix_space", true) ? Prefix::kNone
-                   : setting(config, "legacy", false)         ? Prefix::kEachPartOnce
-                                                              : Prefix::kFirst;
-  } else {
-    // Without that class transformers follows the model's own settings, as SentencePiece does: a space before each
-    // part, unless the config denies "legacy".
-    rules.prefix = !p.add_prefix ? Prefix::kNone : setting(config, "legacy", true) ? Prefix::kEachPart : Prefix::kFirst;
+    rules.prefix = kind == Rules::kGemma || !setting(config, "add_prefix_space", true) ? Prefix::kNone
+                   : setting(config, "legacy", false)                                  ? Prefix::kEachPartOnce
+                                                                                       : Prefix::kFirst;
   }
   rules.byte_fallback = p.byte_fallback;
   rules.remove_extra_spaces = p.remove_extra;

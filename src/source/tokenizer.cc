@@ -166,8 +166,8 @@ Tokenizer Tokenizer::from_folder(const std::string& folder, int64_t model_vocab)
           fmt::format("{}: there is neither tokenizer.json nor tokenizer.model; copy the tokenizer's files "
                       "into the folder, all of the model's .json, .model and .jinja files",
                       folder));
-    const auto rebuilt =
-        tokenizer_from_sentencepiece(model, (path / "tokenizer.model").string(), files.tokenizer_config_json);
+    const auto rebuilt = tokenizer_from_sentencepiece(model, (path / "tokenizer.model").string(),
+                                                      files.tokenizer_config_json, read_if_there(path / "config.json"));
     files.tokenizer_json = rebuilt.tokenizer_json;
     files.tokenizer_config_json = rebuilt.tokenizer_config_json;
     files.origin = "tokenizer.model";
@@ -182,6 +182,8 @@ void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folde
   const Json map = parse_bounded_object(files.special_tokens_map_json, map_file);
   std::vector<AddedToken> tokens = stated_tokens(config, config_file);
   read_added_tokens(files.added_tokens_json, folder + "/added_tokens.json", tokens);
+  const std::vector<AddedToken> stated = tokens;
+  in_order_of_ids(tokens);
   std::vector<AddedToken> named = named_tokens(config, config_file);
   std::move(named.begin(), named.end(), std::back_inserter(tokens));
   named = named_tokens(map, map_file);
@@ -192,13 +194,11 @@ void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folde
     if (token.special) special.insert(token.content);
 
   Json list = Json::array();
-  std::vector<AddedToken> stated;
-  std::unordered_map<std::string, int64_t> fresh;  // tokens that the vocabulary lacks, with the id stated first, or -1
+  std::unordered_map<std::string, AddedToken> fresh;  // tokens that the vocabulary lacks, as stated first
   std::unordered_set<std::string> seen;
   const int64_t before = next_id();
   for (AddedToken& token : tokens) {
     if (token.content.empty()) continue;
-    if (token.id) stated.push_back(token);
     if (!seen.insert(token.content).second) continue;
     const bool there = token_to_id(token.content).has_value();
     // What states no attributes changes none.
@@ -209,7 +209,7 @@ void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folde
                       token.file, shown(token.content), files.origin));
       continue;
     }
-    if (!there) fresh[token.content] = token.id.value_or(-1);
+    if (!there) fresh[token.content] = token;
     if (!token.with_attributes && special.contains(token.content)) token.special = true;
     list.push_back({{"content", token.content},
                     {"single_word", token.single_word},
@@ -226,17 +226,18 @@ void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folde
   }
   const std::string vocabulary = place_of(files, folder);
   for (const AddedToken& token : stated) {
-    const auto id = token_to_id(token.content);
+    const auto id = token.content.empty() ? std::nullopt : token_to_id(token.content);
     if (!id || *id == *token.id) continue;
     const std::string what =
         fmt::format("{}: the token {} has the id {} there, but", token.file, shown(token.content), *token.id);
-    if (const auto it = fresh.find(token.content); it != fresh.end() && it->second == *token.id)
+    const auto it = fresh.find(token.content);
+    if (it != fresh.end() && it->second.id == token.id)
       throw FormatError(
           fmt::format("{} the next free one of {} is {}; get the files of one tokenizer from the model's "
                       "publisher again",
                       what, vocabulary, *id));
     warnings_.push_back(
-        fmt::format("{} {} in {}, which counts", what, *id, fresh.contains(token.content) ? config_file : vocabulary));
+        fmt::format("{} {} in {}, which counts", what, *id, it == fresh.end() ? vocabulary : it->second.file));
   }
   // Gemma 3's tokenizer keeps the placeholder of images, for which its text models have no row.
   const int64_t tokens_in_all = next_id();

@@ -53,6 +53,22 @@ TEST(Inspect, CountsFusedAndTiedModels) {
   for (const json& s : tied["skipped"]) EXPECT_NE(s["reason"], "head");
 }
 
+TEST(Inspect, SaysWhereTheTokenizerIsNotTheModels) {
+  const fs::path folder = fs::temp_directory_path() / ("inspect_tokenizer_test_" + std::to_string(getpid()));
+  fs::remove_all(folder);
+  fs::copy(model("llama"), folder);
+  EXPECT_TRUE(json::parse(inspect_model(folder.string()))["warnings"].empty());
+  std::ofstream(folder / "added_tokens.json") << R"({"<one>": 96})";
+  json warnings = json::parse(inspect_model(folder.string()))["warnings"];
+  ASSERT_EQ(warnings.size(), 1U);
+  EXPECT_NE(warnings[0].get<std::string>().find("97 tokens, vocab_size is 96"), std::string::npos) << warnings;
+  std::ofstream(folder / "added_tokens.json") << R"({"</s>": 90})";  // a warning of the tokenizer's own
+  EXPECT_EQ(json::parse(inspect_model(folder.string()))["warnings"].size(), 1U);
+  for (const char* name : {"added_tokens.json", "tokenizer.json"}) fs::remove(folder / name);
+  EXPECT_TRUE(json::parse(inspect_model(folder.string()))["warnings"].empty());  // none at all
+  fs::remove_all(folder);
+}
+
 TEST(Inspect, ListsWhatIsNotOfTheModelOnceEach) {
   const fs::path folder = fs::temp_directory_path() / ("inspect_test_" + std::to_string(getpid()));
   fs::remove_all(folder);

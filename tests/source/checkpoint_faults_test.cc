@@ -389,6 +389,23 @@ TEST(GroupIndex, AllZerosMeanNoneUnlessTheOrderIsLost) {
   }
 }
 
+TEST(GroupIndex, OneNumberForAllColumnsIsNoneToo) {
+  TemporaryFolder folder;
+  for (const int32_t group : {1, 2}) {
+    Packed made("gptq");
+    for (OwnedTensor& t : made.tensors) {
+      if (!t.name.ends_with("down_proj.g_idx")) continue;  // 3 groups
+      for (size_t i = 0; i < t.bytes.size(); i += 4) std::memcpy(t.bytes.data() + i, &group, 4);
+    }
+    const auto source = made.open(folder);
+    made.expect_values(*source);
+    EXPECT_TRUE(warns(*source, {"g_idx of 1 linear", "every column into one group", "taken as none"}));
+    made.settings()["desc_act"] = true;
+    const auto said = "g_idx holds only the number " + std::to_string(group);
+    check_error(expect<FormatError>({said, "desc_act: true"}), [&] { made.open(folder); });
+  }
+}
+
 TEST(GroupIndex, LostActOrderIsRefused) {
   TemporaryFolder folder;
   Packed made("gptq");
@@ -488,6 +505,16 @@ TEST(ShardIndex, AListedTensorThatNothingNeeds) {
   EXPECT_TRUE(s.open()->warnings().empty());
   s.index.weight_map["model.layers.0.self_attn.rotary_emb.inv_freq"] = shard_name(1, 2);
   EXPECT_TRUE(warns(*s.open(), {"model.safetensors.index.json", "1 tensor", "inv_freq"}));
+}
+
+TEST(ShardIndex, AnEmptyMapIsNamed) {
+  Shards s;
+  s.open();
+  s.folder.write("model.safetensors.index.json", R"({"metadata": {}, "weight_map": {}})");
+  check_error(expect<FormatError>({"model.safetensors.index.json: weight_map is empty", "download the index again"}),
+              [&] { ModelSource::open(s.folder.path("")); });
+  write(s.folder, test::f32_tensors(small_shapes()), "model.safetensors");
+  EXPECT_TRUE(warns(*ModelSource::open(s.folder.path("")), {"model.safetensors is read", "weight_map is empty"}));
 }
 
 TEST(ShardIndex, ANeededTensorThatIsMissingNamesTheFiles) {

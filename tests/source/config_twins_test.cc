@@ -72,6 +72,89 @@ TEST(ConfigTwins, ScalingCountsOverParameters) {
   EXPECT_TRUE(same->warnings().empty());
 }
 
+// Gemma 3, with one set of rotary parameters for each of the layers' types.
+ModelConfig gemma3(const json& keys, const std::vector<std::string>& without = {}) {
+  json config = {{"model_type", "gemma3_text"}, {"hidden_size", 16}, {"intermediate_size", 24},
+                 {"num_hidden_layers", 3},      {"head_dim", 8},     {"sliding_window_pattern", 2}};
+  for (const std::string& key : without) config.erase(key);
+  config.update(keys);
+  return read_model_config(config, find_family(config, "config.json"), "config.json");
+}
+bool says(const ModelConfig& config, const std::vector<std::string>& texts) {
+  return std::any_of(config.warnings.begin(), config.warnings.end(), [&](const std::string& warning) {
+    return std::all_of(texts.begin(), texts.end(),
+                       [&](const std::string& text) { return warning.find(text) != std::string::npos; });
+  });
+}
+
+TEST(ConfigTwins, ScalingCountsOverTheSetOfFullAttention) {
+  const json linear = {{"rope_type", "linear"}, {"factor", 8.0}};
+  const json nested = {{"full_attention", {{"rope_type", "default"}, {"rope_theta", 5000.0}}},
+                       {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 300.0}}}};
+  const ModelConfig both = gemma3({{"rope_scaling", linear}, {"rope_parameters", nested}});
+  EXPECT_EQ(both.rope.type, RopeType::kLinear);
+  EXPECT_EQ(both.rope.theta, 5000);
+  EXPECT_EQ(both.local_rope.type, RopeType::kDefault);
+  EXPECT_EQ(both.local_rope.theta, 300);
+  EXPECT_TRUE(says(both, {"rope_scaling is", "rope_parameters.full_attention is", "rope_scaling counts"}));
+  json same = nested;
+  same["full_attention"].update(linear);
+  EXPECT_TRUE(gemma3({{"rope_scaling", linear}, {"rope_parameters", same}}).warnings.empty());
+  EXPECT_TRUE(
+      gemma3({{"rope_scaling", {{"type", "linear"}, {"factor", 8.0}}}, {"rope_parameters", same}}).warnings.empty());
+  EXPECT_TRUE(gemma3({{"rope_parameters", nested}}).warnings.empty());
+  // What stands beside the sets is compared with them as before.
+  EXPECT_TRUE(says(gemma3({{"rope_scaling", linear}, {"rope_parameters", same}, {"rope_local_base_freq", 400}}),
+                   {"rope_local_base_freq is 400"}));
+}
+
+// transformers 5.24 takes the sets by name, and no other keys of rope_parameters.
+TEST(ConfigTwins, OneSetDoesNotCountWhereThereAreTwo) {
+  const ModelConfig flat =
+      gemma3({{"rope_parameters", {{"rope_type", "linear"}, {"factor", 8.0}, {"rope_theta", 5000.0}}}});
+  EXPECT_EQ(flat.rope.type, RopeType::kDefault);
+  EXPECT_EQ(flat.rope.theta, 1e6);
+  EXPECT_EQ(flat.local_rope.theta, 10000);
+  EXPECT_TRUE(says(flat, {"rope_parameters holds one set", "not used", "1e+06 and 10000"}));
+  EXPECT_TRUE(gemma3({{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1000000}}}}).warnings.empty());
+  const ModelConfig sliding = gemma3({{"rope_parameters", {{"sliding_attention", {{"rope_theta", 300.0}}}}}});
+  EXPECT_EQ(sliding.local_rope.theta, 300);
+  EXPECT_EQ(sliding.rope.theta, 1e6);
+  EXPECT_TRUE(sliding.warnings.empty());
+  // Other families have one set.
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    json config = small_config();
+    config[key] = {{"full_attention", {{"rope_theta", 5000.0}}}};
+    check_error(expect<FormatError>({std::string("config.json: ") + key, "one set of parameters", "llama"}),
+                [&] { read_model_config(config, find_family(config, "config.json"), "config.json"); });
+  }
+}
+
+TEST(ConfigTwins, APartOfEachHeadIsSaidForGemma3Too) {
+  for (const json& keys : {json{{"partial_rotary_factor", 0.5}},
+                           json{{"rope_parameters", {{"full_attention", {{"partial_rotary_factor", 0.5}}}}}},
+                           json{{"rope_parameters", {{"sliding_attention", {{"partial_rotary_factor", 0.5}}}}}}})
+    EXPECT_TRUE(says(gemma3(keys), {"partial_rotary_factor 0.5", "gemma3"})) << keys;
+  check_error(expect<FormatError>({"partial_rotary_factor", "found 0.4"}),
+              [&] { gemma3({{"rope_parameters", {{"sliding_attention", {{"partial_rotary_factor", 0.4}}}}}}); });
+}
+
+TEST(ConfigTwins, LayerTypesCountOverPatterns) {
+  const json types = {"sliding_attention", "full_attention", "sliding_attention"};
+  for (const char* key : {"sliding_window_pattern", "_sliding_window_pattern"}) {
+    const ModelConfig other = gemma3({{"layer_types", types}, {key, 3}}, {"sliding_window_pattern"});
+    EXPECT_EQ(other.sliding_window[1], 0);
+    EXPECT_GT(other.sliding_window[2], 0);
+    EXPECT_TRUE(says(other, {std::string(key) + " is 3", "layer 1 is sliding_attention", "layer_types counts"}));
+    EXPECT_FALSE(says(other, {"pattern counts"}));
+    EXPECT_TRUE(gemma3({{"layer_types", types}, {key, 2}}, {"sliding_window_pattern"}).warnings.empty());
+  }
+  const ModelConfig both = gemma3({{"layer_types", types}, {"_sliding_window_pattern", 3}});
+  EXPECT_EQ(both.warnings.size(), 1u);
+  EXPECT_TRUE(says(both, {"_sliding_window_pattern is 3", "layer_types counts"}));
+  EXPECT_TRUE(says(gemma3({{"_sliding_window_pattern", 3}}), {"sliding_window_pattern counts"}));
+}
+
 TEST(ConfigTwins, OtherPairs) {
   TemporaryFolder folder;
   const auto types = open_with(folder, {{"dtype", "float16"}, {"torch_dtype", "bfloat16"}});

@@ -411,6 +411,40 @@ TEST(GgufSource, ATiedFamilyWithAHeadOfItsOwn) {
   EXPECT_FALSE(llama.open(folder)->config().tie_word_embeddings);
 }
 
+TEST(GgufSource, TheWarningOfAHeadOfItsOwnNamesWhatTheFileHas) {
+  TemporaryFolder folder;
+  HandMade model;
+  for (const auto& [key, value] : std::map(model.pairs)) {
+    if (!key.starts_with("llama.")) continue;
+    model.pairs.erase(key);
+    model.pairs["gemma2." + key.substr(6)] = value;
+  }
+  model.pairs["general.architecture"] = HandMade::text("gemma2");
+  model.tensors.push_back({"output.weight", {3, 3}});
+  model.scale = 0.5F;
+  for (int r = 0; r < 3; ++r) model.data["output.weight"] += test::q4_1_row(r, 0.125F, -1);
+  const auto source = model.open(folder);
+  EXPECT_FALSE(source->config().tie_word_embeddings);
+  EXPECT_TRUE(warns(*source, {"token_embd.weight is the head too", "another output.weight", "general.architecture"}));
+  for (const char* foreign : {"lm_head", "embed_tokens", "the config"})
+    EXPECT_FALSE(warns(*source, {foreign, "is the head too"})) << foreign;
+}
+
+// What is missing is said with its cure, in one form for every key.
+TEST(GgufSource, ATokenizerWithoutItsKeysNamesTheCure) {
+  for (const char* key : {"tokenizer.ggml.model", "tokenizer.ggml.tokens"}) {
+    TemporaryFolder folder;
+    HandMade model;
+    model.pairs["tokenizer.ggml.model"] = HandMade::text("llama");
+    if (std::string(key) == "tokenizer.ggml.model") model.pairs.erase(key);
+    const auto source = model.open(folder);
+    check_error(expect<FormatError>({"model.gguf", key, "missing", "convert_hf_to_gguf.py"}),
+                [&] { source->tokenizer(); });
+    check_error(expect<FormatError>({"model.gguf", key, "missing", "convert_hf_to_gguf.py"}),
+                [&] { source->companion_files(); });
+  }
+}
+
 TEST(GgufSource, BiasesOfZerosAreLeftOut) {
   TemporaryFolder folder;
   HandMade model;

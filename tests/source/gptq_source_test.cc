@@ -149,7 +149,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Damage{"without_scales", [](Checkpoint& c) { c.erase(kModule + ".scales"); },
                            expect<FormatError>({kModule + ".scales", "missing"})},
                     Damage{"without_codes", [](Checkpoint& c) { c.erase(kModule + ".qweight"); },
-                           expect<FormatError>({kModule + ".weight", "missing"})},
+                           expect<FormatError>({kModule + ".qweight", "missing"})},
                     Damage{"group_out_of_range", [](Checkpoint& c) { set_group(c, 5, 2); },
                            expect<FormatError>({"gate_proj", "g_idx", "[5] is 2"})},
                     Damage{"group_negative", [](Checkpoint& c) { set_group(c, 15, -1); },

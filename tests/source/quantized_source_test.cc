@@ -195,7 +195,7 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"awq_without_zeros", false, [](Checkpoint& c) { c.erase(kModule + ".qzeros"); },
                expect<FormatError>({kModule + ".qzeros", "missing"})},
         Damage{"awq_without_codes", false, [](Checkpoint& c) { c.erase(kModule + ".qweight"); },
-               expect<FormatError>({kModule + ".weight", "missing"})},
+               expect<FormatError>({kModule + ".qweight", "missing"})},
         Damage{"awq_codes_flat", false, [](Checkpoint& c) { c.at(kModule + ".qweight").shape = {48}; },
                expect<FormatError>({kModule + ".qweight", "two dimensions", "[48]"})},
         Damage{"awq_codes_transposed", false, [](Checkpoint& c) { c.at(kModule + ".qweight").shape = {3, 16}; },

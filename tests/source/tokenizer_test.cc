@@ -78,11 +78,11 @@ TEST_F(Folder, ReadsTheSpecialTokensInEachForm) {
 
   put("tokenizer_config.json", R"({"bos_token": {"content": "<|im_start|>", "lstrip": false}, "pad_token": null})");
   put("special_tokens_map.json",
-      R"({"bos_token": "<tool>", "eos_token": "<|im_end|>", "unk_token": {"content": "absent"}})");
+      R"({"bos_token": "<first-new>", "eos_token": "<|im_end|>", "unk_token": {"content": "absent"}})");
   put("generation_config.json", R"({"eos_token_id": [0, 2]})");
   const Tokenizer t = load();
   // The map counts where the config states no added tokens, as in transformers; said.
-  EXPECT_EQ(t.bos_id(), t.token_to_id("<tool>"));
+  EXPECT_EQ(t.bos_id(), t.token_to_id("<first-new>"));
   ASSERT_EQ(t.warnings().size(), 1u);
   EXPECT_NE(t.warnings()[0].find("special_tokens_map.json"), std::string::npos) << t.warnings()[0];
   EXPECT_EQ(t.eos_id(), 2);
@@ -91,7 +91,7 @@ TEST_F(Folder, ReadsTheSpecialTokensInEachForm) {
   EXPECT_EQ(t.token_to_id("<|endoftext|>"), 0);
   // A special token that is named and not there comes behind the others, as in transformers.
   EXPECT_EQ(t.token_to_id("absent"), static_cast<int32_t>(bare.vocab_size()));
-  EXPECT_EQ(t.bos_token(), "<tool>");
+  EXPECT_EQ(t.bos_token(), "<first-new>");
   EXPECT_EQ(t.id_to_token(0), "<|endoftext|>");
   EXPECT_THROW(t.id_to_token(1'000'000), ArgumentError);
   EXPECT_THROW(t.id_to_token(-1), ArgumentError);
@@ -233,6 +233,37 @@ TEST_F(Folder, ReadsSentencePieceModels) {
     EXPECT_EQ(pieces(c.model, c.config, "  two words "), c.spaces) << c.model << " " << c.config;
     EXPECT_EQ(pieces(c.model, c.config, "a</s> b"), c.words) << c.model << " " << c.config;
   }
+  // The model's config decides too, as AutoTokenizer of transformers 5.24 has it.
+  const char* gemma = R"({"tokenizer_class": "GemmaTokenizer"})";
+  struct OfModel {
+    const char* model_config;
+    Case expected;
+  };
+  const Case bpe{"bpe", llama, "</s>__a</s>_b", "___two_words_", "_a</s>__b"};
+  const Case bpe_gemma{"bpe", "{}", "</s>_a</s>b", "__two_words_", "a</s>_b"};
+  for (const OfModel& c :
+       {OfModel{R"({"model_type": "mistral"})", bpe},
+        {R"({"model_type": "phi3"})", bpe},
+        {R"({"model_type": "phi3", "tokenizer_class": "LlamaTokenizer"})",
+         {"bpe", "{}", bpe.special, bpe.spaces, bpe.words}},
+        {R"({"model_type": "phi3"})", {"unigram_squeezed", llama, "</s>_a</s>_b", "_two_words", "_a</s>_b"}},
+        {R"({"model_type": "mistral"})", {"bpe", gemma, bpe.special, bpe.spaces, bpe.words}},
+        {R"({"model_type": "llama"})", {"bpe", llama, "</s>_a</s>b", "__two_words_", "_a</s>_b"}},
+        {R"({"model_type": "llama"})", {"bpe", "{}", bpe.special, bpe.spaces, bpe.words}},
+        {R"({"model_type": "llama", "tokenizer_class": "LlamaTokenizer"})",
+         {"bpe", "{}", "</s>_a</s>b", "__two_words_", "_a</s>_b"}},
+        {R"({"model_type": "gemma2"})", bpe_gemma},
+        {R"({"model_type": "gemma3_text"})", bpe_gemma},
+        {R"({"model_type": "gemma2"})", {"unigram_squeezed", "{}", "</s>_a</s>b", "__two_words_", "a</s>_b"}},
+        {R"({"model_type": "gemma2"})", {"bpe", llama, "</s>_a</s>b", "__two_words_", "_a</s>_b"}},
+        {R"({"model_type": "llama"})", {"bpe", gemma, bpe_gemma.special, bpe_gemma.spaces, bpe_gemma.words}}}) {
+    put("config.json", c.model_config);
+    const Case& e = c.expected;
+    EXPECT_EQ(pieces(e.model, e.config, "</s> a</s>b"), e.special) << e.model << " " << e.config << c.model_config;
+    EXPECT_EQ(pieces(e.model, e.config, "  two words "), e.spaces) << e.model << " " << e.config << c.model_config;
+    EXPECT_EQ(pieces(e.model, e.config, "a</s> b"), e.words) << e.model << " " << e.config << c.model_config;
+  }
+  std::filesystem::remove(path_ / "config.json");
   put("tokenizer_config.json", R"({"add_bos_token": false, "added_tokens_decoder":
       {"420": {"content": "<|user|>", "special": true}, "421": {"content": "plain", "special": false}}})");
   put("tokenizer.model", sentencepiece_model("unigram_squeezed"));
@@ -241,7 +272,7 @@ TEST_F(Folder, ReadsSentencePieceModels) {
   EXPECT_EQ(more.token_to_id("<|user|>"), 420);
   EXPECT_EQ(more.encode("<|user|>plain", false), (std::vector<int32_t>{420, 421}));
   put("tokenizer_config.json", R"({"added_tokens_decoder": {"500": {"content": "<|user|>", "special": true}}})");
-  EXPECT_THROW(load(), UnsupportedError);
+  EXPECT_THROW(load(), FormatError);
 }
 
 // The ids are those of transformers 5.24 for the same files.
@@ -284,6 +315,71 @@ TEST_F(Folder, AllFilesMakeOneTokenizer) {
   const Tokenizer full = Tokenizer::from_folder(path_.string(), next);
   EXPECT_EQ(full.token_to_id("<new>"), std::nullopt);
   ASSERT_EQ(full.warnings().size(), 1u);
+}
+
+// The ids of all files together leave no gap, whichever file states which.
+TEST_F(Folder, TokensOfSeveralFilesAreMergedByTheirIds) {
+  const auto decoder = [](const std::map<int32_t, std::string>& tokens) {
+    Json config = Json::object();
+    for (const auto& [id, content] : tokens)
+      config["added_tokens_decoder"][std::to_string(id)] = {{"content", content}, {"special", true}};
+    return config.dump();
+  };
+  const auto message = [this] {
+    try {
+      load();
+    } catch (const FormatError& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  for (const bool sentencepiece : {false, true}) {
+    const char* const vocabulary = sentencepiece ? "tokenizer.model" : "tokenizer.json";
+    std::filesystem::remove(path_ / "tokenizer_config.json");
+    std::filesystem::remove(path_ / "added_tokens.json");
+    std::filesystem::remove(path_ / "tokenizer.json");
+    put(vocabulary, sentencepiece ? sentencepiece_model("bpe") : byte_level().tokenizer_json);
+    const auto next = static_cast<int32_t>(load().vocab_size());
+    const auto id = [&](int32_t more) { return std::to_string(next + more); };
+    put("tokenizer_config.json", decoder({{next + 1, "<extra>"}, {next + 2, "<last>"}}));
+    put("added_tokens.json", R"({"<first-new>": )" + id(0) + "}");
+    EXPECT_EQ(load().encode("<first-new><extra><last>", false), (std::vector<int32_t>{next, next + 1, next + 2}));
+    EXPECT_TRUE(load().warnings().empty());
+    put("tokenizer_config.json", decoder({{next, "<first-new>"}, {next + 2, "<last>"}}));
+    put("added_tokens.json", R"({"<extra>": )" + id(1) + "}");
+    EXPECT_EQ(load().encode("<first-new><extra><last>", false), (std::vector<int32_t>{next, next + 1, next + 2}));
+    // A gap that no file fills.
+    put("added_tokens.json", R"({"<extra>": )" + id(3) + "}");
+    EXPECT_NE(message().find("tokenizer_config.json: the token \"<last>\" has the id " + id(2)), std::string::npos)
+        << message();
+    EXPECT_NE(message().find(std::string("the next free one of ") + path_.string() + "/" + vocabulary + " is " + id(1)),
+              std::string::npos)
+        << message();
+    // Two ids for one token: the decoder counts, and is named, also where the other id is the lower one.
+    put("tokenizer_config.json", decoder({{next, "<first-new>"}, {next + 1, "<extra>"}}));
+    put("added_tokens.json", R"({"<extra>": )" + id(0) + "}");
+    const Tokenizer two = load();
+    EXPECT_EQ(two.token_to_id("<extra>"), next + 1);
+    ASSERT_EQ(two.warnings().size(), 1u);
+    EXPECT_NE(two.warnings()[0].find("added_tokens.json: the token \"<extra>\" has the id " + id(0) + " there, but " +
+                                     id(1) + " in " + path_.string() + "/tokenizer_config.json, which counts"),
+              std::string::npos)
+        << two.warnings()[0];
+    // One token under two ids of one file.
+    std::filesystem::remove(path_ / "added_tokens.json");
+    put("tokenizer_config.json", decoder({{next, "<first-new>"}, {next + 1, "<first-new>"}}));
+    ASSERT_EQ(load().warnings().size(), 1u);
+    EXPECT_NE(load().warnings()[0].find("tokenizer_config.json: the token \"<first-new>\" has the id " + id(1) +
+                                        " there, but " + id(0) + " in " + path_.string() + "/tokenizer_config.json"),
+              std::string::npos)
+        << load().warnings()[0];
+    // A token of added_tokens.json alone counts as that file says.
+    put("tokenizer_config.json", "{}");
+    put("added_tokens.json", R"({"<first-new>": )" + id(0) + R"(, "</s>": )" + id(1) + "}");
+    ASSERT_EQ(load().warnings().size(), 1u);
+    EXPECT_NE(load().warnings()[0].find(std::string("/") + vocabulary + ", which counts"), std::string::npos)
+        << load().warnings()[0];
+  }
 }
 
 TEST_F(Folder, AVocabularyBeyondTheModelIsRefused) {

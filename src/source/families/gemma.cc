@@ -34,6 +34,17 @@ Family gemma_common() {
   return f;
 }
 
+// transformers looks for the sets of full_attention and sliding_attention alone.
+void warn_of_flat_rope(const ConfigReader& config, const RopeConfig& flat, const RopeConfig& counts, double local_theta,
+                       ModelConfig& out) {
+  if (flat == counts) return;
+  out.warnings.push_back(fmt::format(
+      "{}: rope_parameters holds one set, where the family gemma3 has one for full_attention and one for "
+      "sliding_attention: it is not used, as in transformers, and rope_theta {:g} and {:g} (sliding) count; "
+      "other engines may use it: put its keys into rope_parameters.full_attention",
+      config.file(), counts.theta, local_theta));
+}
+
 }  // namespace
 
 const Family kGemma2 = [] {
@@ -68,6 +79,7 @@ const Family kGemma3 = [] {
   Family f = gemma_common();
   f.name = "gemma3";
   f.model_types = {"gemma3_text"};
+  f.rope_by_layer_type = true;
   f.architectures = {"Gemma3ForCausalLM"};
   f.gguf_architectures = {"gemma3"};
   // The multimodal sizes' files rely on these.
@@ -89,16 +101,18 @@ const Family kGemma3 = [] {
     global.theta = config.find_number("rope_theta", 1, 1e12).value_or(1e6);
     global.original_max_position_embeddings = out.max_position_embeddings;
     global.original_given = config.has("original_max_position_embeddings");
+    global.partial_rotary_factor = config.find_number("partial_rotary_factor", 1e-6, 1).value_or(1.0);
     RopeConfig local;
     local.theta = config.find_number("rope_local_base_freq", 1, 1e12).value_or(10000);
     local.original_max_position_embeddings = out.max_position_embeddings;
     local.original_given = global.original_given;
-    if (const auto parameters = config.find_object("rope_parameters");
-        parameters && parameters->has("full_attention")) {
-      global = read_rope(*parameters->find_object("full_attention"), global);
-      if (const auto sliding = parameters->find_object("sliding_attention")) local = read_rope(*sliding, local);
-    } else if (parameters) {
-      global = read_rope(*parameters, global);
+    local.partial_rotary_factor = global.partial_rotary_factor;
+    if (const auto parameters = config.find_object("rope_parameters")) {
+      const auto full = parameters->find_object("full_attention");
+      const auto sliding = parameters->find_object("sliding_attention");
+      if (full) global = read_rope(*full, global);
+      if (sliding) local = read_rope(*sliding, local);
+      if (!full && !sliding) warn_of_flat_rope(config, read_rope(*parameters, global), global, local.theta, out);
     }
     if (const auto scaling = config.find_object("rope_scaling")) global = read_rope(*scaling, global);
     out.rope = global;
