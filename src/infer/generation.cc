@@ -55,8 +55,8 @@ Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, c
   if (options.on_warning) {
     if (const std::string idle = ignored_sampling_warning(options); !idle.empty()) options.on_warning(idle);
     if (grammar_ && options.ignore_eos) {
-      options.on_warning(
-          fmt::format("ignore_eos is without effect beside {}: the text ends with the JSON value", options.json_schema_name));
+      options.on_warning(fmt::format("ignore_eos is without effect beside {}: the text ends with the JSON value",
+                                     options.json_schema_name));
     }
     const bool grows = source.config().rope.type == RopeType::kDynamic;
     if (own > 0 && prompt + most_ > own && !grows) {

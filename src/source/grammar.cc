@@ -38,14 +38,15 @@ Vocabulary vocabulary_of(const Tokenizer* tokenizer, int64_t rows, const std::ve
   const std::vector<uint32_t> ids(ends.begin(), ends.end());
   Vocabulary vocabulary(tokenizer_c_vocabulary_create(tokenizer == nullptr ? nullptr : tokenizer->handle(),
                                                       static_cast<size_t>(rows), ids.data(), ids.size()));
-  if (vocabulary == nullptr) throw UnsupportedError(fmt::format("JSON schemas do not go with this model: {}", reason()));
+  if (vocabulary == nullptr)
+    throw UnsupportedError(fmt::format("JSON schemas do not go with this model: {}", reason()));
   return vocabulary;
 }
 
 GrammarPointer compiled(const tokenizer_c_vocabulary* vocabulary, const std::string& schema, const std::string& name) {
   if (schema.size() > kLargestJsonSchema) {
-    throw FormatError(
-        fmt::format("{}: expected a JSON schema of at most {} bytes, found {}", name, kLargestJsonSchema, schema.size()));
+    throw FormatError(fmt::format("{}: expected a JSON schema of at most {} bytes, found {}", name, kLargestJsonSchema,
+                                  schema.size()));
   }
   const nlohmann::json json = parse_json(schema, name, {.values = kMostValues});
   if (!json.is_object() && !json.is_boolean()) {

@@ -57,8 +57,8 @@ class Grammars {
 
   // `schema` is the text of a JSON schema, `name` opens messages: its file. FormatError, each time, for a text that is
   // no JSON or larger than check_json_schema() says, and for what llguidance says of it: a keyword that is not
-  // supported, a schema that no value fits, a limit of memory and time that it exceeds. UnsupportedError for a tokenizer
-  // whose tokens do not stand for bytes by themselves. The last schema is kept.
+  // supported, a schema that no value fits, a limit of memory and time that it exceeds. UnsupportedError for a
+  // tokenizer whose tokens do not stand for bytes by themselves. The last schema is kept.
   Grammar of_schema(const std::string& schema, const std::string& name);
 
  private:

@@ -22,8 +22,8 @@ namespace {
 using namespace test;
 using Json = nlohmann::json;
 
-// The tiny models' own tokenizers have no braces. These have 96 tokens as well: the characters of JSON, parts of it that
-// several schemas' rules meet in (`":`, `"},`), and single bytes of an e with an acute accent.
+// The tiny models' own tokenizers have no braces. These have 96 tokens as well: the characters of JSON, parts of it
+// that several schemas' rules meet in (`":`, `"},`), and single bytes of an e with an acute accent.
 enum class Style { kByteLevel, kSentencePiece };
 
 std::string model_of(Style style) {
@@ -38,21 +38,22 @@ std::string model_of(Style style) {
     std::filesystem::copy_file(tiny / name, folder / name, std::filesystem::copy_options::overwrite_existing);
   }
   const std::string space = bytes ? "Ġ" : "▁";
-  const std::vector<std::string> marks = bytes ? std::vector<std::string>{"<|begin|>", "<|endoftext|>"}
-                                               : std::vector<std::string>{"<unk>", "<s>", "</s>"};
+  const std::vector<std::string> marks =
+      bytes ? std::vector<std::string>{"<|begin|>", "<|endoftext|>"} : std::vector<std::string>{"<unk>", "<s>", "</s>"};
   std::vector<std::string> tokens = marks;
   for (char c = 'a'; c <= 'z'; ++c) tokens.emplace_back(1, c);
   for (const char c : std::string("0123456789{}[]\":,.-\\/_+EABCDETN")) {
     if (std::find(tokens.begin(), tokens.end(), std::string(1, c)) == tokens.end()) tokens.emplace_back(1, c);
   }
-  for (const char* byte : bytes ? std::vector<const char*>{"Ã", "©", "Ċ"}
-                                : std::vector<const char*>{"<0xC3>", "<0xA9>", "<0x0A>"}) {
+  for (const char* byte :
+       bytes ? std::vector<const char*>{"Ã", "©", "Ċ"} : std::vector<const char*>{"<0xC3>", "<0xA9>", "<0x0A>"}) {
     tokens.emplace_back(byte);
   }
   tokens.push_back(space);
   Json merges = Json::array();
-  const std::pair<const char*, const char*> pairs[] = {{"\"", ":"}, {"{", "\""},   {"\"", "}"}, {"\"}", ","}, {"\"", ","},
-                                                       {"[", "]"},  {"tr", "ue"}, {"t", "r"},  {"u", "e"},   {"1", "2"}};
+  const std::pair<const char*, const char*> pairs[] = {{"\"", ":"}, {"{", "\""}, {"\"", "}"},  {"\"}", ","},
+                                                       {"\"", ","}, {"[", "]"},  {"tr", "ue"}, {"t", "r"},
+                                                       {"u", "e"},  {"1", "2"}};
   for (const auto& [a, b] : pairs) {
     merges.push_back({a, b});
     tokens.push_back(std::string(a) + b);
@@ -186,15 +187,15 @@ const std::vector<Case>& cases() {
          if (v.size() != 1 || v.at("a").size() != 1) return false;
          const Json& b = v.at("a").at("b");
          return b.is_array() && !b.empty() && b.size() <= 2 && std::all_of(b.begin(), b.end(), [](const Json& i) {
-           return i.is_array() && (i.empty() || i == Json::parse(R"(["x"])"));
-         });
+                  return i.is_array() && (i.empty() || i == Json::parse(R"(["x"])"));
+                });
        }},
       {R"({"type":"string","pattern":"^[a-f]{2,4}-[0-9]{3}$"})",
        [](const Json& v) {
          const std::string text = v.get<std::string>();
          const size_t dash = text.find('-');
-         return dash >= 2 && dash <= 4 && text.size() == dash + 4 &&
-                text.find_first_not_of("abcdef") == dash && text.find_first_not_of("0123456789", dash + 1) == std::string::npos;
+         return dash >= 2 && dash <= 4 && text.size() == dash + 4 && text.find_first_not_of("abcdef") == dash &&
+                text.find_first_not_of("0123456789", dash + 1) == std::string::npos;
        }},
       {R"({"type":"string","format":"date"})",
        [](const Json& v) {
@@ -253,9 +254,7 @@ TEST(JsonSchema, TokenizersOfEveryKind) {
                            "gguf/mistral.gguf", "gguf/gemma3.gguf", "gguf/qwen2.gguf"}) {
     TextGenerator generator(tiny_model(name));
     for (uint64_t seed = 0; seed < 10; ++seed) {
-      const auto text = [&](const char* schema) {
-        return generator.generate("the cat", random_options(schema, seed));
-      };
+      const auto text = [&](const char* schema) { return generator.generate("the cat", random_options(schema, seed)); };
       EXPECT_TRUE(whole_in(Json::parse(text(R"({"type":"integer","minimum":10,"maximum":99})")), 10, 99)) << name;
       const Json word = Json::parse(text(R"({"enum":["the cat","we sat, on it","id"]})"));
       EXPECT_TRUE(word == "the cat" || word == "we sat, on it" || word == "id") << name << ": " << word;
@@ -328,8 +327,9 @@ TEST(JsonSchema, WhatEndsAText) {
   options.ignore_eos = true;
   EXPECT_EQ(Json::parse(generator.generate("the", options, {}, &stats)), "abc");
   EXPECT_EQ(stats.stop, "eos");
-  ASSERT_FALSE(warnings.empty());
-  EXPECT_EQ(warnings.back(), "ignore_eos is without effect beside json_schema: the text ends with the JSON value");
+  EXPECT_EQ(std::count(warnings.begin(), warnings.end(),
+                       "ignore_eos is without effect beside json_schema: the text ends with the JSON value"),
+            1);
   options.ignore_eos = false;
   warnings.clear();
   // A number may end or go on.
@@ -381,7 +381,7 @@ TEST(JsonSchema, WhatCannotBeUsedIsSaid) {
   refused(R"({"$ref":"file:///etc/passwd"})", "cannot be used");
   refused(R"({"oneOf":[{"type":"integer"},{"minimum":3,"type":"integer"}]})", "write anyOf");
   refused(std::string(70, '[') + std::string(70, ']'), "64 levels");
-  refused("{\"enum\":[" + std::string(120000, '1') + "]}", "cannot be used");
+  refused("{\"enum\":[" + std::string(120000, '1') + "]}", "within the range of a double");
   refused(std::string(size_t{3} << 20, ' '), "bytes");
   std::string many = "{\"enum\":[0";
   for (int i = 1; i < 60000; ++i) many += "," + std::to_string(i);
@@ -434,13 +434,13 @@ TEST(JsonSchema, AFileOfPromptsWithSchemas) {
                   "{\"prompt\":\"the\",\"json_schema\":\"x\"}\n"
                   "{\"prompt\":\"the\",\"json_schema\":null}\n");
   TextGenerator generator(model_of(Style::kByteLevel));
-  const BatchFileResult result =
-      generate_file(generator, input, output, random_options(R"({"const":"abc"})", 3), 2);
+  const BatchFileResult result = generate_file(generator, input, output, random_options(R"({"const":"abc"})", 3), 2);
   EXPECT_EQ(result.answered, 3);
   ASSERT_EQ(result.failures.size(), 2u);
   std::vector<std::string> failures = result.failures;
   std::sort(failures.begin(), failures.end());
-  EXPECT_TRUE(failures[0].starts_with(input + ", line 3: \"json_schema\": this JSON schema cannot be used: ")) << failures[0];
+  EXPECT_TRUE(failures[0].starts_with(input + ", line 3: \"json_schema\": this JSON schema cannot be used: "))
+      << failures[0];
   EXPECT_EQ(failures[1], input + ", line 4: \"json_schema\": expected an object, found string");
   std::istringstream stream(read_text_file(output));
   std::vector<Json> lines;

@@ -87,9 +87,10 @@ int tokenizer_c_check_template(const char* source, size_t size);
 tokenizer_c_text tokenizer_c_render(const char* source, size_t source_size, const char* context, size_t context_size,
                                     int64_t now);
 
-/* What the tokens of a grammar stand for: the bytes that each of the ids [0, rows) adds to a text. `ends` end a text, so
- * that no value holds them. NULL as the tokenizer: a vocabulary of the 256 bytes, whatever `rows` and `ends`. Fails for a
- * tokenizer whose decoder makes other bytes of a token beside others. For many threads at once, except to free it. */
+/* What the tokens of a grammar stand for: the bytes that each of the ids [0, rows) adds to a text. `ends` end a text,
+ * so that no value holds them. NULL as the tokenizer: a vocabulary of the 256 bytes, whatever `rows` and `ends`. Fails
+ * for a tokenizer whose decoder makes other bytes of a token beside others. For many threads at once, except to free
+ * it. */
 typedef struct tokenizer_c_vocabulary tokenizer_c_vocabulary;
 tokenizer_c_vocabulary* tokenizer_c_vocabulary_create(const tokenizer_c* tokenizer, size_t rows, const uint32_t* ends,
                                                       size_t count);
