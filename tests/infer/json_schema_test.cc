@@ -393,7 +393,7 @@ TEST(JsonSchema, WhatCannotBeUsedIsSaid) {
         try {
           other.generate("the", random_options(R"({"type":"object"})", 0));
         } catch (const FormatError& error) {
-          EXPECT_NE(std::string(error.what()).find("no token of the vocabulary continues the value"), std::string::npos)
+          EXPECT_NE(std::string(error.what()).find("the vocabulary has no token to begin one"), std::string::npos)
               << error.what();
           throw;
         }
@@ -417,7 +417,8 @@ TEST(JsonSchema, ATextThatCannotGoOnDoesNotEndTheBatch) {
   });
   EXPECT_EQ(Json::parse(answers[0].text), "abc");
   EXPECT_EQ(Json::parse(answers[2].text), "abc");
-  EXPECT_NE(answers[1].error.find("json_schema: "), std::string::npos) << answers[1].error << answers[1].text;
+  EXPECT_EQ(answers[1].error,
+            "json_schema: a text by this JSON schema cannot go on: no token of the vocabulary continues the value");
 }
 
 TEST(JsonSchema, AFileOfPromptsWithSchemas) {

@@ -184,6 +184,10 @@ fn said(error: impl std::fmt::Display) -> String {
     if text.contains("coerce_one_of") {
         return "oneOf is supported only where its options exclude each other; write anyOf".to_string();
     }
+    // The library cuts what it wants to show, and finds that it cut a character.
+    if text.contains("not a char boundary") {
+        return "a keyword has a value of a type that it cannot have".to_string();
+    }
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
@@ -204,9 +208,14 @@ fn grammar(factory: &ParserFactory, rows: usize, schema: &[u8]) -> Result<Gramma
         return Err(said(warning).into());
     }
     // The first mask shows what cannot be done with this schema at all.
-    step(&mut matcher, |m| m.compute_mask_or_eos())?;
+    step(&mut matcher, |m| m.compute_mask_or_eos()).map_err(|error| match error.to_string().as_str() {
+        NO_TOKEN => "no value fits, or the vocabulary has no token to begin one".into(),
+        _ => error,
+    })?;
     Ok(Grammar { matcher, rows })
 }
+
+const NO_TOKEN: &str = "no token of the vocabulary continues the value";
 
 fn step<T, E: std::fmt::Display>(
     matcher: &mut Matcher,
@@ -214,7 +223,7 @@ fn step<T, E: std::fmt::Display>(
 ) -> Result<T, Failure> {
     take(matcher).map_err(|error| {
         if matcher.stop_reason() == StopReason::NoExtensionBias || error.to_string().starts_with("NoExtensionBias") {
-            return "no token of the vocabulary continues the value".into();
+            return NO_TOKEN.into();
         }
         said(error).into()
     })
