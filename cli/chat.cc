@@ -25,6 +25,7 @@ struct State {
   std::string model;
   std::string system;
   GenerateOptions options;
+  SchemaOptions schema;
   MachineOptions machine;
   ComputeOptions compute;
   SharedTexts texts;
@@ -46,6 +47,7 @@ bool read_line(bool interactive, bool first, std::string& line) {
 
 int run(const Command& command, State& state) {
   state.options.given = command.given();
+  set_schema(command, state.schema, state.options);
   state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
   state.options.on_warning = console.warning_once();
@@ -105,6 +107,7 @@ void add_chat(Application& application) {
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
   command.text("--system", state->system, "TEXT", "System message that opens the conversation");
   add_sampling_options(command, state->options);
+  add_schema_options(command, state->schema);
   add_machine_options(command, state->machine, state->texts, false, false);
   add_compute_options(command, state->compute, true);
   command.group("Output");
@@ -113,6 +116,7 @@ void add_chat(Application& application) {
   command.example("Talk", "metal-marlin chat MODEL");
   command.example("One question from a script, the answer as JSON",
                   "echo 'What is 2+2?' | metal-marlin chat MODEL --temp 0 --json");
+  command.example("Answers as JSON that fits a schema", "metal-marlin chat MODEL --json-schema-file answer.json");
   command.action([state, &command] { return run(command, *state); });
 }
 

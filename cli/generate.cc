@@ -31,6 +31,7 @@ struct State {
   std::string output;
   int64_t batch = 8;
   GenerateOptions options;
+  SchemaOptions schema;
   MachineOptions machine;
   ComputeOptions compute;
   SharedTexts texts;
@@ -76,6 +77,7 @@ int run_file(const Command& command, State& state) {
     throw UsageError{"--input FILE.jsonl and --output FILE.jsonl go together: expected both, found one"};
   }
   state.options.given = command.given();
+  set_schema(command, state.schema, state.options);
   state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
   state.options.on_warning = console.warning_once();
@@ -98,6 +100,7 @@ int run(const Command& command, State& state) {
   if (command.was_given("input") || command.was_given("output")) return run_file(command, state);
   const std::string prompt = read_prompt(command, state);
   state.options.given = command.given();
+  set_schema(command, state.schema, state.options);
   state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
   state.options.on_warning = [&console](const std::string& text) { console.warning(text); };
@@ -134,6 +137,7 @@ void add_generate(Application& application) {
   command.text("--output", state->output, "FILE.jsonl", "Where the answers to --input go", Completes::kFiles);
   command.integer("--batch", state->batch, 1, 1024, "Texts of --input that are generated beside each other");
   add_sampling_options(command, state->options);
+  add_schema_options(command, state->schema);
   add_machine_options(command, state->machine, state->texts, false, false);
   add_compute_options(command, state->compute, true);
   command.group("Output");
@@ -142,6 +146,8 @@ void add_generate(Application& application) {
   command.example("Continue a sentence, always with the likeliest token",
                   "metal-marlin generate MODEL -p 'The capital of France is' -n 32 --temp 0");
   command.example("Answer the questions of a file", "metal-marlin generate MODEL --input in.jsonl --output out.jsonl");
+  command.example("An answer as JSON that fits a schema",
+                  "metal-marlin generate MODEL -p 'Paris as JSON: ' --json-schema-file city.json");
   command.example("How fast it runs", "metal-marlin generate MODEL -p 'Once upon a time' -n 128 --stats");
   command.action([state, &command] { return run(command, *state); });
 }

@@ -1,11 +1,19 @@
 #include "options.h"
 
 #include <fmt/format.h>
+#include <metal_marlin/error.h>
 
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <system_error>
+#include <utility>
 
 #include "core/counted.h"
+#include "source/grammar.h"
+#include "source/text.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -79,6 +87,42 @@ void add_sampling_options(Command& command, GenerateOptions& options) {
   command.repeated("--stop", options.stop, "TEXT", "End before this text");
   command.integer("--speculate", options.speculate, 0, 32,
                   "Draft up to so many tokens from earlier text and check them in one step; the text stays the same");
+}
+
+void add_schema_options(Command& command, SchemaOptions& schema) {
+  command.text("--json-schema", schema.text, "TEXT", "Answer with a JSON value that fits this JSON schema");
+  command.text("--json-schema-file", schema.file, "FILE", "The same with the schema in a file", Completes::kFiles);
+}
+
+void set_schema(const Command& command, const SchemaOptions& schema, GenerateOptions& options) {
+  const bool text = command.was_given("json-schema");
+  const bool file = command.was_given("json-schema-file");
+  if (text && file) {
+    throw UsageError{"--json-schema and --json-schema-file exclude each other: expected one of them, found both"};
+  }
+  if (!text && !file) return;
+  options.json_schema_name = text ? "--json-schema" : schema.file;
+  options.json_schema = text ? schema.text : std::string();
+  if (file) {
+    std::error_code code;
+    if (std::filesystem::is_directory(schema.file, code))
+      throw SystemError(fmt::format("{}: expected a file with a JSON schema, found a folder", schema.file));
+    errno = 0;
+    std::ifstream stream(schema.file, std::ios::binary);
+    // One byte more than is accepted, so that the check below says so.
+    std::string content(kLargestJsonSchema + 1, '\0');
+    if (stream) stream.read(content.data(), static_cast<std::streamsize>(content.size()));
+    if (!stream.is_open() || stream.bad()) {
+      throw SystemError(fmt::format("{}: the JSON schema cannot be read: {}", schema.file,
+                                    std::generic_category().message(errno != 0 ? errno : EIO)));
+    }
+    content.resize(static_cast<size_t>(stream.gcount()));
+    options.json_schema = without_byte_order_mark(std::move(content));
+  }
+  if (options.json_schema.find_first_not_of(" \t\r\n") == std::string::npos) {
+    throw FormatError(fmt::format("{}: expected a JSON schema, found an empty text", options.json_schema_name));
+  }
+  check_json_schema(options.json_schema, options.json_schema_name);
 }
 
 Bos bos_of(const SharedTexts& texts) {

@@ -25,6 +25,16 @@ void add_machine_options(Command& command, MachineOptions& options, SharedTexts&
 void add_bos_option(Command& command, SharedTexts& texts);
 void add_sampling_options(Command& command, GenerateOptions& options);
 
+// --json-schema and --json-schema-file.
+struct SchemaOptions {
+  std::string text;
+  std::string file;
+};
+void add_schema_options(Command& command, SchemaOptions& schema);
+// Reads and checks the schema that was given, if any; before a model is loaded. UsageError for both at once,
+// SystemError for a file that cannot be read, FormatError for a schema that cannot be used.
+void set_schema(const Command& command, const SchemaOptions& schema, GenerateOptions& options);
+
 Bos bos_of(const SharedTexts& texts);
 // "--stats": what a generation took, as one line for stderr.
 std::string stats_text(const GenerateStats& stats);

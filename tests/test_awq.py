@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import signal
 import subprocess
 import sys
@@ -609,6 +610,11 @@ def test_models(tmp_path):
     words: list[str] = []
     out = model.generate("the cat", predict=4, temp=0.0, on_text=words.append)
     assert out == "".join(words) and model.stats["generated_tokens"] <= 4
+    schema = {"type": "integer", "minimum": 10, "maximum": 99}
+    for given in (schema, json.dumps(schema)):
+        assert 10 <= json.loads(model.generate("the cat", json_schema=given)) <= 99
+    with pytest.raises(metal_marlin.FormatError, match="json_schema: .*uniqueItems"):
+        model.generate("the cat", json_schema={"uniqueItems": True})
     assert metal_marlin.plan_quantization(MODEL, tmp_path / "p", calibration=text, group_size=8, evaluate="none")[
         "quantized"
     ]

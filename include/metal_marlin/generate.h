@@ -30,6 +30,12 @@ struct GenerateOptions {
   // token, and kept as far as they are what would have been chosen. The text is the same; where texts repeat it comes
   // faster. 0: off, at most 32.
   int64_t speculate = 0;
+  // The text of a JSON schema: the generated text is a JSON value that fits it (docs/generate.md says which keywords
+  // are supported). FormatError for a schema that cannot be used, UnsupportedError for a tokenizer whose tokens do not
+  // stand for bytes. The text then ends where the value may, also with ignore_eos; on_warning says where the limit of
+  // tokens cuts it. Empty: no schema.
+  std::string json_schema;
+  std::string json_schema_name = "json_schema";  // what messages call it, such as its file
   // Called with one line without a newline, e.g. when the context exceeds what the model was made for.
   std::function<void(const std::string&)> on_warning;
   // The options that the caller set, by their command-line names without leading hyphens ("top-k"). A warning names
@@ -105,10 +111,11 @@ struct BatchFileResult {
 
 // TextGenerator::batch() over a file. Each line of `input` is a JSON object with "prompt", or "messages" (a list of
 // {"role", "content"}), and, where it differs from `defaults`, "max_tokens", "temperature", "top_k", "top_p", "min_p",
-// "seed", "stop" (a text or a list); "id" is copied into the answer, other keys are ignored, empty lines too. `output`
-// gets an object for each of them, in their order: "line" (from 1), "id", then "text", "prompt_tokens",
-// "generated_tokens", "stop", or "error". It appears whole or not at all. Throws SystemError for files that cannot be
-// read or written, FormatError for a file that is not UTF-8, has no line or has one of more than 32 MiB, Interrupted.
+// "seed", "stop" (a text or a list), "json_schema" (an object); "id" is copied into the answer, other keys are ignored,
+// empty lines too. `output` gets an object for each of them, in their order: "line" (from 1), "id", then "text",
+// "prompt_tokens", "generated_tokens", "stop", or "error". It appears whole or not at all. Throws SystemError for files
+// that cannot be read or written, FormatError for a file that is not UTF-8, has no line or has one of more than 32 MiB,
+// Interrupted.
 METAL_MARLIN_API BatchFileResult generate_file(TextGenerator& generator, const std::string& input,
                                                const std::string& output, const GenerateOptions& defaults,
                                                int64_t sequences,

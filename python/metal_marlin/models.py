@@ -61,6 +61,13 @@ def _quantize_options(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _generate_options(options: dict[str, Any]) -> dict[str, Any]:
+    options = {k: v for k, v in options.items() if v is not None}
+    if isinstance(options.get("json_schema"), dict):
+        options["json_schema"] = json.dumps(options["json_schema"], ensure_ascii=False)
+    return options
+
+
 def quantize_model(
     model: Any,
     output: Any,
@@ -204,11 +211,11 @@ class Model:
         """Continues ``prompt``.
 
         Options as in docs/generate.md: ``predict``, ``context``, ``temp``, ``top_k``, ``top_p``, ``min_p``,
-        ``repeat_penalty``, ``repeat_last_n``, ``seed``, ``ignore_eos``. ``on_text`` gets each piece as it comes and may
-        return False to stop.
+        ``repeat_penalty``, ``repeat_last_n``, ``seed``, ``ignore_eos``, ``json_schema`` (its text, or the schema as a dict: the
+        answer is JSON that fits it). ``on_text`` gets each piece as it comes and may return False to stop.
         """
         out, self.stats = self._generator.generate(
-            text("prompt", prompt), options, on_text, warn if on_warning is None else on_warning
+            text("prompt", prompt), _generate_options(options), on_text, warn if on_warning is None else on_warning
         )
         return out
 
@@ -222,7 +229,9 @@ class Model:
     ) -> str:
         """Answers messages ``[{"role": "user", "content": "..."}]`` by the model's chat template; options as above."""
         pairs = [(text("role", m["role"]), text("content", m["content"])) for m in messages]
-        out, self.stats = self._generator.chat(pairs, options, on_text, warn if on_warning is None else on_warning)
+        out, self.stats = self._generator.chat(
+            pairs, _generate_options(options), on_text, warn if on_warning is None else on_warning
+        )
         return out
 
 

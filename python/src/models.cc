@@ -229,7 +229,7 @@ class Generator {
         .add("repeat_penalty", o.repeat_penalty)
         .add("repeat_last_n", o.repeat_last_n)
         .add("seed", o.seed);
-    f.add("ignore_eos", o.ignore_eos);
+    f.add("ignore_eos", o.ignore_eos).add("json_schema", o.json_schema);
     f.set(values);
     Callbacks calls;
     if (!on_warning.is_none()) {

@@ -59,7 +59,14 @@ nlohmann::json parse_line(std::string_view text) {
                                 fault->expected, fault->found));
 }
 
-BatchRequest request_of(const nlohmann::json& line, const GenerateOptions& defaults) {
+// The object of a line's key as it is written there: a schema's properties come in the order in which it names them.
+// `line` keeps to kJsonLineBounds.
+std::string object_of(std::string_view line, const char* key) {
+  return nlohmann::ordered_json::parse(line).at(key).dump();
+}
+
+// `text` is that of the line.
+BatchRequest request_of(const nlohmann::json& line, std::string_view text, const GenerateOptions& defaults) {
   if (!line.is_object()) throw FormatError(fmt::format("expected an object, found {}", line.type_name()));
   BatchRequest request;
   request.options = defaults;
@@ -85,6 +92,12 @@ BatchRequest request_of(const nlohmann::json& line, const GenerateOptions& defau
   read_number(line, "top_p", o.top_p);
   read_number(line, "min_p", o.min_p);
   read_number(line, "seed", o.seed);
+  const auto schema = line.find("json_schema");
+  if (schema != line.end() && !schema->is_null()) {
+    if (!schema->is_object()) wrong("json_schema", "an object", *schema);
+    o.json_schema = object_of(text, "json_schema");
+    o.json_schema_name = R"("json_schema")";
+  }
   const auto stop = line.find("stop");
   if (stop != line.end() && !stop->is_null()) {
     o.stop.clear();
@@ -143,7 +156,7 @@ BatchFileResult generate_file(TextGenerator& generator, const std::string& input
     try {
       const nlohmann::json json = parse_line(text);
       if (json.is_object() && json.contains("id")) line.answer["id"] = json.at("id");
-      requests.push_back(request_of(json, defaults));
+      requests.push_back(request_of(json, text, defaults));
       line_of.push_back(lines.size() - 1);
     } catch (const Error& error) {
       fail(lines.size() - 1, error.what());

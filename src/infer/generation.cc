@@ -17,16 +17,25 @@ constexpr size_t kTextContext = 8;
 
 }  // namespace
 
+std::vector<int32_t> end_tokens(const ModelSource& source) {
+  std::vector<int32_t> ends = source.config().eos_token_ids;
+  const auto& more = source.tokenizer().eos_ids();
+  ends.insert(ends.end(), more.begin(), more.end());
+  return ends;
+}
+
 Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, const GenerateOptions& options,
-                       std::function<bool(const std::string&)> on_text)
+                       std::function<bool(const std::string&)> on_text, std::optional<Grammar> grammar)
     : tokens_(std::move(tokens)),
-      ends_(source.config().eos_token_ids),
-      ignore_eos_(options.ignore_eos),
+      ends_(end_tokens(source)),
+      ignore_eos_(options.ignore_eos && !grammar),
       sampler_(sampling_options(options)),
       random_(options.seed),
       stream_(source.tokenizer()),
       stops_(options.stop),
-      on_text_(std::move(on_text)) {
+      on_text_(std::move(on_text)),
+      on_warning_(options.on_warning),
+      grammar_(std::move(grammar)) {
   if (options.predict < -1) throw ArgumentError(fmt::format("predict {}: expected a number >= -1", options.predict));
   if (options.context < 0) throw ArgumentError(fmt::format("context {}: expected a number >= 0", options.context));
   if (options.speculate < 0 || options.speculate > kMostDrafts) {
@@ -45,6 +54,10 @@ Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, c
   most_ = options.predict < 0 ? context - prompt : std::min(options.predict, context - prompt);
   if (options.on_warning) {
     if (const std::string idle = ignored_sampling_warning(options); !idle.empty()) options.on_warning(idle);
+    if (grammar_ && options.ignore_eos) {
+      options.on_warning(fmt::format("ignore_eos is without effect beside {}: the text ends with the JSON value",
+                                     options.json_schema_name));
+    }
     const bool grows = source.config().rope.type == RopeType::kDynamic;
     if (own > 0 && prompt + most_ > own && !grows) {
       options.on_warning(
@@ -53,8 +66,6 @@ Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, c
                       counted(prompt, "token"), most_, counted(own, "position")));
     }
   }
-  const auto& more = source.tokenizer().eos_ids();
-  ends_.insert(ends_.end(), more.begin(), more.end());
   // Decode with the end of the prompt as context, because decoders drop the space in front of a text's first word.
   for (const int32_t token : std::span(tokens_).last(std::min(tokens_.size(), kTextContext))) stream_.push(token);
   stats_.prompt_tokens = prompt;
@@ -67,6 +78,11 @@ void Generation::emit(const std::string& piece) {
 }
 
 bool Generation::take(std::span<const float> logits) {
+  if (grammar_) {
+    masked_.assign(logits.begin(), logits.end());
+    grammar_->mask(masked_);
+    logits = masked_;
+  }
   const int32_t token = sampler_.sample(logits, tokens_, random_);
   ++stats_.generated_tokens;
   if (!ignore_eos_ && std::find(ends_.begin(), ends_.end(), token) != ends_.end()) {
@@ -74,12 +90,22 @@ bool Generation::take(std::span<const float> logits) {
     return false;
   }
   tokens_.push_back(token);
+  const bool complete = grammar_ && grammar_->take(token);
   emit(stops_.push(stream_.push(token)));
   if (stops_.stopped() && stats_.stop == "length") stats_.stop = "string";
+  if (complete && stats_.stop == "length") stats_.stop = "eos";
   return stats_.stop == "length" && stats_.generated_tokens < most_;
 }
 
+void Generation::cut(std::vector<int32_t>& drafts) {
+  if (grammar_ && !drafts.empty()) drafts.resize(grammar_->fitting(drafts));
+}
+
 void Generation::finish() {
+  if (grammar_ && on_warning_ && stats_.stop == "length" && !grammar_->may_end()) {
+    on_warning_(fmt::format("the JSON is incomplete: the limit of {} ended it; raise the limit (predict, context)",
+                            counted(most_, "token")));
+  }
   if (stats_.stop == "caller" || stops_.stopped()) return;
   emit(stops_.push(stream_.finish()));
   emit(stops_.finish());

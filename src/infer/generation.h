@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,11 +14,15 @@
 #include "core/random.h"
 #include "infer/sampling.h"
 #include "infer/stop_strings.h"
+#include "source/grammar.h"
 #include "source/tokenizer.h"
 
 namespace metal_marlin {
 
 class ModelSource;
+
+// Every token that ends a text of the model; some may be there twice.
+std::vector<int32_t> end_tokens(const ModelSource& source);
 
 constexpr int64_t kMostDrafts = 32;  // GenerateOptions::speculate
 
@@ -25,12 +30,14 @@ class Generation {
  public:
   // `tokens` is the prompt. Checks the options and calls on_warning about those without effect and about texts longer
   // than the model was made for. Throws ArgumentError for an option out of range, an empty prompt and one longer than
-  // the context. The source must outlive this.
+  // the context. The source must outlive this. `grammar`: of options.json_schema.
   Generation(const ModelSource& source, std::vector<int32_t> tokens, const GenerateOptions& options,
-             std::function<bool(const std::string&)> on_text = {});
+             std::function<bool(const std::string&)> on_text = {}, std::optional<Grammar> grammar = {});
 
   // Chooses the next token by logits [vocab] of the last one. Returns whether the text goes on.
   bool take(std::span<const float> logits);
+  // Cuts drafts [n] of the tokens to come where the grammar forbids one.
+  void cut(std::vector<int32_t>& drafts);
   // Shows what is still held back. To be called once, at the end.
   void finish();
 
@@ -51,6 +58,9 @@ class Generation {
   StreamDecoder stream_;
   StopStrings stops_;
   std::function<bool(const std::string&)> on_text_;
+  std::function<void(const std::string&)> on_warning_;
+  std::optional<Grammar> grammar_;
+  std::vector<float> masked_;  // logits, by the grammar
   std::string text_;
   GenerateStats stats_;
 };

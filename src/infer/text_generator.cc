@@ -6,6 +6,7 @@
 #include <exception>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "core/border.h"
@@ -18,6 +19,7 @@
 #include "infer/prompt_lookup.h"
 #include "model/model.h"
 #include "source/chat_template.h"
+#include "source/grammar.h"
 #include "source/interrupt.h"
 #include "source/model_source.h"
 #include "source/tokenizer.h"
@@ -35,12 +37,14 @@ struct TextGenerator::Impl {
   std::unique_ptr<Decoder> decoder;
   std::vector<int32_t> held;  // the tokens whose keys and values the decoder has
   std::unique_ptr<Head> head;
+  std::unique_ptr<Grammars> grammars;  // made when the first is asked for
   double load_seconds = 0;
   int threads = 0;      // as MachineOptions has it
   bool warned = false;  // of what opening the model and its tokenizer found
 
   Impl(const std::string& model, const MachineOptions& machine, bool for_chat, const ComputeOptions& compute_options);
   void warn(const GenerateOptions& options);
+  std::optional<Grammar> grammar_of(const GenerateOptions& options);
   std::string run(std::vector<int32_t> prompt, const GenerateOptions& options,
                   const std::function<bool(const std::string&)>& on_text, GenerateStats* stats);
   // A prompt of a batch: its tokens, or why there are none.
@@ -89,11 +93,19 @@ void TextGenerator::Impl::warn(const GenerateOptions& options) {
   for (const std::string& warning : source->tokenizer().warnings()) options.on_warning(warning);
 }
 
+std::optional<Grammar> TextGenerator::Impl::grammar_of(const GenerateOptions& options) {
+  if (options.json_schema.empty()) return {};
+  if (grammars == nullptr) {
+    grammars = std::make_unique<Grammars>(source->tokenizer(), head->vocab_size(), end_tokens(*source));
+  }
+  return grammars->of_schema(options.json_schema, options.json_schema_name);
+}
+
 std::string TextGenerator::Impl::run(std::vector<int32_t> prompt, const GenerateOptions& options,
                                      const std::function<bool(const std::string&)>& on_text, GenerateStats* stats) {
   const ThreadCount thread_count(threads);
   warn(options);
-  Generation generation(*source, std::move(prompt), options, on_text);
+  Generation generation(*source, std::move(prompt), options, on_text, grammar_of(options));
   GenerateStats& result = generation.stats();
   const std::vector<int32_t>& tokens = generation.tokens();
   int64_t speculate = options.speculate;
@@ -153,6 +165,7 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> prompt, const Generate
       const auto before = static_cast<int64_t>(tokens.size()) - 1;
       if (decoder->length(0) > before) decoder->truncate(0, before);
       drafts = prompt_lookup(tokens, std::min(speculate, generation.most() - result.generated_tokens - 1));
+      generation.cut(drafts);
       accepted = 0;
       result.drafted_tokens += static_cast<int64_t>(drafts.size());
       std::vector<int32_t> next{token};
@@ -198,12 +211,25 @@ void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequenc
   Matrix states;
   Matrix logits(sequences, head->vocab_size());
   const auto end = [&](Slot& slot) {
-    slot.generation->finish();
     GenerateStats& stats = slot.generation->stats();
     stats.load_seconds = load_seconds;
     stats.generate_seconds = wall_seconds() - slot.start;
     wanted = on_answer(slot.index, {slot.generation->text(), {}, stats}) && wanted;
     slot.generation.reset();
+  };
+  const auto fail = [&](Slot& slot, const Error& error) {
+    slot.generation.reset();
+    wanted = on_answer(slot.index, {{}, error.what(), {}}) && wanted;
+  };
+  // Takes a token by logits [vocab], or none where there are no logits; hands the text out where it ends.
+  const auto advance = [&](Slot& slot, std::span<const float> of_last) {
+    try {
+      if (!of_last.empty() && slot.generation->take(of_last)) return;
+      slot.generation->finish();
+    } catch (const FormatError& error) {  // the grammar cannot go on
+      return fail(slot, error);
+    }
+    end(slot);
   };
   // Reads prompts until the slot has a text to go on with.
   const auto fill = [&](Slot& slot, int64_t sequence) {
@@ -212,10 +238,11 @@ void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequenc
       Prompt& prompt = prompts[slot.index];
       try {
         if (prompt.failure) std::rethrow_exception(prompt.failure);
-        slot.generation = std::make_unique<Generation>(*source, std::move(prompt.tokens), prompt.options);
+        slot.generation =
+            std::make_unique<Generation>(*source, std::move(prompt.tokens), prompt.options,
+                                         std::function<bool(const std::string&)>(), grammar_of(prompt.options));
       } catch (const Error& error) {
-        slot.generation.reset();
-        wanted = on_answer(slot.index, {{}, error.what(), {}});
+        fail(slot, error);
         continue;
       }
       Generation& g = *slot.generation;
@@ -226,11 +253,8 @@ void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequenc
       if (!read_prompt(*decoder, g.tokens(), states, sequence)) throw Interrupted("stopped while a prompt was read");
       slot.start = wall_seconds();
       g.stats().prompt_seconds = slot.start - begin;
-      if (g.most() > 0) {
-        head->logits(states.row(states.rows() - 1).data(), 1, logits.data());
-        if (g.take(logits.row(0))) continue;
-      }
-      end(slot);
+      if (g.most() > 0) head->logits(states.row(states.rows() - 1).data(), 1, logits.data());
+      advance(slot, g.most() > 0 ? logits.row(0) : std::span<const float>());
     }
   };
   while (wanted) {
@@ -247,7 +271,7 @@ void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequenc
     head->logits(states.data(), std::ssize(ids), logits.data());
     int64_t row = 0;
     for (Slot& slot : slots) {
-      if (slot.generation != nullptr && !slot.generation->take(logits.row(row++))) end(slot);
+      if (slot.generation != nullptr) advance(slot, logits.row(row++));
     }
   }
   decoder->reset(1, 1);  // gives the memory back

@@ -105,6 +105,10 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
+const ::tokenizer_c* Tokenizer::handle() const noexcept {
+  return handle_->tokenizer;
+}
+
 Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::string& file) {
   Tokenizer t;
   t.place_ = file;

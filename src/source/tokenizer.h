@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+struct tokenizer_c;
+
 namespace metal_marlin {
 
 // The contents of a model folder's files; an empty string: there is no such file.
@@ -83,6 +85,9 @@ class Tokenizer {
   const std::string& chat_template_place() const noexcept { return chat_template_place_; }
   // What the files leave open or contradict each other in, one line each; a caller shows them once.
   const std::vector<std::string>& warnings() const noexcept { return warnings_; }
+
+  // For the crate's other functions; lives as long as this.
+  const ::tokenizer_c* handle() const noexcept;
 
  private:
   struct Handle;

@@ -178,5 +178,33 @@ TEST_F(Refusals, OneThingIsNotManyThings) {
   EXPECT_NE(card.find("llama in 4 bits, converted by Metal Marlin"), std::string::npos) << card;
 }
 
+// The schema is read and checked before the model: the last command finds none.
+TEST_F(Refusals, JsonSchemas) {
+  const std::string good = (folder_ / "good.json").string();
+  const std::string bad = (folder_ / "bad.json").string();
+  std::ofstream(good) << "\xef\xbb\xbf" << R"({"type":"integer","minimum":10,"maximum":99})";
+  std::ofstream(bad) << R"({"type":"array","uniqueItems":true})";
+  std::ofstream(folder_ / "empty.json") << "\n";
+  const std::string start = "generate " + (folder_ / "no_model").string() + " -p the ";
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"--json-schema-file " + bad, bad + ": this JSON schema cannot be used: Unimplemented keys"},
+      {"--json-schema '{'", "--json-schema: no valid JSON"},
+      {"--json-schema ''", "--json-schema: expected a JSON schema, found an empty text"},
+      {"--json-schema-file " + (folder_ / "empty.json").string(), "found an empty text"},
+      {"--json-schema-file " + (folder_ / "missing.json").string(), "the JSON schema cannot be read"},
+      {"--json-schema-file " + folder_.string(), "found a folder"},
+      {"--json-schema true --json-schema-file " + good, "exclude each other"},
+      {"--json-schema-file " + good, "no_model"},
+  };
+  for (const auto& [options, part] : cases) {
+    const auto refused = run(start + options);
+    EXPECT_NE(refused.code, 0) << options;
+    EXPECT_NE(refused.err.find(part), std::string::npos) << options << ": " << refused.err;
+  }
+  const auto done = run("generate " + model_ + " -p the --json-schema-file " + good);
+  EXPECT_EQ(done.code, 0) << done.err;
+  EXPECT_TRUE(std::regex_match(done.out, std::regex("[1-9][0-9]\n"))) << done.out;
+}
+
 }  // namespace
 }  // namespace metal_marlin::cli_test

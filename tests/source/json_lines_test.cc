@@ -57,7 +57,7 @@ TEST_F(JsonLinesTest, LinesOfAnyLengthUpToTheLimit) {
 TEST_F(JsonLinesTest, RefusesWhatIsNoText) {
   EXPECT_THROW(lines(""), FormatError);
   EXPECT_THROW(lines("{}\n\xff\n"), FormatError);
-  EXPECT_THROW(JsonLines(testing::TempDir()), SystemError);
+  EXPECT_THROW(JsonLines{testing::TempDir()}, SystemError);
 }
 
 }  // namespace

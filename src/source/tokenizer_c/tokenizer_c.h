@@ -1,10 +1,11 @@
-/* C interface of the Rust crate tokenizer_c: the Hugging Face tokenizer and the Jinja chat template.
+/* C interface of the Rust crate tokenizer_c: the Hugging Face tokenizer, the Jinja chat template and grammars of JSON
+ * schemas.
  *
  * Functions that can fail return NULL or a negative number; tokenizer_c_last_error() then says why. No function
- * unwinds, prints or aborts: a panic inside and memory that ends become an error. What encodes, decodes and renders is
- * bounded in bytes and time, by the size of what goes in; a bound that is met is an error. Texts are bytes with a
- * length, must be UTF-8 where they go in and are UTF-8 where they come out, and may contain NUL. Whatever is handed out
- * is freed by the function named there.
+ * unwinds, prints or aborts: a panic inside and memory that ends become an error. What encodes, decodes, renders and
+ * follows a grammar is bounded in bytes and time, by the size of what goes in; a bound that is met is an error. Texts
+ * are bytes with a length, must be UTF-8 where they go in and are UTF-8 where they come out, and may contain NUL.
+ * Whatever is handed out is freed by the function named there.
  */
 #ifndef METAL_MARLIN_SOURCE_TOKENIZER_C_TOKENIZER_C_H_
 #define METAL_MARLIN_SOURCE_TOKENIZER_C_TOKENIZER_C_H_
@@ -85,6 +86,34 @@ int tokenizer_c_check_template(const char* source, size_t size);
  * now: the moment of strftime_now in seconds since 1970, or negative for the system's clock. */
 tokenizer_c_text tokenizer_c_render(const char* source, size_t source_size, const char* context, size_t context_size,
                                     int64_t now);
+
+/* What the tokens of a grammar stand for: the bytes that each of the ids [0, rows) adds to a text. `ends` end a text,
+ * so that no value holds them. NULL as the tokenizer: a vocabulary of the 256 bytes, whatever `rows` and `ends`. Fails
+ * for a tokenizer whose decoder makes other bytes of a token beside others. For many threads at once, except to free
+ * it. */
+typedef struct tokenizer_c_vocabulary tokenizer_c_vocabulary;
+tokenizer_c_vocabulary* tokenizer_c_vocabulary_create(const tokenizer_c* tokenizer, size_t rows, const uint32_t* ends,
+                                                      size_t count);
+void tokenizer_c_vocabulary_free(tokenizer_c_vocabulary* vocabulary);
+
+/* The JSON values that fit a JSON schema, token by token. Fails for a schema that is no JSON, that has a keyword of the
+ * standard that is not supported, that no value fits, or that is too large. One thread at a time. */
+typedef struct tokenizer_c_grammar tokenizer_c_grammar;
+tokenizer_c_grammar* tokenizer_c_grammar_create(const tokenizer_c_vocabulary* vocabulary, const char* schema,
+                                                size_t size);
+/* Another one in the same state, which shares nothing that changes. */
+tokenizer_c_grammar* tokenizer_c_grammar_copy(const tokenizer_c_grammar* grammar);
+void tokenizer_c_grammar_free(tokenizer_c_grammar* grammar);
+
+/* Sets bit id % 32 of bits[id / 32] for each token that may follow, clears the others. count: rows / 32, rounded up.
+ * 1: the value may also end here; 0: it may not; -1 on failure. Without a bit that is set it can only end. */
+int tokenizer_c_grammar_mask(tokenizer_c_grammar* grammar, uint32_t* bits, size_t count);
+/* Adds a token that the mask allows. 1: now the value can only end; 0: more may follow; -1 on failure. */
+int tokenizer_c_grammar_take(tokenizer_c_grammar* grammar, uint32_t token);
+/* How many of the first of these tokens may follow, one after another; -1 on failure. Changes nothing. */
+int64_t tokenizer_c_grammar_fitting(tokenizer_c_grammar* grammar, const uint32_t* tokens, size_t count);
+/* 1: the value may end here; 0: it may not; -1 on failure. */
+int tokenizer_c_grammar_may_end(tokenizer_c_grammar* grammar);
 
 #ifdef __cplusplus
 }

@@ -19,6 +19,10 @@ pub type Library = TokenizerImpl<ModelWrapper, Norm, Cut, PostProcessorWrapper, 
 pub struct Tokenizer(Arc<Library>);
 
 impl Tokenizer {
+    pub fn library(&self) -> &Library {
+        &self.0
+    }
+
     fn change(&mut self) -> Result<&mut Library, Failure> {
         Arc::get_mut(&mut self.0).ok_or_else(|| "an earlier call still uses the tokenizer".into())
     }

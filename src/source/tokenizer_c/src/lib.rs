@@ -1,4 +1,5 @@
-//! C interface to the Hugging Face tokenizer and to Jinja chat templates; tokenizer_c.h is the contract.
+//! C interface to the Hugging Face tokenizer, to Jinja chat templates and to grammars of JSON schemas; tokenizer_c.h is
+//! the contract.
 
 #![feature(alloc_error_hook)]
 
@@ -8,6 +9,7 @@ mod checked;
 mod encode;
 mod filters;
 mod given;
+mod grammar;
 mod jinja;
 mod line_cut;
 mod methods;
