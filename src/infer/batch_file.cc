@@ -65,8 +65,8 @@ std::string object_of(std::string_view line, const char* key) {
   return nlohmann::ordered_json::parse(line).at(key).dump();
 }
 
-// `text` is that of the line.
-BatchRequest request_of(const nlohmann::json& line, std::string_view text, const GenerateOptions& defaults) {
+// `written` is the line's text.
+BatchRequest request_of(const nlohmann::json& line, std::string_view written, const GenerateOptions& defaults) {
   if (!line.is_object()) throw FormatError(fmt::format("expected an object, found {}", line.type_name()));
   BatchRequest request;
   request.options = defaults;
@@ -95,7 +95,7 @@ BatchRequest request_of(const nlohmann::json& line, std::string_view text, const
   const auto schema = line.find("json_schema");
   if (schema != line.end() && !schema->is_null()) {
     if (!schema->is_object()) wrong("json_schema", "an object", *schema);
-    o.json_schema = object_of(text, "json_schema");
+    o.json_schema = object_of(written, "json_schema");
     o.json_schema_name = R"("json_schema")";
   }
   const auto stop = line.find("stop");
