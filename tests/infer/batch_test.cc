@@ -121,7 +121,7 @@ TEST(Batch, AFileOfPrompts) {
     EXPECT_EQ(lines[i].contains("error"), i != 0 && i != 6) << lines[i];
   }
   EXPECT_EQ(lines[0].at("id"), "first");
-  EXPECT_EQ(lines[2].at("error"), "expected a JSON object; at byte 0 of this line expected a value, found 'o'");
+  EXPECT_EQ(lines[2].at("error"), "expected a JSON object; at byte 0 of this line expected a value, found 'n'");
   EXPECT_EQ(lines[0].at("text"), generator.generate("the", options_of(4, 0, 0)));
   EXPECT_EQ(lines[6].at("id"), nlohmann::json::parse("[7]"));
   EXPECT_EQ(lines[6].at("text"), generator.generate("one", options_of(2, 0.5, 3)));
