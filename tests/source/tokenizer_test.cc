@@ -375,7 +375,8 @@ TEST_F(Folder, TokensOfSeveralFilesAreMergedByTheirIds) {
         << load().warnings()[0];
     // A token of added_tokens.json alone counts as that file says.
     put("tokenizer_config.json", "{}");
-    put("added_tokens.json", R"({"<first-new>": )" + id(0) + R"(, "</s>": )" + id(1) + "}");
+    put("added_tokens.json",
+        R"({"<first-new>": )" + id(0) + R"(, ")" + (sentencepiece ? "</s>" : "<|im_end|>") + R"(": )" + id(1) + "}");
     ASSERT_EQ(load().warnings().size(), 1u);
     EXPECT_NE(load().warnings()[0].find(std::string("/") + vocabulary + ", which counts"), std::string::npos)
         << load().warnings()[0];
