@@ -78,11 +78,11 @@ TEST_F(Folder, ReadsTheSpecialTokensInEachForm) {
 
   put("tokenizer_config.json", R"({"bos_token": {"content": "<|im_start|>", "lstrip": false}, "pad_token": null})");
   put("special_tokens_map.json",
-      R"({"bos_token": "<first-new>", "eos_token": "<|im_end|>", "unk_token": {"content": "absent"}})");
+      R"({"bos_token": "<tool>", "eos_token": "<|im_end|>", "unk_token": {"content": "absent"}})");
   put("generation_config.json", R"({"eos_token_id": [0, 2]})");
   const Tokenizer t = load();
   // The map counts where the config states no added tokens, as in transformers; said.
-  EXPECT_EQ(t.bos_id(), t.token_to_id("<first-new>"));
+  EXPECT_EQ(t.bos_id(), t.token_to_id("<tool>"));
   ASSERT_EQ(t.warnings().size(), 1u);
   EXPECT_NE(t.warnings()[0].find("special_tokens_map.json"), std::string::npos) << t.warnings()[0];
   EXPECT_EQ(t.eos_id(), 2);
@@ -91,7 +91,7 @@ TEST_F(Folder, ReadsTheSpecialTokensInEachForm) {
   EXPECT_EQ(t.token_to_id("<|endoftext|>"), 0);
   // A special token that is named and not there comes behind the others, as in transformers.
   EXPECT_EQ(t.token_to_id("absent"), static_cast<int32_t>(bare.vocab_size()));
-  EXPECT_EQ(t.bos_token(), "<first-new>");
+  EXPECT_EQ(t.bos_token(), "<tool>");
   EXPECT_EQ(t.id_to_token(0), "<|endoftext|>");
   EXPECT_THROW(t.id_to_token(1'000'000), ArgumentError);
   EXPECT_THROW(t.id_to_token(-1), ArgumentError);
