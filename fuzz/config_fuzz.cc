@@ -29,7 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     require(c.rms_norm_eps >= 0 && std::isfinite(c.query_scale), "norm and query scale are finite");
     require(c.rope.theta >= 1 && std::isfinite(c.rope.theta), "theta is finite");
     require(static_cast<int64_t>(c.sliding_window.size()) == c.num_hidden_layers, "each layer has its window");
-    const PackedConfig packed = read_packed_config(config, path, folder.path());
+    const PackedConfig packed = read_packed_config(config, path, folder.path(), warnings);
     if (packed.layout != nullptr) {
       require(packed.group_size == -1 || packed.group_size > 0, "a group has channels");
       require(packed.bits >= 2 && packed.bits <= 8, "bits of a code");
