@@ -4,6 +4,7 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <fstream>
 #include <system_error>
 
 namespace metal_marlin {
@@ -42,6 +43,15 @@ bool is_empty_folder(const fs::path& folder) {
   const bool empty = fs::is_empty(folder, code);
   check(folder, "look into the folder", code);
   return empty;
+}
+
+bool is_new_or_begins_with(const fs::path& path, std::string_view start) {
+  if (!path_exists(path)) return true;
+  std::ifstream file(path, std::ios::binary);
+  std::string found(start.size(), ' ');
+  file.read(found.data(), static_cast<std::streamsize>(found.size()));
+  found.resize(static_cast<size_t>(file.gcount()));
+  return found.empty() || found == start;
 }
 
 uint64_t file_bytes(const fs::path& file) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace metal_marlin {
@@ -13,6 +14,8 @@ bool path_exists(const std::filesystem::path& path);
 bool is_folder(const std::filesystem::path& path);  // also through a link; false: something else, or nothing
 bool is_file(const std::filesystem::path& path);    // likewise
 bool is_empty_folder(const std::filesystem::path& folder);
+// Whether there is no file, an empty one, or one that begins with `start`, by which this program knows its own.
+bool is_new_or_begins_with(const std::filesystem::path& path, std::string_view start);
 uint64_t file_bytes(const std::filesystem::path& file);
 std::filesystem::path absolute_path(const std::filesystem::path& path);
 // Paths of what is in a folder, by name, ascending.

@@ -3,7 +3,6 @@
 #include <metal_marlin/error.h>
 #include <metal_marlin/generate.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -115,13 +114,7 @@ BatchRequest request_of(const nlohmann::json& line, std::string_view written, co
 
 // Answers can be made again; any other file is not ours to replace.
 static void refuse_foreign_file(const std::string& path) {
-  if (!path_exists(path)) return;
-  require_regular_file_name(path);
-  std::ifstream file(path, std::ios::binary);
-  std::string start(64, ' ');
-  file.read(start.data(), static_cast<std::streamsize>(start.size()));
-  start.resize(static_cast<size_t>(file.gcount()));
-  if (start.empty() || start.starts_with(kAnswerStart)) return;
+  if (is_new_or_begins_with(path, kAnswerStart)) return;
   throw ArgumentError(fmt::format(
       "{}: expected a new file or one of earlier answers, found another file; move it away, or choose another name",
       path));

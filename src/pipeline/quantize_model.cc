@@ -12,6 +12,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 #include "calibrate/statistics.h"
 #include "calibrate/stats_file.h"
@@ -95,9 +96,11 @@ class Run {
   void restore_states(int64_t layer);
   void snapshot(int64_t next_layer);
   Evaluation evaluate();
-  void warn_of_conversion(const std::string& format, const WriteReport& report);
+  void warn_of_conversion(const std::string& format, const WriteReport& report, std::span<const json> blocks);
   std::string evaluated_text() const;
-  std::vector<std::pair<std::string, WriteReport>> write(const json& figures, const std::string& place);
+  // `blocks`: the report of each block.
+  std::vector<std::pair<std::string, WriteReport>> write(const json& figures, const std::string& place,
+                                                         std::span<const json> blocks);
   bool evaluating() const { return !texts_.held_back.sequences.empty(); }
 
   const QuantizeOptions& options_;
@@ -504,10 +507,7 @@ std::string Run::evaluated_text() const {
 }
 
 // Warns of values that the written file cannot hold. The figures were measured before it was written.
-void Run::warn_of_conversion(const std::string& format, const WriteReport& report) {
-  std::vector<json> blocks;
-  for (size_t layer = 0; layer < layers_.size(); ++layer)
-    blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
+void Run::warn_of_conversion(const std::string& format, const WriteReport& report, std::span<const json> blocks) {
   for (const std::string& text : float16_warnings(*source_, report, blocks)) {
     if (told_of_float16_.insert(text).second) tracker_.warn(text);
   }
@@ -520,7 +520,8 @@ void Run::warn_of_conversion(const std::string& format, const WriteReport& repor
       form_for(report.rounded.size(), "is", "are"), format, escaped(source_->stored_name(report.rounded.front()))));
 }
 
-std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures, const std::string& place) {
+std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures, const std::string& place,
+                                                            std::span<const json> blocks) {
   CheckpointPlan plan;
   plan.group_size = recipe_.grid.group_size;
   plan.symmetric = recipe_.grid.symmetric;
@@ -531,7 +532,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures,
   plan.evaluation = evaluated_text();
   std::map<std::string, int64_t> layer_of;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    const json report = journal_.read_block_report(static_cast<int64_t>(layer));
+    const json& report = blocks[layer];
     for (const QuantizedWeight& w : layers_[layer].quantized) {
       QuantizedLinear q{w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits};
       for (const json& scale : report.at("scales")) {
@@ -555,7 +556,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures,
     reports.emplace_back(format, writer->write(*source_, plan, provider, folder, [&](int64_t done, int64_t total) {
       tracker_.enter("write", done, total);
     }));
-    warn_of_conversion(format, reports.back().second);
+    warn_of_conversion(format, reports.back().second, blocks);
   }
   return reports;
 }
@@ -599,7 +600,9 @@ void Run::work(Start start, QuantizeResult& result) {
   }
   const json figures = facts.evaluation ? model_figures(*facts.evaluation) : json::object();
   const std::string place = folder_->stage();
-  facts.written = write(figures, place);
+  for (size_t layer = 0; layer < layers_.size(); ++layer)
+    facts.blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
+  facts.written = write(figures, place, facts.blocks);
   tracker_.enter("report", 0, 1);
   facts.model = source_->path();
   facts.output = output_;
@@ -615,8 +618,6 @@ void Run::work(Start start, QuantizeResult& result) {
   facts.mixed = mixed_;
   for (const LayerTensors& l : layers_) facts.skipped.insert(facts.skipped.end(), l.skipped.begin(), l.skipped.end());
   for (Skipped& s : left_out_tensors(*source_)) facts.skipped.push_back(std::move(s));
-  for (size_t layer = 0; layer < layers_.size(); ++layer)
-    facts.blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
   if (const std::string text = clamped_scales_warning(facts.blocks); !text.empty()) tracker_.warn(text);
   const json report = build_report(*source_, recipe_, options_, facts, tracker_);
   result.report_json = write_report(report, place);

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 
@@ -92,12 +91,7 @@ std::string part_name(const std::string& key) {
 
 // A page can be made again in a moment; any other file is not ours to replace.
 void refuse_foreign_page(const std::string& path) {
-  if (!path_exists(path)) return;
-  std::ifstream file(path, std::ios::binary);
-  std::string start(kPageStart.size(), ' ');
-  file.read(start.data(), static_cast<std::streamsize>(start.size()));
-  start.resize(static_cast<size_t>(file.gcount()));
-  if (start.empty() || start == kPageStart) return;
+  if (is_new_or_begins_with(path, kPageStart)) return;
   throw ArgumentError(
       fmt::format("{}: expected a new file or an earlier page of this program, found another file; move it away, or "
                   "choose another name",
