@@ -53,7 +53,7 @@ stage installing
 say "2/5 Building (6 to 14 minutes on 2 cores the first time; log: build/logs/build-release.log)"
 tests=()
 # A build that has its tests keeps them.
-[ -f "$ROOT/build/release/CMakeCache.txt" ] || tests=(-DMETAL_MARLIN_BUILD_TESTS=OFF)
+[ -f "$ROOT/build/release/CMakeCache.txt" ] || tests=(-DMETAL_MARLIN_BUILD_TESTS=OFF -DMETAL_MARLIN_PRECOMPILED_HEADERS=ON)
 build release ${tests[@]+"${tests[@]}"} -- metal-marlin
 stage compiling
 
