@@ -50,7 +50,8 @@ int run(const Command& command, State& state) {
     const StopOnSignal signals;
     try {
       auto whole = nlohmann::ordered_json::parse(json);
-      whole["sensitivity"] = nlohmann::ordered_json::parse(sensitivity_of_model(state.model, o, console.observer()));
+      whole["sensitivity"] =
+          nlohmann::ordered_json::parse(sensitivity_of_model(state.model, o, console.observer()).to_json());
       json = whole.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
     } catch (const Interrupted&) {
       console.stopped("run the same command again");

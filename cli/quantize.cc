@@ -8,7 +8,6 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "console.h"
 #include "options.h"
@@ -50,8 +49,7 @@ std::string next_steps(const State& state, const QuantizeResult& result) {
   std::string text = fmt::format("{:<14} {}", "result", state.output);
   if (formats.size() > 1) text += fmt::format(" (a folder for each format: {})", join(formats, ", "));
   text += fmt::format("\n{:<14} {}\n", "report", (output / "report.html").string());
-  const auto input = nlohmann::json::parse(result.report_json, nullptr, false).value("input", nlohmann::json::object());
-  const std::string use = input.value("chat_template", false)
+  const std::string use = result.report.input.chat_template
                               ? fmt::format("metal-marlin chat {}", shell_word(folder))
                               : fmt::format("metal-marlin generate {} -p TEXT", shell_word(folder));
   text += fmt::format("{:<14} {} (README.md there shows other programs)\n", "try it", use);
@@ -86,12 +84,10 @@ int run(const Command& command, State& state) {
   check_options(options);
   Console console(state.console);
   if (state.dry_run) {
-    const std::string plan = plan_quantization(state.model, state.output, options, console.observer());
-    console.result(console.json() ? plan : render_plan(plan));
-    const auto facts = nlohmann::json::parse(plan);
-    if (const auto stops = facts.value("stops", std::string()); !stops.empty())
-      console.error("the run would stop: " + stops);
-    return facts.value("exit_code", 0);
+    const Plan plan = plan_quantization(state.model, state.output, options, console.observer());
+    console.result(console.json() ? plan.to_json() : render_plan(plan));
+    if (!plan.stops.empty()) console.error("the run would stop: " + plan.stops);
+    return static_cast<int>(plan.exit_code);
   }
   const StopOnSignal signals;
   QuantizeResult result;
@@ -105,17 +101,15 @@ int run(const Command& command, State& state) {
   if (result.already_complete)
     console.info(fmt::format("{} already holds the result of this command: nothing was left to do", state.output));
   if (console.json()) {
-    console.result(result.report_json);
+    console.result(result.report.to_json());
   } else if (console.quiet()) {
     console.result(state.output);
   } else {
-    console.result(
-        (state.verbose ? render_report_text(result.report_json) + "\n" : render_report_summary(result.report_json)) +
-        next_steps(state, result));
+    console.result((state.verbose ? render_report_text(result.report) + "\n" : render_report_summary(result.report)) +
+                   next_steps(state, result));
   }
   if (result.passed_gate) return 0;
-  const auto report = nlohmann::json::parse(result.report_json);
-  const double mean = report.at("model").at("kl_divergence").at("mean").get<double>();
+  const double mean = result.report.model.kl_divergence.mean.value_or(0);
   console.error(fmt::format("the mean KL divergence {:.4g} exceeds --max-kl {:g}: the result in {} misses the limit",
                             mean, options.max_kl, state.output));
   return kExitMissedGate;

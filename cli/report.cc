@@ -23,7 +23,7 @@ struct State {
 
 int show(const State& state) {
   Console console(state.console);
-  const std::string report = read_report(state.run);
+  const Report report = read_report(state.run);
   if (state.html == "-") {
     console.result(render_report_html(report));
     return 0;
@@ -33,7 +33,7 @@ int show(const State& state) {
     console.info(fmt::format("wrote {}", state.html));
     if (!console.json()) return 0;
   }
-  console.result(console.json() ? report : render_report_text(report));
+  console.result(console.json() ? report.to_json() : render_report_text(report));
   return 0;
 }
 

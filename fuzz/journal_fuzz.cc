@@ -39,7 +39,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         break;
       default:
         write("block-00000.json");
-        journal.read_block_report(0);
+        journal.read_block_record(0);
     }
   } catch (const Error&) {
   }

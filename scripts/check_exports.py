@@ -19,11 +19,15 @@ def exported(library: str) -> list[str]:
 
 
 def marked(include: str) -> tuple[set[str], set[str]]:
-    """Names of functions and of classes that carry the mark."""
+    """Names of functions and of classes that carry the mark; of a struct with a marked method, "struct::method"."""
     text = "\n".join(p.read_text() for p in sorted(pathlib.Path(include).rglob("*.h")))
     text = re.sub(r"//[^\n]*", "", text)
     classes = set(re.findall(r"\b(?:class|struct) METAL_MARLIN_API (\w+)", text))
     functions = set(re.findall(r"^METAL_MARLIN_API [^;()]*?\b(\w+)\(", text, re.MULTILINE))
+    # The records: structs whose methods alone are compiled.
+    for body in re.finditer(r"^struct (\w+)[^;{]*\{(.*?)^\};", text, re.MULTILINE | re.DOTALL):
+        methods = re.findall(r"^ +METAL_MARLIN_API [^;()]*?\b(\w+)\(", body.group(2), re.MULTILINE)
+        functions |= {f"{body.group(1)}::{method}" for method in methods}
     return functions, classes
 
 
@@ -36,7 +40,10 @@ def main() -> int:
     for symbol in exported(library):
         name = re.sub(r"^(?:typeinfo name for|typeinfo for|vtable for|guard variable for) ", "", symbol)
         match = re.match(r"metal_marlin::(\w+)", name)
-        if match is None or match.group(1) not in functions | classes:
+        method = re.match(r"metal_marlin::(\w+::\w+)", name)
+        if method is not None and method.group(1) in functions:
+            seen.add(method.group(1))
+        elif match is None or match.group(1) not in functions | classes:
             faults.append(f"{library}: exports {symbol}, which no public header marks with METAL_MARLIN_API")
         else:
             seen.add(match.group(1))

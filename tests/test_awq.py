@@ -603,9 +603,21 @@ def test_models(tmp_path):
         MODEL, tmp_path / "out", method="rtn", group_size=8, scheme="sym", calibration=text, samples=4, sequence_length=32,
         evaluate="none", on_progress=lambda p: seen.append(p["stage"]),
     )  # fmt: skip
-    assert seen and result.passed_gate and result.report["schema"] == 1
+    assert seen and result.passed_gate and result.report.schema == 1
+    stored = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = result.report
+    assert report.to_dict() == stored and json.loads(report.to_json()) == stored
+    assert report.linears[0].weight_error == report["linears"][0]["weight_error"] == stored["linears"][0]["weight_error"]
+    assert metal_marlin.Report.from_dict(stored).run.machine.threads == report.run.machine.threads
+    assert len(repr(report)) < 2000 and "<list of 14>" in repr(report) and "<table>" in report._repr_html_()
+    assert "weights" in report._repr_html_() or "verdict" in report._repr_html_()
+    assert report.html().startswith("<!doctype html>") and "method" in report.text() and "verdict" in report.summary()
+    with pytest.raises(AttributeError):
+        report.linears[0].weight_eror  # noqa: B018
+    with pytest.raises(TypeError, match="bytes"):
+        metal_marlin.EvaluationRecord.from_dict({"positions": 1})
     figures = metal_marlin.evaluate(tmp_path / "out", text, MODEL, chunks=2, context=32)
-    assert figures["perplexity"]["quantized"] > 1 and figures["kl_divergence"]["mean"] >= 0
+    assert figures.perplexity.quantized > 1 and figures.kl_divergence.mean >= 0
     model = metal_marlin.load(tmp_path / "out")
     words: list[str] = []
     out = model.generate("the cat", predict=4, temp=0.0, on_text=words.append)
@@ -615,17 +627,16 @@ def test_models(tmp_path):
         assert 10 <= json.loads(model.generate("the cat", json_schema=given)) <= 99
     with pytest.raises(metal_marlin.FormatError, match="json_schema: .*uniqueItems"):
         model.generate("the cat", json_schema={"uniqueItems": True})
-    assert metal_marlin.plan_quantization(MODEL, tmp_path / "p", calibration=text, group_size=8, evaluate="none")[
-        "quantized"
-    ]
+    plan = metal_marlin.plan_quantization(MODEL, tmp_path / "p", calibration=text, group_size=8, evaluate="none")
+    assert plan.quantized[0].bits == 4 and plan.start == "fresh" and plan.memory.peak_bytes > plan.memory.block
     lines = tmp_path / "more.jsonl"
     lines.write_text('{"text": "the cat sat on the mat and looked at the rain."}\n' * 40)
     mixed = metal_marlin.quantize_model(
         MODEL, tmp_path / "mixed", method="rtn", group_size=8, calibration=[text, str(lines)], calibration_weights=[1, 3], samples=4,
         select=2, sequence_length=32, evaluate="none",
     )  # fmt: skip
-    assert [s["sequences"] for s in mixed.report["calibration"]["sources"]] == [1, 3]
-    assert len(mixed.report["calibration"]["selection"]["sequences"]) == 2
+    assert [s.sequences for s in mixed.report.calibration.sources] == [1, 3]
+    assert len(mixed.report.calibration.selection.sequences) == 2
     with pytest.raises(TypeError, match="methods: no such option"):
         metal_marlin.quantize_model(MODEL, tmp_path / "o", methods="rtn")
     with pytest.raises(metal_marlin.ArgumentError, match="method"):

@@ -4,6 +4,7 @@
 #include <metal_marlin/export.h>
 #include <metal_marlin/options.h>
 #include <metal_marlin/progress.h>
+#include <metal_marlin/report_records.h>
 
 #include <optional>
 #include <string>
@@ -87,15 +88,15 @@ struct QuantizeOptions {
 };
 
 struct QuantizeResult {
-  std::string report_json;  // what OUT/report.json holds
+  Report report;  // what OUT/report.json holds
   bool already_complete = false;
   bool passed_gate = true;  // false: the mean KL divergence exceeds max_kl (everything is written all the same)
 };
 
-// Returns, as JSON, what quantize_model would do, without doing it: tensors, what is skipped and why, memory, disk,
-// time, warnings.
-METAL_MARLIN_API std::string plan_quantization(const std::string& model, const std::string& output,
-                                               const QuantizeOptions& options, const Observer& observer = {});
+// Returns what quantize_model would do, without doing it: tensors, what is skipped and why, memory, disk, time,
+// warnings.
+METAL_MARLIN_API Plan plan_quantization(const std::string& model, const std::string& output,
+                                        const QuantizeOptions& options, const Observer& observer = {});
 
 // Writes the folder `output`. If it is interrupted at any instant, the same call continues after the last finished
 // block and ends with the same bytes. Throws Error subclasses; on Interrupted the work so far is kept in `output`.
@@ -104,10 +105,9 @@ METAL_MARLIN_API QuantizeResult quantize_model(const std::string& model, const s
 
 // Measures what quantizing each set of linears that share an input costs: the KL divergence of the model in which only
 // they are quantized. It uses the options (method, scheme, group_size, calibration, sensitivity_tokens, ...) except
-// bits, evaluation and max_kl. Returns JSON, docs/inspect.md. It writes only scratch files, in the system's folder for
-// temporary files.
-METAL_MARLIN_API std::string sensitivity_of_model(const std::string& model, const QuantizeOptions& options,
-                                                  const Observer& observer = {});
+// bits, evaluation and max_kl. It writes only scratch files, in the system's folder for temporary files.
+METAL_MARLIN_API SensitivityReport sensitivity_of_model(const std::string& model, const QuantizeOptions& options,
+                                                        const Observer& observer = {});
 
 struct CalibrateResult {
   int64_t sequences = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <metal_marlin/export.h>
+#include <metal_marlin/report_records.h>
 
 #include <cstdint>
 #include <string>
@@ -9,19 +10,21 @@
 
 namespace metal_marlin {
 
-// Returns the text of a report. `run` is an output folder of quantize_model, or a report.json. Throws FormatError
-// naming file, key, what was expected and what was found when it is no complete report, and UnsupportedError for
-// another schema. The functions below check their argument in the same way.
-METAL_MARLIN_API std::string read_report(const std::string& run);
+// Reads a report. `run` is an output folder of quantize_model, or a report.json. Throws FormatError naming file, key,
+// what was expected and what was found when it is no complete report, and UnsupportedError for another schema.
+METAL_MARLIN_API Report read_report(const std::string& run);
+// The same of the text of a report.json; `name` is what messages call it.
+METAL_MARLIN_API Report report_from_json(const std::string& text, const std::string& name = "report.json");
+// The functions below show control characters in names as escapes.
 // The result in some eight lines: verdict, figures, sizes, cost.
-METAL_MARLIN_API std::string render_report_summary(const std::string& report_json);
-METAL_MARLIN_API std::string render_report_text(const std::string& report_json);
-METAL_MARLIN_API std::string render_report_html(const std::string& report_json);  // one self-contained page
+METAL_MARLIN_API std::string render_report_summary(const Report& report);
+METAL_MARLIN_API std::string render_report_text(const Report& report);
+METAL_MARLIN_API std::string render_report_html(const Report& report);  // one self-contained page
 // Writes the page into a file, completely or not at all. Throws SystemError for the machine, or when `path` is no
 // regular file. ArgumentError: `path` is a file of a checkpoint that this program wrote (its report.html aside), or
 // another file that is no page of this program.
-METAL_MARLIN_API void write_report_html(const std::string& report_json, const std::string& path);
-METAL_MARLIN_API std::string render_plan(const std::string& plan_json);  // of plan_quantization
+METAL_MARLIN_API void write_report_html(const Report& report, const std::string& path);
+METAL_MARLIN_API std::string render_plan(const Plan& plan);
 
 struct QuantizationLayerReport {
   std::string name;
@@ -32,7 +35,7 @@ struct QuantizationLayerReport {
   double weight_error = 0;   // |W' - W| / |W|
   double output_error = -1;  // of the outputs, relative, on the calibration text; negative: not measured
 };
-// The figures of a report, for callers that do not want to parse JSON.
+// The figures of a report, summed up.
 struct QuantizationReport {
   std::string model_path;  // of the source
   std::vector<std::string> formats;
@@ -49,7 +52,6 @@ struct QuantizationReport {
   double kl_divergence = -1;      // nats; negative: not evaluated
   std::vector<QuantizationLayerReport> layers;
 };
-// `report_json` is what read_report returns. Throws as read_report does.
-METAL_MARLIN_API QuantizationReport quantization_report(const std::string& report_json);
+METAL_MARLIN_API QuantizationReport quantization_report(const Report& report);
 
 }  // namespace metal_marlin

@@ -12,6 +12,8 @@ from ._core import (
     UnsupportedError,
     __version__,
 )
+from ._record import Record
+from ._records import EvaluationRecord, Plan, Report, SensitivityReport
 from .awq import (
     AWQResult,
     awq_dequantize,
@@ -82,6 +84,7 @@ __all__ = [
     "Precision", "PrecisionCost", "LayerQuantConfig", "LayerSensitivity", "MixedPrecisionConfig", "analyze_layer_sensitivity",
     "Model", "QuantizeResult", "quantize_model", "plan_quantization", "sensitivity_of_model", "calibrate_model", "evaluate", "convert", "generate",
     "inspect", "compare", "load",
+    "Record", "Report", "Plan", "SensitivityReport", "EvaluationRecord",
     "Error", "ArgumentError", "FormatError", "UnsupportedError", "MachineError", "NumericError", "Interrupted",
     "__version__",
 ]  # fmt: skip

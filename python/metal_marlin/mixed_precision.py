@@ -10,6 +10,7 @@ from typing import Any
 
 from . import _core
 from ._arguments import boolean, choice, integer, number, text
+from ._records import SensitivityReport
 
 __all__ = [
     "Precision",
@@ -90,10 +91,12 @@ class LayerSensitivity:
     )  #: names of the weights where it stands for several that share an input
 
     @classmethod
-    def from_model(cls, sensitivity: dict[str, Any]) -> list[LayerSensitivity]:
+    def from_model(cls, sensitivity: SensitivityReport | dict[str, Any]) -> list[LayerSensitivity]:
         """Of the result of :func:`~metal_marlin.sensitivity_of_model`: one for each set of linears that share an input."""
+        if isinstance(sensitivity, SensitivityReport):
+            sensitivity = sensitivity.to_dict()
         if not isinstance(sensitivity, dict):
-            raise TypeError(f"sensitivity: expected a dict, found {type(sensitivity).__name__}")
+            raise TypeError(f"sensitivity: expected a SensitivityReport or a dict, found {type(sensitivity).__name__}")
         profile = []
         for parts in _core.sensitivity_profile(json.dumps(sensitivity)):
             costs = [PrecisionCost(LayerQuantConfig._of(config), kl, error) for config, kl, error in parts.pop("costs")]

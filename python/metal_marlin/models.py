@@ -20,6 +20,7 @@ from typing import Any
 
 from . import _core
 from ._arguments import integer, path, text
+from ._records import EvaluationRecord, Plan, Report, SensitivityReport
 from ._watching import Line, Progress, warn, watching
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
 class QuantizeResult:
     """``report`` is what OUT/report.json holds (docs/report.md)."""
 
-    report: dict[str, Any]
+    report: Report
     already_complete: bool
     passed_gate: bool
 
@@ -90,12 +91,13 @@ def quantize_model(
         report, complete, passed = _core.quantize_model(
             path("model", model), path("output", output), _quantize_options(options), progress, on_note, warning
         )
-    return QuantizeResult(json.loads(report), complete, passed)
+    return QuantizeResult(Report.from_json(report), complete, passed)
 
 
-def plan_quantization(model: Any, output: Any, **options: Any) -> dict[str, Any]:
+def plan_quantization(model: Any, output: Any, **options: Any) -> Plan:
     """What :func:`quantize_model` would do with the same options, without doing it."""
-    return json.loads(_core.plan_quantization(path("model", model), path("output", output), _quantize_options(options)))
+    plan = _core.plan_quantization(path("model", model), path("output", output), _quantize_options(options))
+    return Plan.from_json(plan)
 
 
 def sensitivity_of_model(
@@ -105,15 +107,14 @@ def sensitivity_of_model(
     on_note: Line | None = None,
     on_warning: Line | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> SensitivityReport:
     """What quantizing each set of linears costs, as ``inspect --sensitivity`` measures it (docs/inspect.md).
 
     Options of :func:`quantize_model`; what an item could have instead is what ``formats`` hold.
     """
     with watching(on_progress, on_warning) as (progress, warning):
-        return json.loads(
-            _core.sensitivity_of_model(path("model", model), _quantize_options(options), progress, on_note, warning)
-        )
+        out = _core.sensitivity_of_model(path("model", model), _quantize_options(options), progress, on_note, warning)
+    return SensitivityReport.from_json(out)
 
 
 def calibrate_model(
@@ -155,17 +156,17 @@ def evaluate(
     on_note: Line | None = None,
     on_warning: Line | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> EvaluationRecord:
     """Perplexity of ``model`` on the file ``text``; with a ``reference`` model also KL divergence and top-1 agreement.
 
-    Options: ``chunks``, ``context``, ``bos``, ``memory_bytes``, ``threads``, ``precision``. Returns the ``model`` object of
-    docs/report.md; ``["perplexity"]["quantized"]`` is that of ``model``, quantized or not.
+    Options: ``chunks``, ``context``, ``bos``, ``memory_bytes``, ``threads``, ``precision``. ``perplexity.quantized``
+    is that of ``model``, quantized or not; what needs a reference is None without one.
     """
     options["text"] = path("text", text)
     reference_path = "" if reference is None else path("reference", reference)
     with watching(on_progress, on_warning) as (progress, warning):
         out = _core.evaluate_model(path("model", model), reference_path, options, progress, on_note, warning)
-    return json.loads(out)["model"]
+    return EvaluationRecord.from_dict(json.loads(out)["model"])
 
 
 def convert(

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import _core
 from ._arguments import backend, boolean, dtype_name, existing_path, integer, number, text, to_backend
+from ._records import Report
 
 __all__ = [
     "MRGPTQQuantizer", "QuantizationFormat", "QuantizationReport", "QuantizationLayerReport", "hadamard_rotate", "mr_gptq_dequantize",
@@ -179,10 +180,12 @@ class QuantizationReport:
     layers: list[QuantizationLayerReport] = field(default_factory=list)
 
     @classmethod
-    def from_report(cls, report: dict[str, Any] | str, output_path: str = "") -> QuantizationReport:
-        """Of a report as a dict (``QuantizeResult.report``) or as JSON. FormatError (a ValueError) when it is none."""
+    def from_report(cls, report: Report | dict[str, Any] | str, output_path: str = "") -> QuantizationReport:
+        """Of a report (``QuantizeResult.report``, a dict or JSON). FormatError (a ValueError) when it is none."""
+        if isinstance(report, Report):
+            report = report.to_dict()
         if not isinstance(report, (dict, str)):
-            raise TypeError(f"report: expected a dict or JSON, found {type(report).__name__}")
+            raise TypeError(f"report: expected a Report, a dict or JSON, found {type(report).__name__}")
         figures = _core.report_figures(json.dumps(report) if isinstance(report, dict) else report)
         layers = [QuantizationLayerReport(**layer) for layer in figures.pop("layers")]
         return cls(output_path=text("output_path", output_path), layers=layers, **figures)

@@ -94,7 +94,7 @@ std::vector<Config> choose(const std::vector<Layer>& layers, double target_bits)
 }
 
 nb::dict figures(const std::string& report_json) {
-  const QuantizationReport r = quantization_report(report_json);
+  const QuantizationReport r = quantization_report(report_from_json(report_json));
   nb::dict d;
   d["model_path"] = r.model_path;
   d["formats"] = r.formats;
@@ -139,7 +139,13 @@ void bind_mixed_precision(nb::module_& m) {
       nb::arg("config"), nb::arg("in_features"));
   m.def("sensitivity_profile", &profile, nb::arg("sensitivity_json"));
   m.def("linear_bits", &rules, nb::arg("layers"));
-  m.def("read_report", &read_report, nb::arg("run"));
+  m.def("read_report", [](const std::string& run) { return read_report(run).to_json(); }, nb::arg("run"));
+  const auto rendering = [&](const char* name, std::string (*render)(const Report&)) {
+    m.def(name, [render](const std::string& json) { return render(report_from_json(json)); }, nb::arg("report_json"));
+  };
+  rendering("render_report_summary", &render_report_summary);
+  rendering("render_report_text", &render_report_text);
+  rendering("render_report_html", &render_report_html);
   m.def("report_figures", &figures, nb::arg("report_json"));
 }
 

@@ -132,20 +132,20 @@ nb::tuple quantize(const std::string& model, const std::string& output, const nb
   Callbacks calls(on_progress, on_note, on_warning);
   const QuantizeResult r = calls.run([&] { return quantize_model(model, output, o, calls.observer()); });
   calls.raise_pending();
-  return nb::make_tuple(r.report_json, r.already_complete, r.passed_gate);
+  return nb::make_tuple(r.report.to_json(), r.already_complete, r.passed_gate);
 }
 
 std::string plan(const std::string& model, const std::string& output, const nb::dict& options) {
   const QuantizeOptions o = quantize_options(options);
   Callbacks calls;
-  return calls.run([&] { return plan_quantization(model, output, o, calls.observer()); });
+  return calls.run([&] { return plan_quantization(model, output, o, calls.observer()).to_json(); });
 }
 
 std::string sensitivity(const std::string& model, const nb::dict& options, nb::handle on_progress, nb::handle on_note,
                         nb::handle on_warning) {
   const QuantizeOptions o = quantize_options(options);
   Callbacks calls(on_progress, on_note, on_warning);
-  std::string json = calls.run([&] { return sensitivity_of_model(model, o, calls.observer()); });
+  std::string json = calls.run([&] { return sensitivity_of_model(model, o, calls.observer()).to_json(); });
   calls.raise_pending();
   return json;
 }
@@ -269,7 +269,6 @@ void bind_models(nb::module_& m) {
   m.def("plan_quantization", &plan, nb::arg("model"), nb::arg("output"), nb::arg("options"));
   m.def("sensitivity_of_model", &sensitivity, nb::arg("model"), nb::arg("options"), nb::arg("on_progress").none(),
         nb::arg("on_note").none(), nb::arg("on_warning").none());
-  m.def("render_plan", &render_plan, nb::arg("plan_json"));
   m.def("calibrate_model", &calibrate, nb::arg("model"), nb::arg("output"), nb::arg("options"), nb::arg("gram"),
         nb::arg("keep_activations"), nb::arg("on_progress").none(), nb::arg("on_note").none(),
         nb::arg("on_warning").none());

@@ -59,30 +59,27 @@ void quantize_by_structure(const Job& job, AWQModelStats& stats) {
   options.salient_ratio = job.salient_ratio;
   options.activation_method = job.method;
   note(job.observer, fmt::format("Processing: {}", job.model));
-  const json report = json::parse(quantize_model(job.model, job.output, options, job.observer).report_json);
+  const Report report = quantize_model(job.model, job.output, options, job.observer).report;
   std::map<std::string, uint64_t> stored;
   const json source = json::parse(inspect_model(job.model, true));
   for (const json& t : source.at("tensors")) stored[t.at("name")] = t.at("bytes");
   double weights = 0;
   std::map<std::string, int> quantized;
-  for (const json& linear : report.at("linears")) {
+  for (const LinearRecord& linear : report.linears) {
     // Linears of a fused tensor are listed one by one, "NAME[q]".
-    const std::string name = linear.at("name");
-    ++quantized[name.substr(0, name.find('['))];
-    weights += linear.at("shape").at(0).get<double>() * linear.at("shape").at(1).get<double>();
+    ++quantized[linear.name.substr(0, linear.name.find('['))];
+    weights += static_cast<double>(linear.shape.at(0)) * static_cast<double>(linear.shape.at(1));
   }
   for (const auto& [name, parts] : quantized) stats.original_bytes += stored[name];
   stats.quantized_count = static_cast<int64_t>(quantized.size());
-  const json& model = report.at("model");
-  stats.quantized_bytes =
-      static_cast<uint64_t>(std::llround(model.at("linears_bits_per_weight").get<double>() * weights / 8));
-  stats.bits_per_weight = model.at("bits_per_weight");
+  stats.quantized_bytes = static_cast<uint64_t>(std::llround(report.model.linears_bits_per_weight * weights / 8));
+  stats.bits_per_weight = report.model.bits_per_weight;
   std::set<std::string> named;
-  for (const json& s : report.at("skipped")) {
-    stats.skipped.emplace_back(s.at("name"), s.at("reason"));
-    named.insert(s.at("name"));
+  for (const SkippedRecord& s : report.skipped) {
+    stats.skipped.emplace_back(s.name, s.reason);
+    named.insert(s.name);
   }
-  for (const json& name : report.at("kept_in_16_bits")) {
+  for (const std::string& name : report.kept_in_16_bits) {
     if (named.insert(name).second) stats.skipped.emplace_back(name, "no linear of a block: copied as it is");
   }
 }

@@ -26,6 +26,7 @@
 #include "pipeline/report_words.h"
 #include "pipeline/state_store.h"
 #include "pipeline/texts.h"
+#include "report/json_records.h"
 
 namespace metal_marlin {
 namespace {
@@ -133,9 +134,9 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   embed_sequences(*source, texts.calibration, store);
   BlockForward pass(source->family(), config, statistics_precision(machine.precision));
   writer.add(identity_array(identify_model(*source)).view());
-  auto facts = nlohmann::json::parse(texts.calibration_facts);
-  publish(facts, options.calibration);  // the file may be passed on
-  writer.add(calibration_array(facts.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).view());
+  TextRecord text = texts.record;
+  publish(text, options.calibration);  // the file may be passed on
+  writer.add(calibration_array(json_of(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).view());
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     tracker.set_fraction(static_cast<double>(layer) / static_cast<double>(config.num_hidden_layers));
     tracker.enter("calibrate", layer, config.num_hidden_layers);

@@ -15,7 +15,9 @@
 #include "core/counted.h"
 #include "pipeline/report_check.h"
 #include "pipeline/report_words.h"
+#include "pipeline/run_report.h"
 #include "pipeline/texts.h"
+#include "report/options.h"
 
 namespace metal_marlin {
 namespace {
@@ -37,7 +39,7 @@ std::optional<std::string> text_of(const fs::path& path, uint64_t most) {
   }
 }
 
-std::optional<json> report_in(const fs::path& folder) {
+std::optional<Report> report_in(const fs::path& folder) {
   const fs::path path = folder / "report.json";
   const auto text = text_of(path, kLargestReport);
   if (!text) return std::nullopt;
@@ -48,25 +50,20 @@ std::optional<json> report_in(const fs::path& folder) {
   }
 }
 
-CardFacts facts_of_report(const json& report) {
+CardFacts facts_of_report(const Report& report) {
   CardFacts facts;
   facts.name = model_name(report);
-  facts.calibration = calibration_text(report.at("calibration"));
-  const json& held_back = report.at("held_back");
-  const json& m = report.at("model");
-  if (!m.at("kl_divergence").at("mean").is_number()) return facts;
-  const bool file = held_back.value("kind", json()) == "file";
-  const auto chunks = held_back.at("chunks").get<int64_t>();
+  facts.calibration = calibration_text(report.calibration, report.calibration.made_from);
+  if (!report.model.kl_divergence.mean) return facts;
+  const HeldBackRecord& held_back = report.held_back;
   facts.evaluation = fmt::format("{}: {}",
-                                 file ? fs::path(held_back.at("source").get<std::string>()).filename().string()
-                                      : std::string("held-back part of the calibration text"),
-                                 counted(chunks, "chunk"));
+                                 held_back.kind == "file" ? fs::path(held_back.source).filename().string()
+                                                          : std::string("held-back part of the calibration text"),
+                                 counted(held_back.chunks, "chunk"));
   // All chunks are of one length.
-  if (const json tokens = held_back.value("tokens", json()); tokens.is_number_unsigned() && chunks > 0)
-    facts.evaluation += fmt::format(" of {}", counted(tokens.get<int64_t>() / chunks, "token"));
-  json figures;
-  for (const char* key : {"perplexity", "kl_divergence", "top1_agreement", "positions"}) figures[key] = m.at(key);
-  facts.figures_json = figures.dump(-1, ' ', false, json::error_handler_t::replace);
+  if (held_back.tokens > 0 && held_back.chunks > 0)
+    facts.evaluation += fmt::format(" of {}", counted(held_back.tokens / held_back.chunks, "token"));
+  facts.figures_json = card_figures(report.model);
   return facts;
 }
 
@@ -150,9 +147,9 @@ CardFacts card_facts(const std::string& path) {
   if (!folder.has_filename()) folder = folder.parent_path();
   if (const auto report = report_in(folder)) return facts_of_report(*report);
   if (const auto report = report_in(folder.parent_path())) {
-    const json formats = report->at("options").value("formats", json::array());
-    const bool lists = formats.is_array() && formats.size() > 1 &&
-                       std::find(formats.begin(), formats.end(), json(folder.filename().string())) != formats.end();
+    const auto formats = option<std::vector<std::string>>(report->options, "formats");
+    const bool lists = formats && formats->size() > 1 &&
+                       std::find(formats->begin(), formats->end(), folder.filename().string()) != formats->end();
     if (lists) return facts_of_report(*report);
   }
   const auto card = text_of(folder / "README.md", kLargestCard);

@@ -22,9 +22,11 @@
 #include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
+#include "pipeline/run_report.h"
 #include "pipeline/size.h"
 #include "pipeline/state_store.h"
 #include "pipeline/texts.h"
+#include "report/json_records.h"
 #include "source/model_source.h"
 #include "source/text.h"
 #include "source/text_stream.h"
@@ -226,18 +228,13 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
 }
 
 std::string to_json(const Evaluation& e) try {
-  using nlohmann::json;
-  const auto when = [&](double value) { return e.has_reference ? json(value) : json(nullptr); };
-  json model;
-  model["perplexity"] = {{"reference", when(e.reference_perplexity)}, {"quantized", e.perplexity}};
-  model["kl_divergence"] = {
-      {"mean", when(e.kl_mean)}, {"standard_error", when(e.kl_standard_error)}, {"p99", when(e.kl_p99)}};
-  model["top1_agreement"] = when(e.top1_agreement);
-  model["positions"] = e.positions;
-  model["bits_per_weight"] = e.bits_per_weight;
-  model["bytes"] = e.bytes;
+  EvaluationRecord model = evaluation_record(e);
+  model.bits_per_weight = e.bits_per_weight;
+  model.bytes = static_cast<int64_t>(e.bytes);
   // The model's own perplexity, under a name that does not call it quantized.
-  return json{{"model", model}, {"perplexity", e.perplexity}, {"reference_perplexity", when(e.reference_perplexity)}}
+  return nlohmann::json{{"model", json_of(model)},
+                        {"perplexity", json_of(OptionValue(e.perplexity))},
+                        {"reference_perplexity", json_of(model)["perplexity"]["reference"]}}
       .dump(2);
 } catch (...) {
   rethrow_as_error("to_json");

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "core/counted.h"
@@ -25,7 +24,7 @@ FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& re
                           int64_t sequence_length, bool selected) {
   FewTokens out;
   if (!needs_gram(recipe)) return out;
-  nlohmann::json list = nlohmann::json::array();
+  std::vector<FewTokensRecord>& list = out.list;
   std::set<std::string> kinds;
   size_t linears = 0;
   int64_t widest = 0;
@@ -37,7 +36,7 @@ FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& re
       const uint64_t tokens = tokens_of(static_cast<int64_t>(layer), input_of(w.slots.front().kind));
       const auto columns = static_cast<uint64_t>(w.columns);
       if (tokens / kLeastTokensPerChannel >= columns) continue;
-      list.push_back({{"name", w.name}, {"in_features", w.columns}, {"tokens", tokens}});
+      list.push_back({w.name, w.columns, static_cast<int64_t>(tokens)});
       kinds.insert(kind_of(w.name));
       widest = std::max(widest, w.columns);
       least = std::min(least, tokens);
@@ -53,7 +52,6 @@ FewTokens find_few_tokens(std::span<const LayerTensors> layers, const Recipe& re
       fmt::format("too little calibration text for {} of {} ({}): {}, {} needed{}; {}", list.size(),
                   counted(linears, "linear"), fmt::join(kinds, ", "), counted(least, "token"), enough,
                   singular ? "" : fmt::format(" ({} for each input channel)", kLeastTokensPerChannel), advice);
-  out.list_json = list.dump();
   return out;
 }
 

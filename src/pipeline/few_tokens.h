@@ -1,11 +1,13 @@
 // Linears whose statistics are of too few tokens for the width of their input.
 #pragma once
 
+#include <metal_marlin/report_records.h>
+
 #include <cstdint>
 #include <functional>
-#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "pipeline/recipe.h"
 
@@ -18,9 +20,8 @@ inline constexpr int64_t kLeastTokensPerChannel = 4;
 using TokensOf = std::function<uint64_t(int64_t layer, LinearInput input)>;
 
 struct FewTokens {
-  // [{name, in_features, tokens}] of the quantized linears with too few tokens.
-  std::string list_json = "[]";
-  std::string warning;  // all of them in one sentence; empty: there are none
+  std::vector<FewTokensRecord> list;  // of the quantized linears with too few tokens
+  std::string warning;                // all of them in one sentence; empty: there are none
 };
 
 // `layers`: what is quantized in each. Nothing when the recipe reads no Gram matrix. `sequence_length`: to say how many

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "core/counted.h"
@@ -13,8 +12,6 @@
 
 namespace metal_marlin {
 namespace {
-
-using nlohmann::json;
 
 // What a fold may change in a layer, with the number of values of each.
 std::map<std::string, int64_t> changeable(const ModelSource& source, int64_t layer) {
@@ -32,7 +29,7 @@ std::map<std::string, int64_t> changeable(const ModelSource& source, int64_t lay
 
 }  // namespace
 
-void check_finished(const ModelSource& source, int64_t layer, const LayerTensors& tensors, const json& report,
+void check_finished(const ModelSource& source, int64_t layer, const LayerTensors& tensors, const BlockRecord& record,
                     const FinishedBlock& finished, const std::string& place) {
   const auto fail = [&](const std::string& name, const std::string& expected, const std::string& found) {
     throw FormatError(
@@ -54,11 +51,7 @@ void check_finished(const ModelSource& source, int64_t layer, const LayerTensors
   if (finished.quantized.size() != tensors.quantized.size()) {
     fail("quantized", counted(tensors.quantized.size(), "linear"), fmt::format("{}", finished.quantized.size()));
   }
-  std::set<std::string> listed;
-  if (report.contains("changed") && report["changed"].is_array()) {
-    for (const json& name : report["changed"])
-      listed.insert(name.is_string() ? name.get<std::string>() : std::string());
-  }
+  std::set<std::string> listed(record.changed.begin(), record.changed.end());
   const auto sizes = changeable(source, layer);
   for (const OwnedTensor& t : finished.changed) {
     const auto size = sizes.find(t.name);

@@ -2,11 +2,11 @@
 // damaged.
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "pipeline/journal.h"
 #include "pipeline/recipe.h"
+#include "report/block_record.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
@@ -14,7 +14,7 @@ namespace metal_marlin {
 // FormatError naming the file (`place`), the tensor, what was expected and found, unless `finished` has the codes of
 // the planned linears in their shapes and grids, and in F16, with as many values as the model has, the changed tensors
 // that its report lists.
-void check_finished(const ModelSource& source, int64_t layer, const LayerTensors& tensors, const nlohmann::json& report,
+void check_finished(const ModelSource& source, int64_t layer, const LayerTensors& tensors, const BlockRecord& record,
                     const FinishedBlock& finished, const std::string& place);
 
 }  // namespace metal_marlin

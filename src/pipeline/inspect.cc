@@ -12,10 +12,12 @@
 #include "core/border.h"
 #include "core/counted.h"
 #include "core/threads.h"
+#include "formats/text.h"
 #include "pipeline/left_out.h"
 #include "pipeline/mixed_report.h"
 #include "pipeline/printable.h"
 #include "pipeline/size.h"
+#include "report/json_records.h"
 #include "source/model_source.h"
 #include "source/tokenizer.h"
 
@@ -175,7 +177,12 @@ std::string render_inspection(const std::string& text) try {
     line("skipped", fmt::format("{} ({}): {}{}", reason, names.size(), names.front(), names.size() > 1 ? ", ..." : ""));
   }
   for (const auto& warning : j.value("warnings", ordered_json::array())) line("warning", warning.get<std::string>());
-  if (j.contains("sensitivity")) out += "\n" + mixed_text(nlohmann::json(j.at("sensitivity")), 0);
+  if (j.contains("sensitivity")) {
+    const auto fault = [](const std::string& place, const std::string& expected, const std::string& found) {
+      throw FormatError(fmt::format("sensitivity/{}: expected {}, found {}", escaped(place), expected, found));
+    };
+    out += "\n" + sensitivity_text(record_of<SensitivityRecord>(nlohmann::json(j.at("sensitivity")), fault), 0);
+  }
   if (j.contains("tensors")) {
     out += fmt::format("\n{:<58} {:<16} {:<8} {:>12}\n", "tensor", "shape", "stored", "bytes");
     for (const auto& t : j.at("tensors")) {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "core/border.h"
 #include "core/file_status.h"
@@ -17,8 +16,8 @@
 
 namespace metal_marlin {
 
-std::string sensitivity_of_model(const std::string& model, const QuantizeOptions& options,
-                                 const Observer& observer) try {
+SensitivityReport sensitivity_of_model(const std::string& model, const QuantizeOptions& options,
+                                       const Observer& observer) try {
   const ThreadCount thread_count(options.machine.threads);
   const auto source = ModelSource::open(model);
   source->check();
@@ -47,14 +46,15 @@ std::string sensitivity_of_model(const std::string& model, const QuantizeOptions
   if (const std::string text = sensitivity_warning(o, std::ssize(texts.calibration.sequences)); !text.empty())
     tracker.warn(text);
   const Sensitivity measured = measure_sensitivity(*source, o, recipe, layers, texts.calibration, scratch, tracker);
-  nlohmann::json j = to_json(measured);
-  j["interaction"] = measured.interaction();
-  j["method"] = o.method;
-  j["scheme"] = o.scheme;
-  j["bits"] = recipe.grid.bits;
-  j["group_size"] = recipe.grid.group_size;
-  j["calibration"] = nlohmann::json::parse(texts.calibration_facts);
-  return j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
+  SensitivityReport report;
+  static_cast<SensitivityRecord&>(report) = record_of(measured);
+  report.interaction = measured.interaction();
+  report.method = o.method;
+  report.scheme = o.scheme;
+  report.bits = recipe.grid.bits;
+  report.group_size = recipe.grid.group_size;
+  report.calibration = texts.record;
+  return report;
 } catch (...) {
   rethrow_as_error("sensitivity_of_model");
 }

@@ -17,6 +17,7 @@
 #include "pack/native.h"
 #include "pipeline/manifest.h"
 #include "platform/folder.h"
+#include "report/json_records.h"
 
 namespace metal_marlin {
 namespace {
@@ -87,22 +88,24 @@ bool Journal::exists() const {
   return output->open_folder(kJournalName).status(kRun).kind == FileKind::kRegular;
 }
 
+void Journal::fail_damaged(const std::string& what) const {
+  throw FormatError(
+      fmt::format("{}: {}; the interrupted run cannot be continued without it: start over with --overwrite, or "
+                  "choose another folder",
+                  (fs::path(folder_) / kRun).string(), what));
+}
+
 json Journal::read_run() const {
   const std::string path = (fs::path(folder_) / kRun).string();
-  const auto damaged = [&](const std::string& what) {
-    throw FormatError(
-        fmt::format("{}: {}; the interrupted run cannot be continued without it: start over with --overwrite, or "
-                    "choose another folder",
-                    path, what));
-  };
   const std::string text = read_text_file(path);
   const json j = parse_json_or_discard(text);
-  if (j.is_discarded()) damaged("expected what an interrupted run notes of itself, found " + json_fault_text(text));
-  if (!j.is_object()) damaged(fmt::format("expected a JSON object, found a JSON {}", j.type_name()));
-  if (!j.contains("fingerprint")) damaged("the key fingerprint is missing");
+  if (j.is_discarded())
+    fail_damaged("expected what an interrupted run notes of itself, found " + json_fault_text(text));
+  if (!j.is_object()) fail_damaged(fmt::format("expected a JSON object, found a JSON {}", j.type_name()));
+  if (!j.contains("fingerprint")) fail_damaged("the key fingerprint is missing");
   if (!j["fingerprint"].is_number_unsigned())
-    damaged(fmt::format("fingerprint: expected a whole number, found {}",
-                        escaped(j["fingerprint"].dump(-1, ' ', true, json::error_handler_t::replace))));
+    fail_damaged(fmt::format("fingerprint: expected a whole number, found {}",
+                             escaped(j["fingerprint"].dump(-1, ' ', true, json::error_handler_t::replace))));
   return j;
 }
 
@@ -111,10 +114,14 @@ std::optional<uint64_t> Journal::fingerprint() const {
   return read_run()["fingerprint"].get<uint64_t>();
 }
 
-json Journal::identity() const {
-  if (!exists()) return nullptr;
+std::optional<IdentityRecord> Journal::identity() const {
+  if (!exists()) return std::nullopt;
   const json j = read_run();
-  return j.contains("identity") ? j["identity"] : json(nullptr);
+  if (!j.contains("identity") || !j["identity"].is_object()) return std::nullopt;
+  return record_of<IdentityRecord>(
+      j["identity"], [&](const std::string& place, const std::string& expected, const std::string& found) {
+        fail_damaged(fmt::format("identity/{}: expected {}, found {}", escaped(place), expected, found));
+      });
 }
 
 std::string Journal::file_without_run() const {
@@ -128,14 +135,17 @@ std::string Journal::file_without_run() const {
 }
 
 void Journal::begin(uint64_t fingerprint) {
-  begin(fingerprint, nullptr);
+  write_run({{"fingerprint", fingerprint}});
 }
 
-void Journal::begin(uint64_t fingerprint, const json& identity) {
+void Journal::begin(uint64_t fingerprint, const IdentityRecord& identity) {
+  write_run({{"fingerprint", fingerprint}, {"identity", json_of(identity)}});
+}
+
+void Journal::write_run(const json& run) {
   remove();
   create_folders(folder_);
-  write_text_file((fs::path(folder_) / kRun).string(), json{{"fingerprint", fingerprint}, {"identity", identity}}.dump(
-                                                           -1, ' ', false, json::error_handler_t::replace));
+  write_text_file((fs::path(folder_) / kRun).string(), run.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 void Journal::remove() {
@@ -194,7 +204,7 @@ int64_t Journal::finished_blocks() const {
   return n;
 }
 
-void Journal::write_block(int64_t layer, const FinishedBlock& block, const json& report) {
+void Journal::write_block(int64_t layer, const FinishedBlock& block, const BlockRecord& record) {
   std::vector<OwnedTensor> tensors;
   json groups = json::object();
   for (const auto& [name, tensor] : block.quantized) {
@@ -207,7 +217,7 @@ void Journal::write_block(int64_t layer, const FinishedBlock& block, const json&
   for (const OwnedTensor& t : block.changed) tensors.push_back(copy(t.view()));
   write_safetensors(block_path(layer, "safetensors"), std::span<const OwnedTensor>(tensors),
                     {{"quantized", groups.dump()}});
-  write_text_file(block_path(layer, "json"), report.dump());
+  write_text_file(block_path(layer, "json"), json_of(record).dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 FinishedBlock Journal::read_block(int64_t layer) const {
@@ -241,11 +251,17 @@ FinishedBlock Journal::read_block(int64_t layer) const {
   return block;
 }
 
-json Journal::read_block_report(int64_t layer) const {
+BlockRecord Journal::read_block_record(int64_t layer) const {
   const std::string path = block_path(layer, "json");
-  json j = parse_json_or_discard(read_text_file(path));
+  const json j = parse_json_or_discard(read_text_file(path));
   if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object; run again with --no-resume", path));
-  return j;
+  return record_of<BlockRecord>(
+      j, [&](const std::string& place, const std::string& expected, const std::string& found) {
+        throw FormatError(
+            fmt::format("{}: {}: expected {}, found {}; the interrupted run is damaged: run again with "
+                        "--no-resume",
+                        path, escaped(place), expected, found));
+      });
 }
 
 void Journal::write_states(int64_t layer, std::span<const TensorView> states) {

@@ -18,6 +18,7 @@
 
 #include "core/tensor.h"
 #include "core/values.h"
+#include "report/block_record.h"
 #include "source/text.h"
 
 namespace metal_marlin {
@@ -39,13 +40,13 @@ class Journal {
   bool exists() const;
   // Of run.json; nothing when there is none. FormatError when it is damaged.
   std::optional<uint64_t> fingerprint() const;
-  // What run.json says of the run (run_identity.h); null where it does not. FormatError when it is damaged.
-  nlohmann::json identity() const;
+  // What run.json says of the run (run_identity.h); nothing where it does not. FormatError when it is damaged.
+  std::optional<IdentityRecord> identity() const;
   // Where run.json is missing: the first file beside it that a run of quantize wrote, "block-00000.safetensors". Empty:
   // there is none, or run.json is there.
   std::string file_without_run() const;
   void begin(uint64_t fingerprint);  // starts afresh: removes what is there
-  void begin(uint64_t fingerprint, const nlohmann::json& identity);
+  void begin(uint64_t fingerprint, const IdentityRecord& identity);
   void remove();
   // The same for the output folder `output`. ArgumentError when the journal's folder holds a file that no run of ours
   // writes there: then nothing is removed.
@@ -56,9 +57,9 @@ class Journal {
 
   int64_t finished_blocks() const;  // 0 .. n-1 are done
   std::string block_path(int64_t layer, const char* ending) const;
-  void write_block(int64_t layer, const FinishedBlock& block, const nlohmann::json& report);
+  void write_block(int64_t layer, const FinishedBlock& block, const BlockRecord& record);
   FinishedBlock read_block(int64_t layer) const;  // as the file has it: check_finished() compares it with the model
-  nlohmann::json read_block_report(int64_t layer) const;
+  BlockRecord read_block_record(int64_t layer) const;  // FormatError where it is damaged
 
   // States that enter `layer`; older ones are removed.
   void write_states(int64_t layer, std::span<const TensorView> states);
@@ -67,6 +68,8 @@ class Journal {
 
  private:
   nlohmann::json read_run() const;  // run.json, checked
+  void write_run(const nlohmann::json& run);
+  [[noreturn]] void fail_damaged(const std::string& what) const;  // of run.json
   std::string states_path(int64_t layer) const;
   std::string folder_;
 };

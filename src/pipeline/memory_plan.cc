@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "core/machine.h"
 #include "infer/batch_sampler.h"
@@ -143,6 +142,7 @@ MemoryPlan measure_memory(const ModelSource& source, const Recipe& recipe, const
   const uint64_t quantized = linears * static_cast<uint64_t>(recipe.grid.bits + 1) / 8;
   const uint64_t kept = (size.parameters > linears ? size.parameters - linears : 0) * 2;
   plan.disk = plan.spilled + quantized + (quantized + kept) * options.formats.size();
+  plan.peak_bytes = plan.peak();
   return plan;
 }
 
@@ -188,22 +188,6 @@ std::string disk_shortage(const MemoryPlan& plan, const std::string& output) {
   if (free >= needed) return {};
   return fmt::format("{}: about {} of disk are needed, {} are free there; free some space or choose another folder",
                      output, memory_text(needed), memory_text(free));
-}
-
-nlohmann::json to_json(const MemoryPlan& p) {
-  return {{"peak_bytes", p.peak()},
-          {"base", p.base},
-          {"states", p.states},
-          {"spilled", p.spilled},
-          {"block", p.block},
-          {"statistics", p.statistics},
-          {"forward_scratch", p.forward_scratch},
-          {"quantize_scratch", p.quantize_scratch},
-          {"head", p.head},
-          {"self_text", p.self_text},
-          {"selection", p.selection},
-          {"sensitivity", p.sensitivity},
-          {"disk", p.disk}};
 }
 
 }  // namespace metal_marlin

@@ -8,16 +8,16 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "formats/bounded_json.h"
 #include "pack/group_arrays.h"
 #include "pack/native.h"
 #include "pipeline/knapsack.h"
 #include "pipeline/pattern_hint.h"
 #include "pipeline/texts.h"
+#include "report/json_records.h"
 
 namespace metal_marlin {
 namespace {
-
-using nlohmann::json;
 
 bool same(const Grid& a, const Grid& b) {
   return a.bits == b.bits && (a.bits == kUnquantizedBits || a.group_size == b.group_size);
@@ -134,12 +134,8 @@ std::vector<Grid> holdable(const std::vector<Grid>& grids, const std::vector<con
   return out;
 }
 
-json option_json(const BitsOption& o) {
-  return {{"bits", o.grid.bits},
-          {"group_size", o.grid.group_size},
-          {"symmetric", o.grid.symmetric},
-          {"storage_bits", o.bits},
-          {"estimated_kl", o.kl}};
+GridRecord grid_record(const BitsOption& o) {
+  return {o.grid.bits, o.grid.group_size, o.grid.symmetric, static_cast<int64_t>(o.bits), o.kl};
 }
 
 }  // namespace
@@ -354,76 +350,89 @@ void check_mixed(const QuantizeOptions& o, const Recipe& recipe) {
   }
 }
 
-json to_json(const Sensitivity& s) {
-  json items = json::array();
+SensitivityRecord record_of(const Sensitivity& s) {
+  SensitivityRecord out;
+  out.sequences = s.sequences;
+  out.tokens = s.tokens;
+  out.statistics_tokens = s.statistics_tokens;
+  out.kl_together = s.kl_together;
   for (const SensitiveItem& item : s.items) {
-    json options = json::array();
-    for (const BitsOption& o : item.options) options.push_back(option_json(o));
-    items.push_back({{"layer", item.layer},
-                     {"tap", input_name(item.input)},
-                     {"linears", item.names},
-                     {"weights", item.weights},
-                     {"kl", item.kl},
-                     {"kl_standard_error", item.kl_standard_error},
-                     {"options", options}});
+    SensitivityItem& record = out.items.emplace_back();
+    record.layer = item.layer;
+    record.tap = input_name(item.input);
+    record.linears = item.names;
+    record.weights = static_cast<int64_t>(item.weights);
+    record.kl = item.kl;
+    record.kl_standard_error = item.kl_standard_error;
+    for (const BitsOption& o : item.options) record.options.push_back(grid_record(o));
   }
-  return {{"sequences", s.sequences},
-          {"tokens", s.tokens},
-          {"statistics_tokens", s.statistics_tokens},
-          {"kl_together", s.kl_together},
-          {"items", items}};
+  return out;
 }
 
-bool take_measured(const json& j, Sensitivity& sensitivity) {
+bool take_measured(const std::string& json_text, Sensitivity& sensitivity) {
+  struct Damaged {};
+  SensitivityRecord record;
+  try {
+    record = record_of<SensitivityRecord>(
+        parse_json_or_discard(json_text),
+        [](const std::string&, const std::string&, const std::string&) { throw Damaged(); });
+  } catch (const Damaged&) {
+    return false;
+  }
+  const auto plausible = [](double value) { return value >= 0 && value <= 1e15; };
+  const auto count = [&](int64_t value) { return plausible(static_cast<double>(value)); };
+  if (!count(record.sequences) || !count(record.tokens) || !count(record.statistics_tokens) ||
+      !plausible(record.kl_together) || record.items.size() != sensitivity.items.size()) {
+    return false;
+  }
   Sensitivity taken = sensitivity;
-  bool whole = true;
-  const auto number = [&](const json& object, const char* key) {
-    const bool there = object.is_object() && object.contains(key) && object[key].is_number();
-    const double value = there ? object[key].get<double>() : -1;
-    whole = whole && value >= 0 && value <= 1e15;
-    return whole ? value : 0;
-  };
-  taken.sequences = static_cast<int64_t>(number(j, "sequences"));
-  taken.tokens = static_cast<int64_t>(number(j, "tokens"));
-  taken.statistics_tokens = static_cast<int64_t>(number(j, "statistics_tokens"));
-  taken.kl_together = number(j, "kl_together");
-  if (!whole || !j.contains("items") || !j["items"].is_array() || j["items"].size() != taken.items.size()) return false;
+  taken.sequences = record.sequences;
+  taken.tokens = record.tokens;
+  taken.statistics_tokens = record.statistics_tokens;
+  taken.kl_together = record.kl_together;
   for (size_t i = 0; i < taken.items.size(); ++i) {
     SensitiveItem& item = taken.items[i];
-    const json& from = j["items"][i];
-    item.kl = number(from, "kl");
-    item.kl_standard_error = number(from, "kl_standard_error");
-    if (!whole || from.value("linears", json()) != json(item.names)) return false;
-    const json options = from.value("options", json());
-    if (!options.is_array() || options.size() != item.options.size()) return false;
+    const SensitivityItem& from = record.items[i];
+    if (!plausible(from.kl) || !plausible(from.kl_standard_error) || from.linears != item.names ||
+        from.options.size() != item.options.size()) {
+      return false;
+    }
+    item.kl = from.kl;
+    item.kl_standard_error = from.kl_standard_error;
     for (size_t k = 0; k < item.options.size(); ++k) {
-      item.options[k].kl = number(options[k], "estimated_kl");
-      if (!whole || option_json(item.options[k]) != options[k]) return false;
+      const GridRecord expected = grid_record(item.options[k]);
+      const GridRecord& grid = from.options[k];
+      if (!plausible(grid.estimated_kl) || grid.bits != expected.bits || grid.group_size != expected.group_size ||
+          grid.symmetric != expected.symmetric || grid.storage_bits != expected.storage_bits) {
+        return false;
+      }
+      item.options[k].kl = grid.estimated_kl;
     }
   }
   sensitivity = std::move(taken);
   return true;
 }
 
-json mixed_section(const Sensitivity& s, const BitsChoice& choice, const QuantizeOptions& options) {
-  json j = to_json(s);
-  j["interaction"] = s.interaction();
-  j["target_bits"] = options.target_bits > 0 ? json(options.target_bits) : json(nullptr);
-  j["bits_per_weight"] = choice.bits_per_weight;
-  j["estimated_kl"] = choice.kl;
+MixedRecord mixed_record(const Sensitivity& s, const BitsChoice& choice, const QuantizeOptions& options) {
+  MixedRecord out;
+  static_cast<SensitivityRecord&>(out) = record_of(s);
+  out.interaction = s.interaction();
+  if (options.target_bits > 0) out.target_bits = options.target_bits;
+  out.bits_per_weight = choice.bits_per_weight;
+  out.estimated_kl = choice.kl;
   for (size_t i = 0; i < s.items.size(); ++i) {
     const BitsOption& o = s.items[i].options[choice.options[i]];
-    j["items"][i]["chosen"] = {{"bits", o.grid.bits}, {"group_size", o.grid.group_size}, {"estimated_kl", o.kl}};
+    out.items[i].chosen = {o.grid.bits, o.grid.group_size, o.kl};
   }
-  return j;
+  return out;
 }
 
-double file_bits_per_weight(const json& mixed, const WriteReport& written) {
+double file_bits_per_weight(const MixedRecord& mixed, const WriteReport& written) {
   std::set<std::string> names;
   double weights = 0;
-  for (const json& item : mixed.at("items")) {
-    weights += item.at("weights").get<double>();
-    for (const json& name : item.at("linears")) names.insert(name.get<std::string>());
+  for (const SensitivityItem& item : mixed.items) {
+    weights += static_cast<double>(item.weights);
+    names.insert(item.linears.begin(), item.linears.end());
   }
   uint64_t bytes = written.quantized_bytes;
   for (const SkippedTensor& s : written.skipped) {

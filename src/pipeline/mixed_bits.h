@@ -2,9 +2,9 @@
 #pragma once
 
 #include <metal_marlin/quantize.h>
+#include <metal_marlin/report_records.h>
 
 #include <cstdint>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -77,13 +77,13 @@ bool chooses_by_limit(const QuantizeOptions& options);
 // ArgumentError naming the option where they do so with a wrong or missing target, or without a text.
 void check_mixed(const QuantizeOptions& options, const Recipe& recipe);
 
-// Round trip through the journal, and the report's "mixed".
-nlohmann::json to_json(const Sensitivity& sensitivity);
-// Takes the figures of `j` for the items that `sensitivity` has; false, and nothing taken, unless `j` is such a
-// measurement of the very same items.
-bool take_measured(const nlohmann::json& j, Sensitivity& sensitivity);
-nlohmann::json mixed_section(const Sensitivity& sensitivity, const BitsChoice& choice, const QuantizeOptions& options);
-// What a checkpoint holds for the linears of that section: everything that its format stores for them.
-double file_bits_per_weight(const nlohmann::json& mixed, const WriteReport& written);
+SensitivityRecord record_of(const Sensitivity& sensitivity);
+// Takes the figures of such a record that a file holds as JSON; false, and nothing taken, unless they are of the very
+// same items and plausible.
+bool take_measured(const std::string& json_text, Sensitivity& sensitivity);
+// The report's "mixed", but for file_bits_per_weight.
+MixedRecord mixed_record(const Sensitivity& sensitivity, const BitsChoice& choice, const QuantizeOptions& options);
+// What a checkpoint holds for the linears of that record: everything that its format stores for them.
+double file_bits_per_weight(const MixedRecord& mixed, const WriteReport& written);
 
 }  // namespace metal_marlin

@@ -5,7 +5,7 @@
 #include <metal_marlin/report.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <map>
 #include <span>
 
 #include "calibrate/stats_file.h"
@@ -35,8 +35,6 @@
 namespace metal_marlin {
 namespace {
 
-using nlohmann::json;
-
 // The codes with which the command ends.
 constexpr int kStoppedByFault = 1;
 constexpr int kStoppedByUsage = 2;
@@ -61,8 +59,8 @@ Work work_per_token(const ModelSource& source) {
 }
 
 // Seconds from the machine's measured rate of matrix products. The factors allow for what is not a product.
-json estimate_time(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
-                   const TextSizes& sizes) {
+std::map<std::string, double> estimate_time(const ModelSource& source, const Recipe& recipe,
+                                            const QuantizeOptions& options, const TextSizes& sizes) {
   const double rate = gemm_rate(GemmType::kF32) * 1e9 * threads();
   const double statistics_rate =
       recipe.precision == ComputeType::kBF16 ? gemm_rate(GemmType::kBF16) * 1e9 * threads() : rate;
@@ -85,7 +83,7 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const Quanti
     if (recipe.ranges == RangeChoice::kGram || recipe.clip) rounding += 25 * 64 * n * k;
   }
   rounding *= static_cast<double>(source.config().num_hidden_layers) / rate / 0.5;
-  json time = {
+  std::map<std::string, double> time = {
       {"forward", forward}, {"statistics", statistics}, {"search_and_round", rounding}, {"evaluate", evaluate}};
   double self = 0;
   if (sizes.self_made > 0)
@@ -110,26 +108,23 @@ json estimate_time(const ModelSource& source, const Recipe& recipe, const Quanti
   return time;
 }
 
-// [{format, bytes, parts}]: what each format will take. `linears`: bytes of the quantized linears, where their bits are
-// chosen later.
-json planned_sizes(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe,
-                   std::span<const LayerTensors> layers, uint64_t linears) {
+// What each format will take. `linears`: bytes of the quantized linears, where their bits are chosen later.
+std::vector<PlannedSize> planned_sizes(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe,
+                                       std::span<const LayerTensors> layers, uint64_t linears) {
   const CheckpointPlan checkpoint = planned_checkpoint(recipe, layers);
-  json sizes = json::array();
+  std::vector<PlannedSize> sizes;
   for (const std::string& format : options.formats) {
     const WriteReport report = CheckpointWriter::create(format)->forecast(source, checkpoint);
     const uint64_t quantized = chooses_bits(options) && options.target_bits > 0 ? linears : report.quantized_bytes;
-    sizes.push_back({{"format", format},
-                     {"bytes", quantized + report.kept_bytes},
-                     {"parts", size_parts(source, report.kept, quantized)}});
+    sizes.push_back({format, quantized + report.kept_bytes, size_parts(source, report.kept, quantized)});
   }
   return sizes;
 }
 
 }  // namespace
 
-std::string plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& asked,
-                              const Observer& observer) try {
+Plan plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& asked,
+                       const Observer& observer) try {
   const QuantizeOptions options = with_presets(asked);
   const ThreadCount thread_count(options.machine.threads);
   check_memory_budget(options.machine.memory_bytes);
@@ -138,15 +133,11 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
   const Recipe recipe = make_recipe(options, *source);
   Tracker tracker(observer);
   // In the order of the run, whose warnings these are.
-  json plan;
-  plan["start"] = nullptr;
-  plan["finished_blocks"] = 0;
-  std::string stops;
-  int exit_code = 0;  // of the run, as far as it can be known before
+  Plan plan;
   const auto stop = [&](const std::string& why, int code) {
-    if (!stops.empty()) return;
-    stops = why;
-    exit_code = code;
+    if (!plan.stops.empty()) return;
+    plan.stops = why;
+    plan.exit_code = code;
   };
   const auto look_at_output = [&](const auto& look) {
     try {
@@ -170,36 +161,36 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
         folder.exists() ? decide_start(folder, journal, *source, run_identity(options, recipe, *source), options, warn)
                         : Start::kFresh;
     if (start != Start::kComplete) require_place_for(output);
-    plan["start"] = start_name(start);
-    if (start == Start::kResume) plan["finished_blocks"] = journal.finished_blocks();
+    plan.start = start_name(start);
+    if (start == Start::kResume) plan.finished_blocks = journal.finished_blocks();
     if (start == Start::kComplete && !gate_verdict(finished_report(folder.folder()), options.max_kl))
-      exit_code = kMissedGate;
+      plan.exit_code = kMissedGate;
   });
   require_judge(options);
   std::unique_ptr<StatsFile> statistics;
   if (from_statistics(options.calibration)) {
     statistics = std::make_unique<StatsFile>(options.calibration.calibration.front(), *source, needs_gram(recipe),
                                              memory_budget(options.machine) / 2);
+    std::optional<TextRecord> made_from;
+    statistics_record(options.calibration, *statistics, made_from);  // throws where the run would
   }
-  json quantized = json::array();
-  json skipped = json::array();
-  uint64_t weights = 0;
-  uint64_t bytes = 0;
+  uint64_t& weights = plan.quantized_weights;
+  uint64_t& bytes = plan.quantized_bytes;
   std::vector<LayerTensors> layers;
   for (int64_t layer = 0; layer < source->config().num_hidden_layers; ++layer) {
     const LayerTensors& tensors = layers.emplace_back(planned_tensors(*source, layer, options, recipe));
     for (const QuantizedWeight& w : tensors.quantized) {
-      quantized.push_back({{"name", w.name}, {"shape", {w.rows, w.columns}}, {"bits", w.grid.bits}});
+      plan.quantized.push_back({w.name, {w.rows, w.columns}, w.grid.bits});
       const auto n = static_cast<uint64_t>(w.rows) * static_cast<uint64_t>(w.columns);
       const auto bits = static_cast<uint64_t>(w.grid.bits);
       weights += n;
       bytes += n * bits / 8 + n / static_cast<uint64_t>(w.grid.group_of(w.columns)) * (16 + bits) / 8;
     }
-    for (const Skipped& s : tensors.skipped) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
+    for (const Skipped& s : tensors.skipped) plan.skipped.push_back({s.name, s.reason});
   }
-  if (quantized.empty()) {
-    throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " +
-                        skipped.front()["reason"].get<std::string>() + ")");
+  if (plan.quantized.empty()) {
+    throw ArgumentError(
+        "nothing is left to quantize: every linear is skipped (first reason: " + plan.skipped.front().reason + ")");
   }
   if (chooses_bits(options)) check_reachable(sensitive_items(layers, recipe, options), options);
   for (const std::string& text : unused_pattern_warnings(options, layers)) tracker.warn(text);
@@ -231,37 +222,31 @@ std::string plan_quantization(const std::string& model, const std::string& outpu
     const std::string text = sensitivity_warning(options, sizes.calibration / options.calibration.sequence_length);
     if (!text.empty()) tracker.warn(text);
   }
-  plan["model"] = source->path();
-  plan["output"] = output;
-  plan["options"] = options_json(options, recipe);
-  plan["calibration_tokens"] = calibration_tokens;
-  plan["builtin_tokens"] = sizes.builtin;
-  plan["held_back_tokens"] = sizes.held_back;
-  const bool named_text = !options.evaluation.text.empty() && options.evaluation.text != "none";
-  plan["evaluation_text"] = named_text ? json(options.evaluation.text) : json(nullptr);
-  for (const Skipped& s : left_out_tensors(*source)) skipped.push_back({{"name", s.name}, {"reason", s.reason}});
-  plan["quantized"] = quantized;
-  plan["skipped"] = skipped;
+  plan.model = source->path();
+  plan.output = output;
+  plan.options = option_values(options, recipe);
+  plan.calibration_tokens = calibration_tokens;
+  plan.builtin_tokens = sizes.builtin;
+  plan.held_back_tokens = sizes.held_back;
+  if (!options.evaluation.text.empty() && options.evaluation.text != "none")
+    plan.evaluation_text = options.evaluation.text;
+  for (const Skipped& s : left_out_tensors(*source)) plan.skipped.push_back({s.name, s.reason});
   // Which linears get how many bits is known after the measurement alone.
   if (options.target_bits > 0) bytes = static_cast<uint64_t>(static_cast<double>(weights) * options.target_bits / 8);
-  plan["sizes"] = planned_sizes(*source, options, recipe, layers, bytes);
-  plan["source_bytes"] = model_size(*source).bytes;
-  plan["quantized_weights"] = weights;
-  plan["quantized_bytes"] = bytes;
+  plan.sizes = planned_sizes(*source, options, recipe, layers, bytes);
+  plan.source_bytes = model_size(*source).bytes;
   const MemoryPlan memory = measure_memory(*source, recipe, options, sizes.calibration, sizes.held_back);
   for (const std::string& shortage : {memory_shortage(memory, options), disk_shortage(memory, output)}) {
-    if (plan["start"] == "complete") break;  // that run has been made
+    if (plan.start == "complete") break;  // that run has been made
     if (!shortage.empty()) stop(shortage, kStoppedByFault);
   }
-  plan["stops"] = stops;
-  plan["exit_code"] = exit_code;
-  plan["memory"] = to_json(memory);
-  plan["disk_free_bytes"] = free_disk_bytes(output);
-  plan["memory_budget"] = memory_budget(options.machine);
-  plan["seconds"] = estimate_time(*source, recipe, options, sizes);
-  plan["machine"] = {{"cpu", cpu_name()}, {"threads", threads()}, {"gemm_gflops_per_core", gemm_rate(GemmType::kF32)}};
-  plan["warnings"] = tracker.warnings();
-  return plan.dump(2, ' ', false, json::error_handler_t::replace);
+  plan.memory = memory;
+  plan.disk_free_bytes = free_disk_bytes(output);
+  plan.memory_budget = memory_budget(options.machine);
+  plan.seconds = estimate_time(*source, recipe, options, sizes);
+  plan.machine = {cpu_name(), threads(), gemm_rate(GemmType::kF32)};
+  plan.warnings = tracker.warnings();
+  return plan;
 } catch (...) {
   rethrow_as_error("plan_quantization");
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "formats/text.h"
+#include "report/strings.h"
 
 namespace metal_marlin {
 namespace {
@@ -27,10 +28,23 @@ void clean(Json& value) {
   }
 }
 
+template <class Record>
+void clean_record(Record& record) {
+  StringVisitor([](std::string& text) { text = escaped(text, kLongest); }, true).visit(record);
+}
+
 }  // namespace
 
 void make_printable(nlohmann::json& value) {
   clean(value);
+}
+
+void make_printable(Report& report) {
+  clean_record(report);
+}
+
+void make_printable(Plan& plan) {
+  clean_record(plan);
 }
 
 void make_printable(nlohmann::ordered_json& value) {

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -29,8 +28,6 @@
 
 namespace metal_marlin {
 namespace {
-
-using nlohmann::json;
 
 ActivationMethod statistic_of(Statistic s) {
   switch (s) {
@@ -58,6 +55,11 @@ RangeMethod method_of(RangeChoice c) {
   return RangeMethod::kAbsmax;
 }
 
+const char* rounding_name(const RoundingChoice& choice) {
+  if (!choice.feedback) return "nearest";
+  return choice.refine ? "refined" : "feedback";
+}
+
 class BlockQuantizer {
  public:
   BlockQuantizer(BlockTask& task, Block& block, Tracker& tracker)
@@ -68,15 +70,12 @@ class BlockQuantizer {
   }
 
   BlockResult run() {
-    report_["scales"] = json::array();
-    report_["linears"] = json::array();
     if (task_.recipe->scales != ScaleMethod::kNone) find_scales();
     check_fold();
     if (task_.folded != nullptr) *task_.folded = block_.clone();
     for (const QuantizedWeight& w : task_.tensors->quantized) quantize_weight(w);
     collect_changed();
     measure_weights();
-    result_.report = std::move(report_);
     return std::move(result_);
   }
 
@@ -110,20 +109,22 @@ class BlockQuantizer {
       InputScale scale = search(fold);
       scale.fold = fold.name;
       const double gain = scale.loss_before > 0 ? scale.loss_after / scale.loss_before : 1;
-      json entry = {{"tap", input_name(fold.input)},
-                    {"fold", fold.name},
-                    {"ratio", scale.ratio},
-                    {"loss", gain},
-                    {"producer", producer_module(fold)}};
+      ScaleRecord record;
+      record.layer = task_.layer;
+      record.tap = input_name(fold.input);
+      record.fold = fold.name;
+      record.ratio = scale.ratio;
+      record.loss = gain;
+      record.producer = producer_module(fold);
       apply_fold(family_, config_, fold, scale.scale, block_);
       const auto [least, largest] = std::minmax_element(scale.scale.begin(), scale.scale.end());
-      entry["least"] = *least;
-      entry["largest"] = *largest;
+      record.least = *least;
+      record.largest = *largest;
       fold_statistics(stats(fold.input), scale.scale);
       if (ActivationStats* held = held_back(fold.input)) fold_statistics(*held, scale.scale);
       if (task_.guard != nullptr) fold_statistics((*task_.guard)[static_cast<size_t>(fold.input)], scale.scale);
-      entry["seconds"] = wall_seconds() - start;
-      report_["scales"].push_back(std::move(entry));
+      record.seconds = wall_seconds() - start;
+      result_.record.scales.push_back(std::move(record));
       folded_.push_back(fold);
       plan_.inputs.push_back(std::move(scale));
     }
@@ -242,23 +243,23 @@ class BlockQuantizer {
     if (task_.invariance_output.empty()) {
       task_.invariance_output = run_block_once(family_, config_, task_.layer, reload(), task_.invariance_input);
     }
-    report_["invariance_error"] = check_invariance(family_, config_, task_.layer, block_, plan_, task_.invariance_input,
-                                                   task_.invariance_output, reload);
+    result_.record.invariance_error = check_invariance(family_, config_, task_.layer, block_, plan_,
+                                                       task_.invariance_input, task_.invariance_output, reload);
   }
 
   GroupRanges choose_ranges(const Matrix& weight, const Matrix& gram, LinearKind kind, const Grid& grid,
-                            json& entry) const {
+                            LinearRecord& record) const {
     const Recipe& recipe = *task_.recipe;
     GroupRanges ranges;
     // The published clip search leaves q and k alone: their product is too sensitive.
     if (recipe.clip && kind != LinearKind::kQ && kind != LinearKind::kK) {
       ClipResult clip = search_clip(weight, gram, grid);
-      entry["clipped_groups"] = clip.clipped_groups;
+      record.clipped_groups = clip.clipped_groups;
       ranges = std::move(clip.ranges);
     } else {
       ranges = group_ranges(weight, grid, range_options(), gram.empty() ? nullptr : &gram);
     }
-    if (recipe.least_zero > 0) entry["lifted_zeros"] = lift_zeros(ranges, grid, recipe.least_zero);
+    if (recipe.least_zero > 0) record.lifted_zeros = lift_zeros(ranges, grid, recipe.least_zero);
     return ranges;
   }
 
@@ -281,7 +282,7 @@ class BlockQuantizer {
     trial.refine = task_.recipe->refine;
     trial.raised = raised_damping(task_.recipe->grid);
     trial.ranges = [&](const Matrix& rows, const Matrix& gram, size_t i) {
-      json unused;
+      LinearRecord unused;
       return choose_ranges(rows, gram, kinds[i], trial.grids[i], unused);
     };
     const std::vector<RoundingChoice> found =
@@ -300,7 +301,7 @@ class BlockQuantizer {
       if (grids_.count(kind) > 0) weights.push_back(&block_.linear(kind).weight);
     }
     const Matrix sample = sample_rows(weights, kTrialRows);
-    json unused;
+    LinearRecord unused;
     for (GridTrial& trial : (*task_.trials)[static_cast<size_t>(input)]) {
       if (trial.grid.bits == kUnquantizedBits) continue;
       const GroupRanges ranges = choose_ranges(sample, gram, consumers(input).back(), trial.grid, unused);
@@ -324,7 +325,7 @@ class BlockQuantizer {
     return q;
   }
 
-  QuantizedTensor round_linear(const LinearSlot& slot, const Grid& grid, json& entry) {
+  QuantizedTensor round_linear(const LinearSlot& slot, const Grid& grid, LinearRecord& record) {
     const Recipe& recipe = *task_.recipe;
     const LinearInput input = input_of(slot.kind);
     if (task_.trials != nullptr && tried_.insert(input).second) try_grids(input);
@@ -335,28 +336,26 @@ class BlockQuantizer {
     choice.refine = recipe.refine;
     if (const auto it = choices_.find(slot.kind); it != choices_.end()) {
       choice = it->second;
-      entry["chosen"] = {{"rounding", !choice.feedback ? "nearest"
-                                      : choice.refine  ? "refined"
-                                                       : "feedback"},
-                         {"damping", choice.damping},
-                         {"nearest", choice.nearest_error},
-                         {"feedback", choice.feedback_error},
-                         {"refined", choice.refined_error}};
+      record.chosen = {.rounding = rounding_name(choice),
+                       .damping = choice.damping,
+                       .nearest = choice.nearest_error,
+                       .feedback = choice.feedback_error,
+                       .refined = choice.refined_error};
     }
     const Matrix& weight = block_.linear(slot.kind).weight;
     const Matrix& gram = stats(input).gram;
-    const GroupRanges ranges = choose_ranges(weight, gram, slot.kind, grid, entry);
-    entry["zero_groups"] = ranges.counts.zero_groups;
-    entry["raised_scales"] = ranges.counts.raised;
-    entry["clamped_scales"] = ranges.counts.clamped;
-    QuantizedTensor q = choice.feedback ? round_gptq(weight, input, choice.damping, ranges, grid, entry)
+    const GroupRanges ranges = choose_ranges(weight, gram, slot.kind, grid, record);
+    record.zero_groups = ranges.counts.zero_groups;
+    record.raised_scales = ranges.counts.raised;
+    record.clamped_scales = ranges.counts.clamped;
+    QuantizedTensor q = choice.feedback ? round_gptq(weight, input, choice.damping, ranges, grid, record)
                                         : quantize_rtn(weight, ranges, grid);
     if (choice.refine) {
       RefineOptions options;
       options.damping = choice.damping;
       const RefineCounts counts = refine(weight, gram, q, options);
-      entry["refined_codes"] = counts.changed_codes;
-      entry["refined_scales"] = counts.refitted_scales;
+      record.refined_codes = counts.changed_codes;
+      record.refined_scales = counts.refitted_scales;
     }
     return q;
   }
@@ -373,9 +372,9 @@ class BlockQuantizer {
   }
 
   QuantizedTensor round_gptq(const Matrix& weight, LinearInput input, double damping, const GroupRanges& ranges,
-                             const Grid& grid, json& entry) {
+                             const Grid& grid, LinearRecord& record) {
     const GptqFactor& f = factor(input, damping);
-    entry["damping"] = f.damping;
+    record.damping = f.damping;
     return quantize_gptq(weight, f, ranges, grid);
   }
 
@@ -385,32 +384,30 @@ class BlockQuantizer {
     for (const LinearSlot& slot : w.slots) {
       const double start = wall_seconds();
       const LinearInput input = input_of(slot.kind);
-      json entry;
-      entry["name"] = w.slots.size() == 1 ? w.name : fmt::format("{}[{}]", w.name, linear_kind_name(slot.kind));
-      entry["shape"] = {slot.rows, slot.columns};
-      entry["method"] = task_.recipe->method;
-      QuantizedTensor q = round_linear(slot, w.grid, entry);
-      entry["bits"] = q.bits;
-      entry["group_size"] = q.group_size;
+      LinearRecord record;
+      record.name = w.slots.size() == 1 ? w.name : fmt::format("{}[{}]", w.name, linear_kind_name(slot.kind));
+      record.shape = {slot.rows, slot.columns};
+      record.method = task_.recipe->method;
+      QuantizedTensor q = round_linear(slot, w.grid, record);
+      record.bits = q.bits;
+      record.group_size = q.group_size;
       Matrix& weight = block_.linear(slot.kind).weight;
       tracker_.enter("measure", task_.layer, config_.num_hidden_layers);
       const Matrix& gram = stats(input).gram;
       const LinearErrors errors = linear_errors(weight, q, gram.empty() ? nullptr : &gram);
-      entry["weight_error"] = errors.weight_error;  // of the scaled weights; measure_weights() replaces it
-      entry["output_error"] = gram.empty() ? json(nullptr) : json(errors.output_error);
-      entry["held_back_output_error"] = nullptr;
-      if (const ActivationStats* held = held_back(input)) {
-        entry["held_back_output_error"] = linear_errors(weight, q, &held->gram).output_error;
-      }
-      entry["scale_range"] = {errors.least_scale, errors.largest_scale};
-      entry["clipped_share"] = errors.clipped_share;
-      entry["saturated_share"] = errors.saturated_share;
+      record.weight_error = errors.weight_error;  // of the scaled weights; measure_weights() replaces it
+      if (!gram.empty()) record.output_error = errors.output_error;
+      if (const ActivationStats* held = held_back(input))
+        record.held_back_output_error = linear_errors(weight, q, &held->gram).output_error;
+      record.scale_range = {errors.least_scale, errors.largest_scale};
+      record.clipped_share = errors.clipped_share;
+      record.saturated_share = errors.saturated_share;
       tracker_.enter("round", task_.layer, config_.num_hidden_layers);
       weight = dequantize(q);
       append(joined, q);
-      entry["seconds"] = wall_seconds() - start;
-      entries_[slot.kind] = report_["linears"].size();
-      report_["linears"].push_back(std::move(entry));
+      record.seconds = wall_seconds() - start;
+      records_[slot.kind] = result_.record.linears.size();
+      result_.record.linears.push_back(std::move(record));
     }
     result_.finished.quantized.emplace(w.name, std::move(joined));
   }
@@ -431,9 +428,9 @@ class BlockQuantizer {
         norm_b = block_.norm(norm);
       }
       unfolding.undo(slot.kind, norm_a.values(), norm_b, source, result);
-      const auto entry = entries_.find(slot.kind);
-      if (entry == entries_.end()) continue;
-      report_["linears"][entry->second]["weight_error"] =
+      const auto record = records_.find(slot.kind);
+      if (record == records_.end()) continue;
+      result_.record.linears[record->second].weight_error =
           difference_of(slot.weight, source, result, task_.source->path(), "the result").relative();
     }
   }
@@ -464,7 +461,7 @@ class BlockQuantizer {
       values[i] = f16_to_f32(bits[i]);
     }
     count_lost(name, values);
-    report_["changed"].push_back(name);
+    result_.record.changed.push_back(name);
     result_.finished.changed.push_back(std::move(t));
   }
 
@@ -473,13 +470,12 @@ class BlockQuantizer {
     if (task_.source->family().offset_norm && name.find("norm") != std::string::npos) return;
     const Matrix before = task_.source->load(name);
     if (before.values().size() != written.size()) return;
-    uint64_t lost = 0;
+    int64_t lost = 0;
     for (size_t i = 0; i < written.size(); ++i) lost += written[i] == 0 && before.values()[i] != 0 ? 1 : 0;
-    if (lost > 0) report_["flushed"].push_back({{"name", name}, {"flushed", lost}, {"of", written.size()}});
+    if (lost > 0) result_.record.flushed.push_back({name, lost, std::ssize(written)});
   }
 
   void collect_changed() {
-    report_["changed"] = json::array();
     for (const Fold& fold : folded_) {
       if (fold.producer == FoldProducer::kInputNorm) {
         add_changed_norm(NormKind::kInput);
@@ -547,11 +543,10 @@ class BlockQuantizer {
   std::vector<Fold> folded_;
   ScalePlan plan_;
   std::map<LinearKind, RoundingChoice> choices_;
-  std::map<LinearKind, size_t> entries_;  // of each linear in the report's "linears"
+  std::map<LinearKind, size_t> records_;  // place of each linear in the record's linears
   std::set<LinearInput> tried_;
   std::optional<GptqFactor> factor_;
   LinearInput factor_input_ = LinearInput::kQkv;
-  json report_;
   BlockResult result_;
 };
 

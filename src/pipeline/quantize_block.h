@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "core/values.h"
@@ -10,6 +9,7 @@
 #include "pipeline/journal.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
+#include "report/block_record.h"
 
 namespace metal_marlin {
 
@@ -48,7 +48,7 @@ struct BlockTask {
 
 struct BlockResult {
   FinishedBlock finished;
-  nlohmann::json report;  // {linears: [...], scales: [...], invariance_error, counts}
+  BlockRecord record;
 };
 
 // "...v_proj.bias" of "...v_proj.weight".

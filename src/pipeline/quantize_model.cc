@@ -46,6 +46,7 @@
 #include "pipeline/sensitivity.h"
 #include "pipeline/state_store.h"
 #include "pipeline/texts.h"
+#include "report/json_records.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
@@ -79,7 +80,7 @@ class Run {
     return source;
   }
   QuantizeResult completed() const;
-  std::string write_report(const json& report, const std::string& folder) const;
+  void write_report(const Report& report, const std::string& folder) const;
   void check_before_work();
   void check_weights();
   void prepare(Start start);
@@ -96,11 +97,10 @@ class Run {
   void restore_states(int64_t layer);
   void snapshot(int64_t next_layer);
   Evaluation evaluate();
-  void warn_of_conversion(const std::string& format, const WriteReport& report, std::span<const json> blocks);
+  void warn_of_conversion(const std::string& format, const WriteReport& report, std::span<const BlockRecord> blocks);
   std::string evaluated_text() const;
-  // `blocks`: the report of each block.
-  std::vector<std::pair<std::string, WriteReport>> write(const json& figures, const std::string& place,
-                                                         std::span<const json> blocks);
+  std::vector<std::pair<std::string, WriteReport>> write(const std::string& figures_json, const std::string& place,
+                                                         std::span<const BlockRecord> blocks);
   bool evaluating() const { return !texts_.held_back.sequences.empty(); }
 
   const QuantizeOptions& options_;
@@ -117,8 +117,10 @@ class Run {
   std::unique_ptr<StateStore> reference_;
   std::unique_ptr<StateStore> quantized_;
   FewTokens few_tokens_;
-  json mixed_;     // the report's "mixed"
-  json identity_;  // run_identity.h
+  TextRecord statistics_text_;           // of statistics from a file
+  std::optional<TextRecord> made_from_;  // their text
+  std::optional<MixedRecord> mixed_;     // where bits are chosen
+  IdentityRecord identity_;
   std::unique_ptr<OutputFolder> folder_;
   std::set<std::string> told_of_float16_;  // several formats lose the same
   bool told_of_narrowing_ = false;         // that tensors of float32 are written in 16 bits
@@ -131,25 +133,23 @@ class Run {
 // The finished result in OUT. --max-kl is not part of the run's identity, so the report's gate is made anew for the
 // limit of this command.
 QuantizeResult Run::completed() const {
-  const json report = finished_report(folder_->folder());
   QuantizeResult result;
+  result.report = finished_report(folder_->folder());
   result.already_complete = true;
-  result.passed_gate = gate_verdict(report, options_.max_kl);
-  json judged = report;
-  judged["gate"] = gate_section(report, options_.max_kl);
-  if (judged.contains("options") && judged["options"].is_object())
-    judged["options"]["max_kl"] = judged["gate"]["max_kl"];
-  result.report_json =
-      judged == report ? read_text_file((fs::path(output_) / "report.json").string()) : write_report(judged, output_);
+  result.passed_gate = gate_verdict(result.report, options_.max_kl);
+  const GateRecord gate = gate_record(result.report, options_.max_kl);
+  GateRecord& old = result.report.gate;
+  const bool same = old.max_kl == gate.max_kl && old.passed == gate.passed;
+  old = gate;
+  result.report.options["max_kl"] = gate.max_kl ? OptionValue(*gate.max_kl) : OptionValue();
+  if (!same) write_report(result.report, output_);
   return result;
 }
 
-// Returns the text of report.json, which comes last: with it the result is whole.
-std::string Run::write_report(const json& report, const std::string& folder) const {
-  std::string text = report.dump(2, ' ', false, json::error_handler_t::replace);
-  write_text_file((fs::path(folder) / "report.html").string(), render_report_html(text));
-  write_text_file((fs::path(folder) / "report.json").string(), text);
-  return text;
+// report.json comes last: with it the result is whole.
+void Run::write_report(const Report& report, const std::string& folder) const {
+  write_text_file((fs::path(folder) / "report.html").string(), render_report_html(report));
+  write_text_file((fs::path(folder) / "report.json").string(), report.to_json());
 }
 
 // Runs every check that can fail before anything is written or sampled.
@@ -159,6 +159,7 @@ void Run::check_before_work() {
   if (statistics) {
     stats_file_ = std::make_unique<StatsFile>(options_.calibration.calibration.front(), *source_, needs_gram(recipe_),
                                               memory_budget(options_.machine) / 2);  // it is held twice for a moment
+    statistics_text_ = statistics_record(options_.calibration, *stats_file_, made_from_);
   }
   plan_tensors();
   if (chooses_bits(options_)) check_reachable(sensitive_items(layers_, recipe_, options_), options_);
@@ -208,7 +209,7 @@ void Run::prepare(Start start) {
                                             tracker_.warnings().end());
     // Before the tokens: a resumed run takes tokens only when this file is there.
     write_text_file(texts_path, json{{"held_back_source", texts_.held_back_source},
-                                     {"calibration", texts_.calibration_facts},
+                                     {"calibration", json_of(texts_.record)},
                                      {"warnings", warnings}}
                                     .dump(-1, ' ', false, json::error_handler_t::replace));
     journal_.write_tokens(texts_.calibration, texts_.held_back);
@@ -216,17 +217,18 @@ void Run::prepare(Start start) {
     const json j = parse_json_or_discard(read_text_file(texts_path));
     if (j.is_object()) {
       texts_.held_back_source = j.value("held_back_source", std::string());
-      texts_.calibration_facts = j.value("calibration", std::string("{}"));
-      if (!parse_json_or_discard(texts_.calibration_facts).is_object()) {
-        throw FormatError(
-            fmt::format("{}: calibration: expected a JSON object; run again with --no-resume", texts_path));
-      }
+      texts_.record = record_of<TextRecord>(
+          j.value("calibration", json()),
+          [&](const std::string& place, const std::string& expected, const std::string& found) {
+            throw FormatError(fmt::format("{}: calibration{}{}: expected {}, found {}; run again with --no-resume",
+                                          texts_path, place.empty() ? "" : "/", escaped(place), expected, found));
+          });
       for (const json& text : j.value("warnings", json::array())) tracker_.warn(text.get<std::string>());
     }
   }
   if (!ready) plan();
   if (stats_file_) {
-    texts_.calibration_facts = statistics_facts(options_.calibration, *stats_file_);
+    texts_.record = statistics_text_;
     if (const std::string text = first_rows_warning(recipe_, *stats_file_); !text.empty()) tracker_.warn(text);
   }
   const auto tokens_of = [&](int64_t layer, LinearInput input) {
@@ -272,10 +274,10 @@ void Run::choose_mixed_bits() {
   sensitivity.items = sensitive_items(layers_, recipe_, options_);
   if (const std::string text = sensitivity_warning(options_, std::ssize(texts_.calibration.sequences)); !text.empty())
     tracker_.warn(text);
-  if (!path_exists(path) || !take_measured(parse_json_or_discard(read_text_file(path)), sensitivity)) {
+  if (!path_exists(path) || !take_measured(read_text_file(path), sensitivity)) {
     const std::string scratch = (fs::path(journal_.folder()) / "scratch-sensitivity").string();
     sensitivity = measure_sensitivity(*source_, options_, recipe_, layers_, texts_.calibration, scratch, tracker_);
-    write_text_file(path, to_json(sensitivity).dump());
+    write_text_file(path, json_of(record_of(sensitivity)).dump(-1, ' ', false, json::error_handler_t::replace));
   }
   BitsChoice choice;
   try {
@@ -284,7 +286,7 @@ void Run::choose_mixed_bits() {
     journal_.remove();  // no command continues this run: one with other limits is another run
     throw;
   }
-  mixed_ = mixed_section(sensitivity, choice, options_);
+  mixed_ = mixed_record(sensitivity, choice, options_);
   recipe_.chosen_grids = grids_of(sensitivity, choice);
   plan_tensors();
 }
@@ -346,7 +348,7 @@ void Run::snapshot(int64_t next_layer) {
 
 FinishedBlock Run::finished_block(int64_t layer) const {
   FinishedBlock block = journal_.read_block(layer);
-  check_finished(*source_, layer, layers_[static_cast<size_t>(layer)], journal_.read_block_report(layer), block,
+  check_finished(*source_, layer, layers_[static_cast<size_t>(layer)], journal_.read_block_record(layer), block,
                  journal_.block_path(layer, "safetensors"));
   return block;
 }
@@ -442,7 +444,7 @@ void Run::quantize_layer(int64_t layer) {
   }
   tracker_.enter("journal", layer, layers);
   source_->check_unchanged();
-  journal_.write_block(layer, result.finished, result.report);
+  journal_.write_block(layer, result.finished, result.record);
   for (const LinearSlot& slot : source_->linears(layer)) source_->release(slot.weight);
 }
 
@@ -507,7 +509,8 @@ std::string Run::evaluated_text() const {
 }
 
 // Warns of values that the written file cannot hold. The figures were measured before it was written.
-void Run::warn_of_conversion(const std::string& format, const WriteReport& report, std::span<const json> blocks) {
+void Run::warn_of_conversion(const std::string& format, const WriteReport& report,
+                             std::span<const BlockRecord> blocks) {
   for (const std::string& text : float16_warnings(*source_, report, blocks)) {
     if (told_of_float16_.insert(text).second) tracker_.warn(text);
   }
@@ -520,31 +523,30 @@ void Run::warn_of_conversion(const std::string& format, const WriteReport& repor
       form_for(report.rounded.size(), "is", "are"), format, escaped(source_->stored_name(report.rounded.front()))));
 }
 
-std::vector<std::pair<std::string, WriteReport>> Run::write(const json& figures, const std::string& place,
-                                                            std::span<const json> blocks) {
+std::vector<std::pair<std::string, WriteReport>> Run::write(const std::string& figures_json, const std::string& place,
+                                                            std::span<const BlockRecord> blocks) {
   CheckpointPlan plan;
   plan.group_size = recipe_.grid.group_size;
   plan.symmetric = recipe_.grid.symmetric;
   plan.bits = recipe_.grid.bits;
   plan.method = recipe_.method;
-  plan.figures_json = figures.dump();
-  plan.calibration = calibration_text(json::parse(texts_.calibration_facts, nullptr, false));
+  plan.figures_json = figures_json;
+  plan.calibration = calibration_text(texts_.record, made_from_);
   plan.evaluation = evaluated_text();
   std::map<std::string, int64_t> layer_of;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    const json& report = blocks[layer];
+    const BlockRecord& record = blocks[layer];
     for (const QuantizedWeight& w : layers_[layer].quantized) {
       QuantizedLinear q{w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits};
-      for (const json& scale : report.at("scales")) {
-        if (scale.at("tap") == input_name(input_of(w.slots.front().kind)))
-          q.folded = scale.value("producer", std::string());
+      for (const ScaleRecord& scale : record.scales) {
+        if (scale.tap == input_name(input_of(w.slots.front().kind))) q.folded = scale.producer;
       }
       plan.quantized.push_back(std::move(q));
       layer_of[w.name] = static_cast<int64_t>(layer);
     }
-    for (const json& name : report.at("changed")) {
-      plan.changed.push_back({name.get<std::string>(), DType::kF16});
-      layer_of[name.get<std::string>()] = static_cast<int64_t>(layer);
+    for (const std::string& name : record.changed) {
+      plan.changed.push_back({name, DType::kF16});
+      layer_of[name] = static_cast<int64_t>(layer);
     }
     for (const Skipped& s : layers_[layer].skipped) plan.skipped.push_back({s.name, s.reason});
   }
@@ -598,10 +600,11 @@ void Run::work(Start start, QuantizeResult& result) {
     facts.evaluation = evaluate();
     facts.evaluation->has_reference = true;
   }
-  const json figures = facts.evaluation ? model_figures(*facts.evaluation) : json::object();
+  const std::string figures =
+      card_figures(facts.evaluation ? evaluation_record(*facts.evaluation) : EvaluationRecord());
   const std::string place = folder_->stage();
   for (size_t layer = 0; layer < layers_.size(); ++layer)
-    facts.blocks.push_back(journal_.read_block_report(static_cast<int64_t>(layer)));
+    facts.blocks.push_back(journal_.read_block_record(static_cast<int64_t>(layer)));
   facts.written = write(figures, place, facts.blocks);
   tracker_.enter("report", 0, 1);
   facts.model = source_->path();
@@ -613,15 +616,16 @@ void Run::work(Start start, QuantizeResult& result) {
   facts.texts = &texts_;
   facts.first_rows = !stats_file_ || stats_file_->first_rows();
   facts.calibration_tokens = stats_file_ ? static_cast<int64_t>(stats_file_->tokens()) : texts_.calibration.tokens();
-  facts.few_tokens_json = few_tokens_.list_json;
+  facts.made_from = made_from_;
+  facts.few_tokens = few_tokens_.list;
   facts.plan = plan_;
   facts.mixed = mixed_;
   for (const LayerTensors& l : layers_) facts.skipped.insert(facts.skipped.end(), l.skipped.begin(), l.skipped.end());
   for (Skipped& s : left_out_tensors(*source_)) facts.skipped.push_back(std::move(s));
   if (const std::string text = clamped_scales_warning(facts.blocks); !text.empty()) tracker_.warn(text);
-  const json report = build_report(*source_, recipe_, options_, facts, tracker_);
-  result.report_json = write_report(report, place);
-  result.passed_gate = gate_verdict(report, options_.max_kl);
+  result.report = build_report(*source_, recipe_, options_, facts, tracker_);
+  write_report(result.report, place);
+  result.passed_gate = gate_verdict(result.report, options_.max_kl);
   source_->check_unchanged();
   folder_->place([&](const std::string& text) { tracker_.warn(text); });
 }

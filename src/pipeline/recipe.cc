@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "kernels/gemm.h"
@@ -19,6 +18,7 @@
 #include "pipeline/mixed_bits.h"
 #include "pipeline/rounding_choice.h"
 #include "pipeline/texts.h"
+#include "report/options.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
@@ -308,51 +308,51 @@ LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const Qua
   return tensors;
 }
 
-nlohmann::json options_json(const QuantizeOptions& o, const Recipe& r) {
+OptionValues option_values(const QuantizeOptions& o, const Recipe& r) {
   constexpr const char* kBos[] = {"auto", "always", "never"};
   constexpr const char* kScaleLosses[] = {"linear", "feedback", "block"};
   constexpr const char* kStatistics[] = {"mean", "max", "rms"};
-  nlohmann::json j;
-  j["method"] = o.method;
-  j["effort"] = o.method == "awq" ? o.effort : "best";
-  j["scheme"] = o.scheme;
-  j["bits"] = o.bits;
-  j["group_size"] = r.grid.group_size;
-  j["group_size_option"] = o.group_size;
-  j["range"] = kRanges[static_cast<int>(r.ranges)];
-  j["clip"] = r.clip;
-  j["signed_scales"] = r.signed_scales;
-  j["scale_search"] = r.scales != ScaleMethod::kNone;
-  j["error_feedback"] = r.rounding == Rounding::kGptq;
-  j["refine"] = r.refine;
-  j["guard"] = r.guard;
-  j["awq_loss"] = kScaleLosses[static_cast<int>(r.scale_loss)];
-  j["activation_method"] = kStatistics[static_cast<int>(r.statistic)];
-  j["salient_ratio"] = o.salient_ratio;
-  j["first_token_weight"] = r.first_token_weight;
-  j["damping"] = r.guard ? r.least_damping : r.damping;
-  j["act_order"] = o.act_order;
-  j["formats"] = o.formats;
-  j["skip"] = o.skip;
-  j["calibration"] = o.calibration.calibration;
-  j["calibration_weights"] = o.calibration.calibration_weights;
-  j["builtin_share"] = o.builtin_share;
-  j["select"] = o.calibration.select;
-  j["samples"] = o.calibration.samples;
-  j["sequence_length"] = o.calibration.sequence_length;
-  j["bos"] = kBos[static_cast<int>(o.calibration.bos)];
-  j["seed"] = o.calibration.seed;
-  j["temperature"] = o.calibration.temperature;
-  j["evaluate"] = o.evaluation.text;
-  j["chunks"] = o.evaluation.chunks;
-  j["context"] = o.evaluation.context;
-  j["precision"] = r.precision == ComputeType::kBF16 ? "bf16" : "f32";
-  j["target_bits"] = o.target_bits > 0 ? nlohmann::json(o.target_bits) : nlohmann::json(nullptr);
-  j["mixed_bits"] = chooses_bits(o);
-  j["linear_bits"] = o.linear_bits;
-  j["sensitivity_tokens"] = o.sensitivity_tokens;
-  j["max_kl"] = o.max_kl < 0 ? nlohmann::json(nullptr) : nlohmann::json(o.max_kl);
-  return j;
+  OptionValues values;
+  values["method"] = o.method;
+  values["effort"] = o.method == "awq" ? o.effort : std::string("best");
+  values["scheme"] = o.scheme;
+  values["bits"] = int64_t{o.bits};
+  values["group_size"] = r.grid.group_size;
+  values["group_size_option"] = o.group_size;
+  values["range"] = std::string(kRanges[static_cast<int>(r.ranges)]);
+  values["clip"] = r.clip;
+  values["signed_scales"] = r.signed_scales;
+  values["scale_search"] = r.scales != ScaleMethod::kNone;
+  values["error_feedback"] = r.rounding == Rounding::kGptq;
+  values["refine"] = r.refine;
+  values["guard"] = r.guard;
+  values["awq_loss"] = std::string(kScaleLosses[static_cast<int>(r.scale_loss)]);
+  values["activation_method"] = std::string(kStatistics[static_cast<int>(r.statistic)]);
+  values["salient_ratio"] = o.salient_ratio;
+  values["first_token_weight"] = r.first_token_weight;
+  values["damping"] = r.guard ? r.least_damping : r.damping;
+  values["act_order"] = o.act_order;
+  values["formats"] = o.formats;
+  values["skip"] = o.skip;
+  values["calibration"] = o.calibration.calibration;
+  values["calibration_weights"] = list_option(o.calibration.calibration_weights);
+  values["builtin_share"] = o.builtin_share;
+  values["select"] = o.calibration.select;
+  values["samples"] = o.calibration.samples;
+  values["sequence_length"] = o.calibration.sequence_length;
+  values["bos"] = std::string(kBos[static_cast<int>(o.calibration.bos)]);
+  values["seed"] = number_option(o.calibration.seed);
+  values["temperature"] = o.calibration.temperature;
+  values["evaluate"] = o.evaluation.text;
+  values["chunks"] = o.evaluation.chunks;
+  values["context"] = o.evaluation.context;
+  values["precision"] = r.precision == ComputeType::kBF16 ? std::string("bf16") : std::string("f32");
+  values["target_bits"] = o.target_bits > 0 ? OptionValue(o.target_bits) : OptionValue();
+  values["mixed_bits"] = chooses_bits(o);
+  values["linear_bits"] = o.linear_bits;
+  values["sensitivity_tokens"] = o.sensitivity_tokens;
+  values["max_kl"] = o.max_kl < 0 ? OptionValue() : OptionValue(o.max_kl);
+  return values;
 }
 
 }  // namespace metal_marlin

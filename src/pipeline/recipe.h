@@ -2,8 +2,7 @@
 #pragma once
 
 #include <metal_marlin/quantize.h>
-
-#include <nlohmann/json_fwd.hpp>
+#include <metal_marlin/report_records.h>
 
 #include <map>
 #include <string>
@@ -115,7 +114,7 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
 LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options,
                              const Recipe& recipe);
 
-// The options as the report lists them (JSON object).
-nlohmann::json options_json(const QuantizeOptions& options, const Recipe& recipe);
+// The options as the report lists them.
+OptionValues option_values(const QuantizeOptions& options, const Recipe& recipe);
 
 }  // namespace metal_marlin

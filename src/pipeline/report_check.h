@@ -1,14 +1,17 @@
-// report.json as what it is: text from a file, perhaps damaged, of another version or of another program.
+// Reads report.json, of this version or of an earlier one.
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
+#include <metal_marlin/report_records.h>
+
+#include <cstdint>
 #include <string>
 
 namespace metal_marlin {
 
-// Parses a report and checks that every key which the renderers read is there with its type. `name` opens the messages.
-// FormatError: no JSON (with the place), no report, or a key that is missing or of another type; UnsupportedError:
-// another schema. Its strings are printable (printable.h).
-nlohmann::json parse_report(const std::string& text, const std::string& name);
+inline constexpr int64_t kReportSchema = 1;
+
+// FormatError naming `name`, the key, what was expected and what was found, unless the text is a whole report;
+// UnsupportedError for another schema.
+Report parse_report(const std::string& text, const std::string& name);
 
 }  // namespace metal_marlin

@@ -1,97 +1,63 @@
-// QuantizationReport from report.json.
+// QuantizationReport from a report.
 #include <metal_marlin/report.h>
 
-#include <nlohmann/json.hpp>
-
 #include "core/border.h"
-#include "pipeline/report_check.h"
+#include "report/options.h"
 
 namespace metal_marlin {
 namespace {
 
-using nlohmann::json;
-
-double number_or(const json& object, const char* key, double otherwise) {
-  const auto it = object.find(key);
-  return it != object.end() && it->is_number() ? it->get<double>() : otherwise;
-}
-
-int64_t integer_or(const json& object, const char* key, int64_t otherwise) {
-  const auto it = object.find(key);
-  return it != object.end() && it->is_number_integer() ? it->get<int64_t>() : otherwise;
-}
-
-std::string text_or(const json& object, const char* key) {
-  const auto it = object.find(key);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : std::string();
-}
-
-const json& member(const json& object, const char* key) {
-  static const json nothing = json::object();
-  const auto it = object.find(key);
-  return it != object.end() && it->is_object() ? *it : nothing;
+// Product of a shape, of a file that anybody may have written: what overflows counts as nothing.
+int64_t elements(const std::vector<int64_t>& shape) {
+  int64_t count = shape.empty() ? 0 : 1;
+  for (const int64_t d : shape) {
+    if (d < 0 || __builtin_mul_overflow(count, d, &count)) count = 0;
+  }
+  return count;
 }
 
 }  // namespace
 
-QuantizationReport quantization_report(const std::string& report_json) try {
-  const json report = parse_report(report_json, "report");
-  const json& options = member(report, "options");
-  const json& model = member(report, "model");
+QuantizationReport quantization_report(const Report& report) try {
   QuantizationReport out;
-  out.model_path = text_or(member(report, "input"), "path");
-  out.bits = static_cast<int>(integer_or(options, "bits", 4));
-  if (options.contains("formats") && options["formats"].is_array()) {
-    for (const json& f : options["formats"]) {
-      if (f.is_string()) out.formats.push_back(f.get<std::string>());
-    }
-  }
-  const std::string method = text_or(options, "method");
-  bool feedback = method == "gptq" ||
-                  (method == "awq" && text_or(options, "effort") != "fast");  // others round each weight by itself
-  if (options.contains("error_feedback") && options["error_feedback"].is_boolean())
-    feedback = options["error_feedback"].get<bool>();
-  if (options.contains("act_order") && options["act_order"].is_boolean())
-    out.actorder = feedback && options["act_order"].get<bool>();
+  const OptionValues& options = report.options;
+  out.model_path = report.input.path;
+  out.bits = static_cast<int>(option<int64_t>(options, "bits").value_or(4));
+  out.formats = option<std::vector<std::string>>(options, "formats").value_or(std::vector<std::string>());
+  const std::string method = option<std::string>(options, "method").value_or("");
+  const bool fast = option<std::string>(options, "effort") == "fast";
+  // Without error feedback each weight is rounded by itself.
+  const bool feedback =
+      option<bool>(options, "error_feedback").value_or(method == "gptq" || (method == "awq" && !fast));
+  out.actorder = feedback && option<bool>(options, "act_order").value_or(false);
   double output = 0;
   int64_t measured = 0;
-  for (const json& l : report["linears"]) {
-    QuantizationLayerReport layer;
-    layer.name = text_or(l, "name");
-    int64_t count = 1;
-    if (l.contains("shape") && l["shape"].is_array()) {
-      for (const json& d : l["shape"]) {
-        if (d.is_number_integer()) layer.shape.push_back(d.get<int64_t>());
-      }
-    }
-    // Shapes of a file that anybody may have written: a product that overflows counts as nothing.
-    for (const int64_t d : layer.shape) {
-      if (d < 0 || __builtin_mul_overflow(count, d, &count)) count = 0;
-    }
-    layer.group_size = integer_or(l, "group_size", 0);
-    layer.bits = static_cast<int>(integer_or(l, "bits", out.bits));
-    layer.method = text_or(l, "method");
-    layer.weight_error = number_or(l, "weight_error", 0);
-    layer.output_error = number_or(l, "output_error", -1);
+  for (const LinearRecord& l : report.linears) {
+    QuantizationLayerReport& layer = out.layers.emplace_back();
+    layer.name = l.name;
+    layer.shape = l.shape;
+    layer.group_size = l.group_size.value_or(0);
+    layer.bits = static_cast<int>(l.bits.value_or(out.bits));
+    layer.method = l.method;
+    layer.weight_error = l.weight_error;
+    layer.output_error = l.output_error.value_or(-1);
     if (layer.output_error >= 0) {
       output += layer.output_error;
       ++measured;
     }
-    if (__builtin_add_overflow(out.quantized_params, layer.shape.empty() ? 0 : count, &out.quantized_params))
+    if (__builtin_add_overflow(out.quantized_params, elements(l.shape), &out.quantized_params))
       out.quantized_params = 0;
-    out.layers.push_back(std::move(layer));
   }
-  out.quantized_layers = static_cast<int64_t>(out.layers.size());
-  if (report.contains("skipped") && report["skipped"].is_array())
-    out.skipped_layers = static_cast<int64_t>(report["skipped"].size());
+  out.quantized_layers = std::ssize(out.layers);
+  out.skipped_layers = std::ssize(report.skipped);
   if (!out.layers.empty()) out.group_size = out.layers.front().group_size;
   if (measured > 0) out.mean_output_error = output / static_cast<double>(measured);
-  out.total_params = integer_or(model, "parameters", 0);
-  out.bits_per_weight = number_or(model, "bits_per_weight", 0);
-  const double bytes = number_or(model, "bytes", 0);
-  const double source = number_or(model, "source_bytes", 0);
-  if (bytes > 0 && source > 0) out.compression_ratio = source / bytes;
-  out.kl_divergence = number_or(member(model, "kl_divergence"), "mean", -1);
+  const ModelRecord& model = report.model;
+  out.total_params = model.parameters;
+  out.bits_per_weight = model.bits_per_weight;
+  if (model.bytes > 0 && model.source_bytes > 0)
+    out.compression_ratio = static_cast<double>(model.source_bytes) / static_cast<double>(model.bytes);
+  out.kl_divergence = model.kl_divergence.mean.value_or(-1);
   return out;
 } catch (...) {
   rethrow_as_error("quantization_report");

@@ -3,14 +3,14 @@
 #include <metal_marlin/report.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "core/border.h"
 #include "core/counted.h"
 #include "pipeline/mixed_report.h"
-#include "pipeline/report_check.h"
+#include "pipeline/printable.h"
 #include "pipeline/report_lists.h"
 #include "pipeline/report_plot.h"
 #include "pipeline/report_words.h"
@@ -22,33 +22,38 @@
 namespace metal_marlin {
 namespace {
 
-using nlohmann::json;
-
 std::string text_cell(const std::string& text) {
   return escape_html(without_folders(text));
 }
 
-std::string cell(const json& value, const char* format = "{:.4f}") {
-  if (value.is_null()) return "&ndash;";
-  if (value.is_number_integer()) return fmt::format("{}", value.get<int64_t>());
-  if (value.is_number()) return fmt::format(fmt::runtime(format), value.get<double>());
-  return text_cell(value.is_string() ? value.get<std::string>() : value.dump());
+std::string cell(const std::string& text) {
+  return text_cell(text);
+}
+std::string cell(int64_t number) {
+  return fmt::format("{}", number);
+}
+std::string cell(const std::optional<double>& number, const char* format = "{:.4f}") {
+  return number ? fmt::format(fmt::runtime(format), *number) : "&ndash;";
 }
 
-std::string percent(const json& share) {
-  return share.is_number() ? fmt::format("{:.2f} %", 100 * share.get<double>()) : "&ndash;";
+std::string percent(const std::optional<double>& share) {
+  return share ? fmt::format("{:.2f} %", 100 * *share) : "&ndash;";
 }
 
 // [576, 1536] -> 576 x 1536.
-std::string shape_text(const json& shape) {
+std::string shape_text(const std::vector<int64_t>& shape) {
   std::string out;
-  for (const json& size : shape) out += (out.empty() ? "" : " &times; ") + cell(size);
+  for (const int64_t size : shape) out += (out.empty() ? "" : " &times; ") + cell(size);
   return out;
 }
 
+std::string bits_cell(const std::optional<int64_t>& bits) {
+  return bits ? cell(*bits) : "&ndash;";
+}
+
 // -1 is a whole row.
-std::string group_cell(const json& size) {
-  return size.is_number() && size.get<double>() < 0 ? "a row" : cell(size);
+std::string group_cell(const std::optional<int64_t>& size) {
+  return size && *size < 0 ? "a row" : bits_cell(size);
 }
 
 // Cells are HTML already. No rows: nothing. Wide tables scroll on their own.
@@ -107,11 +112,11 @@ td,th{padding:.25rem .9rem .25rem 0;text-align:left;vertical-align:top;border-bo
 .c4{stroke:var(--c4)}.c5{stroke:var(--c5)}.c6{stroke:var(--c6)}
 )";
 
-std::string verdict_html(const json& r) {
-  const json& kl = r.at("model").at("kl_divergence");
+std::string verdict_html(const Report& r) {
+  const DivergenceRecord& kl = r.model.kl_divergence;
   std::string h;
-  if (kl.at("mean").is_number()) {
-    const double mean = kl.at("mean").get<double>();
+  if (kl.mean) {
+    const double mean = *kl.mean;
     const Verdict verdict = kl_verdict(mean);
     h += fmt::format(
         "<div class=\"verdict {}\"><b>{}</b>: KL divergence {} &plusmn; {}<br><span class=\"small\">"
@@ -119,17 +124,17 @@ std::string verdict_html(const json& r) {
         mean < 0.05   ? "good"
         : mean < 0.15 ? "fair"
                       : "bad",
-        verdict.word, cell(kl.at("mean")), cell(kl.at("standard_error")), escape_html(verdict.reason));
+        verdict.word, cell(kl.mean), cell(kl.standard_error), escape_html(verdict.reason));
     if (const std::string note = evaluation_note(r); !note.empty()) h += " Measured on " + escape_html(note) + ".";
     h += "</span></div>";
   } else {
     h += "<div class=\"verdict fair\"><b>not evaluated</b>: " + not_evaluated_reason(r) + "</div>";
   }
-  if (r.at("gate").at("max_kl").is_number()) {
+  if (r.gate.max_kl) {
     const bool estimated = only_estimated(r);
-    const bool passed = estimated || r.at("gate").at("passed").get<bool>();
+    const bool passed = estimated || r.gate.passed.value_or(false);
     h += fmt::format("<p class=\"{}\">Quality gate: KL divergence at most {}: {}</p>", passed ? "" : "miss",
-                     cell(r.at("gate").at("max_kl")),
+                     cell(r.gate.max_kl),
                      estimated ? "met by the estimate, not measured"
                      : passed  ? "passed"
                                : "missed");
@@ -137,83 +142,75 @@ std::string verdict_html(const json& r) {
   return h;
 }
 
-std::string facts_html(const json& r) {
-  const json& m = r.at("model");
+std::string facts_html(const Report& r) {
+  const ModelRecord& m = r.model;
   std::string h = "<div class=\"wide\"><table class=\"facts\">";
   const auto row = [&](const std::string& name, const std::string& value) {
     h += "<tr><th>" + name + "</th><td>" + value + "</td></tr>\n";
   };
-  if (m.at("kl_divergence").at("mean").is_number()) {
-    row("perplexity", cell(m.at("perplexity").at("reference"), "{:.3f}") + " &rarr; " +
-                          cell(m.at("perplexity").at("quantized"), "{:.3f}"));
-    row("same top token", percent(m.at("top1_agreement")));
-    row("KL divergence, p99", cell(m.at("kl_divergence").at("p99"), "{:.3f}") + " (99 % of positions are below)");
-    row("evaluated on", fmt::format("{}: {}", cell(r.at("held_back").at("source")),
-                                    counted(m.at("positions").get<int64_t>(), "position")));
+  if (m.kl_divergence.mean) {
+    row("perplexity", cell(m.perplexity.reference, "{:.3f}") + " &rarr; " + cell(m.perplexity.quantized, "{:.3f}"));
+    row("same top token", percent(m.top1_agreement));
+    row("KL divergence, p99", cell(m.kl_divergence.p99, "{:.3f}") + " (99 % of positions are below)");
+    row("evaluated on", fmt::format("{}: {}", cell(r.held_back.source), counted(m.positions, "position")));
   }
-  const std::string details = calibration_details(r.at("calibration"));
-  row("calibration", details.empty() ? fmt::format("{}: {}", cell(r.at("calibration").at("source")),
-                                                   counted(r.at("calibration").at("tokens").get<int64_t>(), "token"))
-                                     : text_cell(details));
-  row("cost",
-      fmt::format("{}, {} of processors, peak memory {}", duration_text(r.at("run").at("seconds").get<double>()),
-                  duration_text(r.at("run").at("cpu_seconds").get<double>()),
-                  memory_text(r.at("run").at("peak_memory_bytes").get<uint64_t>())));
+  const std::string details = calibration_details(r.calibration);
+  row("calibration", details.empty()
+                         ? fmt::format("{}: {}", cell(r.calibration.source), counted(r.calibration.tokens, "token"))
+                         : text_cell(details));
+  row("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(r.run.seconds),
+                          duration_text(r.run.cpu_seconds), memory_text(bytes_of(r.run.peak_memory_bytes))));
   return h + "</table></div>";
 }
 
-std::string size_html(const json& r) {
-  const json& m = r.at("model");
+std::string size_html(const Report& r) {
+  const ModelRecord& m = r.model;
   std::string h = fmt::format("<h2>Size</h2><p>{}: {} bits per weight, {} in the quantized linears{}.</p>",
-                              escape_html(total_size_text(r)), cell(m.at("bits_per_weight"), "{:.3f}"),
-                              cell(m.at("linears_bits_per_weight"), "{:.3f}"), escape_html(sized_format(r)));
+                              escape_html(total_size_text(r)), cell(m.bits_per_weight, "{:.3f}"),
+                              cell(m.linears_bits_per_weight, "{:.3f}"), escape_html(sized_format(r)));
   Table table({"part", "weights", "before", "now", "bits per weight"}, 1);
-  for (const json& part : m.at("parts")) {
-    const auto weights = part.at("weights").get<double>();
-    const auto bytes = part.at("bytes").get<uint64_t>();
-    table.row({cell(part.at("name")), weights < 1e6 ? cell(part.at("weights")) : fmt::format("{:.1f} M", weights / 1e6),
-               size_text(part.at("source_bytes").get<uint64_t>()), size_text(bytes),
+  for (const PartRecord& part : m.parts) {
+    const auto weights = static_cast<double>(part.weights);
+    const uint64_t bytes = bytes_of(part.bytes);
+    table.row({cell(part.name), weights < 1e6 ? cell(part.weights) : fmt::format("{:.1f} M", weights / 1e6),
+               size_text(bytes_of(part.source_bytes)), size_text(bytes),
                weights > 0 ? fmt::format("{:.2f}", 8 * static_cast<double>(bytes) / weights) : "&ndash;"});
   }
   h += table.html();
-  if (std::string reason = size_reason(m.at("parts")); !reason.empty()) {
+  if (std::string reason = size_reason(m.parts); !reason.empty()) {
     reason.front() = static_cast<char>(std::toupper(static_cast<unsigned char>(reason.front())));
     h += "<p>" + escape_html(reason) + ".</p>";
   }
   return h;
 }
 
-std::string use_html(const json& r) {
+std::string use_html(const Report& r) {
   const std::string use = use_command(r);
-  const json command = r.at("run").value("command", json());
   std::string h;
   if (!use.empty()) {
     h += "<h2>Use it</h2><pre>" + escape_html(use) +
          "</pre><p class=\"small\">README.md beside the weights shows how other programs load it.</p>";
   }
-  if (command.is_string() && !command.get<std::string>().empty())
-    h += "<h2>Make it again</h2><pre>" + text_cell(command.get<std::string>()) + "</pre>";
+  if (!r.run.command.empty()) h += "<h2>Make it again</h2><pre>" + text_cell(r.run.command) + "</pre>";
   return h;
 }
 
-std::string warnings_html(const json& warnings) {
+std::string warnings_html(const std::vector<std::string>& warnings) {
   std::string h = "<ul class=\"small\">";
-  for (const json& warning : warnings) h += "<li>" + cell(warning) + "</li>\n";
+  for (const std::string& warning : warnings) h += "<li>" + cell(warning) + "</li>\n";
   return section("Warnings", warnings.size(), h + "</ul>");
 }
 
 // The linears, those with the largest errors marked: a twentieth of them, five at least.
-std::string linears_html(const json& r) {
-  const json& linears = r.at("linears");
+std::string linears_html(const Report& r) {
+  const std::vector<LinearRecord>& linears = r.linears;
   if (linears.empty()) return "";
-  const bool held = linears[0].at("held_back_output_error").is_number();
-  const char* key = held ? "held_back_output_error" : "output_error";
-  const auto error = [&](const json& l) {
-    const json& value = l.at(key).is_number() ? l.at(key) : l.at("weight_error");
-    return value.get<double>();
+  const bool held = linears.front().held_back_output_error.has_value();
+  const auto error = [&](const LinearRecord& l) {
+    return (held ? l.held_back_output_error : l.output_error).value_or(l.weight_error);
   };
   std::vector<double> errors;
-  for (const json& l : linears) errors.push_back(error(l));
+  for (const LinearRecord& l : linears) errors.push_back(error(l));
   const size_t marked = std::min(errors.size() / 2, std::max<size_t>(5, errors.size() / 20));
   std::sort(errors.begin(), errors.end(), std::greater<>());
   const double least = marked > 0 ? errors[marked - 1] : errors.front() + 1;
@@ -221,13 +218,13 @@ std::string linears_html(const json& r) {
       {"name", "shape", "bits", "group", "weight error", "output error", evaluated_heading(r), "clipped", "saturated"},
       1);
   size_t count = 0;
-  for (const json& l : linears) {
+  for (const LinearRecord& l : linears) {
     const bool worst = count < marked && error(l) >= least;
     count += worst ? 1 : 0;
-    table.row({cell(l.at("name")), shape_text(l.at("shape")), cell(l.value("bits", json())),
-               group_cell(l.value("group_size", json())), cell(l.at("weight_error")), cell(l.at("output_error")),
-               cell(l.at("held_back_output_error")), percent(l.at("clipped_share")), percent(l.at("saturated_share"))},
-              worst ? "worst" : "");
+    table.row(
+        {cell(l.name), shape_text(l.shape), bits_cell(l.bits), group_cell(l.group_size), cell(l.weight_error),
+         cell(l.output_error), cell(l.held_back_output_error), percent(l.clipped_share), percent(l.saturated_share)},
+        worst ? "worst" : "");
   }
   const std::string note =
       fmt::format("<p class=\"small\">Errors are relative. The {} with the largest {} are marked.</p>", marked,
@@ -235,63 +232,54 @@ std::string linears_html(const json& r) {
   return section("Linears", linears.size(), (marked > 0 ? note : "") + table.html());
 }
 
-std::string stages_html(const json& run) {
-  std::vector<std::pair<std::string, json>> stages;
-  for (const auto& [name, time] : run.at("stages").items()) stages.emplace_back(name, time);
-  std::sort(stages.begin(), stages.end(), [](const auto& a, const auto& b) {
-    return a.second.at("seconds").template get<double>() > b.second.at("seconds").template get<double>();
-  });
-  const double all = std::max(run.at("seconds").get<double>(), 1e-9);
+std::string stages_html(const RunRecord& run) {
+  const double all = std::max(run.seconds, 1e-9);
   Table table({"stage", "seconds", "CPU seconds", "share"}, 1);
-  for (const auto& [name, time] : stages) {
-    const auto seconds = time.at("seconds").get<double>();
-    if (seconds < 0.005) continue;
-    table.row({escape_html(name), fmt::format("{:.2f}", seconds),
-               fmt::format("{:.2f}", time.at("cpu_seconds").get<double>()),
-               fmt::format("{:.1f} %", 100 * seconds / all)});
+  for (const auto& [name, time] : stages_by_time(run)) {
+    table.row({escape_html(name), fmt::format("{:.2f}", time.seconds), fmt::format("{:.2f}", time.cpu_seconds),
+               fmt::format("{:.1f} %", 100 * time.seconds / all)});
   }
   return table.empty() ? "" : "<h2>Where the time went</h2>" + table.html();
 }
 
-std::string lists_html(const json& r) {
+std::string lists_html(const Report& r) {
   std::string h;
   Table skipped({"tensor", "reason"}, 2);
-  for (const json& s : r.at("skipped")) skipped.row({cell(s.at("name")), cell(s.at("reason"))});
-  h += section("Skipped: not quantized, and why", r.at("skipped").size(), skipped.html());
-  const json few_tokens = r.at("calibration").value("few_tokens", json::array());
+  for (const SkippedRecord& s : r.skipped) skipped.row({cell(s.name), cell(s.reason)});
+  h += section("Skipped: not quantized, and why", r.skipped.size(), skipped.html());
   Table few({"tensor", "tokens", "channels"}, 1);
-  for (const json& f : few_tokens) few.row({cell(f.at("name")), cell(f.at("tokens")), cell(f.at("in_features"))});
-  h += section("Fewer than 4 calibration tokens for each input channel", few_tokens.size(), few.html());
+  for (const FewTokensRecord& f : r.calibration.few_tokens)
+    few.row({cell(f.name), cell(f.tokens), cell(f.in_features)});
+  h += section("Fewer than 4 calibration tokens for each input channel", r.calibration.few_tokens.size(), few.html());
   Table clamped({"tensor", "format", "what happened"}, 3);
-  for (const json& c : r.at("clamped"))
-    clamped.row({cell(c.at("name")), c.contains("format") ? cell(c.at("format")) : "all", text_cell(clamped_text(c))});
-  h += section("Clamped or flushed: beyond the range of float16", r.at("clamped").size(), clamped.html());
+  for (const ClampedRecord& c : r.clamped)
+    clamped.row({cell(c.name), c.format ? cell(*c.format) : "all", text_cell(clamped_text(c))});
+  h += section("Clamped or flushed: beyond the range of float16", r.clamped.size(), clamped.html());
   Table kept({"tensor", "how many"}, 1);
-  for (const auto& [name, count] : names_by_kind(r.at("kept_in_16_bits")))
+  for (const auto& [name, count] : names_by_kind(r.kept_in_16_bits))
     kept.row({escape_html(name), fmt::format("{}", count)});
-  return h + section("Left in 16 bits or more", r.at("kept_in_16_bits").size(), kept.html());
+  return h + section("Left in 16 bits or more", r.kept_in_16_bits.size(), kept.html());
 }
 
 }  // namespace
 
-std::string render_report_html(const std::string& report_json) try {
-  const json r = parse_report(report_json, "report.json");
+std::string render_report_html(const Report& report) try {
+  Report r = report;
+  make_printable(r);
   const std::string name = escape_html(model_name(r));
-  const json finished = r.at("run").value("finished", json());
   std::string h = fmt::format(
-      "{}<title>{}: quantization report</title><style>{}</style></head><body><h1>{}</h1><p "
-      "class=\"small\">Quantization "
-      "report: {}{}.</p>",
+      "{}<title>{}: quantization report</title><style>{}</style></head><body><h1>{}</h1><p class=\"small\">"
+      "Quantization report: {}{}.</p>",
       kPageStart, name, kStyle, name, text_cell(method_text(r)),
-      finished.is_string() ? "; " + cell(finished.get<std::string>().substr(0, 10)) : "");
-  h += verdict_html(r) + facts_html(r) + size_html(r) + warnings_html(r.at("warnings")) + use_html(r);
-  h += error_plot(r.at("linears"), evaluated_text(r)) + mixed_html(r.at("mixed")) + linears_html(r) + lists_html(r);
-  h += stages_html(r.at("run"));
-  if (const json choice = r.value("rounding_choice", json()); choice.is_object())
-    h += "<h2>Rounding</h2><p class=\"small\">" + text_cell(rounding_choice_text(choice)) + ".</p>";
+      r.run.finished.empty() ? "" : "; " + cell(r.run.finished.substr(0, 10)));
+  h += verdict_html(r) + facts_html(r) + size_html(r) + warnings_html(r.warnings) + use_html(r);
+  h += error_plot(r.linears, evaluated_text(r)) + (r.mixed ? mixed_html(*r.mixed) : "") + linears_html(r) +
+       lists_html(r);
+  h += stages_html(r.run);
+  if (r.rounding_choice)
+    h += "<h2>Rounding</h2><p class=\"small\">" + text_cell(rounding_choice_text(*r.rounding_choice)) + ".</p>";
   h += fmt::format("<p class=\"small\">metal-marlin {} on {}, {}; report schema {}</p></body></html>\n",
-                   cell(r.at("run").at("version")), cell(r.at("run").at("machine").at("cpu")),
-                   counted(r.at("run").at("machine").at("threads").get<int64_t>(), "thread"), cell(r.at("schema")));
+                   cell(r.run.version), cell(r.run.machine.cpu), counted(r.run.machine.threads, "thread"), r.schema);
   return h;
 } catch (...) {
   rethrow_as_error("render_report_html");

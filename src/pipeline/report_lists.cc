@@ -5,62 +5,57 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <nlohmann/json.hpp>
 
 #include "core/counted.h"
 
 namespace metal_marlin {
 
-using nlohmann::json;
-
-std::string few_tokens_text(const json& entry) {
-  return fmt::format("{}: {} for {}", entry.value("name", std::string()),
-                     counted(entry.value("tokens", int64_t{0}), "token"),
-                     counted(entry.value("in_features", int64_t{0}), "channel"));
+std::string few_tokens_text(const FewTokensRecord& entry) {
+  return fmt::format("{}: {} for {}", entry.name, counted(entry.tokens, "token"),
+                     counted(entry.in_features, "channel"));
 }
 
-std::string clamped_text(const json& entry) {
+std::vector<std::pair<std::string, StageRecord>> stages_by_time(const RunRecord& run) {
+  std::vector<std::pair<std::string, StageRecord>> stages;
+  for (const auto& [name, time] : run.stages) {
+    if (time.seconds >= 0.005) stages.emplace_back(name, time);
+  }
+  std::stable_sort(stages.begin(), stages.end(),
+                   [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+  return stages;
+}
+
+std::string clamped_text(const ClampedRecord& entry) {
   std::vector<std::string> parts;
-  const auto number = [&](const char* key) {
-    const auto it = entry.find(key);
-    return it != entry.end() && it->is_number() ? it->get<double>() : 0.0;
+  const auto count = [&](const std::optional<int64_t>& number, const char* what) {
+    if (number.value_or(0) > 0) parts.push_back(fmt::format("{}: {}", what, *number));
   };
-  const auto count = [&](const char* key, const char* what) {
-    if (number(key) > 0) parts.push_back(fmt::format("{}: {:.0f}", what, number(key)));
-  };
-  count("clamped", "values beyond the largest float16, clamped");
-  if (number("clamped") > 0 && number("largest") > 0)
-    parts.back() += fmt::format(" (largest {:.4g})", number("largest"));
-  count("flushed", "values too small for a float16, now 0");
-  count("clamped_scales", "scales beyond the largest float16, clamped");
-  count("raised_scales", "scales below the least normal float16, raised to it");
+  count(entry.clamped, "values beyond the largest float16, clamped");
+  if (entry.clamped.value_or(0) > 0 && entry.largest.value_or(0) > 0)
+    parts.back() += fmt::format(" (largest {:.4g})", *entry.largest);
+  count(entry.flushed, "values too small for a float16, now 0");
+  count(entry.clamped_scales, "scales beyond the largest float16, clamped");
+  count(entry.raised_scales, "scales below the least normal float16, raised to it");
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
-std::string rounding_choice_text(const json& choice) {
-  const auto n = [&](const char* key) { return choice.value(key, int64_t{0}); };
+std::string rounding_choice_text(const RoundingRecord& choice) {
   std::vector<std::pair<double, std::string>> dampings;
-  const json counts = choice.value("damping", json::object());
-  for (const auto& [damping, count] : counts.items()) {
-    if (count.is_number())
-      dampings.emplace_back(std::strtod(damping.c_str(), nullptr),
-                            fmt::format("{} for {}", damping, count.get<int64_t>()));
-  }
+  for (const auto& [damping, count] : choice.damping)
+    dampings.emplace_back(std::strtod(damping.c_str(), nullptr), fmt::format("{} for {}", damping, count));
   std::sort(dampings.begin(), dampings.end());
   std::vector<std::string> texts;
   for (const auto& [damping, text] : dampings) texts.push_back(text);
   return fmt::format(
-      "Rounding chosen on {} of the validation split: {} refined, {} with feedback only, {} to nearest ({} "
-      "with less than "
-      "the recipe's steps){}{}",
-      counted(n("sequences"), "sequence"), n("refined"), n("feedback"), n("nearest"), n("fallbacks"),
+      "Rounding chosen on {} of the validation split: {} refined, {} with feedback only, {} to nearest ({} with less "
+      "than the recipe's steps){}{}",
+      counted(choice.sequences, "sequence"), choice.refined, choice.feedback, choice.nearest, choice.fallbacks,
       texts.empty() ? "" : "; damping ", fmt::join(texts, ", "));
 }
 
-std::vector<std::pair<std::string, size_t>> names_by_kind(const json& names) {
+std::vector<std::pair<std::string, size_t>> names_by_kind(const std::vector<std::string>& names) {
   std::vector<std::pair<std::string, size_t>> kinds;
-  for (const json& entry : names) {
-    const auto name = entry.get<std::string>();
+  for (const std::string& name : names) {
     std::string kind;
     for (size_t at = 0; at <= name.size();) {  // parts between dots
       const size_t end = std::min(name.find('.', at), name.size());

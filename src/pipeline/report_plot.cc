@@ -6,13 +6,10 @@
 #include <cctype>
 #include <charconv>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 namespace metal_marlin {
 namespace {
-
-using nlohmann::json;
 
 // "model.layers.12.mlp.up_proj.weight" -> 12, "up_proj".
 std::pair<int64_t, std::string> place(const std::string& name) {
@@ -62,19 +59,18 @@ std::string escape_html(const std::string& text) {
   return out;
 }
 
-std::string error_plot(const json& linears, const std::string& evaluated) {
-  const bool held = !linears.empty() && linears[0].at("held_back_output_error").is_number();
-  const char* key = held ? "held_back_output_error" : "output_error";
+std::string error_plot(const std::vector<LinearRecord>& linears, const std::string& evaluated) {
+  const bool held = !linears.empty() && linears.front().held_back_output_error;
   std::map<std::string, std::map<int64_t, double>> lines;
   int64_t last = 1;
   double top = 1e-9;
-  for (const json& l : linears) {
-    if (!l.at(key).is_number()) continue;
-    const auto [layer, kind] = place(l.at("name").get<std::string>());
-    const double e = l.at(key).get<double>();
-    lines[kind][layer] = e;
+  for (const LinearRecord& l : linears) {
+    const std::optional<double>& error = held ? l.held_back_output_error : l.output_error;
+    if (!error) continue;
+    const auto [layer, kind] = place(l.name);
+    lines[kind][layer] = *error;
     last = std::max(last, layer);
-    top = std::max(top, e);
+    top = std::max(top, *error);
   }
   if (lines.empty()) return "";
   constexpr double kLeft = 56;

@@ -1,8 +1,10 @@
 // The drawing of a report's page: inline SVG that follows the page's colours.
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
+#include <metal_marlin/report_records.h>
+
 #include <string>
+#include <vector>
 
 namespace metal_marlin {
 
@@ -11,6 +13,6 @@ std::string escape_html(const std::string& text);
 
 // Relative output error by layer, a line for each kind of linear; with its title. Empty: nothing was measured.
 // `linears`: those of a report that parse_report() let pass. `evaluated`: evaluated_text() of that report.
-std::string error_plot(const nlohmann::json& linears, const std::string& evaluated);
+std::string error_plot(const std::vector<LinearRecord>& linears, const std::string& evaluated);
 
 }  // namespace metal_marlin

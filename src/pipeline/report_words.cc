@@ -4,15 +4,14 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "pipeline/size.h"
+#include "report/options.h"
+#include "report/strings.h"
 #include "write/model_card.h"
 
 namespace metal_marlin {
-
-using nlohmann::json;
 
 // The figures compared with are llama.cpp's own of Llama 3 8B on WikiText-2 against float16 (its page on perplexity):
 // Q8_0 0.0014, Q6_K 0.0057, Q5_K_M 0.011, Q4_K_M 0.031, Q3_K_M 0.10, Q2_K 0.33 to 0.45.
@@ -36,24 +35,29 @@ Verdict kl_verdict(double mean) {
   return {"very far from the original", "more than 2 bits cost a model of 8 B weights: expect useless answers"};
 }
 
-std::string model_name(const json& report) {
-  return source_name_of(report.at("input").at("path").get<std::string>());
+std::string model_name(const Report& report) {
+  return source_name_of(report.input.path);
 }
 
-std::string method_text(const json& report) {
-  const json& o = report.at("options");
-  const json& mixed = report.at("mixed");
-  const int64_t group = o.at("group_size").get<int64_t>();
-  const std::string bits =
-      mixed.is_null() ? fmt::format("{} bits", o.at("bits").get<int64_t>())
-                      : fmt::format("{:.3f} bits, chosen for each linear", mixed.at("bits_per_weight").get<double>());
-  return fmt::format("{}, {}, {}, {}", o.at("method").get<std::string>(),
-                     o.at("scheme") == "sym" ? "symmetric" : "asymmetric", bits,
+std::string method_text(const Report& report) {
+  const int64_t group = option<int64_t>(report.options, "group_size").value_or(0);
+  const std::string bits = report.mixed
+                               ? fmt::format("{:.3f} bits, chosen for each linear", report.mixed->bits_per_weight)
+                               : fmt::format("{} bits", option<int64_t>(report.options, "bits").value_or(0));
+  return fmt::format("{}, {}, {}, {}", text_option(report, "method"), scheme_name(report), bits,
                      group < 0 ? std::string("one group for each row") : fmt::format("groups of {}", group));
 }
 
-std::string evaluation_note(const json& report) {
-  const json kind = report.at("held_back").value("kind", json());
+std::string text_option(const Report& report, const std::string& name) {
+  return option<std::string>(report.options, name).value_or("");
+}
+
+const char* scheme_name(const Report& report) {
+  return text_option(report, "scheme") == "sym" ? "symmetric" : "asymmetric";
+}
+
+std::string evaluation_note(const Report& report) {
+  const std::string& kind = report.held_back.kind;
   if (kind == "self") {
     return "text that the model made itself, on which it is sure of itself: on other text the figures are higher; for "
            "comparable ones name a text: --evaluate FILE";
@@ -68,55 +72,49 @@ std::string evaluation_note(const json& report) {
 namespace {
 
 // The file that --evaluate named; empty: the text was held back, or nothing was evaluated.
-std::string evaluated_file(const json& report) {
-  const json& held_back = report.at("held_back");
-  if (held_back.value("kind", json()) != "file") return "";
-  return std::filesystem::path(held_back.at("source").get<std::string>()).filename().string();
+std::string evaluated_file(const Report& report) {
+  if (report.held_back.kind != "file") return "";
+  return std::filesystem::path(report.held_back.source).filename().string();
 }
 
 }  // namespace
 
-std::string not_evaluated_reason(const json& r) {
-  return r.at("options").value("evaluate", json()) == "none" ? "--evaluate none"
-                                                             : "there was no text for it; --evaluate FILE names one";
+std::string not_evaluated_reason(const Report& report) {
+  return text_option(report, "evaluate") == "none" ? "--evaluate none"
+                                                   : "there was no text for it; --evaluate FILE names one";
 }
 
-std::string evaluated_text(const json& report) {
+std::string evaluated_text(const Report& report) {
   const std::string file = evaluated_file(report);
   return file.empty() ? "text that was held back" : file;
 }
 
-const char* evaluated_heading(const json& report) {
+const char* evaluated_heading(const Report& report) {
   return evaluated_file(report).empty() ? "held back" : "on the file";
 }
 
-std::string total_size_text(const json& report) {
-  const json& m = report.at("model");
-  std::string sizes = size_text(m.at("bytes").get<uint64_t>());
-  if (const json formats = m.value("formats", json::array()); formats.size() > 1) {
+std::string total_size_text(const Report& report) {
+  const ModelRecord& m = report.model;
+  std::string sizes = size_text(bytes_of(m.bytes));
+  if (m.formats.size() > 1) {
     sizes.clear();
-    for (const json& f : formats) {
-      sizes += fmt::format("{}{} {}", sizes.empty() ? "" : ", ", f.at("format").get<std::string>(),
-                           size_text(f.at("bytes").get<uint64_t>()));
-    }
+    for (const FormatRecord& f : m.formats)
+      sizes += fmt::format("{}{} {}", sizes.empty() ? "" : ", ", f.format, size_text(bytes_of(f.bytes)));
   }
-  return fmt::format("{}, before {}", sizes, size_text(m.at("source_bytes").get<uint64_t>()));
+  return fmt::format("{}, before {}", sizes, size_text(bytes_of(m.source_bytes)));
 }
 
-std::string sized_format(const json& report) {
-  const json formats = report.at("model").value("formats", json::array());
-  return formats.size() > 1 ? fmt::format(" ({})", formats[0].at("format").get<std::string>()) : "";
+std::string sized_format(const Report& report) {
+  const std::vector<FormatRecord>& formats = report.model.formats;
+  return formats.size() > 1 ? fmt::format(" ({})", formats.front().format) : "";
 }
 
-std::string use_command(const json& report) {
-  const json output = report.at("run").value("output", json());
-  if (!output.is_string() || output.get<std::string>().empty()) return "";
-  const json chat = report.at("input").value("chat_template", json());
-  const bool talks = chat.is_boolean() && chat.get<bool>();
-  const json formats = report.at("model").value("formats", json::array());  // each in a folder of its own
-  const std::string folder =
-      output.get<std::string>() + (formats.size() > 1 ? "/" + formats[0].at("format").get<std::string>() : "");
-  return talks ? fmt::format("metal-marlin chat {}", folder) : fmt::format("metal-marlin generate {} -p TEXT", folder);
+std::string use_command(const Report& report) {
+  if (report.run.output.empty()) return "";
+  const std::vector<FormatRecord>& formats = report.model.formats;  // each in a folder of its own
+  const std::string folder = report.run.output + (formats.size() > 1 ? "/" + formats.front().format : "");
+  return report.input.chat_template ? fmt::format("metal-marlin chat {}", folder)
+                                    : fmt::format("metal-marlin generate {} -p TEXT", folder);
 }
 
 std::string without_folders(const std::string& text) {
@@ -161,19 +159,22 @@ std::string published_text(std::string text, const std::vector<std::string>& pat
   return without_folders(text);
 }
 
-void publish_sorted(json& value, const std::vector<std::string>& paths) {
-  if (value.is_string()) value = published_text(value.get<std::string>(), paths);
-  if (!value.is_structured()) return;
-  for (json& entry : value) publish_sorted(entry, paths);
+template <class Record>
+void publish_record(Record& record, const std::vector<std::string>& paths) {
+  std::vector<std::string> longest_first = paths;  // one may be the beginning of another
+  std::sort(longest_first.begin(), longest_first.end(),
+            [](const std::string& a, const std::string& b) { return a.size() > b.size(); });
+  StringVisitor([&](std::string& text) { text = published_text(std::move(text), longest_first); }, false).visit(record);
 }
 
 }  // namespace
 
-void publish(json& value, const std::vector<std::string>& paths) {
-  std::vector<std::string> longest_first = paths;  // one may be the beginning of another
-  std::sort(longest_first.begin(), longest_first.end(),
-            [](const std::string& a, const std::string& b) { return a.size() > b.size(); });
-  publish_sorted(value, longest_first);
+void publish(Report& report, const std::vector<std::string>& paths) {
+  publish_record(report, paths);
+}
+
+void publish(TextRecord& text, const std::vector<std::string>& paths) {
+  publish_record(text, paths);
 }
 
 }  // namespace metal_marlin

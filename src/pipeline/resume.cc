@@ -6,9 +6,14 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "core/atomic_file.h"
+#include "formats/bounded_json.h"
+#include "pipeline/report_check.h"
 #include "pipeline/run_identity.h"
+#include "pipeline/size.h"
+#include "report/json_records.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
@@ -17,22 +22,54 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-const json::json_pointer kFingerprint("/run/fingerprint");
 constexpr uint64_t kLargestReport = uint64_t{256} << 20;
 
-bool is_of(const json& report, uint64_t fingerprint) {
-  return report.is_object() && report.contains(kFingerprint) &&
-         report.at(kFingerprint) == json(fmt::format("{:016x}", fingerprint));
+// What a report.json says of the result that it stands for. The rest of it may be damaged.
+struct ReportHead {
+  std::string fingerprint;
+  std::optional<IdentityRecord> identity;
+  std::vector<FileRecord> files;
+};
+
+std::string report_text(const Folder& folder) {
+  return read_text_file(folder.open_file("report.json"), folder.path_of("report.json"), kLargestReport);
 }
 
-// The identity that a report states. A report of an old version has none: then only its options, in which files stand
-// by name and cannot be compared.
-json identity_of(const json& report) {
-  const json::json_pointer place("/run/identity");
-  if (report.contains(place) && report.at(place).is_object()) return report.at(place);
-  json out = json::object();
-  if (report.contains("options") && report["options"].is_object()) out["options"] = report["options"];
-  return out;
+// Nothing where there is no report of a finished run, or none that can be read. A report of an old version has no
+// identity: then only its options are known, in which files stand by name and cannot be compared.
+std::optional<ReportHead> report_head(const Folder& folder) {
+  if (folder.status("report.json").kind != FileKind::kRegular) return std::nullopt;
+  const json report = parse_json_or_discard(report_text(folder));
+  const auto at = [&](const char* pointer) {
+    const json::json_pointer place(pointer);
+    return report.is_object() && report.contains(place) ? report.at(place) : json();
+  };
+  struct Unreadable {};
+  const RecordFault fault = [](const std::string&, const std::string&, const std::string&) { throw Unreadable(); };
+  const json files = at("/files");
+  const json fingerprint = at("/run/fingerprint");
+  if (!fingerprint.is_string() || !files.is_array()) return std::nullopt;
+  ReportHead head;
+  head.fingerprint = fingerprint.get<std::string>();
+  for (const json& file : files) {
+    try {
+      head.files.push_back(record_of<FileRecord>(file, fault));
+    } catch (const Unreadable&) {
+    }
+  }
+  try {
+    if (const json identity = at("/run/identity"); identity.is_object()) {
+      head.identity = record_of<IdentityRecord>(identity, fault);
+    } else if (const json options = at("/options"); options.is_object()) {
+      head.identity = record_of<IdentityRecord>(json{{"options", options}}, fault);
+    }
+  } catch (const Unreadable&) {
+  }
+  return head;
+}
+
+bool is_of(const std::optional<ReportHead>& report, uint64_t fingerprint) {
+  return report && report->fingerprint == fmt::format("{:016x}", fingerprint);
 }
 
 // Whether the journal is of the run with this fingerprint. A damaged one is of no run where it may be replaced.
@@ -46,7 +83,7 @@ bool continues(const Journal& journal, uint64_t fingerprint, bool overwrite) {
 }
 
 // The first file that the report lists and that is not in the folder with its size; empty: all are.
-std::string missing_file(const Folder& folder, const json& report) {
+std::string missing_file(const Folder& folder, const ReportHead& report) {
   const Manifest manifest = read_manifest(folder);
   for (const std::string& name : manifest.files) {
     if (name == "report.html") continue;  // rendered from report.json
@@ -56,10 +93,9 @@ std::string missing_file(const Folder& folder, const json& report) {
     if (!format.empty() && folder.status(format).kind != FileKind::kFolder) return name;
     const FileStatus found = format.empty() ? folder.status(file) : folder.open_folder(format).status(file);
     if (found.kind != FileKind::kRegular) return name;
-    for (const json& listed : report["files"]) {
-      if (!listed.is_object() || listed.value("name", json()) != file || !listed.contains("bytes")) continue;
-      if (!format.empty() && listed.value("format", json()) != format) continue;
-      if (listed["bytes"] != json(found.identity.size)) return name;
+    for (const FileRecord& listed : report.files) {
+      if (listed.name != file || (!format.empty() && listed.format != format)) continue;
+      if (bytes_of(listed.bytes) != found.identity.size) return name;
     }
   }
   return {};
@@ -72,17 +108,12 @@ const char* start_name(Start start) noexcept {
   return kNames[static_cast<int>(start)];
 }
 
-json finished_report(const Folder& folder) {
-  if (folder.status("report.json").kind != FileKind::kRegular) return nullptr;
-  json report = json::parse(
-      read_text_file(folder.open_file("report.json"), folder.path_of("report.json"), kLargestReport), nullptr, false);
-  const bool ours =
-      report.is_object() && report.contains(kFingerprint) && report.contains("files") && report["files"].is_array();
-  return ours ? std::move(report) : json(nullptr);
+Report finished_report(const Folder& folder) {
+  return parse_report(report_text(folder), folder.path_of("report.json"));
 }
 
-Start decide_start(const OutputFolder& output, const Journal& journal, const ModelSource& source, const json& identity,
-                   const QuantizeOptions& options, const OutputFolder::Warn& warn) {
+Start decide_start(const OutputFolder& output, const Journal& journal, const ModelSource& source,
+                   const IdentityRecord& identity, const QuantizeOptions& options, const OutputFolder::Warn& warn) {
   if (!output.exists()) return Start::kFresh;
   const uint64_t fingerprint = run_fingerprint(identity);
   const Manifest manifest = output.manifest();
@@ -110,13 +141,13 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
              : fmt::format("{}: an interrupted run that cannot be continued by this command is removed, as --overwrite "
                            "says",
                            output.path()));
-  } else if (const json report = finished_report(output.folder()); !options.overwrite && !report.is_null()) {
+  } else if (const auto report = report_head(output.folder()); !options.overwrite && report) {
     if (!is_of(report, fingerprint)) {
       throw ArgumentError(
           fmt::format("{}: holds another result ({}); choose another folder, or replace it with --overwrite",
-                      output.path(), identity_difference(identity_of(report), identity)));
+                      output.path(), identity_difference(report->identity, identity)));
     }
-    const std::string missing = missing_file(output.folder(), report);
+    const std::string missing = missing_file(output.folder(), *report);
     if (missing.empty()) return Start::kComplete;
     warn(fmt::format("{} is missing or has another size; doing the work again", output.folder().path_of(missing)));
     if (!foreign.empty()) refuse(foreign);
@@ -143,20 +174,20 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
   return Start::kFresh;
 }
 
-bool finish_placing(OutputFolder& output, const json& identity, const OutputFolder::Warn& warn) {
+bool finish_placing(OutputFolder& output, const IdentityRecord& identity, const OutputFolder::Warn& warn) {
   if (!output.staged("report.json")) {
     // The last file has been moved, and the journal is still there.
     if (!output.placing()) return false;
-    const json report = finished_report(output.folder());
-    if (!is_of(report, run_fingerprint(identity)) || !missing_file(output.folder(), report).empty()) return false;
+    const auto report = report_head(output.folder());
+    if (!is_of(report, run_fingerprint(identity)) || !missing_file(output.folder(), *report).empty()) return false;
     output.remove_journal();
     return true;
   }
   const Folder staged = output.folder().open_folder(kJournalName).open_folder("result");
-  const json report = finished_report(staged);
+  const auto report = report_head(staged);
   if (!is_of(report, run_fingerprint(identity))) return false;
   if (!output.placing()) {
-    if (!missing_file(staged, report).empty()) return false;
+    if (!missing_file(staged, *report).empty()) return false;
   }
   output.place(warn);
   return true;

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 
@@ -27,12 +26,12 @@ const char* start_name(Start start) noexcept;  // "fresh", "resume", "redo", "co
 // say that it may go; or when files of somebody else are there. FormatError when the interrupted run's run.json is
 // damaged or missing and the options do not say that the run may go: it is kept.
 Start decide_start(const OutputFolder& output, const Journal& journal, const ModelSource& source,
-                   const nlohmann::json& identity, const QuantizeOptions& options, const OutputFolder::Warn& warn);
+                   const IdentityRecord& identity, const QuantizeOptions& options, const OutputFolder::Warn& warn);
 
-// The report.json of a finished result in the folder; null when there is none, or none that can be read.
-nlohmann::json finished_report(const Folder& folder);
+// The report.json of a finished result in the folder. FormatError when it is damaged.
+Report finished_report(const Folder& folder);
 
 // The run was interrupted when its whole result was staged: puts it into place. False: there is no such result.
-bool finish_placing(OutputFolder& output, const nlohmann::json& identity, const OutputFolder::Warn& warn);
+bool finish_placing(OutputFolder& output, const IdentityRecord& identity, const OutputFolder::Warn& warn);
 
 }  // namespace metal_marlin

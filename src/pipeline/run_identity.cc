@@ -18,6 +18,8 @@
 #include "pipeline/mixed_bits.h"
 #include "pipeline/report_words.h"
 #include "pipeline/texts.h"
+#include "report/json_records.h"
+#include "report/options.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
@@ -49,45 +51,47 @@ uint64_t file_digest(const std::string& path) {
 
 }  // namespace
 
-nlohmann::json run_identity(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source) {
-  nlohmann::json j = options_json(options, recipe);
-  if (!chooses_by_limit(options)) j.erase("max_kl");  // judges the result, does not shape it
-  j.erase("group_size_option");                       // "auto" is the size that it stands for
+IdentityRecord run_identity(const QuantizeOptions& options, const Recipe& recipe, const ModelSource& source) {
+  IdentityRecord out;
+  OptionValues& values = out.options;
+  values = option_values(options, recipe);
+  if (!chooses_by_limit(options)) values.erase("max_kl");  // judges the result, does not shape it
+  values.erase("group_size_option");                       // "auto" is the size that it stands for
   // A text is what it says, wherever it lies: its digest stands for it. How its name ends tells how it is read.
   const auto kind_of_file = [](const std::string& path) {
     const std::string end = std::filesystem::path(path).extension().string();
     return end == ".npz" || end == ".jsonl" ? end : std::string("text");
   };
-  for (nlohmann::json& name : j["calibration"]) {
-    if (is_file(source_kind(name.get<std::string>()))) name = kind_of_file(name.get<std::string>());
+  std::vector<std::string> sources = options.calibration.calibration;
+  for (std::string& name : sources) {
+    if (is_file(source_kind(name))) name = kind_of_file(name);
   }
+  values["calibration"] = sources;
   const bool evaluates_file = !options.evaluation.text.empty() && options.evaluation.text != "none";
-  if (evaluates_file) j["evaluate"] = kind_of_file(options.evaluation.text);
+  if (evaluates_file) values["evaluate"] = kind_of_file(options.evaluation.text);
   for (const IgnoredOption& ignored : ignored_options(options, recipe)) {
     std::string key = ignored.name;
     std::replace(key.begin(), key.end(), '-', '_');
-    j.erase(key);
+    values.erase(key);
   }
-  if (options.calibration.calibration.size() < 2) j.erase("calibration_weights");  // given or not
+  if (options.calibration.calibration.size() < 2) values.erase("calibration_weights");  // given or not
   const auto hex = [](uint64_t digest) { return fmt::format("{:016x}", digest); };
-  nlohmann::json texts = nlohmann::json::array();
   bool builtin = builtin_sequences(options) > 0;
   for (const std::string& name : options.calibration.calibration) {
     const SourceKind kind = source_kind(name);
-    if (is_file(kind)) texts.push_back(hex(file_digest(name)));
+    if (is_file(kind)) out.texts.push_back(hex(file_digest(name)));
     builtin = builtin || kind == SourceKind::kBuiltin;
   }
-  if (evaluates_file) texts.push_back(hex(file_digest(options.evaluation.text)));
-  if (builtin) texts.push_back("builtin " + hex(fnv1a(builtin_text().data(), builtin_text().size())));
-  return {{"version", version()},
-          {"model", {{"path", source.path()}, {"digest", hex(source.digest())}}},
-          {"options", std::move(j)},
-          {"texts", std::move(texts)},
-          {"given", options.given}};
+  if (evaluates_file) out.texts.push_back(hex(file_digest(options.evaluation.text)));
+  if (builtin) out.texts.push_back("builtin " + hex(fnv1a(builtin_text().data(), builtin_text().size())));
+  out.version = version();
+  out.model = {source.path(), hex(source.digest())};
+  out.given = options.given;
+  return out;
 }
 
-uint64_t run_fingerprint(const nlohmann::json& identity) {
-  nlohmann::json facts = identity;
+uint64_t run_fingerprint(const IdentityRecord& identity) {
+  nlohmann::json facts = json_of(identity);
   facts["model"].erase("path");
   facts.erase("given");
   const std::string text = facts.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -95,8 +99,6 @@ uint64_t run_fingerprint(const nlohmann::json& identity) {
 }
 
 namespace {
-
-using nlohmann::json;
 
 // What follows from the method, or from another option, where no option says otherwise.
 constexpr const char* kOfMethod[] = {"range",          "clip",
@@ -108,8 +110,8 @@ constexpr const char* kOfMethod[] = {"range",          "clip",
                                      "salient_ratio",  "first_token_weight",
                                      "samples"};
 
-bool differs(const json& a, const json& b, const std::string& key) {
-  return a.contains(key) && b.contains(key) && a[key] != b[key];
+bool differs(const OptionValues& a, const OptionValues& b, const std::string& key) {
+  return a.contains(key) && b.contains(key) && a.at(key) != b.at(key);
 }
 
 std::string option_of(const std::string& key) {
@@ -118,66 +120,72 @@ std::string option_of(const std::string& key) {
   return option;
 }
 
-bool given(const json& identity, const std::string& key) {
-  const json names = identity.is_object() ? identity.value("given", json::array()) : json::array();
-  return std::find(names.begin(), names.end(), json(option_of(key))) != names.end();
+bool given(const IdentityRecord& identity, const std::string& key) {
+  return std::find(identity.given.begin(), identity.given.end(), option_of(key)) != identity.given.end();
 }
 
-// A value as the command takes it. A stranger may have written the report: what is not plain is escaped.
-std::string value_text(const json& j) {
+// A text as the command takes it. A stranger may have written the report: what is not plain is escaped.
+std::string plain_text(std::string text) {
   constexpr size_t kLongest = 80;
-  if (j.is_null()) return "none";
-  if (j.is_boolean()) return j.get<bool>() ? "on" : "off";
-  std::string text;
-  if (j.is_array()) {
-    for (const json& item : j) text += (text.empty() ? "" : ",") + value_text(item);
-    if (text.empty()) return "none";
-  } else {
-    text = j.is_string() ? j.get<std::string>() : j.dump(-1, ' ', true, json::error_handler_t::replace);
-  }
   if (text.empty()) return "none";
   if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) { return c >= ' ' && c <= '~'; });
   return plain ? text : shown(text);
 }
 
+// A value as the command takes it.
+std::string value_text(const OptionValue& value) {
+  const auto joined = [](const auto& list, const auto& text_of) {
+    std::string text;
+    for (const auto& entry : list) text += (text.empty() ? "" : ",") + text_of(entry);
+    return text;
+  };
+  const auto number_text = [](double number) { return json_of(OptionValue(number)).dump(); };
+  if (const auto* on = std::get_if<bool>(&value)) return *on ? "on" : "off";
+  if (const auto* text = std::get_if<std::string>(&value)) return plain_text(*text);
+  if (const auto* texts = std::get_if<std::vector<std::string>>(&value)) return plain_text(joined(*texts, plain_text));
+  if (const auto* numbers = std::get_if<std::vector<double>>(&value)) return plain_text(joined(*numbers, number_text));
+  return std::holds_alternative<std::monostate>(value) ? "none" : json_of(value).dump();
+}
+
 // "--scheme sym there, asym now".
-std::string option_difference(const std::string& key, const json& old, const json& now) {
-  const std::string option = option_of(key);
-  const auto text = [&](const json& options) {
-    const json& value = options[key];
-    if (key == "bits" && options.value("mixed_bits", json(false)) == true) return std::string("mixed");
-    if (key == "evaluate" && value == "") return std::string("the held-back text");
-    if (key == "evaluate" && value == "text") return std::string("a text file");
-    if (key != "calibration" || !value.is_array()) return value_text(value);
+std::string option_difference(const std::string& key, const OptionValues& old, const OptionValues& now) {
+  const auto text = [&](const OptionValues& options) {
+    const OptionValue& value = options.at(key);
+    if (key == "bits" && option<bool>(options, "mixed_bits") == true) return std::string("mixed");
+    if (key == "evaluate" && value == OptionValue(std::string())) return std::string("the held-back text");
+    if (key == "evaluate" && value == OptionValue(std::string("text"))) return std::string("a text file");
+    const auto* list = std::get_if<std::vector<std::string>>(&value);
+    if (key != "calibration" || list == nullptr) return value_text(value);
     std::string sources;
-    for (const json& source : value)
-      sources += (sources.empty() ? "" : ", ") + (source == "text" ? std::string("a text file") : value_text(source));
+    for (const std::string& source : *list)
+      sources += (sources.empty() ? "" : ", ") + (source == "text" ? std::string("a text file") : plain_text(source));
     return sources;
   };
   if (key == "act_order") {
-    const auto flag = [](const json& on) { return on == true ? "--act-order" : "--no-act-order"; };
-    return fmt::format("{} there, {} now", flag(old[key]), flag(now[key]));
+    const auto flag = [](const OptionValues& options) {
+      return option<bool>(options, "act_order") == true ? "--act-order" : "--no-act-order";
+    };
+    return fmt::format("{} there, {} now", flag(old), flag(now));
   }
-  return fmt::format("--{} {} there, {} now", option, text(old), text(now));
+  return fmt::format("--{} {} there, {} now", option_of(key), text(old), text(now));
 }
 
-std::vector<std::string> option_differences(const json& before, const json& now, bool same_model) {
-  const json old = before.is_object() ? before.value("options", json::object()) : json::object();
-  const json& options = now.at("options");
+std::vector<std::string> option_differences(const IdentityRecord& before, const IdentityRecord& now, bool same_model) {
+  const OptionValues& old = before.options;
+  const OptionValues& options = now.options;
   std::vector<std::string> parts;
-  if (!old.is_object()) return parts;
   std::vector<std::string> following;
   std::vector<std::string> keys = {"method",      "effort",     "scheme",  "bits",
                                    "target_bits", "group_size", "formats", "skip"};
-  for (const auto& [key, unused] : options.items()) {
+  for (const auto& [key, unused] : options) {
     if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(key);
   }
   for (const std::string& key : keys) {
     // Where only one of the two runs has the option, something else makes it of use there, and that is named.
     const bool bits = key == "bits" && differs(old, options, "mixed_bits") && !differs(old, options, "target_bits");
     if (key == "mixed_bits" || !old.contains(key) || !options.contains(key)) continue;
-    if (!bits && old[key] == options[key]) continue;
+    if (!bits && old.at(key) == options.at(key)) continue;
     const bool chosen = given(before, key) || given(now, key);
     const bool of_method = std::find(std::begin(kOfMethod), std::end(kOfMethod), key) != std::end(kOfMethod);
     const bool follows = !chosen && (of_method || (key == "group_size" && !same_model));
@@ -186,36 +194,37 @@ std::vector<std::string> option_differences(const json& before, const json& now,
   return parts.empty() && same_model ? following : parts;
 }
 
+bool same_option(const IdentityRecord& before, const IdentityRecord& now, const std::string& key) {
+  const auto a = before.options.find(key);
+  const auto b = now.options.find(key);
+  if (a == before.options.end() || b == now.options.end()) return a == before.options.end() && b == now.options.end();
+  return a->second == b->second;
+}
+
 }  // namespace
 
-std::string identity_difference(const json& before, const json& now) {
+std::string identity_difference(const std::optional<IdentityRecord>& old, const IdentityRecord& now) {
   constexpr size_t kNamed = 4;
-  const auto at = [](const json& j, const char* pointer) {
-    const json::json_pointer place(pointer);
-    return j.is_object() && j.contains(place) ? j.at(place) : json();
-  };
-  const json digest = at(before, "/model/digest");
-  const bool same_model = digest.is_null() || digest == now.at("model").at("digest");
+  const IdentityRecord before = old.value_or(IdentityRecord());
+  const bool same_model = before.model.digest.empty() || before.model.digest == now.model.digest;
   std::vector<std::string> parts = option_differences(before, now, same_model);
   if (parts.size() > kNamed) {
     const size_t more = parts.size() - kNamed;
     parts.resize(kNamed);
     parts.push_back(counted(more, "more option"));
   }
-  if (const json old = at(before, "/version"); old != now.at("version"))
-    parts.push_back(fmt::format("made by version {}, this is {}", old.is_null() ? "unknown" : value_text(old),
-                                value_text(now.at("version"))));
+  if (before.version != now.version)
+    parts.push_back(fmt::format("made by version {}, this is {}",
+                                before.version.empty() ? "unknown" : plain_text(before.version), now.version));
   if (!same_model) {
-    const json old = at(before, "/model/path");
-    const auto path = now.at("model").at("path").get<std::string>();
-    parts.push_back(old == path || old == published_path(path)  // the latter in a report
+    const std::string& path = before.model.path;
+    parts.push_back(path == now.model.path || path == published_path(now.model.path)  // the latter in a report
                         ? std::string("the model has changed since")
-                        : fmt::format("the model {} there, {} now", value_text(old), value_text(json(path))));
+                        : fmt::format("the model {} there, {} now", plain_text(path), plain_text(now.model.path)));
   }
-  const json old_texts = at(before, "/texts");
-  const bool other_texts = !old_texts.is_null() && old_texts != now.at("texts");
-  const auto same_option = [&](const char* place) { return at(before, place) == at(now, place); };
-  if (other_texts && (parts.empty() || (same_option("/options/calibration") && same_option("/options/evaluate"))))
+  const bool other_texts = !before.version.empty() && before.texts != now.texts;
+  if (other_texts &&
+      (parts.empty() || (same_option(before, now, "calibration") && same_option(before, now, "evaluate"))))
     parts.push_back("the texts hold something else");
   return parts.empty() ? "of an earlier version, which did not note its options"
                        : fmt::format("{}", fmt::join(parts, "; "));

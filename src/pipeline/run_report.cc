@@ -13,9 +13,11 @@
 #include "kernels/blas_kernels.h"
 #include "kernels/gemm.h"
 #include "pipeline/mixed_bits.h"
+#include "pipeline/report_check.h"
 #include "pipeline/report_words.h"
 #include "pipeline/size.h"
 #include "pipeline/size_parts.h"
+#include "report/json_records.h"
 #include "source/tokenizer.h"
 
 namespace metal_marlin {
@@ -24,45 +26,40 @@ using nlohmann::json;
 
 namespace {
 
-json model_section(const ModelSource& source, const RunFacts& facts) {
-  json model;
+ModelRecord model_record(const ModelSource& source, const RunFacts& facts) {
   const WriteReport& first = facts.written.front().second;
   const ModelSize before = model_size(source);
-  if (facts.evaluation) {
-    model = model_figures(*facts.evaluation);
-  } else {
-    model["perplexity"] = {{"reference", nullptr}, {"quantized", nullptr}};
-    model["kl_divergence"] = {{"mean", nullptr}, {"standard_error", nullptr}, {"p99", nullptr}};
-    model["top1_agreement"] = nullptr;
-    model["positions"] = 0;
+  ModelRecord model;
+  if (facts.evaluation) static_cast<EvaluationRecord&>(model) = evaluation_record(*facts.evaluation);
+  model.bits_per_weight = first.bits_per_weight;
+  model.bytes = static_cast<int64_t>(first.quantized_bytes + first.kept_bytes);
+  if (first.quantized_weights > 0) {
+    model.linears_bits_per_weight =
+        8.0 * static_cast<double>(first.quantized_bytes) / static_cast<double>(first.quantized_weights);
   }
-  model["bits_per_weight"] = first.bits_per_weight;
-  model["bytes"] = first.quantized_bytes + first.kept_bytes;
-  model["linears_bits_per_weight"] = first.quantized_weights > 0 ? 8.0 * static_cast<double>(first.quantized_bytes) /
-                                                                       static_cast<double>(first.quantized_weights)
-                                                                 : 0.0;
-  model["formats"] = json::array();
   for (const auto& [format, written] : facts.written) {
-    model["formats"].push_back({{"format", format},
-                                {"bytes", written.quantized_bytes + written.kept_bytes},
-                                {"bits_per_weight", written.bits_per_weight}});
+    model.formats.push_back(
+        {format, static_cast<int64_t>(written.quantized_bytes + written.kept_bytes), written.bits_per_weight});
   }
-  model["parts"] = size_parts(source, first.kept, first.quantized_bytes);
-  model["parameters"] = before.parameters;
-  model["source_bytes"] = before.bytes;
-  model["source_bits_per_weight"] = before.bits_per_weight();
+  model.parts = size_parts(source, first.kept, first.quantized_bytes);
+  model.parameters = static_cast<int64_t>(before.parameters);
+  model.source_bytes = static_cast<int64_t>(before.bytes);
+  model.source_bits_per_weight = before.bits_per_weight();
   return model;
 }
 
 // The calibration stream's forward pass beside the rate of plain matrix products, measured here and now.
-json forward_section(const Recipe& recipe, const RunFacts& facts, double cpu_seconds) {
-  if (facts.forward_operations <= 0 || cpu_seconds <= 0) return nullptr;
+std::optional<ForwardRecord> forward_record(const Recipe& recipe, const RunFacts& facts, double cpu_seconds) {
+  if (facts.forward_operations <= 0 || cpu_seconds <= 0) return std::nullopt;
   const bool bf16 = recipe.precision == ComputeType::kBF16 && has_bf16_gemm();
-  const double rate = facts.forward_operations / cpu_seconds / 1e9;
-  const double gemm = gemm_rate(bf16 ? GemmType::kBF16 : GemmType::kF32);
-  return {{"precision", bf16 ? "bf16" : "f32"}, {"operations", facts.forward_operations},
-          {"cpu_seconds", cpu_seconds},         {"gflops_per_core", rate},
-          {"gemm_gflops_per_core", gemm},       {"share_of_gemm", rate / gemm}};
+  ForwardRecord out;
+  out.precision = bf16 ? "bf16" : "f32";
+  out.operations = facts.forward_operations;
+  out.cpu_seconds = cpu_seconds;
+  out.gflops_per_core = facts.forward_operations / cpu_seconds / 1e9;
+  out.gemm_gflops_per_core = gemm_rate(bf16 ? GemmType::kBF16 : GemmType::kF32);
+  out.share_of_gemm = out.gflops_per_core / out.gemm_gflops_per_core;
+  return out;
 }
 
 // Now, "2026-11-29T22:20:05Z".
@@ -81,159 +78,152 @@ std::string evaluation_kind(const QuantizeOptions& options, const RunTexts& text
   return has_source(options.calibration, SourceKind::kSelf) ? "self" : "calibration";
 }
 
-json run_section(const Recipe& recipe, const QuantizeOptions& options, const RunFacts& facts, Tracker& tracker) {
-  json run;
-  run["version"] = version();
-  run["finished"] = utc_now();
-  run["command"] = options.command;
+RunRecord run_record(const Recipe& recipe, const QuantizeOptions& options, const RunFacts& facts, Tracker& tracker) {
+  RunRecord run;
+  run.version = version();
+  run.finished = utc_now();
+  run.command = options.command;
   const std::filesystem::path output(facts.output);
-  run["output"] = (output.has_filename() ? output.filename() : output.parent_path().filename()).string();
-  run["fingerprint"] = fmt::format("{:016x}", facts.fingerprint);
-  run["identity"] = facts.identity;
-  run["seconds"] = tracker.seconds();
-  run["cpu_seconds"] = tracker.cpu();
-  run["peak_memory_bytes"] = peak_resident_bytes();
-  run["predicted_memory_bytes"] = facts.plan.peak();
-  run["resumed_blocks"] = facts.resumed_blocks;
-  json stages = json::object();
-  for (const auto& [name, time] : tracker.stages())
-    stages[name] = {{"seconds", time.seconds}, {"cpu_seconds", time.cpu_seconds}};
-  run["stages"] = stages;
-  run["forward"] =
-      forward_section(recipe, facts, stages.contains("forward") ? stages["forward"]["cpu_seconds"].get<double>() : 0.0);
-  run["machine"] = {{"cpu", cpu_name()},
-                    {"threads", threads()},
-                    {"memory_bytes", memory_bytes()},
-                    {"blas_kernel", blas_kernel_name()},
-                    {"gemm_isa", gemm_isa_name()}};
+  run.output = (output.has_filename() ? output.filename() : output.parent_path().filename()).string();
+  run.fingerprint = fmt::format("{:016x}", facts.fingerprint);
+  run.identity = facts.identity;
+  run.seconds = tracker.seconds();
+  run.cpu_seconds = tracker.cpu();
+  run.peak_memory_bytes = static_cast<int64_t>(peak_resident_bytes());
+  run.predicted_memory_bytes = static_cast<int64_t>(facts.plan.peak());
+  run.resumed_blocks = facts.resumed_blocks;
+  for (const auto& [name, time] : tracker.stages()) run.stages[name] = {time.seconds, time.cpu_seconds};
+  const auto forward = run.stages.find("forward");
+  if (forward != run.stages.end()) run.forward = forward_record(recipe, facts, forward->second.cpu_seconds);
+  run.machine = {cpu_name(), threads(), static_cast<int64_t>(memory_bytes()), blas_kernel_name(), gemm_isa_name()};
   return run;
+}
+
+// What the guard chose, and for how many linears less than all of the recipe's steps; nothing without one.
+std::optional<RoundingRecord> rounding_record(const std::vector<LinearRecord>& linears, const Recipe& recipe,
+                                              int64_t sequences) {
+  if (sequences == 0) return std::nullopt;
+  RoundingRecord out;
+  out.sequences = sequences;
+  for (const LinearRecord& linear : linears) {
+    if (!linear.chosen) continue;
+    const std::string& rounding = linear.chosen->rounding;
+    out.refined += rounding == "refined" ? 1 : 0;
+    out.feedback += rounding == "feedback" ? 1 : 0;
+    out.nearest += rounding == "nearest" ? 1 : 0;
+    out.fallbacks += rounding != (recipe.refine ? "refined" : "feedback") ? 1 : 0;
+    if (rounding != "nearest") ++out.damping[fmt::format("{:g}", linear.chosen->damping)];
+  }
+  return out;
+}
+
+CalibrationRecord calibration_record(const Recipe& recipe, const QuantizeOptions& options, const RunFacts& facts) {
+  CalibrationRecord out;
+  static_cast<TextRecord&>(out) = facts.texts->record;
+  out.source = sources_text(options.calibration);
+  out.sequences = std::ssize(facts.texts->calibration.sequences);
+  out.tokens = facts.calibration_tokens;
+  out.first_token_weight = facts.first_rows ? recipe.first_token_weight : 1;
+  out.few_tokens = facts.few_tokens;
+  out.made_from = facts.made_from;
+  return out;
+}
+
+// Tensors that no linear in the report is a part of.
+std::vector<std::string> kept_tensors(const ModelSource& source, const std::vector<LinearRecord>& linears) {
+  std::set<std::string> quantized;
+  for (const LinearRecord& linear : linears) quantized.insert(linear.name.substr(0, linear.name.find('[')));
+  std::vector<std::string> kept;
+  for (const CheckpointTensor& t : source.tensors()) {
+    if (quantized.count(t.name) == 0) kept.push_back(t.name);
+  }
+  return kept;
 }
 
 }  // namespace
 
-json model_figures(const Evaluation& e) {
-  json model;
-  model["perplexity"] = {{"reference", e.reference_perplexity}, {"quantized", e.perplexity}};
-  model["kl_divergence"] = {{"mean", e.kl_mean}, {"standard_error", e.kl_standard_error}, {"p99", e.kl_p99}};
-  model["top1_agreement"] = e.top1_agreement;
-  model["positions"] = e.positions;
-  return model;
+EvaluationRecord evaluation_record(const Evaluation& e) {
+  EvaluationRecord out;
+  out.perplexity.quantized = e.perplexity;
+  out.positions = e.positions;
+  if (!e.has_reference) return out;
+  out.perplexity.reference = e.reference_perplexity;
+  out.kl_divergence = {e.kl_mean, e.kl_standard_error, e.kl_p99};
+  out.top1_agreement = e.top1_agreement;
+  return out;
 }
 
-bool only_estimated(const json& report) {
-  const json mixed = report.value("mixed", json());
-  return mixed.is_object() && mixed.value("target_bits", json()).is_null() &&
-         !report.value("/model/kl_divergence/mean"_json_pointer, json()).is_number();
+std::string card_figures(const EvaluationRecord& model) {
+  json figures = json::object();
+  if (model.kl_divergence.mean) {
+    const json all = json_of(model);
+    for (const char* key : {"perplexity", "kl_divergence", "top1_agreement", "positions"}) figures[key] = all.at(key);
+  }
+  return figures.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
-bool gate_verdict(const json& report, double max_kl) {
+bool only_estimated(const Report& report) {
+  return report.mixed && !report.mixed->target_bits && !report.model.kl_divergence.mean;
+}
+
+bool gate_verdict(const Report& report, double max_kl) {
   if (max_kl < 0 || only_estimated(report)) return true;
-  const json kl = report.value("/model/kl_divergence/mean"_json_pointer, json());
-  return kl.is_number() && kl.get<double>() <= max_kl;
+  const std::optional<double>& kl = report.model.kl_divergence.mean;
+  return kl && *kl <= max_kl;
 }
 
-// What the guard chose, and for how many linears less than all of the recipe's steps; null without one.
-json rounding_section(const json& linears, const Recipe& recipe, int64_t sequences) {
-  if (sequences == 0) return nullptr;
-  json section = {{"sequences", sequences}, {"refined", 0},   {"feedback", 0},
-                  {"nearest", 0},           {"fallbacks", 0}, {"damping", json::object()}};
-  const auto count = [&](const char* key) { section[key] = section[key].get<int64_t>() + 1; };
-  for (const json& linear : linears) {
-    if (!linear.contains("chosen")) continue;
-    const auto rounding = linear["chosen"]["rounding"].get<std::string>();
-    count(rounding.c_str());
-    if (rounding != (recipe.refine ? "refined" : "feedback")) count("fallbacks");
-    if (rounding == "nearest") continue;
-    const std::string damping = fmt::format("{:g}", linear["chosen"]["damping"].get<double>());
-    section["damping"][damping] = section["damping"].value(damping, int64_t{0}) + 1;
-  }
-  return section;
+GateRecord gate_record(const Report& report, double max_kl) {
+  if (max_kl < 0) return {};
+  GateRecord gate;
+  gate.max_kl = max_kl;
+  if (!only_estimated(report)) gate.passed = gate_verdict(report, max_kl);
+  return gate;
 }
 
-json gate_section(const json& report, double max_kl) {
-  if (max_kl < 0) return {{"max_kl", nullptr}, {"passed", nullptr}};
-  return {{"max_kl", max_kl}, {"passed", only_estimated(report) ? json(nullptr) : json(gate_verdict(report, max_kl))}};
-}
-
-json build_report(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
-                  const RunFacts& facts, Tracker& tracker) {
-  json report;
-  report["schema"] = kReportSchema;
-  report["options"] = options_json(options, recipe);
-  report["input"] = {{"path", facts.model},
-                     {"format", source.format()},
-                     {"family", source.family().name},
-                     {"chat_template", !source.tokenizer().chat_template().empty()},
-                     {"digest", fmt::format("{:016x}", source.digest())}};
-  report["run"] = run_section(recipe, options, facts, tracker);
-  report["model"] = model_section(source, facts);
-  report["calibration"] = {{"source", sources_text(options.calibration)},
-                           {"sequences", facts.texts->calibration.sequences.size()},
-                           {"tokens", facts.calibration_tokens},
-                           {"first_token_weight", facts.first_rows ? json(recipe.first_token_weight) : json(1.0)},
-                           {"few_tokens", json::parse(facts.few_tokens_json)}};
-  report["calibration"].update(json::parse(facts.texts->calibration_facts));
-  report["held_back"] = {{"source", facts.texts->held_back_source},
-                         {"kind", evaluation_kind(options, *facts.texts)},
-                         {"chunks", facts.texts->held_back.sequences.size()},
-                         {"tokens", facts.texts->held_back.tokens()}};
-  json linears = json::array();
-  json scales = json::array();
-  json clamped = json::array();
-  double invariance = 0;
-  for (size_t layer = 0; layer < facts.blocks.size(); ++layer) {
-    const json& block = facts.blocks[layer];
-    for (const json& linear : block.at("linears")) {
-      linears.push_back(linear);
-      if (linear.value("raised_scales", 0) > 0 || linear.value("clamped_scales", 0) > 0) {
-        clamped.push_back({{"name", linear["name"]},
-                           {"raised_scales", linear["raised_scales"]},
-                           {"clamped_scales", linear["clamped_scales"]}});
-      }
+Report build_report(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                    const RunFacts& facts, Tracker& tracker) {
+  Report report;
+  report.schema = kReportSchema;
+  report.options = option_values(options, recipe);
+  report.input = {facts.model, source.format(), source.family().name, !source.tokenizer().chat_template().empty(),
+                  fmt::format("{:016x}", source.digest())};
+  report.run = run_record(recipe, options, facts, tracker);
+  report.model = model_record(source, facts);
+  report.calibration = calibration_record(recipe, options, facts);
+  report.held_back = {facts.texts->held_back_source, evaluation_kind(options, *facts.texts),
+                      std::ssize(facts.texts->held_back.sequences), facts.texts->held_back.tokens()};
+  for (const BlockRecord& block : facts.blocks) {
+    for (const LinearRecord& linear : block.linears) {
+      report.linears.push_back(linear);
+      if (linear.raised_scales == 0 && linear.clamped_scales == 0) continue;
+      ClampedRecord& clamped = report.clamped.emplace_back();
+      clamped.name = linear.name;
+      clamped.raised_scales = linear.raised_scales;
+      clamped.clamped_scales = linear.clamped_scales;
     }
-    for (json scale : block.at("scales")) {
-      scale["layer"] = layer;
-      scales.push_back(std::move(scale));
-    }
-    invariance = std::max(invariance, block.value("invariance_error", 0.0));
+    report.scales.insert(report.scales.end(), block.scales.begin(), block.scales.end());
+    report.invariance_error = std::max(report.invariance_error, block.invariance_error);
   }
-  report["linears"] = linears;
-  report["mixed"] = facts.mixed;
-  if (!facts.mixed.is_null())
-    report["mixed"]["file_bits_per_weight"] = file_bits_per_weight(facts.mixed, facts.written.front().second);
-  report["rounding_choice"] = rounding_section(
-      linears, recipe, guard_sequences(recipe, static_cast<int64_t>(facts.texts->calibration.sequences.size())));
-  report["scales"] = scales;
-  report["invariance_error"] = invariance;
-  report["skipped"] = json::array();
-  for (const Skipped& s : facts.skipped) report["skipped"].push_back({{"name", s.name}, {"reason", s.reason}});
-  json kept = json::array();
-  std::set<std::string> quantized;
-  for (const json& linear : linears) {
-    const auto name = linear["name"].get<std::string>();
-    quantized.insert(name.substr(0, name.find('[')));
-  }
-  for (const CheckpointTensor& t : source.tensors()) {
-    if (quantized.count(t.name) == 0) kept.push_back(t.name);
-  }
-  report["kept_in_16_bits"] = kept;
-  json files = json::array();
+  report.mixed = facts.mixed;
+  if (report.mixed)
+    report.mixed->file_bits_per_weight = file_bits_per_weight(*report.mixed, facts.written.front().second);
+  report.rounding_choice = rounding_record(
+      report.linears, recipe, guard_sequences(recipe, static_cast<int64_t>(facts.texts->calibration.sequences.size())));
+  for (const Skipped& s : facts.skipped) report.skipped.push_back({s.name, s.reason});
+  report.kept_in_16_bits = kept_tensors(source, report.linears);
   for (const auto& [format, written] : facts.written) {
     for (const ClampedTensor& c : written.clamped) {
-      clamped.push_back({{"name", c.name},
-                         {"format", format},
-                         {"clamped", c.clamped},
-                         {"flushed", c.flushed},
-                         {"largest", c.largest}});
+      ClampedRecord& clamped = report.clamped.emplace_back();
+      clamped.name = c.name;
+      clamped.format = format;
+      clamped.clamped = static_cast<int64_t>(c.clamped);
+      clamped.flushed = static_cast<int64_t>(c.flushed);
+      clamped.largest = c.largest;
     }
-    for (const WrittenFile& f : written.files)
-      files.push_back({{"format", format}, {"name", f.name}, {"bytes", f.bytes}});
+    for (const WrittenFile& f : written.files) report.files.push_back({format, f.name, static_cast<int64_t>(f.bytes)});
   }
-  report["clamped"] = clamped;
-  report["padded"] = json::array();  // an explicit group size must divide; nothing is ever padded
-  report["files"] = files;
-  report["warnings"] = tracker.warnings();
-  report["gate"] = gate_section(report, options.max_kl);
+  report.warnings = tracker.warnings();
+  report.gate = gate_record(report, options.max_kl);
   std::vector<std::string> paths = options.calibration.calibration;
   paths.insert(paths.end(), {options.evaluation.text, source.path(), facts.model, facts.output});
   publish(report, paths);

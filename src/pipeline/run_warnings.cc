@@ -5,7 +5,6 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "calibrate/stats_file.h"
@@ -123,7 +122,7 @@ std::string first_rows_warning(const Recipe& recipe, const StatsFile& statistics
 }
 
 std::vector<std::string> float16_warnings(const ModelSource& source, const WriteReport& report,
-                                          std::span<const nlohmann::json> blocks) {
+                                          std::span<const BlockRecord> blocks) {
   struct Lost {
     std::string name;
     uint64_t count;
@@ -139,11 +138,9 @@ std::vector<std::string> float16_warnings(const ModelSource& source, const Write
     }
     if (c.flushed > 0) lost.push_back({name, c.flushed});
   }
-  for (const nlohmann::json& block : blocks) {
-    for (const nlohmann::json& entry : block.value("flushed", nlohmann::json::array())) {
-      lost.push_back(
-          {escaped(source.stored_name(entry.at("name").get<std::string>())), entry.at("flushed").get<uint64_t>()});
-    }
+  for (const BlockRecord& block : blocks) {
+    for (const FlushedRecord& entry : block.flushed)
+      lost.push_back({escaped(source.stored_name(entry.name)), static_cast<uint64_t>(entry.flushed)});
   }
   if (lost.empty()) return warnings;
   std::stable_sort(lost.begin(), lost.end(), [](const Lost& a, const Lost& b) { return a.count > b.count; });
@@ -160,16 +157,15 @@ std::vector<std::string> float16_warnings(const ModelSource& source, const Write
   return warnings;
 }
 
-std::string clamped_scales_warning(std::span<const nlohmann::json> blocks) {
-  uint64_t scales = 0;
+std::string clamped_scales_warning(std::span<const BlockRecord> blocks) {
+  int64_t scales = 0;
   size_t linears = 0;
   std::string first;
-  for (const nlohmann::json& block : blocks) {
-    for (const nlohmann::json& linear : block.at("linears")) {
-      const auto clamped = linear.value("clamped_scales", uint64_t{0});
-      if (clamped == 0) continue;
-      if (linears++ == 0) first = linear.at("name").get<std::string>();
-      scales += clamped;
+  for (const BlockRecord& block : blocks) {
+    for (const LinearRecord& linear : block.linears) {
+      if (linear.clamped_scales == 0) continue;
+      if (linears++ == 0) first = linear.name;
+      scales += linear.clamped_scales;
     }
   }
   if (scales == 0) return {};

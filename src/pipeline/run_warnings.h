@@ -1,12 +1,12 @@
 // What a user should know before a run starts: the run and its plan say the same.
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "pipeline/recipe.h"
+#include "report/block_record.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
@@ -43,9 +43,9 @@ std::vector<std::string> unused_pattern_warnings(const QuantizeOptions& options,
 // What float16 could not hold of the written tensors: one line for each with values beyond its range, and one for all
 // values that became 0. `blocks`: the journal's reports of blocks, whose folded tensors count too.
 std::vector<std::string> float16_warnings(const ModelSource& source, const WriteReport& report,
-                                          std::span<const nlohmann::json> blocks);
+                                          std::span<const BlockRecord> blocks);
 
-std::string clamped_scales_warning(std::span<const nlohmann::json> blocks);
+std::string clamped_scales_warning(std::span<const BlockRecord> blocks);
 
 // In what the linears of a model are stored that is quantized already, "Q4_1" or "gptq"; empty: it is not.
 std::string quantized_storage(const ModelSource& source);

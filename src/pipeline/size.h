@@ -22,5 +22,9 @@ std::string memory_text(uint64_t bytes);
 // "0.4 s", "48 s", "12 min 30 s", "3 h 05 min".
 std::string duration_text(double seconds);
 ModelSize model_size(const ModelSource& source);
+// Of a record, which a stranger may have written: a negative number counts as 0.
+inline uint64_t bytes_of(int64_t number) {
+  return number > 0 ? static_cast<uint64_t>(number) : 0;
+}
 
 }  // namespace metal_marlin

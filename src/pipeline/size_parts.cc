@@ -4,14 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "pipeline/size.h"
 
 namespace metal_marlin {
-
-using nlohmann::json;
 
 namespace {
 
@@ -20,24 +17,19 @@ enum Part : size_t { kQuantized, kEmbedding, kHead, kSkipped, kRest, kPartCount 
 // A part with at least this share of the result is mentioned.
 constexpr double kLargeShare = 0.25;
 
-double bits_per_weight(const json& part) {
-  const auto weights = part.at("weights").get<double>();
-  return weights > 0 ? 8 * part.at("bytes").get<double>() / weights : 0;
+double bits_per_weight(const PartRecord& part) {
+  return part.weights > 0 ? 8 * static_cast<double>(part.bytes) / static_cast<double>(part.weights) : 0;
 }
 
 }  // namespace
 
-json size_parts(const ModelSource& source, const std::map<std::string, uint64_t>& kept, uint64_t quantized_bytes) {
-  struct Sums {
-    uint64_t weights = 0;
-    uint64_t bytes = 0;
-    uint64_t source_bytes = 0;
-  };
+std::vector<PartRecord> size_parts(const ModelSource& source, const std::map<std::string, uint64_t>& kept,
+                                   uint64_t quantized_bytes) {
   std::set<std::string> linears;
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
     for (const LinearSlot& slot : source.linears(layer)) linears.insert(slot.weight);
   }
-  Sums sums[kPartCount];
+  std::vector<PartRecord> sums(kPartCount);
   for (const CheckpointTensor& t : source.tensors()) {
     const auto it = kept.find(t.name);
     const Part part = it == kept.end()                      ? kQuantized
@@ -47,28 +39,26 @@ json size_parts(const ModelSource& source, const std::map<std::string, uint64_t>
                                                             : kRest;
     uint64_t weights = 1;
     for (const int64_t size : t.shape) weights *= static_cast<uint64_t>(size);
-    sums[part].weights += weights;
-    sums[part].source_bytes += t.bytes;
-    if (it != kept.end()) sums[part].bytes += it->second;
+    sums[part].weights += static_cast<int64_t>(weights);
+    sums[part].source_bytes += static_cast<int64_t>(t.bytes);
+    if (it != kept.end()) sums[part].bytes += static_cast<int64_t>(it->second);
   }
-  sums[kQuantized].bytes = quantized_bytes;
-  json parts = json::array();
+  sums[kQuantized].bytes = static_cast<int64_t>(quantized_bytes);
+  std::vector<PartRecord> parts;
   for (size_t i = 0; i < kPartCount; ++i) {
     if (sums[i].weights == 0) continue;
-    parts.push_back({{"name", kParts[i]},
-                     {"weights", sums[i].weights},
-                     {"bytes", sums[i].bytes},
-                     {"source_bytes", sums[i].source_bytes}});
+    sums[i].name = kParts[i];
+    parts.push_back(std::move(sums[i]));
   }
   return parts;
 }
 
-std::string size_parts_text(const json& parts) {
+std::string size_parts_text(std::span<const PartRecord> parts) {
   std::vector<std::string> texts;
-  for (const json& part : parts) {
-    const std::string name = part.at("name").get<std::string>();
+  for (const PartRecord& part : parts) {
+    const std::string& name = part.name;
     const double bits = bits_per_weight(part);
-    std::string text = fmt::format("{} {}", name, size_text(part.at("bytes").get<uint64_t>()));
+    std::string text = fmt::format("{} {}", name, size_text(bytes_of(part.bytes)));
     if (name == kParts[kQuantized]) text += fmt::format(" ({:.2f} bits per weight)", bits);
     if (name == kParts[kEmbedding] || name == kParts[kHead]) text += fmt::format(" ({:.0f} bits)", bits);
     texts.push_back(text);
@@ -76,20 +66,20 @@ std::string size_parts_text(const json& parts) {
   return fmt::format("{}", fmt::join(texts, ", "));
 }
 
-std::string size_reason(const json& parts) {
+std::string size_reason(std::span<const PartRecord> parts) {
   double bytes = 0;
   double source = 0;
-  for (const json& part : parts) {
-    bytes += part.at("bytes").get<double>();
-    source += part.at("source_bytes").get<double>();
+  for (const PartRecord& part : parts) {
+    bytes += static_cast<double>(part.bytes);
+    source += static_cast<double>(part.source_bytes);
   }
   std::vector<std::string> grown;
   std::vector<std::string> large;
   std::string chosen;  // what is large because the options say so
-  for (const json& part : parts) {
-    const std::string name = part.at("name").get<std::string>();
-    const auto size = part.at("bytes").get<uint64_t>();
-    const auto before = part.at("source_bytes").get<uint64_t>();
+  for (const PartRecord& part : parts) {
+    const std::string& name = part.name;
+    const uint64_t size = bytes_of(part.bytes);
+    const uint64_t before = bytes_of(part.source_bytes);
     if (size > before) {
       grown.push_back(fmt::format("{} from {} to {}", name, size_text(before), size_text(size)));
     }

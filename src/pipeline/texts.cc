@@ -17,16 +17,17 @@
 #include "calibrate/mixture.h"
 #include "calibrate/stats_file.h"
 #include "core/counted.h"
+#include "formats/bounded_json.h"
+#include "formats/text.h"
 #include "infer/batch_sampler.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/select_pool.h"
+#include "report/json_records.h"
 #include "source/text_stream.h"
 #include "source/tokenizer.h"
 
 namespace metal_marlin {
 namespace {
-
-using nlohmann::json;
 
 constexpr int64_t kLeastHeldBack = 256;  // tokens of each of several sources: fewer are too noisy to judge by
 
@@ -377,7 +378,6 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
   }
   tracker.enter("tokenize", 0, 1);
   std::vector<Part> parts = lay_out(source, options);
-  json facts = {{"sources", json::array()}, {"selection", nullptr}};
   std::vector<int64_t> counts;
   std::vector<double> weights;
   std::vector<std::string> held_back_sources;
@@ -387,17 +387,21 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
     part.sequences.sequences.resize(static_cast<size_t>(part.count));
     counts.push_back(part.count);
     weights.push_back(part.weight);
-    json fact = {{"source", part.source},
-                 {"kind", source_kind_name(part.kind)},
-                 {"sequences", part.count},
-                 {"tokens", part.sequences.tokens()}};
-    fact[part.share > 0 ? "share" : "weight"] = part.share > 0 ? part.share : part.weight;
-    if (part.kind == SourceKind::kSelf) {
-      fact["temperature"] = c.temperature;
-      fact["seed"] = c.seed;
-      fact["sequence_length"] = c.sequence_length;
+    SourceRecord& fact = texts.record.sources.emplace_back();
+    fact.source = part.source;
+    fact.kind = source_kind_name(part.kind);
+    fact.sequences = part.count;
+    fact.tokens = part.sequences.tokens();
+    if (part.share > 0) {
+      fact.share = part.share;
+    } else {
+      fact.weight = part.weight;
     }
-    facts["sources"].push_back(std::move(fact));
+    if (part.kind == SourceKind::kSelf) {
+      fact.temperature = c.temperature;
+      fact.seed = c.seed;
+      fact.sequence_length = c.sequence_length;
+    }
     if (!hold_back || part.held_back.sequences.empty()) continue;
     held_back_sources.push_back(held_back_text(part));
     std::move(part.held_back.sequences.begin(), part.held_back.sequences.end(),
@@ -416,21 +420,19 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
   if (c.select > 0 && c.select < static_cast<int64_t>(origin.size())) {
     const PoolSelection chosen = select_pool(source, texts.calibration, origin, apportion(weights, counts, c.select),
                                              options.machine, scratch, tracker);
-    json list = json::array();
+    SelectionRecord& selection = texts.record.selection.emplace();
+    selection.pool = std::ssize(origin);
+    selection.blocks = chosen.blocks;
+    selection.coverage = chosen.coverage;
     TokenSet kept;
     for (const int64_t i : chosen.sequences) {
       const auto at = static_cast<size_t>(i);
-      list.push_back({{"source", parts[static_cast<size_t>(origin[at])].source}, {"index", place[at]}});
+      selection.sequences.push_back({parts[static_cast<size_t>(origin[at])].source, place[at]});
       kept.sequences.push_back(std::move(texts.calibration.sequences[at]));
     }
-    facts["selection"] = {{"pool", origin.size()},
-                          {"blocks", chosen.blocks},
-                          {"coverage", chosen.coverage},
-                          {"sequences", std::move(list)}};
     texts.calibration = std::move(kept);
   }
   warn_of_no_choice(c, std::ssize(origin), tracker);
-  texts.calibration_facts = facts.dump(-1, ' ', false, json::error_handler_t::replace);
   warn_beyond_positions(source, std::max(texts.calibration.longest(), texts.held_back.longest()), tracker);
   return texts;
 }
@@ -471,65 +473,57 @@ std::string sources_text(const CalibrationOptions& options) {
   return fmt::format("{}", fmt::join(options.calibration, ", "));
 }
 
-std::string statistics_facts(const CalibrationOptions& options, const StatsFile& file) {
-  json facts = {{"sources", json::array({{{"source", options.calibration.front()},
-                                          {"kind", source_kind_name(SourceKind::kStatistics)},
-                                          {"tokens", file.tokens()}}})},
-                {"made_from", nullptr}};
-  if (!file.calibration().empty()) facts["made_from"] = json::parse(file.calibration());
-  return facts.dump(-1, ' ', false, json::error_handler_t::replace);
+TextRecord statistics_record(const CalibrationOptions& options, const StatsFile& file,
+                             std::optional<TextRecord>& made_from) {
+  TextRecord out;
+  SourceRecord& source = out.sources.emplace_back();
+  source.source = options.calibration.front();
+  source.kind = source_kind_name(SourceKind::kStatistics);
+  source.tokens = static_cast<int64_t>(file.tokens());
+  made_from.reset();
+  if (file.calibration().empty()) return out;
+  made_from = record_of<TextRecord>(parse_json_or_discard(file.calibration()), [&](const std::string& place,
+                                                                                   const std::string& expected,
+                                                                                   const std::string& found) {
+    throw FormatError(fmt::format("{}: metal_marlin.calibration: {}: expected {}, found {}; make the statistics again",
+                                  file.path(), escaped(place), expected, found));
+  });
+  return out;
 }
 
-std::string calibration_text(const json& facts) {
-  // A statistics file may hold any JSON here.
-  const auto number = [](const json& object, const char* key) {
-    return object.contains(key) && object[key].is_number() ? object[key].get<double>() : 0.0;
-  };
-  const auto text_of = [](const json& object, const char* key) {
-    return object.contains(key) && object[key].is_string() ? object[key].get<std::string>() : std::string();
-  };
-  if (!facts.is_object() || !facts.contains("sources") || !facts["sources"].is_array()) return "";
-  const json& sources = facts["sources"];
+std::string calibration_text(const TextRecord& record, const std::optional<TextRecord>& made_from) {
   std::vector<std::string> parts;
-  for (const json& s : sources) {
-    if (!s.is_object()) return "";
-    const std::string kind = text_of(s, "kind");
-    std::string text = std::filesystem::path(text_of(s, "source")).filename().string();
-    if (kind == "self") {
-      text = fmt::format("text of the model itself (temperature {:g}, seed {}, sequences of {:.0f} tokens)",
-                         number(s, "temperature"), s.contains("seed") ? s["seed"].dump() : std::string("unknown"),
-                         number(s, "sequence_length"));
+  for (const SourceRecord& s : record.sources) {
+    std::string text = std::filesystem::path(s.source).filename().string();
+    if (s.kind == "self") {
+      text = fmt::format("text of the model itself (temperature {:g}, seed {}, sequences of {} tokens)",
+                         s.temperature.value_or(0), s.seed ? fmt::format("{}", *s.seed) : std::string("unknown"),
+                         s.sequence_length.value_or(0));
     }
-    if (kind == "builtin") text = "text that comes with metal-marlin";
-    if (s.contains("share")) {
-      text += fmt::format(", {:g} % of the sequences", 100 * number(s, "share"));
-    } else if (sources.size() > 1) {
-      text += fmt::format(", weight {:g}", number(s, "weight"));
+    if (s.kind == "builtin") text = "text that comes with metal-marlin";
+    if (s.share) {
+      text += fmt::format(", {:g} % of the sequences", 100 * *s.share);
+    } else if (record.sources.size() > 1) {
+      text += fmt::format(", weight {:g}", s.weight.value_or(0));
     }
-    const std::string sequences =
-        s.contains("sequences") ? fmt::format("{:.0f} sequences, ", number(s, "sequences")) : std::string();
-    parts.push_back(fmt::format("{}: {}{:.0f} tokens", text, sequences, number(s, "tokens")));
+    const std::string sequences = s.sequences ? fmt::format("{} sequences, ", *s.sequences) : std::string();
+    parts.push_back(fmt::format("{}: {}{} tokens", text, sequences, s.tokens));
   }
   std::string out = fmt::format("{}", fmt::join(parts, "; "));
-  if (facts.contains("selection") && facts["selection"].is_object()) {
-    const json& selection = facts["selection"];
-    const size_t kept = selection.contains("sequences") ? selection["sequences"].size() : 0;
-    out +=
-        fmt::format("; of these {:.0f} sequences the {} that cover the channels best", number(selection, "pool"), kept);
+  if (record.selection) {
+    out += fmt::format("; of these {} sequences the {} that cover the channels best", record.selection->pool,
+                       record.selection->sequences.size());
   }
-  if (facts.contains("made_from")) {
-    const std::string made = calibration_text(facts["made_from"]);
+  if (made_from) {
+    const std::string made = calibration_text(*made_from, std::nullopt);
     if (!made.empty()) out += fmt::format(" (made of {})", made);
   }
   return out;
 }
 
-std::string calibration_details(const json& calibration) {
-  const auto there = [&](const char* key) { return calibration.contains(key) && !calibration[key].is_null(); };
-  const bool one_text = there("sources") && calibration["sources"].size() == 1 &&
-                        calibration["sources"][0].is_object() && calibration["sources"][0].contains("kind") &&
-                        calibration["sources"][0]["kind"] != "self";
-  return one_text && !there("selection") && !there("made_from") ? std::string() : calibration_text(calibration);
+std::string calibration_details(const CalibrationRecord& c) {
+  const bool one_text = c.sources.size() == 1 && c.sources.front().kind != "self";
+  return one_text && !c.selection && !c.made_from ? std::string() : calibration_text(c, c.made_from);
 }
 
 }  // namespace metal_marlin

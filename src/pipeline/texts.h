@@ -2,8 +2,9 @@
 #pragma once
 
 #include <metal_marlin/quantize.h>
+#include <metal_marlin/report_records.h>
 
-#include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,11 +43,7 @@ struct RunTexts {
   TokenSet calibration;          // empty with an npz
   TokenSet held_back;            // empty: no evaluation
   std::string held_back_source;  // for the report: a path, or "the last n of m tokens of ..."
-  // For report, model card and statistics files: the JSON text of an object with
-  //   sources    [{source, kind, weight, sequences, tokens}], those of self-made text with temperature, seed,
-  //              sequence_length; sequences are those of the pool where there is a selection
-  //   selection  null, or {pool, sequences: [{source, index}], coverage, ...} (select_pool.h)
-  std::string calibration_facts = "{}";
+  TextRecord record;             // of the calibration text, for report, model card and statistics files
 };
 
 // The chunks of the text to evaluate on, of which no more is read than they take; FormatError when it is too short for
@@ -78,15 +75,16 @@ struct TextSizes {
 // `tracker`: warned of what prepare_texts would warn of; null: nothing is said.
 TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options, Tracker* tracker = nullptr);
 
-// What calibration_facts say of statistics from a file: {sources: [{source, kind, tokens}], made_from: what the file
-// says of its text, or null}.
-std::string statistics_facts(const CalibrationOptions& options, const StatsFile& file);
+// The record of statistics from a file; `made_from` takes what the file says of its text, if anything. FormatError
+// where that is damaged.
+TextRecord statistics_record(const CalibrationOptions& options, const StatsFile& file,
+                             std::optional<TextRecord>& made_from);
 
 // "a.txt, self": the sources as the report names them.
 std::string sources_text(const CalibrationOptions& options);
 // The same for a model card: names without folders, with weights, numbers of sequences and how the text was made.
-std::string calibration_text(const nlohmann::json& facts);
-// calibration_text() of a report's "calibration" when it says more than source, sequences and tokens; else nothing.
-std::string calibration_details(const nlohmann::json& calibration);
+std::string calibration_text(const TextRecord& text, const std::optional<TextRecord>& made_from);
+// The same of a report when it says more than source, sequences and tokens; else nothing.
+std::string calibration_details(const CalibrationRecord& calibration);
 
 }  // namespace metal_marlin

@@ -64,7 +64,7 @@ class CalibrationSourcesTest : public testing::Test {
     return o;
   }
   json quantize(const std::string& out, const QuantizeOptions& o) const {
-    return json::parse(quantize_model(path("model"), path(out), o).report_json);
+    return json::parse(quantize_model(path("model"), path(out), o).report.to_json());
   }
   std::string refusal(const QuantizeOptions& o) const {
     try {
@@ -99,7 +99,7 @@ TEST_F(CalibrationSourcesTest, GiveSequencesInProportionToTheirWeights) {
       (json{{"source", "chat.jsonl"}, {"kind", "conversations"}, {"weight", 3.0}, {"sequences", 12}, {"tokens", 768}}));
   EXPECT_TRUE(c["selection"].is_null());
   EXPECT_FALSE(warned(report, "asked for"));
-  EXPECT_NE(render_report_text(report.dump()).find("chat.jsonl"), std::string::npos);
+  EXPECT_NE(render_report_text(report_from_json(report.dump())).find("chat.jsonl"), std::string::npos);
   const std::string card = read_text_file(path("q") + "/README.md");
   EXPECT_NE(
       card.find(
@@ -134,13 +134,13 @@ TEST_F(CalibrationSourcesTest, TheProgramsOwnTextStandsBesideFiles) {
                 .find("text that comes with metal-marlin, 6.25 % of the sequences: 2 sequences"),
             std::string::npos);
   EXPECT_TRUE(quantize_model(path("model"), path("q"), o).already_complete);
-  const std::string plan = plan_quantization(path("model"), path("p"), o);
-  EXPECT_EQ(json::parse(plan)["builtin_tokens"], 128);
+  const Plan plan = plan_quantization(path("model"), path("p"), o);
+  EXPECT_EQ(plan.builtin_tokens, 128);
   EXPECT_NE(render_plan(plan).find("2048 for calibration (128 of them from the program's own text), "),
             std::string::npos)
       << render_plan(plan);
   o.calibration.select = 16;
-  EXPECT_EQ(json::parse(plan_quantization(path("model"), path("p"), o))["builtin_tokens"], 64);
+  EXPECT_EQ(json::parse(plan_quantization(path("model"), path("p"), o).to_json())["builtin_tokens"], 64);
   o.calibration.select = 0;
   o.builtin_share = 0.25;
   EXPECT_THROW(quantize("q", o), ArgumentError);  // another run
@@ -329,7 +329,7 @@ TEST_F(CalibrationSourcesTest, AnInterruptedSelectionContinuesToTheSameBytes) {
     Observer observer;
     observer.on_progress = [&](const Progress&) { return ++calls < limit; };
     try {
-      report = json::parse(quantize_model(path("model"), path("cut"), o, observer).report_json);
+      report = json::parse(quantize_model(path("model"), path("cut"), o, observer).report.to_json());
     } catch (const Interrupted&) {
     }
     ASSERT_LT(limit, 10000);
@@ -375,7 +375,7 @@ TEST_F(CalibrationSourcesTest, TooFewTokensAreNamedOnce) {
                     ? 1
                     : 0;
   EXPECT_EQ(warnings, 1);
-  const json plan = json::parse(plan_quantization(path("model"), path("p"), o));
+  const json plan = json::parse(plan_quantization(path("model"), path("p"), o).to_json());
   EXPECT_TRUE(warned(plan, "too little calibration text"));
   o.method = "rtn";  // reads no Gram matrix
   EXPECT_TRUE(quantize("rtn", o)["calibration"]["few_tokens"].empty());
@@ -422,10 +422,16 @@ TEST_F(CalibrationSourcesTest, BrokenFactsInAStatisticsFileAreRefused) {
   EXPECT_THROW(with_facts("[]"), FormatError);
   EXPECT_THROW(with_facts("{"), FormatError);
   EXPECT_THROW(with_facts(std::string(100000, '[')), FormatError);
-  // Somebody else's object is passed on as it is, whatever its fields hold.
-  const json report =
-      with_facts(R"({"sources": [{"source": 3, "kind": "self", "weight": "x"}], "selection": {"pool": []}})");
-  EXPECT_EQ(report["calibration"]["made_from"]["sources"][0]["source"], 3);
+  try {
+    with_facts(R"({"sources": [{"source": 3, "kind": "self", "weight": "x"}], "selection": {"pool": []}})");
+    FAIL() << "no error";
+  } catch (const FormatError& e) {
+    EXPECT_NE(std::string(e.what()).find("t.npz: metal_marlin.calibration: sources/0/source: expected a text, found 3"),
+              std::string::npos)
+        << e.what();
+  }
+  const json report = with_facts(R"({"sources": [{"source": "a.txt", "kind": "text", "tokens": 9}], "more": 1})");
+  EXPECT_EQ(report["calibration"]["made_from"]["sources"][0]["tokens"], 9);
 }
 
 }  // namespace

@@ -80,15 +80,13 @@ TEST_F(CallsAtOnce, GiveTheBytesOfCallsAlone) {
 }
 
 // The report states the number of threads that a run had.
-int reported_threads(const QuantizeResult& result) {
-  const std::string key = "\"threads\":";
-  const size_t at = result.report_json.find(key);
-  return at == std::string::npos ? -1 : std::stoi(result.report_json.substr(at + key.size()));
+int64_t reported_threads(const QuantizeResult& result) {
+  return result.report.run.machine.threads;
 }
 
 TEST_F(CallsAtOnce, EachHasItsOwnNumberOfThreads) {
-  int one = 0;
-  int two = 0;
+  int64_t one = 0;
+  int64_t two = 0;
   run_at_once({[&] { one = reported_threads(quantize_model(model(), out("one"), with("rtn", 1))); },
                [&] { two = reported_threads(quantize_model(model(), out("two"), with("rtn", 2))); }});
   EXPECT_EQ(one, 1);

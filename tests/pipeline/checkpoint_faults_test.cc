@@ -153,7 +153,7 @@ TEST_F(CheckpointFaults, AStoredHeadStaysInTheOutputAndItsConfigSaysSo) {
   // The same weights, whatever the config says.
   EXPECT_EQ(evaluate_model(tied, "", e, {}).perplexity, evaluate_model(model(), "", e, {}).perplexity);
   for (const std::string format : {"native", "awq", "gptq", "gptq_v2"}) {
-    const json report = json::parse(quantize_model(tied, out(format), quick(format)).report_json);
+    const json report = json::parse(quantize_model(tied, out(format), quick(format)).report.to_json());
     EXPECT_TRUE(any_with(report["warnings"], "tie_word_embeddings")) << format;
     std::ifstream in(out(format) + "/config.json");
     EXPECT_EQ(json::parse(in)["tie_word_embeddings"], false) << format;
@@ -241,11 +241,11 @@ TEST_F(CheckpointFaults, WhatLosesBitsOrIsClampedIsAmongTheWarnings) {
   const std::string clamped = changed(model(), "clamped", set("model.embed_tokens.weight", 7, 1e6F));
   QuantizeOptions o = quick("awq");
   evaluate_on_text(o);
-  const json report = json::parse(quantize_model(clamped, out("awq"), o).report_json);
+  const json report = json::parse(quantize_model(clamped, out("awq"), o).report.to_json());
   EXPECT_TRUE(any_with(report["warnings"], "model.embed_tokens.weight: 1 value exceeds float16 and was clamped"));
   EXPECT_TRUE(any_with(report["warnings"], "measured before that"));
   // The native format keeps 16 bits too; a source of 16 bits loses nothing.
-  const json again = json::parse(quantize_model(out("awq"), out("again"), o).report_json);
+  const json again = json::parse(quantize_model(out("awq"), out("again"), o).report.to_json());
   EXPECT_FALSE(any_with(again["warnings"], "measured before that"));
 }
 

@@ -43,7 +43,7 @@ TEST(Compare, FoldedScalesAreUndone) {
     o.calibration.sequence_length = 64;
     o.evaluation.text = "none";
     const std::string out = (folder / name).string();
-    const json report = json::parse(quantize_model(model(name), out, o).report_json);
+    const json report = json::parse(quantize_model(model(name), out, o).report.to_json());
     const json j = json::parse(compare_models(model(name), out));
     EXPECT_GT(j["relative_error"].get<double>(), 0.01);
     std::map<std::string, double> compared;

@@ -127,7 +127,8 @@ TEST(ConvertToFloat16, WhatBecomesZeroOrIsClampedIsSaid) {
   options.formats = {"awq"};
   options.group_size = "8";
   options.evaluation.text = "none";
-  const json run = json::parse(quantize_model(folder.path("model"), folder.path("quantized"), options).report_json);
+  const json run =
+      json::parse(quantize_model(folder.path("model"), folder.path("quantized"), options).report.to_json());
   EXPECT_TRUE(any_with(run["warnings"], {"3 values that were not 0 became 0", "2 of model.norm.weight"}))
       << run["warnings"];
 }

@@ -10,6 +10,7 @@
 
 #include "core/half.h"
 #include "core/random.h"
+#include "report/json_records.h"
 
 namespace metal_marlin {
 namespace {
@@ -56,7 +57,15 @@ TEST_F(JournalTest, BlocksComeBackAsTheyWere) {
   EXPECT_EQ(journal.fingerprint(), 42u);
   EXPECT_EQ(journal.finished_blocks(), 0);
   const FinishedBlock want = block(1);
-  journal.write_block(0, want, {{"linears", {1, 2}}});
+  BlockRecord record;
+  record.linears.resize(2);
+  record.linears[1].name = "second";
+  record.linears[1].shape = {3, 4};
+  record.linears[1].chosen = {.rounding = "refined", .damping = 0.07, .nearest = 0.25, .feedback = std::nullopt};
+  record.scales.push_back({.layer = 3, .tap = "qkv", .ratio = 0.3});
+  record.changed = {"norm"};
+  record.flushed = {{"norm", 2, 8}};
+  journal.write_block(0, want, record);
   EXPECT_EQ(journal.finished_blocks(), 1);
   const FinishedBlock got = Journal(folder_.string()).read_block(0);
   ASSERT_EQ(got.quantized.size(), 2u);
@@ -71,14 +80,14 @@ TEST_F(JournalTest, BlocksComeBackAsTheyWere) {
   ASSERT_EQ(got.changed.size(), 1u);
   EXPECT_EQ(got.changed[0].name, "model.layers.0.norm.weight");
   EXPECT_EQ(std::memcmp(got.changed[0].bytes.data(), want.changed[0].bytes.data(), 16), 0);
-  EXPECT_EQ(journal.read_block_report(0)["linears"], nlohmann::json({1, 2}));
+  EXPECT_EQ(json_of(journal.read_block_record(0)), json_of(record));
 }
 
 TEST_F(JournalTest, ABlockWithoutItsReportIsNotFinished) {
   Journal journal(folder_.string());
   journal.begin(1);
-  journal.write_block(0, block(1), nlohmann::json::object());
-  journal.write_block(1, block(2), nlohmann::json::object());
+  journal.write_block(0, block(1), {});
+  journal.write_block(1, block(2), {});
   fs::remove(fs::path(journal.folder()) / "block-00001.json");
   EXPECT_EQ(journal.finished_blocks(), 1);
   // Leftovers of an interrupted write do not count either.

@@ -58,7 +58,7 @@ TEST_P(EveryMethod, TheReportSpeaksOfTheFileThatWasWritten) {
   if (std::string(name).rfind("gemma", 0) == 0) o.group_size = "-1";  // in_features of 20: those linears are skipped
   o.evaluation.text = o.calibration.calibration.front();
   o.evaluation.chunks = 8;
-  const json report = json::parse(quantize_model(model(name), out("q"), o).report_json);
+  const json report = json::parse(quantize_model(model(name), out("q"), o).report.to_json());
   EXPECT_EQ(report["schema"], 1);
   EXPECT_LT(report["invariance_error"].get<double>(), 1e-4);
   EvaluationOptions e;
@@ -77,7 +77,7 @@ TEST_P(EveryMethod, TheReportSpeaksOfTheFileThatWasWritten) {
     EXPECT_GT(l["weight_error"].get<double>(), 0) << l["name"];
     EXPECT_LT(l["output_error"].get<double>(), 0.5) << l["name"];
   }
-  EXPECT_FALSE(render_report_text(report.dump()).empty());
+  EXPECT_FALSE(render_report_text(report_from_json(report.dump())).empty());
   EXPECT_FALSE(fs::exists(out("q") + "/.metal-marlin"));
 }
 
@@ -157,7 +157,7 @@ TEST_F(QuantizeModelTest, AnOptionWithoutEffectDoesNotStartOver) {
   EXPECT_THROW(quantize_model(model("llama"), out("q"), o, stop), Interrupted);
   o.damping = 0.5;
   o.calibration.seed = 7;
-  const json report = json::parse(quantize_model(model("llama"), out("q"), o).report_json);
+  const json report = json::parse(quantize_model(model("llama"), out("q"), o).report.to_json());
   EXPECT_EQ(report["run"]["resumed_blocks"], 1);
   EXPECT_NE(report["warnings"].dump().find("--damping"), std::string::npos) << report["warnings"];
 }
@@ -169,7 +169,7 @@ TEST_F(QuantizeModelTest, DampingWithoutAGuardIsThatOfMostGuards) {
     o.damping = damping;
     const auto source = ModelSource::open(model("llama"));
     const Recipe recipe = make_recipe(o, *source);
-    return std::pair(recipe.damping, options_json(o, recipe)["damping"].get<double>());
+    return std::pair(recipe.damping, std::get<double>(option_values(o, recipe)["damping"]));
   };
   const auto expect = [](std::pair<double, double> found, double damping, double reported) {
     EXPECT_NEAR(found.first, damping, 1e-12);
@@ -200,7 +200,7 @@ TEST_F(QuantizeModelTest, ATextThatWasMovedIsStillTheSameText) {
   EXPECT_THROW(quantize_model(model("llama"), out("q"), o, stop), Interrupted);
   QuantizeOptions again = o;
   again.calibration.calibration = {moved};
-  EXPECT_EQ(json::parse(quantize_model(model("llama"), out("q"), again).report_json)["run"]["resumed_blocks"], 1);
+  EXPECT_EQ(json::parse(quantize_model(model("llama"), out("q"), again).report.to_json())["run"]["resumed_blocks"], 1);
   EXPECT_TRUE(quantize_model(model("llama"), out("q"), o).already_complete);
   // Other bytes under the old name are another text, and a text is not its own evaluation.
   std::ofstream(folder_ / "text.txt", std::ios::app) << "more";
@@ -223,7 +223,7 @@ TEST_F(QuantizeModelTest, OneThreadAndTwoGiveTheSameBytes) {
 TEST_F(QuantizeModelTest, SpilledStatesGiveTheSameBytes) {
   QuantizeOptions o = options("awq-paper");
   quantize_model(model("llama"), out("memory"), o);
-  const json plan = json::parse(plan_quantization(model("llama"), out("p"), o));
+  const json plan = json::parse(plan_quantization(model("llama"), out("p"), o).to_json());
   o.machine.memory_bytes = plan["memory"]["peak_bytes"].get<uint64_t>() - 1024;
   quantize_model(model("llama"), out("spilled"), o);
   EXPECT_EQ(files(out("memory")), files(out("spilled")));
@@ -285,7 +285,7 @@ TEST_F(QuantizeModelTest, WhatCannotWorkIsSaidBeforeAnyWork) {
   fs::copy(model("llama"), out("own"));
   o.overwrite = true;
   EXPECT_THROW(quantize_model(out("own"), out("own"), o), ArgumentError);
-  EXPECT_NE(json::parse(plan_quantization(out("own"), out("own"), o))["stops"], "");
+  EXPECT_NE(json::parse(plan_quantization(out("own"), out("own"), o).to_json())["stops"], "");
   EXPECT_FALSE(fs::exists(out("own") + "/.metal-marlin"));
   o.evaluation.text = "none";
   o.max_kl = 1;
@@ -326,7 +326,7 @@ TEST_F(QuantizeModelTest, AnInterruptedRunOfOthersIsRefusedAndKept) {
   const auto stop = [](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
   EXPECT_THROW(quantize_model(model("llama"), out("q"), o, {.on_progress = stop}), Interrupted);
   const auto refused = [&](const QuantizeOptions& other, const std::string& name, const std::string& what) {
-    const json plan = json::parse(plan_quantization(model(name), out("q"), other));
+    const json plan = json::parse(plan_quantization(model(name), out("q"), other).to_json());
     EXPECT_TRUE(plan["start"].is_null()) << what;
     try {
       quantize_model(model(name), out("q"), other);
@@ -350,7 +350,7 @@ TEST_F(QuantizeModelTest, AnInterruptedRunOfOthersIsRefusedAndKept) {
   other = o;
   other.calibration.calibration = {text};
   refused(other, "llama", "texts");
-  EXPECT_EQ(json::parse(quantize_model(model("llama"), out("q"), o).report_json)["run"]["resumed_blocks"], 1);
+  EXPECT_EQ(json::parse(quantize_model(model("llama"), out("q"), o).report.to_json())["run"]["resumed_blocks"], 1);
   EXPECT_EQ(files(out("q")), files(out("whole")));
   // The same of a finished result.
   other = o;
@@ -403,7 +403,7 @@ TEST_F(QuantizeModelTest, AWorkingDirectoryIsWrittenIntoInPlace) {
 TEST_F(QuantizeModelTest, ThePageOverwritesNoFileOfTheCheckpoint) {
   QuantizeOptions o = options("rtn");
   o.formats = {"native", "awq"};
-  const std::string report = quantize_model(model("llama"), out("q"), o).report_json;
+  const Report report = quantize_model(model("llama"), out("q"), o).report;
   const auto before = files(out("q"));
   for (const char* name : {"q/report.json", "q/awq/config.json", "q/awq/model.safetensors", "q/other.safetensors"})
     EXPECT_THROW(write_report_html(report, out(name)), ArgumentError) << name;
@@ -478,7 +478,7 @@ TEST_F(QuantizeModelTest, AModelThatChangesEndsTheRunAndTheJournalIsWhole) {
   }
   fs::copy_file(model("llama") + "/model.safetensors", weights, fs::copy_options::overwrite_existing);
   fs::last_write_time(weights, time);
-  EXPECT_EQ(json::parse(quantize_model(out("m"), out("q"), o).report_json)["run"]["resumed_blocks"], 1);
+  EXPECT_EQ(json::parse(quantize_model(out("m"), out("q"), o).report.to_json())["run"]["resumed_blocks"], 1);
   auto now = files(out("q"));
   auto whole = files(out("whole"));
   now.erase("README.md");  // names the folder
@@ -508,7 +508,7 @@ TEST_F(QuantizeModelTest, OtherOptionsStartOverInsteadOfMixing) {
 TEST_F(QuantizeModelTest, SkippedLinearsStayInSixteenBitsAndAreListed) {
   QuantizeOptions o = options("awq-paper");
   o.skip = {"*.layers.0.mlp.up_proj.weight", "*o_proj.weight"};
-  const json report = json::parse(quantize_model(model("llama"), out("q"), o).report_json);
+  const json report = json::parse(quantize_model(model("llama"), out("q"), o).report.to_json());
   std::set<std::string> skipped;
   for (const json& s : report["skipped"]) skipped.insert(s["name"].get<std::string>());
   EXPECT_TRUE(skipped.count("model.layers.0.mlp.up_proj.weight"));
@@ -558,7 +558,7 @@ TEST_F(QuantizeModelTest, TheGateJudgesTheResult) {
 TEST_F(QuantizeModelTest, TheReportSpeaksOfTheGateThatWasAskedFor) {
   QuantizeOptions o = options("rtn");
   const auto gate = [&] {
-    const json report = json::parse(quantize_model(model("llama"), out("q"), o).report_json);
+    const json report = json::parse(quantize_model(model("llama"), out("q"), o).report.to_json());
     EXPECT_EQ(json::parse(read_text_file(out("q") + "/report.json")), report);
     EXPECT_EQ(report["options"]["max_kl"], report["gate"]["max_kl"]);
     EXPECT_EQ(read_text_file(out("q") + "/report.html").find("Quality gate") != std::string::npos, o.max_kl >= 0);
@@ -579,7 +579,7 @@ TEST_F(QuantizeModelTest, TooLittleDiskIsSaidBeforeAnyWork) {
   fs::create_directory(small);
   if (mount("tmpfs", small.c_str(), "tmpfs", 0, "size=8k") != 0) GTEST_SKIP() << "mounting a tmpfs needs root";
   const QuantizeOptions o = options("rtn");
-  const json plan = json::parse(plan_quantization(model("llama"), small + "/not/yet", o));
+  const json plan = json::parse(plan_quantization(model("llama"), small + "/not/yet", o).to_json());
   std::string said;
   try {
     quantize_model(model("llama"), small + "/not/yet", o);
@@ -599,29 +599,28 @@ TEST_F(QuantizeModelTest, TooLittleDiskIsSaidBeforeAnyWork) {
 // is there too.
 TEST_F(QuantizeModelTest, ThePlanSaysWithWhatTheRunStarts) {
   QuantizeOptions o = options("rtn");
-  const auto plan = [&](const QuantizeOptions& asked) {
-    return json::parse(plan_quantization(model("llama"), out("q"), asked));
-  };
-  EXPECT_EQ(plan(o)["start"], "fresh");
+  const auto plan = [&](const QuantizeOptions& asked) { return plan_quantization(model("llama"), out("q"), asked); };
+  EXPECT_EQ(plan(o).start, "fresh");
   const auto stop = [](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
   EXPECT_THROW(quantize_model(model("llama"), out("q"), o, {.on_progress = stop}), Interrupted);
-  EXPECT_EQ(plan(o)["start"], "resume");
-  EXPECT_EQ(plan(o)["finished_blocks"], 1);
-  EXPECT_NE(render_plan(plan(o).dump()).find("it goes on after 1 finished blocks"), std::string::npos);
+  EXPECT_EQ(plan(o).start, "resume");
+  EXPECT_EQ(plan(o).finished_blocks, 1);
+  EXPECT_NE(render_plan(plan(o)).find("it goes on after 1 finished blocks"), std::string::npos);
   QuantizeOptions other = o;
   other.scheme = "sym";
-  EXPECT_NE(plan(other)["stops"].dump().find("--scheme"), std::string::npos);
-  const json report = json::parse(quantize_model(model("llama"), out("q"), o).report_json);
-  EXPECT_EQ(plan(o)["start"], "complete");
-  EXPECT_NE(render_plan(plan(o).dump()).find("nothing to do"), std::string::npos);
-  EXPECT_EQ(plan(o)["stops"], "");
+  EXPECT_NE(plan(other).stops.find("--scheme"), std::string::npos);
+  const json report = json::parse(quantize_model(model("llama"), out("q"), o).report.to_json());
+  EXPECT_EQ(plan(o).start, "complete");
+  EXPECT_NE(render_plan(plan(o)).find("nothing to do"), std::string::npos);
+  EXPECT_EQ(plan(o).stops, "");
   std::ofstream(out("q") + "/" + report["files"][0]["name"].get<std::string>()) << "short";
-  EXPECT_EQ(plan(o)["start"], "redo");
+  EXPECT_EQ(plan(o).start, "redo");
   std::ofstream(out("file")) << "x";
-  EXPECT_NE(json::parse(plan_quantization(model("llama"), out("file"), o))["stops"].dump().find("found a file"),
-            std::string::npos);
+  EXPECT_NE(
+      json::parse(plan_quantization(model("llama"), out("file"), o).to_json())["stops"].dump().find("found a file"),
+      std::string::npos);
   o.machine.memory_bytes = 1 << 20;
-  const json small = json::parse(plan_quantization(model("llama"), out("small"), o));
+  const json small = json::parse(plan_quantization(model("llama"), out("small"), o).to_json());
   EXPECT_NE(small["stops"].dump().find("--memory 1 MiB: this run needs at least"), std::string::npos) << small["stops"];
   EXPECT_GT(small["memory"]["peak_bytes"].get<uint64_t>(), uint64_t{1} << 20);
 }
@@ -637,7 +636,7 @@ TEST_F(QuantizeModelTest, AReportHoldsNoFoldersOfTheMachine) {
   o.evaluation.text = private_folder + "/my text.txt";
   o.formats = {"native", "awq"};
   const std::string place = private_folder + "/result";
-  const json report = json::parse(quantize_model(private_folder + "/my model", place, o).report_json);
+  const json report = json::parse(quantize_model(private_folder + "/my model", place, o).report.to_json());
   EXPECT_FALSE(report["warnings"].empty());  // one of them names the model
   for (const std::string& part : {folder_.string(), std::string("John"), std::string("Doe")})
     EXPECT_EQ(report.dump().find(part), std::string::npos) << part << report.dump().substr(0, 3000);
@@ -648,13 +647,14 @@ TEST_F(QuantizeModelTest, AReportHoldsNoFoldersOfTheMachine) {
   // The same model in another place is the same, and one that has changed is said to have changed.
   QuantizeOptions other = o;
   other.scheme = "sym";
-  EXPECT_NE(json::parse(plan_quantization(private_folder + "/my model", place, other))["stops"].dump().find("--scheme"),
+  EXPECT_NE(json::parse(plan_quantization(private_folder + "/my model", place, other).to_json())["stops"].dump().find(
+                "--scheme"),
             std::string::npos);
   // Each format has its size.
   ASSERT_EQ(report["model"]["formats"].size(), 2U);
   EXPECT_EQ(report["model"]["formats"][0]["bytes"], report["model"]["bytes"]);
   EXPECT_NE(report["model"]["formats"][0]["bytes"], report["model"]["formats"][1]["bytes"]);
-  const std::string summary = render_report_summary(report.dump());
+  const std::string summary = render_report_summary(report_from_json(report.dump()));
   const size_t native = summary.find("native ");
   const size_t awq = summary.find(", awq ");
   EXPECT_TRUE(native != std::string::npos && awq != std::string::npos && native < awq) << summary;

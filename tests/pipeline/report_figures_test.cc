@@ -5,9 +5,9 @@
 namespace metal_marlin {
 namespace {
 
-TEST(QuantizationReport, RefusesWhatIsNoReport) {
-  EXPECT_THROW(quantization_report("{"), FormatError);
-  EXPECT_THROW(quantization_report("{}"), Error);
+TEST(Report, RefusesWhatIsNone) {
+  EXPECT_THROW(report_from_json("{"), FormatError);
+  EXPECT_THROW(report_from_json("{}"), FormatError);
 }
 
 }  // namespace

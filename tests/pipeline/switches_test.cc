@@ -27,7 +27,7 @@ class Switches : public ModelRunTest {
   }
   std::string weights(const QuantizeOptions& o) {
     const std::string to = out(std::to_string(++runs_));
-    report_ = json::parse(quantize_model(model(), to, o).report_json);
+    report_ = json::parse(quantize_model(model(), to, o).report.to_json());
     return read_text_file(to + "/model.awq.safetensors");
   }
   int runs_ = 0;

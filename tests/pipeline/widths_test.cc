@@ -38,7 +38,7 @@ class WidthsTest : public ModelRunTest {
     return o;
   }
   json quantize(const QuantizeOptions& o, const std::string& to) const {
-    return json::parse(quantize_model(model(), out(to), o).report_json);
+    return json::parse(quantize_model(model(), out(to), o).report.to_json());
   }
   static double kl(const json& report) { return report["model"]["kl_divergence"]["mean"].get<double>(); }
 };
@@ -76,8 +76,9 @@ TEST_P(EveryWidth, TheReportSpeaksOfTheFileThatWasWritten) {
   EXPECT_EQ(report["skipped"].size(), bits == 3 ? 2U : 0U);
   // Groups of 8: a scale and a zero of f16 each beside eight codes.
   EXPECT_NEAR(m["linears_bits_per_weight"].get<double>(), bits + 4, bits == 3 ? 0.5 : 1e-9);
-  EXPECT_NE(render_report_text(report.dump()).find(std::to_string(bits) + " bits"), std::string::npos);
-  const json plan = json::parse(plan_quantization(model(), out("plan"), o));
+  EXPECT_NE(render_report_text(report_from_json(report.dump())).find(std::to_string(bits) + " bits"),
+            std::string::npos);
+  const json plan = json::parse(plan_quantization(model(), out("plan"), o).to_json());
   EXPECT_EQ(plan["quantized"].size(), report["linears"].size());
   for (const json& w : plan["quantized"]) EXPECT_EQ(w["bits"], bits);
 }
@@ -227,7 +228,7 @@ TEST_F(WidthsTest, AGridPerLinear) {
   const BlockResult result = quantize_block(task, block, tracker);
   Journal journal(out("j"));
   journal.begin(1);
-  journal.write_block(0, result.finished, result.report);
+  journal.write_block(0, result.finished, result.record);
   const FinishedBlock read = journal.read_block(0);
   ASSERT_EQ(read.quantized.size(), 7U);
   for (const auto& [name, q] : read.quantized) {
@@ -242,7 +243,7 @@ TEST_F(WidthsTest, AGridPerLinear) {
       ASSERT_LE(std::fabs(back.data()[i] - weight.data()[i]), 0.501F * f16_to_f32(q.scales[at]));
     }
   }
-  for (const json& l : result.report["linears"]) EXPECT_EQ(l["bits"], bits_of(l["name"]));
+  for (const LinearRecord& l : result.record.linears) EXPECT_EQ(l.bits, bits_of(l.name));
 }
 
 }  // namespace
