@@ -607,7 +607,9 @@ def test_models(tmp_path):
     stored = json.loads((tmp_path / "out" / "report.json").read_text())
     report = result.report
     assert report.to_dict() == stored and json.loads(report.to_json()) == stored
-    assert report.linears[0].weight_error == report["linears"][0]["weight_error"] == stored["linears"][0]["weight_error"]
+    assert (
+        report.linears[0].weight_error == report["linears"][0]["weight_error"] == stored["linears"][0]["weight_error"]
+    )
     assert metal_marlin.Report.from_dict(stored).run.machine.threads == report.run.machine.threads
     assert len(repr(report)) < 2000 and "<list of 14>" in repr(report) and "<table>" in report._repr_html_()
     assert "weights" in report._repr_html_() or "verdict" in report._repr_html_()
