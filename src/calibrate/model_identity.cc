@@ -12,6 +12,7 @@
 #include "core/counted.h"
 #include "core/machine.h"
 #include "formats/bounded_json.h"
+#include "formats/text.h"
 
 namespace metal_marlin {
 namespace {
@@ -49,7 +50,13 @@ bool ModelIdentity::same_model(const ModelIdentity& other) const {
 
 ModelIdentity identify_model(const ModelSource& source) {
   const ModelConfig& c = source.config();
-  ModelIdentity id{name_of(source.path()), source.family().name, c.hidden_size, c.num_hidden_layers, c.vocab_size, ""};
+  ModelIdentity id{
+      name_of(source.path()), source.family().name, c.hidden_size, c.num_hidden_layers, c.vocab_size, "", {}};
+  id.settings = {{"rope_theta", c.rope.theta},
+                 {"rms_norm_eps", c.rms_norm_eps},
+                 {"num_attention_heads", static_cast<double>(c.num_attention_heads)},
+                 {"num_key_value_heads", static_cast<double>(c.num_key_value_heads)},
+                 {"head_dim", static_cast<double>(c.head_dim)}};
   uint64_t digest = fnv1a(nullptr, 0);
   const auto add = [&](const std::string& name, int64_t first_row, int64_t rows) {
     const Matrix m = source.load(name, first_row, rows);
@@ -71,7 +78,8 @@ OwnedTensor identity_array(const ModelIdentity& id) {
                   {"hidden_size", id.hidden_size},
                   {"num_hidden_layers", id.layers},
                   {"vocab_size", id.vocabulary},
-                  {"digest", id.digest}};
+                  {"digest", id.digest},
+                  {"settings", id.settings}};
   const std::string text = j.dump(-1, ' ', true, json::error_handler_t::replace);
   OwnedTensor array{kKey, DType::kU8, {static_cast<int64_t>(text.size())}, Buffer(text.size())};
   std::memcpy(array.bytes.data(), text.data(), text.size());
@@ -106,11 +114,26 @@ void check_identity(const NpzFile& file, const ModelSource& source) {
       broken(fmt::format("expected an object with the number \"{}\"", key));
     *to = j[key].get<int64_t>();
   }
+  if (j.contains("settings")) {
+    if (!j["settings"].is_object()) broken("settings: expected an object");
+    for (const auto& [key, value] : j["settings"].items()) {
+      if (!value.is_number()) broken(fmt::format("settings: {}: expected a number", escaped(key)));
+      stored.settings[key] = value.get<double>();
+    }
+  }
   const ModelIdentity own = identify_model(source);
-  if (stored.same_model(own)) return;
-  throw FormatError(fmt::format(
-      "{}: expected statistics of this model, {}, found those of {}; calibrate this model, or name the other",
-      file.path(), own.text(), stored.text()));
+  if (!stored.same_model(own)) {
+    throw FormatError(fmt::format(
+        "{}: expected statistics of this model, {}, found those of {}; calibrate this model, or name the other",
+        file.path(), own.text(), stored.text()));
+  }
+  for (const auto& [key, value] : own.settings) {
+    const auto it = stored.settings.find(key);
+    if (it == stored.settings.end() || static_cast<float>(it->second) == static_cast<float>(value)) continue;
+    throw FormatError(
+        fmt::format("{}: its statistics are of a model with {} {}, expected those of {}, which has {}; calibrate again",
+                    file.path(), key, it->second, source.path(), value));
+  }
 }
 
 }  // namespace metal_marlin

@@ -4,10 +4,12 @@
 // In an .npz: key "metal_marlin.model", u8 [n], the UTF-8 text of a JSON object with the fields below. The digest is
 // over the float32 values of a few rows of the embedding and of the linears of the first, the middle and the last
 // layer. So the same values in another container (safetensors, GGUF in F16) are the same model. Norms are left out,
-// because GGUF stores those of some families shifted by one.
+// because GGUF stores those of some families shifted by one. What the config says of the forward pass is compared where
+// the file has it, as float32, which is what GGUF stores.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "core/tensor.h"
@@ -23,6 +25,9 @@ struct ModelIdentity {
   int64_t layers = 0;
   int64_t vocabulary = 0;
   std::string digest;  // 16 hexadecimal digits
+  // Of the config: numbers that change the inputs of the linears, by their names there. Files of earlier versions have
+  // none.
+  std::map<std::string, double> settings;
 
   // "SmolLM2 (llama, 30 layers, hidden 576, vocabulary 49152, digest 0123456789abcdef)".
   std::string text() const;

@@ -65,8 +65,8 @@ class Writer {
         source_(source),
         tokenizer_(tokenizer),
         random_(options.seed, static_cast<uint64_t>(index)),
-        warm_(sampling(options.temperature * kWarmFactor)),
-        usual_(sampling(options.temperature)) {
+        warm_(sampling(options.temperature * kWarmFactor), source.path()),
+        usual_(sampling(options.temperature), source.path()) {
     start();
   }
 

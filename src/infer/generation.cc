@@ -29,7 +29,7 @@ Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, c
     : tokens_(std::move(tokens)),
       ends_(end_tokens(source)),
       ignore_eos_(options.ignore_eos && !grammar),
-      sampler_(sampling_options(options)),
+      sampler_(sampling_options(options), source.path()),
       random_(options.seed),
       stream_(source.tokenizer()),
       stops_(options.stop),

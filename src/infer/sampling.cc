@@ -20,7 +20,7 @@ bool more_likely(const TokenProbability& a, const TokenProbability& b) noexcept 
   return a.probability != b.probability ? a.probability > b.probability : a.token < b.token;
 }
 
-float largest_logit(std::span<const float> logits) {
+float largest_logit(std::span<const float> logits, const std::string& model) {
   float largest = -std::numeric_limits<float>::infinity();
   bool nan = false;
   for (const float l : logits) {
@@ -28,7 +28,10 @@ float largest_logit(std::span<const float> logits) {
     largest = l > largest ? l : largest;
   }
   if (nan || !std::isfinite(largest)) {
-    throw NumericError("the model's logits are not finite; its weights or this conversion of them are damaged");
+    throw NumericError(
+        fmt::format("{}: the logits are NaN or infinite: a weight is damaged, or a value inside the model exceeds what "
+                    "its type holds",
+                    model));
   }
   return largest;
 }
@@ -88,7 +91,7 @@ std::string ignored_sampling_warning(const GenerateOptions& o) {
   return parts.empty() ? std::string() : fmt::format("without effect: {}", fmt::join(parts, ", "));
 }
 
-Sampler::Sampler(const SamplingOptions& options) : options_(options) {
+Sampler::Sampler(const SamplingOptions& options, std::string model) : options_(options), model_(std::move(model)) {
   check(options);
 }
 
@@ -111,7 +114,7 @@ std::span<const TokenProbability> Sampler::distribution(std::span<const float> l
     penalize(history);
     logits = logits_;
   }
-  const float largest = largest_logit(logits);
+  const float largest = largest_logit(logits, model_);
   candidates_.clear();
   if (options_.temp == 0) {
     const auto best = std::find(logits.begin(), logits.end(), largest) - logits.begin();

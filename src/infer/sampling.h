@@ -38,7 +38,8 @@ struct TokenProbability {
 // Holds scratch memory; one per thread.
 class Sampler {
  public:
-  explicit Sampler(const SamplingOptions& options);  // ArgumentError as check()
+  // ArgumentError as check(). `model`: whose logits these are, for messages.
+  explicit Sampler(const SamplingOptions& options, std::string model = "the model");
 
   // Returns the tokens that may follow and their probabilities (sum 1), most likely first, equal ones by id. `history`
   // is the prompt and the tokens generated so far, for the penalty. Top-p and min-p use the probabilities before the
@@ -52,6 +53,7 @@ class Sampler {
   void penalize(std::span<const int32_t> history);
 
   SamplingOptions options_;
+  std::string model_;
   std::vector<float> logits_;  // a copy, where the penalty changes it
   std::vector<TokenProbability> candidates_;
 };

@@ -212,10 +212,24 @@ class SafetensorsSource : public ModelSource {
     const std::string name = fs::path(path_).filename().string();
     if (files_.size() == 1 && shards_by_name(name) > 1)
       return fmt::format("{} (one of {}: name the folder that holds all)", out, counted(shards_by_name(name), "shard"));
+    if (const std::string part = quantized_part(stored_name(missing)); !part.empty())
+      return fmt::format("{}, which holds {}: a part of a quantized linear without its codes", out, escaped(part));
     return out;
   }
 
  private:
+  // Scales, zeros or the like of the linear with this weight, where its codes are not there; empty: none.
+  std::string quantized_part(const std::string& weight) const {
+    if (!weight.ends_with(".weight")) return {};
+    const std::string module = weight.substr(0, weight.size() - std::string_view("weight").size());
+    for (const auto& file : files_) {
+      for (const char* part : {"scales", "qzeros", "g_idx", "s", "weight.scales", "weight.zeros", "weight_scale"}) {
+        if (file->find(module + part) != nullptr) return module + part;
+      }
+    }
+    return {};
+  }
+
   // The first element of the tensor that is not finite, -1 where all are.
   int64_t first_not_finite(const std::string& name, const Entry& e) const {
     if (!e.plain()) {

@@ -152,6 +152,13 @@ TEST(Sampling, RefusesLogitsThatAreNotNumbers) {
   EXPECT_THROW(sampler.distribution(std::vector<float>{1, inf}, {}), NumericError);
   EXPECT_THROW(sampler.distribution(std::vector<float>{-inf, -inf}, {}), NumericError);
   EXPECT_THROW(sampler.distribution(std::vector<float>{}, {}), NumericError);
+  Sampler named({}, "folder/model");
+  try {
+    named.distribution(std::vector<float>{inf}, {});
+    FAIL() << "no error";
+  } catch (const NumericError& e) {
+    EXPECT_TRUE(std::string(e.what()).starts_with("folder/model: the logits are NaN or infinite")) << e.what();
+  }
 }
 
 TEST(Sampling, RefusesOptionsOutOfRange) {

@@ -174,5 +174,34 @@ TEST_F(CalibrateModelTest, NothingStaysOfARunThatStops) {
   EXPECT_THROW(calibrate_model(path("model"), path("s.npz"), options_, machine_), ArgumentError);
 }
 
+// The weights are the same, but not what goes into the linears.
+TEST_F(CalibrateModelTest, StatisticsOfAnotherConfigAreRefused) {
+  calibrate_model(path("model"), path("s.npz"), options_, machine_);
+  QuantizeOptions o;
+  o.calibration.calibration = {path("s.npz")};
+  o.evaluation.text = "none";
+  o.group_size = "8";
+  o.method = "rtn";
+  const json config = json::parse(read_text_file(path("model/config.json")));
+  const auto refusal = [&](const char* key, const json& value) {
+    json changed = config;
+    changed[key] = value;
+    std::ofstream(path("model/config.json")) << changed.dump();
+    try {
+      plan_quantization(path("model"), path("out"), o);
+    } catch (const FormatError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(refusal("use_cache", false), "");
+  EXPECT_NE(refusal("rms_norm_eps", 0.25).find("its statistics are of a model with rms_norm_eps"), std::string::npos);
+  EXPECT_NE(
+      refusal(config.contains("rope_parameters") ? "rope_parameters" : "rope_theta",
+              config.contains("rope_parameters") ? json{{"rope_type", "default"}, {"rope_theta", 777.0}} : json(777.0))
+          .find("which has 777"),
+      std::string::npos);
+}
+
 }  // namespace
 }  // namespace metal_marlin

@@ -126,6 +126,22 @@ TEST(CodeLabels, LoneCodesThatAreMissingAreNamed) {
   }
 }
 
+TEST(CodeLabels, ScalesWithoutCodesAndLabelAreNamed) {
+  for (const char* method : {"gptq", "awq"}) {
+    for (const std::string left : {".scales", ".qzeros"}) {
+      TemporaryFolder folder;
+      Packed made(method);
+      std::erase_if(made.tensors, [&](const OwnedTensor& t) {
+        return t.name.find("_proj.") != std::string::npos && !t.name.ends_with(left);
+      });
+      made.config.erase("quantization_config");
+      check_error(expect<FormatError>({".weight is missing from model.safetensors, which holds model.layers.0.",
+                                       left + ": a part of a quantized linear without its codes"}),
+                  [&] { made.open(folder); });
+    }
+  }
+}
+
 TEST(CodeLabels, TheFileOfOlderToolsDoesNotCountBesideTheConfig) {
   for (const char* name : {"quantize_config.json", "quant_config.json"}) {
     TemporaryFolder folder;
