@@ -232,9 +232,10 @@ std::string to_json(const Evaluation& e) try {
   model.bits_per_weight = e.bits_per_weight;
   model.bytes = static_cast<int64_t>(e.bytes);
   // The model's own perplexity, under a name that does not call it quantized.
-  return nlohmann::json{{"model", json_of(model)},
-                        {"perplexity", json_of(OptionValue(e.perplexity))},
-                        {"reference_perplexity", json_of(model)["perplexity"]["reference"]}}
+  const nlohmann::json figures = json_of(model);
+  return nlohmann::json{{"model", figures},
+                        {"perplexity", figures.at("perplexity").at("quantized")},
+                        {"reference_perplexity", figures.at("perplexity").at("reference")}}
       .dump(2);
 } catch (...) {
   rethrow_as_error("to_json");

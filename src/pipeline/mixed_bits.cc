@@ -370,15 +370,9 @@ SensitivityRecord record_of(const Sensitivity& s) {
 }
 
 bool take_measured(const std::string& json_text, Sensitivity& sensitivity) {
-  struct Damaged {};
-  SensitivityRecord record;
-  try {
-    record = record_of<SensitivityRecord>(
-        parse_json_or_discard(json_text),
-        [](const std::string&, const std::string&, const std::string&) { throw Damaged(); });
-  } catch (const Damaged&) {
-    return false;
-  }
+  const auto whole = record_if_whole<SensitivityRecord>(parse_json_or_discard(json_text));
+  if (!whole) return false;
+  const SensitivityRecord& record = *whole;
   const auto plausible = [](double value) { return value >= 0 && value <= 1e15; };
   const auto count = [&](int64_t value) { return plausible(static_cast<double>(value)); };
   if (!count(record.sequences) || !count(record.tokens) || !count(record.statistics_tokens) ||

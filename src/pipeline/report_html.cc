@@ -158,8 +158,7 @@ std::string facts_html(const Report& r) {
   row("calibration", details.empty()
                          ? fmt::format("{}: {}", cell(r.calibration.source), counted(r.calibration.tokens, "token"))
                          : text_cell(details));
-  row("cost", fmt::format("{}, {} of processors, peak memory {}", duration_text(r.run.seconds),
-                          duration_text(r.run.cpu_seconds), memory_text(bytes_of(r.run.peak_memory_bytes))));
+  row("cost", cost_text(r.run));
   return h + "</table></div>";
 }
 

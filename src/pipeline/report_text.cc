@@ -21,7 +21,6 @@
 #include "pipeline/size.h"
 #include "pipeline/size_parts.h"
 #include "pipeline/texts.h"
-#include "report/json_records.h"
 #include "report/options.h"
 
 namespace metal_marlin {
@@ -33,11 +32,6 @@ std::string number(const std::optional<double>& value, const char* format) {
 
 std::string percent(const std::optional<double>& share) {
   return share ? fmt::format("{:.1f} %", 100 * *share) : std::string("-");
-}
-
-std::string cost_text(const RunRecord& run) {
-  return fmt::format("{}, {} of processors, peak memory {}", duration_text(run.seconds), duration_text(run.cpu_seconds),
-                     memory_text(bytes_of(run.peak_memory_bytes)));
 }
 
 // Mean of a field over the linears of one kind ("q_proj"), by the last part of the module's name.
@@ -199,24 +193,6 @@ Report report_from_json(const std::string& text, const std::string& name) try {
   return parse_report(text, name);
 } catch (...) {
   rethrow_as_error("report_from_json");
-}
-
-std::string Report::to_json() const try {
-  return json_of(*this).dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
-} catch (...) {
-  rethrow_as_error("Report::to_json");
-}
-
-std::string Plan::to_json() const try {
-  return json_of(*this).dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
-} catch (...) {
-  rethrow_as_error("Plan::to_json");
-}
-
-std::string SensitivityReport::to_json() const try {
-  return json_of(*this).dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
-} catch (...) {
-  rethrow_as_error("SensitivityReport::to_json");
 }
 
 void write_report_html(const Report& report, const std::string& path) try {

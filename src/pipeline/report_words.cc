@@ -48,6 +48,11 @@ std::string method_text(const Report& report) {
                      group < 0 ? std::string("one group for each row") : fmt::format("groups of {}", group));
 }
 
+std::string cost_text(const RunRecord& run) {
+  return fmt::format("{}, {} of processors, peak memory {}", duration_text(run.seconds), duration_text(run.cpu_seconds),
+                     memory_text(bytes_of(run.peak_memory_bytes)));
+}
+
 std::string text_option(const Report& report, const std::string& name) {
   return option<std::string>(report.options, name).value_or("");
 }

@@ -25,6 +25,8 @@ Verdict kl_verdict(double mean);
 std::string model_name(const Report& report);
 // "awq, asymmetric, 4 bits, groups of 128".
 std::string method_text(const Report& report);
+// "12 min 30 s, 24 min of processors, peak memory 476 MiB".
+std::string cost_text(const RunRecord& run);
 // An option that is a text; empty where it is none.
 std::string text_option(const Report& report, const std::string& name);
 const char* scheme_name(const Report& report);  // "symmetric"

@@ -44,27 +44,16 @@ std::optional<ReportHead> report_head(const Folder& folder) {
     const json::json_pointer place(pointer);
     return report.is_object() && report.contains(place) ? report.at(place) : json();
   };
-  struct Unreadable {};
-  const RecordFault fault = [](const std::string&, const std::string&, const std::string&) { throw Unreadable(); };
   const json files = at("/files");
   const json fingerprint = at("/run/fingerprint");
   if (!fingerprint.is_string() || !files.is_array()) return std::nullopt;
   ReportHead head;
   head.fingerprint = fingerprint.get<std::string>();
   for (const json& file : files) {
-    try {
-      head.files.push_back(record_of<FileRecord>(file, fault));
-    } catch (const Unreadable&) {
-    }
+    if (auto record = record_if_whole<FileRecord>(file)) head.files.push_back(std::move(*record));
   }
-  try {
-    if (const json identity = at("/run/identity"); identity.is_object()) {
-      head.identity = record_of<IdentityRecord>(identity, fault);
-    } else if (const json options = at("/options"); options.is_object()) {
-      head.identity = record_of<IdentityRecord>(json{{"options", options}}, fault);
-    }
-  } catch (const Unreadable&) {
-  }
+  const json identity = at("/run/identity");
+  head.identity = record_if_whole<IdentityRecord>(identity.is_object() ? identity : json{{"options", at("/options")}});
   return head;
 }
 

@@ -215,6 +215,17 @@ Record record_of(const json& value, const RecordFault& fault) {
   return record;
 }
 
+template <class Record>
+std::optional<Record> record_if_whole(const json& value) {
+  struct Damaged {};
+  try {
+    return record_of<Record>(value,
+                             [](const std::string&, const std::string&, const std::string&) { throw Damaged(); });
+  } catch (const Damaged&) {
+    return std::nullopt;
+  }
+}
+
 template json json_of(const Report&);
 template json json_of(const BlockRecord&);
 template json json_of(const IdentityRecord&);
@@ -230,9 +241,12 @@ template Plan record_of(const json&, const RecordFault&);
 template Report record_of(const json&, const RecordFault&);
 template BlockRecord record_of(const json&, const RecordFault&);
 template IdentityRecord record_of(const json&, const RecordFault&);
-template FileRecord record_of(const json&, const RecordFault&);
 template TextRecord record_of(const json&, const RecordFault&);
 template SensitivityRecord record_of(const json&, const RecordFault&);
 template SensitivityReport record_of(const json&, const RecordFault&);
+
+template std::optional<SensitivityRecord> record_if_whole(const json&);
+template std::optional<FileRecord> record_if_whole(const json&);
+template std::optional<IdentityRecord> record_if_whole(const json&);
 
 }  // namespace metal_marlin
