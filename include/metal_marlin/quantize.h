@@ -3,6 +3,7 @@
 
 #include <metal_marlin/export.h>
 #include <metal_marlin/options.h>
+#include <metal_marlin/plan_records.h>
 #include <metal_marlin/progress.h>
 #include <metal_marlin/report_records.h>
 

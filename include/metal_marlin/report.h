@@ -2,6 +2,7 @@
 #pragma once
 
 #include <metal_marlin/export.h>
+#include <metal_marlin/plan_records.h>
 #include <metal_marlin/report_records.h>
 
 #include <cstdint>

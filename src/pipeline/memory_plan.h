@@ -1,7 +1,7 @@
 // What a run will hold in memory, before it starts.
 #pragma once
 
-#include <metal_marlin/report_records.h>
+#include <metal_marlin/plan_records.h>
 #include <cstdint>
 #include <string>
 

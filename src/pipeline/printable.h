@@ -1,6 +1,7 @@
 // Text of files on its way to a terminal or a page.
 #pragma once
 
+#include <metal_marlin/plan_records.h>
 #include <metal_marlin/report_records.h>
 
 #include <nlohmann/json_fwd.hpp>

@@ -1,12 +1,12 @@
 #include "report/fields.h"
 
 #include <fmt/format.h>
+#include <metal_marlin/plan_records.h>
+#include <metal_marlin/report_records.h>
 
 #include <set>
 #include <type_traits>
 #include <vector>
-
-#include "report/describe.h"
 
 namespace metal_marlin {
 namespace {
@@ -63,15 +63,15 @@ class Table {
   explicit Table(std::string prefix) : prefix_(std::move(prefix)) {}
 
   template <class T>
-  void operator()(const char* key, const T& /*field*/, const char* text) {
+  void operator()(const char* key, const T& /*field*/, const char* text = "") {
     add<T>(prefix_ + key, json_type<T>(), text);
   }
   template <class T>
-  void since(const char* key, const T& field, const char* text) {
+  void since(const char* key, const T& field, const char* text = "") {
     (*this)(key, field, text);
   }
   template <class T>
-  void maybe(const char* key, const std::optional<T>& /*field*/, const char* text) {
+  void maybe(const char* key, const std::optional<T>& /*field*/, const char* text = "") {
     add<T>(prefix_ + key, json_type<T>() + ", or absent", text);
   }
   std::string rows;
@@ -90,7 +90,7 @@ class Table {
     } else if constexpr (!Scalar<T>) {
       Table inside(path + ".");
       const T record{};
-      describe(inside, record);
+      T::describe(inside, record);
       rows += inside.rows;
     }
   }
@@ -102,7 +102,7 @@ template <class Record>
 std::string table_of() {
   Table table("");
   const Record record{};
-  describe(table, record);
+  Record::describe(table, record);
   return "| key | type | content |\n|---|---|---|\n" + table.rows;
 }
 
@@ -146,7 +146,7 @@ class Classes {
     if (!known_.insert(class_name<Record>()).second) return;
     Fields fields(*this);
     const Record record{};
-    describe(fields, record);
+    Record::describe(fields, record);
     text += fmt::format("\n\n@dataclass(frozen=True, eq=False, repr=False)\nclass {}({}):\n{}", class_name<Record>(),
                         std::is_same_v<Record, Report> ? "ReportBase" : "Record", fields.required + fields.absent);
     if (!fields.absent_names.empty())
@@ -158,16 +158,16 @@ class Classes {
   struct Fields {
     explicit Fields(Classes& classes) : classes_(classes) {}
     template <class T>
-    void operator()(const char* key, const T& /*field*/, const char* text) {
+    void operator()(const char* key, const T& /*field*/, const char* text = "") {
       classes_.add_inside<T>();
       required += line(key, python_type<T>(), text);
     }
     template <class T>
-    void since(const char* key, const T& field, const char* text) {
+    void since(const char* key, const T& field, const char* text = "") {
       (*this)(key, field, text);
     }
     template <class T>
-    void maybe(const char* key, const std::optional<T>& /*field*/, const char* text) {
+    void maybe(const char* key, const std::optional<T>& /*field*/, const char* text = "") {
       classes_.add_inside<T>();
       absent += line(key, python_type<std::optional<T>>() + " = None", text);
       absent_names += fmt::format("\"{}\", ", key);
@@ -210,7 +210,7 @@ std::string python_records() {
   classes.add<SensitivityReport>();
   classes.add<EvaluationRecord>();
   return "\"\"\"The records of a run, its plan and its measurements (docs/report.md). Made from "
-         "src/report/describe.h.\"\"\"\n\n"
+         "the records of the C++ library.\"\"\"\n\n"
          "from __future__ import annotations\n\n"
          "from dataclasses import dataclass\n"
          "from typing import ClassVar\n\n"

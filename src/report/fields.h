@@ -1,4 +1,5 @@
-// The fields of the records, as docs/report.md and the Python package need them. They come from describe.h alone.
+// The fields of the records, as docs/report.md and the Python package need them. They come from the
+// records' describe() alone.
 #pragma once
 
 #include <string>

@@ -1,5 +1,8 @@
 #include "report/json_records.h"
 
+#include <metal_marlin/plan_records.h>
+#include <metal_marlin/report_records.h>
+
 #include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -7,7 +10,6 @@
 #include <type_traits>
 
 #include "formats/text.h"
-#include "report/describe.h"
 
 namespace metal_marlin {
 namespace {
@@ -33,15 +35,15 @@ json value_of(const T& field);
 class Writer {
  public:
   template <class T>
-  void operator()(const char* key, const T& field, const char* /*text*/) {
+  void operator()(const char* key, const T& field, const char* /*text*/ = "") {
     object[key] = value_of(field);
   }
   template <class T>
-  void since(const char* key, const T& field, const char* /*text*/) {
+  void since(const char* key, const T& field, const char* /*text*/ = "") {
     object[key] = value_of(field);
   }
   template <class T>
-  void maybe(const char* key, const std::optional<T>& field, const char* /*text*/) {
+  void maybe(const char* key, const std::optional<T>& field, const char* /*text*/ = "") {
     if (field) object[key] = value_of(*field);
   }
   json object = json::object();
@@ -67,7 +69,7 @@ json value_of(const T& field) {
     return object;
   } else {
     Writer writer;
-    describe(writer, field);
+    T::describe(writer, field);
     return std::move(writer.object);
   }
 }
@@ -125,18 +127,18 @@ class Reader {
       : object_(object), place_(place), fault_(fault) {}
 
   template <class T>
-  void operator()(const char* key, T& field, const char* /*text*/) const {
+  void operator()(const char* key, T& field, const char* /*text*/ = "") const {
     const auto it = object_.find(key);
     if (it == object_.end()) fault_(place_ + key, kind_name<T>(), "nothing");
     read(*it, field, place_ + key);
   }
   template <class T>
-  void since(const char* key, T& field, const char* /*text*/) const {
+  void since(const char* key, T& field, const char* /*text*/ = "") const {
     const auto it = object_.find(key);
     if (it != object_.end()) read(*it, field, place_ + key);
   }
   template <class T>
-  void maybe(const char* key, std::optional<T>& field, const char* /*text*/) const {
+  void maybe(const char* key, std::optional<T>& field, const char* /*text*/ = "") const {
     const auto it = object_.find(key);
     if (it != object_.end()) read(*it, field, place_ + key);
   }
@@ -160,7 +162,7 @@ class Reader {
       } else {
         const std::string inside = place.empty() ? "" : place + "/";
         const Reader reader(value, inside, fault_);
-        describe(reader, field);
+        T::describe(reader, field);
       }
     }
   }

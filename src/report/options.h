@@ -1,7 +1,7 @@
 // Values of options, as a report has them.
 #pragma once
 
-#include <metal_marlin/report_records.h>
+#include <metal_marlin/record.h>
 
 #include <optional>
 #include <string>

@@ -1,9 +1,15 @@
 // All strings of a record.
 #pragma once
 
-#include <utility>
+#include <metal_marlin/record.h>
 
-#include "report/describe.h"
+#include <map>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
 
 namespace metal_marlin {
 
@@ -14,15 +20,15 @@ class StringVisitor {
   StringVisitor(Change change, bool keys) : change_(std::move(change)), keys_(keys) {}
 
   template <class T>
-  void operator()(const char* /*key*/, T& field, const char* /*text*/) {
+  void operator()(const char* /*key*/, T& field, const char* /*text*/ = "") {
     visit(field);
   }
   template <class T>
-  void since(const char* /*key*/, T& field, const char* /*text*/) {
+  void since(const char* /*key*/, T& field, const char* /*text*/ = "") {
     visit(field);
   }
   template <class T>
-  void maybe(const char* /*key*/, T& field, const char* /*text*/) {
+  void maybe(const char* /*key*/, T& field, const char* /*text*/ = "") {
     visit(field);
   }
 
@@ -56,7 +62,7 @@ class StringVisitor {
   template <class T>
     requires std::is_class_v<T>
   void visit(T& record) {
-    describe(*this, record);
+    T::describe(*this, record);
   }
 
  private:

@@ -1,4 +1,5 @@
 // The public to_json() of records.
+#include <metal_marlin/plan_records.h>
 #include <metal_marlin/report_records.h>
 
 #include <nlohmann/json.hpp>

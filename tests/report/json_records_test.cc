@@ -47,12 +47,15 @@ class Golden : public testing::TestWithParam<const char*> {
   std::string text() const { return text_of(TEST_DATA "/report/" + std::string(GetParam()) + ".json"); }
 };
 
-// Reports of version 0.2.0 as it was before there were records: schema 1 is what they hold, to the byte. Only that of
-// statistics from a file did not say that nothing was selected.
+// Reports of version 0.2.0 as it was before there were records: schema 1 is what they hold, to the byte, beside keys
+// that were added later. Only that of statistics from a file did not say that nothing was selected.
 TEST_P(Golden, TheSchemaStays) {
   json value = json::parse(text());
   value["calibration"].emplace("selection", nullptr);
-  const json same = json_of(record_of<Report>(value, kFault));
+  json same = json_of(record_of<Report>(value, kFault));
+  for (const json& change : json::diff(value, same)) {
+    if (change["op"] == "add") same = same.patch({{{"op", "remove"}, {"path", change["path"]}}});
+  }
   EXPECT_TRUE(same.dump(2) == value.dump(2)) << json::diff(value, same);
 }
 
@@ -106,8 +109,8 @@ TEST(JsonRecords, OptionsKeepTheirTypes) {
 }
 
 TEST(StringVisitor, FindsEveryString) {
-  const std::string text = text_of(TEST_DATA "/report/mixed.json");
-  auto report = record_of<Report>(json::parse(text), kFault);
+  auto report = record_of<Report>(json::parse(text_of(TEST_DATA "/report/mixed.json")), kFault);
+  const std::string text = json_of(report).dump(2);
   StringVisitor([](std::string& s) { s += "!"; }, true).visit(report);
   // Every text and every key of a map in it, and nothing else.
   json value = json_of(report);
