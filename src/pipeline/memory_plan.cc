@@ -28,12 +28,14 @@ std::string mib(uint64_t bytes) {
   return fmt::format("{} MiB", (bytes + kMiB - 1) / kMiB);
 }
 
-}  // namespace
-
-uint64_t MemoryPlan::peak() const {
-  const uint64_t in_block = block + statistics + std::max(forward_scratch, quantize_scratch);
-  return std::max({base + states + std::max(in_block, head), self_text, selection, sensitivity});
+// What is held at once, at most.
+uint64_t peak_of(const MemoryRecord& plan) {
+  const uint64_t in_block = plan.block + plan.statistics + std::max(plan.forward_scratch, plan.quantize_scratch);
+  return std::max(
+      {plan.base + plan.states + std::max(in_block, plan.head), plan.self_text, plan.selection, plan.sensitivity});
 }
+
+}  // namespace
 
 uint64_t memory_budget(const MachineOptions& options) {
   return options.memory_bytes > 0 ? options.memory_bytes : memory_bytes() / 10 * 9;
@@ -65,10 +67,10 @@ uint64_t head_bytes(const ModelSource& source) {
          std::max(mapped, kLogits);
 }
 
-MemoryPlan measure_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
-                          int64_t calibration_tokens, int64_t held_back_tokens) {
+MemoryRecord measure_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                            int64_t calibration_tokens, int64_t held_back_tokens) {
   const ModelConfig& c = source.config();
-  MemoryPlan plan;
+  MemoryRecord plan;
   plan.base = program_bytes(source);
   const bool evaluating = held_back_tokens > 0;
   const auto state_bytes = static_cast<uint64_t>(calibration_tokens + 2 * held_back_tokens) *
@@ -132,7 +134,7 @@ MemoryPlan measure_memory(const ModelSource& source, const Recipe& recipe, const
   }
 
   const uint64_t budget = memory_budget(options.machine);
-  if (plan.peak() > budget && plan.states > 0) {
+  if (peak_of(plan) > budget && plan.states > 0) {
     plan.spilled = plan.states;
     plan.states = 0;
   }
@@ -142,17 +144,17 @@ MemoryPlan measure_memory(const ModelSource& source, const Recipe& recipe, const
   const uint64_t quantized = linears * static_cast<uint64_t>(recipe.grid.bits + 1) / 8;
   const uint64_t kept = (size.parameters > linears ? size.parameters - linears : 0) * 2;
   plan.disk = plan.spilled + quantized + (quantized + kept) * options.formats.size();
-  plan.peak_bytes = plan.peak();
+  plan.peak_bytes = peak_of(plan);
   return plan;
 }
 
-std::string memory_shortage(const MemoryPlan& plan, const QuantizeOptions& options) {
+std::string memory_shortage(const MemoryRecord& plan, const QuantizeOptions& options) {
   const uint64_t budget = memory_budget(options.machine);
-  if (plan.peak() <= budget) return {};
+  if (plan.peak_bytes <= budget) return {};
   std::string text = fmt::format(
       "--memory {}: this run needs at least {}: {} for the program, {} for one block, {} for statistics, {} "
       "for scratch; {} for the head, used alone after the blocks",
-      mib(budget), mib(plan.peak()), mib(plan.base), mib(plan.block), mib(plan.statistics),
+      mib(budget), mib(plan.peak_bytes), mib(plan.base), mib(plan.block), mib(plan.statistics),
       mib(std::max(plan.forward_scratch, plan.quantize_scratch)), mib(plan.head));
   if (plan.self_text > 0) text += fmt::format("; {} while the model makes its text", mib(plan.self_text));
   if (plan.selection > 0) {
@@ -163,9 +165,9 @@ std::string memory_shortage(const MemoryPlan& plan, const QuantizeOptions& optio
   return text + "; give more memory";
 }
 
-MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
-                       int64_t calibration_tokens, int64_t held_back_tokens, const std::string& output) {
-  const MemoryPlan plan = measure_memory(source, recipe, options, calibration_tokens, held_back_tokens);
+MemoryRecord plan_memory(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options,
+                         int64_t calibration_tokens, int64_t held_back_tokens, const std::string& output) {
+  const MemoryRecord plan = measure_memory(source, recipe, options, calibration_tokens, held_back_tokens);
   if (const std::string text = memory_shortage(plan, options); !text.empty()) throw SystemError(text);
   if (!output.empty()) {
     if (const std::string text = disk_shortage(plan, output); !text.empty()) throw SystemError(text);
@@ -173,7 +175,7 @@ MemoryPlan plan_memory(const ModelSource& source, const Recipe& recipe, const Qu
   return plan;
 }
 
-std::string disk_shortage(const MemoryPlan& plan, const std::string& output) {
+std::string disk_shortage(const MemoryRecord& plan, const std::string& output) {
   namespace fs = std::filesystem;
   uint64_t written = 0;  // bytes of an interrupted run, which this one continues or replaces
   std::error_code code;

@@ -235,7 +235,7 @@ Plan plan_quantization(const std::string& model, const std::string& output, cons
   if (options.target_bits > 0) bytes = static_cast<uint64_t>(static_cast<double>(weights) * options.target_bits / 8);
   plan.sizes = planned_sizes(*source, options, recipe, layers, bytes);
   plan.source_bytes = model_size(*source).bytes;
-  const MemoryPlan memory = measure_memory(*source, recipe, options, sizes.calibration, sizes.held_back);
+  const MemoryRecord memory = measure_memory(*source, recipe, options, sizes.calibration, sizes.held_back);
   for (const std::string& shortage : {memory_shortage(memory, options), disk_shortage(memory, output)}) {
     if (plan.start == "complete") break;  // that run has been made
     if (!shortage.empty()) stop(shortage, kStoppedByFault);

@@ -110,7 +110,7 @@ class Run {
   std::unique_ptr<ModelSource> source_;
   Recipe recipe_;
   RunTexts texts_;
-  MemoryPlan plan_;
+  MemoryRecord plan_;
   std::vector<LayerTensors> layers_;
   std::unique_ptr<StatsFile> stats_file_;
   std::unique_ptr<StateStore> calibration_;

@@ -90,7 +90,7 @@ RunRecord run_record(const Recipe& recipe, const QuantizeOptions& options, const
   run.seconds = tracker.seconds();
   run.cpu_seconds = tracker.cpu();
   run.peak_memory_bytes = static_cast<int64_t>(peak_resident_bytes());
-  run.predicted_memory_bytes = static_cast<int64_t>(facts.plan.peak());
+  run.predicted_memory_bytes = static_cast<int64_t>(facts.plan.peak_bytes);
   run.resumed_blocks = facts.resumed_blocks;
   for (const auto& [name, time] : tracker.stages()) run.stages[name] = {time.seconds, time.cpu_seconds};
   const auto forward = run.stages.find("forward");

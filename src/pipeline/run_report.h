@@ -29,7 +29,7 @@ struct RunFacts {
   int64_t calibration_tokens = 0;       // that the statistics are of
   bool first_rows = true;               // whether they know the inputs of first tokens
   std::vector<FewTokensRecord> few_tokens;
-  MemoryPlan plan;
+  MemoryRecord plan;
   std::optional<Evaluation> evaluation;                      // bits and bytes are filled in from `written`
   std::vector<std::pair<std::string, WriteReport>> written;  // by format, the first is the one that `model` speaks of
   std::vector<Skipped> skipped;
