@@ -4,6 +4,7 @@
 #include "pack/gptq.h"
 #include "pack/native.h"
 #include "source/models.h"
+#include "source/packed_model.h"
 
 namespace metal_marlin {
 namespace {
@@ -23,44 +24,26 @@ json settings_of(const std::string& method, int64_t group = 8) {
 }
 
 // All linears as codes of a layout, in groups of `group`.
-struct Packed {
-  json config = small_config();
-  std::vector<OwnedTensor> tensors;
-  std::map<std::string, QuantizedTensor> codes;
-  std::map<std::string, std::string> metadata = {{"metal_marlin.nibble_offset", "8"}};
-
+struct Packed : test::PackedModel {
   explicit Packed(const std::string& method, int64_t group = 8) {
     config["quantization_config"] = settings_of(method, group);
     for (const auto& [name, shape] : small_shapes()) {
-      if (name.find("_proj.") == std::string::npos) {
+      if (!is_linear(name)) {
         tensors.push_back(test::f32_tensor(name, shape));
         continue;
       }
-      QuantizedTensor q{.out_features = shape[0], .in_features = shape[1], .group_size = group};
-      const auto noise = test::small_values(name, shape[0] * shape[1]);
-      for (const float v : noise) q.codes.push_back(static_cast<uint8_t>(std::abs(v) * 15.99F));
-      q.scales.assign(static_cast<size_t>(shape[0] * q.groups()), f32_to_f16(0.5F));
-      q.zeros.assign(static_cast<size_t>(shape[0] * q.groups()), 8);
-      const std::string module = name.substr(0, name.size() - 6);
+      QuantizedTensor q = test::random_codes(name, shape, group);
+      q.symmetric = true;
+      q.scales.assign(q.scales.size(), f32_to_f16(0.5F));
+      q.zeros.assign(q.zeros.size(), 8);
       PackedTensor packed = method == "awq"    ? pack_awq_gemm(q, name)
                             : method == "gptq" ? pack_gptq(q, name, GptqVersion::kV1)
                                                : pack_native(q, name);
-      for (OwnedTensor& part : packed.parts) {
-        part.name = module + part.name;
-        tensors.push_back(std::move(part));
-      }
-      codes.emplace(name, std::move(q));
+      add(name, std::move(q), std::move(packed));
     }
   }
-  void erase(const std::string& name) {
-    std::erase_if(tensors, [&](const OwnedTensor& t) { return t.name == name; });
-  }
   std::unique_ptr<ModelSource> open(const TemporaryFolder& folder) const {
-    folder.write("config.json", config.dump());
-    std::vector<TensorView> views;
-    for (const OwnedTensor& t : tensors) views.push_back(t.view());
-    write_safetensors(folder.path("model.safetensors"), views, metadata);
-    auto source = ModelSource::open(folder.path(""));
+    auto source = PackedModel::open(folder);
     source->check();
     return source;
   }

@@ -1,10 +1,10 @@
 // Checkpoints of GPTQ tools: config variants, act order, and damaged ones.
-#include <cmath>
 #include <functional>
 
 #include "core/half.h"
 #include "pack/gptq.h"
 #include "source/models.h"
+#include "source/packed_model.h"
 
 namespace metal_marlin {
 namespace {
@@ -20,55 +20,22 @@ const std::string kModule = "model.layers.0.mlp.gate_proj";
 constexpr int64_t kGroup = 8;
 
 // Every linear but up in GPTQ, random codes, groups in the order of `scattered`.
-struct Checkpoint {
-  json config = small_config();
-  std::vector<OwnedTensor> tensors;
-  std::map<std::string, QuantizedTensor> codes;
-
+struct Checkpoint : test::PackedModel {
   explicit Checkpoint(GptqVersion version = GptqVersion::kV1, bool scattered = false) {
+    metadata = {{"format", "pt"}};
     config["quantization_config"] = {
         {"quant_method", "gptq"}, {"bits", 4}, {"group_size", kGroup}, {"sym", false}, {"desc_act", scattered}};
     if (version == GptqVersion::kV2) config["quantization_config"]["checkpoint_format"] = "gptq_v2";
     for (const auto& [name, shape] : small_shapes()) {
-      if (name.find("_proj.") == std::string::npos || name.find("up_proj") != std::string::npos) {
+      if (!is_linear(name) || name.find("up_proj") != std::string::npos) {
         tensors.push_back(test::f32_tensor(name, shape));
         continue;
       }
-      QuantizedTensor q{
-          .out_features = shape[0], .in_features = shape[1], .group_size = kGroup, .bits = 4, .symmetric = false};
-      const auto noise = test::small_values(name, shape[0] * shape[1] * 2);
-      const auto code = [&](int64_t i) {
-        return static_cast<uint8_t>(std::fabs(noise[static_cast<size_t>(i)]) * 15.99F);
-      };
-      for (int64_t i = 0; i < shape[0] * shape[1]; ++i) q.codes.push_back(code(i));
-      for (int64_t i = 0; i < shape[0] * q.groups(); ++i) {
-        q.scales.push_back(f32_to_f16(noise[static_cast<size_t>(i)]));
-        q.zeros.push_back(std::max<uint8_t>(1, code(shape[0] * shape[1] + i)));
-      }
+      QuantizedTensor q = test::random_codes(name, shape, kGroup, 1);
       for (int64_t k = 0; scattered && k < shape[1]; ++k) q.group_index.push_back(static_cast<int32_t>(k % q.groups()));
       PackedTensor packed = pack_gptq(q, name, version);
-      for (OwnedTensor& part : packed.parts) {
-        part.name = name.substr(0, name.size() - 6) + part.name;
-        tensors.push_back(std::move(part));
-      }
-      codes.emplace(name, std::move(q));
+      add(name, std::move(q), std::move(packed));
     }
-  }
-  OwnedTensor& at(const std::string& name) {
-    for (OwnedTensor& t : tensors) {
-      if (t.name == name) return t;
-    }
-    throw std::runtime_error(name);
-  }
-  void erase(const std::string& name) {
-    std::erase_if(tensors, [&](const OwnedTensor& t) { return t.name == name; });
-  }
-  std::unique_ptr<ModelSource> open(const TemporaryFolder& folder) const {
-    folder.write("config.json", config.dump());
-    std::vector<TensorView> views;
-    for (const OwnedTensor& t : tensors) views.push_back(t.view());
-    write_safetensors(folder.path("model.safetensors"), views, {{"format", "pt"}});
-    return ModelSource::open(folder.path(""));
   }
 };
 

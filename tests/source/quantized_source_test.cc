@@ -6,6 +6,7 @@
 #include "pack/awq_gemm.h"
 #include "pack/native.h"
 #include "source/models.h"
+#include "source/packed_model.h"
 
 namespace metal_marlin {
 namespace {
@@ -20,21 +21,6 @@ using test::values_of;
 
 constexpr int64_t kGroup = 8;
 
-QuantizedTensor random_codes(const std::string& name, int64_t rows, int64_t columns) {
-  QuantizedTensor q;
-  q.out_features = rows;
-  q.in_features = columns;
-  q.group_size = kGroup;
-  q.symmetric = false;
-  const auto noise = test::small_values(name, rows * columns * 2);
-  const auto code = [&](int64_t i) { return static_cast<uint8_t>(std::fabs(noise[static_cast<size_t>(i)]) * 15.99F); };
-  for (int64_t i = 0; i < rows * columns; ++i) q.codes.push_back(code(i));
-  for (int64_t i = 0; i < rows * q.groups(); ++i) {
-    q.scales.push_back(f32_to_f16(noise[static_cast<size_t>(i)]));
-    q.zeros.push_back(code(rows * columns + i));
-  }
-  return q;
-}
 // w[n, k] = (code - zero) * scale, the formula of core/values.h written out.
 float value_of(const QuantizedTensor& q, int64_t n, int64_t k) {
   const auto at = static_cast<size_t>(n * q.groups() + k / kGroup);
@@ -42,12 +28,8 @@ float value_of(const QuantizedTensor& q, int64_t n, int64_t k) {
          f16_to_f32(q.scales[at]);
 }
 
-struct Checkpoint {
+struct Checkpoint : test::PackedModel {
   bool native = false;
-  json config = small_config();
-  std::vector<OwnedTensor> tensors;
-  std::map<std::string, QuantizedTensor> codes;
-  std::map<std::string, std::string> metadata = {{"metal_marlin.nibble_offset", "8"}};
 
   explicit Checkpoint(bool is_native, bool with_q_scale = false) : native(is_native) {
     config["quantization_config"] = {{"quant_method", native ? "metal_marlin" : "awq"},
@@ -57,42 +39,20 @@ struct Checkpoint {
                                      {"version", native ? "native" : "gemm"},
                                      {"modules_to_not_convert", {"mlp.up_proj"}}};
     for (const auto& [name, shape] : small_shapes()) {
-      const bool linear = name.find("_proj.") != std::string::npos && name.find("up_proj") == std::string::npos;
-      if (!linear) {
+      if (!is_linear(name) || name.find("up_proj") != std::string::npos) {
         tensors.push_back(test::f32_tensor(name, shape));
         continue;
       }
-      QuantizedTensor q = random_codes(name, shape[0], shape[1]);
-      const std::string module = name.substr(0, name.size() - 7);
+      QuantizedTensor q = test::random_codes(name, shape, kGroup);
       std::vector<uint16_t> q_scale;
       for (int64_t k = 0; with_q_scale && k < shape[1]; ++k)
         q_scale.push_back(f32_to_f16(0.5F + static_cast<float>(k % 4)));
       PackedTensor packed = native ? pack_native(q, name, q_scale) : pack_awq_gemm(q, name);
-      for (OwnedTensor& part : packed.parts) {
-        part.name = module + "." + part.name;
-        tensors.push_back(std::move(part));
-      }
-      codes.emplace(name, std::move(q));
+      add(name, std::move(q), std::move(packed));
     }
-  }
-  OwnedTensor& at(const std::string& name) {
-    for (OwnedTensor& t : tensors) {
-      if (t.name == name) return t;
-    }
-    throw std::runtime_error(name);
   }
   void set_version_2(const std::string& bits, const std::string& linears) {
     metadata = {{"metal_marlin.version", "2"}, {"metal_marlin.bits", bits}, {"metal_marlin.tensors", linears}};
-  }
-  void erase(const std::string& name) {
-    std::erase_if(tensors, [&](const OwnedTensor& t) { return t.name == name; });
-  }
-  std::unique_ptr<ModelSource> open(const TemporaryFolder& folder) const {
-    folder.write("config.json", config.dump());
-    std::vector<TensorView> views;
-    for (const OwnedTensor& t : tensors) views.push_back(t.view());
-    write_safetensors(folder.path("model.safetensors"), views, metadata);
-    return ModelSource::open(folder.path(""));
   }
 };
 
