@@ -36,9 +36,9 @@ std::string table(const BenchResult& result) {
     text += fmt::format("{:<24}{}\n", name, value);
   };
   const auto rate = [&](const std::string& name, const BenchRate& r) {
-    if (r.tokens == 0) return;
+    const BenchSpeed& speed = r.tokens_per_second;
     row(fmt::format("{}, {}", name, counted(r.tokens, "token")),
-        fmt::format("{:.1f} tokens/s ({:.1f} to {:.1f})", r.median, r.lowest, r.highest));
+        fmt::format("{:.1f} tokens/s ({:.1f} to {:.1f})", speed.median, speed.lowest, speed.highest));
   };
   row("processor", result.cpu);
   row("kernels", fmt::format("{}, linears in {}, head in {} bits, keys and values in {}", result.isa, result.compute,
@@ -47,9 +47,9 @@ std::string table(const BenchResult& result) {
   row("threads", std::to_string(result.threads));
   row("load", fmt::format("{:.2f} s", result.load_seconds));
   row("memory", format_file_size(result.resident_bytes));
-  rate("prompt", result.prompt);
-  for (const BenchResult::Batch& batch : result.batches) {
-    rate(batch.sequences == 1 ? "generation" : fmt::format("generation of {}", batch.sequences), batch.rate);
+  if (result.prompt) rate("prompt", *result.prompt);
+  for (const BenchBatch& batch : result.batches) {
+    rate(batch.sequences == 1 ? "generation" : fmt::format("generation of {}", batch.sequences), batch);
   }
   return text;
 }
@@ -65,7 +65,7 @@ int run(State& state) {
   const StopOnSignal signals;
   try {
     const BenchResult result = bench_model(state.model, state.bench, state.machine, console.observer(), state.compute);
-    console.result(console.json() ? to_json(result) : table(result));
+    console.result(console.json() ? result.to_json() : table(result));
   } catch (const Interrupted&) {
     console.stopped("run the same command again");
     return kExitInterrupted;

@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "console.h"
 #include "core/counted.h"
@@ -44,11 +43,7 @@ int run(const Command& command, State& state) {
     return kExitInterrupted;
   }
   if (console.json()) {
-    const nlohmann::ordered_json json = {{"output", state.output},
-                                         {"sequences", result.sequences},
-                                         {"tokens", result.tokens},
-                                         {"seconds", result.seconds}};
-    console.result(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    console.result(result.to_json());
   } else if (console.quiet()) {
     console.result(state.output);
   } else {

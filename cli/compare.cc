@@ -29,8 +29,8 @@ void add_compare(Application& application) {
   command.action([state] {
     state->machine.threads = static_cast<int>(state->texts.threads);
     Console console(state->console);
-    const std::string json = compare_models(state->a, state->b, state->machine);
-    console.result(console.json() ? json : render_comparison(json));
+    const Comparison comparison = compare_models(state->a, state->b, state->machine);
+    console.result(console.json() ? comparison.to_json() : render_comparison(comparison));
     return 0;
   });
 }

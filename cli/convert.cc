@@ -37,11 +37,11 @@ int run(State& state) {
   try {
     const ConvertResult result = convert_model(state.model, state.output, state.options, console.observer(kPhases));
     if (console.json()) {
-      console.result(result.report_json);
+      console.result(result.to_json());
     } else if (console.quiet()) {
       console.result(state.output);
     } else {
-      console.summary(render_conversion(result.report_json));
+      console.summary(render_conversion(result));
     }
   } catch (const Interrupted&) {
     console.stopped(fmt::format("nothing was written to {}", state.output));

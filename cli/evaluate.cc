@@ -57,7 +57,7 @@ int run(State& state) {
     console.stopped("an evaluation cannot be continued: run the same command again");
     return kExitInterrupted;
   }
-  console.result(console.json() ? to_json(result) : table(result));
+  console.result(console.json() ? result.to_json() : table(result));
   return 0;
 }
 

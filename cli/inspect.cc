@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <array>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "console.h"
 #include "options.h"
@@ -40,7 +39,7 @@ void check_given(const Command& command, const State& state) {
 int run(const Command& command, State& state) {
   check_given(command, state);
   Console console(state.console);
-  std::string json = inspect_model(state.model, state.tensors);
+  Inspection inspection = inspect_model(state.model, state.tensors);
   if (state.sensitivity) {
     QuantizeOptions& o = state.options;
     o.given = command.given();
@@ -49,16 +48,13 @@ int run(const Command& command, State& state) {
     o.formats = {"native"};
     const StopOnSignal signals;
     try {
-      auto whole = nlohmann::ordered_json::parse(json);
-      whole["sensitivity"] =
-          nlohmann::ordered_json::parse(sensitivity_of_model(state.model, o, console.observer()).to_json());
-      json = whole.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+      inspection.sensitivity = sensitivity_of_model(state.model, o, console.observer());
     } catch (const Interrupted&) {
       console.stopped("run the same command again");
       return kExitInterrupted;
     }
   }
-  console.result(console.json() ? json : render_inspection(json));
+  console.result(console.json() ? inspection.to_json() : render_inspection(inspection));
   return 0;
 }
 

@@ -592,6 +592,35 @@ def test_quantize_model_by_activations(tmp_path):
         awq_quantize_model(MODEL, tmp_path / "nan", tmp_path / "nan.npz", 8, verbose=False)
 
 
+def test_results_are_objects(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and looked at the rain. " * 80)
+    options = {"calibration": text, "samples": 4, "sequence_length": 32}
+    made = metal_marlin.calibrate_model(MODEL, tmp_path / "x.npz", **options)
+    assert made.sequences == made["sequences"] == 4 and made.tokens == 128 and made.output == str(tmp_path / "x.npz")
+    metal_marlin.quantize_model(MODEL, tmp_path / "out", group_size=8, formats="awq", evaluate="none", **options)
+    plain, packed = metal_marlin.inspect(MODEL), metal_marlin.inspect(tmp_path / "out", tensors=False)
+    assert plain.config.hidden_size == plain["config"]["hidden_size"] == 32
+    assert [t.name for t in plain.tensors] == [t["name"] for t in plain["tensors"]]
+    assert packed.grids[0].bits == 4 and packed.quantization["quant_method"] == "awq"
+    # What JSON leaves out is no item.
+    assert plain.quantization is None and "quantization" not in plain and "quantization" in packed
+    assert packed.tensors is None and packed.get("tensors", 7) == 7 and "tensors" not in packed.to_dict()
+    with pytest.raises(KeyError):
+        packed["tensors"]
+    compared = metal_marlin.compare(MODEL, tmp_path / "out")
+    assert 0 < compared.relative_error == compared["relative_error"] < 0.5
+    assert compared.layers[1].layer == 1 and compared.tensors[0].stored_as == ["F32", "awq"]
+    converted = metal_marlin.convert(tmp_path / "out", tmp_path / "gptq", "gptq_v2")
+    assert converted.from_ == converted["from"] == converted.to_dict()["from"] == "awq" and converted.to == "gptq_v2"
+    assert converted.group_size == 8 and not converted.clamped and converted.files[0].bytes > 0
+    for result in (plain, packed, compared, converted, made):
+        assert type(result).from_json(result.to_json()).to_dict() == result.to_dict() == json.loads(result.to_json())
+        assert len(repr(result)) < 1500 and "<table>" in result._repr_html_()
+    command = json.loads(metal_marlin._core.inspect_model(str(MODEL), True))
+    assert plain.to_dict() == command and set(plain) == set(command)
+
+
 # ---- whole models and GPTQ --------------------------------------------------------------------------------------------
 
 

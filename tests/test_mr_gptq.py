@@ -436,7 +436,7 @@ def test_a_measured_model_is_quantized_as_chosen(tmp_path):
     assert len({bits for bits, _ in found.values()}) > 1 or len(found) < len(rules)
     with pytest.raises(ValueError, match="layers: expected int3"):
         MixedPrecisionConfig(layers={"a": LayerQuantConfig()}).linear_bits()
-    with pytest.raises(ValueError, match="sensitivity: items: expected a list"):
+    with pytest.raises(ValueError, match="sensitivity: tokens: expected an integer, found nothing"):
         LayerSensitivity.from_model({})
 
 

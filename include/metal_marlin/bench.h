@@ -5,8 +5,10 @@
 #include <metal_marlin/export.h>
 #include <metal_marlin/options.h>
 #include <metal_marlin/progress.h>
+#include <metal_marlin/record.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,32 +22,68 @@ struct BenchOptions {
   std::vector<int64_t> batch = {1};  // sequences that are generated beside each other; each number is measured
 };
 
-// Tokens per second of the measurements, of all sequences together.
-struct BenchRate {
-  int64_t tokens = 0;  // of each sequence
+struct BenchSpeed {
   double median = 0;
   double lowest = 0;
   double highest = 0;
+
+  static void describe(auto& field, auto& self) {
+    field("median", self.median, "of the measurements");
+    field("lowest", self.lowest);
+    field("highest", self.highest);
+  }
+};
+
+struct BenchRate {
+  int64_t tokens = 0;
+  BenchSpeed tokens_per_second;
+
+  static void describe(auto& field, auto& self) {
+    field("tokens", self.tokens, "of each sequence");
+    field("tokens_per_second", self.tokens_per_second, "of all sequences together");
+  }
+};
+
+struct BenchBatch : BenchRate {
+  int64_t sequences = 0;
+
+  static void describe(auto& field, auto& self) {
+    field("sequences", self.sequences, "that were generated beside each other");
+    BenchRate::describe(field, self);
+  }
 };
 
 struct BenchResult {
   std::string cpu;
-  std::string isa;      // row of the kernels
-  std::string compute;  // "int8", "bf16", "f32": arithmetic of the linears
-  std::string head;     // "8", "16"
+  std::string isa;
+  std::string compute;
+  std::string head;
+  std::string kv;
+  int64_t depth = 0;
   int threads = 0;
   double load_seconds = 0;
-  uint64_t resident_bytes = 0;  // at the end
-  BenchRate prompt;
-  BenchRate
-      generate;    // includes the head's logits, not the choice of a token; of the first number of BenchOptions::batch
-  std::string kv;  // "32", "16", "8": bits of keys and values
-  int64_t depth = 0;
-  struct Batch {
-    int64_t sequences = 0;
-    BenchRate rate;
-  };
-  std::vector<Batch> batches;  // of all numbers of BenchOptions::batch
+  uint64_t resident_bytes = 0;
+  std::optional<BenchRate> prompt;
+  std::optional<BenchRate> generate;
+  std::vector<BenchBatch> batches;
+
+  METAL_MARLIN_API std::string to_json() const;
+
+  static void describe(auto& field, auto& self) {
+    field("cpu", self.cpu, "name of the processor");
+    field("isa", self.isa, "the instruction set of the kernels");
+    field("compute", self.compute, "int8, bf16 or f32: arithmetic of the linears");
+    field("head", self.head, "8 or 16: bits of the head");
+    field("kv", self.kv, "32, 16 or 8: bits of keys and values");
+    field("depth", self.depth, "tokens in the cache before each measurement");
+    field("threads", self.threads);
+    field("load_seconds", self.load_seconds);
+    field("resident_bytes", self.resident_bytes, "memory of the process at the end");
+    field("prompt", self.prompt, "null: not measured");
+    field("generate", self.generate,
+          "with the head's logits, without the choice of a token; of the first number of --batch; null: not measured");
+    field("batches", self.batches, "of all numbers of --batch");
+  }
 };
 
 // Measures with tokens drawn at random. `compute` as for TextGenerator. ArgumentError for numbers < 0, a batch without
@@ -53,10 +91,5 @@ struct BenchResult {
 METAL_MARLIN_API BenchResult bench_model(const std::string& model, const BenchOptions& options,
                                          const MachineOptions& machine = {}, const Observer& observer = {},
                                          const ComputeOptions& compute = {});
-
-// {"cpu", "isa", "compute", "head", "kv", "threads", "load_seconds", "resident_bytes", "depth", "prompt": {"tokens",
-// "tokens_per_second": {"median", "lowest", "highest"}}, "generate": {..}, "batches": [{"sequences", "tokens",
-// "tokens_per_second"}]}; null for what was not measured.
-METAL_MARLIN_API std::string to_json(const BenchResult& result);
 
 }  // namespace metal_marlin

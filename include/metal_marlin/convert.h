@@ -4,8 +4,12 @@
 
 #include <metal_marlin/export.h>
 #include <metal_marlin/progress.h>
+#include <metal_marlin/report_records.h>
 
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace metal_marlin {
 
@@ -15,11 +19,54 @@ struct ConvertOptions {
   int threads = 0;         // 0: all that this process may use
 };
 
+struct ConvertedFile {
+  std::string name;
+  uint64_t bytes = 0;
+
+  static void describe(auto& field, auto& self) {
+    field("name", self.name);
+    field("bytes", self.bytes);
+  }
+};
+
 struct ConvertResult {
-  // {model, output, from, to, linears, kept, group_size, symmetric, bits, bits_per_weight, bytes,
-  //  files: [{name, bytes}], clamped: [{name, clamped, flushed, largest}], warnings, seconds, peak_memory_bytes}
-  // group_size, symmetric and bits are null for "f16".
-  std::string report_json;
+  std::string model;
+  std::string output;
+  std::string from;
+  std::string to;
+  uint64_t linears = 0;
+  uint64_t kept = 0;
+  std::optional<int64_t> group_size;
+  std::optional<bool> symmetric;
+  std::optional<int64_t> bits;
+  double bits_per_weight = 0;
+  uint64_t bytes = 0;
+  std::vector<ConvertedFile> files;
+  std::vector<ClampedRecord> clamped;
+  std::vector<std::string> warnings;
+  double seconds = 0;
+  uint64_t peak_memory_bytes = 0;
+
+  METAL_MARLIN_API std::string to_json() const;
+
+  static void describe(auto& field, auto& self) {
+    field("model", self.model, "the path of IN");
+    field("output", self.output, "the path of OUT");
+    field("from", self.from, "the format of IN");
+    field("to", self.to, "the format of OUT");
+    field("linears", self.linears, "how many are quantized");
+    field("kept", self.kept, "how many other tensors there are");
+    field("group_size", self.group_size, "of most linears; -1: one group per row; null to f16");
+    field("symmetric", self.symmetric, "null to f16");
+    field("bits", self.bits, "of most linears; null to f16");
+    field("bits_per_weight", self.bits_per_weight, "of the whole checkpoint");
+    field("bytes", self.bytes, "of all weights");
+    field("files", self.files, "what was written");
+    field("clamped", self.clamped);
+    field("warnings", self.warnings);
+    field("seconds", self.seconds);
+    field("peak_memory_bytes", self.peak_memory_bytes, "measured");
+  }
 };
 
 // Converts the checkpoint `model` into the folder `output`. The folder appears complete or not at all: it is written
@@ -34,7 +81,7 @@ struct ConvertResult {
 METAL_MARLIN_API ConvertResult convert_model(const std::string& model, const std::string& output,
                                              const ConvertOptions& options, const Observer& observer = {});
 
-// Renders ConvertResult::report_json as a few lines of text.
-METAL_MARLIN_API std::string render_conversion(const std::string& report_json);
+// What `convert` prints. Control characters in names are shown as escapes.
+METAL_MARLIN_API std::string render_conversion(const ConvertResult& result);
 
 }  // namespace metal_marlin

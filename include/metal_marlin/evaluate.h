@@ -22,6 +22,10 @@ struct Evaluation {
   double bits_per_weight = 0;  // of all weights, scales and zeros included
   uint64_t bytes = 0;          // of the weights on disk
   bool has_reference = false;
+
+  // {"model": {...}} with the keys of report.json; beside it "perplexity" of the model, quantized or not, and
+  // "reference_perplexity" (null without a reference).
+  METAL_MARLIN_API std::string to_json() const;
 };
 
 // Runs both models block by block in lockstep, so that memory holds one block of each. `reference` may be empty.
@@ -29,9 +33,5 @@ struct Evaluation {
 METAL_MARLIN_API Evaluation evaluate_model(const std::string& model, const std::string& reference,
                                            const EvaluationOptions& options, const MachineOptions& machine,
                                            const Observer& observer = {}, const ComputeOptions& compute = {});
-
-// {"model": {...}} with the keys of report.json; beside it "perplexity" of the model, quantized or not, and
-// "reference_perplexity" (null without a reference).
-METAL_MARLIN_API std::string to_json(const Evaluation& evaluation);
 
 }  // namespace metal_marlin

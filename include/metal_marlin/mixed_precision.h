@@ -4,6 +4,7 @@
 #include <metal_marlin/array.h>
 #include <metal_marlin/export.h>
 #include <metal_marlin/progress.h>
+#include <metal_marlin/sensitivity_records.h>
 
 #include <cstdint>
 #include <map>
@@ -52,10 +53,10 @@ struct LayerSensitivity {
   int recommended_bits = 0;  // the choice of choose_precisions; 0: none yet
   std::string recommended_format;
 };
-// Reads the JSON of sensitivity_of_model (quantize.h). Returns one entry for each set of linears that share an input,
-// named "layers.3.qkv". Costs are integer precisions and bf16 with the measured or estimated KL divergence. Throws
-// FormatError naming the key for other JSON.
-METAL_MARLIN_API std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity_json);
+// Of what sensitivity_of_model (quantize.h) measured: one entry for each set of linears that share an input, named
+// "layers.3.qkv". Costs are integer precisions and bf16 with the measured or estimated KL divergence. Throws
+// FormatError for a grid that no precision has.
+METAL_MARLIN_API std::vector<LayerSensitivity> sensitivity_profile(const SensitivityRecord& sensitivity);
 // Measures output_error of fp4, nf4, int3, int4 and int8 (symmetric) in groups of group_size. It takes as long as
 // running GPTQ five times.
 METAL_MARLIN_API LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& H,

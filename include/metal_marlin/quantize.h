@@ -111,9 +111,19 @@ METAL_MARLIN_API SensitivityReport sensitivity_of_model(const std::string& model
                                                         const Observer& observer = {});
 
 struct CalibrateResult {
+  std::string output;
   int64_t sequences = 0;
   int64_t tokens = 0;
   double seconds = 0;
+
+  METAL_MARLIN_API std::string to_json() const;
+
+  static void describe(auto& field, auto& self) {
+    field("output", self.output, "the file");
+    field("sequences", self.sequences, "that the statistics are of");
+    field("tokens", self.tokens, "likewise");
+    field("seconds", self.seconds);
+  }
 };
 // Writes activation statistics into an .npz, whose name must end in .npz: for each linear input mean, max, rms, token
 // count and, unless gram is false, the Gram matrix. With keep_activations also the raw inputs per weight name,

@@ -25,4 +25,9 @@ using OptionValue = std::variant<std::monostate, bool, int64_t, uint64_t, double
                                  std::vector<double>>;
 using OptionValues = std::map<std::string, OptionValue>;
 
+// JSON that another program wrote, as it is.
+struct JsonText {
+  std::string text = "null";
+};
+
 }  // namespace metal_marlin

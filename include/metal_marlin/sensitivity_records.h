@@ -101,6 +101,11 @@ struct SensitivityReport : SensitivityRecord {
   }
 };
 
+// Reads what to_json() wrote; `name` is what messages call it. FormatError naming the key, what was expected and what
+// was found for other JSON.
+METAL_MARLIN_API SensitivityReport sensitivity_from_json(const std::string& text,
+                                                         const std::string& name = "sensitivity");
+
 // The bits of each linear, where they were chosen by what their error costs.
 struct MixedRecord : SensitivityRecord {
   double interaction = 1;

@@ -13,7 +13,16 @@ from ._core import (
     __version__,
 )
 from ._record import Record
-from ._records import EvaluationRecord, Plan, Report, SensitivityReport
+from ._records import (
+    CalibrateResult,
+    Comparison,
+    ConvertResult,
+    EvaluationRecord,
+    Inspection,
+    Plan,
+    Report,
+    SensitivityReport,
+)
 from .awq import (
     AWQResult,
     awq_dequantize,
@@ -84,7 +93,8 @@ __all__ = [
     "Precision", "PrecisionCost", "LayerQuantConfig", "LayerSensitivity", "MixedPrecisionConfig", "analyze_layer_sensitivity",
     "Model", "QuantizeResult", "quantize_model", "plan_quantization", "sensitivity_of_model", "calibrate_model", "evaluate", "convert", "generate",
     "inspect", "compare", "load",
-    "Record", "Report", "Plan", "SensitivityReport", "EvaluationRecord",
+    "Record", "Report", "Plan", "SensitivityReport", "EvaluationRecord", "Inspection", "Comparison", "ConvertResult",
+    "CalibrateResult",
     "Error", "ArgumentError", "FormatError", "UnsupportedError", "MachineError", "NumericError", "Interrupted",
     "__version__",
 ]  # fmt: skip

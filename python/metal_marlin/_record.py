@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar, Union
 from . import _core
 
 OptionValue = Union[None, bool, int, float, str, list[str], list[float]]  # noqa: UP007, for get_type_hints of Python 3.10
+Json = Any  # what another program wrote
 T = TypeVar("T", bound="Record")
 _MOST_SHOWN = 60  # characters of a value in repr()
 
@@ -49,8 +50,14 @@ def _short(value: Any) -> str:
     return shown if len(shown) <= _MOST_SHOWN else shown[: _MOST_SHOWN - 3] + "..."
 
 
+def _key(field: str) -> str:
+    """The name of a field in JSON: a word of Python such as ``from`` has an underscore as an attribute alone."""
+    return field.removesuffix("_")
+
+
 class Record:
-    """A part of a report: attributes, the same as items (``record["name"]``), and :meth:`to_dict` for JSON."""
+    """A result, or a part of one: attributes, the same as items (``record["name"]``), :meth:`to_dict` and
+    :meth:`to_json`. What JSON leaves out is None as an attribute, and is no item."""
 
     _absent: ClassVar[frozenset[str]] = frozenset()  # fields that JSON leaves out while they are None
 
@@ -59,7 +66,7 @@ class Record:
         """Of the object of a report. TypeError when a field is missing; keys that are no field are passed over."""
         hints = typing.get_type_hints(cls, vars(sys.modules[cls.__module__]))
         names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        return cls(**{name: _read(hints[name], data[name]) for name in names if name in data})
+        return cls(**{name: _read(hints[name], data[_key(name)]) for name in names if _key(name) in data})
 
     @classmethod
     def from_json(cls: type[T], text: str) -> T:
@@ -67,19 +74,25 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it, with nested objects as dicts."""
-        pairs = ((name, getattr(self, name)) for name in self.keys())
-        return {name: _plain(value) for name, value in pairs if value is not None or name not in self._absent}
+        return {key: _plain(value) for key, value in self._pairs()}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
+    def _pairs(self) -> list[tuple[str, Any]]:
+        """Key in JSON and value of each field that JSON has."""
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        pairs = ((name, getattr(self, name)) for name in names)
+        return [(_key(name), value) for name, value in pairs if value is not None or name not in self._absent]
+
     def keys(self) -> list[str]:
-        return [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return [key for key, _ in self._pairs()]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return dict(self._pairs()).get(name, default)
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.keys():
-            raise KeyError(name)
-        return getattr(self, name)
+        return dict(self._pairs())[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self.keys()
@@ -88,13 +101,12 @@ class Record:
         return iter(self.keys())
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={_short(getattr(self, name))}" for name in self.keys())
+        fields = ", ".join(f"{key}={_short(value)}" for key, value in self._pairs())
         return f"{type(self).__name__}({fields})"
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><th>{html.escape(name)}</th><td>{html.escape(_short(getattr(self, name)))}</td></tr>"
-            for name in self.keys()
+            f"<tr><th>{html.escape(key)}</th><td>{html.escape(_short(value))}</td></tr>" for key, value in self._pairs()
         )
         return f"<table>{rows}</table>"
 

@@ -20,7 +20,16 @@ from typing import Any
 
 from . import _core
 from ._arguments import integer, path, text
-from ._records import EvaluationRecord, Plan, Report, SensitivityReport
+from ._records import (
+    CalibrateResult,
+    Comparison,
+    ConvertResult,
+    EvaluationRecord,
+    Inspection,
+    Plan,
+    Report,
+    SensitivityReport,
+)
 from ._watching import Line, Progress, warn, watching
 
 __all__ = [
@@ -127,15 +136,15 @@ def calibrate_model(
     on_note: Line | None = None,
     on_warning: Line | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> CalibrateResult:
     """Writes activation statistics into the npz ``output``; with ``keep_activations`` also the raw inputs per weight.
 
     Options: ``calibration`` ("self", a text file, conversations in JSON Lines, or a list of such), ``calibration_weights``,
     ``samples``, ``select``, ``sequence_length``, ``bos``, ``seed``, ``temperature``, ``memory_bytes``, ``threads``,
-    ``precision``, ``overwrite`` (replace statistics in ``output``). Returns ``sequences``, ``tokens``, ``seconds``.
+    ``precision``, ``overwrite`` (replace statistics in ``output``).
     """
     with watching(on_progress, on_warning) as (progress, warning):
-        return _core.calibrate_model(
+        out = _core.calibrate_model(
             path("model", model),
             path("output", output),
             _calibration_options(options),
@@ -145,6 +154,7 @@ def calibrate_model(
             on_note,
             warning,
         )
+    return CalibrateResult.from_json(out)
 
 
 def evaluate(
@@ -179,24 +189,24 @@ def convert(
     on_progress: Progress | bool | None = None,
     on_note: Line | None = None,
     on_warning: Line | None = None,
-) -> dict[str, Any]:
+) -> ConvertResult:
     """Writes a 4-bit checkpoint in another format without passing through floats: "native", "awq", "gptq", "gptq_v2", "marlin"."""
     with watching(on_progress, on_warning) as (progress, warning):
         out = _core.convert_model(
             path("model", model), path("output", output), text("to", to), overwrite, integer("threads", threads),
             progress, on_note, warning,
         )  # fmt: skip
-    return json.loads(out)
+    return ConvertResult.from_json(out)
 
 
-def inspect(model: Any, tensors: bool = True) -> dict[str, Any]:
+def inspect(model: Any, tensors: bool = True) -> Inspection:
     """What is in a checkpoint (docs/inspect.md)."""
-    return json.loads(_core.inspect_model(path("model", model), tensors))
+    return Inspection.from_json(_core.inspect_model(path("model", model), tensors))
 
 
-def compare(a: Any, b: Any) -> dict[str, Any]:
+def compare(a: Any, b: Any) -> Comparison:
     """Error of the weights of ``b`` against ``a``, per tensor and per layer (docs/compare.md)."""
-    return json.loads(_core.compare_models(path("a", a), path("b", b)))
+    return Comparison.from_json(_core.compare_models(path("a", a), path("b", b)))
 
 
 class Model:

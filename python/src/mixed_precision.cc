@@ -55,7 +55,7 @@ nb::dict analyze(nb::handle weight, nb::handle hessian, const std::string& name,
 
 nb::list profile(const std::string& sensitivity_json) {
   nb::list out;
-  for (const LayerSensitivity& s : sensitivity_profile(sensitivity_json)) {
+  for (const LayerSensitivity& s : sensitivity_profile(sensitivity_from_json(sensitivity_json))) {
     nb::dict d;
     d["name"] = s.name;
     d["linears"] = s.linears;

@@ -150,8 +150,8 @@ std::string sensitivity(const std::string& model, const nb::dict& options, nb::h
   return json;
 }
 
-nb::dict calibrate(const std::string& model, const std::string& output, const nb::dict& options, bool gram,
-                   bool keep_activations, nb::handle on_progress, nb::handle on_note, nb::handle on_warning) {
+std::string calibrate(const std::string& model, const std::string& output, const nb::dict& options, bool gram,
+                      bool keep_activations, nb::handle on_progress, nb::handle on_note, nb::handle on_warning) {
   CalibrationOptions c;
   MachineOptions m;
   bool overwrite = false;
@@ -161,14 +161,11 @@ nb::dict calibrate(const std::string& model, const std::string& output, const nb
   f.add("overwrite", overwrite);
   f.set(options);
   Callbacks calls(on_progress, on_note, on_warning);
-  const CalibrateResult r = calls.run(
-      [&] { return calibrate_model(model, output, c, m, gram, keep_activations, calls.observer(), overwrite); });
+  std::string json = calls.run([&] {
+    return calibrate_model(model, output, c, m, gram, keep_activations, calls.observer(), overwrite).to_json();
+  });
   calls.raise_pending();
-  nb::dict d;
-  d["sequences"] = r.sequences;
-  d["tokens"] = r.tokens;
-  d["seconds"] = r.seconds;
-  return d;
+  return json;
 }
 
 std::string evaluate(const std::string& model, const std::string& reference, const nb::dict& options,
@@ -180,7 +177,7 @@ std::string evaluate(const std::string& model, const std::string& reference, con
   f.add("text", e.text).add("chunks", e.chunks).add("context", e.context).bos("bos", e.bos);
   f.set(options);
   Callbacks calls(on_progress, on_note, on_warning);
-  std::string json = calls.run([&] { return to_json(evaluate_model(model, reference, e, m, calls.observer())); });
+  std::string json = calls.run([&] { return evaluate_model(model, reference, e, m, calls.observer()).to_json(); });
   calls.raise_pending();
   return json;
 }
@@ -189,7 +186,7 @@ std::string convert(const std::string& model, const std::string& output, const s
                     int threads, nb::handle on_progress, nb::handle on_note, nb::handle on_warning) {
   Callbacks calls(on_progress, on_note, on_warning);
   std::string json =
-      calls.run([&] { return convert_model(model, output, {to, overwrite, threads}, calls.observer()).report_json; });
+      calls.run([&] { return convert_model(model, output, {to, overwrite, threads}, calls.observer()).to_json(); });
   calls.raise_pending();
   return json;
 }
@@ -279,12 +276,14 @@ void bind_models(nb::module_& m) {
   m.def(
       "inspect_model",
       [](const std::string& model, bool tensors) {
-        return Callbacks().run([&] { return inspect_model(model, tensors); });
+        return Callbacks().run([&] { return inspect_model(model, tensors).to_json(); });
       },
       nb::arg("model"), nb::arg("tensors"));
   m.def(
       "compare_models",
-      [](const std::string& a, const std::string& b) { return Callbacks().run([&] { return compare_models(a, b); }); },
+      [](const std::string& a, const std::string& b) {
+        return Callbacks().run([&] { return compare_models(a, b).to_json(); });
+      },
       nb::arg("a"), nb::arg("b"));
   nb::class_<Generator>(m, "Generator")
       .def(nb::init<const std::string&, int>(), nb::arg("model"), nb::arg("threads"))

@@ -8,7 +8,6 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "arrays/array_input.h"
@@ -16,7 +15,6 @@
 #include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
-#include "formats/bounded_json.h"
 
 namespace metal_marlin {
 namespace {
@@ -40,23 +38,11 @@ const Known& known(Precision precision) noexcept {
                        [&](const Known& k) { return k.precision == precision; });
 }
 
-using nlohmann::json;
-
 constexpr std::array<std::pair<int, Precision>, 5> kIntegers = {{{2, Precision::kINT2},
                                                                  {3, Precision::kINT3},
                                                                  {4, Precision::kINT4},
                                                                  {8, Precision::kINT8},
                                                                  {16, Precision::kBF16}}};
-
-// object[key], of the kind that is asked for.
-const json& child(const json& object, const char* key, bool (json::*is)() const noexcept, const char* kind) {
-  if (!object.is_object() || !object.contains(key) || !(object.at(key).*is)()) {
-    throw FormatError(
-        fmt::format("sensitivity: {}: expected {}, found {}", key, kind,
-                    object.is_object() && object.contains(key) ? object.at(key).dump() : std::string("none")));
-  }
-  return object.at(key);
-}
 
 std::vector<std::string> parts_of(const std::string& name) {
   std::vector<std::string> parts(1);
@@ -212,37 +198,25 @@ LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& 
   rethrow_as_error("analyze_layer_sensitivity");
 }
 
-std::vector<LayerSensitivity> sensitivity_profile(const std::string& sensitivity_json) try {
-  const json root = parse_json_or_discard(sensitivity_json);
-  if (!root.is_object())
-    throw FormatError("sensitivity: expected a JSON object, as sensitivity_of_model delivers, found none");
-  const json& items = child(root, "items", &json::is_array, "a list");
+std::vector<LayerSensitivity> sensitivity_profile(const SensitivityRecord& sensitivity) try {
   std::vector<LayerSensitivity> profile;
-  for (const json& item : items) {
+  for (const SensitivityItem& item : sensitivity.items) {
     LayerSensitivity s;
-    s.name = fmt::format("layers.{}.{}", child(item, "layer", &json::is_number_integer, "an integer").get<int64_t>(),
-                         child(item, "tap", &json::is_string, "a string").get<std::string>());
-    for (const json& name : child(item, "linears", &json::is_array, "a list")) {
-      if (!name.is_string()) throw FormatError("sensitivity: linears: expected strings, found " + name.dump());
-      s.linears.push_back(name.get<std::string>());
-    }
-    s.weights = child(item, "weights", &json::is_number_integer, "an integer").get<int64_t>();
-    for (const json& option : child(item, "options", &json::is_array, "a list")) {
-      const auto bits = child(option, "bits", &json::is_number_integer, "an integer").get<int64_t>();
+    s.name = fmt::format("layers.{}.{}", item.layer, item.tap);
+    s.linears = item.linears;
+    s.weights = item.weights;
+    for (const GridRecord& option : item.options) {
       const auto known_bits =
-          std::find_if(kIntegers.begin(), kIntegers.end(), [&](const auto& i) { return i.first == bits; });
+          std::find_if(kIntegers.begin(), kIntegers.end(), [&](const auto& i) { return i.first == option.bits; });
       if (known_bits == kIntegers.end())
-        throw FormatError(fmt::format("sensitivity: bits: expected 2, 3, 4, 8 or 16, found {}", bits));
-      PrecisionCost cost;
-      cost.config.precision = known_bits->second;
-      cost.config.group_size = child(option, "group_size", &json::is_number_integer, "an integer").get<int64_t>();
-      cost.config.symmetric = child(option, "symmetric", &json::is_boolean, "true or false").get<bool>();
-      cost.kl = child(option, "estimated_kl", &json::is_number, "a number").get<double>();
-      if (bits < 16 && cost.config.group_size < 1 && cost.config.group_size != -1) {
+        throw FormatError(fmt::format("sensitivity: bits: expected 2, 3, 4, 8 or 16, found {}", option.bits));
+      if (option.bits < 16 && option.group_size < 1 && option.group_size != -1) {
         throw FormatError(
-            fmt::format("sensitivity: group_size: expected at least 1, or -1, found {}", cost.config.group_size));
+            fmt::format("sensitivity: group_size: expected at least 1, or -1, found {}", option.group_size));
       }
-      s.costs.push_back(cost);
+      PrecisionCost& cost = s.costs.emplace_back();
+      cost.config = {known_bits->second, option.group_size, option.symmetric};
+      cost.kl = option.estimated_kl;
     }
     profile.push_back(std::move(s));
   }

@@ -61,8 +61,8 @@ void quantize_by_structure(const Job& job, AWQModelStats& stats) {
   note(job.observer, fmt::format("Processing: {}", job.model));
   const Report report = quantize_model(job.model, job.output, options, job.observer).report;
   std::map<std::string, uint64_t> stored;
-  const json source = json::parse(inspect_model(job.model, true));
-  for (const json& t : source.at("tensors")) stored[t.at("name")] = t.at("bytes");
+  const Inspection inspection = inspect_model(job.model, true);
+  for (const InspectedTensor& t : inspection.tensors.value()) stored[t.name] = t.bytes;
   double weights = 0;
   std::map<std::string, int> quantized;
   for (const LinearRecord& linear : report.linears) {

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "core/border.h"
@@ -33,13 +32,7 @@ BenchRate rate_of(int64_t tokens, int64_t sequences, std::vector<double> seconds
   const auto rate = [&](double s) { return static_cast<double>(tokens * sequences) / std::max(s, 1e-9); };
   const size_t n = seconds.size();
   const double middle = n % 2 == 1 ? seconds[n / 2] : (seconds[n / 2 - 1] + seconds[n / 2]) / 2;
-  return {tokens, rate(middle), rate(seconds.back()), rate(seconds.front())};
-}
-
-nlohmann::json to_json(const BenchRate& rate) {
-  if (rate.tokens == 0) return nullptr;
-  return {{"tokens", rate.tokens},
-          {"tokens_per_second", {{"median", rate.median}, {"lowest", rate.lowest}, {"highest", rate.highest}}}};
+  return {tokens, {rate(middle), rate(seconds.back()), rate(seconds.front())}};
 }
 
 }  // namespace
@@ -138,39 +131,15 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
           head.logits(states.data(), sequences, logits.data());
         }
       });
-      result.batches.push_back({sequences, rate});
+      result.batches.push_back({rate, sequences});
     }
-    result.generate = result.batches.front().rate;
+    result.generate = result.batches.front();
   }
   result.resident_bytes = resident_bytes();
   tracker.enter("done", 1, 1);
   return result;
 } catch (...) {
   rethrow_as_error("bench_model");
-}
-
-std::string to_json(const BenchResult& r) try {
-  auto batches = nlohmann::json::array();
-  for (const BenchResult::Batch& batch : r.batches) {
-    auto entry = to_json(batch.rate);
-    entry["sequences"] = batch.sequences;
-    batches.push_back(std::move(entry));
-  }
-  return nlohmann::json{{"cpu", r.cpu},
-                        {"isa", r.isa},
-                        {"compute", r.compute},
-                        {"head", r.head},
-                        {"kv", r.kv},
-                        {"depth", r.depth},
-                        {"threads", r.threads},
-                        {"load_seconds", r.load_seconds},
-                        {"resident_bytes", r.resident_bytes},
-                        {"prompt", to_json(r.prompt)},
-                        {"generate", to_json(r.generate)},
-                        {"batches", std::move(batches)}}
-      .dump(2);
-} catch (...) {
-  rethrow_as_error("to_json");
 }
 
 }  // namespace metal_marlin

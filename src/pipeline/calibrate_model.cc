@@ -161,7 +161,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   tracker.enter("write", 0, 1);
   writer.commit();
   tracker.enter("done", 1, 1);
-  return {sequences, texts.calibration.tokens(), tracker.seconds()};
+  return {output, sequences, texts.calibration.tokens(), tracker.seconds()};
 } catch (...) {
   rethrow_as_error("calibrate_model");
 }

@@ -1,11 +1,11 @@
 // compare: how the weights of two checkpoints differ.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/inspect.h>
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <span>
 
@@ -18,8 +18,6 @@
 #include "source/model_source.h"
 
 namespace metal_marlin {
-
-using nlohmann::ordered_json;
 
 namespace {
 
@@ -38,7 +36,7 @@ void unfold(const ModelSource& source, Block& a, Block& b) {
 
 }  // namespace
 
-std::string compare_models(const std::string& a, const std::string& b, const MachineOptions& machine) try {
+Comparison compare_models(const std::string& a, const std::string& b, const MachineOptions& machine) try {
   const ThreadCount thread_count(machine.threads);
   const auto source_a = ModelSource::open(a);
   const auto source_b = ModelSource::open(b);
@@ -62,20 +60,14 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
                                     b, counted(source_a->config().num_hidden_layers, "layer"), source_a->family().name,
                                     source_b->config().num_hidden_layers, source_b->family().name));
   }
-  ordered_json j;
-  j["a"] = source_a->path();
-  j["b"] = source_b->path();
-  ordered_json tensors = ordered_json::array();
-  ordered_json layer_table = ordered_json::array();
+  Comparison result;
+  result.a = source_a->path();
+  result.b = source_b->path();
   Difference total;
   std::set<std::string> seen;
   const auto row = [&](const std::string& name, const std::string& stored, const Difference& d) {
     const CheckpointTensor& t = of_a.at(stored);
-    tensors.push_back({{"name", name},
-                       {"shape", t.shape},
-                       {"relative_error", d.relative()},
-                       {"max_error", d.max},
-                       {"stored_as", {t.stored_as, of_b.at(stored).stored_as}}});
+    result.tensors.push_back({name, t.shape, d.relative(), d.max, {t.stored_as, of_b.at(stored).stored_as}});
     seen.insert(stored);
   };
   for (int64_t layer = 0; layer < source_a->config().num_hidden_layers; ++layer) {
@@ -97,11 +89,10 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
     for (const NormKind kind : {NormKind::kInput, NormKind::kPreFeedForward})
       seen.insert(source_a->norm_name(layer, kind));
     total.add(sum);
-    layer_table.push_back({{"layer", layer}, {"relative_error", sum.relative()}, {"max_error", sum.max}});
+    result.layers.push_back({layer, sum.relative(), sum.max});
   }
-  ordered_json only_a = ordered_json::array();
   for (const auto& [name, t] : of_a) {
-    if (of_b.count(name) == 0) only_a.push_back(name);
+    if (of_b.count(name) == 0) result.only_in_a.push_back(name);
     if (of_b.count(name) == 0 || seen.count(name) > 0) continue;
     row(name, name,
         difference_of(source_a->stored_name(name), source_a->load(name), source_b->load(name), source_a->path(),
@@ -109,47 +100,34 @@ std::string compare_models(const std::string& a, const std::string& b, const Mac
     source_a->release(name);
     source_b->release(name);
   }
-  ordered_json only_b = ordered_json::array();
   for (const auto& [name, t] : of_b) {
-    if (of_a.count(name) == 0) only_b.push_back(name);
+    if (of_a.count(name) == 0) result.only_in_b.push_back(name);
   }
-  j["relative_error"] = total.relative();
-  j["layers"] = layer_table;
-  j["tensors"] = tensors;
-  j["only_in_a"] = only_a;
-  j["only_in_b"] = only_b;
-  j["warnings"] = source_a->warnings();
+  result.relative_error = total.relative();
+  result.warnings = source_a->warnings();
   for (const std::string& text : source_b->warnings()) {
-    if (a != b) j["warnings"].push_back(text);
+    if (a != b) result.warnings.push_back(text);
   }
-  return j.dump(2, ' ', false, ordered_json::error_handler_t::replace);
+  return result;
 } catch (...) {
   rethrow_as_error("compare_models");
 }
 
-std::string render_comparison(const std::string& text) try {
-  auto j = ordered_json::parse(text);
-  make_printable(j);
-  std::string out =
-      fmt::format("A {}\nB {}\nrelative error of the linears of B: {:.5f}\n", j.at("a").get<std::string>(),
-                  j.at("b").get<std::string>(), j.at("relative_error").get<double>());
+std::string render_comparison(const Comparison& comparison) try {
+  Comparison r = comparison;
+  make_printable(r);
+  std::string out = fmt::format("A {}\nB {}\nrelative error of the linears of B: {:.5f}\n", r.a, r.b, r.relative_error);
   out += fmt::format("\n{:>6} {:>14} {:>12}\n", "layer", "relative error", "max error");
-  for (const auto& l : j.at("layers")) {
-    out += fmt::format("{:>6} {:>14.5f} {:>12.5f}\n", l.at("layer").get<int64_t>(),
-                       l.at("relative_error").get<double>(), l.at("max_error").get<double>());
-  }
+  for (const ComparedLayer& l : r.layers)
+    out += fmt::format("{:>6} {:>14.5f} {:>12.5f}\n", l.layer, l.relative_error, l.max_error);
   out += fmt::format("\n{:<58} {:>14} {:>12}  {}\n", "tensor", "relative error", "max error", "stored as");
-  for (const auto& t : j.at("tensors")) {
-    out += fmt::format("{:<58} {:>14.5f} {:>12.5f}  {} / {}\n", t.at("name").get<std::string>(),
-                       t.at("relative_error").get<double>(), t.at("max_error").get<double>(),
-                       t.at("stored_as").at(0).get<std::string>(), t.at("stored_as").at(1).get<std::string>());
+  for (const ComparedTensor& t : r.tensors) {
+    out += fmt::format("{:<58} {:>14.5f} {:>12.5f}  {}\n", t.name, t.relative_error, t.max_error,
+                       fmt::join(t.stored_as, " / "));
   }
-  for (const char* key : {"only_in_a", "only_in_b"}) {
-    for (const auto& name : j.at(key))
-      out += fmt::format("only in {}: {}\n", key[8] == 'a' ? "A" : "B", name.get<std::string>());
-  }
-  for (const auto& warning : j.value("warnings", ordered_json::array()))
-    out += fmt::format("warning: {}\n", warning.get<std::string>());
+  for (const std::string& name : r.only_in_a) out += fmt::format("only in A: {}\n", name);
+  for (const std::string& name : r.only_in_b) out += fmt::format("only in B: {}\n", name);
+  for (const std::string& warning : r.warnings) out += fmt::format("warning: {}\n", warning);
   return out;
 } catch (...) {
   rethrow_as_error("render_comparison");

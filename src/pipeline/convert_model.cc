@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
 #include "core/border.h"
@@ -33,8 +32,6 @@ namespace metal_marlin {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
-using nlohmann::ordered_json;
 
 // Delivers each linear as the source stores it, and releases its pages as soon as it is read.
 class SourceProvider : public TensorProvider {
@@ -257,52 +254,49 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   folder.place(warn);
   staged.placed = true;
 
-  ordered_json report;
-  report["model"] = source->path();
-  report["output"] = output;
-  report["from"] = source->format();
-  report["to"] = options.to;
-  report["linears"] = plan.quantized.size();
-  report["kept"] = source->tensors().size() - plan.quantized.size();
-  report["group_size"] = to_floats ? ordered_json() : ordered_json(plan.group_size);
-  report["symmetric"] = to_floats ? ordered_json() : ordered_json(plan.symmetric);
-  report["bits"] = to_floats ? ordered_json() : ordered_json(plan.bits);
-  report["bits_per_weight"] = written.bits_per_weight;
-  report["bytes"] = written.total_bytes();
-  report["files"] = ordered_json::array();
-  for (const WrittenFile& file : written.files) report["files"].push_back({{"name", file.name}, {"bytes", file.bytes}});
-  report["clamped"] = ordered_json::array();
+  ConvertResult result;
+  result.model = source->path();
+  result.output = output;
+  result.from = source->format();
+  result.to = options.to;
+  result.linears = plan.quantized.size();
+  result.kept = source->tensors().size() - plan.quantized.size();
+  if (!to_floats) {
+    result.group_size = plan.group_size;
+    result.symmetric = plan.symmetric;
+    result.bits = plan.bits;
+  }
+  result.bits_per_weight = written.bits_per_weight;
+  result.bytes = written.total_bytes();
+  for (const WrittenFile& file : written.files) result.files.push_back({file.name, file.bytes});
   for (const ClampedTensor& c : written.clamped) {
-    report["clamped"].push_back(
-        {{"name", c.name}, {"clamped", c.clamped}, {"flushed", c.flushed}, {"largest", c.largest}});
+    ClampedRecord& clamped = result.clamped.emplace_back();
+    clamped.name = c.name;
+    clamped.clamped = c.clamped;
+    clamped.flushed = c.flushed;
+    clamped.largest = c.largest;
   }
   for (const std::string& text : float16_warnings(*source, written, {})) tracker.warn(text);
-  report["warnings"] = tracker.warnings();
-  report["seconds"] = tracker.seconds();
-  report["peak_memory_bytes"] = peak_resident_bytes();
-  return {report.dump(2, ' ', false, ordered_json::error_handler_t::replace)};
+  result.warnings = tracker.warnings();
+  result.seconds = tracker.seconds();
+  result.peak_memory_bytes = peak_resident_bytes();
+  return result;
 } catch (...) {
   rethrow_as_error("convert_model");
 }
 
-std::string render_conversion(const std::string& text) try {
-  auto j = ordered_json::parse(text, nullptr, false);
-  make_printable(j);
-  if (!j.is_object() || !j.contains("linears")) throw FormatError("expected the result of a conversion");
-  if (j.at("group_size").is_null()) {
-    return fmt::format("{} -> {}: {}\n{}: {}, {:.1f} s\n", j.at("from").get<std::string>(),
-                       j.at("to").get<std::string>(), counted(j.at("kept").get<size_t>(), "tensor"),
-                       j.at("output").get<std::string>(), size_text(j.at("bytes").get<uint64_t>()),
-                       j.at("seconds").get<double>());
+std::string render_conversion(const ConvertResult& result) try {
+  ConvertResult r = result;
+  make_printable(r);
+  if (!r.group_size) {
+    return fmt::format("{} -> {}: {}\n{}: {}, {:.1f} s\n", r.from, r.to, counted(r.kept, "tensor"), r.output,
+                       size_text(r.bytes), r.seconds);
   }
-  return fmt::format(
-      "{} -> {}: {} ({}, {}), {}\n{}: {}, {:.3f} bits per weight, {:.1f} s\n", j.at("from").get<std::string>(),
-      j.at("to").get<std::string>(), counted(j.at("linears").get<size_t>(), "linear"),
-      j.at("group_size").get<int64_t>() < 0 ? std::string("one group per row")
-                                            : fmt::format("groups of {}", j.at("group_size").get<int64_t>()),
-      j.at("symmetric").get<bool>() ? "symmetric" : "asymmetric", counted(j.at("kept").get<size_t>(), "other tensor"),
-      j.at("output").get<std::string>(), size_text(j.at("bytes").get<uint64_t>()),
-      j.at("bits_per_weight").get<double>(), j.at("seconds").get<double>());
+  return fmt::format("{} -> {}: {} ({}, {}), {}\n{}: {}, {:.3f} bits per weight, {:.1f} s\n", r.from, r.to,
+                     counted(r.linears, "linear"),
+                     *r.group_size < 0 ? std::string("one group per row") : fmt::format("groups of {}", *r.group_size),
+                     r.symmetric.value_or(true) ? "symmetric" : "asymmetric", counted(r.kept, "other tensor"), r.output,
+                     size_text(r.bytes), r.bits_per_weight, r.seconds);
 } catch (...) {
   rethrow_as_error("render_conversion");
 }

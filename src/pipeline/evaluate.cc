@@ -227,10 +227,10 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   rethrow_as_error("evaluate_model");
 }
 
-std::string to_json(const Evaluation& e) try {
-  EvaluationRecord model = evaluation_record(e);
-  model.bits_per_weight = e.bits_per_weight;
-  model.bytes = static_cast<int64_t>(e.bytes);
+std::string Evaluation::to_json() const try {
+  EvaluationRecord model = evaluation_record(*this);
+  model.bits_per_weight = bits_per_weight;
+  model.bytes = static_cast<int64_t>(bytes);
   // The model's own perplexity, under a name that does not call it quantized.
   const nlohmann::json figures = json_of(model);
   return nlohmann::json{{"model", figures},

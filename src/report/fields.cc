@@ -1,7 +1,10 @@
 #include "report/fields.h"
 
 #include <fmt/format.h>
+#include <metal_marlin/convert.h>
+#include <metal_marlin/inspect.h>
 #include <metal_marlin/plan_records.h>
+#include <metal_marlin/quantize.h>
 #include <metal_marlin/report_records.h>
 
 #include <set>
@@ -34,7 +37,8 @@ struct Inner<std::map<std::string, T>> {
 template <class T>
 concept Container = !std::is_void_v<typename Inner<T>::type>;
 template <class T>
-concept Scalar = std::is_arithmetic_v<T> || std::is_same_v<T, std::string> || std::is_same_v<T, OptionValue>;
+concept Scalar = std::is_arithmetic_v<T> || std::is_same_v<T, std::string> || std::is_same_v<T, OptionValue> ||
+                 std::is_same_v<T, JsonText>;
 
 template <class T>
 std::string json_type() {
@@ -52,6 +56,8 @@ std::string json_type() {
     return "text";
   } else if constexpr (std::is_same_v<T, OptionValue>) {
     return "value";
+  } else if constexpr (std::is_same_v<T, JsonText>) {
+    return "JSON";
   } else {
     return "object";
   }
@@ -98,14 +104,6 @@ class Table {
   std::string prefix_;
 };
 
-template <class Record>
-std::string table_of() {
-  Table table("");
-  const Record record{};
-  Record::describe(table, record);
-  return "| key | type | content |\n|---|---|---|\n" + table.rows;
-}
-
 // The name of a record's class.
 template <class T>
 std::string class_name() {
@@ -133,6 +131,8 @@ std::string python_type() {
     return "str";
   } else if constexpr (std::is_same_v<T, OptionValue>) {
     return "OptionValue";
+  } else if constexpr (std::is_same_v<T, JsonText>) {
+    return "Json";
   } else {
     return class_name<T>();
   }
@@ -172,8 +172,10 @@ class Classes {
       absent += line(key, python_type<std::optional<T>>() + " = None", text);
       absent_names += fmt::format("\"{}\", ", key);
     }
-    static std::string line(const char* key, const std::string& type, const std::string& text) {
-      return fmt::format("    {}: {}{}\n", key, type, text.empty() ? "" : "  #: " + text);
+    static std::string line(const std::string& key, const std::string& type, const std::string& text) {
+      // A word of the language gets an underscore, as Python's own modules do it.
+      const std::string name = key == "from" ? key + "_" : key;
+      return fmt::format("    {}: {}{}\n", name, type, text.empty() ? "" : "  #: " + text);
     }
     Classes& classes_;
     std::string required;
@@ -195,13 +197,19 @@ class Classes {
 
 }  // namespace
 
-std::string report_table() {
-  return table_of<Report>();
+template <class Record>
+std::string field_table() {
+  Table table("");
+  const Record record{};
+  Record::describe(table, record);
+  return "| key | type | content |\n|---|---|---|\n" + table.rows;
 }
 
-std::string plan_table() {
-  return table_of<Plan>();
-}
+template std::string field_table<Report>();
+template std::string field_table<Plan>();
+template std::string field_table<Inspection>();
+template std::string field_table<Comparison>();
+template std::string field_table<ConvertResult>();
 
 std::string python_records() {
   Classes classes;
@@ -209,12 +217,16 @@ std::string python_records() {
   classes.add<Plan>();
   classes.add<SensitivityReport>();
   classes.add<EvaluationRecord>();
+  classes.add<Inspection>();
+  classes.add<Comparison>();
+  classes.add<ConvertResult>();
+  classes.add<CalibrateResult>();
   return "\"\"\"The records of a run, its plan and its measurements (docs/report.md). Made from "
          "the records of the C++ library.\"\"\"\n\n"
          "from __future__ import annotations\n\n"
          "from dataclasses import dataclass\n"
          "from typing import ClassVar\n\n"
-         "from ._record import OptionValue, Record, ReportBase\n" +
+         "from ._record import Json, OptionValue, Record, ReportBase\n" +
          classes.text;
 }
 

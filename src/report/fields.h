@@ -6,13 +6,12 @@
 
 namespace metal_marlin {
 
-// A Markdown table of all fields of report.json: key, type, meaning. Keys of nested objects stand behind dots, those of
-// the entries of lists behind "[]", those of maps behind ".*".
-std::string report_table();
-// The same of the plan that --dry-run --json prints.
-std::string plan_table();
-// A Python module of data classes, one for each record that Report, Plan, SensitivityReport and EvaluationRecord
-// hold.
+// A Markdown table of all fields of a record: key, type, meaning. Keys of nested objects stand behind dots, those of
+// the entries of lists behind "[]", those of maps behind ".*". Instantiated for Report, Plan, Inspection, Comparison
+// and ConvertResult.
+template <class Record>
+std::string field_table();
+// A Python module of data classes, one for each record that is a result there, or in one.
 std::string python_records();
 
 }  // namespace metal_marlin

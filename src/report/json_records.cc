@@ -10,69 +10,12 @@
 #include <type_traits>
 
 #include "formats/text.h"
+#include "report/json_writer.h"
 
 namespace metal_marlin {
 namespace {
 
 using nlohmann::json;
-
-template <class T>
-struct IsOptional : std::false_type {};
-template <class T>
-struct IsOptional<std::optional<T>> : std::true_type {};
-template <class T>
-struct IsVector : std::false_type {};
-template <class T>
-struct IsVector<std::vector<T>> : std::true_type {};
-template <class T>
-struct IsMap : std::false_type {};
-template <class T>
-struct IsMap<std::map<std::string, T>> : std::true_type {};
-
-template <class T>
-json value_of(const T& field);
-
-class Writer {
- public:
-  template <class T>
-  void operator()(const char* key, const T& field, const char* /*text*/ = "") {
-    object[key] = value_of(field);
-  }
-  template <class T>
-  void since(const char* key, const T& field, const char* /*text*/ = "") {
-    object[key] = value_of(field);
-  }
-  template <class T>
-  void maybe(const char* key, const std::optional<T>& field, const char* /*text*/ = "") {
-    if (field) object[key] = value_of(*field);
-  }
-  json object = json::object();
-};
-
-template <class T>
-json value_of(const T& field) {
-  if constexpr (std::is_same_v<T, std::monostate>) {
-    return nullptr;
-  } else if constexpr (std::is_same_v<T, OptionValue>) {
-    return std::visit([](const auto& value) { return value_of(value); }, field);
-  } else if constexpr (std::is_arithmetic_v<T> || std::is_same_v<T, std::string>) {
-    return field;
-  } else if constexpr (IsOptional<T>::value) {
-    return field ? value_of(*field) : json(nullptr);
-  } else if constexpr (IsVector<T>::value) {
-    json list = json::array();
-    for (const auto& entry : field) list.push_back(value_of(entry));
-    return list;
-  } else if constexpr (IsMap<T>::value) {
-    json object = json::object();
-    for (const auto& [key, entry] : field) object[key] = value_of(entry);
-    return object;
-  } else {
-    Writer writer;
-    T::describe(writer, field);
-    return std::move(writer.object);
-  }
-}
 
 // "a number", as messages say what they expect.
 template <class T>
@@ -206,7 +149,7 @@ class Reader {
 
 template <class Record>
 json json_of(const Record& record) {
-  return value_of(record);
+  return value_of<json>(record);
 }
 
 template <class Record>

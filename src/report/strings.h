@@ -37,6 +37,7 @@ class StringVisitor {
     requires std::is_arithmetic_v<T>
   void visit(T& /*number*/) {}
   void visit(std::monostate& /*none*/) {}
+  void visit(JsonText& /*text*/) {}
   void visit(OptionValue& value) {
     std::visit([&](auto& held) { visit(held); }, value);
   }

@@ -39,19 +39,20 @@ TEST_F(BenchTest, MeasuresWhatIsAskedFor) {
     EXPECT_EQ(result.compute, compute == "auto" ? "int8" : "f32");
     EXPECT_EQ(result.head, compute == "auto" ? "8" : "16");
     EXPECT_EQ(result.threads, 1);
-    for (const BenchRate& rate : {result.prompt, result.generate}) {
-      EXPECT_GT(rate.lowest, 0);
-      EXPECT_GE(rate.median, rate.lowest);
-      EXPECT_GE(rate.highest, rate.median);
+    for (const auto& rate : {result.prompt, result.generate}) {
+      const BenchSpeed& speed = rate.value().tokens_per_second;
+      EXPECT_GT(speed.lowest, 0);
+      EXPECT_GE(speed.median, speed.lowest);
+      EXPECT_GE(speed.highest, speed.median);
     }
-    const auto j = nlohmann::json::parse(to_json(result));
+    const auto j = nlohmann::json::parse(result.to_json());
     EXPECT_EQ(j["prompt"]["tokens"], 20);
     EXPECT_EQ(j["generate"]["tokens"], 6);
-    EXPECT_EQ(j["prompt"]["tokens_per_second"]["median"], result.prompt.median);
+    EXPECT_EQ(j["prompt"]["tokens_per_second"]["median"], result.prompt->tokens_per_second.median);
     EXPECT_EQ(j["compute"], result.compute);
   }
   options.generate = 0;
-  const auto j = nlohmann::json::parse(to_json(bench_model(model(), options)));
+  const auto j = nlohmann::json::parse(bench_model(model(), options).to_json());
   EXPECT_TRUE(j["generate"].is_null());
   EXPECT_EQ(j["compute"], "f32");
   options.prompt = 0;

@@ -158,10 +158,10 @@ TEST_F(CheckpointFaults, AStoredHeadStaysInTheOutputAndItsConfigSaysSo) {
     std::ifstream in(out(format) + "/config.json");
     EXPECT_EQ(json::parse(in)["tie_word_embeddings"], false) << format;
   }
-  const json inspected = json::parse(inspect_model(tied));
-  EXPECT_EQ(inspected["config"]["tie_word_embeddings"], false);
-  EXPECT_TRUE(any_with(inspected["warnings"], "lm_head.weight"));
-  EXPECT_NE(render_inspection(inspected.dump()).find("tie_word_embeddings"), std::string::npos);
+  const Inspection inspected = inspect_model(tied);
+  EXPECT_FALSE(inspected.config.tie_word_embeddings);
+  EXPECT_TRUE(any_with(inspected.warnings, "lm_head.weight"));
+  EXPECT_NE(render_inspection(inspected).find("tie_word_embeddings"), std::string::npos);
   std::vector<std::string> said;
   GenerateOptions g;
   g.predict = 1;
@@ -191,8 +191,7 @@ TEST_F(CheckpointFaults, BiasesOfZerosAreConvertedAway) {
   write_safetensors(biased + "/model.safetensors", tensors, plain.metadata());
   ConvertOptions o;
   o.to = "awq";
-  const json report = json::parse(convert_model(biased, out("awq"), o).report_json);
-  EXPECT_TRUE(any_with(report["warnings"], "14 biases"));
+  EXPECT_TRUE(any_with(convert_model(biased, out("awq"), o).warnings, "14 biases"));
   convert_model(out("gptq"), out("same"), o);
   const auto a = ModelSource::open(out("awq"));
   const auto b = ModelSource::open(out("same"));

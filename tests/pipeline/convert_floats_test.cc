@@ -50,13 +50,14 @@ TEST(ConvertToFloat16, GgufBecomesAFolder) {
     SCOPED_TRACE(name);
     const TemporaryFolder folder;
     const std::string from = kModels + "gguf/" + name;
-    const json report = json::parse(convert_model(from, folder.path("out"), {.to = "f16"}).report_json);
-    EXPECT_EQ(report["from"], "gguf");
-    EXPECT_EQ(report["linears"], 0);
-    EXPECT_TRUE(report["bits"].is_null());
+    const ConvertResult result = convert_model(from, folder.path("out"), {.to = "f16"});
+    EXPECT_EQ(result.from, "gguf");
+    EXPECT_EQ(result.linears, 0U);
+    EXPECT_FALSE(result.bits);
+    EXPECT_TRUE(json::parse(result.to_json())["bits"].is_null());
     expect_rounded(from, folder.path("out"));
     EXPECT_TRUE(std::filesystem::exists(folder.path("out/tokenizer.json")));
-    EXPECT_NE(render_conversion(report.dump()).find("gguf -> f16"), std::string::npos);
+    EXPECT_NE(render_conversion(result).find("gguf -> f16"), std::string::npos);
   }
 }
 
@@ -115,7 +116,7 @@ TEST(ConvertToFloat16, WhatBecomesZeroOrIsClampedIsSaid) {
   const TemporaryFolder folder;
   change(kModels + "llama", folder.path("model"),
          {{"model.norm.weight", {1e-9F, -1e-10F, 6e-8F}}, {"model.embed_tokens.weight", {1e-12F, 70000.0F, -1e6F}}});
-  const json report = json::parse(convert_model(folder.path("model"), folder.path("out"), {.to = "f16"}).report_json);
+  const json report = json::parse(convert_model(folder.path("model"), folder.path("out"), {.to = "f16"}).to_json());
   EXPECT_TRUE(any_with(report["warnings"], {"3 values that were not 0 became 0", "2 of model.norm.weight",
                                             "1 of model.embed_tokens.weight"}))
       << report["warnings"];
@@ -166,7 +167,7 @@ TEST(ConvertToFloat16, WhatBecomesZeroOfCodesIsSaid) {
   const auto lost = std::count_if(weight.values().begin(), weight.values().end(),
                                   [](float v) { return v != 0 && (f32_to_f16(v) & 0x7fff) == 0; });
   ASSERT_GT(lost, 0);
-  const json report = json::parse(convert_model(folder.path("small"), folder.path("out"), {.to = "f16"}).report_json);
+  const json report = json::parse(convert_model(folder.path("small"), folder.path("out"), {.to = "f16"}).to_json());
   EXPECT_TRUE(any_with(report["warnings"], {std::to_string(lost) + " of " + module, "became 0"})) << report["warnings"];
 }
 

@@ -156,7 +156,7 @@ void expect_codes(const std::string& folder, const Model& model) {
 }
 
 json convert(const std::string& from, const std::string& to_folder, const std::string& to, bool overwrite = false) {
-  return json::parse(convert_model(from, to_folder, {.to = to, .overwrite = overwrite}).report_json);
+  return json::parse(convert_model(from, to_folder, {.to = to, .overwrite = overwrite}).to_json());
 }
 
 // A -> B -> A: codes as they were made, and the last file equal to the first byte by byte.
@@ -222,7 +222,7 @@ TEST(Convert, IntoItsOwnFormatIsACleanRewrite) {
     SCOPED_TRACE(format);
     const fs::path made = fs::path(folder.path("q")) / format;
     const fs::path out = folder.path("again-" + format);
-    const json report = json::parse(convert_model(made.string(), out.string(), {.to = format}).report_json);
+    const json report = json::parse(convert_model(made.string(), out.string(), {.to = format}).to_json());
     EXPECT_EQ(report["from"], format);
     EXPECT_EQ(report["to"], format);
     const std::string weights = format == "native" ? "model.awq.safetensors" : "model.safetensors";

@@ -91,7 +91,7 @@ TEST_F(EvaluateTest, PerplexityIsThatOfTransformersLogits) {
     EXPECT_FALSE(got.has_reference);
     ASSERT_EQ(warnings.size(), 1U) << name;  // 32 chunks were asked for
     EXPECT_NE(warnings[0].find("only 2 chunks"), std::string::npos) << warnings[0];
-    const json j = json::parse(to_json(got));
+    const json j = json::parse(got.to_json());
     EXPECT_EQ(j["model"]["positions"], got.positions);
     EXPECT_TRUE(j["model"]["kl_divergence"]["mean"].is_null());
     EXPECT_EQ(j["model"]["perplexity"]["quantized"], got.perplexity);

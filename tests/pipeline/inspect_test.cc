@@ -26,46 +26,57 @@ std::string model(const std::string& name) {
 // Counted by hand from the shapes: hidden 32, feed-forward 40, 4 heads and 2 key-value heads of 8, vocabulary 96, two
 // layers, a head of its own, f32.
 TEST(Inspect, CountsWhatIsThere) {
-  const json j = json::parse(inspect_model(model("llama")));
+  const Inspection i = inspect_model(model("llama"));
   const int64_t block = 32 * 32 + 2 * 16 * 32 + 32 * 32 + 3 * 40 * 32 + 2 * 32;
   const int64_t parameters = 2 * block + 2 * 96 * 32 + 32;
-  EXPECT_EQ(j["parameters"], parameters);
-  EXPECT_EQ(j["bytes"], 4 * parameters);
-  EXPECT_EQ(j["bits_per_weight"], 32.0);
-  EXPECT_EQ(j["linears"], 14);
-  EXPECT_EQ(j["family"], "llama");
-  EXPECT_EQ(j["format"], "safetensors");
-  EXPECT_EQ(j["config"]["num_hidden_layers"], 2);
-  EXPECT_EQ(j["stored_as"], (json{{"F32", {{"tensors", 21}, {"bytes", 4 * parameters}}}}));
-  EXPECT_EQ(j["tensors"].size(), 21U);
+  EXPECT_EQ(i.parameters, static_cast<uint64_t>(parameters));
+  EXPECT_EQ(i.bytes, static_cast<uint64_t>(4 * parameters));
+  EXPECT_EQ(i.bits_per_weight, 32.0);
+  EXPECT_EQ(i.linears, 14U);
+  EXPECT_EQ(i.family, "llama");
+  EXPECT_EQ(i.format, "safetensors");
+  EXPECT_EQ(i.config.num_hidden_layers, 2);
+  ASSERT_EQ(i.stored_as.size(), 1U);
+  EXPECT_EQ(i.stored_as.at("F32").tensors, 21U);
+  EXPECT_EQ(i.stored_as.at("F32").bytes, static_cast<uint64_t>(4 * parameters));
+  EXPECT_EQ(i.tensors.value().size(), 21U);
+  EXPECT_FALSE(i.grids);
+  EXPECT_FALSE(i.quantization);
   std::map<std::string, int> reasons;
-  for (const json& s : j["skipped"]) ++reasons[s["reason"].get<std::string>()];
+  for (const SkippedRecord& s : i.skipped) ++reasons[s.reason];
   EXPECT_EQ(reasons, (std::map<std::string, int>{{"embedding", 1}, {"head", 1}, {"norm or bias", 5}}));
-  EXPECT_FALSE(json::parse(inspect_model(model("llama"), false)).contains("tensors"));
+  EXPECT_FALSE(json::parse(inspect_model(model("llama"), false).to_json()).contains("tensors"));
+}
+
+// The JSON of 0.2.0, where it was no record yet, to the byte.
+TEST(Inspect, TheJsonStays) {
+  const std::string expected = read_text_file(std::string(TEST_DATA) + "/report/inspection.json");
+  Inspection i = inspect_model(model("llama"));
+  i.path = "llama";
+  EXPECT_EQ(i.to_json() + "\n", expected);
 }
 
 // Fused weights are one linear each; f16 has half the bytes; the head is tied.
 TEST(Inspect, CountsFusedAndTiedModels) {
-  const json phi3 = json::parse(inspect_model(model("phi3")));
-  EXPECT_EQ(phi3["linears"], 2 * 4);
-  const json tied = json::parse(inspect_model(model("llama-llama3")));
-  EXPECT_EQ(tied["bits_per_weight"], 16.0);
-  for (const json& s : tied["skipped"]) EXPECT_NE(s["reason"], "head");
+  EXPECT_EQ(inspect_model(model("phi3")).linears, 2U * 4U);
+  const Inspection tied = inspect_model(model("llama-llama3"));
+  EXPECT_EQ(tied.bits_per_weight, 16.0);
+  for (const SkippedRecord& s : tied.skipped) EXPECT_NE(s.reason, "head");
 }
 
 TEST(Inspect, SaysWhereTheTokenizerIsNotTheModels) {
   const fs::path folder = fs::temp_directory_path() / ("inspect_tokenizer_test_" + std::to_string(getpid()));
   fs::remove_all(folder);
   fs::copy(model("llama"), folder);
-  EXPECT_TRUE(json::parse(inspect_model(folder.string()))["warnings"].empty());
+  EXPECT_TRUE(inspect_model(folder.string()).warnings.empty());
   std::ofstream(folder / "added_tokens.json") << R"({"<one>": 96})";
-  json warnings = json::parse(inspect_model(folder.string()))["warnings"];
+  const std::vector<std::string> warnings = inspect_model(folder.string()).warnings;
   ASSERT_EQ(warnings.size(), 1U);
-  EXPECT_NE(warnings[0].get<std::string>().find("97 tokens, vocab_size is 96"), std::string::npos) << warnings;
+  EXPECT_NE(warnings[0].find("97 tokens, vocab_size is 96"), std::string::npos) << warnings[0];
   std::ofstream(folder / "added_tokens.json") << R"({"</s>": 90})";  // a warning of the tokenizer's own
-  EXPECT_EQ(json::parse(inspect_model(folder.string()))["warnings"].size(), 1U);
+  EXPECT_EQ(inspect_model(folder.string()).warnings.size(), 1U);
   for (const char* name : {"added_tokens.json", "tokenizer.json"}) fs::remove(folder / name);
-  EXPECT_TRUE(json::parse(inspect_model(folder.string()))["warnings"].empty());  // none at all
+  EXPECT_TRUE(inspect_model(folder.string()).warnings.empty());  // none at all
   fs::remove_all(folder);
 }
 
@@ -76,16 +87,15 @@ TEST(Inspect, ListsWhatIsNotOfTheModelOnceEach) {
   json config = json::parse(read_text_file((folder / "config.json").string()));
   config["num_hidden_layers"] = 1;
   std::ofstream(folder / "config.json") << config.dump();
-  const json j = json::parse(inspect_model(folder.string()));
+  const Inspection i = inspect_model(folder.string());
   std::set<std::string> surplus;
-  for (const json& s : j["skipped"]) {
-    if (s["reason"].get<std::string>().find("layer 1, but the config has num_hidden_layers 1") == std::string::npos)
-      continue;
-    EXPECT_TRUE(surplus.insert(s["name"].get<std::string>()).second) << s;
+  for (const SkippedRecord& s : i.skipped) {
+    if (s.reason.find("layer 1, but the config has num_hidden_layers 1") == std::string::npos) continue;
+    EXPECT_TRUE(surplus.insert(s.name).second) << s.name;
   }
   EXPECT_EQ(surplus.size(), 9U);
-  EXPECT_EQ(j["tensors"].size(), 12U);
-  const std::string text = render_inspection(j.dump());
+  EXPECT_EQ(i.tensors.value().size(), 12U);
+  const std::string text = render_inspection(i);
   EXPECT_NE(text.find("num_hidden_layers 1: not part of the model (9): model.layers.1."), std::string::npos) << text;
   EXPECT_EQ(text.find("0.0 MB"), std::string::npos) << text;
   fs::remove_all(folder);

@@ -230,7 +230,7 @@ TEST_F(MixedBits, ReportsWhatTheFileHolds) {
       for (const json& name : item["linears"])
         modules.insert(name.get<std::string>().substr(0, name.get<std::string>().rfind('.')));
     }
-    const json files = json::parse(inspect_model(out(format), true))["tensors"];
+    const json files = json::parse(inspect_model(out(format), true).to_json())["tensors"];
     double bytes = 0;
     for (const json& t : files) {
       const auto name = t["name"].get<std::string>();
@@ -505,14 +505,14 @@ TEST_F(MixedBits, InspectionCountsTheGrids) {
   o.formats = {"native", "gptq_v2"};
   quantize(o, "q");
   for (const char* format : {"native", "gptq_v2"}) {
-    const std::string text = inspect_model(out("q") + "/" + format);
-    const json j = json::parse(text);
+    const Inspection inspection = inspect_model(out("q") + "/" + format);
+    const json j = json::parse(inspection.to_json());
     const json expected = {{{"bits", 4}, {"group_size", 8}, {"linears", 7}, {"weights", 2 * 32 * 32 + 5 * 32 * 40}},
                            {{"bits", 8}, {"group_size", 8}, {"linears", 6}, {"weights", 2 * (32 * 32 + 2 * 16 * 32)}},
                            {{"bits", 16}, {"group_size", 0}, {"linears", 1}, {"weights", 32 * 40}}};
     EXPECT_EQ(j["grids"], expected) << format;
-    EXPECT_NE(render_inspection(text).find("8 bits, groups of 8: 6 linears"), std::string::npos)
-        << render_inspection(text);
+    EXPECT_NE(render_inspection(inspection).find("8 bits, groups of 8: 6 linears"), std::string::npos)
+        << render_inspection(inspection);
   }
 }
 
@@ -593,11 +593,14 @@ TEST_F(MixedBits, RefusesBeforeAnyWork) {
 }
 
 TEST_F(MixedBits, InspectionRanksTheLinears) {
-  json j = json::parse(inspect_model(model(), false));
-  j["sensitivity"] = json::parse(sensitivity_of_model(model(), options(0)).to_json());
-  const std::string text = render_inspection(j.dump());
+  Inspection inspection = inspect_model(model(), false);
+  inspection.sensitivity = sensitivity_of_model(model(), options(0));
+  const std::string text = render_inspection(inspection);
   std::vector<double> kl;
-  for (const json& item : j["sensitivity"]["items"]) kl.push_back(item["kl"].get<double>());
+  for (const SensitivityItem& item : inspection.sensitivity->items) kl.push_back(item.kl);
+  // What was measured stands in the JSON as it stands alone.
+  const json j = json::parse(inspection.to_json());
+  EXPECT_EQ(j["sensitivity"].dump(2), inspection.sensitivity->to_json());
   EXPECT_NE(text.find("rank"), std::string::npos);
   std::istringstream lines(text.substr(text.find("rank")));
   std::string line;

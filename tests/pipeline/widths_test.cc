@@ -63,8 +63,7 @@ TEST_P(EveryWidth, TheReportSpeaksOfTheFileThatWasWritten) {
     const Evaluation read = evaluate_model(folder, model(), e, {});
     EXPECT_NEAR(read.perplexity / m["perplexity"]["quantized"].get<double>(), 1, 2e-3) << format;
     EXPECT_NEAR(read.kl_mean, m["kl_divergence"]["mean"].get<double>(), 0.02 * read.kl_mean + 1e-5) << format;
-    const json inspected = json::parse(inspect_model(folder));
-    EXPECT_EQ(inspected["quantization"]["bits"], bits);
+    EXPECT_EQ(json::parse(inspect_model(folder).quantization.value().text)["bits"], bits);
   }
   EXPECT_EQ(report["options"]["bits"], bits);
   for (const json& l : report["linears"]) EXPECT_EQ(l["bits"], bits);
@@ -121,9 +120,7 @@ TEST_F(WidthsTest, ConvertsWithTheSameCodes) {
     QuantizeOptions o = options("rtn", bits);
     if (bits == 3) o.skip = {"*k_proj*", "*mlp*"};  // what has no 32 outputs or inputs
     quantize(o, "native" + name);
-    const json there =
-        json::parse(convert_model(out("native" + name), out("gptq" + name), {.to = "gptq_v2"}).report_json);
-    EXPECT_EQ(there["bits"], bits);
+    EXPECT_EQ(convert_model(out("native" + name), out("gptq" + name), {.to = "gptq_v2"}).bits, bits);
     convert_model(out("gptq" + name), out("back" + name), {.to = "native"});
     const auto a = ModelSource::open(out("native" + name));
     const auto b = ModelSource::open(out("back" + name));
@@ -139,8 +136,7 @@ TEST_F(WidthsTest, ConvertsWithTheSameCodes) {
       ++linears;
     }
     EXPECT_EQ(linears, bits == 3 ? 2 : 14);
-    EXPECT_LT(json::parse(compare_models(out("native" + name), out("back" + name)))["relative_error"].get<double>(),
-              1e-3);  // norms in f16
+    EXPECT_LT(compare_models(out("native" + name), out("back" + name)).relative_error, 1e-3);  // norms in f16
     for (const char* format : {"awq", "marlin"}) {
       try {
         convert_model(out("native" + name), out("no"), {.to = format});

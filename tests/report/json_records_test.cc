@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <metal_marlin/convert.h>
+#include <metal_marlin/inspect.h>
+#include <metal_marlin/plan_records.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -135,9 +138,10 @@ TEST(StringVisitor, FindsEveryString) {
   EXPECT_TRUE(value.dump(2) == text) << json::diff(json::parse(text), value);
 }
 
-// docs/report.md lists the fields as the records have them. METAL_MARLIN_WRITE_DOCS=1 writes the table anew.
-TEST(Fields, ThePageListsThem) {
-  const std::string path = SOURCE_FOLDER "/docs/report.md";
+// The pages list the fields as the records have them. METAL_MARLIN_WRITE_DOCS=1 writes the tables anew.
+void expect_table(const std::string& name, const std::string& fields) {
+  SCOPED_TRACE(name);
+  const std::string path = SOURCE_FOLDER "/docs/" + name;
   const std::string page = text_of(path);
   const std::string begin = "<!-- fields -->\n";
   const std::string end = "<!-- end of fields -->\n";
@@ -145,13 +149,21 @@ TEST(Fields, ThePageListsThem) {
   const size_t last = page.find(end);
   ASSERT_NE(first, std::string::npos);
   ASSERT_NE(last, std::string::npos);
-  const std::string table = fmt::format("\n{}\n", report_table());
+  const std::string table = fmt::format("\n{}\n", fields);
   if (std::getenv("METAL_MARLIN_WRITE_DOCS") != nullptr) {
     std::ofstream(path) << page.substr(0, first + begin.size()) << table << page.substr(last);
     return;
   }
   EXPECT_EQ(page.substr(first + begin.size(), last - first - begin.size()), table)
       << "run report_tests with METAL_MARLIN_WRITE_DOCS=1";
+}
+
+TEST(Fields, ThePagesListThem) {
+  expect_table("report.md", field_table<Report>());
+  expect_table("quantize.md", field_table<Plan>());
+  expect_table("inspect.md", field_table<Inspection>());
+  expect_table("compare.md", field_table<Comparison>());
+  expect_table("convert.md", field_table<ConvertResult>());
 }
 
 }  // namespace
