@@ -359,6 +359,25 @@ def make_journal():
     ]
 
 
+def make_report():
+    folder = pathlib.Path(__file__).resolve().parent.parent / "tests/data/report"
+    reports = [path.read_bytes() for path in sorted(folder.glob("*.json"))]
+    parts = [json.loads(text) for text in reports]
+    run = {"model": "m", "options": {"samples": 4}, "texts": ["a"]}
+    blocks = [{"index": 0, "linears": part["linears"][:2], "seconds": 1, "kl_divergence": 0.5} for part in parts]
+    records = [(0, part) for part in parts] + [(0, small(part)) for part in parts] + [(1, block) for block in blocks]
+    records += [(2, run)] + [(3, part["calibration"]) for part in parts]
+    records += [(4, part["mixed"]) for part in parts if part.get("mixed")]
+    return [bytes([kind]) + json.dumps(record).encode() for kind, record in records]
+
+
+def small(value):
+    """The same with one entry in each list: what a fuzzer changes then matters more often."""
+    if isinstance(value, dict):
+        return {key: small(entry) for key, entry in value.items()}
+    return [small(entry) for entry in value[:1]] if isinstance(value, list) else value
+
+
 def noise(count, size):
     return [random.Random(i).randbytes(size) for i in range(count)]
 
@@ -377,6 +396,7 @@ MAKERS = {
     "jsonl": make_jsonl,
     "statistics": make_statistics,
     "journal": make_journal,
+    "report": make_report,
 }
 
 
