@@ -57,7 +57,7 @@ def permutation(name: str, value: Any) -> list[int]:
         raise TypeError(f"{name}: expected integers, found {array.dtype}")
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name}: expected a vector that is not empty, found shape {array.shape}")
-    return array.tolist()
+    return [int(entry) for entry in array]
 
 
 def text(name: str, value: Any) -> str:
@@ -74,7 +74,7 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 def path(name: str, value: Any) -> str:
     try:
-        return os.fsdecode(os.fspath(value))
+        return str(os.fsdecode(os.fspath(value)))
     except TypeError:
         raise TypeError(f"{name}: expected a path, found {type(value).__name__}") from None
 
