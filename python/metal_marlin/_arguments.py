@@ -67,9 +67,10 @@ def text(name: str, value: Any) -> str:
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    if text(name, value) not in choices:
+    found = text(name, value)
+    if found not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
-    return value
+    return found
 
 
 def path(name: str, value: Any) -> str:
