@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import typing
 
 import numpy as np
 import pytest
@@ -197,6 +198,20 @@ def test_results_are_short_hashable_and_comparable():
     assert repr(made[0]).startswith(
         "QuantizedMatrix(shape=(256, 512), bits=4, group_size=128, scheme='asym', method='awq'"
     )
+
+
+def test_arrays_are_of_the_declared_types():
+    seen = 0
+    for result in results():
+        for name, hint in typing.get_type_hints(type(result)).items():
+            value = getattr(result, name)
+            declared = [h for h in (hint, *typing.get_args(hint)) if typing.get_origin(h) is np.ndarray]
+            assert isinstance(value, np.ndarray) == (len(declared) == 1 and value is not None), name
+            if isinstance(value, np.ndarray):
+                dtype = typing.get_args(typing.get_args(declared[0])[1])[0]
+                assert value.dtype == np.dtype(dtype), (type(result).__name__, name)
+                seen += 1
+    assert seen > 25
 
 
 def test_dequantize_is_that_of_the_functions():

@@ -64,6 +64,8 @@ struct AWQResult {
   double quantization_error = 0;  // sum of squared errors of the stored weights
   double salient_ratio = 0;       // the argument
   AWQMeta meta;
+
+  Array dequantize(ElementType type = ElementType::kF16) const;  // [K, N], by awq_dequantize
 };
 
 // Returns float32 [K] for activations [B, T, K] or [tokens, K]: for each channel the mean or maximum of |x|, or the
@@ -117,6 +119,10 @@ METAL_MARLIN_API AWQResult awq_quantize(const ArrayView& weights, const ArrayVie
 METAL_MARLIN_API Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros,
                                       const std::optional<ArrayView>& q_scale, const AWQMeta& meta,
                                       ElementType type = ElementType::kF16);
+
+inline Array AWQResult::dequantize(ElementType type) const {
+  return awq_dequantize(Q, scales, zeros, q_scale, meta, type);
+}
 
 // Returns the 4-bit tensors of a `*.awq.safetensors`, in the order of the file. The file may be this program's, or one
 // of the implementation that the format comes from (no metadata, offset 7, q_scale per output channel; meta.code_offset

@@ -65,8 +65,8 @@ struct METAL_MARLIN_API QuantizedMatrix {
 // positions attend to it: give [tokens, K] where the rows are no sequences of a model.
 //
 // ArgumentError names the argument, what was expected and what was found. NumericError: NaN or Inf, or scales that
-// float16 cannot hold. Thread-safe; the result does not depend on the number of threads. Memory: the weight three times
-// and K^2 numbers four times, in float32. The observer may stop the work between its stages.
+// float16 cannot hold. Thread-safe; the result does not depend on the number of threads. Memory: about twice the
+// weight, and K^2 numbers five times, in float32. The observer may stop the work between its stages.
 METAL_MARLIN_API QuantizedMatrix quantize_matrix(const ArrayView& weight, const std::optional<ArrayView>& inputs,
                                                  const MatrixOptions& options = {}, const Observer& observer = {});
 

@@ -1,13 +1,19 @@
 #include <gtest/gtest.h>
 #include <metal_marlin/array.h>
+#include <metal_marlin/awq.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/gptq.h>
+#include <metal_marlin/mr_gptq.h>
 
 #include <array>
+#include <cmath>
 #include <optional>
 #include <span>
+#include <string>
 #include <type_traits>
 #include <vector>
+
+#include "arrays/random_array.h"
 
 namespace metal_marlin {
 namespace {
@@ -65,8 +71,29 @@ TEST(ArrayView, AResultGoesBackIn) {
   const GPTQPacked r = gptq_quantize(ArrayView(weights, {64, 4}), ArrayView(inputs, {32, 64}), 32);
   const Array back = gptq_dequantize(r.Q, r.scales, r.zeros, r.meta, ElementType::kF32);
   EXPECT_EQ(back.shape, (std::vector<int64_t>{64, 4}));
+  EXPECT_EQ(r.dequantize(ElementType::kF32).bytes, back.bytes);
   const std::optional<ArrayView> optional = back;
   EXPECT_EQ(optional->data, back.bytes.data());
+}
+
+TEST(ArrayView, EachResultGivesItsWeights) {
+  const Array w = normal({32, 64}, 0.1, 1);  // [N, K]
+  const Array x = normal({256, 64}, 1, 2);
+  const Array h = compute_hessian(x);
+  const Array turned = normal({64, 32}, 0.1, 3);  // [K, N]
+  const auto error = [](const Array& values, const Array& original) {
+    double e = 0;
+    double size = 0;
+    for (int64_t i = 0; i < original.elements(); ++i) {
+      e += std::pow(values.as<float>()[i] - original.as<float>()[i], 2);
+      size += std::pow(original.as<float>()[i], 2);
+    }
+    return std::sqrt(e / size);
+  };
+  EXPECT_LT(error(awq_quantize(turned, x, 32).dequantize(ElementType::kF32), turned), 0.15);
+  EXPECT_LT(error(gptq_quantize(turned, x, 32).dequantize(ElementType::kF32), turned), 0.15);
+  EXPECT_LT(error(FP4GPTQQuantizer(32).quantize_weight(w, h).dequantize(ElementType::kF32), w), 0.2);
+  EXPECT_LT(error(MRGPTQQuantizer().quantize_layer(w, h).dequantize(), w), 0.2);
 }
 
 }  // namespace
