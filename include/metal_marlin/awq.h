@@ -103,6 +103,7 @@ METAL_MARLIN_API PackedAWQ pack_awq_weights(const ArrayView& weights, const Arra
 // Returns the codes, int8 [K, N].
 METAL_MARLIN_API Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta);
 
+// The method is `--method awq-salient` of `quantize` with `--range gram`; quantize_matrix() has the default, awq.
 // scheme: "sym" (codes -8..7) or "asym" (codes 0..15 with a zero point per group). The scales are rounded to float16
 // before codes are chosen. Where float16 cannot hold them, q_scale is changed by a power of two; if that does not help,
 // NumericError is thrown. The last group may be short. Memory: about twice the weights in float32. The observer may

@@ -28,8 +28,8 @@ struct GPTQPacked {
   Array dequantize(ElementType type = ElementType::kF16) const;  // [K, N], by gptq_dequantize
 };
 
-// damping, 0 to 1, is the share of each diagonal entry of X^T X that is added to it. Memory: the weights, the Gram
-// matrix and its factor, 2 to 4 times the weights in all.
+// The method is `--method gptq` of `quantize`. damping, 0 to 1, is the share of each diagonal entry of X^T X that is
+// added to it. Memory: the weights, the Gram matrix and its factor, 2 to 4 times the weights in all.
 METAL_MARLIN_API GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
                                           int64_t group_size = kAwqDefaultGroupSize, double damping = 0.01,
                                           bool act_order = true, const std::string& scheme = "sym",

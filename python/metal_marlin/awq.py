@@ -238,8 +238,8 @@ def awq_quantize(
 ) -> Any:
     """Quantizes weights ``[K, N]`` to 4 bits for the inputs ``activations`` (``[B, T, K]`` or ``[tokens, K]``).
 
-    This is ``--method awq-salient`` of ``metal-marlin quantize`` with ``--range gram``, not its default ``awq``, whose
-    output error is less than half as large: :func:`~metal_marlin.quantize_matrix` has that.
+    This is ``--method awq-salient`` of ``metal-marlin quantize`` with ``--range gram``, not its default ``awq``,
+    whose output error is smaller: :func:`~metal_marlin.quantize_matrix` has that.
 
     ``scheme`` is "sym" (codes -8..7) or "asym" (a zero point per group). Of the largest weights by activation times
     magnitude (a share of ``salient_ratio``) the channels that hold many are scaled up before rounding; the exponent of
