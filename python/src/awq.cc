@@ -129,7 +129,7 @@ void bind_awq(nb::module_& m) {
   m.def("pack_awq_weights", &pack, nb::arg("weights").none(), nb::arg("scales").none(), nb::arg("zeros").none(),
         nb::arg("group_size"),
         nb::sig("def pack_awq_weights(weights: object, scales: object, zeros: object, group_size: int) -> "
-                "tuple[numpy.typing.NDArray[numpy.uint32], metal_marlin._types.AWQMeta]"));
+                "tuple[numpy.typing.NDArray[numpy.uint32], AWQMeta]"));
   m.def("unpack_awq_weights", &unpack, nb::arg("packed").none(), nb::arg("meta"),
         nb::sig(
             "def unpack_awq_weights(packed: object, meta: dict[str, typing.Any]) -> numpy.typing.NDArray[numpy.int8]"));
@@ -138,7 +138,7 @@ void bind_awq(nb::module_& m) {
         nb::sig("def awq_quantize(weights: object, activations: object, group_size: int, salient_ratio: float, "
                 "activation_method: str, scheme: str) -> tuple[numpy.typing.NDArray[numpy.uint32], "
                 "numpy.typing.NDArray[numpy.float16], numpy.typing.NDArray[numpy.float16], "
-                "numpy.typing.NDArray[numpy.float16], float, float, metal_marlin._types.AWQMeta]"));
+                "numpy.typing.NDArray[numpy.float16], float, float, AWQMeta]"));
   m.def("awq_dequantize", &dequantize, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("zeros").none(),
         nb::arg("q_scale").none(), nb::arg("meta"), nb::arg("weights_dtype"),
         nb::sig("def awq_dequantize(packed: object, scales: object, zeros: object, q_scale: object, meta: dict[str, "
@@ -146,13 +146,13 @@ void bind_awq(nb::module_& m) {
   m.def("awq_load", &load_file, nb::arg("path"),
         nb::sig("def awq_load(path: str) -> list[tuple[str, tuple[numpy.typing.NDArray[numpy.uint32], "
                 "numpy.typing.NDArray[numpy.float16], numpy.typing.NDArray[numpy.float16], "
-                "numpy.typing.NDArray[numpy.float16], float, float, metal_marlin._types.AWQMeta]]]"));
+                "numpy.typing.NDArray[numpy.float16], float, float, AWQMeta]]]"));
   m.def("awq_quantize_model", &quantize_model_by_activations, nb::arg("model_path"), nb::arg("output_path"),
         nb::arg("activations_path"), nb::arg("group_size"), nb::arg("salient_ratio"), nb::arg("activation_method"),
         nb::arg("scheme"), nb::arg("on_progress").none(), nb::arg("on_note").none(), nb::arg("on_warning").none(),
         nb::sig("def awq_quantize_model(model_path: str, output_path: str, activations_path: str, group_size: int, "
                 "salient_ratio: float, activation_method: str, scheme: str, on_progress: object, on_note: object, "
-                "on_warning: object) -> metal_marlin._types.AWQModelStats"));
+                "on_warning: object) -> AWQModelStats"));
   m.attr("AWQ_SALIENT_RATIO") = kAwqSalientRatio;
   m.attr("AWQ_DEFAULT_GROUP_SIZE") = kAwqDefaultGroupSize;
   m.attr("FP4_PER_U32") = kFp4PerU32;

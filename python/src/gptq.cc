@@ -103,7 +103,7 @@ void bind_gptq(nb::module_& m) {
         nb::arg("damping"), nb::arg("act_order"), nb::arg("scheme"),
         nb::sig("def gptq_quantize(weights: object, activations: object, group_size: int, damping: float, act_order: "
                 "bool, scheme: str) -> tuple[numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.float16], "
-                "numpy.typing.NDArray[numpy.float16], float, metal_marlin._types.AWQMeta]"));
+                "numpy.typing.NDArray[numpy.float16], float, AWQMeta]"));
   m.def("gptq_dequantize", &dequantize, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("zeros").none(),
         nb::arg("meta"), nb::arg("weights_dtype"),
         nb::sig("def gptq_dequantize(packed: object, scales: object, zeros: object, meta: dict[str, typing.Any], "
@@ -122,7 +122,7 @@ void bind_gptq(nb::module_& m) {
   m.def("compare_gptq_vs_rtn", &compare, nb::arg("W").none(), nb::arg("H").none(), nb::arg("bits"),
         nb::arg("group_size"),
         nb::sig("def compare_gptq_vs_rtn(W: object, H: object, bits: int, group_size: int) -> "
-                "metal_marlin._types.GPTQComparison"));
+                "GPTQComparison"));
   m.def("pack_gptq_int4", &pack, nb::arg("Q").none(), nb::arg("scales").none(), nb::arg("zeros").none(),
         nb::arg("group_size"), nb::arg("perm"),
         nb::sig("def pack_gptq_int4(Q: object, scales: object, zeros: object, group_size: int, perm: "
