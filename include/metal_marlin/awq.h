@@ -64,6 +64,8 @@ struct AWQResult {
   double quantization_error = 0;  // sum of squared errors of the stored weights
   double salient_ratio = 0;       // the argument
   AWQMeta meta;
+
+  Array dequantize(ElementType type = ElementType::kF16) const;  // [K, N], by awq_dequantize
 };
 
 // Returns float32 [K] for activations [B, T, K] or [tokens, K]: for each channel the mean or maximum of |x|, or the
@@ -101,6 +103,7 @@ METAL_MARLIN_API PackedAWQ pack_awq_weights(const ArrayView& weights, const Arra
 // Returns the codes, int8 [K, N].
 METAL_MARLIN_API Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta);
 
+// The method is `--method awq-salient` of `quantize` with `--range gram`; quantize_matrix() has the default, awq.
 // scheme: "sym" (codes -8..7) or "asym" (codes 0..15 with a zero point per group). The scales are rounded to float16
 // before codes are chosen. Where float16 cannot hold them, q_scale is changed by a power of two; if that does not help,
 // NumericError is thrown. The last group may be short. Memory: about twice the weights in float32. The observer may
@@ -117,6 +120,10 @@ METAL_MARLIN_API AWQResult awq_quantize(const ArrayView& weights, const ArrayVie
 METAL_MARLIN_API Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros,
                                       const std::optional<ArrayView>& q_scale, const AWQMeta& meta,
                                       ElementType type = ElementType::kF16);
+
+inline Array AWQResult::dequantize(ElementType type) const {
+  return awq_dequantize(Q, scales, zeros, q_scale, meta, type);
+}
 
 // Returns the 4-bit tensors of a `*.awq.safetensors`, in the order of the file. The file may be this program's, or one
 // of the implementation that the format comes from (no metadata, offset 7, q_scale per output channel; meta.code_offset

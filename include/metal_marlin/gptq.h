@@ -24,10 +24,12 @@ struct GPTQPacked {
   Array zeros;                    // float16 [G, N], integers -8..7
   double quantization_error = 0;  // sum of squared errors of the weights (GPTQ minimises meta.output_error instead)
   AWQMeta meta;                   // quant_type "gptq_int4"
+
+  Array dequantize(ElementType type = ElementType::kF16) const;  // [K, N], by gptq_dequantize
 };
 
-// damping, 0 to 1, is the share of each diagonal entry of X^T X that is added to it. Memory: the weights, the Gram
-// matrix and its factor, 2 to 4 times the weights in all.
+// The method is `--method gptq` of `quantize`. damping, 0 to 1, is the share of each diagonal entry of X^T X that is
+// added to it. Memory: the weights, the Gram matrix and its factor, 2 to 4 times the weights in all.
 METAL_MARLIN_API GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
                                           int64_t group_size = kAwqDefaultGroupSize, double damping = 0.01,
                                           bool act_order = true, const std::string& scheme = "sym",
@@ -35,6 +37,10 @@ METAL_MARLIN_API GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayV
 
 METAL_MARLIN_API Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const ArrayView& zeros,
                                        const AWQMeta& meta, ElementType type = ElementType::kF16);
+
+inline Array GPTQPacked::dequantize(ElementType type) const {
+  return gptq_dequantize(Q, scales, zeros, meta, type);
+}
 
 // ---- By a Hessian, with weights as a checkpoint stores them
 //

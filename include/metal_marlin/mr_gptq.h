@@ -44,6 +44,8 @@ struct FP4GPTQResult {
   int64_t in_features = 0;
   int64_t out_features = 0;
   int64_t group_size = 0;  // explicit
+
+  Array dequantize(ElementType type = ElementType::kF16) const;  // [N, K], by dequantize_fp4_gptq
 };
 
 // GPTQ onto FP4. scale_method: with "maxabs" the largest weight gets 6. "mse_grid" tries 41 multiples 0.5 .. 1.5 of
@@ -68,6 +70,10 @@ class METAL_MARLIN_API FP4GPTQQuantizer {
 METAL_MARLIN_API Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int64_t out_features,
                                            int64_t group_size, ElementType type = ElementType::kF16);
 
+inline Array FP4GPTQResult::dequantize(ElementType type) const {
+  return dequantize_fp4_gptq(packed, scales, out_features, group_size, type);
+}
+
 struct MRGPTQResult {
   Array packed;  // uint32 [N, ceil(K / 8)]: bits 4i..4i+3 of packed[n, r] hold the code of column 8r + i; what pads is
                  // level 0
@@ -83,6 +89,9 @@ struct MRGPTQResult {
   double max_error = 0;
   double relative_error = 0;  // |E| / |W| (Frobenius)
   double output_error = -1;   // as FP4GPTQResult::output_error
+
+  // [N, K] in the original basis, by mr_gptq_dequantize.
+  Array dequantize(ElementType type = ElementType::kF32) const;
 };
 
 // Quantizes W R by GPTQ with the Hessian R H R of the rotated inputs. R is block-diagonal of Sylvester's Hadamard
@@ -116,6 +125,10 @@ class METAL_MARLIN_API MRGPTQQuantizer {
 METAL_MARLIN_API Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, QuantizationFormat format,
                                           int64_t in_features, int64_t group_size, int64_t hadamard_block_size,
                                           bool original_basis = true, ElementType type = ElementType::kF32);
+
+inline Array MRGPTQResult::dequantize(ElementType type) const {
+  return mr_gptq_dequantize(packed, scales, format, in_features, group_size, hadamard_block_size, true, type);
+}
 
 // Returns [rows, features] R in float32, with R as above. Applied twice it gives the original.
 METAL_MARLIN_API Array hadamard_rotate(const ArrayView& matrix, int64_t block_size = 64);

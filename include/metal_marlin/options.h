@@ -7,6 +7,12 @@
 
 namespace metal_marlin {
 
+// How a model is quantized (docs/quantize.md). kAwq: the best recipe; kAwqPaper: AWQ as published; kAwqSalient: scales
+// for channels with salient weights alone; kGptq: GPTQ's error feedback; kRtn: each weight rounded to nearest.
+enum class Method : uint8_t { kAwq, kAwqPaper, kAwqSalient, kGptq, kRtn };
+// At 4 bits: kAsymmetric ("asym") has codes 0..15 with a zero point, kSymmetric ("sym") -8..7.
+enum class Scheme : uint8_t { kAsymmetric, kSymmetric };
+
 // Whether a sequence begins with the BOS token: where the tokenizer's own settings add one, always, or never. A BOS
 // position is never scored.
 enum class Bos : uint8_t { kAuto, kAlways, kNever };

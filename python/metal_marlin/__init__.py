@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import compat
 from ._core import (
     ArgumentError,
     Error,
@@ -23,8 +24,11 @@ from ._records import (
     Report,
     SensitivityReport,
 )
+from ._types import AWQMeta, AWQModelStats, FP4Meta, GPTQComparison, MRGPTQMeta
 from .awq import (
     AWQResult,
+    PackedAWQ,
+    SalientWeights,
     awq_dequantize,
     awq_load,
     awq_quantize,
@@ -39,6 +43,7 @@ from .gptq import (
     GPTQPacked,
     GPTQQuantizer,
     GPTQResult,
+    PackedGPTQ,
     compare_gptq_vs_rtn,
     compute_hessian,
     compute_hessian_streaming,
@@ -49,8 +54,9 @@ from .gptq import (
     quantize_rtn,
 )
 from .gptq_fp4 import FP4GPTQQuantizer, FP4GPTQResult, dequantize_fp4_gptq
-from .gptq_metal import GPTQMetal, compute_hessian_metal
+from .gptq_metal import GPTQMetal, GPTQMetalResult, compute_hessian_metal
 from .hessian import HessianCollector
+from .matrix import QuantizedMatrix, quantize_matrix
 from .mixed_precision import (
     LayerQuantConfig,
     LayerSensitivity,
@@ -75,6 +81,7 @@ from .models import (
 )
 from .mr_gptq import (
     MRGPTQQuantizer,
+    MRGPTQResult,
     QuantizationFormat,
     QuantizationLayerReport,
     QuantizationReport,
@@ -83,6 +90,7 @@ from .mr_gptq import (
 )
 
 __all__ = [
+    "QuantizedMatrix", "quantize_matrix", "compat",
     "AWQResult", "awq_quantize", "awq_dequantize", "awq_quantize_model", "awq_load", "compute_activation_stats",
     "compute_salient_scaling", "find_salient_weights", "pack_awq_weights", "unpack_awq_weights",
     "GPTQPacked", "gptq_quantize", "gptq_dequantize",
@@ -90,6 +98,8 @@ __all__ = [
     "pack_gptq_int4", "compare_gptq_vs_rtn",
     "FP4GPTQQuantizer", "FP4GPTQResult", "dequantize_fp4_gptq", "MRGPTQQuantizer", "mr_gptq_dequantize", "hadamard_rotate",
     "QuantizationFormat", "QuantizationReport", "QuantizationLayerReport", "GPTQMetal", "compute_hessian_metal", "HessianCollector",
+    "SalientWeights", "PackedAWQ", "PackedGPTQ", "MRGPTQResult", "GPTQMetalResult",
+    "AWQMeta", "AWQModelStats", "FP4Meta", "GPTQComparison", "MRGPTQMeta",
     "Precision", "PrecisionCost", "LayerQuantConfig", "LayerSensitivity", "MixedPrecisionConfig", "analyze_layer_sensitivity",
     "Model", "QuantizeResult", "quantize_model", "plan_quantization", "sensitivity_of_model", "calibrate_model", "evaluate", "convert", "generate",
     "inspect", "compare", "load",

@@ -57,7 +57,7 @@ def permutation(name: str, value: Any) -> list[int]:
         raise TypeError(f"{name}: expected integers, found {array.dtype}")
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name}: expected a vector that is not empty, found shape {array.shape}")
-    return array.tolist()
+    return [int(entry) for entry in array]
 
 
 def text(name: str, value: Any) -> str:
@@ -67,14 +67,15 @@ def text(name: str, value: Any) -> str:
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    if text(name, value) not in choices:
+    found = text(name, value)
+    if found not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
-    return value
+    return found
 
 
 def path(name: str, value: Any) -> str:
     try:
-        return os.fsdecode(os.fspath(value))
+        return str(os.fsdecode(os.fspath(value)))
     except TypeError:
         raise TypeError(f"{name}: expected a path, found {type(value).__name__}") from None
 

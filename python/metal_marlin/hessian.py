@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from . import _core
 from ._arguments import integer, number, text
+from ._types import Float64Array, FloatArray
 
 __all__ = ["HessianCollector"]
 
@@ -54,19 +56,19 @@ class HessianCollector:
         self._hooks: list[Any] = []
         self._skipped = 0
 
-    def accumulate(self, x: Any, layer: str = "") -> None:
+    def accumulate(self, x: FloatArray, layer: str = "") -> None:
         """Adds the inputs ``x`` (``[tokens, K]`` or ``[B, T, K]``) of ``layer``."""
         self._sums.accumulate(x, text("layer", layer))
 
-    def get_hessian(self, damp: float = 0.01, layer: str = "") -> Any:
+    def get_hessian(self, damp: float = 0.01, layer: str = "") -> Float64Array:
         """float64 ``[K, K]``: x^T x / tokens, and ``damp`` times the mean of its diagonal on the diagonal. ValueError without tokens."""
         return self._sums.get_hessian(number("damp", damp), text("layer", layer))
 
-    def get_raw_hessian(self, layer: str = "") -> Any:
+    def get_raw_hessian(self, layer: str = "") -> Float64Array:
         """float64 ``[K, K]``: the sum of x^T x."""
         return self._sums.get_raw_hessian(text("layer", layer))
 
-    def get_hessians(self, apply_damping: bool = True) -> dict[str, Any]:
+    def get_hessians(self, apply_damping: bool = True) -> dict[str, Float64Array]:
         """:meth:`get_hessian` of all layers by name, with ``damp_ratio`` or undamped."""
         damp = self.damp_ratio if apply_damping else 0.0
         return {name: self.get_hessian(damp, name) for name in self.layer_names}
@@ -81,7 +83,7 @@ class HessianCollector:
         return self._sums.n_samples("")
 
     @property
-    def H(self) -> Any:
+    def H(self) -> Float64Array:
         """:meth:`get_raw_hessian` of the unnamed layer."""
         return self.get_raw_hessian()
 
@@ -161,9 +163,11 @@ class HessianCollector:
         self._hooks.clear()
 
 
-def _patterns(name: str, value: Any) -> list[str] | None:
+def _patterns(name: str, value: object) -> list[str] | None:
     if value is None:
         return None
     if isinstance(value, str):
         raise TypeError(f"{name}: expected a list of strings, found a string")
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name}: expected a list of strings, found {type(value).__name__}")
     return [text(name, p) for p in value]

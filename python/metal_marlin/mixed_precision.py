@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 from . import _core
 from ._arguments import boolean, choice, integer, number, text
 from ._records import SensitivityReport
+from ._types import Float32Array, FloatArray
 
 __all__ = [
     "Precision",
@@ -132,7 +133,7 @@ class LayerSensitivity:
         return list(layers.values())
 
 
-def analyze_layer_sensitivity(W: Any, H: Any, name: str = "", group_size: int = 128) -> LayerSensitivity:
+def analyze_layer_sensitivity(W: FloatArray, H: FloatArray, name: str = "", group_size: int = 128) -> LayerSensitivity:
     """Measures the output error of ``W [N, K]`` by GPTQ with ``H [K, K]`` as fp4, nf4, int3, int4 and int8 (symmetric)."""
     parts = _core.analyze_layer_sensitivity(W, H, text("name", name), integer("group_size", group_size))
     costs = [PrecisionCost(LayerQuantConfig._of(config), kl, error) for config, kl, error in parts.pop("costs")]
@@ -171,7 +172,7 @@ class MixedPrecisionConfig:
 
     @classmethod
     def from_sensitivity(
-        cls, profile: list[LayerSensitivity], target_bits: float, by: str = "kl"
+        cls, profile: list[LayerSensitivity], target_bits: float, by: Literal["kl", "output_error"] = "kl"
     ) -> MixedPrecisionConfig:
         """The precisions of least loss whose mean bits per weight are at most ``target_bits``, in ``layers``.
 
@@ -205,6 +206,6 @@ class MixedPrecisionConfig:
         checkpoint format here has (fp4, nf4, int2)."""
         return _core.linear_bits([(name, config._tuple()) for name, config in self.layers.items()])
 
-    def quantize(self, name: str, W: Any, H: Any = None) -> Any:
+    def quantize(self, name: str, W: FloatArray, H: FloatArray | None = None) -> Float32Array:
         """float32 ``[N, K]``: the values of ``W [N, K]`` at the precision of ``name``, by GPTQ with ``H [K, K]`` or plainly."""
         return _core.quantize_values(W, self.layer(name)._tuple(), H)

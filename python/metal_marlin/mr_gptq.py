@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal, NamedTuple, cast, overload
+
+import numpy as np
 
 from . import _core
 from ._arguments import backend, boolean, dtype_name, existing_path, integer, number, text, to_backend
 from ._records import Report
+from ._results import described
+from ._types import (
+    Backend,
+    Float16Array,
+    Float32Array,
+    FloatArray,
+    FloatDtype,
+    FloatingArray,
+    ForeignBackend,
+    FormatName,
+    MRGPTQMeta,
+    UInt32Array,
+    WordArray,
+)
 
 __all__ = [
     "MRGPTQQuantizer", "QuantizationFormat", "QuantizationReport", "QuantizationLayerReport", "hadamard_rotate", "mr_gptq_dequantize",
+    "MRGPTQResult", "MRGPTQMeta",
 ]  # fmt: skip
 
 
@@ -24,14 +42,12 @@ class QuantizationFormat(str, Enum):
     NF4 = "nf4"  #: the 16 levels of QLoRA (arXiv 2305.14314), -1 to 1
 
     @property
-    def levels(self) -> Any:
+    def levels(self) -> Float32Array:
         """float32 [16]: the value of each code."""
-        import numpy
-
-        return numpy.array(_core.quantization_levels(self.value), numpy.float32)
+        return np.array(_core.quantization_levels(self.value), np.float32)
 
 
-def _format(value: Any) -> QuantizationFormat:
+def _format(value: object) -> QuantizationFormat:
     if isinstance(value, QuantizationFormat):
         return value
     name = text("format", value).lower()
@@ -39,6 +55,43 @@ def _format(value: Any) -> QuantizationFormat:
         return QuantizationFormat(name)
     except ValueError:
         raise ValueError(f"format: expected fp4, int4 or nf4, found {value!r}") from None
+
+
+class MRGPTQResult(NamedTuple):
+    """What :meth:`MRGPTQQuantizer.quantize_layer` returns."""
+
+    packed: UInt32Array  #: [N, ceil(K / 8)]
+    scales: Float16Array  #: [N, G]
+    metadata: MRGPTQMeta
+
+    @overload
+    def dequantize(
+        self, weights_dtype: Literal["float32"] = "float32", output_backend: Literal["numpy"] = "numpy"
+    ) -> Float32Array: ...
+    @overload
+    def dequantize(self, weights_dtype: FloatDtype, output_backend: Literal["numpy"] = "numpy") -> FloatingArray: ...
+    @overload
+    def dequantize(self, weights_dtype: FloatDtype = "float32", *, output_backend: ForeignBackend) -> Any: ...
+    def dequantize(self, weights_dtype: FloatDtype = "float32", output_backend: Backend = "numpy") -> Any:
+        """:func:`mr_gptq_dequantize`: the weights ``[N, K]`` in the original basis."""
+        return _dequantize(self.packed, self.scales, self.metadata, weights_dtype, output_backend, True)
+
+    def __repr__(self) -> str:
+        rows, columns = self.metadata["original_shape"]
+        return described(
+            self, out_features=rows, in_features=columns, bits=4, group_size=self.metadata["group_size"],
+            scheme=self.metadata["format"], output_error=self.metadata["error"]["output_error"],
+        )  # fmt: skip
+
+    # Comparing arrays gives no truth value.
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
 class MRGPTQQuantizer:
@@ -54,7 +107,7 @@ class MRGPTQQuantizer:
     def __init__(
         self,
         bits: int = 4,
-        format: str | QuantizationFormat = "fp4",
+        format: FormatName | QuantizationFormat = "fp4",
         group_size: int = 128,
         use_hadamard: bool = True,
         hadamard_block_size: int = 64,
@@ -77,19 +130,23 @@ class MRGPTQQuantizer:
         _core.check_mr_gptq(*self._options(self.use_hadamard))
 
     @property
-    def grid(self) -> Any:
+    def grid(self) -> Float32Array:
         """float32 [16]: the value of each code."""
         return self.format.levels
 
-    def _options(self, use_hadamard: bool) -> tuple[Any, ...]:
+    def _options(self, use_hadamard: bool) -> tuple[int, str, int, bool, int, float | None, bool, float]:
         return (
             self.bits, self.format.value, self.group_size, use_hadamard, self.hadamard_block_size, self.hadamard_kurtosis_threshold,
             self.actorder, self.percdamp,
         )  # fmt: skip
 
     def quantize_layer(
-        self, weights: Any, hessian: Any = None, layer_name: str = "", use_hadamard: bool | None = None
-    ) -> tuple[Any, Any, dict[str, Any]]:
+        self,
+        weights: FloatArray,
+        hessian: FloatArray | None = None,
+        layer_name: str = "",
+        use_hadamard: bool | None = None,
+    ) -> MRGPTQResult:
         """``(packed, scales, metadata)`` of ``weights [N, K]`` by ``hessian [K, K]`` of the *unrotated* inputs.
 
         ``packed`` is uint32 ``[N, ceil(K / 8)]``, bits 4i..4i+3 of word r for column 8r + i; ``scales`` float16 ``[N, G]``.
@@ -101,19 +158,55 @@ class MRGPTQQuantizer:
         name = text("layer_name", layer_name)
         rotate = self.use_hadamard if use_hadamard is None else boolean("use_hadamard", use_hadamard)
         packed, scales, metadata = _core.mr_gptq(weights, hessian, *self._options(rotate))
-        return packed, scales, {"layer_name": name, **metadata}
+        return MRGPTQResult(packed, scales, cast(MRGPTQMeta, {"layer_name": name, **metadata}))
 
-    def dequantize(self, packed: Any, scales: Any, metadata: dict[str, Any], weights_dtype: Any = "float32") -> Any:
+    def dequantize(
+        self,
+        packed: WordArray,
+        scales: FloatArray,
+        metadata: MRGPTQMeta | dict[str, Any],
+        weights_dtype: FloatDtype = "float32",
+    ) -> FloatingArray:
         """:func:`mr_gptq_dequantize`: the weights in the original basis."""
         return mr_gptq_dequantize(packed, scales, metadata, weights_dtype)
 
 
+@overload
 def mr_gptq_dequantize(
-    packed: Any,
-    scales: Any,
-    metadata: dict[str, Any],
-    weights_dtype: Any = "float32",
-    output_backend: str = "numpy",
+    packed: WordArray,
+    scales: FloatArray,
+    metadata: MRGPTQMeta | dict[str, Any],
+    weights_dtype: Literal["float32"] = "float32",
+    output_backend: Literal["numpy"] = "numpy",
+    *,
+    original_basis: bool = True,
+) -> Float32Array: ...
+@overload
+def mr_gptq_dequantize(
+    packed: WordArray,
+    scales: FloatArray,
+    metadata: MRGPTQMeta | dict[str, Any],
+    weights_dtype: FloatDtype,
+    output_backend: Literal["numpy"] = "numpy",
+    *,
+    original_basis: bool = True,
+) -> FloatingArray: ...
+@overload
+def mr_gptq_dequantize(
+    packed: WordArray,
+    scales: FloatArray,
+    metadata: MRGPTQMeta | dict[str, Any],
+    weights_dtype: FloatDtype = "float32",
+    *,
+    output_backend: ForeignBackend,
+    original_basis: bool = True,
+) -> Any: ...
+def mr_gptq_dequantize(
+    packed: WordArray,
+    scales: FloatArray,
+    metadata: MRGPTQMeta | dict[str, Any],
+    weights_dtype: FloatDtype = "float32",
+    output_backend: Backend = "numpy",
     *,
     original_basis: bool = True,
 ) -> Any:
@@ -121,7 +214,13 @@ def mr_gptq_dequantize(
 
     With ``original_basis=False`` those of the rotated inputs: multiply ``hadamard_rotate(x, block_size)`` by them.
     """
-    module = backend(output_backend)
+    return _dequantize(packed, scales, metadata, weights_dtype, output_backend, original_basis)
+
+
+def _dequantize(
+    packed: object, scales: object, metadata: object, weights_dtype: object, name: Backend, original_basis: object
+) -> Any:
+    module = backend(name)
     if not isinstance(metadata, dict):
         raise TypeError(f"metadata: expected a dict, found {type(metadata).__name__}")
     for key in ("original_shape", "format", "group_size", "hadamard_block_size"):
@@ -131,17 +230,17 @@ def mr_gptq_dequantize(
     if not isinstance(shape, (tuple, list)) or len(shape) != 2:
         raise ValueError(f"metadata: original_shape: expected [N, K], found {shape!r}")
     rows, columns = (integer("metadata: original_shape", size) for size in shape)
-    if getattr(packed, "shape", (rows,))[0] != rows:
-        raise ValueError(f"metadata: original_shape: expected {packed.shape[0]} rows as in packed, found {rows}")
+    if (found := getattr(packed, "shape", (rows,))[0]) != rows:
+        raise ValueError(f"metadata: original_shape: expected {found} rows as in packed, found {rows}")
     out = _core.mr_gptq_dequantize(
         packed, scales, _format(metadata["format"]).value, columns,
         integer("metadata: group_size", metadata["group_size"]), integer("metadata: hadamard_block_size", metadata["hadamard_block_size"]),
-        boolean("original_basis", original_basis), dtype_name("weights_dtype", weights_dtype, output_backend),
+        boolean("original_basis", original_basis), dtype_name("weights_dtype", weights_dtype, name),
     )  # fmt: skip
-    return to_backend(out, output_backend, module)
+    return to_backend(out, name, module)
 
 
-def hadamard_rotate(matrix: Any, block_size: int = 64) -> Any:
+def hadamard_rotate(matrix: FloatArray, block_size: int = 64) -> Float32Array:
     """float32 ``[rows, features]``: ``matrix`` R, R as in :class:`MRGPTQQuantizer`. Applied twice it is the identity."""
     return _core.hadamard_rotate(matrix, integer("block_size", block_size))
 
@@ -191,7 +290,7 @@ class QuantizationReport:
         return cls(output_path=text("output_path", output_path), layers=layers, **figures)
 
     @classmethod
-    def from_run(cls, output: Any) -> QuantizationReport:
+    def from_run(cls, output: str | os.PathLike[str]) -> QuantizationReport:
         """Of an output folder of ``quantize_model``, or of its report.json."""
         path = existing_path("output", output)
         return cls.from_report(_core.read_report(path), path)

@@ -16,13 +16,14 @@ struct Known {
   Code code;
   uint8_t bits;
 };
-constexpr std::array<Known, 7> kKnown = {{{ElementType::kBool, Code::Bool, 8},
+constexpr std::array<Known, 8> kKnown = {{{ElementType::kBool, Code::Bool, 8},
                                           {ElementType::kI8, Code::Int, 8},
                                           {ElementType::kU32, Code::UInt, 32},
                                           {ElementType::kF16, Code::Float, 16},
                                           {ElementType::kBF16, Code::Bfloat, 16},
                                           {ElementType::kF32, Code::Float, 32},
-                                          {ElementType::kF64, Code::Float, 64}}};
+                                          {ElementType::kF64, Code::Float, 64},
+                                          {ElementType::kU8, Code::UInt, 8}}};
 
 std::optional<ElementType> known_type(const nb::dlpack::dtype& dtype) {
   for (const Known& k : kKnown) {

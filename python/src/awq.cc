@@ -115,22 +115,44 @@ nb::dict quantize_model_by_activations(const std::string& model, const std::stri
 }  // namespace
 
 void bind_awq(nb::module_& m) {
-  m.def("compute_activation_stats", &compute_stats, nb::arg("activations").none(), nb::arg("method"));
+  m.def(
+      "compute_activation_stats", &compute_stats, nb::arg("activations").none(), nb::arg("method"),
+      nb::sig("def compute_activation_stats(activations: object, method: str) -> numpy.typing.NDArray[numpy.float32]"));
   m.def("find_salient_weights", &find_salient, nb::arg("weights").none(), nb::arg("activation_stats").none(),
-        nb::arg("salient_ratio"));
+        nb::arg("salient_ratio"),
+        nb::sig("def find_salient_weights(weights: object, activation_stats: object, salient_ratio: float) -> "
+                "tuple[numpy.typing.NDArray[numpy.bool_], numpy.typing.NDArray[numpy.float32]]"));
   m.def("compute_salient_scaling", &salient_scaling, nb::arg("weights").none(), nb::arg("salient_mask").none(),
-        nb::arg("scales").none(), nb::arg("group_size"), nb::arg("activation_stats").none(), nb::arg("gram").none());
+        nb::arg("scales").none(), nb::arg("group_size"), nb::arg("activation_stats").none(), nb::arg("gram").none(),
+        nb::sig("def compute_salient_scaling(weights: object, salient_mask: object, scales: object, group_size: int, "
+                "activation_stats: object, gram: object) -> numpy.typing.NDArray[numpy.float32]"));
   m.def("pack_awq_weights", &pack, nb::arg("weights").none(), nb::arg("scales").none(), nb::arg("zeros").none(),
-        nb::arg("group_size"));
-  m.def("unpack_awq_weights", &unpack, nb::arg("packed").none(), nb::arg("meta"));
+        nb::arg("group_size"),
+        nb::sig("def pack_awq_weights(weights: object, scales: object, zeros: object, group_size: int) -> "
+                "tuple[numpy.typing.NDArray[numpy.uint32], AWQMeta]"));
+  m.def("unpack_awq_weights", &unpack, nb::arg("packed").none(), nb::arg("meta"),
+        nb::sig(
+            "def unpack_awq_weights(packed: object, meta: dict[str, typing.Any]) -> numpy.typing.NDArray[numpy.int8]"));
   m.def("awq_quantize", &quantize, nb::arg("weights").none(), nb::arg("activations").none(), nb::arg("group_size"),
-        nb::arg("salient_ratio"), nb::arg("activation_method"), nb::arg("scheme"));
+        nb::arg("salient_ratio"), nb::arg("activation_method"), nb::arg("scheme"),
+        nb::sig("def awq_quantize(weights: object, activations: object, group_size: int, salient_ratio: float, "
+                "activation_method: str, scheme: str) -> tuple[numpy.typing.NDArray[numpy.uint32], "
+                "numpy.typing.NDArray[numpy.float16], numpy.typing.NDArray[numpy.float16], "
+                "numpy.typing.NDArray[numpy.float16], float, float, AWQMeta]"));
   m.def("awq_dequantize", &dequantize, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("zeros").none(),
-        nb::arg("q_scale").none(), nb::arg("meta"), nb::arg("weights_dtype"));
-  m.def("awq_load", &load_file, nb::arg("path"));
+        nb::arg("q_scale").none(), nb::arg("meta"), nb::arg("weights_dtype"),
+        nb::sig("def awq_dequantize(packed: object, scales: object, zeros: object, q_scale: object, meta: dict[str, "
+                "typing.Any], weights_dtype: str) -> numpy.typing.NDArray[numpy.floating[typing.Any]]"));
+  m.def("awq_load", &load_file, nb::arg("path"),
+        nb::sig("def awq_load(path: str) -> list[tuple[str, tuple[numpy.typing.NDArray[numpy.uint32], "
+                "numpy.typing.NDArray[numpy.float16], numpy.typing.NDArray[numpy.float16], "
+                "numpy.typing.NDArray[numpy.float16], float, float, AWQMeta]]]"));
   m.def("awq_quantize_model", &quantize_model_by_activations, nb::arg("model_path"), nb::arg("output_path"),
         nb::arg("activations_path"), nb::arg("group_size"), nb::arg("salient_ratio"), nb::arg("activation_method"),
-        nb::arg("scheme"), nb::arg("on_progress").none(), nb::arg("on_note").none(), nb::arg("on_warning").none());
+        nb::arg("scheme"), nb::arg("on_progress").none(), nb::arg("on_note").none(), nb::arg("on_warning").none(),
+        nb::sig("def awq_quantize_model(model_path: str, output_path: str, activations_path: str, group_size: int, "
+                "salient_ratio: float, activation_method: str, scheme: str, on_progress: object, on_note: object, "
+                "on_warning: object) -> AWQModelStats"));
   m.attr("AWQ_SALIENT_RATIO") = kAwqSalientRatio;
   m.attr("AWQ_DEFAULT_GROUP_SIZE") = kAwqDefaultGroupSize;
   m.attr("FP4_PER_U32") = kFp4PerU32;

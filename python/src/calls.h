@@ -63,6 +63,7 @@ class Callbacks {
 void bind_errors(nb::module_& m);
 void bind_awq(nb::module_& m);
 void bind_gptq(nb::module_& m);
+void bind_matrix(nb::module_& m);
 void bind_mr_gptq(nb::module_& m);
 void bind_mixed_precision(nb::module_& m);
 void bind_models(nb::module_& m);

@@ -100,17 +100,34 @@ void check(int bits, int64_t group_size, bool sym, bool actorder, double damp) {
 
 void bind_gptq(nb::module_& m) {
   m.def("gptq_quantize", &quantize, nb::arg("weights").none(), nb::arg("activations").none(), nb::arg("group_size"),
-        nb::arg("damping"), nb::arg("act_order"), nb::arg("scheme"));
+        nb::arg("damping"), nb::arg("act_order"), nb::arg("scheme"),
+        nb::sig("def gptq_quantize(weights: object, activations: object, group_size: int, damping: float, act_order: "
+                "bool, scheme: str) -> tuple[numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.float16], "
+                "numpy.typing.NDArray[numpy.float16], float, AWQMeta]"));
   m.def("gptq_dequantize", &dequantize, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("zeros").none(),
-        nb::arg("meta"), nb::arg("weights_dtype"));
-  m.def("compute_hessian", &hessian, nb::arg("activations").none(), nb::arg("normalize"));
+        nb::arg("meta"), nb::arg("weights_dtype"),
+        nb::sig("def gptq_dequantize(packed: object, scales: object, zeros: object, meta: dict[str, typing.Any], "
+                "weights_dtype: str) -> numpy.typing.NDArray[numpy.floating[typing.Any]]"));
+  m.def("compute_hessian", &hessian, nb::arg("activations").none(), nb::arg("normalize"),
+        nb::sig("def compute_hessian(activations: object, normalize: bool) -> numpy.typing.NDArray[numpy.float64]"));
   m.def("quantize_layer_gptq", &by_hessian, nb::arg("W").none(), nb::arg("H").none(), nb::arg("bits"),
-        nb::arg("group_size"), nb::arg("sym"), nb::arg("actorder"), nb::arg("damp"));
-  m.def("quantize_rtn", &by_rounding, nb::arg("W").none(), nb::arg("bits"), nb::arg("group_size"), nb::arg("sym"));
+        nb::arg("group_size"), nb::arg("sym"), nb::arg("actorder"), nb::arg("damp"),
+        nb::sig("def quantize_layer_gptq(W: object, H: object, bits: int, group_size: int, sym: bool, actorder: bool, "
+                "damp: float) -> tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32], "
+                "numpy.typing.NDArray[numpy.float32] | None, list[int] | None, float, float | None]"));
+  m.def("quantize_rtn", &by_rounding, nb::arg("W").none(), nb::arg("bits"), nb::arg("group_size"), nb::arg("sym"),
+        nb::sig("def quantize_rtn(W: object, bits: int, group_size: int, sym: bool) -> "
+                "tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32], "
+                "numpy.typing.NDArray[numpy.float32] | None, list[int] | None, float, float | None]"));
   m.def("compare_gptq_vs_rtn", &compare, nb::arg("W").none(), nb::arg("H").none(), nb::arg("bits"),
-        nb::arg("group_size"));
+        nb::arg("group_size"),
+        nb::sig("def compare_gptq_vs_rtn(W: object, H: object, bits: int, group_size: int) -> "
+                "GPTQComparison"));
   m.def("pack_gptq_int4", &pack, nb::arg("Q").none(), nb::arg("scales").none(), nb::arg("zeros").none(),
-        nb::arg("group_size"), nb::arg("perm"));
+        nb::arg("group_size"), nb::arg("perm"),
+        nb::sig("def pack_gptq_int4(Q: object, scales: object, zeros: object, group_size: int, perm: "
+                "collections.abc.Sequence[int]) -> tuple[numpy.typing.NDArray[numpy.uint32], "
+                "numpy.typing.NDArray[numpy.float16], numpy.typing.NDArray[numpy.float16]]"));
   m.def("check_gptq_options", &check, nb::arg("bits"), nb::arg("group_size"), nb::arg("sym"), nb::arg("actorder"),
         nb::arg("damp"));
 }

@@ -128,16 +128,22 @@ nb::dict figures(const std::string& report_json) {
 }  // namespace
 
 void bind_mixed_precision(nb::module_& m) {
-  m.def("quantize_values", &values, nb::arg("W").none(), nb::arg("config"), nb::arg("H").none());
-  m.def("analyze_layer_sensitivity", &analyze, nb::arg("W").none(), nb::arg("H").none(), nb::arg("name"),
-        nb::arg("group_size"));
+  m.def("quantize_values", &values, nb::arg("W").none(), nb::arg("config"), nb::arg("H").none(),
+        nb::sig("def quantize_values(W: object, config: tuple[str, int, bool], H: object) -> "
+                "numpy.typing.NDArray[numpy.float32]"));
+  m.def(
+      "analyze_layer_sensitivity", &analyze, nb::arg("W").none(), nb::arg("H").none(), nb::arg("name"),
+      nb::arg("group_size"),
+      nb::sig(
+          "def analyze_layer_sensitivity(W: object, H: object, name: str, group_size: int) -> dict[str, typing.Any]"));
   m.def("choose_precisions", &choose, nb::arg("profile"), nb::arg("target_bits"));
   m.def("layer_role", &layer_role, nb::arg("name"));
   m.def(
       "bits_per_weight",
       [](const Config& config, int64_t in_features) { return bits_per_weight(config_of(config), in_features); },
       nb::arg("config"), nb::arg("in_features"));
-  m.def("sensitivity_profile", &profile, nb::arg("sensitivity_json"));
+  m.def("sensitivity_profile", &profile, nb::arg("sensitivity_json"),
+        nb::sig("def sensitivity_profile(sensitivity_json: str) -> list[dict[str, typing.Any]]"));
   m.def("linear_bits", &rules, nb::arg("layers"));
   m.def("read_report", [](const std::string& run) { return read_report(run).to_json(); }, nb::arg("run"));
   const auto rendering = [&](const char* name, std::string (*render)(const Report&)) {
@@ -146,7 +152,8 @@ void bind_mixed_precision(nb::module_& m) {
   rendering("render_report_summary", &render_report_summary);
   rendering("render_report_text", &render_report_text);
   rendering("render_report_html", &render_report_html);
-  m.def("report_figures", &figures, nb::arg("report_json"));
+  m.def("report_figures", &figures, nb::arg("report_json"),
+        nb::sig("def report_figures(report_json: str) -> dict[str, typing.Any]"));
 }
 
 }  // namespace metal_marlin::python

@@ -9,6 +9,7 @@ NB_MODULE(_core, m) {
   bind_errors(m);
   bind_awq(m);
   bind_gptq(m);
+  bind_matrix(m);
   bind_mr_gptq(m);
   bind_mixed_precision(m);
   bind_models(m);

@@ -117,7 +117,10 @@ void accumulate(HessianCollector& collector, nb::handle activations, const std::
 
 void bind_mr_gptq(nb::module_& m) {
   m.def("fp4_gptq", &fp4, nb::arg("W").none(), nb::arg("H").none(), nb::arg("group_size"), nb::arg("actorder"),
-        nb::arg("damp_factor"), nb::arg("scale_method"));
+        nb::arg("damp_factor"), nb::arg("scale_method"),
+        nb::sig("def fp4_gptq(W: object, H: object, group_size: int, actorder: bool, damp_factor: float, scale_method: "
+                "str) -> tuple[numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.float16], "
+                "numpy.typing.NDArray[numpy.uint8], float, float | None, int, int, int]"));
   m.def(
       "check_fp4_gptq",
       [](int64_t group_size, bool actorder, double damp_factor, const std::string& scale_method) {
@@ -125,37 +128,54 @@ void bind_mr_gptq(nb::module_& m) {
       },
       nb::arg("group_size"), nb::arg("actorder"), nb::arg("damp_factor"), nb::arg("scale_method"));
   m.def("dequantize_fp4_gptq", &fp4_back, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("out_features"),
-        nb::arg("group_size"), nb::arg("weights_dtype"));
-  m.def("mr_gptq", &mr, nb::arg("weights").none(), nb::arg("hessian").none(), nb::arg("bits"), nb::arg("format"),
-        nb::arg("group_size"), nb::arg("use_hadamard"), nb::arg("hadamard_block_size"),
-        nb::arg("hadamard_kurtosis_threshold").none(), nb::arg("actorder"), nb::arg("percdamp"));
+        nb::arg("group_size"), nb::arg("weights_dtype"),
+        nb::sig("def dequantize_fp4_gptq(packed: object, scales: object, out_features: int, group_size: int, "
+                "weights_dtype: str) -> numpy.typing.NDArray[numpy.floating[typing.Any]]"));
+  m.def(
+      "mr_gptq", &mr, nb::arg("weights").none(), nb::arg("hessian").none(), nb::arg("bits"), nb::arg("format"),
+      nb::arg("group_size"), nb::arg("use_hadamard"), nb::arg("hadamard_block_size"),
+      nb::arg("hadamard_kurtosis_threshold").none(), nb::arg("actorder"), nb::arg("percdamp"),
+      nb::sig(
+          "def mr_gptq(weights: object, hessian: object, bits: int, format: str, group_size: int, use_hadamard: bool, "
+          "hadamard_block_size: int, hadamard_kurtosis_threshold: float | None, actorder: bool, percdamp: float) -> "
+          "tuple[numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.float16], dict[str, typing.Any]]"));
   m.def("check_mr_gptq", &check_mr, nb::arg("bits"), nb::arg("format"), nb::arg("group_size"), nb::arg("use_hadamard"),
         nb::arg("hadamard_block_size"), nb::arg("hadamard_kurtosis_threshold").none(), nb::arg("actorder"),
         nb::arg("percdamp"));
   m.def("mr_gptq_dequantize", &mr_back, nb::arg("packed").none(), nb::arg("scales").none(), nb::arg("format"),
         nb::arg("in_features"), nb::arg("group_size"), nb::arg("hadamard_block_size"), nb::arg("original_basis"),
-        nb::arg("weights_dtype"));
-  m.def("hadamard_rotate", &rotate, nb::arg("matrix").none(), nb::arg("block_size"));
+        nb::arg("weights_dtype"),
+        nb::sig("def mr_gptq_dequantize(packed: object, scales: object, format: str, in_features: int, group_size: "
+                "int, hadamard_block_size: int, original_basis: bool, weights_dtype: str) -> "
+                "numpy.typing.NDArray[numpy.floating[typing.Any]]"));
+  m.def("hadamard_rotate", &rotate, nb::arg("matrix").none(), nb::arg("block_size"),
+        nb::sig("def hadamard_rotate(matrix: object, block_size: int) -> numpy.typing.NDArray[numpy.float32]"));
   m.def(
       "quantization_levels",
       [](const std::string& format) { return quantization_levels(parse_quantization_format(format)); },
       nb::arg("format"));
-  m.def("cholesky_decompose", &cholesky, nb::arg("H").none(), nb::arg("regularization"));
+  m.def("cholesky_decompose", &cholesky, nb::arg("H").none(), nb::arg("regularization"),
+        nb::sig("def cholesky_decompose(H: object, regularization: float) -> numpy.typing.NDArray[numpy.float64]"));
   m.def("gptq_metal", &metal, nb::arg("weight").none(), nb::arg("H").none(), nb::arg("bits"), nb::arg("blocksize"),
-        nb::arg("percdamp"));
+        nb::arg("percdamp"),
+        nb::sig("def gptq_metal(weight: object, H: object, bits: int, blocksize: int, percdamp: float) -> "
+                "tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32], "
+                "numpy.typing.NDArray[numpy.float32]]"));
   nb::class_<HessianCollector>(m, "HessianSums")
       .def(nb::init<int64_t>(), nb::arg("in_features"))
-      .def("accumulate", &accumulate, nb::arg("x").none(), nb::arg("layer"))
+      .def("accumulate", &accumulate, nb::arg("x").none(), nb::arg("layer"),
+           nb::sig("def accumulate(self, x: object, layer: str) -> None"))
       .def(
           "get_hessian",
           [](const HessianCollector& c, double damp, const std::string& layer) {
             return to_numpy(c.get_hessian(damp, layer));
           },
-          nb::arg("damp"), nb::arg("layer"))
+          nb::arg("damp"), nb::arg("layer"),
+          nb::sig("def get_hessian(self, damp: float, layer: str) -> numpy.typing.NDArray[numpy.float64]"))
       .def(
           "get_raw_hessian",
           [](const HessianCollector& c, const std::string& layer) { return to_numpy(c.get_raw_hessian(layer)); },
-          nb::arg("layer"))
+          nb::arg("layer"), nb::sig("def get_raw_hessian(self, layer: str) -> numpy.typing.NDArray[numpy.float64]"))
       .def("n_samples", &HessianCollector::n_samples, nb::arg("layer"))
       .def("layer_names", &HessianCollector::layer_names)
       .def("merge", &HessianCollector::merge, nb::arg("other"))

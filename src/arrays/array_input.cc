@@ -4,10 +4,12 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/border.h"
 #include "core/checked.h"
+#include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "quantize/lanes.h"
@@ -83,6 +85,7 @@ size_t element_size(ElementType type) noexcept {
   switch (type) {
     case ElementType::kBool:
     case ElementType::kI8:
+    case ElementType::kU8:
       return 1;
     case ElementType::kF16:
     case ElementType::kBF16:
@@ -100,7 +103,7 @@ namespace {
 constexpr std::pair<ElementType, const char*> kNames[] = {
     {ElementType::kBool, "bool"},   {ElementType::kI8, "int8"},       {ElementType::kU32, "uint32"},
     {ElementType::kF16, "float16"}, {ElementType::kBF16, "bfloat16"}, {ElementType::kF32, "float32"},
-    {ElementType::kF64, "float64"}};
+    {ElementType::kF64, "float64"}, {ElementType::kU8, "uint8"}};
 }  // namespace
 
 const char* element_name(ElementType type) noexcept {
@@ -115,7 +118,13 @@ ElementType parse_element_type(const std::string& name) {
     if (name == known) return value;
   }
   throw ArgumentError(fmt::format(
-      "element type: expected bool, int8, uint32, float16, bfloat16, float32 or float64, found \"{}\"", name));
+      "element type: expected bool, int8, uint8, uint32, float16, bfloat16, float32 or float64, found \"{}\"", name));
+}
+
+void require_elements(size_t elements, const std::vector<int64_t>& shape) {
+  if (checked_bytes(shape, 1) == elements) return;
+  throw ArgumentError(fmt::format("array: expected a shape of {} as there are values, found {}",
+                                  counted(elements, "element"), shape_string(shape)));
 }
 
 Array::Array(ElementType element, std::vector<int64_t> dimensions) try : type(element), shape(std::move(dimensions)) {
@@ -286,6 +295,36 @@ Array copy_array(ElementType type, std::vector<int64_t> shape, const void* data)
   Array array(type, std::move(shape));
   if (!array.bytes.empty()) std::memcpy(array.bytes.data(), data, array.bytes.size());
   return array;
+}
+
+Array to_type(const Matrix& m, ElementType type, const char* name) {
+  Array out(type, {m.rows(), m.cols()});
+  for (int64_t i = 0; i < m.size(); ++i) {
+    const float v = m.data()[i];
+    bool held = true;
+    switch (type) {
+      case ElementType::kF16:
+        out.as<uint16_t>()[i] = f32_to_f16(v);
+        held = std::isfinite(f16_to_f32(out.as<uint16_t>()[i]));
+        break;
+      case ElementType::kBF16:
+        out.as<uint16_t>()[i] = f32_to_bf16(v);
+        held = std::isfinite(bf16_to_f32(out.as<uint16_t>()[i]));
+        break;
+      case ElementType::kF64:
+        out.as<double>()[i] = v;
+        break;
+      case ElementType::kF32:
+        out.as<float>()[i] = v;
+        break;
+      default:
+        throw ArgumentError(
+            fmt::format("type: expected float16, bfloat16, float32 or float64, found {}", element_name(type)));
+    }
+    if (!held)
+      throw NumericError(fmt::format("{}: expected values that {} can hold, found {}", name, element_name(type), v));
+  }
+  return out;
 }
 
 }  // namespace metal_marlin

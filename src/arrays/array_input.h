@@ -44,6 +44,9 @@ int64_t expect_layer(const ArrayView& weights, const ArrayView& activations);
 void for_each_batch(const ArrayView& activations, const char* name,
                     const std::function<void(const float* rows, int64_t count)>& fn);
 
+// The values as `type` (float16, bfloat16, float32 or float64). Throws ArgumentError for another type, NumericError
+// naming `name` for a value that the type cannot hold.
+Array to_type(const Matrix& values, ElementType type, const char* name);
 Array copy_array(ElementType type, std::vector<int64_t> shape, const void* data);
 
 }  // namespace metal_marlin

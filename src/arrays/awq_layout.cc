@@ -9,9 +9,15 @@
 
 #include "arrays/array_input.h"
 #include "core/machine.h"
+#include "core/threads.h"
 #include "pack/native.h"
 
 namespace metal_marlin {
+namespace {
+
+constexpr int64_t kRowTile = 64;
+
+}  // namespace
 
 int64_t padded_in_features(int64_t in_features, int64_t group_size) {
   const int64_t unit = group_size % kFp4PerU32 == 0 ? group_size : std::lcm(group_size, int64_t{kFp4PerU32});
@@ -52,6 +58,47 @@ NativeArrays native_arrays(QuantizedTensor t) {
   };
   return {part("weight", ElementType::kU32, padded / kFp4PerU32), part("weight.scales", ElementType::kF16, kept_groups),
           part("weight.zeros", ElementType::kF16, kept_groups)};
+}
+
+void multiply_columns(Matrix& weight, std::span<const float> scale) {
+  parallel_for((weight.rows() + kRowTile - 1) / kRowTile, [&](int64_t tile) {
+    for (int64_t r = tile * kRowTile; r < std::min((tile + 1) * kRowTile, weight.rows()); ++r) {
+      const std::span<float> row = weight.row(r);
+      for (size_t c = 0; c < row.size(); ++c) row[c] *= scale[c];
+    }
+  });
+}
+
+ErrorSums unscaled_error(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale) {
+  const int64_t tiles = (weight.rows() + kRowTile - 1) / kRowTile;
+  std::vector<ErrorSums> parts(static_cast<size_t>(tiles));
+  parallel_for(tiles, [&](int64_t tile) {
+    const int64_t first = tile * kRowTile;
+    const int64_t rows = std::min(kRowTile, weight.rows() - first);
+    std::vector<float> values(static_cast<size_t>(rows * weight.cols()));
+    dequantize_rows(quantized, first, rows, values.data());
+    ErrorSums& part = parts[static_cast<size_t>(tile)];
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* w = weight.row(first + r).data();
+      const float* v = values.data() + r * weight.cols();
+      double error = 0;
+      double size = 0;
+      for (size_t c = 0; c < scale.size(); ++c) {
+        const float e = (v[c] - w[c]) / scale[c];
+        const float u = w[c] / scale[c];
+        error += static_cast<double>(e) * e;
+        size += static_cast<double>(u) * u;
+      }
+      part.error += error;
+      part.weight += size;
+    }
+  });
+  ErrorSums sums;
+  for (const ErrorSums& part : parts) {
+    sums.error += part.error;
+    sums.weight += part.weight;
+  }
+  return sums;
 }
 
 Grid grid_of(const std::string& scheme, int64_t group_size) {

@@ -4,6 +4,7 @@
 #include <metal_marlin/awq.h>
 
 #include <cstdint>
+#include <span>
 
 #include "core/values.h"
 
@@ -22,6 +23,15 @@ NativeArrays native_arrays(QuantizedTensor tensor);
 
 // "sym" or "asym"; ArgumentError for another scheme.
 Grid grid_of(const std::string& scheme, int64_t group_size);
+
+// weight[n, k] *= scale[k].
+void multiply_columns(Matrix& weight, std::span<const float> scale);
+struct ErrorSums {
+  double error = 0;  // sum of squares, in units of the unscaled weights
+  double weight = 0;
+};
+// `weight` is scaled by `scale`, as is what `quantized` represents.
+ErrorSums unscaled_error(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale);
 
 // Reports the stage to the observer, if there is one. Throws Interrupted when it asks to stop.
 void report_stage(const Observer& observer, const char* stage, int64_t done, int64_t total);

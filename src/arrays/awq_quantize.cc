@@ -23,7 +23,6 @@
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kRowTile = 64;
 constexpr int64_t kStages = 5;
 constexpr int64_t kSampleRows = 256;     // output channels that the search looks at, evenly spaced
 constexpr int64_t kTokenTile = 128;      // of the output error
@@ -54,15 +53,6 @@ void scale_blocks(const Matrix& gram, std::span<const float> scale, int64_t grou
       float* to = out.row(r).data();
       for (int64_t c = r; c < end; ++c)
         to[c] = from[c] / (scale[static_cast<size_t>(r)] * scale[static_cast<size_t>(c)]);
-    }
-  });
-}
-
-void multiply_columns(Matrix& weight, std::span<const float> scale) {
-  parallel_for((weight.rows() + kRowTile - 1) / kRowTile, [&](int64_t tile) {
-    for (int64_t r = tile * kRowTile; r < std::min((tile + 1) * kRowTile, weight.rows()); ++r) {
-      const std::span<float> row = weight.row(r);
-      for (size_t c = 0; c < row.size(); ++c) row[c] *= scale[c];
     }
   });
 }
@@ -98,43 +88,6 @@ class BlockLoss {
   Matrix scaled_;  // memory for one candidate at a time
   Matrix scaled_gram_;
 };
-
-struct Sums {
-  double error = 0;  // sum of squares, in units of the unscaled weights
-  double weight = 0;
-};
-// `weight` is scaled by `scale`, as is what `quantized` represents.
-Sums unscaled_error(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale) {
-  const int64_t tiles = (weight.rows() + kRowTile - 1) / kRowTile;
-  std::vector<Sums> parts(static_cast<size_t>(tiles));
-  parallel_for(tiles, [&](int64_t tile) {
-    const int64_t first = tile * kRowTile;
-    const int64_t rows = std::min(kRowTile, weight.rows() - first);
-    std::vector<float> values(static_cast<size_t>(rows * weight.cols()));
-    dequantize_rows(quantized, first, rows, values.data());
-    Sums& part = parts[static_cast<size_t>(tile)];
-    for (int64_t r = 0; r < rows; ++r) {
-      const float* w = weight.row(first + r).data();
-      const float* v = values.data() + r * weight.cols();
-      double error = 0;
-      double size = 0;
-      for (size_t c = 0; c < scale.size(); ++c) {
-        const float e = (v[c] - w[c]) / scale[c];
-        const float u = w[c] / scale[c];
-        error += static_cast<double>(e) * e;
-        size += static_cast<double>(u) * u;
-      }
-      part.error += error;
-      part.weight += size;
-    }
-  });
-  Sums sums;
-  for (const Sums& part : parts) {
-    sums.error += part.error;
-    sums.weight += part.weight;
-  }
-  return sums;
-}
 
 // Returns the largest group scale that absmax ranges would need.
 float largest_scale(const Matrix& weight) {
@@ -263,7 +216,7 @@ class Quantizer {
     report_stage(observer, "measure", 4, kStages);
     result.meta.raised_scales = ranges.counts.raised;
     result.meta.output_error = output_error(q, activations);
-    const Sums sums = unscaled_error(weight_, q, scale_);
+    const ErrorSums sums = unscaled_error(weight_, q, scale_);
     result.quantization_error = sums.error;
     result.meta.weight_error = sums.weight > 0 ? std::sqrt(sums.error / sums.weight) : 0;
     result.meta.in_features = weight_.cols();

@@ -121,36 +121,6 @@ double excess_kurtosis(const Matrix& weight) {
   return second > 0 ? fourth * count / (second * second) - 3 : 0;
 }
 
-Array to_type(const Matrix& m, ElementType type, const char* name) {
-  Array out(type, {m.rows(), m.cols()});
-  for (int64_t i = 0; i < m.size(); ++i) {
-    const float v = m.data()[i];
-    bool held = true;
-    switch (type) {
-      case ElementType::kF16:
-        out.as<uint16_t>()[i] = f32_to_f16(v);
-        held = std::isfinite(f16_to_f32(out.as<uint16_t>()[i]));
-        break;
-      case ElementType::kBF16:
-        out.as<uint16_t>()[i] = f32_to_bf16(v);
-        held = std::isfinite(bf16_to_f32(out.as<uint16_t>()[i]));
-        break;
-      case ElementType::kF64:
-        out.as<double>()[i] = v;
-        break;
-      case ElementType::kF32:
-        out.as<float>()[i] = v;
-        break;
-      default:
-        throw ArgumentError(
-            fmt::format("type: expected float16, bfloat16, float32 or float64, found {}", element_name(type)));
-    }
-    if (!held)
-      throw NumericError(fmt::format("{}: expected values that {} can hold, found {}", name, element_name(type), v));
-  }
-  return out;
-}
-
 void expect_words(const ArrayView& packed) {
   expect_type(packed, "packed", ElementType::kU32);
   expect_shape(packed, "packed", {-1, -1}, "[rows, words]");

@@ -12,53 +12,19 @@
 
 #include "core/half.h"
 #include "core/machine.h"
-#include "kernels/linear_algebra.h"
+#include "pipeline/linear_stages.h"
 #include "pipeline/rounding_choice.h"
 #include "pipeline/unfold.h"
-#include "quantize/clip.h"
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"
 #include "quantize/refine.h"
 #include "quantize/rtn.h"
-#include "scale/feedback_loss.h"
 #include "scale/fold.h"
-#include "scale/salient.h"
 #include "scale/search.h"
 
 namespace metal_marlin {
 namespace {
-
-ActivationMethod statistic_of(Statistic s) {
-  switch (s) {
-    case Statistic::kMax:
-      return ActivationMethod::kMax;
-    case Statistic::kRms:
-      return ActivationMethod::kRms;
-    case Statistic::kMean:
-      break;
-  }
-  return ActivationMethod::kMean;
-}
-
-RangeMethod method_of(RangeChoice c) {
-  switch (c) {
-    case RangeChoice::kMse:
-      return RangeMethod::kMse;
-    case RangeChoice::kGram:
-      return RangeMethod::kGram;
-    case RangeChoice::kDiagonal:
-      return RangeMethod::kDiagonal;
-    case RangeChoice::kAbsmax:
-      break;
-  }
-  return RangeMethod::kAbsmax;
-}
-
-const char* rounding_name(const RoundingChoice& choice) {
-  if (!choice.feedback) return "nearest";
-  return choice.refine ? "refined" : "feedback";
-}
 
 class BlockQuantizer {
  public:
@@ -130,58 +96,19 @@ class BlockQuantizer {
     }
   }
 
-  static void fold_statistics(ActivationStats& s, std::span<const float> scale) {
-    for (std::vector<float>* values : {&s.mean, &s.max, &s.rms}) {
-      for (size_t k = 0; k < values->size(); ++k) (*values)[k] /= scale[k];
-    }
-    if (!s.gram.empty()) scale_gram(s.gram, scale);
-  }
-
-  RangeOptions range_options() const {
-    RangeOptions options;
-    options.method = method_of(task_.recipe->ranges);
-    options.signed_scales = task_.recipe->signed_scales;
-    return options;
-  }
-  GptqOptions gptq_options() const {
-    GptqOptions options;
-    options.act_order = task_.recipe->act_order;
-    options.damping = task_.recipe->damping;
-    return options;
-  }
-
   InputScale search(const Fold& fold) {
     std::vector<const Matrix*> weights;
     for (const LinearKind kind : consumers(fold.input)) weights.push_back(&block_.linear(kind).weight);
-    ScaleSearchOptions options;
-    options.statistic = statistic_of(task_.recipe->statistic);
-    options.grid = grids_.at(consumers(fold.input).front());
-    // The published search rounds with absmax (min-max) ranges whatever is chosen afterwards.
-    options.range.method = RangeMethod::kAbsmax;
+    ScaleSearchOptions options = scale_search_options(*task_.recipe, grids_.at(consumers(fold.input).front()));
     if (fold.producer == FoldProducer::kVRows && config_.num_attention_heads != config_.num_key_value_heads) {
       options.heads = {config_.num_attention_heads, config_.num_key_value_heads, config_.head_dim};
-    }
-    std::optional<FeedbackLoss> feedback;
-    if (task_.recipe->scale_loss == ScaleLoss::kFeedback) {
-      options.range = range_options();
-      options.rows = FeedbackLoss::kRows;
-      options.stop_early = true;
-      GptqOptions gptq = gptq_options();
-      gptq.damping = FeedbackLoss::kDamping;
-      feedback.emplace(weights, stats(fold.input).gram, options, gptq);
-      options.loss = [&](std::span<const float> scale) { return (*feedback)(scale); };
     }
     Matrix expected;
     if (task_.recipe->scale_loss == ScaleLoss::kBlock && task_.replay_states.rows() > 0) {
       expected = replay();
       options.loss = [&](std::span<const float> scale) { return block_loss(fold, scale, expected, options); };
     }
-    if (task_.recipe->scales == ScaleMethod::kSalient) {
-      SalientScaling s =
-          compute_salient_scaling(fold.input, weights, stats(fold.input), task_.recipe->salient_ratio, options);
-      return std::move(s.scale);
-    }
-    return search_scale(fold.input, weights, stats(fold.input), options);
+    return search_input_scale(*task_.recipe, fold.input, weights, stats(fold.input), options);
   }
 
   Matrix replay() const {
@@ -247,20 +174,11 @@ class BlockQuantizer {
                                                        task_.invariance_input, task_.invariance_output, reload);
   }
 
-  GroupRanges choose_ranges(const Matrix& weight, const Matrix& gram, LinearKind kind, const Grid& grid,
-                            LinearRecord& record) const {
-    const Recipe& recipe = *task_.recipe;
-    GroupRanges ranges;
+  GroupRanges ranges_of(const Matrix& weight, const Matrix& gram, LinearKind kind, const Grid& grid,
+                        LinearRecord& record) const {
     // The published clip search leaves q and k alone: their product is too sensitive.
-    if (recipe.clip && kind != LinearKind::kQ && kind != LinearKind::kK) {
-      ClipResult clip = search_clip(weight, gram, grid);
-      record.clipped_groups = clip.clipped_groups;
-      ranges = std::move(clip.ranges);
-    } else {
-      ranges = group_ranges(weight, grid, range_options(), gram.empty() ? nullptr : &gram);
-    }
-    if (recipe.least_zero > 0) record.lifted_zeros = lift_zeros(ranges, grid, recipe.least_zero);
-    return ranges;
+    const bool may_clip = kind != LinearKind::kQ && kind != LinearKind::kK;
+    return choose_ranges(*task_.recipe, weight, gram, grid, may_clip, record);
   }
 
   // For all linears of the input at once, before the first of them is rounded: they share the factors.
@@ -269,7 +187,7 @@ class BlockQuantizer {
     ActivationStats& guard = (*task_.guard)[static_cast<size_t>(input)];
     std::vector<LinearKind> kinds;
     std::vector<const Matrix*> weights;
-    RoundingTrial trial;
+    RoundingTrial trial = rounding_trial(*task_.recipe);
     for (const LinearKind kind : consumers(input)) {
       const auto grid = grids_.find(kind);
       if (grid == grids_.end()) continue;
@@ -277,13 +195,9 @@ class BlockQuantizer {
       weights.push_back(&block_.linear(kind).weight);
       trial.grids.push_back(grid->second);
     }
-    trial.gptq = gptq_options();
-    trial.gptq.damping = task_.recipe->least_damping;
-    trial.refine = task_.recipe->refine;
-    trial.raised = raised_damping(task_.recipe->grid);
     trial.ranges = [&](const Matrix& rows, const Matrix& gram, size_t i) {
       LinearRecord unused;
-      return choose_ranges(rows, gram, kinds[i], trial.grids[i], unused);
+      return ranges_of(rows, gram, kinds[i], trial.grids[i], unused);
     };
     const std::vector<RoundingChoice> found =
         choose_rounding(weights, stats(input).gram, guard.gram, task_.guard_share, trial);
@@ -304,7 +218,7 @@ class BlockQuantizer {
     LinearRecord unused;
     for (GridTrial& trial : (*task_.trials)[static_cast<size_t>(input)]) {
       if (trial.grid.bits == kUnquantizedBits) continue;
-      const GroupRanges ranges = choose_ranges(sample, gram, consumers(input).back(), trial.grid, unused);
+      const GroupRanges ranges = ranges_of(sample, gram, consumers(input).back(), trial.grid, unused);
       QuantizedTensor q = round_sample(sample, input, ranges, trial.grid);
       const double error = linear_errors(sample, q, &gram).output_error;
       trial.loss = error * error;
@@ -330,10 +244,7 @@ class BlockQuantizer {
     const LinearInput input = input_of(slot.kind);
     if (task_.trials != nullptr && tried_.insert(input).second) try_grids(input);
     if (task_.guard != nullptr && choices_.count(slot.kind) == 0) choose_rounding_of(input);
-    RoundingChoice choice;
-    choice.damping = recipe.damping;
-    choice.feedback = recipe.rounding == Rounding::kGptq;
-    choice.refine = recipe.refine;
+    RoundingChoice choice = choice_of(recipe);
     if (const auto it = choices_.find(slot.kind); it != choices_.end()) {
       choice = it->second;
       record.chosen = {.rounding = rounding_name(choice),
@@ -344,38 +255,20 @@ class BlockQuantizer {
     }
     const Matrix& weight = block_.linear(slot.kind).weight;
     const Matrix& gram = stats(input).gram;
-    const GroupRanges ranges = choose_ranges(weight, gram, slot.kind, grid, record);
-    record.zero_groups = ranges.counts.zero_groups;
-    record.raised_scales = ranges.counts.raised;
-    record.clamped_scales = ranges.counts.clamped;
-    QuantizedTensor q = choice.feedback ? round_gptq(weight, input, choice.damping, ranges, grid, record)
-                                        : quantize_rtn(weight, ranges, grid);
-    if (choice.refine) {
-      RefineOptions options;
-      options.damping = choice.damping;
-      const RefineCounts counts = refine(weight, gram, q, options);
-      record.refined_codes = counts.changed_codes;
-      record.refined_scales = counts.refitted_scales;
-    }
-    return q;
+    const GroupRanges ranges = ranges_of(weight, gram, slot.kind, grid, record);
+    const GptqFactor* f = choice.feedback ? &factor(input, choice.damping) : nullptr;
+    return round_linear_as(choice, weight, gram, ranges, grid, f, record);
   }
 
   const GptqFactor& factor(LinearInput input, double damping) {
     if (!factor_ || factor_input_ != input) {
       factor_.reset();
-      GptqOptions options = gptq_options();
+      GptqOptions options = gptq_options(*task_.recipe);
       options.damping = damping;  // one for all linears of an input
       factor_ = make_gptq_factor(stats(input).gram, options);
       factor_input_ = input;
     }
     return *factor_;
-  }
-
-  QuantizedTensor round_gptq(const Matrix& weight, LinearInput input, double damping, const GroupRanges& ranges,
-                             const Grid& grid, LinearRecord& record) {
-    const GptqFactor& f = factor(input, damping);
-    record.damping = f.damping;
-    return quantize_gptq(weight, f, ranges, grid);
   }
 
   void quantize_weight(const QuantizedWeight& w) {

@@ -93,7 +93,7 @@ QuantizeOptions with_presets(QuantizeOptions o) {
   return o;
 }
 
-Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
+Recipe stages_of(const QuantizeOptions& o) {
   Recipe r;
   r.method = o.method;
   struct Preset {
@@ -184,6 +184,11 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
     throw ArgumentError(fmt::format("--bits: expected {}, got {}", list_widths(kNativeWidths), o.bits));
   }
   r.grid.bits = o.bits;
+  return r;
+}
+
+Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
+  Recipe r = stages_of(o);
   std::set<std::string> formats;
   for (const std::string& f : o.formats) {
     const auto& known = checkpoint_formats();

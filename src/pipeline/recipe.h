@@ -58,7 +58,10 @@ QuantizeOptions with_presets(QuantizeOptions options);
 // The option that turned error feedback off, as on the command line: "--effort fast".
 std::string rounding_option(const QuantizeOptions& options);
 
+// The stages that the options choose, whatever the model: all but formats, group size and the grids of single linears.
 // Throws ArgumentError naming the option, what was given and what is possible.
+Recipe stages_of(const QuantizeOptions& options);
+// The same, for a model.
 Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
 
 // How many of `sequences` are the validation split, by which the guard judges: the last eighth, at least one. 0 without

@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""The types of the package: a user's checker finds mistakes in calls of the functions on arrays, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import metal_marlin
+
+pytest.importorskip("mypy")
+FILES = Path(__file__).parent / "typing"
+ERROR = re.compile(r"^([^:]+):(\d+): error:", re.M)
+
+
+def mypy(tmp_path: Path, *arguments: str) -> str:
+    """What mypy --strict prints."""
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--config-file=", *arguments],
+        capture_output=True, text=True, cwd=tmp_path, timeout=600, check=False,
+    )  # fmt: skip
+    assert run.returncode in (0, 1), run.stdout + run.stderr
+    return run.stdout
+
+
+def test_each_mistake_is_found_and_no_right_use(tmp_path: Path):
+    mistakes, right = FILES / "mistakes.py", FILES / "right.py"
+    output = mypy(tmp_path, str(mistakes), str(right))
+    found = {(Path(path).name, int(line)) for path, line in ERROR.findall(output)}
+    lines = mistakes.read_text().splitlines()
+    planted = {(mistakes.name, number) for number, line in enumerate(lines, 1) if line.endswith("# mistake")}
+    assert len(planted) > 50
+    assert found == planted, output
+
+
+def test_the_package_itself(tmp_path: Path):
+    output = mypy(tmp_path, "-p", "metal_marlin")
+    wrong = [line for line in output.splitlines() if ": error:" in line]
+    # Functions on whole models take options by name alone, and so do theirs in the native module's stub.
+    loose = (r"\bmodels\.py:", r"\b_core\.pyi:.*Missing type arguments")
+    wrong = [line for line in wrong if not any(re.search(pattern, line) for pattern in loose)]
+    assert wrong == []
+
+
+def test_what_the_package_exports_is_there():
+    for module in (metal_marlin, metal_marlin.compat):
+        assert len(set(module.__all__)) == len(module.__all__)
+        for name in module.__all__:
+            assert hasattr(module, name), name
