@@ -134,7 +134,7 @@ std::string render_inspection(const std::string& text) try {
   line("size", fmt::format("{}, {:.3f} bits per weight", size_text(j.at("bytes").get<uint64_t>()),
                            j.at("bits_per_weight").get<double>()));
   if (j.contains("quantization")) {
-    // What is said of single modules is in the table of grids.
+    // Settings of single modules are left out here: the table of grids below shows them.
     ordered_json q = j.at("quantization");
     for (const char* key : {"dynamic", "modules_in_block_to_quantize", "modules_to_not_convert"}) {
       if (!q.contains(key)) continue;
