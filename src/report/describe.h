@@ -408,14 +408,14 @@ template <class V, RecordOf<PlannedLinear> R>
 void describe(V& v, R& r) {
   v("name", r.name, "of the weight");
   v("shape", r.shape, "[out_features, in_features]");
-  v("bits", r.bits, "of a code");
+  v("bits", r.bits, "of a code; where the run chooses the bits, the number that it starts from");
 }
 
 template <class V, RecordOf<PlannedSize> R>
 void describe(V& v, R& r) {
   v("format", r.format, "");
-  v("bytes", r.bytes, "");
-  v("parts", r.parts, "as model.parts of report.json");
+  v("bytes", r.bytes, "of all tensors; an upper bound where options.mixed_bits is true, as are those of the parts");
+  v("parts", r.parts, "as model.parts of report.json; linears whose bits the run chooses are all in linears");
 }
 
 template <class V, RecordOf<PlannedMachine> R>
@@ -440,7 +440,7 @@ void describe(V& v, R& r) {
   v("evaluation_text", r.evaluation_text, "the file that --evaluate names");
   v("quantized", r.quantized, "");
   v("quantized_weights", r.quantized_weights, "");
-  v("quantized_bytes", r.quantized_bytes, "of codes, scales and zeros");
+  v("quantized_bytes", r.quantized_bytes, "of codes, scales and zeros; at most so many where the run chooses the bits");
   v("skipped", r.skipped, "");
   v("sizes", r.sizes, "of each format");
   v("source_bytes", r.source_bytes, "");
