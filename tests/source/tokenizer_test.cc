@@ -412,9 +412,9 @@ TEST_F(Folder, ATokenBeyondTheModelNamesItsFile) {
   };
   const std::string id = std::to_string(tokens);
   const std::string of_json = "to the " + id + " tokens of tokenizer.json, vocab_size is " + id;
-  put("added_tokens.json", R"({"<tool>": )" + id + "}");
+  put("added_tokens.json", R"({"<extra>": )" + id + "}");
   const std::string added = refused(tokens);
-  EXPECT_NE(added.find("added_tokens.json: adds \"<tool>\" with the id " + id), std::string::npos) << added;
+  EXPECT_NE(added.find("added_tokens.json: adds \"<extra>\" with the id " + id), std::string::npos) << added;
   EXPECT_NE(added.find(of_json), std::string::npos) << added;
   // With one row more the next file's token is the first without one.
   put("tokenizer_config.json",
