@@ -160,8 +160,8 @@ TEST_F(CheckpointFaults, APlanCountsFoldedNormsInFloat16) {
   for (const std::string method : {"rtn", "awq-paper"}) {
     QuantizeOptions o = quick("native");
     o.method = method;
-    const Plan plan = plan_quantization(model("llama-bias"), out(method), o);
-    const QuantizeResult result = quantize_model(model("llama-bias"), out(method), o);
+    const Plan plan = plan_quantization(model(), out(method), o);
+    const QuantizeResult result = quantize_model(model(), out(method), o);
     const json report = json::parse(result.report.to_json());
     EXPECT_EQ(plan.sizes.at(0).bytes, report["model"]["bytes"].get<uint64_t>()) << method;
   }
