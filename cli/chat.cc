@@ -3,8 +3,6 @@
 #include <metal_marlin/error.h>
 #include <metal_marlin/generate.h>
 
-#include <unistd.h>
-
 #include <iostream>
 #include <memory>
 #include <string>
@@ -14,6 +12,7 @@
 #include "compute_options.h"
 #include "console.h"
 #include "options.h"
+#include "platform/terminal.h"
 #include "signals.h"
 #include "source/text.h"
 #include "subcommands.h"
@@ -53,7 +52,7 @@ int run(const Command& command, State& state) {
   state.options.on_warning = console.warning_once();
   TextGenerator generator(state.model, state.machine, true, state.compute);
   const StopOnSignal signals;
-  const bool interactive = isatty(STDIN_FILENO) != 0 && !console.quiet();
+  const bool interactive = input_is_terminal() && !console.quiet();
   if (interactive) print_error("Ctrl-D or /exit leaves, /clear begins anew, Ctrl-C stops an answer.\n");
   std::vector<std::pair<std::string, std::string>> messages;
   const auto begin = [&] {

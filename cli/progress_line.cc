@@ -1,13 +1,12 @@
 #include "progress_line.h"
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 
 #include "console.h"
+#include "platform/terminal.h"
 #include "values.h"
 
 namespace metal_marlin::cli {
@@ -16,16 +15,6 @@ namespace {
 constexpr double kTerminalInterval = 0.1;  // seconds: looks smooth and costs nothing
 constexpr double kPlainInterval = 5;       // seconds: readable in a log
 constexpr int kBarWidth = 24;
-
-int terminal_columns() {
-  winsize size{};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
-  return 80;
-}
-
-}  // namespace
-
-namespace {
 
 // Which phase a stage belongs to; phases.size(): none.
 size_t phase_of(const std::string& stage, std::span<const Phase> phases) {
@@ -82,7 +71,7 @@ std::string progress_bar(const Progress& progress, std::span<const Phase> phases
   return line;
 }
 
-ProgressLine::ProgressLine() : terminal_(isatty(STDERR_FILENO) != 0) {}
+ProgressLine::ProgressLine() : terminal_(errors_go_to_terminal()) {}
 
 void ProgressLine::show(const Progress& progress, std::span<const Phase> phases) {
   // A new run starts its clock again.

@@ -6,7 +6,15 @@ get_property(libraries GLOBAL PROPERTY MM_LIBRARIES)
 list(REMOVE_DUPLICATES libraries)
 add_library(metal_marlin SHARED ${objects})
 add_library(metal_marlin::metal_marlin ALIAS metal_marlin)
-set_target_properties(metal_marlin PROPERTIES LINKER_LANGUAGE CXX VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
+# Before 1.0 a minor version may change the interface: a program asks for the minor version that it was built with.
+if(PROJECT_VERSION_MAJOR EQUAL 0)
+  set(soversion ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+  set(compatibility SameMinorVersion)
+else()
+  set(soversion ${PROJECT_VERSION_MAJOR})
+  set(compatibility SameMajorVersion)
+endif()
+set_target_properties(metal_marlin PROPERTIES LINKER_LANGUAGE CXX VERSION ${PROJECT_VERSION} SOVERSION ${soversion})
 target_compile_features(metal_marlin PUBLIC cxx_std_20)
 target_link_libraries(metal_marlin PRIVATE ${libraries} mm_options)
 if(NOT APPLE)
@@ -32,7 +40,8 @@ install(EXPORT metal_marlin_targets NAMESPACE metal_marlin:: DESTINATION ${CMAKE
         FILE metal_marlin-targets.cmake)
 configure_package_config_file(${CMAKE_SOURCE_DIR}/cmake/metal_marlin-config.cmake.in
   ${CMAKE_BINARY_DIR}/metal_marlin-config.cmake INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/metal_marlin)
-write_basic_package_version_file(${CMAKE_BINARY_DIR}/metal_marlin-config-version.cmake COMPATIBILITY SameMajorVersion)
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/metal_marlin-config-version.cmake
+                                 COMPATIBILITY ${compatibility})
 install(FILES ${CMAKE_BINARY_DIR}/metal_marlin-config.cmake ${CMAKE_BINARY_DIR}/metal_marlin-config-version.cmake
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/metal_marlin)
 

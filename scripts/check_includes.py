@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Checks that each folder of src/ includes only folders it is linked with in CMakeLists.txt (so: never a higher one),
-and that only src/platform/ includes headers of the operating system.
+and that in src/ and cli/ only src/platform/ includes headers of the operating system.
 
 Exit 0 and one line when all edges are allowed; exit 1 and the offending lines otherwise.
 """
@@ -11,7 +11,10 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
-SYSTEM = re.compile(r"^\s*#\s*include\s+<(unistd\.h|fcntl\.h|dirent\.h|signal\.h|(?:sys|mach|linux)/[^>]+)>", re.M)
+SYSTEM = re.compile(
+    r"^\s*#\s*include\s+<((?:unistd|fcntl|dirent|signal|termios|poll|pthread|sched|dlfcn|pwd)\.h|(?:sys|mach|linux)/[^>]+)>",
+    re.M,
+)
 # The thread pool waits by calls of the system.
 SYSTEM_ALLOWED = re.compile(r"platform/|core/thread[^/]*$")
 
@@ -47,6 +50,12 @@ def main():
         if not SYSTEM_ALLOWED.match(relative):
             bad += [
                 f"src/{relative}: includes <{name}>; only src/platform/ may"
+                for name in SYSTEM.findall(path.read_text())
+            ]
+    for path in sorted((ROOT / "cli").glob("*")):
+        if path.suffix in (".h", ".cc"):
+            bad += [
+                f"cli/{path.name}: includes <{name}>; only src/platform/ may"
                 for name in SYSTEM.findall(path.read_text())
             ]
     for path in sorted((ROOT / "include").rglob("*.h")):

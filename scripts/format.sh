@@ -12,8 +12,12 @@ case "${1:-}" in
 esac
 install_format_tools
 status=0
-find include src cli tests bench fuzz examples python \( -name '*.h' -o -name '*.cc' \) -print0 |
-  xargs -0 build/tools/bin/clang-format "${cpp[@]}" || status=1
-build/tools/bin/ruff format --quiet ${py[@]+"${py[@]}"} python scripts tests bench examples || status=1
+# Every folder and suffix, but for what a build makes (build*) and hidden folders.
+sources() {
+  find . \( -name '.?*' -o -path './build*' -o -name node_modules \) -prune -o -type f "$@" -print0
+}
+sources \( -name '*.h' -o -name '*.hh' -o -name '*.hpp' -o -name '*.inl' -o -name '*.c' -o -name '*.cc' -o -name '*.cpp' \
+  -o -name '*.cxx' \) | xargs -0 build/tools/bin/clang-format "${cpp[@]}" || status=1
+sources -name '*.py' | xargs -0 build/tools/bin/ruff format --quiet ${py[@]+"${py[@]}"} || status=1
 [ "$status" -eq 0 ] || fail "Not formatted: the files above. scripts/format.sh --fix formats them."
 echo "formatted"

@@ -67,7 +67,12 @@ echo "$model"
 stage downloading
 
 say "4/5 Quantizing and evaluating $(basename "$model") (some minutes; interrupted, the same command continues)"
-"$marlin" quantize "$model" -o "$output" --calibration builtin --calibration self --calibration-weights 20,28 --samples 48 --overwrite
+quantize=("$marlin" quantize "$model" -o "$output"
+          --calibration builtin --calibration self --calibration-weights 20,28 --samples 48)
+# The result of this command stays, and its interrupted run goes on; those of another command are replaced.
+replace=()
+"${quantize[@]}" --dry-run --quiet > /dev/null 2>&1 || replace=(--overwrite)
+"${quantize[@]}" ${replace[@]+"${replace[@]}"}
 stage "quantizing and evaluating"
 
 say "5/5 The 4-bit model answers"
@@ -88,7 +93,7 @@ run = json.load(open(sys.argv[1]))["run"]
 total = run["seconds"]
 stages = run["stages"]
 items = stages.items() if isinstance(stages, dict) else ((s["name"], s) for s in stages)
-print("Within quantizing and evaluating:")
+print("Within quantizing and evaluating, when this result was made:")
 for name, value in items:
     seconds = value["seconds"] if isinstance(value, dict) else value
     print(f"  {name:<28} {seconds:7.1f} s  {100 * seconds / total if total else 0:3.0f} %")

@@ -55,7 +55,7 @@ struct PlannedLinear {
   static void describe(auto& field, auto& self) {
     field("name", self.name, "of the weight");
     field("shape", self.shape, "[out_features, in_features]");
-    field("bits", self.bits, "of a code");
+    field("bits", self.bits, "of a code; where the run chooses the bits, the number that it starts from");
   }
 };
 
@@ -66,8 +66,9 @@ struct PlannedSize {
 
   static void describe(auto& field, auto& self) {
     field("format", self.format);
-    field("bytes", self.bytes);
-    field("parts", self.parts, "as model.parts of report.json");
+    field("bytes", self.bytes,
+          "of all tensors; an upper bound where options.mixed_bits is true, as are those of the parts");
+    field("parts", self.parts, "as model.parts of report.json; linears whose bits the run chooses are all in linears");
   }
 };
 
@@ -125,7 +126,8 @@ struct Plan {
     field("evaluation_text", self.evaluation_text, "the file that --evaluate names");
     field("quantized", self.quantized);
     field("quantized_weights", self.quantized_weights);
-    field("quantized_bytes", self.quantized_bytes, "of codes, scales and zeros");
+    field("quantized_bytes", self.quantized_bytes,
+          "of codes, scales and zeros; at most so many where the run chooses the bits");
     field("skipped", self.skipped);
     field("sizes", self.sizes, "of each format");
     field("source_bytes", self.source_bytes);

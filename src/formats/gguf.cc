@@ -26,6 +26,9 @@ constexpr size_t kNameLimit = 64;
 constexpr uint32_t kMaxDimensions = 4;
 constexpr uint64_t kMinPairBytes = 8 + 1 + 4 + 1;  // shortest key, type, shortest value
 constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;
+constexpr const char* kGetAgain = "the file is cut short or damaged: download it again, or convert the model again";
+constexpr const char* kConvertAgain =
+    "convert the model again with a current convert_hf_to_gguf.py of llama.cpp, or ask the file's publisher to";
 constexpr std::array<std::string_view, 13> kTypeNames = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
                                                          "bool", "string", "array", "u64", "i64", "f64"};
 
@@ -52,17 +55,18 @@ class GgufParser {
     if (file_.size() < 4 || std::memcmp(file_.data(), "GGUF", 4) != 0) {
       const std::string_view start(reinterpret_cast<const char*>(file_.data()), std::min<size_t>(file_.size(), 512));
       const std::string foreign = foreign_weights_text(start);
-      fail("no GGUF file: " + (foreign.empty() ? std::string("it does not begin with GGUF") : foreign));
+      if (foreign.empty()) fail("no GGUF file: it does not begin with GGUF");
+      throw FormatError(fmt::format("{}: {}: no GGUF file: {}", name_, context_, foreign));
     }
     position_ = 4;
     content.version = read<uint32_t>();
     if ((content.version & 0xffffu) == 0 && content.version != 0) {
       throw UnsupportedError(fmt::format("{}: a big-endian GGUF file; convert it to little-endian first", name_));
     }
-    if (content.version == 0) fail("version 0");
+    if (content.version == 0) fail("expected version 2 or 3, found version 0");
     if (content.version == 1 || content.version > 3) {
       throw UnsupportedError(
-          fmt::format("{}: GGUF version {}, this program reads 2 and 3; convert it anew", name_, content.version));
+          fmt::format("{}: expected GGUF version 2 or 3, found version {}; {}", name_, content.version, kConvertAgain));
     }
     const auto tensors = read<uint64_t>();
     const auto pairs = read<uint64_t>();
@@ -82,7 +86,7 @@ class GgufParser {
 
  private:
   [[noreturn]] void fail(const std::string& what) const {
-    throw FormatError(fmt::format("{}: {}: {}", name_, context_, what));
+    throw FormatError(fmt::format("{}: {}: {}; {}", name_, context_, what, kGetAgain));
   }
   uint64_t left() const noexcept { return file_.size() - position_; }
 
@@ -109,9 +113,9 @@ class GgufParser {
   void read_pair(GgufMetadata& metadata, uint64_t number) {
     context_ = fmt::format("pair {}", number);
     std::string key = read_string("key");
-    if (key.empty()) fail("empty key");
+    if (key.empty()) fail("expected a key, found an empty key");
     context_ = fmt::format("key {}", shown(key));
-    if (metadata.pairs_.contains(key)) fail("duplicate key");
+    if (metadata.pairs_.contains(key)) fail("expected each key once, found a duplicate");
     GgufValue value;
     value.type = static_cast<GgufType>(read<uint32_t>());
     read_value(value);
@@ -160,14 +164,14 @@ class GgufParser {
         read_array(out);
         break;
       default:
-        fail(fmt::format("unknown type {}", static_cast<uint32_t>(out.type)));
+        fail(fmt::format("expected a value of a type from 0 to 12, found type {}", static_cast<uint32_t>(out.type)));
     }
   }
 
   void read_array(GgufValue& out) {
     out.element = static_cast<GgufType>(read<uint32_t>());
     const auto count = read<uint64_t>();
-    if (out.element == GgufType::kArray) fail("an array of arrays");
+    if (out.element == GgufType::kArray) fail("expected elements that are no arrays, found an array of arrays");
     if (count > kLengthLimit)
       fail(fmt::format("array of {}, the format allows {}", counted(count, "element"), kLengthLimit));
     switch (out.element) {
@@ -200,7 +204,8 @@ class GgufParser {
         break;
       }
       default:
-        fail(fmt::format("array of unknown type {}", static_cast<uint32_t>(out.element)));
+        fail(
+            fmt::format("expected elements of a type from 0 to 12, found type {}", static_cast<uint32_t>(out.element)));
     }
   }
 
@@ -220,7 +225,7 @@ class GgufParser {
     if (value == nullptr) return 32;
     if (value->type != GgufType::kU32) fail(fmt::format("expected u32, found {}", value->type_name()));
     const uint64_t bytes = std::get<uint64_t>(value->value);
-    if (!std::has_single_bit(bytes)) fail(fmt::format("alignment {} is no power of two", bytes));
+    if (!std::has_single_bit(bytes)) fail(fmt::format("expected a power of two, found {}", bytes));
     return bytes;
   }
 
@@ -228,7 +233,7 @@ class GgufParser {
     context_ = fmt::format("tensor {}", number);
     GgufTensor tensor;
     tensor.name = read_string("name");
-    if (tensor.name.empty()) fail("empty name");
+    if (tensor.name.empty()) fail("expected a name, found an empty name");
     context_ = fmt::format("tensor {}", shown(tensor.name));
     if (tensor.name.size() >= kNameLimit) {
       fail(fmt::format("a name of {}, the format allows {}", counted(tensor.name.size(), "byte"), kNameLimit - 1));
@@ -238,7 +243,7 @@ class GgufParser {
       fail(fmt::format("{}, the format allows {}", counted(dimensions, "dimension"), kMaxDimensions));
     for (uint32_t i = 0; i < dimensions; ++i) {
       const auto size = read<int64_t>();
-      if (size < 0) fail(fmt::format("dimension {} is {}", i, size));
+      if (size < 0) fail(fmt::format("expected dimensions from 0, found {} as dimension {}", size, i));
       tensor.shape.insert(tensor.shape.begin(), size);
     }
     const auto type = read<uint32_t>();
@@ -265,7 +270,7 @@ class GgufParser {
     const auto twice = std::adjacent_find(names.begin(), names.end());
     if (twice == names.end()) return;
     context_ = fmt::format("tensor {}", shown(*twice));
-    fail("duplicate name");
+    fail("expected each name once, found a duplicate name");
   }
 
   // Every tensor begins at the sum of the padded sizes before it.
@@ -287,10 +292,10 @@ class GgufParser {
           elements ? checked_mul(*elements / static_cast<uint64_t>(info.block), static_cast<uint64_t>(info.bytes))
                    : std::nullopt;
       if (!size) fail(fmt::format("shape {} overflows", shape_string(tensor.shape)));
-      if (offsets[i] != expected) fail(fmt::format("offset {}, expected {}", offsets[i], expected));
+      if (offsets[i] != expected) fail(fmt::format("expected the offset {}, found {}", expected, offsets[i]));
       if (expected > data.size() || *size > data.size() - expected) {
-        fail(fmt::format("{} {} at {} needs {}, the file has {} of data; is it complete?", info.name,
-                         shape_string(tensor.shape), expected, counted(*size, "byte"), counted(data.size(), "byte")));
+        fail(fmt::format("{} {} at {} needs {}, the file has {} of data", info.name, shape_string(tensor.shape),
+                         expected, counted(*size, "byte"), counted(data.size(), "byte")));
       }
       tensor.bytes = data.subspan(expected, *size);
       const auto next = padded(expected + *size);
@@ -315,14 +320,16 @@ const GgufValue* GgufMetadata::find(std::string_view key) const noexcept {
 }
 
 void GgufMetadata::missing(std::string_view key, const char* expected) const {
-  throw FormatError(fmt::format("{}: key {} ({}) is missing", file_, shown(key), expected));
+  throw FormatError(
+      fmt::format("{}: key {} is missing: expected {}, found none; {}", file_, shown(key), expected, kConvertAgain));
 }
 
 void GgufMetadata::mismatch(std::string_view key, const char* expected, const GgufValue& found) const {
   std::string text = found.type_name();
   if (const auto* u = std::get_if<uint64_t>(&found.value)) text += fmt::format(" {}", *u);
   if (const auto* i = std::get_if<int64_t>(&found.value)) text += fmt::format(" {}", *i);
-  throw FormatError(fmt::format("{}: key {}: expected {}, found {}", file_, shown(key), expected, text));
+  throw FormatError(
+      fmt::format("{}: key {}: expected {}, found {}; {}", file_, shown(key), expected, text, kConvertAgain));
 }
 
 std::optional<uint64_t> GgufMetadata::find_u64(std::string_view key) const {
@@ -394,8 +401,8 @@ std::vector<Held> held(const GgufNumbers& numbers) {
 const GgufNumbers* GgufMetadata::numbers(const GgufValue* found, std::string_view key) const {
   const auto* n = found == nullptr ? nullptr : std::get_if<GgufNumbers>(&found->value);
   if (n != nullptr && n->count > kMostNumbers) {
-    throw FormatError(fmt::format("{}: key {}: expected at most {}, found {}", file_, shown(key),
-                                  counted(kMostNumbers, "element"), n->count));
+    throw FormatError(fmt::format("{}: key {}: expected at most {}, found {}; {}", file_, shown(key),
+                                  counted(kMostNumbers, "element"), n->count, kConvertAgain));
   }
   return n;
 }
@@ -520,7 +527,8 @@ const GgufTensor* GgufFile::find(std::string_view name) const noexcept {
 const GgufTensor& GgufFile::get(std::string_view name) const {
   if (const GgufTensor* tensor = find(name)) return *tensor;
   throw FormatError(
-      fmt::format("{}: no tensor {}; the file holds {} others", path(), shown(name), content_.tensors.size()));
+      fmt::format("{}: tensor {} is missing: expected it among the {} of the file, found none of this name; {}", path(),
+                  shown(name), counted(content_.tensors.size(), "tensor"), kConvertAgain));
 }
 
 void dequantize_rows(const GgufTensor& tensor, int64_t first, int64_t count, float* out) {

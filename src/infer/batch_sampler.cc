@@ -10,6 +10,7 @@
 #include "core/counted.h"
 #include "core/random.h"
 #include "core/threads.h"
+#include "infer/bad_logits.h"
 #include "infer/decoder.h"
 #include "infer/sampling.h"
 #include "kernels/gemm.h"
@@ -227,9 +228,11 @@ std::vector<std::vector<int32_t>> sample_sequences(const ModelSource& source, co
       decoder.run(ids, lengths, states);
       std::copy(states.values().begin(), states.values().end(), last.data());
       head.logits(last.data(), head_rows, logits.data());
-      parallel_for(plan.group, [&](int64_t i) {
-        const auto at = static_cast<size_t>(i);
-        fresh[at] = writers[at].extend(logits.row(i)) ? 1 : 0;
+      with_bad_logits_explained(source, [&] {
+        parallel_for(plan.group, [&](int64_t i) {
+          const auto at = static_cast<size_t>(i);
+          fresh[at] = writers[at].extend(logits.row(i)) ? 1 : 0;
+        });
       });
       for (int64_t i = 0; i < plan.group; ++i) {
         if (fresh[static_cast<size_t>(i)] != 0) decoder.truncate(i, 0);

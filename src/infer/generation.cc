@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/counted.h"
+#include "infer/bad_logits.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
@@ -26,7 +27,8 @@ std::vector<int32_t> end_tokens(const ModelSource& source) {
 
 Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, const GenerateOptions& options,
                        std::function<bool(const std::string&)> on_text, std::optional<Grammar> grammar)
-    : tokens_(std::move(tokens)),
+    : source_(source),
+      tokens_(std::move(tokens)),
       ends_(end_tokens(source)),
       ignore_eos_(options.ignore_eos && !grammar),
       sampler_(sampling_options(options), source.path()),
@@ -83,7 +85,7 @@ bool Generation::take(std::span<const float> logits) {
     grammar_->mask(masked_);
     logits = masked_;
   }
-  const int32_t token = sampler_.sample(logits, tokens_, random_);
+  const int32_t token = with_bad_logits_explained(source_, [&] { return sampler_.sample(logits, tokens_, random_); });
   ++stats_.generated_tokens;
   if (!ignore_eos_ && std::find(ends_.begin(), ends_.end(), token) != ends_.end()) {
     stats_.stop = "eos";

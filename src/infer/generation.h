@@ -49,6 +49,7 @@ class Generation {
  private:
   void emit(const std::string& piece);
 
+  const ModelSource& source_;
   std::vector<int32_t> tokens_;
   std::vector<int32_t> ends_;
   bool ignore_eos_;

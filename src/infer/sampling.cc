@@ -9,6 +9,8 @@
 #include <limits>
 #include <unordered_set>
 
+#include "infer/bad_logits.h"
+
 namespace metal_marlin {
 namespace {
 
@@ -27,12 +29,7 @@ float largest_logit(std::span<const float> logits, const std::string& model) {
     nan |= std::isnan(l);
     largest = l > largest ? l : largest;
   }
-  if (nan || !std::isfinite(largest)) {
-    throw NumericError(
-        fmt::format("{}: the logits are NaN or infinite: a weight is damaged, or a value inside the model exceeds what "
-                    "its type holds",
-                    model));
-  }
+  if (nan || !std::isfinite(largest)) throw BadLogits(model);
   return largest;
 }
 

@@ -13,6 +13,7 @@
 #include "core/machine.h"
 #include "core/random.h"
 #include "core/threads.h"
+#include "infer/bad_logits.h"
 #include "infer/compute.h"
 #include "infer/decoder.h"
 #include "kernels/code_kernels.h"
@@ -107,6 +108,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
       const double begin = wall_seconds();
       run(ids);
       if (i > 0) seconds.push_back(wall_seconds() - begin);  // the first one meets cold caches
+      check_logits(*source, logits.values());
     }
     for (int64_t s = 1; s < sequences; ++s) decoder.truncate(s, 0);
     decoder.truncate(0, options.depth);

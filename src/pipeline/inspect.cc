@@ -48,7 +48,7 @@ std::string skip_reason(const Family& family, const CheckpointTensor& t) {
   return t.shape.size() < 2 ? "norm or bias" : "not a linear of a block";
 }
 
-// A quantization_config in a line. What it says of single modules is in the table of grids.
+// A quantization_config in a line. Settings of single modules are left out here: the table of grids shows them.
 std::string quantization_text(const JsonText& config) {
   auto q = ordered_json::parse(config.text);
   make_printable(q);

@@ -26,7 +26,8 @@ struct Manifest {
 // What the lists in `folder` say. A list that is no file, cannot be parsed, or is not ours counts as none, and so does
 // an entry with any other name: it may be of somebody else.
 Manifest read_manifest(const Folder& folder);
-// Text of kManifestName for these names. `quantized_as`: how the linears were stored that are written as floats there
+// The content of the file kManifestName that lists these names. `quantized_as`: how the linears were stored that are
+// written as floats there
 // ("Q4_1"); empty where they were floats.
 std::string manifest_text(const std::vector<std::string>& names, const std::string& quantized_as = {});
 // quantized_as of the manifest in a folder; empty where there is none, or the path is no folder.

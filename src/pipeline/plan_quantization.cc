@@ -18,6 +18,7 @@
 #include "pipeline/left_out.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/mixed_bits.h"
+#include "pipeline/most_bytes.h"
 #include "pipeline/output_folder.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
@@ -108,17 +109,41 @@ std::map<std::string, double> estimate_time(const ModelSource& source, const Rec
   return time;
 }
 
-// What each format will take. `linears`: bytes of the quantized linears, where their bits are chosen later.
+// What each format will take: the most where the run chooses the bits.
 std::vector<PlannedSize> planned_sizes(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe,
-                                       std::span<const LayerTensors> layers, uint64_t linears) {
-  const CheckpointPlan checkpoint = planned_checkpoint(recipe, layers);
+                                       const std::vector<LayerTensors>& layers) {
   std::vector<PlannedSize> sizes;
   for (const std::string& format : options.formats) {
-    const WriteReport report = CheckpointWriter::create(format)->forecast(source, checkpoint);
-    const uint64_t quantized = chooses_bits(options) && options.target_bits > 0 ? linears : report.quantized_bytes;
-    sizes.push_back({format, quantized + report.kept_bytes, size_parts(source, report.kept, quantized)});
+    const auto writer = CheckpointWriter::create(format);
+    PlannedSize& size = sizes.emplace_back();
+    size.format = format;
+    if (chooses_bits(options)) {
+      const MostBytes most = most_bytes(source, options, recipe, layers, *writer);
+      size.bytes = most.linears;
+      for (const auto& [name, bytes] : most.kept) size.bytes += bytes;
+      size.parts = size_parts(source, most.kept, most.linears);
+    } else {
+      const WriteReport report = writer->forecast(source, planned_checkpoint(source, recipe, layers));
+      size.bytes = report.quantized_bytes + report.kept_bytes;
+      size.parts = size_parts(source, report.kept, report.quantized_bytes);
+    }
   }
   return sizes;
+}
+
+// Bytes of codes, scales and zeros, whatever the measurement chooses.
+uint64_t most_quantized_bytes(const QuantizeOptions& options, const Recipe& recipe,
+                              const std::vector<LayerTensors>& layers) {
+  double weights = 0;
+  uint64_t most = 0;
+  for (const SensitiveItem& item : sensitive_items(layers, recipe, options)) {
+    weights += static_cast<double>(item.weights);
+    uint64_t bits = 0;
+    for (const BitsOption& option : item.options) bits = std::max(bits, option.bits);
+    most += bits / 8;
+  }
+  if (options.target_bits > 0) most = std::min(most, static_cast<uint64_t>(weights * options.target_bits / 8));
+  return most;
 }
 
 }  // namespace
@@ -139,7 +164,7 @@ Plan plan_quantization(const std::string& model, const std::string& output, cons
     plan.stops = why;
     plan.exit_code = code;
   };
-  const auto look_at_output = [&](const auto& look) {
+  const auto with_stops = [&](const auto& look) {
     try {
       look();
     } catch (const Interrupted&) {
@@ -150,10 +175,10 @@ Plan plan_quantization(const std::string& model, const std::string& output, cons
       stop(e.what(), kStoppedByFault);
     }
   };
-  look_at_output([&] { check_output(*source, output); });
+  with_stops([&] { check_output(*source, output); });
   for (const std::string& text : warnings_before_work(*source, options, recipe)) tracker.warn(text);
   tracker.warn_of(source->warnings());
-  look_at_output([&] {
+  with_stops([&] {
     const OutputFolder::Warn warn = [&](const std::string& text) { tracker.warn(text); };
     const OutputFolder folder(output, OutputFolder::Use::kLook, warn);
     const Journal journal(output);
@@ -231,14 +256,20 @@ Plan plan_quantization(const std::string& model, const std::string& output, cons
   if (!options.evaluation.text.empty() && options.evaluation.text != "none")
     plan.evaluation_text = options.evaluation.text;
   for (const Skipped& s : left_out_tensors(*source)) plan.skipped.push_back({s.name, s.reason});
-  // Which linears get how many bits is known after the measurement alone.
-  if (options.target_bits > 0) bytes = static_cast<uint64_t>(static_cast<double>(weights) * options.target_bits / 8);
-  plan.sizes = planned_sizes(*source, options, recipe, layers, bytes);
+  // Which linears get how many bits is known after the measurement alone: the most.
+  if (chooses_bits(options)) bytes = most_quantized_bytes(options, recipe, layers);
+  plan.sizes = planned_sizes(*source, options, recipe, layers);
   plan.source_bytes = model_size(*source).bytes;
   const MemoryRecord memory = measure_memory(*source, recipe, options, sizes.calibration, sizes.held_back);
   for (const std::string& shortage : {memory_shortage(memory, options), disk_shortage(memory, output)}) {
     if (plan.start == "complete") break;  // that run has been made
     if (!shortage.empty()) stop(shortage, kStoppedByFault);
+  }
+  // Norms and biases are small; all weights take a pass that is the run's alone.
+  if (plan.start == "fresh" || plan.start == "redo") {
+    for (const CheckpointTensor& t : source->tensors()) {
+      if (t.shape.size() < 2) with_stops([&] { source->check_finite(t.name); });
+    }
   }
   plan.memory = memory;
   plan.disk_free_bytes = free_disk_bytes(output);

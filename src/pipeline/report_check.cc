@@ -50,8 +50,19 @@ Report parse_report(const std::string& text, const std::string& name) {
   if (const auto excess = json_excess(text, {.depth = 32}))
     throw FormatError(fmt::format("{}: expected a report, found one with more than {}", name, excess->bound));
   const json value = json::parse(text, nullptr, false);
-  if (value.is_discarded())
+  if (value.is_discarded()) {
+    const size_t first = text.find_first_not_of(" \t\r\n");
+    // What does not begin as a report was never one: another file was named.
+    if (first == std::string::npos || text[first] != '{') {
+      constexpr size_t kShown = 60;
+      throw FormatError(fmt::format(
+          "{}: expected a report that quantize wrote, found {}; name the folder of a run, or the report.json in it",
+          name,
+          first == std::string::npos ? std::string("an empty file")
+                                     : fmt::format("a file that begins with {}", shown(text.substr(first, kShown)))));
+    }
     throw FormatError(fmt::format("{}: {}; the report is damaged: run quantize again", name, json_fault_text(text)));
+  }
   if (!value.is_object() || !value.contains("schema") || !value.contains("model")) {
     throw FormatError(fmt::format(
         "{}: expected a report that quantize wrote (an object with schema, options, model, ...), found other JSON",

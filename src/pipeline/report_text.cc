@@ -317,6 +317,12 @@ std::string render_plan(const Plan& plan) try {
                    option<std::string>(o, "scheme").value_or(""), bits, option<int64_t>(o, "group_size").value_or(0)));
   for (const PlannedSize& size : p.sizes) {
     const std::string place = p.sizes.size() == 1 ? "OUT" : "OUT/" + size.format;
+    if (option<bool>(o, "mixed_bits") == true) {
+      line("size", fmt::format("{} will be at most {} (now {}): {}", place, size_text(size.bytes),
+                               size_text(p.source_bytes), size_parts_text(size.parts)));
+      line("", "the run measures and then chooses the bits, so its result may be smaller");
+      continue;
+    }
     line("size", fmt::format("{} will be {} (now {}): {}", place, size_text(size.bytes), size_text(p.source_bytes),
                              size_parts_text(size.parts)));
     if (const std::string reason = size_reason(size.parts); !reason.empty()) line("", reason);

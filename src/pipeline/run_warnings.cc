@@ -15,13 +15,46 @@
 #include "pipeline/manifest.h"
 #include "pipeline/mixed_bits.h"
 #include "pipeline/pattern_hint.h"
+#include "pipeline/quantize_block.h"
 #include "pipeline/texts.h"
 #include "source/text.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
 
-CheckpointPlan planned_checkpoint(const Recipe& recipe, std::span<const LayerTensors> layers) {
+namespace {
+
+// The tensors that the folds of a layer change and that are not in codes: as the quantization of the block has them.
+std::vector<std::string> folded_tensors(const ModelSource& source, int64_t layer, const LayerTensors& tensors) {
+  std::set<LinearKind> quantized;
+  for (const QuantizedWeight& w : tensors.quantized) {
+    for (const LinearSlot& slot : w.slots) quantized.insert(slot.kind);
+  }
+  const std::vector<LinearSlot> slots = source.linears(layer);
+  std::vector<std::string> names;
+  for (const Fold& fold : source.family().folds) {
+    const bool all = std::all_of(slots.begin(), slots.end(), [&](const LinearSlot& s) {
+      return input_of(s.kind) != fold.input || quantized.count(s.kind) > 0;
+    });
+    if (!all || fold.producer == FoldProducer::kNone) continue;
+    if (fold.producer == FoldProducer::kInputNorm || fold.producer == FoldProducer::kPreFeedForwardNorm) {
+      names.push_back(source.norm_name(
+          layer, fold.producer == FoldProducer::kInputNorm ? NormKind::kInput : NormKind::kPreFeedForward));
+      continue;
+    }
+    const LinearKind kind = fold.producer == FoldProducer::kVRows ? LinearKind::kV : LinearKind::kUp;
+    const auto own = std::find_if(slots.begin(), slots.end(), [&](const LinearSlot& s) { return s.kind == kind; });
+    if (own == slots.end()) continue;
+    if (quantized.count(kind) == 0) names.push_back(own->weight);
+    if (own->has_bias) names.push_back(bias_name(own->weight));
+  }
+  return names;
+}
+
+}  // namespace
+
+CheckpointPlan planned_checkpoint(const ModelSource& source, const Recipe& recipe,
+                                  std::span<const LayerTensors> layers) {
   CheckpointPlan plan;
   plan.group_size = recipe.grid.group_size;
   plan.symmetric = recipe.grid.symmetric;
@@ -29,6 +62,11 @@ CheckpointPlan planned_checkpoint(const Recipe& recipe, std::span<const LayerTen
   for (const LayerTensors& layer : layers) {
     for (const QuantizedWeight& w : layer.quantized)
       plan.quantized.push_back({w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits});
+  }
+  if (recipe.scales == ScaleMethod::kNone) return plan;
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    for (const std::string& name : folded_tensors(source, static_cast<int64_t>(layer), layers[layer]))
+      plan.changed.push_back({name, DType::kF16});
   }
   return plan;
 }
@@ -73,7 +111,7 @@ std::vector<std::string> warnings_before_work(const ModelSource& source, const Q
 std::vector<std::string> narrowed_tensors(const ModelSource& source, const QuantizeOptions& options,
                                           const Recipe& recipe, std::span<const LayerTensors> layers) {
   std::vector<std::string> names;
-  const CheckpointPlan plan = planned_checkpoint(recipe, layers);
+  const CheckpointPlan plan = planned_checkpoint(source, recipe, layers);
   for (const std::string& format : options.formats) {
     for (const std::string& name : CheckpointWriter::create(format)->forecast(source, plan).narrowed) {
       if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);

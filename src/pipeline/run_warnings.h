@@ -13,8 +13,10 @@ namespace metal_marlin {
 
 class StatsFile;
 
-// What of a checkpoint is known before the work: for forecasts of sizes. `layers`: the plan of every layer.
-CheckpointPlan planned_checkpoint(const Recipe& recipe, std::span<const LayerTensors> layers);
+// What of a checkpoint is known before the work: the linears in codes, and the tensors into which scales will be
+// folded. `layers`: the plan of every layer.
+CheckpointPlan planned_checkpoint(const ModelSource& source, const Recipe& recipe,
+                                  std::span<const LayerTensors> layers);
 
 // A source that is quantized already, a text that both calibrates and judges, options without effect, layers that the
 // config does not count: a sentence each, in this order.

@@ -62,14 +62,11 @@ FileStatus Folder::status(const std::string& name) const {
 }
 
 std::vector<std::string> Folder::names() const {
-  const int copy = openat(fd_.get(), ".", kFolderFlags);
-  if (copy < 0) fail_with(path_, "read the folder", errno);
-  const std::unique_ptr<DIR, int (*)(DIR*)> stream(fdopendir(copy), closedir);
-  if (stream == nullptr) {
-    const int code = errno;
-    ::close(copy);
-    fail_with(path_, "read the folder", code);
-  }
+  UniqueFd copy(openat(fd_.get(), ".", kFolderFlags));
+  if (!copy) fail_with(path_, "read the folder", errno);
+  const std::unique_ptr<DIR, int (*)(DIR*)> stream(fdopendir(copy.get()), closedir);
+  if (stream == nullptr) fail_with(path_, "read the folder", errno);
+  copy.release();  // the stream closes it
   std::vector<std::string> out;
   for (errno = 0; const dirent* entry = readdir(stream.get()); errno = 0) {
     const std::string name = entry->d_name;

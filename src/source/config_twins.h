@@ -8,8 +8,8 @@
 
 namespace metal_marlin {
 
-// Where two such keys differ, and transformers says which of them counts: one warning each. FormatError that names both
-// keys and values where engines and versions differ in which counts.
+// Adds a warning for each pair of keys that state one setting with different values, if transformers defines which of
+// the two counts. FormatError that names both keys and values if engines and versions disagree on which counts.
 // `by_layer_type`: the family's rope_parameters hold one set for each of the layers' types, and another form of them
 // does not count.
 void settle_twins(const ConfigReader& config, bool by_layer_type, std::vector<std::string>& warnings);

@@ -62,9 +62,11 @@ json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, double theta
   std::vector<float> factors(static_cast<size_t>(n));
   dequantize_rows(tensor, 0, 1, factors.data());
   for (size_t i = 0; i < factors.size(); ++i) {
-    if (std::isfinite(factors[i]) && factors[i] > 0) continue;
-    throw FormatError(fmt::format("{}: rope_freqs.weight: expected positive numbers, found {} at element {}",
-                                  file.path(), factors[i], i));
+    if (factors[i] >= 1e-6F && factors[i] <= 1e6F) continue;
+    throw FormatError(
+        fmt::format("{}: rope_freqs.weight: expected numbers from 1e-06 to 1e+06, found {} at element {}; convert the "
+                    "model anew",
+                    file.path(), factors[i], i));
   }
   std::vector<double> wavelengths;
   for (int64_t i = 0; i < n; ++i) {
@@ -216,8 +218,16 @@ json gguf_config(const GgufFile& file, const Family& family, const std::string& 
   c["num_key_value_heads"] = m.contains(key("attention.head_count_kv")) ? integer("attention.head_count_kv") : heads;
   const int64_t head_dim = m.contains(key("attention.key_length")) ? integer("attention.key_length")
                                                                    : c["hidden_size"].get<int64_t>() / heads;
-  if (head_dim < 2)
-    throw FormatError(fmt::format("{}: expected at least two dimensions per head, found {}", file.path(), head_dim));
+  if (head_dim < 2 || head_dim % 2 != 0) {
+    throw FormatError(
+        fmt::format("{}: {}; convert the model anew", file.path(),
+                    m.contains(key("attention.key_length"))
+                        ? fmt::format("{}: expected an even number of dimensions of a head, found {}",
+                                      key("attention.key_length"), head_dim)
+                        : fmt::format("{} {} over {} {}: expected an even number of dimensions of a head, found {}",
+                                      key("embedding_length"), c["hidden_size"].get<int64_t>(),
+                                      key("attention.head_count"), heads, head_dim)));
+  }
   c["head_dim"] = head_dim;
   if (m.contains(key("attention.value_length")) && integer("attention.value_length") != head_dim) {
     throw UnsupportedError(fmt::format("{}: keys of {} and values of {} are not supported", file.path(), head_dim,
@@ -237,6 +247,11 @@ json gguf_config(const GgufFile& file, const Family& family, const std::string& 
   const double theta = short_decimal(m.find_f64(key("rope.freq_base")).value_or(10000));
   c["rope_theta"] = theta;
   const auto rotary = m.find_u64(key("rope.dimension_count"));
+  if (rotary && (*rotary < 2 || *rotary % 2 != 0)) {
+    throw FormatError(
+        fmt::format("{}: {}: expected an even number of dimensions from 2, found {}; convert the model anew",
+                    file.path(), key("rope.dimension_count"), *rotary));
+  }
   const int64_t turning =
       rotary ? static_cast<int64_t>(std::min<uint64_t>(*rotary, static_cast<uint64_t>(head_dim))) : head_dim;
   if (turning < head_dim) c["partial_rotary_factor"] = static_cast<double>(turning) / static_cast<double>(head_dim);
@@ -246,6 +261,11 @@ json gguf_config(const GgufFile& file, const Family& family, const std::string& 
   // Files of 2023 have only the factor, under this name.
   const auto old_factor = m.find_f64(key("rope.scale_linear"));
   const auto new_factor = m.find_f64(key("rope.scaling.factor"));
+  // Read as rope_scaling.factor below, whose range this is.
+  if (old_factor && !(*old_factor >= 1e-6 && *old_factor <= 1e6)) {
+    throw FormatError(fmt::format("{}: {}: expected a number from 1e-06 to 1e+06, found {}; convert the model anew",
+                                  file.path(), key("rope.scale_linear"), *old_factor));
+  }
   const bool scales =
       (new_factor && *new_factor != 1 && *new_factor != 0) || (!new_factor && old_factor && *old_factor != 1);
   // llama.cpp takes a factor without a type for linear scaling.

@@ -8,6 +8,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "core/counted.h"
 #include "formats/text.h"
 #include "source/gguf_pre_tokenizers.h"
 
@@ -22,30 +23,25 @@ Vocabulary vocabulary_of(const GgufTokenizerData& d, const std::string& file) {
   const auto id = [&](const std::optional<int64_t>& stated, int64_t usual) {
     return stated || !spm || static_cast<int64_t>(d.tokens.size()) <= usual ? stated : std::optional<int64_t>(usual);
   };
-  const auto known = [&](const std::optional<int64_t>& token, const char* key, const char* what) {
-    if (!token || *token == -1 || (*token >= 0 && static_cast<uint64_t>(*token) < d.tokens.size())) return;
-    throw FormatError(fmt::format("{}: tokenizer.ggml.{}_token_id: the {} token's id is {}, but there are {} tokens",
-                                  file, key, what, *token, d.tokens.size()));
-  };
-  known(d.bos, "bos", "beginning-of-text");
-  known(d.eos, "eos", "end-of-text");
-  known(d.unk, "unknown", "unknown");
-  known(d.pad, "padding", "padding");
-  Vocabulary v = checked_vocabulary(d.tokens, d.token_types, id(d.bos, 1), id(d.eos, 2), id(d.unk, 0), d.pad, file);
+  Vocabulary v =
+      checked_vocabulary(d.tokens, d.token_types, id(d.bos, 1), id(d.eos, 2), id(d.unk, 0), d.pad, file, kGgufNames);
   if (!d.chat_template.empty() && !is_utf8(d.chat_template))
-    throw FormatError(fmt::format("{}: tokenizer.chat_template is not UTF-8", file));
+    throw FormatError(fmt::format(
+        "{}: tokenizer.chat_template: expected a text in UTF-8, found bytes that are none; {}", file, kGgufNames.cure));
   v.chat_template = d.chat_template;
   const auto ends = [&](bool add, const std::optional<int32_t>& token, const char* key) {
     if (add && !token)
       throw FormatError(fmt::format(
-          "{}: tokenizer.ggml.add_{}_token is true, but there is no tokenizer.ggml.{}_token_id", file, key, key));
+          "{}: tokenizer.ggml.{}_token_id: expected the id of a token, since tokenizer.ggml.add_{}_token is "
+          "true, found none; {}",
+          file, key, key, kGgufNames.cure));
     return add;
   };
   for (const auto& [key, end] : d.ends) {
     if (end == -1) continue;  // how files write "none"
     if (end < 0 || static_cast<uint64_t>(end) >= v.tokens.size())
-      throw FormatError(fmt::format("{}: {}: the token {} ends a generation, but there are {} tokens", file, key, end,
-                                    v.tokens.size()));
+      throw FormatError(fmt::format("{}: {}: expected the id of one of the {}, found {}; {}", file, key,
+                                    counted(v.tokens.size(), "token"), end, kGgufNames.cure));
     v.ends.push_back(static_cast<int32_t>(end));
   }
   v.add_bos = ends(d.add_bos.value_or(false), v.bos, "bos");
@@ -63,12 +59,17 @@ Json checked_merges(const GgufTokenizerData& d, const Vocabulary& v, const std::
     const size_t space = merge.find(' ', 1);
     if (space == std::string_view::npos || space + 1 == merge.size() || !is_utf8(merge))
       throw FormatError(
-          fmt::format("{}: merge {} is {}; expected two tokens with a space between them", file, i, shown(merge)));
+          fmt::format("{}: tokenizer.ggml.merges: expected two tokens with a space between them, found {} as merge {}; "
+                      "{}",
+                      file, shown(merge), i, kGgufNames.cure));
     const std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);
     joined.assign(left).append(right);
     for (const std::string_view part : {left, right, std::string_view(joined)})
       if (!known.contains(part))
-        throw FormatError(fmt::format("{}: merge {} is {}, but {} is no token", file, i, shown(merge), shown(part)));
+        throw FormatError(
+            fmt::format("{}: tokenizer.ggml.merges: expected merges of tokens that are in tokenizer.ggml.tokens, found "
+                        "merge {}, {}, of which {} is no token; {}",
+                        file, i, shown(merge), shown(part), kGgufNames.cure));
     merges.push_back({left, right});
   }
   return merges;
@@ -112,13 +113,11 @@ Json bpe_json(const GgufTokenizerData& d, Vocabulary& v, const std::string& file
   return json;
 }
 
-constexpr const char* kConvertAgain =
-    "convert the model again with a current convert_hf_to_gguf.py of llama.cpp, or ask the file's publisher to";
-
 [[noreturn]] void incomplete(const GgufTokenizerData& d, const std::string& key, const std::string& file) {
   throw FormatError(
-      fmt::format("{}: tokenizer.ggml.{} is missing, and a tokenizer of the kind \"{}\" cannot do without it; {}", file,
-                  key, d.model, kConvertAgain));
+      fmt::format("{}: tokenizer.ggml.{} is missing: expected it, since a tokenizer of the kind \"{}\" cannot do "
+                  "without it, found none; {}",
+                  file, key, d.model, kGgufNames.cure));
 }
 
 // Refuses what would otherwise be filled with an empty default. Gives the warnings for what has a known default.
@@ -145,8 +144,8 @@ std::vector<std::string> check_complete(const GgufTokenizerData& d, const std::s
   if (d.pre.empty() && d.model == "gpt2")
     warnings.push_back(fmt::format(
         "{}: tokenizer.ggml.pre is missing: \"default\" (the cuts of GPT-2) is assumed, and where the model was "
-        "trained "
-        "with others its results get worse; convert the model again with a current convert_hf_to_gguf.py of llama.cpp",
+        "trained with others its results get worse; convert the model again with a current convert_hf_to_gguf.py of "
+        "llama.cpp",
         file));
   return warnings;
 }
@@ -156,13 +155,13 @@ std::vector<std::string> check_complete(const GgufTokenizerData& d, const std::s
 RebuiltTokenizer rebuild_gguf_tokenizer(const GgufTokenizerData& d, const std::string& file) {
   if (d.model.empty())
     throw FormatError(
-        fmt::format("{}: tokenizer.ggml.model is missing or empty, so nothing says of which kind the tokenizer is; {}",
-                    file, kConvertAgain));
+        fmt::format("{}: tokenizer.ggml.model is missing or empty: expected the kind of the tokenizer, found none; {}",
+                    file, kGgufNames.cure));
   const bool bpe = d.model == "gpt2" || d.model == "gemma4";
   if (!bpe && d.model != "llama")
     throw UnsupportedError(fmt::format(
-        "{}: tokenizer.ggml.model is {}; known are \"gpt2\" (byte-level BPE), \"llama\" (SentencePiece BPE) "
-        "and \"gemma4\"",
+        "{}: tokenizer.ggml.model: expected \"gpt2\" (byte-level BPE), \"llama\" (SentencePiece BPE) or \"gemma4\", "
+        "found {}; take the model in safetensors, with its tokenizer.json",
         file, shown(d.model)));
   std::vector<std::string> warnings = check_complete(d, file);
   Vocabulary v = vocabulary_of(d, file);
@@ -178,7 +177,7 @@ RebuiltTokenizer rebuild_gguf_tokenizer(const GgufTokenizerData& d, const std::s
       rules.prefix = SentencePieceRules::Prefix::kNone;
     }
     rules.scores = d.scores;
-    json = sentencepiece_json(v, rules, file);
+    json = sentencepiece_json(v, rules, file, kGgufNames);
   }
   return {json.dump(), tokenizer_config(v).dump(2), generation_config(v).dump(2), std::move(warnings)};
 }

@@ -15,7 +15,8 @@ class Tokenizer;
 // In bytes.
 inline constexpr size_t kLargestJsonSchema = size_t{2} << 20;
 
-// A text that is made. Movable. One thread at a time. What throws leaves it unusable.
+// What may follow in one text that is being generated. Movable; for one thread at a time. After an exception it must
+// not be used any more.
 class Grammar {
  public:
   Grammar(Grammar&&) noexcept;

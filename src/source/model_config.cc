@@ -211,12 +211,17 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   const auto bos = config.find_ints("bos_token_id", -1, kLargestSize);
   if (!bos.empty()) out.bos_token_id = static_cast<int32_t>(bos.front());
   if (family.configure) family.configure(config, out);
+  // Dimensions, not the share: in GGUF the key holds their number.
+  const auto turning_of = [&](const RopeConfig& r) {
+    return static_cast<int64_t>(static_cast<double>(out.head_dim) * r.partial_rotary_factor);
+  };
   for (const RopeConfig* r : {&out.rope, &out.local_rope}) {
     if (r->partial_rotary_factor == 1 || family.partial_rotary) continue;
     out.warnings.push_back(fmt::format(
-        "{}: partial_rotary_factor {}: engines differ for the family {}: transformers turns all dimensions of a head, "
-        "others and this program only this share; if the model was made without it, remove the key",
-        file, r->partial_rotary_factor, family.name));
+        "{}: partial_rotary_factor: turns {} of the {} dimensions of a head, where engines differ for the family {}: "
+        "transformers turns all of them, others and this program only these; if the model was made without the key, "
+        "remove it",
+        file, turning_of(*r), out.head_dim, family.name));
     break;
   }
   if (out.rope.type == RopeType::kYarn && !out.rope.original_given) {
@@ -225,16 +230,13 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
                     "taken, as transformers does; other engines refuse it",
                     file, out.max_position_embeddings));
   }
-  const auto turning_of = [&](const RopeConfig& r) {
-    return static_cast<int64_t>(static_cast<double>(out.head_dim) * r.partial_rotary_factor);
-  };
   const int64_t turning = turning_of(out.rope);
   for (const RopeConfig* r : {&out.rope, &out.local_rope}) {
     if (turning_of(*r) >= 2 && turning_of(*r) % 2 == 0) continue;
-    throw FormatError(
-        fmt::format("{}: partial_rotary_factor: expected a share that leaves an even number of the {} of a "
-                    "head, found {}",
-                    file, counted(out.head_dim, "dimension"), r->partial_rotary_factor));
+    throw FormatError(fmt::format(
+        "{}: partial_rotary_factor: expected it to turn an even number of the {} of a head, at least 2, found "
+        "{}; correct it as the model's publisher has it",
+        file, counted(out.head_dim, "dimension"), turning_of(*r)));
   }
   if (out.rope.type == RopeType::kLongrope && out.rope.original_max_position_embeddings < 2) {
     throw FormatError(fmt::format("{}: original_max_position_embeddings: expected at least 2, found {}", file,

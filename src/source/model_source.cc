@@ -17,6 +17,7 @@
 #include "formats/text.h"
 #include "source/convert.h"
 #include "source/gguf_source.h"
+#include "source/reading_note.h"
 #include "source/safetensors_source.h"
 #include "source/surplus_tensors.h"
 
@@ -358,34 +359,28 @@ void ModelSource::refuse_surplus() const {
 }
 
 void ModelSource::check_finite(const std::string& name) const {
-  const int64_t at = first_not_finite(name);
-  release(name);
-  if (at < 0) return;
-  std::string found = "NaN or infinity";
-  std::string place;
-  for (const CheckpointTensor& t : tensors()) {
-    if (t.name != name || t.shape.empty() || t.shape.size() > 2) continue;
-    const int64_t columns = t.shape.back();
-    const Matrix row = load(name, at / columns, 1);
-    found = fmt::format("{}", row(0, at % columns));
-    if (t.shape.size() == 2) place = fmt::format(" (row {}, column {})", at / columns, at % columns);
-  }
-  throw NumericError(
-      fmt::format("{}: tensor {}: expected finite values, found {} at element {}{}; the checkpoint is damaged or was "
-                  "saved after training had diverged: fetch it again or take an earlier one",
-                  path_, escaped(stored_name(name)), found, at, place));
+  with_note(reading_note_, [&] {
+    const int64_t at = first_not_finite(name);
+    release(name);
+    if (at < 0) return;
+    std::string found = "NaN or infinity";
+    std::string place;
+    for (const CheckpointTensor& t : tensors()) {
+      if (t.name != name || t.shape.empty() || t.shape.size() > 2) continue;
+      const int64_t columns = t.shape.back();
+      const Matrix row = load(name, at / columns, 1);
+      found = fmt::format("{}", row(0, at % columns));
+      if (t.shape.size() == 2) place = fmt::format(" (row {}, column {})", at / columns, at % columns);
+    }
+    throw NumericError(
+        fmt::format("{}: tensor {}: expected finite values, found {} at element {}{}; the checkpoint is damaged or was "
+                    "saved after training had diverged: fetch it again or take an earlier one",
+                    path_, escaped(stored_name(name)), found, at, place));
+  });
 }
 
 void ModelSource::check() const {
-  try {
-    check_tensors();
-  } catch (const FormatError& e) {
-    if (reading_note_.empty()) throw;
-    throw FormatError(fmt::format("{}; {}", e.what(), reading_note_));
-  } catch (const UnsupportedError& e) {
-    if (reading_note_.empty()) throw;
-    throw UnsupportedError(fmt::format("{}; {}", e.what(), reading_note_));
-  }
+  with_note(reading_note_, [&] { check_tensors(); });
 }
 
 void ModelSource::check_tensors() const {

@@ -28,6 +28,7 @@
 #include "source/generation_config.h"
 #include "source/gptq_labels.h"
 #include "source/packed_layouts.h"
+#include "source/reading_note.h"
 #include "source/text_model.h"
 #include "source/tokenizer.h"
 #include "source/weight_files.h"
@@ -82,10 +83,13 @@ class SafetensorsSource : public ModelSource {
     config_json_ = std::make_shared<json>(std::move(config));
     read_generation_config(*model_folder_, folder_, config_, warnings_);
     warn_of_ids(folder_, config_);
-    open_files(folder);
-    collect(wrapped);
-    settle_labels();
-    settle_contradictions();
+    choose_files(folder);
+    with_note(reading_note_, [&] {
+      open_files(folder);
+      collect(wrapped);
+      settle_labels();
+      settle_contradictions();
+    });
     for (const std::string& name : companion_names(*model_folder_, folder)) {
       const std::string path_of_it = model_folder_->folder().path_of(name);
       companions_.emplace_back(name, status_of(model_folder_->open(name), path_of_it).identity);
@@ -97,44 +101,28 @@ class SafetensorsSource : public ModelSource {
   bool has(const std::string& name) const override { return entries_.count(name) > 0; }
 
   OwnedTensor load_stored(const std::string& name) const override {
-    const Entry& e = get(name);
-    if (!e.plain())
-      return checked(e, [&] {
-        OwnedTensor half = to_f16(e.file->path() + ": tensor " + escaped(name), e.shape, load(name, 0, -1));
-        half.name = name;
-        return half;
-      });
-    if (e.main->dtype != DType::kF32 && e.main->dtype != DType::kF16 && e.main->dtype != DType::kBF16) {
-      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", e.file->path(),
-                                         escaped(name), dtype_name(e.main->dtype)));
-    }
-    return checked(e, [&] {
-      OwnedTensor t{name, e.main->dtype, e.shape, Buffer(e.main->bytes.size())};
-      if (!e.main->bytes.empty()) std::memcpy(t.bytes.data(), e.main->bytes.data(), t.bytes.size());
-      return t;
+    return with_note(reading_note_, [&] { return read_stored(name); });
+  }
+  Matrix load(const std::string& name, int64_t first_row, int64_t rows) const override {
+    return with_note(reading_note_, [&] { return read_rows(name, first_row, rows); });
+  }
+  std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
+    return with_note(reading_note_, [&]() -> std::optional<QuantizedTensor> {
+      const Entry& e = get(name);
+      if (e.plain() || has_q_scale(e)) return std::nullopt;
+      QuantizedTensor q = checked(e, [&] { return codes(name, e); });
+      if (!q.group_index.empty()) return std::nullopt;
+      return q;
     });
   }
 
-  Matrix load(const std::string& name, int64_t first_row, int64_t rows) const override {
-    const Entry& e = get(name);
-    const auto [all, columns] = matrix_shape(e.shape, name, e.file->path());
-    if (rows < 0) rows = all - first_row;
-    check_rows(name, first_row, rows, all);
-    return checked(e, [&, columns = columns] { return read(name, e, first_row, rows, columns); });
-  }
-  std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
-    const Entry& e = get(name);
-    if (e.plain() || has_q_scale(e)) return std::nullopt;
-    QuantizedTensor q = checked(e, [&] { return codes(name, e); });
-    if (!q.group_index.empty()) return std::nullopt;
-    return q;
-  }
-
   std::optional<StoredCodes> load_codes(const std::string& name, Codes with) const override {
-    const Entry& e = get(name);
-    if (e.plain()) return std::nullopt;
-    return checked(
-        e, [&] { return StoredCodes{codes(name, e, with), read_q_scale(packed_, e.packed, e.shape[1], name)}; });
+    return with_note(reading_note_, [&]() -> std::optional<StoredCodes> {
+      const Entry& e = get(name);
+      if (e.plain()) return std::nullopt;
+      return checked(
+          e, [&] { return StoredCodes{codes(name, e, with), read_q_scale(packed_, e.packed, e.shape[1], name)}; });
+    });
   }
 
   void check_unchanged() const override {
@@ -218,6 +206,33 @@ class SafetensorsSource : public ModelSource {
   }
 
  private:
+  OwnedTensor read_stored(const std::string& name) const {
+    const Entry& e = get(name);
+    if (!e.plain())
+      return checked(e, [&] {
+        OwnedTensor half = to_f16(e.file->path() + ": tensor " + escaped(name), e.shape, load(name, 0, -1));
+        half.name = name;
+        return half;
+      });
+    if (e.main->dtype != DType::kF32 && e.main->dtype != DType::kF16 && e.main->dtype != DType::kBF16) {
+      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", e.file->path(),
+                                         escaped(name), dtype_name(e.main->dtype)));
+    }
+    return checked(e, [&] {
+      OwnedTensor t{name, e.main->dtype, e.shape, Buffer(e.main->bytes.size())};
+      if (!e.main->bytes.empty()) std::memcpy(t.bytes.data(), e.main->bytes.data(), t.bytes.size());
+      return t;
+    });
+  }
+
+  Matrix read_rows(const std::string& name, int64_t first_row, int64_t rows) const {
+    const Entry& e = get(name);
+    const auto [all, columns] = matrix_shape(e.shape, name, e.file->path());
+    if (rows < 0) rows = all - first_row;
+    check_rows(name, first_row, rows, all);
+    return checked(e, [&, columns = columns] { return read(name, e, first_row, rows, columns); });
+  }
+
   // Scales, zeros or the like of the linear with this weight, where its codes are not there; empty: none.
   std::string quantized_part(const std::string& weight) const {
     if (!weight.ends_with(".weight")) return {};
@@ -327,23 +342,20 @@ class SafetensorsSource : public ModelSource {
   }
   bool has_q_scale(const Entry& e) const { return format_ == "native" && e.packed.channels != nullptr; }
 
-  void open_files(bool folder) {
-    if (!folder) {
-      files_.push_back(std::make_unique<SafetensorsFile>(path_));  // named by the user, who may name a link
-      return;
-    }
+  void choose_files(bool folder) {
+    if (!folder) return;  // named by the user
     WeightFiles chosen = find_weight_files(folder_);
-    reading_note_ = chosen.note;
-    try {
-      for (const std::string& name : chosen.names)
-        files_.push_back(std::make_unique<SafetensorsFile>(map_model_file((fs::path(folder_) / name).string())));
-    } catch (const FormatError& e) {
-      if (chosen.note.empty()) throw;
-      throw FormatError(fmt::format("{}; {}", e.what(), chosen.note));
-    }
+    reading_note_ = std::move(chosen.note);
+    names_ = std::move(chosen.names);
     index_ = std::move(chosen.index);
     placed_ = std::move(chosen.placed);
     warnings_.insert(warnings_.end(), chosen.warnings.begin(), chosen.warnings.end());
+  }
+
+  void open_files(bool folder) {
+    if (!folder) files_.push_back(std::make_unique<SafetensorsFile>(path_));  // the user may name a link
+    for (const std::string& name : names_)
+      files_.push_back(std::make_unique<SafetensorsFile>(map_model_file((fs::path(folder_) / name).string())));
   }
 
   // The same tensor in two files, or under two names: harmless where it is the same indeed.
@@ -491,6 +503,7 @@ class SafetensorsSource : public ModelSource {
   std::string folder_;
   std::unique_ptr<ModelFolder> model_folder_;
   std::vector<std::pair<std::string, FileIdentity>> companions_;  // as they were when the model was opened
+  std::vector<std::string> names_;                                // of the weight files in the folder
   std::string index_;                                             // its name in the folder; empty: none was read
   size_t duplicates_ = 0;
   std::string first_duplicate_;

@@ -277,7 +277,8 @@ RebuiltTokenizer tokenizer_from_sentencepiece(std::string_view model, const std:
     return stated < 0 || stated >= static_cast<int64_t>(p.pieces.size()) ? std::nullopt
                                                                          : std::optional<int64_t>(stated);
   };
-  Vocabulary v = checked_vocabulary(p.pieces, p.types, id(p.bos), id(p.eos), p.unk, id(p.pad), file);
+  Vocabulary v =
+      checked_vocabulary(p.pieces, p.types, id(p.bos), id(p.eos), p.unk, id(p.pad), file, kSentencePieceNames);
   v.add_bos = setting(config, "add_bos_token", true) && v.bos;
   v.add_eos = setting(config, "add_eos_token", false) && v.eos;
 
@@ -302,7 +303,7 @@ RebuiltTokenizer tokenizer_from_sentencepiece(std::string_view model, const std:
   rules.remove_extra_spaces = p.remove_extra;
   rules.precompiled_charsmap = base64(p.charsmap);
   rules.scores = p.scores;
-  const Json json = sentencepiece_json(v, rules, file);
+  const Json json = sentencepiece_json(v, rules, file, kSentencePieceNames);
   const Json filled = tokenizer_config(v);
   for (const auto& [key, value] : filled.items())
     if (key != "tokenizer_class" && !config.contains(key)) config[key] = value;

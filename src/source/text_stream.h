@@ -15,7 +15,8 @@ namespace metal_marlin {
 // Bytes of text that are tokenized in one piece, which takes more than a hundred times as much memory.
 inline constexpr size_t kLargestWhole = size_t{32} << 20;
 
-// How much of it that is within a budget of `memory` bytes; 0: no budget.
+// How many bytes of text to tokenize in one piece where the process may take `memory` bytes; 0: no limit. At most
+// kLargestWhole.
 size_t largest_whole(uint64_t memory);
 
 // CR LF and lone CR as LF, as every Python program reads a text.

@@ -247,12 +247,30 @@ void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folde
   const int64_t tokens_in_all = next_id();
   const bool placeholder =
       tokens_in_all == model_vocab + 1 && token_to_id("<image_soft_token>") == static_cast<int32_t>(model_vocab);
-  if (model_vocab > 0 && tokens_in_all > model_vocab && !placeholder)
+  if (model_vocab > 0 && tokens_in_all > model_vocab && !placeholder) {
+    const std::string rows =
+        fmt::format("{} {}", is_gguf(files) ? "the rows of token_embd.weight are" : "vocab_size is", model_vocab);
+    constexpr const char* kCause =
+        "the tokenizer belongs to another model, or tokens were added to it without resizing the model's embedding; "
+        "get "
+        "both from one place";
+    if (before > model_vocab)
+      throw FormatError(fmt::format("{}: {} has {} tokens, {}: {}", folder, files.origin, before, rows, kCause));
+    // The first token of another file for which the model has no row.
+    const AddedToken* beyond = nullptr;
+    std::optional<int32_t> least;
+    for (const auto& [content, token] : fresh) {
+      const auto id = token_to_id(content);
+      if (!id || *id < model_vocab || (least && *id >= *least)) continue;
+      least = id;
+      beyond = &token;
+    }
     throw FormatError(
-        fmt::format("{}: {} has {} tokens, {} {}: the tokenizer belongs to another model, or tokens were added "
-                    "to it without resizing the model's embedding; get both from one place",
-                    folder, files.origin, tokens_in_all,
-                    is_gguf(files) ? "the rows of token_embd.weight are" : "vocab_size is", model_vocab));
+        beyond == nullptr
+            ? fmt::format("{}: {} has {} tokens, {}: {}", folder, files.origin, tokens_in_all, rows, kCause)
+            : fmt::format("{}: adds {} with the id {} to the {} of {}, {}: {}", beyond->file, shown(beyond->content),
+                          *least, counted(before, "token"), files.origin, rows, kCause));
+  }
 }
 
 int64_t Tokenizer::next_id() const {

@@ -43,11 +43,12 @@ bool is_byte_token(std::string_view token) noexcept {
   return token.size() == 6 && token.starts_with("<0x") && token.ends_with(">") && hex(token[3]) && hex(token[4]);
 }
 
-std::optional<int32_t> checked_id(std::optional<int64_t> id, size_t tokens, const char* what, const std::string& file) {
+std::optional<int32_t> checked_id(std::optional<int64_t> id, size_t tokens, const char* key, const std::string& file,
+                                  const VocabularyNames& names) {
   if (!id || *id == -1) return std::nullopt;  // -1 is how both formats write "none"
   if (*id < 0 || static_cast<uint64_t>(*id) >= tokens)
-    throw FormatError(
-        fmt::format("{}: the {} token's id is {}, but there are {}", file, what, *id, counted(tokens, "token")));
+    throw FormatError(fmt::format("{}: {}: expected the id of one of the {}, found {}; {}", file, key,
+                                  counted(tokens, "token"), *id, names.cure));
   return static_cast<int32_t>(*id);
 }
 
@@ -95,7 +96,8 @@ size_t characters(std::string_view s) {
 
 // Every way to join two pieces to a third, best first. Ties as transformers breaks them: of two merges with one score,
 // the one with the longer left part, then the longer right part, then the earlier in the vocabulary.
-std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>& scores, const std::string& file) {
+std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>& scores, const std::string& file,
+                                   const VocabularyNames& names) {
   // A piece of n bytes costs up to n^2: 1e9 is half a second, and 25 times what the largest vocabularies take.
   constexpr uint64_t kMostWork = 1'000'000'000;
   // Gemma's 256,000 pieces make 580,000 merges of 5 MB: the merges of a chain a, aa, aaa ... grow with its cube.
@@ -112,8 +114,9 @@ std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>
     const uint64_t n = v.tokens[i].size();
     work = n > 100'000 ? kMostWork + 1 : work + n * n;
     if (work > kMostWork)
-      throw FormatError(
-          fmt::format("{}: token {} has {}; pieces this long make no vocabulary", file, i, counted(n, "byte")));
+      throw FormatError(fmt::format(
+          "{}: {}: expected tokens of a few bytes, found {} in token {}: pieces this long make no vocabulary; {}", file,
+          names.tokens, counted(n, "byte"), i, names.cure));
   }
   std::vector<Merge> merges;
   std::vector<std::pair<std::pair<int32_t, int32_t>, size_t>> local;
@@ -131,10 +134,10 @@ std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>
     std::sort(local.begin(), local.end());
     bytes += local.size() * piece.size();
     if (bytes > kMostMergeBytes || merges.size() + local.size() > kMostMerges)
-      throw FormatError(
-          fmt::format("{}: the merges of the vocabulary's first {} take {}, more than the limit of {}: "
-                      "its pieces are joined in more ways than those of any language",
-                      file, counted(i + 1, "token"), counted(bytes, "byte"), kMostMergeBytes));
+      throw FormatError(fmt::format(
+          "{}: {}: the merges of the first {} take {}, more than the limit of {}: the pieces are joined in "
+          "more ways than those of any language; {}",
+          file, names.tokens, counted(i + 1, "token"), counted(bytes, "byte"), kMostMergeBytes, names.cure));
     for (const auto& [pair, cut] : local)
       merges.push_back({piece.substr(0, cut), piece.substr(cut), scores[i], characters(piece.substr(0, cut)),
                         characters(piece.substr(cut))});
@@ -148,14 +151,14 @@ std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>
 }
 
 // Of a vocabulary in which no two pieces join to a third.
-void refuse_long_pieces(const Vocabulary& v, const std::string& file) {
+void refuse_long_pieces(const Vocabulary& v, const std::string& file, const VocabularyNames& names) {
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     if (v.types[i] != TokenType::kNormal || characters(v.tokens[i]) < 2) continue;
-    throw FormatError(fmt::format(
-        "{}: no two tokens of the vocabulary join to a third, so that token {} {} and all others of several "
-        "characters would never be used: the vocabulary is not the model's; get the tokenizer's files from "
-        "the model's publisher again",
-        file, i, shown(v.tokens[i])));
+    throw FormatError(
+        fmt::format("{}: {}: expected tokens of which two join to a third, found none, so that token {} {} and all "
+                    "others of several "
+                    "characters would never be used: the vocabulary is not the model's; {}",
+                    file, names.tokens, i, shown(v.tokens[i]), names.cure));
   }
 }
 
@@ -183,7 +186,9 @@ Json parse_bounded_object(std::string_view text, const std::string& file) {
   Json json = parse_json(text, file, {.depth = 100});
   if (const std::string page = error_page_text(json); !page.empty())
     throw FormatError(fmt::format("{}: {}", file, page));
-  if (!json.is_object()) throw FormatError(fmt::format("{}: expected an object, found {}", file, json.type_name()));
+  if (!json.is_object())
+    throw FormatError(
+        fmt::format("{}: expected an object ({{...}}), found {}; download the file again", file, json.type_name()));
   return json;
 }
 
@@ -210,28 +215,33 @@ bool is_utf8(std::string_view text) noexcept {
 
 Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector<int32_t>& types,
                               std::optional<int64_t> bos, std::optional<int64_t> eos, std::optional<int64_t> unk,
-                              std::optional<int64_t> pad, const std::string& file) {
-  if (tokens.empty()) throw FormatError(fmt::format("{}: the tokenizer has no tokens", file));
-  if (tokens.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()))
-    throw FormatError(
-        fmt::format("{}: the tokenizer has {}; ids are 32 bits wide", file, counted(tokens.size(), "token")));
+                              std::optional<int64_t> pad, const std::string& file, const VocabularyNames& names) {
+  const auto fail = [&](const char* key, const std::string& expected, const std::string& found) {
+    throw FormatError(fmt::format("{}: {}: expected {}, found {}; {}", file, key, expected, found, names.cure));
+  };
+  constexpr auto kMost = static_cast<size_t>(std::numeric_limits<int32_t>::max());
+  if (tokens.empty()) fail(names.tokens, "at least one token", "none");
+  if (tokens.size() > kMost)
+    fail(names.tokens, fmt::format("at most {}, since ids have 32 bits", counted(kMost, "token")),
+         fmt::format("{}", tokens.size()));
   if (!types.empty() && types.size() != tokens.size())
-    throw FormatError(fmt::format("{}: {} token types for {}", file, types.size(), counted(tokens.size(), "token")));
+    fail(names.types, fmt::format("one type for each of the {}", counted(tokens.size(), "token")),
+         counted(types.size(), "type"));
   Vocabulary v;
   v.tokens = std::move(tokens);
-  v.bos = checked_id(bos, v.tokens.size(), "beginning-of-text", file);
-  v.eos = checked_id(eos, v.tokens.size(), "end-of-text", file);
-  v.unk = checked_id(unk, v.tokens.size(), "unknown", file);
-  v.pad = checked_id(pad, v.tokens.size(), "padding", file);
+  v.bos = checked_id(bos, v.tokens.size(), names.bos, file, names);
+  v.eos = checked_id(eos, v.tokens.size(), names.eos, file, names);
+  v.unk = checked_id(unk, v.tokens.size(), names.unk, file, names);
+  v.pad = checked_id(pad, v.tokens.size(), names.pad, file, names);
   v.types.reserve(v.tokens.size());
   std::unordered_set<std::string_view> seen;
   seen.reserve(v.tokens.size());
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     std::string& token = v.tokens[i];
-    if (!is_utf8(token)) throw FormatError(fmt::format("{}: token {} is not UTF-8: {}", file, i, shown(token)));
+    if (!is_utf8(token)) fail(names.tokens, "texts in UTF-8", fmt::format("{} as token {}", shown(token), i));
     if (token.empty()) token = fmt::format("[EMPTY_{}]", i);
     if (!seen.insert(token).second)
-      throw FormatError(fmt::format("{}: token {} {} occurs twice", file, i, shown(token)));
+      fail(names.tokens, "each token once", fmt::format("{} twice, the second time as token {}", shown(token), i));
     if (types.empty()) {
       const auto id = static_cast<int32_t>(i);
       v.types.push_back(v.unk == id                  ? TokenType::kUnknown
@@ -240,7 +250,7 @@ Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector
                                                      : TokenType::kNormal);
     } else {
       if (types[i] < 1 || types[i] > 6)
-        throw FormatError(fmt::format("{}: token {} has the type {}; types are 1 to 6", file, i, types[i]));
+        fail(names.types, "types from 1 to 6", fmt::format("type {} for token {}", types[i], i));
       v.types.push_back(static_cast<TokenType>(types[i]));
     }
   }
@@ -275,13 +285,16 @@ Json vocabulary_object(const Vocabulary& v) {
   return object;
 }
 
-Json sentencepiece_json(Vocabulary& v, const SentencePieceRules& rules, const std::string& file) {
+Json sentencepiece_json(Vocabulary& v, const SentencePieceRules& rules, const std::string& file,
+                        const VocabularyNames& names) {
   if (rules.scores.size() != v.tokens.size())
-    throw FormatError(
-        fmt::format("{}: {} token scores for {}", file, rules.scores.size(), counted(v.tokens.size(), "token")));
+    throw FormatError(fmt::format("{}: {}: expected one score for each of the {}, found {}; {}", file, names.scores,
+                                  counted(v.tokens.size(), "token"), counted(rules.scores.size(), "score"),
+                                  names.cure));
   for (size_t i = 0; i < rules.scores.size(); ++i)
     if (!std::isfinite(rules.scores[i]))
-      throw FormatError(fmt::format("{}: the score of token {} is not finite", file, i));
+      throw FormatError(fmt::format("{}: {}: expected finite numbers, found {} for token {}; {}", file, names.scores,
+                                    rules.scores[i], i, names.cure));
   std::unordered_set<std::string> taken(v.tokens.begin(), v.tokens.end());
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     if (v.types[i] != TokenType::kUserDefined) continue;
@@ -315,8 +328,8 @@ Json sentencepiece_json(Vocabulary& v, const SentencePieceRules& rules, const st
     return json;
   }
   Json merges = Json::array();
-  for (const auto& m : merges_by_score(v, rules.scores, file)) merges.push_back({m.left, m.right});
-  if (merges.empty()) refuse_long_pieces(v, file);
+  for (const auto& m : merges_by_score(v, rules.scores, file, names)) merges.push_back({m.left, m.right});
+  if (merges.empty()) refuse_long_pieces(v, file, names);
   json["model"] = {{"type", "BPE"},
                    {"dropout", nullptr},
                    {"unk_token", v.unk ? Json(v.tokens[static_cast<size_t>(*v.unk)]) : Json()},

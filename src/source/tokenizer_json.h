@@ -45,11 +45,41 @@ struct SentencePieceRules {
   std::vector<float> scores;         // one per token
 };
 
+// What the parts of a vocabulary are called in its file, and what to do where they are wrong: for messages.
+struct VocabularyNames {
+  const char* tokens;
+  const char* types;
+  const char* scores;
+  const char* bos;
+  const char* eos;
+  const char* unk;
+  const char* pad;
+  const char* cure;
+};
+inline constexpr VocabularyNames kGgufNames = {
+    "tokenizer.ggml.tokens",
+    "tokenizer.ggml.token_type",
+    "tokenizer.ggml.scores",
+    "tokenizer.ggml.bos_token_id",
+    "tokenizer.ggml.eos_token_id",
+    "tokenizer.ggml.unknown_token_id",
+    "tokenizer.ggml.padding_token_id",
+    "convert the model again with a current convert_hf_to_gguf.py of llama.cpp, or ask the file's publisher to"};
+inline constexpr VocabularyNames kSentencePieceNames = {
+    "pieces",
+    "types of the pieces",
+    "scores of the pieces",
+    "bos_id",
+    "eos_id",
+    "unk_id",
+    "pad_id",
+    "the file is damaged or no tokenizer's: get the tokenizer's files from the model's publisher again"};
+
 // Checked from file contents. Tokens are unique UTF-8; an empty one gets the name [EMPTY_id]. Types are 1..6.
 // `types`: empty for "all normal, but for bos, eos, unk and <0xXX>". Ids must be tokens. Throws FormatError.
 Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector<int32_t>& types,
                               std::optional<int64_t> bos, std::optional<int64_t> eos, std::optional<int64_t> unk,
-                              std::optional<int64_t> pad, const std::string& file);
+                              std::optional<int64_t> pad, const std::string& file, const VocabularyNames& names);
 
 bool is_utf8(std::string_view text) noexcept;
 
@@ -63,7 +93,8 @@ nlohmann::json tokenizer_frame(const Vocabulary& vocabulary);
 nlohmann::json vocabulary_object(const Vocabulary& vocabulary);
 // The tokenizer.json of a SentencePiece vocabulary. User-defined tokens are matched in the text itself, so U+2581 in
 // them becomes a space first. Throws FormatError when the pieces are so long that ranking them would not end.
-nlohmann::json sentencepiece_json(Vocabulary& vocabulary, const SentencePieceRules& rules, const std::string& file);
+nlohmann::json sentencepiece_json(Vocabulary& vocabulary, const SentencePieceRules& rules, const std::string& file,
+                                  const VocabularyNames& names);
 nlohmann::json tokenizer_config(const Vocabulary& vocabulary);
 nlohmann::json generation_config(const Vocabulary& vocabulary);
 

@@ -85,6 +85,30 @@ std::optional<SafetensorsIndex> whole_index(const std::string& folder, const std
   }
 }
 
+// Beside the files that are read without an index: others that may be the model as well. Weights under a publisher's
+// own names, such as consolidated.safetensors, are commonly there too and mean nothing.
+void tell_left_aside(const std::string& folder, const std::vector<std::string>& weights, WeightFiles& out) {
+  const bool shards = shards_by_name(out.names.front()) > 0;
+  std::vector<std::string> aside;
+  for (const std::string& name : weights) {
+    if (std::find(out.names.begin(), out.names.end(), name) != out.names.end()) continue;
+    if (shards || shards_by_name(name) > 0 || name.starts_with("model")) aside.push_back(name);
+  }
+  if (aside.empty()) return;
+  constexpr size_t kNamed = 3;
+  const size_t named = std::min(kNamed, aside.size());
+  std::string list = fmt::format("{}", fmt::join(aside.begin(), aside.begin() + static_cast<int64_t>(named), ", "));
+  if (aside.size() > named) list += fmt::format(" and {} more", aside.size() - named);
+  const std::string read = out.names.size() == 1 ? fmt::format("{} is", out.names.front())
+                                                 : fmt::format("{} to {} are", out.names.front(), out.names.back());
+  std::string text = fmt::format(
+      "{}: {} read and {} left aside ({}), since no index (*.safetensors.index.json) says "
+      "which files are the model; move those that are not out of the folder",
+      folder, read, counted(aside.size(), "file"), escaped(list));
+  if (out.note.empty()) out.note = text;
+  out.warnings.push_back(std::move(text));
+}
+
 }  // namespace
 
 int shards_by_name(const std::string& name) {
@@ -146,6 +170,7 @@ WeightFiles find_weight_files(const std::string& folder) {
     throw FormatError(fmt::format("{}: expected *.safetensors files, {}", folder, why_none(all)));
   }
   out.names = single ? std::vector<std::string>{"model.safetensors"} : weights_without_index(folder, weights);
+  tell_left_aside(folder, weights, out);
   return out;
 }
 

@@ -16,11 +16,12 @@ struct WeightFiles {
   std::string index;               // the index's name in the folder; empty: there is none, or it does not count
   std::map<std::string, std::string> placed;  // the index's tensor -> file
   std::vector<std::string> warnings;
-  std::string note;  // which file was taken in place of an index that is not whole; empty: none
+  std::string note;  // which files were taken where others could be meant, for errors about them; empty: none could
 };
 
 // An index whose shards are all there counts, also beside a stray model.safetensors (with a warning, since engines
-// differ). Else model.safetensors, else what weights_without_index takes. FormatError that says what there is and what
+// differ). Else model.safetensors, else what weights_without_index takes; a warning where others of the folder could be
+// the model too. FormatError that says what there is and what
 // to do: only files of other formats, only a LoRA adapter, part of a set of shards, several indices, a damaged index.
 // SystemError: shards are missing.
 WeightFiles find_weight_files(const std::string& folder);

@@ -15,6 +15,19 @@ TEST_P(GgufCorruption, IsRefused) {
   test::check_error(GetParam().expected, [&] { parse_gguf(test::as_bytes(GetParam().bytes), "bad.gguf"); });
 }
 
+// Whoever reads it wants to know what to do.
+TEST_P(GgufCorruption, NamesTheCure) {
+  try {
+    parse_gguf(test::as_bytes(GetParam().bytes), "bad.gguf");
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& e) {
+    const std::string text = e.what();
+    const bool cure = text.find("again") != std::string::npos || text.find("re-export") != std::string::npos ||
+                      text.find("convert it") != std::string::npos;
+    EXPECT_TRUE(cure) << text;
+  }
+}
+
 TEST(GgufCorruptionBase, UndamagedIsRead) {
   const std::string bytes = test::small_gguf().bytes();
   EXPECT_EQ(parse_gguf(test::as_bytes(bytes), "good").tensors.size(), 2u);
@@ -149,15 +162,15 @@ INSTANTIATE_TEST_SUITE_P(
         Corruption{"k_row_not_whole_blocks", with_first_info(B::info("a", {128, 2}, 12, 0)),
                    expect<FormatError>({"\"a\"", "multiple of 256"})},
         Corruption{"offset_not_zero", with_first_info(B::info("a", {4, 2}, 0, 32)),
-                   expect<FormatError>({"\"a\"", "offset 32"})},
+                   expect<FormatError>({"\"a\"", "expected the offset 0, found 32"})},
         Corruption{"offset_overlaps", changed([](B& b) { b.infos[1] = B::info("b", {32, 1}, 8, 0); }),
-                   expect<FormatError>({"\"b\"", "offset 0, expected 32"})},
+                   expect<FormatError>({"\"b\"", "expected the offset 32, found 0"})},
         Corruption{"offset_leaves_a_hole", changed([](B& b) { b.infos[1] = B::info("b", {32, 1}, 8, 64); }),
-                   expect<FormatError>({"\"b\"", "offset 64, expected 32"})},
+                   expect<FormatError>({"\"b\"", "expected the offset 32, found 64"})},
         Corruption{"offset_not_aligned", changed([](B& b) { b.infos[1] = B::info("b", {32, 1}, 8, 33); }),
-                   expect<FormatError>({"\"b\"", "offset 33"})},
+                   expect<FormatError>({"\"b\"", "offset 32, found 33"})},
         Corruption{"offset_huge", changed([](B& b) { b.infos[1] = B::info("b", {32, 1}, 8, ~uint64_t{0} - 31); }),
-                   expect<FormatError>({"\"b\"", "expected 32"})},
+                   expect<FormatError>({"\"b\"", "expected the offset 32"})},
         Corruption{"no_data", changed([](B& b) { b.data.clear(); }), expect<FormatError>({"\"a\"", "0 bytes of data"})},
         Corruption{"data_one_byte_short", changed([](B& b) { b.data.resize(32 + 33); }),
                    expect<FormatError>({"\"b\"", "65 bytes of data"})}),

@@ -62,7 +62,9 @@ TEST(Gguf, ReadsWhatGgufPyWrote) {
 TEST(Gguf, GettersNameFileKeyAndTypes) {
   const GgufFile file(test::data_path("container.gguf"));
   const GgufMetadata& m = file.metadata();
-  check_error(expect<FormatError>({"container.gguf", "\"absent\"", "missing"}), [&] { m.get_u64("absent"); });
+  check_error(expect<FormatError>(
+                  {"container.gguf", "\"absent\"", "missing", "expected an integer >= 0", "convert_hf_to_gguf.py"}),
+              [&] { m.get_u64("absent"); });
   check_error(expect<FormatError>({"container.gguf", "\"absent\""}), [&] { m.get_strings("absent"); });
   check_error(expect<FormatError>({"container.gguf", "\"absent\""}), [&] { m.get_string("absent"); });
   check_error(expect<FormatError>({"container.gguf", "\"absent\""}), [&] { m.get_f64("absent"); });
@@ -72,7 +74,7 @@ TEST(Gguf, GettersNameFileKeyAndTypes) {
   check_error(expect<FormatError>({"container.gguf", "\"absent\""}), [&] { m.get_i64("absent"); });
   check_error(expect<FormatError>({"\"t.i8\"", "integer >= 0", "i8 -100"}), [&] { m.get_u64("t.i8"); });
   check_error(expect<FormatError>({"\"t.u64\"", "2^63", "u64 9223372036854775813"}), [&] { m.get_i64("t.u64"); });
-  check_error(expect<FormatError>({"\"t.string\"", "expected a number", "found string"}),
+  check_error(expect<FormatError>({"\"t.string\"", "expected a number", "found string", "convert_hf_to_gguf.py"}),
               [&] { m.get_f64("t.string"); });
   check_error(expect<FormatError>({"\"t.u8\"", "expected bool", "found u8"}), [&] { m.get_bool("t.u8"); });
   check_error(expect<FormatError>({"\"t.f32\"", "expected string", "found f32"}), [&] { m.get_string("t.f32"); });

@@ -1,10 +1,12 @@
 // Contradictory and damaged checkpoints through the operations: what is written, what is refused before that, and what
 // is said.
+#include <metal_marlin/bench.h>
 #include <metal_marlin/convert.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/evaluate.h>
 #include <metal_marlin/generate.h>
 #include <metal_marlin/inspect.h>
+#include <metal_marlin/report.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,8 +16,10 @@
 
 #include "core/half.h"
 #include "formats/safetensors.h"
+#include "infer/batch_sampler.h"
 #include "pipeline/model_run_fixture.h"
 #include "source/model_source.h"
+#include "source/tokenizer.h"
 
 namespace metal_marlin {
 namespace {
@@ -108,6 +112,58 @@ TEST_F(CheckpointFaults, QuantizeRefusesInfinityInWhatItCopiesBeforeItWrites) {
       EXPECT_NE(message.find("element " + std::to_string(element)), std::string::npos) << message;
       EXPECT_FALSE(fs::exists(out("refused")));
     }
+  }
+}
+
+// Whoever meets logits that are not finite names the weight and what to do, or says that all weights are finite.
+TEST_F(CheckpointFaults, LogitsThatAreNotFiniteNameTheWeight) {
+  const std::string infinite = changed(model(), "infinite", set("lm_head.weight", 5, kInf));
+  const int64_t elements = SafetensorsFile(model() + "/model.safetensors").get("lm_head.weight").elements();
+  const std::string large = changed(model(), "large", [&](const std::string& name, DType dtype, std::byte* bytes) {
+    for (int64_t i = 0; i < elements; ++i) set("lm_head.weight", static_cast<size_t>(i), 3e38F)(name, dtype, bytes);
+  });
+  const std::pair<std::string, std::vector<std::string>> cases[] = {
+      {infinite, {infinite, "tensor lm_head.weight", "found inf at element 5", "fetch it again"}},
+      {large, {large, "although all weights are finite", "--compute f32"}}};
+  for (const auto& [folder, parts] : cases) {
+    BenchOptions prompt;
+    prompt.prompt = 4;
+    prompt.generate = 0;
+    prompt.repeat = 1;
+    BenchOptions generate = prompt;
+    generate.prompt = 0;
+    generate.generate = 2;
+    const auto source = ModelSource::open(folder);
+    SelfTextOptions self;
+    self.count = 2;
+    self.length = 8;
+    for (const std::string& message :
+         {refused([&] { bench_model(folder, prompt); }), refused([&] { bench_model(folder, generate); }),
+          refused([&] { TextGenerator(folder).generate("the cat", {}); }),
+          refused([&] { sample_sequences(*source, source->tokenizer(), self); })}) {
+      for (const std::string& part : parts) EXPECT_NE(message.find(part), std::string::npos) << message;
+    }
+  }
+}
+
+// Norms take no pass over the weights, so the plan looks at them too and ends as the run does.
+TEST_F(CheckpointFaults, APlanFindsInfinityInNorms) {
+  const std::string bad = changed(model(), "bad", set("model.layers.1.input_layernorm.weight", 3, kInf));
+  const Plan plan = plan_quantization(bad, out("q"), quick("awq"));
+  EXPECT_EQ(plan.exit_code, 1);
+  EXPECT_EQ(plan.stops, refused([&] { quantize_model(bad, out("q"), quick("awq")); }));
+  EXPECT_NE(plan.stops.find("found inf at element 3"), std::string::npos) << plan.stops;
+}
+
+// Scales are folded into norms of float32, which the run writes in float16: the plan's sizes are those of the run.
+TEST_F(CheckpointFaults, APlanCountsFoldedNormsInFloat16) {
+  for (const std::string method : {"rtn", "awq-paper"}) {
+    QuantizeOptions o = quick("native");
+    o.method = method;
+    const Plan plan = plan_quantization(model(), out(method), o);
+    const QuantizeResult result = quantize_model(model(), out(method), o);
+    const json report = json::parse(result.report.to_json());
+    EXPECT_EQ(plan.sizes.at(0).bytes, report["model"]["bytes"].get<uint64_t>()) << method;
   }
 }
 

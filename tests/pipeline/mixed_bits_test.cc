@@ -419,6 +419,90 @@ TEST_F(MixedBits, PatternsGiveBitsByHand) {
   EXPECT_LE(mixed["bits_per_weight"].get<double>(), 6.5);
 }
 
+// The bits are chosen by the run, so its plan gives a bound, and says so: in every format, with what its layout adds to
+// the bits that the target counts, with scales folded into tensors of float32, and with a limit in place of a target.
+TEST_F(MixedBits, APlanBoundsTheSizeOfTheResult) {
+  struct Case {
+    const char* format;
+    const char* method;
+    double target;
+    double limit;
+  };
+  for (const Case& c : std::initializer_list<Case>{{"native", "rtn", 6.0, -1},
+                                                   {"native", "awq", 7.5, -1},
+                                                   {"native", "rtn", 0, 0.001},
+                                                   {"awq", "rtn", 9.0, -1},
+                                                   {"gptq_v2", "rtn", 6.5, -1}}) {
+    QuantizeOptions o = options(c.target);
+    o.method = c.method;
+    o.formats = {c.format};
+    if (c.limit >= 0) {
+      o.mixed_bits = true;
+      o.max_kl = c.limit;
+    }
+    const std::string name = std::string(c.format) + c.method + std::to_string(c.target);
+    const Plan plan = plan_quantization(model(), out(name), o);
+    ASSERT_EQ(plan.sizes.size(), 1U) << name;
+    const json report = quantize(o, name);
+    const auto bytes = report["model"]["bytes"].get<uint64_t>();
+    EXPECT_GE(plan.sizes[0].bytes, bytes) << name;
+    // A target leaves little room, but for the last set of linears that no longer fits. Native keeps float32 as it is,
+    // so a linear that stays may take twice what the target counts.
+    if (c.target > 0 && std::string(c.format) != "native") {
+      EXPECT_LE(static_cast<double>(plan.sizes[0].bytes), 1.25 * static_cast<double>(bytes)) << name;
+    }
+    EXPECT_NE(render_plan(plan).find("OUT will be at most "), std::string::npos) << render_plan(plan);
+  }
+  QuantizeOptions o = options(0);
+  const Plan plain = plan_quantization(model(), out("plain"), o);
+  EXPECT_EQ(render_plan(plain).find("at most"), std::string::npos) << render_plan(plain);
+  EXPECT_EQ(plain.sizes.at(0).bytes, quantize(o, "plain")["model"]["bytes"].get<uint64_t>());
+}
+
+// All choices between 4 and 16 bits, counted here by what AWQ's layout takes, against the bound.
+TEST_F(MixedBits, ThePlansBoundIsThatOfTheLargestChoice) {
+  QuantizeOptions o = options(9);
+  o.formats = {"awq"};
+  const Plan plan = plan_quantization(model(), out("q"), o);
+  struct Item {
+    double weights = 0, counted = 0, bytes = 0;
+  };
+  std::map<std::string, Item> items;
+  double weights = 0;
+  for (const PlannedLinear& l : plan.quantized) {
+    std::string set = l.name.substr(0, l.name.rfind('.', l.name.size() - 8));
+    if (l.name.find("o_proj") != std::string::npos || l.name.find("down_proj") != std::string::npos) set = l.name;
+    const auto n = static_cast<double>(l.shape[0]);
+    const auto k = static_cast<double>(l.shape[1]);
+    Item& item = items[set];
+    item.weights += n * k;
+    item.counted += n * (4 * k + k / 8 * 16);                 // codes and scales of groups of 8
+    item.bytes += n * k / 2 + k / 8 * n / 2 + k / 8 * n * 2;  // codes, zeros, scales
+    weights += n * k;
+  }
+  ASSERT_EQ(items.size(), 8U);
+  double most = 0;
+  double largest_step = 0;
+  for (unsigned choice = 0; choice < 256; ++choice) {
+    double counted = 0;
+    double bytes = 0;
+    unsigned bit = 1;
+    for (const auto& [name, item] : items) {
+      counted += (choice & bit) != 0 ? 16 * item.weights : item.counted;
+      bytes += (choice & bit) != 0 ? 2 * item.weights : item.bytes;
+      largest_step = std::max(largest_step, 2 * item.weights - item.bytes);
+      bit *= 2;
+    }
+    if (counted <= 9 * weights) most = std::max(most, bytes);
+  }
+  double linears = 0;
+  for (const PartRecord& part : plan.sizes.at(0).parts) {
+    if (part.name == "linears") linears = static_cast<double>(part.bytes);
+  }
+  EXPECT_GE(linears, most);
+  EXPECT_LE(linears, most + largest_step);
+}
+
 TEST_F(MixedBits, LinearsFixedAt16BitsStaySoBesideATarget) {
   QuantizeOptions o = options(7);
   o.linear_bits = {"*.layers.0.self_attn.q_proj.*=16"};  // so k and v as well

@@ -578,6 +578,59 @@ TEST(ShardIndex, AStraySingleFileBesideMissingShards) {
   check_error(expect<FormatError>(with("expected the shape [16]")), open);
   s.folder.write("model.safetensors", "Entry not found");
   check_error(expect<FormatError>(with("it begins with \"Entry not found\"")), open);
+  // What is found while the tensors are put together, and what is found in their values.
+  tensors = test::f32_tensors(small_shapes());
+  tensors.push_back(f32_tensor(kLayer + "self_attn.q_proj.lora_A.weight", {2, 16}));
+  write(s.folder, tensors, "model.safetensors");
+  check_error(expect<FormatError>(with("lora_A")), open);
+  tensors.back() = f32_tensor(kLayer + "self_attn.q_proj.scales", {2, 16});
+  write(s.folder, tensors, "model.safetensors");
+  check_error(expect<UnsupportedError>(with("q_proj.scales")), open);
+  tensors.pop_back();
+  set(at(tensors, "model.norm.weight"), 3, NAN);
+  write(s.folder, tensors, "model.safetensors");
+  const auto source = ModelSource::open(s.folder.path(""));
+  check_error(expect<NumericError>(with("found nan at element 3")), [&] { source->check_finite("model.norm.weight"); });
+  check_error(expect<FormatError>(with("tensor model.other")), [&] { source->load("model.other"); });
+  std::filesystem::remove(s.folder.path("model.safetensors"));
+  std::filesystem::create_directory(s.folder.path("model.safetensors"));
+  try {
+    open();
+    ADD_FAILURE() << "a folder was read as a file";
+  } catch (const Error& e) {
+    for (const std::string& part : both) EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+  }
+}
+
+// Without an index nothing says which files are the model, so the others are named.
+TEST(WeightFilesOf, WhatIsLeftAsideIsSaid) {
+  Shards s;
+  s.open();
+  std::filesystem::remove(s.folder.path("model.safetensors.index.json"));
+  EXPECT_TRUE(ModelSource::open(s.folder.path(""))->warnings().empty());
+  write(s.folder, test::f32_tensors(small_shapes()), "model.safetensors");
+  const auto open = [&] { return ModelSource::open(s.folder.path("")); };
+  EXPECT_TRUE(warns(*open(), {"model.safetensors is read and 2 files left aside", shard_name(1, 2), shard_name(2, 2)}));
+  // Half of a set, and a file of another name.
+  std::filesystem::remove(s.folder.path(shard_name(1, 2)));
+  EXPECT_TRUE(warns(*open(), {"model.safetensors is read and 1 file left aside", shard_name(2, 2)}));
+  std::filesystem::rename(s.folder.path(shard_name(2, 2)), s.folder.path("model.awq.safetensors"));
+  EXPECT_TRUE(warns(*open(), {"model.safetensors is read", "model.awq.safetensors"}));
+  // An error of the file that was read names the others too.
+  s.folder.write("model.safetensors", "Entry not found");
+  check_error(expect<FormatError>({"Entry not found", "left aside", "model.awq.safetensors"}), [&] { open(); });
+  // A publisher's own names mean nothing.
+  write(s.folder, test::f32_tensors(small_shapes()), "model.safetensors");
+  std::filesystem::rename(s.folder.path("model.awq.safetensors"), s.folder.path("consolidated.safetensors"));
+  EXPECT_TRUE(open()->warnings().empty());
+  // Shards before files that are none of them.
+  std::filesystem::remove(s.folder.path("model.safetensors"));
+  Shards other;
+  other.open();
+  std::filesystem::remove(other.folder.path("model.safetensors.index.json"));
+  write(other.folder, {}, "extra.safetensors");
+  EXPECT_TRUE(warns(*ModelSource::open(other.folder.path("")),
+                    {shard_name(1, 2) + " to " + shard_name(2, 2) + " are read", "extra.safetensors"}));
 }
 
 TEST(WeightFilesOf, AFolderWithoutTheModel) {

@@ -134,8 +134,8 @@ TEST(ConfigTwins, APartOfEachHeadIsSaidForGemma3Too) {
   for (const json& keys : {json{{"partial_rotary_factor", 0.5}},
                            json{{"rope_parameters", {{"full_attention", {{"partial_rotary_factor", 0.5}}}}}},
                            json{{"rope_parameters", {{"sliding_attention", {{"partial_rotary_factor", 0.5}}}}}}})
-    EXPECT_TRUE(says(gemma3(keys), {"partial_rotary_factor 0.5", "gemma3"})) << keys;
-  check_error(expect<FormatError>({"partial_rotary_factor", "found 0.4"}),
+    EXPECT_TRUE(says(gemma3(keys), {"partial_rotary_factor: turns 4 of the 8 dimensions", "gemma3"})) << keys;
+  check_error(expect<FormatError>({"partial_rotary_factor", "an even number of the 8 dimensions", "found 3"}),
               [&] { gemma3({{"rope_parameters", {{"sliding_attention", {{"partial_rotary_factor", 0.4}}}}}}); });
 }
 

@@ -299,7 +299,7 @@ INSTANTIATE_TEST_SUITE_P(
         pair("hidden_is_text", "llama.embedding_length", H::text("32"),
              expect<FormatError>({"embedding_length", "string"})),
         pair("heads_beyond_hidden", "llama.attention.head_count", H::u32(64),
-             expect<FormatError>({"dimensions per head"})),
+             expect<FormatError>({"llama.embedding_length 32 over llama.attention.head_count 64", "found 0"})),
         pair("kv_heads_do_not_divide", "llama.attention.head_count_kv", H::u32(3),
              expect<FormatError>({"llama.attention.head_count_kv"})),
         pair("layers_too_many", "llama.block_count", H::u32(2000000000), expect<FormatError>({"llama.block_count"})),
@@ -478,6 +478,42 @@ TEST(GgufSource, ScalesOfBlocksThatAreNotFinite) {
   const auto source = norm.open(folder);
   check_error(expect<NumericError>({"output_norm.weight", "element 5"}),
               [&] { source->check_finite("model.norm.weight"); });
+}
+
+// A figure beside a key is the one that the file has under it, not one that was computed from it.
+TEST(GgufSource, MessagesShowTheValuesOfTheFile) {
+  const auto message = [](const HandMade& model) {
+    TemporaryFolder folder;
+    try {
+      model.open(folder)->check();
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  const auto expect_in = [&](const HandMade& model, const std::string& text) {
+    const std::string found = message(model);
+    EXPECT_NE(found.find(text), std::string::npos) << found;
+  };
+  HandMade half;
+  half.pairs["llama.rope.dimension_count"] = HandMade::u32(8);
+  TemporaryFolder folder;
+  EXPECT_TRUE(warns(*half.open(folder), {"llama.rope.dimension_count: turns 8 of the 16 dimensions"}));
+  EXPECT_FALSE(warns(*half.open(folder), {"0.5"}));
+  for (const uint32_t bad : {0U, 5U}) {
+    half.pairs["llama.rope.dimension_count"] = HandMade::u32(bad);
+    expect_in(half,
+              "llama.rope.dimension_count: expected an even number of dimensions from 2, found " + std::to_string(bad));
+  }
+  HandMade old;
+  old.pairs["llama.rope.scale_linear"] = HandMade::f32(-2);
+  expect_in(old, "llama.rope.scale_linear: expected a number from 1e-06 to 1e+06, found -2");
+  HandMade odd;
+  odd.pairs["llama.attention.key_length"] = HandMade::u32(17);
+  expect_in(odd, "llama.attention.key_length: expected an even number of dimensions of a head, found 17");
+  odd.pairs.erase("llama.attention.key_length");
+  odd.pairs["llama.attention.head_count"] = HandMade::u32(6);
+  expect_in(odd, "llama.embedding_length 32 over llama.attention.head_count 6");
 }
 
 // Who reads a message looks for the name in the file.

@@ -192,22 +192,25 @@ TEST(GgufTokenizer, RefusesNamedCorruptions) {
       {"no tokens", "tokenizer.ggml.tokens", [](D& d) { d.tokens.clear(), d.token_types.clear(); }},
       {"no merges", "tokenizer.ggml.merges is missing", [](D& d) { d.merges.clear(); }},
       {"no types", "tokenizer.ggml.token_type is missing", [](D& d) { d.token_types.clear(); }},
-      {"end beyond the end", "tokenizer.ggml.eot_token_id: the token 1000000 ends a generation",
+      {"end beyond the end", "tokenizer.ggml.eot_token_id: expected the id of one of the ",
        [](D& d) { d.ends = {{"tokenizer.ggml.eot_token_id", 1'000'000}}; }},
-      {"too few types", "token types", [](D& d) { d.token_types.pop_back(); }},
-      {"type out of range", "type 7", [](D& d) { d.token_types[5] = 7; }},
+      {"too few types", "tokenizer.ggml.token_type: expected one type for each of the ",
+       [](D& d) { d.token_types.pop_back(); }},
+      {"type out of range", "tokenizer.ggml.token_type: expected types from 1 to 6, found type 7 for token 5",
+       [](D& d) { d.token_types[5] = 7; }},
       {"type zero", "type 0", [](D& d) { d.token_types[5] = 0; }},
-      {"duplicate token", "twice", [](D& d) { d.tokens[9] = d.tokens[8]; }},
-      {"token not UTF-8", "UTF-8", [](D& d) { d.tokens[9] = "\xC3"; }},
+      {"duplicate token", "tokenizer.ggml.tokens: expected each token once", [](D& d) { d.tokens[9] = d.tokens[8]; }},
+      {"token not UTF-8", "tokenizer.ggml.tokens: expected texts in UTF-8", [](D& d) { d.tokens[9] = "\xC3"; }},
       {"surrogate", "UTF-8", [](D& d) { d.tokens[9] = "\xED\xA0\x80"; }},
-      {"bos beyond the end", "tokenizer.ggml.bos_token_id: the beginning-of-text",
+      {"bos beyond the end", "tokenizer.ggml.bos_token_id: expected the id of one of the ",
        [](D& d) { d.bos = static_cast<int64_t>(d.tokens.size()); }},
-      {"negative eos", "end-of-text", [](D& d) { d.eos = -2; }},
-      {"huge pad", "tokenizer.ggml.padding_token_id: the padding", [](D& d) { d.pad = int64_t{1} << 40; }},
+      {"negative eos", "tokenizer.ggml.eos_token_id: expected the id", [](D& d) { d.eos = -2; }},
+      {"huge pad", "tokenizer.ggml.padding_token_id: expected the id", [](D& d) { d.pad = int64_t{1} << 40; }},
       {"merge without a space", "expected two tokens", [](D& d) { d.merges[0] = "ab"; }},
       {"empty merge", "expected two tokens", [](D& d) { d.merges[0] = ""; }},
       {"merge with an empty part", "expected two tokens", [](D& d) { d.merges[0] = "a "; }},
-      {"merge of no tokens", "no token", [](D& d) { d.merges[0] = "zzzz qqqq"; }},
+      {"merge of no tokens", "tokenizer.ggml.merges: expected merges of tokens",
+       [](D& d) { d.merges[0] = "zzzz qqqq"; }},
       {"merge to no token", "no token", [](D& d) { d.merges[0] = "~ ~"; }},
       {"bos wanted but missing", "add_bos_token", [](D& d) { d.bos.reset(), d.add_bos = true; }},
       {"template not UTF-8", "chat_template", [](D& d) { d.chat_template = "\xFF"; }},
@@ -220,12 +223,16 @@ TEST(GgufTokenizer, RefusesNamedCorruptions) {
     const std::string message = refused<FormatError>(d);
     EXPECT_NE(message.find(c.says), std::string::npos) << message;
     EXPECT_NE(message.find("model.gguf"), std::string::npos) << message;
+    EXPECT_NE(message.find("found "), std::string::npos) << message;
+    EXPECT_NE(message.find("convert the model again"), std::string::npos) << message;
   }
   const Corruption of_sentencepiece[] = {
       {"no scores", "tokenizer.ggml.scores is missing", [](D& d) { d.scores.clear(); }},
-      {"too few scores", "token scores", [](D& d) { d.scores.pop_back(); }},
-      {"too many scores", "token scores", [](D& d) { d.scores.push_back(0.0f); }},
-      {"NaN score", "not finite", [](D& d) { d.scores[7] = std::numeric_limits<float>::quiet_NaN(); }},
+      {"too few scores", "tokenizer.ggml.scores: expected one score for each of the ",
+       [](D& d) { d.scores.pop_back(); }},
+      {"too many scores", "tokenizer.ggml.scores: expected one score", [](D& d) { d.scores.push_back(0.0f); }},
+      {"NaN score", "tokenizer.ggml.scores: expected finite numbers, found nan for token 7",
+       [](D& d) { d.scores[7] = std::numeric_limits<float>::quiet_NaN(); }},
       {"endless piece", "pieces this long", [](D& d) { d.tokens[300] = std::string(size_t{1} << 20, 'a'); }},
   };
   for (const auto& c : of_sentencepiece) {
@@ -234,6 +241,7 @@ TEST(GgufTokenizer, RefusesNamedCorruptions) {
     c.apply(d);
     const std::string message = refused<FormatError>(d);
     EXPECT_NE(message.find(c.says), std::string::npos) << message;
+    EXPECT_NE(message.find("convert the model again"), std::string::npos) << message;
   }
 }
 

@@ -398,6 +398,39 @@ TEST_F(Folder, AVocabularyBeyondTheModelIsRefused) {
   }
 }
 
+// The file that adds the first token without a row, not the one whose tokens all have theirs.
+TEST_F(Folder, ATokenBeyondTheModelNamesItsFile) {
+  put("tokenizer.json", byte_level().tokenizer_json);
+  const int64_t tokens = load().vocab_size();
+  const auto refused = [&](int64_t rows) {
+    try {
+      Tokenizer::from_folder(path_.string(), rows);
+    } catch (const FormatError& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  const std::string id = std::to_string(tokens);
+  const std::string of_json = "to the " + id + " tokens of tokenizer.json, vocab_size is " + id;
+  put("added_tokens.json", R"({"<extra>": )" + id + "}");
+  const std::string added = refused(tokens);
+  EXPECT_NE(added.find("added_tokens.json: adds \"<extra>\" with the id " + id), std::string::npos) << added;
+  EXPECT_NE(added.find(of_json), std::string::npos) << added;
+  // With one row more the next file's token is the first without one.
+  put("tokenizer_config.json",
+      R"({"added_tokens_decoder": {")" + std::to_string(tokens + 1) + R"(": {"content": "<call>", "special": true}}})");
+  EXPECT_EQ(Tokenizer::from_folder(path_.string(), tokens + 2).vocab_size(), tokens + 2);
+  const std::string config = refused(tokens + 1);
+  EXPECT_NE(config.find("tokenizer_config.json: adds \"<call>\" with the id " + std::to_string(tokens + 1)),
+            std::string::npos)
+      << config;
+  std::filesystem::remove(path_ / "added_tokens.json");
+  put("tokenizer_config.json",
+      R"({"added_tokens_decoder": {")" + id + R"(": {"content": "<call>", "special": true}}})");
+  const std::string alone = refused(tokens);
+  EXPECT_NE(alone.find("tokenizer_config.json: adds \"<call>\""), std::string::npos) << alone;
+}
+
 TEST_F(Folder, BoundsWhatAFileMakesItTake) {
   // A normalizer that doubles forty times.
   Json json = Json::parse(byte_level().tokenizer_json);
