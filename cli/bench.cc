@@ -9,12 +9,12 @@
 #include <string>
 #include <vector>
 
-#include "compute_options.h"
 #include "console.h"
 #include "core/counted.h"
 #include "options.h"
 #include "signals.h"
 #include "subcommands.h"
+#include "table_options.h"
 #include "values.h"
 
 namespace metal_marlin::cli {
@@ -23,10 +23,8 @@ namespace {
 struct State {
   std::string model;
   BenchOptions bench;
-  std::vector<double> batch = {1};
   MachineOptions machine;
   ComputeOptions compute;
-  SharedTexts texts;
   OutputOptions console;
 };
 
@@ -55,12 +53,6 @@ std::string table(const BenchResult& result) {
 }
 
 int run(State& state) {
-  state.machine.threads = static_cast<int>(state.texts.threads);
-  state.bench.batch.clear();
-  for (const double n : state.batch) {
-    if (n != std::floor(n)) throw UsageError{fmt::format("--batch: expected whole numbers of sequences, found {}", n)};
-    state.bench.batch.push_back(static_cast<int64_t>(n));
-  }
   Console console(state.console);
   const StopOnSignal signals;
   try {
@@ -80,16 +72,9 @@ void add_bench(Application& application) {
   auto state = std::make_shared<State>();
   command.group("Input");
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
-  command.group("Measurement");
-  command.integer("--prompt", state->bench.prompt, 0, 1 << 20, "Tokens of the prompt; 0: not measured");
-  command.integer("--generate", state->bench.generate, 0, 1 << 20, "Tokens to generate; 0: not measured");
-  command.integer("--repeat", state->bench.repeat, 1, 1000,
-                  "Measurements of each; the median is shown, with the lowest and the highest");
-  command.integer("--depth", state->bench.depth, 0, 1 << 20, "Tokens in the cache before each measurement");
-  command.reals("--batch", state->batch, 1, 1024,
-                "Sequences that are generated beside each other; each number is measured", "1");
-  add_machine_options(command, state->machine, state->texts, false, false);
-  add_compute_options(command, state->compute, true);
+  add_options(command, bench_options(), state->bench);
+  add_options(command, machine_options(), state->machine, {.keys = {"threads"}});
+  add_options(command, compute_options(), state->compute);
   add_output_options(command, state->console);
   command.example("How fast a model is on one core", "metal-marlin bench MODEL --threads 1");
   command.action([state] { return run(*state); });

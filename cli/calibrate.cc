@@ -11,6 +11,7 @@
 #include "options.h"
 #include "signals.h"
 #include "subcommands.h"
+#include "table_options.h"
 #include "values.h"
 
 namespace metal_marlin::cli {
@@ -21,23 +22,18 @@ struct State {
   std::string output;
   CalibrationOptions calibration;
   MachineOptions machine;
-  SharedTexts texts;
   OutputOptions console;
-  bool gram = true;
-  bool keep_activations = false;
-  bool overwrite = false;
+  CalibrateExtras extras;
 };
 
 int run(const Command& command, State& state) {
   state.calibration.given = command.given();
-  state.calibration.bos = bos_of(state.texts);
-  state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
   const StopOnSignal signals;
   CalibrateResult result;
   try {
-    result = calibrate_model(state.model, state.output, state.calibration, state.machine, state.gram,
-                             state.keep_activations, console.observer(), state.overwrite);
+    result = calibrate_model(state.model, state.output, state.calibration, state.machine, state.extras.gram,
+                             state.extras.keep_activations, console.observer(), state.extras.overwrite);
   } catch (const Interrupted&) {
     console.stopped("nothing was written: run the same command again");
     return kExitInterrupted;
@@ -62,12 +58,9 @@ void add_calibrate(Application& application) {
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
   command.text("-o,--output", state->output, "STATS.npz", "File to write; 'quantize --calibration STATS.npz' reads it",
                Completes::kFiles, true);
-  command.flag("--overwrite", state->overwrite, "Replace statistics of this program in STATS.npz");
-  command.toggle("gram", state->gram, "Collect Gram matrices too; without them only rtn can use the file");
-  command.flag("--keep-activations", state->keep_activations,
-               "Also store the raw inputs of every weight as [samples, sequence_length, in_features]: large");
-  add_calibration_options(command, state->calibration, state->texts, false);
-  add_machine_options(command, state->machine, state->texts, true, true);
+  add_options(command, calibrate_options(), state->extras);
+  add_options(command, calibration_options(), state->calibration);
+  add_options(command, machine_options(), state->machine);
   add_output_options(command, state->console);
   command.example("Statistics on a text, used by two quantizations",
                   "metal-marlin calibrate MODEL -o stats.npz --calibration train.txt");

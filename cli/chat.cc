@@ -9,13 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include "compute_options.h"
 #include "console.h"
 #include "options.h"
 #include "platform/terminal.h"
 #include "signals.h"
 #include "source/text.h"
 #include "subcommands.h"
+#include "table_options.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -27,7 +27,6 @@ struct State {
   SchemaOptions schema;
   MachineOptions machine;
   ComputeOptions compute;
-  SharedTexts texts;
   OutputOptions console;
   bool stats = false;
 };
@@ -47,7 +46,6 @@ bool read_line(bool interactive, bool first, std::string& line) {
 int run(const Command& command, State& state) {
   state.options.given = command.given();
   set_schema(command, state.schema, state.options);
-  state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
   state.options.on_warning = console.warning_once();
   TextGenerator generator(state.model, state.machine, true, state.compute);
@@ -105,10 +103,10 @@ void add_chat(Application& application) {
   command.group("Input");
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
   command.text("--system", state->system, "TEXT", "System message that opens the conversation");
-  add_sampling_options(command, state->options);
+  add_options(command, generate_options(), state->options);
   add_schema_options(command, state->schema);
-  add_machine_options(command, state->machine, state->texts, false, false);
-  add_compute_options(command, state->compute, true);
+  add_options(command, machine_options(), state->machine, {.keys = {"threads"}});
+  add_options(command, compute_options(), state->compute);
   command.group("Output");
   command.flag("--stats", state->stats, "Print tokens per second on stderr after each answer");
   add_output_options(command, state->console);

@@ -25,21 +25,53 @@ Command::Command(std::string name, std::string summary, std::unique_ptr<Parser> 
     : name_(std::move(name)), summary_(std::move(summary)), parser_(std::move(parser)) {}
 Command::~Command() = default;
 
-OptionInfo& Command::add(const std::string& names, const std::string& value_name, const std::string& help,
-                         const std::string& default_text) {
-  OptionInfo& option = options_.emplace_back();
+OptionInfo& Command::add(const std::string& names, const OptionInfo& info) {
+  OptionInfo& option = options_.emplace_back(info);
   const size_t aliases = std::min(names.find(';'), names.size());
   option.names = split(names.substr(0, aliases), ',');
   option.label = option.names.back();
   if (aliases < names.size()) {
     for (const auto& alias : split(names.substr(aliases + 1), ',')) option.names.push_back(alias);
   }
-  option.value = value_name;
-  option.default_text = default_text;
-  option.help = help;
-  option.group = group_;
-  option.advanced = advanced_;
+  group_ = info.group;
+  advanced_ = info.advanced;
   return option;
+}
+
+OptionInfo& Command::add(const std::string& names, const std::string& value_name, const std::string& help,
+                         const std::string& default_text) {
+  OptionInfo info;
+  info.value = value_name;
+  info.default_text = default_text;
+  info.help = help;
+  info.group = group_;
+  info.advanced = advanced_;
+  return add(names, info);
+}
+
+void Command::value(const std::string& names, const OptionInfo& info, std::function<void(const std::string&)> accept) {
+  parse_value(add(names, info), std::move(accept));
+}
+
+void Command::flag(const std::string& names, const OptionInfo& info, std::function<void()> set) {
+  const OptionInfo& option = add(names, info);
+  const CLI::Option* flag = parser_->app->add_flag(join(option.names, ","));
+  flags_.emplace_back(option.label.substr(2), [flag, set = std::move(set)] {
+    if (flag->count() == 0) return false;
+    set();
+    return true;
+  });
+}
+
+void Command::toggle(const std::string& name, const OptionInfo& info, std::function<void(bool)> set) {
+  add(fmt::format("--{0},--no-{0}", name), info).label = "--" + name;
+  const auto value = std::make_shared<bool>(false);
+  const CLI::Option* flag = parser_->app->add_flag(fmt::format("--{0},!--no-{0}", name), *value);
+  flags_.emplace_back(name, [flag, value, set = std::move(set)] {
+    if (flag->count() == 0) return false;
+    set(*value);
+    return true;
+  });
 }
 
 void Command::parse_value(const OptionInfo& option, std::function<void(const std::string&)> accept) {
@@ -106,70 +138,18 @@ void Command::choice(const std::string& names, std::string& value, const std::ve
   });
 }
 
-void Command::choice_list(const std::string& names, std::vector<std::string>& values,
-                          const std::vector<std::string>& choices, const std::string& help) {
-  OptionInfo& option = add(names, join(choices, "|") + "[,...]", help, join(values, ","));
-  option.completes = Completes::kChoices;
-  option.choices = choices;
-  option.list = true;
-  parse_value(option, [&values, choices](const std::string& text) { values = parse_choices(text, choices); });
-}
-
-void Command::repeated(const std::string& names, std::vector<std::string>& values, const std::string& value_name,
-                       const std::string& help, Completes completes) {
-  OptionInfo& option = add(names, value_name, help, join(values, ","));
-  option.repeatable = true;
-  option.completes = completes;
-  parse_value(option, [&values, first = true](const std::string& text) mutable {
-    if (first) values.clear();
-    first = false;
-    values.push_back(text);
-  });
-}
-
-void Command::reals(const std::string& names, std::vector<double>& values, double least, double most,
-                    const std::string& help, const std::string& default_text) {
-  const OptionInfo& option = add(names, "X[,...]", help, default_text);
-  parse_value(option, [&values, least, most](const std::string& text) {
-    values.clear();
-    for (const auto& part : split(text, ',')) values.push_back(parse_real(part, least, most));
-  });
-}
-
 void Command::integer(const std::string& names, int64_t& value, int64_t least, int64_t most, const std::string& help,
                       const std::string& default_text) {
   const OptionInfo& option = add(names, "N", help, default_text.empty() ? std::to_string(value) : default_text);
   parse_value(option, [&value, least, most](const std::string& text) { value = parse_integer(text, least, most); });
 }
 
-void Command::unsigned_integer(const std::string& names, uint64_t& value, const std::string& help) {
-  const OptionInfo& option = add(names, "N", help, std::to_string(value));
-  parse_value(option, [&value](const std::string& text) { value = parse_unsigned(text); });
-}
-
-void Command::real(const std::string& names, double& value, double least, double most, const std::string& help,
-                   const std::string& default_text) {
-  const OptionInfo& option = add(names, "X", help, default_text.empty() ? format_real(value) : default_text);
-  parse_value(option, [&value, least, most](const std::string& text) { value = parse_real(text, least, most); });
-}
-
-void Command::size(const std::string& names, uint64_t& bytes, const std::string& help,
-                   const std::string& default_text) {
-  const OptionInfo& option = add(names, "SIZE", help, default_text);
-  parse_value(option, [&bytes](const std::string& text) { bytes = parse_budget(text); });
-}
-
 void Command::flag(const std::string& names, bool& value, const std::string& help) {
-  const OptionInfo& info = add(names, "", help, {});
-  const CLI::Option* option = parser_->app->add_flag(join(info.names, ","), value);
-  flags_.emplace_back(info.label.substr(2), [option] { return option->count() > 0; });
-}
-
-void Command::toggle(const std::string& name, bool& value, const std::string& help) {
-  OptionInfo& info = add(fmt::format("--{0},--no-{0}", name), "", help, value ? "--" + name : "--no-" + name);
-  info.label = "--" + name;
-  const CLI::Option* option = parser_->app->add_flag(fmt::format("--{0},!--no-{0}", name), value);
-  flags_.emplace_back(name, [option] { return option->count() > 0; });
+  OptionInfo info;
+  info.help = help;
+  info.group = group_;
+  info.advanced = advanced_;
+  flag(names, info, [&value] { value = true; });
 }
 
 void Command::note_flags() {

@@ -10,10 +10,9 @@
 #include <utility>
 #include <vector>
 
-namespace metal_marlin::cli {
+#include "options/option.h"
 
-// What a shell may offer for a value.
-enum class Completes : uint8_t { kNothing, kFiles, kFolders, kChoices };
+namespace metal_marlin::cli {
 
 // One option or positional as shown to the user.
 struct OptionInfo {
@@ -65,25 +64,13 @@ class Command {
             Completes completes = Completes::kNothing, bool required = false, const std::string& default_text = {});
   void choice(const std::string& names, std::string& value, const std::vector<std::string>& choices,
               const std::string& help, bool positional = false);
-  // "a,b": each of `choices` at most once.
-  void choice_list(const std::string& names, std::vector<std::string>& values, const std::vector<std::string>& choices,
-                   const std::string& help);
-  // May be given several times; the first takes the place of what the variable holds.
-  void repeated(const std::string& names, std::vector<std::string>& values, const std::string& value_name,
-                const std::string& help, Completes completes = Completes::kNothing);
-  // "1,2.5": numbers from `least` to `most`.
-  void reals(const std::string& names, std::vector<double>& values, double least, double most, const std::string& help,
-             const std::string& default_text);
   void integer(const std::string& names, int64_t& value, int64_t least, int64_t most, const std::string& help,
                const std::string& default_text = {});
-  void unsigned_integer(const std::string& names, uint64_t& value, const std::string& help);
-  void real(const std::string& names, double& value, double least, double most, const std::string& help,
-            const std::string& default_text = {});
-  // "4GiB", "700MB", "1048576".
-  void size(const std::string& names, uint64_t& bytes, const std::string& help, const std::string& default_text);
   void flag(const std::string& names, bool& value, const std::string& help);
-  // --NAME and --no-NAME.
-  void toggle(const std::string& name, bool& value, const std::string& help);
+  // The same three with all that is said of them in `info`, which needs no names; `accept` and `set` get what is given.
+  void value(const std::string& names, const OptionInfo& info, std::function<void(const std::string&)> accept);
+  void flag(const std::string& names, const OptionInfo& info, std::function<void()> set);
+  void toggle(const std::string& name, const OptionInfo& info, std::function<void(bool)> set);
   // States --help and --help-all, which every command has.
   void help_flag() {
     add("-h,--help", "", "Print the common options", {});
@@ -112,6 +99,7 @@ class Command {
  private:
   OptionInfo& add(const std::string& names, const std::string& value_name, const std::string& help,
                   const std::string& default_text);
+  OptionInfo& add(const std::string& names, const OptionInfo& info);
   // Calls `accept` with the text of each occurrence; it throws UsageError when the text is wrong.
   void parse_value(const OptionInfo& option, std::function<void(const std::string&)> accept);
 

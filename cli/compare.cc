@@ -6,6 +6,7 @@
 #include "console.h"
 #include "options.h"
 #include "subcommands.h"
+#include "table_options.h"
 
 namespace metal_marlin::cli {
 
@@ -14,7 +15,6 @@ void add_compare(Application& application) {
     std::string a;
     std::string b;
     MachineOptions machine;
-    SharedTexts texts;
     OutputOptions console;
   };
   auto& command =
@@ -23,11 +23,10 @@ void add_compare(Application& application) {
   command.group("Input");
   command.positional("A", state->a, std::string("The reference: ") + kModelHelp, Completes::kFiles);
   command.positional("B", state->b, "The other model, of the same family and shapes", Completes::kFiles);
-  add_machine_options(command, state->machine, state->texts, false, false);
+  add_options(command, machine_options(), state->machine, {.keys = {"threads"}});
   add_output_options(command, state->console);
   command.example("A quantized model against its original", "metal-marlin compare MODEL OUT");
   command.action([state] {
-    state->machine.threads = static_cast<int>(state->texts.threads);
     Console console(state->console);
     const Comparison comparison = compare_models(state->a, state->b, state->machine);
     console.result(console.json() ? comparison.to_json() : render_comparison(comparison));

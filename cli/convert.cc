@@ -11,6 +11,7 @@
 #include "options.h"
 #include "signals.h"
 #include "subcommands.h"
+#include "table_options.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -19,8 +20,6 @@ struct State {
   std::string model;
   std::string output;
   ConvertOptions options;
-  MachineOptions machine;
-  SharedTexts texts;
   OutputOptions console;
 };
 
@@ -30,7 +29,6 @@ const std::vector<Phase> kPhases = {
 };
 
 int run(State& state) {
-  state.options.threads = static_cast<int>(state.texts.threads);
   if (state.options.to.empty()) throw UsageError{"--to is required: native, awq, gptq, gptq_v2, marlin or f16"};
   Console console(state.console);
   const StopOnSignal signals;
@@ -63,12 +61,7 @@ void add_convert(Application& application) {
                      Completes::kFiles);
   command.text("-o,--output", state->output, "OUT", "Folder to write; it appears whole or not at all",
                Completes::kFolders, true);
-  command.choice(
-      "--to", state->options.to, {"native", "awq", "gptq", "gptq_v2", "marlin", "f16"},
-      "Format to write: codes, zeros and scales stay as they are; refused where the format cannot hold them. f16: a "
-      "folder in Hugging Face layout in which every value is the source's, rounded to float16");
-  command.flag("--overwrite", state->options.overwrite, "Replace a result of this program in OUT");
-  add_machine_options(command, state->machine, state->texts, false, false);
+  add_options(command, convert_options(), state->options);
   add_output_options(command, state->console);
   command.example("A GPTQ checkpoint for engines that read AWQ", "metal-marlin convert IN -o OUT --to awq");
   command.example("A GGUF model as a folder in Hugging Face layout",

@@ -6,11 +6,11 @@
 
 #include <memory>
 
-#include "compute_options.h"
 #include "console.h"
 #include "options.h"
 #include "signals.h"
 #include "subcommands.h"
+#include "table_options.h"
 #include "values.h"
 
 namespace metal_marlin::cli {
@@ -18,11 +18,10 @@ namespace {
 
 struct State {
   std::string model;
-  std::string reference;
+  EvaluateExtras extras;
   EvaluationOptions evaluation;
   MachineOptions machine;
   ComputeOptions compute;
-  SharedTexts texts;
   OutputOptions console;
 };
 
@@ -45,13 +44,11 @@ std::string table(const Evaluation& result) {
 }
 
 int run(State& state) {
-  state.evaluation.bos = bos_of(state.texts);
-  state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
   const StopOnSignal signals;
   Evaluation result;
   try {
-    result = evaluate_model(state.model, state.reference, state.evaluation, state.machine, console.observer(),
+    result = evaluate_model(state.model, state.extras.reference, state.evaluation, state.machine, console.observer(),
                             state.compute);
   } catch (const Interrupted&) {
     console.stopped("an evaluation cannot be continued: run the same command again");
@@ -69,18 +66,11 @@ void add_evaluate(Application& application) {
   auto state = std::make_shared<State>();
   command.group("Input");
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
-  command.text("--text", state->evaluation.text, "FILE", "UTF-8 text, or JSON Lines (FILE.jsonl), to evaluate on",
-               Completes::kFiles, true);
-  command.text("--reference", state->reference, "REF",
-               "The original model: adds KL divergence and agreement of the likeliest token", Completes::kFiles);
-  command.group("Evaluation");
-  command.integer("--chunks", state->evaluation.chunks, 1, kMostSequences,
-                  "Chunks from the start of the text, fewer when it is shorter");
-  command.integer("--context;--ctx-size", state->evaluation.context, 8, kMostSequenceLength,
-                  "Tokens of a chunk; every position but its first is scored");
-  add_bos_option(command, state->texts);
-  add_machine_options(command, state->machine, state->texts, true, true);
-  add_compute_options(command, state->compute, false);
+  add_options(command, evaluation_options(), state->evaluation, {.keys = {"text"}, .heading = "Input"});
+  add_options(command, evaluate_options(), state->extras);
+  add_options(command, evaluation_options(), state->evaluation, {.keys = {"chunks", "context", "bos"}});
+  add_options(command, machine_options(), state->machine);
+  add_options(command, compute_options(), state->compute, {.keys = {"compute", "head"}});
   add_output_options(command, state->console);
   command.example("Perplexity of a model", "metal-marlin evaluate MODEL --text test.txt");
   command.example("How far a quantized model is from its original",

@@ -11,13 +11,13 @@
 #include <memory>
 #include <system_error>
 
-#include "compute_options.h"
 #include "console.h"
 #include "core/counted.h"
 #include "options.h"
 #include "signals.h"
 #include "source/text.h"
 #include "subcommands.h"
+#include "table_options.h"
 #include "values.h"
 
 namespace metal_marlin::cli {
@@ -34,7 +34,6 @@ struct State {
   SchemaOptions schema;
   MachineOptions machine;
   ComputeOptions compute;
-  SharedTexts texts;
   OutputOptions console;
   bool stats = false;
 };
@@ -78,7 +77,6 @@ int run_file(const Command& command, State& state) {
   }
   state.options.given = command.given();
   set_schema(command, state.schema, state.options);
-  state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
   state.options.on_warning = console.warning_once();
   TextGenerator generator(state.model, state.machine, false, state.compute);
@@ -101,7 +99,6 @@ int run(const Command& command, State& state) {
   const std::string prompt = read_prompt(command, state);
   state.options.given = command.given();
   set_schema(command, state.schema, state.options);
-  state.machine.threads = static_cast<int>(state.texts.threads);
   Console console(state.console);
   state.options.on_warning = [&console](const std::string& text) { console.warning(text); };
   TextGenerator generator(state.model, state.machine, false, state.compute);
@@ -136,10 +133,10 @@ void add_generate(Application& application) {
                "Many prompts: an object with \"prompt\" or \"messages\" per line", Completes::kFiles);
   command.text("--output", state->output, "FILE.jsonl", "Where the answers to --input go", Completes::kFiles);
   command.integer("--batch", state->batch, 1, 1024, "Texts of --input that are generated beside each other");
-  add_sampling_options(command, state->options);
+  add_options(command, generate_options(), state->options);
   add_schema_options(command, state->schema);
-  add_machine_options(command, state->machine, state->texts, false, false);
-  add_compute_options(command, state->compute, true);
+  add_options(command, machine_options(), state->machine, {.keys = {"threads"}});
+  add_options(command, compute_options(), state->compute);
   command.group("Output");
   command.flag("--stats", state->stats, "Print tokens per second on stderr at the end");
   add_output_options(command, state->console);

@@ -12,6 +12,7 @@
 #include "options.h"
 #include "signals.h"
 #include "subcommands.h"
+#include "table_options.h"
 #include "values.h"
 
 namespace metal_marlin::cli {
@@ -22,7 +23,6 @@ struct State {
   bool tensors = false;
   bool sensitivity = false;
   QuantizeOptions options;
-  SharedTexts texts;
   OutputOptions console;
 };
 
@@ -43,8 +43,6 @@ int run(const Command& command, State& state) {
   if (state.sensitivity) {
     QuantizeOptions& o = state.options;
     o.given = command.given();
-    o.calibration.bos = bos_of(state.texts);
-    o.machine.threads = static_cast<int>(state.texts.threads);
     o.formats = {"native"};
     const StopOnSignal signals;
     try {
@@ -72,15 +70,11 @@ void add_inspect(Application& application) {
       "--sensitivity", state->sensitivity,
       "Measure what quantizing to 4 bits costs: the KL divergence of the model in which one set of linears with "
       "a common input is quantized, ranked; the options below are for this");
-  command.advanced();
-  command.choice("--method", options.method, {"awq", "awq-paper", "awq-salient", "gptq", "rtn"},
-                 "As quantize takes it");
-  command.choice("--scheme", options.scheme, {"asym", "sym"}, "As quantize takes it");
-  command.text("--group-size", options.group_size, "auto|128|64|32|-1", "As quantize takes it", Completes::kChoices);
-  command.integer("--sensitivity-tokens", options.sensitivity_tokens, 1, int64_t{1} << 24,
-                  "Tokens of the calibration text to measure on");
-  add_calibration_options(command, options.calibration, state->texts, false);
-  add_machine_options(command, options.machine, state->texts, true, true);
+  add_options(
+      command, quantize_options(), options,
+      {.keys = {"method", "scheme", "group_size", "sensitivity_tokens"}, .heading = "Sensitivity", .advanced = true});
+  add_options(command, calibration_options(), options.calibration);
+  add_options(command, machine_options(), options.machine);
   add_output_options(command, state->console);
   command.example("Family, formats, bits per weight", "metal-marlin inspect MODEL");
   command.example("Every tensor, for a script", "metal-marlin inspect MODEL --tensors --json");

@@ -16,7 +16,7 @@ else()
 endif()
 set_target_properties(metal_marlin PROPERTIES LINKER_LANGUAGE CXX VERSION ${PROJECT_VERSION} SOVERSION ${soversion})
 target_compile_features(metal_marlin PUBLIC cxx_std_20)
-target_link_libraries(metal_marlin PRIVATE ${libraries} mm_options)
+target_link_libraries(metal_marlin PRIVATE ${libraries} mm_compile_options)
 if(NOT APPLE)
   # Of the C++ library's templates and of the archives nothing is exported; and since threads of the pool may sleep in its
   # code, the library stays in the process until that ends.

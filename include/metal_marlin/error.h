@@ -6,6 +6,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace metal_marlin {
 
@@ -26,10 +27,17 @@ class METAL_MARLIN_API UnsupportedError : public Error {
   using Error::Error;
 };
 
-// An argument or option is out of its range or contradicts another.
+// An argument or option is out of its range or contradicts another. Messages name options as the command line does:
+// "--group-size 7: ...".
 class METAL_MARLIN_API ArgumentError : public Error {
  public:
   using Error::Error;
+  // The option that the message begins with, "group-size"; empty where it begins otherwise.
+  std::string option() const {
+    const std::string_view text = what();
+    if (text.substr(0, 2) != "--") return {};
+    return std::string(text.substr(2, text.find_first_of(" :,") - 2));
+  }
 };
 
 // The machine cannot do what is asked: a file cannot be opened, read or written, the disk is full, memory is short.

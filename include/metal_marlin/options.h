@@ -1,17 +1,45 @@
 // Options that several operations share. Names and defaults equal those of the command line.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace metal_marlin {
 
+// An option that is a std::optional is decided by the method, the model or the machine while it is empty ("auto" on the
+// command line). The names of the enumerators are those of the command line: kAwqPaper is "awq-paper".
+
+// On, off, or empty. A text, which would convert to true in a std::optional<bool>, does not compile.
+class Switch : public std::optional<bool> {
+ public:
+  constexpr Switch() = default;
+  constexpr Switch(std::nullopt_t) {}  // NOLINT(google-explicit-constructor)
+  template <std::same_as<bool> Bool>
+  constexpr Switch(Bool on) : std::optional<bool>(on) {}  // NOLINT(google-explicit-constructor)
+};
+
 // How a model is quantized (docs/quantize.md). kAwq: the best recipe; kAwqPaper: AWQ as published; kAwqSalient: scales
 // for channels with salient weights alone; kGptq: GPTQ's error feedback; kRtn: each weight rounded to nearest.
 enum class Method : uint8_t { kAwq, kAwqPaper, kAwqSalient, kGptq, kRtn };
+// kFast, of kAwq: 16 sequences unless their number is given, and no Cholesky factors. Codes are then rounded to nearest
+// and refined, scales are searched by plain rounding, and there is no guard.
+enum class Effort : uint8_t { kBest, kFast };
 // At 4 bits: kAsymmetric ("asym") has codes 0..15 with a zero point, kSymmetric ("sym") -8..7.
 enum class Scheme : uint8_t { kAsymmetric, kSymmetric };
+// How the range of a group is chosen. kAbsmax: largest magnitude (asymmetric: least and largest value); kMse: least
+// error of the weights; kGram: least error of the outputs; kDiagonal: the same as if channels were uncorrelated.
+enum class RangeChoice : uint8_t { kAbsmax, kMse, kGram, kDiagonal };
+// Loss of the scale search. kLinear: output error of the input's linears after plain rounding, from the Gram matrix;
+// kFeedback: the same after error feedback (kAwq alone); kBlock: the block is replayed on a subset of the tokens, as
+// AutoAWQ does.
+enum class ScaleLoss : uint8_t { kLinear, kFeedback, kBlock };
+// Of |x|, by channel.
+enum class Statistic : uint8_t { kMean, kMax, kRms };
+// Arithmetic of matrix products.
+enum class MatmulPrecision : uint8_t { kF32, kBF16 };
 
 // Whether a sequence begins with the BOS token: where the tokenizer's own settings add one, always, or never. A BOS
 // position is never scored.
@@ -50,9 +78,9 @@ struct MachineOptions {
   uint64_t memory_bytes =
       0;            // peak resident memory to stay within; 0: what the machine has, less a margin; else >= 1 MB
   int threads = 0;  // 0: all that this process may use
-  // The matrix products of the forward pass that makes statistics: "f32", "bf16", or "auto", which is bf16 where the
-  // processor multiplies it faster than f32. In evaluate_model "auto" is f32.
-  std::string precision = "auto";
+  // The matrix products of the forward pass that makes statistics. Empty: bf16 where the processor multiplies it faster
+  // than f32; in evaluate_model f32.
+  std::optional<MatmulPrecision> precision;
 };
 
 }  // namespace metal_marlin

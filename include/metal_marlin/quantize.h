@@ -22,66 +22,60 @@ struct QuantizeOptions {
   EvaluationOptions evaluation;
 
   std::vector<std::string> formats = {
-      "awq"};                  // "native", "awq", "gptq" (version 1), "gptq_v2", "marlin"; several: one subfolder each
-  std::string method = "awq";  // "awq", "awq-paper", "awq-salient", "gptq", "rtn"
-  // awq: "best", or "fast": 16 sequences unless `given` names "samples", and no Cholesky factors. Codes are then
-  // rounded to nearest and refined, scales are searched by plain rounding, and there is no guard.
-  std::string effort = "best";
-  std::string scheme = "asym";  // "sym" (-8..7) or "asym" (0..15 with a zero point)
-  int bits = 4;                 // 3, 4 or 8; of the formats "native" and "gptq_v2" hold all, "gptq" 4 and 8, others 4
+      "awq"};  // "native", "awq", "gptq" (version 1), "gptq_v2", "marlin"; several: one subfolder each
+  Method method = Method::kAwq;
+  Effort effort = Effort::kBest;
+  Scheme scheme = Scheme::kAsymmetric;
+  int bits = 4;  // 3, 4 or 8; of the formats "native" and "gptq_v2" hold all, "gptq" 4 and 8, others 4
   // Mixed precision: each set of linears that engines fuse (q,k,v; gate,up) gets bits of its own, chosen so that the
   // estimated KL divergence of all is least. `bits` is the width that is measured, and must be 4. target_bits bounds
-  // the linears' bits per weight; 0: no target. It counts codes, 16 bits for each scale and, in an asymmetric scheme, a
-  // zero of a code's width; a weight that is not quantized counts 16. What a layout adds is reported, not counted.
-  double target_bits = 0;
+  // the linears' bits per weight, 2 to less than 16; empty: no target. It counts codes, 16 bits for each scale and, in
+  // an asymmetric scheme, a zero of a code's width; a weight that is not quantized counts 16. What a layout adds is
+  // reported, not counted.
+  std::optional<double> target_bits;
   bool mixed_bits = false;            // without target_bits: the fewest bits whose estimated KL divergence meets max_kl
   int64_t sensitivity_tokens = 1024;  // of the calibration text, on which the KL divergences are measured
   // "PATTERN=BITS" or "PATTERN=BITS:GROUP": bits (3, 4, 8; 16: not quantized) and group size of the linears whose
   // weights' names match the shell pattern. The last pattern that matches counts.
   std::vector<std::string> linear_bits;
-  std::string group_size =
-      "auto";  // "auto": 128 where it divides every in_features, else 64, else 32; or a number; "-1": per channel
-  // How group ranges are chosen: "auto" (the method's own), "absmax" (asym: min-max), "mse", "gram", "diagonal".
-  std::string range = "auto";
-  // AWQ's clip search: "auto" (on for awq-paper with absmax ranges), "on", "off".
-  std::string clip = "auto";
-  // Whether negative scales are tried too, for symmetric grids with ranges "mse", "gram" or "diagonal". A symmetric
-  // grid has one code more on one side; a negative scale puts it on the longer side of the group. "auto" (on for awq),
-  // "on", "off".
-  std::string signed_scales = "auto";
-  // Activation-aware scales, searched and folded: "auto" (on for awq, awq-paper, awq-salient), "on", "off".
-  std::string scale_search = "auto";
-  // GPTQ's error feedback; without it each weight is rounded to nearest: "auto" (on for gptq, and for awq unless effort
-  // is "fast"), "on", "off".
-  std::string error_feedback = "auto";
-  // Refinement after rounding: code passes by coordinate descent and a refit of the scales, all on the Gram matrix:
-  // "auto" (on for awq), "on", "off".
-  std::string refine = "auto";
+  // Weights of a row that share a scale: a multiple of 8, or -1 for a whole row. Empty: 128 where it divides every
+  // in_features, else 64, else 32.
+  std::optional<int64_t> group_size;
+  std::optional<RangeChoice> range;  // empty: the method's own
+  Switch clip;                       // AWQ's clip search; empty: on for kAwqPaper with absmax ranges
+  // Whether negative scales are tried too, for symmetric grids with searched ranges. A symmetric grid has one code more
+  // on one side; a negative scale puts it on the longer side of the group. Empty: on for kAwq.
+  Switch signed_scales;
+  // Activation-aware scales, searched and folded; empty: on for kAwq, kAwqPaper, kAwqSalient.
+  Switch scale_search;
+  // GPTQ's error feedback; without it each weight is rounded to nearest. Empty: on for kGptq, and for kAwq unless
+  // effort is kFast.
+  Switch error_feedback;
+  // Refinement after rounding: code passes by coordinate descent and a refit of the scales, all on the Gram matrix.
+  // Empty: on for kAwq.
+  Switch refine;
   // Judges error feedback and refinement on a validation split, the last eighth of the calibration sequences, before
-  // they are applied. Where plainer rounding or more damping does better there, it is taken: "auto" (on for awq), "on"
-  // (also for gptq), "off".
-  std::string guard = "auto";
-  // Loss of the scale search: "linear" (output error of the input's linears after plain rounding, from the Gram
-  // matrix), "feedback" (the same after error feedback; awq alone) or "block" (the block is replayed on a subset of the
-  // tokens, as AutoAWQ does). "auto": "feedback" for awq, else "linear".
-  std::string awq_loss = "auto";
-  // How many times the first token of a calibration sequence counts in the Gram matrices, >= 1. 0 means 9 for awq, 1
+  // they are applied. Where plainer rounding or more damping does better there, it is taken. Empty: on for kAwq; true
+  // acts on kGptq as well.
+  Switch guard;
+  std::optional<ScaleLoss> awq_loss;  // empty: kFeedback for kAwq, else kLinear
+  // How many times the first token of a calibration sequence counts in the Gram matrices, >= 1. Empty: 9 for kAwq, 1
   // for the others.
-  double first_token_weight = 0;
+  std::optional<double> first_token_weight;
   // The share, 0 to 0.9, of the sequences that are taken from the program's own text ("builtin", docs/calibrate.md)
-  // where all sources are files. -1: a sixteenth for awq, none for the others.
-  double builtin_share = -1;
-  double salient_ratio = 0.01;  // awq-salient: share of weights that decide which channels are scaled
-  std::string activation_method =
-      "auto";  // statistic of the scale search: "mean", "max", "rms"; auto: mean, rms for awq-salient
-  // gptq, awq: the share of each diagonal entry of the Gram matrix that is added to it, 0 to 1. With the guard it is
-  // the least that is tried. -1: 0.01; for awq without the guard 0.49 (asymmetric 1), which the guard chooses mostly.
-  double damping = -1;
-  bool act_order = true;          // gptq, awq: columns in order of decreasing diagonal
+  // where all sources are files. Empty: a sixteenth for kAwq, none for the others.
+  std::optional<double> builtin_share;
+  double salient_ratio = 0.01;                 // kAwqSalient: share of weights that decide which channels are scaled
+  std::optional<Statistic> activation_method;  // of the scale search; empty: kMean, kRms for kAwqSalient
+  // kGptq, kAwq: the share of each diagonal entry of the Gram matrix that is added to it, 0 to 1. With the guard it is
+  // the least that is tried. Empty: 0.01; for kAwq without the guard 0.49 (asymmetric 1), which the guard chooses
+  // mostly.
+  std::optional<double> damping;
+  bool act_order = true;          // kGptq, kAwq: columns in order of decreasing diagonal
   std::vector<std::string> skip;  // shell patterns of weight names left in 16 bits, e.g. "*.layers.0.*"
   bool resume = true;             // continue an interrupted run of the same model and options
   bool overwrite = false;         // replace a result or an interrupted run of other options
-  double max_kl = -1;             // quality gate on the mean KL divergence; negative: none
+  std::optional<double> max_kl;   // quality gate on the mean KL divergence, in nats; empty: none
   // The options that the caller set, by their command-line names without leading hyphens ("salient-ratio"). A warning
   // names those without effect on this run, and other options without effect that differ from their defaults.
   std::vector<std::string> given;

@@ -2,6 +2,8 @@
 
 #include <nanobind/stl/string.h>
 
+#include "options/spelling.h"
+
 namespace metal_marlin::python {
 
 Callbacks::Callbacks(nb::handle on_progress, nb::handle on_note, nb::handle on_warning)
@@ -21,10 +23,14 @@ Callbacks::Callbacks(nb::handle on_progress, nb::handle on_note, nb::handle on_w
     });
   };
   if (!on_note_.is_none()) {
-    observer_.on_note = [this](const std::string& text) { guarded([&] { return on_note_(text), true; }); };
+    observer_.on_note = [this](const std::string& text) {
+      guarded([&] { return on_note_(python_spelling(text)), true; });
+    };
   }
   if (!on_warning_.is_none()) {
-    observer_.on_warning = [this](const std::string& text) { guarded([&] { return on_warning_(text), true; }); };
+    observer_.on_warning = [this](const std::string& text) {
+      guarded([&] { return on_warning_(python_spelling(text)), true; });
+    };
   }
 }
 

@@ -2,7 +2,11 @@
 
 #include <string>
 
+#include <nanobind/stl/string.h>
+
 #include "calls.h"
+#include "options/option.h"
+#include "options/spelling.h"
 
 namespace metal_marlin::python {
 namespace {
@@ -26,21 +30,29 @@ PyObject* add(nb::module_& m, const char* name, PyObject* base, const char* doc)
   return type;
 }
 
+// With the attribute `option`: the name of the parameter that is at fault, or None.
+void raise_argument(const ArgumentError& e) {
+  const nb::object error = nb::borrow(g_argument)(python_spelling(e.what()));
+  const std::string option = e.option();
+  error.attr("option") = option.empty() ? nb::object(nb::none()) : nb::object(nb::str(key_of_option(option).c_str()));
+  PyErr_SetObject(g_argument, error.ptr());
+}
+
 void translate(const std::exception_ptr& p, void*) {
   try {
     std::rethrow_exception(p);
   } catch (const ArgumentError& e) {
-    PyErr_SetString(g_argument, e.what());
+    raise_argument(e);
   } catch (const FormatError& e) {
-    PyErr_SetString(g_format, e.what());
+    PyErr_SetString(g_format, python_spelling(e.what()).c_str());
   } catch (const UnsupportedError& e) {
-    PyErr_SetString(g_unsupported, e.what());
+    PyErr_SetString(g_unsupported, python_spelling(e.what()).c_str());
   } catch (const SystemError& e) {
-    PyErr_SetString(g_system, e.what());
+    PyErr_SetString(g_system, python_spelling(e.what()).c_str());
   } catch (const NumericError& e) {
-    PyErr_SetString(g_numeric, e.what());
+    PyErr_SetString(g_numeric, python_spelling(e.what()).c_str());
   } catch (const Interrupted& e) {
-    PyErr_SetString(g_interrupted, e.what());
+    PyErr_SetString(g_interrupted, python_spelling(e.what()).c_str());
   } catch (const Error& e) {
     PyErr_SetString(g_error, e.what());
   }

@@ -3,51 +3,59 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include "core/enum_names.h"
 #include "source/model_source.h"
 
 namespace metal_marlin {
 
 Compute compute_of(const ComputeOptions& options, const MachineOptions& machine, const ModelSource& source,
                    bool generates) {
-  if (machine.precision != "auto" && machine.precision != "f32" && machine.precision != "bf16") {
-    throw ArgumentError(fmt::format("precision \"{}\": expected auto, f32 or bf16", machine.precision));
-  }
-  if (machine.precision != "auto" && options.compute != "auto" && machine.precision != options.compute) {
-    throw ArgumentError(fmt::format(
-        "compute \"{}\" and precision \"{}\" contradict each other: both name the arithmetic of the model's "
-        "linears; give one of them",
-        options.compute, machine.precision));
-  }
-  std::string wanted = options.compute == "auto" ? machine.precision : options.compute;
-  if (wanted == "auto") wanted = generates && source.quantized() ? "int8" : "f32";
-  Compute compute;
-  if (wanted == "int8") {
-    if (!source.quantized()) {
-      throw UnsupportedError(fmt::format(
-          "{}: compute int8: expected a model whose linears are quantized, found none; use f32 or bf16, or quantize it",
-          source.path()));
+  std::optional<Arithmetic> wanted = options.compute;
+  if (machine.precision) {
+    const Arithmetic named = machine.precision == MatmulPrecision::kBF16 ? Arithmetic::kBF16 : Arithmetic::kF32;
+    if (wanted && *wanted != named) {
+      throw ArgumentError(
+          fmt::format("--compute {} and --precision {} contradict each other: both name the arithmetic of the model's "
+                      "linears; give "
+                      "one of them",
+                      name_of(*wanted), name_of(*machine.precision)));
     }
-    compute.codes = true;
-    compute.name = "int8";
-  } else if (wanted == "bf16") {
-    compute.precision = ComputeType::kBF16;
-    compute.name = "bf16";
-  } else if (wanted != "f32") {
-    throw ArgumentError(fmt::format("compute \"{}\": expected auto, int8, bf16 or f32", options.compute));
+    wanted = named;
   }
-  if (options.head == "8" || (options.head == "auto" && generates && compute.codes)) {
-    compute.head = HeadBits::k8;
-  } else if (options.head != "16" && options.head != "auto") {
-    throw ArgumentError(fmt::format("head \"{}\": expected auto, 16 or 8", options.head));
+  Compute compute;
+  switch (wanted.value_or(generates && source.quantized() ? Arithmetic::kInt8 : Arithmetic::kF32)) {
+    case Arithmetic::kInt8:
+      if (!source.quantized()) {
+        throw UnsupportedError(
+            fmt::format("{}: --compute int8: expected a model whose linears are quantized, found none; "
+                        "use f32 or bf16, or quantize it",
+                        source.path()));
+      }
+      compute.codes = true;
+      compute.name = "int8";
+      break;
+    case Arithmetic::kBF16:
+      compute.precision = ComputeType::kBF16;
+      compute.name = "bf16";
+      break;
+    case Arithmetic::kF32:
+      break;
   }
-  if (options.kv == "auto") {
-    compute.kv = compute.codes || compute.precision != ComputeType::kF32 ? KvType::kF16 : KvType::kF32;
-  } else if (options.kv == "32") {
-    compute.kv = KvType::kF32;
-  } else if (options.kv == "8") {
-    compute.kv = KvType::kI8;
-  } else if (options.kv != "16") {
-    throw ArgumentError(fmt::format("kv \"{}\": expected auto, 32, 16 or 8", options.kv));
+  const int head = options.head.value_or(generates && compute.codes ? 8 : 16);
+  if (head != 8 && head != 16) throw ArgumentError(fmt::format("--head: expected auto, 16 or 8, found {}", head));
+  if (head == 8) compute.head = HeadBits::k8;
+  const bool floats = !compute.codes && compute.precision == ComputeType::kF32;
+  switch (options.kv.value_or(floats ? 32 : 16)) {
+    case 32:
+      compute.kv = KvType::kF32;
+      break;
+    case 16:
+      break;
+    case 8:
+      compute.kv = KvType::kI8;
+      break;
+    default:
+      throw ArgumentError(fmt::format("--kv: expected auto, 32, 16 or 8, found {}", *options.kv));
   }
   return compute;
 }

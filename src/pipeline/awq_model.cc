@@ -16,6 +16,7 @@
 #include "arrays/awq_layout.h"
 #include "core/atomic_file.h"
 #include "core/border.h"
+#include "core/enum_names.h"
 #include "core/file_status.h"
 #include "core/made_folders.h"
 #include "core/threads.h"
@@ -52,12 +53,12 @@ void quantize_by_structure(const Job& job, AWQModelStats& stats) {
   options.calibration.calibration = {job.activations};
   options.evaluation.text = "none";
   options.formats = {"native"};
-  options.method = "awq-salient";
-  options.scheme = job.scheme;
-  options.range = "gram";
-  options.group_size = std::to_string(job.group_size);
+  options.method = Method::kAwqSalient;
+  options.scheme = job.scheme == "sym" ? Scheme::kSymmetric : Scheme::kAsymmetric;
+  options.range = RangeChoice::kGram;
+  options.group_size = job.group_size;
   options.salient_ratio = job.salient_ratio;
-  options.activation_method = job.method;
+  options.activation_method = enum_named<Statistic>(job.method);
   note(job.observer, fmt::format("Processing: {}", job.model));
   const Report report = quantize_model(job.model, job.output, options, job.observer).report;
   std::map<std::string, uint64_t> stored;

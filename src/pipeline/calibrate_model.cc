@@ -19,6 +19,7 @@
 #include "formats/npz.h"
 #include "model/block.h"
 #include "model/model.h"
+#include "options/tables.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
@@ -99,6 +100,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   q.machine = machine;
   q.evaluation.text = "none";
   check_sizes(options);
+  machine_options().check_ranges(machine);
   if (from_statistics(options)) {
     throw ArgumentError(fmt::format("--calibration {}: expected a text or self: statistics are what this command makes",
                                     sources_text(options)));

@@ -19,6 +19,7 @@
 #include "model/block.h"
 #include "model/model.h"
 #include "model/prepared_block.h"
+#include "options/tables.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
@@ -147,6 +148,8 @@ void check_same_tokens(const ModelSource& model, const ModelSource& reference, c
 Evaluation evaluate_model(const std::string& model, const std::string& reference, const EvaluationOptions& options,
                           const MachineOptions& machine, const Observer& observer,
                           const ComputeOptions& compute_options) try {
+  machine_options().check_ranges(machine);
+  metal_marlin::compute_options().check_ranges(compute_options);
   if (options.text.empty()) throw ArgumentError("--text: expected a file to evaluate on");
   check_sizes(options);
   check_memory_budget(machine.memory_bytes);

@@ -94,19 +94,9 @@ class GroupSizes {
 }  // namespace
 
 int64_t resolve_group_size(const ModelSource& source, const QuantizeOptions& options) {
-  const std::string& text = options.group_size;
-  int64_t size = 0;
-  if (text != "auto") {
-    const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), size);
-    if (code != std::errc() || end != text.data() + text.size() || size == 0 || size < -1 ||
-        (size > 0 && size % kStep != 0)) {
-      throw ArgumentError(
-          fmt::format("--group-size: expected auto, -1 or a positive multiple of 8, found \"{}\"", text));
-    }
-    if (size < 0) return -1;
-  }
+  if (options.group_size == -1) return -1;
   const GroupSizes sizes(source, options);
-  if (text == "auto") {
+  if (!options.group_size) {
     for (const int64_t preferred : kPreferred) {
       if (sizes.empty() || sizes.fits_all(preferred)) return preferred;
     }
@@ -118,6 +108,7 @@ int64_t resolve_group_size(const ModelSource& source, const QuantizeOptions& opt
                                     names.empty() ? "" : ": 32 does not divide ", fmt::join(names, ", "),
                                     sizes.advice()));
   }
+  const int64_t size = *options.group_size;
   if (const auto names = sizes.indivisible(size); !names.empty()) {
     throw ArgumentError(fmt::format("--group-size {}: does not divide the in_features of {}; {}", size,
                                     fmt::join(names, ", "), sizes.advice()));

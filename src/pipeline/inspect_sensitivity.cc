@@ -7,10 +7,12 @@
 #include <filesystem>
 
 #include "core/border.h"
+#include "core/enum_names.h"
 #include "core/file_status.h"
 #include "core/threads.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/mixed_bits.h"
+#include "pipeline/presets.h"
 #include "pipeline/sensitivity.h"
 #include "pipeline/texts.h"
 
@@ -49,8 +51,8 @@ SensitivityReport sensitivity_of_model(const std::string& model, const QuantizeO
   SensitivityReport report;
   static_cast<SensitivityRecord&>(report) = record_of(measured);
   report.interaction = measured.interaction();
-  report.method = o.method;
-  report.scheme = o.scheme;
+  report.method = name_of(o.method);
+  report.scheme = name_of(o.scheme);
   report.bits = recipe.grid.bits;
   report.group_size = recipe.grid.group_size;
   report.calibration = texts.record;

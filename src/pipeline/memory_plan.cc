@@ -141,7 +141,7 @@ MemoryRecord measure_memory(const ModelSource& source, const Recipe& recipe, con
   const ModelSize size = model_size(source);
   const uint64_t linears = weights * static_cast<uint64_t>(c.num_hidden_layers);
   // Scales and zeros of groups of 32 at worst. A target may be above the usual bits.
-  const double bits = std::max<double>(recipe.grid.bits, options.target_bits) + 1;
+  const double bits = std::max<double>(recipe.grid.bits, options.target_bits.value_or(0)) + 1;
   const auto quantized = static_cast<uint64_t>(static_cast<double>(linears) * bits / 8);
   const uint64_t kept = (size.parameters > linears ? size.parameters - linears : 0) * 2;
   plan.disk = plan.spilled + quantized + (quantized + kept) * options.formats.size();

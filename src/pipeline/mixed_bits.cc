@@ -213,7 +213,7 @@ std::vector<SensitiveItem> sensitive_items(const std::vector<LayerTensors>& laye
 }
 
 void check_reachable(const std::vector<SensitiveItem>& items, const QuantizeOptions& options) {
-  if (options.target_bits <= 0) return;
+  if (!options.target_bits) return;
   uint64_t least = 0;
   uint64_t weights = 0;
   for (const SensitiveItem& item : items) {
@@ -223,11 +223,11 @@ void check_reachable(const std::vector<SensitiveItem>& items, const QuantizeOpti
              })->bits;
   }
   const auto count = static_cast<double>(weights);
-  if (least <= static_cast<uint64_t>(options.target_bits * count)) return;
+  if (least <= static_cast<uint64_t>(*options.target_bits * count)) return;
   throw ArgumentError(fmt::format(
       "--target-bits {:g}: the fewest bits that the formats hold take {:.3f} per weight, scales and zeros included; "
       "give more, or larger groups",
-      options.target_bits, static_cast<double>(least) / count));
+      *options.target_bits, static_cast<double>(least) / count));
 }
 
 BitsChoice choose_bits(const Sensitivity& s, const QuantizeOptions& options) {
@@ -235,26 +235,26 @@ BitsChoice choose_bits(const Sensitivity& s, const QuantizeOptions& options) {
   const auto count = static_cast<double>(weights);
   const auto items = knapsack_items(s, s.interaction());
   std::optional<KnapsackChoice> choice;
-  if (options.target_bits > 0) {
+  if (options.target_bits) {
     check_reachable(s.items, options);
-    choice = least_loss(items, static_cast<uint64_t>(options.target_bits * count));
+    choice = least_loss(items, static_cast<uint64_t>(*options.target_bits * count));
     if (!choice)
-      throw ArgumentError(fmt::format("--target-bits {:g}: no bits meet it; give more", options.target_bits));
+      throw ArgumentError(fmt::format("--target-bits {:g}: no bits meet it; give more", *options.target_bits));
   } else {
-    choice = least_cost(items, options.max_kl);
+    choice = least_cost(items, *options.max_kl);
     if (!choice)
-      throw ArgumentError(
-          fmt::format("--max-kl {:g}: no bits meet it with linears of fixed --linear-bits; give more", options.max_kl));
+      throw ArgumentError(fmt::format("--max-kl {:g}: no bits meet it with linears of fixed --linear-bits; give more",
+                                      *options.max_kl));
   }
   const auto kept = [&](size_t i) { return s.items[i].options[choice->options[i]].grid.bits == kUnquantizedBits; };
   size_t quantized = 0;
   for (size_t i = 0; i < s.items.size(); ++i) quantized += kept(i) ? 0 : 1;
   if (quantized == 0) {
     throw ArgumentError(
-        options.target_bits > 0
-            ? fmt::format("--target-bits {:g}: leaves every linear in 16 bits; give fewer", options.target_bits)
+        options.target_bits
+            ? fmt::format("--target-bits {:g}: leaves every linear in 16 bits; give fewer", *options.target_bits)
             : fmt::format("--max-kl {:g}: only 16 bits for every linear meet it by the estimate; give more",
-                          options.max_kl));
+                          *options.max_kl));
   }
   return {std::move(choice->options), weights > 0 ? static_cast<double>(choice->cost) / count : 0, choice->loss};
 }
@@ -320,20 +320,20 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
 }
 
 bool chooses_bits(const QuantizeOptions& options) {
-  return options.mixed_bits || options.target_bits > 0;
+  return options.mixed_bits || options.target_bits.has_value();
 }
 
 bool chooses_by_limit(const QuantizeOptions& options) {
-  return options.mixed_bits && !(options.target_bits > 0);
+  return options.mixed_bits && !options.target_bits;
 }
 
 void check_mixed(const QuantizeOptions& o, const Recipe& recipe) {
   if (!chooses_bits(o)) return;
-  if (o.target_bits != 0 && !(o.target_bits >= 2 && o.target_bits < 16)) {
+  if (o.target_bits && !(*o.target_bits < 16)) {
     throw ArgumentError(
-        fmt::format("--target-bits: expected 2 to less than 16 bits per weight, got {:g}", o.target_bits));
+        fmt::format("--target-bits: expected 2 to less than 16 bits per weight, found {:g}", *o.target_bits));
   }
-  if (o.target_bits == 0 && o.max_kl < 0)
+  if (!o.target_bits && !o.max_kl)
     throw ArgumentError("--bits mixed: needs --target-bits X, or --max-kl X, to know how many bits there may be");
   if (recipe.grid.bits != 4) {
     throw ArgumentError(
@@ -343,10 +343,6 @@ void check_mixed(const QuantizeOptions& o, const Recipe& recipe) {
   if (from_statistics(o.calibration)) {
     throw ArgumentError(
         "sensitivity: statistics from a file have no text to measure on; name texts, or self, with --calibration");
-  }
-  if (o.sensitivity_tokens < 1 || o.sensitivity_tokens > (int64_t{1} << 24)) {
-    throw ArgumentError(
-        fmt::format("--sensitivity-tokens: expected 1 to {}, got {}", int64_t{1} << 24, o.sensitivity_tokens));
   }
 }
 
@@ -411,7 +407,7 @@ MixedRecord mixed_record(const Sensitivity& s, const BitsChoice& choice, const Q
   MixedRecord out;
   static_cast<SensitivityRecord&>(out) = record_of(s);
   out.interaction = s.interaction();
-  if (options.target_bits > 0) out.target_bits = options.target_bits;
+  out.target_bits = options.target_bits;
   out.bits_per_weight = choice.bits_per_weight;
   out.estimated_kl = choice.kl;
   for (size_t i = 0; i < s.items.size(); ++i) {

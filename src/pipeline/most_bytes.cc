@@ -101,7 +101,7 @@ MostBytes most_bytes(const ModelSource& source, const QuantizeOptions& options, 
       }
     }
   }
-  const double capacity = options.target_bits > 0 ? std::floor(options.target_bits * weights) : INFINITY;
+  const double capacity = options.target_bits ? std::floor(*options.target_bits * weights) : INFINITY;
   // With a multiplier the sums are rounded: a little more than the bound is a bound.
   const double bound =
       std::isfinite(capacity) ? std::ceil(least_bound(capacity, choices) * (1 + 1e-12)) : bound_at(0, 0, choices);

@@ -20,6 +20,7 @@
 #include "pipeline/mixed_bits.h"
 #include "pipeline/most_bytes.h"
 #include "pipeline/output_folder.h"
+#include "pipeline/presets.h"
 #include "pipeline/progress.h"
 #include "pipeline/recipe.h"
 #include "pipeline/resume.h"
@@ -142,7 +143,7 @@ uint64_t most_quantized_bytes(const QuantizeOptions& options, const Recipe& reci
     for (const BitsOption& option : item.options) bits = std::max(bits, option.bits);
     most += bits / 8;
   }
-  if (options.target_bits > 0) most = std::min(most, static_cast<uint64_t>(weights * options.target_bits / 8));
+  if (options.target_bits) most = std::min(most, static_cast<uint64_t>(weights * *options.target_bits / 8));
   return most;
 }
 
@@ -176,7 +177,7 @@ Plan plan_quantization(const std::string& model, const std::string& output, cons
     }
   };
   with_stops([&] { check_output(*source, output); });
-  for (const std::string& text : warnings_before_work(*source, options, recipe)) tracker.warn(text);
+  for (const std::string& text : warnings_before_work(*source, options)) tracker.warn(text);
   tracker.warn_of(source->warnings());
   with_stops([&] {
     const OutputFolder::Warn warn = [&](const std::string& text) { tracker.warn(text); };
@@ -222,7 +223,7 @@ Plan plan_quantization(const std::string& model, const std::string& output, cons
   const TextSizes sizes = expected_sizes(*source, options, &tracker);
   // Texts are cut in sequences and chunks of full length; what the model makes itself to be held back has that of a
   // sequence.
-  const auto ignored = ignored_options(options, recipe);
+  const auto ignored = ignored_options(options);
   const bool chunks =
       std::none_of(ignored.begin(), ignored.end(), [](const IgnoredOption& o) { return o.name == "context"; });
   const int64_t evaluated =
@@ -253,8 +254,7 @@ Plan plan_quantization(const std::string& model, const std::string& output, cons
   plan.calibration_tokens = calibration_tokens;
   plan.builtin_tokens = sizes.builtin;
   plan.held_back_tokens = sizes.held_back;
-  if (!options.evaluation.text.empty() && options.evaluation.text != "none")
-    plan.evaluation_text = options.evaluation.text;
+  if (names_text(options.evaluation)) plan.evaluation_text = options.evaluation.text;
   for (const Skipped& s : left_out_tensors(*source)) plan.skipped.push_back({s.name, s.reason});
   // Which linears get how many bits is known after the measurement alone: the most.
   if (chooses_bits(options)) bytes = most_quantized_bytes(options, recipe, layers);

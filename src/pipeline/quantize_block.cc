@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 
+#include "core/enum_names.h"
 #include "core/half.h"
 #include "core/machine.h"
 #include "pipeline/linear_stages.h"
@@ -280,7 +281,7 @@ class BlockQuantizer {
       LinearRecord record;
       record.name = w.slots.size() == 1 ? w.name : fmt::format("{}[{}]", w.name, linear_kind_name(slot.kind));
       record.shape = {slot.rows, slot.columns};
-      record.method = task_.recipe->method;
+      record.method = name_of(task_.recipe->method);
       QuantizedTensor q = round_linear(slot, w.grid, record);
       record.bits = q.bits;
       record.group_size = q.group_size;

@@ -13,6 +13,7 @@
 #include "calibrate/statistics.h"
 #include "core/border.h"
 #include "core/counted.h"
+#include "core/enum_names.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "pack/group_arrays.h"
@@ -29,11 +30,6 @@ constexpr int64_t kStages = 5;
 // A lone weight has no place in a block; statistics are kept under this name.
 constexpr LinearInput kInput = LinearInput::kQkv;
 
-const char* option_name(Method method) {
-  constexpr const char* kNames[] = {"awq", "awq-paper", "awq-salient", "gptq", "rtn"};
-  return kNames[static_cast<size_t>(method)];
-}
-
 Recipe recipe_of(const MatrixOptions& options) {
   if (std::find(kNativeWidths.begin(), kNativeWidths.end(), options.bits) == kNativeWidths.end()) {
     throw ArgumentError(fmt::format("bits: expected {}, found {}", list_widths(kNativeWidths), options.bits));
@@ -41,10 +37,10 @@ Recipe recipe_of(const MatrixOptions& options) {
   expect_group_size(options.group_size, true);
   if (options.damping) expect_damping(*options.damping, "damping");
   QuantizeOptions o;
-  o.method = option_name(options.method);
-  o.scheme = options.scheme == Scheme::kSymmetric ? "sym" : "asym";
+  o.method = options.method;
+  o.scheme = options.scheme;
   o.bits = options.bits;
-  if (options.damping) o.damping = *options.damping;
+  o.damping = options.damping;
   o.act_order = options.act_order;
   Recipe recipe = stages_of(o);
   recipe.grid.group_size = options.group_size;
@@ -235,7 +231,7 @@ QuantizedMatrix quantize_matrix(const ArrayView& weight, const std::optional<Arr
   } else if (needs_gram(recipe)) {
     throw ArgumentError(
         fmt::format("inputs: method {} needs inputs of the weight, [B, T, {}] or [tokens, {}]; found none",
-                    option_name(options.method), weight.shape[1], weight.shape[1]));
+                    name_of(options.method), weight.shape[1], weight.shape[1]));
   }
   QuantizedMatrix result = MatrixQuantizer(load_matrix(weight, "weight"), recipe, observer).run(inputs);
   result.method = options.method;

@@ -19,6 +19,7 @@
 #include "core/atomic_file.h"
 #include "core/border.h"
 #include "core/counted.h"
+#include "core/enum_names.h"
 #include "core/file_status.h"
 #include "core/machine.h"
 #include "core/threads.h"
@@ -36,6 +37,7 @@
 #include "pipeline/memory_plan.h"
 #include "pipeline/mixed_bits.h"
 #include "pipeline/output_folder.h"
+#include "pipeline/presets.h"
 #include "pipeline/progress.h"
 #include "pipeline/quantize_block.h"
 #include "pipeline/recipe.h"
@@ -529,7 +531,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const std::string& f
   plan.group_size = recipe_.grid.group_size;
   plan.symmetric = recipe_.grid.symmetric;
   plan.bits = recipe_.grid.bits;
-  plan.method = recipe_.method;
+  plan.method = name_of(recipe_.method);
   plan.figures_json = figures_json;
   plan.calibration = calibration_text(texts_.record, made_from_);
   plan.evaluation = evaluated_text();
@@ -566,7 +568,7 @@ std::vector<std::pair<std::string, WriteReport>> Run::write(const std::string& f
 QuantizeResult Run::execute() {
   tracker_.enter("prepare", 0, 1);
   check_output(*source_, output_);
-  for (const std::string& text : warnings_before_work(*source_, options_, recipe_)) tracker_.warn(text);
+  for (const std::string& text : warnings_before_work(*source_, options_)) tracker_.warn(text);
   tracker_.warn_of(source_->warnings());
   const OutputFolder::Warn warn = [&](const std::string& text) { tracker_.warn(text); };
   try {

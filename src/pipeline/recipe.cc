@@ -11,36 +11,18 @@
 #include <set>
 
 #include "kernels/gemm.h"
+#include "options/tables.h"
 #include "pack/group_arrays.h"
 #include "pack/native.h"
 #include "pipeline/group_size.h"
-#include "pipeline/ignored_options.h"
 #include "pipeline/mixed_bits.h"
-#include "pipeline/rounding_choice.h"
+#include "pipeline/presets.h"
 #include "pipeline/texts.h"
-#include "report/options.h"
+#include "quantize/gptq.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
 namespace {
-
-constexpr const char* kRanges[] = {"absmax", "mse", "gram", "diagonal"};  // RangeChoice
-
-template <typename T>
-T choose(const char* option, const std::string& given, const std::vector<std::pair<std::string, T>>& choices) {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : choices) {
-    if (name == given) return value;
-    names.push_back(name);
-  }
-  throw ArgumentError(fmt::format("--{}: expected one of {}, got \"{}\"", option, fmt::join(names, ", "), given));
-}
-
-void check_range(const char* option, double value, double low, double high) {
-  if (!(value >= low && value <= high)) {
-    throw ArgumentError(fmt::format("--{}: expected a number from {} to {}, got {}", option, low, high, value));
-  }
-}
 
 void require_width(const CheckpointWriter& writer, int bits) {
   const auto widths = writer.widths();
@@ -69,119 +51,31 @@ void require_holdable(const CheckpointWriter& writer, const Grid& grid, const Mo
   }
 }
 
-bool fast(const QuantizeOptions& o) {
-  return choose<bool>("effort", o.effort, {{"best", false}, {"fast", true}});
-}
-
 }  // namespace
 
-std::string rounding_option(const QuantizeOptions& o) {
-  if (o.error_feedback == "off") return "--error-feedback off";
-  return o.method == "awq" && o.effort != "best" ? "--effort " + o.effort : "--method " + o.method;
-}
-
-QuantizeOptions with_presets(QuantizeOptions o) {
-  const bool own = std::find(o.given.begin(), o.given.end(), "samples") != o.given.end();
-  if (fast(o) && o.method == "awq" && !own && o.calibration.samples == CalibrationOptions{}.samples)
-    o.calibration.samples = kFastSamples;
-  if (o.builtin_share != kShareOfMethod) {
-    check_range("builtin-share", o.builtin_share, 0, kMostBuiltinShare);
-  } else {
-    o.builtin_share = o.method == "awq" ? kBuiltinShare : 0;
-    if (builtin_sequences(o) == 0) o.builtin_share = 0;
-  }
-  return o;
-}
-
 Recipe stages_of(const QuantizeOptions& o) {
+  const QuantizeOptions s = options_in_force(o);
   Recipe r;
-  r.method = o.method;
-  struct Preset {
-    ScaleMethod scales;
-    RangeChoice ranges;
-    bool clip;
-    Rounding rounding;
-    Statistic statistic;
-    bool refine = false;
-  };
-  // Zeros fitted to correlations within a group overfit the calibration text. Error feedback gains what such zeros
-  // would gain.
-  const bool diagonal = o.scheme == "asym" && !fast(o);
-  const Preset best{ScaleMethod::kAwq,
-                    diagonal ? RangeChoice::kDiagonal : RangeChoice::kGram,
-                    false,
-                    fast(o) ? Rounding::kNearest : Rounding::kGptq,
-                    Statistic::kMean,
-                    true};
-  const Preset paper{ScaleMethod::kAwq, RangeChoice::kAbsmax, true, Rounding::kNearest, Statistic::kMean};
-  const auto preset = choose<Preset>(
-      "method", o.method,
-      {{"awq", best},
-       {"awq-paper", paper},
-       {"awq-salient", {ScaleMethod::kSalient, RangeChoice::kAbsmax, false, Rounding::kNearest, Statistic::kRms}},
-       {"gptq", {ScaleMethod::kNone, RangeChoice::kGram, false, Rounding::kGptq, Statistic::kMean}},
-       {"rtn", {ScaleMethod::kNone, RangeChoice::kAbsmax, false, Rounding::kNearest, Statistic::kMean}}});
-  const ScaleMethod searched_scales = preset.scales == ScaleMethod::kNone ? ScaleMethod::kAwq : preset.scales;
-  r.scales = choose<ScaleMethod>("scale-search", o.scale_search,
-                                 {{"auto", preset.scales}, {"on", searched_scales}, {"off", ScaleMethod::kNone}});
-  r.rounding = choose<Rounding>("error-feedback", o.error_feedback,
-                                {{"auto", preset.rounding}, {"on", Rounding::kGptq}, {"off", Rounding::kNearest}});
-  r.ranges = o.range == "auto" ? preset.ranges
-                               : choose<RangeChoice>("range", o.range,
-                                                     {{"auto", preset.ranges},
-                                                      {"absmax", RangeChoice::kAbsmax},
-                                                      {"mse", RangeChoice::kMse},
-                                                      {"gram", RangeChoice::kGram},
-                                                      {"diagonal", RangeChoice::kDiagonal}});
-  r.clip = choose<bool>("clip", o.clip,
-                        {{"auto", preset.clip && r.ranges == RangeChoice::kAbsmax}, {"on", true}, {"off", false}});
-  if (r.clip && r.ranges != RangeChoice::kAbsmax) {
-    throw ArgumentError(fmt::format("--clip on: shrinks absmax ranges and cannot be combined with --range {}",
-                                    kRanges[static_cast<int>(r.ranges)]));
-  }
-  r.grid.symmetric = choose<bool>("scheme", o.scheme, {{"sym", true}, {"asym", false}});
-  const bool searched = r.ranges != RangeChoice::kAbsmax;
-  r.signed_scales =
-      choose<bool>("signed-scales", o.signed_scales,
-                   {{"auto", preset.refine && searched && r.grid.symmetric}, {"on", true}, {"off", false}});
-  if (r.signed_scales && !(searched && r.grid.symmetric)) {
-    throw ArgumentError(
-        "--signed-scales on: only symmetric grids (--scheme sym) with searched ranges (--range mse, gram or diagonal) "
-        "have them");
-  }
-  r.refine = choose<bool>("refine", o.refine, {{"auto", preset.refine}, {"on", true}, {"off", false}});
-  // Statistics from a file cannot be split into calibration and validation tokens.
-  r.guard = choose<bool>("guard", o.guard, {{"auto", preset.refine}, {"on", true}, {"off", false}}) &&
-            r.rounding == Rounding::kGptq && !from_statistics(o.calibration);
-  r.statistic = choose<Statistic>(
-      "activation-method", o.activation_method,
-      {{"auto", preset.statistic}, {"mean", Statistic::kMean}, {"max", Statistic::kMax}, {"rms", Statistic::kRms}});
-  const bool feedback = preset.refine && r.rounding == Rounding::kGptq && ranges_by_gram(r);
-  r.scale_loss = choose<ScaleLoss>("awq-loss", o.awq_loss,
-                                   {{"auto", feedback ? ScaleLoss::kFeedback : ScaleLoss::kLinear},
-                                    {"linear", ScaleLoss::kLinear},
-                                    {"feedback", ScaleLoss::kFeedback},
-                                    {"block", ScaleLoss::kBlock}});
-  if (r.scale_loss == ScaleLoss::kFeedback && r.scales == ScaleMethod::kAwq && r.rounding != Rounding::kGptq) {
-    throw ArgumentError(
-        fmt::format("--awq-loss feedback: {} rounds without error feedback; use linear", rounding_option(o)));
-  }
-  if (r.scales != ScaleMethod::kAwq || (r.scale_loss == ScaleLoss::kBlock && from_statistics(o.calibration))) {
-    r.scale_loss = ScaleLoss::kLinear;
-  }
-  check_range("salient-ratio", o.salient_ratio, 0, 1);
-  r.salient_ratio = o.salient_ratio;
-  if (o.first_token_weight != 0) check_range("first-token-weight", o.first_token_weight, 1, 1e6);
-  r.first_token_weight = o.first_token_weight != 0 ? o.first_token_weight : preset.refine ? kFirstTokenWeight : 1;
-  if (o.damping != kDampingOfMethod) check_range("damping", o.damping, 0, 1);
-  r.least_damping = o.damping != kDampingOfMethod ? o.damping : GptqOptions{}.damping;
-  // Without a validation split, the damping that the guard chooses most often.
-  const double raised = raised_damping(r.grid);
-  const bool most = r.guard || (preset.refine && r.rounding == Rounding::kGptq && o.damping == kDampingOfMethod);
-  r.damping = most ? r.least_damping * raised * raised : r.least_damping;
-  r.act_order = o.act_order;
+  r.method = s.method;
+  r.scales = s.scale_search != true            ? ScaleMethod::kNone
+             : s.method == Method::kAwqSalient ? ScaleMethod::kSalient
+                                               : ScaleMethod::kAwq;
+  r.rounding = s.error_feedback == true ? Rounding::kGptq : Rounding::kNearest;
+  r.ranges = *s.range;
+  r.clip = *s.clip;
+  r.grid.symmetric = s.scheme == Scheme::kSymmetric;
+  r.signed_scales = *s.signed_scales;
+  r.refine = *s.refine;
+  r.guard = *s.guard;
+  r.statistic = *s.activation_method;
+  r.scale_loss = *s.awq_loss;
+  r.salient_ratio = s.salient_ratio;
+  r.first_token_weight = *s.first_token_weight;
+  r.least_damping = o.damping.value_or(GptqOptions{}.damping);
+  r.damping = r.guard ? most_damping(r.least_damping, s.scheme) : *s.damping;
+  r.act_order = s.act_order;
   if (std::find(kNativeWidths.begin(), kNativeWidths.end(), o.bits) == kNativeWidths.end()) {
-    throw ArgumentError(fmt::format("--bits: expected {}, got {}", list_widths(kNativeWidths), o.bits));
+    throw ArgumentError(fmt::format("--bits: expected {}, found {}", list_widths(kNativeWidths), o.bits));
   }
   r.grid.bits = o.bits;
   return r;
@@ -193,7 +87,7 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
   for (const std::string& f : o.formats) {
     const auto& known = checkpoint_formats();
     if (std::find(known.begin(), known.end(), f) == known.end()) {
-      throw ArgumentError(fmt::format("--format: expected one of {}, got \"{}\"", fmt::join(known, ", "), f));
+      throw ArgumentError(fmt::format("--format: expected one of {}, found \"{}\"", fmt::join(known, ", "), f));
     }
     if (!formats.insert(f).second) throw ArgumentError(fmt::format("--format: \"{}\" is named twice", f));
     require_width(*CheckpointWriter::create(f), o.bits);
@@ -207,7 +101,6 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
     r.least_zero = std::max(r.least_zero, writer->least_zero());
   }
   check_sizes(o.calibration);
-  check_range("temperature", o.calibration.temperature, 0.01, 10);
   check_sizes(o.evaluation);
   r.precision = statistics_precision(o.machine.precision);
   check_mixed(o, r);
@@ -219,11 +112,9 @@ int64_t guard_sequences(const Recipe& recipe, int64_t sequences) {
   return recipe.guard && sequences >= 2 ? std::max<int64_t>(1, sequences / 8) : 0;
 }
 
-ComputeType statistics_precision(const std::string& name) {
-  const ComputeType half = has_bf16_gemm() ? ComputeType::kBF16 : ComputeType::kF32;
-  return choose<ComputeType>(
-      "precision", name,
-      {{"auto", prefers_bf16_gemm() ? half : ComputeType::kF32}, {"f32", ComputeType::kF32}, {"bf16", half}});
+ComputeType statistics_precision(std::optional<MatmulPrecision> asked) {
+  const bool half = asked ? asked == MatmulPrecision::kBF16 : prefers_bf16_gemm();
+  return half && has_bf16_gemm() ? ComputeType::kBF16 : ComputeType::kF32;
 }
 
 bool ranges_by_gram(const Recipe& r) {
@@ -314,49 +205,15 @@ LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const Qua
 }
 
 OptionValues option_values(const QuantizeOptions& o, const Recipe& r) {
-  constexpr const char* kBos[] = {"auto", "always", "never"};
-  constexpr const char* kScaleLosses[] = {"linear", "feedback", "block"};
-  constexpr const char* kStatistics[] = {"mean", "max", "rms"};
+  QuantizeOptions shown = options_in_force(o);
+  shown.group_size = r.grid.group_size;
+  shown.machine.precision = r.precision == ComputeType::kBF16 ? MatmulPrecision::kBF16 : MatmulPrecision::kF32;
+  shown.mixed_bits = chooses_bits(o);
   OptionValues values;
-  values["method"] = o.method;
-  values["effort"] = o.method == "awq" ? o.effort : std::string("best");
-  values["scheme"] = o.scheme;
-  values["bits"] = int64_t{o.bits};
-  values["group_size"] = r.grid.group_size;
-  values["group_size_option"] = o.group_size;
-  values["range"] = std::string(kRanges[static_cast<int>(r.ranges)]);
-  values["clip"] = r.clip;
-  values["signed_scales"] = r.signed_scales;
-  values["scale_search"] = r.scales != ScaleMethod::kNone;
-  values["error_feedback"] = r.rounding == Rounding::kGptq;
-  values["refine"] = r.refine;
-  values["guard"] = r.guard;
-  values["awq_loss"] = std::string(kScaleLosses[static_cast<int>(r.scale_loss)]);
-  values["activation_method"] = std::string(kStatistics[static_cast<int>(r.statistic)]);
-  values["salient_ratio"] = o.salient_ratio;
-  values["first_token_weight"] = r.first_token_weight;
-  values["damping"] = r.guard ? r.least_damping : r.damping;
-  values["act_order"] = o.act_order;
-  values["formats"] = o.formats;
-  values["skip"] = o.skip;
-  values["calibration"] = o.calibration.calibration;
-  values["calibration_weights"] = list_option(o.calibration.calibration_weights);
-  values["builtin_share"] = o.builtin_share;
-  values["select"] = o.calibration.select;
-  values["samples"] = o.calibration.samples;
-  values["sequence_length"] = o.calibration.sequence_length;
-  values["bos"] = std::string(kBos[static_cast<int>(o.calibration.bos)]);
-  values["seed"] = number_option(o.calibration.seed);
-  values["temperature"] = o.calibration.temperature;
-  values["evaluate"] = o.evaluation.text;
-  values["chunks"] = o.evaluation.chunks;
-  values["context"] = o.evaluation.context;
-  values["precision"] = r.precision == ComputeType::kBF16 ? std::string("bf16") : std::string("f32");
-  values["target_bits"] = o.target_bits > 0 ? OptionValue(o.target_bits) : OptionValue();
-  values["mixed_bits"] = chooses_bits(o);
-  values["linear_bits"] = o.linear_bits;
-  values["sensitivity_tokens"] = o.sensitivity_tokens;
-  values["max_kl"] = o.max_kl < 0 ? OptionValue() : OptionValue(o.max_kl);
+  for (const auto& row : quantize_options().rows()) {
+    if (row.shapes != Shapes::kNothing) values[row.key] = row.get(shown);
+  }
+  values["group_size_option"] = o.group_size ? std::to_string(*o.group_size) : std::string("auto");
   return values;
 }
 

@@ -5,6 +5,7 @@
 #include <metal_marlin/report_records.h>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,21 +16,14 @@
 namespace metal_marlin {
 
 enum class ScaleMethod : uint8_t { kNone, kAwq, kSalient };
-enum class RangeChoice : uint8_t { kAbsmax, kMse, kGram, kDiagonal };
-enum class ScaleLoss : uint8_t {
-  kLinear,
-  kFeedback,
-  kBlock
-};  // kFeedback: after GPTQ's rounding; kBlock: by replaying it
 enum class Rounding : uint8_t { kNearest, kGptq };
-enum class Statistic : uint8_t { kMean, kMax, kRms };
 
 // Grids by weight name. bits kUnquantizedBits: the linear stays as it is.
 using LinearGrids = std::map<std::string, Grid>;
 inline constexpr int kUnquantizedBits = 16;
 
 struct Recipe {
-  std::string method;  // as given
+  Method method = Method::kAwq;
   ScaleMethod scales = ScaleMethod::kNone;
   Statistic statistic = Statistic::kMean;
   ScaleLoss scale_loss = ScaleLoss::kLinear;
@@ -51,13 +45,6 @@ struct Recipe {
   int least_zero = 0;        // that every format can hold: 1 with version 1 of GPTQ
 };
 
-// Fills in the options that depend on method and effort and were not given: samples, builtin_share. Call it before
-// make_recipe, which throws the same ArgumentErrors.
-QuantizeOptions with_presets(QuantizeOptions options);
-
-// The option that turned error feedback off, as on the command line: "--effort fast".
-std::string rounding_option(const QuantizeOptions& options);
-
 // The stages that the options choose, whatever the model: all but formats, group size and the grids of single linears.
 // Throws ArgumentError naming the option, what was given and what is possible.
 Recipe stages_of(const QuantizeOptions& options);
@@ -68,21 +55,9 @@ Recipe make_recipe(const QuantizeOptions& options, const ModelSource& source);
 // a guard, or when there are fewer than two sequences.
 int64_t guard_sequences(const Recipe& recipe, int64_t sequences);
 
-// Values of the recipe `awq`, measured on SmolLM2 (docs/algorithms.md).
-inline constexpr double kFirstTokenWeight = 9;
-inline constexpr double kBuiltinShare = 1.0 / 16;
-inline constexpr double kMostBuiltinShare = 0.9;
-// QuantizeOptions::builtin_share has this value until it is given.
-inline constexpr double kShareOfMethod = -1;
-// QuantizeOptions::damping has this value until it is given.
-inline constexpr double kDampingOfMethod = -1;
-// Sequences of --effort fast.
-inline constexpr int64_t kFastSamples = 16;
-
-// The arithmetic of the stream that makes statistics. "auto": bf16 where the processor multiplies it faster (measured
-// on SmolLM2: the reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16). ArgumentError for another
-// name.
-ComputeType statistics_precision(const std::string& name);
+// The arithmetic of the stream that makes statistics. Empty: bf16 where the processor multiplies it faster (measured on
+// SmolLM2: the reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16).
+ComputeType statistics_precision(std::optional<MatmulPrecision> asked);
 
 // Whether ranges are chosen by Gram matrices.
 bool ranges_by_gram(const Recipe& recipe);

@@ -14,6 +14,7 @@
 #include "core/machine.h"
 #include "core/mapped_file.h"
 #include "formats/text.h"
+#include "options/tables.h"
 #include "pipeline/ignored_options.h"
 #include "pipeline/mixed_bits.h"
 #include "pipeline/report_words.h"
@@ -55,8 +56,10 @@ IdentityRecord run_identity(const QuantizeOptions& options, const Recipe& recipe
   IdentityRecord out;
   OptionValues& values = out.options;
   values = option_values(options, recipe);
-  if (!chooses_by_limit(options)) values.erase("max_kl");  // judges the result, does not shape it
-  values.erase("group_size_option");                       // "auto" is the size that it stands for
+  for (const auto& row : quantize_options().rows()) {
+    if (row.shapes != Shapes::kResult && !(row.key == "max_kl" && chooses_by_limit(options))) values.erase(row.key);
+  }
+  values.erase("group_size_option");  // "auto" is the size that it stands for
   // A text is what it says, wherever it lies: its digest stands for it. How its name ends tells how it is read.
   const auto kind_of_file = [](const std::string& path) {
     const std::string end = std::filesystem::path(path).extension().string();
@@ -67,13 +70,9 @@ IdentityRecord run_identity(const QuantizeOptions& options, const Recipe& recipe
     if (is_file(source_kind(name))) name = kind_of_file(name);
   }
   values["calibration"] = sources;
-  const bool evaluates_file = !options.evaluation.text.empty() && options.evaluation.text != "none";
+  const bool evaluates_file = names_text(options.evaluation);
   if (evaluates_file) values["evaluate"] = kind_of_file(options.evaluation.text);
-  for (const IgnoredOption& ignored : ignored_options(options, recipe)) {
-    std::string key = ignored.name;
-    std::replace(key.begin(), key.end(), '-', '_');
-    values.erase(key);
-  }
+  for (const IgnoredOption& ignored : ignored_options(options)) values.erase(ignored.key);
   if (options.calibration.calibration.size() < 2) values.erase("calibration_weights");  // given or not
   const auto hex = [](uint64_t digest) { return fmt::format("{:016x}", digest); };
   bool builtin = builtin_sequences(options) > 0;
@@ -100,28 +99,12 @@ uint64_t run_fingerprint(const IdentityRecord& identity) {
 
 namespace {
 
-// What follows from the method, or from another option, where no option says otherwise.
-constexpr const char* kOfMethod[] = {"range",          "clip",
-                                     "signed_scales",  "scale_search",
-                                     "error_feedback", "refine",
-                                     "guard",          "awq_loss",
-                                     "act_order",      "builtin_share",
-                                     "damping",        "activation_method",
-                                     "salient_ratio",  "first_token_weight",
-                                     "samples"};
-
 bool differs(const OptionValues& a, const OptionValues& b, const std::string& key) {
   return a.contains(key) && b.contains(key) && a.at(key) != b.at(key);
 }
 
-std::string option_of(const std::string& key) {
-  std::string option = key == "formats" ? "format" : key;
-  std::replace(option.begin(), option.end(), '_', '-');
-  return option;
-}
-
 bool given(const IdentityRecord& identity, const std::string& key) {
-  return std::find(identity.given.begin(), identity.given.end(), option_of(key)) != identity.given.end();
+  return std::find(identity.given.begin(), identity.given.end(), option_name(key)) != identity.given.end();
 }
 
 // A text as the command takes it. A stranger may have written the report: what is not plain is escaped.
@@ -168,7 +151,7 @@ std::string option_difference(const std::string& key, const OptionValues& old, c
     };
     return fmt::format("{} there, {} now", flag(old), flag(now));
   }
-  return fmt::format("--{} {} there, {} now", option_of(key), text(old), text(now));
+  return fmt::format("--{} {} there, {} now", option_name(key), text(old), text(now));
 }
 
 std::vector<std::string> option_differences(const IdentityRecord& before, const IdentityRecord& now, bool same_model) {
@@ -187,7 +170,8 @@ std::vector<std::string> option_differences(const IdentityRecord& before, const 
     if (key == "mixed_bits" || !old.contains(key) || !options.contains(key)) continue;
     if (!bits && old.at(key) == options.at(key)) continue;
     const bool chosen = given(before, key) || given(now, key);
-    const bool of_method = std::find(std::begin(kOfMethod), std::end(kOfMethod), key) != std::end(kOfMethod);
+    const auto* row = quantize_options().find(key);
+    const bool of_method = row != nullptr && row->of_method;
     const bool follows = !chosen && (of_method || (key == "group_size" && !same_model));
     (follows ? following : parts).push_back(option_difference(key, old, options));
   }

@@ -45,10 +45,10 @@ EvaluationRecord evaluation_record(const Evaluation& evaluation);
 std::string card_figures(const EvaluationRecord& model);
 // --bits mixed --max-kl X --evaluate none: the limit has chosen the bits, and nothing was measured that it could judge.
 bool only_estimated(const Report& report);
-// False when the report's mean KL divergence exceeds max_kl >= 0, or when there is none to judge by and it is not only
+// False when the report's mean KL divergence exceeds max_kl, or when there is none to judge by and it is not only
 // estimated.
-bool gate_verdict(const Report& report, double max_kl);
-// Both empty without a limit (max_kl < 0).
-GateRecord gate_record(const Report& report, double max_kl);
+bool gate_verdict(const Report& report, std::optional<double> max_kl);
+// Both empty without a limit.
+GateRecord gate_record(const Report& report, std::optional<double> max_kl);
 
 }  // namespace metal_marlin

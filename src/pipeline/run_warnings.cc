@@ -85,8 +85,7 @@ std::string quantized_storage(const ModelSource& source) {
   return fmt::format("{}", fmt::join(types, ", "));
 }
 
-std::vector<std::string> warnings_before_work(const ModelSource& source, const QuantizeOptions& options,
-                                              const Recipe& recipe) {
+std::vector<std::string> warnings_before_work(const ModelSource& source, const QuantizeOptions& options) {
   std::vector<std::string> warnings;
   if (const std::string types = quantized_storage(source); !types.empty()) {
     warnings.push_back(
@@ -103,7 +102,7 @@ std::vector<std::string> warnings_before_work(const ModelSource& source, const Q
     if (!is_file(source_kind(calibration)) || !same_text(options.evaluation.text, calibration)) continue;
     warnings.push_back("the text for evaluation is one for calibration: the figures will flatter the result");
   }
-  if (std::string text = ignored_options_warning(ignored_options(options, recipe)); !text.empty())
+  if (std::string text = ignored_options_warning(ignored_options(options)); !text.empty())
     warnings.push_back(std::move(text));
   return warnings;
 }
@@ -216,7 +215,7 @@ std::string clamped_scales_warning(std::span<const BlockRecord> blocks) {
 void require_judge(const QuantizeOptions& options) {
   const std::string& text = options.evaluation.text;
   const bool only_chooses = chooses_by_limit(options) && text == "none";
-  if (options.max_kl < 0 || only_chooses) return;
+  if (!options.max_kl || only_chooses) return;
   if (text == "none" || (text.empty() && from_statistics(options.calibration)))
     throw ArgumentError("--max-kl: there is no text to judge by; name one with --evaluate FILE");
 }

@@ -20,8 +20,7 @@ CheckpointPlan planned_checkpoint(const ModelSource& source, const Recipe& recip
 
 // A source that is quantized already, a text that both calibrates and judges, options without effect, layers that the
 // config does not count: a sentence each, in this order.
-std::vector<std::string> warnings_before_work(const ModelSource& source, const QuantizeOptions& options,
-                                              const Recipe& recipe);
+std::vector<std::string> warnings_before_work(const ModelSource& source, const QuantizeOptions& options);
 
 // A sentence on tensors of float32 that the result holds in 16 bits, which the figures of the report do not see; empty:
 // none of `narrowed` (WriteReport::narrowed of all formats) loses anything, as far as that is known before the work.

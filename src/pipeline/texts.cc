@@ -20,6 +20,7 @@
 #include "formats/bounded_json.h"
 #include "formats/text.h"
 #include "infer/batch_sampler.h"
+#include "options/tables.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/select_pool.h"
 #include "report/json_records.h"
@@ -30,17 +31,6 @@ namespace metal_marlin {
 namespace {
 
 constexpr int64_t kLeastHeldBack = 256;  // tokens of each of several sources: fewer are too noisy to judge by
-
-bool named_text(const EvaluationOptions& e) {
-  return !e.text.empty() && e.text != "none";
-}
-
-void check_size(const char* option, int64_t value, int64_t least, int64_t most) {
-  if (value < least || value > most) {
-    throw ArgumentError(
-        fmt::format("--{}: expected a whole number from {} to {}, found {}", option, least, most, value));
-  }
-}
 
 std::vector<double> weights_of(const CalibrationOptions& c) {
   return c.calibration_weights.empty() ? std::vector<double>(c.calibration.size(), 1.0) : c.calibration_weights;
@@ -95,13 +85,14 @@ TextEnds tokens_of(const Part& part, const Tokenizer& tokenizer, const QuantizeO
 // The program's own text as a source beside files that have `sequences` in all. When the files are short, its share is
 // of what they can give: it does not fill up for them.
 Part builtin_part(const QuantizeOptions& options, const Tokenizer& tokenizer, int32_t bos, int64_t sequences) {
-  const double beside = options.builtin_share / (1 - options.builtin_share);
+  const double share = options.builtin_share.value_or(0);
+  const double beside = share / (1 - share);
   const std::vector<double> weights = weights_of(options.calibration);
   Part part{"builtin", SourceKind::kBuiltin, beside * std::accumulate(weights.begin(), weights.end(), 0.0)};
   const auto ids = tokens_of(part, tokenizer, options).ids;
   const int64_t most =
       std::min<int64_t>(builtin_sequences(options), std::llround(beside * static_cast<double>(sequences)));
-  part.share = options.builtin_share;
+  part.share = share;
   part.sequences = cut_chunks(ids, 0, ids.size(), options.calibration.sequence_length, most, bos);
   part.count = static_cast<int64_t>(part.sequences.sequences.size());
   return part;
@@ -213,12 +204,12 @@ void warn_of_few_sequences(const QuantizeOptions& options, const std::vector<Par
 }
 
 // What prepare_texts() warns of before it has a text, in its order; `chunks` of the text that was named.
-void warn_of_named_text(const ModelSource& source, const QuantizeOptions& options, const TokenSet& chunks,
+void warn_of_names_text(const ModelSource& source, const QuantizeOptions& options, const TokenSet& chunks,
                         Tracker& tracker) {
   const EvaluationOptions& e = options.evaluation;
   const bool statistics = from_statistics(options.calibration);
-  if (named_text(e) || !statistics) tracker.warn_of(source.tokenizer().warnings());
-  if (named_text(e)) warn_of_few_chunks(e, chunks, tracker);
+  if (names_text(e) || !statistics) tracker.warn_of(source.tokenizer().warnings());
+  if (names_text(e)) warn_of_few_chunks(e, chunks, tracker);
   if (statistics && e.text.empty()) {
     tracker.warn(
         "statistics from a file: there is no text to hold back, so nothing is evaluated; name one with --evaluate "
@@ -235,41 +226,8 @@ void warn_of_no_choice(const CalibrationOptions& c, int64_t sequences, Tracker& 
 
 }  // namespace
 
-SourceKind source_kind(const std::string& source) {
-  if (source == "self") return SourceKind::kSelf;
-  if (source == "builtin") return SourceKind::kBuiltin;
-  const auto extension = std::filesystem::path(source).extension();
-  if (extension == ".npz") return SourceKind::kStatistics;
-  return extension == ".jsonl" ? SourceKind::kConversations : SourceKind::kText;
-}
-
-const char* source_kind_name(SourceKind kind) noexcept {
-  constexpr const char* kNames[] = {"self", "builtin", "text", "conversations", "statistics"};
-  return kNames[static_cast<int>(kind)];
-}
-
-bool has_source(const CalibrationOptions& options, SourceKind kind) {
-  return std::any_of(options.calibration.begin(), options.calibration.end(),
-                     [&](const std::string& s) { return source_kind(s) == kind; });
-}
-
-bool from_files(const CalibrationOptions& options) {
-  return !options.calibration.empty() &&
-         std::all_of(options.calibration.begin(), options.calibration.end(), [](const std::string& s) {
-           const SourceKind kind = source_kind(s);
-           return kind == SourceKind::kText || kind == SourceKind::kConversations;
-         });
-}
-
-int64_t builtin_sequences(const QuantizeOptions& options) {
-  if (!(options.builtin_share > 0) || !from_files(options.calibration)) return 0;
-  return static_cast<int64_t>(
-      std::ceil(options.builtin_share * static_cast<double>(options.calibration.samples) - 0.5));
-}
-
 void check_sizes(const CalibrationOptions& options) {
-  check_size("samples", options.samples, 1, kMostSequences);
-  check_size("sequence-length", options.sequence_length, 8, kMostSequenceLength);
+  calibration_options().check_ranges(options);
   if (options.calibration.empty())
     throw ArgumentError("--calibration: expected self, builtin or a file, found nothing");
   std::set<std::string> names;
@@ -297,12 +255,7 @@ void check_sizes(const CalibrationOptions& options) {
         fmt::format("--calibration-weights: expected one number for each of the {} sources, in their order, found {}",
                     options.calibration.size(), weights.size()));
   }
-  for (const double w : weights) {
-    if (!(w >= 1e-6 && w <= 1e6))
-      throw ArgumentError(fmt::format("--calibration-weights: expected numbers from 1e-06 to 1e+06, found {}", w));
-  }
   if (options.select != 0) {
-    check_size("select", options.select, 1, kMostSequences);
     if (from_statistics(options)) throw ArgumentError("--select: chooses from texts, and statistics (.npz) hold none");
     if (options.select > options.samples) {
       throw ArgumentError(
@@ -313,8 +266,7 @@ void check_sizes(const CalibrationOptions& options) {
 }
 
 void check_sizes(const EvaluationOptions& options) {
-  check_size("chunks", options.chunks, 1, kMostSequences);
-  check_size("context", options.context, 8, kMostSequenceLength);
+  evaluation_options().check_ranges(options);
 }
 
 int64_t most_self_text(const QuantizeOptions& options) {
@@ -366,12 +318,12 @@ RunTexts prepare_texts(const ModelSource& source, const QuantizeOptions& options
   const EvaluationOptions& e = options.evaluation;
   const bool hold_back = e.text.empty();
   // Before any text is made: this file may be faulty, and making text takes long.
-  if (named_text(e)) {
+  if (names_text(e)) {
     tracker.enter("tokenize", 0, 1);
     texts.held_back = evaluation_chunks(e, source.tokenizer());
     texts.held_back_source = e.text;
   }
-  warn_of_named_text(source, options, texts.held_back, tracker);
+  warn_of_names_text(source, options, texts.held_back, tracker);
   if (from_statistics(c)) {
     warn_beyond_positions(source, texts.held_back.longest(), tracker);
     return texts;
@@ -441,8 +393,8 @@ TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& optio
   const CalibrationOptions& c = options.calibration;
   const EvaluationOptions& e = options.evaluation;
   TextSizes sizes;
-  const TokenSet chunks = named_text(e) ? evaluation_chunks(e, source.tokenizer()) : TokenSet();
-  if (tracker != nullptr) warn_of_named_text(source, options, chunks, *tracker);
+  const TokenSet chunks = names_text(e) ? evaluation_chunks(e, source.tokenizer()) : TokenSet();
+  if (tracker != nullptr) warn_of_names_text(source, options, chunks, *tracker);
   const std::vector<Part> parts = lay_out(source, options);
   std::vector<int64_t> counts;
   std::vector<double> weights;
@@ -461,7 +413,7 @@ TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& optio
     sizes.calibration += counts[i] * c.sequence_length;
     if (parts[i].kind == SourceKind::kBuiltin) sizes.builtin += counts[i] * c.sequence_length;
   }
-  if (named_text(e)) sizes.held_back = chunks.tokens();
+  if (names_text(e)) sizes.held_back = chunks.tokens();
   if (tracker != nullptr && !from_statistics(c)) {
     warn_of_few_sequences(options, parts, e.text.empty(), *tracker);
     warn_of_no_choice(c, sequences, *tracker);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "options/sources.h"
 #include "pipeline/progress.h"
 #include "source/model_source.h"
 #include "source/text.h"
@@ -15,25 +16,6 @@
 namespace metal_marlin {
 
 class StatsFile;
-
-enum class SourceKind : uint8_t { kSelf, kBuiltin, kText, kConversations, kStatistics };
-SourceKind source_kind(const std::string& source);
-const char* source_kind_name(SourceKind kind) noexcept;  // "self", "builtin", "text", "conversations", "statistics"
-bool has_source(const CalibrationOptions& options, SourceKind kind);
-// The statistics come from a file.
-inline bool from_statistics(const CalibrationOptions& options) {
-  return has_source(options, SourceKind::kStatistics);
-}
-
-// Text (or conversations) of a file, or statistics.
-inline bool is_file(SourceKind kind) {
-  return kind != SourceKind::kSelf && kind != SourceKind::kBuiltin;
-}
-// The text comes from files alone.
-bool from_files(const CalibrationOptions& options);
-// How many sequences of the program's own text are asked for beside files: builtin_share of samples, rounded to
-// nearest, halves down. 0 unless the text comes from files alone.
-int64_t builtin_sequences(const QuantizeOptions& options);
 
 // ArgumentError that names the option whose value is out of range, or the sources that cannot be combined.
 void check_sizes(const CalibrationOptions& options);

@@ -284,21 +284,19 @@ TEST(Codes, OptionsOfTextGenerator) {
     return std::string();
   };
   ComputeOptions compute;
-  compute.compute = "int8";
+  compute.compute = Arithmetic::kInt8;
   EXPECT_NE(fails(compute).find("linears are quantized, found none"), std::string::npos) << fails(compute);
-  compute.compute = "int4";
-  EXPECT_NE(fails(compute).find("compute \"int4\""), std::string::npos) << fails(compute);
-  compute.compute = "f32";
-  compute.head = "4";
-  EXPECT_NE(fails(compute).find("head \"4\""), std::string::npos) << fails(compute);
+  compute.compute = Arithmetic::kF32;
+  compute.head = 4;
+  EXPECT_NE(fails(compute).find("--head: expected auto, 16 or 8, found 4"), std::string::npos) << fails(compute);
   GenerateOptions options;
   options.predict = 8;
   options.temp = 0;
   options.ignore_eos = true;
-  compute.head = "16";
+  compute.head = 16;
   const std::string plain = TextGenerator(tiny_model("llama")).generate("the", options);
   EXPECT_EQ(TextGenerator(tiny_model("llama"), {}, false, compute).generate("the", options), plain);
-  compute.head = "8";
+  compute.head = 8;
   EXPECT_FALSE(TextGenerator(tiny_model("llama"), {}, false, compute).generate("the", options).empty());
 }
 

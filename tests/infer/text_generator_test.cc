@@ -148,8 +148,10 @@ TEST(TextGenerator, RefusesWhatDoesNotFit) {
   EXPECT_THROW(generator.generate("", greedy(4)), ArgumentError);
   EXPECT_THROW(generator.chat({{"user", "the"}}, greedy(4)), UnsupportedError);
   MachineOptions machine;
-  machine.precision = "f8";
-  EXPECT_THROW(TextGenerator(tiny_model("llama"), machine), ArgumentError);
+  machine.precision = MatmulPrecision::kF32;
+  ComputeOptions compute;
+  compute.compute = Arithmetic::kBF16;
+  EXPECT_THROW(TextGenerator(tiny_model("llama"), machine, false, compute), ArgumentError);
   MachineOptions bytes;
   bytes.memory_bytes = 4;
   EXPECT_THROW(TextGenerator(tiny_model("llama"), bytes), ArgumentError);

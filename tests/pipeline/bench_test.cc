@@ -17,7 +17,7 @@ class BenchTest : public ModelRunTest {
   std::string quantized(const std::string& format, const std::string& name = "llama") const {
     QuantizeOptions o = tiny_options();
     o.formats = {format};
-    o.method = "rtn";
+    o.method = Method::kRtn;
     o.evaluation.text = "none";
     quantize_model(model(name), out(name + "-" + format), o);
     return out(name + "-" + format);
@@ -30,14 +30,14 @@ TEST_F(BenchTest, MeasuresWhatIsAskedFor) {
   options.generate = 6;
   options.repeat = 2;
   const std::string quantized_model = quantized("native");
-  for (const std::string compute : {"auto", "f32"}) {
+  for (const std::optional<Arithmetic> compute : {std::optional<Arithmetic>(), std::optional(Arithmetic::kF32)}) {
     MachineOptions machine;
     machine.threads = 1;
     ComputeOptions wanted;
     wanted.compute = compute;
     const BenchResult result = bench_model(quantized_model, options, machine, {}, wanted);
-    EXPECT_EQ(result.compute, compute == "auto" ? "int8" : "f32");
-    EXPECT_EQ(result.head, compute == "auto" ? "8" : "16");
+    EXPECT_EQ(result.compute, compute ? "f32" : "int8");
+    EXPECT_EQ(result.head, compute ? "16" : "8");
     EXPECT_EQ(result.threads, 1);
     for (const auto& rate : {result.prompt, result.generate}) {
       const BenchSpeed& speed = rate.value().tokens_per_second;
@@ -69,19 +69,19 @@ TEST_F(BenchTest, EvaluateWithCodes) {
   text.chunks = 8;
   text.context = 64;
   const std::string quantized_model = quantized("native");
-  const auto evaluate = [&](const std::string& which, const std::string& reference, const std::string& compute) {
+  const auto evaluate = [&](const std::string& which, const std::string& reference, std::optional<Arithmetic> compute) {
     ComputeOptions options;
     options.compute = compute;
     return evaluate_model(which, reference, text, {}, {}, options);
   };
-  const Evaluation floats = evaluate(quantized_model, model(), "auto");
-  const Evaluation codes = evaluate(quantized_model, model(), "int8");
+  const Evaluation floats = evaluate(quantized_model, model(), std::nullopt);
+  const Evaluation codes = evaluate(quantized_model, model(), Arithmetic::kInt8);
   EXPECT_NE(codes.kl_mean, floats.kl_mean);
   EXPECT_NEAR(codes.kl_mean, floats.kl_mean, 0.1 * floats.kl_mean);
   EXPECT_NEAR(codes.perplexity, floats.perplexity, 0.01 * floats.perplexity);
-  EXPECT_EQ(evaluate(quantized_model, model(), "f32").kl_mean, floats.kl_mean);
-  EXPECT_THROW(evaluate(model(), "", "int8"), UnsupportedError);
-  EXPECT_THROW(evaluate(model(), "", "int2"), ArgumentError);
+  EXPECT_EQ(evaluate(quantized_model, model(), Arithmetic::kF32).kl_mean, floats.kl_mean);
+  EXPECT_THROW(evaluate(model(), "", Arithmetic::kInt8), UnsupportedError);
+  EXPECT_THROW(evaluate(model(), "", Arithmetic{9}), ArgumentError);
 }
 
 // Layouts and a family with fused linears: the greedy answer is one that float arithmetic gives too, but for ties that

@@ -79,7 +79,7 @@ class BorderTest : public ModelRunTest {};
 
 TEST_F(BorderTest, DamagedReportsGiveErrorsAlone) {
   QuantizeOptions o = tiny_options();
-  o.method = "awq";
+  o.method = Method::kAwq;
   evaluate_on_text(o, 1);
   json report = json::parse(quantize_model(model(), out("o"), o).report.to_json());
   report["clamped"] = {{{"name", "a"}, {"format", "awq"}, {"clamped", 2}, {"flushed", 1}, {"largest", 1e6}}};

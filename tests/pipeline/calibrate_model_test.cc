@@ -47,7 +47,7 @@ class CalibrateModelTest : public testing::Test {
     options_.calibration = {path("text.txt")};
     options_.samples = 2;
     options_.sequence_length = 24;
-    machine_.precision = "f32";
+    machine_.precision = MatmulPrecision::kF32;
   }
   void TearDown() override { fs::remove_all(folder_); }
   std::string path(const std::string& name) const { return (folder_ / name).string(); }
@@ -180,8 +180,8 @@ TEST_F(CalibrateModelTest, StatisticsOfAnotherConfigAreRefused) {
   QuantizeOptions o;
   o.calibration.calibration = {path("s.npz")};
   o.evaluation.text = "none";
-  o.group_size = "8";
-  o.method = "rtn";
+  o.group_size = 8;
+  o.method = Method::kRtn;
   const json config = json::parse(read_text_file(path("model/config.json")));
   const auto refusal = [&](const char* key, const json& value) {
     json changed = config;

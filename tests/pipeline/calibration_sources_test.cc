@@ -53,7 +53,7 @@ class CalibrationSourcesTest : public testing::Test {
   std::string path(const std::string& name) const { return (folder_ / name).string(); }
   QuantizeOptions options(const std::vector<std::string>& sources) const {
     QuantizeOptions o;
-    o.group_size = "8";
+    o.group_size = 8;
     o.calibration.calibration.clear();
     for (const std::string& s : sources)
       o.calibration.calibration.push_back(s == "self" || s == "builtin" ? s : path(s));
@@ -116,7 +116,7 @@ TEST_F(CalibrationSourcesTest, GiveSequencesInProportionToTheirWeights) {
 
 TEST_F(CalibrationSourcesTest, TheProgramsOwnTextStandsBesideFiles) {
   QuantizeOptions o = options({"a.txt"});
-  o.builtin_share = -1;
+  o.builtin_share = std::nullopt;
   o.calibration.samples = 32;
   const json report = quantize("q", o);
   EXPECT_EQ(report["options"]["builtin_share"], 0.0625);
@@ -159,14 +159,14 @@ TEST_F(CalibrationSourcesTest, TheProgramsOwnTextIsLeftOutWhereItDoesNotBelong) 
   };
   QuantizeOptions o = options({"a.txt"});
   EXPECT_EQ(sources("off", o), 1U);
-  o.builtin_share = -1;
-  o.method = "rtn";
+  o.builtin_share = std::nullopt;
+  o.method = Method::kRtn;
   EXPECT_EQ(sources("rtn", o), 1U);
-  o.method = "awq";
+  o.method = Method::kAwq;
   o.calibration.samples = 4;  // a sixteenth is less than half a sequence
   EXPECT_EQ(sources("few", o), 1U);
   o = options({"a.txt", "self"});
-  o.builtin_share = -1;
+  o.builtin_share = std::nullopt;
   EXPECT_EQ(sources("self", o), 2U);
   o.builtin_share = 0.5;
   EXPECT_TRUE(warned(quantize("asked", o), "--builtin-share (only texts in files"));
@@ -176,7 +176,7 @@ TEST_F(CalibrationSourcesTest, TheProgramsOwnTextIsLeftOutWhereItDoesNotBelong) 
   o.builtin_share = 0.95;
   EXPECT_NE(refusal(o).find("--builtin-share"), std::string::npos) << refusal(o);
   o = options({});
-  o.builtin_share = -1;
+  o.builtin_share = std::nullopt;
   EXPECT_NE(refusal(o).find("--calibration"), std::string::npos) << refusal(o);
   EXPECT_EQ(quantize("alone", options({"builtin"}))["calibration"]["sources"][0]["sequences"], 16);
 }
@@ -199,7 +199,7 @@ TEST_F(CalibrationSourcesTest, TheProgramsOwnTextKeepsItsShareBesideShortFiles) 
   o.calibration.calibration_weights.clear();
   o.builtin_share = 1e-7;
   EXPECT_EQ(quantize("little", o)["calibration"]["sources"].size(), 1U);
-  o.builtin_share = -1;
+  o.builtin_share = std::nullopt;
   o.calibration.samples = 8;  // half a sequence
   EXPECT_EQ(quantize("eight", o)["options"]["builtin_share"], 0.0);
 }
@@ -341,7 +341,7 @@ TEST_F(CalibrationSourcesTest, AnInterruptedSelectionContinuesToTheSameBytes) {
 TEST_F(CalibrationSourcesTest, StatisticsSayOfWhichTextTheyAre) {
   QuantizeOptions o = options({"a.txt", "b.txt"});
   o.calibration.select = 5;
-  o.guard = "off";  // in a file no tokens are apart
+  o.guard = false;  // in a file no tokens are apart
   calibrate_model(path("model"), path("s.npz"), o.calibration, {});
   const json direct = quantize("direct", o);
   QuantizeOptions from_file = options({"s.npz"});
@@ -377,7 +377,7 @@ TEST_F(CalibrationSourcesTest, TooFewTokensAreNamedOnce) {
   EXPECT_EQ(warnings, 1);
   const json plan = json::parse(plan_quantization(path("model"), path("p"), o).to_json());
   EXPECT_TRUE(warned(plan, "too little calibration text"));
-  o.method = "rtn";  // reads no Gram matrix
+  o.method = Method::kRtn;  // reads no Gram matrix
   EXPECT_TRUE(quantize("rtn", o)["calibration"]["few_tokens"].empty());
   EXPECT_TRUE(quantize("enough", options({"a.txt"}))["calibration"]["few_tokens"].empty());
 }
@@ -397,7 +397,8 @@ TEST_F(CalibrationSourcesTest, WhatDoesNotGoTogetherIsRefused) {
   EXPECT_NE(
       with({"a.txt", "b.txt"}, {1}).find("expected one number for each of the 2 sources, in their order, found 1"),
       std::string::npos);
-  EXPECT_NE(with({"a.txt", "b.txt"}, {1, 0}).find("expected numbers from 1e-06 to 1e+06, found 0"), std::string::npos);
+  EXPECT_NE(with({"a.txt", "b.txt"}, {1, 0}).find("expected numbers from 1e-06 to 1000000, found 0"),
+            std::string::npos);
   EXPECT_NE(with({"a.txt"}, {}, 17).find("--select: expected at most --samples"), std::string::npos);
   EXPECT_NE(with({"a.txt"}, {}, -1).find("--select: expected a whole number"), std::string::npos);
 }

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/enum_names.h"
 #include "core/threads.h"
 #include "pipeline/model_run_fixture.h"
 
@@ -24,7 +25,7 @@ class CallsAtOnce : public ModelRunTest {
  protected:
   QuantizeOptions with(const std::string& method, int threads) const {
     QuantizeOptions o = tiny_options();
-    o.method = method;
+    o.method = enum_named<Method>(method).value();
     o.machine.threads = threads;
     o.evaluation.text = "none";
     return o;

@@ -14,6 +14,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/enum_names.h"
 #include "core/half.h"
 #include "formats/safetensors.h"
 #include "infer/batch_sampler.h"
@@ -87,8 +88,8 @@ class CheckpointFaults : public ModelRunTest {
   }
   QuantizeOptions quick(const std::string& format) const {
     QuantizeOptions o = tiny_options();
-    o.method = "rtn";
-    o.scheme = "sym";
+    o.method = Method::kRtn;
+    o.scheme = Scheme::kSymmetric;
     o.formats = {format};
     o.evaluation.text = "none";
     return o;
@@ -159,7 +160,7 @@ TEST_F(CheckpointFaults, APlanFindsInfinityInNorms) {
 TEST_F(CheckpointFaults, APlanCountsFoldedNormsInFloat16) {
   for (const std::string method : {"rtn", "awq-paper"}) {
     QuantizeOptions o = quick("native");
-    o.method = method;
+    o.method = enum_named<Method>(method).value();
     const Plan plan = plan_quantization(model(), out(method), o);
     const QuantizeResult result = quantize_model(model(), out(method), o);
     const json report = json::parse(result.report.to_json());

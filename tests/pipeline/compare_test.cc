@@ -35,8 +35,8 @@ TEST(Compare, FoldedScalesAreUndone) {
   text.close();
   for (const char* name : {"llama", "phi3", "gemma2", "qwen2"}) {
     QuantizeOptions o;
-    o.method = "awq-paper";
-    o.group_size = "8";
+    o.method = Method::kAwqPaper;
+    o.group_size = 8;
     o.calibration.calibration = {(folder / "text.txt").string()};
     o.calibration.samples = 8;
     o.calibration.sequence_length = 64;

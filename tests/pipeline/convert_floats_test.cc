@@ -64,9 +64,9 @@ TEST(ConvertToFloat16, GgufBecomesAFolder) {
 TEST(ConvertToFloat16, CodesBecomeTheirValues) {
   const TemporaryFolder folder;
   QuantizeOptions options;
-  options.method = "rtn";
+  options.method = Method::kRtn;
   options.formats = {"native", "gptq_v2"};
-  options.group_size = "8";
+  options.group_size = 8;
   options.evaluation.text = "none";
   options.calibration.calibration = {"builtin"};
   options.calibration.samples = 4;
@@ -124,9 +124,9 @@ TEST(ConvertToFloat16, WhatBecomesZeroOrIsClampedIsSaid) {
       any_with(report["warnings"], {"model.embed_tokens.weight: 2 values exceed float16", "the largest is 1000000"}))
       << report["warnings"];
   QuantizeOptions options;
-  options.method = "rtn";
+  options.method = Method::kRtn;
   options.formats = {"awq"};
-  options.group_size = "8";
+  options.group_size = 8;
   options.evaluation.text = "none";
   const json run =
       json::parse(quantize_model(folder.path("model"), folder.path("quantized"), options).report.to_json());
@@ -138,9 +138,9 @@ TEST(ConvertToFloat16, WhatBecomesZeroOrIsClampedIsSaid) {
 TEST(ConvertToFloat16, WhatBecomesZeroOfCodesIsSaid) {
   const TemporaryFolder folder;
   QuantizeOptions options;
-  options.method = "rtn";
+  options.method = Method::kRtn;
   options.formats = {"native"};
-  options.group_size = "8";
+  options.group_size = 8;
   options.evaluation.text = "none";
   quantize_model(kModels + "llama", folder.path("native"), options);
   std::filesystem::copy(folder.path("native"), folder.path("small"), std::filesystem::copy_options::recursive);

@@ -212,10 +212,10 @@ TEST(Convert, MarlinThereAndBackIsTheIdentity) {
 TEST(Convert, IntoItsOwnFormatIsACleanRewrite) {
   const TemporaryFolder folder;
   QuantizeOptions options;
-  options.method = "rtn";
+  options.method = Method::kRtn;
   options.formats = {"native", "awq", "gptq", "gptq_v2"};
-  options.scheme = "sym";
-  options.group_size = "8";
+  options.scheme = Scheme::kSymmetric;
+  options.group_size = 8;
   options.evaluation.text = "none";
   quantize_model(std::string(TEST_DATA) + "/models/llama", folder.path("q"), options);
   for (const std::string& format : options.formats) {

@@ -26,7 +26,7 @@ class DamagedJournal : public ModelRunTest {
 
   QuantizeOptions options() const {
     QuantizeOptions o = tiny_options();
-    o.scheme = "sym";
+    o.scheme = Scheme::kSymmetric;
     o.linear_bits = {"*.v_proj.*=16"};
     evaluate_on_text(o, 4);
     return o;
@@ -153,7 +153,7 @@ TEST_F(DamagedJournal, ADamagedOrMissingRunFileIsRefusedAndTheJournalKept) {
     };
     expect_refused(options());
     QuantizeOptions other = options();
-    other.scheme = "asym";
+    other.scheme = Scheme::kAsymmetric;
     expect_refused(other);
     const auto plan = nlohmann::json::parse(plan_quantization(model(), out("q"), options()).to_json());
     EXPECT_NE(plan["stops"].dump().find("run.json"), std::string::npos) << text << plan["stops"];
@@ -179,7 +179,7 @@ TEST_F(DamagedJournal, ADamagedOrMissingRunFileIsRefusedAndTheJournalKept) {
 TEST_F(DamagedJournal, NoResumeKeepsTheRunOfOtherOptions) {
   interrupt();
   QuantizeOptions other = options();
-  other.scheme = other.scheme == "asym" ? "sym" : "asym";
+  other.scheme = other.scheme == Scheme::kSymmetric ? Scheme::kAsymmetric : Scheme::kSymmetric;
   other.resume = false;
   EXPECT_THROW(quantize_model(model(), out("q"), other), ArgumentError);
   EXPECT_TRUE(fs::exists(file("block-00000.safetensors")));

@@ -182,7 +182,7 @@ TEST_F(EvaluateTest, SaysWhatCannotBeEvaluated) {
   machine.memory_bytes = 1 << 20;
   EXPECT_THROW(evaluate_model(a, "", options, machine), SystemError);
   machine = {};
-  machine.precision = "f8";
+  machine.precision = MatmulPrecision{9};
   EXPECT_THROW(evaluate_model(a, "", options, machine), ArgumentError);
   options.text = (folder_ / "none").string();
   EXPECT_THROW(evaluate_model(a, "", options, {}), SystemError);
@@ -229,8 +229,8 @@ TEST_F(EvaluateTest, APerplexityThatNoNumberHoldsIsAnErrorOfEvaluateAndQuantize)
   const std::string as_reference = refusal([&] { evaluate_model(a, wild, options, {}); });
   EXPECT_NE(as_reference.find("wild: the perplexity is too large for a number"), std::string::npos) << as_reference;
   QuantizeOptions q;
-  q.method = "rtn";
-  q.group_size = "8";
+  q.method = Method::kRtn;
+  q.group_size = 8;
   q.formats = {"native"};
   q.calibration.calibration = {options.text};
   q.calibration.samples = 1;

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "core/enum_names.h"
 #include "core/half.h"
 #include "core/random.h"
 #include "formats/safetensors.h"
@@ -32,8 +33,8 @@ class Formats : public testing::Test {
   QuantizeOptions options(std::vector<std::string> formats) const {
     QuantizeOptions o;
     o.formats = std::move(formats);
-    o.method = "rtn";
-    o.group_size = "8";
+    o.method = Method::kRtn;
+    o.group_size = 8;
     o.calibration.calibration = {folder_.path("text.txt")};
     o.calibration.samples = 4;
     o.calibration.sequence_length = 32;
@@ -58,7 +59,7 @@ TEST_F(Formats, HoldTheSameIntegers) {
   const std::vector<std::string> formats = {"native", "awq", "gptq", "gptq_v2"};
   for (const std::string scheme : {"asym", "sym"}) {
     QuantizeOptions o = options(formats);
-    o.scheme = scheme;
+    o.scheme = enum_named<Scheme>(scheme).value();
     const std::string out = folder_.path(scheme);
     quantize_model(llama(), out, o);
     const auto first = ModelSource::open(out + "/native");
@@ -122,14 +123,14 @@ TEST_F(Formats, Version1LiftsZeros) {
 
 TEST_F(Formats, MarlinNamesWhatItCannotHold) {
   QuantizeOptions o = options({"awq", "marlin"});
-  o.group_size = "-1";
+  o.group_size = -1;
   EXPECT_NE(message(llama(), o).find("--scheme sym"), std::string::npos) << message(llama(), o);
-  o.scheme = "sym";
+  o.scheme = Scheme::kSymmetric;
   const std::string shapes = message(llama(), o);  // in_features of 32 and 40
   EXPECT_NE(shapes.find("model.layers.0."), std::string::npos) << shapes;
   EXPECT_NE(shapes.find("multiple of 128"), std::string::npos) << shapes;
   EXPECT_NE(shapes.find("--skip"), std::string::npos) << shapes;
-  o.group_size = "8";
+  o.group_size = 8;
   EXPECT_NE(message(llama(), o).find("--group-size 128 or -1"), std::string::npos) << message(llama(), o);
 }
 

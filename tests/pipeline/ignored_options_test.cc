@@ -1,4 +1,5 @@
 #include "pipeline/ignored_options.h"
+#include "pipeline/presets.h"
 #include "pipeline/run_identity.h"
 
 #include <gtest/gtest.h>
@@ -8,6 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/enum_names.h"
+
 namespace metal_marlin {
 namespace {
 
@@ -16,19 +19,17 @@ class IgnoredOptionsTest : public testing::Test {
   IgnoredOptionsTest() : source_(ModelSource::open(std::string(TEST_DATA) + "/models/llama")) {}
   static QuantizeOptions options(const std::string& method, const std::string& calibration = "text.txt") {
     QuantizeOptions o;
-    o.method = method;
-    o.group_size = "8";
+    o.method = enum_named<Method>(method).value();
+    o.group_size = 8;
     o.calibration.calibration = {calibration};
     return o;
   }
   std::set<std::string> names(const QuantizeOptions& o) const {
     std::set<std::string> out;
-    for (const IgnoredOption& i : ignored_options(o, make_recipe(o, *source_))) EXPECT_TRUE(out.insert(i.name).second);
+    for (const IgnoredOption& i : ignored_options(o)) EXPECT_TRUE(out.insert(i.name).second);
     return out;
   }
-  std::string warning(const QuantizeOptions& o) const {
-    return ignored_options_warning(ignored_options(o, make_recipe(o, *source_)));
-  }
+  std::string warning(const QuantizeOptions& o) const { return ignored_options_warning(ignored_options(o)); }
   uint64_t fingerprint(const QuantizeOptions& o) const {
     return run_fingerprint(run_identity(o, make_recipe(o, *source_), *source_));
   }
@@ -50,9 +51,9 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
   EXPECT_EQ(names(options("awq-paper")), with(text, {"effort", "salient-ratio", "damping", "guard", "act-order"}));
   EXPECT_EQ(names(options("awq")), with(text, {"salient-ratio"}));
   QuantizeOptions fast = options("awq");
-  fast.effort = "fast";
+  fast.effort = Effort::kFast;
   EXPECT_EQ(names(fast), with(text, {"salient-ratio", "guard", "act-order"}));
-  fast.guard = "on";
+  fast.guard = true;
   EXPECT_NE(warning(fast).find("--effort fast has no error feedback"), std::string::npos) << warning(fast);
   EXPECT_EQ(names(options("awq-salient")), with(text, {"effort", "awq-loss", "damping", "guard", "act-order"}));
   EXPECT_EQ(names(options("gptq", "self")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss",
@@ -75,7 +76,7 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
   EXPECT_FALSE(names(weighed).count("calibration-weights") + names(weighed).count("seed"));
   QuantizeOptions block = options("awq-paper", "stats.npz");
   EXPECT_FALSE(names(block).count("awq-loss"));
-  block.awq_loss = "block";  // needs the inputs of blocks, which statistics do not hold
+  block.awq_loss = ScaleLoss::kBlock;  // needs the inputs of blocks, which statistics do not hold
   EXPECT_TRUE(names(block).count("awq-loss"));
 }
 
@@ -96,12 +97,12 @@ TEST_F(IgnoredOptionsTest, OnlyThoseThatWereAskedForAreWarnedOf) {
 
 TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
   const std::vector<std::pair<std::string, std::function<void(QuantizeOptions&)>>> changes = {
-      {"effort", [](auto& o) { o.effort = "fast"; }},
+      {"effort", [](auto& o) { o.effort = Effort::kFast; }},
       {"salient-ratio", [](auto& o) { o.salient_ratio = 0.5; }},
-      {"activation-method", [](auto& o) { o.activation_method = "max"; }},
-      {"awq-loss", [](auto& o) { o.awq_loss = "block"; }},
+      {"activation-method", [](auto& o) { o.activation_method = Statistic::kMax; }},
+      {"awq-loss", [](auto& o) { o.awq_loss = ScaleLoss::kBlock; }},
       {"damping", [](auto& o) { o.damping = 0.5; }},
-      {"guard", [](auto& o) { o.guard = o.method == "awq" ? "off" : "on"; }},
+      {"guard", [](auto& o) { o.guard = o.method != Method::kAwq; }},
       {"act-order", [](auto& o) { o.act_order = false; }},
       {"samples", [](auto& o) { o.calibration.samples = 7; }},
       {"sequence-length", [](auto& o) { o.calibration.sequence_length = 9; }},
@@ -127,7 +128,7 @@ TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
     other.machine.threads = 1;
     other.machine.memory_bytes = uint64_t{1} << 40;
     EXPECT_EQ(fingerprint(other), fingerprint(base));
-    other.scheme = "sym";
+    other.scheme = Scheme::kSymmetric;
     EXPECT_NE(fingerprint(other), fingerprint(base));
   }
 }
@@ -135,7 +136,7 @@ TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
 TEST_F(IgnoredOptionsTest, FastEffortTakesFewSequencesUnlessTheyAreNamed) {
   QuantizeOptions o = options("awq", "self");
   EXPECT_EQ(with_presets(o).calibration.samples, 128);
-  o.effort = "fast";
+  o.effort = Effort::kFast;
   EXPECT_EQ(with_presets(o).calibration.samples, kFastSamples);
   o.given = {"samples"};
   EXPECT_EQ(with_presets(o).calibration.samples, 128);
@@ -144,15 +145,15 @@ TEST_F(IgnoredOptionsTest, FastEffortTakesFewSequencesUnlessTheyAreNamed) {
   EXPECT_EQ(with_presets(o).calibration.samples, 40);
   EXPECT_NE(fingerprint(o), fingerprint([&] {
               QuantizeOptions best = o;
-              best.effort = "best";
+              best.effort = Effort::kBest;
               return best;
             }()));
   const Recipe recipe = make_recipe(o, *source_);
   EXPECT_TRUE(recipe.rounding == Rounding::kNearest && recipe.refine && !recipe.guard &&
               recipe.scale_loss == ScaleLoss::kLinear);
-  o.awq_loss = "feedback";
+  o.awq_loss = ScaleLoss::kFeedback;
   EXPECT_THROW(make_recipe(o, *source_), ArgumentError);
-  o.effort = "quick";
+  o.effort = Effort{99};
   EXPECT_THROW(with_presets(o), ArgumentError);
 }
 
@@ -168,7 +169,7 @@ TEST_F(IgnoredOptionsTest, WhatChoosesTheBitsMakesTheRun) {
   other = base;
   other.target_bits = 4.6;
   EXPECT_NE(fingerprint(other), fingerprint(base));
-  other.target_bits = 0;
+  other.target_bits.reset();
   other.mixed_bits = true;
   other.max_kl = 0.1;
   QuantizeOptions stricter = other;

@@ -72,7 +72,11 @@ TEST(Inspect, SaysWhereTheTokenizerIsNotTheModels) {
   std::ofstream(folder / "added_tokens.json") << R"({"<one>": 96})";
   const std::vector<std::string> warnings = inspect_model(folder.string()).warnings;
   ASSERT_EQ(warnings.size(), 1U);
-  EXPECT_NE(warnings[0].find("added_tokens.json: adds \"<one>\" with the id 96 to the 96 tokens of tokenizer.json, vocab_size is 96"), std::string::npos) << warnings[0];
+  EXPECT_NE(
+      warnings[0].find(
+          "added_tokens.json: adds \"<one>\" with the id 96 to the 96 tokens of tokenizer.json, vocab_size is 96"),
+      std::string::npos)
+      << warnings[0];
   std::ofstream(folder / "added_tokens.json") << R"({"</s>": 90})";  // a warning of the tokenizer's own
   EXPECT_EQ(inspect_model(folder.string()).warnings.size(), 1U);
   for (const char* name : {"added_tokens.json", "tokenizer.json"}) fs::remove(folder / name);

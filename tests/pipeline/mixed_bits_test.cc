@@ -18,6 +18,7 @@
 #include <set>
 
 #include "core/atomic_file.h"
+#include "core/enum_names.h"
 #include "core/mapped_file.h"
 #include "core/random.h"
 #include "core/threads.h"
@@ -34,9 +35,9 @@ class MixedBits : public ModelRunTest {
  protected:
   QuantizeOptions options(double target) const {
     QuantizeOptions o = tiny_options();
-    o.method = "rtn";
-    o.scheme = "sym";
-    o.target_bits = target;
+    o.method = Method::kRtn;
+    o.scheme = Scheme::kSymmetric;
+    if (target > 0) o.target_bits = target;
     o.sensitivity_tokens = 256;
     o.evaluation.text = "none";
     return o;
@@ -120,8 +121,8 @@ TEST_F(MixedBits, MeasuresWhatRunsWithSingleLinearsGive) {
 // output errors which runs with those grids report, calibrated on the same sequences.
 TEST_F(MixedBits, EstimatesOtherGridsByTheErrorsOfRealRuns) {
   QuantizeOptions o = options(0);
-  o.method = "gptq";
-  o.guard = "off";
+  o.method = Method::kGptq;
+  o.guard = false;
   const json measured = json::parse(sensitivity_of_model(model(), o).to_json());
   EXPECT_EQ(measured["statistics_tokens"], 12 * 64);
   o.calibration.samples = 12;
@@ -373,7 +374,7 @@ TEST_F(MixedBits, LinearsThatEnginesFuseHaveOneGrid) {
 TEST_F(MixedBits, SameBytesWithTwoThreadsAndAfterAnInterruption) {
   QuantizeOptions o = options(6.5);
   evaluate_on_text(o);
-  o.method = "awq";
+  o.method = Method::kAwq;
   o.machine.threads = 1;
   quantize(o, "one");
   o.machine.threads = 2;
@@ -434,7 +435,7 @@ TEST_F(MixedBits, APlanBoundsTheSizeOfTheResult) {
                                                    {"awq", "rtn", 9.0, -1},
                                                    {"gptq_v2", "rtn", 6.5, -1}}) {
     QuantizeOptions o = options(c.target);
-    o.method = c.method;
+    o.method = enum_named<Method>(c.method).value();
     o.formats = {c.format};
     if (c.limit >= 0) {
       o.mixed_bits = true;
@@ -528,7 +529,7 @@ TEST_F(MixedBits, ScalesAreFoldedIntoWhatStaysIn16Bits) {
   for (const char* name : {"llama", "qwen2", "phi3"}) {
     QuantizeOptions o = options(0);
     evaluate_on_text(o);
-    o.method = "awq";
+    o.method = Method::kAwq;
     SCOPED_TRACE(name);
     o.linear_bits = {std::string(name) == "phi3" ? "*.qkv_proj.*=16" : "*.v_proj.*=16", "*up_proj.*=16"};
     o.machine.threads = 1;
@@ -602,7 +603,7 @@ TEST_F(MixedBits, InspectionCountsTheGrids) {
 
 TEST_F(MixedBits, RefusesBeforeAnyWork) {
   QuantizeOptions o = options(4.0);
-  o.method = "rtn";
+  o.method = Method::kRtn;
   expect_refused<ArgumentError>(
       [&] {
         auto x = options(17);

@@ -32,7 +32,7 @@ class ModelRunTest : public testing::Test {
   QuantizeOptions tiny_options() const {
     QuantizeOptions o;
     o.formats = {"native"};
-    o.group_size = "8";
+    o.group_size = 8;
     o.calibration.calibration = {(folder_ / "text.txt").string()};
     o.calibration.samples = 16;
     o.calibration.sequence_length = 64;

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
+#include "core/enum_names.h"
 #include "core/random.h"
 #include "core/threads.h"
 #include "pipeline/model_run_fixture.h"
@@ -28,8 +29,8 @@ class QuantizeModelTest : public ModelRunTest {
  protected:
   QuantizeOptions options(const std::string& method) const {
     QuantizeOptions o;
-    o.method = method;
-    o.group_size = "8";  // what divides 32 and 40
+    o.method = enum_named<Method>(method).value();
+    o.group_size = 8;  // what divides 32 and 40
     o.calibration.calibration = {(folder_ / "text.txt").string()};
     o.calibration.samples = 16;
     o.calibration.sequence_length = 64;
@@ -54,8 +55,8 @@ class EveryMethod : public QuantizeModelTest,
 TEST_P(EveryMethod, TheReportSpeaksOfTheFileThatWasWritten) {
   const auto [name, method, scheme] = GetParam();
   QuantizeOptions o = options(method);
-  o.scheme = scheme;
-  if (std::string(name).rfind("gemma", 0) == 0) o.group_size = "-1";  // in_features of 20: those linears are skipped
+  o.scheme = enum_named<Scheme>(scheme).value();
+  if (std::string(name).rfind("gemma", 0) == 0) o.group_size = -1;  // in_features of 20: those linears are skipped
   o.evaluation.text = o.calibration.calibration.front();
   o.evaluation.chunks = 8;
   const json report = json::parse(quantize_model(model(name), out("q"), o).report.to_json());
@@ -164,7 +165,7 @@ TEST_F(QuantizeModelTest, AnOptionWithoutEffectDoesNotStartOver) {
 
 // Without held-back tokens to judge by, error feedback is damped by what they mostly allow.
 TEST_F(QuantizeModelTest, DampingWithoutAGuardIsThatOfMostGuards) {
-  const auto used = [&](QuantizeOptions o, const std::string& guard, double damping) {
+  const auto used = [&](QuantizeOptions o, bool guard, std::optional<double> damping) {
     o.guard = guard;
     o.damping = damping;
     const auto source = ModelSource::open(model("llama"));
@@ -176,17 +177,17 @@ TEST_F(QuantizeModelTest, DampingWithoutAGuardIsThatOfMostGuards) {
     EXPECT_NEAR(found.second, reported, 1e-12);
   };
   QuantizeOptions sym = options("awq");
-  sym.scheme = "sym";
+  sym.scheme = Scheme::kSymmetric;
   QuantizeOptions asym = sym;
-  asym.scheme = "asym";
-  expect(used(sym, "off", -1), 0.49, 0.49);
-  expect(used(asym, "off", -1), 1.0, 1.0);
-  expect(used(sym, "off", 0.02), 0.02, 0.02);
-  expect(used(sym, "on", -1), 0.49, 0.01);  // the least, and what sensitivity is measured with
-  expect(used(asym, "on", 0.001), 0.1, 0.001);
-  sym.method = "gptq";
-  expect(used(sym, "off", -1), 0.01, 0.01);
-  EXPECT_THROW(used(sym, "off", 1.5), ArgumentError);
+  asym.scheme = Scheme::kAsymmetric;
+  expect(used(sym, false, std::nullopt), 0.49, 0.49);
+  expect(used(asym, false, std::nullopt), 1.0, 1.0);
+  expect(used(sym, false, 0.02), 0.02, 0.02);
+  expect(used(sym, true, std::nullopt), 0.49, 0.01);  // the least, and what sensitivity is measured with
+  expect(used(asym, true, 0.001), 0.1, 0.001);
+  sym.method = Method::kGptq;
+  expect(used(sym, false, std::nullopt), 0.01, 0.01);
+  EXPECT_THROW(used(sym, false, 1.5), ArgumentError);
 }
 
 // The same bytes are the same text, whatever the file is called.
@@ -338,10 +339,10 @@ TEST_F(QuantizeModelTest, AnInterruptedRunOfOthersIsRefusedAndKept) {
     }
   };
   QuantizeOptions other = o;
-  other.scheme = o.scheme == "sym" ? "asym" : "sym";
-  refused(other, "llama", "--scheme " + o.scheme + " there, " + other.scheme + " now");
+  other.scheme = o.scheme == Scheme::kSymmetric ? Scheme::kAsymmetric : Scheme::kSymmetric;
+  refused(other, "llama", std::string("--scheme ") + name_of(o.scheme) + " there, " + name_of(other.scheme) + " now");
   other = o;
-  other.group_size = "-1";
+  other.group_size = -1;
   refused(other, "llama", "--group-size 8 there, -1 now");
   refused(o, "qwen2", "the model ");
   const std::string text = out("other.txt");
@@ -354,8 +355,8 @@ TEST_F(QuantizeModelTest, AnInterruptedRunOfOthersIsRefusedAndKept) {
   EXPECT_EQ(files(out("q")), files(out("whole")));
   // The same of a finished result.
   other = o;
-  other.scheme = o.scheme == "sym" ? "asym" : "sym";
-  refused(other, "llama", "--scheme " + o.scheme + " there, " + other.scheme + " now");
+  other.scheme = o.scheme == Scheme::kSymmetric ? Scheme::kAsymmetric : Scheme::kSymmetric;
+  refused(other, "llama", std::string("--scheme ") + name_of(o.scheme) + " there, " + name_of(other.scheme) + " now");
   EXPECT_EQ(files(out("q")), files(out("whole")));
 }
 
@@ -492,7 +493,7 @@ TEST_F(QuantizeModelTest, OtherOptionsStartOverInsteadOfMixing) {
   Observer stop;
   stop.on_progress = [&](const Progress& p) { return !(p.stage == "round" && p.done == 1); };
   EXPECT_THROW(quantize_model(model("llama"), out("q"), o, stop), Interrupted);
-  o.scheme = "sym";
+  o.scheme = Scheme::kSymmetric;
   o.overwrite = true;
   std::vector<std::string> warnings;
   Observer watch;
@@ -527,7 +528,7 @@ TEST_F(QuantizeModelTest, StatisticsFromAFileEqualThoseOfTheRun) {
   for (const char* method : {"awq-paper", "awq"}) {  // awq weighs first tokens
     o = options(method);
     o.evaluation.text = "none";
-    o.guard = "off";  // in a file no tokens are apart
+    o.guard = false;  // in a file no tokens are apart
     o.builtin_share = 0;
     quantize_model(model("llama"), out("direct"), o);
     calibrate_model(model("llama"), out("stats.npz"), o.calibration, {}, true, true, {}, true);
@@ -542,7 +543,7 @@ TEST_F(QuantizeModelTest, StatisticsFromAFileEqualThoseOfTheRun) {
   calibrate_model(model("llama"), out("small.npz"), o.calibration, {}, false, false);
   from_file.calibration.calibration = {out("small.npz")};
   EXPECT_THROW(quantize_model(model("llama"), out("no-gram"), from_file), FormatError);
-  from_file.method = "rtn";
+  from_file.method = Method::kRtn;
   EXPECT_NO_THROW(quantize_model(model("llama"), out("no-gram-rtn"), from_file));
 }
 
@@ -561,7 +562,8 @@ TEST_F(QuantizeModelTest, TheReportSpeaksOfTheGateThatWasAskedFor) {
     const json report = json::parse(quantize_model(model("llama"), out("q"), o).report.to_json());
     EXPECT_EQ(json::parse(read_text_file(out("q") + "/report.json")), report);
     EXPECT_EQ(report["options"]["max_kl"], report["gate"]["max_kl"]);
-    EXPECT_EQ(read_text_file(out("q") + "/report.html").find("Quality gate") != std::string::npos, o.max_kl >= 0);
+    EXPECT_EQ(read_text_file(out("q") + "/report.html").find("Quality gate") != std::string::npos,
+              o.max_kl.has_value());
     return report["gate"];
   };
   EXPECT_EQ(gate(), (json{{"max_kl", nullptr}, {"passed", nullptr}}));
@@ -569,7 +571,7 @@ TEST_F(QuantizeModelTest, TheReportSpeaksOfTheGateThatWasAskedFor) {
   EXPECT_EQ(gate(), (json{{"max_kl", 100.0}, {"passed", true}}));
   o.max_kl = 0;
   EXPECT_EQ(gate(), (json{{"max_kl", 0.0}, {"passed", false}}));
-  o.max_kl = -1;
+  o.max_kl.reset();
   EXPECT_EQ(gate(), (json{{"max_kl", nullptr}, {"passed", nullptr}}));
 }
 
@@ -607,7 +609,7 @@ TEST_F(QuantizeModelTest, ThePlanSaysWithWhatTheRunStarts) {
   EXPECT_EQ(plan(o).finished_blocks, 1);
   EXPECT_NE(render_plan(plan(o)).find("it goes on after 1 finished blocks"), std::string::npos);
   QuantizeOptions other = o;
-  other.scheme = "sym";
+  other.scheme = Scheme::kSymmetric;
   EXPECT_NE(plan(other).stops.find("--scheme"), std::string::npos);
   const json report = json::parse(quantize_model(model("llama"), out("q"), o).report.to_json());
   EXPECT_EQ(plan(o).start, "complete");
@@ -646,7 +648,7 @@ TEST_F(QuantizeModelTest, AReportHoldsNoFoldersOfTheMachine) {
   EXPECT_TRUE(quantize_model(private_folder + "/my model", place, o).already_complete);
   // The same model in another place is the same, and one that has changed is said to have changed.
   QuantizeOptions other = o;
-  other.scheme = "sym";
+  other.scheme = Scheme::kSymmetric;
   EXPECT_NE(json::parse(plan_quantization(private_folder + "/my model", place, other).to_json())["stops"].dump().find(
                 "--scheme"),
             std::string::npos);
@@ -671,18 +673,18 @@ TEST_F(QuantizeModelTest, WrongOptionsAreNamed) {
     }
     return std::string("no error");
   };
-  EXPECT_NE(message([](auto& o) { o.method = "magic"; }).find("--method"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.scheme = "both"; }).find("--scheme"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.method = Method{99}; }).find("--method"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.scheme = Scheme{99}; }).find("--scheme"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.formats = {"gguf"}; }).find("--format"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.formats = {"awq", "awq"}; }).find("twice"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.group_size = "48"; }).find("q_proj"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.group_size = "0"; }).find("--group-size"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.group_size = 48; }).find("q_proj"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.group_size = 0; }).find("--group-size"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.salient_ratio = 2; }).find("--salient-ratio"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.salient_ratio = std::nan(""); }).find("--salient-ratio"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.bits = 5; }).find("--bits"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.calibration.samples = 0; }).find("--samples"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.machine.precision = "f8"; }).find("--precision"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.range = "gram", o.clip = "on"; }).find("--clip"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.machine.precision = MatmulPrecision{99}; }).find("--precision"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.range = RangeChoice::kGram, o.clip = true; }).find("--clip"), std::string::npos);
 }
 
 }  // namespace

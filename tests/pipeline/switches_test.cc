@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
+#include "core/enum_names.h"
 #include "pipeline/model_run_fixture.h"
 
 namespace metal_marlin {
@@ -18,8 +19,8 @@ class Switches : public ModelRunTest {
  protected:
   QuantizeOptions options(const std::string& method, const std::function<void(QuantizeOptions&)>& change = {}) const {
     QuantizeOptions o = tiny_options();
-    o.method = method;
-    o.scheme = "sym";
+    o.method = enum_named<Method>(method).value();
+    o.scheme = Scheme::kSymmetric;
     o.builtin_share = 0;
     o.evaluation.text = "none";
     if (change) change(o);
@@ -36,49 +37,49 @@ class Switches : public ModelRunTest {
 
 TEST_F(Switches, WithoutAStageAMethodIsTheOneThatHasNone) {
   const std::string gptq_refined = weights(options("gptq", [](QuantizeOptions& o) {
-    o.refine = o.signed_scales = o.guard = "on";
+    o.refine = o.signed_scales = o.guard = true;
     o.first_token_weight = 9;
   }));
-  EXPECT_EQ(weights(options("awq", [](QuantizeOptions& o) { o.scale_search = "off"; })), gptq_refined);
+  EXPECT_EQ(weights(options("awq", [](QuantizeOptions& o) { o.scale_search = false; })), gptq_refined);
   EXPECT_EQ(report_["options"]["scale_search"], false);
   EXPECT_TRUE(report_["scales"].empty());
   const std::string rtn = weights(options("rtn"));
   EXPECT_EQ(weights(options("gptq",
                             [](QuantizeOptions& o) {
-                              o.error_feedback = "off";
-                              o.range = "absmax";
+                              o.error_feedback = false;
+                              o.range = RangeChoice::kAbsmax;
                             })),
             rtn);
   EXPECT_EQ(report_["options"]["error_feedback"], false);
   EXPECT_EQ(weights(options("awq-paper",
                             [](QuantizeOptions& o) {
-                              o.scale_search = "off";
-                              o.clip = "off";
+                              o.scale_search = false;
+                              o.clip = false;
                             })),
             rtn);
   const std::string gptq = weights(options("gptq"));
   EXPECT_EQ(weights(options("rtn",
                             [](QuantizeOptions& o) {
-                              o.error_feedback = "on";
-                              o.range = "gram";
+                              o.error_feedback = true;
+                              o.range = RangeChoice::kGram;
                             })),
             gptq);
   EXPECT_NE(gptq, rtn);
-  const std::string awq_nearest = weights(options("awq", [](QuantizeOptions& o) { o.error_feedback = "off"; }));
+  const std::string awq_nearest = weights(options("awq", [](QuantizeOptions& o) { o.error_feedback = false; }));
   EXPECT_EQ(report_["options"]["guard"], false);  // there is nothing to judge
   EXPECT_EQ(awq_nearest, weights(options("awq", [](QuantizeOptions& o) {
-              o.effort = "fast";
+              o.effort = Effort::kFast;
               o.calibration.samples = 16;
             })));
 }
 
 TEST_F(Switches, RefuseWhatTheyAreNot) {
-  EXPECT_THROW(weights(options("awq", [](QuantizeOptions& o) { o.scale_search = "maybe"; })), ArgumentError);
-  EXPECT_THROW(weights(options("awq", [](QuantizeOptions& o) { o.error_feedback = "maybe"; })), ArgumentError);
+  // A text, which was taken once and would convert to true, does not compile.
+  static_assert(!std::is_assignable_v<Switch&, const char*> && !std::is_constructible_v<Switch, const char*>);
   EXPECT_THROW(weights(options("awq",
                                [](QuantizeOptions& o) {
-                                 o.error_feedback = "off";
-                                 o.awq_loss = "feedback";
+                                 o.error_feedback = false;
+                                 o.awq_loss = ScaleLoss::kFeedback;
                                })),
                ArgumentError);
 }

@@ -15,6 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
+#include "core/enum_names.h"
 #include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
@@ -32,7 +33,7 @@ class WidthsTest : public ModelRunTest {
  protected:
   QuantizeOptions options(const std::string& method, int bits) const {
     QuantizeOptions o = tiny_options();
-    o.method = method;
+    o.method = enum_named<Method>(method).value();
     o.bits = bits;
     evaluate_on_text(o);
     return o;
@@ -48,7 +49,7 @@ class EveryWidth : public WidthsTest, public testing::WithParamInterface<std::tu
 TEST_P(EveryWidth, TheReportSpeaksOfTheFileThatWasWritten) {
   const auto [method, scheme, bits] = GetParam();
   QuantizeOptions o = options(method, bits);
-  o.scheme = scheme;
+  o.scheme = enum_named<Scheme>(scheme).value();
   // At 3 bits GPTQ wants 32 outputs as well, which few of these linears have.
   o.formats = {"native"};
   if (bits == 8) o.formats.push_back("gptq_v2");
@@ -93,8 +94,8 @@ TEST_F(WidthsTest, TheErrorFallsWithTheBits) {
       for (size_t i = 0; i < 3; ++i) {
         const int bits = (std::array{3, 4, 8})[i];
         QuantizeOptions o = options(method, bits);
-        o.scheme = scheme;
-        o.group_size = "32";
+        o.scheme = enum_named<Scheme>(scheme).value();
+        o.group_size = 32;
         o.skip = {"*down_proj*"};  // the same linears at each width
         kl_of[i] = kl(quantize(o, std::string(method) + scheme + std::to_string(bits)));
       }
@@ -108,7 +109,7 @@ TEST_F(WidthsTest, TheErrorFallsWithTheBits) {
 TEST_F(WidthsTest, WholeRowsAsWell) {
   for (const int bits : {3, 8}) {
     QuantizeOptions o = options("awq", bits);
-    o.group_size = "-1";
+    o.group_size = -1;
     const json report = quantize(o, "row" + std::to_string(bits));
     for (const json& l : report["linears"]) EXPECT_EQ(l["group_size"], l["shape"][1]);
   }
@@ -164,7 +165,8 @@ TEST_F(WidthsTest, FormatsThatCannotHoldThemRefuseBeforeAnyWork) {
       << message("awq", 8);
   EXPECT_NE(message("marlin", 3).find("holds 4 bits, not 3"), std::string::npos);
   EXPECT_NE(message("gptq", 3).find("holds 4 or 8 bits, not 3"), std::string::npos);
-  EXPECT_NE(message("native", 5).find("--bits: expected 3, 4 or 8, got 5"), std::string::npos) << message("native", 5);
+  EXPECT_NE(message("native", 5).find("--bits: expected 3, 4 or 8, found 5"), std::string::npos)
+      << message("native", 5);
   EXPECT_FALSE(fs::exists(out("x")));
 }
 
@@ -202,7 +204,7 @@ TEST_F(WidthsTest, SameBytesForAnyThreadsAndAfterAnInterruption) {
 TEST_F(WidthsTest, AGridPerLinear) {
   const auto source = ModelSource::open(model());
   QuantizeOptions o = options("rtn", 4);
-  o.scheme = "sym";
+  o.scheme = Scheme::kSymmetric;
   const Recipe recipe = make_recipe(o, *source);
   LayerTensors tensors = planned_tensors(*source, 0, o, recipe);
   const auto bits_of = [](const std::string& name) {

@@ -15,16 +15,23 @@ from metal_marlin import (
     awq_load,
     awq_quantize,
     awq_quantize_model,
+    calibrate_model,
     compare_gptq_vs_rtn,
     compute_activation_stats,
     compute_hessian,
+    convert,
+    evaluate,
     find_salient_weights,
     gptq_dequantize,
     gptq_quantize,
+    inspect,
+    load,
     mr_gptq_dequantize,
     pack_awq_weights,
+    plan_quantization,
     quantize_layer_gptq,
     quantize_matrix,
+    quantize_model,
     quantize_rtn,
 )
 
@@ -102,3 +109,30 @@ def matrix(w: F32, x: F32) -> None:
     result.Q  # mistake
     result.bits = 3  # mistake
     result.dequantize("f16")  # mistake
+
+
+def models() -> None:
+    quantize_model("M", "OUT", group_sise=64)  # mistake
+    quantize_model("M", "OUT", group_size="64")  # mistake
+    quantize_model("M", "OUT", samples="many")  # mistake
+    quantize_model("M", "OUT", method="awq2")  # mistake
+    quantize_model("M", "OUT", scheme="symm")  # mistake
+    quantize_model("M", "OUT", bits=5)  # mistake
+    quantize_model("M", "OUT", formats=["awq", "gguf"])  # mistake
+    quantize_model("M", "OUT", guard="yes")  # mistake
+    quantize_model("M", 3)  # mistake
+    quantize_model("M", "OUT", "sym")  # mistake
+    quantize_model("M", "OUT").report.model.kl_divergence.average  # mistake
+    quantize_model("M", "OUT").failed_gate  # mistake
+    quantize_model("M", "OUT", on_progress=3)  # mistake
+    plan_quantization("M", "OUT", overwrite="yes")  # mistake
+    calibrate_model("M", "OUT", select=1.5)  # mistake
+    evaluate(3, None, chunk=2)  # mistake
+    evaluate("M", "T").perplexity.quantised  # mistake
+    convert("M", "OUT", "gguf")  # mistake
+    inspect("M").famly  # mistake
+    model = load("M", threads="2")  # mistake
+    model.generate("a", top_k=0.5)  # mistake
+    model.chat([{"role": "user", "content": 3}])  # mistake
+    number: int = model.generate("a")  # mistake
+    print(number)

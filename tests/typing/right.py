@@ -134,3 +134,23 @@ def matrix(w: F32, x: F32) -> None:
     codes: npt.NDArray[np.uint8] = result.codes
     print(values, half, rows, columns, codes, result.input_scale, {result: result == result}, metal_marlin.__version__)
     print(compat.awq_quantize(w, x).Q.dtype)
+
+
+def models(folder: Path) -> None:
+    result = metal_marlin.quantize_model(
+        folder, "OUT", formats=["awq", "gptq"], method="gptq", group_size=64, guard=True, calibration=[folder, "self"],
+        samples=16, evaluate="none", skip="*.layers.0.*", threads=2, on_progress=lambda p: p["done"] < 3,
+    )  # fmt: skip
+    mean: float | None = result.report.model.kl_divergence.mean
+    print(mean, result.passed_gate, result.report["model"], result)
+    plan = metal_marlin.plan_quantization(str(folder), "OUT", bits="mixed", max_kl=0.1, group_size="auto")
+    print(plan.stops, metal_marlin.evaluate("M", folder, None, chunks=2).perplexity.quantized)
+    metal_marlin.calibrate_model("M", "s.npz", gram=False, overwrite=True)
+    metal_marlin.convert("M", "OUT", "f16", overwrite=True)
+    model = metal_marlin.load("M", compute="int8", kv=8)
+    text: str = model.chat([{"role": "user", "content": "Hi"}], temp=0, stop=["a"], json_schema={"type": "object"})
+    print(text, metal_marlin.inspect("M").family)
+    try:
+        metal_marlin.compare("A", "B")
+    except metal_marlin.ArgumentError as error:
+        print(error.option)

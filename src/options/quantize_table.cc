@@ -1,0 +1,316 @@
+// Options of quantize_model.
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "options/sources.h"
+#include "options/tables.h"
+#include "write/checkpoint_writer.h"
+
+namespace metal_marlin {
+namespace {
+
+using Options = QuantizeOptions;
+using Table = OptionTable<Options>;
+
+bool by_gram(const Options& in_force) {
+  return in_force.range == RangeChoice::kGram || in_force.range == RangeChoice::kDiagonal;
+}
+bool feeds_back(const Options& in_force) {
+  return in_force.error_feedback == true;
+}
+bool measures_bits(const Options& o) {
+  return o.mixed_bits || o.target_bits.value_or(0) > 0;
+}
+
+// "--method rtn": what turned error feedback off.
+std::string how_rounded(const Options& asked) {
+  if (asked.error_feedback == false) return "--error-feedback off";
+  return asked.method == Method::kAwq && asked.effort != Effort::kBest
+             ? fmt::format("--effort {}", name_of(asked.effort))
+             : fmt::format("--method {}", name_of(asked.method));
+}
+std::string no_scales(const Options& asked) {
+  return asked.scale_search == false ? "--scale-search off searches no scales"
+                                     : fmt::format("--method {} searches no scales", name_of(asked.method));
+}
+
+// --bits takes "mixed" beside the numbers: it stands for QuantizeOptions::mixed_bits.
+bool set_bits(Options& o, const OptionValue& value) {
+  if (const auto* bits = std::get_if<int64_t>(&value)) return set_option(o.bits, value) && *bits != 0;
+  const auto* text = std::get_if<std::string>(&value);
+  if (text == nullptr || (*text != "3" && *text != "4" && *text != "8" && *text != "mixed")) return false;
+  o.mixed_bits = *text == "mixed";
+  o.bits = o.mixed_bits ? 4 : text->front() - '0';
+  return true;
+}
+
+void add_input(Table& t) {
+  t.group("Input and result");
+  t.add(
+       "--format", [](auto& o) -> auto& { return o.formats; },
+       "Checkpoint format; several, separated by commas, come from one calibration into one subfolder each")
+      .of_kind(OptionKind::kChoices)
+      .one_of(checkpoint_formats())
+      .keyed("formats");
+  t.add(
+       "--resume", [](auto& o) -> auto& { return o.resume; },
+       "Continue an interrupted run of the same model and options")
+      .of_kind(OptionKind::kToggle)
+      .shapes_nothing();
+  t.add(
+       "--overwrite", [](auto& o) -> auto& { return o.overwrite; },
+       "Replace a result or an interrupted run of this program in OUT")
+      .shapes_nothing();
+}
+
+void add_quantization(Table& t) {
+  t.group("Quantization");
+  t.add(
+      "--method", [](auto& o) -> auto& { return o.method; },
+      "awq: the best recipe: scales searched, ranges by the Gram matrix, error feedback, refinement; awq-paper: scales "
+      "and clips searched as published; awq-salient: only salient channels scaled; gptq: error feedback; rtn: plain "
+      "rounding");
+  t.add(
+       "--effort", [](auto& o) -> auto& { return o.effort; },
+       "awq: fast: 16 calibration sequences unless --samples says otherwise, refinement without error feedback, no "
+       "guard: a third of the time, less accurate")
+      .idle([](const Options& asked, const Options&) {
+        return asked.method == Method::kAwq ? std::string()
+                                            : fmt::format("--method {} has only one", name_of(asked.method));
+      });
+  t.add(
+      "--scheme", [](auto& o) -> auto& { return o.scheme; },
+      "asym: codes with a zero point, 0..15 at 4 bits; sym: signed codes, -8..7 at 4 bits");
+  OptionRow<Options>& bits =
+      t.add(
+           "--bits", [](auto& o) -> auto& { return o.bits; },
+           "Bits of a code; 3 and 8 in the formats native and gptq_v2, 8 also in gptq; mixed: each linear its own, as "
+           "--target-bits or --max-kl says")
+          .of_kind(OptionKind::kChoice)
+          .one_of({"3", "4", "8", "mixed"})
+          .in_python("Literal[3, 4, 8, \"mixed\"]");
+  bits.set = set_bits;
+  t.add(
+       "--target-bits", [](auto& o) -> auto& { return o.target_bits; },
+       "Bits per weight of the linears at most: codes, 16 bits for each scale and, with --scheme asym, a zero of a "
+       "code's width (what a layout adds, such as the 16-bit zeros of native, is reported, not counted). Bits and "
+       "group "
+       "size are chosen for each linear (q,k,v and gate,up alike) by the KL divergence that its quantization causes")
+      .in_range(2, 16)
+      .by_default("none");
+  t.add(
+       "--group-size", [](auto& o) -> auto& { return o.group_size; },
+       "Weights that share a scale; auto: 128 where it divides every in_features, else 64, else 32; -1: a whole row")
+      .called("auto|128|64|32|-1")
+      .one_of({"auto", "128", "64", "32", "-1"})
+      .must([](int64_t n) { return n == -1 || (n > 0 && n % 8 == 0); }, "auto, -1 or a multiple of 8 such as 32")
+      .in_python("int | Literal[\"auto\"]");
+  t.add(
+       "--skip", [](auto& o) -> auto& { return o.skip; },
+       "Shell pattern of weight names that stay in 16 bits, e.g. '*.layers.0.*'")
+      .called("PATTERN");
+  t.add(
+      "mixed-bits", [](auto& o) -> auto& { return o.mixed_bits; },
+      "Without target_bits: the fewest bits whose estimated KL divergence meets max_kl");
+}
+
+void add_choices(Table& t) {
+  t.advanced();
+  t.add(
+       "--sensitivity-tokens", [](auto& o) -> auto& { return o.sensitivity_tokens; },
+       "Tokens of the calibration text on which KL divergences are measured")
+      .in_range(1, int64_t{1} << 24)
+      .idle([](const Options& asked, const Options&) {
+        return std::string(measures_bits(asked) ? "" : "only --target-bits and --bits mixed use it");
+      });
+  t.add(
+       "--linear-bits", [](auto& o) -> auto& { return o.linear_bits; },
+       "Bits (3, 4, 8; 16: not quantized) and group size of the weights whose names match a shell pattern, e.g. "
+       "'*.down_proj.*=8'; the last that matches counts")
+      .called("PATTERN=BITS[:GROUP]");
+  t.add(
+       "--range", [](auto& o) -> auto& { return o.range; },
+       "How the range of a group is chosen: auto: the method's own; absmax: largest magnitude (asym: min and max); "
+       "mse: "
+       "least error of the weights; gram: least error of the outputs; diagonal: the same as if the group's channels "
+       "were uncorrelated")
+      .follows_method();
+  t.add("--clip", [](auto& o) -> auto& { return o.clip; }, "Clip search; auto: on for awq-paper").follows_method();
+  t.add(
+       "--guard", [](auto& o) -> auto& { return o.guard; },
+       "Judge error feedback and refinement of each linear on the last eighth of the calibration sequences: as much "
+       "damping as does well there, plainer rounding where they do worse; auto: on for awq")
+      .follows_method()
+      .idle([](const Options& asked, const Options& in_force) -> std::string {
+        if (feeds_back(in_force) && !from_statistics(asked.calibration)) return "";
+        if (from_statistics(asked.calibration)) return "the statistics come from a file, in which no tokens are apart";
+        return asked.error_feedback == false ? "--error-feedback off leaves nothing to judge"
+                                             : how_rounded(asked) + " has no error feedback";
+      });
+  t.add(
+       "--awq-loss", [](auto& o) -> auto& { return o.awq_loss; },
+       "Loss of the scale search: linear: output error of the linears that share the input; feedback: the same after "
+       "error feedback; block: the block is run again on a part of the tokens; auto: feedback for awq, else linear")
+      .follows_method()
+      .idle([](const Options& asked, const Options& in_force) -> std::string {
+        if (in_force.scale_search != true) return no_scales(asked);
+        if (asked.method == Method::kAwqSalient) return "--method awq-salient has no search";
+        return asked.awq_loss == ScaleLoss::kBlock && in_force.awq_loss != ScaleLoss::kBlock
+                   ? "statistics from a file hold no inputs of blocks to replay"
+                   : "";
+      });
+  t.add(
+       "--first-token-weight", [](auto& o) -> auto& { return o.first_token_weight; },
+       "How many times the first token of a sequence counts in the Gram matrices: every other token attends to it")
+      .in_range(1, 1e6)
+      .by_default("9 for awq, else 1")
+      .follows_method()
+      .idle([](const Options&, const Options& in_force) {
+        const bool used = in_force.scale_search == true || in_force.clip == true || by_gram(in_force) ||
+                          feeds_back(in_force) || in_force.refine == true;
+        return std::string(used ? "" : "nothing that was chosen looks at Gram matrices");
+      });
+  t.add(
+       "--salient-ratio", [](auto& o) -> auto& { return o.salient_ratio; },
+       "awq-salient: share of the weights that decide which channels are scaled")
+      .in_range(0, 1)
+      .follows_method()
+      .idle([](const Options& asked, const Options& in_force) -> std::string {
+        if (asked.method != Method::kAwqSalient) return "only --method awq-salient uses it";
+        return in_force.scale_search == true ? "" : no_scales(asked);
+      });
+  t.add(
+       "--activation-method", [](auto& o) -> auto& { return o.activation_method; },
+       "Statistic of the scale search; auto: mean, but rms for awq-salient")
+      .follows_method()
+      .idle([](const Options& asked, const Options& in_force) {
+        return in_force.scale_search == true ? std::string() : no_scales(asked);
+      });
+  t.add(
+       "--damping", [](auto& o) -> auto& { return o.damping; },
+       "gptq, awq: share of each diagonal entry of the Gram matrix that is added to it; with --guard the least that is "
+       "tried")
+      .in_range(0, 1)
+      .by_default("0.01; awq with --guard off or STATS.npz 0.49, asymmetric 1")
+      .follows_method()
+      .idle([](const Options& asked, const Options& in_force) {
+        const bool used = feeds_back(in_force) || in_force.refine == true;
+        return used ? std::string() : how_rounded(asked) + " rounds without the Gram matrix";
+      });
+  t.add(
+       "--scale-search", [](auto& o) -> auto& { return o.scale_search; },
+       "Activation-aware scales of the input channels, folded into the module before; auto: on for awq, awq-paper, "
+       "awq-salient")
+      .follows_method();
+  t.add(
+       "--error-feedback", [](auto& o) -> auto& { return o.error_feedback; },
+       "Rounding in which later columns make good the errors of earlier ones (GPTQ), else each weight to nearest; "
+       "auto: "
+       "on for gptq and awq, off with --effort fast")
+      .follows_method();
+  t.add(
+       "--signed-scales", [](auto& o) -> auto& { return o.signed_scales; },
+       "Searched ranges of --scheme sym: also negative scales, which give the longer side of a group its extra code; "
+       "auto: on for awq")
+      .follows_method();
+  t.add(
+       "--refine", [](auto& o) -> auto& { return o.refine; },
+       "After rounding: codes improved one by one and scales refitted on the Gram matrix; auto: on for awq")
+      .follows_method();
+  t.add(
+       "--act-order", [](auto& o) -> auto& { return o.act_order; },
+       "gptq, awq: columns in order of decreasing diagonal")
+      .of_kind(OptionKind::kToggle)
+      .follows_method()
+      .idle([](const Options& asked, const Options& in_force) {
+        return feeds_back(in_force) ? std::string() : how_rounded(asked) + " rounds each weight by itself";
+      });
+}
+
+void add_texts(Table& t) {
+  t.include(calibration_options(), [](auto& o) -> auto& { return o.calibration; });
+  t.at("calibration").help += ". Or, alone, an .npz of statistics (made by 'calibrate') or of raw activations";
+  const auto needs_text = [](const Options& asked, const Options&) {
+    return std::string(from_statistics(asked.calibration) ? "the statistics come from a file" : "");
+  };
+  t.at("samples").idle(needs_text);
+  t.at("sequence_length").idle(needs_text);
+  // One setting for both texts.
+  OptionRow<Options>& bos = t.at("bos").idle([](const Options& asked, const Options&) {
+    const bool read = !from_statistics(asked.calibration) || names_text(asked.evaluation);
+    return std::string(read ? "" : "no text is read");
+  });
+  bos.set = [](Options& o, const OptionValue& value) {
+    return set_option(o.calibration.bos, value) && set_option(o.evaluation.bos, value);
+  };
+  t.add(
+       "--builtin-share", [](auto& o) -> auto& { return o.builtin_share; },
+       "Share of the sequences that comes from the program's own text of many kinds (code, dialogue, tables, "
+       "mathematics, ...) where --calibration names files: what quantizes well for one kind of text alone does worse "
+       "on "
+       "others")
+      .in_range(0, 0.9)
+      .by_default("0.0625 for awq, else 0")
+      .follows_method()
+      .idle([](const Options& asked, const Options&) -> std::string {
+        if (from_files(asked.calibration) || asked.builtin_share == 0) return "";
+        return from_statistics(asked.calibration)
+                   ? "the statistics come from a file"
+                   : "only texts in files take such a share beside them; --calibration may name builtin itself";
+      });
+}
+
+void add_evaluation(Table& t) {
+  t.group("Evaluation");
+  t.add(
+       "--evaluate", [](auto& o) -> auto& { return o.evaluation.text; },
+       "UTF-8 text, or JSON Lines (FILE.jsonl), to evaluate on, or none; without it a part of the calibration tokens "
+       "is "
+       "held back for it, on which the figures are better than on other text")
+      .called("FILE|none")
+      .completed_by(Completes::kFiles)
+      .by_default("the last tenth of the calibration tokens, at least 4096")
+      .in_python("StrPath");
+  t.add(
+       "--max-kl", [](auto& o) -> auto& { return o.max_kl; },
+       "Limit on the mean KL divergence: exit code 4 when it is missed")
+      .in_range(0, std::numeric_limits<double>::max())
+      .by_default("none")
+      .only_judges();
+  t.advanced();
+  t.include(evaluation_options(), [](auto& o) -> auto& { return o.evaluation; }, {"chunks", "context"});
+  t.at("chunks").idle([](const Options& asked, const Options&) {
+    return std::string(names_text(asked.evaluation) ? "" : "only --evaluate FILE uses it");
+  });
+  t.at("context").idle([](const Options& asked, const Options&) -> std::string {
+    const CalibrationOptions& c = asked.calibration;
+    const bool held_back_text = (has_source(c, SourceKind::kText) || has_source(c, SourceKind::kBuiltin) ||
+                                 has_source(c, SourceKind::kConversations)) &&
+                                asked.evaluation.text.empty();
+    if (names_text(asked.evaluation) || held_back_text) return "";
+    return asked.evaluation.text == "none" || from_statistics(c) ? "nothing is evaluated"
+                                                                 : "self-made text is evaluated by --sequence-length";
+  });
+  t.include(machine_options(), [](auto& o) -> auto& { return o.machine; });
+  t.at("precision").idle([](const Options& asked, const Options&) {
+    return std::string(from_statistics(asked.calibration) ? "the statistics come from a file" : "");
+  });
+}
+
+}  // namespace
+
+const OptionTable<QuantizeOptions>& quantize_options() {
+  static const Table table = [] {
+    Table t;
+    add_input(t);
+    add_quantization(t);
+    add_choices(t);
+    add_texts(t);
+    add_evaluation(t);
+    return t;
+  }();
+  return table;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,132 @@
+// Options of generate, convert and bench.
+#include <limits>
+
+#include "options/tables.h"
+#include "write/checkpoint_writer.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr double kMost = 9.3e18;  // any int64_t
+
+}  // namespace
+
+const OptionTable<GenerateOptions>& generate_options() {
+  static const OptionTable<GenerateOptions> table = [] {
+    OptionTable<GenerateOptions> t;
+    t.group("Sampling");
+    t.add(
+         "-n,--predict;--max-tokens", [](auto& o) -> auto& { return o.predict; },
+         "Tokens at most; -1: until the end token or a full context")
+        .in_range(-1, kMost);
+    t.add(
+         "-c,--ctx-size;--context", [](auto& o) -> auto& { return o.context; },
+         "Context in tokens; 0: the model's own, at most 4096")
+        .in_range(0, kMost)
+        .keyed("context");
+    t.add(
+         "--temp;--temperature", [](auto& o) -> auto& { return o.temp; }, "Temperature; 0: always the likeliest token")
+        .in_range(0, 100);
+    t.add(
+         "--top-k", [](auto& o) -> auto& { return o.top_k; }, "Keep the k likeliest tokens; 0: off")
+        .in_range(0, kMost);
+    t.add(
+         "--top-p", [](auto& o) -> auto& { return o.top_p; },
+         "Keep the likeliest tokens that hold this probability; 1: off")
+        .in_range(0, 1);
+    t.add(
+         "--min-p", [](auto& o) -> auto& { return o.min_p; },
+         "Keep tokens of at least this share of the best one's probability; 0: off")
+        .in_range(0, 1);
+    t.add("-s,--seed", [](auto& o) -> auto& { return o.seed; }, "Seed of the sampling");
+    t.advanced();
+    t.add(
+         "--repeat-penalty", [](auto& o) -> auto& { return o.repeat_penalty; }, "Penalty on repeated tokens; 1: off")
+        .in_range(1e-3, std::numeric_limits<double>::max());
+    t.add(
+         "--repeat-last-n", [](auto& o) -> auto& { return o.repeat_last_n; }, "Tokens that the penalty looks back on")
+        .in_range(0, kMost);
+    t.add("--ignore-eos", [](auto& o) -> auto& { return o.ignore_eos; }, "Go on after the end token");
+    t.add("--stop", [](auto& o) -> auto& { return o.stop; }, "End before this text").called("TEXT");
+    t.add(
+         "--speculate", [](auto& o) -> auto& { return o.speculate; },
+         "Draft up to so many tokens from earlier text and check them in one step; the text stays the same")
+        .in_range(0, 32);
+    t.add(
+         "--json-schema", [](auto& o) -> auto& { return o.json_schema; },
+         "Answer with a JSON value that fits this JSON schema")
+        .called("TEXT")
+        .in_python("str | Mapping[str, Any] | None");
+    return t;
+  }();
+  return table;
+}
+
+const OptionTable<ConvertOptions>& convert_options() {
+  static const OptionTable<ConvertOptions> table = [] {
+    OptionTable<ConvertOptions> t;
+    t.group("Input and result");
+    std::vector<std::string> formats = checkpoint_formats();
+    formats.emplace_back("f16");
+    t.add(
+         "--to", [](auto& o) -> auto& { return o.to; },
+         "Format to write: codes, zeros and scales stay as they are; refused where the format cannot hold them. f16: a "
+         "folder in Hugging Face layout in which every value is the source's, rounded to float16")
+        .of_kind(OptionKind::kChoice)
+        .one_of(formats);
+    t.add("--overwrite", [](auto& o) -> auto& { return o.overwrite; }, "Replace a result of this program in OUT");
+    t.group("Machine");
+    t.add(
+         "-t,--threads", [](auto& o) -> auto& { return o.threads; }, "Threads; the result does not depend on it")
+        .in_range(1, 4096)
+        .must([](int64_t n) { return n >= 0 && n <= 4096; }, "")
+        .by_default("all that the process may use");
+    return t;
+  }();
+  return table;
+}
+
+const OptionTable<BenchOptions>& bench_options() {
+  static const OptionTable<BenchOptions> table = [] {
+    OptionTable<BenchOptions> t;
+    t.group("Measurement");
+    t.add(
+         "--prompt", [](auto& o) -> auto& { return o.prompt; }, "Tokens of the prompt; 0: not measured")
+        .in_range(0, 1 << 20);
+    t.add(
+         "--generate", [](auto& o) -> auto& { return o.generate; }, "Tokens to generate; 0: not measured")
+        .in_range(0, 1 << 20);
+    t.add(
+         "--repeat", [](auto& o) -> auto& { return o.repeat; },
+         "Measurements of each; the median is shown, with the lowest and the highest")
+        .in_range(1, 1000);
+    t.add(
+         "--depth", [](auto& o) -> auto& { return o.depth; }, "Tokens in the cache before each measurement")
+        .in_range(0, 1 << 20);
+    t.add(
+         "--batch", [](auto& o) -> auto& { return o.batch; },
+         "Sequences that are generated beside each other; each number is measured")
+        .in_range(1, 1024);
+    return t;
+  }();
+  return table;
+}
+
+std::string option_name(const std::string& key) {
+  std::string name;
+  const auto look = [&](const auto& table) {
+    const auto* row = name.empty() ? table.find(key) : nullptr;
+    if (row != nullptr) name = row->name;
+  };
+  look(quantize_options());
+  look(generate_options());
+  look(compute_options());
+  look(evaluation_options());
+  look(evaluate_options());
+  look(calibrate_options());
+  look(convert_options());
+  look(bench_options());
+  return name;
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,13 @@
+// How the front ends name options in messages.
+#pragma once
+
+#include <string>
+
+namespace metal_marlin {
+
+// The library names options as the command line does ("--group-size 64"). The same text for Python: `group_size=64`,
+// `overwrite=True`, `gram=False` for --no-gram, `samples` where no value follows. Words behind "--" that are no option
+// stay.
+std::string python_spelling(const std::string& text);
+
+}  // namespace metal_marlin
