@@ -598,7 +598,11 @@ def test_results_are_objects(tmp_path):
     options = {"calibration": text, "samples": 4, "sequence_length": 32}
     made = metal_marlin.calibrate_model(MODEL, tmp_path / "x.npz", **options)
     assert made.sequences == made["sequences"] == 4 and made.tokens == 128 and made.output == str(tmp_path / "x.npz")
-    metal_marlin.quantize_model(MODEL, tmp_path / "out", group_size=8, formats="awq", evaluate="none", **options)
+    result = metal_marlin.quantize_model(
+        MODEL, tmp_path / "out", group_size=8, formats="awq", evaluate="none", **options
+    )
+    assert repr(result) == f"QuantizeResult({result.report.model.bytes / 1e6:.1f} MB, out)" and {result: 1}[result] == 1
+    assert result._repr_html_().startswith("<table>")
     plain, packed = metal_marlin.inspect(MODEL), metal_marlin.inspect(tmp_path / "out", tensors=False)
     assert plain.config.hidden_size == plain["config"]["hidden_size"] == 32
     assert [t.name for t in plain.tensors] == [t["name"] for t in plain["tensors"]]
