@@ -361,8 +361,8 @@ def make_journal():
 
 def make_report():
     folder = pathlib.Path(__file__).resolve().parent.parent / "tests/data/report"
-    reports = [path.read_bytes() for path in sorted(folder.glob("*.json"))]
-    parts = [json.loads(text) for text in reports]
+    parts = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
+    parts = [part for part in parts if "schema" in part]
     run = {"model": "m", "options": {"samples": 4}, "texts": ["a"]}
     blocks = [{"index": 0, "linears": part["linears"][:2], "seconds": 1, "kl_divergence": 0.5} for part in parts]
     records = [(0, part) for part in parts] + [(0, small(part)) for part in parts] + [(1, block) for block in blocks]
