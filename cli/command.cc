@@ -120,7 +120,6 @@ void Command::text(const std::string& names, std::string& value, const std::stri
                    Completes completes, bool required, const std::string& default_text) {
   OptionInfo& option = add(names, value_name, help, default_text.empty() ? value : default_text);
   option.completes = completes;
-  if (completes == Completes::kChoices) option.choices = split(value_name, '|');
   option.required = required;
   parse_value(option, [&value](const std::string& text) { value = text; });
 }

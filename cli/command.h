@@ -58,8 +58,7 @@ class Command {
   void positional(const std::string& name, std::string& value, const std::string& help, Completes completes);
   // A positional that may be left out.
   void optional_positional(const std::string& name, std::string& value, const std::string& help);
-  // Required when `required`; `default_text` replaces the variable's content in --help. With kChoices the parts of
-  // `value_name` between '|' are offered by the shells, but others are taken as well.
+  // Required when `required`; `default_text` replaces the variable's content in --help.
   void text(const std::string& names, std::string& value, const std::string& value_name, const std::string& help,
             Completes completes = Completes::kNothing, bool required = false, const std::string& default_text = {});
   void choice(const std::string& names, std::string& value, const std::vector<std::string>& choices,

@@ -10,6 +10,7 @@
 
 #include "console.h"
 #include "options.h"
+#include "options/choices.h"
 #include "signals.h"
 #include "subcommands.h"
 #include "table_options.h"
@@ -55,8 +56,8 @@ std::string next_steps(const State& state, const QuantizeResult& result) {
 }
 
 void check_options(const QuantizeOptions& options) {
-  const bool chooses_by_it = options.mixed_bits && !options.target_bits;  // by the estimate, which needs no evaluation
-  if (options.evaluation.text == "none" && options.max_kl && !chooses_by_it)
+  // Bits are chosen by the estimate, which needs no evaluation.
+  if (options.evaluation.text == "none" && options.max_kl && !chooses_by_limit(options))
     throw UsageError{"--max-kl needs an evaluation: leave out --evaluate none"};
 }
 

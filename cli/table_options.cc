@@ -26,24 +26,6 @@ std::optional<int64_t> whole_number(const std::string& text) {
   return set_option(number, text) ? std::optional(number) : std::nullopt;
 }
 
-// The value as the command takes it.
-std::string default_text(const Option& option, const OptionValue& value) {
-  if (!option.default_text.empty()) return option.default_text;
-  if (option.kind == OptionKind::kFlag) return {};
-  if (const auto* text = std::get_if<std::string>(&value)) return *text;
-  if (const auto* texts = std::get_if<std::vector<std::string>>(&value)) return join(*texts, ",");
-  if (const auto* number = std::get_if<int64_t>(&value)) return std::to_string(*number);
-  if (const auto* number = std::get_if<uint64_t>(&value)) return std::to_string(*number);
-  if (const auto* number = std::get_if<double>(&value)) return format_real(*number);
-  if (const auto* on = std::get_if<bool>(&value)) return *on ? "on" : "off";
-  if (const auto* numbers = std::get_if<std::vector<double>>(&value)) {
-    std::vector<std::string> parts;
-    for (const double number : *numbers) parts.push_back(format_real(number));
-    return join(parts, ",");
-  }
-  return option.automatic ? "auto" : "";
-}
-
 OptionValue parse(const Option& option, const std::string& text) {
   switch (option.kind) {
     case OptionKind::kInteger:
@@ -93,7 +75,7 @@ void add_option(Command& command, const Option& option, const Rows& rows, const 
   } else if (info.list) {
     info.value = join(option.choices, "|") + "[,...]";
   }
-  info.default_text = default_text(option, default_value);
+  if (option.kind != OptionKind::kFlag) info.default_text = default_of_option(option, default_value);
   if (option.kind == OptionKind::kFlag) {
     command.flag(option.names, info, [set] { set(true); });
     return;

@@ -30,6 +30,20 @@ std::string key_of_option(const std::string& name) {
   return key;
 }
 
+std::string default_of_option(const Option& option, const OptionValue& value) {
+  if (!option.default_text.empty()) return option.default_text;
+  if (const auto* on = std::get_if<bool>(&value)) return *on ? "on" : "off";
+  if (const auto* text = std::get_if<std::string>(&value)) return *text;
+  if (const auto* texts = std::get_if<std::vector<std::string>>(&value))
+    return fmt::format("{}", fmt::join(*texts, ","));
+  if (const auto* number = std::get_if<int64_t>(&value)) return std::to_string(*number);
+  if (const auto* number = std::get_if<uint64_t>(&value)) return std::to_string(*number);
+  if (const auto* real = std::get_if<double>(&value)) return fmt::format("{}", *real);
+  if (const auto* numbers = std::get_if<std::vector<double>>(&value))
+    return fmt::format("{}", fmt::join(*numbers, ","));
+  return option.automatic ? "auto" : "";
+}
+
 std::string expected_of_option(const Option& option) {
   if (!option.expected.empty()) return option.expected;
   switch (option.kind) {

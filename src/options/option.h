@@ -65,6 +65,8 @@ struct Option {
 std::string key_of_option(const std::string& name);
 // ArgumentError naming the option, unless `value`, a number, lies in the option's range.
 void check_option_range(const Option& option, const OptionValue& value);
+// The default, whose value is `value`, as the command takes it: "128", "auto", "9 for awq, else 1".
+std::string default_of_option(const Option& option, const OptionValue& value);
 // "a number from 0 to 1", "one of asym, sym": what the option takes.
 std::string expected_of_option(const Option& option);
 

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "options/choices.h"
 #include "options/sources.h"
 #include "options/tables.h"
 #include "write/checkpoint_writer.h"
@@ -18,17 +19,6 @@ bool by_gram(const Options& in_force) {
 }
 bool feeds_back(const Options& in_force) {
   return in_force.error_feedback == true;
-}
-bool measures_bits(const Options& o) {
-  return o.mixed_bits || o.target_bits.value_or(0) > 0;
-}
-
-// "--method rtn": what turned error feedback off.
-std::string how_rounded(const Options& asked) {
-  if (asked.error_feedback == false) return "--error-feedback off";
-  return asked.method == Method::kAwq && asked.effort != Effort::kBest
-             ? fmt::format("--effort {}", name_of(asked.effort))
-             : fmt::format("--method {}", name_of(asked.method));
 }
 std::string no_scales(const Options& asked) {
   return asked.scale_search == false ? "--scale-search off searches no scales"
@@ -122,7 +112,7 @@ void add_choices(Table& t) {
        "Tokens of the calibration text on which KL divergences are measured")
       .in_range(1, int64_t{1} << 24)
       .idle([](const Options& asked, const Options&) {
-        return std::string(measures_bits(asked) ? "" : "only --target-bits and --bits mixed use it");
+        return std::string(chooses_bits(asked) ? "" : "only --target-bits and --bits mixed use it");
       });
   t.add(
        "--linear-bits", [](auto& o) -> auto& { return o.linear_bits; },
@@ -146,7 +136,7 @@ void add_choices(Table& t) {
         if (feeds_back(in_force) && !from_statistics(asked.calibration)) return "";
         if (from_statistics(asked.calibration)) return "the statistics come from a file, in which no tokens are apart";
         return asked.error_feedback == false ? "--error-feedback off leaves nothing to judge"
-                                             : how_rounded(asked) + " has no error feedback";
+                                             : rounding_option(asked) + " has no error feedback";
       });
   t.add(
        "--awq-loss", [](auto& o) -> auto& { return o.awq_loss; },
@@ -196,7 +186,7 @@ void add_choices(Table& t) {
       .follows_method()
       .idle([](const Options& asked, const Options& in_force) {
         const bool used = feeds_back(in_force) || in_force.refine == true;
-        return used ? std::string() : how_rounded(asked) + " rounds without the Gram matrix";
+        return used ? std::string() : rounding_option(asked) + " rounds without the Gram matrix";
       });
   t.add(
        "--scale-search", [](auto& o) -> auto& { return o.scale_search; },
@@ -224,7 +214,7 @@ void add_choices(Table& t) {
       .of_kind(OptionKind::kToggle)
       .follows_method()
       .idle([](const Options& asked, const Options& in_force) {
-        return feeds_back(in_force) ? std::string() : how_rounded(asked) + " rounds each weight by itself";
+        return feeds_back(in_force) ? std::string() : rounding_option(asked) + " rounds each weight by itself";
       });
 }
 

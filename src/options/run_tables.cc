@@ -112,21 +112,4 @@ const OptionTable<BenchOptions>& bench_options() {
   return table;
 }
 
-std::string option_name(const std::string& key) {
-  std::string name;
-  const auto look = [&](const auto& table) {
-    const auto* row = name.empty() ? table.find(key) : nullptr;
-    if (row != nullptr) name = row->name;
-  };
-  look(quantize_options());
-  look(generate_options());
-  look(compute_options());
-  look(evaluation_options());
-  look(evaluate_options());
-  look(calibrate_options());
-  look(convert_options());
-  look(bench_options());
-  return name;
-}
-
 }  // namespace metal_marlin

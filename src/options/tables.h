@@ -31,7 +31,4 @@ const OptionTable<GenerateOptions>& generate_options();
 const OptionTable<ConvertOptions>& convert_options();
 const OptionTable<BenchOptions>& bench_options();
 
-// The name on the command line of an option by its key, "salient-ratio" of "salient_ratio", whichever table has it.
-std::string option_name(const std::string& key);
-
 }  // namespace metal_marlin

@@ -319,14 +319,6 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
   return out;
 }
 
-bool chooses_bits(const QuantizeOptions& options) {
-  return options.mixed_bits || options.target_bits.has_value();
-}
-
-bool chooses_by_limit(const QuantizeOptions& options) {
-  return options.mixed_bits && !options.target_bits;
-}
-
 void check_mixed(const QuantizeOptions& o, const Recipe& recipe) {
   if (!chooses_bits(o)) return;
   if (o.target_bits && !(*o.target_bits < 16)) {

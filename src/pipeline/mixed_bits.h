@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/values.h"
+#include "options/choices.h"
 #include "pipeline/recipe.h"
 #include "write/checkpoint_writer.h"
 
@@ -70,10 +71,6 @@ LinearGrids grids_of(const Sensitivity& sensitivity, const BitsChoice& choice);
 // nothing, or a grid that a format cannot hold.
 LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe);
 
-// The options choose bits by sensitivity.
-bool chooses_bits(const QuantizeOptions& options);
-// They choose the fewest bits whose estimate meets max_kl.
-bool chooses_by_limit(const QuantizeOptions& options);
 // ArgumentError naming the option where they do so with a wrong or missing target, or without a text.
 void check_mixed(const QuantizeOptions& options, const Recipe& recipe);
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "options/choices.h"
 #include "options/sources.h"
 #include "options/tables.h"
 #include "pipeline/rounding_choice.h"
@@ -41,13 +42,6 @@ Preset preset_of(const QuantizeOptions& o) {
       return {};
   }
   throw ArgumentError("--method: expected one of the methods, found another value");
-}
-
-// "--effort fast": what turned error feedback off.
-std::string rounding_option(const QuantizeOptions& o) {
-  if (o.error_feedback == false) return "--error-feedback off";
-  return o.method == Method::kAwq && o.effort != Effort::kBest ? fmt::format("--effort {}", name_of(o.effort))
-                                                               : fmt::format("--method {}", name_of(o.method));
 }
 
 bool given(const QuantizeOptions& o, const char* name) {

@@ -103,6 +103,12 @@ bool differs(const OptionValues& a, const OptionValues& b, const std::string& ke
   return a.contains(key) && b.contains(key) && a.at(key) != b.at(key);
 }
 
+// "linear-bits" of "linear_bits", which is an option of quantize_model.
+std::string option_name(const std::string& key) {
+  const auto* row = quantize_options().find(key);
+  return row != nullptr ? row->name : std::string();
+}
+
 bool given(const IdentityRecord& identity, const std::string& key) {
   return std::find(identity.given.begin(), identity.given.end(), option_name(key)) != identity.given.end();
 }

@@ -36,19 +36,6 @@ std::string values_of(const Option& option) {
   return expected_of_option(option);
 }
 
-std::string default_of(const Option& option, const OptionValue& value) {
-  if (!option.default_text.empty()) return option.default_text;
-  if (const auto* on = std::get_if<bool>(&value)) return *on ? "on" : "off";
-  if (const auto* text = std::get_if<std::string>(&value)) return *text;
-  if (const auto* number = std::get_if<int64_t>(&value)) return std::to_string(*number);
-  if (const auto* real = std::get_if<double>(&value)) return fmt::format("{}", *real);
-  if (const auto* texts = std::get_if<std::vector<std::string>>(&value))
-    return fmt::format("{}", fmt::join(*texts, ","));
-  if (const auto* numbers = std::get_if<std::vector<double>>(&value))
-    return fmt::format("{}", fmt::join(*numbers, ","));
-  return option.automatic ? "auto" : "";
-}
-
 // The methods on which the option acts where nothing else is said.
 template <class Options>
 std::string methods_of(const OptionRow<Options>& row) {
@@ -84,7 +71,7 @@ std::string rows_of(const OptionTable<Options>& table, const std::vector<std::st
     }
     if (row.kind == OptionKind::kToggle) shown += fmt::format(", `--no-{}`", row.name);
     text += fmt::format("| {} | `{}` | {} | {} | {}.{}{} |\n", shown, row.key, cell(values_of(row)),
-                        cell(default_of(row, row.get(defaults))), cell(row.help), methods_of(row),
+                        cell(default_of_option(row, row.get(defaults))), cell(row.help), methods_of(row),
                         row.shapes == Shapes::kNothing ? " The result does not depend on it." : "");
   }
   return text;
