@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "console.h"
+#include "core/files/text_file.h"
 #include "options.h"
 #include "platform/terminal.h"
 #include "signals.h"
-#include "source/text.h"
 #include "subcommands.h"
 #include "table_options.h"
 

@@ -13,9 +13,9 @@
 
 #include "console.h"
 #include "core/counted.h"
+#include "core/files/text_file.h"
 #include "options.h"
 #include "signals.h"
-#include "source/text.h"
 #include "subcommands.h"
 #include "table_options.h"
 #include "values.h"

@@ -11,8 +11,8 @@
 #include <utility>
 
 #include "core/counted.h"
-#include "source/grammar.h"
-#include "source/text.h"
+#include "core/files/text_file.h"
+#include "tokenizer/grammar.h"
 
 namespace metal_marlin::cli {
 void add_schema_options(Command& command, SchemaOptions& schema) {

@@ -6,7 +6,7 @@
 #include <limits>
 #include <memory>
 
-#include "report/options.h"
+#include "records/options.h"
 #include "values.h"
 
 namespace metal_marlin::cli {

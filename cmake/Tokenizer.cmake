@@ -1,4 +1,4 @@
-# mm_tokenizer_c: the Rust crate src/source/tokenizer_c as a static library with a C interface. cargo itself decides
+# mm_tokenizer_c: the Rust crate src/tokenizer/tokenizer_c as a static library with a C interface. cargo itself decides
 # what is out of date. Its dependency file tells Ninja when to run cargo again.
 set(MM_RUST_MINIMUM 1.87)
 
@@ -14,7 +14,7 @@ function(mm_find_cargo)
     foreach(tool cargo rustc)
       # Run it in the crate's folder, because rustup chooses the toolchain by the current directory.
       execute_process(COMMAND ${CMAKE_COMMAND} -E env RUSTC=${folder}/rustc ${folder}/${tool} --version
-                      WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}/src/source/tokenizer_c
+                      WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}/src/tokenizer/tokenizer_c
                       OUTPUT_VARIABLE text ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
       string(REGEX MATCH "[0-9]+\\.[0-9]+(\\.[0-9]+)?" ${tool}_version "${text}")
     endforeach()
@@ -38,7 +38,7 @@ if(NOT MM_CARGO OR NOT MM_RUSTC)
   mm_find_cargo()
 endif()
 
-set(MM_TOKENIZER_CRATE ${CMAKE_SOURCE_DIR}/src/source/tokenizer_c)
+set(MM_TOKENIZER_CRATE ${CMAKE_SOURCE_DIR}/src/tokenizer/tokenizer_c)
 set(MM_TOKENIZER_TARGET ${CMAKE_BINARY_DIR}/tokenizer_c CACHE PATH "Where cargo builds; builds may share it")
 set(MM_TOKENIZER_RUSTFLAGS "" CACHE STRING "Flags of rustc, for example of sanitizers; unstable ones too")
 set(MM_TOKENIZER_RELEASE ${MM_TOKENIZER_TARGET}/release)

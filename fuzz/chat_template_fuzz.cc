@@ -3,7 +3,7 @@
 #include <metal_marlin/error.h>
 
 #include "fuzz_input.h"
-#include "source/chat_template.h"
+#include "tokenizer/chat_template.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace metal_marlin;

@@ -6,12 +6,14 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/packed_layouts.h"
+#include "families/config/model_config.h"
+#include "families/config/read_model_config.h"
+#include "families/config/text_model.h"
+#include "families/family.h"
+#include "families/registry.h"
 #include "fuzz_input.h"
-#include "source/family.h"
-#include "source/model_config.h"
-#include "source/packed_layouts.h"
-#include "source/text_model.h"
-#include "source/tokenizer_json.h"
+#include "tokenizer/tokenizer_json.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace metal_marlin;

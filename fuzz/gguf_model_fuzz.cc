@@ -3,10 +3,10 @@
 
 #include <algorithm>
 
+#include "checkpoint/gguf/gguf_source.h"
+#include "checkpoint/model_source.h"
 #include "fuzz_input.h"
-#include "source/gguf_source.h"
-#include "source/model_source.h"
-#include "source/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace metal_marlin;

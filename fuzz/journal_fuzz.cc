@@ -4,7 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include "fuzz_input.h"
-#include "pipeline/journal.h"
+#include "run/journal.h"
+#include "tokenizer/token_set.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace metal_marlin;

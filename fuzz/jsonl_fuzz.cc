@@ -3,9 +3,9 @@
 
 #include <limits>
 
-#include "calibrate/jsonl_text.h"
 #include "fuzz_input.h"
-#include "source/tokenizer.h"
+#include "text/jsonl_text.h"
+#include "tokenizer/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace metal_marlin;

@@ -6,9 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "formats/json_bounds.h"
+#include "formats/json/json_bounds.h"
 #include "fuzz_input.h"
-#include "report/json_records.h"
+#include "records/json_records.h"
 
 namespace {
 

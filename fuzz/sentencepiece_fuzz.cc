@@ -4,8 +4,8 @@
 #include <array>
 
 #include "fuzz_input.h"
-#include "source/sentencepiece_model.h"
-#include "source/tokenizer.h"
+#include "tokenizer/sentencepiece_model.h"
+#include "tokenizer/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace metal_marlin;

@@ -1,9 +1,9 @@
 // Statistics of a small model in an .npz: any bytes give them for each layer, or an Error.
 #include <metal_marlin/error.h>
 
-#include "calibrate/stats_file.h"
 #include "fuzz_input.h"
-#include "source/tokenizer.h"
+#include "statistics/stats_file.h"
+#include "tokenizer/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace metal_marlin;

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "fuzz_input.h"
-#include "source/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace metal_marlin;

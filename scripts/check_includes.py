@@ -1,8 +1,13 @@
 #!/usr/bin/env python3
-"""Checks that each folder of src/ includes only folders it is linked with in CMakeLists.txt (so: never a higher one),
-and that in src/ and cli/ only src/platform/ includes headers of the operating system.
+"""Checks the form of src/:
 
-Exit 0 and one line when all edges are allowed; exit 1 and the offending lines otherwise.
+- each folder includes only folders that it is linked with in CMakeLists.txt (so: never a higher one);
+- no two files include each other, directly or through others (a header and its source count as one);
+- no folder holds more than 24 sources and headers;
+- json.hpp is included only where text is read or written (JSON_ALLOWED);
+- in src/ and cli/ only src/platform/ includes headers of the operating system.
+
+Exit 0 and one line when all holds; exit 1 and the offending lines otherwise.
 """
 
 import pathlib
@@ -14,6 +19,13 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 SYSTEM = re.compile(
     r"^\s*#\s*include\s+<((?:unistd|fcntl|dirent|signal|termios|poll|pthread|sched|dlfcn|pwd)\.h|(?:sys|mach|linux)/[^>]+)>",
     re.M,
+)
+LARGEST_FOLDER = 24
+# Files on disk, what a model says of itself, and records are JSON; what stages hand to each other is not.
+JSON_ALLOWED = re.compile(
+    r"(formats|records|tokenizer|families|checkpoint|write|statistics|run)/"
+    r"|core/border\.cc|text/(jsonl_text|texts)\.cc|infer/batch_file\.cc|mixed/mixed_bits\.cc"
+    r"|report/|commands/"
 )
 # The thread pool waits by calls of the system.
 SYSTEM_ALLOWED = re.compile(r"platform/|core/thread[^/]*$")
@@ -31,16 +43,60 @@ def allowed_edges():
     return edges
 
 
+def cycles(graph):
+    """The sets of more than one name that reach each other (Tarjan)."""
+    index, low, stack, on_stack, found = {}, {}, [], set(), []
+    for root in graph:
+        if root in index:
+            continue
+        work = [(root, iter(sorted(graph[root])))]
+        index[root] = low[root] = len(index)
+        stack.append(root)
+        on_stack.add(root)
+        while work:
+            name, rest = work[-1]
+            below = next(rest, None)
+            if below is None:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[name])
+                if low[name] == index[name]:
+                    group = []
+                    while not group or group[-1] != name:
+                        group.append(stack.pop())
+                        on_stack.discard(group[-1])
+                    if len(group) > 1:
+                        found.append(sorted(group))
+            elif below not in index:
+                index[below] = low[below] = len(index)
+                stack.append(below)
+                on_stack.add(below)
+                work.append((below, iter(sorted(graph.get(below, ())))))
+            elif below in on_stack:
+                low[name] = min(low[name], index[below])
+    return found
+
+
 def main():
     edges = allowed_edges()
     bad = []
     count = 0
+    graph = {}
+    folders = {}
     for path in sorted((ROOT / "src").rglob("*")):
         if path.suffix not in (".h", ".cc"):
             continue
         folder = path.relative_to(ROOT / "src").parts[0]
-        for name in INCLUDE.findall(path.read_text()):
+        text = path.read_text()
+        folders.setdefault(path.parent, []).append(path.name)
+        file = path.relative_to(ROOT / "src").with_suffix("").as_posix()
+        graph.setdefault(file, set())
+        if "#include <nlohmann/json.hpp>" in text and not JSON_ALLOWED.match(path.relative_to(ROOT / "src").as_posix()):
+            bad.append(f"src/{path.relative_to(ROOT / 'src')}: includes <nlohmann/json.hpp>; hand over structs instead")
+        for name in INCLUDE.findall(text):
             count += 1
+            if (other := name.rsplit(".", 1)[0]) != file:
+                graph[file].add(other)
             target = name.split("/")[0]
             if target not in edges.get(folder, set()):
                 bad.append(
@@ -52,6 +108,12 @@ def main():
                 f"src/{relative}: includes <{name}>; only src/platform/ may"
                 for name in SYSTEM.findall(path.read_text())
             ]
+    bad += [f"src/: {', '.join(group)} include each other" for group in cycles(graph)]
+    bad += [
+        f"{path.relative_to(ROOT)}/: {len(names)} sources; at most {LARGEST_FOLDER}, so that one finds the file to change"
+        for path, names in sorted(folders.items())
+        if len(names) > LARGEST_FOLDER
+    ]
     for path in sorted((ROOT / "cli").glob("*")):
         if path.suffix in (".h", ".cc"):
             bad += [
@@ -60,7 +122,7 @@ def main():
             ]
     for path in sorted((ROOT / "include").rglob("*.h")):
         bad += [f'{path.relative_to(ROOT)}: a public header includes "{n}"' for n in INCLUDE.findall(path.read_text())]
-    print("\n".join(bad) if bad else f"{count} includes between {len(edges)} folders: all edges allowed")
+    print("\n".join(bad) if bad else f"{count} includes between {len(edges)} folders: all edges allowed, no cycles")
     return 1 if bad else 0
 
 

@@ -382,7 +382,24 @@ def noise(count, size):
     return [random.Random(i).randbytes(size) for i in range(count)]
 
 
+def make_json():
+    texts = [
+        '{"a": [1, -2, 3.5e-7, true, null, "x\\u00e9\\n"], "b": {"c": {}}}',
+        "[[[[[[[[]]]]]]]]",
+        '{"a": 1, "a": [[2]]}',
+        '"\\ud834\\udd1e \\" \\/"',
+        "[18446744073709551615, -9223372036854775808, 1e308, 0.1]",
+        "\ufeff{}",
+        " [ ] \n",
+        "[1,]",
+        '{"a" 1}',
+    ]
+    deep = ["[" * 64 + "]" * 64, "[" * 65 + "]" * 65, '{"k":' * 40 + "0" + "}" * 40]
+    return [t.encode() for t in texts + deep] + [json.dumps(small(c)).encode() for c in configs()[:3]]
+
+
 MAKERS = {
+    "json": make_json,
     "safetensors": make_safetensors,
     "gguf": make_gguf,
     "npz": make_npz,

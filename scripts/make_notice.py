@@ -4,7 +4,7 @@ and the texts of the licences of all that becomes part of a binary.
 
   make_notice.py [--check]
 
-Crates come from `cargo metadata` of src/source/tokenizer_c (its Cargo.lock fixes the versions), their copyright lines and
+Crates come from `cargo metadata` of src/tokenizer/tokenizer_c (its Cargo.lock fixes the versions), their copyright lines and
 texts from the licence files of their sources. Other libraries stand in the tables below. --check fails where NOTICE does
 not name exactly the crates of Cargo.lock and the libraries of the tables, or names one without its text; it needs no
 network.
@@ -102,7 +102,7 @@ LIBRARIES = [
     ),
     (
         "llama.cpp",
-        "data: regular expressions of pre-tokenizers by name, in src/source/gguf_pre_tokenizers.cc",
+        "data: regular expressions of pre-tokenizers by name, in src/tokenizer/gguf_pre_tokenizers.cc",
         "MIT",
         "Copyright (c) 2023-2024 The ggml authors",
         "github.com/ggml-org/llama.cpp",
@@ -255,7 +255,7 @@ def write():
             add_text(text, name)
     out += ["", "LIBRARIES THAT THESE LOAD at run time; they are no part of any file of this product"]
     out += [f"  {name}: {licence}; {loader}; {source}" for name, licence, loader, source in AT_RUN_TIME]
-    out += ["", "RUST CRATES, linked statically (versions of src/source/tokenizer_c/Cargo.lock)"]
+    out += ["", "RUST CRATES, linked statically (versions of src/tokenizer/tokenizer_c/Cargo.lock)"]
     for key in locked():
         package = packages[key]
         licence = (package["license"] or "see its sources").replace("/", " OR ")

@@ -9,7 +9,6 @@
 
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
-#include "calibrate/statistics.h"
 #include "core/border.h"
 #include "core/counted.h"
 #include "core/half.h"
@@ -19,6 +18,7 @@
 #include "quantize/group_range.h"
 #include "quantize/rtn.h"
 #include "scale/salient.h"
+#include "statistics/statistics.h"
 
 namespace metal_marlin {
 namespace {

@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "arrays/array_input.h"
-#include "calibrate/statistics.h"
 #include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
@@ -15,6 +14,7 @@
 #include "quantize/errors.h"
 #include "quantize/rtn.h"
 #include "scale/salient.h"
+#include "statistics/statistics.h"
 
 namespace metal_marlin {
 namespace {

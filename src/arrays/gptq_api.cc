@@ -7,13 +7,13 @@
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
-#include "calibrate/statistics.h"
 #include "core/border.h"
 #include "core/counted.h"
 #include "core/threads.h"
 #include "quantize/errors.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"
+#include "statistics/statistics.h"
 
 namespace metal_marlin {
 

@@ -15,7 +15,7 @@
 #include <variant>
 #include <vector>
 
-#include "core/mapped_file.h"
+#include "core/files/mapped_file.h"
 #include "formats/gguf_blocks.h"
 
 namespace metal_marlin {

@@ -9,11 +9,11 @@
 #include <limits>
 #include <utility>
 
-#include "core/atomic_file.h"
 #include "core/checked.h"
 #include "core/counted.h"
+#include "core/files/atomic_file.h"
+#include "core/files/mapped_file.h"
 #include "core/half.h"
-#include "core/mapped_file.h"
 #include "formats/npz.h"
 #include "formats/npz_internal.h"
 #include "formats/text.h"

@@ -6,7 +6,7 @@
 #include <limits>
 #include <set>
 
-#include "core/atomic_file.h"
+#include "core/files/atomic_file.h"
 #include "formats/npz_internal.h"
 #include "formats/text.h"
 

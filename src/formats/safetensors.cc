@@ -14,10 +14,10 @@
 
 #include "core/checked.h"
 #include "core/counted.h"
-#include "core/model_file.h"
-#include "formats/bounded_json.h"
+#include "core/files/model_file.h"
 #include "formats/foreign_file.h"
-#include "formats/strict_json.h"
+#include "formats/json/bounded_json.h"
+#include "formats/json/strict_json.h"
 #include "formats/text.h"
 
 namespace metal_marlin {

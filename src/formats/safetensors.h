@@ -13,8 +13,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/atomic_file.h"
-#include "core/mapped_file.h"
+#include "core/files/atomic_file.h"
+#include "core/files/mapped_file.h"
 #include "core/tensor.h"
 
 namespace metal_marlin {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "source/model_source.h"
+#include "checkpoint/model_source.h"
 
 namespace metal_marlin {
 

@@ -9,12 +9,12 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/atomic_file.h"
 #include "core/border.h"
-#include "core/file_status.h"
-#include "formats/json_bounds.h"
-#include "formats/json_fault.h"
-#include "source/json_lines.h"
+#include "core/files/atomic_file.h"
+#include "core/files/file_status.h"
+#include "formats/json/json_bounds.h"
+#include "formats/json/json_fault.h"
+#include "formats/json/json_lines.h"
 
 namespace metal_marlin {
 namespace {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "checkpoint/model_source.h"
 #include "core/counted.h"
 #include "core/random.h"
 #include "core/threads.h"
@@ -15,8 +16,7 @@
 #include "infer/sampling.h"
 #include "kernels/gemm.h"
 #include "model/model.h"
-#include "source/model_source.h"
-#include "source/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 namespace metal_marlin {
 namespace {

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include "checkpoint/model_source.h"
 #include "core/enum_names.h"
-#include "source/model_source.h"
 
 namespace metal_marlin {
 

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 
+#include "checkpoint/model_source.h"
 #include "core/counted.h"
 #include "kernels/gemm.h"
 #include "model/model.h"
 #include "model/prepared_block.h"
-#include "source/interrupt.h"
-#include "source/model_source.h"
+#include "tokenizer/interrupt.h"
 
 namespace metal_marlin {
 

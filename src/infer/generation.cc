@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "checkpoint/model_source.h"
 #include "core/counted.h"
 #include "infer/bad_logits.h"
-#include "source/model_source.h"
 
 namespace metal_marlin {
 namespace {

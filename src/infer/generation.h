@@ -14,8 +14,8 @@
 #include "core/random.h"
 #include "infer/sampling.h"
 #include "infer/stop_strings.h"
-#include "source/grammar.h"
-#include "source/tokenizer.h"
+#include "tokenizer/grammar.h"
+#include "tokenizer/tokenizer.h"
 
 namespace metal_marlin {
 

@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "checkpoint/model_source.h"
 #include "core/border.h"
 #include "core/counted.h"
 #include "core/machine.h"
@@ -18,11 +19,10 @@
 #include "infer/generation.h"
 #include "infer/prompt_lookup.h"
 #include "model/model.h"
-#include "source/chat_template.h"
-#include "source/grammar.h"
-#include "source/interrupt.h"
-#include "source/model_source.h"
-#include "source/tokenizer.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/grammar.h"
+#include "tokenizer/interrupt.h"
+#include "tokenizer/tokenizer.h"
 
 namespace metal_marlin {
 namespace {

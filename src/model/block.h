@@ -11,8 +11,8 @@
 
 #include "core/tensor.h"
 #include "core/values.h"
-#include "source/family.h"
-#include "source/model_config.h"
+#include "families/config/model_config.h"
+#include "families/family.h"
 
 namespace metal_marlin {
 

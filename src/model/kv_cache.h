@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "families/config/model_config.h"
 #include "kernels/kv_attention.h"
-#include "source/model_config.h"
 
 namespace metal_marlin {
 

@@ -10,13 +10,13 @@
 #include <optional>
 #include <unordered_map>
 
+#include "checkpoint/model_source.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/gemm.h"
 #include "kernels/weight_matrix.h"
 #include "model/prepared_block.h"
-#include "source/model_source.h"
 
 namespace metal_marlin {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "source/family.h"
+#include "families/family.h"
 
 namespace metal_marlin {
 

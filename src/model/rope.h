@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "source/model_config.h"
+#include "families/config/model_config.h"
 
 namespace metal_marlin {
 

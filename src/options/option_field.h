@@ -14,7 +14,7 @@
 
 #include "core/enum_names.h"
 #include "options/option.h"
-#include "report/options.h"
+#include "records/options.h"
 
 namespace metal_marlin {
 

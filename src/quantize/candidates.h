@@ -9,8 +9,8 @@
 
 #include "core/tensor.h"
 #include "core/values.h"
-#include "quantize/group_range.h"
 #include "quantize/lanes.h"
+#include "quantize/ranges.h"
 
 namespace metal_marlin {
 

@@ -13,13 +13,12 @@
 #include <set>
 #include <unordered_map>
 
+#include "checkpoint/model_source.h"
 #include "core/counted.h"
-#include "core/file_status.h"
+#include "core/files/file_status.h"
 #include "core/half.h"
 #include "pack/group_arrays.h"
-#include "source/model_source.h"
 #include "write/float_conversion.h"
-#include "write/format_writers.h"
 #include "write/model_card.h"
 
 namespace metal_marlin {
@@ -154,22 +153,6 @@ uint64_t WriteReport::total_bytes() const noexcept {
   uint64_t sum = 0;
   for (const WrittenFile& file : files) sum += file.bytes;
   return sum;
-}
-
-const std::vector<std::string>& checkpoint_formats() {
-  static const std::vector<std::string> kFormats = {"native", "awq", "gptq", "gptq_v2", "marlin"};
-  return kFormats;
-}
-
-std::unique_ptr<CheckpointWriter> CheckpointWriter::create(const std::string& format) {
-  if (format == "native") return std::make_unique<NativeWriter>();
-  if (format == "awq") return std::make_unique<AwqWriter>();
-  if (format == "gptq") return std::make_unique<GptqWriter>(GptqVersion::kV1);
-  if (format == "gptq_v2") return std::make_unique<GptqWriter>(GptqVersion::kV2);
-  if (format == "marlin") return std::make_unique<MarlinWriter>();
-  if (format == "f16") return std::make_unique<F16Writer>();
-  throw ArgumentError(
-      fmt::format("unknown checkpoint format \"{}\": known are {}", format, fmt::join(checkpoint_formats(), ", ")));
 }
 
 // State of one write().

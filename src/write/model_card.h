@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "write/checkpoint_writer.h"
+#include "write/checkpoint_plan.h"
 
 namespace metal_marlin {
 

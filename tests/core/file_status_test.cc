@@ -1,4 +1,4 @@
-#include "core/file_status.h"
+#include "core/files/file_status.h"
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>

@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include "checkpoint/model_source.h"
 #include "eval/golden_scores.h"
 #include "formats/safetensors.h"
-#include "source/model_source.h"
 
 namespace metal_marlin {
 namespace {

@@ -3,9 +3,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "formats/bounded_json.h"
 #include "formats/gguf.h"
-#include "formats/json_fault.h"
+#include "formats/json/bounded_json.h"
+#include "formats/json/json_fault.h"
 #include "formats/safetensors.h"
 #include "formats/support.h"
 

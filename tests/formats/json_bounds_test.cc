@@ -1,4 +1,4 @@
-#include "formats/json_bounds.h"
+#include "formats/json/json_bounds.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "formats/json_fault.h"
+#include "formats/json/json_fault.h"
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>

@@ -8,11 +8,11 @@
 #include <optional>
 #include <set>
 
+#include "checkpoint/model_source.h"
 #include "core/threads.h"
 #include "infer/tiny_models.h"
 #include "kernels/gemm.h"
-#include "source/model_source.h"
-#include "source/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 namespace metal_marlin {
 namespace {

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "core/atomic_file.h"
+#include "core/files/atomic_file.h"
 #include "infer/tiny_models.h"
 
 namespace metal_marlin {

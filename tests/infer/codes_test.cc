@@ -8,14 +8,14 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/model_source.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "infer/decoder.h"
 #include "infer/tiny_models.h"
 #include "model/model.h"
 #include "model/prepared_block.h"
-#include "source/model_source.h"
-#include "source/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 namespace metal_marlin {
 namespace {

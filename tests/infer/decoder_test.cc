@@ -9,11 +9,11 @@
 #include <cstring>
 #include <optional>
 
+#include "checkpoint/model_source.h"
 #include "core/threads.h"
 #include "infer/tiny_models.h"
 #include "kernels/gemm.h"
 #include "model/model.h"
-#include "source/model_source.h"
 
 namespace metal_marlin {
 namespace {

@@ -13,7 +13,7 @@
 #include <set>
 #include <sstream>
 
-#include "core/atomic_file.h"
+#include "core/files/atomic_file.h"
 #include "infer/tiny_models.h"
 
 namespace metal_marlin {

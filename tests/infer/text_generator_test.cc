@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <atomic>
 
-#include "core/atomic_file.h"
+#include "checkpoint/model_source.h"
+#include "core/files/atomic_file.h"
 #include "infer/tiny_models.h"
 #include "model/block.h"
 #include "model/model.h"
-#include "source/model_source.h"
-#include "source/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 namespace metal_marlin {
 namespace {

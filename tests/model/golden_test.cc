@@ -8,10 +8,10 @@
 #include <cmath>
 #include <filesystem>
 
+#include "checkpoint/model_source.h"
 #include "formats/safetensors.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
-#include "source/model_source.h"
 
 namespace metal_marlin {
 namespace {

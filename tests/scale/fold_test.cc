@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "checkpoint/model_source.h"
 #include "core/half.h"
 #include "core/random.h"
 #include "model/model.h"
-#include "source/model_source.h"
 
 namespace metal_marlin {
 namespace {

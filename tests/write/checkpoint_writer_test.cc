@@ -13,10 +13,10 @@
 #include <regex>
 #include <set>
 
-#include "core/atomic_file.h"
+#include "checkpoint/model_source.h"
+#include "core/files/atomic_file.h"
 #include "core/half.h"
 #include "formats/safetensors.h"
-#include "source/model_source.h"
 #include "write/model_card.h"
 #include "write/tiny_model.h"
 

@@ -8,12 +8,12 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "core/atomic_file.h"
+#include "checkpoint/model_source.h"
+#include "core/files/atomic_file.h"
 #include "core/half.h"
 #include "core/machine.h"
 #include "core/random.h"
 #include "formats/safetensors.h"
-#include "source/model_source.h"
 
 namespace metal_marlin::test {
 namespace {

@@ -4,9 +4,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "core/atomic_file.h"
+#include "checkpoint/model_source.h"
+#include "core/files/atomic_file.h"
 #include "formats/safetensors.h"
-#include "source/model_source.h"
 #include "write/checkpoint_writer.h"
 #include "write/tiny_model.h"
 

@@ -2,7 +2,7 @@
 #include <cstdio>
 #include <exception>
 
-#include "report/fields.h"
+#include "records/fields.h"
 
 int main() {
   try {

@@ -1,0 +1,136 @@
+#include "checkpoint/convert.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+
+#include "core/files/file_status.h"
+#include "core/half.h"
+#include "core/machine.h"
+#include "core/threads.h"
+#include "formats/text.h"
+#include "kernels/dispatch.h"
+
+namespace metal_marlin {
+namespace {
+namespace fs = std::filesystem;
+constexpr int64_t kTile = 1 << 16;
+}  // namespace
+
+void to_f32(const TensorView& tensor, const std::string& file, int64_t first, int64_t count, float* out) {
+  const auto tiles = [&](const auto& convert) {
+    parallel_for((count + kTile - 1) / kTile,
+                 [&](int64_t i) { convert(i * kTile, std::min(kTile, count - i * kTile)); });
+  };
+  const KernelTable& table = kernels();
+  switch (tensor.dtype) {
+    case DType::kF32: {
+      // Offsets of tensors in a file need not be multiples of four bytes.
+      const std::byte* from = tensor.bytes.data() + first * 4;
+      tiles([&](int64_t at, int64_t n) { std::memcpy(out + at, from + at * 4, static_cast<size_t>(n) * 4); });
+      return;
+    }
+    case DType::kF16:
+    case DType::kBF16: {
+      const auto convert = tensor.dtype == DType::kF16 ? table.f16_to_f32 : table.bf16_to_f32;
+      const auto* from = reinterpret_cast<const uint16_t*>(tensor.bytes.data()) + first;
+      tiles([&](int64_t at, int64_t n) { convert(from + at, n, out + at); });
+      return;
+    }
+    default:
+      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", file,
+                                         escaped(tensor.name), dtype_name(tensor.dtype)));
+  }
+}
+
+OwnedTensor to_f16(const std::string& where, const std::vector<int64_t>& shape, const Matrix& values) {
+  OwnedTensor t{{}, DType::kF16, shape, Buffer(static_cast<size_t>(values.size()) * 2)};
+  auto* out = reinterpret_cast<uint16_t*>(t.bytes.data());
+  const KernelTable& table = kernels();
+  const auto beyond = [](float v) { return std::isfinite(v) && !f16_fits(v); };
+  std::atomic<int64_t> beyond_range{0};
+  parallel_for((values.size() + kTile - 1) / kTile, [&](int64_t i) {
+    const int64_t n = std::min(kTile, values.size() - i * kTile);
+    for (int64_t k = i * kTile; k < i * kTile + n; ++k) {
+      if (beyond(values.data()[k])) beyond_range.fetch_add(1, std::memory_order_relaxed);
+    }
+    table.f32_to_f16(values.data() + i * kTile, n, out + i * kTile);
+  });
+  if (const int64_t count = beyond_range.load(); count > 0) {
+    const auto first = std::find_if(values.values().begin(), values.values().end(), beyond);
+    throw NumericError(
+        fmt::format("{}: {} of {} values are beyond the range of f16 (65504), the first is {} at element {}", where,
+                    count, values.size(), *first, first - values.values().begin()));
+  }
+  return t;
+}
+
+std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, const std::string& name,
+                                         const std::string& file) {
+  if (shape.size() == 1) return {1, shape[0]};
+  if (shape.size() == 2) return {shape[0], shape[1]};
+  throw FormatError(
+      fmt::format("{}: tensor {}: expected one or two dimensions, found {}", file, escaped(name), shape_string(shape)));
+}
+
+void check_rows(const std::string& name, int64_t first, int64_t rows, int64_t all) {
+  if (first < 0 || rows < 0 || first > all - rows) {
+    throw ArgumentError(
+        fmt::format("tensor {}: rows {} .. {} of {} were asked for", escaped(name), first, first + rows - 1, all));
+  }
+}
+
+uint64_t digest_sample(std::span<const std::byte> bytes, uint64_t state) {
+  constexpr size_t kPage = 4096;
+  constexpr size_t kPages = 16;
+  const uint64_t size = bytes.size();
+  state = fnv1a(&size, sizeof size, state);
+  if (bytes.size() <= kPage * kPages) return fnv1a(bytes.data(), bytes.size(), state);
+  const size_t step = (bytes.size() - kPage) / (kPages - 1);
+  for (size_t i = 0; i < kPages; ++i) state = fnv1a(bytes.data() + i * step, kPage, state);
+  return state;
+}
+
+uint64_t digest_file(const MappedFile& file, uint64_t state) {
+  constexpr uint64_t kWhole = uint64_t{1} << 30;
+  constexpr size_t kPiece = size_t{4} << 20;
+  const uint64_t size = file.identity().size;
+  state = fnv1a(&size, sizeof size, state);
+  if (size > kWhole) {
+    const int64_t changed = file.identity().changed_ns;
+    return fnv1a(&changed, sizeof changed, state);
+  }
+  return file.checked([&] {
+    uint64_t digest = state;
+    for (size_t at = 0; at < file.bytes().size(); at += kPiece) {
+      const auto piece = file.bytes().subspan(at, std::min(kPiece, file.bytes().size() - at));
+      digest = fnv1a(piece.data(), piece.size(), digest);
+      file.release(piece);
+    }
+    return digest;
+  });
+}
+
+uint64_t digest_header(const std::string& name, std::string_view type, std::span<const int64_t> shape, uint64_t state) {
+  state = fnv1a(name.data(), name.size(), state);
+  state = fnv1a(type.data(), type.size(), state);
+  return fnv1a(shape.data(), shape.size_bytes(), state);
+}
+
+std::vector<std::string> names_in_folder(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code code;
+  for (fs::directory_iterator it(folder, code), end; !code && it != end; it.increment(code))
+    names.push_back(it->path().filename().string());
+  if (code) throw SystemError(fmt::format("{}: cannot read the folder: {}", folder, code.message()));
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace metal_marlin

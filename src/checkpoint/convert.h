@@ -1,0 +1,37 @@
+// Small conversions that all kinds of checkpoints share.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/files/mapped_file.h"
+#include "core/tensor.h"
+
+namespace metal_marlin {
+
+// Elements first .. first + count - 1 of a F32, F16 or BF16 tensor as f32, in parallel. UnsupportedError otherwise.
+void to_f32(const TensorView& tensor, const std::string& file, int64_t first, int64_t count, float* out);
+// f16 of a matrix, without a name; NumericError that begins with `where` (file and tensor) when values are beyond f16's
+// range: how many, and the first.
+OwnedTensor to_f16(const std::string& where, const std::vector<int64_t>& shape, const Matrix& values);
+// [rows, columns] of a tensor with one or two dimensions; FormatError otherwise.
+std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, const std::string& name,
+                                         const std::string& file);
+// ArgumentError unless 0 <= first and first + rows <= all.
+void check_rows(const std::string& name, int64_t first, int64_t rows, int64_t all);
+
+// Digest of 16 pages of 4 KiB, evenly spaced, and of the size.
+uint64_t digest_sample(std::span<const std::byte> bytes, uint64_t state);
+// Digest of a file: of its bytes up to 1 GiB, else of its size and time of last change.
+uint64_t digest_file(const MappedFile& file, uint64_t state);
+// Digest of name, type and shape.
+uint64_t digest_header(const std::string& name, std::string_view type, std::span<const int64_t> shape, uint64_t state);
+
+// Names in a folder, ascending. SystemError naming it when it cannot be read.
+std::vector<std::string> names_in_folder(const std::string& folder);
+
+}  // namespace metal_marlin

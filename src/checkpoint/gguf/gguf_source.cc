@@ -1,0 +1,373 @@
+#include "checkpoint/gguf/gguf_source.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/convert.h"
+#include "checkpoint/gguf/gguf_config.h"
+#include "core/counted.h"
+#include "core/files/model_file.h"
+#include "core/half.h"
+#include "core/machine.h"
+#include "core/threads.h"
+#include "families/config/read_model_config.h"
+#include "families/registry.h"
+#include "formats/gguf.h"
+#include "formats/gguf_blocks.h"
+#include "formats/text.h"
+#include "tokenizer/gguf_tokenizer.h"
+#include "tokenizer/tokenizer.h"
+
+namespace metal_marlin {
+namespace {
+
+using nlohmann::json;
+
+struct Entry {
+  const GgufTensor* tensor = nullptr;
+  int64_t heads = 0;       // > 0: rows within each head stand in pairs, as the converter interleaves q and k of Llama
+  bool minus_one = false;  // stored as 1 + weight
+};
+
+// Names of a block's tensors in GGUF, by LinearKind and NormKind.
+constexpr const char* kLinearNames[kLinears] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
+                                                "ffn_gate", "ffn_up", "ffn_down"};
+constexpr const char* kNormNames[kNorms] = {"attn_norm",           "attn_q_norm", "attn_k_norm",
+                                            "post_attention_norm", "ffn_norm",    "post_ffw_norm"};
+
+// Row of the file that holds row r of Hugging Face's order: within a head of d rows, row i of the first half stands at
+// 2 i and row i of the second at 2 i + 1.
+int64_t file_row(int64_t r, int64_t rows, int64_t heads) {
+  if (heads == 0) return r;
+  const int64_t d = rows / heads;
+  const int64_t i = r % d;
+  return r - i + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
+}
+
+class GgufSource : public ModelSource {
+ public:
+  GgufSource(MappedFile file, const std::string& path) : file_(std::move(file)) {
+    path_ = path;
+    format_ = "gguf";
+    architecture_ = file_.metadata().get_string("general.architecture");
+    if (file_.metadata().find_string("general.type").value_or("model") == "adapter") {
+      throw FormatError(
+          fmt::format("{}: expected a model, found a LoRA adapter (general.type \"adapter\"); merge it into its model "
+                      "first: llama-export-lora",
+                      path));
+    }
+    settle_split();
+    family_ = &find_family_of_gguf(architecture_, path);
+    config_json_ = std::make_shared<json>(gguf_config(file_, *family_, architecture_, warnings_));
+    try {
+      config_ = read_model_config(*config_json_, *family_, path);
+    } catch (const FormatError& e) {
+      throw FormatError(gguf_keys_in(e.what(), architecture_));
+    } catch (const UnsupportedError& e) {
+      throw UnsupportedError(gguf_keys_in(e.what(), architecture_));
+    }
+    for (std::string& warning : config_.warnings) warning = gguf_keys_in(warning, architecture_);
+    collect();
+    settle_contradictions();
+  }
+
+  std::vector<CheckpointTensor> tensors() const override {
+    std::vector<CheckpointTensor> out;
+    const std::string file = std::filesystem::path(path_).filename().string();
+    for (const auto& [name, e] : entries_) {
+      out.push_back(
+          {name, e.tensor->shape, std::string(ggml_type_info(e.tensor->type).name), e.tensor->bytes.size(), file});
+    }
+    return out;
+  }
+  std::vector<CheckpointTensor> left_out() const override {
+    std::vector<CheckpointTensor> out;
+    const std::string file = std::filesystem::path(path_).filename().string();
+    for (const GgufTensor& t : file_.tensors()) {
+      const auto used = [&](const auto& entry) { return entry.second.tensor == &t; };
+      if (t.name.starts_with("rope_f") || std::any_of(entries_.begin(), entries_.end(), used)) continue;
+      out.push_back({t.name, t.shape, std::string(ggml_type_info(t.type).name), t.bytes.size(), file});
+      if (const auto reason = reasons_.find(&t); reason != reasons_.end()) out.back().reason = reason->second;
+    }
+    return out;
+  }
+  bool has(const std::string& name) const override { return entries_.count(name) > 0; }
+  std::string stored_name(const std::string& name) const override {
+    const auto it = gguf_names_.find(name);
+    return it == gguf_names_.end() ? name : it->second;
+  }
+  std::string stored_key(const std::string& key) const override { return gguf_key(key, architecture_); }
+
+  OwnedTensor load_stored(const std::string& name) const override {
+    const Entry& e = get(name);
+    const auto [rows, columns] = matrix_shape(e.tensor->shape, e.tensor->name, path_);
+    const GgmlType type = e.tensor->type;
+    const bool as_f32 = type == GgmlType::kF32 || e.minus_one;
+    const DType dtype = as_f32 ? DType::kF32 : type == GgmlType::kBF16 ? DType::kBF16 : DType::kF16;
+    OwnedTensor out{name, dtype, e.tensor->shape, Buffer(static_cast<size_t>(rows * columns) * dtype_size(dtype))};
+    // In pieces, so that the f32 form of a large embedding never stands whole beside it.
+    const int64_t piece = std::max<int64_t>(1, (int64_t{1} << 22) / std::max<int64_t>(columns, 1));
+    for (int64_t first = 0; first < rows; first += piece) {
+      const int64_t n = std::min(piece, rows - first);
+      const Matrix m = load(name, first, n);
+      if (as_f32) {
+        std::memcpy(out.bytes.data() + first * columns * 4, m.data(), static_cast<size_t>(m.size()) * 4);
+      } else if (dtype == DType::kF16) {
+        const OwnedTensor half = to_f16(fmt::format("{}: tensor {}", path_, escaped(e.tensor->name)), {n, columns}, m);
+        std::memcpy(out.bytes.data() + first * columns * 2, half.bytes.data(), half.bytes.size());
+      } else {
+        auto* bits = reinterpret_cast<uint16_t*>(out.bytes.data()) + first * columns;
+        for (int64_t i = 0; i < m.size(); ++i) bits[i] = f32_to_bf16(m.data()[i]);
+      }
+    }
+    return out;
+  }
+
+  Matrix load(const std::string& name, int64_t first_row, int64_t rows) const override {
+    const Entry& e = get(name);
+    const auto [all, columns] = matrix_shape(e.tensor->shape, e.tensor->name, path_);
+    if (rows < 0) rows = all - first_row;
+    check_rows(e.tensor->name, first_row, rows, all);
+    return file_.mapped().checked([&, columns = columns, all = all] { return read(e, first_row, rows, all, columns); });
+  }
+
+  std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
+    get(name);
+    return std::nullopt;  // ggml's blocks are another grid
+  }
+
+  void check_unchanged() const override { file_.mapped().check_unchanged(); }
+
+  void release(const std::string& name) const override {
+    if (const auto it = entries_.find(name); it != entries_.end()) file_.release(*it->second.tensor);
+  }
+
+  const Tokenizer& tokenizer() const override {
+    std::call_once(tokenizer_once_, [&] {
+      TokenizerFiles files = tokenizer_files();
+      files.origin = "tokenizer.ggml.tokens";
+      tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_files(files, path_, config_.vocab_size));
+    });
+    return *tokenizer_;
+  }
+
+  std::vector<std::pair<std::string, std::string>> companion_files() const override {
+    const TokenizerFiles files = tokenizer_files();
+    return {{"tokenizer.json", files.tokenizer_json},
+            {"tokenizer_config.json", files.tokenizer_config_json},
+            {"generation_config.json", files.generation_config_json}};
+  }
+
+  uint64_t digest() const override {
+    uint64_t h = digest_file(file_.mapped(), fnv1a(nullptr, 0));
+    const std::string config = config_json_->dump();
+    h = fnv1a(config.data(), config.size(), h);
+    if (const auto* tokens = file_.metadata().find_strings("tokenizer.ggml.tokens")) {
+      for (const std::string& token : *tokens) h = fnv1a(token.data(), token.size(), h);
+    }
+    for (const auto& [name, e] : entries_) {
+      h = digest_header(name, ggml_type_info(e.tensor->type).name, e.tensor->shape, h);
+      h = digest_sample(e.tensor->bytes, h);
+      release(name);
+    }
+    check_unchanged();
+    return h;
+  }
+
+ protected:
+  void leave_out(const std::string& name, const std::string& reason) override {
+    const auto it = entries_.find(name);
+    const GgufTensor* tensor = it == entries_.end() ? file_.find(name) : it->second.tensor;
+    if (tensor != nullptr && !reason.empty()) reasons_[tensor] = reason;
+    if (it != entries_.end()) entries_.erase(it);
+  }
+
+  int64_t first_not_finite(const std::string& name) const override {
+    const GgufTensor& tensor = *get(name).tensor;
+    const bool readable = ggml_type_info(tensor.type).can_dequantize;
+    if (readable && file_.mapped().checked([&] { return blocks_are_finite(tensor.type, tensor.bytes); })) return -1;
+    // Which value it is, the blocks' own arithmetic tells.
+    const auto [rows, columns] = matrix_shape(get(name).tensor->shape, stored_name(name), path_);
+    // 512 KiB of floats at a time: they stay in a core's cache, and their memory is used again.
+    const int64_t piece = std::max<int64_t>(1, (int64_t{1} << 17) / std::max<int64_t>(columns, 1));
+    for (int64_t first = 0; first < rows; first += piece) {
+      const Matrix m = load(name, first, std::min(piece, rows - first));
+      const auto values = m.values();
+      // The largest magnitude, compared as integers, shows NaN and infinity without a branch for each value.
+      int32_t largest = 0;
+      for (const float v : values) largest = std::max(largest, std::bit_cast<int32_t>(v) & 0x7fffffff);
+      if (largest < 0x7f800000) continue;
+      const auto bad = std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
+      if (bad != values.end()) return first * columns + (bad - values.begin());
+    }
+    return -1;
+  }
+
+  std::string files_read(const std::string&) const override { return std::filesystem::path(path_).filename().string(); }
+
+ private:
+  // Rows of a tensor of `all` rows, un-permuted, as f32.
+  Matrix read(const Entry& e, int64_t first_row, int64_t rows, int64_t all, int64_t columns) const {
+    Matrix m(rows, columns);
+    if (e.heads == 0) {
+      dequantize_rows(*e.tensor, first_row, rows, m.data());
+    } else if (e.tensor->shape.size() == 1) {
+      std::vector<float> values(static_cast<size_t>(columns));
+      dequantize_rows(*e.tensor, 0, 1, values.data());
+      for (int64_t c = 0; c < columns; ++c) m(0, c) = values[static_cast<size_t>(file_row(c, columns, e.heads))];
+    } else {
+      parallel_for(rows, [&](int64_t r) {
+        dequantize_rows(*e.tensor, file_row(first_row + r, all, e.heads), 1, m.data() + r * columns);
+      });
+    }
+    if (e.minus_one) {
+      for (float& v : m.values()) v -= 1.0F;
+    }
+    return m;
+  }
+
+  const Entry& get(const std::string& name) const {
+    const auto it = entries_.find(name);
+    if (it == entries_.end())
+      throw FormatError(fmt::format("{}: tensor {} is missing", path_, escaped(stored_name(name))));
+    return it->second;
+  }
+
+  // Tools leave the keys of a split behind in files that are whole again: the tensors tell.
+  void settle_split() {
+    const auto parts = file_.metadata().find_u64("split.count");
+    if (!parts || *parts <= 1) return;
+    const auto blocks = file_.metadata().find_u64(file_.metadata().get_string("general.architecture") + ".block_count");
+    bool whole = blocks && file_.find("token_embd.weight") != nullptr && file_.find("output_norm.weight") != nullptr;
+    for (uint64_t i = 0; whole && i < *blocks; ++i) {
+      whole = file_.find(fmt::format("blk.{}.ffn_down.weight", i)) != nullptr &&
+              file_.find(fmt::format("blk.{}.attn_norm.weight", i)) != nullptr;
+    }
+    if (!whole) {
+      throw UnsupportedError(fmt::format(
+          "{}: one of {} parts of a split model, which is not supported; join them with: llama-gguf-split --merge",
+          path_, *parts));
+    }
+    warnings_.push_back(fmt::format(
+        "{}: its keys split.* say that it is one of {} parts, but it holds every block: it is read as a whole model",
+        path_, *parts));
+  }
+
+  void add(const std::string& gguf_name, const std::string& name, int64_t heads = 0, bool norm = false) {
+    gguf_names_.emplace(name, gguf_name);
+    const GgufTensor* tensor = file_.find(gguf_name);
+    if (tensor == nullptr) return;  // check() names what is missing
+    if (!ggml_type_info(tensor->type).can_dequantize) {
+      throw UnsupportedError(fmt::format("{}: tensor {}: type {} is not supported", path_, escaped(gguf_name),
+                                         ggml_type_info(tensor->type).name));
+    }
+    if (heads > 0 && (tensor->shape.empty() || tensor->shape[0] % (2 * heads) != 0)) {
+      throw FormatError(fmt::format("{}: tensor {}: expected rows in {} of even size, found {}", path_, gguf_name,
+                                    counted(heads, "head"), shape_string(tensor->shape)));
+    }
+    entries_.emplace(name, Entry{tensor, heads, norm && family_->gguf_norm_plus_one});
+  }
+
+  void collect() {
+    for (const GgufTensor& t : file_.tensors()) {
+      if (!t.name.ends_with(".lora_a") && !t.name.ends_with(".lora_b")) continue;
+      throw FormatError(
+          fmt::format("{}: tensor {}: expected a whole model, found a LoRA adapter that is not merged; merge it first: "
+                      "llama-export-lora",
+                      path_, shown(t.name)));
+    }
+    add("token_embd.weight", family_->embedding);
+    add("output.weight", family_->head);
+    add("output_norm.weight", family_->final_norm, 0, true);
+    // Biases that no family here has: check() refuses them unless they are zeros.
+    const auto bias_of = [](const std::string& weight) { return weight.substr(0, weight.rfind('.')) + ".bias"; };
+    add("output.bias", bias_of(family_->head));
+    add("output_norm.bias", bias_of(family_->final_norm));
+    for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
+      const std::string from = fmt::format("blk.{}.", layer);
+      const std::string to = fmt::format("{}{}.", family_->layer_prefix, layer);
+      for (int k = 0; k < kLinears; ++k) {
+        const auto kind = static_cast<LinearKind>(k);
+        const std::string& module = family_->linears[static_cast<size_t>(k)];
+        std::string name = kLinearNames[k];
+        if (module == family_->linears[0] && k > 0) continue;  // fused: the first stands for all
+        if (module == family_->linears[0] && family_->linears[1] == module) name = "attn_qkv";
+        if (kind == LinearKind::kUp && module == family_->linears[static_cast<size_t>(LinearKind::kGate)]) continue;
+        if (kind == LinearKind::kGate && module == family_->linears[static_cast<size_t>(LinearKind::kUp)])
+          name = "ffn_up";
+        int64_t heads = 0;
+        if (family_->gguf_permutes_qk && kind == LinearKind::kQ) heads = config_.num_attention_heads;
+        if (family_->gguf_permutes_qk && kind == LinearKind::kK) heads = config_.num_key_value_heads;
+        for (const char* part : {".weight", ".bias"}) add(from + name + part, to + module + part, heads);
+      }
+      for (int k = 0; k < kNorms; ++k) {
+        const std::string& module = family_->norms[static_cast<size_t>(k)];
+        if (module.empty()) continue;
+        add(from + kNormNames[k] + ".weight", to + module + ".weight", 0, true);
+        add(from + kNormNames[k] + ".bias", to + module + ".bias");
+      }
+    }
+  }
+
+  TokenizerFiles tokenizer_files() const {
+    const GgufMetadata& m = file_.metadata();
+    GgufTokenizerData d;
+    // What is missing stays empty, which rebuild_gguf_tokenizer refuses with the cure.
+    if (m.contains("tokenizer.ggml.model")) d.model = m.get_string("tokenizer.ggml.model");
+    d.pre = m.find_string("tokenizer.ggml.pre").value_or("");
+    if (m.contains("tokenizer.ggml.tokens")) d.tokens = m.get_strings("tokenizer.ggml.tokens");
+    if (const auto types = m.find_ints("tokenizer.ggml.token_type")) {
+      for (const int64_t t : *types) d.token_types.push_back(static_cast<int32_t>(t));
+    }
+    if (auto scores = m.find_floats("tokenizer.ggml.scores")) d.scores = std::move(*scores);
+    if (const auto* merges = m.find_strings("tokenizer.ggml.merges")) d.merges = *merges;
+    d.bos = m.find_i64("tokenizer.ggml.bos_token_id");
+    d.eos = m.find_i64("tokenizer.ggml.eos_token_id");
+    d.unk = m.find_i64("tokenizer.ggml.unknown_token_id");
+    d.pad = m.find_i64("tokenizer.ggml.padding_token_id");
+    for (const char* key : {"eot", "eom", "fim_pad", "fim_rep", "fim_sep"}) {
+      const std::string full = fmt::format("tokenizer.ggml.{}_token_id", key);
+      if (const auto id = m.find_i64(full)) d.ends.emplace_back(full, *id);
+    }
+    for (const char* key : {"tokenizer.ggml.eog_token_ids", "tokenizer.ggml.eos_token_ids"}) {
+      const auto ids = m.find_ints(key);
+      for (const int64_t id : ids ? *ids : std::vector<int64_t>()) d.ends.emplace_back(key, id);
+    }
+    d.add_bos = m.find_bool("tokenizer.ggml.add_bos_token");
+    d.add_eos = m.find_bool("tokenizer.ggml.add_eos_token");
+    d.add_space_prefix = m.find_bool("tokenizer.ggml.add_space_prefix");
+    d.chat_template = m.find_string("tokenizer.chat_template").value_or("");
+    RebuiltTokenizer rebuilt = rebuild_gguf_tokenizer(d, path_);
+    TokenizerFiles files;
+    files.tokenizer_json = std::move(rebuilt.tokenizer_json);
+    files.tokenizer_config_json = std::move(rebuilt.tokenizer_config_json);
+    files.generation_config_json = std::move(rebuilt.generation_config_json);
+    files.warnings = std::move(rebuilt.warnings);
+    return files;
+  }
+
+  GgufFile file_;
+  std::string architecture_;
+  std::map<std::string, std::string> gguf_names_;  // of Hugging Face -> of the file, whether it is there or not
+  std::map<std::string, Entry> entries_;
+  std::map<const GgufTensor*, std::string> reasons_;  // why a tensor was left out
+  mutable std::once_flag tokenizer_once_;
+  mutable std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+}  // namespace
+
+std::unique_ptr<ModelSource> open_gguf_source(const std::string& path, bool of_folder) {
+  return std::make_unique<GgufSource>(of_folder ? map_model_file(path) : MappedFile(path), path);
+}
+
+}  // namespace metal_marlin

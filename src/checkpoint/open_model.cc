@@ -1,0 +1,117 @@
+// ModelSource::open: which reader a path belongs to.
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+
+#include "checkpoint/convert.h"
+#include "checkpoint/gguf/gguf_source.h"
+#include "checkpoint/model_source.h"
+#include "checkpoint/safetensors_source.h"
+#include "core/files/atomic_file.h"
+#include "core/files/file_status.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<fs::path> cache_folders() {
+  std::vector<fs::path> folders;
+  const auto add = [&](const char* variable, const char* below) {
+    if (const char* value = std::getenv(variable); value != nullptr && *value != '\0')
+      folders.push_back(fs::path(value) / below);
+  };
+  add("HF_HUB_CACHE", "");
+  add("HUGGINGFACE_HUB_CACHE", "");
+  add("HF_HOME", "hub");
+  add("XDG_CACHE_HOME", "huggingface/hub");
+  add("HOME", ".cache/huggingface/hub");
+  return folders;
+}
+
+bool is_repository_name(const std::string& model) {
+  const size_t slash = model.find('/');
+  return slash != std::string::npos && slash > 0 && slash + 1 < model.size() &&
+         model.find('/', slash + 1) == std::string::npos && model[0] != '.' && model[0] != '~' &&
+         model.find('\0') == std::string::npos;
+}
+
+std::string snapshot_of(const fs::path& repository) {
+  std::error_code code;
+  if (fs::exists(repository / "refs" / "main", code)) {
+    std::string revision = read_text_file((repository / "refs" / "main").string(), 4096);
+    while (!revision.empty() && std::isspace(static_cast<unsigned char>(revision.back())) != 0) revision.pop_back();
+    if (revision.find('/') == std::string::npos && !revision.empty() && revision[0] != '.' &&
+        fs::is_directory(repository / "snapshots" / revision, code)) {
+      return (repository / "snapshots" / revision).string();
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string resolve_model(const std::string& model) {
+  if (model.empty())
+    throw ArgumentError("MODEL: expected a folder, a .safetensors or .gguf file, or org/name, got nothing");
+  if (path_exists(model)) return model;
+  if (!is_repository_name(model)) {
+    throw SystemError(fmt::format(
+        "{}: no such file or folder (a model is a folder, a .safetensors or .gguf file, or org/name)", model));
+  }
+  const size_t slash = model.find('/');
+  const std::string name = "models--" + model.substr(0, slash) + "--" + model.substr(slash + 1);
+  for (const fs::path& folder : cache_folders()) {
+    const std::string snapshot = snapshot_of(folder / name);
+    if (!snapshot.empty()) return snapshot;
+  }
+  throw SystemError(fmt::format(
+      "{}: neither a file or folder nor in the Hugging Face cache; fetch it with: hf download {}", model, model));
+}
+
+std::unique_ptr<ModelSource> ModelSource::open(const std::string& model) {
+  const std::string path = resolve_model(model);
+  const fs::path p(path);
+  std::error_code code;
+  if (fs::is_directory(p, code)) {
+    std::vector<fs::path> ggufs;
+    bool weights = false;
+    bool pickles = false;
+    bool adapter = false;
+    for (const std::string& name : names_in_folder(path)) {
+      if (name == "config.json") return open_safetensors_source(path);
+      if (name.ends_with(".gguf")) ggufs.push_back(p / name);
+      weights = weights || name.ends_with(".safetensors");
+      pickles = pickles || name.ends_with(".bin") || name.ends_with(".pth") || name.ends_with(".pt");
+      adapter = adapter || name == "adapter_config.json";
+    }
+    if (adapter) {
+      throw FormatError(fmt::format(
+          "{}: expected a model, found a LoRA adapter (adapter_config.json); merge it into its model first (peft: "
+          "merge_and_unload) and save the result",
+          path));
+    }
+    if (ggufs.size() == 1) return open_gguf_source(ggufs.front().string(), true);
+    // A run with several formats leaves one subfolder each.
+    std::string inside;
+    for (const std::string& name : names_in_folder(path)) {
+      if (fs::exists(p / name / "config.json", code)) inside += (inside.empty() ? "" : " or ") + (p / name).string();
+    }
+    if (!inside.empty()) throw ArgumentError(fmt::format("{}: holds several checkpoints; name {}", path, inside));
+    throw FormatError(
+        fmt::format("{}: expected a model folder with config.json (or with one .gguf file), found {}", path,
+                    !ggufs.empty() ? fmt::format("{} .gguf files; name one of them", ggufs.size())
+                    : weights      ? std::string("weights without a config.json; copy it from the model's repository")
+                    : pickles      ? std::string("files of PyTorch (pickles), which are not read; save the model anew "
+                                                      "with transformers' save_pretrained, which writes safetensors")
+                                   : std::string("neither")));
+  }
+  if (p.extension() == ".gguf") return open_gguf_source(path, false);
+  if (p.extension() == ".safetensors") return open_safetensors_source(path);
+  throw UnsupportedError(fmt::format("{}: expected a folder, or a file named .safetensors or .gguf", path));
+}
+
+}  // namespace metal_marlin

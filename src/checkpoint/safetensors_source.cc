@@ -1,0 +1,529 @@
+#include "checkpoint/safetensors_source.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <unordered_set>
+
+#include "checkpoint/code_names.h"
+#include "checkpoint/companions.h"
+#include "checkpoint/convert.h"
+#include "checkpoint/gptq_labels.h"
+#include "checkpoint/packed_layouts.h"
+#include "checkpoint/reading_note.h"
+#include "checkpoint/weight_files.h"
+#include "core/counted.h"
+#include "core/files/atomic_file.h"
+#include "core/files/file_status.h"
+#include "core/files/model_file.h"
+#include "core/machine.h"
+#include "families/config/config_reader.h"
+#include "families/config/generation_config.h"
+#include "families/config/read_model_config.h"
+#include "families/config/text_model.h"
+#include "families/registry.h"
+#include "formats/safetensors.h"
+#include "formats/text.h"
+#include "pack/native.h"
+#include "tokenizer/tokenizer.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr uint64_t kCompanionLimit = uint64_t{256} << 20;
+
+// Where a logical tensor lies.
+struct Entry {
+  const SafetensorsFile* file = nullptr;
+  const TensorView* main = nullptr;  // the tensor, or its codes
+  PackedLinear packed;               // its codes are null: stored as it is
+  std::vector<int64_t> shape;
+
+  bool plain() const noexcept { return packed.codes == nullptr; }
+  // Null where there is none.
+  std::array<const TensorView*, 4> parts() const noexcept {
+    return {main, packed.scales, packed.zeros, packed.channels};
+  }
+};
+
+class SafetensorsSource : public ModelSource {
+ public:
+  explicit SafetensorsSource(const std::string& path) {
+    path_ = path;
+    const bool folder = is_folder(path);
+    const fs::path place = folder ? fs::path(path) : fs::path(path).parent_path();
+    folder_ = place.empty() ? std::string(".") : place.string();
+    const std::string config_path = (fs::path(folder_) / "config.json").string();
+    model_folder_ = std::make_unique<ModelFolder>(folder_);
+    if (model_folder_->folder().status("config.json").kind == FileKind::kNone) {
+      throw FormatError(fmt::format(
+          "{}: expected a config.json beside the weights, found none; copy it from the model's repository", folder_));
+    }
+    json config = read_json_object(config_path, warnings_);
+    const json architectures = config.value("architectures", json());
+    const bool wrapped = unwrap_text_config(config, config_path, warnings_);
+    family_ = &find_family(config, config_path);
+    compare_architectures(architectures, *family_, config_path, warnings_);
+    config_ = read_model_config(config, *family_, config_path);
+    if (wrapped) {
+      // Other engines have other defaults for a text model of its own.
+      for (const auto& [key, value] : family_->defaults) config.emplace(key, value);
+    }
+    packed_ = read_packed_config(config, config_path, folder_, warnings_);
+    format_ = packed_.layout != nullptr ? packed_.layout->format : "safetensors";
+    config_json_ = std::make_shared<json>(std::move(config));
+    read_generation_config(*model_folder_, folder_, config_, warnings_);
+    warn_of_ids(folder_, config_);
+    choose_files(folder);
+    with_note(reading_note_, [&] {
+      open_files(folder);
+      collect(wrapped);
+      settle_labels();
+      settle_contradictions();
+    });
+    for (const std::string& name : companion_names(*model_folder_, folder)) {
+      const std::string path_of_it = model_folder_->folder().path_of(name);
+      companions_.emplace_back(name, status_of(model_folder_->open(name), path_of_it).identity);
+    }
+  }
+
+  std::vector<CheckpointTensor> tensors() const override { return describe(entries_); }
+  std::vector<CheckpointTensor> left_out() const override { return describe(left_out_); }
+  bool has(const std::string& name) const override { return entries_.count(name) > 0; }
+
+  OwnedTensor load_stored(const std::string& name) const override {
+    return with_note(reading_note_, [&] { return read_stored(name); });
+  }
+  Matrix load(const std::string& name, int64_t first_row, int64_t rows) const override {
+    return with_note(reading_note_, [&] { return read_rows(name, first_row, rows); });
+  }
+  std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
+    return with_note(reading_note_, [&]() -> std::optional<QuantizedTensor> {
+      const Entry& e = get(name);
+      if (e.plain() || has_q_scale(e)) return std::nullopt;
+      QuantizedTensor q = checked(e, [&] { return codes(name, e); });
+      if (!q.group_index.empty()) return std::nullopt;
+      return q;
+    });
+  }
+
+  std::optional<StoredCodes> load_codes(const std::string& name, Codes with) const override {
+    return with_note(reading_note_, [&]() -> std::optional<StoredCodes> {
+      const Entry& e = get(name);
+      if (e.plain()) return std::nullopt;
+      return checked(
+          e, [&] { return StoredCodes{codes(name, e, with), read_q_scale(packed_, e.packed, e.shape[1], name)}; });
+    });
+  }
+
+  void check_unchanged() const override {
+    for (const auto& file : files_) file->check_unchanged();
+  }
+
+  void release(const std::string& name) const override {
+    const auto it = entries_.find(name);
+    if (it == entries_.end()) return;
+    for (const TensorView* part : it->second.parts()) {
+      if (part != nullptr) it->second.file->release(*part);
+    }
+  }
+
+  const Tokenizer& tokenizer() const override {
+    std::call_once(tokenizer_once_, [&] {
+      tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_folder(folder_, config_.vocab_size));
+    });
+    return *tokenizer_;
+  }
+
+  std::vector<std::pair<std::string, std::string>> companion_files() const override {
+    std::vector<std::pair<std::string, std::string>> out;
+    for (const auto& [name, identity] : companions_) out.emplace_back(name, read_companion(name, identity));
+    return out;
+  }
+
+  uint64_t digest() const override {
+    const std::string config = config_json_->dump();
+    uint64_t h = fnv1a(config.data(), config.size());
+    for (const auto& file : files_) h = digest_file(file->mapped(), h);
+    for (const auto& [name, e] : entries_) {
+      for (const TensorView* part : e.parts()) {
+        if (part == nullptr) continue;
+        h = digest_header(name, dtype_name(part->dtype), part->shape, h);
+        h = digest_sample(part->bytes, h);
+      }
+      release(name);
+    }
+    check_unchanged();
+    for (const std::string& name : determining_files(*model_folder_)) {
+      const auto companion = std::find_if(companions_.begin(), companions_.end(),
+                                          [&, &wanted = name](const auto& c) { return c.first == wanted; });
+      if (companion == companions_.end()) continue;  // came after the model was opened: no part of it
+      const std::string text = read_companion(name, companion->second);
+      h = fnv1a(text.data(), text.size(), h);
+    }
+    return h;
+  }
+
+ protected:
+  void leave_out(const std::string& name, const std::string& reason) override {
+    left_out_.insert(entries_.extract(name));
+    if (!reason.empty()) reasons_[name] = reason;
+  }
+
+  int64_t first_not_finite(const std::string& name) const override {
+    const Entry& e = get(name);
+    return checked(e, [&] { return first_not_finite(name, e); });
+  }
+
+  std::string files_read(const std::string& missing) const override {
+    constexpr size_t kNamed = 4;
+    std::string out;
+    for (size_t i = 0; i < files_.size(); ++i) {
+      if (i == kNamed) {
+        out += fmt::format(" and {} more files", files_.size() - kNamed);
+        break;
+      }
+      out += (i > 0 ? ", " : "") + escaped(fs::path(files_[i]->path()).filename().string());
+    }
+    if (const auto it = placed_.find(missing); it != placed_.end())
+      return fmt::format("{} (the index places it in {}, which lacks it; download that file again)", out,
+                         escaped(it->second));
+    const std::string name = fs::path(path_).filename().string();
+    if (files_.size() == 1 && shards_by_name(name) > 1)
+      return fmt::format("{} (one of {}: name the folder that holds all)", out, counted(shards_by_name(name), "shard"));
+    if (const std::string part = quantized_part(stored_name(missing)); !part.empty())
+      return fmt::format("{}, which holds {}: a part of a quantized linear without its codes", out, escaped(part));
+    return out;
+  }
+
+ private:
+  OwnedTensor read_stored(const std::string& name) const {
+    const Entry& e = get(name);
+    if (!e.plain())
+      return checked(e, [&] {
+        OwnedTensor half = to_f16(e.file->path() + ": tensor " + escaped(name), e.shape, load(name, 0, -1));
+        half.name = name;
+        return half;
+      });
+    if (e.main->dtype != DType::kF32 && e.main->dtype != DType::kF16 && e.main->dtype != DType::kBF16) {
+      throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", e.file->path(),
+                                         escaped(name), dtype_name(e.main->dtype)));
+    }
+    return checked(e, [&] {
+      OwnedTensor t{name, e.main->dtype, e.shape, Buffer(e.main->bytes.size())};
+      if (!e.main->bytes.empty()) std::memcpy(t.bytes.data(), e.main->bytes.data(), t.bytes.size());
+      return t;
+    });
+  }
+
+  Matrix read_rows(const std::string& name, int64_t first_row, int64_t rows) const {
+    const Entry& e = get(name);
+    const auto [all, columns] = matrix_shape(e.shape, name, e.file->path());
+    if (rows < 0) rows = all - first_row;
+    check_rows(name, first_row, rows, all);
+    return checked(e, [&, columns = columns] { return read(name, e, first_row, rows, columns); });
+  }
+
+  // Scales, zeros or the like of the linear with this weight, where its codes are not there; empty: none.
+  std::string quantized_part(const std::string& weight) const {
+    if (!weight.ends_with(".weight")) return {};
+    const std::string module = weight.substr(0, weight.size() - std::string_view("weight").size());
+    for (const auto& file : files_) {
+      for (const char* part : {"scales", "qzeros", "g_idx", "s", "weight.scales", "weight.zeros", "weight_scale"}) {
+        if (file->find(module + part) != nullptr) return module + part;
+      }
+    }
+    return {};
+  }
+
+  // The first element of the tensor that is not finite, -1 where all are.
+  int64_t first_not_finite(const std::string& name, const Entry& e) const {
+    if (!e.plain()) {
+      static_cast<void>(codes(name, e, Codes::kSkip));  // refuses scales that are not finite
+      read_q_scale(packed_, e.packed, e.shape[1], e.file->path() + ": " + name);
+      return -1;
+    }
+    const DType type = e.main->dtype;
+    if (type != DType::kF32 && type != DType::kF16 && type != DType::kBF16) return -1;  // refused where it is read
+    constexpr int64_t kPiece = int64_t{1} << 20;
+    std::vector<float> values(static_cast<size_t>(std::min(kPiece, e.main->elements())));
+    for (int64_t first = 0; first < e.main->elements(); first += kPiece) {
+      const int64_t count = std::min(kPiece, e.main->elements() - first);
+      to_f32(*e.main, e.file->path(), first, count, values.data());
+      const auto end = values.begin() + count;
+      const auto bad = std::find_if(values.begin(), end, [](float v) { return !std::isfinite(v); });
+      if (bad != end) return first + (bad - values.begin());
+    }
+    return -1;
+  }
+
+  // The content of a companion, as it was when the model was opened.
+  std::string read_companion(const std::string& name, const FileIdentity& identity) const {
+    const std::string path = model_folder_->folder().path_of(name);
+    const UniqueFd fd = model_folder_->open(name);
+    if (status_of(fd, path).identity != identity) {
+      throw SystemError(fmt::format(
+          "{}: changed since the model was opened; put the file back as it was, or start again with the new one",
+          path));
+    }
+    return read_text_file(fd, path, kCompanionLimit);
+  }
+
+  // What `read` makes of the tensor's mapped bytes. A file that changed meanwhile counts more than an error of `read`.
+  template <typename Read>
+  auto checked(const Entry& e, const Read& read) const -> decltype(read()) {
+    if (e.plain()) return e.file->mapped().checked(read);
+    try {
+      auto out = read();
+      check_unchanged();  // the parts may lie in several files
+      return out;
+    } catch (const Error&) {
+      check_unchanged();
+      throw;
+    }
+  }
+
+  Matrix read(const std::string& name, const Entry& e, int64_t first_row, int64_t rows, int64_t columns) const {
+    Matrix m(rows, columns);
+    if (e.plain()) {
+      to_f32(*e.main, e.file->path(), first_row * columns, rows * columns, m.data());
+      return m;
+    }
+    const QuantizedTensor q = codes(name, e);
+    dequantize_rows(q, first_row, rows, m.data());
+    if (has_q_scale(e)) {
+      const auto scale = unpack_q_scale(*e.packed.channels, columns, name);
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t k = 0; k < columns; ++k) m(r, k) /= scale[static_cast<size_t>(k)];
+      }
+    }
+    return m;
+  }
+
+  const Entry& get(const std::string& name) const {
+    const auto it = entries_.find(name);
+    if (it == entries_.end())
+      throw FormatError(fmt::format("{}: tensor {} is missing from {}", path_, escaped(name), files_read(name)));
+    return it->second;
+  }
+
+  std::vector<CheckpointTensor> describe(const std::map<std::string, Entry>& entries) const {
+    std::vector<CheckpointTensor> out;
+    for (const auto& [name, e] : entries) {
+      CheckpointTensor t;
+      t.name = name;
+      t.shape = e.shape;
+      t.stored_as = e.plain() ? std::string(dtype_name(e.main->dtype)) : format_;
+      for (const TensorView* part : e.parts()) {
+        if (part != nullptr) t.bytes += part->bytes.size();
+      }
+      t.file = fs::path(e.file->path()).filename().string();
+      if (!e.plain()) {
+        t.bits = e.packed.bits;
+        t.group_size = group_size_of(packed_, e.packed, e.file->path() + ": " + name);
+      }
+      if (const auto reason = reasons_.find(name); reason != reasons_.end()) t.reason = reason->second;
+      out.push_back(std::move(t));
+    }
+    return out;
+  }
+
+  QuantizedTensor codes(const std::string& name, const Entry& e, Codes with = Codes::kRead) const {
+    return read_packed(packed_, e.packed, e.file->path() + ": " + name, with);
+  }
+  bool has_q_scale(const Entry& e) const { return format_ == "native" && e.packed.channels != nullptr; }
+
+  void choose_files(bool folder) {
+    if (!folder) return;  // named by the user
+    WeightFiles chosen = find_weight_files(folder_);
+    reading_note_ = std::move(chosen.note);
+    names_ = std::move(chosen.names);
+    index_ = std::move(chosen.index);
+    placed_ = std::move(chosen.placed);
+    warnings_.insert(warnings_.end(), chosen.warnings.begin(), chosen.warnings.end());
+  }
+
+  void open_files(bool folder) {
+    if (!folder) files_.push_back(std::make_unique<SafetensorsFile>(path_));  // the user may name a link
+    for (const std::string& name : names_)
+      files_.push_back(std::make_unique<SafetensorsFile>(map_model_file((fs::path(folder_) / name).string())));
+  }
+
+  // The same tensor in two files, or under two names: harmless where it is the same indeed.
+  void settle_duplicate(const std::string& name, const Entry& a, const Entry& b) {
+    const bool same = a.main->dtype == b.main->dtype && a.shape == b.shape && checked(a, [&] {
+                        return checked(b, [&] { return std::ranges::equal(a.main->bytes, b.main->bytes); });
+                      });
+    a.file->release(*a.main);
+    b.file->release(*b.main);
+    if (!same) {
+      throw FormatError(
+          fmt::format("{}: tensor {} stands in {} too, and the two differ: nothing says which of them belongs to the "
+                      "model; remove the file that does not, or download the model again",
+                      b.file->path(), escaped(name), a.file->path()));
+    }
+    if (duplicates_++ == 0)
+      first_duplicate_ = fmt::format("{} in {} and {}", escaped(name), fs::path(a.file->path()).filename().string(),
+                                     fs::path(b.file->path()).filename().string());
+  }
+
+  // GPTQ and AWQ: config against tensors.
+  void settle_labels() {
+    std::vector<NamedLinear> linears;
+    for (auto& [name, e] : entries_) {
+      if (!e.plain()) linears.push_back({e.file->path() + ": " + escaped(name), without(name, ".weight"), &e.packed});
+    }
+    const auto found = metal_marlin::settle_labels(packed_, *config_json_, linears, path_);
+    check_unchanged();
+    warnings_.insert(warnings_.end(), found.begin(), found.end());
+    if (packed_.layout != nullptr) format_ = packed_.layout->format;
+  }
+
+  void collect(bool wrapped) {
+    std::map<std::string, Entry> raw;
+    for (const auto& file : files_) {
+      for (const TensorView& view : file->tensors()) {
+        Entry e;
+        e.file = file.get();
+        e.main = &view;
+        e.shape = view.shape;
+        const std::string name = wrapped ? text_tensor_name(view.name) : view.name;
+        const auto [it, fresh] = name.empty() ? left_out_.emplace(view.name, e) : raw.emplace(name, e);
+        if (!fresh) settle_duplicate(view.name, it->second, e);
+      }
+    }
+    if (duplicates_ > 0) {
+      warnings_.push_back(fmt::format("{}: {} {} stored twice with the same values, the first: {}", path_,
+                                      counted(duplicates_, "tensor"), form_for(duplicates_, "is", "are"),
+                                      first_duplicate_));
+    }
+    if (!index_.empty()) compare_with_index((fs::path(folder_) / index_).string(), placed_, files_, warnings_);
+    std::map<std::string, std::string> file_of;
+    for (const auto& [name, e] : raw) file_of.emplace(name, e.file->path());
+    refuse_unlabelled_codes(packed_, file_of, (fs::path(folder_) / "config.json").string());
+    if (const auto lone = parts_without_codes(packed_, file_of); !lone.empty())
+      throw FormatError(fmt::format("{}: tensor {} is missing from {}; other parts of the linear are there", path_,
+                                    escaped(lone), files_read(lone)));
+    bool packed = false;
+    for (const auto& [name, e] : raw) {
+      if (is_codes(name, e, raw)) {
+        packed = true;
+        add_packed(name, e, raw);
+      } else if (!is_part(name, raw)) {
+        if (!entries_.emplace(name, e).second) {
+          throw FormatError(
+              fmt::format("{}: tensor {} is there twice: as it is and in 4 bits", e.file->path(), escaped(name)));
+        }
+      }
+    }
+    if (packed_.layout != nullptr && !packed) {
+      warnings_.push_back(label_without_codes(packed_));
+      packed_ = {};
+      format_ = "safetensors";
+      config_json_->erase("quantization_config");
+    }
+    compare_with_metadata(packed_, native_metadata_, warnings_);
+  }
+
+  // "model.layers.0.mlp.up_proj" of one of its tensors; empty where the name does not end so.
+  static std::string without(const std::string& name, std::string_view suffix) {
+    return !suffix.empty() && name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : std::string();
+  }
+
+  bool is_codes(const std::string& name, const Entry& e, const std::map<std::string, Entry>& raw) const {
+    if (packed_.layout == nullptr) return false;
+    const std::string module = without(name, packed_.layout->codes);
+    if (module.empty()) return false;
+    // The native codes have the name of any weight.
+    return format_ != "native" || e.main->dtype == DType::kU32 || raw.count(module + packed_.layout->scales) > 0;
+  }
+
+  bool is_part(const std::string& name, const std::map<std::string, Entry>& raw) const {
+    if (packed_.layout == nullptr) return false;
+    for (const char* suffix : {packed_.layout->scales, packed_.layout->zeros, packed_.layout->channels}) {
+      const std::string module = without(name, suffix);
+      if (!module.empty()) return raw.count(module + packed_.layout->codes) > 0;
+    }
+    return false;
+  }
+
+  static const TensorView* part(const std::map<std::string, Entry>& raw, const std::string& name) {
+    const auto it = raw.find(name);
+    return it == raw.end() ? nullptr : it->second.main;
+  }
+  void demand_part(const TensorView* view, const std::string& name) const {
+    if (view == nullptr)
+      throw FormatError(fmt::format("{}: tensor {} is missing from {}; the linear's codes are there", path_,
+                                    escaped(name), files_read(name)));
+  }
+
+  void add_packed(const std::string& name, const Entry& codes, const std::map<std::string, Entry>& raw) {
+    const PackedLayout& layout = *packed_.layout;
+    const std::string module = without(name, layout.codes);
+    Entry e = codes;
+    e.packed.codes = e.main;
+    e.packed.bits = packed_.bits;
+    if (format_ == "native") {
+      const NativeMetadata& metadata = native_metadata(*codes.file);
+      e.packed.bits = metadata.bits_of(module + ".weight");
+      e.packed.group_size = metadata.group_size_of(module + ".weight");
+    }
+    const auto find = [&](const char* suffix, const TensorView*& view, bool needed) {
+      if (*suffix == '\0') return;
+      view = part(raw, module + suffix);
+      if (needed) demand_part(view, module + suffix);
+    };
+    find(layout.scales, e.packed.scales, true);
+    find(layout.zeros, e.packed.zeros, true);
+    find(layout.channels, e.packed.channels, false);
+    if (packed_.bits_by_shape)
+      e.packed.bits = bits_by_shape(packed_, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
+    e.shape = logical_shape(layout, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
+    if (!entries_.emplace(module + ".weight", std::move(e)).second) {
+      throw FormatError(
+          fmt::format("{}: tensor {}.weight is there twice: as it is and in 4 bits", path_, escaped(module)));
+    }
+  }
+
+  const NativeMetadata& native_metadata(const SafetensorsFile& file) {
+    const auto it = native_metadata_.find(&file);
+    if (it != native_metadata_.end()) return it->second;
+    return native_metadata_.emplace(&file, read_native_metadata(file.metadata(), file.path())).first->second;
+  }
+
+  std::string folder_;
+  std::unique_ptr<ModelFolder> model_folder_;
+  std::vector<std::pair<std::string, FileIdentity>> companions_;  // as they were when the model was opened
+  std::vector<std::string> names_;                                // of the weight files in the folder
+  std::string index_;                                             // its name in the folder; empty: none was read
+  size_t duplicates_ = 0;
+  std::string first_duplicate_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::map<std::string, Entry> entries_;
+  std::map<std::string, Entry> left_out_;
+  std::map<std::string, std::string> reasons_;  // why a tensor was left out
+  std::map<std::string, std::string> placed_;   // of the index: tensor -> file
+  PackedConfig packed_;
+  std::map<const SafetensorsFile*, NativeMetadata> native_metadata_;
+  mutable std::once_flag tokenizer_once_;
+  mutable std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+}  // namespace
+
+std::unique_ptr<ModelSource> open_safetensors_source(const std::string& path) {
+  return std::make_unique<SafetensorsSource>(path);
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,173 @@
+// calibrate: activation statistics into an .npz, without quantizing.
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/quantize.h>
+
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/border.h"
+#include "core/counted.h"
+#include "core/files/atomic_file.h"
+#include "core/files/file_status.h"
+#include "core/machine.h"
+#include "core/progress.h"
+#include "core/threads.h"
+#include "formats/npz.h"
+#include "model/block.h"
+#include "model/model.h"
+#include "model/state_store.h"
+#include "options/tables.h"
+#include "plan/memory_plan.h"
+#include "recipe/budget.h"
+#include "recipe/ignored_options.h"
+#include "recipe/recipe.h"
+#include "recipe/text_options.h"
+#include "records/json_records.h"
+#include "report/render/report_words.h"
+#include "statistics/model_identity.h"
+#include "statistics/statistics.h"
+#include "statistics/stats_file.h"
+#include "text/texts.h"
+
+namespace metal_marlin {
+namespace {
+
+// Raw inputs of a layer, [sequences, length, features], once per weight that has one.
+class ActivationKeeper {
+ public:
+  ActivationKeeper(const ModelSource& source, int64_t layer, int64_t sequences, int64_t length) {
+    std::array<bool, kLinearInputs> seen{};
+    for (const LinearSlot& slot : source.linears(layer)) {
+      const auto t = static_cast<size_t>(input_of(slot.kind));
+      if (seen[t]) continue;
+      seen[t] = true;
+      const auto bytes = static_cast<size_t>(sequences * length * slot.columns) * sizeof(float);
+      arrays_[t] = OwnedTensor{slot.weight, DType::kF32, {sequences, length, slot.columns}, Buffer(bytes)};
+    }
+  }
+  void add(LinearInput input, const float* x, int64_t rows, int64_t features) {
+    OwnedTensor& array = arrays_[static_cast<size_t>(input)];
+    size_t& at = filled_[static_cast<size_t>(input)];
+    const size_t bytes = static_cast<size_t>(rows * features) * sizeof(float);
+    std::memcpy(array.bytes.data() + at, x, bytes);
+    at += bytes;
+  }
+  void write_to(NpzWriter& writer) const {
+    for (const OwnedTensor& a : arrays_) writer.add(a.view());
+  }
+
+ private:
+  std::array<OwnedTensor, kLinearInputs> arrays_;
+  std::array<size_t, kLinearInputs> filled_{};
+};
+
+// Statistics take long to make, and another .npz may be anybody's.
+void refuse_to_replace(const std::string& output, bool overwrite) {
+  if (!path_exists(output)) return;
+  if (!overwrite) {
+    throw ArgumentError(
+        fmt::format("--output {}: expected a new file, found one; choose another name, or replace statistics with "
+                    "--overwrite",
+                    output));
+  }
+  try {
+    if (is_statistics(NpzFile(output))) return;
+  } catch (const FormatError&) {
+  }
+  throw ArgumentError(
+      fmt::format("--output {}: expected a new file or statistics that this command wrote, found another file; move it "
+                  "away, or choose another name",
+                  output));
+}
+
+}  // namespace
+
+CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
+                                const MachineOptions& machine, bool gram, bool keep_activations,
+                                const Observer& observer, bool overwrite) try {
+  const ThreadCount thread_count(machine.threads);
+  check_memory_budget(machine.memory_bytes);
+  if (std::filesystem::path(output).extension() != ".npz") {
+    throw ArgumentError(
+        fmt::format("--output {}: expected a name that ends in .npz, by which quantize knows statistics", output));
+  }
+  Tracker tracker(observer);
+  tracker.enter("prepare", 0, 1);
+  const auto source = ModelSource::open(model);
+  source->check();
+  QuantizeOptions q;
+  q.calibration = options;
+  q.machine = machine;
+  q.evaluation.text = "none";
+  check_sizes(options);
+  machine_options().check_ranges(machine);
+  if (from_statistics(options)) {
+    throw ArgumentError(fmt::format("--calibration {}: expected a text or self: statistics are what this command makes",
+                                    sources_text(options)));
+  }
+  require_regular_file_name(output);
+  refuse_to_replace(output, overwrite);
+  NpzWriter writer(output);  // now, because it can fail
+  if (const std::string text = ignored_options_warning(ignored_options(options)); !text.empty()) tracker.warn(text);
+  tracker.warn_of(source->warnings());
+  const RunTexts texts = prepare_texts(*source, q, tracker, output + ".scratch");
+  const ModelConfig& config = source->config();
+  const auto sequences = static_cast<int64_t>(texts.calibration.sequences.size());
+  if (keep_activations) {
+    uint64_t bytes = 0;
+    std::array<bool, kLinearInputs> seen{};
+    for (const LinearSlot& slot : source->linears(0)) {
+      bool& s = seen[static_cast<size_t>(input_of(slot.kind))];
+      if (!s) bytes += static_cast<uint64_t>(texts.calibration.tokens() * slot.columns) * sizeof(float);
+      s = true;
+    }
+    const uint64_t budget = memory_budget(machine);
+    if (bytes > budget / 2) {
+      throw SystemError(
+          fmt::format("--keep-activations: the raw activations of {} take {} MiB per layer, more than half of "
+                      "the memory allowed "
+                      "({} MiB); use fewer --samples",
+                      counted(texts.calibration.tokens(), "token"), bytes >> 20, budget >> 20));
+    }
+  }
+  const bool spill = states_spill(*source, machine, texts.calibration.tokens());
+  StateStore store(texts.calibration.lengths(), config.hidden_size, spill ? output + ".scratch" : "",
+                   BlockForward::kBatchTokens);
+  embed_sequences(*source, texts.calibration, store);
+  BlockForward pass(source->family(), config, statistics_precision(machine.precision));
+  writer.add(identity_array(identify_model(*source)).view());
+  TextRecord text = texts.record;
+  publish(text, options.calibration);  // the file may be passed on
+  writer.add(calibration_array(json_of(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).view());
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    tracker.set_fraction(static_cast<double>(layer) / static_cast<double>(config.num_hidden_layers));
+    tracker.enter("calibrate", layer, config.num_hidden_layers);
+    const Block block = load_block(*source, layer);
+    StatsCollector collector(gram, pass.precision(), gram ? texts.calibration.lengths() : std::vector<int64_t>());
+    std::unique_ptr<ActivationKeeper> keeper;
+    if (keep_activations)
+      keeper = std::make_unique<ActivationKeeper>(*source, layer, sequences, texts.calibration.longest());
+    const auto hook = [&](LinearInput input, const float* x, int64_t rows, int64_t features) {
+      collector.add(input, x, rows, features);
+      if (keeper) keeper->add(input, x, rows, features);
+    };
+    for (const auto& batch : store.batches()) {
+      Matrix m = store.read(batch);
+      pass.run(layer, block, m, batch.lengths, hook);
+      store.write(batch, m);
+    }
+    for (const OwnedTensor& a : stats_arrays(layer, collector.finish())) writer.add(a.view());
+    if (keeper) keeper->write_to(writer);
+    for (const LinearSlot& slot : source->linears(layer)) source->release(slot.weight);
+  }
+  tracker.enter("write", 0, 1);
+  writer.commit();
+  tracker.enter("done", 1, 1);
+  return {output, sequences, texts.calibration.tokens(), tracker.seconds()};
+} catch (...) {
+  rethrow_as_error("calibrate_model");
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,304 @@
+// convert: a quantized checkpoint into another format. Look at scales and zeros of every linear -> refuse or plan ->
+// write, one tensor at a time, into a folder of ours -> move it to its place.
+#include <fmt/format.h>
+#include <metal_marlin/convert.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+
+#include "checkpoint/model_source.h"
+#include "core/border.h"
+#include "core/counted.h"
+#include "core/files/atomic_file.h"
+#include "core/files/file_status.h"
+#include "core/half.h"
+#include "core/machine.h"
+#include "core/progress.h"
+#include "core/threads.h"
+#include "formats/text.h"
+#include "plan/run_warnings.h"
+#include "report/card_facts.h"
+#include "report/render/printable.h"
+#include "report/size.h"
+#include "run/journal.h"
+#include "run/output_folder.h"
+#include "tokenizer/tokenizer.h"
+#include "write/checkpoint_writer.h"
+#include "write/manifest.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Delivers each linear as the source stores it, and releases its pages as soon as it is read.
+class SourceProvider : public TensorProvider {
+ public:
+  explicit SourceProvider(const ModelSource& source) : source_(source) {}
+  QuantizedTensor quantized(const std::string& name) override {
+    StoredCodes stored = *source_.load_codes(name);
+    source_.release(name);
+    return std::move(stored.tensor);
+  }
+  OwnedTensor changed(const std::string& name) override {
+    throw ArgumentError(fmt::format("{}: a conversion changes no tensor", name));
+  }
+
+ private:
+  const ModelSource& source_;
+};
+
+bool is_gptq(const std::string& format) {
+  return format == "gptq" || format == "gptq_v2";
+}
+
+// Why the target cannot hold this linear; empty: it can.
+std::string refusal(const CheckpointWriter& writer, const StoredCodes& stored) {
+  const QuantizedTensor& t = stored.tensor;
+  if (std::any_of(stored.q_scale.begin(), stored.q_scale.end(), [](uint16_t s) { return s != f32_to_f16(1.0F); })) {
+    return "a q_scale per input channel is stored beside it, which is read but not written";
+  }
+  if (!t.group_index.empty() && !is_gptq(writer.format())) {
+    return "its groups are in act order (g_idx), which only GPTQ formats can say; reordering the columns would change "
+           "the model";
+  }
+  const Grid grid{t.bits, t.symmetric, t.group_size == t.in_features ? -1 : t.group_size};
+  if (const std::string reason = writer.refusal_of(grid); !reason.empty()) return "the format " + reason;
+  if (const std::string reason = writer.refusal(t.out_features, t.in_features, t.group_size, t.bits); !reason.empty())
+    return reason;
+  const auto least = std::min_element(t.zeros.begin(), t.zeros.end());
+  if (least != t.zeros.end() && *least < writer.least_zero()) {
+    const auto at = least - t.zeros.begin();
+    return fmt::format(
+        "the zero of output channel {}, group {} is {}, and the format holds {} at least (it stores z - 1); use "
+        "gptq_v2",
+        at / t.groups(), at % t.groups(), *least, writer.least_zero());
+  }
+  return {};
+}
+
+CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter& writer, Tracker& tracker) {
+  CheckpointPlan plan;
+  plan.converted_from = source.format();
+  plan.keep_types = is_gptq(source.format()) && is_gptq(writer.format());
+  plan.held_bytes = 8u << 20;  // small parts among the codes of one linear after the other fragment the heap
+  plan.whole_bytes = 16u << 20;
+  std::map<int64_t, size_t> sizes;
+  std::map<int, size_t> widths;
+  bool rows = true;  // every linear has one group per row
+  const auto tensors = source.tensors();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const CheckpointTensor& tensor = tensors[i];
+    if (tensor.stored_as != source.format()) continue;
+    tracker.enter("check", static_cast<int64_t>(i), static_cast<int64_t>(tensors.size()));
+    const StoredCodes stored = *source.load_codes(tensor.name, Codes::kSkip);
+    source.release(tensor.name);
+    const QuantizedTensor& t = stored.tensor;
+    if (const std::string reason = refusal(writer, stored); !reason.empty()) {
+      throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: {}", source.path(), tensor.name,
+                                         writer.format(), reason));
+    }
+    plan.quantized.push_back({tensor.name, t.out_features, t.in_features, t.group_size, "", t.bits});
+    plan.symmetric = plan.symmetric && t.symmetric;
+    plan.act_order = plan.act_order || !t.group_index.empty();
+    rows = rows && t.group_size == t.in_features;
+    ++sizes[t.group_size];
+    ++widths[t.bits];
+  }
+  if (plan.quantized.empty()) {
+    throw FormatError(
+        fmt::format("{}: its config says {}, but no tensor is stored so", source.path(), source.format()));
+  }
+  const auto fewer = [](const auto& a, const auto& b) { return a.second < b.second; };
+  plan.group_size = rows ? -1 : std::max_element(sizes.begin(), sizes.end(), fewer)->first;
+  plan.bits = std::max_element(widths.begin(), widths.end(), fewer)->first;
+  for (const QuantizedLinear& l : plan.quantized) {
+    if (l.bits != plan.bits && writer.one_grid()) {
+      throw UnsupportedError(
+          fmt::format("{}: tensor {} cannot be stored in format {}: it has {} bits, others {}, and only native and "
+                      "GPTQ have several widths",
+                      source.path(), l.name, writer.format(), l.bits, plan.bits));
+    }
+    if (!writer.one_grid() || rows || l.group_size == std::min(plan.group_size, l.in_features)) continue;
+    throw UnsupportedError(
+        fmt::format("{}: tensor {} cannot be stored in format {}: it has groups of {}, the others of {}, and only "
+                    "native and GPTQ have several sizes",
+                    source.path(), l.name, writer.format(), l.group_size, plan.group_size));
+  }
+  return plan;
+}
+
+// Every tensor becomes float16.
+CheckpointPlan plan_dequantization(const ModelSource& source) {
+  CheckpointPlan plan;
+  plan.converted_from = source.format();
+  return plan;
+}
+
+// NaN and infinity in what is copied are found before anything is written; the scales of codes were looked at.
+void check_copied_tensors(const ModelSource& source, const CheckpointPlan& plan, Tracker& tracker) {
+  std::set<std::string> codes;
+  for (const QuantizedLinear& l : plan.quantized) codes.insert(l.name);
+  for (const CheckpointTensor& tensor : source.tensors()) {
+    if (codes.count(tensor.name) > 0) continue;
+    tracker.enter("check", 0, 0);
+    source.check_finite(tensor.name);
+  }
+}
+
+// The folder is new, empty, or holds what this program wrote and nothing else.
+void check_output_folder(const ModelSource& source, const OutputFolder& output, bool overwrite) {
+  const Journal journal(output.path());
+  if (journal.exists() || !journal.file_without_run().empty()) {
+    throw ArgumentError(fmt::format(
+        "{}: holds an interrupted run of quantize; end it with its command, or choose another folder", output.path()));
+  }
+  const Manifest manifest = output.manifest();
+  const std::vector<std::string> foreign = foreign_names(output.folder(), manifest);
+  if (!foreign.empty()) {
+    throw ArgumentError(fmt::format(
+        "{}: expected an empty or new folder, or a result of this program and nothing else, found {}{}; move "
+        "it away, or choose another folder{}",
+        output.path(), some_names(foreign), unreadable_list_text(output.folder()),
+        overwrite ? "" : " (--overwrite replaces what this program wrote, and only that)"));
+  }
+  if (manifest.empty()) return;
+  refuse_model_inside(source, output.path());
+  if (!overwrite && !output.interrupted()) {
+    throw ArgumentError(
+        fmt::format("{}: expected an empty or new folder; use --overwrite to replace the result in it", output.path()));
+  }
+}
+
+// Removes the unfinished result when the conversion ends by an error.
+class StagedResult {
+ public:
+  explicit StagedResult(OutputFolder& folder) : folder_(folder) {}
+  ~StagedResult() {
+    try {
+      // The next run completes a result that is being moved file by file.
+      if (!placed && !folder_.interrupted()) folder_.remove_journal();
+    } catch (const Error&) {
+      return;  // the next run in this folder removes it
+    }
+  }
+  StagedResult(const StagedResult&) = delete;
+  StagedResult& operator=(const StagedResult&) = delete;
+
+  bool placed = false;
+
+ private:
+  OutputFolder& folder_;
+};
+
+}  // namespace
+
+ConvertResult convert_model(const std::string& model, const std::string& output, const ConvertOptions& options,
+                            const Observer& observer) try {
+  const ThreadCount thread_count(options.threads);
+  const auto writer = CheckpointWriter::create(options.to);
+  const auto source = ModelSource::open(model);
+  source->check();
+  const bool to_floats = options.to == "f16";
+  if (!source->quantized() && !to_floats) {
+    throw UnsupportedError(
+        fmt::format("{}: expected a quantized checkpoint (native, awq, gptq, gptq_v2, marlin), found {}; quantize "
+                    "makes one from it, --to f16 a folder in float16",
+                    source->path(), source->format()));
+  }
+  if (output.empty()) throw ArgumentError("output: expected a folder, got nothing");
+  refuse_own_folder(*source, output);
+  Tracker tracker(observer);
+  const OutputFolder::Warn warn = [&](const std::string& text) { tracker.warn(text); };
+  OutputFolder folder(output, OutputFolder::Use::kWrite, warn);
+  check_output_folder(*source, folder, options.overwrite);
+  tracker.warn_of(source->warnings());
+  // The tokenizer's files are copied as they are, so a fault in them is a warning.
+  try {
+    for (const std::string& warning : source->tokenizer().warnings()) tracker.warn(warning);
+  } catch (const Error& e) {
+    tracker.warn(fmt::format("the tokenizer goes along, but cannot be used as it is: {}", e.what()));
+  }
+  CheckpointPlan plan = to_floats ? plan_dequantization(*source) : plan_conversion(*source, *writer, tracker);
+  if (!to_floats) {
+    // The codes are the same, so what was measured of them holds.
+    CardFacts facts = card_facts(source->path());
+    plan.base_model = std::move(facts.name);
+    plan.calibration = std::move(facts.calibration);
+    plan.evaluation = std::move(facts.evaluation);
+    plan.figures_json = std::move(facts.figures_json);
+  }
+  check_copied_tensors(*source, plan, tracker);
+  const std::string& head = source->family().head;
+  if (options.to == "awq" && std::any_of(plan.quantized.begin(), plan.quantized.end(),
+                                         [&](const QuantizedLinear& l) { return l.name == head; })) {
+    tracker.warn(
+        fmt::format("{}: the head ({}) is quantized, and readers of AWQ checkpoints do not load a quantized "
+                    "head; use gptq, gptq_v2 or native",
+                    source->path(), head));
+  }
+  SourceProvider provider(*source);
+  StagedResult staged(folder);
+  const std::string place = folder.stage();
+  const WriteReport written = writer->write(*source, plan, provider, place, [&](int64_t done, int64_t total) {
+    if (total > 0) tracker.set_fraction(static_cast<double>(done) / static_cast<double>(total));
+    tracker.enter("write", done, total);
+  });
+  std::vector<std::string> names;
+  for (const WrittenFile& file : written.files) names.push_back(file.name);
+  write_text_file((fs::path(place) / kManifestName).string(),
+                  manifest_text(names, to_floats ? quantized_storage(*source) : std::string()));
+  source->check_unchanged();
+  folder.place(warn);
+  staged.placed = true;
+
+  ConvertResult result;
+  result.model = source->path();
+  result.output = output;
+  result.from = source->format();
+  result.to = options.to;
+  result.linears = plan.quantized.size();
+  result.kept = source->tensors().size() - plan.quantized.size();
+  if (!to_floats) {
+    result.group_size = plan.group_size;
+    result.symmetric = plan.symmetric;
+    result.bits = plan.bits;
+  }
+  result.bits_per_weight = written.bits_per_weight;
+  result.bytes = written.total_bytes();
+  for (const WrittenFile& file : written.files) result.files.push_back({file.name, file.bytes});
+  for (const ClampedTensor& c : written.clamped) {
+    ClampedRecord& clamped = result.clamped.emplace_back();
+    clamped.name = c.name;
+    clamped.clamped = c.clamped;
+    clamped.flushed = c.flushed;
+    clamped.largest = c.largest;
+  }
+  for (const std::string& text : float16_warnings(*source, written, {})) tracker.warn(text);
+  result.warnings = tracker.warnings();
+  result.seconds = tracker.seconds();
+  result.peak_memory_bytes = peak_resident_bytes();
+  return result;
+} catch (...) {
+  rethrow_as_error("convert_model");
+}
+
+std::string render_conversion(const ConvertResult& result) try {
+  ConvertResult r = result;
+  make_printable(r);
+  if (!r.group_size) {
+    return fmt::format("{} -> {}: {}\n{}: {}, {:.1f} s\n", r.from, r.to, counted(r.kept, "tensor"), r.output,
+                       size_text(r.bytes), r.seconds);
+  }
+  return fmt::format("{} -> {}: {} ({}, {}), {}\n{}: {}, {:.3f} bits per weight, {:.1f} s\n", r.from, r.to,
+                     counted(r.linears, "linear"),
+                     *r.group_size < 0 ? std::string("one group per row") : fmt::format("groups of {}", *r.group_size),
+                     r.symmetric.value_or(true) ? "symmetric" : "asymmetric", counted(r.kept, "other tensor"), r.output,
+                     size_text(r.bytes), r.bits_per_weight, r.seconds);
+} catch (...) {
+  rethrow_as_error("render_conversion");
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,251 @@
+// evaluate: the model and its reference pass block by block in lockstep.
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+#include <metal_marlin/evaluate.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/model_source.h"
+#include "core/border.h"
+#include "core/counted.h"
+#include "core/files/file_status.h"
+#include "core/files/text_reader.h"
+#include "core/machine.h"
+#include "core/progress.h"
+#include "core/threads.h"
+#include "eval/score.h"
+#include "formats/text.h"
+#include "infer/compute.h"
+#include "model/block.h"
+#include "model/model.h"
+#include "model/prepared_block.h"
+#include "model/state_store.h"
+#include "options/tables.h"
+#include "plan/memory_plan.h"
+#include "recipe/budget.h"
+#include "recipe/recipe.h"
+#include "recipe/text_options.h"
+#include "records/json_records.h"
+#include "report/evaluation_record.h"
+#include "report/run_report.h"
+#include "report/size.h"
+#include "text/texts.h"
+#include "tokenizer/text_stream.h"
+#include "tokenizer/token_set.h"
+#include "tokenizer/tokenizer.h"
+
+namespace metal_marlin {
+namespace {
+
+// One model on its way through the evaluated chunks.
+struct Stream {
+  Stream(const ModelSource& s, const TokenSet& chunks, const Compute& compute, const std::string& scratch)
+      : source(s),
+        codes(compute.codes),
+        states(chunks.lengths(), s.config().hidden_size, scratch, BlockForward::kBatchTokens),
+        forward(s.family(), s.config(), compute.precision) {
+    embed_sequences(s, chunks, states);
+  }
+  void step(int64_t layer) {
+    if (layer >= source.config().num_hidden_layers) return;
+    if (codes) {
+      pass(layer, *load_prepared_block(source, layer, forward.precision(), true));
+    } else {
+      pass(layer, load_block(source, layer));
+    }
+    for (const LinearSlot& slot : source.linears(layer)) source.release(slot.weight);
+  }
+  template <class AnyBlock>
+  void pass(int64_t layer, const AnyBlock& block) {
+    for (const auto& batch : states.batches()) {
+      Matrix m = states.read(batch);
+      forward.run(layer, block, m, batch.lengths);
+      states.write(batch, m);
+    }
+  }
+
+  const ModelSource& source;
+  bool codes;
+  StateStore states;
+  BlockForward forward;
+};
+
+constexpr size_t kProbeBytes = 65536;  // of the text, to see whether two tokenizers cut it alike
+
+// The token as it stands in the vocabulary; empty for an id without a token.
+std::string token_text(const Tokenizer& tokenizer, int32_t id) {
+  try {
+    return tokenizer.id_to_token(id);
+  } catch (const ArgumentError&) {
+    return "";
+  }
+}
+
+// What an evaluation holds with its states in memory.
+uint64_t evaluation_bytes(const ModelSource& source, const TokenSet& chunks, uint64_t models) {
+  const ModelConfig& c = source.config();
+  uint64_t block = 0;
+  for (const LinearSlot& slot : source.linears(0))
+    block += static_cast<uint64_t>(slot.rows * slot.columns) * sizeof(float);
+  const auto hidden = static_cast<uint64_t>(c.hidden_size);
+  const uint64_t states = static_cast<uint64_t>(chunks.tokens()) * hidden * sizeof(float);
+  const uint64_t head = head_bytes(source) * models;
+  return program_bytes(source) + models * states +
+         std::max(2 * block + BlockForward(source.family(), c).scratch_bytes(chunks.longest()), head);
+}
+
+// KL divergence and agreement compare token by token: both models must mean the same by every id.
+void check_comparable(const ModelSource& model, const ModelSource& reference, Tracker& tracker) {
+  if (reference.config().vocab_size != model.config().vocab_size) {
+    throw UnsupportedError(fmt::format(
+        "--reference {}: expected a vocabulary of {} as in {}, found {}: no model of the same tokenizer",
+        reference.path(), counted(model.config().vocab_size, "token"), model.path(), reference.config().vocab_size));
+  }
+  const Tokenizer& a = model.tokenizer();
+  const Tokenizer& b = reference.tokenizer();
+  const int64_t shared = std::min(a.vocab_size(), b.vocab_size());
+  for (int64_t id = 0; id < shared; ++id) {
+    const auto token = static_cast<int32_t>(id);
+    const std::string ours = token_text(a, token);
+    const std::string theirs = token_text(b, token);
+    if (ours != theirs) {
+      throw UnsupportedError(fmt::format(
+          "--reference {}: expected the tokenizer of {}, found another: token {} is {} there and {} here; what they "
+          "say of a token cannot be compared",
+          reference.path(), model.path(), id, shown(theirs), shown(ours)));
+    }
+  }
+  if (a.vocab_size() != b.vocab_size()) {
+    tracker.warn(fmt::format("the tokenizer of {} has {}, that of {} {}; those that both have are the same",
+                             model.path(), counted(a.vocab_size(), "token"), reference.path(), b.vocab_size()));
+  }
+  if (model.family().name != reference.family().name) {
+    tracker.warn(fmt::format("{} is of the family {}, {} of {}: the reference is not what this model was made from",
+                             model.path(), model.family().name, reference.path(), reference.family().name));
+  }
+  if (a.adds_bos() != b.adds_bos()) {
+    tracker.warn(
+        fmt::format("only one of the two tokenizers adds a BOS token; both models get what {} settles (--bos decides)",
+                    model.path()));
+  }
+}
+
+// Two tokenizers with one vocabulary may still differ in merges or normalization. Comparing the tokens of the text
+// finds this.
+void check_same_tokens(const ModelSource& model, const ModelSource& reference, const std::string& path) {
+  std::string text;
+  TextReader(path).read(text);
+  const std::string probe = text.substr(0, kProbeBytes);
+  const size_t whole = probe.size() == text.size() ? probe.size() : probe.rfind(' ');
+  const std::string words = probe.substr(0, whole == std::string::npos || whole == 0 ? 0 : whole);
+  if (model.tokenizer().encode(words, false) == reference.tokenizer().encode(words, false)) return;
+  throw UnsupportedError(fmt::format(
+      "--reference {}: expected the tokenizer of {}, found another: it cuts the beginning of {} into other tokens",
+      reference.path(), model.path(), path));
+}
+
+}  // namespace
+
+Evaluation evaluate_model(const std::string& model, const std::string& reference, const EvaluationOptions& options,
+                          const MachineOptions& machine, const Observer& observer,
+                          const ComputeOptions& compute_options) try {
+  machine_options().check_ranges(machine);
+  metal_marlin::compute_options().check_ranges(compute_options);
+  if (options.text.empty()) throw ArgumentError("--text: expected a file to evaluate on");
+  check_sizes(options);
+  check_memory_budget(machine.memory_bytes);
+  const ThreadCount thread_count(machine.threads);
+  TextReader(options.text);  // refuses what is no text, before the model is loaded
+  Tracker tracker(observer);
+  tracker.enter("load", 0, 1);
+  const auto source = ModelSource::open(model);
+  source->check();
+  std::unique_ptr<ModelSource> other;
+  if (!reference.empty()) {
+    other = ModelSource::open(reference);
+    other->check();
+    check_comparable(*source, *other, tracker);
+  }
+  for (const ModelSource* s : {source.get(), other.get()}) {
+    if (s == nullptr) continue;
+    tracker.warn_of(s->warnings());
+  }
+  for (const std::string& warning : source->tokenizer().warnings()) tracker.warn(warning);
+  const TokenSet chunks = evaluation_chunks(options, source->tokenizer());
+  warn_of_few_chunks(options, chunks, tracker);
+  warn_beyond_positions(*source, chunks.longest(), tracker);
+  if (other) check_same_tokens(*source, *other, options.text);
+  const Compute compute = compute_of(compute_options, machine, *source, false);
+  const uint64_t models = other ? 2 : 1;
+  const bool spill = evaluation_bytes(*source, chunks, models) > memory_budget(machine);
+  const uint64_t state_bytes =
+      models * static_cast<uint64_t>(chunks.tokens() * source->config().hidden_size) * sizeof(float);
+  if (const uint64_t least = evaluation_bytes(*source, chunks, models) - state_bytes; least > memory_budget(machine)) {
+    throw SystemError(fmt::format("--memory: {} MiB are allowed, at least {} MiB are needed for one block and the head",
+                                  memory_budget(machine) >> 20, least >> 20));
+  }
+  for (const ModelSource* s : {source.get(), other.get()}) {
+    if (s == nullptr) continue;
+    // A NaN in a block reaches every logit and is found there. One in these tensors may touch only a token that the
+    // text does not hold.
+    const Family& family = s->family();
+    for (const std::string& name : {family.embedding, family.final_norm, family.head})
+      if (s->has(name)) s->check_finite(name);
+  }
+  const auto scratch = [&](const char* name) { return spill ? (temporary_folder() / name).string() : std::string(); };
+  Stream stream(*source, chunks, compute, scratch("model"));
+  std::unique_ptr<Stream> reference_stream;
+  if (other) reference_stream = std::make_unique<Stream>(*other, chunks, Compute{}, scratch("reference"));
+  const int64_t layers = std::max(source->config().num_hidden_layers, other ? other->config().num_hidden_layers : 0);
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    tracker.set_fraction(0.8 * static_cast<double>(layer) / static_cast<double>(layers));
+    tracker.enter("evaluate", layer, layers);
+    stream.step(layer);
+    if (reference_stream) reference_stream->step(layer);
+  }
+  Metrics metrics(source->path(), other ? other->path() : std::string());
+  {
+    const Head head(*source, compute.precision, compute.head);
+    std::unique_ptr<Head> reference_head;
+    if (other) reference_head = std::make_unique<Head>(*other);
+    const auto& batches = stream.states.batches();
+    for (size_t i = 0; i < batches.size(); ++i) {
+      const auto& batch = batches[i];
+      tracker.set_fraction(0.8 + 0.2 * static_cast<double>(i) / static_cast<double>(batches.size()));
+      tracker.enter("score", static_cast<int64_t>(i), static_cast<int64_t>(batches.size()));
+      const Matrix states = stream.states.read(batch);
+      Matrix reference_states;
+      if (other) reference_states = reference_stream->states.read(batch);
+      score(head, states, reference_head.get(), other ? &reference_states : nullptr,
+            std::span(chunks.sequences).subspan(static_cast<size_t>(batch.first_sequence), batch.lengths.size()),
+            metrics);
+    }
+  }
+  tracker.enter("done", 1, 1);
+  Evaluation result = metrics.result();
+  const ModelSize size = model_size(*source);
+  result.bits_per_weight = size.bits_per_weight();
+  result.bytes = size.bytes;
+  return result;
+} catch (...) {
+  rethrow_as_error("evaluate_model");
+}
+
+std::string Evaluation::to_json() const try {
+  EvaluationRecord model = evaluation_record(*this);
+  model.bits_per_weight = bits_per_weight;
+  model.bytes = static_cast<int64_t>(bytes);
+  // The model's own perplexity, under a name that does not call it quantized.
+  const nlohmann::json figures = json_of(model);
+  return nlohmann::json{{"model", figures},
+                        {"perplexity", figures.at("perplexity").at("quantized")},
+                        {"reference_perplexity", figures.at("perplexity").at("reference")}}
+      .dump(2);
+} catch (...) {
+  rethrow_as_error("to_json");
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,31 @@
+#include "formats/json/bounded_json.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <nlohmann/json.hpp>
+
+#include "formats/json/json_fault.h"
+#include "formats/text.h"
+
+namespace metal_marlin {
+
+using nlohmann::json;
+
+std::string excess_text(const std::string& where, const JsonExcess& excess) {
+  return fmt::format("{}: {}expected at most {}, found more", where,
+                     excess.key.empty() ? std::string() : "key " + shown(excess.key) + ": ", excess.bound);
+}
+
+json parse_json(std::string_view text, const std::string& where, const JsonBounds& bounds) {
+  if (const auto excess = json_excess(text, bounds)) throw FormatError(excess_text(where, *excess));
+  json value = json::parse(text, nullptr, false);
+  if (value.is_discarded()) throw FormatError(fmt::format("{}: {}", where, json_fault_text(text)));
+  return value;
+}
+
+json parse_json_or_discard(std::string_view text) {
+  return json_excess(text) ? json(json::value_t::discarded) : json::parse(text, nullptr, false);
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,83 @@
+#include "recipe/tensor_plan.h"
+
+#include <fmt/format.h>
+#include <fnmatch.h>
+
+#include <algorithm>
+#include <array>
+
+#include "write/checkpoint_writer.h"
+
+namespace metal_marlin {
+
+bool matches_any(const std::vector<std::string>& patterns, const std::string& name) {
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const std::string& p) { return fnmatch(p.c_str(), name.c_str(), 0) == 0; });
+}
+
+LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options) {
+  LayerTensors out;
+  std::vector<QuantizedWeight> weights;
+  for (LinearSlot& slot : source.linears(layer)) {
+    const auto it =
+        std::find_if(weights.begin(), weights.end(), [&](const QuantizedWeight& w) { return w.name == slot.weight; });
+    QuantizedWeight& w =
+        it != weights.end() ? *it : weights.emplace_back(QuantizedWeight{slot.weight, {}, 0, slot.columns, {}});
+    w.rows += slot.rows;
+    w.slots.push_back(std::move(slot));
+  }
+  // Engines load q,k,v and gate,up as one matrix: a mixture of 4 and 16 bits inside one cannot be loaded.
+  std::array<std::string, kLinearInputs> skipped_by;
+  for (const QuantizedWeight& w : weights) {
+    if (matches_any(options.skip, w.name)) skipped_by[static_cast<size_t>(input_of(w.slots.front().kind))] = w.name;
+  }
+  for (QuantizedWeight& w : weights) {
+    if (w.columns % 8 != 0) {
+      out.skipped.push_back(
+          {w.name, fmt::format("in_features {} is no multiple of 8, which every layout needs", w.columns)});
+      continue;
+    }
+    const std::string& by = skipped_by[static_cast<size_t>(input_of(w.slots.front().kind))];
+    if (by.empty()) {
+      out.quantized.push_back(std::move(w));
+    } else if (matches_any(options.skip, w.name)) {
+      out.skipped.push_back({w.name, "--skip"});
+    } else {
+      out.skipped.push_back({w.name, "fused at load with " + by + ", which --skip names"});
+    }
+  }
+  return out;
+}
+
+LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options,
+                             const Recipe& recipe) {
+  LayerTensors tensors = layer_tensors(source, layer, options);
+  std::vector<QuantizedWeight> kept;
+  for (QuantizedWeight& w : tensors.quantized) {
+    w.grid = recipe.grid;
+    std::string reason;
+    const auto named = recipe.grids.find(w.name);
+    const auto chosen = recipe.chosen_grids.find(w.name);
+    if (named != recipe.grids.end()) w.grid = named->second;
+    if (named == recipe.grids.end() && chosen != recipe.chosen_grids.end()) w.grid = chosen->second;
+    if (w.grid.bits == kUnquantizedBits) {
+      tensors.skipped.push_back(
+          {w.name, named != recipe.grids.end() ? "--linear-bits" : "16 bits chosen by its share of the KL divergence"});
+      continue;
+    }
+    for (const std::string& format : options.formats) {
+      const std::string r =
+          CheckpointWriter::create(format)->refusal(w.rows, w.columns, w.grid.group_of(w.columns), w.grid.bits);
+      if (reason.empty() && !r.empty()) reason = fmt::format("{}: {}", format, r);
+    }
+    if (reason.empty()) {
+      kept.push_back(std::move(w));
+    } else {
+      tensors.skipped.push_back({w.name, reason});
+    }
+  }
+  tensors.quantized = std::move(kept);
+  return tensors;
+}
+
+}  // namespace metal_marlin

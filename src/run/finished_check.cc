@@ -1,0 +1,69 @@
+#include "run/finished_check.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "core/counted.h"
+#include "recipe/tensor_plan.h"
+#include "stages/quantize_block.h"
+
+namespace metal_marlin {
+namespace {
+
+// What a fold may change in a layer, with the number of values of each.
+std::map<std::string, int64_t> changeable(const ModelSource& source, int64_t layer) {
+  std::map<std::string, int64_t> out;
+  for (const NormKind kind : {NormKind::kInput, NormKind::kPreFeedForward}) {
+    const std::string name = source.norm_name(layer, kind);
+    if (!name.empty()) out[name] = source.config().hidden_size;
+  }
+  for (const LinearSlot& slot : source.linears(layer)) {
+    out[slot.weight] = std::max(out[slot.weight], (slot.first_row + slot.rows) * slot.columns);
+    if (slot.has_bias) out[bias_name(slot.weight)] = std::max(out[bias_name(slot.weight)], slot.first_row + slot.rows);
+  }
+  return out;
+}
+
+}  // namespace
+
+void check_finished(const ModelSource& source, int64_t layer, const LayerTensors& tensors, const BlockRecord& record,
+                    const FinishedBlock& finished, const std::string& place) {
+  const auto fail = [&](const std::string& name, const std::string& expected, const std::string& found) {
+    throw FormatError(
+        fmt::format("{}: {}: expected {}, found {}; the interrupted run is damaged: run again with --no-resume", place,
+                    name, expected, found));
+  };
+  for (const QuantizedWeight& w : tensors.quantized) {
+    const auto it = finished.quantized.find(w.name);
+    if (it == finished.quantized.end()) fail(w.name, "its codes", "none");
+    const QuantizedTensor& q = it->second;
+    const auto text = [](int64_t rows, int64_t columns, int bits, int64_t group, bool symmetric) {
+      return fmt::format("[{}, {}] in {} bits, groups of {}, {}", rows, columns, bits, group,
+                         symmetric ? "symmetric" : "asymmetric");
+    };
+    const std::string expected = text(w.rows, w.columns, w.grid.bits, w.grid.group_of(w.columns), w.grid.symmetric);
+    const std::string found = text(q.out_features, q.in_features, q.bits, q.group_size, q.symmetric);
+    if (expected != found) fail(w.name, expected, found);
+  }
+  if (finished.quantized.size() != tensors.quantized.size()) {
+    fail("quantized", counted(tensors.quantized.size(), "linear"), fmt::format("{}", finished.quantized.size()));
+  }
+  std::set<std::string> listed(record.changed.begin(), record.changed.end());
+  const auto sizes = changeable(source, layer);
+  for (const OwnedTensor& t : finished.changed) {
+    const auto size = sizes.find(t.name);
+    if (size == sizes.end() || finished.quantized.count(t.name) > 0 || listed.erase(t.name) == 0)
+      fail(t.name, "a tensor that was folded into", "another");
+    if (t.dtype != DType::kF16 || t.view().elements() != size->second) {
+      fail(t.name, fmt::format("{} in F16", counted(size->second, "value")),
+           fmt::format("{} in {}", t.view().elements(), dtype_name(t.dtype)));
+    }
+  }
+  if (!listed.empty()) fail(*listed.begin(), "the tensor that its report lists as changed", "none");
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,84 @@
+// The folder that quantize or convert writes its result into: the lock, what stands there, and how the new result gets
+// to its place.
+//
+// A result is first written whole into OUT/.metal-marlin/result. place() then puts it beside OUT, under a name that
+// nobody can guess, and lets the two folders change names in one step. So OUT holds the old content or the new one at
+// every instant. Where that is not possible (OUT is a mount point, the folder above cannot be written to, OUT is the
+// working directory, the file system cannot exchange names) the files are moved one by one, config.json and the lists
+// last, and the same command ends what an interruption left.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "core/files/made_folders.h"
+#include "platform/folder.h"
+#include "write/manifest.h"
+
+namespace metal_marlin {
+
+class ModelSource;
+
+class OutputFolder {
+ public:
+  enum class Use : uint8_t {
+    kWrite,  // the folder is made when it is missing, leftovers of killed runs are removed
+    kLook    // nothing is changed (--dry-run)
+  };
+  using Warn = std::function<void(const std::string&)>;
+
+  // Takes the lock, which one process at a time can have. SystemError when another process has it, ArgumentError when
+  // `path` is no folder. On a file system without locks it calls `warn` instead.
+  OutputFolder(const std::string& path, Use use, const Warn& warn);
+  // The folder, and those above it, go when this object made them and they are still empty.
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+
+  const std::string& path() const noexcept { return path_; }  // as given
+  bool exists() const noexcept { return folder_.has_value(); }
+  const Folder& folder() const { return *folder_; }
+  // The files that earlier runs have written here, and those that an interrupted place() has noted.
+  Manifest manifest() const;
+  bool has_journal_folder() const;
+  // An earlier place() had begun to move the staged result file by file.
+  bool placing() const;
+  // An earlier place() was interrupted; manifest() knows its files.
+  bool interrupted() const;
+  // Notes in the journal folder what manifest() said before that folder was emptied.
+  void note(const Manifest& manifest);
+
+  // The path of an empty folder for the new result.
+  std::string stage();
+  bool staged(const std::string& name) const;  // such a file is in it
+  // Puts the staged result into place and removes what manifest() lists of the old one. ArgumentError when files of
+  // somebody else stand in OUT: then nothing has changed. The journal is removed with the old result.
+  void place(const Warn& warn);
+  // Removes the journal folder and all in it. ArgumentError when it holds what is not ours.
+  void remove_journal();
+
+ private:
+  bool exchange(const Folder& journal, const Warn& warn);
+  void move_files(const Folder& journal, const Manifest& old);
+  void remove_leftovers_beside() const;
+  void take_back_staged();
+  std::optional<Folder> parent() const;
+
+  std::string path_;
+  std::string real_;  // without links
+  std::optional<Folder> folder_;
+  MadeFolders made_;  // goes before the lock
+  bool use_write_ = false;
+};
+
+// SystemError with the reason when the folder `path` cannot be made, or when nothing can be written into it. Nothing is
+// changed.
+void require_place_for(const std::string& path);
+
+// ArgumentError when the model is read from `output` or from a folder in it.
+void refuse_model_inside(const ModelSource& source, const std::string& output);
+
+// ArgumentError when `output` is no folder, or the one that the model itself is read from.
+void check_output(const ModelSource& source, const std::string& output);
+
+}  // namespace metal_marlin
