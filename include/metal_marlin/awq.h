@@ -7,9 +7,8 @@
 //
 // q_scale belongs to input channels. The weights were multiplied by it before they were rounded, and are divided by it
 // here. Only channels that hold many salient weights get a q_scale above 1. Its exponent is the one of a grid whose
-// output error |X (W - W')| is least. That error is computed on up to 256 output channels, from the blocks of X's Gram
-// matrix that belong to groups (errors of different groups are independent). Ranges of groups are searched by the same
-// blocks.
+// output error |X (W - W')| is least. That error is computed on up to 256 output channels, from X's Gram matrix. Ranges
+// of groups are searched by the blocks of the Gram matrix that belong to them.
 //
 // All functions check their arguments: ArgumentError names the argument, what was expected and what was found;
 // NumericError is thrown for NaN and Inf. Inputs may be of float16, bfloat16, float32 or float64 and of any strides.
@@ -46,8 +45,7 @@ struct AWQMeta {
   // and zeros in units of weights: W' = (c - 7) * scales / q_scale[n] + zeros.
   int code_offset = 8;
 
-  // |X (W' - W)| / |X W| (Frobenius); negative: not known. awq_quantize computes it exactly up to 1024 output channels.
-  // Beyond, it estimates both norms from 256 random sums of the output channels, the same in every run.
+  // |X (W' - W)| / |X W| (Frobenius), by the Gram matrix of X; negative: not known.
   double output_error = -1;
   double weight_error = -1;      // |W' - W| / |W|
   double exponent = 0;           // q_scale = max(statistic / median, 1)^exponent
@@ -103,11 +101,12 @@ METAL_MARLIN_API PackedAWQ pack_awq_weights(const ArrayView& weights, const Arra
 // Returns the codes, int8 [K, N].
 METAL_MARLIN_API Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta);
 
-// The method is `--method awq-salient` of `quantize` with `--range gram`; quantize_matrix() has the default, awq.
+// The method is `--method awq-salient` of `quantize` with `--range gram`, and goes through the same stages; what differs
+// is that its search rounds with the ranges that it stores. quantize_matrix() has the default, awq.
 // scheme: "sym" (codes -8..7) or "asym" (codes 0..15 with a zero point per group). The scales are rounded to float16
 // before codes are chosen. Where float16 cannot hold them, q_scale is changed by a power of two; if that does not help,
-// NumericError is thrown. The last group may be short. Memory: about twice the weights in float32. The observer may
-// stop the work between its stages.
+// NumericError is thrown. The last group may be short. Memory: the weights in float32 and two matrices [K, K]. The
+// observer may stop the work between its stages.
 METAL_MARLIN_API AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations,
                                         int64_t group_size = kAwqDefaultGroupSize,
                                         double salient_ratio = kAwqSalientRatio,

@@ -90,11 +90,10 @@ METAL_MARLIN_API std::vector<std::string> linear_bits(const std::map<std::string
 METAL_MARLIN_API std::string layer_role(const std::string& name);
 
 enum class CostMeasure : uint8_t { kKl, kOutputError };  // the sum of kl; the sum of output_error squared
-// Chooses a precision for each layer. Begins with the cheapest ones, then repeatedly takes the step up whose loss falls
-// most per bit, as long as the mean bits per weight of all layers stay at most target_bits. Steps are those of the
-// lower convex hull of a layer's costs, so the result exceeds the least possible loss by less than one step. Fills
-// recommended_bits and recommended_format. Throws ArgumentError for a layer without costs of the measure, and for a
-// target below what is possible.
+// Chooses a precision for each layer: of all choices whose mean bits per weight are at most target_bits the one with
+// the least sum of losses, of equal ones the one with the fewest bits. It is the choice that quantize makes for
+// target_bits. Fills recommended_bits and recommended_format. Throws ArgumentError for a layer without costs of the
+// measure, and for a target below what is possible.
 METAL_MARLIN_API std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& profile,
                                                                  double target_bits,
                                                                  CostMeasure measure = CostMeasure::kKl);

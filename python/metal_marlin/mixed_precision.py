@@ -176,8 +176,8 @@ class MixedPrecisionConfig:
     ) -> MixedPrecisionConfig:
         """The precisions of least loss whose mean bits per weight are at most ``target_bits``, in ``layers``.
 
-        ``by``: the sum of the costs' ``kl``, or (``"output_error"``) of the squares of their output errors. Starting from the
-        cheapest, the step whose loss falls most per bit is taken while it fits; also fills ``recommended_bits`` and
+        ``by``: the sum of the costs' ``kl``, or (``"output_error"``) of the squares of their output errors. No other choice
+        loses less; it is the one that ``quantize_model(target_bits=...)`` makes. Also fills ``recommended_bits`` and
         ``recommended_format``. ValueError: a layer without such costs, or a target below what the cheapest need.
         """
         measure = choice("by", by, ("kl", "output_error"))

@@ -12,6 +12,7 @@
 #include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
+#include "kernels/dispatch.h"
 #include "quantize/lanes.h"
 
 namespace metal_marlin {
@@ -164,9 +165,9 @@ void expect_type(const ArrayView& array, const char* name, ElementType type) {
   }
 }
 
-void expect_group_size(int64_t group_size, bool whole_row) {
+void expect_group_size(int64_t group_size, bool whole_row, const char* name) {
   if ((group_size >= 1 && group_size <= kMostGroupSize) || (whole_row && group_size == -1)) return;
-  throw ArgumentError(fmt::format("group_size: expected 1 to {}{}, found {}", kMostGroupSize,
+  throw ArgumentError(fmt::format("{}: expected 1 to {}{}, found {}", name, kMostGroupSize,
                                   whole_row ? ", or -1 for one group per row" : "", group_size));
 }
 
@@ -223,6 +224,17 @@ std::vector<uint8_t> load_bytes_transposed(const ArrayView& array) {
   std::vector<uint8_t> out(static_cast<size_t>(array.shape[0] * array.shape[1]));
   transpose_strided(static_cast<const uint8_t*>(array.data), array.shape[0], array.shape[1], strides[0], strides[1],
                     out.data(), [](uint8_t v) { return v; });
+  return out;
+}
+
+std::vector<uint32_t> load_words(const ArrayView& array) {
+  const std::vector<int64_t> strides = strides_of(array);
+  std::vector<uint32_t> out;
+  out.reserve(static_cast<size_t>(array.shape[0] * array.shape[1]));
+  const auto* in = static_cast<const uint32_t*>(array.data);
+  for (int64_t r = 0; r < array.shape[0]; ++r) {
+    for (int64_t c = 0; c < array.shape[1]; ++c) out.push_back(in[r * strides[0] + c * strides[1]]);
+  }
   return out;
 }
 
@@ -297,33 +309,38 @@ Array copy_array(ElementType type, std::vector<int64_t> shape, const void* data)
   return array;
 }
 
-Array to_type(const Matrix& m, ElementType type, const char* name) {
-  Array out(type, {m.rows(), m.cols()});
-  for (int64_t i = 0; i < m.size(); ++i) {
-    const float v = m.data()[i];
-    bool held = true;
-    switch (type) {
-      case ElementType::kF16:
-        out.as<uint16_t>()[i] = f32_to_f16(v);
-        held = std::isfinite(f16_to_f32(out.as<uint16_t>()[i]));
-        break;
-      case ElementType::kBF16:
-        out.as<uint16_t>()[i] = f32_to_bf16(v);
-        held = std::isfinite(bf16_to_f32(out.as<uint16_t>()[i]));
-        break;
-      case ElementType::kF64:
-        out.as<double>()[i] = v;
-        break;
-      case ElementType::kF32:
-        out.as<float>()[i] = v;
-        break;
-      default:
-        throw ArgumentError(
-            fmt::format("type: expected float16, bfloat16, float32 or float64, found {}", element_name(type)));
-    }
-    if (!held)
-      throw NumericError(fmt::format("{}: expected values that {} can hold, found {}", name, element_name(type), v));
+Array to_type(const Matrix& m, ElementType type, const char* name, const char* type_name) {
+  if (type != ElementType::kF16 && type != ElementType::kBF16 && type != ElementType::kF32 &&
+      type != ElementType::kF64) {
+    throw ArgumentError(
+        fmt::format("{}: expected float16, bfloat16, float32 or float64, found {}", type_name, element_name(type)));
   }
+  Array out(type, {m.rows(), m.cols()});
+  const int64_t columns = m.cols();
+  parallel_for((m.rows() + kTile - 1) / kTile, [&](int64_t tile) {
+    const int64_t first = tile * kTile;
+    const float* from = m.row(first).data();
+    const int64_t count = (std::min(first + kTile, m.rows()) - first) * columns;
+    const auto require = [&](const auto& holds) {
+      for (int64_t i = 0; i < count; ++i) {
+        if (holds(i)) continue;
+        throw NumericError(
+            fmt::format("{}: expected values that {} can hold, found {}", name, element_name(type), from[i]));
+      }
+    };
+    if (type == ElementType::kF64) {
+      std::copy_n(from, count, out.as<double>() + first * columns);
+    } else if (type == ElementType::kF32) {
+      std::copy_n(from, count, out.as<float>() + first * columns);
+    }
+    if (type == ElementType::kF32 || type == ElementType::kF64)
+      return require([&](int64_t i) { return std::isfinite(from[i]); });
+    uint16_t* to = out.as<uint16_t>() + first * columns;
+    const bool half = type == ElementType::kF16;
+    (half ? kernels().f32_to_f16 : kernels().f32_to_bf16)(from, count, to);
+    const uint16_t exponent = half ? 0x7c00 : 0x7f80;  // of Inf and NaN
+    require([&](int64_t i) { return (to[i] & exponent) != exponent; });
+  });
   return out;
 }
 

@@ -21,7 +21,7 @@ void expect_float(const ArrayView& array, const char* name);
 void expect_type(const ArrayView& array, const char* name, ElementType type);
 // Throws ArgumentError unless group_size is 1 to kMostGroupSize or, with `whole_row`, -1.
 inline constexpr int64_t kMostGroupSize = int64_t{1} << 20;
-void expect_group_size(int64_t group_size, bool whole_row = false);
+void expect_group_size(int64_t group_size, bool whole_row = false, const char* name = "group_size");
 
 // Returns the strides in elements, also those of a row-major array.
 std::vector<int64_t> strides_of(const ArrayView& array);
@@ -33,6 +33,8 @@ Matrix load_transposed(const ArrayView& array, const char* name);          // [a
 std::vector<float> load_vector(const ArrayView& array, const char* name);  // [a]
 // Elements of 8 bits, [a, b] -> [b, a].
 std::vector<uint8_t> load_bytes_transposed(const ArrayView& array);
+// Words of 32 bits, [a, b] -> [a, b].
+std::vector<uint32_t> load_words(const ArrayView& array);
 
 // Expects [B, T, K] or [tokens, K] with at least one token, and returns K.
 int64_t expect_activations(const ArrayView& activations, const char* name);
@@ -44,9 +46,9 @@ int64_t expect_layer(const ArrayView& weights, const ArrayView& activations);
 void for_each_batch(const ArrayView& activations, const char* name,
                     const std::function<void(const float* rows, int64_t count)>& fn);
 
-// The values as `type` (float16, bfloat16, float32 or float64). Throws ArgumentError for another type, NumericError
-// naming `name` for a value that the type cannot hold.
-Array to_type(const Matrix& values, ElementType type, const char* name);
+// The values as `type` (float16, bfloat16, float32 or float64). Throws ArgumentError naming `type_name` for another
+// type, NumericError naming `name` for a value that the type cannot hold.
+Array to_type(const Matrix& values, ElementType type, const char* name, const char* type_name = "type");
 Array copy_array(ElementType type, std::vector<int64_t> shape, const void* data);
 
 }  // namespace metal_marlin

@@ -8,16 +8,12 @@
 #include <numeric>
 
 #include "arrays/array_input.h"
+#include "core/counted.h"
 #include "core/machine.h"
-#include "core/threads.h"
 #include "pack/native.h"
+#include "statistics/statistics.h"
 
 namespace metal_marlin {
-namespace {
-
-constexpr int64_t kRowTile = 64;
-
-}  // namespace
 
 int64_t padded_in_features(int64_t in_features, int64_t group_size) {
   const int64_t unit = group_size % kFp4PerU32 == 0 ? group_size : std::lcm(group_size, int64_t{kFp4PerU32});
@@ -60,45 +56,36 @@ NativeArrays native_arrays(QuantizedTensor t) {
           part("weight.zeros", ElementType::kF16, kept_groups)};
 }
 
-void multiply_columns(Matrix& weight, std::span<const float> scale) {
-  parallel_for((weight.rows() + kRowTile - 1) / kRowTile, [&](int64_t tile) {
-    for (int64_t r = tile * kRowTile; r < std::min((tile + 1) * kRowTile, weight.rows()); ++r) {
-      const std::span<float> row = weight.row(r);
-      for (size_t c = 0; c < row.size(); ++c) row[c] *= scale[c];
-    }
+ActivationStats collect_stats(const ArrayView& activations, bool gram, const Observer& observer) {
+  StatsCollector collector(gram);
+  int64_t seen = 0;
+  for_each_batch(activations, "activations", [&](const float* rows, int64_t count) {
+    report_stage(observer, "statistics", seen, token_count(activations));
+    collector.add(LinearInput::kQkv, rows, count, activations.shape.back());
+    seen += count;
   });
+  return std::move(collector.finish([](LinearInput) { return std::string("activations"); })[0]);
 }
 
-ErrorSums unscaled_error(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale) {
-  const int64_t tiles = (weight.rows() + kRowTile - 1) / kRowTile;
-  std::vector<ErrorSums> parts(static_cast<size_t>(tiles));
-  parallel_for(tiles, [&](int64_t tile) {
-    const int64_t first = tile * kRowTile;
-    const int64_t rows = std::min(kRowTile, weight.rows() - first);
-    std::vector<float> values(static_cast<size_t>(rows * weight.cols()));
-    dequantize_rows(quantized, first, rows, values.data());
-    ErrorSums& part = parts[static_cast<size_t>(tile)];
-    for (int64_t r = 0; r < rows; ++r) {
-      const float* w = weight.row(first + r).data();
-      const float* v = values.data() + r * weight.cols();
-      double error = 0;
-      double size = 0;
-      for (size_t c = 0; c < scale.size(); ++c) {
-        const float e = (v[c] - w[c]) / scale[c];
-        const float u = w[c] / scale[c];
-        error += static_cast<double>(e) * e;
-        size += static_cast<double>(u) * u;
-      }
-      part.error += error;
-      part.weight += size;
-    }
-  });
-  ErrorSums sums;
-  for (const ErrorSums& part : parts) {
-    sums.error += part.error;
-    sums.weight += part.weight;
-  }
-  return sums;
+void require_held_scales(int64_t clamped_groups, const char* name) {
+  if (clamped_groups == 0) return;
+  throw NumericError(
+      fmt::format("{}: expected values whose group scales float16 can hold (at most 65504), found {} that {} it; "
+                  "divide the weights "
+                  "by a constant",
+                  name, counted(clamped_groups, "group"), form_for(clamped_groups, "exceeds", "exceed")));
+}
+
+AWQMeta meta_of(const QuantizedTensor& tensor, const std::string& scheme, const LinearErrors& errors) {
+  AWQMeta meta;
+  meta.in_features = tensor.in_features;
+  meta.out_features = tensor.out_features;
+  meta.group_size = tensor.group_size;
+  meta.padded_in_features = padded_in_features(tensor.in_features, tensor.group_size);
+  meta.scheme = scheme;
+  meta.output_error = errors.output_error;
+  meta.weight_error = errors.weight_error;
+  return meta;
 }
 
 Grid grid_of(const std::string& scheme, int64_t group_size) {

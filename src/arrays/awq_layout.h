@@ -4,9 +4,10 @@
 #include <metal_marlin/awq.h>
 
 #include <cstdint>
-#include <span>
+#include <string>
 
 #include "core/values.h"
+#include "quantize/errors.h"
 
 namespace metal_marlin {
 
@@ -24,14 +25,12 @@ NativeArrays native_arrays(QuantizedTensor tensor);
 // "sym" or "asym"; ArgumentError for another scheme.
 Grid grid_of(const std::string& scheme, int64_t group_size);
 
-// weight[n, k] *= scale[k].
-void multiply_columns(Matrix& weight, std::span<const float> scale);
-struct ErrorSums {
-  double error = 0;  // sum of squares, in units of the unscaled weights
-  double weight = 0;
-};
-// `weight` is scaled by `scale`, as is what `quantized` represents.
-ErrorSums unscaled_error(const Matrix& weight, const QuantizedTensor& quantized, std::span<const float> scale);
+// Mean, max and rms of the argument "activations", and with `gram` the Gram matrix.
+ActivationStats collect_stats(const ArrayView& activations, bool gram, const Observer& observer = {});
+// Throws NumericError naming `name` when the scales of some groups exceed float16.
+void require_held_scales(int64_t clamped_groups, const char* name);
+// What describes the arrays that native_arrays() makes of `tensor`, and its errors.
+AWQMeta meta_of(const QuantizedTensor& tensor, const std::string& scheme, const LinearErrors& errors);
 
 // Reports the stage to the observer, if there is one. Throws Interrupted when it asks to stop.
 void report_stage(const Observer& observer, const char* stage, int64_t done, int64_t total);

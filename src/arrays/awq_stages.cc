@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "arrays/array_input.h"
+#include "arrays/awq_layout.h"
 #include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
@@ -14,12 +15,9 @@
 #include "quantize/errors.h"
 #include "quantize/rtn.h"
 #include "scale/salient.h"
-#include "statistics/statistics.h"
 
 namespace metal_marlin {
 namespace {
-
-constexpr int64_t kLossRows = 256;  // as ScaleSearchOptions::rows
 
 std::vector<float> load_statistic(const ArrayView& array, const char* name, int64_t in_features) {
   expect_float(array, name);
@@ -58,33 +56,29 @@ std::vector<float> infer_statistic(const Matrix& weight, const std::vector<uint8
   return statistic;
 }
 
-// The output error of a candidate on evenly spaced output channels. Their groups have the caller's scales times the
-// growth of their largest weight.
+// The loss of compute_salient_scaling: its callers give the scales of the unscaled weight's groups, so a candidate is
+// rounded with these times the growth of the group's largest weight, where the pipeline makes ranges anew. The output
+// error of evenly spaced output channels.
 class GivenScalesLoss {
  public:
   // scales: [G, N] as [N, G].
   GivenScalesLoss(const Matrix& weight, const Matrix& scales, const Matrix& gram, const Grid& grid)
       : grid_(grid), gram_(gram) {
-    const int64_t count = std::min(kLossRows, weight.rows());
-    sample_ = Matrix(count, weight.cols());
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = i * weight.rows() / count;
-      std::copy_n(weight.row(row).data(), weight.cols(), sample_.row(i).data());
-      scales_.insert(scales_.end(), scales.row(row).begin(), scales.row(row).end());
-    }
+    const Matrix* const weights[] = {&weight};
+    const Matrix* const their_scales[] = {&scales};
+    sample_ = sample_rows(weights, ScaleSearchOptions{}.rows);
+    scales_ = sample_rows(their_scales, ScaleSearchOptions{}.rows);
     extents_ = group_extents(sample_, grid.group_size);
   }
 
   double operator()(std::span<const float> scale) const {
     Matrix scaled = sample_.clone();
-    for (int64_t r = 0; r < scaled.rows(); ++r) {
-      for (int64_t c = 0; c < scaled.cols(); ++c) scaled(r, c) *= scale[static_cast<size_t>(c)];
-    }
+    multiply_columns(scaled, scale);
     const std::vector<Extent> grown = group_extents(scaled, grid_.group_size);
     GroupRanges ranges{scaled.rows(), scaled.cols(), grid_.group_size, {}, {}, {}};
     for (size_t i = 0; i < grown.size(); ++i) {
       const float before = extents_[i].magnitude();
-      const float wanted = before > 0 ? scales_[i] * (grown[i].magnitude() / before) : kLeastScale;
+      const float wanted = before > 0 ? scales_.values()[i] * (grown[i].magnitude() / before) : kLeastScale;
       ranges.scales.push_back(f32_to_f16(std::clamp(wanted, kLeastScale, kLargestScale)));
       ranges.zeros.push_back(static_cast<uint8_t>(grid_.levels() / 2));
     }
@@ -97,7 +91,7 @@ class GivenScalesLoss {
   Grid grid_;
   const Matrix& gram_;
   Matrix sample_;
-  std::vector<float> scales_;
+  Matrix scales_;
   std::vector<Extent> extents_;
 };
 
@@ -107,11 +101,8 @@ Array compute_activation_stats(const ArrayView& activations, const std::string& 
   const ThreadCount thread_count;
   const ActivationMethod statistic = parse_activation_method(method);
   const int64_t width = expect_activations(activations, "activations");
-  StatsCollector collector(false);
-  for_each_batch(activations, "activations",
-                 [&](const float* rows, int64_t count) { collector.add(LinearInput::kQkv, rows, count, width); });
-  const auto stats = collector.finish([](LinearInput) { return std::string("activations"); });
-  return copy_array(ElementType::kF32, {width}, activation_statistic(stats[0], statistic).data());
+  const ActivationStats stats = collect_stats(activations, false);
+  return copy_array(ElementType::kF32, {width}, activation_statistic(stats, statistic).data());
 } catch (...) {
   rethrow_as_error("compute_activation_stats");
 }

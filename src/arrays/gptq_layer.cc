@@ -1,10 +1,10 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/gptq.h>
+#include <metal_marlin/mr_gptq.h>
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <span>
 
 #include "arrays/array_input.h"
@@ -14,7 +14,8 @@
 #include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
-#include "kernels/linear_algebra.h"
+#include "pack/nibble_rows.h"
+#include "quantize/errors.h"
 #include "quantize/gptq.h"
 #include "quantize/group_range.h"
 #include "quantize/rtn.h"
@@ -27,126 +28,72 @@ constexpr float kOffGrid = 0.05f;  // largest distance of a value from the neare
                                    // the largest value by 0.004
 constexpr int64_t kStages = 3;
 
-Grid layer_grid(int bits, int64_t group_size, bool sym) {
+Grid layer_grid(int bits, int64_t group_size, bool sym, const char* group_name = "group_size") {
   if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
     throw ArgumentError(fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
   }
-  expect_group_size(group_size, true);
+  expect_group_size(group_size, true, group_name);
   return {bits, sym, group_size};
 }
 
-// Returns the columns by descending diagonal, ties by index.
-std::vector<int64_t> act_order(const Matrix& h) {
-  std::vector<int64_t> order(static_cast<size_t>(h.rows()));
-  std::iota(order.begin(), order.end(), int64_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return h(a, a) > h(b, b); });
-  return order;
-}
-
-Matrix permute_columns(const Matrix& in, std::span<const int64_t> order) {
-  Matrix out(in.rows(), in.cols());
-  parallel_for((in.rows() + kRows - 1) / kRows, [&](int64_t tile) {
-    for (int64_t r = tile * kRows; r < std::min((tile + 1) * kRows, in.rows()); ++r) {
-      for (int64_t c = 0; c < in.cols(); ++c) out(r, c) = in(r, order[static_cast<size_t>(c)]);
-    }
-  });
-  return out;
-}
-
-Matrix permute_both(const Matrix& in, std::span<const int64_t> order) {
-  const Matrix columns = permute_columns(in, order);
-  Matrix out(in.rows(), in.cols());
-  for (int64_t r = 0; r < in.rows(); ++r) {
-    const std::span<const float> from = columns.row(order[static_cast<size_t>(r)]);
-    std::copy(from.begin(), from.end(), out.row(r).begin());
-  }
-  return out;
-}
-
-void refuse_clamped(const GroupRanges& ranges) {
-  if (ranges.counts.clamped == 0) return;
-  throw NumericError(
-      fmt::format("W: expected values whose group scales float16 can hold (at most 65504), found {} that {} it; "
-                  "divide the weights by a constant",
-                  counted(ranges.counts.clamped, "group"), form_for(ranges.counts.clamped, "exceeds", "exceed")));
-}
-
-// `weight` and q are in the order in which groups are formed; perm gives the original order.
-GPTQResult result_of(const Matrix& weight, const QuantizedTensor& q, std::vector<int64_t> perm, const Matrix* hessian) {
+// Columns of `weight` and q are in the order in which groups are formed; perm gives the original order.
+GPTQResult result_of(const Matrix& weight, const QuantizedTensor& q, std::span<const int32_t> perm,
+                     const Matrix* hessian) {
   GPTQResult result;
   const int64_t n = q.out_features;
   const int64_t k = q.in_features;
   const int64_t groups = q.groups();
+  const LinearErrors errors = linear_errors(weight, q, hessian);
+  result.quantization_error = errors.squared_error;
+  result.total_error = errors.squared_output_error;
+  result.perm.assign(perm.begin(), perm.end());
   result.Q = Array(ElementType::kF32, {n, k});
   result.scales = Array(ElementType::kF32, {groups, n});
   if (!q.symmetric) result.zeros = Array(ElementType::kF32, {groups, n});
-  const int64_t tiles = (n + kRows - 1) / kRows;
-  std::vector<double> squares(static_cast<size_t>(tiles), 0.0);
-  std::vector<double> outputs(static_cast<size_t>(tiles), 0.0);
-  parallel_for(tiles, [&](int64_t tile) {
-    const int64_t first = tile * kRows;
-    const int64_t rows = std::min(kRows, n - first);
-    std::vector<float> values(static_cast<size_t>(rows * k));
-    dequantize_rows(q, first, rows, values.data());
-    for (int64_t r = 0; r < rows; ++r) {
-      float* v = values.data() + r * k;
-      float* to = result.Q.as<float>() + (first + r) * k;
-      const float* w = weight.row(first + r).data();
-      double sum = 0;
-      for (int64_t c = 0; c < k; ++c) {
-        to[perm.empty() ? c : perm[static_cast<size_t>(c)]] = v[c];
-        v[c] -= w[c];
-        sum += static_cast<double>(v[c]) * v[c];
-      }
-      squares[static_cast<size_t>(tile)] += sum;
+  const Matrix values = dequantize(q);
+  parallel_for((n + kRows - 1) / kRows, [&](int64_t tile) {
+    for (int64_t r = tile * kRows; r < std::min((tile + 1) * kRows, n); ++r) {
+      float* to = result.Q.as<float>() + r * k;
+      for (int64_t c = 0; c < k; ++c) to[perm.empty() ? c : perm[static_cast<size_t>(c)]] = values(r, c);
       for (int64_t g = 0; g < groups; ++g) {
-        const auto at = static_cast<size_t>((first + r) * groups + g);
-        result.scales.as<float>()[g * n + first + r] = f16_to_f32(q.scales[at]);
-        if (!q.symmetric) result.zeros.as<float>()[g * n + first + r] = static_cast<float>(q.zeros[at]);
+        const auto at = static_cast<size_t>(r * groups + g);
+        result.scales.as<float>()[g * n + r] = q.scale(at);
+        if (!q.symmetric) result.zeros.as<float>()[g * n + r] = static_cast<float>(q.zeros[at]);
       }
     }
-    if (hessian == nullptr) return;
-    std::vector<float> scratch(static_cast<size_t>(rows * kQuadraticColumns));
-    std::vector<double> forms(static_cast<size_t>(rows));
-    quadratic_rows(values.data(), rows, k, hessian->data(), k, k, scratch.data(), forms.data());
-    for (const double form : forms) outputs[static_cast<size_t>(tile)] += form;
   });
-  result.quantization_error = std::accumulate(squares.begin(), squares.end(), 0.0);
-  result.total_error = hessian == nullptr ? -1.0 : std::max(std::accumulate(outputs.begin(), outputs.end(), 0.0), 0.0);
-  result.perm = std::move(perm);
   return result;
 }
 
-GPTQResult by_hessian(const Matrix& weight, const Matrix& hessian, const Grid& grid, bool actorder, double damp,
+// How columns are rounded, and which form a group.
+enum class Order : uint8_t {
+  kColumns,  // by index, groups of neighbours
+  kStatic,   // by the Hessian's diagonal, groups of neighbours (as in the pipeline)
+  kGrouped   // by the Hessian's diagonal, groups in that order: GPTQResult::perm
+};
+
+GPTQResult by_hessian(Matrix weight, Matrix hessian, const Grid& grid, Order order, double damp, const char* name,
                       const Observer& observer) {
-  std::vector<int64_t> perm;
-  Matrix moved_weight;
-  Matrix moved_hessian;
-  if (actorder) {
-    perm = act_order(hessian);
-    moved_weight = permute_columns(weight, perm);
-    moved_hessian = permute_both(hessian, perm);
-  }
-  const Matrix& w = actorder ? moved_weight : weight;
-  const Matrix& h = actorder ? moved_hessian : hessian;
+  std::vector<int32_t> perm;
+  if (order == Order::kGrouped) perm = sort_columns(weight, hessian);
   report_stage(observer, "search ranges", 0, kStages);
   RangeOptions range;
   range.method = RangeMethod::kGram;
-  const GroupRanges ranges = group_ranges(w, grid, range, &h);
-  refuse_clamped(ranges);
+  const GroupRanges ranges = group_ranges(weight, grid, range, &hessian);
+  require_held_scales(ranges.counts.clamped, name);
   report_stage(observer, "round", 1, kStages);
   GptqOptions options;
-  options.act_order = false;  // the columns stand in their order already
+  options.act_order = order == Order::kStatic;
   options.damping = damp;
-  options.relative_damping = false;
-  const QuantizedTensor q = quantize_gptq(w, make_gptq_factor(h, options), ranges, grid);
+  options.relative_damping = false;  // these functions promise a share of the mean
+  const QuantizedTensor q = quantize_gptq(weight, make_gptq_factor(hessian, options), ranges, grid);
   report_stage(observer, "measure", 2, kStages);
-  return result_of(w, q, std::move(perm), &h);
+  return result_of(weight, q, perm, &hessian);
 }
 
 GPTQResult by_rounding(const Matrix& weight, const Grid& grid, const Matrix* hessian) {
   const GroupRanges ranges = group_ranges(weight, grid);
-  refuse_clamped(ranges);
+  require_held_scales(ranges.counts.clamped, "W");
   return result_of(weight, metal_marlin::quantize_rtn(weight, ranges, grid), {}, hessian);
 }
 
@@ -182,8 +129,10 @@ GPTQResult quantize_layer_gptq(const ArrayView& W, const ArrayView& H, int bits,
   const ThreadCount thread_count;
   const Grid grid = layer_grid(bits, group_size, sym);
   expect_damping(damp, "damp");
-  const Matrix weight = load_weight(W, "W");
-  return by_hessian(weight, load_hessian(H, weight.cols(), "H"), grid, actorder, damp, observer);
+  Matrix weight = load_weight(W, "W");
+  Matrix hessian = load_hessian(H, weight.cols(), "H");
+  return by_hessian(std::move(weight), std::move(hessian), grid, actorder ? Order::kGrouped : Order::kColumns, damp,
+                    "W", observer);
 } catch (...) {
   rethrow_as_error("quantize_layer_gptq");
 }
@@ -200,12 +149,12 @@ GPTQComparison compare_gptq_vs_rtn(const ArrayView& W, const ArrayView& H, int b
                                    const Observer& observer) try {
   const ThreadCount thread_count;
   const Grid grid = layer_grid(bits, group_size, true);
-  const Matrix weight = load_weight(W, "W");
-  const Matrix hessian = load_hessian(H, weight.cols(), "H");
-  const GPTQResult rtn = by_rounding(weight, grid, &hessian);
-  const GPTQResult gptq = by_hessian(weight, hessian, grid, true, 0.01, observer);
-  GPTQComparison out;
+  Matrix weight = load_weight(W, "W");
+  Matrix hessian = load_hessian(H, weight.cols(), "H");
   const auto size = static_cast<double>(weight.size());
+  const GPTQResult rtn = by_rounding(weight, grid, &hessian);
+  const GPTQResult gptq = by_hessian(std::move(weight), std::move(hessian), grid, Order::kGrouped, 0.01, "W", observer);
+  GPTQComparison out;
   out.rtn_mse = rtn.quantization_error / size;
   out.gptq_mse = gptq.quantization_error / size;
   out.rtn_total_error = rtn.total_error;
@@ -257,14 +206,13 @@ PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std
     out.zeros.as<uint16_t>()[i] = f32_to_f16(z - 8);
   }
   const std::vector<int64_t> group_of = groups_of(perm, k, group);
-  const int64_t words = (k + 7) / 8;
+  std::vector<uint8_t> codes(static_cast<size_t>(n * k));
   parallel_for((n + kRows - 1) / kRows, [&](int64_t tile) {
     for (int64_t r = tile * kRows; r < std::min((tile + 1) * kRows, n); ++r) {
-      for (int64_t c = 0; c < words * 8; ++c) {
-        const int64_t g = group_of[static_cast<size_t>(std::min(c, k - 1))];
+      for (int64_t c = 0; c < k; ++c) {
+        const int64_t g = group_of[static_cast<size_t>(c)];
         const float zero = offsets(g, r);
-        // Columns that pad K stand for weights of 0.
-        const float wanted = (c < k ? values(r, c) / steps(g, r) : 0.0f) + zero;
+        const float wanted = values(r, c) / steps(g, r) + zero;
         const float code = std::rint(wanted);
         if (!(code >= 0 && code <= 15) || std::fabs(wanted - code) > kOffGrid) {
           throw ArgumentError(
@@ -273,10 +221,14 @@ PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std
                           "zero {}; are scales, group_size and perm those of Q?",
                           values(r, c), r, c, steps(g, r), zero));
         }
-        out.packed.as<uint32_t>()[r * words + c / 8] |= static_cast<uint32_t>(code) << (4 * (c % 8));
+        codes[static_cast<size_t>(r * k + c)] = static_cast<uint8_t>(code);
       }
     }
   });
+  // Columns that pad K stand for weights of 0 in the group of the last column.
+  std::vector<uint8_t> padding(static_cast<size_t>(n));
+  for (int64_t r = 0; r < n; ++r) padding[static_cast<size_t>(r)] = static_cast<uint8_t>(offsets(group_of.back(), r));
+  pack_nibble_rows(codes.data(), n, k, padding, out.packed.as<uint32_t>());
   return out;
 } catch (...) {
   rethrow_as_error("pack_gptq_int4");
@@ -293,6 +245,20 @@ GPTQResult GPTQQuantizer::quantize_weight(const ArrayView& W, const ArrayView& H
   return quantize_layer_gptq(W, H, bits_, group_size_, sym_, actorder_, damp_, observer);
 } catch (...) {
   rethrow_as_error("quantize_weight");
+}
+
+GPTQMetal::Quantized GPTQMetal::quantize_weight_gptq(const ArrayView& weight, const ArrayView& H, int bits,
+                                                     int64_t blocksize, double percdamp) const try {
+  const ThreadCount thread_count;
+  const Grid grid = layer_grid(bits, blocksize, true, "blocksize");
+  expect_damping(percdamp, "percdamp");
+  Matrix w = load_weight(weight, "weight");
+  Matrix h = load_hessian(H, w.cols(), "H");
+  GPTQResult r = by_hessian(std::move(w), std::move(h), grid, Order::kStatic, percdamp, "weight", {});
+  Array zeros(ElementType::kF32, r.scales.shape);
+  return {std::move(r.Q), std::move(r.scales), std::move(zeros)};
+} catch (...) {
+  rethrow_as_error("quantize_weight_gptq");
 }
 
 }  // namespace metal_marlin

@@ -1,4 +1,4 @@
-// HessianCollector and GPTQMetal.
+// HessianCollector and what GPTQMetal does with Hessians.
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/gptq.h>
@@ -16,8 +16,6 @@
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
-#include "quantize/gptq.h"
-#include "quantize/group_range.h"
 
 namespace metal_marlin {
 namespace {
@@ -230,44 +228,6 @@ Array GPTQMetal::cholesky_decompose(const ArrayView& H, double regularization) c
   return out;
 } catch (...) {
   rethrow_as_error("cholesky_decompose");
-}
-
-GPTQMetal::Quantized GPTQMetal::quantize_weight_gptq(const ArrayView& weight, const ArrayView& H, int bits,
-                                                     int64_t blocksize, double percdamp) const try {
-  const ThreadCount thread_count;
-  if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
-    throw ArgumentError(fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
-  if (blocksize != -1 && (blocksize < 1 || blocksize > kMostGroupSize)) {
-    throw ArgumentError(
-        fmt::format("blocksize: expected 1 to {}, or -1 for one group per row, found {}", kMostGroupSize, blocksize));
-  }
-  expect_damping(percdamp, "percdamp");
-  const Matrix w = load_weight(weight, "weight");
-  const Matrix h = load_hessian(H, w.cols(), "H");
-  const Grid grid{bits, true, blocksize};
-  RangeOptions range;
-  range.method = RangeMethod::kGram;
-  const GroupRanges ranges = group_ranges(w, grid, range, &h);
-  if (ranges.counts.clamped > 0) {
-    throw NumericError(
-        fmt::format("weight: expected values whose group scales float16 can hold (at most 65504), found {} that {} it",
-                    counted(ranges.counts.clamped, "group"), form_for(ranges.counts.clamped, "exceeds", "exceed")));
-  }
-  GptqOptions options;
-  options.damping = percdamp;
-  options.relative_damping = false;
-  const QuantizedTensor q = quantize_gptq(w, make_gptq_factor(h, options), ranges, grid);
-  const int64_t groups = q.groups();
-  Quantized out{Array(ElementType::kF32, {w.rows(), w.cols()}), Array(ElementType::kF32, {groups, w.rows()}),
-                Array(ElementType::kF32, {groups, w.rows()})};
-  dequantize_rows(q, 0, w.rows(), out.weight.as<float>());
-  for (int64_t r = 0; r < w.rows(); ++r) {
-    for (int64_t g = 0; g < groups; ++g)
-      out.scales.as<float>()[g * w.rows() + r] = f16_to_f32(q.scales[static_cast<size_t>(r * groups + g)]);
-  }
-  return out;
-} catch (...) {
-  rethrow_as_error("quantize_weight_gptq");
 }
 
 }  // namespace metal_marlin

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <vector>
 
 #include "arrays/array_input.h"
@@ -17,7 +16,6 @@ namespace {
 
 constexpr double kAsymmetry =
     1e-4;  // largest |H_ij - H_ji| relative to the diagonal; allows for other programs' rounding to float32
-constexpr int64_t kRows = 64;     // rows of a tile
 constexpr int64_t kTokens = 512;  // tokens of one product in float64
 constexpr int64_t kTile = 256;    // columns of a tile of the Hessian
 
@@ -76,21 +74,6 @@ Array sum_of_products(const ArrayView& activations, double factor, const char* n
 
 void expect_damping(double damping, const char* name) {
   if (!(damping >= 0 && damping <= 1)) throw ArgumentError(fmt::format("{}: expected 0 to 1, found {}", name, damping));
-}
-
-double hessian_form(const Matrix& m, const Matrix& hessian) {
-  const int64_t tiles = (m.rows() + kRows - 1) / kRows;
-  std::vector<double> sums(static_cast<size_t>(tiles), 0.0);
-  parallel_for(tiles, [&](int64_t tile) {
-    const int64_t first = tile * kRows;
-    const int64_t rows = std::min(kRows, m.rows() - first);
-    std::vector<float> scratch(static_cast<size_t>(rows * kQuadraticColumns));
-    std::vector<double> forms(static_cast<size_t>(rows));
-    quadratic_rows(m.row(first).data(), rows, m.cols(), hessian.data(), hessian.cols(), m.cols(), scratch.data(),
-                   forms.data());
-    sums[static_cast<size_t>(tile)] = std::accumulate(forms.begin(), forms.end(), 0.0);
-  });
-  return std::max(std::accumulate(sums.begin(), sums.end(), 0.0), 0.0);
 }
 
 }  // namespace metal_marlin

@@ -1,4 +1,4 @@
-// Reads the Hessians of callers and computes a layer's errors from them.
+// Reads the Hessians of callers and makes those of activations.
 #pragma once
 
 #include <metal_marlin/array.h>
@@ -18,8 +18,5 @@ Matrix load_hessian(const ArrayView& array, int64_t k, const char* name);
 Array sum_of_products(const ArrayView& activations, double factor, const char* name);
 // Throws ArgumentError unless damping is 0 to 1.
 void expect_damping(double damping, const char* name);
-
-// tr(M H M^T) for M [n, k], H [k, k] symmetric.
-double hessian_form(const Matrix& m, const Matrix& hessian);
 
 }  // namespace metal_marlin

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <utility>
 
 #include "arrays/array_input.h"
@@ -15,6 +14,8 @@
 #include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
+#include "quantize/errors.h"
+#include "mixed/knapsack.h"
 
 namespace metal_marlin {
 namespace {
@@ -61,42 +62,44 @@ bool one_of(const std::string& part, std::initializer_list<const char*> names) {
   return std::any_of(names.begin(), names.end(), [&](const char* n) { return part == n; });
 }
 
-struct Step {
-  double bits;
-  double loss;
-  size_t cost;  // index into costs
+// The costs of a layer that are known, as options of the choice.
+struct LayerOptions {
+  std::vector<size_t> costs;  // index into LayerSensitivity::costs
+  std::vector<double> bits;   // of all weights of the layer
+  KnapsackItem item;          // the costs of its options are not set yet
 };
 
-// Returns the lower convex hull of the costs: steps with ascending bits, each with less loss than the one before and
-// less gain per bit.
-std::vector<Step> lower_hull(const LayerSensitivity& layer, CostMeasure measure) {
-  std::vector<Step> all;
+LayerOptions options_of(const LayerSensitivity& layer, CostMeasure measure) {
+  if (layer.weights < 1) {
+    throw ArgumentError(
+        fmt::format("profile: expected the number of weights of layer \"{}\", found {}", layer.name, layer.weights));
+  }
+  LayerOptions out;
   for (size_t i = 0; i < layer.costs.size(); ++i) {
     const PrecisionCost& c = layer.costs[i];
     const double value = measure == CostMeasure::kKl ? c.kl : c.output_error;
-    if (!(value >= 0 && std::isfinite(value))) continue;
-    all.push_back(
-        {bits_per_weight(c.config, layer.in_features), measure == CostMeasure::kKl ? value : value * value, i});
+    const double loss = measure == CostMeasure::kKl ? value : value * value;
+    if (!(value >= 0 && std::isfinite(loss))) continue;
+    out.costs.push_back(i);
+    out.bits.push_back(bits_per_weight(c.config, layer.in_features) * static_cast<double>(layer.weights));
+    out.item.options.push_back({0, loss});
   }
-  if (all.empty()) {
+  if (out.costs.empty()) {
     throw ArgumentError(fmt::format("profile: expected costs with {} of layer \"{}\", found none",
                                     measure == CostMeasure::kKl ? "a KL divergence" : "an output error", layer.name));
   }
-  std::stable_sort(all.begin(), all.end(),
-                   [](const Step& a, const Step& b) { return std::pair(a.bits, a.loss) < std::pair(b.bits, b.loss); });
-  std::vector<Step> hull;
-  for (const Step& s : all) {
-    if (!hull.empty() && s.loss >= hull.back().loss) continue;
-    while (hull.size() > 1) {
-      const Step& a = hull[hull.size() - 2];
-      const Step& b = hull.back();
-      if ((a.loss - b.loss) * (s.bits - b.bits) > (b.loss - s.loss) * (b.bits - a.bits)) break;
-      hull.pop_back();
-    }
-    hull.push_back(s);
-  }
-  return hull;
+  return out;
 }
+
+// Bits as integers. A group's share of its scale may be a fraction of a bit, so the unit is 2^-50 of all bits.
+class BitUnits {
+ public:
+  explicit BitUnits(double all_bits) { std::frexp(all_bits, &exponent_); }
+  uint64_t operator()(double bits) const { return static_cast<uint64_t>(std::ldexp(bits, 50 - exponent_)); }
+
+ private:
+  int exponent_ = 0;
+};
 
 }  // namespace
 
@@ -182,15 +185,10 @@ LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& 
   for (const float w : weight.values()) out.weight_variance += (w - mean) * (w - mean) / count;
   const double limit = 3 * std::sqrt(out.weight_variance);
   for (const float w : weight.values()) out.outlier_ratio += std::fabs(w - mean) > limit ? 1 / count : 0;
-  const double whole = hessian_form(weight, hessian);
   for (const Precision p : {Precision::kINT3, Precision::kINT4, Precision::kFP4, Precision::kNF4, Precision::kINT8}) {
     PrecisionCost cost{{p, group_size, true}};
     const Array values = quantize_values(W, cost.config, H, observer);
-    Matrix error(weight.rows(), weight.cols());
-    for (int64_t i = 0; i < weight.size(); ++i) error.data()[i] = values.as<float>()[i] - weight.data()[i];
-    const double lost = hessian_form(error, hessian);
-    cost.output_error =
-        whole > 0 ? std::sqrt(lost / whole) : (lost > 0 ? std::numeric_limits<double>::infinity() : 0.0);
+    cost.output_error = value_errors(weight, load_matrix(values, "values"), &hessian).output_error;
     out.costs.push_back(cost);
   }
   return out;
@@ -258,7 +256,7 @@ std::string layer_role(const std::string& name) try {
   if (one_of(last, {"lm_head", "embed_out"})) return "lm_head";
   if (any({"shared_expert", "shared_experts"})) return "moe_shared_expert";
   if (any({"experts"})) return "moe_experts";
-  if (one_of(last, {"router", "gate", "shared_expert_gate"})) return "moe_router";
+  if (any({"router"}) || one_of(last, {"gate", "shared_expert_gate"})) return "moe_router";
   if (one_of(last, {"q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value", "wqkv", "wq", "wk", "wv"}))
     return "attention_qkv";
   if (one_of(last, {"o_proj", "out_proj", "wo"})) return "attention_out";
@@ -299,51 +297,32 @@ std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& p
   if (!(target_bits > 0 && std::isfinite(target_bits))) {
     throw ArgumentError(fmt::format("target_bits: expected a finite number above 0, found {}", target_bits));
   }
-  std::vector<std::vector<Step>> hulls;
+  std::vector<LayerOptions> layers;
   double weights = 0;
-  double bits = 0;
+  double least = 0;
+  double most = 0;
   for (const LayerSensitivity& layer : profile) {
-    if (layer.weights < 1)
-      throw ArgumentError(
-          fmt::format("profile: expected the number of weights of layer \"{}\", found {}", layer.name, layer.weights));
-    hulls.push_back(lower_hull(layer, measure));
+    const LayerOptions& options = layers.emplace_back(options_of(layer, measure));
     weights += static_cast<double>(layer.weights);
-    bits += static_cast<double>(layer.weights) * hulls.back().front().bits;
+    least += *std::min_element(options.bits.begin(), options.bits.end());
+    most += *std::max_element(options.bits.begin(), options.bits.end());
   }
   const double allowed = target_bits * weights * (1 + 1e-12);  // sums of fractions
-  if (bits > allowed) {
+  if (least > allowed) {
     throw ArgumentError(
         fmt::format("target_bits: expected at least {:.6g}, what the cheapest precisions need, found {}",
-                    bits / weights, target_bits));
+                    least / weights, target_bits));
   }
-  std::vector<size_t> at(profile.size(), 0);
-  std::vector<bool> closed(profile.size(), false);
-  for (;;) {
-    double best = 0;
-    size_t layer = profile.size();
-    for (size_t i = 0; i < profile.size(); ++i) {
-      if (closed[i] || at[i] + 1 >= hulls[i].size()) continue;
-      const Step& here = hulls[i][at[i]];
-      const Step& next = hulls[i][at[i] + 1];
-      const double gain = (here.loss - next.loss) / ((next.bits - here.bits) * static_cast<double>(profile[i].weights));
-      if (gain > best) {
-        best = gain;
-        layer = i;
-      }
-    }
-    if (layer == profile.size()) break;
-    const double more =
-        (hulls[layer][at[layer] + 1].bits - hulls[layer][at[layer]].bits) * static_cast<double>(profile[layer].weights);
-    if (bits + more > allowed) {
-      closed[layer] = true;  // smaller steps of others may still fit
-      continue;
-    }
-    bits += more;
-    ++at[layer];
+  const BitUnits units(most);
+  std::vector<KnapsackItem> items;
+  for (LayerOptions& layer : layers) {
+    for (size_t i = 0; i < layer.bits.size(); ++i) layer.item.options[i].cost = units(layer.bits[i]);
+    items.push_back(std::move(layer.item));
   }
+  const KnapsackChoice choice = least_loss(items, units(std::min(allowed, most))).value();
   std::vector<LayerQuantConfig> chosen;
   for (size_t i = 0; i < profile.size(); ++i) {
-    const LayerQuantConfig& config = profile[i].costs[hulls[i][at[i]].cost].config;
+    const LayerQuantConfig& config = profile[i].costs[layers[i].costs[choice.options[i]]].config;
     profile[i].recommended_bits = precision_bits(config.precision);
     profile[i].recommended_format = precision_name(config.precision);
     chosen.push_back(config);

@@ -5,24 +5,29 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <utility>
 
 #include "arrays/array_input.h"
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
 #include "core/border.h"
-#include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
-#include "quantize/hadamard.h"
+#include "pack/group_arrays.h"
+#include "pack/nibble_rows.h"
+#include "quantize/errors.h"
+#include "kernels/hadamard.h"
 #include "quantize/levels.h"
 
 namespace metal_marlin {
 namespace {
 
 constexpr int64_t kStages = 3;
-constexpr int64_t kPerWord = 8;
+
+// Words of a row of codes.
+int64_t words_for(int64_t codes) {
+  return codes / kFp4PerU32 + (codes % kFp4PerU32 == 0 ? 0 : 1);
+}
 
 constexpr std::array<std::pair<const char*, LevelRange>, 4> kScaleMethods = {{{"maxabs", LevelRange::kMaxabs},
                                                                               {"mse_grid", LevelRange::kMse},
@@ -67,12 +72,7 @@ LevelTensor round_layer(const Matrix& weight, const Matrix* hessian, const Round
   const LevelTable& table = table_of(how.format);
   report_stage(observer, "search scales", 0, kStages);
   const LevelScales scales = level_scales(weight, table, how.group_size, how.range, hessian);
-  if (scales.clamped > 0) {
-    throw NumericError(
-        fmt::format("{}: expected values whose group scales float16 can hold (at most 65504), found {} that {} it; "
-                    "divide the weights by a constant",
-                    name, counted(scales.clamped, "group"), form_for(scales.clamped, "exceeds", "exceed")));
-  }
+  require_held_scales(scales.clamped, name);
   report_stage(observer, "round", 1, kStages);
   if (hessian == nullptr) return round_to_levels(weight, scales, table);
   GptqOptions options;
@@ -80,30 +80,6 @@ LevelTensor round_layer(const Matrix& weight, const Matrix* hessian, const Round
   options.damping = how.damping;
   options.relative_damping = false;
   return gptq_to_levels(weight, make_gptq_factor(*hessian, options), scales, table);
-}
-
-struct Errors {
-  double squares = 0;
-  double largest = 0;
-  double weights = 0;  // sum of their squares
-  double output = -1;
-};
-
-// Turns `rounded` into the errors.
-Errors errors_of(const Matrix& weight, Matrix& rounded, const Matrix* hessian) {
-  Errors out;
-  for (int64_t i = 0; i < weight.size(); ++i) {
-    float& e = rounded.data()[i];
-    e -= weight.data()[i];
-    out.squares += static_cast<double>(e) * e;
-    out.weights += static_cast<double>(weight.data()[i]) * weight.data()[i];
-    out.largest = std::max(out.largest, std::fabs(static_cast<double>(e)));
-  }
-  if (hessian == nullptr) return out;
-  const double error = hessian_form(rounded, *hessian);
-  const double whole = hessian_form(weight, *hessian);
-  out.output = whole > 0 ? std::sqrt(error / whole) : (error > 0 ? std::numeric_limits<double>::infinity() : 0.0);
-  return out;
 }
 
 double excess_kurtosis(const Matrix& weight) {
@@ -124,10 +100,6 @@ double excess_kurtosis(const Matrix& weight) {
 void expect_words(const ArrayView& packed) {
   expect_type(packed, "packed", ElementType::kU32);
   expect_shape(packed, "packed", {-1, -1}, "[rows, words]");
-}
-
-uint32_t word_at(const ArrayView& packed, const std::vector<int64_t>& strides, int64_t row, int64_t column) {
-  return static_cast<const uint32_t*>(packed.data)[row * strides[0] + column * strides[1]];
 }
 
 // Converts scales [groups, rows] or [rows, groups] to float16 bits [rows, groups].
@@ -204,24 +176,17 @@ FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::o
   const int64_t n = q.out_features;
   const int64_t k = q.in_features;
   const int64_t groups = q.groups();
-  const int64_t words = (n + kPerWord - 1) / kPerWord;
   FP4GPTQResult out;
-  out.packed = Array(ElementType::kU32, {k, words});
-  out.scales = Array(ElementType::kF16, {groups, n});
   out.quant_indices = Array(ElementType::kI8, {k, n});
-  for (int64_t r = 0; r < n; ++r) {
-    for (int64_t c = 0; c < k; ++c) {
-      const uint8_t code = q.codes[static_cast<size_t>(r * k + c)];
-      out.packed.as<uint32_t>()[c * words + r / kPerWord] |= static_cast<uint32_t>(code) << (4 * (r % kPerWord));
-      out.quant_indices.as<int8_t>()[c * n + r] = static_cast<int8_t>(code);
-    }
-    for (int64_t g = 0; g < groups; ++g)
-      out.scales.as<uint16_t>()[g * n + r] = q.scales[static_cast<size_t>(r * groups + g)];
-  }
-  Matrix rounded = dequantize(q, fp4_levels());
-  const Errors errors = errors_of(weight, rounded, H ? &hessian : nullptr);
-  out.mse = errors.squares / static_cast<double>(weight.size());
-  out.output_error = errors.output;
+  auto* codes = out.quant_indices.as<uint8_t>();
+  transpose_array(q.codes.data(), n, k, codes);
+  out.packed = Array(ElementType::kU32, {k, words_for(n)});
+  pack_nibble_rows(codes, k, n, {}, out.packed.as<uint32_t>());
+  out.scales = Array(ElementType::kF16, {groups, n});
+  transpose_array(q.scales.data(), n, groups, out.scales.as<uint16_t>());
+  const ValueErrors errors = value_errors(weight, dequantize(q, fp4_levels()), H ? &hessian : nullptr);
+  out.mse = errors.squared_error / static_cast<double>(weight.size());
+  out.output_error = errors.output_error;
   out.in_features = k;
   out.out_features = n;
   out.group_size = q.group_size;
@@ -236,19 +201,15 @@ Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int6
   expect_words(packed);
   expect_group_size(group_size, true);
   const int64_t k = packed.shape[0];
-  if (out_features < 1 || (out_features + kPerWord - 1) / kPerWord != packed.shape[1]) {
+  if (out_features < 1 || words_for(out_features) != packed.shape[1]) {
     throw ArgumentError(fmt::format("packed: expected [K, ceil(N / 8)] words for N = {}, found [{}, {}]", out_features,
                                     k, packed.shape[1]));
   }
   LevelTensor q{out_features, k, group_size == -1 ? k : std::min(group_size, k), {}, {}};
   q.scales = load_scales(scales, out_features, q.groups(), true);
   q.codes.resize(static_cast<size_t>(out_features * k));
-  const std::vector<int64_t> strides = strides_of(packed);
-  for (int64_t r = 0; r < out_features; ++r) {
-    for (int64_t c = 0; c < k; ++c) {
-      q.codes[static_cast<size_t>(r * k + c)] = word_at(packed, strides, c, r / kPerWord) >> (4 * (r % kPerWord)) & 15u;
-    }
-  }
+  const std::vector<uint8_t> codes = unpack_nibble_rows(load_words(packed).data(), k, out_features);
+  transpose_array(codes.data(), k, out_features, q.codes.data());
   return to_type(dequantize(q, fp4_levels()), type, "scales");
 } catch (...) {
   rethrow_as_error("dequantize_fp4_gptq");
@@ -300,16 +261,10 @@ MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std
   report_stage(observer, "measure", 2, kStages);
   const int64_t n = q.out_features;
   const int64_t k = q.in_features;
-  const int64_t words = (k + kPerWord - 1) / kPerWord;
   const LevelTable& table = table_of(format_);
-  const uint8_t zero = code_of_zero(table);
-  out.packed = Array(ElementType::kU32, {n, words});
-  for (int64_t r = 0; r < n; ++r) {
-    for (int64_t c = 0; c < words * kPerWord; ++c) {
-      const uint8_t code = c < k ? q.codes[static_cast<size_t>(r * k + c)] : zero;
-      out.packed.as<uint32_t>()[r * words + c / kPerWord] |= static_cast<uint32_t>(code) << (4 * (c % kPerWord));
-    }
-  }
+  out.packed = Array(ElementType::kU32, {n, words_for(k)});
+  pack_nibble_rows(q.codes.data(), n, k, std::vector<uint8_t>(static_cast<size_t>(n), code_of_zero(table)),
+                   out.packed.as<uint32_t>());
   out.scales = copy_array(ElementType::kF16, {n, q.groups()}, q.scales.data());
   out.format = format_;
   out.in_features = k;
@@ -318,11 +273,11 @@ MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std
   out.hadamard_block_size = rotate ? hadamard_block_size_ : 0;
   Matrix rounded = dequantize(q, table);
   if (rotate) rotate_columns(rounded, hadamard_block_size_);
-  const Errors errors = errors_of(weight, rounded, hessian ? &h : nullptr);
-  out.rmse = std::sqrt(errors.squares / static_cast<double>(weight.size()));
-  out.max_error = errors.largest;
-  if (errors.weights > 0) out.relative_error = std::sqrt(errors.squares / errors.weights);
-  out.output_error = errors.output;
+  const ValueErrors errors = value_errors(weight, rounded, hessian ? &h : nullptr);
+  out.rmse = std::sqrt(errors.squared_error / static_cast<double>(weight.size()));
+  out.max_error = errors.largest_error;
+  out.relative_error = errors.weight_error;
+  out.output_error = errors.output_error;
   return out;
 } catch (...) {
   rethrow_as_error("quantize_layer");
@@ -335,21 +290,14 @@ Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, Quant
   expect_words(packed);
   expect_group_size(group_size, true);
   const int64_t n = packed.shape[0];
-  if (in_features < 1 || (in_features + kPerWord - 1) / kPerWord != packed.shape[1]) {
+  if (in_features < 1 || words_for(in_features) != packed.shape[1]) {
     throw ArgumentError(fmt::format("packed: expected [N, ceil(K / 8)] words for K = {}, found [{}, {}]", in_features,
                                     n, packed.shape[1]));
   }
   if (hadamard_block_size != 0) hadamard_blocks(in_features, hadamard_block_size);
   LevelTensor q{n, in_features, group_size == -1 ? in_features : std::min(group_size, in_features), {}, {}};
   q.scales = load_scales(scales, n, q.groups(), false);
-  q.codes.resize(static_cast<size_t>(n * in_features));
-  const std::vector<int64_t> strides = strides_of(packed);
-  for (int64_t r = 0; r < n; ++r) {
-    for (int64_t c = 0; c < in_features; ++c) {
-      q.codes[static_cast<size_t>(r * in_features + c)] =
-          word_at(packed, strides, r, c / kPerWord) >> (4 * (c % kPerWord)) & 15u;
-    }
-  }
+  q.codes = unpack_nibble_rows(load_words(packed).data(), n, in_features);
   Matrix values = dequantize(q, table_of(format));
   if (hadamard_block_size != 0 && original_basis) rotate_columns(values, hadamard_block_size);
   return to_type(values, type, "scales");

@@ -11,7 +11,6 @@
 #include "arrays/awq_layout.h"
 #include "arrays/hessian.h"
 #include "core/border.h"
-#include "core/counted.h"
 #include "core/enum_names.h"
 #include "core/half.h"
 #include "core/threads.h"
@@ -107,12 +106,7 @@ class MatrixQuantizer {
     const RoundingChoice choice = choose();
     report_stage(observer_, "round", 3, kStages);
     const GroupRanges ranges = ranges_of(weight_, stats_.all.gram);
-    if (ranges.counts.clamped > 0) {
-      throw NumericError(fmt::format(
-          "weight: expected values whose group scales float16 can hold (at most 65504), found {} that {} it; "
-          "divide the weight by a constant",
-          counted(ranges.counts.clamped, "group"), form_for(ranges.counts.clamped, "exceeds", "exceed")));
-    }
+    require_held_scales(ranges.counts.clamped, "weight");
     LinearRecord record;
     const QuantizedTensor q = round(choice, ranges, record);
     result_.damping = record.damping.value_or(0);
@@ -174,10 +168,10 @@ class MatrixQuantizer {
   }
 
   void measure(const QuantizedTensor& q) {
-    const ErrorSums sums = unscaled_error(weight_, q, scale_);
-    result_.weight_error = sums.weight > 0 ? std::sqrt(sums.error / sums.weight) : 0;
     const Matrix& gram = stats_.plain_gram.empty() ? stats_.all.gram : stats_.plain_gram;
-    if (!gram.empty()) result_.output_error = linear_errors(weight_, q, &gram).output_error;
+    const LinearErrors errors = linear_errors(weight_, q, gram.empty() ? nullptr : &gram, scale_);
+    result_.weight_error = errors.weight_error;
+    if (!gram.empty()) result_.output_error = errors.output_error;
   }
 
   void store(const QuantizedTensor& q) {

@@ -2,14 +2,13 @@
 #include <metal_marlin/awq.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/inspect.h>
+#include <metal_marlin/mixed_precision.h>
 #include <metal_marlin/quantize.h>
 
-#include <version_text.h>
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "arrays/array_input.h"
@@ -23,12 +22,12 @@
 #include "formats/npz.h"
 #include "formats/safetensors.h"
 #include "scale/search.h"
+#include "write/format_writers.h"
 
 namespace metal_marlin {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 struct Job {
   const std::string& model;
@@ -123,16 +122,16 @@ std::string refusal(const TensorView& t, const NpzFile& npz, int64_t group_size,
   for (const char* part : {"embed", "norm", "bias", "lm_head"}) {
     if (contains(lower, part)) return fmt::format("its name contains \"{}\"", part);
   }
-  if (lower.ends_with(".gate.weight") || contains(lower, "router")) return "a router";
+  if (layer_role(t.name) == "moe_router" || contains(lower, "router")) return "a router";
   if (t.shape.size() != 2) return fmt::format("expected a matrix, found {}", shape_string(t.shape));
   if (t.dtype != DType::kF16 && t.dtype != DType::kBF16 && t.dtype != DType::kF32 && t.dtype != DType::kF64) {
     return fmt::format("stored as {}", dtype_name(t.dtype));
   }
   if (t.shape[0] < 1 || t.shape[1] < 1) return "empty";
   warn = true;
-  if (t.shape[1] % kFp4PerU32 != 0 || t.shape[1] % group_size != 0) {
-    return fmt::format("{}: in_features {} is no multiple of 8 and of the group size {}", t.name, t.shape[1],
-                       group_size);
+  if (const std::string unfit = NativeWriter().refusal(t.shape[0], t.shape[1], group_size, kAwqQuantBits);
+      !unfit.empty()) {
+    return fmt::format("{}: {}", t.name, unfit);
   }
   const std::string key = activation_key(npz, t.name);
   if (key.empty()) return fmt::format("Missing activations for {}", t.name);
@@ -153,7 +152,10 @@ class FileQuantizer {
     note(job_.observer, fmt::format("Processing: {}", path.filename().string()));
     const SafetensorsFile file(path.string());
     std::vector<TensorInfo> infos;
-    json tensors = json::object();
+    CheckpointPlan plan;
+    plan.group_size = job_.group_size;
+    plan.symmetric = job_.scheme == "sym";
+    std::set<std::string> quantized;
     for (const TensorView& t : file.tensors()) {
       bool warn = false;
       const std::string reason = refusal(t, npz_, job_.group_size, warn);
@@ -165,21 +167,25 @@ class FileQuantizer {
         weights_ += static_cast<double>(t.elements());
         continue;
       }
-      const int64_t k = t.shape[1];
-      const int64_t n = t.shape[0];
-      infos.push_back({t.name, DType::kU32, {k / kFp4PerU32, n}});
-      infos.push_back({t.name + ".scales", DType::kF16, {k / job_.group_size, n}});
-      infos.push_back({t.name + ".zeros", DType::kF16, {k / job_.group_size, n}});
-      infos.push_back({t.name + ".q_scale", DType::kF16, {k}});
-      tensors[t.name] = {{"in_features", k}, {"out_features", n}, {"q_scale", "stored"}};
+      QuantizedLinear& linear = plan.quantized.emplace_back();
+      linear.name = t.name;
+      linear.out_features = t.shape[0];
+      linear.in_features = t.shape[1];
+      linear.group_size = job_.group_size;
+      for (TensorInfo& part : native_parts(linear, true)) {
+        part.name = t.name + part.name.substr(std::string("weight").size());
+        infos.push_back(std::move(part));
+      }
+      quantized.insert(t.name);
     }
     std::string name = path.filename().string();
     name.resize(name.size() - std::string(".safetensors").size());
-    SafetensorsWriter writer((fs::path(job_.output) / (name + ".awq.safetensors")).string(), infos, metadata(tensors));
+    SafetensorsWriter writer((fs::path(job_.output) / (name + ".awq.safetensors")).string(), infos,
+                             native_metadata(plan, true));
     const auto order = writer.order();
     for (const TensorInfo& info : order) {
       const TensorView* source = file.find(info.name);
-      if (source != nullptr && !tensors.contains(info.name)) {
+      if (source != nullptr && !quantized.contains(info.name)) {
         writer.write(info.name, source->bytes);
         file.release(*source);
         continue;
@@ -198,20 +204,6 @@ class FileQuantizer {
   }
 
  private:
-  std::map<std::string, std::string> metadata(const json& tensors) const {
-    return {{"format", "pt"},
-            {"quant_type", stats_.quant_type},
-            {"metal_marlin.version", "1"},
-            {"metal_marlin.bits", "4"},
-            {"metal_marlin.group_size", std::to_string(job_.group_size)},
-            {"metal_marlin.symmetric", job_.scheme == "sym" ? "true" : "false"},
-            {"metal_marlin.nibble_offset", "8"},
-            {"metal_marlin.q_scale_axis", "in"},
-            {"metal_marlin.zeros", "zero_point_minus_8"},
-            {"metal_marlin.producer", "metal-marlin " METAL_MARLIN_VERSION},
-            {"metal_marlin.tensors", tensors.dump()}};
-  }
-
   void quantize(const TensorView& t) {
     const std::string key = activation_key(npz_, t.name);
     const NpyHeader header = npz_.header(key);
@@ -279,7 +271,7 @@ void expect_activations_of_some(const std::vector<fs::path>& files, const NpzFil
     for (const TensorView& t : file.tensors()) {
       bool warn = false;
       if (refusal(t, npz, group_size, warn).empty()) return;
-      if (warn && (t.shape[1] % kFp4PerU32 != 0 || t.shape[1] % group_size != 0)) {
+      if (warn && !NativeWriter().refusal(t.shape[0], t.shape[1], group_size, kAwqQuantBits).empty()) {
         if (ungrouped.empty()) ungrouped = fmt::format("{} of {}: {}", t.shape[1], path.filename().string(), t.name);
       } else if (warn && wanted.empty())
         wanted = fmt::format("\"{}\" of shape [B, T, {}]", t.name, t.shape[1]);

@@ -243,20 +243,6 @@ void gram_accumulate(const float* x, int64_t tokens, int64_t k, Matrix& gram, Ge
   });
 }
 
-void gram_accumulate_blocks(const float* x, int64_t tokens, int64_t k, int64_t group, float factor, Matrix& gram) {
-  if (gram.rows() != k || gram.cols() != k || group < 1) {
-    throw ArgumentError(
-        fmt::format("gram: expected [{}, {}], the square of the input's channels, in groups of at least 1, "
-                    "found [{}, {}] in groups of {}",
-                    k, k, gram.rows(), gram.cols(), group));
-  }
-  if (tokens <= 0) return;
-  parallel_for(tiles_of(k, group), [&](int64_t i) {
-    const int64_t start = i * group;
-    ssyrk_tile(std::min(group, k - start), tokens, factor, x + start, k, 1.0f, gram.data() + start * k + start, k);
-  });
-}
-
 void gram_finish(Matrix& gram, uint64_t tokens) {
   const int64_t k = gram.rows();
   const float factor = static_cast<float>(1.0 / static_cast<double>(std::max<uint64_t>(tokens, 1)));

@@ -360,50 +360,6 @@ CandidateSearch search_candidates(const Matrix& weight, const Grid& grid, const 
   return result;
 }
 
-double group_loss(const Matrix& weight, const GroupRanges& ranges, const Grid& grid, const Matrix& gram) {
-  require_arguments(weight, grid, &gram);
-  require_ranges(ranges, weight, grid);
-  const int64_t groups = ranges.groups();
-  const int64_t tasks = (weight.rows() + kLaneRows - 1) / kLaneRows * groups;
-  std::vector<double> parts(static_cast<size_t>(tasks), 0.0);
-  parallel_for(tasks, [&](int64_t task) {
-    const int64_t g = task % groups;
-    GroupTile tile{
-        weight, task / groups * kLaneRows, 0, g * ranges.group_size, 0, grid, static_cast<float>(grid.levels() - 1),
-        {}};
-    tile.rows = std::min(kLaneRows, weight.rows() - tile.row);
-    tile.length = std::min(ranges.group_size, weight.cols() - tile.column);
-    std::array<float, kLaneRows> scale;
-    std::array<float, kLaneRows> zero;
-    std::array<float, kLaneRows> minimum;
-    scale.fill(1.0f);
-    zero.fill(0.0f);
-    minimum.fill(0.0f);
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      const auto at = static_cast<size_t>((tile.row + r) * groups + g);
-      scale[static_cast<size_t>(r)] = decode_scale(ranges.scales[at], grid.scale_type);
-      zero[static_cast<size_t>(r)] = static_cast<float>(ranges.zeros[at]);
-      minimum[static_cast<size_t>(r)] = ranges.minimum(at, grid);
-    }
-    double& part = parts[static_cast<size_t>(task)];
-    if (tile.length > kPackedGroup) {
-      errors_by_products(tile, gram, scale, zero, minimum, [&](int64_t, double form) { part += form; });
-      return;
-    }
-    const std::vector<float> w = rows_in_lanes(tile);
-    const std::vector<float> packed = packed_block(tile, gram);
-    std::vector<float> scratch(w.size());
-    std::vector<float> above;
-    std::array<float, kLaneRows> loss;
-    quadratic_losses(above_minimum(tile, w, minimum, above), packed.data(), static_cast<int64_t>(w.size()) / kLaneRows,
-                     scale.data(), zero.data(), tile.top, scratch.data(), loss.data());
-    for (int64_t r = 0; r < tile.rows; ++r) part += loss[static_cast<size_t>(r)];
-  });
-  double sum = 0;
-  for (const double part : parts) sum += part;
-  return sum;
-}
-
 void require_arguments(const Matrix& weight, const Grid& grid, const Matrix* gram) {
   validate(grid);
   if (weight.empty()) {

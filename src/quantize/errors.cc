@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/counted.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
 #include "quantize/lanes.h"
@@ -20,6 +21,7 @@ struct Sums {
   double weight = 0;        // ||W||^2
   double output_error = 0;  // tr(E G E^T)
   double output = 0;        // tr(W G W^T)
+  double largest = 0;       // max |E|
   int64_t clipped = 0;
   int64_t saturated = 0;
 
@@ -28,6 +30,7 @@ struct Sums {
     weight += other.weight;
     output_error += other.output_error;
     output += other.output;
+    largest = std::max(largest, other.largest);
     clipped += other.clipped;
     saturated += other.saturated;
   }
@@ -40,17 +43,80 @@ double relative(double numerator, double denominator) noexcept {
   return std::sqrt(numerator / denominator);
 }
 
+// Adds the outputs of the rows of a tile, and of their errors [rows, in].
+void add_outputs(const Matrix& weight, int64_t first, int64_t rows, const std::vector<float>& error, const Matrix* gram,
+                 Sums& part) {
+  if (gram == nullptr) return;
+  const int64_t k = weight.cols();
+  std::vector<float> scratch(static_cast<size_t>(rows * kQuadraticColumns));
+  std::vector<double> forms(static_cast<size_t>(rows));
+  quadratic_rows(error.data(), rows, k, gram->data(), k, k, scratch.data(), forms.data());
+  for (const double v : forms) part.output_error += v;
+  quadratic_rows(weight.row(first).data(), rows, k, gram->data(), k, k, scratch.data(), forms.data());
+  for (const double v : forms) part.output += v;
+}
+
+void set_norms(const Sums& sums, bool outputs, ErrorNorms& errors) {
+  errors.weight_error = relative(sums.error, sums.weight);
+  errors.squared_error = sums.error;
+  if (!outputs) return;
+  errors.output_error = relative(sums.output_error, sums.output);
+  errors.squared_output_error = std::max(sums.output_error, 0.0);
+}
+
+void require_gram(const Matrix& weight, const Matrix* gram) {
+  const int64_t k = weight.cols();
+  if (gram != nullptr && (gram->rows() != k || gram->cols() != k)) {
+    throw ArgumentError(fmt::format("gram: expected [{}, {}], found [{}, {}]", k, k, gram->rows(), gram->cols()));
+  }
+}
+
 }  // namespace
 
-LinearErrors linear_errors(const Matrix& weight, const QuantizedTensor& quantized, const Matrix* gram) {
+ValueErrors value_errors(const Matrix& weight, const Matrix& values, const Matrix* gram) {
   const int64_t k = weight.cols();
+  if (values.rows() != weight.rows() || values.cols() != k) {
+    throw ArgumentError(fmt::format("values: expected [{}, {}] as the weight, found [{}, {}]", weight.rows(), k,
+                                    values.rows(), values.cols()));
+  }
+  require_gram(weight, gram);
+  const int64_t tiles = (weight.rows() + kLaneRows - 1) / kLaneRows;
+  std::vector<Sums> parts(static_cast<size_t>(tiles));
+  parallel_for(tiles, [&](int64_t tile) {
+    Sums& part = parts[static_cast<size_t>(tile)];
+    const int64_t first = tile * kLaneRows;
+    const int64_t rows = std::min(kLaneRows, weight.rows() - first);
+    std::vector<float> error(static_cast<size_t>(rows * k));
+    const float* w = weight.row(first).data();
+    const float* v = values.row(first).data();
+    for (size_t i = 0; i < error.size(); ++i) {
+      error[i] = v[i] - w[i];
+      part.error += static_cast<double>(error[i]) * error[i];
+      part.weight += static_cast<double>(w[i]) * w[i];
+      part.largest = std::max(part.largest, static_cast<double>(std::fabs(error[i])));
+    }
+    add_outputs(weight, first, rows, error, gram, part);
+  });
+  Sums sums;
+  for (const Sums& part : parts) sums.add(part);
+  ValueErrors errors;
+  set_norms(sums, gram != nullptr, errors);
+  errors.largest_error = sums.largest;
+  return errors;
+}
+
+LinearErrors linear_errors(const Matrix& weight, const QuantizedTensor& quantized, const Matrix* gram,
+                           std::span<const float> input_scale) {
+  const int64_t k = weight.cols();
+  if (!input_scale.empty() && static_cast<int64_t>(input_scale.size()) != k) {
+    throw ArgumentError(fmt::format("input_scale: expected {}, found {}", counted(k, "value"), input_scale.size()));
+  }
+  if (!quantized.group_index.empty()) throw ArgumentError("quantized: expected groups of neighbours, found act order");
   if (quantized.out_features != weight.rows() || quantized.in_features != k) {
     throw ArgumentError(fmt::format("quantized: expected [{}, {}] as the weight, found [{}, {}]", weight.rows(), k,
                                     quantized.out_features, quantized.in_features));
   }
-  if (gram != nullptr && (gram->rows() != k || gram->cols() != k)) {
-    throw ArgumentError(fmt::format("gram: expected [{}, {}], found [{}, {}]", k, k, gram->rows(), gram->cols()));
-  }
+  require_gram(weight, gram);
   validate(quantized, "quantized");
   const int64_t tiles = (weight.rows() + kLaneRows - 1) / kLaneRows;
   const int64_t groups = quantized.groups();
@@ -89,27 +155,27 @@ LinearErrors linear_errors(const Matrix& weight, const QuantizedTensor& quantize
           clipped += static_cast<int64_t>(w[c] < low) + static_cast<int64_t>(w[c] > high);
           saturated += static_cast<int64_t>(codes[c] == 0) + static_cast<int64_t>(codes[c] == top);
         }
+        if (!input_scale.empty()) {
+          error_sum = weight_sum = 0;
+          for (int64_t c = start; c < end; ++c) {
+            const double s = input_scale[static_cast<size_t>(c)];
+            error_sum += e[c] / s * (e[c] / s);
+            weight_sum += w[c] / s * (w[c] / s);
+          }
+        }
         part.error += error_sum;
         part.weight += weight_sum;
         part.clipped += clipped;
         part.saturated += saturated;
       }
     }
-    if (gram != nullptr) {
-      std::vector<float> scratch(static_cast<size_t>(rows * kQuadraticColumns));
-      std::vector<double> forms(static_cast<size_t>(rows));
-      quadratic_rows(error.data(), rows, k, gram->data(), k, k, scratch.data(), forms.data());
-      for (const double v : forms) part.output_error += v;
-      quadratic_rows(weight.row(first).data(), rows, k, gram->data(), k, k, scratch.data(), forms.data());
-      for (const double v : forms) part.output += v;
-    }
+    add_outputs(weight, first, rows, error, gram, part);
   });
   Sums sums;
   for (const Sums& part : parts) sums.add(part);
   LinearErrors errors;
   const auto count = static_cast<double>(weight.size());
-  errors.weight_error = relative(sums.error, sums.weight);
-  if (gram != nullptr) errors.output_error = relative(sums.output_error, sums.output);
+  set_norms(sums, gram != nullptr, errors);
   errors.clipped_share = static_cast<double>(sums.clipped) / count;
   errors.saturated_share = static_cast<double>(sums.saturated) / count;
   errors.least_scale = std::numeric_limits<double>::infinity();

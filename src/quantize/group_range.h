@@ -23,12 +23,6 @@ namespace metal_marlin {
 GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOptions& options = {},
                          const Matrix* gram = nullptr);
 
-// Returns the sum over rows and groups of e G_gg e^T, where e are the errors of weight [out, in] rounded with these
-// ranges. That is the output error if the errors of different groups are independent. Of gram [in, in] the upper halves
-// of the groups' blocks are read. Costs group_size / 2 multiply-adds per weight. Throws ArgumentError when shapes
-// disagree.
-double group_loss(const Matrix& weight, const GroupRanges& ranges, const Grid& grid, const Matrix& gram);
-
 // For layouts that cannot hold small zeros, on grids with zeros. Groups with a zero below `least` (those without a
 // negative weight) get `least`, and a scale larger by (levels - 1 - zero) / (levels - 1 - least), so that they reach
 // the same largest weight. Returns how many groups were changed.

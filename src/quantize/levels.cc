@@ -9,19 +9,18 @@
 #include <limits>
 #include <numeric>
 
-#include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
 #include "core/values.h"
 #include "kernels/linear_algebra.h"
+#include "quantize/gptq_tiles.h"
 #include "quantize/group_range.h"
 #include "quantize/lanes.h"
 
 namespace metal_marlin {
 namespace {
 
-constexpr int64_t kBlock = 64;  // columns between two products with all columns before
-constexpr int kMost = 16;       // levels
+constexpr int kMost = 16;  // levels
 constexpr int kCandidates = 41;
 constexpr double kFirstFactor = 0.5;
 constexpr double kFactorStep = 0.025;
@@ -296,61 +295,41 @@ LevelTensor round_to_levels(const Matrix& weight, const LevelScales& scales, con
 LevelTensor gptq_to_levels(const Matrix& weight, const GptqFactor& factor, const LevelScales& scales,
                            const LevelTable& table) {
   require(weight, scales);
-  const int64_t k = weight.cols();
-  if (factor.upper.rows() != k || factor.upper.cols() != k || static_cast<int64_t>(factor.order.size()) != k) {
-    throw ArgumentError(fmt::format("factor: expected one of {}, found [{}, {}] with an order of {}",
-                                    counted(k, "column"), factor.upper.rows(), factor.upper.cols(),
-                                    factor.order.size()));
-  }
+  require_factor(factor, weight.cols());
   const int64_t groups = scales.groups();
-  LevelTensor out{weight.rows(), k, scales.group_size, std::vector<uint8_t>(static_cast<size_t>(weight.size())),
-                  scales.scales};
+  LevelTensor out{weight.rows(), weight.cols(), scales.group_size,
+                  std::vector<uint8_t>(static_cast<size_t>(weight.size())), scales.scales};
   const Steps steps(table);
-  parallel_for((weight.rows() + kLaneRows - 1) / kLaneRows, [&](int64_t tile) {
-    const int64_t row = tile * kLaneRows;
-    const int64_t rows = std::min(kLaneRows, weight.rows() - row);
-    std::vector<float> w(static_cast<size_t>(k * kLaneRows));
-    std::vector<float> err(w.size());
+  gptq_tiles(weight, factor, out.codes.data(), [&](int64_t row, int64_t rows, float*) {
     std::vector<float> scale(static_cast<size_t>(groups * kLaneRows), 1.0f);
     for (int64_t r = 0; r < rows; ++r) {
-      const float* from = weight.row(row + r).data();
-      for (int64_t j = 0; j < k; ++j)
-        w[static_cast<size_t>(j * kLaneRows + r)] = from[factor.order[static_cast<size_t>(j)]];
       for (int64_t g = 0; g < groups; ++g) {
         scale[static_cast<size_t>(g * kLaneRows + r)] =
             f16_to_f32(scales.scales[static_cast<size_t>((row + r) * groups + g)]);
       }
     }
-    std::array<float, kLaneRows> x;
-    std::array<int32_t, kLaneRows> at;
-    for (int64_t start = 0; start < k; start += kBlock) {
-      const int64_t width = std::min(kBlock, k - start);
-      if (start > 0) {
-        sgemm_tile(true, false, width, kLaneRows, start, -1.0f, factor.upper.data() + start, k, err.data(), kLaneRows,
-                   1.0f, w.data() + start * kLaneRows, kLaneRows);
-      }
-      for (int64_t j = start; j < start + width; ++j) {
-        float* column = w.data() + j * kLaneRows;
-        for (int64_t i = start; i < j; ++i) {
-          const float u = factor.upper(i, j);
-          const float* before = err.data() + i * kLaneRows;
+    return [&, scale = std::move(scale)](int64_t start, int64_t width, float* block, uint8_t* codes, float* errors) {
+      std::array<float, kLaneRows> x;
+      std::array<int32_t, kLaneRows> at;
+      for (int64_t j = 0; j < width; ++j) {
+        float* column = block + j * kLaneRows;
+        for (int64_t i = 0; i < j; ++i) {
+          const float u = factor.upper(start + i, start + j);
+          const float* before = errors + i * kLaneRows;
           for (int64_t r = 0; r < kLaneRows; ++r) column[r] -= before[r] * u;
         }
-        const int64_t c = factor.order[static_cast<size_t>(j)];
-        const float* s = scale.data() + c / scales.group_size * kLaneRows;
-        const float inverse_pivot = 1.0f / factor.upper(j, j);
-        float* error = err.data() + j * kLaneRows;
+        const int64_t g = factor.order[static_cast<size_t>(start + j)] / scales.group_size;
+        const float* s = scale.data() + g * kLaneRows;
+        const float inverse_pivot = 1.0f / factor.upper(start + j, start + j);
         for (int64_t r = 0; r < kLaneRows; ++r) x[static_cast<size_t>(r)] = column[r] / s[r];
         steps.places(x.data(), kLaneRows, at.data());
-        for (int64_t r = 0; r < kLaneRows; ++r) {
-          error[r] = (column[r] - steps.level(at[static_cast<size_t>(r)]) * s[r]) * inverse_pivot;
-        }
-        for (int64_t r = 0; r < rows; ++r) {
-          out.codes[static_cast<size_t>((row + r) * k + c)] =
-              steps.codes[static_cast<size_t>(at[static_cast<size_t>(r)])];
+        for (size_t r = 0; r < kLaneRows; ++r) {
+          const auto offset = j * kLaneRows + static_cast<int64_t>(r);
+          errors[offset] = (column[r] - steps.level(at[r]) * s[r]) * inverse_pivot;
+          codes[offset] = steps.codes[static_cast<size_t>(at[r])];
         }
       }
-    }
+    };
   });
   return out;
 }

@@ -8,6 +8,7 @@
 
 #include "core/counted.h"
 #include "core/half.h"
+#include "scale/search.h"
 
 namespace metal_marlin {
 namespace {
@@ -97,10 +98,7 @@ void apply_fold(const Family& family, const ModelConfig& config, const Fold& fol
     const auto kind = static_cast<LinearKind>(k);
     if (input_of(kind) != fold.input) continue;
     Matrix& w = block.linear(kind).weight;
-    for (int64_t r = 0; r < w.rows(); ++r) {
-      const auto row = w.row(r);
-      for (size_t c = 0; c < row.size(); ++c) row[c] *= scale[c];
-    }
+    multiply_columns(w, scale);
     check_finite(w.values(), fold, linear_kind_name(kind));
   }
 }

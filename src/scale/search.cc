@@ -142,6 +142,16 @@ Matrix scaled_blocks(const Matrix& gram, const std::vector<float>& scale, int64_
   return out;
 }
 
+void multiply_columns(Matrix& weight, std::span<const float> scale) {
+  constexpr int64_t kRows = 64;
+  parallel_for((weight.rows() + kRows - 1) / kRows, [&](int64_t tile) {
+    for (int64_t r = tile * kRows; r < std::min((tile + 1) * kRows, weight.rows()); ++r) {
+      const std::span<float> row = weight.row(r);
+      for (size_t c = 0; c < row.size(); ++c) row[c] *= scale[c];
+    }
+  });
+}
+
 ActivationMethod parse_activation_method(const std::string& name) {
   if (name == "mean") return ActivationMethod::kMean;
   if (name == "max") return ActivationMethod::kMax;

@@ -72,6 +72,9 @@ InputScale search_ratios(LinearInput input, std::span<const Matrix* const> weigh
                          const ScaleSearchOptions& options,
                          const std::function<std::vector<float>(double ratio)>& candidate);
 
+// W <- W diag(scale). Throws nothing: the result may hold Inf.
+void multiply_columns(Matrix& weight, std::span<const float> scale);
+
 // Replaces scale[h, d], h a query head, by the geometric mean over the heads / kv_heads neighbouring query heads that
 // share a kv head. Throws ArgumentError when the sizes disagree.
 void pool_heads(std::span<float> scale, const HeadGroups& heads);

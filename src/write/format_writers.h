@@ -6,6 +6,12 @@
 
 namespace metal_marlin {
 
+// What a file in the native format says of itself, and the parts of a linear in it: of NativeWriter, and of the files
+// of awq_quantize_model, which have no config. stored_scales: the scales of input channels are stored beside the codes,
+// because no module before takes them up.
+std::map<std::string, std::string> native_metadata(const CheckpointPlan& plan, bool stored_scales = false);
+std::vector<TensorInfo> native_parts(const QuantizedLinear& linear, bool stored_scale = false);
+
 // Native format (pack/native.h): model.awq.safetensors with "metal_marlin.*" metadata, version 1 where every linear has
 // 4 bits, else 2. Other tensors keep their type. Groups and bits may differ between linears.
 class NativeWriter : public CheckpointWriter {
@@ -15,11 +21,13 @@ class NativeWriter : public CheckpointWriter {
   std::span<const int> widths() const noexcept override;
 
  protected:
-  std::vector<TensorInfo> parts(const QuantizedLinear& linear) const override;
+  std::vector<TensorInfo> parts(const QuantizedLinear& linear) const override { return native_parts(linear); }
   PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const override;
   DType kept_type(DType stored, const CheckpointPlan&) const override { return stored; }
   std::string weights_suffix() const override { return ".awq.safetensors"; }
-  std::map<std::string, std::string> metadata(const CheckpointPlan& plan) const override;
+  std::map<std::string, std::string> metadata(const CheckpointPlan& plan) const override {
+    return native_metadata(plan);
+  }
   void check(const CheckpointPlan& plan) const override;
   void configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
                  nlohmann::json& config) const override;

@@ -20,33 +20,17 @@ bool is_version_1(const CheckpointPlan& plan) {
 
 }  // namespace
 
-std::string NativeWriter::refusal(int64_t, int64_t in_features, int64_t group_size, int bits) const {
-  const int64_t run = run_codes(bits);
-  if (in_features % run != 0) return fmt::format("in_features {} is not a multiple of {}", in_features, run);
-  if (group_size > 0 && in_features % group_size != 0) {
-    return fmt::format("in_features {} is not a multiple of the group size {}", in_features, group_size);
-  }
-  return {};
-}
-
-std::span<const int> NativeWriter::widths() const noexcept {
-  return kNativeWidths;
-}
-
-std::vector<TensorInfo> NativeWriter::parts(const QuantizedLinear& l) const {
+std::vector<TensorInfo> native_parts(const QuantizedLinear& l, bool stored_scale) {
   const int64_t groups = l.in_features / l.group_size;
-  return {{"weight", DType::kU32, {l.in_features / run_codes(l.bits) * run_words(l.bits), l.out_features}},
-          {"weight.scales", DType::kF16, {groups, l.out_features}},
-          {"weight.zeros", DType::kF16, {groups, l.out_features}}};
+  std::vector<TensorInfo> parts = {
+      {"weight", DType::kU32, {l.in_features / run_codes(l.bits) * run_words(l.bits), l.out_features}},
+      {"weight.scales", DType::kF16, {groups, l.out_features}},
+      {"weight.zeros", DType::kF16, {groups, l.out_features}}};
+  if (stored_scale) parts.push_back({"weight.q_scale", DType::kF16, {l.in_features}});
+  return parts;
 }
 
-PackedTensor NativeWriter::pack(const QuantizedTensor& tensor, const std::string& name) const {
-  return pack_native(tensor, name);
-}
-
-void NativeWriter::check(const CheckpointPlan&) const {}
-
-std::map<std::string, std::string> NativeWriter::metadata(const CheckpointPlan& plan) const {
+std::map<std::string, std::string> native_metadata(const CheckpointPlan& plan, bool stored_scales) {
   nlohmann::json tensors = nlohmann::json::object();
   for (const QuantizedLinear& linear : plan.quantized) {
     nlohmann::json entry = {{"in_features", linear.in_features}, {"out_features", linear.out_features}};
@@ -54,6 +38,7 @@ std::map<std::string, std::string> NativeWriter::metadata(const CheckpointPlan& 
     if (linear.group_size != usual) entry["group_size"] = linear.group_size;
     if (linear.bits != plan.bits) entry["bits"] = linear.bits;
     if (!linear.folded.empty()) entry["q_scale"] = "folded:" + linear.folded;
+    if (stored_scales) entry["q_scale"] = "stored";
     tensors[linear.name] = std::move(entry);
   }
   std::map<std::string, std::string> out = {{"format", "pt"},
@@ -74,6 +59,25 @@ std::map<std::string, std::string> NativeWriter::metadata(const CheckpointPlan& 
   }
   return out;
 }
+
+std::string NativeWriter::refusal(int64_t, int64_t in_features, int64_t group_size, int bits) const {
+  const int64_t run = run_codes(bits);
+  if (in_features % run != 0) return fmt::format("in_features {} is not a multiple of {}", in_features, run);
+  if (group_size > 0 && in_features % group_size != 0) {
+    return fmt::format("in_features {} is not a multiple of the group size {}", in_features, group_size);
+  }
+  return {};
+}
+
+std::span<const int> NativeWriter::widths() const noexcept {
+  return kNativeWidths;
+}
+
+PackedTensor NativeWriter::pack(const QuantizedTensor& tensor, const std::string& name) const {
+  return pack_native(tensor, name);
+}
+
+void NativeWriter::check(const CheckpointPlan&) const {}
 
 void NativeWriter::configure(const CheckpointPlan& plan, const std::vector<std::string>& kept_modules,
                              nlohmann::json& config) const {

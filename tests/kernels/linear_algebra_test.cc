@@ -147,24 +147,6 @@ TEST(LinearAlgebra, GramOfBF16EqualsFloat64OfTheRoundedValues) {
   }
 }
 
-TEST(LinearAlgebra, GramBlocksAreThoseOfTheGramAndNothingElse) {
-  constexpr int64_t tokens = 70, k = 50, group = 16;
-  const Matrix x = random_matrix(tokens, k, 8);
-  Matrix whole(k, k);
-  gram_accumulate(x.data(), tokens, k, whole);
-  Matrix blocks(k, k);
-  for (int64_t first = 0; first < tokens; first += 35)
-    gram_accumulate_blocks(x.row(first).data(), 35, k, group, 0.25f, blocks);
-  for (int64_t r = 0; r < k; ++r) {
-    for (int64_t c = 0; c < k; ++c) {
-      const bool inside = r <= c && r / group == c / group;
-      EXPECT_NEAR(blocks(r, c), inside ? 0.25f * whole(r, c) : 0.0f, kSumError * 0.25 * tokens) << r << " " << c;
-    }
-  }
-  EXPECT_THROW(gram_accumulate_blocks(x.data(), tokens, k - 1, group, 1.0f, blocks), ArgumentError);
-  EXPECT_THROW(gram_accumulate_blocks(x.data(), tokens, k, 0, 1.0f, blocks), ArgumentError);
-}
-
 TEST(LinearAlgebra, GramRefusesAnotherSize) {
   const Matrix x = random_matrix(3, 8, 1);
   Matrix gram(8, 7);

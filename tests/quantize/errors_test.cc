@@ -3,6 +3,10 @@
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
 #include "quantize/reference.h"
 #include "quantize/rtn.h"
 
@@ -67,6 +71,60 @@ TEST(LinearErrors, ZeroWeightsHaveNoError) {
   EXPECT_EQ(errors.output_error, 0);
 }
 
+TEST(LinearErrors, OfTheUnscaledWeight) {
+  const Matrix weight = normal_matrix(70, 96, 3, 0.05);
+  const Matrix gram = reference::gram_of(reference::activations(200, 96, 4));
+  const Grid grid{4, false, 32};
+  std::vector<float> scale(96);
+  for (size_t k = 0; k < scale.size(); ++k) scale[k] = 0.5f + 0.1f * static_cast<float>(k % 17);
+  Matrix scaled = weight.clone();
+  for (int64_t n = 0; n < 70; ++n) {
+    for (int64_t k = 0; k < 96; ++k) scaled(n, k) *= scale[static_cast<size_t>(k)];
+  }
+  const QuantizedTensor q = quantize_rtn(scaled, group_ranges(scaled, grid), grid);
+  const Matrix back = dequantize(q);
+  double error = 0, norm = 0;
+  for (int64_t n = 0; n < 70; ++n) {
+    for (int64_t k = 0; k < 96; ++k) {
+      const double e = static_cast<double>(back(n, k)) / scale[static_cast<size_t>(k)] - weight(n, k);
+      error += e * e;
+      norm += static_cast<double>(weight(n, k)) * weight(n, k);
+    }
+  }
+  const LinearErrors errors = linear_errors(scaled, q, &gram, scale);
+  EXPECT_NEAR(errors.squared_error, error, 1e-4 * error);
+  EXPECT_NEAR(errors.weight_error, std::sqrt(error / norm), 1e-4 * errors.weight_error);
+  // The rest is of the scaled weight.
+  const LinearErrors plain = linear_errors(scaled, q, &gram);
+  EXPECT_EQ(errors.output_error, plain.output_error);
+  EXPECT_EQ(errors.squared_output_error, plain.squared_output_error);
+  EXPECT_EQ(errors.clipped_share, plain.clipped_share);
+  scale.pop_back();
+  EXPECT_THROW(linear_errors(scaled, q, &gram, scale), ArgumentError);
+}
+
+TEST(ValueErrors, AreThoseOfTheSameValuesOnAGrid) {
+  const Matrix weight = normal_matrix(67, 100, 5, 0.05);
+  const Matrix gram = reference::gram_of(reference::activations(300, 100, 6));
+  const Grid grid{4, true, 32};
+  const QuantizedTensor q = quantize_rtn(weight, group_ranges(weight, grid), grid);
+  const Matrix values = dequantize(q);
+  const LinearErrors expected = linear_errors(weight, q, &gram);
+  const ValueErrors errors = value_errors(weight, values, &gram);
+  EXPECT_NEAR(errors.weight_error, expected.weight_error, 1e-12);
+  EXPECT_NEAR(errors.squared_error, expected.squared_error, 1e-12 * expected.squared_error);
+  EXPECT_EQ(errors.output_error, expected.output_error);
+  EXPECT_EQ(errors.squared_output_error, expected.squared_output_error);
+  double largest = 0;
+  for (int64_t i = 0; i < weight.size(); ++i) {
+    largest = std::max(largest, std::fabs(static_cast<double>(values.data()[i] - weight.data()[i])));
+  }
+  EXPECT_EQ(errors.largest_error, largest);
+  EXPECT_EQ(value_errors(weight, values, nullptr).squared_output_error, -1);
+  EXPECT_THROW(value_errors(weight, Matrix(67, 99), &gram), ArgumentError);
+  EXPECT_THROW(value_errors(weight, values, &weight), ArgumentError);
+}
+
 TEST(LinearErrors, Refuses) {
   const Matrix weight = normal_matrix(2, 32, 1);
   const Grid grid{4, true, 32};
@@ -74,6 +132,9 @@ TEST(LinearErrors, Refuses) {
   const Matrix gram(31, 32);
   EXPECT_THROW(linear_errors(weight, q, &gram), ArgumentError);
   EXPECT_THROW(linear_errors(normal_matrix(2, 33, 1), q, nullptr), ArgumentError);
+  q.group_index.assign(32, 0);
+  EXPECT_THROW(linear_errors(weight, q, nullptr), ArgumentError);
+  q.group_index.clear();
   q.codes.pop_back();
   EXPECT_THROW(linear_errors(weight, q, nullptr), FormatError);
 }

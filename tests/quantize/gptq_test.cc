@@ -278,5 +278,24 @@ TEST(Gptq, MemoryOfTheTriangles) {
   EXPECT_GE(gptq_memory_bytes(576, 150000), 576u * 150000);
 }
 
+TEST(Gptq, SortedColumnsAreThoseOfActOrder) {
+  Matrix weight = normal_matrix(70, 48, 21);
+  Matrix gram = reference::gram_of(reference::activations(100, 48, 22));
+  for (int64_t k = 0; k < 48; ++k) {  // ties go by index
+    gram(7, k) = gram(k, 7) = 0;
+    gram(30, k) = gram(k, 30) = 0;
+  }
+  const Matrix weight_before = weight.clone();
+  const Matrix gram_before = gram.clone();
+  const std::vector<int32_t> order = sort_columns(weight, gram);
+  EXPECT_EQ(order, make_gptq_factor(gram_before).order);
+  EXPECT_EQ((std::vector<int32_t>{order[46], order[47]}), (std::vector<int32_t>{7, 30}));
+  for (int64_t i = 0; i < 48; ++i) {
+    const int64_t from = order[static_cast<size_t>(i)];
+    for (int64_t n = 0; n < 70; ++n) ASSERT_EQ(weight(n, i), weight_before(n, from));
+    for (int64_t j = 0; j < 48; ++j) ASSERT_EQ(gram(i, j), gram_before(from, order[static_cast<size_t>(j)]));
+  }
+}
+
 }  // namespace
 }  // namespace metal_marlin

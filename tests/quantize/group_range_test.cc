@@ -204,20 +204,6 @@ double loss_by_formula(const Matrix& weight, const GroupRanges& ranges, const Ma
   return sum;
 }
 
-TEST(GroupRange, GroupLossIsTheFormula) {
-  const Matrix weight = normal_matrix(70, 600, 11);
-  const Matrix gram = reference::gram_of(reference::activations(80, 600, 12));
-  for (const int64_t group : {32, 144, 600}) {  // short last groups, and one beyond what is packed
-    for (const bool symmetric : {true, false}) {
-      const Grid grid{4, symmetric, group};
-      const GroupRanges ranges = group_ranges(weight, grid);
-      const double expected = loss_by_formula(weight, ranges, gram, 15);
-      EXPECT_NEAR(group_loss(weight, ranges, grid, gram), expected, 1e-4 * expected) << group;
-    }
-  }
-  EXPECT_THROW(group_loss(weight, group_ranges(weight, Grid{4, true, 32}), Grid{4, true, 64}, gram), ArgumentError);
-}
-
 TEST(GroupRange, FinalistsLoseLittleAndAllOfThemNothing) {
   const Matrix weight = normal_matrix(70, 100, 13);
   const Matrix gram = reference::gram_of(reference::activations(80, 100, 14));
@@ -225,24 +211,27 @@ TEST(GroupRange, FinalistsLoseLittleAndAllOfThemNothing) {
     const Grid grid{4, symmetric, 32};
     RangeOptions options{RangeMethod::kGram};
     const GroupRanges all = group_ranges(weight, grid, options, &gram);
-    const double least = group_loss(weight, all, grid, gram);
-    double before = group_loss(weight, group_ranges(weight, grid), grid, gram);
+    const double least = loss_by_formula(weight, all, gram, 15);
+    double before = loss_by_formula(weight, group_ranges(weight, grid), gram, 15);
     for (const int finalists : {1, 5, 20, 54}) {
       options.finalists = finalists;
       const GroupRanges some = group_ranges(weight, grid, options, &gram);
-      const double loss = group_loss(weight, some, grid, gram);
+      const double loss = loss_by_formula(weight, some, gram, 15);
       EXPECT_LE(loss, before * 1.0001);
       EXPECT_GE(loss, least * 0.9999);
       before = loss;
-      if (finalists >= (symmetric ? 25 : 54)) EXPECT_EQ(some.scales, all.scales);
+      if (finalists >= (symmetric ? 25 : 54)) {
+        EXPECT_EQ(some.scales, all.scales);
+      }
     }
     // A diagonal block is what they are chosen by.
     Matrix diagonal(100, 100);
     for (int64_t k = 0; k < 100; ++k) diagonal(k, k) = gram(k, k);
     options.finalists = 0;
-    const double best = group_loss(weight, group_ranges(weight, grid, options, &diagonal), grid, diagonal);
+    const double best = loss_by_formula(weight, group_ranges(weight, grid, options, &diagonal), diagonal, 15);
     options.finalists = 1;
-    EXPECT_NEAR(group_loss(weight, group_ranges(weight, grid, options, &diagonal), grid, diagonal), best, 1e-4 * best);
+    EXPECT_NEAR(loss_by_formula(weight, group_ranges(weight, grid, options, &diagonal), diagonal, 15), best,
+                1e-4 * best);
     options.finalists = -1;
     EXPECT_THROW(group_ranges(weight, grid, options, &gram), ArgumentError);
   }

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "quantize/hadamard.h"
+#include "kernels/hadamard.h"
 #include "quantize/reference.h"
 
 namespace metal_marlin {

@@ -1,4 +1,4 @@
-#include "quantize/hadamard.h"
+#include "kernels/hadamard.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
