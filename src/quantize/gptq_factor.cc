@@ -9,6 +9,7 @@
 #include "core/counted.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
+#include "quantize/lanes.h"
 
 namespace metal_marlin {
 namespace {
