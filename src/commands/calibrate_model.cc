@@ -15,9 +15,7 @@
 #include "core/progress.h"
 #include "core/threads.h"
 #include "formats/npz.h"
-#include "model/block.h"
-#include "model/model.h"
-#include "model/state_store.h"
+#include "model/stream.h"
 #include "options/tables.h"
 #include "plan/memory_plan.h"
 #include "recipe/budget.h"
@@ -133,10 +131,11 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
     }
   }
   const bool spill = states_spill(*source, machine, texts.calibration.tokens());
-  StateStore store(texts.calibration.lengths(), config.hidden_size, spill ? output + ".scratch" : "",
-                   BlockForward::kBatchTokens);
-  embed_sequences(*source, texts.calibration, store);
-  BlockForward pass(source->family(), config, statistics_precision(machine.precision));
+  StreamOptions stream_options;
+  stream_options.precision = statistics_precision(machine.precision);
+  if (spill) stream_options.scratch = output + ".scratch";
+  Stream stream(*source, texts.calibration.lengths(), stream_options);
+  stream.embed(texts.calibration);
   writer.add(identity_array(identify_model(*source)).view());
   TextRecord text = texts.record;
   publish(text, options.calibration);  // the file may be passed on
@@ -144,8 +143,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     tracker.set_fraction(static_cast<double>(layer) / static_cast<double>(config.num_hidden_layers));
     tracker.enter("calibrate", layer, config.num_hidden_layers);
-    const Block block = load_block(*source, layer);
-    StatsCollector collector(gram, pass.precision(), gram ? texts.calibration.lengths() : std::vector<int64_t>());
+    StatsCollector collector(gram, stream.precision(), gram ? stream.lengths() : std::vector<int64_t>());
     std::unique_ptr<ActivationKeeper> keeper;
     if (keep_activations)
       keeper = std::make_unique<ActivationKeeper>(*source, layer, sequences, texts.calibration.longest());
@@ -153,14 +151,9 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
       collector.add(input, x, rows, features);
       if (keeper) keeper->add(input, x, rows, features);
     };
-    for (const auto& batch : store.batches()) {
-      Matrix m = store.read(batch);
-      pass.run(layer, block, m, batch.lengths, hook);
-      store.write(batch, m);
-    }
+    stream.pass_source(layer, hook);
     for (const OwnedTensor& a : stats_arrays(layer, collector.finish())) writer.add(a.view());
     if (keeper) keeper->write_to(writer);
-    for (const LinearSlot& slot : source->linears(layer)) source->release(slot.weight);
   }
   tracker.enter("write", 0, 1);
   writer.commit();

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "checkpoint/model_source.h"
 #include "core/border.h"
@@ -21,8 +22,7 @@
 #include "infer/compute.h"
 #include "model/block.h"
 #include "model/model.h"
-#include "model/prepared_block.h"
-#include "model/state_store.h"
+#include "model/stream.h"
 #include "options/tables.h"
 #include "plan/memory_plan.h"
 #include "recipe/budget.h"
@@ -39,39 +39,6 @@
 
 namespace metal_marlin {
 namespace {
-
-// One model on its way through the evaluated chunks.
-struct Stream {
-  Stream(const ModelSource& s, const TokenSet& chunks, const Compute& compute, const std::string& scratch)
-      : source(s),
-        codes(compute.codes),
-        states(chunks.lengths(), s.config().hidden_size, scratch, BlockForward::kBatchTokens),
-        forward(s.family(), s.config(), compute.precision) {
-    embed_sequences(s, chunks, states);
-  }
-  void step(int64_t layer) {
-    if (layer >= source.config().num_hidden_layers) return;
-    if (codes) {
-      pass(layer, *load_prepared_block(source, layer, forward.precision(), true));
-    } else {
-      pass(layer, load_block(source, layer));
-    }
-    for (const LinearSlot& slot : source.linears(layer)) source.release(slot.weight);
-  }
-  template <class AnyBlock>
-  void pass(int64_t layer, const AnyBlock& block) {
-    for (const auto& batch : states.batches()) {
-      Matrix m = states.read(batch);
-      forward.run(layer, block, m, batch.lengths);
-      states.write(batch, m);
-    }
-  }
-
-  const ModelSource& source;
-  bool codes;
-  StateStore states;
-  BlockForward forward;
-};
 
 constexpr size_t kProbeBytes = 65536;  // of the text, to see whether two tokenizers cut it alike
 
@@ -195,34 +162,38 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
     for (const std::string& name : {family.embedding, family.final_norm, family.head})
       if (s->has(name)) s->check_finite(name);
   }
-  const auto scratch = [&](const char* name) { return spill ? (temporary_folder() / name).string() : std::string(); };
-  Stream stream(*source, chunks, compute, scratch("model"));
-  std::unique_ptr<Stream> reference_stream;
-  if (other) reference_stream = std::make_unique<Stream>(*other, chunks, Compute{}, scratch("reference"));
-  const int64_t layers = std::max(source->config().num_hidden_layers, other ? other->config().num_hidden_layers : 0);
+  // One model on its way through the chunks.
+  const auto stream_of = [&](const ModelSource& s, const Compute& c, const char* name) {
+    StreamOptions o;
+    o.precision = c.precision;
+    o.codes = c.codes;
+    if (spill) o.scratch = (temporary_folder() / name).string();
+    auto stream = std::make_unique<Stream>(s, chunks.lengths(), o);
+    stream->embed(chunks);
+    return stream;
+  };
+  const std::unique_ptr<Stream> stream = stream_of(*source, compute, "model");
+  const std::unique_ptr<Stream> reference_stream = other ? stream_of(*other, Compute{}, "reference") : nullptr;
+  const int64_t own_layers = source->config().num_hidden_layers;
+  const int64_t other_layers = other ? other->config().num_hidden_layers : 0;
+  const int64_t layers = std::max(own_layers, other_layers);
   for (int64_t layer = 0; layer < layers; ++layer) {
     tracker.set_fraction(0.8 * static_cast<double>(layer) / static_cast<double>(layers));
     tracker.enter("evaluate", layer, layers);
-    stream.step(layer);
-    if (reference_stream) reference_stream->step(layer);
+    if (layer < own_layers) stream->pass_source(layer);
+    if (layer < other_layers) reference_stream->pass_source(layer);
   }
   Metrics metrics(source->path(), other ? other->path() : std::string());
   {
     const Head head(*source, compute.precision, compute.head);
     std::unique_ptr<Head> reference_head;
     if (other) reference_head = std::make_unique<Head>(*other);
-    const auto& batches = stream.states.batches();
-    for (size_t i = 0; i < batches.size(); ++i) {
-      const auto& batch = batches[i];
-      tracker.set_fraction(0.8 + 0.2 * static_cast<double>(i) / static_cast<double>(batches.size()));
-      tracker.enter("score", static_cast<int64_t>(i), static_cast<int64_t>(batches.size()));
-      const Matrix states = stream.states.read(batch);
-      Matrix reference_states;
-      if (other) reference_states = reference_stream->states.read(batch);
-      score(head, states, reference_head.get(), other ? &reference_states : nullptr,
-            std::span(chunks.sequences).subspan(static_cast<size_t>(batch.first_sequence), batch.lengths.size()),
-            metrics);
-    }
+    std::optional<FinalStates> reference_states;
+    if (other) reference_states.emplace(*reference_head, *reference_stream);
+    score({head, *stream}, reference_states, chunks.sequences, metrics, [&](int64_t done, int64_t total) {
+      tracker.set_fraction(0.8 + 0.2 * static_cast<double>(done) / static_cast<double>(total));
+      tracker.enter("score", done, total);
+    });
   }
   tracker.enter("done", 1, 1);
   Evaluation result = metrics.result();

@@ -1,5 +1,8 @@
 #include "eval/score.h"
 
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -11,32 +14,46 @@ int64_t batch_rows(int64_t vocab) {
   return std::clamp<int64_t>((int64_t{1} << 23) / vocab, 32, 256);
 }
 
+void check_rows(const Stream& states, std::span<const std::vector<int32_t>> chunks) {
+  int64_t tokens = 0;
+  for (const auto& chunk : chunks) tokens += static_cast<int64_t>(chunk.size());
+  if (tokens == states.rows()) return;
+  throw ArgumentError(fmt::format("score: expected the states of {} tokens, found {}", tokens, states.rows()));
+}
+
 }  // namespace
 
-void score(const Head& head, const Matrix& states, const Head* reference_head, const Matrix* reference,
+LogitRows::LogitRows(const FinalStates& of, int64_t rows)
+    : of_(of), states_(rows, of.states.hidden()), logits_(rows, of.head.vocab_size()) {}
+
+const float* LogitRows::at(int64_t first, int64_t count, int64_t lane) {
+  of_.states.read_rows(first, count, states_.data(), lane);
+  of_.head.logits(states_.data(), count, logits_.data());
+  return logits_.data();
+}
+
+void score(const FinalStates& model, const std::optional<FinalStates>& reference,
            std::span<const std::vector<int32_t>> chunks, Metrics& metrics,
-           const std::function<void(int64_t, int64_t)>& on_chunk) {
-  const int64_t vocab = head.vocab_size();
+           const std::function<void(int64_t, int64_t)>& before_chunk) {
+  check_rows(model.states, chunks);
+  if (reference) check_rows(reference->states, chunks);
+  const int64_t vocab = model.head.vocab_size();
   const int64_t rows = batch_rows(vocab);
-  const int64_t hidden = states.cols();
-  Matrix logits(rows, vocab);
-  Matrix reference_logits(reference != nullptr ? rows : 0, vocab);
+  LogitRows logits(model, rows);
+  std::optional<LogitRows> reference_logits;
+  if (reference) reference_logits.emplace(*reference, rows);
   int64_t first = 0;
-  int64_t done = 0;
-  for (const auto& chunk : chunks) {
-    const auto scored = static_cast<int64_t>(chunk.size()) - 1;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    if (before_chunk) before_chunk(static_cast<int64_t>(i), std::ssize(chunks));
+    const std::vector<int32_t>& chunk = chunks[i];
+    const int64_t scored = std::ssize(chunk) - 1;
     metrics.begin_chunk();
     for (int64_t at = 0; at < scored; at += rows) {
       const int64_t n = std::min(rows, scored - at);
-      head.logits(states.data() + (first + at) * hidden, n, logits.data());
-      if (reference != nullptr) {
-        reference_head->logits(reference->data() + (first + at) * reference->cols(), n, reference_logits.data());
-      }
-      metrics.add(logits.data(), reference != nullptr ? reference_logits.data() : nullptr, chunk.data() + at + 1, n,
-                  vocab);
+      metrics.add(logits.at(first + at, n), reference_logits ? reference_logits->at(first + at, n) : nullptr,
+                  chunk.data() + at + 1, n, vocab);
     }
-    first += static_cast<int64_t>(chunk.size());
-    if (on_chunk) on_chunk(++done, static_cast<int64_t>(chunks.size()));
+    first += std::ssize(chunk);
   }
 }
 

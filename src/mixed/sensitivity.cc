@@ -5,27 +5,23 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <optional>
+#include <span>
+#include <utility>
 
 #include "core/counted.h"
-#include "core/threads.h"
+#include "eval/divergence.h"
 #include "formats/text.h"
-#include "model/block.h"
 #include "model/model.h"
-#include "model/state_store.h"
+#include "model/stream.h"
 #include "recipe/budget.h"
 #include "stages/block_probe.h"
-#include "stages/quantize_block.h"
+#include "stages/changed_tensors.h"
+#include "stages/fold_block.h"
+#include "stages/round_block.h"
 #include "statistics/statistics.h"
 
 namespace metal_marlin {
 namespace {
-
-constexpr int64_t kLogitRows = 64;  // of a stream at a time
-// Tokens that are less probable than this share of 1 / vocabulary are left out: together they have less than this
-// share.
-constexpr double kNegligible = 0.005;
 
 // Sequences and tokens of each.
 struct Size {
@@ -42,278 +38,176 @@ Size size_of(const QuantizeOptions& o, int64_t available) {
   return s;
 }
 
-// Tokens of some probability in the reference, and KL(reference || stream) of a row of logits.
-class Divergence {
- public:
-  void set_reference(const float* logits, int64_t vocab) {
-    index_.clear();
-    share_.clear();
-    logit_.clear();
-    const float top = *std::max_element(logits, logits + vocab);
-    double sum = 0;
-    for (int64_t v = 0; v < vocab; ++v) sum += std::exp(static_cast<double>(logits[v] - top));
-    for (int64_t v = 0; v < vocab; ++v) {
-      const double p = std::exp(static_cast<double>(logits[v] - top)) / sum;
-      if (p * static_cast<double>(vocab) < kNegligible) continue;
-      index_.push_back(v);
-      share_.push_back(p);
-      logit_.push_back(logits[v]);
-    }
-    double kept = 0;
-    for (const double p : share_) kept += p;
-    for (double& p : share_) p /= kept;
-  }
-  // With d = the difference of the logits: log(sum p e^d) - sum p d, exact for small d too. NaN or infinity where the
-  // logits of one of the two hold such a value.
-  double operator()(const float* logits) const {
-    constexpr double kLargestExponent = 600;  // e^709 is the largest float64
-    double mean = 0;
-    double largest = -std::numeric_limits<double>::infinity();
-    for (size_t i = 0; i < index_.size(); ++i) {
-      const double d = static_cast<double>(logits[index_[i]]) - logit_[i];
-      mean += share_[i] * d;
-      largest = std::max(largest, d);
-    }
-    if (!std::isfinite(mean)) return mean;
-    double sum = 0;
-    if (largest - mean > kLargestExponent) {
-      for (size_t i = 0; i < index_.size(); ++i)
-        sum += share_[i] * std::exp(static_cast<double>(logits[index_[i]]) - logit_[i] - largest);
-      return largest - mean + std::log(sum);
-    }
-    for (size_t i = 0; i < index_.size(); ++i) {
-      sum += share_[i] * std::expm1(static_cast<double>(logits[index_[i]]) - logit_[i] - mean);
-    }
-    return std::max(0.0, std::log1p(sum));
-  }
-
- private:
-  std::vector<int64_t> index_;
-  std::vector<double> share_;
-  std::vector<float> logit_;
-};
-
 uint64_t state_bytes(const ModelSource& source, int64_t tokens) {
   return static_cast<uint64_t>(tokens) * static_cast<uint64_t>(source.config().hidden_size) * sizeof(float);
 }
 
-class Measurement {
- public:
-  Measurement(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe,
-              const std::vector<LayerTensors>& layers, const TokenSet& calibration, const std::string& scratch,
-              Tracker& tracker)
-      : source_(source),
-        recipe_(recipe),
-        layers_(layers),
-        tracker_(tracker),
-        size_(size_of(options, static_cast<int64_t>(calibration.sequences.size()))) {
-    const auto available = static_cast<int64_t>(calibration.sequences.size());
-    for (int64_t i = 0; i < size_.statistics; ++i)
-      statistics_text_.sequences.push_back(calibration.sequences[static_cast<size_t>(i)]);
-    for (int64_t i = available - size_.sequences; i < available; ++i) {
-      const auto& all = calibration.sequences[static_cast<size_t>(i)];
-      text_.sequences.emplace_back(all.begin(), all.begin() + std::min(static_cast<int64_t>(all.size()), size_.length));
-    }
-    lengths_ = text_.lengths();
-    rows_ = text_.tokens();
-    out_.items = sensitive_items(layers, recipe, options);
-    const int64_t streams = static_cast<int64_t>(out_.items.size()) + 2;
-    std::vector<int64_t> all;
-    for (int64_t i = 0; i < streams; ++i) all.insert(all.end(), lengths_.begin(), lengths_.end());
-    const int64_t hidden = source.config().hidden_size;
-    const bool spill = states_spill(source, options.machine, streams * rows_ + statistics_text_.tokens());
-    states_ = std::make_unique<StateStore>(all, hidden, spill ? scratch : "", BlockForward::kBatchTokens);
-    statistics_ = std::make_unique<StateStore>(statistics_text_.lengths(), hidden, spill ? scratch + "-statistics" : "",
-                                               BlockForward::kBatchTokens);
-  }
+// Lanes of the stream that is measured: the original's, the one in which all linears are quantized, and one for each
+// item, in which only that is.
+constexpr int64_t kOriginal = 0;
+constexpr int64_t kAll = 1;
+constexpr int64_t kFirstItem = 2;
 
-  Sensitivity run() {
-    const int64_t layers = source_.config().num_hidden_layers;
-    embed_sequences(source_, statistics_text_, *statistics_);
-    Matrix states;
-    embed(source_, text_.flat(), states);
-    write(kOriginal, states);
-    write(kAll, states);
-    for (int64_t layer = 0; layer < layers; ++layer) pass_block(layer);
-    statistics_.reset();
-    compare();
-    out_.sequences = size_.sequences;
-    out_.tokens = rows_;
-    out_.statistics_tokens = statistics_text_.tokens();
-    return std::move(out_);
-  }
+constexpr int64_t lane_of(size_t item) noexcept {
+  return kFirstItem + static_cast<int64_t>(item);
+}
 
- private:
-  static constexpr int64_t kOriginal = 0;
-  static constexpr int64_t kAll = 1;
-  static constexpr int64_t kFirstItem = 2;
-
-  Matrix read(int64_t stream) const {
-    Matrix m(rows_, states_->hidden());
-    states_->read_rows(stream * rows_, rows_, m.data());
-    return m;
-  }
-  void write(int64_t stream, const Matrix& m) { states_->write_rows(stream * rows_, rows_, m.data()); }
-
-  std::array<ActivationStats, kLinearInputs> statistics(int64_t layer, const Block& block) {
-    tracker_.enter("sensitivity", layer, source_.config().num_hidden_layers);
-    StatsCollector collector(true, recipe_.precision, statistics_text_.lengths());
-    BlockForward pass(source_.family(), source_.config(), recipe_.precision);
-    for (const auto& batch : statistics_->batches()) {
-      Matrix m = statistics_->read(batch);
-      pass.run(layer, block, m, batch.lengths, collector.hook());
-      statistics_->write(batch, m);
-    }
-    auto stats = collector.finish();
-    for (ActivationStats& s : stats) weigh_first_rows(s, recipe_.first_token_weight);
-    return stats;
-  }
-
-  void pass_block(int64_t layer) {
-    Block block = load_block(source_, layer);
-    BlockTask task;
-    task.source = &source_;
-    task.recipe = &recipe_;
-    task.tensors = &layers_[static_cast<size_t>(layer)];
-    task.layer = layer;
-    take_probe(*statistics_, task);
-    if (recipe_.scale_loss == ScaleLoss::kBlock) take_replay(*statistics_, task);
-    std::array<ActivationStats, kLinearInputs> stats = statistics(layer, block);
-    task.stats = &stats;
-    Block folded;
-    task.folded = &folded;
-    size_t end = next_;
-    std::array<std::vector<GridTrial>, kLinearInputs> trials;
-    for (; end < out_.items.size() && out_.items[end].layer == layer; ++end) {
-      const SensitiveItem& item = out_.items[end];
-      if (item.options.size() == 1) continue;
-      for (const BitsOption& o : item.options) trials[static_cast<size_t>(item.input)].push_back({o.grid, 0});
-    }
-    task.trials = &trials;
-    quantize_block(task, block, tracker_);
-    tracker_.enter("sensitivity", layer, source_.config().num_hidden_layers);
-    BlockForward pass(source_.family(), source_.config());
-    const Matrix input = read(kOriginal);
-    run_stream(pass, layer, block, read(kAll), kAll);
-    for (size_t i = next_; i < end; ++i) {
-      estimate_options(out_.items[i], trials[static_cast<size_t>(out_.items[i].input)]);
-      swap_linears(out_.items[i].input, block, folded);
-      run_stream(pass, layer, folded, input.clone(), kFirstItem + static_cast<int64_t>(i));
-      swap_linears(out_.items[i].input, block, folded);
-    }
-    // The original's stream, and the streams whose quantized linears lie in an earlier block.
-    const auto prepared = pass.prepare(folded);
-    const int64_t streams = kFirstItem + static_cast<int64_t>(next_);
-    for (int64_t s = 0; s < streams; ++s) {
-      if (s == kAll) continue;
-      Matrix m = read(s);
-      pass.run(layer, *prepared, m, lengths_);
-      write(s, m);
-    }
-    next_ = end;
-    for (const LinearSlot& slot : source_.linears(layer)) source_.release(slot.weight);
-  }
-
-  void run_stream(BlockForward& pass, int64_t layer, const Block& block, Matrix states, int64_t stream) {
-    pass.run(layer, block, states, lengths_);
-    write(stream, states);
-  }
-
-  static void swap_linears(LinearInput input, Block& a, Block& b) {
-    for (int k = 0; k < kLinears; ++k) {
-      const auto kind = static_cast<LinearKind>(k);
-      if (input_of(kind) == input) std::swap(a.linear(kind).weight, b.linear(kind).weight);
-    }
-  }
-
-  // The ratio of the squared output error to that of the recipe's grid. compare() turns it into a KL divergence by
-  // multiplying it with the measured one.
-  static void estimate_options(SensitiveItem& item, const std::vector<GridTrial>& trials) {
-    // The first is the grid that was measured.
-    const double usual = trials.empty() ? 0 : trials.front().loss;
-    for (size_t i = 0; i < item.options.size(); ++i) {
-      BitsOption& o = item.options[i];
-      o.kl = i == 0 ? 1 : o.grid.bits == kUnquantizedBits || !(usual > 0) ? 0 : trials[i].loss / usual;
-    }
-  }
-
-  void compare() {
-    const Head head(source_);
-    const int64_t vocab = head.vocab_size();
-    const int64_t streams = kFirstItem + static_cast<int64_t>(out_.items.size());
-    std::vector<double> sums(static_cast<size_t>(streams), 0);
-    std::vector<double> squares(static_cast<size_t>(streams), 0);
-    Matrix logits(kLogitRows, vocab);
-    Matrix states(kLogitRows, states_->hidden());
-    std::vector<Divergence> divergence(kLogitRows);
-    std::vector<double> kl(kLogitRows);
-    for (int64_t at = 0; at < rows_; at += kLogitRows) {
-      const int64_t n = std::min(kLogitRows, rows_ - at);
-      for (int64_t s = 0; s < streams; ++s) {
-        tracker_.enter("sensitivity", at * streams + s, rows_ * streams);
-        states_->read_rows(s * rows_ + at, n, states.data());
-        head.logits(states.data(), n, logits.data());
-        parallel_for(n, [&](int64_t i) {
-          const auto row = static_cast<size_t>(i);
-          if (s == kOriginal) {
-            divergence[row].set_reference(logits.data() + i * vocab, vocab);
-          } else {
-            kl[row] = divergence[row](logits.data() + i * vocab);
-          }
-        });
-        if (s != kOriginal) {
-          for (int64_t i = 0; i < n; ++i) {
-            if (!std::isfinite(kl[static_cast<size_t>(i)])) refuse_logits(s, at + i);
-            sums[static_cast<size_t>(s)] += kl[static_cast<size_t>(i)];
-            squares[static_cast<size_t>(s)] += kl[static_cast<size_t>(i)] * kl[static_cast<size_t>(i)];
-          }
-        }
-      }
-    }
-    const auto mean = [&](int64_t stream) { return sums[static_cast<size_t>(stream)] / static_cast<double>(rows_); };
-    out_.kl_together = mean(kAll);
-    for (size_t i = 0; i < out_.items.size(); ++i) {
-      SensitiveItem& item = out_.items[i];
-      item.kl = mean(kFirstItem + static_cast<int64_t>(i));
-      const double square = squares[static_cast<size_t>(kFirstItem) + i] / static_cast<double>(rows_);
-      item.kl_standard_error =
-          rows_ > 1 ? std::sqrt(std::max(0.0, square - item.kl * item.kl) / static_cast<double>(rows_ - 1)) : 0;
-      for (BitsOption& o : item.options) o.kl *= item.kl;
-    }
-  }
-
-  [[noreturn]] void refuse_logits(int64_t stream, int64_t token) const {
-    const std::string what = stream == kAll
-                                 ? std::string("all linears")
-                                 : escaped(out_.items[static_cast<size_t>(stream - kFirstItem)].names.front()) +
-                                       " and the linears with its input";
-    throw NumericError(fmt::format(
-        "{}: the logits of token {} of the calibration text are NaN or infinite, in the model itself or when "
-        "{} are quantized: a weight is damaged, or a value inside the model exceeds float32",
-        source_.path(), token + 1, what));
-  }
-
-  const ModelSource& source_;
-  const Recipe& recipe_;
-  const std::vector<LayerTensors>& layers_;
-  Tracker& tracker_;
-  Size size_;
-  TokenSet statistics_text_;
-  TokenSet text_;
-  std::vector<int64_t> lengths_;
-  int64_t rows_ = 0;
-  std::unique_ptr<StateStore> states_;  // [streams, rows_]
-  std::unique_ptr<StateStore> statistics_;
-  size_t next_ = 0;  // first item of the block at hand
-  Sensitivity out_;
+struct Texts {
+  TokenSet statistics;
+  TokenSet measured;
 };
+// The first sequences for statistics, the beginnings of the last to measure on.
+Texts texts_of(const TokenSet& calibration, const Size& size) {
+  const auto& all = calibration.sequences;
+  Texts out;
+  out.statistics.sequences.assign(all.begin(), all.begin() + size.statistics);
+  for (auto it = all.end() - size.sequences; it != all.end(); ++it)
+    out.measured.sequences.emplace_back(it->begin(), it->begin() + std::min<int64_t>(std::ssize(*it), size.length));
+  return out;
+}
+
+StatsByInput statistics_of(const BlockJob& job, const Block& block, Stream& stream) {
+  StatsCollector collector(true, job.recipe.precision, stream.lengths());
+  stream.pass(job.layer, block, collector.hook());
+  stream.free_scratch();
+  StatsByInput stats = collector.finish();
+  for (ActivationStats& s : stats) weigh_first_rows(s, job.recipe.first_token_weight);
+  return stats;
+}
+
+// The grids of all options of these items. The first of an item is the grid that is measured.
+GridTrials trials_of(std::span<const SensitiveItem> items) {
+  GridTrials trials;
+  for (const SensitiveItem& item : items) {
+    if (item.options.size() == 1) continue;
+    for (const BitsOption& o : item.options) trials[static_cast<size_t>(item.input)].push_back({o.grid, 0});
+  }
+  return trials;
+}
+
+// The ratio of the squared output error to that of the recipe's grid. finish_items() turns it into a KL divergence by
+// multiplying it with the measured one.
+void estimate_options(SensitiveItem& item, const std::vector<GridTrial>& trials) {
+  const double usual = trials.empty() ? 0 : trials.front().loss;
+  for (size_t i = 0; i < item.options.size(); ++i) {
+    BitsOption& o = item.options[i];
+    o.kl = i == 0 ? 1 : o.grid.bits == kUnquantizedBits || !(usual > 0) ? 0 : trials[i].loss / usual;
+  }
+}
+
+void swap_linears(LinearInput input, Block& a, Block& b) {
+  for (const LinearKind kind : linears_of(input)) std::swap(a.linear(kind).weight, b.linear(kind).weight);
+}
+
+// A block before and after its linears are rounded, and what other grids would cost.
+struct TwoBlocks {
+  Block folded;
+  Block rounded;
+  GridTrials trials;
+};
+TwoBlocks quantized_twin(const BlockJob& job, GridTrials trials, Stream& statistics, Tracker& tracker) {
+  Block block = load_block(job.source, job.layer);
+  const BlockProbe probe = take_probe(statistics, job.recipe.scale_loss == ScaleLoss::kBlock);
+  BlockStats stats;
+  job.enter(tracker, "sensitivity");
+  stats.calibration = statistics_of(job, block, statistics);
+  FoldedBlock folded = fold_block(job, std::move(block), std::move(stats), probe, tracker);
+  TwoBlocks out;
+  out.folded = folded.block.clone();
+  RoundedBlock rounded = round_block(job, std::move(folded.block), std::move(folded.stats), std::move(trials), tracker);
+  changed_tensors(job.source, job.layer, folded.folds, quantized_kinds(job.tensors), rounded.block);
+  out.rounded = std::move(rounded.block);
+  out.trials = std::move(rounded.trials);
+  return out;
+}
+
+// Passes all lanes through a block. Items begin .. end - 1 lie in it; those before lie in earlier blocks.
+void pass_lanes(int64_t layer, TwoBlocks& blocks, std::span<const SensitiveItem> items, size_t begin, size_t end,
+                Stream& stream) {
+  stream.pass(layer, blocks.rounded, {}, {kAll, kAll});
+  for (size_t i = begin; i < end; ++i) {
+    swap_linears(items[i].input, blocks.rounded, blocks.folded);
+    stream.pass(layer, blocks.folded, {}, {kOriginal, lane_of(i)});
+    swap_linears(items[i].input, blocks.rounded, blocks.folded);
+  }
+  const auto prepared = stream.prepare(blocks.folded);
+  stream.pass(layer, *prepared, {}, {kOriginal, kOriginal});
+  for (size_t i = 0; i < begin; ++i) stream.pass(layer, *prepared, {}, {lane_of(i), lane_of(i)});
+  stream.free_scratch();
+}
+
+[[noreturn]] void refuse_logits(const ModelSource& source, std::span<const SensitiveItem> items, int64_t lane,
+                                int64_t token) {
+  const std::string what = lane == kAll ? std::string("all linears")
+                                        : escaped(items[static_cast<size_t>(lane - kFirstItem)].names.front()) +
+                                              " and the linears with its input";
+  throw NumericError(
+      fmt::format("{}: the logits of token {} of the calibration text are NaN or infinite, in the model itself or when "
+                  "{} are quantized: a weight is damaged, or a value inside the model exceeds float32",
+                  source.path(), token + 1, what));
+}
+
+// `rows`: that the divergences are means over.
+void finish_items(std::span<const LaneDivergence> lanes, int64_t rows, std::vector<SensitiveItem>& items) {
+  for (size_t i = 0; i < items.size(); ++i) {
+    SensitiveItem& item = items[i];
+    const LaneDivergence& lane = lanes[static_cast<size_t>(lane_of(i))];
+    item.kl = lane.mean;
+    item.kl_standard_error =
+        rows > 1 ? std::sqrt(std::max(0.0, lane.mean_square - item.kl * item.kl) / static_cast<double>(rows - 1)) : 0;
+    for (BitsOption& o : item.options) o.kl *= item.kl;
+  }
+}
 
 }  // namespace
 
 Sensitivity measure_sensitivity(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe,
                                 const std::vector<LayerTensors>& layers, const TokenSet& calibration,
                                 const std::string& scratch, Tracker& tracker) {
-  return Measurement(source, options, recipe, layers, calibration, scratch, tracker).run();
+  const Size size = size_of(options, std::ssize(calibration.sequences));
+  const Texts texts = texts_of(calibration, size);
+  Sensitivity out;
+  out.sequences = size.sequences;
+  out.tokens = texts.measured.tokens();
+  out.statistics_tokens = texts.statistics.tokens();
+  out.items = sensitive_items(layers, recipe, options);
+  const int64_t lanes = lane_of(out.items.size());
+  const bool spill = states_spill(source, options.machine, lanes * out.tokens + out.statistics_tokens);
+
+  StreamOptions measured;
+  measured.lanes = lanes;
+  measured.batch_tokens = out.tokens;  // a lane at once: each block is prepared for the products once
+  measured.scratch = spill ? scratch : "";
+  Stream stream(source, texts.measured.lengths(), measured);
+  stream.embed(texts.measured, kOriginal);
+  stream.embed(texts.measured, kAll);
+  {
+    StreamOptions o;
+    o.precision = recipe.precision;
+    o.scratch = spill ? scratch + "-statistics" : "";
+    Stream statistics(source, texts.statistics.lengths(), o);
+    statistics.embed(texts.statistics);
+    size_t begin = 0;
+    for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
+      size_t end = begin;
+      while (end < out.items.size() && out.items[end].layer == layer) ++end;
+      const BlockJob job{source, recipe, layers[static_cast<size_t>(layer)], layer};
+      const auto own = std::span(out.items).subspan(begin, end - begin);
+      TwoBlocks blocks = quantized_twin(job, trials_of(own), statistics, tracker);
+      for (SensitiveItem& item : own) estimate_options(item, blocks.trials[static_cast<size_t>(item.input)]);
+      job.enter(tracker, "sensitivity");
+      pass_lanes(layer, blocks, out.items, begin, end, stream);
+      release_linears(source, layer);
+      begin = end;
+    }
+  }
+  const Head head(source);
+  const auto refuse = [&](int64_t lane, int64_t row) { refuse_logits(source, out.items, lane, row); };
+  const std::vector<LaneDivergence> divergences = lane_divergences(
+      {head, stream}, lanes, refuse, [&](int64_t done, int64_t total) { tracker.enter("sensitivity", done, total); });
+  out.kl_together = divergences[kAll].mean;
+  finish_items(divergences, out.tokens, out.items);
+  return out;
 }
 
 std::string sensitivity_warning(const QuantizeOptions& options, int64_t available) {
@@ -333,7 +227,7 @@ uint64_t sensitivity_bytes(const ModelSource& source, const QuantizeOptions& opt
   const int64_t tokens = streams * size.sequences * size.length + size.statistics * options.calibration.sequence_length;
   const uint64_t held = states_spill(source, options.machine, tokens) ? 0 : state_bytes(source, tokens);
   const uint64_t probabilities =
-      static_cast<uint64_t>(kLogitRows) * static_cast<uint64_t>(source.config().vocab_size) * (8 + 8 + 4 + 4);
+      static_cast<uint64_t>(kDivergenceRows) * static_cast<uint64_t>(source.config().vocab_size) * (8 + 8 + 4 + 4);
   return held + std::max(block_bytes, probabilities) + 4 * state_bytes(source, size.sequences * size.length);
 }
 

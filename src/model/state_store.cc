@@ -2,14 +2,12 @@
 
 #include <cstring>
 
-#include "checkpoint/model_source.h"
 #include "core/files/atomic_file.h"
-#include "model/model.h"
 
 namespace metal_marlin {
 
 StateStore::StateStore(const std::vector<int64_t>& lengths, int64_t hidden, const std::string& scratch,
-                       int64_t batch_tokens)
+                       int64_t batch_tokens, int64_t lanes)
     : hidden_(hidden), path_(scratch) {
   for (size_t i = 0; i < lengths.size(); ++i) {
     if (batches_.empty() || batches_.back().rows + lengths[i] > batch_tokens) {
@@ -20,14 +18,15 @@ StateStore::StateStore(const std::vector<int64_t>& lengths, int64_t hidden, cons
     rows_ += lengths[i];
   }
   if (scratch.empty()) {
-    memory_ = Matrix(rows_, hidden_);
+    memory_ = Matrix(lanes * rows_, hidden_);
     return;
   }
   fd_ = open_scratch_file(scratch);
-  reserve_file(fd_, static_cast<uint64_t>(rows_ * hidden_) * sizeof(float), path_ + " (scratch file)");
+  reserve_file(fd_, static_cast<uint64_t>(lanes * rows_ * hidden_) * sizeof(float), path_ + " (scratch file)");
 }
 
-void StateStore::read_rows(int64_t first, int64_t count, float* out) const {
+void StateStore::read_rows(int64_t first, int64_t count, float* out, int64_t lane) const {
+  first += lane * rows_;
   const size_t bytes = static_cast<size_t>(count * hidden_) * sizeof(float);
   if (fd_) {
     read_at(fd_, out, bytes, static_cast<uint64_t>(first * hidden_) * sizeof(float), path_ + " (scratch file)");
@@ -36,7 +35,8 @@ void StateStore::read_rows(int64_t first, int64_t count, float* out) const {
   }
 }
 
-void StateStore::write_rows(int64_t first, int64_t count, const float* in) {
+void StateStore::write_rows(int64_t first, int64_t count, const float* in, int64_t lane) {
+  first += lane * rows_;
   const size_t bytes = static_cast<size_t>(count * hidden_) * sizeof(float);
   if (fd_) {
     write_at(fd_, in, bytes, static_cast<uint64_t>(first * hidden_) * sizeof(float), path_ + " (scratch file)");
@@ -45,24 +45,10 @@ void StateStore::write_rows(int64_t first, int64_t count, const float* in) {
   }
 }
 
-Matrix StateStore::read(const Batch& batch) const {
+Matrix StateStore::read(const Batch& batch, int64_t lane) const {
   Matrix m(batch.rows, hidden_);
-  read_rows(batch.first_row, batch.rows, m.data());
+  read_rows(batch.first_row, batch.rows, m.data(), lane);
   return m;
-}
-
-void embed_sequences(const ModelSource& source, const TokenSet& set, StateStore& store) {
-  for (const auto& batch : store.batches()) {
-    std::vector<int32_t> ids;
-    for (size_t i = 0; i < batch.lengths.size(); ++i) {
-      const auto& sequence = set.sequences[static_cast<size_t>(batch.first_sequence) + i];
-      ids.insert(ids.end(), sequence.begin(), sequence.end());
-    }
-    Matrix m(batch.rows, store.hidden());
-    embed(source, ids, m);
-    store.write(batch, m);
-  }
-  source.release(source.family().embedding);
 }
 
 }  // namespace metal_marlin

@@ -9,11 +9,8 @@
 
 #include "core/tensor.h"
 #include "platform/file.h"
-#include "tokenizer/token_set.h"
 
 namespace metal_marlin {
-
-class ModelSource;
 
 class StateStore {
  public:
@@ -25,20 +22,25 @@ class StateStore {
   };
 
   // Batches hold about `batch_tokens` rows, at least one sequence. `scratch`: the scratch file lies in the folder of
-  // this path, without a name, and vanishes with the process; empty: memory.
-  StateStore(const std::vector<int64_t>& lengths, int64_t hidden, const std::string& scratch, int64_t batch_tokens);
+  // this path, without a name, and vanishes with the process; empty: memory. `lanes`: how many states of the same
+  // sequences there are.
+  StateStore(const std::vector<int64_t>& lengths, int64_t hidden, const std::string& scratch, int64_t batch_tokens,
+             int64_t lanes = 1);
+  StateStore(StateStore&&) noexcept = default;
   StateStore(const StateStore&) = delete;
   StateStore& operator=(const StateStore&) = delete;
 
   const std::vector<Batch>& batches() const noexcept { return batches_; }
-  int64_t rows() const noexcept { return rows_; }
+  int64_t rows() const noexcept { return rows_; }  // of a lane
   int64_t hidden() const noexcept { return hidden_; }
-  void read_rows(int64_t first, int64_t count, float* out) const;
-  void write_rows(int64_t first, int64_t count, const float* in);
-  // All rows where they lie; empty for a scratch file.
+  void read_rows(int64_t first, int64_t count, float* out, int64_t lane = 0) const;
+  void write_rows(int64_t first, int64_t count, const float* in, int64_t lane = 0);
+  // All rows of all lanes where they lie; empty for a scratch file.
   std::span<const float> in_memory() const noexcept { return memory_.values(); }
-  Matrix read(const Batch& batch) const;
-  void write(const Batch& batch, const Matrix& states) { write_rows(batch.first_row, batch.rows, states.data()); }
+  Matrix read(const Batch& batch, int64_t lane = 0) const;
+  void write(const Batch& batch, const Matrix& states, int64_t lane = 0) {
+    write_rows(batch.first_row, batch.rows, states.data(), lane);
+  }
 
  private:
   std::vector<Batch> batches_;
@@ -48,8 +50,5 @@ class StateStore {
   UniqueFd fd_;
   std::string path_;
 };
-
-// Fills `store` with the embedding of the tokens of `set`, whose lengths it was made for.
-void embed_sequences(const ModelSource& source, const TokenSet& set, StateStore& store);
 
 }  // namespace metal_marlin

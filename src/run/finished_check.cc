@@ -8,8 +8,6 @@
 #include <set>
 
 #include "core/counted.h"
-#include "recipe/tensor_plan.h"
-#include "stages/quantize_block.h"
 
 namespace metal_marlin {
 namespace {

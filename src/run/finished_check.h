@@ -8,7 +8,7 @@
 #include "recipe/recipe.h"
 #include "recipe/tensor_plan.h"
 #include "records/block_record.h"
-#include "run/journal.h"
+#include "stages/finished_block.h"
 
 namespace metal_marlin {
 

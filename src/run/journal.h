@@ -9,7 +9,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <span>
@@ -17,7 +16,6 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "core/values.h"
 #include "records/block_record.h"
 #include "stages/finished_block.h"
 #include "tokenizer/token_set.h"

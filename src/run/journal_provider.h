@@ -6,7 +6,7 @@
 #include <map>
 #include <string>
 
-#include "run/journal.h"
+#include "stages/finished_block.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {

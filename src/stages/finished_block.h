@@ -1,12 +1,15 @@
-// What is left of a block when it is done: what the journal keeps and the checkpoint is made of.
+// A block as the journal keeps it: what the checkpoint will hold of it in place of the source's tensors.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "checkpoint/model_source.h"
 #include "core/tensor.h"
 #include "core/values.h"
+#include "model/block.h"
 
 namespace metal_marlin {
 
@@ -14,5 +17,12 @@ struct FinishedBlock {
   std::map<std::string, QuantizedTensor> quantized;  // by weight name
   std::vector<OwnedTensor> changed;  // folded norms, biases and weights left in 16 bits, under their names, F16
 };
+
+// Puts a finished block's values into `block`, which holds the source's weights. Of a file it must have passed
+// check_finished().
+void apply_finished(const ModelSource& source, int64_t layer, const FinishedBlock& finished, Block& block);
+
+// "...v_proj.bias" of "...v_proj.weight".
+std::string bias_name(const std::string& weight);
 
 }  // namespace metal_marlin

@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "model/block.h"
-#include "model/state_store.h"
+#include "model/stream.h"
 #include "recipe/budget.h"
 #include "recipe/recipe.h"
 #include "text/selection.h"
@@ -37,28 +36,21 @@ PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const
   PoolSelection out;
   out.blocks = profiled_blocks(source);
   const std::vector<int64_t> lengths = pool.lengths();
-  const ModelConfig& config = source.config();
   int64_t count = 0;
   for (const int64_t q : quota) count += q;
-  StateStore store(lengths, config.hidden_size, states_spill(source, machine, pool.tokens()) ? scratch : "",
-                   BlockForward::kBatchTokens);
+  StreamOptions stream_options;
+  stream_options.precision = statistics_precision(machine.precision);
+  if (states_spill(source, machine, pool.tokens())) stream_options.scratch = scratch;
+  Stream stream(source, lengths, stream_options);
   tracker.enter("select", 0, out.blocks);
-  embed_sequences(source, pool, store);
+  stream.embed(pool);
   ProfileCollector profiles(lengths, features_of_input(source), out.blocks);
-  const auto hook = [&](LinearInput input, const float* x, int64_t rows, int64_t features) {
-    profiles.add(input, x, rows, features);
-  };
-  BlockForward pass(source.family(), config, statistics_precision(machine.precision));
   for (int64_t layer = 0; layer < out.blocks; ++layer) {
-    const Block block = load_block(source, layer);
-    for (const auto& batch : store.batches()) {
-      tracker.enter("select", layer, out.blocks);
-      Matrix states = store.read(batch);
-      profiles.begin_block(layer, batch.first_sequence);
-      pass.run(layer, block, states, batch.lengths, hook);
-      store.write(batch, states);
-    }
-    for (const LinearSlot& slot : source.linears(layer)) source.release(slot.weight);
+    profiles.begin_block(layer, 0);
+    stream.pass_source(layer, [&](LinearInput input, const float* x, int64_t rows, int64_t features) {
+      if (input == LinearInput::kQkv) tracker.enter("select", layer, out.blocks);  // once for each batch
+      profiles.add(input, x, rows, features);
+    });
   }
   Selection chosen = select_sequences(profiles.profiles(), count, group, quota);
   out.coverage = chosen.pool_coverage > 0 ? chosen.coverage / chosen.pool_coverage : 1;

@@ -28,7 +28,8 @@ class ProfileCollector {
   // many blocks will be seen.
   ProfileCollector(const std::vector<int64_t>& lengths, int64_t features, int64_t blocks);
   // Call begin_block() before each batch of each block, then add() as the input hook of the batch. The batch must hold
-  // whole sequences, the first of which is `first_sequence`. All batches must pass inputs and blocks in the same order.
+  // whole sequences, the first of which is `first_sequence`; all sequences may be one batch. All batches must pass
+  // inputs and blocks in the same order.
   // add() throws NumericError for NaN or Inf.
   void begin_block(int64_t block, int64_t first_sequence);
   void add(LinearInput input, const float* x, int64_t rows, int64_t features);

@@ -217,16 +217,9 @@ TEST_F(WidthsTest, AGridPerLinear) {
                                                        : 4;
   };
   for (QuantizedWeight& w : tensors.quantized) w.grid.bits = bits_of(w.name);
-  std::array<ActivationStats, kLinearInputs> stats;
-  BlockTask task;
-  task.source = source.get();
-  task.recipe = &recipe;
-  task.tensors = &tensors;
-  task.stats = &stats;
-  Block block = load_block(*source, 0);
   const Observer observer;
   Tracker tracker(observer);
-  const BlockResult result = quantize_block(task, block, tracker);
+  const BlockResult result = quantize_block({*source, recipe, tensors, 0}, load_block(*source, 0), {}, {}, tracker);
   Journal journal(out("j"));
   journal.begin(1);
   journal.write_block(0, result.finished, result.record);

@@ -1,6 +1,7 @@
 #include "eval/score.h"
 
 #include <gtest/gtest.h>
+#include <metal_marlin/error.h>
 
 #include "checkpoint/model_source.h"
 #include "eval/golden_scores.h"
@@ -28,10 +29,11 @@ class ScoreTest : public testing::TestWithParam<const char*> {
   const float* floats(const std::string& name) const {
     return reinterpret_cast<const float*>(golden_.get(name).bytes.data());
   }
-  Matrix states(int64_t layer) const {
-    Matrix m(kChunks * kLength, source_->config().hidden_size);
-    std::copy_n(floats("hidden." + std::to_string(layer)), m.size(), m.data());
-    return m;
+  // The stream after `layer` blocks, as transformers computes it.
+  std::unique_ptr<Stream> states(int64_t layer) const {
+    auto stream = std::make_unique<Stream>(*source_, std::vector<int64_t>(kChunks, kLength));
+    stream->write_rows(0, stream->rows(), floats("hidden." + std::to_string(layer)));
+    return stream;
   }
 
   std::string folder_;
@@ -46,25 +48,26 @@ TEST_P(ScoreTest, PerplexityIsThatOfTransformersLogits) {
   const auto want = plain::scores_of(floats("logits"), floats("logits"), ids_, kChunks, kLength, kVocab);
   Metrics metrics;
   std::vector<std::pair<int64_t, int64_t>> progress;
-  score(head_, states(source_->config().num_hidden_layers), nullptr, nullptr, chunks_, metrics,
+  const auto last = states(source_->config().num_hidden_layers);
+  score({head_, *last}, std::nullopt, chunks_, metrics,
         [&](int64_t done, int64_t total) { progress.emplace_back(done, total); });
   const Evaluation got = metrics.result();
   EXPECT_EQ(got.positions, kChunks * (kLength - 1));
   EXPECT_FALSE(got.has_reference);
   EXPECT_NEAR(got.perplexity / want.perplexity, 1, kTolerance);
-  EXPECT_EQ(progress, (std::vector<std::pair<int64_t, int64_t>>{{1, 2}, {2, 2}}));
+  EXPECT_EQ(progress, (std::vector<std::pair<int64_t, int64_t>>{{0, 2}, {1, 2}}));
 }
 
 // The states of one block earlier as a model that is worse than its reference.
 TEST_P(ScoreTest, DivergenceIsThatOfTheReferencesLogits) {
   const int64_t layers = source_->config().num_hidden_layers;
-  const Matrix early = states(layers - 1);
-  const Matrix last = states(layers);
-  Matrix early_logits(early.rows(), kVocab);
-  head_.logits(early.data(), early.rows(), early_logits.data());
+  const auto early = states(layers - 1);
+  const auto last = states(layers);
+  Matrix early_logits(early->rows(), kVocab);
+  head_.logits(floats("hidden." + std::to_string(layers - 1)), early->rows(), early_logits.data());
   const auto want = plain::scores_of(early_logits.data(), floats("logits"), ids_, kChunks, kLength, kVocab);
   Metrics metrics;
-  score(head_, early, &head_, &last, chunks_, metrics);
+  score({head_, *early}, FinalStates{head_, *last}, chunks_, metrics);
   const Evaluation got = metrics.result();
   EXPECT_TRUE(got.has_reference);
   EXPECT_NEAR(got.perplexity / want.perplexity, 1, kTolerance);
@@ -73,6 +76,13 @@ TEST_P(ScoreTest, DivergenceIsThatOfTheReferencesLogits) {
   EXPECT_NEAR(got.kl_standard_error / want.kl_standard_error, 1, kTolerance);
   EXPECT_NEAR(got.kl_p99 / want.kl_p99, 1, kTolerance);
   EXPECT_DOUBLE_EQ(got.top1_agreement, want.top1);
+}
+
+TEST_P(ScoreTest, RefusesStatesOfOtherChunks) {
+  const auto last = states(source_->config().num_hidden_layers);
+  chunks_.back().pop_back();
+  Metrics metrics;
+  EXPECT_THROW(score({head_, *last}, std::nullopt, chunks_, metrics), ArgumentError);
 }
 
 INSTANTIATE_TEST_SUITE_P(TinyModels, ScoreTest, testing::Values("llama", "gemma2", "qwen2", "phi3"),

@@ -35,6 +35,24 @@ TEST_P(StateStoreTest, BatchesAreWholeSequencesAndKeepTheirRows) {
   EXPECT_FALSE(GetParam() && std::filesystem::exists(scratch()));  // vanishes with the process, whatever happens
 }
 
+TEST_P(StateStoreTest, LanesAreApart) {
+  StateStore store({3, 2}, 4, scratch(), 8, 3);
+  ASSERT_EQ(store.batches().size(), 1u);
+  EXPECT_EQ(store.rows(), 5);
+  for (int64_t lane = 0; lane < 3; ++lane) {
+    Matrix m(5, 4);
+    for (int64_t i = 0; i < m.size(); ++i) m.data()[i] = static_cast<float>(100 * lane + i);
+    store.write(store.batches()[0], m, lane);
+  }
+  for (int64_t lane = 0; lane < 3; ++lane) {
+    const Matrix m = store.read(store.batches()[0], lane);
+    for (int64_t i = 0; i < m.size(); ++i) ASSERT_EQ(m.data()[i], static_cast<float>(100 * lane + i));
+    float row[4];
+    store.read_rows(4, 1, row, lane);
+    EXPECT_EQ(row[3], static_cast<float>(100 * lane + 19));
+  }
+}
+
 TEST_P(StateStoreTest, NothingToHold) {
   StateStore store({}, 6, scratch(), 8);
   EXPECT_TRUE(store.batches().empty());

@@ -1,0 +1,153 @@
+#include "run/prepare_run.h"
+
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "core/files/atomic_file.h"
+#include "core/files/file_status.h"
+#include "mixed/mixed_bits.h"
+#include "mixed/sensitivity.h"
+#include "options/sources.h"
+#include "plan/run_warnings.h"
+#include "recipe/budget.h"
+#include "recipe/presets.h"
+#include "records/json_records.h"
+#include "run/run_identity.h"
+#include "run/run_texts.h"
+
+namespace metal_marlin {
+namespace {
+
+namespace fs = std::filesystem;
+
+// NaN and infinity are found before anything is written, and after what takes no pass over the weights.
+void check_weights(const ModelSource& source, Tracker& tracker) {
+  const auto tensors = source.tensors();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    tracker.enter("check", static_cast<int64_t>(i), std::ssize(tensors));
+    source.check_finite(tensors[i].name);
+  }
+}
+
+// Warnings that the texts have caused since there were `before`.
+std::vector<std::string> warnings_since(size_t before, const Tracker& tracker) {
+  const auto& all = tracker.warnings();
+  return {all.begin() + static_cast<int64_t>(before), all.end()};
+}
+
+void warn_if(const std::string& text, Tracker& tracker) {
+  if (!text.empty()) tracker.warn(text);
+}
+
+}  // namespace
+
+std::vector<LayerTensors> plan_layers(const RunJob& job, const Recipe& recipe) {
+  std::vector<LayerTensors> layers;
+  for (int64_t layer = 0; layer < job.source.config().num_hidden_layers; ++layer)
+    layers.push_back(planned_tensors(job.source, layer, job.options, recipe));
+  const bool any =
+      std::any_of(layers.begin(), layers.end(), [](const LayerTensors& l) { return !l.quantized.empty(); });
+  if (any) return layers;
+  throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " +
+                      layers.front().skipped.front().reason + ")");
+}
+
+RunStatistics open_statistics(const RunJob& job, const Recipe& recipe) {
+  RunStatistics out;
+  const CalibrationOptions& calibration = job.options.calibration;
+  if (!from_statistics(calibration)) return out;
+  out.file = std::make_unique<StatsFile>(calibration.calibration.front(), job.source, needs_gram(recipe),
+                                         memory_budget(job.options.machine) / 2);  // it is held twice for a moment
+  out.text = statistics_record(calibration, *out.file, out.made_from);
+  return out;
+}
+
+void check_before_work(const RunJob& job, const Recipe& recipe, const std::vector<LayerTensors>& layers,
+                       Tracker& tracker) {
+  if (chooses_bits(job.options)) check_reachable(sensitive_items(layers, recipe, job.options), job.options);
+  for (const std::string& text : unused_pattern_warnings(job.options, layers)) tracker.warn(text);
+  if (!preparation_is_long(job.options.calibration)) return;
+  const TextSizes sizes = expected_sizes(job.source, job.options);
+  plan_memory(job.source, recipe, job.options, sizes.calibration, sizes.held_back, job.output);
+}
+
+PreparedRun prepare_run(const RunJob& job, const Recipe& recipe, const std::vector<LayerTensors>& layers,
+                        const RunStatistics& statistics, const IdentityRecord& identity, Start start,
+                        OutputFolder& folder, Journal& journal, Tracker& tracker) {
+  const QuantizeOptions& options = job.options;
+  const bool resuming = start == Start::kResume;
+  const size_t before = tracker.warnings().size();
+  PreparedRun out;
+  const auto make_texts = [&] {
+    out.texts = prepare_texts(job.source, options, tracker, (fs::path(journal.folder()) / "scratch-pool").string());
+  };
+  const auto plan = [&] {
+    out.memory = plan_memory(job.source, recipe, options, out.texts.calibration.tokens(), out.texts.held_back.tokens(),
+                             job.output);
+  };
+  const bool ready = !resuming && !preparation_is_long(options.calibration);
+  if (ready) {
+    make_texts();
+    plan();
+  }
+  if (!journal.exists()) check_weights(job.source, tracker);  // a resumed run has looked already
+  if (!resuming) {
+    const Manifest old = folder.manifest();
+    journal.begin(run_fingerprint(identity), identity);
+    folder.note(old);
+  }
+  std::optional<StoredTexts> stored = resuming ? stored_texts(journal) : std::nullopt;
+  if (stored) {
+    out.texts = std::move(stored->texts);
+    for (const std::string& text : stored->warnings) tracker.warn(text);
+  } else {
+    if (!ready) make_texts();
+    store_texts(journal, out.texts, warnings_since(before, tracker));
+  }
+  if (!ready) plan();
+  const StatsFile* file = statistics.file.get();
+  if (file != nullptr) {
+    out.texts.record = statistics.text;
+    warn_if(first_rows_warning(recipe, *file), tracker);
+  }
+  const auto tokens_of = [&](int64_t layer, LinearInput input) {
+    return file != nullptr ? file->tokens(layer, input) : static_cast<uint64_t>(out.texts.calibration.tokens());
+  };
+  out.few_tokens = find_few_tokens(layers, recipe, tokens_of, file != nullptr ? 0 : options.calibration.sequence_length,
+                                   options.calibration.select > 0);
+  warn_if(out.few_tokens.warning, tracker);
+  if (!out.texts.held_back.sequences.empty()) {
+    const std::string text =
+        narrowed_warning(job.source, recipe, narrowed_tensors(job.source, options, recipe, layers));
+    out.told_of_narrowing = !text.empty();
+    warn_if(text, tracker);
+  }
+  return out;
+}
+
+ChosenBits choose_run_bits(const RunJob& job, const Recipe& recipe, const std::vector<LayerTensors>& layers,
+                           const TokenSet& calibration, Journal& journal, Tracker& tracker) {
+  const std::string path = (fs::path(journal.folder()) / "sensitivity.json").string();
+  Sensitivity sensitivity;
+  sensitivity.items = sensitive_items(layers, recipe, job.options);
+  warn_if(sensitivity_warning(job.options, std::ssize(calibration.sequences)), tracker);
+  if (!path_exists(path) || !take_measured(read_text_file(path), sensitivity)) {
+    const std::string scratch = (fs::path(journal.folder()) / "scratch-sensitivity").string();
+    sensitivity = measure_sensitivity(job.source, job.options, recipe, layers, calibration, scratch, tracker);
+    write_text_file(path,
+                    json_of(record_of(sensitivity)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  }
+  try {
+    const BitsChoice choice = choose_bits(sensitivity, job.options);
+    return {grids_of(sensitivity, choice), mixed_record(sensitivity, choice, job.options)};
+  } catch (const ArgumentError&) {
+    journal.remove();
+    throw;
+  }
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,88 @@
+#include "run/run_streams.h"
+
+#include <fmt/format.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "core/machine.h"
+#include "tokenizer/token_set.h"
+
+namespace metal_marlin {
+namespace {
+
+constexpr double kSnapshotSeconds = 120;
+
+// By the names in the journal.
+std::vector<std::pair<const char*, Stream*>> named(const RunStreams& streams) {
+  return {{"calibration", streams.calibration.get()},
+          {"reference", streams.reference.get()},
+          {"quantized", streams.quantized.get()}};
+}
+
+}  // namespace
+
+RunStreams make_streams(const ModelSource& source, const Recipe& recipe, const RunTexts& texts,
+                        const std::string& scratch_folder) {
+  const auto stream = [&](const TokenSet& set, ComputeType precision, const char* name) {
+    StreamOptions options;
+    options.precision = precision;
+    if (!scratch_folder.empty()) options.scratch = (std::filesystem::path(scratch_folder) / name).string();
+    return std::make_unique<Stream>(source, set.lengths(), options);
+  };
+  RunStreams streams;
+  streams.calibration = stream(texts.calibration, recipe.precision, "scratch-calibration");
+  streams.reference = stream(texts.held_back, ComputeType::kF32, "scratch-reference");
+  streams.quantized = stream(texts.held_back, ComputeType::kF32, "scratch-quantized");
+  return streams;
+}
+
+void embed_texts(const RunTexts& texts, RunStreams& streams) {
+  streams.calibration->embed(texts.calibration);
+  streams.reference->embed(texts.held_back);
+  streams.quantized->embed(texts.held_back);
+}
+
+void save_states(int64_t layer, const RunStreams& streams, Journal& journal) {
+  std::vector<TensorView> views;
+  for (const auto& [name, stream] : named(streams)) {
+    if (stream->rows() > 0) views.push_back(stream->saved(name));
+  }
+  journal.write_states(layer, views);
+}
+
+void restore_states(int64_t layer, const Journal& journal, RunStreams& streams) {
+  const auto all = named(streams);
+  for (const OwnedTensor& t : journal.read_states(layer)) {
+    const auto it = std::find_if(all.begin(), all.end(), [&](const auto& entry) { return entry.first == t.name; });
+    if (it == all.end() || !it->second->restore(t)) {
+      throw FormatError(
+          fmt::format("{}: unexpected saved states \"{}\"; run again with --no-resume", journal.folder(), t.name));
+    }
+  }
+}
+
+SnapshotClock::SnapshotClock() : last_(wall_seconds()) {
+  const char* text = std::getenv("METAL_MARLIN_SNAPSHOT_SECONDS");
+  if (text == nullptr) return;
+  char* end = nullptr;
+  fixed_interval_ = std::strtod(text, &end);
+  if (end == text || *end != 0 || !(fixed_interval_ >= 0))
+    throw ArgumentError(fmt::format("METAL_MARLIN_SNAPSHOT_SECONDS: expected seconds >= 0, found '{}'", text));
+}
+
+bool SnapshotClock::due() const {
+  const double interval = fixed_interval_ >= 0 ? fixed_interval_ : std::max(kSnapshotSeconds, 10 * cost_);
+  return wall_seconds() - last_ >= interval;
+}
+
+void SnapshotClock::saved(double seconds) {
+  cost_ = seconds;
+  last_ = wall_seconds();
+}
+
+}  // namespace metal_marlin

@@ -1,0 +1,212 @@
+#include "stages/round_block.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "core/enum_names.h"
+#include "core/machine.h"
+#include "quantize/errors.h"
+#include "quantize/refine.h"
+#include "quantize/rtn.h"
+#include "recipe/tensor_plan.h"
+#include "stages/linear_stages.h"
+
+namespace metal_marlin {
+namespace {
+
+GroupRanges ranges_of(const Recipe& recipe, LinearKind kind, const Matrix& weight, const Matrix& gram, const Grid& grid,
+                      LinearRecord& record) {
+  // The published clip search leaves q and k alone: their product is too sensitive.
+  const bool may_clip = kind != LinearKind::kQ && kind != LinearKind::kK;
+  return choose_ranges(recipe, weight, gram, grid, may_clip, record);
+}
+
+QuantizedTensor round_sample(const Recipe& recipe, const Matrix& sample, const Matrix& gram, const GroupRanges& ranges,
+                             const Grid& grid, InputFactor& factor) {
+  QuantizedTensor q = recipe.rounding == Rounding::kGptq
+                          ? quantize_gptq(sample, factor.at(recipe.damping), ranges, grid)
+                          : quantize_rtn(sample, ranges, grid);
+  if (recipe.refine) {
+    RefineOptions options;
+    options.damping = recipe.damping;
+    refine(sample, gram, q, options);
+  }
+  return q;
+}
+
+// The grids of the quantized linears of an input.
+std::vector<std::pair<LinearKind, Grid>> quantized_of(const LayerTensors& tensors, LinearInput input) {
+  std::map<LinearKind, Grid> grids;
+  for (const QuantizedWeight& w : tensors.quantized) {
+    for (const LinearSlot& slot : w.slots) {
+      if (input_of(slot.kind) == input) grids[slot.kind] = w.grid;
+    }
+  }
+  return {grids.begin(), grids.end()};
+}
+
+void append(QuantizedTensor& all, QuantizedTensor part) {
+  if (all.out_features == 0) {
+    all = std::move(part);
+    return;
+  }
+  all.out_features += part.out_features;
+  all.codes.insert(all.codes.end(), part.codes.begin(), part.codes.end());
+  all.scales.insert(all.scales.end(), part.scales.begin(), part.scales.end());
+  all.zeros.insert(all.zeros.end(), part.zeros.begin(), part.zeros.end());
+  all.minima.insert(all.minima.end(), part.minima.begin(), part.minima.end());
+}
+
+// What is known of an input before its first linear is rounded.
+struct RoundingOfInput {
+  LinearInput input;
+  InputFactor factor;
+  std::map<LinearKind, RoundingChoice> choices;  // empty: as the recipe says
+
+  std::optional<RoundingChoice> choice_of_linear(LinearKind kind) const {
+    const auto it = choices.find(kind);
+    return it == choices.end() ? std::nullopt : std::optional(it->second);
+  }
+};
+
+RoundingOfInput begin_input(const BlockJob& job, LinearInput input, const Block& block, BlockStats& stats,
+                            std::vector<GridTrial>& trials, Tracker& tracker) {
+  const auto i = static_cast<size_t>(input);
+  RoundingOfInput out{input, InputFactor(job.recipe, stats.calibration[i].gram), {}};
+  if (!trials.empty()) {
+    job.enter(tracker, "sensitivity");
+    trials = try_grids(job, input, block, stats.calibration[i], std::move(trials), out.factor);
+    job.enter(tracker, "round");
+  }
+  if (stats.validation_share > 0) {
+    job.enter(tracker, "choose rounding");
+    out.choices = choose_rounding_of(job, input, block, stats.calibration[i], std::move(stats.validation[i].gram),
+                                     stats.validation_share);
+    job.enter(tracker, "round");
+  }
+  return out;
+}
+
+}  // namespace
+
+const GptqFactor& InputFactor::at(double damping) {
+  if (!factor_ || damping_ != damping) {
+    factor_.reset();
+    GptqOptions options = gptq_options(recipe_);
+    options.damping = damping;
+    factor_ = make_gptq_factor(gram_, options);
+    damping_ = damping;
+  }
+  return *factor_;
+}
+
+RoundedLinear round_linear(const Recipe& recipe, LinearKind kind, const Matrix& weight, const Grid& grid,
+                           const ActivationStats& stats, const std::optional<RoundingChoice>& chosen,
+                           InputFactor& factor) {
+  RoundedLinear out;
+  LinearRecord& record = out.record;
+  record.method = name_of(recipe.method);
+  const RoundingChoice choice = chosen ? *chosen : choice_of(recipe);
+  if (chosen) {
+    record.chosen = {.rounding = rounding_name(choice),
+                     .damping = choice.damping,
+                     .nearest = choice.nearest_error,
+                     .feedback = choice.feedback_error,
+                     .refined = choice.refined_error};
+  }
+  const GroupRanges ranges = ranges_of(recipe, kind, weight, stats.gram, grid, record);
+  const GptqFactor* f = choice.feedback ? &factor.at(choice.damping) : nullptr;
+  out.tensor = round_linear_as(choice, weight, stats.gram, ranges, grid, f, record);
+  record.bits = out.tensor.bits;
+  record.group_size = out.tensor.group_size;
+  return out;
+}
+
+void add_errors(const Matrix& weight, const QuantizedTensor& tensor, const ActivationStats& stats,
+                const ActivationStats& held_back, LinearRecord& record) {
+  const Matrix& gram = stats.gram;
+  const LinearErrors errors = linear_errors(weight, tensor, gram.empty() ? nullptr : &gram);
+  record.weight_error = errors.weight_error;
+  if (!gram.empty()) record.output_error = errors.output_error;
+  if (held_back.in_features > 0)
+    record.held_back_output_error = linear_errors(weight, tensor, &held_back.gram).output_error;
+  record.scale_range = {errors.least_scale, errors.largest_scale};
+  record.clipped_share = errors.clipped_share;
+  record.saturated_share = errors.saturated_share;
+}
+
+std::map<LinearKind, RoundingChoice> choose_rounding_of(const BlockJob& job, LinearInput input, const Block& block,
+                                                        ActivationStats& stats, Matrix validation_gram, double share) {
+  std::vector<LinearKind> kinds;
+  std::vector<const Matrix*> weights;
+  RoundingTrial trial = rounding_trial(job.recipe);
+  for (const auto& [kind, grid] : quantized_of(job.tensors, input)) {
+    kinds.push_back(kind);
+    weights.push_back(&block.linear(kind).weight);
+    trial.grids.push_back(grid);
+  }
+  trial.ranges = [&](const Matrix& rows, const Matrix& gram, size_t i) {
+    LinearRecord unused;
+    return ranges_of(job.recipe, kinds[i], rows, gram, trial.grids[i], unused);
+  };
+  const std::vector<RoundingChoice> found = choose_rounding(weights, stats.gram, validation_gram, share, trial);
+  std::map<LinearKind, RoundingChoice> choices;
+  for (size_t i = 0; i < kinds.size(); ++i) choices[kinds[i]] = found[i];
+  return choices;
+}
+
+std::vector<GridTrial> try_grids(const BlockJob& job, LinearInput input, const Block& block,
+                                 const ActivationStats& stats, std::vector<GridTrial> trials, InputFactor& factor) {
+  std::vector<const Matrix*> weights;
+  for (const auto& [kind, grid] : quantized_of(job.tensors, input)) weights.push_back(&block.linear(kind).weight);
+  const Matrix sample = sample_rows(weights, kTrialRows);
+  const LinearKind last = linears_of(input).back();
+  LinearRecord unused;
+  for (GridTrial& trial : trials) {
+    if (trial.grid.bits == kUnquantizedBits) continue;
+    const GroupRanges ranges = ranges_of(job.recipe, last, sample, stats.gram, trial.grid, unused);
+    const QuantizedTensor q = round_sample(job.recipe, sample, stats.gram, ranges, trial.grid, factor);
+    const double error = linear_errors(sample, q, &stats.gram).output_error;
+    trial.loss = error * error;
+  }
+  return trials;
+}
+
+RoundedBlock round_block(const BlockJob& job, Block block, BlockStats stats, GridTrials trials, Tracker& tracker) {
+  RoundedBlock out;
+  out.block = std::move(block);
+  out.trials = std::move(trials);
+  std::optional<RoundingOfInput> rounding;
+  for (const QuantizedWeight& w : job.tensors.quantized) {
+    job.enter(tracker, "round");
+    QuantizedTensor joined;
+    for (const LinearSlot& slot : w.slots) {
+      const double start = wall_seconds();
+      const LinearInput input = input_of(slot.kind);
+      const auto i = static_cast<size_t>(input);
+      if (!rounding || rounding->input != input) {
+        rounding.reset();  // only one input's factor is held
+        rounding.emplace(begin_input(job, input, out.block, stats, out.trials[i], tracker));
+      }
+      Matrix& weight = out.block.linear(slot.kind).weight;
+      RoundedLinear rounded = round_linear(job.recipe, slot.kind, weight, w.grid, stats.calibration[i],
+                                           rounding->choice_of_linear(slot.kind), rounding->factor);
+      LinearRecord& record = rounded.record;
+      record.name = w.slots.size() == 1 ? w.name : fmt::format("{}[{}]", w.name, linear_kind_name(slot.kind));
+      record.shape = {slot.rows, slot.columns};
+      job.enter(tracker, "measure");
+      add_errors(weight, rounded.tensor, stats.calibration[i], stats.held_back[i], record);
+      job.enter(tracker, "round");
+      weight = dequantize(rounded.tensor);
+      append(joined, std::move(rounded.tensor));
+      record.seconds = wall_seconds() - start;
+      out.record_of[slot.kind] = out.linears.size();
+      out.linears.push_back(std::move(record));
+    }
+    out.quantized.emplace(w.name, std::move(joined));
+  }
+  return out;
+}
+
+}  // namespace metal_marlin
