@@ -124,9 +124,12 @@ TEST_P(StreamTest, AllWaysThroughABlockAreTheSame) {
     stream.pass_source(0);
     EXPECT_TRUE(same(states_of(stream), expected));
   }
-  Stream whole = embedded({});  // one batch
+  // One batch. Libraries choose the order of a product's sums by its size.
+  Stream whole = embedded({});
   whole.pass_source(0);
-  EXPECT_TRUE(same(states_of(whole), expected));
+  const Matrix other = states_of(whole);
+  for (int64_t i = 0; i < expected.size(); ++i)
+    ASSERT_NEAR(other.data()[i], expected.data()[i], 1e-4 * (1 + std::abs(expected.data()[i]))) << i;
 }
 
 TEST_P(StreamTest, ALaneGoesThroughABlockWithoutTheOthers) {
