@@ -1,22 +1,10 @@
-# mm_embed(FILE NAME VARIABLE): generated/NAME.h with the bytes of FILE, a text, as `constexpr std::string_view VARIABLE`. Literals
-# have at most 8 KiB each, for compilers with a limit.
-function(mm_embed FILE NAME VARIABLE)
-  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${FILE})
-  file(READ ${FILE} text)
-  set(literals "")
-  string(LENGTH "${text}" length)
-  set(at 0)
-  while(at LESS length)
-    string(SUBSTRING "${text}" ${at} 8192 part)
-    string(APPEND literals "\n    R\"mmtext(${part})mmtext\"")
-    math(EXPR at "${at} + 8192")
-  endwhile()
-  set(content "// Made of ${NAME} by CMake.\n#pragma once\n#include <string_view>\nnamespace metal_marlin {\ninline constexpr std::string_view ${VARIABLE} =${literals};\n}  // namespace metal_marlin\n")
-  set(old "")
-  if(EXISTS ${CMAKE_BINARY_DIR}/generated/${NAME}.h)
-    file(READ ${CMAKE_BINARY_DIR}/generated/${NAME}.h old)
-  endif()
-  if(NOT "${old}" STREQUAL "${content}")
-    file(WRITE ${CMAKE_BINARY_DIR}/generated/${NAME}.h "${content}")
-  endif()
+# mm_embed(NAME FILE): FILE's text as a constant of the program. The header embedded/NAME.h has it as
+# metal_marlin::NAME, a std::string_view.
+function(mm_embed NAME FILE)
+  set(path ${CMAKE_SOURCE_DIR}/${FILE})
+  set_property(DIRECTORY ${CMAKE_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${path})
+  file(READ ${path} text)
+  file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/embedded/${NAME}.h @ONLY
+       CONTENT "// Made of ${FILE}.\n#pragma once\n\n#include <string_view>\n\nnamespace metal_marlin {\n
+inline constexpr std::string_view ${NAME} = R\"embedded(@text@)embedded\";\n\n}  // namespace metal_marlin\n")
 endfunction()

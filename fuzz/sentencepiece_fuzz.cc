@@ -4,8 +4,8 @@
 #include <array>
 
 #include "fuzz_input.h"
-#include "tokenizer/sentencepiece_model.h"
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/vocabulary/sentencepiece_model.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace metal_marlin;

@@ -349,7 +349,7 @@ def make_journal():
     }
     groups = json.dumps({name: {"bits": 4, "group_size": 8, "symmetric": True}})
     tokens = {"calibration": ("I32", [1, 4], bytes(16)), "held_back": ("I32", [1, 4], bytes(16))}
-    run = {"fingerprint": 1, "identity": {"model": "m", "options": {"samples": 4}, "texts": ["a"]}}
+    run = {"fingerprint": "0123456789abcdef" * 2, "identity": {"model": "m", "options": {"samples": 4}, "texts": ["a"]}}
     return [
         b"\0" + safetensors(block, {"quantized": groups}),
         b"\1" + safetensors(tokens),

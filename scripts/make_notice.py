@@ -73,6 +73,13 @@ LIBRARIES = [
         "github.com/nlohmann/json",
     ),
     (
+        "xxHash",
+        "header",
+        "BSD-2-Clause",
+        "Copyright (C) 2012-2020 Yann Collet",
+        "github.com/Cyan4973/xxHash",
+    ),
+    (
         "CLI11",
         "headers (command alone)",
         "BSD-3-Clause",
@@ -102,7 +109,7 @@ LIBRARIES = [
     ),
     (
         "llama.cpp",
-        "data: regular expressions of pre-tokenizers by name, in src/tokenizer/gguf_pre_tokenizers.cc",
+        "data: regular expressions of pre-tokenizers by name, in src/tokenizer/vocabulary/gguf_pre_tokenizers.cc",
         "MIT",
         "Copyright (c) 2023-2024 The ggml authors",
         "github.com/ggml-org/llama.cpp",
@@ -156,6 +163,8 @@ SERVICES; LOSS OF USE, DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER CAUSE
 WHETHER IN CONTRACT, STRICT LIABILITY, OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT OF THE USE OF
 THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE."""
 
+BSD_2 = BSD_3[: BSD_3.index("\n\n3. Neither")] + BSD_3[BSD_3.index("\n\nTHIS SOFTWARE") :]
+
 APACHE = "Apache-2.0: the text is in the file LICENSE beside this one."
 
 
@@ -165,6 +174,8 @@ def text_of_library(licence):
         return MIT
     if "BSD-3-Clause" in licence:
         return BSD_3
+    if licence.startswith("BSD-2-Clause"):
+        return BSD_2
     return APACHE if licence.startswith("Apache-2.0") else None
 
 

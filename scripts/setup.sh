@@ -6,8 +6,8 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 RUST_MINIMUM=1.87
 
 APT_PACKAGES="g++ cmake ninja-build pkg-config ccache libdnnl-dev ocl-icd-opencl-dev libopenblas-openmp-dev libhwy-dev
-  libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libzip-dev libgtest-dev python3 python3-dev python3-venv ca-certificates"
-BREW_PACKAGES="cmake ninja pkg-config ccache onednn openblas libomp highway cli11 fmt spdlog nlohmann-json libzip googletest rust python"
+  libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libzip-dev libxxhash-dev libgtest-dev python3 python3-dev python3-venv ca-certificates"
+BREW_PACKAGES="cmake ninja pkg-config ccache onednn openblas libomp highway cli11 fmt spdlog nlohmann-json libzip xxhash googletest rust python"
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf '%s\n' "$*" >&2; exit 1; }

@@ -20,7 +20,7 @@ struct InputRecord {
   std::string format;
   std::string family;
   bool chat_template = false;
-  std::string digest;  // 16 hexadecimal digits
+  std::string digest;  // 32 hexadecimal digits
 
   static void describe(auto& field, auto& self) {
     field("path", self.path, "the model as it was named, without the folders of this machine");

@@ -12,7 +12,6 @@
 
 #include "core/files/file_status.h"
 #include "core/half.h"
-#include "core/machine.h"
 #include "core/threads.h"
 #include "formats/text.h"
 #include "kernels/dispatch.h"
@@ -86,41 +85,36 @@ void check_rows(const std::string& name, int64_t first, int64_t rows, int64_t al
   }
 }
 
-uint64_t digest_sample(std::span<const std::byte> bytes, uint64_t state) {
+void add_sample(Digester& digester, std::span<const std::byte> bytes) {
   constexpr size_t kPage = 4096;
   constexpr size_t kPages = 16;
-  const uint64_t size = bytes.size();
-  state = fnv1a(&size, sizeof size, state);
-  if (bytes.size() <= kPage * kPages) return fnv1a(bytes.data(), bytes.size(), state);
+  digester.add_number(bytes.size());
+  if (bytes.size() <= kPage * kPages) return digester.add(bytes);
   const size_t step = (bytes.size() - kPage) / (kPages - 1);
-  for (size_t i = 0; i < kPages; ++i) state = fnv1a(bytes.data() + i * step, kPage, state);
-  return state;
+  for (size_t i = 0; i < kPages; ++i) digester.add(bytes.subspan(i * step, kPage));
 }
 
-uint64_t digest_file(const MappedFile& file, uint64_t state) {
+void add_file(Digester& digester, const MappedFile& file) {
   constexpr uint64_t kWhole = uint64_t{1} << 30;
   constexpr size_t kPiece = size_t{4} << 20;
   const uint64_t size = file.identity().size;
-  state = fnv1a(&size, sizeof size, state);
-  if (size > kWhole) {
-    const int64_t changed = file.identity().changed_ns;
-    return fnv1a(&changed, sizeof changed, state);
-  }
-  return file.checked([&] {
-    uint64_t digest = state;
+  digester.add_number(size);
+  if (size > kWhole) return digester.add_number(static_cast<uint64_t>(file.identity().changed_ns));
+  file.checked([&] {
     for (size_t at = 0; at < file.bytes().size(); at += kPiece) {
       const auto piece = file.bytes().subspan(at, std::min(kPiece, file.bytes().size() - at));
-      digest = fnv1a(piece.data(), piece.size(), digest);
+      digester.add(piece);
       file.release(piece);
     }
-    return digest;
+    return true;
   });
 }
 
-uint64_t digest_header(const std::string& name, std::string_view type, std::span<const int64_t> shape, uint64_t state) {
-  state = fnv1a(name.data(), name.size(), state);
-  state = fnv1a(type.data(), type.size(), state);
-  return fnv1a(shape.data(), shape.size_bytes(), state);
+void add_header(Digester& digester, const std::string& name, std::string_view type, std::span<const int64_t> shape) {
+  digester.add_text(name);
+  digester.add_text(type);
+  digester.add_number(shape.size());
+  digester.add(std::as_bytes(shape));
 }
 
 std::vector<std::string> names_in_folder(const std::string& folder) {

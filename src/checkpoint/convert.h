@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/files/digest.h"
 #include "core/files/mapped_file.h"
 #include "core/tensor.h"
 
@@ -24,12 +25,12 @@ std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, cons
 // ArgumentError unless 0 <= first and first + rows <= all.
 void check_rows(const std::string& name, int64_t first, int64_t rows, int64_t all);
 
-// Digest of 16 pages of 4 KiB, evenly spaced, and of the size.
-uint64_t digest_sample(std::span<const std::byte> bytes, uint64_t state);
-// Digest of a file: of its bytes up to 1 GiB, else of its size and time of last change.
-uint64_t digest_file(const MappedFile& file, uint64_t state);
-// Digest of name, type and shape.
-uint64_t digest_header(const std::string& name, std::string_view type, std::span<const int64_t> shape, uint64_t state);
+// Adds the size, and 16 pages of 4 KiB, evenly spaced.
+void add_sample(Digester& digester, std::span<const std::byte> bytes);
+// Adds a file: its bytes up to 1 GiB, else its size and time of last change.
+void add_file(Digester& digester, const MappedFile& file);
+// Adds name, type and shape.
+void add_header(Digester& digester, const std::string& name, std::string_view type, std::span<const int64_t> shape);
 
 // Names in a folder, ascending. SystemError naming it when it cannot be read.
 std::vector<std::string> names_in_folder(const std::string& folder);

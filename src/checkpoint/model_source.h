@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/files/digest.h"
 #include "core/tensor.h"
 #include "core/values.h"
 #include "families/config/model_config.h"
@@ -115,7 +116,7 @@ class ModelSource {
   virtual std::vector<std::pair<std::string, std::string>> companion_files() const = 0;
   // Digest of all that determines the model: config, tokenizer files, names, types, shapes, and the data: files up to
   // 1 GiB whole, of larger ones a sample of each tensor, size and time of last change. For "has the model changed".
-  virtual uint64_t digest() const = 0;
+  virtual Digest digest() const = 0;
 
  protected:
   ModelSource() = default;

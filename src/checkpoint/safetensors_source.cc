@@ -24,7 +24,6 @@
 #include "core/files/atomic_file.h"
 #include "core/files/file_status.h"
 #include "core/files/model_file.h"
-#include "core/machine.h"
 #include "families/config/config_reader.h"
 #include "families/config/generation_config.h"
 #include "families/config/read_model_config.h"
@@ -152,15 +151,15 @@ class SafetensorsSource : public ModelSource {
     return out;
   }
 
-  uint64_t digest() const override {
-    const std::string config = config_json_->dump();
-    uint64_t h = fnv1a(config.data(), config.size());
-    for (const auto& file : files_) h = digest_file(file->mapped(), h);
+  Digest digest() const override {
+    Digester digester;
+    digester.add_text(config_json_->dump());
+    for (const auto& file : files_) add_file(digester, file->mapped());
     for (const auto& [name, e] : entries_) {
       for (const TensorView* part : e.parts()) {
         if (part == nullptr) continue;
-        h = digest_header(name, dtype_name(part->dtype), part->shape, h);
-        h = digest_sample(part->bytes, h);
+        add_header(digester, name, dtype_name(part->dtype), part->shape);
+        add_sample(digester, part->bytes);
       }
       release(name);
     }
@@ -169,10 +168,9 @@ class SafetensorsSource : public ModelSource {
       const auto companion = std::find_if(companions_.begin(), companions_.end(),
                                           [&, &wanted = name](const auto& c) { return c.first == wanted; });
       if (companion == companions_.end()) continue;  // came after the model was opened: no part of it
-      const std::string text = read_companion(name, companion->second);
-      h = fnv1a(text.data(), text.size(), h);
+      digester.add_text(read_companion(name, companion->second));
     }
-    return h;
+    return digester.result();
   }
 
  protected:

@@ -11,12 +11,6 @@ const char* version() noexcept {
   return METAL_MARLIN_VERSION;
 }
 
-uint64_t fnv1a(const void* data, uint64_t size, uint64_t state) noexcept {
-  const auto* bytes = static_cast<const unsigned char*>(data);
-  for (uint64_t i = 0; i < size; ++i) state = (state ^ bytes[i]) * 0x100000001b3u;
-  return state;
-}
-
 void check_memory_budget(uint64_t bytes) {
   if (bytes == 0 || bytes >= kLeastMemoryBudget) return;
   const char* unit = bytes <= 64 ? "GB" : "MB";

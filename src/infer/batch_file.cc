@@ -52,10 +52,9 @@ nlohmann::json parse_line(std::string_view text) {
     throw FormatError(fmt::format("expected a JSON object of at most {}, found more", excess->bound));
   nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
   if (!json.is_discarded()) return json;
-  const auto fault = find_json_fault(text);
-  if (!fault) throw FormatError("expected a JSON object, found no valid JSON");
-  throw FormatError(fmt::format("expected a JSON object; at byte {} of this line expected {}, found {}", fault->offset,
-                                fault->expected, fault->found));
+  const JsonFault fault = find_json_fault(text).value();  // the same parser has refused the line
+  throw FormatError(fmt::format("expected a JSON object; at byte {} of this line expected {}, found {}", fault.offset,
+                                fault.expected, fault.found));
 }
 
 // The object of a line's key as it is written there: a schema's properties come in the order in which it names them.

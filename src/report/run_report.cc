@@ -90,7 +90,7 @@ RunRecord run_record(const Recipe& recipe, const QuantizeOptions& options, const
   run.command = options.command;
   const std::filesystem::path output(facts.output);
   run.output = (output.has_filename() ? output.filename() : output.parent_path().filename()).string();
-  run.fingerprint = fmt::format("{:016x}", facts.fingerprint);
+  run.fingerprint = facts.fingerprint;
   run.identity = facts.identity;
   run.seconds = tracker.seconds();
   run.cpu_seconds = tracker.cpu();
@@ -153,7 +153,7 @@ Report build_report(const ModelSource& source, const Recipe& recipe, const Quant
   report.schema = kReportSchema;
   report.options = option_values(options, recipe);
   report.input = {facts.model, source.format(), source.family().name, !source.tokenizer().chat_template().empty(),
-                  fmt::format("{:016x}", source.digest())};
+                  source.digest().text()};
   report.run = run_record(recipe, options, facts, tracker);
   report.model = model_record(source, facts);
   report.calibration = calibration_record(recipe, options, facts);

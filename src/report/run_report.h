@@ -20,7 +20,7 @@ namespace metal_marlin {
 struct RunFacts {
   std::string model;
   std::string output;
-  uint64_t fingerprint = 0;
+  std::string fingerprint;
   IdentityRecord identity;
   int64_t resumed_blocks = 0;
   double forward_operations = 0;  // of the stage "forward": additions and multiplications of linears and attention

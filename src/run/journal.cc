@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/files/atomic_file.h"
+#include "core/files/digest.h"
 #include "core/files/file_status.h"
 #include "formats/json/bounded_json.h"
 #include "formats/json/json_fault.h"
@@ -78,6 +79,12 @@ bool is_journal_name(const std::string& name) {
   return name.ends_with(".json") || name.ends_with(".safetensors") || name.ends_with(".tmp");
 }
 
+bool is_digest(const json& value) {
+  if (!value.is_string()) return false;
+  const std::string& text = value.get_ref<const std::string&>();
+  return text.size() == Digest::kDigits && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
 }  // namespace
 
 Journal::Journal(const std::string& output) : folder_((fs::path(output) / ".metal-marlin").string()) {}
@@ -103,15 +110,17 @@ json Journal::read_run() const {
     fail_damaged("expected what an interrupted run notes of itself, found " + json_fault_text(text));
   if (!j.is_object()) fail_damaged(fmt::format("expected a JSON object, found a JSON {}", j.type_name()));
   if (!j.contains("fingerprint")) fail_damaged("the key fingerprint is missing");
-  if (!j["fingerprint"].is_number_unsigned())
-    fail_damaged(fmt::format("fingerprint: expected a whole number, found {}",
+  if (!is_digest(j["fingerprint"]) && !j["fingerprint"].is_number_unsigned())
+    fail_damaged(fmt::format("fingerprint: expected {} hexadecimal digits, found {}", Digest::kDigits,
                              escaped(j["fingerprint"].dump(-1, ' ', true, json::error_handler_t::replace))));
   return j;
 }
 
-std::optional<uint64_t> Journal::fingerprint() const {
+std::optional<std::string> Journal::fingerprint() const {
   if (!exists()) return std::nullopt;
-  return read_run()["fingerprint"].get<uint64_t>();
+  const json fingerprint = read_run()["fingerprint"];
+  // A number: of an earlier version, whose fingerprints had 64 bits.
+  return fingerprint.is_string() ? fingerprint.get<std::string>() : fmt::format("{:016x}", fingerprint.get<uint64_t>());
 }
 
 std::optional<IdentityRecord> Journal::identity() const {
@@ -134,11 +143,11 @@ std::string Journal::file_without_run() const {
   return {};
 }
 
-void Journal::begin(uint64_t fingerprint) {
+void Journal::begin(const std::string& fingerprint) {
   write_run({{"fingerprint", fingerprint}});
 }
 
-void Journal::begin(uint64_t fingerprint, const IdentityRecord& identity) {
+void Journal::begin(const std::string& fingerprint, const IdentityRecord& identity) {
   write_run({{"fingerprint", fingerprint}, {"identity", json_of(identity)}});
 }
 

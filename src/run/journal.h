@@ -32,15 +32,16 @@ class Journal {
   const std::string& folder() const noexcept { return folder_; }
   // SystemError when something other than a folder has its name.
   bool exists() const;
-  // Of run.json; nothing when there is none. FormatError when it is damaged.
-  std::optional<uint64_t> fingerprint() const;
+  // Of run.json; nothing when there is none. FormatError when it is damaged. Of an earlier version it is shorter.
+  std::optional<std::string> fingerprint() const;
   // What run.json says of the run (run_identity.h); nothing where it does not. FormatError when it is damaged.
   std::optional<IdentityRecord> identity() const;
   // Where run.json is missing: the first file beside it that a run of quantize wrote, "block-00000.safetensors". Empty:
   // there is none, or run.json is there.
   std::string file_without_run() const;
-  void begin(uint64_t fingerprint);  // starts afresh: removes what is there
-  void begin(uint64_t fingerprint, const IdentityRecord& identity);
+  // Starts afresh: removes what is there. `fingerprint`: a digest's text (core/digest.h).
+  void begin(const std::string& fingerprint);
+  void begin(const std::string& fingerprint, const IdentityRecord& identity);
   void remove();
   // The same for the output folder `output`. ArgumentError when the journal's folder holds a file that no run of ours
   // writes there: then nothing is removed.

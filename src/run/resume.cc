@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/files/atomic_file.h"
+#include "core/files/digest.h"
 #include "formats/json/bounded_json.h"
 #include "records/json_records.h"
 #include "report/report_check.h"
@@ -57,12 +58,12 @@ std::optional<ReportHead> report_head(const Folder& folder) {
   return head;
 }
 
-bool is_of(const std::optional<ReportHead>& report, uint64_t fingerprint) {
-  return report && report->fingerprint == fmt::format("{:016x}", fingerprint);
+bool is_of(const std::optional<ReportHead>& report, const std::string& fingerprint) {
+  return report && report->fingerprint == fingerprint;
 }
 
 // Whether the journal is of the run with this fingerprint. A damaged one is of no run where it may be replaced.
-bool continues(const Journal& journal, uint64_t fingerprint, bool overwrite) {
+bool continues(const Journal& journal, const std::string& fingerprint, bool overwrite) {
   try {
     return journal.fingerprint() == fingerprint;
   } catch (const FormatError&) {
@@ -104,7 +105,7 @@ Report finished_report(const Folder& folder) {
 Start decide_start(const OutputFolder& output, const Journal& journal, const ModelSource& source,
                    const IdentityRecord& identity, const QuantizeOptions& options, const OutputFolder::Warn& warn) {
   if (!output.exists()) return Start::kFresh;
-  const uint64_t fingerprint = run_fingerprint(identity);
+  const std::string fingerprint = run_fingerprint(identity);
   const Manifest manifest = output.manifest();
   const std::vector<std::string> foreign = foreign_names(output.folder(), manifest);
   const auto refuse = [&](const std::vector<std::string>& names) {
@@ -120,10 +121,12 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
       return Start::kResume;
     }
     if (!same && !options.overwrite) {
-      throw ArgumentError(
-          fmt::format("{}: holds an interrupted run that is another ({}); repeat its command to go on with it, choose "
-                      "another folder, or start over with --overwrite",
-                      output.path(), identity_difference(journal.identity(), identity)));
+      const bool earlier = journal.fingerprint()->size() != Digest::kDigits;
+      throw ArgumentError(fmt::format(
+          "{}: holds an interrupted run that is another ({}); repeat its command{} to go on with it, choose "
+          "another folder, or start over with --overwrite",
+          output.path(), identity_difference(journal.identity(), identity),
+          earlier ? " with the version that began it" : ""));
     }
     warn(same
              ? std::string("starting over, as --no-resume says")

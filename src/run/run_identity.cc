@@ -11,8 +11,8 @@
 
 #include "checkpoint/model_source.h"
 #include "core/counted.h"
+#include "core/files/digest.h"
 #include "core/files/mapped_file.h"
-#include "core/machine.h"
 #include "formats/text.h"
 #include "mixed/mixed_bits.h"
 #include "options/tables.h"
@@ -28,26 +28,28 @@ namespace metal_marlin {
 namespace {
 
 // Texts whole; of a large file of statistics or activations size, time and both ends.
-uint64_t file_digest(const std::string& path) {
+std::string file_digest(const std::string& path) {
   const MappedFile file(path);
   return file.checked([&] {
     const auto bytes = file.bytes();
     constexpr size_t kWhole = size_t{256} << 20;
     constexpr size_t kEnd = size_t{1} << 20;
+    Digester digester;
     if (bytes.size() <= kWhole || std::filesystem::path(path).extension() != ".npz") {
-      uint64_t digest = fnv1a(nullptr, 0);
       // Piece by piece, so that a large text does not fill memory.
       constexpr size_t kPiece = size_t{4} << 20;
       for (size_t at = 0; at < bytes.size(); at += kPiece) {
         const auto piece = bytes.subspan(at, std::min(kPiece, bytes.size() - at));
-        digest = fnv1a(piece.data(), piece.size(), digest);
+        digester.add(piece);
         file.release(piece);
       }
-      return digest;
+    } else {
+      digester.add_number(bytes.size());
+      digester.add_number(static_cast<uint64_t>(file.identity().changed_ns));
+      digester.add(bytes.first(kEnd));
+      digester.add(bytes.last(kEnd));
     }
-    const uint64_t head = fnv1a(bytes.data(), kEnd, fnv1a(nullptr, 0) + bytes.size());
-    const int64_t time = file.identity().changed_ns;
-    return fnv1a(bytes.data() + bytes.size() - kEnd, kEnd, fnv1a(&time, sizeof time, head));
+    return digester.result().text();
   });
 }
 
@@ -75,27 +77,25 @@ IdentityRecord run_identity(const QuantizeOptions& options, const Recipe& recipe
   if (evaluates_file) values["evaluate"] = kind_of_file(options.evaluation.text);
   for (const IgnoredOption& ignored : ignored_options(options)) values.erase(ignored.key);
   if (options.calibration.calibration.size() < 2) values.erase("calibration_weights");  // given or not
-  const auto hex = [](uint64_t digest) { return fmt::format("{:016x}", digest); };
   bool builtin = builtin_sequences(options) > 0;
   for (const std::string& name : options.calibration.calibration) {
     const SourceKind kind = source_kind(name);
-    if (is_file(kind)) out.texts.push_back(hex(file_digest(name)));
+    if (is_file(kind)) out.texts.push_back(file_digest(name));
     builtin = builtin || kind == SourceKind::kBuiltin;
   }
-  if (evaluates_file) out.texts.push_back(hex(file_digest(options.evaluation.text)));
-  if (builtin) out.texts.push_back("builtin " + hex(fnv1a(builtin_text().data(), builtin_text().size())));
+  if (evaluates_file) out.texts.push_back(file_digest(options.evaluation.text));
+  if (builtin) out.texts.push_back("builtin " + digest_of(builtin_text()).text());
   out.version = version();
-  out.model = {source.path(), hex(source.digest())};
+  out.model = {source.path(), source.digest().text()};
   out.given = options.given;
   return out;
 }
 
-uint64_t run_fingerprint(const IdentityRecord& identity) {
+std::string run_fingerprint(const IdentityRecord& identity) {
   nlohmann::json facts = json_of(identity);
   facts["model"].erase("path");
   facts.erase("given");
-  const std::string text = facts.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  return fnv1a(text.data(), text.size());
+  return digest_of(facts.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).text();
 }
 
 namespace {
@@ -197,7 +197,12 @@ bool same_option(const IdentityRecord& before, const IdentityRecord& now, const 
 std::string identity_difference(const std::optional<IdentityRecord>& old, const IdentityRecord& now) {
   constexpr size_t kNamed = 4;
   const IdentityRecord before = old.value_or(IdentityRecord());
-  const bool same_model = before.model.digest.empty() || before.model.digest == now.model.digest;
+  // Earlier versions noted digests of 64 bits by another function.
+  const bool comparable = before.model.digest.empty() || before.model.digest.size() == Digest::kDigits;
+  const bool same_path =
+      before.model.path == now.model.path || before.model.path == published_path(now.model.path);  // as in a report
+  const bool same_model =
+      before.model.digest.empty() || (comparable ? before.model.digest == now.model.digest : same_path);
   std::vector<std::string> parts = option_differences(before, now, same_model);
   if (parts.size() > kNamed) {
     const size_t more = parts.size() - kNamed;
@@ -208,12 +213,12 @@ std::string identity_difference(const std::optional<IdentityRecord>& old, const 
     parts.push_back(fmt::format("made by version {}, this is {}",
                                 before.version.empty() ? "unknown" : plain_text(before.version), now.version));
   if (!same_model) {
-    const std::string& path = before.model.path;
-    parts.push_back(path == now.model.path || path == published_path(now.model.path)  // the latter in a report
-                        ? std::string("the model has changed since")
-                        : fmt::format("the model {} there, {} now", plain_text(path), plain_text(now.model.path)));
+    parts.push_back(same_path ? std::string("the model has changed since")
+                              : fmt::format("the model {} there, {} now", plain_text(before.model.path),
+                                            plain_text(now.model.path)));
   }
-  const bool other_texts = !before.version.empty() && before.texts != now.texts;
+  if (!comparable) parts.push_back("of an earlier version, whose digests of model and texts tell this one nothing");
+  const bool other_texts = comparable && !before.version.empty() && before.texts != now.texts;
   if (other_texts &&
       (parts.empty() || (same_option(before, now, "calibration") && same_option(before, now, "evaluate"))))
     parts.push_back("the texts hold something else");

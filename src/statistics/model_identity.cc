@@ -8,9 +8,10 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 #include "core/counted.h"
-#include "core/machine.h"
+#include "core/files/digest.h"
 #include "formats/json/bounded_json.h"
 #include "formats/text.h"
 
@@ -21,7 +22,16 @@ using nlohmann::json;
 
 constexpr const char* kKey = "metal_marlin.model";
 constexpr int64_t kRows = 2;                    // rows of each tensor
+constexpr size_t kEarlierDigits = 16;           // of a digest in files of version 0.2 and before
 constexpr int64_t kLargest = int64_t{1} << 16;  // bytes of the stored text
+
+// FNV-1a, 64 bits.
+struct EarlierDigest {
+  uint64_t state = 0xcbf29ce484222325u;
+  void add(std::span<const std::byte> bytes) {
+    for (const std::byte b : bytes) state = (state ^ std::to_integer<uint64_t>(b)) * 0x100000001b3u;
+  }
+};
 
 // "model", of a snapshot in the Hugging Face cache "org/model".
 std::string name_of(const std::string& path) {
@@ -48,7 +58,7 @@ bool ModelIdentity::same_model(const ModelIdentity& other) const {
          vocabulary == other.vocabulary && digest == other.digest;
 }
 
-ModelIdentity identify_model(const ModelSource& source) {
+ModelIdentity identify_model(const ModelSource& source, DigestKind kind) {
   const ModelConfig& c = source.config();
   ModelIdentity id{
       name_of(source.path()), source.family().name, c.hidden_size, c.num_hidden_layers, c.vocab_size, "", {}};
@@ -57,18 +67,25 @@ ModelIdentity identify_model(const ModelSource& source) {
                  {"num_attention_heads", static_cast<double>(c.num_attention_heads)},
                  {"num_key_value_heads", static_cast<double>(c.num_key_value_heads)},
                  {"head_dim", static_cast<double>(c.head_dim)}};
-  uint64_t digest = fnv1a(nullptr, 0);
+  Digester digester;
+  EarlierDigest earlier;
   const auto add = [&](const std::string& name, int64_t first_row, int64_t rows) {
     const Matrix m = source.load(name, first_row, rows);
-    digest = fnv1a(name.data(), name.size(), digest);
-    digest = fnv1a(m.data(), static_cast<uint64_t>(m.size()) * sizeof(float), digest);
+    const auto values = std::as_bytes(m.values());
+    if (kind == DigestKind::kEarlier) {
+      earlier.add(std::as_bytes(std::span(name)));
+      earlier.add(values);
+    } else {
+      digester.add_text(name);
+      digester.add(values);
+    }
     source.release(name);
   };
   add(source.family().embedding, c.vocab_size / 2, std::min(kRows, c.vocab_size - c.vocab_size / 2));
   for (const int64_t layer : std::set<int64_t>{0, c.num_hidden_layers / 2, c.num_hidden_layers - 1}) {
     for (const LinearSlot& slot : source.linears(layer)) add(slot.weight, slot.first_row, std::min(kRows, slot.rows));
   }
-  id.digest = fmt::format("{:016x}", digest);
+  id.digest = kind == DigestKind::kEarlier ? fmt::format("{:016x}", earlier.state) : digester.result().text();
   return id;
 }
 
@@ -121,7 +138,8 @@ void check_identity(const NpzFile& file, const ModelSource& source) {
       stored.settings[key] = value.get<double>();
     }
   }
-  const ModelIdentity own = identify_model(source);
+  const ModelIdentity own =
+      identify_model(source, stored.digest.size() == kEarlierDigits ? DigestKind::kEarlier : DigestKind::kToday);
   if (!stored.same_model(own)) {
     throw FormatError(fmt::format(
         "{}: expected statistics of this model, {}, found those of {}; calibrate this model, or name the other",

@@ -1,11 +1,11 @@
 #include "text/builtin_text.h"
 
-#include <builtin_text_data.h>  // made by CMake of builtin_text.txt
+#include <embedded/kBuiltinText.h>
 
 namespace metal_marlin {
 
 std::string_view builtin_text() noexcept {
-  return kBuiltinTextData;
+  return kBuiltinText;
 }
 
 }  // namespace metal_marlin

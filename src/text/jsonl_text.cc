@@ -128,13 +128,10 @@ Json parse_line(const Place& place, std::string_view text) {
     place.fail(fmt::format("a JSON object of at most {}", excess->bound), "more");
   Json json = Json::parse(text, nullptr, false);
   if (json.is_discarded()) {
-    const auto fault = find_json_fault(text);
-    if (fault) {
-      throw FormatError(
-          fmt::format("{}: expected a JSON object on each line; at byte {} of this one expected {}, found {}",
-                      place.text(), fault->offset, fault->expected, fault->found));
-    }
-    place.fail("a JSON object", "no valid JSON");
+    const JsonFault fault = find_json_fault(text).value();  // the same parser has refused the line
+    throw FormatError(
+        fmt::format("{}: expected a JSON object on each line; at byte {} of this one expected {}, found {}",
+                    place.text(), fault.offset, fault.expected, fault.found));
   }
   if (!json.is_object()) place.fail("a JSON object", kind_of(json));
   return json;

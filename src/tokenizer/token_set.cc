@@ -7,7 +7,6 @@
 
 #include "core/counted.h"
 #include "core/files/text_file.h"
-#include "core/machine.h"
 #include "tokenizer/tokenizer.h"
 
 namespace metal_marlin {
@@ -35,16 +34,6 @@ std::vector<int32_t> TokenSet::flat() const {
   out.reserve(static_cast<size_t>(tokens()));
   for (const auto& s : sequences) out.insert(out.end(), s.begin(), s.end());
   return out;
-}
-
-uint64_t TokenSet::digest() const noexcept {
-  uint64_t h = fnv1a(nullptr, 0);
-  for (const auto& s : sequences) {
-    const uint64_t n = s.size();
-    h = fnv1a(&n, sizeof n, h);
-    h = fnv1a(s.data(), s.size() * sizeof(int32_t), h);
-  }
-  return h;
 }
 
 std::vector<int32_t> tokenize_file(const std::string& path, const Tokenizer& tokenizer) {

@@ -17,7 +17,6 @@ struct TokenSet {
   int64_t longest() const noexcept;
   std::vector<int64_t> lengths() const;
   std::vector<int32_t> flat() const;
-  uint64_t digest() const noexcept;
 };
 
 // The tokens of a text file (read_utf8_text) without special tokens.

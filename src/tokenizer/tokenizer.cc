@@ -18,10 +18,10 @@
 #include "formats/foreign_file.h"
 #include "formats/text.h"
 #include "tokenizer/added_tokens.h"
-#include "tokenizer/gguf_pre_tokenizers.h"
-#include "tokenizer/sentencepiece_model.h"
 #include "tokenizer/tokenizer_c/tokenizer_c.h"
 #include "tokenizer/tokenizer_faults.h"
+#include "tokenizer/vocabulary/gguf_pre_tokenizers.h"
+#include "tokenizer/vocabulary/sentencepiece_model.h"
 
 namespace metal_marlin {
 namespace {

@@ -218,7 +218,7 @@ TEST(SafetensorsSource, CompanionsAreAllButWeightsQuantizationAndHiddenFiles) {
   for (const auto& [name, content] : files) found.insert(name);
   EXPECT_EQ(found, expected);
   // What else lies there does not make it another model.
-  const uint64_t before = source->digest();
+  const Digest before = source->digest();
   folder.write("notes.md", "changed");
   EXPECT_EQ(ModelSource::open(folder.path(""))->digest(), before);
   folder.write("generation_config.json", "{ }");
@@ -288,15 +288,15 @@ TEST(SafetensorsSource, DigestSeesConfigWeightsAndTokenizer) {
   TemporaryFolder folder;
   write_small_model(folder);
   const auto digest = [&] { return ModelSource::open(folder.path(""))->digest(); };
-  const uint64_t first = digest();
+  const Digest first = digest();
   EXPECT_EQ(digest(), first);
   folder.write("tokenizer_config.json", "{}");
-  const uint64_t second = digest();
+  const Digest second = digest();
   EXPECT_NE(second, first);
   json config = small_config();
   config["rms_norm_eps"] = 1e-6;
   folder.write("config.json", config.dump());
-  const uint64_t third = digest();
+  const Digest third = digest();
   EXPECT_NE(third, second);
   // One flipped bit, same size, same time of change.
   const std::string path = folder.path("model.safetensors");
@@ -305,7 +305,7 @@ TEST(SafetensorsSource, DigestSeesConfigWeightsAndTokenizer) {
   bytes.back() = static_cast<char>(bytes.back() ^ 1);
   folder.write("model.safetensors", bytes);
   std::filesystem::last_write_time(path, time);
-  const uint64_t fourth = digest();
+  const Digest fourth = digest();
   EXPECT_NE(fourth, third);
   // A copy or a touched file is the same model.
   std::filesystem::last_write_time(path, time + std::chrono::milliseconds(5));

@@ -189,6 +189,56 @@ TEST_F(DamagedJournal, NoResumeKeepsTheRunOfOtherOptions) {
   EXPECT_TRUE(fs::exists(out("q") + "/report.json"));
 }
 
+// As version 0.2 noted runs: digests of 64 bits, and the fingerprint of a journal as a number. Nothing says then
+// whether model and texts are the same, and nothing is claimed of them.
+class RunOfAnEarlierVersion : public DamagedJournal {
+ protected:
+  static void make_earlier(const std::string& path, const char* run, const nlohmann::json& fingerprint) {
+    auto noted = nlohmann::json::parse(read_text_file(path));
+    auto& of_run = noted[nlohmann::json::json_pointer(run)];
+    of_run["fingerprint"] = fingerprint;
+    of_run["identity"]["model"]["digest"] = "6460e7ddf7c973ff";
+    of_run["identity"]["texts"] = {"0123456789abcdef"};
+    std::ofstream(path) << noted;
+  }
+  std::string refusal(const QuantizeOptions& o) {
+    try {
+      quantize_model(model(), out("q"), o);
+    } catch (const ArgumentError& e) {
+      return e.what();
+    }
+    ADD_FAILURE() << "taken";
+    return {};
+  }
+  static void expect(const std::string& message, const std::vector<std::string>& parts) {
+    for (const std::string& part : parts) EXPECT_NE(message.find(part), std::string::npos) << part << ": " << message;
+    for (const char* part : {"changed since", "texts hold something else"})
+      EXPECT_EQ(message.find(part), std::string::npos) << message;
+  }
+};
+
+TEST_F(RunOfAnEarlierVersion, IsNeitherContinuedNorCalledDamaged) {
+  interrupt();
+  make_earlier(file("run.json"), "", 7237128888997146447U);
+  expect(refusal(options()), {out("q"), "of an earlier version", "with the version that began it", "--overwrite"});
+  QuantizeOptions other = options();
+  other.scheme = Scheme::kAsymmetric;
+  expect(refusal(other), {"--scheme sym there, asym now", "of an earlier version"});
+  EXPECT_TRUE(fs::exists(file("block-00000.safetensors")));
+  EXPECT_NE(plan_quantization(model(), out("q"), options()).stops.find("of an earlier version"), std::string::npos);
+  other.overwrite = true;
+  quantize_model(model(), out("q"), other);
+  EXPECT_TRUE(fs::exists(out("q") + "/report.json"));
+}
+
+TEST_F(RunOfAnEarlierVersion, ItsResultIsKept) {
+  fs::remove_all(out("q"));
+  quantize_model(model(), out("q"), options());
+  make_earlier(out("q") + "/report.json", "/run", "6464646464646464");
+  expect(refusal(options()), {out("q"), "holds another result (of an earlier version", "--overwrite"});
+  EXPECT_TRUE(fs::exists(out("q") + "/model.safetensors"));
+}
+
 // What a killed conversion leaves is no run of hours, and a killed start has noted nothing yet.
 TEST_F(DamagedJournal, AJournalFolderWithoutWorkIsNotInTheWay) {
   for (const char* name : {"result", ".metal-marlin-0123456789abcdef.tmp"}) {

@@ -18,6 +18,7 @@
 #include "commands/model_run_fixture.h"
 #include "core/enum_names.h"
 #include "core/files/atomic_file.h"
+#include "core/files/digest.h"
 #include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
@@ -221,7 +222,7 @@ TEST_F(WidthsTest, AGridPerLinear) {
   Tracker tracker(observer);
   const BlockResult result = quantize_block({*source, recipe, tensors, 0}, load_block(*source, 0), {}, {}, tracker);
   Journal journal(out("j"));
-  journal.begin(1);
+  journal.begin(std::string(Digest::kDigits, '1'));
   journal.write_block(0, result.finished, result.record);
   const FinishedBlock read = journal.read_block(0);
   ASSERT_EQ(read.quantized.size(), 7U);

@@ -44,12 +44,5 @@ TEST(Machine, ResidentMemoryFollowsUse) {
   EXPECT_GE(peak_resident_bytes(), before + (uint64_t{48} << 20));
 }
 
-TEST(Fnv1a, PublishedValues) {
-  EXPECT_EQ(fnv1a("", 0), 0xcbf29ce484222325u);
-  EXPECT_EQ(fnv1a("a", 1), 0xaf63dc4c8601ec8cu);
-  EXPECT_EQ(fnv1a("foobar", 6), 0x85944171f73967e8u);
-  EXPECT_EQ(fnv1a("bar", 3, fnv1a("foo", 3)), fnv1a("foobar", 6));
-}
-
 }  // namespace
 }  // namespace metal_marlin

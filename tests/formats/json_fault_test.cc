@@ -38,6 +38,34 @@ TEST(JsonFault, SaysWhereWhatWasExpectedAndWhatWasFound) {
       {"1.e5", "expected a digit at byte 2, found 'e'"},
       {std::string("[1]\0", 4), "expected nothing after the value at byte 3, found a zero byte"},
       {"\xC3\xA9", "expected a value at byte 0, found '\xC3\xA9'"},
+      {"{\"a\": [1, 2", "expected ',' or ']' at byte 11, found the end of the text"},
+      {"{\"a\": 1} x", "expected nothing after the value at byte 9, found 'x'"},
+      {"{\"a\": 1, 2}", "expected a key in double quotes at byte 9, found '2'"},
+      {"{ [", "expected a key in double quotes or '}' at byte 2, found '['"},
+      {"[{\"a\" \"b\"", "expected ':' after a key at byte 6, found '\"'"},
+      {"{\"a\": 1 false", "expected ',' or '}' at byte 8, found 'f'"},
+      {"[1 true]", "expected ',' or ']' at byte 3, found 't'"},
+      {"[null null]", "expected ',' or ']' at byte 6, found 'n'"},
+      {"[truex]", "expected ',' or ']' at byte 5, found 'x'"},
+      {"{\"a\": nan}", "expected a value at byte 6, found 'n'"},
+      {"{\"a\": Nothing}", "expected a value at byte 6, found 'N'"},
+      {"[12 -345.5e3]", "expected ',' or ']' at byte 4, found '-'"},
+      {"[\"\xC3\xA9\" \"\xC3\xA9\"]", "expected ',' or ']' at byte 6, found '\"'"},
+      {"[1.5e+]", "expected a digit at byte 6, found ']'"},
+      {"[1, 1e999]", "expected a number within the range of a double at byte 4, found '1e999'"},
+      {"\"\xC3(\"", "expected UTF-8 at byte 1, found the byte 0xc3"},
+      {"\"\xC3\xA9\xE2\x82\"", "expected UTF-8 at byte 3, found the byte 0xe2"},
+      {"\"\xC3\xA9\xff\"", "expected UTF-8 at byte 3, found the byte 0xff"},
+      {"\"\xED\xA0\x80\"", "expected UTF-8 at byte 1, found the byte 0xed"},
+      {"\"\\ud83dx\"", "expected the second half of a surrogate pair at byte 7, found 'x'"},
+      {"\"\\ude00\"", "expected no second half of a surrogate pair alone at byte 6, found '0'"},
+      {"[\xE2\x80\xAE]", "expected a value or ']' at byte 1, found '\\u202e'"},  // turns the line around
+      {"[\x1b]", "expected a value or ']' at byte 1, found the byte 0x1b"},
+      {std::string("[1,\0]", 5), "expected a value at byte 3, found a zero byte"},
+      {std::string("\"a\0\"", 4), "expected no control character in a string at byte 2, found a zero byte"},
+      // What the parser quotes of the text is not taken for its own words.
+      {"[; last read: ' missing closing quote; expected end of input", "expected a value or ']' at byte 1, found ';'"},
+      {"[\"; expected end of input", "expected '\"' at the end of a string at byte 25, found the end of the text"},
   };
   for (const auto& [text, message] : cases) EXPECT_EQ(json_fault_text(text), "no valid JSON: " + message) << text;
   EXPECT_EQ(json_fault_text("{", 8),
@@ -50,7 +78,8 @@ TEST(JsonFault, NestingTakesNoStack) {
   EXPECT_FALSE(find_json_fault(open + std::string(open.size(), ']')));
 }
 
-// Whatever is changed in a valid text, this scanner and nlohmann's parser agree on whether it still is one.
+// Whatever is changed in a valid text: there is a fault where nlohmann's parser refuses it, and up to the fault's place
+// the text is the beginning of a valid one.
 TEST(JsonFault, AgreesWithAParser) {
   const std::string whole =
       R"( {"a": [1, -2.5e+3, true, null, "x\n\u00e9\ud83d\ude00"], "b": {"c": {}, "d": []}, "e": "é€😀", "f": false} )";
@@ -81,7 +110,12 @@ TEST(JsonFault, AgreesWithAParser) {
     }
     const bool accepted = nlohmann::json::accept(text);
     invalid += accepted ? 0 : 1;
-    ASSERT_EQ(!find_json_fault(text), accepted) << text << "\n" << json_fault_text(text);
+    const auto fault = find_json_fault(text);
+    ASSERT_EQ(!fault, accepted) << text << "\n" << json_fault_text(text);
+    if (!fault) continue;
+    const std::string before = text.substr(0, fault->offset);
+    const auto cut = find_json_fault(before);
+    ASSERT_TRUE(!cut || cut->offset == before.size()) << text << "\n" << json_fault_text(text);
   }
   EXPECT_GT(invalid, 1000);
 }

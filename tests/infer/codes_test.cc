@@ -80,7 +80,7 @@ class RoundedSource : public ModelSource {
   void check_unchanged() const override {}
   const Tokenizer& tokenizer() const override { return inner_->tokenizer(); }
   std::vector<std::pair<std::string, std::string>> companion_files() const override { return {}; }
-  uint64_t digest() const override { return 0; }
+  Digest digest() const override { return {}; }
 
  protected:
   void leave_out(const std::string&, const std::string&) override {}

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/files/digest.h"
 #include "core/half.h"
 #include "core/random.h"
 #include "records/json_records.h"
@@ -54,8 +55,8 @@ class JournalTest : public testing::Test {
 
 TEST_F(JournalTest, BlocksComeBackAsTheyWere) {
   Journal journal(folder_.string());
-  journal.begin(42);
-  EXPECT_EQ(journal.fingerprint(), 42u);
+  journal.begin(std::string(Digest::kDigits, '4'));
+  EXPECT_EQ(journal.fingerprint(), std::string(Digest::kDigits, '4'));
   EXPECT_EQ(journal.finished_blocks(), 0);
   const FinishedBlock want = block(1);
   BlockRecord record;
@@ -86,7 +87,7 @@ TEST_F(JournalTest, BlocksComeBackAsTheyWere) {
 
 TEST_F(JournalTest, ABlockWithoutItsReportIsNotFinished) {
   Journal journal(folder_.string());
-  journal.begin(1);
+  journal.begin(std::string(Digest::kDigits, '1'));
   journal.write_block(0, block(1), {});
   journal.write_block(1, block(2), {});
   fs::remove(fs::path(journal.folder()) / "block-00001.json");
@@ -98,7 +99,7 @@ TEST_F(JournalTest, ABlockWithoutItsReportIsNotFinished) {
 
 TEST_F(JournalTest, TokensComeBackAsTheyWere) {
   Journal journal(folder_.string());
-  journal.begin(1);
+  journal.begin(std::string(Digest::kDigits, '1'));
   TokenSet a;
   TokenSet b;
   EXPECT_FALSE(journal.read_tokens(a, b));
@@ -114,7 +115,7 @@ TEST_F(JournalTest, TokensComeBackAsTheyWere) {
 
 TEST_F(JournalTest, OnlyTheNewestStatesAreKept) {
   Journal journal(folder_.string());
-  journal.begin(1);
+  journal.begin(std::string(Digest::kDigits, '1'));
   EXPECT_FALSE(journal.states_layer());
   Matrix m(3, 4);
   m(1, 2) = 7;
@@ -132,7 +133,7 @@ TEST_F(JournalTest, ABrokenRunFileIsToldWithWhatIsWrong) {
   Journal journal(folder_.string());
   EXPECT_FALSE(journal.fingerprint());
   EXPECT_EQ(journal.file_without_run(), "");
-  journal.begin(9);
+  journal.begin(std::string(Digest::kDigits, '9'));
   const std::pair<const char*, const char*> cases[] = {
       {"{\"fingerprint\": ", "no valid JSON"},
       {"", "no valid JSON"},
@@ -141,6 +142,7 @@ TEST_F(JournalTest, ABrokenRunFileIsToldWithWhatIsWrong) {
       {"{\"fingerprint\": \"9\"}", "found \"9\""},
       {"{\"fingerprint\": -9}", "found -9"},
       {"{\"fingerprint\": 9.5}", "found 9.5"},
+      {"{\"fingerprint\": \"0123456789ABCDEF0123456789ABCDEF\"}", "expected 32 hexadecimal digits"},
   };
   for (const auto& [text, what] : cases) {
     std::ofstream(fs::path(journal.folder()) / "run.json") << text;
@@ -160,6 +162,9 @@ TEST_F(JournalTest, ABrokenRunFileIsToldWithWhatIsWrong) {
       }
     }
   }
+  // A number was the fingerprint in earlier versions.
+  std::ofstream(fs::path(journal.folder()) / "run.json") << "{\"fingerprint\": 256}";
+  EXPECT_EQ(journal.fingerprint(), "0000000000000100");
   journal.remove();
   EXPECT_FALSE(fs::exists(journal.folder()));
 }

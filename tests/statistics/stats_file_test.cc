@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "core/files/digest.h"
 #include "core/random.h"
 #include "statistics/model_identity.h"
 
@@ -219,6 +220,22 @@ TEST_F(StatsFileTest, OfAnotherModelIsRefusedWithBothNames) {
     arrays.push_back(std::move(broken));
     EXPECT_NE(refusal(arrays).find("metal_marlin.model"), std::string::npos) << text;
   }
+}
+
+// Version 0.2 noted a digest of 64 bits by another function; c90acc0d1d52d578 is the one that it gave this model.
+TEST_F(StatsFileTest, AnEarlierVersionsDigestIsStillCompared) {
+  auto arrays = statistics();
+  ModelIdentity noted = identify_model(*source_);
+  EXPECT_EQ(noted.digest.size(), Digest::kDigits);
+  noted.digest = "c90acc0d1d52d578";
+  arrays.push_back(identity_array(noted));
+  EXPECT_EQ(refusal(arrays), "taken");
+  noted.digest = "c90acc0d1d52d579";
+  arrays.back() = identity_array(noted);
+  const std::string message = refusal(arrays);
+  EXPECT_NE(message.find("digest c90acc0d1d52d578"), std::string::npos) << message;
+  EXPECT_NE(message.find("digest c90acc0d1d52d579"), std::string::npos) << message;
+  EXPECT_NE(message.find("calibrate this model"), std::string::npos) << message;
 }
 
 // The same values are the same model, whatever holds them; one changed weight among those sampled makes another.

@@ -1,4 +1,4 @@
-#include "tokenizer/gguf_tokenizer.h"
+#include "tokenizer/vocabulary/gguf_tokenizer.h"
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "tokenizer/gguf_pre_tokenizers.h"
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/vocabulary/gguf_pre_tokenizers.h"
 
 namespace metal_marlin {
 namespace {

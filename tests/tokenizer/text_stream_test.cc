@@ -11,9 +11,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/files/text_file.h"
-#include "tokenizer/gguf_tokenizer.h"
-#include "tokenizer/sentencepiece_model.h"
 #include "tokenizer/token_set.h"
+#include "tokenizer/vocabulary/gguf_tokenizer.h"
+#include "tokenizer/vocabulary/sentencepiece_model.h"
 
 namespace metal_marlin {
 namespace {

@@ -11,8 +11,8 @@
 #include <random>
 #include <thread>
 
-#include "tokenizer/gguf_tokenizer.h"
-#include "tokenizer/sentencepiece_model.h"
+#include "tokenizer/vocabulary/gguf_tokenizer.h"
+#include "tokenizer/vocabulary/sentencepiece_model.h"
 
 namespace metal_marlin {
 namespace {

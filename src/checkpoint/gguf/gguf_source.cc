@@ -17,15 +17,14 @@
 #include "core/counted.h"
 #include "core/files/model_file.h"
 #include "core/half.h"
-#include "core/machine.h"
 #include "core/threads.h"
 #include "families/config/read_model_config.h"
 #include "families/registry.h"
 #include "formats/gguf.h"
 #include "formats/gguf_blocks.h"
 #include "formats/text.h"
-#include "tokenizer/gguf_tokenizer.h"
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/vocabulary/gguf_tokenizer.h"
 
 namespace metal_marlin {
 namespace {
@@ -167,20 +166,20 @@ class GgufSource : public ModelSource {
             {"generation_config.json", files.generation_config_json}};
   }
 
-  uint64_t digest() const override {
-    uint64_t h = digest_file(file_.mapped(), fnv1a(nullptr, 0));
-    const std::string config = config_json_->dump();
-    h = fnv1a(config.data(), config.size(), h);
+  Digest digest() const override {
+    Digester digester;
+    add_file(digester, file_.mapped());
+    digester.add_text(config_json_->dump());
     if (const auto* tokens = file_.metadata().find_strings("tokenizer.ggml.tokens")) {
-      for (const std::string& token : *tokens) h = fnv1a(token.data(), token.size(), h);
+      for (const std::string& token : *tokens) digester.add_text(token);
     }
     for (const auto& [name, e] : entries_) {
-      h = digest_header(name, ggml_type_info(e.tensor->type).name, e.tensor->shape, h);
-      h = digest_sample(e.tensor->bytes, h);
+      add_header(digester, name, ggml_type_info(e.tensor->type).name, e.tensor->shape);
+      add_sample(digester, e.tensor->bytes);
       release(name);
     }
     check_unchanged();
-    return h;
+    return digester.result();
   }
 
  protected:

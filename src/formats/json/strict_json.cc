@@ -58,8 +58,8 @@ class StrictJsonAdapter : public nlohmann::json_sax<nlohmann::json> {
     if (!close()) target_.end_array();
     return true;
   }
-  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
-    target_.fail(json_fault_text(text_, target_.first_byte_));
+  bool parse_error(std::size_t read, const std::string& token, const nlohmann::detail::exception& reason) override {
+    target_.fail(json_fault_text(text_, target_.first_byte_, json_fault(text_, read, token, reason.what())));
   }
 
  private:

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "core/counted.h"
+#include "report/render/report_plot.h"
 
 namespace metal_marlin {
 namespace {
@@ -88,7 +90,22 @@ std::string mixed_text(const MixedRecord& mixed, size_t rows) {
   return summary(mixed) + "\n" + rows_text(mixed.items, rows, true);
 }
 
-std::string mixed_html(const MixedRecord& mixed) {
+nlohmann::json mixed_words(const MixedRecord& mixed) {
+  nlohmann::json items = nlohmann::json::array();
+  for (const size_t i : ranking(mixed.items)) {
+    const SensitivityItem& item = mixed.items[i];
+    items.push_back({{"layer", item.layer},
+                     {"input", item.tap},
+                     {"weights", item.weights},
+                     {"kl", item.kl},
+                     {"standard_error", item.kl_standard_error},
+                     {"bits", bits_text(*item.chosen)},
+                     {"estimated_kl", item.chosen->estimated_kl}});
+  }
+  return {{"summary", summary(mixed)}, {"items", std::move(items)}};
+}
+
+std::string mixed_plot(const MixedRecord& mixed) {
   const Items& items = mixed.items;
   constexpr double kWidth = 860;
   constexpr double kHeight = 180;
@@ -101,10 +118,8 @@ std::string mixed_html(const MixedRecord& mixed) {
   };
   double top = 1e-12;
   for (const SensitivityItem& item : items) top = std::max(top, item.kl);
-  std::string h = "<h2>Bits of each linear</h2><p>" + summary(mixed) + ".</p>";
-  h += fmt::format(
-      "<div class=\"wide\"><svg class=\"plot\" viewBox=\"0 0 {} {}\" role=\"img\"><title>KL divergence of each set of "
-      "linears, by "
+  std::string h = fmt::format(
+      "<svg class=\"plot\" viewBox=\"0 0 {} {}\" role=\"img\"><title>KL divergence of each set of linears, by "
       "layer</title>",
       kWidth + 60, kHeight + 50);
   h += fmt::format(
@@ -117,7 +132,7 @@ std::string mixed_html(const MixedRecord& mixed) {
         "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\"><title>layer {} {}: KL {:.6f}; "
         "bits: {}</title></rect>",
         40 + step * static_cast<double>(i), 20 + kHeight - height, std::max(step * 0.85, 0.5), height,
-        colour(item.chosen->bits), item.layer, item.tap, item.kl, bits_text(*item.chosen));
+        colour(item.chosen->bits), item.layer, escape_html(item.tap), item.kl, bits_text(*item.chosen));
   }
   double x = 40;
   for (const auto& [width, name] : kColours) {
@@ -126,19 +141,7 @@ std::string mixed_html(const MixedRecord& mixed) {
         x, kHeight + 30, name, x + 18, kHeight + 41, width);
     x += 90;
   }
-  h += "</svg></div><div class=\"wide\"><table "
-       "class=\"list\"><tr><th>rank</th><th>layer</th><th>input</th><th>weights</th><th>KL</th><th>chosen "
-       "bits</th><th>KL estimated then</th></tr>";
-  size_t rank = 0;
-  for (const size_t i : ranking(items)) {
-    const SensitivityItem& item = items[i];
-    h += fmt::format(
-        "<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{:.6f} "
-        "&plusmn; {:.6f}</td><td>{}</td><td class=\"n\">{:.6f}</td></tr>",
-        ++rank, item.layer, item.tap, item.weights, item.kl, item.kl_standard_error, bits_text(*item.chosen),
-        item.chosen->estimated_kl);
-  }
-  return h + "</table></div>";
+  return h + "</svg>";
 }
 
 }  // namespace metal_marlin

@@ -4,6 +4,7 @@
 #include <metal_marlin/report_records.h>
 
 #include <cstddef>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 namespace metal_marlin {
@@ -12,8 +13,10 @@ namespace metal_marlin {
 // inspection, the second of a report.
 std::string sensitivity_text(const SensitivityRecord& sensitivity, size_t rows);
 std::string mixed_text(const MixedRecord& mixed, size_t rows);
-// A title, a drawing (bars of the KL divergence by layer, coloured by the chosen bits) and a table. Every item has its
+// For the page: what was measured in a sentence, and the items, the largest KL divergence first. Every item has its
 // choice.
-std::string mixed_html(const MixedRecord& mixed);
+nlohmann::json mixed_words(const MixedRecord& mixed);
+// As SVG: bars of the KL divergence by layer, coloured by the chosen bits.
+std::string mixed_plot(const MixedRecord& mixed);
 
 }  // namespace metal_marlin

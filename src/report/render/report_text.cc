@@ -161,7 +161,7 @@ std::string part_name(const std::string& key) {
 
 // A page can be made again in a moment; any other file is not ours to replace.
 void refuse_foreign_page(const std::string& path) {
-  if (is_new_or_begins_with(path, kPageStart)) return;
+  if (is_new_or_begins_with(path, page_start())) return;
   throw ArgumentError(
       fmt::format("{}: expected a new file or an earlier page of this program, found another file; move it away, or "
                   "choose another name",

@@ -10,9 +10,7 @@
 namespace metal_marlin {
 
 // How a page of render_report_html() begins; it tells our pages from other files.
-inline constexpr std::string_view kPageStart =
-    "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
-    "content=\"width=device-width,initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">";
+std::string_view page_start();
 
 struct Verdict {
   const char* word = "";    // "close to the original"

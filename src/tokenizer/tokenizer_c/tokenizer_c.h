@@ -1,5 +1,5 @@
-/* C interface of the Rust crate tokenizer_c: the Hugging Face tokenizer, the Jinja chat template and grammars of JSON
- * schemas.
+/* C interface of the Rust crate tokenizer_c: the Hugging Face tokenizer, the Jinja chat template, pages of HTML and
+ * grammars of JSON schemas.
  *
  * Functions that can fail return NULL or a negative number; tokenizer_c_last_error() then says why. No function
  * unwinds, prints or aborts: a panic inside and memory that ends become an error. What encodes, decodes, renders and
@@ -86,6 +86,11 @@ int tokenizer_c_check_template(const char* source, size_t size);
  * now: the moment of strftime_now in seconds since 1970, or negative for the system's clock. */
 tokenizer_c_text tokenizer_c_render(const char* source, size_t source_size, const char* context, size_t context_size,
                                     int64_t now);
+
+/* Renders a template of this program as HTML: every value that it prints is escaped, and one that is missing is an
+ * error. For templates that a file brings, take tokenizer_c_render. context is a JSON object. */
+tokenizer_c_text tokenizer_c_render_page(const char* source, size_t source_size, const char* context,
+                                         size_t context_size);
 
 /* What the tokens of a grammar stand for: the bytes that each of the ids [0, rows) adds to a text. `ends` end a text,
  * so that no value holds them. NULL as the tokenizer: a vocabulary of the 256 bytes, whatever `rows` and `ends`. Fails

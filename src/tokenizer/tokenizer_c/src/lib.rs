@@ -15,6 +15,7 @@ mod line_cut;
 mod methods;
 mod names;
 mod operators;
+mod page;
 mod printf;
 mod python;
 mod rewrite;
@@ -133,6 +134,18 @@ pub unsafe extern "C" fn tokenizer_c_render(
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_check_template(source: *const c_char, size: usize) -> std::ffi::c_int {
     guarded(-1, || template::check(text(source, size)?).map(|()| 0))
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tokenizer_c_render_page(
+    source: *const c_char,
+    source_size: usize,
+    context: *const c_char,
+    context_size: usize,
+) -> Text {
+    guarded(Text::NONE, || {
+        page::render(text(source, source_size)?, text(context, context_size)?).map(Text::new)
+    })
 }
 
 #[no_mangle]

@@ -1,4 +1,4 @@
-#include "tokenizer/gguf_tokenizer.h"
+#include "tokenizer/vocabulary/gguf_tokenizer.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
@@ -10,7 +10,7 @@
 
 #include "core/counted.h"
 #include "formats/text.h"
-#include "tokenizer/gguf_pre_tokenizers.h"
+#include "tokenizer/vocabulary/gguf_pre_tokenizers.h"
 
 namespace metal_marlin {
 namespace {

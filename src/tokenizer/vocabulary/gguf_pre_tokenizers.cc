@@ -1,4 +1,4 @@
-#include "tokenizer/gguf_pre_tokenizers.h"
+#include "tokenizer/vocabulary/gguf_pre_tokenizers.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>

@@ -1,4 +1,4 @@
-#include "tokenizer/sentencepiece_model.h"
+#include "tokenizer/vocabulary/sentencepiece_model.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
