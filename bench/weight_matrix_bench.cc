@@ -8,7 +8,7 @@
 
 #include "core/half.h"
 #include "core/random.h"
-#include "kernels/code_kernels.h"
+#include "kernels/codes/kernels.h"
 #include "kernels/weight_matrix.h"
 
 namespace {
@@ -52,7 +52,10 @@ void product(benchmark::State& state, const CodeKernels& kernels, int64_t group,
     const WeightMatrix& w = all[next++ % all.size()];
     input.forget();
     input.assign(w, x.data(), rows, false);
-    kernels.multiply_codes(w.tiles(), 0, kOut / kTileOutputs, input.rounded(), rows, y.data(), kOut);
+    for (int64_t p = 0; p < w.panels(); ++p) {  // as the library does
+      kernels.multiply_codes(w.tiles(), w.panel_begin(p) / kTileOutputs, w.panel_width(p) / kTileOutputs,
+                             input.rounded(), rows, y.data() + w.panel_begin(p), kOut);
+    }
     benchmark::ClobberMemory();
   }
   const auto rate = [](double per_product) {

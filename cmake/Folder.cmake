@@ -5,6 +5,12 @@ add_library(mm_compile_options INTERFACE)
 target_compile_options(mm_compile_options INTERFACE ${MM_WARNINGS})
 target_link_libraries(mm_compile_options INTERFACE Threads::Threads fmt::fmt)
 target_include_directories(mm_compile_options INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/include)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+  # Multiply and add are fused where the source says so, as on x86-64, not where the compiler sees fit. Highway's SVE has
+  # vectors of unknown size, of which the kernels cannot make arrays: NEON has them all.
+  target_compile_options(mm_compile_options INTERFACE -ffp-contract=off)
+  target_compile_definitions(mm_compile_options INTERFACE "HWY_DISABLED_TARGETS=(HWY_SVE|HWY_SVE2|HWY_SVE_256|HWY_SVE2_128)")
+endif()
 # The version stands in a header of its own, so that a new one compiles the few files anew that name it.
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/version_text.h
      CONTENT "#pragma once\n#define METAL_MARLIN_VERSION \"@PROJECT_VERSION@\"\n" @ONLY)

@@ -11,7 +11,7 @@
 #include "core/half.h"
 #include "core/random.h"
 #include "fuzz_input.h"
-#include "kernels/code_kernels.h"
+#include "kernels/codes/kernels.h"
 #include "kernels/dispatch.h"
 #include "kernels/weight_matrix.h"
 

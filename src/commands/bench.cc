@@ -18,7 +18,7 @@
 #include "infer/bad_logits.h"
 #include "infer/compute.h"
 #include "infer/decoder.h"
-#include "kernels/code_kernels.h"
+#include "kernels/codes/kernels.h"
 #include "kernels/dispatch.h"
 #include "text/texts.h"
 #include "tokenizer/interrupt.h"

@@ -189,7 +189,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
     std::unique_ptr<Head> reference_head;
     if (other) reference_head = std::make_unique<Head>(*other);
     std::optional<FinalStates> reference_states;
-    if (other) reference_states.emplace(*reference_head, *reference_stream);
+    if (other) reference_states.emplace(FinalStates{*reference_head, *reference_stream});
     score({head, *stream}, reference_states, chunks.sequences, metrics, [&](int64_t done, int64_t total) {
       tracker.set_fraction(0.8 + 0.2 * static_cast<double>(done) / static_cast<double>(total));
       tracker.enter("score", done, total);

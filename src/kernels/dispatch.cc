@@ -11,7 +11,7 @@
 #include <string_view>
 
 #include "core/threads.h"
-#include "kernels/code_kernels.h"
+#include "kernels/instruction_sets.h"
 #include "kernels/tables.h"
 
 namespace metal_marlin {
@@ -26,7 +26,9 @@ constexpr std::array<Row, 5> kRows = {{{Isa::kScalar, "scalar", 0},
                                        {Isa::kSse4, "sse4", HWY_SSE4},
                                        {Isa::kAvx2, "avx2", HWY_AVX2},
                                        {Isa::kAvx512, "avx512", HWY_AVX3},
-                                       {Isa::kNeon, "neon", HWY_NEON}}};
+                                       // Every 64-bit ARM processor has NEON. Highway's bit would also want AES,
+                                       // which no kernel uses and a Raspberry Pi 4 lacks.
+                                       {Isa::kNeon, "neon", 0}}};
 
 std::array<std::optional<KernelTable>, kRows.size()> make_tables() {
   std::array<std::optional<KernelTable>, kRows.size()> tables;
@@ -36,7 +38,7 @@ std::array<std::optional<KernelTable>, kRows.size()> make_tables() {
     KernelTable table;
     internal::fill_scalar(table);
     if (isa != Isa::kScalar) {
-      if ((have & kRows[i].target) == 0) continue;
+      if (kRows[i].target != 0 && (have & kRows[i].target) == 0) continue;
       if (!internal::fill_elementwise(isa, table) || !internal::fill_reductions(isa, table) ||
           !internal::fill_products(isa, table) || !internal::fill_kv_attention(isa, table)) {
         continue;
@@ -76,19 +78,20 @@ const KernelTable& kernels_by_name(const std::string& name) {
   const auto isas = supported_isas();
   if (name.empty()) return *kernels(isas.back());
   std::string names;
-  for (const CodeKernels& row : supported_code_kernels()) {
-    if (name != row.name || name == row.floats) continue;
-    return kernels_by_name(row.floats);
-  }
+  bool known = false;
   for (const Isa isa : isas) {
     if (name == isa_name(isa)) return *kernels(isa);
     names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
   }
-  for (const CodeKernels& row : supported_code_kernels()) {
-    if (std::string_view(row.name) != row.floats) names += ", " + std::string(row.name);
+  for (const CodeInstructionSet& set : code_instruction_sets()) {
+    if (set.name == std::string_view(isa_name(set.floats))) continue;  // named above
+    const KernelTable* floats = kernels(set.floats);
+    const bool have = floats != nullptr && machine_has(set.isa);
+    if (have && name == set.name) return *floats;
+    if (have) names += ", " + std::string(set.name);
+    known |= name == set.name;
   }
-  const bool known = name == "avx_vnni" || name == "avx512_vnni" || name == "amx" ||
-                     std::any_of(kRows.begin(), kRows.end(), [&](const Row& row) { return name == row.name; });
+  known |= std::any_of(kRows.begin(), kRows.end(), [&](const Row& row) { return name == row.name; });
   throw ArgumentError(fmt::format("METAL_MARLIN_ISA: {} instruction set '{}'; set it to one of {}, or unset it",
                                   known ? "this machine lacks the" : "unknown", name, names));
 }

@@ -1,7 +1,7 @@
 // How the rows of the dispatch table are put together: each source of kernels fills its entries of a row.
 #pragma once
 
-#include "kernels/dispatch.h"
+#include "kernels/kernel_table.h"
 
 namespace metal_marlin::internal {
 

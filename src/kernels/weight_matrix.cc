@@ -11,7 +11,7 @@
 
 #include "core/half.h"
 #include "core/threads.h"
-#include "kernels/code_kernels.h"
+#include "kernels/codes/kernels.h"
 #include "kernels/dispatch.h"
 
 namespace metal_marlin {
@@ -35,7 +35,7 @@ int64_t kept_bits(int bits) noexcept {
   return bits <= 4 ? 4 : 8;
 }
 
-// Puts the codes of one output and segment into the order of code_product.h.
+// Puts the codes of one output and segment into the order of codes/product.h.
 void put_codes(const uint8_t* codes, int64_t count, int64_t output, int bits, uint8_t* segment) noexcept {
   uint8_t* to = segment + 4 * output;
   if (bits == 8) {

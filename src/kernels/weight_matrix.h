@@ -1,5 +1,5 @@
 // One weight [out_features, in_features] in whatever form it is kept: float32 or bf16 (gemm.h), or the integers of a
-// checkpoint with the scales of their groups (code_product.h). The forward pass multiplies with it and does not ask.
+// checkpoint with the scales of their groups (codes/product.h). The forward pass multiplies with it and does not ask.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 #include "core/tensor.h"
 #include "core/values.h"
-#include "kernels/code_product.h"
+#include "kernels/codes/product.h"
 #include "kernels/gemm.h"
 
 namespace metal_marlin {

@@ -17,6 +17,10 @@ std::string control_groups();    // of this process, as /proc/self/cgroup of Lin
 uint64_t free_disk_bytes(const std::string& path);
 // Asks the system for the tile registers of AMX, which a process of x86-64 Linux must; false where it refuses.
 bool request_amx_tiles() noexcept;
+// What the system says of a 64-bit ARM processor: products of four bytes at once (SDOT), and of matrices of bytes
+// (SMMLA). False elsewhere.
+bool has_arm_dot_products() noexcept;
+bool has_arm_matrix_products() noexcept;
 // Whether the loaded OpenBLAS can be made to choose its kernels again while the process runs.
 bool can_restart_openblas() noexcept;
 // Lets OpenBLAS choose again, with OPENBLAS_CORETYPE=`kernels` in the environment for that moment. Call it only where

@@ -71,6 +71,25 @@ bool request_amx_tiles() noexcept {
   return false;
 }
 
+namespace {
+
+// 1 where there is such a feature; an Intel processor or an old system has no such name.
+bool has_feature(const char* name) noexcept {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value == 1;
+}
+
+}  // namespace
+
+bool has_arm_dot_products() noexcept {
+  return has_feature("hw.optional.arm.FEAT_DotProd");
+}
+
+bool has_arm_matrix_products() noexcept {
+  return has_feature("hw.optional.arm.FEAT_I8MM");
+}
+
 // The system binds no process to processors.
 int affinity_processors() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));

@@ -321,8 +321,12 @@ TEST(Dispatch, NamesAndRefusals) {
   }
 #if defined(__x86_64__)
   EXPECT_THROW(kernels_by_name("neon"), ArgumentError);
+  EXPECT_THROW(kernels_by_name("neon_dot"), ArgumentError);
   EXPECT_NE(kernels(Isa::kSse4), nullptr);
   EXPECT_EQ(kernels(Isa::kAvx512) != nullptr, __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"));
+#elif defined(__aarch64__)
+  EXPECT_THROW(kernels_by_name("avx2"), ArgumentError);
+  EXPECT_NE(kernels(Isa::kNeon), nullptr) << "every such processor has NEON";
 #endif
 }
 

@@ -1,7 +1,7 @@
 // The integer products of many rows by AMX: 16 rows times 16 outputs times 64 channels in an instruction. Its sums are
 // exact, so that the results have the bits of the other kernels.
-#include "kernels/code_product.h"
-#include "kernels/code_tables.h"
+#include "kernels/codes/product.h"
+#include "kernels/codes/tables.h"
 
 #if defined(__x86_64__)
 

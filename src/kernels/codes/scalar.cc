@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "core/half.h"
-#include "kernels/code_product.h"
-#include "kernels/code_tables.h"
+#include "kernels/codes/product.h"
+#include "kernels/codes/tables.h"
 
 namespace metal_marlin::internal {
 namespace {

@@ -1,11 +1,11 @@
-// The functions of the rows of code_kernels.h, and what they share. Internal to kernels/.
+// The functions of the rows of kernels.h, and what they share. Internal to kernels/.
 #pragma once
 
 #include <bit>
 #include <cstdint>
 #include <limits>
 
-#include "kernels/code_product.h"
+#include "kernels/codes/product.h"
 
 namespace metal_marlin::internal {
 
@@ -36,9 +36,25 @@ void multiply_codes_avx2(const CodeTiles& w, int64_t first_tile, int64_t tiles, 
                          float* y, int64_t ldy) noexcept;
 void multiply_codes_avx_vnni(const CodeTiles& w, int64_t first_tile, int64_t tiles, const RoundedRows& x, int64_t rows,
                              float* y, int64_t ldy) noexcept;
+// Of more than a few rows; that of AVX2 of 4-bit codes alone.
+void multiply_rows_avx2(const CodeTiles& w, int64_t first_tile, int64_t tiles, const RoundedRows& x, int64_t rows,
+                        float* y, int64_t ldy) noexcept;
+void multiply_rows_avx_vnni(const CodeTiles& w, int64_t first_tile, int64_t tiles, const RoundedRows& x, int64_t rows,
+                            float* y, int64_t ldy) noexcept;
+void multiply_rows_avx512_vnni(const CodeTiles& w, int64_t first_tile, int64_t tiles, const RoundedRows& x,
+                               int64_t rows, float* y, int64_t ldy) noexcept;
 void multiply_codes_avx512_vnni(const CodeTiles& w, int64_t first_tile, int64_t tiles, const RoundedRows& x,
                                 int64_t rows, float* y, int64_t ldy) noexcept;
 void multiply_codes_amx(const CodeTiles& w, int64_t first_tile, int64_t tiles, const RoundedRows& x, int64_t rows,
                         float* y, int64_t ldy) noexcept;
+
+void round_segments_neon(const float* x, int64_t segments, int64_t length, int8_t* codes, float* scales,
+                         int32_t* sums) noexcept;
+void multiply_codes_neon(const CodeTiles& w, int64_t first_tile, int64_t tiles, const RoundedRows& x, int64_t rows,
+                         float* y, int64_t ldy) noexcept;
+void multiply_codes_neon_dot(const CodeTiles& w, int64_t first_tile, int64_t tiles, const RoundedRows& x, int64_t rows,
+                             float* y, int64_t ldy) noexcept;
+void multiply_codes_neon_i8mm(const CodeTiles& w, int64_t first_tile, int64_t tiles, const RoundedRows& x, int64_t rows,
+                              float* y, int64_t ldy) noexcept;
 
 }  // namespace metal_marlin::internal
