@@ -23,7 +23,7 @@ set(BLA_VENDOR OpenBLAS)
 find_package(BLAS REQUIRED)
 find_package(LAPACK REQUIRED)
 find_package(PkgConfig REQUIRED)
-# xxHash is compiled into core/digest.cc, so its header is all that it takes.
+# xxHash is compiled into core/files/digest.cc, so its header is all that it takes.
 find_path(MM_XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
 add_library(mm_xxhash INTERFACE)
 target_include_directories(mm_xxhash SYSTEM INTERFACE ${MM_XXHASH_INCLUDE_DIR})

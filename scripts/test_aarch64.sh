@@ -12,7 +12,7 @@ set -euo pipefail
 
 SYSROOT="$ROOT/build/aarch64-sysroot"
 ARM_PACKAGES="libc6-dev libstdc++-12-dev libgomp1 libdnnl-dev ocl-icd-opencl-dev libopenblas-openmp-dev libhwy-dev libfmt-dev
-  nlohmann-json3-dev libzip-dev libgtest-dev"
+  nlohmann-json3-dev libzip-dev libgtest-dev libxxhash-dev"
 
 make_sysroot() {
   local stamp apt="$ROOT/build/aarch64-apt" log="$LOG_FOLDER/aarch64-sysroot.log" file

@@ -101,10 +101,10 @@ METAL_MARLIN_API PackedAWQ pack_awq_weights(const ArrayView& weights, const Arra
 // Returns the codes, int8 [K, N].
 METAL_MARLIN_API Array unpack_awq_weights(const ArrayView& packed, const AWQMeta& meta);
 
-// The method is `--method awq-salient` of `quantize` with `--range gram`, and goes through the same stages; what differs
-// is that its search rounds with the ranges that it stores. quantize_matrix() has the default, awq.
-// scheme: "sym" (codes -8..7) or "asym" (codes 0..15 with a zero point per group). The scales are rounded to float16
-// before codes are chosen. Where float16 cannot hold them, q_scale is changed by a power of two; if that does not help,
+// The method is `--method awq-salient` of `quantize` with `--range gram`, and goes through the same stages; what
+// differs is that its search rounds with the ranges that it stores. quantize_matrix() has the default, awq. scheme:
+// "sym" (codes -8..7) or "asym" (codes 0..15 with a zero point per group). The scales are rounded to float16 before
+// codes are chosen. Where float16 cannot hold them, q_scale is changed by a power of two; if that does not help,
 // NumericError is thrown. The last group may be short. Memory: the weights in float32 and two matrices [K, K]. The
 // observer may stop the work between its stages.
 METAL_MARLIN_API AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations,

@@ -236,7 +236,7 @@ TEST_F(RunOfAnEarlierVersion, ItsResultIsKept) {
   quantize_model(model(), out("q"), options());
   make_earlier(out("q") + "/report.json", "/run", "6464646464646464");
   expect(refusal(options()), {out("q"), "holds another result (of an earlier version", "--overwrite"});
-  EXPECT_TRUE(fs::exists(out("q") + "/model.safetensors"));
+  EXPECT_TRUE(fs::exists(out("q") + "/config.json"));
 }
 
 // What a killed conversion leaves is no run of hours, and a killed start has noted nothing yet.

@@ -41,9 +41,18 @@ TEST(ReportHtml, HasTheFiguresAndListsOfTheReport) {
     EXPECT_TRUE(page.starts_with(page_start())) << name;
     EXPECT_TRUE(page_start().starts_with("<!doctype html>"));
     EXPECT_TRUE(page.ends_with("</html>\n")) << name;
+    char digits[32];
+    const auto cell = [&](double number) {
+      std::snprintf(digits, sizeof digits, "<td class=\"n\">%.4f</td>", number);
+      return std::string(digits);
+    };
     for (const auto& linear : report["linears"]) {
-      const std::string row = "<td>" + linear["name"].get<std::string>() + "</td>";
-      EXPECT_NE(page.find(row), std::string::npos) << name << row;
+      const size_t at = page.rfind("<td>" + linear["name"].get<std::string>() + "</td><td class=\"n\">");
+      ASSERT_NE(at, std::string::npos) << name << linear["name"];
+      const std::string row = page.substr(at, page.find("</tr>", at) - at);
+      const std::string errors =
+          cell(linear["weight_error"].get<double>()) + cell(linear["output_error"].get<double>());
+      EXPECT_NE(row.find(errors), std::string::npos) << name << row;
     }
     for (const char* list : {"linears", "warnings", "skipped"}) {
       const std::string heading = "(" + std::to_string(report[list].size()) + ")</h2>";
@@ -51,7 +60,6 @@ TEST(ReportHtml, HasTheFiguresAndListsOfTheReport) {
     }
     for (const auto& [stage, time] : report["run"]["stages"].items())
       EXPECT_TRUE(time["seconds"] < 0.005 || page.find("<td>" + stage + "</td>") != std::string::npos) << name << stage;
-    char digits[32];
     const auto& kl = report["model"]["kl_divergence"]["mean"];
     EXPECT_EQ(page.find("not evaluated") != std::string::npos, kl.is_null()) << name;
     if (!kl.is_null()) {
