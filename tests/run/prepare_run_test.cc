@@ -9,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/files/digest.h"
 #include "records/json_records.h"
 #include "run/run_identity.h"
 #include "stages/block_fixture.h"
@@ -78,7 +79,7 @@ TEST_F(PrepareRunTest, BitsAreChosenByTheStoredMeasurement) {
   options_.sensitivity_tokens = 64;
   plan();
   Journal journal(output_);
-  journal.begin(1);
+  journal.begin(std::string(Digest::kDigits, '1'));
   const ChosenBits measured = choose_run_bits(run(), recipe_, layers_, tokens(8, 32, 4), journal, tracker_);
   EXPECT_FALSE(measured.grids.empty());
   EXPECT_TRUE(fs::exists(fs::path(journal.folder()) / "sensitivity.json"));

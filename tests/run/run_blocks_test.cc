@@ -12,6 +12,7 @@
 #include <fstream>
 
 #include "core/files/atomic_file.h"
+#include "core/files/digest.h"
 #include "model/reference.h"
 #include "run/run_texts.h"
 #include "stages/block_fixture.h"
@@ -37,7 +38,7 @@ class RunBlocksTest : public BlockFixture {
     folder_ = fs::temp_directory_path() / ("run_blocks_" + std::to_string(getpid()));
     fs::remove_all(folder_);
     journal_ = std::make_unique<Journal>(folder_.string());
-    journal_->begin(1);
+    journal_->begin(std::string(Digest::kDigits, '1'));
   }
   void TearDown() override {
     unsetenv("METAL_MARLIN_SNAPSHOT_SECONDS");
