@@ -31,7 +31,7 @@ class IgnoredOptionsTest : public testing::Test {
     return out;
   }
   std::string warning(const QuantizeOptions& o) const { return ignored_options_warning(ignored_options(o)); }
-  uint64_t fingerprint(const QuantizeOptions& o) const {
+  std::string fingerprint(const QuantizeOptions& o) const {
     return run_fingerprint(run_identity(o, make_recipe(o, *source_), *source_));
   }
 
