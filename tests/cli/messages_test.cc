@@ -496,13 +496,15 @@ TEST_F(WholePath, ListsOfTheReportHaveTitlesAndNoRawJson) {
         "\n" + choice + "\n"})
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
   const std::string html = run("report " + output_ + " --html -").out;
+  std::string escaped_choice = choice;
+  escaped_choice.replace(escaped_choice.find('\''), 1, "&#x27;");
   for (const std::string& part :
        {std::string("<td>a.norm</td><td>awq</td><td>" + clamped + "</td>"),
         std::string("<td>b.up_proj</td><td>all</td>"),
         std::string("<td>model.layers.0.mlp.up_proj.weight</td><td>--skip</td>"), std::string("something &lt;odd&gt;"),
         std::string("<td>model.layers.*.input_layernorm.weight</td><td class=\"n\">2</td>"),
         std::string("<td class=\"n\">40 &times; 32</td>"), std::string("<h2>Warnings (1)</h2>"),
-        std::string("<td>c.down_proj</td><td class=\"n\">512</td><td class=\"n\">1536</td>"), choice + "."})
+        std::string("<td>c.down_proj</td><td class=\"n\">512</td><td class=\"n\">1536</td>"), escaped_choice + "."})
     EXPECT_NE(html.find(part), std::string::npos) << part << "\n" << html;
   for (const char* raw : {"{", "[&quot;", "kept_in_16_bits"})
     EXPECT_EQ(html.find(raw, html.find("</style>")), std::string::npos) << raw;
