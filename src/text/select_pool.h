@@ -1,5 +1,5 @@
 // --select: a pool of sequences passes through the first blocks of the model, and those that cover the channels of the
-// activations there best are kept (calibrate/selection.h).
+// activations there best are kept (selection.h).
 #pragma once
 
 #include <metal_marlin/options.h>

@@ -110,7 +110,7 @@ TEST(OptionsPage, SaysWhatTheTablesSay) {
   }
   std::stringstream text;
   text << std::ifstream(path).rdbuf();
-  EXPECT_TRUE(text.str() == page()) << "run pipeline_tests with METAL_MARLIN_WRITE_DOCS=1";
+  EXPECT_TRUE(text.str() == page()) << "run recipe_tests with METAL_MARLIN_WRITE_DOCS=1";
 }
 
 }  // namespace

@@ -155,7 +155,7 @@ void expect_table(const std::string& name, const std::string& fields) {
     return;
   }
   EXPECT_EQ(page.substr(first + begin.size(), last - first - begin.size()), table)
-      << "run report_tests with METAL_MARLIN_WRITE_DOCS=1";
+      << "run records_tests with METAL_MARLIN_WRITE_DOCS=1";
 }
 
 TEST(Fields, ThePagesListThem) {
