@@ -19,7 +19,7 @@ import sys
 import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CRATE = ROOT / "src" / "source" / "tokenizer_c"
+CRATE = ROOT / "src" / "tokenizer" / "tokenizer_c"
 
 # name, how it is linked, licence, copyright, source
 LIBRARIES = [

@@ -14,8 +14,8 @@
 #include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
-#include "quantize/errors.h"
 #include "mixed/knapsack.h"
+#include "quantize/errors.h"
 
 namespace metal_marlin {
 namespace {

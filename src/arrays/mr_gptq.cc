@@ -13,10 +13,10 @@
 #include "core/border.h"
 #include "core/half.h"
 #include "core/threads.h"
+#include "kernels/hadamard.h"
 #include "pack/group_arrays.h"
 #include "pack/nibble_rows.h"
 #include "quantize/errors.h"
-#include "kernels/hadamard.h"
 #include "quantize/levels.h"
 
 namespace metal_marlin {
