@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 
@@ -68,13 +69,17 @@ class Folder:
     def size(self):
         return sum(p.stat().st_size for p in self.path.rglob("*") if p.is_file() and not p.is_symlink())
 
-    def run(self, *arguments, stdin="", limit=None):
+    def run(self, *arguments, stdin="", limit=None, beside=None):
+        """`beside`: called in a thread of its own with the number of the process."""
         limit = MEMORY + self.size() if limit is None else limit
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             start = time.monotonic()
             child = subprocess.Popen(
                 [str(PROGRAM), *map(str, arguments)], cwd=self.path, stdin=subprocess.PIPE, stdout=out, stderr=err
             )
+            if beside is not None:
+                watcher = threading.Thread(target=beside, args=(child.pid,))
+                watcher.start()
             try:
                 child.stdin.write(stdin.encode())
                 child.stdin.close()
@@ -91,6 +96,8 @@ class Folder:
                     child.kill()
                 time.sleep(0.01)
             child.returncode = os.waitstatus_to_exitcode(status)
+            if beside is not None:
+                watcher.join()
             out.seek(0)
             err.seek(0)
             return Outcome(
@@ -172,8 +179,10 @@ def overwrite_of_files_of_others(f):
     f.quantized()
     (f / "out").mkdir()
     (f / "out" / "secrets.json").write_text("{}")
-    outcome = f.run("convert", "q", "-o", "out", "--to", "gptq_v2", "--overwrite", "-q")
-    assert outcome.code != 0 and "secrets.json" in outcome.err, outcome.err
+    f.refused("secrets.json", "convert", "q", "-o", "out", "--to", "gptq_v2", "--overwrite", "-q")
+    f.refused("secrets.json", "convert", "q", "-o", "out", "--to", "gptq_v2", "-q")
+    f.refused("secrets.json", "quantize", "m", "-o", "out", *QUANTIZE, "--overwrite")
+    f.refused("secrets.json", "quantize", "m", "-o", "out", *QUANTIZE)
     assert (f / "out" / "secrets.json").exists()
 
 
@@ -186,8 +195,116 @@ def report_that_lists_files_outside(f):
     report["options"]["formats"] = ["a", "b"]
     report["files"] = [{"bytes": 1, "format": "..", "name": "thesis"}]
     path.write_text(json.dumps(report))
-    f.run("quantize", "m", "-o", "out", *QUANTIZE, "--overwrite")
+    f.refused("out: holds", "quantize", "m", "-o", "out", *QUANTIZE, "--overwrite")  # its own files are not listed now
     assert (f / "thesis").read_text() == "precious"
+
+
+LEFTOVER = ".out.metal-marlin.0123456789abcdef"
+
+
+# Nothing in it can be ours, so it is as if it were not there.
+@case
+def journal_that_lists_files_outside(f):
+    f.quantized()
+    (f / "thesis").write_text("precious")
+    names = ["../thesis", "..", "./thesis", "awq/../../thesis", str(f / "thesis")]
+    for command in (
+        "convert q -o out --to gptq_v2 -q".split(),
+        ["quantize", "m", "-o", "out", *QUANTIZE, "--overwrite"],
+    ):
+        for key in ("old", "new"):
+            for place in ("out", LEFTOVER):
+                shutil.rmtree(f / "out", ignore_errors=True)
+                (f / place / ".metal-marlin").mkdir(parents=True)
+                content = {key: names} if place == "out" else {key: names, "folder": LEFTOVER}
+                (f / place / ".metal-marlin" / "place.json").write_text(json.dumps(content))
+                outcome = f.run(*command)
+                assert outcome.code == 0, outcome.err
+                assert (f / "thesis").read_text() == "precious", f"{command} {key} {place}"
+                assert not (f / LEFTOVER).exists()
+
+
+@case
+def journal_with_deep_json(f):
+    f.quantized()
+    deep = "[" * 200000 + "]" * 200000
+    for text in (deep, '{"old":[],"x":' + deep + "}", '{"new":' + deep + "}"):
+        for name in ("place.json", "run.json"):
+            for command in ("convert", "quantize"):
+                shutil.rmtree(f / "out", ignore_errors=True)
+                (f / "out" / ".metal-marlin").mkdir(parents=True)
+                (f / "out" / ".metal-marlin" / name).write_text(text)
+                if command == "convert":
+                    outcome = f.run("convert", "q", "-o", "out", "--to", "gptq_v2", "-q")
+                else:
+                    outcome = f.run("quantize", "m", "-o", "out", *QUANTIZE)
+                assert outcome.code == (0 if name == "place.json" else 1), f"{name}: {outcome.code} {outcome.err}"
+                f.within(outcome)
+
+
+@case
+def lists_of_many_names(f):
+    f.quantized()
+    names = [f"n{i}" for i in range(1000000)]
+    (f / "out").mkdir()
+    (f / "out" / "n1").write_text("precious")
+    path = f / "out" / ".metal-marlin.json"
+    path.write_text(json.dumps({"program": "metal-marlin", "files": names}))
+    f.refused("n1", "convert", "q", "-o", "out", "--to", "gptq_v2", "--overwrite", "-q")
+    path.unlink()
+    report = {"run": {"fingerprint": "0" * 32}, "files": [{"name": n} for n in names]}
+    (f / "out" / "report.json").write_text(json.dumps(report))
+    f.refused("n1", "quantize", "m", "-o", "out", *QUANTIZE, "--overwrite")
+    (f / "out" / "report.json").unlink()
+    (f / "out" / ".metal-marlin").mkdir()
+    (f / "out" / ".metal-marlin" / "place.json").write_text(json.dumps({"old": names}))
+    f.refused("n1", "convert", "q", "-o", "out", "--to", "gptq_v2", "--overwrite", "-q")
+    assert (f / "out" / "n1").read_text() == "precious"
+
+
+# As soon as the result's folder is there, another folder, with a link in the result's place, takes OUT's place; or a link
+# takes the place of a folder inside OUT.
+@case
+def output_swapped_while_it_is_written(f):
+    f.quantized()
+    (f / "victim").mkdir()
+    for name in ("config.json", "README.md", "tokenizer.json", "model.awq.safetensors", "block-00000.json"):
+        (f / "victim" / name).write_text("precious")
+    (f / "victim" / "result").mkdir()
+
+    def whole(path):
+        shutil.move(f / "out", f / "away")
+        (f / "evil" / ".metal-marlin").mkdir(parents=True)
+        (f / "evil" / ".metal-marlin" / "result").symlink_to(f / "victim")
+        os.rename(f / "evil", f / "out")
+
+    def link(path):
+        os.rename(path, f / "away")
+        path.symlink_to(f / "victim")
+
+    journal = f / "out" / ".metal-marlin"
+    for command in ("convert q -o out --to gptq_v2 -q".split(), ["quantize", "m", "-o", "out", *QUANTIZE]):
+        for seen, change in ((journal / "result", whole), (journal, link), (journal / "result", link)):
+            swapped = []
+
+            def watch(pid, seen=seen, change=change, swapped=swapped):
+                while not swapped:
+                    if seen.is_dir():
+                        try:
+                            change(seen)
+                        except OSError:
+                            return  # the command was faster
+                        swapped.append(True)
+                    elif not pathlib.Path(f"/proc/{pid}").exists():
+                        return
+
+            outcome = f.run(*command, beside=watch)
+            assert outcome.code in (0, 1), f"{outcome.code}: {outcome.err}"  # 0 where the command was faster
+            for path in (f / "victim").iterdir():
+                assert path.name == "result" or path.read_text() == "precious", f"{command[0]}: {path.name} was written"
+            assert len(list((f / "victim").iterdir())) == 6 and not list((f / "victim" / "result").iterdir())
+            for name in ("out", "away", "evil"):
+                shutil.rmtree(f / name, ignore_errors=True)
 
 
 @case
@@ -207,7 +324,8 @@ def report_over_weights(f):
     f.quantized()
     weights = f / "q" / "model.awq.safetensors"
     before = weights.read_bytes()
-    assert f.run("report", "q", "--html", "q/model.awq.safetensors").code != 0
+    outcome = f.run("report", "q", "--html", "q/model.awq.safetensors")
+    assert outcome.code == 2 and "model.awq.safetensors" in outcome.err, outcome.err  # a wrong name on the command line
     assert weights.read_bytes() == before
 
 

@@ -17,6 +17,7 @@
 #include "core/enum_names.h"
 #include "core/files/atomic_file.h"
 #include "core/files/file_status.h"
+#include "core/files/held_folder.h"
 #include "core/files/made_folders.h"
 #include "core/threads.h"
 #include "formats/npz.h"
@@ -328,6 +329,7 @@ AWQModelStats awq_quantize_model(const std::string& model_path, const std::strin
     }
     expect_activations_of_some(files, npz, group_size);
     MadeFolders made(output_path);
+    const HeldFolder held(std::make_shared<const Folder>(output_path));
     FileQuantizer quantizer(job, npz, stats);
     for (const fs::path& file : files) quantizer.run(file);
     made.keep();

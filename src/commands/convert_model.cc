@@ -152,13 +152,13 @@ void check_copied_tensors(const ModelSource& source, const CheckpointPlan& plan,
 void check_output_folder(const ModelSource& source, const OutputFolder& output, bool overwrite) {
   const Journal journal(output.path());
   if (journal.exists() || !journal.file_without_run().empty()) {
-    throw ArgumentError(fmt::format(
+    throw SystemError(fmt::format(
         "{}: holds an interrupted run of quantize; end it with its command, or choose another folder", output.path()));
   }
   const Manifest manifest = output.manifest();
   const std::vector<std::string> foreign = foreign_names(output.folder(), manifest);
   if (!foreign.empty()) {
-    throw ArgumentError(fmt::format(
+    throw SystemError(fmt::format(
         "{}: expected an empty or new folder, or a result of this program and nothing else, found {}{}; move "
         "it away, or choose another folder{}",
         output.path(), some_names(foreign), unreadable_list_text(output.folder()),

@@ -19,6 +19,9 @@
 namespace metal_marlin {
 namespace {
 
+// Of folders to remove: each level holds a descriptor and a part of the stack. Ours have three.
+constexpr int kDeepestTree = 32;
+
 constexpr int kFolderFlags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
 
 LockResult lock_descriptor(int fd) noexcept {
@@ -27,6 +30,23 @@ LockResult lock_descriptor(int fd) noexcept {
     return errno == EWOULDBLOCK ? LockResult::kHeldByAnother : LockResult::kNotSupported;
   }
   return LockResult::kTaken;
+}
+
+void remove_levels(const Folder& folder, const std::string& name, int levels) {
+  const FileKind kind = folder.status(name).kind;
+  if (kind == FileKind::kNone) return;
+  if (kind != FileKind::kFolder) {
+    folder.remove_file(name);
+    return;
+  }
+  if (levels == 0)
+    throw SystemError(fmt::format("{}: expected folders of at most {} levels to remove, found more; remove it yourself",
+                                  folder.path_of(name), kDeepestTree));
+  {
+    const Folder inside = folder.open_folder(name);
+    for (const std::string& entry : inside.names()) remove_levels(inside, entry, levels - 1);
+  }
+  folder.remove_empty(name);
 }
 
 }  // namespace
@@ -85,7 +105,7 @@ Folder Folder::open_folder(const std::string& name) const {
     if (kind == FileKind::kNone) fail_with(path_of(name), "open the folder", code);
     throw SystemError(fmt::format("{}: expected a folder, found {}", path_of(name), kind_name(kind)));
   }
-  return Folder(std::move(fd), path_of(name));
+  return Folder(std::move(fd), name == "." ? path_ : path_of(name));
 }
 
 Folder Folder::make_folder(const std::string& name) const {
@@ -138,17 +158,7 @@ bool Folder::remove_empty(const std::string& name) const {
 }
 
 void Folder::remove_tree(const std::string& name) const {
-  const FileKind kind = status(name).kind;
-  if (kind == FileKind::kNone) return;
-  if (kind == FileKind::kFolder) {
-    {
-      const Folder inside = open_folder(name);
-      for (const std::string& entry : inside.names()) inside.remove_tree(entry);
-    }
-    remove_empty(name);
-    return;
-  }
-  remove_file(name);
+  remove_levels(*this, name, kDeepestTree);
 }
 
 void Folder::sync() const noexcept {

@@ -13,6 +13,7 @@
 
 #include "core/counted.h"
 #include "core/files/atomic_file.h"
+#include "formats/json/bounded_json.h"
 #include "records/options.h"
 #include "report/evaluation_record.h"
 #include "report/render/report_words.h"
@@ -83,7 +84,7 @@ std::optional<Entry> entry_of(const std::string& line) {
   entry.key = line.substr(entry.indent + 1, end - entry.indent - 1);
   const std::string rest = line.substr(end + 2);
   if (rest.find_first_not_of(' ') == std::string::npos) return entry;
-  json value = json::parse(rest, nullptr, false);
+  json value = parse_json_or_discard(rest);
   if (value.is_discarded() || value.is_structured()) return std::nullopt;
   entry.value = std::move(value);
   return entry;

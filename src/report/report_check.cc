@@ -47,7 +47,7 @@ void check_values(const Report& report, const RecordFault& fail) {
 }  // namespace
 
 Report parse_report(const std::string& text, const std::string& name) {
-  if (const auto excess = json_excess(text, {.depth = 32}))
+  if (const auto excess = json_excess(text, {.depth = 32, .values = 4'000'000}))
     throw FormatError(fmt::format("{}: expected a report, found one with more than {}", name, excess->bound));
   const json value = json::parse(text, nullptr, false);
   if (value.is_discarded()) {

@@ -10,7 +10,8 @@
 
 #include "core/files/atomic_file.h"
 #include "core/files/digest.h"
-#include "core/files/file_status.h"
+#include "core/files/held_folder.h"
+#include "core/files/mapped_file.h"
 #include "formats/json/bounded_json.h"
 #include "formats/json/json_fault.h"
 #include "formats/safetensors.h"
@@ -69,6 +70,10 @@ OwnedTensor copy(const TensorView& view) {
   return t;
 }
 
+SafetensorsFile open_tensors(const std::string& path) {
+  return SafetensorsFile(MappedFile(open_held_file(path), path));
+}
+
 // Names that a run writes into the folder, this version's or an earlier one's.
 bool is_journal_name(const std::string& name) {
   for (const char* whole : {kRun, kPlacing, "texts.json", "tokens.safetensors", "sensitivity.json", "result"}) {
@@ -90,7 +95,7 @@ bool is_digest(const json& value) {
 Journal::Journal(const std::string& output) : folder_((fs::path(output) / ".metal-marlin").string()) {}
 
 bool Journal::exists() const {
-  const std::optional<Folder> output = Folder::open_if_there(fs::path(folder_).parent_path().string());
+  const std::optional<Folder> output = open_held_if_there(fs::path(folder_).parent_path().string());
   if (!output || output->status(kJournalName).kind == FileKind::kNone) return false;
   return output->open_folder(kJournalName).status(kRun).kind == FileKind::kRegular;
 }
@@ -104,7 +109,7 @@ void Journal::fail_damaged(const std::string& what) const {
 
 json Journal::read_run() const {
   const std::string path = (fs::path(folder_) / kRun).string();
-  const std::string text = read_text_file(path);
+  const std::string text = read_text_file(open_held_file(path), path, kLargestJournalText);
   const json j = parse_json_or_discard(text);
   if (j.is_discarded())
     fail_damaged("expected what an interrupted run notes of itself, found " + json_fault_text(text));
@@ -134,7 +139,7 @@ std::optional<IdentityRecord> Journal::identity() const {
 }
 
 std::string Journal::file_without_run() const {
-  const std::optional<Folder> output = Folder::open_if_there(fs::path(folder_).parent_path().string());
+  const std::optional<Folder> output = open_held_if_there(fs::path(folder_).parent_path().string());
   if (!output || exists() || output->status(kJournalName).kind == FileKind::kNone) return {};
   for (const std::string& name : output->open_folder(kJournalName).names()) {
     const bool of_block = name.starts_with("block-") || name.starts_with("states-");
@@ -153,12 +158,12 @@ void Journal::begin(const std::string& fingerprint, const IdentityRecord& identi
 
 void Journal::write_run(const json& run) {
   remove();
-  create_folders(folder_);
+  make_held(folder_);
   write_text_file((fs::path(folder_) / kRun).string(), run.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 void Journal::remove() {
-  if (const auto output = Folder::open_if_there(fs::path(folder_).parent_path().string())) remove_from(*output);
+  if (const auto output = open_held_if_there(fs::path(folder_).parent_path().string())) remove_from(*output);
 }
 
 void Journal::remove_from(const Folder& output) {
@@ -168,7 +173,7 @@ void Journal::remove_from(const Folder& output) {
     std::vector<std::string> names = folder.names();
     for (const std::string& name : names) {
       if (!is_journal_name(name)) {
-        throw ArgumentError(
+        throw SystemError(
             fmt::format("{}: holds {}, which no run of this program wrote; move it away, or choose another folder",
                         folder.path(), name));
       }
@@ -192,8 +197,8 @@ void Journal::write_tokens(const TokenSet& calibration, const TokenSet& held_bac
 
 bool Journal::read_tokens(TokenSet& calibration, TokenSet& held_back) const {
   const std::string path = (fs::path(folder_) / "tokens.safetensors").string();
-  if (!path_exists(path)) return false;
-  const SafetensorsFile file(path);
+  if (!held_exists(path)) return false;
+  const SafetensorsFile file = open_tensors(path);
   calibration = token_set(file.get("calibration"));
   held_back = token_set(file.get("held_back"));
   return true;
@@ -209,7 +214,7 @@ std::string Journal::states_path(int64_t layer) const {
 
 int64_t Journal::finished_blocks() const {
   int64_t n = 0;
-  while (path_exists(block_path(n, "json")) && path_exists(block_path(n, "safetensors"))) ++n;
+  while (held_exists(block_path(n, "json")) && held_exists(block_path(n, "safetensors"))) ++n;
   return n;
 }
 
@@ -230,7 +235,7 @@ void Journal::write_block(int64_t layer, const FinishedBlock& block, const Block
 }
 
 FinishedBlock Journal::read_block(int64_t layer) const {
-  const SafetensorsFile file(block_path(layer, "safetensors"));
+  const SafetensorsFile file = open_tensors(block_path(layer, "safetensors"));
   FinishedBlock block;
   const auto it = file.metadata().find("quantized");
   if (it == file.metadata().end()) throw FormatError(fmt::format("{}: no list of quantized tensors", file.path()));
@@ -262,7 +267,7 @@ FinishedBlock Journal::read_block(int64_t layer) const {
 
 BlockRecord Journal::read_block_record(int64_t layer) const {
   const std::string path = block_path(layer, "json");
-  const json j = parse_json_or_discard(read_text_file(path));
+  const json j = parse_json_or_discard(read_text_file(open_held_file(path), path, kLargestJournalText));
   if (!j.is_object()) throw FormatError(fmt::format("{}: expected a JSON object; run again with --no-resume", path));
   return record_of<BlockRecord>(
       j, [&](const std::string& place, const std::string& expected, const std::string& found) {
@@ -277,16 +282,15 @@ void Journal::write_states(int64_t layer, std::span<const TensorView> states) {
   const auto previous = states_layer();
   write_safetensors(states_path(layer), states);
   if (previous && *previous != layer) {
-    std::error_code code;
-    fs::remove(states_path(*previous), code);
+    open_held(folder_).remove_file(fs::path(states_path(*previous)).filename().string());
   }
 }
 
 std::optional<int64_t> Journal::states_layer() const {
   std::optional<int64_t> last;
-  if (!is_folder(folder_)) return last;
-  for (const fs::path& entry : entries_of(folder_)) {
-    const std::string name = entry.filename().string();
+  const std::optional<Folder> folder = open_held_if_there(folder_);
+  if (!folder) return last;
+  for (const std::string& name : folder->names()) {
     long long layer = 0;
     int end = 0;
     if (std::sscanf(name.c_str(), "states-%lld.safetensors%n", &layer, &end) == 1 &&
@@ -298,7 +302,7 @@ std::optional<int64_t> Journal::states_layer() const {
 }
 
 std::vector<OwnedTensor> Journal::read_states(int64_t layer) const {
-  const SafetensorsFile file(states_path(layer));
+  const SafetensorsFile file = open_tensors(states_path(layer));
   std::vector<OwnedTensor> out;
   for (const TensorView& view : file.tensors()) out.push_back(copy(view));
   return out;

@@ -24,6 +24,9 @@ namespace metal_marlin {
 
 class Folder;
 
+// Of each JSON file in a journal.
+inline constexpr uint64_t kLargestJournalText = uint64_t{64} << 20;
+
 class Journal {
  public:
   // The folder is made at the first write.
@@ -43,7 +46,7 @@ class Journal {
   void begin(const std::string& fingerprint);
   void begin(const std::string& fingerprint, const IdentityRecord& identity);
   void remove();
-  // The same for the output folder `output`. ArgumentError when the journal's folder holds a file that no run of ours
+  // The same for the output folder `output`. SystemError when the journal's folder holds a file that no run of ours
   // writes there: then nothing is removed.
   static void remove_from(const Folder& output);
 

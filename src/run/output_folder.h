@@ -9,9 +9,11 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
+#include "core/files/held_folder.h"
 #include "core/files/made_folders.h"
 #include "platform/folder.h"
 #include "write/manifest.h"
@@ -28,7 +30,11 @@ class OutputFolder {
   };
   using Warn = std::function<void(const std::string&)>;
 
-  // Takes the lock, which one process at a time can have. SystemError when another process has it, ArgumentError when
+  // While this object exists, all that is written or read by paths below `path` is reached from the folder that was
+  // opened here (core/files/held_folder.h).
+  //
+  // Takes the lock, which one process at a time can have. SystemError when another process has it, or when the journal
+  // there belongs to another user, ArgumentError when
   // `path` is no folder. On a file system without locks it calls `warn` instead.
   OutputFolder(const std::string& path, Use use, const Warn& warn);
   // The folder, and those above it, go when this object made them and they are still empty.
@@ -36,7 +42,7 @@ class OutputFolder {
   OutputFolder& operator=(const OutputFolder&) = delete;
 
   const std::string& path() const noexcept { return path_; }  // as given
-  bool exists() const noexcept { return folder_.has_value(); }
+  bool exists() const noexcept { return folder_ != nullptr; }
   const Folder& folder() const { return *folder_; }
   // The files that earlier runs have written here, and those that an interrupted place() has noted.
   Manifest manifest() const;
@@ -51,23 +57,28 @@ class OutputFolder {
   // The path of an empty folder for the new result.
   std::string stage();
   bool staged(const std::string& name) const;  // such a file is in it
-  // Puts the staged result into place and removes what manifest() lists of the old one. ArgumentError when files of
-  // somebody else stand in OUT: then nothing has changed. The journal is removed with the old result.
+  // Puts the staged result into place and removes what manifest() lists of the old one. SystemError when files of
+  // somebody else stand in OUT, or when `path` no longer names the folder that was opened: then nothing has changed.
+  // The journal is removed with the old result.
   void place(const Warn& warn);
-  // Removes the journal folder and all in it. ArgumentError when it holds what is not ours.
+  // Removes the journal folder and all in it. SystemError when it holds what is not ours.
   void remove_journal();
 
  private:
   bool exchange(const Folder& journal, const Warn& warn);
   void move_files(const Folder& journal, const Manifest& old);
-  void remove_leftovers_beside() const;
+  void remove_leftovers_beside(const Warn& warn) const;
+  void require_own_journal() const;
+  void require_same_folder() const;
   void take_back_staged();
   std::optional<Folder> parent() const;
 
   std::string path_;
   std::string real_;  // without links
-  std::optional<Folder> folder_;
-  MadeFolders made_;  // goes before the lock
+  std::shared_ptr<const Folder> folder_;
+  std::unique_ptr<HeldFolder> held_;    // of folder_
+  std::unique_ptr<HeldFolder> staged_;  // of the folder that stage() made
+  MadeFolders made_;                    // goes before the lock
   bool use_write_ = false;
 };
 

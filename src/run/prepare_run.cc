@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "core/files/atomic_file.h"
-#include "core/files/file_status.h"
+#include "core/files/held_folder.h"
 #include "mixed/mixed_bits.h"
 #include "mixed/sensitivity.h"
 #include "options/sources.h"
@@ -135,7 +135,8 @@ ChosenBits choose_run_bits(const RunJob& job, const Recipe& recipe, const std::v
   Sensitivity sensitivity;
   sensitivity.items = sensitive_items(layers, recipe, job.options);
   warn_if(sensitivity_warning(job.options, std::ssize(calibration.sequences)), tracker);
-  if (!path_exists(path) || !take_measured(read_text_file(path), sensitivity)) {
+  if (!held_exists(path) ||
+      !take_measured(read_text_file(open_held_file(path), path, kLargestJournalText), sensitivity)) {
     const std::string scratch = (fs::path(journal.folder()) / "scratch-sensitivity").string();
     sensitivity = measure_sensitivity(job.source, job.options, recipe, layers, calibration, scratch, tracker);
     write_text_file(path,

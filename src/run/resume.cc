@@ -109,7 +109,7 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
   const Manifest manifest = output.manifest();
   const std::vector<std::string> foreign = foreign_names(output.folder(), manifest);
   const auto refuse = [&](const std::vector<std::string>& names) {
-    throw ArgumentError(
+    throw SystemError(
         fmt::format("{}: holds {}, which no run of this program wrote{}; move it away, or choose another folder",
                     output.path(), some_names(names), unreadable_list_text(output.folder())));
   };
@@ -133,7 +133,7 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
              : fmt::format("{}: an interrupted run that cannot be continued by this command is removed, as --overwrite "
                            "says",
                            output.path()));
-  } else if (const auto report = report_head(output.folder()); !options.overwrite && report) {
+  } else if (const auto report = options.overwrite ? std::nullopt : report_head(output.folder()); report) {
     if (!is_of(report, fingerprint)) {
       throw ArgumentError(
           fmt::format("{}: holds another result ({}); choose another folder, or replace it with --overwrite",
@@ -157,11 +157,14 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
   }
   if (options.overwrite) {
     if (!foreign.empty()) refuse(foreign);
-  } else if (!manifest.empty() || !foreign.empty()) {
-    throw ArgumentError(fmt::format(
-        "{}: expected an empty or new folder, found {}{}; choose another folder{}", output.path(),
-        some_names(foreign.empty() ? std::vector<std::string>{*manifest.files.begin()} : foreign),
-        unreadable_list_text(output.folder()), foreign.empty() ? ", or replace what is there with --overwrite" : ""));
+  } else if (!foreign.empty()) {
+    throw SystemError(fmt::format("{}: expected an empty or new folder, found {}{}; choose another folder",
+                                  output.path(), some_names(foreign), unreadable_list_text(output.folder())));
+  } else if (!manifest.empty()) {
+    throw ArgumentError(
+        fmt::format("{}: expected an empty or new folder, found {}{}; choose another folder, or replace what is there "
+                    "with --overwrite",
+                    output.path(), *manifest.files.begin(), unreadable_list_text(output.folder())));
   }
   return Start::kFresh;
 }

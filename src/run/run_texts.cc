@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/files/atomic_file.h"
-#include "core/files/file_status.h"
+#include "core/files/held_folder.h"
 #include "formats/json/bounded_json.h"
 #include "formats/text.h"
 #include "records/json_records.h"
@@ -36,8 +36,8 @@ std::optional<StoredTexts> stored_texts(const Journal& journal) {
   const std::string path = texts_path(journal);
   StoredTexts out;
   RunTexts& texts = out.texts;
-  if (!path_exists(path) || !journal.read_tokens(texts.calibration, texts.held_back)) return std::nullopt;
-  const json facts = parse_json_or_discard(read_text_file(path));
+  if (!held_exists(path) || !journal.read_tokens(texts.calibration, texts.held_back)) return std::nullopt;
+  const json facts = parse_json_or_discard(read_text_file(open_held_file(path), path, kLargestJournalText));
   if (!facts.is_object()) return out;
   texts.held_back_source = facts.value("held_back_source", std::string());
   texts.record = record_of<TextRecord>(

@@ -15,7 +15,7 @@
 
 #include "checkpoint/model_source.h"
 #include "core/counted.h"
-#include "core/files/file_status.h"
+#include "core/files/held_folder.h"
 #include "core/half.h"
 #include "pack/group_arrays.h"
 #include "write/float_conversion.h"
@@ -78,22 +78,17 @@ bool is_weights_name(std::string name) {
   return rest.empty() || (rest.size() == 15 && rest[0] == '-' && rest.substr(6, 4) == "-of-");
 }
 
-void remove_stale_weights(const std::string& folder, const std::set<std::string>& current) {
-  std::vector<fs::path> stale;
-  for (const fs::path& entry : entries_of(folder)) {
-    const std::string name = entry.filename().string();
-    if (is_weights_name(name) && current.count(name) == 0) stale.push_back(entry);
+void remove_stale_weights(const Folder& folder, const std::set<std::string>& current) {
+  for (const std::string& name : folder.names()) {
+    if (!is_weights_name(name) || current.count(name) > 0) continue;
+    const FileKind kind = folder.status(name).kind;
+    if (kind == FileKind::kRegular || kind == FileKind::kLink) folder.remove_file(name);
   }
-  std::error_code ignored;
-  for (const fs::path& path : stale) fs::remove(path, ignored);
 }
 
-void remove_config(const std::string& folder) {
-  std::error_code code;
-  const std::string path = folder + "/config.json";
-  fs::remove(path, code);
-  if (code) throw SystemError(fmt::format("{}: cannot remove: {}", path, code.message()));
-  sync_folder(folder);
+void remove_config(const Folder& folder) {
+  folder.remove_file("config.json");
+  folder.sync();
 }
 
 }  // namespace
@@ -163,6 +158,7 @@ struct CheckpointWriter::Job {
   TensorProvider& provider;
   const std::string& folder;
   const WriteProgress& progress;
+  const Folder* place = nullptr;  // `folder`; none for a forecast
   WriteReport report;
   int64_t done = 0;
   int64_t total = 0;
@@ -179,7 +175,7 @@ struct CheckpointWriter::Job {
   void write_floats(const Item& item, const TensorView& view, SafetensorsWriter& file, F16Conversion& conversion);
   std::vector<std::string> kept_modules() const;
   void write_rest();
-  void add_file(const std::string& name) { report.files.push_back({name, file_bytes(folder + "/" + name)}); }
+  void add_file(const std::string& name) { report.files.push_back({name, place->status(name).identity.size}); }
 };
 
 std::vector<Item> CheckpointWriter::Job::items() {
@@ -285,7 +281,7 @@ void CheckpointWriter::Job::write_weights(std::vector<Shard>& shards) {
     current.insert(name);
     add_file(name);
   }
-  remove_stale_weights(folder, current);
+  remove_stale_weights(*place, current);
 }
 
 void CheckpointWriter::Job::write_shard(const Shard& shard, const std::string& name) {
@@ -464,13 +460,14 @@ void CheckpointWriter::Job::write_rest() {
 
 WriteReport CheckpointWriter::write(const ModelSource& source, const CheckpointPlan& given, TensorProvider& provider,
                                     const std::string& folder, const WriteProgress& progress) const {
-  Job job{*this, source, given, provider, folder, progress, {}, 0, 0, {}, 0};
+  Job job{*this, source, given, provider, folder, progress, nullptr, {}, 0, 0, {}, 0};
   job.plan.head = module_name(source.family().head);
   check(job.plan);
   std::vector<Shard> shards = job.shards(job.items());
-  create_folders(folder);
+  const HeldFolder held(std::make_shared<const Folder>(make_held(folder)));
+  job.place = &held.folder();
   refuse_own_folder(source, folder);
-  remove_config(folder);
+  remove_config(*job.place);
   job.write_weights(shards);
   job.write_rest();
   if (progress) progress(job.done, job.total);
@@ -485,7 +482,7 @@ WriteReport CheckpointWriter::forecast(const ModelSource& source, const Checkpoi
   } nothing;
   const std::string folder;
   const WriteProgress progress;
-  Job job{*this, source, given, nothing, folder, progress, {}, 0, 0, {}, 0};
+  Job job{*this, source, given, nothing, folder, progress, nullptr, {}, 0, 0, {}, 0};
   job.items();
   return std::move(job.report);
 }

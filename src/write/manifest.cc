@@ -24,10 +24,60 @@ constexpr const char* kReport = "report.json";
 constexpr const char* kPage = "report.html";
 constexpr uint64_t kLargest = uint64_t{256} << 20;
 
-// Null where there is no such file, or none of JSON.
+// Ends the parsing, by returning false, where the list "files" of the outermost object is too long to be ours. Nothing
+// is built before: a value takes many times the time and the memory of its text.
+class ListLength : public nlohmann::json_sax<json> {
+ public:
+  bool null() override { return value(); }
+  bool boolean(bool) override { return value(); }
+  bool number_integer(number_integer_t) override { return value(); }
+  bool number_unsigned(number_unsigned_t) override { return value(); }
+  bool number_float(number_float_t, const string_t&) override { return value(); }
+  bool string(string_t&) override { return value(); }
+  bool binary(binary_t&) override { return value(); }
+  bool start_object(std::size_t) override { return open(); }
+  bool start_array(std::size_t) override { return open(); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(string_t& name) override {
+    if (depth_ == 1) in_list_ = name == "files";
+    return true;
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override { return false; }
+
+  size_t entries = 0;
+
+ private:
+  bool value() { return !in_list_ || depth_ != 2 || ++entries <= kMostListed; }
+  bool open() {
+    const bool go_on = value();
+    ++depth_;
+    return go_on;
+  }
+  bool close() {
+    --depth_;
+    return true;
+  }
+
+  uint64_t depth_ = 0;
+  bool in_list_ = false;
+};
+
+std::string list_text(const Folder& folder, const char* name) {
+  return read_text_file(folder.open_file(name), folder.path_of(name), kLargest);
+}
+
+bool lists_too_many(const std::string& text) {
+  ListLength length;
+  json::sax_parse(text.begin(), text.end(), &length);
+  return length.entries > kMostListed;
+}
+
+// Null where there is no such file, none of JSON, or one that is too long to be ours.
 json read_json(const Folder& folder, const char* name) {
   if (folder.status(name).kind != FileKind::kRegular) return nullptr;
-  json j = parse_json_or_discard(read_text_file(folder.open_file(name), folder.path_of(name), kLargest));
+  const std::string text = list_text(folder, name);
+  json j = lists_too_many(text) ? json(nullptr) : parse_json_or_discard(text);
   return j.is_object() ? std::move(j) : json(nullptr);
 }
 
@@ -45,26 +95,37 @@ bool is_format(const std::string& name) {
   return std::find(formats.begin(), formats.end(), name) != formats.end();
 }
 
+// The list `files`; nothing where there is none.
+const json* files_of(const json& object) {
+  const auto it = object.is_object() ? object.find("files") : object.end();
+  return it != object.end() && it->is_array() ? &*it : nullptr;
+}
+
 }  // namespace
+
+bool is_listed_name(const std::string& name) {
+  const size_t slash = name.find('/');
+  if (slash == std::string::npos) return name == kManifestName || is_own_name(name);
+  return is_format(name.substr(0, slash)) && is_own_name(name.substr(slash + 1));
+}
 
 Manifest read_manifest(const Folder& folder) {
   Manifest out;
   const json report = read_json(folder, kReport);
   const json::json_pointer fingerprint("/run/fingerprint");
-  if (report.is_object() && report.contains(fingerprint) && report.contains("files") && report["files"].is_array()) {
+  if (const json* files = files_of(report); files != nullptr && report.contains(fingerprint)) {
     const json::json_pointer formats("/options/formats");
     const bool folders = report.contains(formats) && report.at(formats).is_array() && report.at(formats).size() > 1;
-    for (const json& file : report["files"]) {
-      const std::string name = text_of(file, "name");
-      const std::string format = text_of(file, "format");
-      if (!is_own_name(name) || (folders && !is_format(format))) continue;
-      out.files.insert(folders ? format + "/" + name : name);
+    for (const json& file : *files) {
+      const std::string plain = text_of(file, "name");
+      const std::string name = folders ? text_of(file, "format") + "/" + plain : plain;
+      if (is_own_name(plain) && is_listed_name(name)) out.files.insert(name);
     }
     out.files.insert({kPage, kReport});
   }
   const json list = read_json(folder, kManifestName);
-  if (list.is_object() && text_of(list, "program") == kProgram && list.contains("files") && list["files"].is_array()) {
-    for (const json& file : list["files"]) {
+  if (const json* files = files_of(list); files != nullptr && text_of(list, "program") == kProgram) {
+    for (const json& file : *files) {
       if (file.is_string() && is_own_name(file.get<std::string>())) out.files.insert(file.get<std::string>());
     }
     out.files.insert(kManifestName);
@@ -111,7 +172,10 @@ std::vector<std::string> foreign_names(const Folder& folder, const Manifest& man
 
 std::string unreadable_list_text(const Folder& folder) {
   for (const char* name : {kReport, kManifestName}) {
-    if (folder.status(name).kind == FileKind::kRegular && read_json(folder, name).is_null())
+    if (folder.status(name).kind != FileKind::kRegular) continue;
+    if (lists_too_many(list_text(folder, name)))
+      return fmt::format("; its {} lists more than {} files, which this program never writes", name, kMostListed);
+    if (read_json(folder, name).is_null())
       return fmt::format("; its {}, which would say what this program wrote there, cannot be read", name);
   }
   return {};
@@ -126,7 +190,7 @@ std::string some_names(const std::vector<std::string>& names) {
 void remove_listed(const Folder& folder, const Manifest& manifest) {
   const auto is_list = [](const std::string& name) { return name == kReport || name == kManifestName; };
   const auto remove = [](const Folder& where, const std::string& name) {
-    if (where.status(name).kind == FileKind::kRegular) where.remove_file(name);
+    if (is_plain_name(name) && where.status(name).kind == FileKind::kRegular) where.remove_file(name);
   };
   std::set<std::string> formats;
   for (const std::string& name : manifest.files) {
@@ -136,7 +200,7 @@ void remove_listed(const Folder& folder, const Manifest& manifest) {
       continue;
     }
     const std::string format = name.substr(0, slash);
-    if (folder.status(format).kind != FileKind::kFolder) continue;
+    if (!is_plain_name(format) || folder.status(format).kind != FileKind::kFolder) continue;
     remove(folder.open_folder(format), name.substr(slash + 1));
     formats.insert(format);
   }

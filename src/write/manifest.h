@@ -23,6 +23,12 @@ struct Manifest {
   bool lists(const std::string& name) const { return files.count(name) > 0; }
 };
 
+// The most names that a list of ours has. A longer list is of somebody else, and counts as none.
+inline constexpr size_t kMostListed = 10'000;
+
+// Whether `name` is one that a Manifest can hold: it never leads out of the folder.
+bool is_listed_name(const std::string& name);
+
 // What the lists in `folder` say. A list that is no file, cannot be parsed, or is not ours counts as none, and so does
 // an entry with any other name: it may be of somebody else.
 Manifest read_manifest(const Folder& folder);
@@ -37,8 +43,8 @@ std::string quantized_before(const std::string& folder);
 // symbolic link)" where something else took the place of a listed file. The journal and temporary files of ours are
 // left out.
 std::vector<std::string> foreign_names(const Folder& folder, const Manifest& manifest);
-// "" or "; its report.json, which would say what this program wrote there, cannot be read": for the message about names
-// that are taken for those of others because of that.
+// "" or "; its report.json, which would say what this program wrote there, cannot be read" (or lists too many files):
+// for the message about names that are taken for those of others because of that.
 std::string unreadable_list_text(const Folder& folder);
 // "a, b and 3 more".
 std::string some_names(const std::vector<std::string>& names);

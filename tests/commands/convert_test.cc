@@ -537,11 +537,11 @@ TEST(ConvertOutput, WhatThisProgramDidNotWriteIsNotReplaced) {
   model.write(folder, "awq");
   fs::create_directories(folder.path("out"));
   folder.write("out/secrets.json", "{}");
-  test::check_error(test::expect<ArgumentError>({"secrets.json"}),
+  test::check_error(test::expect<SystemError>({"secrets.json"}),
                     [&] { convert(folder.path("awq"), folder.path("out"), "native", true); });
   EXPECT_EQ(names_in(folder.path("out")), (std::set<std::string>{"secrets.json"}));
   const auto floats = names_in(folder.path("floats"));
-  test::check_error(test::expect<ArgumentError>({"floats", "model.safetensors"}),
+  test::check_error(test::expect<SystemError>({"floats", "model.safetensors"}),
                     [&] { convert(folder.path("awq"), folder.path("floats"), "native", true); });
   EXPECT_EQ(names_in(folder.path("floats")), floats);
   // A list that names files elsewhere reaches none of them.
@@ -555,7 +555,7 @@ TEST(ConvertOutput, WhatThisProgramDidNotWriteIsNotReplaced) {
   // A listed file in whose place stands a link.
   fs::remove(folder.path("forged/README.md"));
   fs::create_symlink(folder.path("thesis"), folder.path("forged/README.md"));
-  test::check_error(test::expect<ArgumentError>({"README.md", "symbolic link"}),
+  test::check_error(test::expect<SystemError>({"README.md", "symbolic link"}),
                     [&] { convert(folder.path("awq"), folder.path("forged"), "gptq_v2", true); });
   // The model is in the folder that would be replaced.
   fs::remove(folder.path("forged/README.md"));

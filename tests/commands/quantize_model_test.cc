@@ -425,7 +425,7 @@ TEST_F(QuantizeModelTest, OverwritingTouchesNothingOfOthers) {
   report["files"] = {{{"bytes", 1}, {"format", ".."}, {"name", "thesis"}}, {{"format", "awq"}, {"name", "../x"}}};
   std::ofstream(out("p/q/report.json")) << report;
   o.overwrite = true;
-  EXPECT_THROW(quantize_model(model("llama"), out("p/q"), o), ArgumentError);  // model.safetensors is not listed
+  EXPECT_THROW(quantize_model(model("llama"), out("p/q"), o), SystemError);  // model.safetensors is not listed
   EXPECT_TRUE(fs::exists(out("p/thesis")));
   fs::remove_all(out("p/q"));
   fs::create_directories(out("p/q"));
@@ -433,13 +433,13 @@ TEST_F(QuantizeModelTest, OverwritingTouchesNothingOfOthers) {
   try {
     quantize_model(model("llama"), out("p/q"), o);
     ADD_FAILURE() << "not refused";
-  } catch (const ArgumentError& e) {
+  } catch (const SystemError& e) {
     EXPECT_NE(std::string(e.what()).find("notes.txt"), std::string::npos) << e.what();
   }
   fs::remove(out("p/q/notes.txt"));
   fs::create_directories(out("p/q/.metal-marlin"));
   std::ofstream(out("p/q/.metal-marlin/notes.txt")) << "precious";
-  EXPECT_THROW(quantize_model(model("llama"), out("p/q"), o), ArgumentError);
+  EXPECT_THROW(quantize_model(model("llama"), out("p/q"), o), SystemError);
   EXPECT_TRUE(fs::exists(out("p/q/.metal-marlin/notes.txt")));
 }
 
@@ -453,7 +453,7 @@ TEST_F(QuantizeModelTest, AFileThatComesDuringTheRunIsKept) {
     if (p.stage == "write") std::ofstream(out("q/notes.txt")) << "precious";
     return true;
   };
-  EXPECT_THROW(quantize_model(model("llama"), out("q"), o, {.on_progress = intrude}), ArgumentError);
+  EXPECT_THROW(quantize_model(model("llama"), out("q"), o, {.on_progress = intrude}), SystemError);
   EXPECT_TRUE(fs::exists(out("q/notes.txt")));
   fs::rename(out("q/notes.txt"), out("notes.txt"));
   EXPECT_TRUE(quantize_model(model("llama"), out("q"), o).already_complete);  // staged whole: only placed

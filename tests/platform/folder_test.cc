@@ -154,6 +154,17 @@ TEST(WriteBytes, AFullDiskIsToldWithAdvice) {
 }
 #endif
 
+// Each level takes a descriptor and a part of the stack.
+TEST_F(FolderTest, ATreeOfManyLevelsIsRefused) {
+  fs::path deep = place_ / "tree";
+  for (int i = 0; i < 100; ++i) deep /= "d";
+  fs::create_directories(deep);
+  const Folder folder(place_.string());
+  const std::string text = message([&] { folder.remove_tree("tree"); });
+  EXPECT_NE(text.find("at most 32 levels"), std::string::npos) << text;
+  EXPECT_TRUE(fs::exists(deep));
+}
+
 TEST(PlainName, IsOneNameInAFolder) {
   for (const char* name : {"x", "model.safetensors", "..x", ".x", "a b"}) EXPECT_TRUE(is_plain_name(name)) << name;
   for (const char* name : {"", ".", "..", "a/b", "/a", "../x"}) EXPECT_FALSE(is_plain_name(name)) << name;

@@ -1,6 +1,7 @@
 #include "core/files/atomic_file.h"
 #include "core/counted.h"
 #include "core/files/file_status.h"
+#include "core/files/held_folder.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
@@ -71,7 +72,7 @@ void remove_leftovers(const Folder& folder) {
 AtomicFile::AtomicFile(std::string path)
     : path_(std::move(path)), folder_([&] {
         try {
-          return Folder(folder_of(path_));
+          return open_held(folder_of(path_));
         } catch (const SystemError& e) {
           throw SystemError(fmt::format("{}: cannot create: {}", path_, e.what()));
         }
@@ -110,7 +111,7 @@ void AtomicFile::commit() {
 }
 
 UniqueFd open_scratch_file(const std::string& path) {
-  const Folder folder(folder_of(path));
+  const Folder folder = open_held(folder_of(path));
   Temporary t = create_temporary(folder, 0600, path);
   folder.remove_file(t.name);
   return std::move(t.fd);

@@ -12,6 +12,14 @@ namespace metal_marlin {
 
 using nlohmann::json;
 
+namespace {
+
+// Of a text that may be replaced by nothing: reports, journals and the like, of which the largest have some 100 000.
+// As objects of one key each they take some 500 MB.
+constexpr uint64_t kMostValues = 4'000'000;
+
+}  // namespace
+
 std::string excess_text(const std::string& where, const JsonExcess& excess) {
   return fmt::format("{}: {}expected at most {}, found more", where,
                      excess.key.empty() ? std::string() : "key " + shown(excess.key) + ": ", excess.bound);
@@ -25,7 +33,8 @@ json parse_json(std::string_view text, const std::string& where, const JsonBound
 }
 
 json parse_json_or_discard(std::string_view text) {
-  return json_excess(text) ? json(json::value_t::discarded) : json::parse(text, nullptr, false);
+  return json_excess(text, {.values = kMostValues}) ? json(json::value_t::discarded)
+                                                    : json::parse(text, nullptr, false);
 }
 
 }  // namespace metal_marlin
