@@ -456,7 +456,7 @@ TEST(ConvertOutput, IsReplacedOnlyWhenAskedAndOnlyACheckpoint) {
                              "generation_config.json", "model.safetensors", "quantize_config.json", "tokenizer.json"}));
   expect_codes(folder.path("out"), model);
   folder.write("out/thesis.txt", "years of work");
-  test::check_error(test::expect<ArgumentError>({"thesis.txt"}),
+  test::check_error(test::expect<SystemError>({"thesis.txt"}),
                     [&] { convert(folder.path("awq"), folder.path("out"), "native", true); });
   EXPECT_EQ(read_text_file(folder.path("out/thesis.txt")), "years of work");
   fs::create_directories(folder.path("empty"));

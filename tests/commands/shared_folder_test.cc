@@ -49,6 +49,13 @@ std::map<std::string, std::string> content_of(const std::string& folder) {
   return out;
 }
 
+std::map<std::string, std::string> weights_of(const std::string& folder) {
+  std::map<std::string, std::string> out = content_of(folder);
+  std::erase_if(out, [](const auto& file) { return !file.first.ends_with(".safetensors"); });
+  EXPECT_FALSE(out.empty());
+  return out;
+}
+
 class SharedFolderTest : public ModelRunTest {
  protected:
   void SetUp() override {
@@ -194,7 +201,7 @@ TEST_F(SharedFolderTest, AFolderThatTakesTheOutputsPlaceIsNotWrittenInto) {
     fs::rename(out("away"), out("out"));
     if (stage != "convert") {
       quantize_model(model(), out("out"), plain(false, Method::kAwq));
-      EXPECT_EQ(content_of(out("out")).at("model.safetensors"), content_of(out("whole")).at("model.safetensors"));
+      EXPECT_EQ(weights_of(out("out")), weights_of(out("whole"))) << stage;
     }
     fs::remove_all(out("out"));
   }
