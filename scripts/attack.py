@@ -398,6 +398,8 @@ template_case(
     "template_doubled_list",
     "{% set n=namespace(s=[1]) %}{% for i in range(40) %}{% set n.s=n.s+n.s %}{% endfor %}{{ n.s|length }}",
 )
+template_case("template_of_long_output", "{% for i in range(6) %}{{ 'a '*1000000 }}{% endfor %}")
+template_case("template_of_one_long_word", "{% for i in range(4) %}{{ 'a'*1000000 }}{% endfor %}")
 template_case(
     "template_that_spins",
     '{% set n=namespace(s="a"*1000000) %}{% for a in range(10000) %}{% for b in range(1000) %}'
@@ -411,6 +413,73 @@ def doubling_normalizer(f):
     step = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
     f.edit("tokenizer.json", lambda t: t.update(normalizer={"type": "Sequence", "normalizers": [step] * 40}))
     f.refused("tokenizer.json", "generate", "m", "-p", "banana", "-n", "2")
+
+
+def splitting(pattern):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def added(content, **attributes):
+    token = {"id": 5, "content": content, "special": False, "single_word": False}
+    return token | {"lstrip": False, "rstrip": False, "normalized": True} | attributes
+
+
+# Where loading normalizes the added tokens.
+@case
+def doubling_normalizer_at_load(f):
+    f.model()
+    for pattern in ({"String": "a"}, {"Regex": "[a]"}):
+        steps = [{"type": "Replace", "pattern": pattern, "content": "aa"}] * 40
+        f.edit("tokenizer.json", lambda t: t.update(normalizer={"type": "Sequence", "normalizers": steps}))  # noqa: B023
+        f.edit("tokenizer.json", lambda t: t["added_tokens"].append(added("aaaa")))
+        f.refused("tokenizer.json", "inspect", "m")
+        f.refused("tokenizer.json", "generate", "m", "-p", "banana", "-n", "2")
+
+
+@case
+def long_added_token(f):
+    f.model()
+    token = added("x" * 20000000, id=95, special=True, normalized=False)
+    f.edit("tokenizer.json", lambda t: t["added_tokens"].append(token))
+    f.within(f.run(*"generate m -p a -n 1 -q".split()))
+
+
+@case
+def many_patterns(f):
+    large = r"[\pL\pN]{100}"
+    replacing = {"type": "Replace", "pattern": {"Regex": large}, "content": "a"}
+    lists = {
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [splitting(large)] * 100},
+        "normalizer": {"type": "Sequence", "normalizers": [replacing] * 100},
+        "decoder": {"type": "Sequence", "decoders": [replacing] * 100},
+    }
+    for part, value in lists.items():
+        f.model()
+        f.edit("tokenizer.json", lambda t: t.update({part: value}))  # noqa: B023
+        f.refused(["tokenizer.json", part], *"generate m -p a -n 1 -q".split())
+        shutil.rmtree(f / "m")
+    f.model()
+    small = {"type": "Sequence", "pretokenizers": [splitting(r"[\pL\pN]{%d}" % (20 + i % 100)) for i in range(3000)]}
+    words = splitting("|".join(f"a{i}" for i in range(300000)))
+    several = splitting("".join(r"(?=[\pL\pN]{100})" for i in range(1500)))
+    for value in (small, words, several):
+        f.edit("tokenizer.json", lambda t: t.update(pre_tokenizer=value))  # noqa: B023
+        f.refused("tokenizer.json", *"generate m -p a -n 1 -q".split())
+
+
+@case
+def values_that_panic(f):
+    f.model()
+    whole = (f / "m" / "tokenizer.json").read_text()
+    for change in (
+        {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "aa"}},
+        {"decoder": {"type": "Strip", "content": "a", "start": 10**15, "stop": 10**15}},
+        {"model": json.loads(whole)["model"] | {"continuing_subword_prefix": "a" * 1000000}},
+    ):
+        (f / "m" / "tokenizer.json").write_text(whole)
+        f.edit("tokenizer.json", lambda t: t.update(change))  # noqa: B023
+        outcome = f.refused("tokenizer.json", *"generate m -p banana -n 2 -q --ignore-eos".split())
+        assert "internal error" not in outcome.err, outcome.err
 
 
 @case
@@ -472,8 +541,31 @@ def look_ahead_pattern(f):
     f.model()
     pattern = {"type": "Split", "pattern": {"Regex": "(?=[^#]*#)a|."}, "behavior": "Isolated", "invert": False}
     f.edit("tokenizer.json", lambda t: t.update(pre_tokenizer=pattern))
-    (f / "t.txt").write_text("a" * 100000)
-    f.refused("tokenizer.json", "evaluate", "m", "--text", "t.txt", "--chunks", "1", "--context", "64", "-q")
+    texts = ["a" * 100000, "a" * 1000000, ("a" * 3000 + "\n") * 2000]
+    for text in texts:
+        (f / "t.txt").write_text(text)
+        f.refused("tokenizer.json", "evaluate", "m", "--text", "t.txt", "--chunks", "1", "--context", "64", "-q")
+    for slow in (r"(?<=a)(?=[^#]*#)|.", r"(?:(?=[^#]*#)b|a)+?(?=[^#]*#)|."):
+        f.edit("tokenizer.json", lambda t: t.update(pre_tokenizer=splitting(slow)))  # noqa: B023
+        (f / "t.txt").write_text("a" * 300000)
+        f.refused("tokenizer.json", "evaluate", "m", "--text", "t.txt", "--chunks", "1", "--context", "64", "-q")
+        f.refused("tokenizer.json", "generate", "m", "-p", "a" * 4000, "-n", "1", "-q")
+    # Each document alone is within the limits.
+    f.edit("tokenizer.json", lambda t: t.update(pre_tokenizer=pattern))
+    (f / "t.jsonl").write_text((json.dumps({"text": "a" * 4000}) + "\n") * 2000)
+    f.refused("tokenizer.json", "evaluate", "m", "--text", "t.jsonl", "--chunks", "400", "--context", "64", "-q")
+
+
+@case
+def slow_decoder(f):
+    f.model()
+    steps = [
+        {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 4000},
+        {"type": "Fuse"},
+        {"type": "Replace", "pattern": {"Regex": "(?=[^#]*#)a|b"}, "content": "a"},
+    ]
+    f.edit("tokenizer.json", lambda t: t.update(decoder={"type": "Sequence", "decoders": steps}))
+    f.within(f.run(*"generate m -p a -n 60 -q --ignore-eos".split()))
 
 
 @case

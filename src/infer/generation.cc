@@ -25,6 +25,11 @@ std::vector<int32_t> end_tokens(const ModelSource& source) {
   return ends;
 }
 
+int64_t context_of(const ModelSource& source, const GenerateOptions& options) {
+  const int64_t own = source.config().max_position_embeddings;
+  return options.context > 0 ? options.context : (own > 0 ? std::min(own, kDefaultContext) : kDefaultContext);
+}
+
 Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, const GenerateOptions& options,
                        std::function<bool(const std::string&)> on_text, std::optional<Grammar> grammar)
     : source_(source),
@@ -44,8 +49,7 @@ Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, c
     throw ArgumentError(fmt::format("speculate {}: expected 0 to {} drafts", options.speculate, kMostDrafts));
   }
   const int64_t own = source.config().max_position_embeddings;
-  const int64_t context =
-      options.context > 0 ? options.context : (own > 0 ? std::min(own, kDefaultContext) : kDefaultContext);
+  const int64_t context = context_of(source, options);
   const auto prompt = static_cast<int64_t>(tokens_.size());
   if (prompt == 0)
     throw ArgumentError("the prompt is empty and the tokenizer adds no BOS token; give at least one word");

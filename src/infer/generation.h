@@ -24,6 +24,9 @@ class ModelSource;
 // Every token that ends a text of the model; some may be there twice.
 std::vector<int32_t> end_tokens(const ModelSource& source);
 
+// Tokens of prompt and text at most: as asked for, or what the model was made for, to a limit.
+int64_t context_of(const ModelSource& source, const GenerateOptions& options);
+
 constexpr int64_t kMostDrafts = 32;  // GenerateOptions::speculate
 
 class Generation {

@@ -55,7 +55,9 @@ struct TextGenerator::Impl {
   };
   void run_batch(std::vector<Prompt> prompts, int64_t sequences,
                  const std::function<bool(size_t, const BatchAnswer&)>& on_answer);
-  std::vector<int32_t> conversation_tokens(const std::vector<std::pair<std::string, std::string>>& messages) const;
+  std::vector<int32_t> conversation_tokens(const std::vector<std::pair<std::string, std::string>>& messages,
+                                           const GenerateOptions& options) const;
+  std::vector<int32_t> prompt_tokens(std::string_view text, bool special, const GenerateOptions& options) const;
 };
 
 TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machine, bool for_chat,
@@ -303,7 +305,7 @@ bool TextGenerator::has_chat_template() const try {
 
 std::string TextGenerator::generate(const std::string& prompt, const GenerateOptions& options,
                                     const std::function<bool(const std::string&)>& on_text, GenerateStats* stats) try {
-  return impl_->run(impl_->source->tokenizer().encode(prompt, true), options, on_text, stats);
+  return impl_->run(impl_->prompt_tokens(prompt, true, options), options, on_text, stats);
 } catch (const Interrupted&) {
   return nothing_yet(stats);
 } catch (...) {
@@ -311,7 +313,7 @@ std::string TextGenerator::generate(const std::string& prompt, const GenerateOpt
 }
 
 std::vector<int32_t> TextGenerator::Impl::conversation_tokens(
-    const std::vector<std::pair<std::string, std::string>>& messages) const {
+    const std::vector<std::pair<std::string, std::string>>& messages, const GenerateOptions& options) const {
   const Tokenizer& tokenizer = source->tokenizer();
   std::vector<ChatMessage> conversation;
   for (const auto& [role, content] : messages) conversation.push_back({role, content});
@@ -319,13 +321,33 @@ std::vector<int32_t> TextGenerator::Impl::conversation_tokens(
   if (text.empty())
     throw FormatError(
         fmt::format("{}: the template writes nothing for this conversation", tokenizer.chat_template_place()));
-  return tokenizer.encode(text, false);
+  return prompt_tokens(text, false, options);
+}
+
+// Of a long text the beginning is tokenized first: where that alone exceeds the context, the rest is of no use.
+std::vector<int32_t> TextGenerator::Impl::prompt_tokens(std::string_view text, bool special,
+                                                        const GenerateOptions& options) const {
+  constexpr size_t kShort = size_t{256} << 10;
+  constexpr int64_t kMargin = 256;  // tokens at the end of a part that what follows may change
+  const Tokenizer& tokenizer = source->tokenizer();
+  const int64_t context = context_of(*source, options);
+  for (size_t size = kShort; size < text.size() / 2; size *= 4) {
+    size_t end = size;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+    const auto ids = tokenizer.encode(text.substr(0, end), special);
+    if (std::ssize(ids) - kMargin > context) {
+      throw ArgumentError(fmt::format("the prompt has {}, of which the first {} alone are more than {}, the context; "
+                                      "shorten it or raise the context",
+                                      counted(text.size(), "byte"), end, counted(context, "token")));
+    }
+  }
+  return tokenizer.encode(text, special);
 }
 
 std::string TextGenerator::chat(const std::vector<std::pair<std::string, std::string>>& messages,
                                 const GenerateOptions& options, const std::function<bool(const std::string&)>& on_text,
                                 GenerateStats* stats) try {
-  return impl_->run(impl_->conversation_tokens(messages), options, on_text, stats);
+  return impl_->run(impl_->conversation_tokens(messages, options), options, on_text, stats);
 } catch (const Interrupted&) {
   return nothing_yet(stats);
 } catch (...) {
@@ -340,8 +362,8 @@ void TextGenerator::batch(const std::vector<BatchRequest>& requests, int64_t seq
     prompt.options = request.options;
     try {
       impl_->warn(request.options);
-      prompt.tokens = request.messages.empty() ? impl_->source->tokenizer().encode(request.prompt, true)
-                                               : impl_->conversation_tokens(request.messages);
+      prompt.tokens = request.messages.empty() ? impl_->prompt_tokens(request.prompt, true, request.options)
+                                               : impl_->conversation_tokens(request.messages, request.options);
     } catch (const Error&) {
       prompt.failure = std::current_exception();
     }

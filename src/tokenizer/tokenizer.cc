@@ -31,6 +31,8 @@ using Json = nlohmann::json;
 // Far above any tokenizer.json in use (Gemma 3: 33 MB); the others are a few hundred kB at most.
 constexpr uint64_t kLargestFile = uint64_t{256} << 20;
 
+constexpr std::string_view kStopped = "stopped";  // what the crate says where the caller wants the work to stop
+
 std::string read_if_there(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored))) return {};
@@ -116,6 +118,8 @@ Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::strin
   tokenizer_c* raw = tokenizer_c_create(tokenizer_json.data(), tokenizer_json.size());
   if (raw == nullptr) {
     const std::string reason = tokenizer_c_last_error();
+    if (reason == kStopped) throw Interrupted("interrupted");
+    if (reason.starts_with("it takes more than")) throw FormatError(fmt::format("{}: to load, {}", file, reason));
     if (const std::string fault = tokenizer_fault_text(tokenizer_json); !fault.empty())
       throw FormatError(fmt::format("{}: {}", file, fault));
     throw FormatError(
@@ -224,8 +228,11 @@ void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folde
   }
   if (!list.empty()) {
     const std::string text = dumped(list, folder);
-    if (tokenizer_c_add_tokens(handle_->tokenizer, text.data(), text.size()) != 0)
-      throw FormatError(fmt::format("{}: its tokens cannot be added: {}", config_file, tokenizer_c_last_error()));
+    if (tokenizer_c_add_tokens(handle_->tokenizer, text.data(), text.size()) != 0) {
+      const std::string why = tokenizer_c_last_error();
+      if (why == kStopped) throw Interrupted("interrupted");
+      throw FormatError(fmt::format("{}: its tokens cannot be added: {}", config_file, why));
+    }
     vocab_size_ = tokenizer_c_vocab_size(handle_->tokenizer);
   }
   const std::string vocabulary = place_of(files, folder);
@@ -357,7 +364,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_t
       tokenizer_c_encode(handle_->tokenizer, text.data(), text.size(), add_special_tokens ? 1 : 0);
   if (ids.data == nullptr) {
     const std::string why = tokenizer_c_last_error();
-    if (why == "stopped") throw Interrupted("interrupted");
+    if (why == kStopped) throw Interrupted("interrupted");
     throw FormatError(fmt::format("{}: a text cannot be tokenized: {}", place_, why));
   }
   std::vector<int32_t> out(ids.data, ids.data + ids.size);
@@ -395,7 +402,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_to
       tokenizer_c_decode(handle_->tokenizer, list.data(), list.size(), skip_special_tokens ? 1 : 0);
   if (text.data == nullptr) {
     const std::string why = tokenizer_c_last_error();
-    if (why == "stopped") throw Interrupted("interrupted");
+    if (why == kStopped) throw Interrupted("interrupted");
     throw FormatError(fmt::format("{}: tokens cannot be decoded: {}", place_, why));
   }
   std::string out(text.data, text.size);

@@ -140,6 +140,16 @@ TEST(TextGenerator, RefusesWhatDoesNotFit) {
   GenerateOptions options = greedy(4);
   options.context = 2;
   EXPECT_THROW(generator.generate("the rain and the sun", options), ArgumentError);
+  // Of a long prompt only the beginning is tokenized.
+  std::string many;
+  for (int i = 0; i < 500'000; ++i) many += "the ";
+  try {
+    generator.generate(many, options);
+    FAIL() << "a prompt beyond the context was taken";
+  } catch (const ArgumentError& error) {
+    EXPECT_NE(std::string(error.what()).find("2000000 bytes, of which the first 262144"), std::string::npos)
+        << error.what();
+  }
   options = greedy(-2);
   EXPECT_THROW(generator.generate("the", options), ArgumentError);
   options = greedy(4);

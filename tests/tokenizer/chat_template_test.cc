@@ -125,6 +125,22 @@ TEST(ChatTemplate, BombsEndInAnErrorThatNamesTheFile) {
 
 // A table of expressions and templates, with what transformers makes of each: the same text, or an error; what jinja2
 // refuses before it renders is refused when it is loaded, by the file's name.
+// What is rendered is tokenized afterwards, which takes hundreds of times its size.
+TEST(ChatTemplate, OutputIsBoundedByTheConversation) {
+  const ChatTemplate large("{% for i in range(6) %}{{ 'a ' * 1000000 }}{% endfor %}", {}, "chat_template.jinja");
+  try {
+    large.apply({{"user", "hi"}}, true);
+    FAIL() << "12 MB were made of two bytes";
+  } catch (const FormatError& error) {
+    const std::string what = error.what();
+    EXPECT_NE(what.find("chat_template.jinja"), std::string::npos) << what;
+    EXPECT_NE(what.find("limit of"), std::string::npos) << what;
+  }
+  // A long conversation may be written out several times.
+  const ChatTemplate thrice("{% for i in range(3) %}{{ messages[0].content }}{% endfor %}", {}, "chat_template.jinja");
+  EXPECT_EQ(thrice.apply({{"user", std::string(1'000'000, 'a')}}, true).size(), 3'000'000u);
+}
+
 TEST(ChatTemplate, GivesTheTextOfTransformersOrAnError) {
   std::ifstream in(std::string(TEST_DATA) + "/tokenizer/expressions.json");
   const auto golden = nlohmann::ordered_json::parse(in);

@@ -468,6 +468,134 @@ TEST_F(Folder, BoundsWhatAFileMakesItTake) {
   EXPECT_EQ(load().eos_ids().size(), 100'000u);
 }
 
+namespace {
+
+Json replacing(const Json& pattern, const std::string& content) {
+  return {{"type", "Replace"}, {"pattern", pattern}, {"content", content}};
+}
+
+Json splitting(const std::string& regex) {
+  return {{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", "Isolated"}, {"invert", false}};
+}
+
+Json sequence(const char* steps, const std::vector<Json>& list) {
+  return {{"type", "Sequence"}, {steps, list}};
+}
+
+// What loading says against the tokenizer.json.
+std::string load_refusal(const Json& json) {
+  try {
+    Tokenizer::from_json(json.dump(), "tokenizer.json");
+  } catch (const FormatError& error) {
+    return error.what();
+  }
+  return {};
+}
+
+}  // namespace
+
+TEST(Tokenizer, LoadingIsBoundedAsEncodingIs) {
+  Json json = Json::parse(byte_level().tokenizer_json);
+  json["normalizer"] = sequence("normalizers", std::vector<Json>(40, replacing({{"String", "a"}}, "aa")));
+  json["added_tokens"].push_back({{"id", json["model"]["vocab"].size()},
+                                  {"content", "aaaa"},
+                                  {"single_word", false},
+                                  {"lstrip", false},
+                                  {"rstrip", false},
+                                  {"normalized", true},
+                                  {"special", false}});
+  const std::string why = load_refusal(json);
+  EXPECT_NE(why.find("tokenizer.json"), std::string::npos) << why;
+  EXPECT_NE(why.find("limit of"), std::string::npos) << why;
+}
+
+TEST_F(Folder, TokensThatAreAddedLaterAreNormalizedWithinBounds) {
+  Json json = Json::parse(byte_level().tokenizer_json);
+  json["normalizer"] = sequence("normalizers", std::vector<Json>(40, replacing({{"Regex", "[z]"}}, "zz")));
+  put("tokenizer.json", json.dump());
+  put("tokenizer_config.json", R"({"added_tokens_decoder": {"100": {"content": "zzzz", "normalized": true}}})");
+  EXPECT_THROW(load(), FormatError);
+}
+
+TEST(Tokenizer, PatternsAreBoundedInNumberLengthAndCompiledSize) {
+  const Json plain = Json::parse(byte_level().tokenizer_json);
+  std::string words = "a";
+  for (int i = 0; i < 20'000; ++i) words += "|w" + std::to_string(i);
+  const std::vector<Json> lists[] = {std::vector<Json>(100, splitting(R"([\pL\pN]{100})")),
+                                     std::vector<Json>(3000, splitting("a")), {splitting(words)}};
+  for (const auto& list : lists) {
+    Json json = plain;
+    json["pre_tokenizer"] = sequence("pretokenizers", list);
+    EXPECT_NE(load_refusal(json).find("pre_tokenizer: "), std::string::npos) << load_refusal(json);
+  }
+  const Json large = replacing({{"Regex", R"([\pL\pN]{100})"}}, "a");
+  Json json = plain;
+  json["normalizer"] = sequence("normalizers", std::vector<Json>(100, large));
+  EXPECT_NE(load_refusal(json).find("normalizer: "), std::string::npos) << load_refusal(json);
+  json = plain;
+  json["decoder"] = sequence("decoders", std::vector<Json>(100, large));
+  EXPECT_NE(load_refusal(json).find("decoder: "), std::string::npos) << load_refusal(json);
+  // Patterns of tokenizers in use, six times over.
+  json = plain;
+  const Json in_use[] = {
+      splitting(R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"),
+      splitting(R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"),
+      splitting("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
+      splitting(R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)")};
+  std::vector<Json> many;
+  for (int i = 0; i < 6; ++i) many.insert(many.end(), std::begin(in_use), std::end(in_use));
+  json["pre_tokenizer"] = sequence("pretokenizers", many);
+  EXPECT_EQ(load_refusal(json), "");
+}
+
+TEST(Tokenizer, ValuesThatTheLibraryCannotTakeAreNamed) {
+  const Json plain = Json::parse(byte_level().tokenizer_json);
+  Json json = plain;
+  json["normalizer"] = replacing({{"String", ""}}, "aa");
+  EXPECT_NE(load_refusal(json).find("normalizer: Replace: the pattern is empty"), std::string::npos)
+      << load_refusal(json);
+  json = plain;
+  json["decoder"] = {{"type", "Strip"}, {"content", "a"}, {"start", 1}, {"stop", 1'000'000'000'000'000}};
+  EXPECT_NE(load_refusal(json).find("decoder: Strip: stop"), std::string::npos) << load_refusal(json);
+  json = plain;
+  json["model"]["continuing_subword_prefix"] = std::string(1'000'000, 'a');
+  EXPECT_NE(load_refusal(json).find("model.continuing_subword_prefix"), std::string::npos) << load_refusal(json);
+}
+
+TEST(Tokenizer, NormalizersAreBoundedByTheText) {
+  Json json = Json::parse(byte_level().tokenizer_json);
+  json["normalizer"] = replacing({{"Regex", "a"}}, std::string(200, 'a'));
+  const Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "tokenizer.json");
+  EXPECT_GT(tokenizer.encode("banana", false).size(), 10u);
+  EXPECT_THROW(tokenizer.encode(std::string(2000, 'a'), false), FormatError);
+}
+
+TEST(Tokenizer, SlowPatternsEndLongTextsEarly) {
+  Json json = Json::parse(byte_level().tokenizer_json);
+  for (const char* pattern : {"(?<=a)(?=[^#]*#)|.", "(?=[^#]*#)a|."}) {
+    json["pre_tokenizer"] = splitting(pattern);
+    const Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "tokenizer.json");
+    std::string text;
+    for (int i = 0; i < 1000; ++i) text += std::string(3000, 'a') + "\n";
+    timespec before{}, after{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    EXPECT_THROW(tokenizer.encode(text, false), FormatError);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    EXPECT_LT(after.tv_sec - before.tv_sec, 4);
+  }
+}
+
+// Each call alone is within its bounds.
+TEST(Tokenizer, ManySlowCallsAreBoundedTogether) {
+  Json json = Json::parse(byte_level().tokenizer_json);
+  json["pre_tokenizer"] = splitting("(?=[^#]*#)a|.");
+  const Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "tokenizer.json");
+  const auto all = [&] {
+    for (int i = 0; i < 2000; ++i) tokenizer.encode(std::string(4000, 'a'), false);
+  };
+  EXPECT_THROW(all(), FormatError);
+}
+
 // What a hub answers in place of a file, and what a failed download leaves behind.
 TEST_F(Folder, ForeignFilesAreNamed) {
   const std::string good = byte_level().tokenizer_json;

@@ -2,8 +2,9 @@
  * grammars of JSON schemas.
  *
  * Functions that can fail return NULL or a negative number; tokenizer_c_last_error() then says why. No function
- * unwinds, prints or aborts: a panic inside and memory that ends become an error. What encodes, decodes, renders and
- * follows a grammar is bounded in bytes and time, by the size of what goes in; a bound that is met is an error. Texts
+ * unwinds, prints or aborts: a panic inside and memory that ends become an error. What loads, encodes,
+ * decodes, renders and follows a grammar is bounded in bytes and time, by the size of what goes in, and encoding and
+ * decoding also by all that went into the same tokenizer before; a bound that is met is an error. Texts
  * are bytes with a length, must be UTF-8 where they go in and are UTF-8 where they come out, and may contain NUL.
  * Whatever is handed out is freed by the function named there.
  */
@@ -52,7 +53,8 @@ tokenizer_c_text tokenizer_c_decode(const tokenizer_c* tokenizer, const uint32_t
                                     int skip_special_tokens);
 
 /* Adds the tokens of a JSON array of {"content", "single_word", "lstrip", "rstrip", "normalized", "special"}, all of
- * them given: a token that is there gets these attributes, others get the next free ids. 0, or -1 on failure. */
+ * them given: a token that is there gets these attributes, others get the next free ids. 0, or -1 on failure, and then
+ * the tokenizer can only be freed. */
 int tokenizer_c_add_tokens(tokenizer_c* tokenizer, const char* json, size_t size);
 
 /* The largest id of a token; -1 on failure. */

@@ -8,9 +8,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{mpsc, Arc, Once};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Failure;
 
@@ -23,6 +23,44 @@ pub struct Limits {
     pub seconds: f64,
 }
 
+/// Seconds that the matching of patterns may take in one call: a constant, and more for each byte that is matched
+/// already. The patterns in use take a tenth of it or less. So a slow pattern ends a long text early.
+const PATTERN_SECONDS: f64 = 1.0;
+const PATTERN_SECONDS_PER_BYTE: f64 = 3e-6;
+
+/// What the thread that works and the one that waits for it tell each other.
+#[derive(Default)]
+struct Watch {
+    abandoned: AtomicBool,
+    /// Nanoseconds of the thread's processor clock: what earlier steps of matching took, and when the present one began
+    /// (0: none runs).
+    spent: AtomicU64,
+    since: AtomicU64,
+    /// Bytes matched by all steps.
+    matched: AtomicU64,
+}
+
+impl Watch {
+    fn too_slow(&self, now: f64) -> bool {
+        let since = self.since.load(Ordering::Relaxed);
+        if since == 0 {
+            return false;
+        }
+        let spent = now + (self.spent.load(Ordering::Relaxed) as f64 - since as f64) * 1e-9;
+        spent > PATTERN_SECONDS + PATTERN_SECONDS_PER_BYTE * self.matched.load(Ordering::Relaxed) as f64
+    }
+
+    fn end_step(&self) {
+        let since = self.since.swap(0, Ordering::Relaxed);
+        let took = nanoseconds(processor_seconds()).saturating_sub(since);
+        self.spent.fetch_add(took, Ordering::Relaxed);
+    }
+}
+
+fn nanoseconds(seconds: f64) -> u64 {
+    (seconds * 1e9) as u64
+}
+
 /// The payload of the unwinding; without size, so that it needs no memory itself.
 struct NoMemory;
 
@@ -32,6 +70,7 @@ enum Why {
     Live,
     Total,
     Time,
+    Patterns,
     Stopped,
     System,
 }
@@ -48,7 +87,7 @@ struct Account {
     until: f64,
     /// What unwinding may still take.
     slack: isize,
-    abandoned: *const AtomicBool,
+    watch: *const Watch,
 }
 
 const IDLE: Account = Account {
@@ -61,15 +100,34 @@ const IDLE: Account = Account {
     calls: 0,
     until: 0.0,
     slack: 0,
-    abandoned: std::ptr::null(),
+    watch: std::ptr::null(),
 };
+
+impl Account {
+    /// Safety: a watch of an active account must be there.
+    unsafe fn overdue(&self) -> Why {
+        let now = processor_seconds();
+        let watch = self.watch.as_ref();
+        if now > self.until {
+            Why::Time
+        } else if watch.is_some_and(|w| w.too_slow(now)) {
+            Why::Patterns
+        } else if stop_asked() || watch.is_some_and(|w| w.abandoned.load(Ordering::Relaxed)) {
+            Why::Stopped
+        } else {
+            Why::Nothing
+        }
+    }
+}
 
 thread_local! {
     // Without a destructor: the allocator may use it at any time of a thread's life.
     static ACCOUNT: Cell<Account> = const { Cell::new(IDLE) };
+    static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-fn processor_seconds() -> f64 {
+/// Of this thread.
+pub fn processor_seconds() -> f64 {
     let mut time: libc::timespec = unsafe { std::mem::zeroed() };
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
@@ -116,11 +174,7 @@ impl Counting {
             } else if a.total > a.most_total {
                 a.why = Why::Total;
             } else if a.calls % 256 == 0 {
-                if processor_seconds() > a.until {
-                    a.why = Why::Time;
-                } else if stop_asked() || (!a.abandoned.is_null() && unsafe { (*a.abandoned).load(Ordering::Relaxed) }) {
-                    a.why = Why::Stopped;
-                }
+                a.why = unsafe { a.overdue() };
             }
             let fits = a.why == Why::Nothing;
             if !fits {
@@ -213,6 +267,10 @@ fn message(panic: &(dyn Any + Send), why: Why, limits: Option<&Limits>) -> Strin
             (Why::Live, Some(l)) => format!("it takes more than the limit of {} MB of memory", l.live >> 20),
             (Why::Total, Some(l)) => format!("it takes more than the limit of {} MB of memory in turn", l.total >> 20),
             (Why::Time, Some(l)) => format!("it takes more than the limit of {:.1} s", l.seconds),
+            (Why::Patterns, _) => format!(
+                "it takes more than the limit of {PATTERN_SECONDS} s and {} s for each MB of text to match its patterns",
+                PATTERN_SECONDS_PER_BYTE * 1e6
+            ),
             (Why::Stopped, _) => STOPPED.to_string(),
             _ => "out of memory".to_string(),
         };
@@ -223,12 +281,46 @@ fn message(panic: &(dyn Any + Send), why: Why, limits: Option<&Limits>) -> Strin
 
 /// Runs `body` within the limits, or, without any, as far as the system's memory goes. A panic becomes an error.
 pub fn bounded<T>(limits: Option<&Limits>, body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    bounded_by(limits, std::ptr::null(), body)
+    bounded_by(limits, &Watch::default(), body)
+}
+
+/// Bytes that the bounded call of this thread holds.
+pub fn held() -> isize {
+    ACCOUNT.with(Cell::get).live
+}
+
+/// Runs a step that matches patterns, and tells how far it is by `matched`.
+pub fn matching<T>(step: impl FnOnce() -> T) -> T {
+    let account = ACCOUNT.with(Cell::get);
+    let Some(watch) = (unsafe { account.watch.as_ref() }) else { return step() };
+    watch.since.store(nanoseconds(processor_seconds()).max(1), Ordering::Relaxed);
+    let result = step();
+    watch.end_step();
+    result
+}
+
+/// Between two matches: so many more bytes are matched. An error where a bound of the call is met.
+pub fn matched(bytes: usize) -> Result<(), Failure> {
+    const BETWEEN: Duration = Duration::from_millis(5);
+    let account = ACCOUNT.with(Cell::get);
+    let Some(watch) = (unsafe { account.watch.as_ref() }) else { return Ok(()) };
+    watch.matched.fetch_add(bytes as u64, Ordering::Relaxed);
+    let now = Instant::now();
+    if LOOKED.with(Cell::get).is_some_and(|last| now - last < BETWEEN) {
+        return Ok(());
+    }
+    LOOKED.with(|last| last.set(Some(now)));
+    let why = if account.why == Why::Nothing { unsafe { account.overdue() } } else { account.why };
+    if why == Why::Nothing {
+        return Ok(());
+    }
+    ACCOUNT.with(|cell| cell.set(Account { why, ..cell.get() }));
+    Err("a bound is met".into())
 }
 
 fn bounded_by<T>(
     limits: Option<&Limits>,
-    abandoned: *const AtomicBool,
+    watch: &Watch,
     body: impl FnOnce() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     prepare();
@@ -241,7 +333,7 @@ fn bounded_by<T>(
             most_total: l.total,
             until: processor_seconds() + l.seconds,
             slack: SLACK,
-            abandoned,
+            watch,
             ..IDLE
         },
     };
@@ -266,13 +358,13 @@ pub fn on_a_thread<T: Send + 'static>(
     body: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     const TICK: Duration = Duration::from_millis(20);
-    let abandoned = Arc::new(AtomicBool::new(false));
+    let watch = Arc::new(Watch::default());
     let (sender, receiver) = mpsc::channel();
-    let flag = abandoned.clone();
+    let of_thread = watch.clone();
     let thread = std::thread::Builder::new()
         .stack_size(stack)
         .spawn(move || {
-            let result = bounded_by(Some(&limits), Arc::as_ptr(&flag), body);
+            let result = bounded_by(Some(&limits), &of_thread, body);
             let _ = sender.send(result);
         })
         .map_err(|error| format!("no thread can be started: {error}"))?;
@@ -286,13 +378,15 @@ pub fn on_a_thread<T: Send + 'static>(
             Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
         ticks = ticks.saturating_sub(1);
-        let late = match processor_seconds_of(&thread) {
-            Some(seconds) => seconds > limits.seconds,
-            None => ticks == 0 && !thread.is_finished(),
+        let why = match processor_seconds_of(&thread) {
+            Some(seconds) if seconds > limits.seconds => Why::Time,
+            Some(seconds) if watch.too_slow(seconds) => Why::Patterns,
+            None if ticks == 0 && !thread.is_finished() => Why::Time,
+            _ if stop_asked() => Why::Stopped,
+            _ => Why::Nothing,
         };
-        if stop_asked() || late {
-            abandoned.store(true, Ordering::Relaxed);
-            let why = if late { Why::Time } else { Why::Stopped };
+        if why != Why::Nothing {
+            watch.abandoned.store(true, Ordering::Relaxed);
             return Err(message(&NoMemory, why, Some(&limits)).into());
         }
     }

@@ -1,6 +1,8 @@
 //! Normalizers and pre-tokenizers whose patterns fail where the regex engine gives up. In the library a match that takes
 //! more than a million steps of backtracking ends the search without a word, and the text is cut otherwise than asked.
 
+use crate::budget::{matched, matching};
+
 use serde::{Deserialize, Deserializer};
 use tokenizers::pattern::{Invert, Pattern};
 use tokenizers::{
@@ -33,11 +35,13 @@ impl Pattern for &CheckedRegex {
                 parts.push(((from, found.start()), false));
             }
             parts.push(((found.start(), found.end()), true));
+            matched(found.end() - from)?;
             from = found.end();
         }
         if from != inside.len() {
             parts.push(((from, inside.len()), false));
         }
+        matched(inside.len() - from)?;
         Ok(parts)
     }
 }
@@ -76,8 +80,12 @@ impl PreTokenizer for Cut {
     fn pre_tokenize(&self, text: &mut PreTokenizedString) -> Result<()> {
         match self {
             Cut::Library(library) => library.pre_tokenize(text),
-            Cut::Split { regex, behavior, invert: false } => text.split(|_, part| part.split(regex, *behavior)),
-            Cut::Split { regex, behavior, invert: true } => text.split(|_, part| part.split(Invert(regex), *behavior)),
+            Cut::Split { regex, behavior, invert: false } => {
+                matching(|| text.split(|_, part| part.split(regex, *behavior)))
+            }
+            Cut::Split { regex, behavior, invert: true } => {
+                matching(|| text.split(|_, part| part.split(Invert(regex), *behavior)))
+            }
             Cut::Sequence(steps) => steps.iter().try_for_each(|step| step.pre_tokenize(text)),
         }
     }
@@ -116,12 +124,27 @@ impl<'de> Deserialize<'de> for Norm {
     }
 }
 
+/// The largest text that normalizers may make, for each byte of theirs and besides. A character of Unicode decomposes
+/// into 18 at most, of 33 bytes.
+const GROWTH: usize = 32;
+const GROWTH_OF_SHORT: usize = 64 << 10;
+
 impl Normalizer for Norm {
     fn normalize(&self, text: &mut NormalizedString) -> Result<()> {
         match self {
-            Norm::Library(library) => library.normalize(text),
-            Norm::Replace { regex, content } => text.replace(regex, content),
-            Norm::Sequence(steps) => steps.iter().try_for_each(|step| step.normalize(text)),
+            Norm::Library(library) => library.normalize(text)?,
+            Norm::Replace { regex, content } => matching(|| text.replace(regex, content))?,
+            Norm::Sequence(steps) => steps.iter().try_for_each(|step| step.normalize(text))?,
         }
+        let (before, after) = (text.get_original().len(), text.get().len());
+        let most = GROWTH * before + GROWTH_OF_SHORT;
+        if after > most {
+            return Err(format!(
+                "the normalizer makes {after} bytes of {before}, more than the limit of {most} ({GROWTH} for each \
+                 byte, and {GROWTH_OF_SHORT})"
+            )
+            .into());
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The tokenizer's entries.
 
 use std::ffi::{c_char, c_int};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use serde::de::IgnoredAny;
@@ -8,30 +9,95 @@ use serde::Deserialize;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, DecoderWrapper, Model, ModelWrapper, PostProcessorWrapper, TokenizerImpl};
 
-use crate::budget::{on_a_thread, Limits};
+use crate::budget::{bounded, on_a_thread, processor_seconds, Limits};
 use crate::checked::{Cut, Norm};
 use crate::line_cut::line_cut;
-use crate::{bytes, guarded, text, within, Failure, Ids, Text};
+use crate::stated::Stated;
+use crate::{bytes, guarded, text, Failure, Ids, Text};
 
 pub type Library = TokenizerImpl<ModelWrapper, Norm, Cut, PostProcessorWrapper, DecoderWrapper>;
 
 /// Shared with threads whose caller did not wait for them.
-pub struct Tokenizer(Arc<Library>);
+pub struct Tokenizer {
+    library: Option<Arc<Library>>,
+    decodes_by_regex: bool,
+    /// By all calls so far: bytes of text, and nanoseconds of the processor.
+    bytes: AtomicU64,
+    nanoseconds: AtomicU64,
+}
 
 impl Tokenizer {
-    pub fn library(&self) -> &Library {
-        &self.0
+    fn shared(&self) -> Result<&Arc<Library>, Failure> {
+        self.library.as_ref().ok_or_else(|| "an earlier call that failed has left no tokenizer".into())
     }
 
-    fn change(&mut self) -> Result<&mut Library, Failure> {
-        Arc::get_mut(&mut self.0).ok_or_else(|| "an earlier call still uses the tokenizer".into())
+    pub fn library(&self) -> Result<&Library, Failure> {
+        self.shared().map(|library| library.as_ref())
+    }
+
+    /// Where the caller fails to give it back, the tokenizer is of no more use.
+    fn take(&mut self) -> Result<Library, Failure> {
+        let library = self.library.take().and_then(Arc::into_inner);
+        library.ok_or_else(|| "an earlier call still uses the tokenizer".into())
+    }
+
+    /// Of a call with `size` bytes. What earlier calls left of the time of their bytes does not end a later one, but
+    /// many slow calls do.
+    fn limits(&self, size: usize) -> Limits {
+        const CALL: u64 = 64; // bytes that take as long as what is the same for all calls
+        let bytes = self.bytes.fetch_add(size as u64 + CALL, Ordering::Relaxed) + size as u64 + CALL;
+        let spent = self.nanoseconds.load(Ordering::Relaxed) as f64 * 1e-9;
+        let limits = limits(size);
+        let left = 2.0 * SECONDS + SECONDS_PER_BYTE * bytes as f64 - spent;
+        Limits { seconds: limits.seconds.min(left.max(0.01)), ..limits }
+    }
+
+    fn spend(&self, seconds: f64) {
+        self.nanoseconds.fetch_add((seconds * 1e9) as u64, Ordering::Relaxed);
+    }
+
+    /// Runs `body` within the limits for `size` bytes, here where it is short.
+    fn run<T: Send + 'static>(
+        &self,
+        size: usize,
+        short: bool,
+        body: impl FnOnce(&Library) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let limits = self.limits(size);
+        let library = self.shared()?.clone();
+        if short {
+            let before = processor_seconds();
+            let result = bounded(Some(&limits), || body(&library));
+            self.spend(processor_seconds() - before);
+            return result;
+        }
+        let result = on_a_thread(limits, STACK, move || Ok((body(&library)?, processor_seconds())));
+        self.spend(result.as_ref().map_or(limits.seconds, |(_, seconds)| *seconds));
+        result.map(|(value, _)| value)
     }
 }
 
-/// Of a text of `size` bytes. The library takes 130 bytes and 0.5 us for each byte of prose, and less than twice that
-/// for any text with the tokenizers in use; sanitizers and a busy machine take ten times that.
-fn limits(size: usize) -> Limits {
-    Limits { live: (64 << 20) + 400 * size, total: (1 << 30) + 4000 * size as u64, seconds: 1.0 + 1.5e-5 * size as f64 }
+/// Processor time of a call, and more for each byte of its text. The tokenizers in use take 0.5 us for each byte.
+const SECONDS: f64 = 1.0;
+const SECONDS_PER_BYTE: f64 = 3.5e-6;
+
+/// Of a text of `size` bytes. The library takes 130 bytes for each byte of prose, and less than twice that for any text
+/// with the tokenizers in use.
+pub fn limits(size: usize) -> Limits {
+    Limits {
+        live: (64 << 20) + 400 * size,
+        total: (1 << 30) + 4000 * size as u64,
+        seconds: SECONDS + SECONDS_PER_BYTE * size as f64,
+    }
+}
+
+/// Of loading a tokenizer.json of `size` bytes, or of adding to a tokenizer.
+fn load_limits(size: usize) -> Limits {
+    Limits {
+        live: (256 << 20) + 8 * size,
+        total: (8 << 30) + 1000 * size as u64,
+        seconds: 2.5 + 1.5e-7 * size as f64,
+    }
 }
 
 #[derive(Deserialize)]
@@ -72,19 +138,29 @@ fn check_merges(library: &Library, json: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Shorter texts are encoded without a thread of their own: a pattern that takes long on so few bytes ends by itself.
-const SHORT: usize = 4096;
+/// Shorter texts are encoded without a thread of their own: a single match that takes long on so few bytes ends by
+/// itself.
+const SHORT: usize = 1024;
 const STACK: usize = 16 << 20;
 
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_create(json: *const c_char, size: usize) -> *mut Tokenizer {
     guarded(std::ptr::null_mut(), || {
-        let json = bytes(json, size);
-        let mut library = Library::from_bytes(json)?;
-        check_merges(&library, json)?;
-        library.with_truncation(None)?;
-        library.with_padding(None);
-        Ok(Box::into_raw(Box::new(Tokenizer(Arc::new(library)))))
+        let json = bytes(json, size).to_vec();
+        let (library, decodes_by_regex) = on_a_thread(load_limits(size), STACK, move || {
+            let stated = Stated::new(&json)?;
+            let mut library = Library::from_bytes(&json)?;
+            check_merges(&library, &json)?;
+            library.with_truncation(None)?;
+            library.with_padding(None);
+            Ok((library, stated.decodes_by_regex))
+        })?;
+        Ok(Box::into_raw(Box::new(Tokenizer {
+            library: Some(Arc::new(library)),
+            decodes_by_regex,
+            bytes: AtomicU64::new(0),
+            nanoseconds: AtomicU64::new(0),
+        })))
     })
 }
 
@@ -107,7 +183,8 @@ pub unsafe extern "C" fn tokenizer_c_set_ends(
     eos_size: usize,
 ) -> c_int {
     guarded(-1, || {
-        let tokenizer = (*tokenizer).change()?;
+        let owner = &mut *tokenizer;
+        let tokenizer = owner.library()?;
         let mut ends: Vec<(String, u32)> = Vec::new();
         let mut pieces: Vec<String> = Vec::new();
         let mut end = |data: *const c_char, size: usize, name: &str, pieces: &mut Vec<String>| -> Result<(), Failure> {
@@ -125,14 +202,16 @@ pub unsafe extern "C" fn tokenizer_c_set_ends(
         pieces.push("$A".to_string());
         end(eos, eos_size, "eos", &mut pieces)?;
         let processor = TemplateProcessing::builder().try_single(pieces)?.special_tokens(ends).build()?;
-        tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(processor)));
+        let mut library = owner.take()?;
+        library.with_post_processor(Some(PostProcessorWrapper::Template(processor)));
+        owner.library = Some(Arc::new(library));
         Ok(0)
     })
 }
 
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_has_post_processor(tokenizer: *const Tokenizer) -> c_int {
-    guarded(-1, || Ok(c_int::from((*tokenizer).0.get_post_processor().is_some())))
+    guarded(-1, || Ok(c_int::from((*tokenizer).library()?.get_post_processor().is_some())))
 }
 
 #[no_mangle]
@@ -143,19 +222,10 @@ pub unsafe extern "C" fn tokenizer_c_encode(
     add_special_tokens: c_int,
 ) -> Ids {
     let special = add_special_tokens != 0;
-    if size <= SHORT {
-        return within(Some(&limits(size)), Ids::NONE, || {
-            let encoding = (*tokenizer).0.encode_fast(text(data, size)?, special)?;
-            Ok(Ids::new(encoding.get_ids().to_vec()))
-        });
-    }
     guarded(Ids::NONE, || {
-        let library = (*tokenizer).0.clone();
         let text = text(data, size)?.to_string();
-        let ids = on_a_thread(limits(size), STACK, move || {
-            Ok(library.encode_fast(text.as_str(), special)?.get_ids().to_vec())
-        })?;
-        Ok(Ids::new(ids))
+        let encode = move |library: &Library| Ok(library.encode_fast(text.as_str(), special)?.get_ids().to_vec());
+        (*tokenizer).run(size, size <= SHORT, encode).map(Ids::new)
     })
 }
 
@@ -166,26 +236,28 @@ pub unsafe extern "C" fn tokenizer_c_decode(
     count: usize,
     skip_special_tokens: c_int,
 ) -> Text {
-    within(Some(&limits(16 * count)), Text::NONE, || {
-        let ids = if ids.is_null() || count == 0 { &[][..] } else { std::slice::from_raw_parts(ids, count) };
-        Ok(Text::new((*tokenizer).0.decode(ids, skip_special_tokens != 0)?))
+    let skip = skip_special_tokens != 0;
+    guarded(Text::NONE, || {
+        let ids = if ids.is_null() || count == 0 { &[][..] } else { std::slice::from_raw_parts(ids, count) }.to_vec();
+        let here = !(*tokenizer).decodes_by_regex;
+        (*tokenizer).run(16 * count, here, move |library| Ok(library.decode(&ids, skip)?)).map(Text::new)
     })
 }
 
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_vocab_size(tokenizer: *const Tokenizer) -> i64 {
-    guarded(-1, || Ok((*tokenizer).0.get_vocab_size(true) as i64))
+    guarded(-1, || Ok((*tokenizer).library()?.get_vocab_size(true) as i64))
 }
 
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_line_cut(tokenizer: *const Tokenizer, json: *const c_char, size: usize) -> c_int {
-    guarded(-1, || Ok(line_cut(&(*tokenizer).0, &serde_json::from_slice(bytes(json, size))?) as c_int))
+    guarded(-1, || Ok(line_cut((*tokenizer).library()?, &serde_json::from_slice(bytes(json, size))?) as c_int))
 }
 
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_last_id(tokenizer: *const Tokenizer) -> i64 {
     guarded(-1, || {
-        let library = &(*tokenizer).0;
+        let library = (*tokenizer).library()?;
         let added = library.get_added_vocabulary().get_vocab().values().copied().max();
         let last = library.get_model().get_vocab().into_values().max().max(added);
         last.map(i64::from).ok_or_else(|| "the tokenizer has no tokens".into())
@@ -196,20 +268,25 @@ pub unsafe extern "C" fn tokenizer_c_last_id(tokenizer: *const Tokenizer) -> i64
 pub unsafe extern "C" fn tokenizer_c_add_tokens(tokenizer: *mut Tokenizer, json: *const c_char, size: usize) -> c_int {
     guarded(-1, || {
         let tokens: Vec<AddedToken> = serde_json::from_slice(bytes(json, size))?;
-        (*tokenizer).change()?.add_tokens(tokens)?;
+        let mut library = (*tokenizer).take()?;
+        let library = on_a_thread(load_limits(size), STACK, move || {
+            library.add_tokens(tokens)?;
+            Ok(library)
+        })?;
+        (*tokenizer).library = Some(Arc::new(library));
         Ok(0)
     })
 }
 
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_token_to_id(tokenizer: *const Tokenizer, token: *const c_char, size: usize) -> i64 {
-    guarded(-2, || Ok((*tokenizer).0.token_to_id(text(token, size)?).map_or(-1, i64::from)))
+    guarded(-2, || Ok((*tokenizer).library()?.token_to_id(text(token, size)?).map_or(-1, i64::from)))
 }
 
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_id_to_token(tokenizer: *const Tokenizer, id: u32) -> Text {
     guarded(Text::NONE, || {
-        let token = (*tokenizer).0.id_to_token(id).ok_or_else(|| format!("there is no token {id}"))?;
+        let token = (*tokenizer).library()?.id_to_token(id).ok_or_else(|| format!("there is no token {id}"))?;
         Ok(Text::new(token))
     })
 }

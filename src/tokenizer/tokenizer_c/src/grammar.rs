@@ -242,7 +242,7 @@ pub unsafe extern "C" fn tokenizer_c_vocabulary_create(
         }
         let ends = if ends.is_null() || count == 0 { &[][..] } else { std::slice::from_raw_parts(ends, count) };
         let words = match tokenizer.as_ref() {
-            Some(tokenizer) => words(tokenizer.library(), rows, ends)?,
+            Some(tokenizer) => words(tokenizer.library()?, rows, ends)?,
             None => (0..=255u8).map(|byte| vec![byte]).collect(),
         };
         Ok(Box::into_raw(Box::new(vocabulary(words)?)))

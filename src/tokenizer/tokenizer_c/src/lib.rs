@@ -20,6 +20,7 @@ mod printf;
 mod python;
 mod rewrite;
 mod sorting;
+mod stated;
 mod template;
 mod values;
 

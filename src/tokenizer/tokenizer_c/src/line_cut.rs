@@ -9,7 +9,8 @@ use tokenizers::tokenizer::Model;
 use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use crate::checked::{Cut, Norm};
-use crate::encode::Library;
+use crate::budget::bounded;
+use crate::encode::{limits, Library};
 
 /// The patterns of a known kind.
 #[derive(serde::Deserialize)]
@@ -127,7 +128,8 @@ fn line_feeds_stand_alone(library: &Library) -> bool {
     if !plain || model.get_vocab().keys().any(joins) {
         return false;
     }
-    let ids = |text: &str| library.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default();
+    let encoded = |text: &str| Ok(library.encode_fast(text, false)?.get_ids().to_vec());
+    let ids = |text: &str| bounded(Some(&limits(text.len())), || encoded(text)).unwrap_or_default();
     let one = ids("\n");
     let Some(last) = one.last() else { return false };
     library.id_to_token(*last).is_some_and(|token| token == "\n" || token == "<0x0A>") && ids("\na").starts_with(&one)

@@ -21,6 +21,11 @@ const FUEL: u64 = 10_000_000;
 const LARGEST: usize = 1 << 20;
 const LONGEST_TAG: usize = 10_000;
 
+/// Largest text that a template may make, for each byte of the conversation and besides: it is tokenized afterwards,
+/// which takes hundreds of times its size.
+const GROWTH: usize = 8;
+const GROWTH_OF_SHORT: usize = 512 << 10;
+
 fn to_json(value: Value, ensure_ascii: Option<Value>, options: Kwargs) -> Result<Value, Error> {
     let indent = options.get::<Option<Value>>("indent")?.filter(|v| !v.is_none() && !v.is_undefined());
     let indent = match indent {
@@ -197,6 +202,7 @@ fn with_parsed<T>(source: &str, then: impl FnOnce(&str, &Stmt) -> Result<T, Fail
 }
 
 fn render_here(source: &str, context: &str, now: i64) -> Result<String, Failure> {
+    let size = context.len();
     let context: serde_json::Value = serde_json::from_str(context)?;
     if !context.is_object() {
         return Err("the template's context is no JSON object".into());
@@ -211,6 +217,14 @@ fn render_here(source: &str, context: &str, now: i64) -> Result<String, Failure>
         let vm = Vm::new(&env);
         let output = &mut make_string_output(&mut text);
         vm.eval(&instructions, root, &blocks, output, AutoEscape::None).map_err(described)?;
+        let most = GROWTH * size + GROWTH_OF_SHORT;
+        if text.len() > most {
+            return Err(format!(
+                "it takes more than the limit of {most} bytes of text for this conversation, namely {}",
+                text.len()
+            )
+            .into());
+        }
         Ok(text)
     })
 }
