@@ -18,6 +18,20 @@ const COMPILED: isize = 24 << 20;
 /// Characters that a decoder strips at one end, and bytes of a prefix or suffix of tokens.
 const MOST_STRIPPED: u64 = 1000;
 const LONGEST_AFFIX: usize = 256;
+/// Bytes of an added token, for which the library takes a hundred times its size.
+const LONGEST_ADDED: usize = 32 << 10;
+
+pub fn check_added(bytes: usize) -> Result<(), Failure> {
+    if bytes > LONGEST_ADDED {
+        return Err(format!("added_tokens: expected tokens of at most {LONGEST_ADDED} bytes, found {bytes}").into());
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Added {
+    content: String,
+}
 
 #[derive(Default)]
 pub struct Stated {
@@ -43,6 +57,10 @@ impl<'de> Visitor<'de> for Members<'_> {
             if name == "model" && self.0.contains(&"model") {
                 let affixes = map.next_value::<Affixes>()?;
                 found.extend(affixes.0);
+            } else if name == "added_tokens" && self.0.contains(&"model") {
+                for token in map.next_value::<Vec<Added>>()? {
+                    check_added(token.content.len()).map_err(serde::de::Error::custom)?;
+                }
             } else if self.0.contains(&name.as_str()) {
                 found.push((name, map.next_value()?));
             } else {
@@ -66,8 +84,10 @@ impl Stated {
     pub fn new(json: &[u8]) -> Result<Stated, Failure> {
         let mut stated = Stated::default();
         let mut reader = serde_json::Deserializer::from_slice(json);
-        let Ok(members) = reader.deserialize_map(Members(&["normalizer", "pre_tokenizer", "decoder", "model"])) else {
-            return Ok(stated);
+        let members = match reader.deserialize_map(Members(&["normalizer", "pre_tokenizer", "decoder", "model"])) {
+            Ok(members) => members,
+            Err(error) if error.to_string().starts_with("added_tokens: ") => return Err(error.into()),
+            Err(_) => return Ok(stated),
         };
         for (name, value) in members {
             match &value {
