@@ -336,9 +336,10 @@ std::vector<int32_t> TextGenerator::Impl::prompt_tokens(std::string_view text, b
     while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
     const auto ids = tokenizer.encode(text.substr(0, end), special);
     if (std::ssize(ids) - kMargin > context) {
-      throw ArgumentError(fmt::format("the prompt has {}, of which the first {} alone are more than {}, the context; "
-                                      "shorten it or raise the context",
-                                      counted(text.size(), "byte"), end, counted(context, "token")));
+      throw ArgumentError(
+          fmt::format("the prompt has {}, of which the first {} alone are more than {}, the context; "
+                      "shorten it or raise the context",
+                      counted(text.size(), "byte"), end, counted(context, "token")));
     }
   }
   return tokenizer.encode(text, special);

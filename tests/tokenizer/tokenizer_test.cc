@@ -522,7 +522,8 @@ TEST(Tokenizer, PatternsAreBoundedInNumberLengthAndCompiledSize) {
   std::string words = "a";
   for (int i = 0; i < 20'000; ++i) words += "|w" + std::to_string(i);
   const std::vector<Json> lists[] = {std::vector<Json>(100, splitting(R"([\pL\pN]{100})")),
-                                     std::vector<Json>(3000, splitting("a")), {splitting(words)}};
+                                     std::vector<Json>(3000, splitting("a")),
+                                     {splitting(words)}};
   for (const auto& list : lists) {
     Json json = plain;
     json["pre_tokenizer"] = sequence("pretokenizers", list);
@@ -538,10 +539,13 @@ TEST(Tokenizer, PatternsAreBoundedInNumberLengthAndCompiledSize) {
   // Patterns of tokenizers in use, six times over.
   json = plain;
   const Json in_use[] = {
-      splitting(R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"),
-      splitting(R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"),
+      splitting(
+          R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"),
+      splitting(
+          R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"),
       splitting("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
-      splitting(R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)")};
+      splitting(
+          R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)")};
   std::vector<Json> many;
   for (int i = 0; i < 6; ++i) many.insert(many.end(), std::begin(in_use), std::end(in_use));
   json["pre_tokenizer"] = sequence("pretokenizers", many);

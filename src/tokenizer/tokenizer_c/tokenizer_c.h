@@ -2,8 +2,8 @@
  * grammars of JSON schemas.
  *
  * Functions that can fail return NULL or a negative number; tokenizer_c_last_error() then says why. No function
- * unwinds, prints or aborts: a panic inside and memory that ends become an error. What loads, encodes,
- * decodes, renders and follows a grammar is bounded in bytes and time, by the size of what goes in, and encoding and
+ * unwinds, prints or aborts: a panic inside and memory that ends become an error. What loads, encodes, decodes, renders
+ * and follows a grammar is bounded in bytes and time, by the size of what goes in, and encoding and
  * decoding also by all that went into the same tokenizer before; a bound that is met is an error. Texts
  * are bytes with a length, must be UTF-8 where they go in and are UTF-8 where they come out, and may contain NUL.
  * Whatever is handed out is freed by the function named there.
