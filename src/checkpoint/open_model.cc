@@ -10,8 +10,10 @@
 #include "checkpoint/gguf/gguf_source.h"
 #include "checkpoint/model_source.h"
 #include "checkpoint/safetensors_source.h"
+#include "core/border.h"
 #include "core/files/atomic_file.h"
 #include "core/files/file_status.h"
+#include "core/files/model_file.h"
 
 namespace metal_marlin {
 namespace {
@@ -39,16 +41,18 @@ bool is_repository_name(const std::string& model) {
          model.find('\0') == std::string::npos;
 }
 
+// The snapshot that refs/main names, where there is one. A repository may come from a stranger: no link is followed
+// inside it.
 std::string snapshot_of(const fs::path& repository) {
+  const auto folder = Folder::open_if_there(repository.string());
+  if (!folder || folder->status("refs").kind == FileKind::kNone) return "";
+  const Folder refs = folder->open_folder("refs");
+  if (refs.status("main").kind == FileKind::kNone) return "";
+  std::string revision = read_text_file(refs.open_file("main"), refs.path_of("main"), 4096);
+  while (!revision.empty() && std::isspace(static_cast<unsigned char>(revision.back())) != 0) revision.pop_back();
   std::error_code code;
-  if (fs::exists(repository / "refs" / "main", code)) {
-    std::string revision = read_text_file((repository / "refs" / "main").string(), 4096);
-    while (!revision.empty() && std::isspace(static_cast<unsigned char>(revision.back())) != 0) revision.pop_back();
-    if (revision.find('/') == std::string::npos && !revision.empty() && revision[0] != '.' &&
-        fs::is_directory(repository / "snapshots" / revision, code)) {
-      return (repository / "snapshots" / revision).string();
-    }
-  }
+  if (is_plain_name(revision) && revision[0] != '.' && fs::is_directory(repository / "snapshots" / revision, code))
+    return (repository / "snapshots" / revision).string();
   return "";
 }
 
@@ -72,11 +76,13 @@ std::string resolve_model(const std::string& model) {
       "{}: neither a file or folder nor in the Hugging Face cache; fetch it with: hf download {}", model, model));
 }
 
-std::unique_ptr<ModelSource> ModelSource::open(const std::string& model) {
-  const std::string path = resolve_model(model);
+namespace {
+
+std::unique_ptr<ModelSource> open_path(const std::string& path) {
   const fs::path p(path);
   std::error_code code;
   if (fs::is_directory(p, code)) {
+    const ModelFolder checked(path);  // refuses what leads out of a repository, before anything of it is read
     std::vector<fs::path> ggufs;
     bool weights = false;
     bool pickles = false;
@@ -112,6 +118,17 @@ std::unique_ptr<ModelSource> ModelSource::open(const std::string& model) {
   if (p.extension() == ".gguf") return open_gguf_source(path, false);
   if (p.extension() == ".safetensors") return open_safetensors_source(path);
   throw UnsupportedError(fmt::format("{}: expected a folder, or a file named .safetensors or .gguf", path));
+}
+
+}  // namespace
+
+std::unique_ptr<ModelSource> ModelSource::open(const std::string& model) {
+  const std::string path = resolve_model(model);
+  try {
+    return open_path(path);
+  } catch (...) {
+    rethrow_as_error(path.c_str());  // so that memory that does not suffice names the model
+  }
 }
 
 }  // namespace metal_marlin

@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "checkpoint/models.h"
+#include "core/files/model_file.h"
 
 namespace metal_marlin {
 namespace {
@@ -108,6 +109,66 @@ TEST_F(HfCache, SnapshotsOpenAsFolders) {
   fs::create_symlink("../../../models--other--one/blobs/config.json", fs::path(snapshot) / "config.json");
   check_error(expect<SystemError>({"config.json", "symbolic link", "models--other--one"}),
               [] { ModelSource::open("org/name"); });
+}
+
+// A stranger's repository, as a folder that is named or in the cache: each of its parts may be a link.
+TEST_F(HfCache, NoLinkLeadsOutOfTheRepository) {
+  set("HF_HUB_CACHE", "hub");
+  const fs::path snapshot = add("hub");
+  const fs::path repository = snapshot.parent_path().parent_path();
+  const fs::path outside = folder_.path("outside");
+  fs::create_directories(outside / "0123abcd");
+  std::ofstream(outside / "secret") << "root:x:0:0";
+  const auto copy = [](const fs::path& to) {
+    fs::create_directories(to);
+    for (const auto& file : fs::directory_iterator(test::tiny_model("llama")))
+      fs::copy_file(file, to / file.path().filename());
+  };
+  copy(snapshot);
+  fs::create_symlink("../../blobs/secret", snapshot / "merges.txt");
+
+  fs::create_directory_symlink(outside, repository / "blobs");
+  for (const std::string& name : {std::string("org/name"), snapshot.string()})
+    check_error(expect<SystemError>({"blobs", "symbolic link"}), [&] { ModelSource::open(name); });
+  check_error(expect<SystemError>({"blobs"}), [&] { read_model_text((snapshot / "merges.txt").string(), 4096); });
+  fs::remove(repository / "blobs");
+
+  // The snapshot, and the folder of all snapshots.
+  fs::remove_all(outside / "0123abcd");
+  copy(outside / "0123abcd");
+  fs::remove_all(snapshot);
+  fs::create_directory_symlink(outside / "0123abcd", snapshot);
+  for (const std::string& name : {std::string("org/name"), snapshot.string(), snapshot.string() + "/"})
+    check_error(expect<SystemError>({"0123abcd", "out of the repository"}), [&] { ModelSource::open(name); });
+  fs::remove_all(repository / "snapshots");
+  fs::create_directory_symlink(outside, repository / "snapshots");
+  check_error(expect<SystemError>({"0123abcd", "out of the repository"}), [&] { ModelSource::open("org/name"); });
+
+  // References.
+  fs::remove_all(repository / "refs" / "main");
+  fs::create_symlink(outside / "secret", repository / "refs" / "main");
+  check_error(expect<SystemError>({"refs/main", "symbolic link"}), [] { resolve_model("org/name"); });
+  fs::remove_all(repository / "refs");
+  fs::create_directory_symlink(outside, repository / "refs");
+  check_error(expect<SystemError>({"refs", "symbolic link"}), [] { resolve_model("org/name"); });
+}
+
+// A link to the whole repository, and one to the snapshot from elsewhere, are the user's own.
+TEST_F(HfCache, LinksThatStayInTheRepositoryAreFollowed) {
+  const fs::path snapshot = add("hub");
+  const fs::path repository = snapshot.parent_path().parent_path();
+  fs::create_directories(repository / "blobs");
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    fs::copy_file(test::tiny_model("llama") + "/" + name, repository / "blobs" / name);
+    fs::create_symlink(fs::path("../../blobs") / name, snapshot / name);
+  }
+  fs::create_directory_symlink("0123abcd", repository / "snapshots" / "main");
+  fs::create_directory_symlink(snapshot, folder_.path("mine"));
+  fs::create_directory_symlink(repository, folder_.path("models--else--where"));
+  for (const std::string& name : {(repository / "snapshots" / "main").string(), folder_.path("mine"),
+                                  folder_.path("models--else--where/snapshots/0123abcd"),
+                                  (repository / "snapshots" / ".." / "snapshots" / "0123abcd").string()})
+    EXPECT_NO_THROW(ModelSource::open(name)) << name;
 }
 
 }  // namespace

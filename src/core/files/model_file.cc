@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <utility>
+#include <vector>
 
 #include "core/files/atomic_file.h"
 
@@ -13,20 +14,29 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// .../models--ORG--NAME/snapshots/COMMIT[/...] has its files in .../models--ORG--NAME/blobs.
-std::optional<Folder> blobs_of(const std::string& path) {
-  std::error_code code;
-  fs::path place = fs::canonical(path, code);
-  if (code) return std::nullopt;
-  for (; place.has_relative_path(); place = place.parent_path()) {
+// A link may say anything of up to 4,096 bytes.
+std::string shortened(const std::string& path) {
+  constexpr size_t kMost = 200;
+  return path.size() <= kMost ? path : path.substr(0, kMost) + "...";
+}
+
+// A folder of a snapshot in a Hugging Face cache: .../models--ORG--NAME/snapshots/COMMIT[/...].
+struct SnapshotPath {
+  fs::path repository;
+  std::vector<std::string> below;  // "snapshots", COMMIT, ...
+};
+
+std::optional<SnapshotPath> snapshot_path(const fs::path& absolute) {
+  SnapshotPath out;
+  for (fs::path place = absolute; place.has_relative_path(); place = place.parent_path()) {
+    const std::string name = place.filename().string();
+    if (!name.empty() && name != ".") out.below.insert(out.below.begin(), name);
     const fs::path snapshots = place.parent_path();
-    const fs::path repository = snapshots.parent_path();
-    if (snapshots.filename() != "snapshots" || !repository.filename().string().starts_with("models--")) continue;
-    try {
-      return Folder::open_if_there((repository / "blobs").string());
-    } catch (const SystemError&) {
-      return std::nullopt;
-    }
+    if (name.empty() || snapshots.filename() != "snapshots") continue;
+    if (!snapshots.parent_path().filename().string().starts_with("models--")) continue;
+    out.repository = snapshots.parent_path();
+    out.below.insert(out.below.begin(), "snapshots");
+    return out;
   }
   return std::nullopt;
 }
@@ -37,9 +47,40 @@ bool same_folder(const Folder& a, const Folder& b) {
   return first.device == second.device && first.inode == second.inode;
 }
 
+// Nothing where `path` is no snapshot. Who names a snapshot names its repository: no link on the way from there to the
+// snapshot, and none in place of the blobs, may lead out of it.
+std::optional<Folder> blobs_of(const std::string& path, const Folder& opened) {
+  std::error_code code;
+  const fs::path real = fs::canonical(path, code);
+  if (code) throw SystemError(fmt::format("{}: cannot open the folder: {}", path, code.message()));
+  const auto inside = snapshot_path(real);
+  const fs::path absolute = fs::absolute(path, code).lexically_normal();
+  if (const auto named = snapshot_path(absolute); !code && named) {
+    const fs::path repository = fs::canonical(named->repository, code);
+    if (code || !inside || inside->repository != repository) {
+      throw SystemError(fmt::format(
+          "{}: leads to {}, out of the repository {}; copy the files into the snapshot, or name the folder itself",
+          shortened(path), shortened(real.string()), shortened(named->repository.string())));
+    }
+  }
+  if (!inside) return std::nullopt;
+  const Folder repository(inside->repository.string());
+  std::optional<Folder> place;
+  for (const std::string& name : inside->below) place = (place ? *place : repository).open_folder(name);
+  if (!place || !same_folder(*place, opened))
+    throw SystemError(fmt::format("{}: was replaced while it was opened; run the command again", shortened(path)));
+  const FileKind kind = repository.status("blobs").kind;
+  if (kind == FileKind::kNone) return std::nullopt;
+  if (kind != FileKind::kFolder) {
+    throw SystemError(fmt::format("{}: expected the folder of the repository's files, found {}",
+                                  shortened(repository.path_of("blobs")), kind_name(kind)));
+  }
+  return repository.open_folder("blobs");
+}
+
 }  // namespace
 
-ModelFolder::ModelFolder(const std::string& path) : folder_(path), blobs_(blobs_of(folder_.path())) {}
+ModelFolder::ModelFolder(const std::string& path) : folder_(path), blobs_(blobs_of(folder_.path(), folder_)) {}
 
 std::optional<ModelFolder::Place> ModelFolder::resolve(const std::string& name) const {
   if (!is_plain_name(name)) return std::nullopt;
@@ -66,7 +107,7 @@ UniqueFd ModelFolder::open(const std::string& name) const {
   throw SystemError(
       fmt::format("{}: is a symbolic link to {}, which is no file of the model's own folder; copy the file there, or "
                   "remove the link",
-                  folder_.path_of(name), code ? std::string("another place") : target.string()));
+                  folder_.path_of(name), code ? std::string("another place") : shortened(target.string())));
 }
 
 UniqueFd open_model_file(const std::string& path) {
