@@ -20,6 +20,7 @@
 #include "checkpoint/packed_layouts.h"
 #include "checkpoint/reading_note.h"
 #include "checkpoint/weight_files.h"
+#include "core/border.h"
 #include "core/counted.h"
 #include "core/files/atomic_file.h"
 #include "core/files/file_status.h"
@@ -30,6 +31,7 @@
 #include "families/config/text_model.h"
 #include "families/registry.h"
 #include "formats/safetensors.h"
+#include "formats/tensor_bounds.h"
 #include "formats/text.h"
 #include "pack/native.h"
 #include "tokenizer/tokenizer.h"
@@ -140,7 +142,11 @@ class SafetensorsSource : public ModelSource {
 
   const Tokenizer& tokenizer() const override {
     std::call_once(tokenizer_once_, [&] {
-      tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_folder(folder_, config_.vocab_size));
+      try {
+        tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_folder(folder_, config_.vocab_size));
+      } catch (...) {
+        rethrow_as_error(path_.c_str());  // names the model
+      }
     });
     return *tokenizer_;
   }
@@ -354,8 +360,15 @@ class SafetensorsSource : public ModelSource {
 
   void open_files(bool folder) {
     if (!folder) files_.push_back(std::make_unique<SafetensorsFile>(path_));  // the user may name a link
-    for (const std::string& name : names_)
+    size_t tensors = 0;
+    for (const std::string& name : names_) {
       files_.push_back(std::make_unique<SafetensorsFile>(map_model_file((fs::path(folder_) / name).string())));
+      tensors += files_.back()->tensors().size();
+      if (tensors > kMostTensors) {
+        throw FormatError(fmt::format("{}: expected at most {} in all files of a model, found more",
+                                      files_.back()->path(), counted(kMostTensors, "tensor")));
+      }
+    }
   }
 
   // The same tensor in two files, or under two names: harmless where it is the same indeed.

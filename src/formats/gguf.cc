@@ -16,6 +16,7 @@
 #include "core/tensor.h"
 #include "core/threads.h"
 #include "formats/foreign_file.h"
+#include "formats/tensor_bounds.h"
 #include "formats/text.h"
 
 namespace metal_marlin {
@@ -26,6 +27,10 @@ constexpr size_t kNameLimit = 64;
 constexpr uint32_t kMaxDimensions = 4;
 constexpr uint64_t kMinPairBytes = 8 + 1 + 4 + 1;  // shortest key, type, shortest value
 constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;
+// What is held in memory of a header. The largest models have some thousand tensors and some hundred keys.
+constexpr uint64_t kMostPairs = uint64_t{1} << 16;
+constexpr uint64_t kMostText = uint64_t{64} << 20;     // of all keys and of strings outside arrays
+constexpr uint64_t kMostElements = uint64_t{1} << 21;  // of an array that is read: eight times any vocabulary
 constexpr const char* kGetAgain = "the file is cut short or damaged: download it again, or convert the model again";
 constexpr const char* kConvertAgain =
     "convert the model again with a current convert_hf_to_gguf.py of llama.cpp, or ask the file's publisher to";
@@ -73,6 +78,9 @@ class GgufParser {
     if (tensors > left() / kMinTensorBytes)
       fail(fmt::format("{} cannot fit into the file", counted(tensors, "tensor")));
     if (pairs > left() / kMinPairBytes) fail(fmt::format("{} pairs cannot fit into the file", pairs));
+    if (tensors > kMostTensors)
+      fail(fmt::format("expected at most {}, found {}", counted(kMostTensors, "tensor"), tensors));
+    if (pairs > kMostPairs) fail(fmt::format("expected at most {}, found {}", counted(kMostPairs, "key"), pairs));
     for (uint64_t i = 0; i < pairs; ++i) read_pair(content.metadata, i);
     content.alignment = alignment(content.metadata);
     std::vector<uint64_t> offsets;
@@ -100,14 +108,23 @@ class GgufParser {
     return value;
   }
 
-  std::string read_string(const char* what) {
+  std::string_view read_view(const char* what) {
     const auto size = read<uint64_t>();
     if (size > kLengthLimit)
       fail(fmt::format("{} of {}, the format allows {}", what, counted(size, "byte"), kLengthLimit));
     if (size > left()) fail(fmt::format("{} of {}, the file has {} left", what, counted(size, "byte"), left()));
-    std::string text(reinterpret_cast<const char*>(file_.data()) + position_, size);
+    const std::string_view text(reinterpret_cast<const char*>(file_.data()) + position_, size);
     position_ += size;
     return text;
+  }
+  std::string read_string(const char* what) {
+    const std::string_view text = read_view(what);
+    held_ += text.size();
+    if (held_ > kMostText) {
+      fail(fmt::format("expected keys and strings of at most {} MiB together, found a {} of {} that exceeds it",
+                       kMostText >> 20, what, counted(text.size(), "byte")));
+    }
+    return std::string(text);
   }
 
   void read_pair(GgufMetadata& metadata, uint64_t number) {
@@ -197,10 +214,9 @@ class GgufParser {
       case GgufType::kString: {
         if (count > left() / sizeof(uint64_t))
           fail(fmt::format("array of {}, the file has {} left", counted(count, "string"), counted(left(), "byte")));
-        std::vector<std::string> strings;
-        strings.reserve(count);
-        for (uint64_t i = 0; i < count; ++i) strings.push_back(read_string("string"));
-        out.value = std::move(strings);
+        const size_t begin = position_;
+        for (uint64_t i = 0; i < count; ++i) read_view("string");
+        out.value = GgufStrings{file_.subspan(begin, position_ - begin), count};
         break;
       }
       default:
@@ -308,6 +324,7 @@ class GgufParser {
   const std::string& name_;
   std::string context_;  // what is being read, for messages
   size_t position_ = 0;
+  uint64_t held_ = 0;  // bytes of keys and strings so far
 };
 
 GgufContent parse_gguf(std::span<const std::byte> file, const std::string& name) {
@@ -373,16 +390,40 @@ std::optional<std::string> GgufMetadata::find_string(std::string_view key) const
   mismatch(key, "string", *found);
 }
 
-const std::vector<std::string>* GgufMetadata::find_strings(std::string_view key) const {
+void GgufMetadata::check_count(uint64_t count, std::string_view key) const {
+  if (count <= kMostElements) return;
+  throw FormatError(fmt::format("{}: key {}: expected at most {}, found {}; {}", file_, shown(key),
+                                counted(kMostElements, "element"), count, kConvertAgain));
+}
+
+std::optional<std::vector<std::string>> GgufMetadata::find_strings(std::string_view key) const {
   const GgufValue* found = find(key);
-  if (found == nullptr) return nullptr;
-  if (const auto* s = std::get_if<std::vector<std::string>>(&found->value)) return s;
-  mismatch(key, "array of string", *found);
+  if (found == nullptr) return std::nullopt;
+  const auto* strings = std::get_if<GgufStrings>(&found->value);
+  if (strings == nullptr) mismatch(key, "array of string", *found);
+  check_count(strings->count, key);
+  std::vector<std::string> out;
+  out.reserve(strings->count);
+  const auto* bytes = reinterpret_cast<const char*>(strings->bytes.data());
+  size_t at = 0;
+  // The file may have been cut since: its mapping then gives zeros, and lengths stay checked.
+  for (uint64_t i = 0; i < strings->count; ++i) {
+    uint64_t size = 0;
+    if (strings->bytes.size() - at < sizeof(size)) break;
+    std::memcpy(&size, bytes + at, sizeof(size));
+    at += sizeof(size);
+    if (size > strings->bytes.size() - at) break;
+    out.emplace_back(bytes + at, size);
+    at += size;
+  }
+  if (out.size() != strings->count) {
+    throw FormatError(fmt::format("{}: key {}: expected {}, found {} whole; the file changed while it was read", file_,
+                                  shown(key), counted(strings->count, "string"), out.size()));
+  }
+  return out;
 }
 
 namespace {
-
-constexpr uint64_t kMostNumbers = uint64_t{1} << 26;  // beyond any vocabulary
 
 template <typename Stored, typename Held>
 std::vector<Held> held(const GgufNumbers& numbers) {
@@ -400,10 +441,7 @@ std::vector<Held> held(const GgufNumbers& numbers) {
 // nullptr: absent, or no array of numbers.
 const GgufNumbers* GgufMetadata::numbers(const GgufValue* found, std::string_view key) const {
   const auto* n = found == nullptr ? nullptr : std::get_if<GgufNumbers>(&found->value);
-  if (n != nullptr && n->count > kMostNumbers) {
-    throw FormatError(fmt::format("{}: key {}: expected at most {}, found {}; {}", file_, shown(key),
-                                  counted(kMostNumbers, "element"), n->count, kConvertAgain));
-  }
+  if (n != nullptr) check_count(n->count, key);
   return n;
 }
 
@@ -484,8 +522,8 @@ std::string GgufMetadata::get_string(std::string_view key) const {
   missing(key, "string");
 }
 
-const std::vector<std::string>& GgufMetadata::get_strings(std::string_view key) const {
-  if (const auto* value = find_strings(key)) return *value;
+std::vector<std::string> GgufMetadata::get_strings(std::string_view key) const {
+  if (auto value = find_strings(key)) return *std::move(value);
   missing(key, "array of string");
 }
 

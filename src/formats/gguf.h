@@ -23,10 +23,13 @@ namespace metal_marlin {
 enum class GgufType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64 };
 std::string_view gguf_type_name(GgufType type) noexcept;  // "u8", "string", ...
 
-// The elements of an array of numbers or booleans as they lie in the file: nothing is held of arrays that nobody asks
-// for.
-struct GgufNumbers {
+// The elements of an array as they lie in the file: nothing is held of arrays that nobody asks for.
+struct GgufNumbers {                 // and booleans
   std::span<const std::byte> bytes;  // into the parsed memory
+  uint64_t count = 0;
+};
+struct GgufStrings {
+  std::span<const std::byte> bytes;  // lengths and texts, checked to be whole
   uint64_t count = 0;
 };
 
@@ -34,7 +37,7 @@ struct GgufValue {
   GgufType type = GgufType::kU8;     // as stored
   GgufType element = GgufType::kU8;  // of an array
   // Integers of any width as uint64/int64, f32 and f64 as double.
-  std::variant<uint64_t, int64_t, double, bool, std::string, GgufNumbers, std::vector<std::string>> value;
+  std::variant<uint64_t, int64_t, double, bool, std::string, GgufNumbers, GgufStrings> value;
 
   std::string type_name() const;  // "u32", "array of string"
 };
@@ -42,8 +45,7 @@ struct GgufValue {
 // The key-value pairs of a file. The find_ functions return nothing when the key is absent. They throw FormatError
 // naming file, key, expected type and found type when it has another type. The get_ functions throw for an absent key
 // too. u64: any integer type, not negative. f64: f32, f64 or an integer. ints: arrays of any integer type (FormatError
-// for a value above int64). floats: arrays of f32 or f64. ints, floats and bools of more than 2^26 elements:
-// FormatError.
+// for a value above int64). floats: arrays of f32 or f64. Arrays of more than 2^21 elements: FormatError.
 class GgufMetadata {
  public:
   const std::map<std::string, GgufValue, std::less<>>& pairs() const noexcept { return pairs_; }
@@ -55,7 +57,7 @@ class GgufMetadata {
   std::optional<double> find_f64(std::string_view key) const;
   std::optional<bool> find_bool(std::string_view key) const;
   std::optional<std::string> find_string(std::string_view key) const;
-  const std::vector<std::string>* find_strings(std::string_view key) const;  // nullptr: absent
+  std::optional<std::vector<std::string>> find_strings(std::string_view key) const;
   std::optional<std::vector<int64_t>> find_ints(std::string_view key) const;
   std::optional<std::vector<float>> find_floats(std::string_view key) const;
   std::optional<std::vector<bool>> find_bools(std::string_view key) const;
@@ -65,12 +67,13 @@ class GgufMetadata {
   double get_f64(std::string_view key) const;
   bool get_bool(std::string_view key) const;
   std::string get_string(std::string_view key) const;
-  const std::vector<std::string>& get_strings(std::string_view key) const;
+  std::vector<std::string> get_strings(std::string_view key) const;
   std::vector<int64_t> get_ints(std::string_view key) const;
   std::vector<float> get_floats(std::string_view key) const;
 
  private:
   friend class GgufParser;
+  void check_count(uint64_t count, std::string_view key) const;
   const GgufNumbers* numbers(const GgufValue* found, std::string_view key) const;
   [[noreturn]] void missing(std::string_view key, const char* expected) const;
   [[noreturn]] void mismatch(std::string_view key, const char* expected, const GgufValue& found) const;
@@ -95,7 +98,8 @@ struct GgufContent {
   GgufMetadata metadata;
   std::vector<GgufTensor> tensors;  // in file order
 };
-// Metadata and tensors point into `file`, which must outlive them.
+// Metadata and tensors point into `file`, which must outlive them. More than 65,536 keys, 200,000 tensors or 64 MiB of
+// keys and strings outside arrays: FormatError, before any memory is taken for them.
 // Throws FormatError for a broken file, UnsupportedError for an unknown ggml type or a big-endian file; messages start
 // with `name` and name the pair or tensor.
 GgufContent parse_gguf(std::span<const std::byte> file, const std::string& name);

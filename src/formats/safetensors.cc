@@ -18,12 +18,15 @@
 #include "formats/foreign_file.h"
 #include "formats/json/bounded_json.h"
 #include "formats/json/strict_json.h"
+#include "formats/tensor_bounds.h"
 #include "formats/text.h"
 
 namespace metal_marlin {
 namespace {
 
-constexpr uint64_t kHeaderLimit = 100'000'000;  // the reference's
+// The reference allows 100 MB and any number of dimensions.
+constexpr uint64_t kHeaderLimit = uint64_t{32} << 20;
+constexpr size_t kMostDimensions = 8;
 constexpr uint64_t kLengthBytes = 8;
 constexpr std::string_view kMetadataKey = "__metadata__";
 constexpr size_t kMostMetadata = size_t{1} << 16;  // keys; writers use some ten
@@ -49,7 +52,11 @@ class HeaderHandler : public StrictJson {
       where_ = Where::kTop;
     } else if (where_ == Where::kTop) {
       where_ = key_ == kMetadataKey ? Where::kMetadata : Where::kEntry;
-      if (where_ == Where::kEntry) entries.push_back({.name = key_});
+      if (where_ == Where::kEntry) {
+        if (entries.size() == kMostTensors)
+          fail(fmt::format("expected at most {}, found more", counted(kMostTensors, "tensor")));
+        entries.push_back({.name = key_});
+      }
     } else {
       wrong("an object");
     }
@@ -94,6 +101,9 @@ class HeaderHandler : public StrictJson {
       if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
         fail(fmt::format("tensor {}: dimension {} is too large", shown(key_), value));
       }
+      if (entries.back().shape->size() == kMostDimensions)
+        fail(fmt::format("tensor {}: shape: expected at most {}, found more", shown(key_),
+                         counted(kMostDimensions, "dimension")));
       entries.back().shape->push_back(static_cast<int64_t>(value));
     } else if (where_ == Where::kOffsets) {
       if (entries.back().offsets->size() == 2) fail(fmt::format("tensor {}: more than two data_offsets", shown(key_)));
@@ -200,6 +210,8 @@ class IndexHandler : public StrictJson {
       if (key != "total_size") skip_value();
     } else if (index.weight_map.contains(key)) {
       fail(fmt::format("weight_map: duplicate key {}", shown(key)));
+    } else if (index.weight_map.size() == kMostTensors) {
+      fail(fmt::format("weight_map: expected at most {}, found more", counted(kMostTensors, "tensor")));
     }
     key_ = key;
   }
@@ -318,8 +330,9 @@ SafetensorsContent parse_safetensors(std::span<const std::byte> file, const std:
   uint64_t length = 0;
   std::memcpy(&length, file.data(), kLengthBytes);
   if (length > kHeaderLimit) {
-    throw FormatError(fmt::format("{}: header of {}, the format allows {}: no safetensors file", name,
-                                  counted(length, "byte"), kHeaderLimit));
+    throw FormatError(
+        fmt::format("{}: header of {}, expected at most {}: no safetensors file, or one that no model needs", name,
+                    counted(length, "byte"), kHeaderLimit));
   }
   if (length > file.size() - kLengthBytes) {
     throw FormatError(fmt::format("{}: header of {} in a file of {}: the file is cut off", name,

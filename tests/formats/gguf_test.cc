@@ -84,7 +84,7 @@ TEST(Gguf, GettersNameFileKeyAndTypes) {
   check_error(expect<FormatError>({"\"t.ints\"", "array of f32"}), [&] { m.get_floats("t.ints"); });
   check_error(expect<FormatError>({"\"t.ints\"", "array of bool"}), [&] { m.find_bools("t.ints"); });
   EXPECT_FALSE(m.find_u64("absent").has_value());
-  EXPECT_EQ(m.find_strings("absent"), nullptr);
+  EXPECT_FALSE(m.find_strings("absent").has_value());
 }
 
 TEST(Gguf, AllArrayTypes) {
@@ -113,6 +113,47 @@ TEST(Gguf, AllArrayTypes) {
   EXPECT_EQ(m.get_floats("f64"), (std::vector<float>{0.5f}));
   EXPECT_TRUE(m.get_strings("none").empty());
   check_error(expect<FormatError>({"\"huge\""}), [&] { m.get_ints("huge"); });
+}
+
+// What is held of a header is bounded by counts, before memory is taken: a sparse file holds any number of zeros.
+TEST(Gguf, CountsAndTextsOfAHeaderAreBounded) {
+  using B = test::GgufBuilder;
+  const auto refused = [](const B& b, size_t zeros, std::vector<std::string> words) {
+    const std::string bytes = b.head() + std::string(zeros, '\0');
+    check_error(expect<FormatError>(std::move(words)), [&] { parse_gguf(test::as_bytes(bytes), "x"); });
+  };
+  B many_tensors = test::small_gguf();
+  many_tensors.tensor_count = 200'001;
+  refused(many_tensors, 6 << 20, {"x", "at most 200000 tensors", "200001"});
+  B many_keys = test::small_gguf();
+  many_keys.pair_count = 65'537;
+  refused(many_keys, 2 << 20, {"x", "at most 65536 keys", "65537"});
+  B long_text = test::small_gguf();
+  for (const char* key : {"c", "d", "e"})
+    long_text.pairs.push_back(B::pair(key, GgufType::kString, B::text(std::string(30 << 20, 'a'))));
+  refused(long_text, 0, {"x", "key \"e\"", "64 MiB"});
+}
+
+// Strings as well stay in the file; too many are refused where they are asked for.
+TEST(Gguf, StringsOfArraysLieInTheFile) {
+  using B = test::GgufBuilder;
+  B b = test::small_gguf();
+  const uint64_t count = (uint64_t{1} << 21) + 1;
+  b.pairs.push_back(
+      B::pair("empty", GgufType::kArray, B::array(GgufType::kString, count, std::string(count * 8, '\0'))));
+  b.pairs.push_back(B::pair("bytes", GgufType::kArray, B::array(GgufType::kU8, count, std::string(count, '\0'))));
+  const std::string bytes = b.bytes();
+  const GgufContent content = parse_gguf(test::as_bytes(bytes), "x");
+  EXPECT_EQ(std::get<GgufStrings>(content.metadata.find("empty")->value).count, count);
+  check_error(expect<FormatError>({"x", "\"empty\"", "at most 2097152 elements", "2097153"}),
+              [&] { content.metadata.get_strings("empty"); });
+  check_error(expect<FormatError>({"x", "\"bytes\"", "at most 2097152 elements"}),
+              [&] { content.metadata.get_ints("bytes"); });
+  B cut = test::small_gguf();
+  cut.pairs.push_back(
+      B::pair("s", GgufType::kArray, B::array(GgufType::kString, 2, B::text("a") + test::little(uint64_t{1} << 40))));
+  const std::string damaged = cut.bytes();
+  check_error(expect<FormatError>({"x", "\"s\""}), [&] { parse_gguf(test::as_bytes(damaged), "x"); });
 }
 
 // Numbers stay in the file until somebody asks: an array of bytes takes no memory of its own.

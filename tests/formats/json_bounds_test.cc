@@ -1,8 +1,12 @@
 #include "formats/json/json_bounds.h"
 
 #include <gtest/gtest.h>
+#include <metal_marlin/error.h>
 
+#include <nlohmann/json.hpp>
 #include <string>
+
+#include "formats/json/bounded_json.h"
 
 namespace metal_marlin {
 namespace {
@@ -37,6 +41,14 @@ TEST(JsonBounds, KeysOfOneObject) {
 TEST(JsonBounds, TextsThatAreNoJson) {
   for (const char* text : {"", "{", "[1,]", "{\"a\" 1}", "nul", "\xff", "1e999"})
     EXPECT_EQ(excess(text, {}), "none") << text;
+}
+
+TEST(JsonBounds, ValuesThatAreBuiltAreBounded) {
+  std::string text = "[0";
+  for (int i = 0; i < (1 << 21); ++i) text += ",0";
+  text += "]";
+  EXPECT_THROW(parse_json(text, "x.json"), FormatError);
+  EXPECT_TRUE(parse_json_or_discard(text).is_discarded());
 }
 
 }  // namespace

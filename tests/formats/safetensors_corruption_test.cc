@@ -2,6 +2,7 @@
 
 #include "formats/safetensors.h"
 #include "formats/support.h"
+#include "formats/tensor_bounds.h"
 
 namespace metal_marlin {
 namespace {
@@ -30,6 +31,34 @@ TEST(SafetensorsCorruptionBase, UndamagedIsRead) {
   const std::string nested =
       R"({"a":{"x":)" + deep + back + R"(,"dtype":"F32","y":{"dtype":1},"shape":[2],"data_offsets":[0,8]}})";
   EXPECT_EQ(parse_safetensors(test::as_bytes(file(nested)), "good").tensors.size(), 1u);
+}
+
+// A header of many small entries takes time and memory beyond its size.
+TEST(SafetensorsBounds, CountsAreBounded) {
+  const auto header = [](size_t tensors) {
+    std::string text = "{";
+    for (size_t i = 0; i < tensors; ++i)
+      text += "\"t" + std::to_string(i) + "\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]},";
+    text.back() = '}';
+    return file(text, "");
+  };
+  EXPECT_EQ(parse_safetensors(test::as_bytes(header(1000)), "x").tensors.size(), 1000U);
+  test::check_error(expect<FormatError>({"x", "at most 200000 tensors"}),
+                    [&] { parse_safetensors(test::as_bytes(header(kMostTensors + 1)), "x"); });
+  const auto shape = [](const std::string& dimensions) {
+    return file(R"({"a":{"dtype":"F32","data_offsets":[0,8],"shape":[2)" + dimensions + "]}}");
+  };
+  EXPECT_EQ(parse_safetensors(test::as_bytes(shape(",1,1,1,1,1,1,1")), "x").tensors[0].shape.size(), 8U);
+  test::check_error(expect<FormatError>({"x", "\"a\"", "shape", "at most 8 dimensions"}),
+                    [&] { parse_safetensors(test::as_bytes(shape(",1,1,1,1,1,1,1,1")), "x"); });
+  const std::string long_header((size_t{32} << 20) + 1, ' ');
+  test::check_error(expect<FormatError>({"x", "33554433 bytes", "at most 33554432"}),
+                    [&] { parse_safetensors(test::as_bytes(file(long_header)), "x"); });
+  std::string index = R"({"weight_map":{)";
+  for (size_t i = 0; i <= kMostTensors; ++i) index += "\"t" + std::to_string(i) + "\":\"f\",";
+  index.back() = '}';
+  test::check_error(expect<FormatError>({"x", "weight_map", "at most 200000 tensors"}),
+                    [&] { parse_index(index + "}", "x"); });
 }
 
 INSTANTIATE_TEST_SUITE_P(

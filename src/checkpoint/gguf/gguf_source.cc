@@ -14,6 +14,7 @@
 
 #include "checkpoint/convert.h"
 #include "checkpoint/gguf/gguf_config.h"
+#include "core/border.h"
 #include "core/counted.h"
 #include "core/files/model_file.h"
 #include "core/half.h"
@@ -152,9 +153,13 @@ class GgufSource : public ModelSource {
 
   const Tokenizer& tokenizer() const override {
     std::call_once(tokenizer_once_, [&] {
-      TokenizerFiles files = tokenizer_files();
-      files.origin = "tokenizer.ggml.tokens";
-      tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_files(files, path_, config_.vocab_size));
+      try {
+        TokenizerFiles files = tokenizer_files();
+        files.origin = "tokenizer.ggml.tokens";
+        tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_files(files, path_, config_.vocab_size));
+      } catch (...) {
+        rethrow_as_error(path_.c_str());  // names the model
+      }
     });
     return *tokenizer_;
   }
@@ -170,7 +175,7 @@ class GgufSource : public ModelSource {
     Digester digester;
     add_file(digester, file_.mapped());
     digester.add_text(config_json_->dump());
-    if (const auto* tokens = file_.metadata().find_strings("tokenizer.ggml.tokens")) {
+    if (const auto tokens = file_.metadata().find_strings("tokenizer.ggml.tokens")) {
       for (const std::string& token : *tokens) digester.add_text(token);
     }
     for (const auto& [name, e] : entries_) {
@@ -317,7 +322,7 @@ class GgufSource : public ModelSource {
     }
   }
 
-  TokenizerFiles tokenizer_files() const {
+  GgufTokenizerData tokenizer_data() const {
     const GgufMetadata& m = file_.metadata();
     GgufTokenizerData d;
     // What is missing stays empty, which rebuild_gguf_tokenizer refuses with the cure.
@@ -328,7 +333,7 @@ class GgufSource : public ModelSource {
       for (const int64_t t : *types) d.token_types.push_back(static_cast<int32_t>(t));
     }
     if (auto scores = m.find_floats("tokenizer.ggml.scores")) d.scores = std::move(*scores);
-    if (const auto* merges = m.find_strings("tokenizer.ggml.merges")) d.merges = *merges;
+    if (auto merges = m.find_strings("tokenizer.ggml.merges")) d.merges = std::move(*merges);
     d.bos = m.find_i64("tokenizer.ggml.bos_token_id");
     d.eos = m.find_i64("tokenizer.ggml.eos_token_id");
     d.unk = m.find_i64("tokenizer.ggml.unknown_token_id");
@@ -345,6 +350,11 @@ class GgufSource : public ModelSource {
     d.add_eos = m.find_bool("tokenizer.ggml.add_eos_token");
     d.add_space_prefix = m.find_bool("tokenizer.ggml.add_space_prefix");
     d.chat_template = m.find_string("tokenizer.chat_template").value_or("");
+    return d;
+  }
+
+  TokenizerFiles tokenizer_files() const {
+    const GgufTokenizerData d = file_.mapped().checked([&] { return tokenizer_data(); });
     RebuiltTokenizer rebuilt = rebuild_gguf_tokenizer(d, path_);
     TokenizerFiles files;
     files.tokenizer_json = std::move(rebuilt.tokenizer_json);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "formats/json/json_fault.h"
@@ -14,9 +15,13 @@ using nlohmann::json;
 
 namespace {
 
-// Of a text that may be replaced by nothing: reports, journals and the like, of which the largest have some 100 000.
-// As objects of one key each they take some 500 MB.
-constexpr uint64_t kMostValues = 4'000'000;
+// A value takes up to some 100 bytes in memory, of a text that may have 2 for it. The largest tokenizer.json have some
+// 2 000 000.
+JsonBounds built(JsonBounds bounds) {
+  constexpr uint64_t kMostValues = 4'000'000;
+  bounds.values = std::min(bounds.values, kMostValues);
+  return bounds;
+}
 
 }  // namespace
 
@@ -26,15 +31,14 @@ std::string excess_text(const std::string& where, const JsonExcess& excess) {
 }
 
 json parse_json(std::string_view text, const std::string& where, const JsonBounds& bounds) {
-  if (const auto excess = json_excess(text, bounds)) throw FormatError(excess_text(where, *excess));
+  if (const auto excess = json_excess(text, built(bounds))) throw FormatError(excess_text(where, *excess));
   json value = json::parse(text, nullptr, false);
   if (value.is_discarded()) throw FormatError(fmt::format("{}: {}", where, json_fault_text(text)));
   return value;
 }
 
 json parse_json_or_discard(std::string_view text) {
-  return json_excess(text, {.values = kMostValues}) ? json(json::value_t::discarded)
-                                                    : json::parse(text, nullptr, false);
+  return json_excess(text, built({})) ? json(json::value_t::discarded) : json::parse(text, nullptr, false);
 }
 
 }  // namespace metal_marlin
