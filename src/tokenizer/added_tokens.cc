@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "formats/text.h"
+#include "tokenizer/token_bounds.h"
 #include "tokenizer/tokenizer_json.h"
 
 namespace metal_marlin {
@@ -32,6 +33,7 @@ AddedToken with_attributes(const Json& json, const std::string& where) {
   if (!json.is_object() || !json.contains("content") || !json["content"].is_string())
     throw FormatError(
         fmt::format("{}: expected an object with a string \"content\", found {}", where, json.type_name()));
+  check_token(json["content"].get_ref<const std::string&>(), where, "content");
   AddedToken token{json["content"].get<std::string>()};
   token.with_attributes = true;
   token.special = flag(json, "special", where).value_or(false);
@@ -74,6 +76,7 @@ void read_added_tokens(const std::string& text, const std::string& file, std::ve
   for (const auto& [content, id] : json.items()) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > std::numeric_limits<int32_t>::max())
       throw FormatError(fmt::format("{}: token {}: expected an id, found {}", file, shown(content), id.type_name()));
+    check_token(content, file, "token " + escaped(content));
     found.push_back({content, id.get<int64_t>(), file});
   }
   std::sort(found.begin(), found.end(), [](const AddedToken& a, const AddedToken& b) { return *a.id < *b.id; });
@@ -94,6 +97,7 @@ std::vector<AddedToken> named_tokens(const Json& json, const std::string& file) 
     AddedToken token;
     if (value.is_string()) {
       token.content = value.get<std::string>();
+      check_token(token.content, file, key);
     } else {
       token = with_attributes(value, file + ": " + key);
       // Attributes of a named token count only for a new one.

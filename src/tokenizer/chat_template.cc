@@ -8,6 +8,7 @@
 
 #include "formats/json/json_bounds.h"
 #include "tokenizer/tokenizer_c/tokenizer_c.h"
+#include "tokenizer/tokenizer_faults.h"
 
 namespace metal_marlin {
 namespace {
@@ -46,7 +47,7 @@ ChatTemplate::ChatTemplate(std::string source, Tokens tokens, std::string place)
             ? place_ + " is missing"
             : "neither chat_template.jinja nor chat_template in tokenizer_config.json"));
   if (tokenizer_c_check_template(source_.data(), source_.size()) == 0) return;
-  const std::string why = tokenizer_c_last_error();
+  const std::string why = tokenizer_failure();
   if (why == "stopped") throw Interrupted("interrupted");
   throw FormatError(fmt::format("{}: {}", place_, why));
 }
@@ -82,7 +83,7 @@ std::string ChatTemplate::apply_text(std::string_view messages_text, bool add_ge
   const std::string text = dumped(context);
   const tokenizer_c_text out = tokenizer_c_render(source_.data(), source_.size(), text.data(), text.size(), now_);
   if (out.data == nullptr) {
-    const std::string why = tokenizer_c_last_error();
+    const std::string why = tokenizer_failure();
     if (why == "stopped") throw Interrupted("interrupted");
     // A template that raises an exception refuses the conversation; the other ends are the file's fault.
     const bool faulty = why.starts_with("the template cannot be parsed") || why.starts_with("it takes more than") ||

@@ -18,6 +18,7 @@
 #include "formats/foreign_file.h"
 #include "formats/text.h"
 #include "tokenizer/added_tokens.h"
+#include "tokenizer/token_bounds.h"
 #include "tokenizer/tokenizer_c/tokenizer_c.h"
 #include "tokenizer/tokenizer_faults.h"
 #include "tokenizer/vocabulary/gguf_pre_tokenizers.h"
@@ -51,9 +52,11 @@ std::string read_if_there(const std::filesystem::path& path) {
 std::string special_token(const Json& json, const char* key, const std::string& file) {
   const auto it = json.find(key);
   if (it == json.end() || it->is_null()) return {};
-  if (it->is_string()) return it->get<std::string>();
-  if (it->is_object() && it->contains("content") && (*it)["content"].is_string())
-    return (*it)["content"].get<std::string>();
+  const bool object = it->is_object() && it->contains("content");
+  if (const Json& content = object ? (*it)["content"] : *it; content.is_string()) {
+    check_token(content.get_ref<const std::string&>(), file, key);
+    return content.get<std::string>();
+  }
   throw FormatError(fmt::format("{}: {}: expected a string or an object with a string \"content\", found {}", file, key,
                                 it->type_name()));
 }
@@ -115,9 +118,10 @@ Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, const std::strin
   Tokenizer t;
   t.place_ = file;
   if (tokenizer_json.starts_with(kByteOrderMark)) tokenizer_json.remove_prefix(kByteOrderMark.size());
+  check_tokenizer_json(tokenizer_json, file);
   tokenizer_c* raw = tokenizer_c_create(tokenizer_json.data(), tokenizer_json.size());
   if (raw == nullptr) {
-    const std::string reason = tokenizer_c_last_error();
+    const std::string reason = tokenizer_failure();
     if (reason == kStopped) throw Interrupted("interrupted");
     if (reason.starts_with("it takes more than")) throw FormatError(fmt::format("{}: to load, {}", file, reason));
     if (const std::string fault = tokenizer_fault_text(tokenizer_json); !fault.empty())
@@ -226,10 +230,18 @@ void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folde
                     {"normalized", token.with_attributes ? token.normalized : !token.special},
                     {"special", token.special}});
   }
+  size_t bytes = 0;
+  for (const auto& token : list) bytes += token["content"].get_ref<const std::string&>().size();
+  if (list.size() > kMostAddedTokens || bytes > kMostAddedBytes) {
+    throw FormatError(fmt::format(
+        "{}: the files beside {} add {} of {} bytes together, expected at most {} and {} bytes; get the tokenizer's "
+        "files from the model's publisher again",
+        folder, files.origin, counted(list.size(), "token"), bytes, kMostAddedTokens, kMostAddedBytes));
+  }
   if (!list.empty()) {
     const std::string text = dumped(list, folder);
     if (tokenizer_c_add_tokens(handle_->tokenizer, text.data(), text.size()) != 0) {
-      const std::string why = tokenizer_c_last_error();
+      const std::string why = tokenizer_failure();
       if (why == kStopped) throw Interrupted("interrupted");
       throw FormatError(fmt::format("{}: its tokens cannot be added: {}", config_file, why));
     }
@@ -282,7 +294,7 @@ void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folde
 
 int64_t Tokenizer::next_id() const {
   const int64_t last = tokenizer_c_last_id(handle_->tokenizer);
-  if (last < 0) throw FormatError(fmt::format("the tokenizer's ids cannot be read: {}", tokenizer_c_last_error()));
+  if (last < 0) throw FormatError(fmt::format("{}: its ids cannot be read: {}", place_, tokenizer_failure()));
   return last + 1;
 }
 
@@ -320,7 +332,7 @@ void Tokenizer::read_settings(const TokenizerFiles& files, const std::string& fo
     const bool eos = eos_id_ && add_eos.value_or(false);
     const int failed = tokenizer_c_set_ends(handle_->tokenizer, bos ? bos_token_.data() : nullptr, bos_token_.size(),
                                             eos ? eos_token_.data() : nullptr, eos_token_.size());
-    if (failed != 0) throw FormatError(fmt::format("{}: {}", config_file, tokenizer_c_last_error()));
+    if (failed != 0) throw FormatError(fmt::format("{}: {}", config_file, tokenizer_failure()));
   }
   adds_bos_ = begins_with_bos();
 
@@ -363,12 +375,21 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_t
   const tokenizer_c_ids ids =
       tokenizer_c_encode(handle_->tokenizer, text.data(), text.size(), add_special_tokens ? 1 : 0);
   if (ids.data == nullptr) {
-    const std::string why = tokenizer_c_last_error();
+    const std::string why = tokenizer_failure();
     if (why == kStopped) throw Interrupted("interrupted");
     throw FormatError(fmt::format("{}: a text cannot be tokenized: {}", place_, why));
   }
   std::vector<int32_t> out(ids.data, ids.data + ids.size);
   tokenizer_c_ids_free(ids);
+  // The post-processor of a file may add any id.
+  uint32_t highest = 0;
+  for (const int32_t id : out) highest = std::max(highest, static_cast<uint32_t>(id));
+  if (highest >= vocab_size_ && highest >= next_id()) {
+    throw FormatError(
+        fmt::format("{}: post_processor: expected ids of its tokens, which are below {}, found {}; get "
+                    "the file from the model's publisher again",
+                    place_, next_id(), highest));
+  }
   return out;
 }
 
@@ -378,7 +399,7 @@ Tokenizer::LineCut Tokenizer::line_cut() const {
   for (const auto pattern : line_indifferent_patterns()) patterns["indifferent"].push_back(pattern);
   const std::string text = patterns.dump();
   const int cut = tokenizer_c_line_cut(handle_->tokenizer, text.data(), text.size());
-  if (cut < 0) throw FormatError(fmt::format("the tokenizer cannot be used: {}", tokenizer_c_last_error()));
+  if (cut < 0) throw FormatError(fmt::format("{}: it cannot be used: {}", place_, tokenizer_failure()));
   return static_cast<LineCut>(cut);
 }
 
@@ -401,7 +422,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_to
   const tokenizer_c_text text =
       tokenizer_c_decode(handle_->tokenizer, list.data(), list.size(), skip_special_tokens ? 1 : 0);
   if (text.data == nullptr) {
-    const std::string why = tokenizer_c_last_error();
+    const std::string why = tokenizer_failure();
     if (why == kStopped) throw Interrupted("interrupted");
     throw FormatError(fmt::format("{}: tokens cannot be decoded: {}", place_, why));
   }
@@ -419,7 +440,7 @@ std::optional<int32_t> Tokenizer::token_to_id(std::string_view token) const {
 std::string Tokenizer::id_to_token(int32_t id) const {
   if (id < 0) throw ArgumentError(fmt::format("there is no token {}", id));
   const tokenizer_c_text text = tokenizer_c_id_to_token(handle_->tokenizer, static_cast<uint32_t>(id));
-  if (text.data == nullptr) throw ArgumentError(tokenizer_c_last_error());
+  if (text.data == nullptr) throw ArgumentError(tokenizer_failure());
   std::string out(text.data, text.size);
   tokenizer_c_text_free(text);
   return out;

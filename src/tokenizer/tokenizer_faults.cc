@@ -8,6 +8,7 @@
 #include "formats/json/bounded_json.h"
 #include "formats/json/json_fault.h"
 #include "formats/text.h"
+#include "tokenizer/tokenizer_c/tokenizer_c.h"
 
 namespace metal_marlin {
 
@@ -37,6 +38,12 @@ std::string tokenizer_fault_text(std::string_view text) {
   }
   return fmt::format("no tokenizer: expected the key \"model\", found {}; download the file again",
                      keys.empty() ? "an empty object" : "only " + keys + (count > 4 ? ", ..." : ""));
+}
+
+std::string tokenizer_failure() {
+  constexpr size_t kLongest = 400;
+  std::string said = tokenizer_c_last_error();
+  return said.size() <= kLongest ? said : escaped(said, kLongest);
 }
 
 }  // namespace metal_marlin

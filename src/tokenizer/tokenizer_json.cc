@@ -15,6 +15,7 @@
 #include "formats/foreign_file.h"
 #include "formats/json/bounded_json.h"
 #include "formats/text.h"
+#include "tokenizer/token_bounds.h"
 
 namespace metal_marlin {
 namespace {
@@ -219,11 +220,9 @@ Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector
   const auto fail = [&](const char* key, const std::string& expected, const std::string& found) {
     throw FormatError(fmt::format("{}: {}: expected {}, found {}; {}", file, key, expected, found, names.cure));
   };
-  constexpr auto kMost = static_cast<size_t>(std::numeric_limits<int32_t>::max());
   if (tokens.empty()) fail(names.tokens, "at least one token", "none");
-  if (tokens.size() > kMost)
-    fail(names.tokens, fmt::format("at most {}, since ids have 32 bits", counted(kMost, "token")),
-         fmt::format("{}", tokens.size()));
+  if (tokens.size() > kMostTokens)
+    fail(names.tokens, fmt::format("at most {}", counted(kMostTokens, "token")), fmt::format("{}", tokens.size()));
   if (!types.empty() && types.size() != tokens.size())
     fail(names.types, fmt::format("one type for each of the {}", counted(tokens.size(), "token")),
          counted(types.size(), "type"));
@@ -238,6 +237,7 @@ Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector
   seen.reserve(v.tokens.size());
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     std::string& token = v.tokens[i];
+    check_token(token, file, names.tokens);
     if (!is_utf8(token)) fail(names.tokens, "texts in UTF-8", fmt::format("{} as token {}", shown(token), i));
     if (token.empty()) token = fmt::format("[EMPTY_{}]", i);
     if (!seen.insert(token).second)
