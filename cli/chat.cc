@@ -91,7 +91,7 @@ int run(const Command& command, State& state) {
   }
   if (interactive) print_error("\n");
   if (StopOnSignal::requested()) return kExitInterrupted;
-  return refused && !interactive ? 2 : 0;  // as where an argument is refused
+  return refused && !interactive ? kExitFault : 0;
 }
 
 }  // namespace

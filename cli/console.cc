@@ -12,6 +12,7 @@
 #include <set>
 #include <system_error>
 
+#include "formats/terminal_json.h"
 #include "formats/text.h"
 #include "platform/machine.h"
 #include "signals.h"
@@ -101,7 +102,7 @@ void Console::summary(const std::string& text) {
 
 void Console::result(const std::string& text) {
   log_->line.clear();
-  print_result(text);
+  print_result(options_.json ? json_for_terminal(text) : text);
 }
 
 void Console::stopped(const std::string& next) {

@@ -45,10 +45,7 @@ std::string read_prompt(const Command& command, const State& state) {
   if (!text && !file) throw UsageError{"expected --prompt TEXT or --file FILE, found neither"};
   if (text && state.prompt.empty()) throw UsageError{"--prompt: expected a text to continue, found an empty one"};
   if (text) return without_byte_order_mark(state.prompt);
-  // A pipe or a device is a prompt as well; reading a folder would throw.
-  std::error_code code;
-  if (std::filesystem::is_directory(state.file, code))
-    throw SystemError(fmt::format("{}: expected a file as a prompt, found a folder", state.file));
+  require_no_waiting(state.file, "a file as a prompt");
   errno = 0;
   std::ifstream stream(state.file, std::ios::binary);
   constexpr size_t kMost = size_t{64} << 20;

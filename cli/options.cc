@@ -15,6 +15,18 @@
 #include "tokenizer/grammar.h"
 
 namespace metal_marlin::cli {
+
+void require_no_waiting(const std::string& path, const char* expected) {
+  namespace fs = std::filesystem;
+  std::error_code code;
+  const fs::file_status status = fs::status(path, code);
+  if (fs::is_directory(status)) throw SystemError(fmt::format("{}: expected {}, found a folder", path, expected));
+  if (!fs::exists(status) || fs::is_regular_file(status)) return;
+  if (path == "/dev/stdin" || path.starts_with("/dev/fd/") || path.starts_with("/proc/self/fd/")) return;
+  throw SystemError(fmt::format("{}: expected {}, found a pipe or a device; give what a program writes as /dev/stdin",
+                                path, expected));
+}
+
 void add_schema_options(Command& command, SchemaOptions& schema) {
   command.text("--json-schema-file", schema.file, "FILE", "The same with the schema in a file", Completes::kFiles);
 }
@@ -28,9 +40,7 @@ void set_schema(const Command& command, const SchemaOptions& schema, GenerateOpt
   if (!text && !file) return;
   options.json_schema_name = text ? "--json-schema" : schema.file;
   if (file) {
-    std::error_code code;
-    if (std::filesystem::is_directory(schema.file, code))
-      throw SystemError(fmt::format("{}: expected a file with a JSON schema, found a folder", schema.file));
+    require_no_waiting(schema.file, "a file with a JSON schema");
     errno = 0;
     std::ifstream stream(schema.file, std::ios::binary);
     // One byte more than is accepted, so that the check below says so.

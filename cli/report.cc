@@ -25,7 +25,7 @@ int show(const State& state) {
   Console console(state.console);
   const Report report = read_report(state.run);
   if (state.html == "-") {
-    console.result(render_report_html(report));
+    print_result(render_report_html(report));
     return 0;
   }
   if (!state.html.empty()) {

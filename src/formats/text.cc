@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+
+#include "formats/terminal_json.h"
 
 namespace metal_marlin {
 namespace {
@@ -70,7 +73,32 @@ std::string shown(std::string_view text) {
 }
 
 std::string escaped_line(std::string_view text) {
-  return escaped(text, std::string_view::npos);
+  constexpr size_t kHead = 3000;
+  constexpr size_t kTail = 900;
+  if (text.size() <= kHead + kTail) return escaped(text, std::string_view::npos);
+  size_t end = text.size() - kTail;
+  while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) ++end;
+  size_t begin = kHead;
+  while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xc0) == 0x80) --begin;
+  return escaped(text.substr(0, begin), kHead) + " ... " + escaped(text.substr(end), kTail);
+}
+
+std::string json_for_terminal(std::string_view json) {
+  std::string out;
+  out.reserve(json.size());
+  for (size_t at = 0; at < json.size();) {
+    const Character c = character_at(json, at);
+    if (c.bytes == 0 || c.code < 0x20 || !is_unsafe(c.code)) {
+      out += json.substr(at, std::max<size_t>(c.bytes, 1));
+    } else if (c.code < 0x10000) {
+      out += fmt::format("\\u{:04x}", c.code);
+    } else {
+      const uint32_t rest = c.code - 0x10000;
+      out += fmt::format("\\u{:04x}\\u{:04x}", 0xd800 + (rest >> 10), 0xdc00 + (rest & 0x3ff));
+    }
+    at += std::max<size_t>(c.bytes, 1);
+  }
+  return out;
 }
 
 }  // namespace metal_marlin

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
+#include "formats/terminal_json.h"
+
 namespace metal_marlin {
 namespace {
 
@@ -37,6 +41,29 @@ TEST(Text, IsCutAtCharactersNotWithinThem) {
   EXPECT_EQ(cut, long_text.substr(0, 400) + "...");
   EXPECT_EQ(escaped_line(long_text), long_text);
   EXPECT_EQ(escaped(std::string(200, 'a')), std::string(200, 'a'));
+}
+
+TEST(Text, LongLinesKeepTheirBeginningAndTheirEnd) {
+  const std::string line = "m/config.json: " + std::string(5'000'000, 'x') + "; download it again";
+  const std::string cut = escaped_line(line);
+  EXPECT_LT(cut.size(), 4000U);
+  EXPECT_TRUE(cut.starts_with("m/config.json: xxx"));
+  EXPECT_TRUE(cut.ends_with("; download it again"));
+  std::string two_bytes = "a";
+  for (int i = 0; i < 10000; ++i) two_bytes += "\xC3\xA9";
+  EXPECT_EQ(escaped_line(two_bytes).find("\\x"), std::string::npos);
+}
+
+TEST(Text, JsonForATerminalKeepsItsValues) {
+  const std::string name = "a\x7f\xC2\x9b\xE2\x80\xAE\xF3\xA0\x80\x81 \xC3\xA9\xE4\xB8\xAD\xF0\x9F\x98\x80\n\t\"\\";
+  const nlohmann::json value = {{name, {name, 1.5, nullptr}}};
+  for (const int indent : {-1, 2}) {
+    const std::string text = json_for_terminal(value.dump(indent));
+    EXPECT_EQ(nlohmann::json::parse(text), value);
+    for (const char* raw : {"\x7f", "\xC2\x9b", "\xE2\x80\xAE", "\xF3\xA0\x80\x81"})
+      EXPECT_EQ(text.find(raw), std::string::npos) << text;
+    EXPECT_NE(text.find("\xC3\xA9\xE4\xB8\xAD\xF0\x9F\x98\x80"), std::string::npos) << text;
+  }
 }
 
 }  // namespace

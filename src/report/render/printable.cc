@@ -8,7 +8,7 @@
 namespace metal_marlin {
 
 std::string printable(const std::string& text) {
-  constexpr size_t kLongest = 4096;
+  constexpr size_t kLongest = 1000;
   return escaped(text, kLongest);
 }
 
