@@ -49,7 +49,7 @@ class Console {
 
   // A summary for people: not with --json or --quiet.
   void summary(const std::string& text);
-  // The result itself: always.
+  // The result itself: always. With --json it is JSON, in which characters that could steer a terminal are escaped.
   void result(const std::string& text);
 
   void debug(const std::string& text);

@@ -13,7 +13,7 @@ namespace metal_marlin {
 std::string escaped(std::string_view text, size_t most = 200);
 // The same in double quotes.
 std::string shown(std::string_view text);
-// The same for a whole line, such as a warning: nothing is cut.
+// The same for a whole line, such as a warning. Of more than 3,900 bytes the middle is left out.
 std::string escaped_line(std::string_view text);
 
 }  // namespace metal_marlin

@@ -8,7 +8,7 @@
 
 namespace metal_marlin {
 
-// One string made safe to show by escaped() (formats/text.h), cut at 4,096 characters.
+// One string made safe to show by escaped() (formats/text.h), cut at 1,000 characters.
 std::string printable(const std::string& text);
 
 // All strings and keys of a record, or of JSON, made safe to show: what a renderer takes from it then needs no further
