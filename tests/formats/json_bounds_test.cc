@@ -45,7 +45,7 @@ TEST(JsonBounds, TextsThatAreNoJson) {
 
 TEST(JsonBounds, ValuesThatAreBuiltAreBounded) {
   std::string text = "[0";
-  for (int i = 0; i < (1 << 21); ++i) text += ",0";
+  for (int i = 0; i < 4'000'000; ++i) text += ",0";
   text += "]";
   EXPECT_THROW(parse_json(text, "x.json"), FormatError);
   EXPECT_TRUE(parse_json_or_discard(text).is_discarded());

@@ -1,4 +1,4 @@
-// JSON texts that come from files, built as values within bounds, and of at most 2,097,152 values.
+// JSON texts that come from files, built as values within bounds, and of at most 4,000,000 values.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
