@@ -254,6 +254,12 @@ Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector
       v.types.push_back(static_cast<TokenType>(types[i]));
     }
   }
+  const auto added = static_cast<size_t>(std::count_if(v.types.begin(), v.types.end(), [](TokenType type) {
+    return type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kUserDefined;
+  }));
+  if (added > kMostAddedTokens)
+    fail(names.types, fmt::format("at most {} that are special or taken whole", counted(kMostAddedTokens, "token")),
+         fmt::format("{}", added));
   return v;
 }
 

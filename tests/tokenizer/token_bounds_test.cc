@@ -146,6 +146,29 @@ TEST(TokenBounds, LongPiecesAndTokensOfOtherVocabulariesAreRefused) {
   EXPECT_NE(message.find("65536 bytes"), std::string::npos) << message;
 }
 
+// Small entries take many times their bytes of the file.
+TEST(TokenBounds, CountsOfVocabulariesAreBounded) {
+  std::string model;
+  for (size_t i = 0; i <= kMostTokens; ++i) model += std::string("\x0A\x00", 2);
+  std::string message = message_of([&] { tokenizer_from_sentencepiece(model, "m/tokenizer.model", "", ""); });
+  EXPECT_NE(message.find("m/tokenizer.model: pieces: expected at most 1048576"), std::string::npos) << message;
+
+  GgufTokenizerData gguf;
+  gguf.model = "llama";
+  for (size_t i = 0; i <= kMostAddedTokens; ++i) gguf.tokens.push_back(std::to_string(i));
+  gguf.token_types.assign(gguf.tokens.size(), 4);
+  gguf.scores.assign(gguf.tokens.size(), 0);
+  message = message_of([&] { rebuild_gguf_tokenizer(gguf, "m.gguf"); });
+  EXPECT_NE(message.find("m.gguf: tokenizer.ggml.token_type: expected at most 131072"), std::string::npos) << message;
+
+  gguf.model = "gpt2";
+  gguf.tokens = {"<unk>", "a", "b", "ab"};
+  gguf.token_types = {2, 1, 1, 1};
+  gguf.merges.assign(kMostTokens + 1, "a b");
+  message = message_of([&] { rebuild_gguf_tokenizer(gguf, "m.gguf"); });
+  EXPECT_NE(message.find("m.gguf: tokenizer.ggml.merges: expected at most 1048576"), std::string::npos) << message;
+}
+
 // A post-processor that adds an id beyond 32 bits, or beyond the vocabulary.
 TEST(TokenBounds, IdsOfAPostProcessorAreThoseOfTokens) {
   for (const int64_t id : {int64_t{2}, int64_t{2'000'000'000}, int64_t{4'000'000'000}}) {

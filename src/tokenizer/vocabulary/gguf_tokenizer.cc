@@ -10,6 +10,7 @@
 
 #include "core/counted.h"
 #include "formats/text.h"
+#include "tokenizer/token_bounds.h"
 #include "tokenizer/vocabulary/gguf_pre_tokenizers.h"
 
 namespace metal_marlin {
@@ -53,6 +54,9 @@ Vocabulary vocabulary_of(const GgufTokenizerData& d, const std::string& file) {
 Json checked_merges(const GgufTokenizerData& d, const Vocabulary& v, const std::string& file) {
   const std::unordered_set<std::string_view> known(v.tokens.begin(), v.tokens.end());
   Json merges = Json::array();
+  if (d.merges.size() > kMostTokens)
+    throw FormatError(fmt::format("{}: tokenizer.ggml.merges: expected at most {}, found {}; {}", file,
+                                  counted(kMostTokens, "merge"), d.merges.size(), kGgufNames.cure));
   std::string joined;
   for (size_t i = 0; i < d.merges.size(); ++i) {
     const std::string_view merge = d.merges[i];

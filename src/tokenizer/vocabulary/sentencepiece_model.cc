@@ -13,6 +13,7 @@
 #include "formats/foreign_file.h"
 #include "formats/text.h"
 #include "tokenizer/added_tokens.h"
+#include "tokenizer/token_bounds.h"
 
 namespace metal_marlin {
 namespace {
@@ -199,6 +200,10 @@ Proto read_proto(std::string_view model, const std::string& file) {
   Proto p;
   Message m(model, file);
   for (Field f; m.next(f);) {
+    if (f.number == 1 && p.pieces.size() == kMostTokens)
+      throw FormatError(
+          fmt::format("{}: pieces: expected at most {}, found more; get the file from the model's publisher again",
+                      file, counted(kMostTokens, "token")));
     if (f.number == 1) m.expect(f, 2), read_piece(f.bytes, file, p);
     if (f.number == 2) m.expect(f, 2), read_trainer(f.bytes, file, p);
     if (f.number == 3) m.expect(f, 2), read_normalizer(f.bytes, file, p);
