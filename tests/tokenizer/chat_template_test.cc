@@ -129,7 +129,7 @@ TEST(ChatTemplate, BombsEndInAnErrorThatNamesTheFile) {
 TEST(ChatTemplate, OutputIsBoundedByTheConversation) {
   const ChatTemplate large("{% for i in range(6) %}{{ 'a ' * 1000000 }}{% endfor %}", {}, "chat_template.jinja");
   try {
-    large.apply({{"user", "hi"}}, true);
+    large.apply(std::vector<ChatMessage>{{"user", "hi"}}, true);
     FAIL() << "12 MB were made of two bytes";
   } catch (const FormatError& error) {
     const std::string what = error.what();
@@ -138,7 +138,7 @@ TEST(ChatTemplate, OutputIsBoundedByTheConversation) {
   }
   // A long conversation may be written out several times.
   const ChatTemplate thrice("{% for i in range(3) %}{{ messages[0].content }}{% endfor %}", {}, "chat_template.jinja");
-  EXPECT_EQ(thrice.apply({{"user", std::string(1'000'000, 'a')}}, true).size(), 3'000'000u);
+  EXPECT_EQ(thrice.apply(std::vector<ChatMessage>{{"user", std::string(1'000'000, 'a')}}, true).size(), 3'000'000u);
 }
 
 TEST(ChatTemplate, GivesTheTextOfTransformersOrAnError) {
