@@ -64,6 +64,14 @@ fn nanoseconds(seconds: f64) -> u64 {
 /// The payload of the unwinding; without size, so that it needs no memory itself.
 struct NoMemory;
 
+/// The payload where a part of the library would drop an error.
+struct Refusal(String);
+
+/// Ends the bounded call with this message, through code that drops errors.
+pub fn refuse(message: String) -> ! {
+    resume_unwind(Box::new(Refusal(message)))
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Why {
     Nothing,
@@ -274,6 +282,9 @@ fn message(panic: &(dyn Any + Send), why: Why, limits: Option<&Limits>) -> Strin
             (Why::Stopped, _) => STOPPED.to_string(),
             _ => "out of memory".to_string(),
         };
+    }
+    if let Some(refusal) = panic.downcast_ref::<Refusal>() {
+        return if why == Why::Nothing { refusal.0.clone() } else { message(&NoMemory, why, limits) };
     }
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     format!("internal error: {}", text.unwrap_or("unknown"))

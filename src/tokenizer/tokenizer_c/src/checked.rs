@@ -1,7 +1,7 @@
 //! Normalizers and pre-tokenizers whose patterns fail where the regex engine gives up. In the library a match that takes
 //! more than a million steps of backtracking ends the search without a word, and the text is cut otherwise than asked.
 
-use crate::budget::{matched, matching};
+use crate::budget::{matched, matching, refuse};
 
 use serde::{Deserialize, Deserializer};
 use tokenizers::pattern::{Invert, Pattern};
@@ -133,17 +133,21 @@ impl Normalizer for Norm {
     fn normalize(&self, text: &mut NormalizedString) -> Result<()> {
         match self {
             Norm::Library(library) => library.normalize(text)?,
-            Norm::Replace { regex, content } => matching(|| text.replace(regex, content))?,
+            // The library drops the errors of normalizers.
+            Norm::Replace { regex, content } => {
+                if let Err(error) = matching(|| text.replace(regex, content)) {
+                    refuse(error.to_string());
+                }
+            }
             Norm::Sequence(steps) => steps.iter().try_for_each(|step| step.normalize(text))?,
         }
         let (before, after) = (text.get_original().len(), text.get().len());
         let most = GROWTH * before + GROWTH_OF_SHORT;
         if after > most {
-            return Err(format!(
+            refuse(format!(
                 "the normalizer makes {after} bytes of {before}, more than the limit of {most} ({GROWTH} for each \
                  byte, and {GROWTH_OF_SHORT})"
-            )
-            .into());
+            ));
         }
         Ok(())
     }
