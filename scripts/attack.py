@@ -376,7 +376,15 @@ def long_tokens(f):
         tokens = ["a" * size + str(i) for i in range(8_000_000 // size)]
         for name, change in {
             "tokenizer.json": lambda t: t["added_tokens"].extend(
-                {"id": 10**6 + i, "content": c, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+                {
+                    "id": 10**6 + i,
+                    "content": c,
+                    "single_word": False,
+                    "lstrip": False,
+                    "rstrip": False,
+                    "normalized": False,
+                    "special": False,
+                }
                 for i, c in enumerate(tokens)
             ),
             "tokenizer_config.json": lambda t: t.update(
@@ -389,8 +397,12 @@ def long_tokens(f):
             if not (f / "m" / name).exists():
                 (f / "m" / name).write_text("{}")
             f.edit(name, change)
-            outcome = f.refused(" ", "generate", "m", "-p", "a", "-n", "1", "-q")
-            assert "m" in outcome.err and len(outcome.err) < 5000, outcome.err[:300]
+            command = ("generate", "m", "-p", "a", "-n", "1", "-q")
+            if name == "special_tokens_map.json" and size < 65536:  # texts without an id add nothing
+                f.within(f.run(*command))
+            else:
+                outcome = f.refused(" ", *command)
+                assert "m" in outcome.err and len(outcome.err) < 5000, outcome.err[:300]
             shutil.rmtree(f / "m")
 
 
@@ -540,7 +552,9 @@ def doubling_normalizer_at_load(f):
         steps = [{"type": "Replace", "pattern": pattern, "content": "aa"}] * 40
         f.edit("tokenizer.json", lambda t: t.update(normalizer={"type": "Sequence", "normalizers": steps}))  # noqa: B023
         f.edit("tokenizer.json", lambda t: t["added_tokens"].append(added("aaaa")))
-        f.refused("tokenizer.json", "inspect", "m")
+        outcome = f.run("inspect", "m")  # tells of the rest
+        f.within(outcome)
+        assert "tokenizer.json" in outcome.out + outcome.err, outcome.err[:300]
         f.refused("tokenizer.json", "generate", "m", "-p", "banana", "-n", "2")
 
 

@@ -23,8 +23,8 @@ const char* start_name(Start start) noexcept;  // "fresh", "resume", "redo", "co
 
 // Reads only, so that --dry-run can ask too. Warns where work is thrown away. ArgumentError, with what differs, when an
 // interrupted run or a result of other options, of another model or of another version is there and the options do not
-// say that it may go. SystemError when files of somebody else are there. FormatError when the interrupted run's run.json
-// is damaged or missing and the options do not say that the run may go: it is kept.
+// say that it may go. SystemError when files of somebody else are there. FormatError when the interrupted run's
+// run.json is damaged or missing and the options do not say that the run may go: it is kept.
 Start decide_start(const OutputFolder& output, const Journal& journal, const ModelSource& source,
                    const IdentityRecord& identity, const QuantizeOptions& options, const OutputFolder::Warn& warn);
 

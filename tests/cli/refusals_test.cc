@@ -89,7 +89,7 @@ TEST_F(Refusals, APlanEndsWithTheCodeOfItsRun) {
       {quantize_to(output_, evaluated), 0},
       {quantize_to(output_, evaluated + "--max-kl 1e-9"), 4},
       {quantize_to(output_, evaluated + "--scheme sym"), 2},
-      {quantize_to(other, evaluated), 2},
+      {quantize_to(other, evaluated), 1},
       {quantize_to(file, evaluated), 2},
       {quantize_to(file + "/below", evaluated), 1},
       {quantize_to((folder_ / "new").string(), evaluated + "--memory 1MiB"), 1},

