@@ -34,11 +34,15 @@ json parse_json(std::string_view text, const std::string& where, const JsonBound
   if (const auto excess = json_excess(text, built(bounds))) throw FormatError(excess_text(where, *excess));
   json value = json::parse(text, nullptr, false);
   if (value.is_discarded()) throw FormatError(fmt::format("{}: {}", where, json_fault_text(text)));
+  // The library takes a NUL byte for the end of the text.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
+    throw FormatError(fmt::format("{}: no valid JSON: expected text, found a NUL byte at byte {}", where, nul));
   return value;
 }
 
 json parse_json_or_discard(std::string_view text) {
-  return json_excess(text, built({})) ? json(json::value_t::discarded) : json::parse(text, nullptr, false);
+  return text.find('\0') != std::string_view::npos || json_excess(text, built({})) ? json(json::value_t::discarded)
+                                                                                   : json::parse(text, nullptr, false);
 }
 
 }  // namespace metal_marlin
