@@ -4,9 +4,7 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <tuple>
@@ -14,15 +12,11 @@
 #include "checkpoint/convert.h"
 #include "checkpoint/reading_note.h"
 #include "core/counted.h"
-#include "core/files/atomic_file.h"
-#include "core/files/file_status.h"
 #include "families/config/surplus_tensors.h"
 #include "formats/text.h"
 
 namespace metal_marlin {
 namespace {
-
-namespace fs = std::filesystem;
 
 std::string bias_name(const std::string& weight) {
   return weight.substr(0, weight.rfind(".weight")) + ".bias";
@@ -40,7 +34,6 @@ bool has_a_place(const std::string& name, const Family& family, int64_t layers) 
          std::any_of(family.norms.begin(), family.norms.end(), is_part);
 }
 
-// Folders of the Hugging Face cache, most specific variable first.
 }  // namespace
 
 std::vector<LinearSlot> ModelSource::linears(int64_t layer) const {

@@ -20,6 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Folders of the Hugging Face cache, most specific variable first.
 std::vector<fs::path> cache_folders() {
   std::vector<fs::path> folders;
   const auto add = [&](const char* variable, const char* below) {

@@ -11,8 +11,6 @@
 namespace metal_marlin {
 namespace {
 
-constexpr double kHuge = 1e12;
-
 RopeType rope_type_of(const std::string& name, const std::string& file) {
   if (name == "default" || name == "mrope") return RopeType::kDefault;
   if (name == "linear") return RopeType::kLinear;
@@ -64,7 +62,7 @@ void require_scaling_keys(const ConfigReader& r, const RopeConfig& rope, bool na
 
 RopeConfig read_rope(const ConfigReader& r, const RopeConfig& defaults) {
   RopeConfig rope = defaults;
-  rope.theta = r.find_number("rope_theta", 1, kHuge).value_or(rope.theta);
+  rope.theta = r.find_number("rope_theta", 1, kLargestTheta).value_or(rope.theta);
   const auto type = r.find_string("rope_type");
   const auto old_type = r.find_string("type");
   const std::string name = type.value_or(old_type.value_or("default"));

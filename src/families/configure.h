@@ -9,6 +9,8 @@
 
 namespace metal_marlin {
 
+inline constexpr double kLargestTheta = 1e12;  // of rope_theta
+
 Activation read_activation(const ConfigReader& config, const char* key, Activation otherwise);
 // The keys of one rope_parameters / rope_scaling object over `defaults`.
 RopeConfig read_rope(const ConfigReader& object, const RopeConfig& defaults);

@@ -14,11 +14,6 @@
 #include "formats/text.h"
 
 namespace metal_marlin {
-namespace {
-
-constexpr double kHuge = 1e12;
-
-}  // namespace
 
 ModelConfig read_model_config(const nlohmann::json& json, const Family& family, const std::string& file) {
   const ConfigReader config(json, file);
@@ -67,7 +62,7 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   out.torch_dtype = config.find_string("dtype").value_or(config.find_string("torch_dtype").value_or("float32"));
 
   RopeConfig defaults;
-  defaults.theta = config.find_number("rope_theta", 1, kHuge).value_or(10000.0);
+  defaults.theta = config.find_number("rope_theta", 1, kLargestTheta).value_or(10000.0);
   defaults.partial_rotary_factor = config.find_number("partial_rotary_factor", 1e-6, 1).value_or(1.0);
   defaults.original_max_position_embeddings =
       config.find_int("original_max_position_embeddings", 1, kLargestSize).value_or(out.max_position_embeddings);

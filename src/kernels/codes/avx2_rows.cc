@@ -23,14 +23,6 @@ struct Segment {
   __m256 minimum[2];
   bool minima;
 };
-// The same segment of some rows.
-struct Rows {
-  const int8_t* codes;
-  int64_t ld;
-  const float* scales;
-  const int32_t* sums;
-  int64_t segments;  // stride of the two
-};
 
 MM_AVX2 void decode(const uint8_t* codes, int64_t length, uint8_t* out) noexcept {
   const __m256i low = _mm256_set1_epi8(15);

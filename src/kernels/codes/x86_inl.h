@@ -47,6 +47,15 @@ MM_INLINE Place place_of(const CodeTiles& w, int64_t tile) noexcept {
           w.minima == nullptr ? nullptr : w.minima + at * kTileOutputs};
 }
 
+// A segment of some rows, for the kernels of many rows.
+struct Rows {
+  const int8_t* codes;
+  int64_t ld;
+  const float* scales;
+  const int32_t* sums;
+  int64_t segments;  // stride of the two
+};
+
 // Calls F::run<M> for rows in blocks of at most Most.
 template <template <int> class F, int Most>
 void by_rows(const CodeTiles& w, int64_t tile, const RoundedRows& x, int64_t rows, float* y, int64_t ldy) noexcept {
