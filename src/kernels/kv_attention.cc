@@ -139,18 +139,26 @@ HWY_INLINE void ByRows(int64_t rows, const F& f) {
   }
 }
 
-// Turns a row's scores into exp(score - max), updates max and sum, and returns what the sums before are multiplied by.
-float SoftmaxRow(const AttendPage& t, int64_t row, const float* key_scale, const float* value_scale, float* p) {
+// Which positions of the page a row sees; kWhole: all of them.
+template <bool kWhole>
+struct Seen {
+  V first, last;
+  Seen(const AttendPage& t, int64_t row)
+      : first(hn::Set(D(), static_cast<float>(t.begin[row]))), last(hn::Set(D(), static_cast<float>(t.end[row]))) {}
+  HWY_INLINE V OrElse(V x, int64_t j, float otherwise) const {
+    if constexpr (kWhole) return x;
+    const D d;
+    const V at = hn::Iota(d, static_cast<float>(j));
+    return hn::IfThenElse(hn::And(hn::Ge(at, first), hn::Lt(at, last)), x, hn::Set(d, otherwise));
+  }
+};
+
+// Scales a row's products to its scores and returns the largest, or t.max where that is larger.
+template <bool kWhole>
+HWY_INLINE float ScoresOfRow(const AttendPage& t, int64_t row, const float* key_scale, float* p) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int32_t begin = t.begin[row];
-  const int32_t end = t.end[row];
-  if (begin >= end) {
-    std::fill(p, p + kKvPage, 0.0f);
-    return 1;
-  }
-  const V first = hn::Set(d, static_cast<float>(begin));
-  const V last = hn::Set(d, static_cast<float>(end));
+  const Seen<kWhole> seen(t, row);
   const V scale = hn::Set(d, t.scale);
   V most = hn::Set(d, -std::numeric_limits<float>::infinity());
   for (int64_t j = 0; j < kKvPage; j += lanes) {
@@ -160,30 +168,55 @@ float SoftmaxRow(const AttendPage& t, int64_t row, const float* key_scale, const
       const V cap = hn::Set(d, t.cap);
       s = hn::Mul(cap, hn::Tanh(d, hn::Div(s, cap)));
     }
-    const V at = hn::Iota(d, static_cast<float>(j));
-    const auto seen = hn::And(hn::Ge(at, first), hn::Lt(at, last));
-    s = hn::IfThenElse(seen, s, hn::Set(d, -std::numeric_limits<float>::infinity()));
+    s = seen.OrElse(s, j, -std::numeric_limits<float>::infinity());
     hn::StoreU(s, d, p + j);
     most = hn::Max(most, s);
   }
-  const float before = t.max[row];
-  const float now = std::max(before, hn::GetLane(hn::MaxOfLanes(d, most)));
+  return std::max(t.max[row], hn::GetLane(hn::MaxOfLanes(d, most)));
+}
+
+// Turns a row's scores into exp(score - now) and returns their sum.
+template <bool kWhole>
+HWY_INLINE float ExpOfRow(const AttendPage& t, int64_t row, float now, const float* value_scale, float* p) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const Seen<kWhole> seen(t, row);
   const V shift = hn::Set(d, now);
   V sum = hn::Zero(d);
   for (int64_t j = 0; j < kKvPage; j += lanes) {
-    const V at = hn::Iota(d, static_cast<float>(j));
-    const auto seen = hn::And(hn::Ge(at, first), hn::Lt(at, last));
     const V s = hn::LoadU(d, p + j);
     // Exp() makes 0 of NaN; s - s keeps it.
-    V e = hn::IfThenElseZero(seen, hn::Add(hn::Exp(d, hn::Sub(s, shift)), hn::Sub(s, s)));
+    V e = seen.OrElse(hn::Add(hn::Exp(d, hn::Sub(s, shift)), hn::Sub(s, s)), j, 0.0f);
     sum = hn::Add(sum, e);
     if (value_scale != nullptr) e = hn::Mul(e, hn::LoadU(d, value_scale + j));
     hn::StoreU(e, d, p + j);
   }
-  const float fade = before == now ? 1.0f : std::exp(before - now);
-  t.max[row] = now;
-  t.sum[row] = t.sum[row] * fade + hn::GetLane(hn::SumOfLanes(d, sum));
-  return fade;
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+// Turns products p [rows][kKvPage] into exp(score - max), updates max and sum; fade [rows]: what the sums before are
+// multiplied by. All largest scores come first, so that no row waits for its own.
+void Softmax(const AttendPage& t, const float* key_scale, const float* value_scale, float* p, float* fade) {
+  float now[kAttendRows];
+  const auto whole = [&](int64_t r) { return t.begin[r] <= 0 && t.end[r] >= kKvPage; };
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (t.begin[r] >= t.end[r]) continue;
+    now[r] = whole(r) ? ScoresOfRow<true>(t, r, key_scale, p + r * kKvPage)
+                      : ScoresOfRow<false>(t, r, key_scale, p + r * kKvPage);
+  }
+  for (int64_t r = 0; r < t.rows; ++r) {
+    float* scores = p + r * kKvPage;
+    fade[r] = 1;
+    if (t.begin[r] >= t.end[r]) {
+      std::fill(scores, scores + kKvPage, 0.0f);
+      continue;
+    }
+    const float sum = whole(r) ? ExpOfRow<true>(t, r, now[r], value_scale, scores)
+                               : ExpOfRow<false>(t, r, now[r], value_scale, scores);
+    if (t.max[r] != now[r]) fade[r] = std::exp(t.max[r] - now[r]);
+    t.max[r] = now[r];
+    t.sum[r] = t.sum[r] * fade[r] + sum;
+  }
 }
 
 template <class T>
@@ -192,7 +225,7 @@ void AttendStored(const AttendPage& t, const T* keys, const T* values, const flo
   const int64_t padded = padded_head_dim(t.head_dim);
   ByRows(t.rows, [&](int64_t r, auto n) { Scores<n.value>(t.q + r * t.head_dim, t.head_dim, keys, p + r * kKvPage); });
   float fade[kAttendRows];
-  for (int64_t r = 0; r < t.rows; ++r) fade[r] = SoftmaxRow(t, r, key_scale, value_scale, p + r * kKvPage);
+  Softmax(t, key_scale, value_scale, p, fade);
   ByRows(t.rows, [&](int64_t r, auto n) {
     int32_t begin = kKvPage;
     int32_t end = 0;
