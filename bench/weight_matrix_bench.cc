@@ -1,13 +1,17 @@
 // Products with weights of codes, on each instruction set: few rows, with the weights from memory (more than 100 MB are
 // cycled through), and many rows. Counters: GB/s of codes and scales, GFLOP/s; `read` is the plain reading of the same
-// bytes, the bound of few rows. One thread.
+// bytes, the bound of few rows. One thread, but for `library/GROUP/ROWS/THREADS` and `read_by_threads/THREADS`:
+// multiply() as the forward pass calls it, rounding of the activations included, on the instruction set that
+// METAL_MARLIN_ISA or the machine chooses; wall time.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <numeric>
 #include <vector>
 
 #include "core/half.h"
 #include "core/random.h"
+#include "core/threads.h"
 #include "kernels/codes/kernels.h"
 #include "kernels/weight_matrix.h"
 
@@ -100,8 +104,60 @@ void round_rows(benchmark::State& state, const CodeKernels& kernels) {
   state.SetItemsProcessed(state.iterations() * 4096);
 }
 
+// The tiles of a weight are read by all threads, as panels are.
+void shared_read(benchmark::State& state) {
+  const ThreadCount threads(static_cast<int>(state.range(0)));
+  const auto& all = weights(128, true);
+  constexpr int64_t kLines = kOut * kIn / 2 / 64;
+  constexpr int64_t kParts = 32;
+  size_t next = 0;
+  for (auto _ : state) {
+    const auto* lines = reinterpret_cast<const Line*>(all[next++ % all.size()].tiles().codes);
+    parallel_for(kParts, [&](int64_t part) {
+      Line sums[4] = {};
+      for (int64_t i = part * kLines / kParts; i < (part + 1) * kLines / kParts; i += 4) {
+        for (int64_t j = 0; j < 4; ++j) {
+          __builtin_prefetch(lines + i + j + 128);
+          sums[j] |= lines[i + j];
+        }
+      }
+      benchmark::DoNotOptimize(sums);
+    });
+  }
+  state.counters["GB/s"] =
+      benchmark::Counter(static_cast<double>(kOut * kIn / 2) * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void library(benchmark::State& state, int64_t group) {
+  const int64_t rows = state.range(0);
+  const ThreadCount threads(static_cast<int>(state.range(1)));
+  const auto& all = weights(group, true);
+  std::vector<float> x(static_cast<size_t>(rows * kIn));
+  Random random(2);
+  for (float& v : x) v = static_cast<float>(random.normal());
+  std::vector<float> y(static_cast<size_t>(rows * kOut));
+  size_t next = 0;
+  for (auto _ : state) {
+    const LinearTask task{&all[next++ % all.size()], nullptr, y.data(), kOut};
+    multiply(std::span(&task, 1), x.data(), rows, true);
+    benchmark::ClobberMemory();
+  }
+  const auto rate = [](double per_product) {
+    return benchmark::Counter(per_product * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  };
+  state.counters["GB/s"] = rate(static_cast<double>(all.front().bytes()));
+  state.counters["GFLOP/s"] = rate(2.0 * static_cast<double>(rows * kOut * kIn));
+}
+
 const int registered = [] {
   benchmark::RegisterBenchmark("read", read)->MeasureProcessCPUTime();
+  benchmark::RegisterBenchmark("read_by_threads", shared_read)->Arg(1)->Arg(2)->UseRealTime();
+  for (const int64_t group : {128, 32}) {
+    benchmark::RegisterBenchmark(("library/" + std::to_string(group)).c_str(),
+                                 [group](benchmark::State& s) { library(s, group); })
+        ->ArgsProduct({{1, 8, 512}, {1, 2}})
+        ->UseRealTime();
+  }
   for (const auto& [group, symmetric] : {std::pair<int64_t, bool>{128, true}, {64, true}, {32, true}, {64, false}}) {
     for (const CodeKernels& row : supported_code_kernels()) {
       const std::string name = "product/" + std::to_string(group) + (symmetric ? "/sym/" : "/asym/") + row.name;

@@ -14,7 +14,13 @@ are scored. The cache is float16, chunks*(ctx-1)*vocabulary*2 bytes (3.2 GB for 
 Numbers are comparable only with equal TEXT, --chunks, --ctx and --limit.
 """
 
-import argparse, glob, json, math, os, re, time
+import argparse
+import glob
+import json
+import math
+import os
+import re
+import time
 import numpy as np
 import torch
 
