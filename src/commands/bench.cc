@@ -52,7 +52,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
                     "prompt of {}, {} to generate, {} measurements",
                     options.prompt, options.generate, options.repeat));
   }
-  const ThreadCount thread_count(machine.threads);
+  const ThreadCount thread_count(machine.threads, DefaultThreads::kCores);
   Tracker tracker(observer);
   const int64_t kinds = (options.prompt > 0 ? 1 : 0) + (options.generate > 0 ? std::ssize(options.batch) : 0);
   const int64_t steps = (options.repeat + 1) * kinds;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 #include "platform/machine.h"
@@ -66,10 +67,30 @@ int quota_processors(const std::string& membership, const std::string& mount) {
   return least;
 }
 
+int cores_of(std::span<const int> processors, const std::string& folder) {
+  std::set<std::string> cores;
+  for (const int processor : processors) {
+    const fs::path topology = fs::path(folder) / ("cpu" + std::to_string(processor)) / "topology";
+    std::string members;
+    for (const char* name : {"core_cpus_list", "thread_siblings_list"}) {
+      std::ifstream file(topology / name);
+      if (members.empty()) std::getline(file, members);
+    }
+    cores.insert(members.empty() ? "alone " + std::to_string(processor) : members);
+  }
+  return static_cast<int>(cores.size());
+}
+
 int usable_processors() {
   const int n = affinity_processors();
   const int quota = quota_processors(control_groups(), "/sys/fs/cgroup");
   return quota > 0 ? std::min(n, quota) : n;
+}
+
+int usable_cores() {
+  int cores = fast_cores();
+  if (cores == 0) cores = cores_of(affinity_numbers(), "/sys/devices/system/cpu");
+  return cores > 0 ? std::min(cores, usable_processors()) : usable_processors();
 }
 
 }  // namespace metal_marlin

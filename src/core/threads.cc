@@ -55,7 +55,7 @@ class InLoop {
 
 }  // namespace
 
-int available_threads() {
+int available_threads(DefaultThreads of) {
   if (const char* text = std::getenv("METAL_MARLIN_THREADS"); text != nullptr) {
     const int n = parse_threads(text, text + std::strlen(text));
     if (n == 0) {
@@ -69,18 +69,18 @@ int available_threads() {
     // A list names a number for each level of nesting.
     if (const int n = parse_threads(text, text + std::strcspn(text, ",")); n > 0) return n;
   }
-  return std::min(usable_processors(), kMostThreads);
+  return std::min(of == DefaultThreads::kCores ? usable_cores() : usable_processors(), kMostThreads);
 }
 
 ThreadCount::ThreadCount() : before_(scope_threads) {
   if (before_ == 0) scope_threads = available_threads();
 }
 
-ThreadCount::ThreadCount(int n) : before_(scope_threads) {
+ThreadCount::ThreadCount(int n, DefaultThreads of_zero) : before_(scope_threads) {
   if (n < 0 || n > kMostThreads) {
     throw ArgumentError(fmt::format("threads: expected 1 to {}, or 0 for all processors, found {}", kMostThreads, n));
   }
-  scope_threads = n == 0 ? available_threads() : n;
+  scope_threads = n == 0 ? available_threads(of_zero) : n;
 }
 
 ThreadCount::~ThreadCount() {

@@ -12,13 +12,18 @@ namespace metal_marlin {
 
 // How many threads the loops of the calling thread use while the object lives. Every public function makes one from
 // its options; two functions that run at once in two threads therefore have numbers of their own.
+enum class DefaultThreads : uint8_t {
+  kProcessors,
+  kCores,  // for work that is bound by memory, which a core's second thread does not make faster
+};
+
 class ThreadCount {
  public:
   // Keeps the number of an outer scope; without one: as ThreadCount(0).
   ThreadCount();
-  // n: 1 to 4096; 0: all processors that this process may use, as available_threads() finds them now.
+  // n: 1 to 4096; 0: all processors or cores that this process may use, as available_threads() finds them now.
   // ArgumentError for another n, and for 0 where METAL_MARLIN_THREADS is no number.
-  explicit ThreadCount(int n);
+  explicit ThreadCount(int n, DefaultThreads of_zero = DefaultThreads::kProcessors);
   ~ThreadCount();
   ThreadCount(const ThreadCount&) = delete;
   ThreadCount& operator=(const ThreadCount&) = delete;
@@ -28,8 +33,9 @@ class ThreadCount {
 };
 
 // METAL_MARLIN_THREADS, else OMP_NUM_THREADS, else the processors that this process may use: those of its affinity
-// mask, at most the quota of its control group, rounded up. ArgumentError where METAL_MARLIN_THREADS is no number.
-int available_threads();
+// mask, or their cores, at most the quota of its control group, rounded up. ArgumentError where METAL_MARLIN_THREADS is
+// no number.
+int available_threads(DefaultThreads of = DefaultThreads::kProcessors);
 
 // Threads that parallel_for uses here and now. Outside of any ThreadCount: available_threads(), or 1 where that throws.
 int threads() noexcept;

@@ -64,7 +64,7 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
                           const ComputeOptions& compute_options) {
   const double start = wall_seconds();
   threads = machine.threads;
-  const ThreadCount thread_count(threads);
+  const ThreadCount thread_count(threads, DefaultThreads::kCores);
   check_memory_budget(machine.memory_bytes);
   source = ModelSource::open(model);
   source->check();
@@ -105,7 +105,7 @@ std::optional<Grammar> TextGenerator::Impl::grammar_of(const GenerateOptions& op
 
 std::string TextGenerator::Impl::run(std::vector<int32_t> prompt, const GenerateOptions& options,
                                      const std::function<bool(const std::string&)>& on_text, GenerateStats* stats) {
-  const ThreadCount thread_count(threads);
+  const ThreadCount thread_count(threads, DefaultThreads::kCores);
   warn(options);
   Generation generation(*source, std::move(prompt), options, on_text, grammar_of(options));
   GenerateStats& result = generation.stats();
@@ -197,7 +197,7 @@ void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequenc
   if (sequences < 1 || sequences > kMostBatch) {
     throw ArgumentError(fmt::format("batch of {}: expected 1 to {}", counted(sequences, "sequence"), kMostBatch));
   }
-  const ThreadCount thread_count(threads);
+  const ThreadCount thread_count(threads, DefaultThreads::kCores);
   held.clear();
   struct Slot {
     size_t index = 0;

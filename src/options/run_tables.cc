@@ -80,7 +80,7 @@ const OptionTable<ConvertOptions>& convert_options() {
          "-t,--threads", [](auto& o) -> auto& { return o.threads; }, "Threads; the result does not depend on it")
         .in_range(1, 4096)
         .must([](int64_t n) { return n >= 0 && n <= 4096; }, "")
-        .by_default("all that the process may use");
+        .by_default("all processors that the process may use");
     return t;
   }();
   return table;

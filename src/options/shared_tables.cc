@@ -133,10 +133,10 @@ const OptionTable<MachineOptions>& machine_options() {
         .keyed("memory_bytes")
         .shapes_nothing();
     t.add(
-         "-t,--threads", [](auto& o) -> auto& { return o.threads; }, "Threads; the result does not depend on it")
+         "-t,--threads", [](auto& o) -> auto& { return o.threads; }, "Threads")
         .in_range(1, 4096)
         .must([](int64_t n) { return n >= 0 && n <= 4096; }, "")
-        .by_default("all that the process may use")
+        .by_default("all processors that the process may use; generate, chat, bench: one on each of their cores")
         .shapes_nothing();
     t.advanced();
     t.add(

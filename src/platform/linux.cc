@@ -130,17 +130,30 @@ bool has_arm_matrix_products() noexcept {
 #endif
 }
 
-int affinity_processors() {
+std::vector<int> affinity_numbers() {
+  std::vector<int> numbers;
   // The kernel refuses a mask that is smaller than its own.
-  for (int most = 1024; most <= 1 << 20; most *= 4) {
+  for (int most = 1024; most <= 1 << 20 && numbers.empty(); most *= 4) {
     cpu_set_t* mask = CPU_ALLOC(static_cast<size_t>(most));
     if (mask == nullptr) break;
     const size_t bytes = CPU_ALLOC_SIZE(static_cast<size_t>(most));
-    const int n = sched_getaffinity(0, bytes, mask) == 0 ? CPU_COUNT_S(bytes, mask) : 0;
+    if (sched_getaffinity(0, bytes, mask) == 0) {
+      for (int i = 0; i < most; ++i) {
+        if (CPU_ISSET_S(i, bytes, mask)) numbers.push_back(i);
+      }
+    }
     CPU_FREE(mask);
-    if (n > 0) return n;
   }
+  return numbers;
+}
+
+int affinity_processors() {
+  if (const auto n = static_cast<int>(affinity_numbers().size()); n > 0) return n;
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+int fast_cores() {
+  return 0;
 }
 
 std::string control_groups() {

@@ -3,17 +3,20 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace metal_marlin {
 
 std::string cpu_name();
-uint64_t memory_bytes();         // installed, or the control group's limit where that is lower
-uint64_t resident_bytes();       // of this process, now
-uint64_t peak_resident_bytes();  // of this process, so far
-double cpu_seconds();            // user + system time of this process
-double wall_seconds();           // a steady clock
-int affinity_processors();       // that this process may run on, without regard to quotas; at least 1
-std::string control_groups();    // of this process, as /proc/self/cgroup of Linux lists them; empty elsewhere
+uint64_t memory_bytes();              // installed, or the control group's limit where that is lower
+uint64_t resident_bytes();            // of this process, now
+uint64_t peak_resident_bytes();       // of this process, so far
+double cpu_seconds();                 // user + system time of this process
+double wall_seconds();                // a steady clock
+int affinity_processors();            // that this process may run on, without regard to quotas; at least 1
+std::vector<int> affinity_numbers();  // the numbers of these processors; empty where the system does not say
+int fast_cores();                     // cores, on macOS those made for speed; 0 where affinity_numbers() tells more
+std::string control_groups();         // of this process, as /proc/self/cgroup of Linux lists them; empty elsewhere
 uint64_t free_disk_bytes(const std::string& path);
 // Asks the system for the tile registers of AMX, which a process of x86-64 Linux must; false where it refuses.
 bool request_amx_tiles() noexcept;

@@ -95,6 +95,19 @@ int affinity_processors() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+std::vector<int> affinity_numbers() {
+  return {};
+}
+
+int fast_cores() {
+  int n = 0;
+  for (const char* name : {"hw.perflevel0.physicalcpu", "hw.physicalcpu"}) {
+    size_t size = sizeof n;
+    if (sysctlbyname(name, &n, &size, nullptr, 0) == 0 && n > 0) return n;
+  }
+  return 0;
+}
+
 std::string control_groups() {
   return {};
 }

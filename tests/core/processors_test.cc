@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -84,6 +85,25 @@ TEST_F(Processors, TheAffinityMaskLimits) {
   ASSERT_EQ(sched_setaffinity(0, sizeof before, &before), 0);
 }
 #endif
+
+TEST_F(Processors, ThoseOfOneCoreCountOnce) {
+  write("cpu0/topology/core_cpus_list", "0,4\n");
+  write("cpu4/topology/core_cpus_list", "0,4\n");
+  write("cpu1/topology/core_cpus_list", "1,5\n");
+  write("cpu6/topology/thread_siblings_list", "6-7\n");
+  write("cpu7/topology/thread_siblings_list", "6-7\n");
+  const std::string folder = mount_.string();
+  EXPECT_EQ(cores_of(std::array{0, 1, 4}, folder), 2);
+  EXPECT_EQ(cores_of(std::array{4}, folder), 1);
+  EXPECT_EQ(cores_of(std::array{6, 7}, folder), 1);
+  EXPECT_EQ(cores_of(std::array{8, 9, 0}, folder), 3);  // of 8 and 9 nothing is known
+  EXPECT_EQ(cores_of({}, folder), 0);
+}
+
+TEST(UsableCores, AreAtMostTheProcessors) {
+  EXPECT_GE(usable_cores(), 1);
+  EXPECT_LE(usable_cores(), usable_processors());
+}
 
 }  // namespace
 }  // namespace metal_marlin
