@@ -2,7 +2,8 @@
 """Checks the form of src/:
 
 - each folder includes only folders that it is linked with in CMakeLists.txt (so: never a higher one);
-- no two files include each other, directly or through others (a header and its source count as one);
+- no two files include each other, directly or through others (a header and its source count as one), nor do files of the
+  Rust crate use each other;
 - no folder holds more than 24 sources and headers;
 - json.hpp is included only where text is read or written (JSON_ALLOWED);
 - in src/ and cli/ only src/platform/ includes headers of the operating system.
@@ -20,6 +21,7 @@ SYSTEM = re.compile(
     r"^\s*#\s*include\s+<((?:unistd|fcntl|dirent|signal|termios|poll|pthread|sched|dlfcn|pwd)\.h|(?:sys|mach|linux)/[^>]+)>",
     re.M,
 )
+USE = re.compile(r"\bcrate::(\{[^;]*?\}|\w+)")
 LARGEST_FOLDER = 24
 # Files on disk, what a model says of itself, and records are JSON; what stages hand to each other is not.
 JSON_ALLOWED = re.compile(
@@ -77,6 +79,15 @@ def cycles(graph):
     return found
 
 
+def rust_modules():
+    """file of the crate -> files whose names it uses."""
+    graph = {}
+    for path in sorted((ROOT / "src" / "tokenizer" / "tokenizer_c" / "src").glob("*.rs")):
+        names = [re.sub(r"::\{[^{}]*\}", "", use).strip("{}") for use in USE.findall(path.read_text())]
+        graph[path.name] = {f"{part.strip().split('::')[0]}.rs" for name in names for part in name.split(",")}
+    return {name: used & graph.keys() for name, used in graph.items()}
+
+
 def main():
     edges = allowed_edges()
     bad = []
@@ -109,6 +120,7 @@ def main():
                 for name in SYSTEM.findall(path.read_text())
             ]
     bad += [f"src/: {', '.join(group)} include each other" for group in cycles(graph)]
+    bad += [f"src/tokenizer/tokenizer_c/: {', '.join(group)} use each other" for group in cycles(rust_modules())]
     bad += [
         f"{path.relative_to(ROOT)}/: {len(names)} sources; at most {LARGEST_FOLDER}, so that one finds the file to change"
         for path, names in sorted(folders.items())

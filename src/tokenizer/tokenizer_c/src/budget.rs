@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{mpsc, Arc, Once};
 use std::time::{Duration, Instant};
 
-use crate::Failure;
+use crate::faults::Failure;
 
 #[derive(Clone, Copy)]
 pub struct Limits {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use minijinja::value::{Object, ObjectRepr, Value};
 use minijinja::{Environment, Error, State};
 
-use crate::operators::invalid;
+use crate::faults::unsupported;
 
 /// Of every template. `self.block()` never asks for the value of `self`.
 const GLOBALS: [&str; 2] = ["self", "lipsum"];
@@ -23,10 +23,6 @@ impl Missing {
     pub fn fault(&self) -> Error {
         unsupported(self.name)
     }
-}
-
-pub fn unsupported(what: &str) -> Error {
-    invalid(format!("{what} is not supported"))
 }
 
 impl Object for Missing {

@@ -7,15 +7,14 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 use serde::Deserialize;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, DecoderWrapper, Model, ModelWrapper, PostProcessorWrapper, TokenizerImpl};
+use tokenizers::{AddedToken, Model, ModelWrapper, PostProcessorWrapper};
 
+use crate::border::{bytes, guarded, text, Ids, Text};
 use crate::budget::{bounded, on_a_thread, processor_seconds, Limits};
-use crate::checked::{Cut, Norm};
+use crate::faults::Failure;
+use crate::library::{limits, load_limits, Library, SECONDS, SECONDS_PER_BYTE};
 use crate::line_cut::line_cut;
 use crate::stated::{check_added, Stated};
-use crate::{bytes, guarded, text, Failure, Ids, Text};
-
-pub type Library = TokenizerImpl<ModelWrapper, Norm, Cut, PostProcessorWrapper, DecoderWrapper>;
 
 /// Shared with threads whose caller did not wait for them.
 pub struct Tokenizer {
@@ -74,31 +73,6 @@ impl Tokenizer {
         let result = on_a_thread(limits, STACK, move || Ok((body(&library)?, processor_seconds())));
         self.spend(result.as_ref().map_or(limits.seconds, |(_, seconds)| *seconds));
         result.map(|(value, _)| value)
-    }
-}
-
-/// Processor time of a call, and more for each byte of its text. The tokenizers in use take 0.5 us for each byte, on
-/// a busy machine 1 us.
-const SECONDS: f64 = 1.0;
-const SECONDS_PER_BYTE: f64 = 5e-6;
-
-/// Of a text of `size` bytes. The library takes 130 bytes for each byte of prose, and less than twice that for any text
-/// with the tokenizers in use.
-pub fn limits(size: usize) -> Limits {
-    Limits {
-        live: (64 << 20) + 400 * size,
-        total: (1 << 30) + 4000 * size as u64,
-        seconds: SECONDS + SECONDS_PER_BYTE * size as f64,
-    }
-}
-
-/// Of loading a tokenizer.json of `size` bytes, or of adding to a tokenizer. A vocabulary like Gemma's takes 20 bytes
-/// for each byte of its file, and 0.09 us.
-fn load_limits(size: usize) -> Limits {
-    Limits {
-        live: (192 << 20) + 24 * size,
-        total: (8 << 30) + 1000 * size as u64,
-        seconds: 2.5 + 1.5e-7 * size as f64,
     }
 }
 

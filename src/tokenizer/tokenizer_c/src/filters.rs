@@ -4,8 +4,10 @@
 use minijinja::value::{from_args, Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error};
 
+use crate::faults::invalid;
 use crate::methods;
-use crate::operators::{self, integer, invalid};
+use crate::numbers::{self, integer};
+use crate::operators::{self, escape};
 use crate::python;
 
 /// A number in digits of `base`, as Python's int(text, base) reads it; 0: by its prefix.
@@ -41,7 +43,7 @@ fn int(value: &Value, default: Option<Value>, base: Option<u32>, options: Kwargs
     if base == 1 || base > 36 {
         return Err(invalid("int: the base is 0 or 2 to 36"));
     }
-    if let Some(i) = operators::int(value) {
+    if let Some(i) = numbers::int(value) {
         return integer(Some(i), "int");
     }
     let number = match value.as_str() {
@@ -61,7 +63,7 @@ fn int(value: &Value, default: Option<Value>, base: Option<u32>, options: Kwargs
 fn float(value: &Value, default: Option<Value>, options: Kwargs) -> Result<Value, Error> {
     let default = default.or(options.get("default")?).unwrap_or_else(|| Value::from(0.0));
     options.assert_all_used()?;
-    if let Some(i) = operators::int(value) {
+    if let Some(i) = numbers::int(value) {
         return Ok(Value::from(i as f64));
     }
     let number = match value.as_str() {
@@ -159,21 +161,6 @@ fn url_encode(value: &Value) -> Result<String, Error> {
         pairs.push(format!("{}={}", quoted(&python::str(&key)?, false), quoted(&python::str(&found)?, false)));
     }
     Ok(pairs.join("&"))
-}
-
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&#34;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 fn xml_attributes(value: &Value, space: Option<bool>) -> Result<String, Error> {

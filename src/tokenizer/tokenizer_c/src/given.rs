@@ -3,7 +3,7 @@
 use minijinja::value::{Kwargs, Rest, Value};
 use minijinja::Error;
 
-use crate::operators::invalid;
+use crate::faults::invalid;
 
 /// The arguments of a filter by name, wherever the template gives them; the last may be named already.
 pub struct Given {

@@ -11,9 +11,11 @@ use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::Value;
 use tokenizers::{DecoderWrapper, Model};
 
+use crate::border::{bytes, guarded, within};
 use crate::budget::{on_a_thread, Limits};
-use crate::encode::{Library, Tokenizer};
-use crate::{bytes, guarded, within, Failure};
+use crate::encode::Tokenizer;
+use crate::faults::Failure;
+use crate::library::Library;
 
 /// A schema of the size that is accepted takes a few MiB and far less than a second, a step less than 20 ms.
 fn limits(schema: usize, vocabulary: usize) -> Limits {

@@ -6,9 +6,11 @@ use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, State};
 
 use crate::builtins;
+use crate::faults::{invalid, unsupported};
 use crate::given::Given;
 use crate::methods;
-use crate::operators::{self, int, integer, invalid};
+use crate::numbers::{int, integer};
+use crate::operators;
 use crate::python;
 use crate::sorting::{items_of, pairs_of};
 use crate::values::{self, as_tuple, tuple, Range};
@@ -150,7 +152,7 @@ pub fn get_attribute(_: &State, value: &Value, name: &str) -> Result<Value, Erro
     builtins::check(value)?;
     match values::method_of(value, name) {
         Some(method) => Ok(method),
-        None if values::lacks(value, name) => Err(builtins::unsupported(&format!(
+        None if values::lacks(value, name) => Err(unsupported(&format!(
             "the attribute {name} of a {}",
             if value.kind() == ValueKind::Bool { ValueKind::Number } else { value.kind() }
         ))),
@@ -171,7 +173,7 @@ fn item(state: &State, value: &Value, key: &Value) -> Result<Value, Error> {
 /// A name that jinja2 defines in every macro, and that counts here only where the template sets it.
 fn of_macro(value: Value, name: &str) -> Result<Value, Error> {
     if value.is_undefined() {
-        return Err(builtins::unsupported(name));
+        return Err(unsupported(name));
     }
     Ok(value)
 }

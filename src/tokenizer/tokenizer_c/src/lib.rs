@@ -3,17 +3,21 @@
 
 #![feature(alloc_error_hook)]
 
+mod border;
 mod budget;
 mod builtins;
 mod checked;
 mod encode;
+mod faults;
 mod filters;
 mod given;
 mod grammar;
 mod jinja;
+mod library;
 mod line_cut;
 mod methods;
 mod names;
+mod numbers;
 mod operators;
 mod page;
 mod printf;
@@ -24,100 +28,9 @@ mod stated;
 mod template;
 mod values;
 
-use std::cell::RefCell;
-use std::ffi::{c_char, CString};
+use std::ffi::{c_char, c_int};
 
-use budget::Limits;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-thread_local! {
-    static LAST_ERROR: RefCell<CString> = RefCell::new(CString::default());
-}
-
-fn remember(message: &str) {
-    let text: String = message.chars().map(|c| if c == '\0' { '?' } else { c }).collect();
-    LAST_ERROR.with(|last| *last.borrow_mut() = CString::new(text).unwrap_or_default());
-}
-
-/// Runs `body`; an error, a panic or the end of memory is remembered and becomes `failed`.
-fn guarded<T>(failed: T, body: impl FnOnce() -> Result<T, Failure>) -> T {
-    within(None, failed, body)
-}
-
-/// The same within limits.
-fn within<T>(limits: Option<&Limits>, failed: T, body: impl FnOnce() -> Result<T, Failure>) -> T {
-    match budget::bounded(limits, body) {
-        Ok(value) => value,
-        Err(error) => {
-            remember(&error.to_string());
-            failed
-        }
-    }
-}
-
-#[repr(C)]
-pub struct Text {
-    data: *mut c_char,
-    size: usize,
-}
-
-impl Text {
-    const NONE: Text = Text { data: std::ptr::null_mut(), size: 0 };
-
-    fn new(text: String) -> Text {
-        let bytes = text.into_bytes().into_boxed_slice();
-        let size = bytes.len();
-        Text { data: Box::into_raw(bytes) as *mut c_char, size }
-    }
-}
-
-#[repr(C)]
-pub struct Ids {
-    data: *mut u32,
-    size: usize,
-}
-
-impl Ids {
-    const NONE: Ids = Ids { data: std::ptr::null_mut(), size: 0 };
-
-    fn new(ids: Vec<u32>) -> Ids {
-        let ids = ids.into_boxed_slice();
-        let size = ids.len();
-        Ids { data: Box::into_raw(ids) as *mut u32, size }
-    }
-}
-
-unsafe fn bytes<'a>(data: *const c_char, size: usize) -> &'a [u8] {
-    if data.is_null() || size == 0 {
-        &[]
-    } else {
-        std::slice::from_raw_parts(data as *const u8, size)
-    }
-}
-
-unsafe fn text<'a>(data: *const c_char, size: usize) -> Result<&'a str, Failure> {
-    std::str::from_utf8(bytes(data, size)).map_err(|e| format!("not UTF-8 after byte {}", e.valid_up_to()).into())
-}
-
-#[no_mangle]
-pub extern "C" fn tokenizer_c_last_error() -> *const c_char {
-    LAST_ERROR.with(|last| last.borrow().as_ptr())
-}
-
-#[no_mangle]
-pub unsafe extern "C" fn tokenizer_c_ids_free(ids: Ids) {
-    if !ids.data.is_null() {
-        drop(Box::from_raw(std::ptr::slice_from_raw_parts_mut(ids.data, ids.size)));
-    }
-}
-
-#[no_mangle]
-pub unsafe extern "C" fn tokenizer_c_text_free(text: Text) {
-    if !text.data.is_null() {
-        drop(Box::from_raw(std::ptr::slice_from_raw_parts_mut(text.data as *mut u8, text.size)));
-    }
-}
+use border::{guarded, text, Text};
 
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_render(
@@ -133,7 +46,7 @@ pub unsafe extern "C" fn tokenizer_c_render(
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn tokenizer_c_check_template(source: *const c_char, size: usize) -> std::ffi::c_int {
+pub unsafe extern "C" fn tokenizer_c_check_template(source: *const c_char, size: usize) -> c_int {
     guarded(-1, || template::check(text(source, size)?).map(|()| 0))
 }
 
@@ -150,6 +63,6 @@ pub unsafe extern "C" fn tokenizer_c_render_page(
 }
 
 #[no_mangle]
-pub extern "C" fn tokenizer_c_set_stop(asked: Option<extern "C" fn() -> std::ffi::c_int>) {
+pub extern "C" fn tokenizer_c_set_stop(asked: Option<extern "C" fn() -> c_int>) {
     budget::set_stop(asked);
 }

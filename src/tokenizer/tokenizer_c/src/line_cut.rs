@@ -8,9 +8,9 @@ use tokenizers::pre_tokenizers::split::SplitPattern;
 use tokenizers::tokenizer::Model;
 use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior};
 
-use crate::checked::{Cut, Norm};
 use crate::budget::bounded;
-use crate::encode::{limits, Library};
+use crate::checked::{Cut, Norm};
+use crate::library::{limits, Library};
 
 /// The patterns of a known kind.
 #[derive(serde::Deserialize)]

@@ -4,7 +4,7 @@
 use minijinja::value::{from_args, Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
-use crate::operators::invalid;
+use crate::faults::invalid;
 use crate::values::{tuple, view};
 use crate::{builtins, python, sorting};
 

@@ -1,9 +1,10 @@
 //! Operators as Python defines them, where minijinja has others.
 
 use minijinja::value::{Value, ValueKind};
-use minijinja::{Error, ErrorKind};
+use minijinja::Error;
 
-use crate::filters::escape;
+use crate::faults::invalid;
+use crate::numbers::{float, int, integer};
 use crate::printf::printf;
 use crate::python;
 use crate::values::{as_tuple, tuple};
@@ -11,27 +12,6 @@ use crate::values::{as_tuple, tuple};
 enum Numbers {
     Int(i128, i128),
     Float(f64, f64),
-}
-
-pub fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, message.into())
-}
-
-/// An integer; true and false are 1 and 0, as in Python.
-pub fn int(value: &Value) -> Option<i128> {
-    match value.kind() {
-        ValueKind::Bool => Some(i128::from(value.is_true())),
-        ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).ok(),
-        _ => None,
-    }
-}
-
-fn float(value: &Value) -> Option<f64> {
-    match int(value) {
-        Some(i) => Some(i as f64),
-        None if value.kind() == ValueKind::Number => f64::try_from(value.clone()).ok(),
-        None => None,
-    }
 }
 
 fn numbers(op: &str, left: &Value, right: &Value) -> Result<Numbers, Error> {
@@ -42,11 +22,6 @@ fn numbers(op: &str, left: &Value, right: &Value) -> Result<Numbers, Error> {
         (Some(a), Some(b)) => Ok(Numbers::Float(a, b)),
         _ => Err(invalid(format!("unable to calculate {} {op} {}", left.kind(), right.kind()))),
     }
-}
-
-pub fn integer(value: Option<i128>, op: &str) -> Result<Value, Error> {
-    let value = value.ok_or_else(|| invalid(format!("the result of {op} has more than 128 bits")))?;
-    Ok(i64::try_from(value).map(Value::from).unwrap_or_else(|_| Value::from(value)))
 }
 
 fn zero(op: &str) -> Error {
@@ -137,6 +112,21 @@ pub fn concat(left: &Value, right: &Value) -> Result<Value, Error> {
     let mut text = python::str(left)?;
     text.push_str(&python::str(right)?);
     Ok(Value::from(text))
+}
+
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&#34;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 pub fn add(left: &Value, right: &Value) -> Result<Value, Error> {

@@ -4,7 +4,7 @@ use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 
 use crate::budget::{on_a_thread, Limits};
-use crate::Failure;
+use crate::faults::Failure;
 
 /// Neither the template nor a value of parsed JSON (128 levels) takes more.
 const STACK: usize = 16 << 20;

@@ -3,7 +3,8 @@
 use minijinja::value::{Value, ValueKind};
 use minijinja::Error;
 
-use crate::operators::{int, invalid};
+use crate::faults::invalid;
+use crate::numbers::int;
 use crate::python;
 use crate::values::as_tuple;
 

@@ -1,17 +1,14 @@
 //! Values written as Python writes them: str(), repr() and json.dumps().
 
 use minijinja::value::{Value, ValueKind};
-use minijinja::{Error, ErrorKind};
+use minijinja::Error;
 
 use crate::builtins;
+use crate::faults::invalid;
 use crate::values::{as_tuple, is_dict, Method, Range, View};
 
 /// Nesting of a printed value; deeper ones are refused before they exhaust the stack.
 const DEEPEST: usize = 128;
-
-fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, message.into())
-}
 
 fn check(depth: usize) -> Result<(), Error> {
     if depth > DEEPEST {

@@ -5,8 +5,9 @@ use std::cmp::Ordering;
 use minijinja::value::{Rest, Value, ValueKind};
 use minijinja::{Environment, Error};
 
+use crate::faults::invalid;
 use crate::given::Given;
-use crate::operators::{self, invalid};
+use crate::operators;
 use crate::python;
 use crate::values::{self, tuple};
 

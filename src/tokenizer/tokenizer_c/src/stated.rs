@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::budget::held;
-use crate::Failure;
+use crate::faults::Failure;
 
 /// Most patterns, the longest one and all of them in bytes. Tokenizers in use have some twenty, of 500 bytes at most.
 const MOST_PATTERNS: usize = 256;

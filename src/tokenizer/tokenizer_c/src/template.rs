@@ -6,11 +6,12 @@ use minijinja::machinery::ast::Stmt;
 use minijinja::machinery::{make_string_output, parse, tokenize, CodeGenerator, Token, Vm, WhitespaceConfig};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind};
+use minijinja::{AutoEscape, Environment, Error};
 
 use crate::budget::{on_a_thread, Limits};
+use crate::faults::{invalid, Failure};
 use crate::python::{self, JsonStyle};
-use crate::{builtins, filters, jinja, methods, rewrite, sorting, Failure};
+use crate::{builtins, filters, jinja, methods, rewrite, sorting};
 
 /// Instructions that one rendering may take: a template of a file may loop without end. The largest templates in use
 /// take some 300 for each message.
@@ -36,7 +37,7 @@ fn to_json(value: Value, ensure_ascii: Option<Value>, options: Kwargs) -> Result
     let separators = options.get::<Option<Vec<String>>>("separators")?;
     let (item_separator, key_separator) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),
-        Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators wants two strings")),
+        Some(_) => return Err(invalid("tojson: separators wants two strings")),
         None if indent.is_some() => (",".to_string(), ": ".to_string()),
         None => (", ".to_string(), ": ".to_string()),
     };
@@ -69,11 +70,11 @@ impl std::fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Refusal(message)))
+    Err(invalid(message.clone()).with_source(Refusal(message)))
 }
 
 fn strftime(format: &str, now: i64) -> Result<String, Error> {
-    let failed = |what: &str| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {what}"));
+    let failed = |what: &str| invalid(format!("strftime_now: {what}"));
     if format.is_empty() {
         return Ok(String::new());
     }
