@@ -13,14 +13,11 @@
 #include "checkpoint/reading_note.h"
 #include "core/counted.h"
 #include "families/config/surplus_tensors.h"
+#include "families/tensor_names.h"
 #include "formats/text.h"
 
 namespace metal_marlin {
 namespace {
-
-std::string bias_name(const std::string& weight) {
-  return weight.substr(0, weight.rfind(".weight")) + ".bias";
-}
 
 // Whether the family and the config have a tensor of this name, or a bias beside one.
 bool has_a_place(const std::string& name, const Family& family, int64_t layers) {

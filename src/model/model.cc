@@ -13,6 +13,7 @@
 #include "checkpoint/model_source.h"
 #include "core/half.h"
 #include "core/threads.h"
+#include "families/tensor_names.h"
 #include "kernels/dispatch.h"
 #include "kernels/gemm.h"
 #include "kernels/weight_matrix.h"
@@ -48,15 +49,6 @@ std::vector<float> load_vector(const ModelSource& source, const std::string& nam
   check_finite(values, name, source, first);
   return {values.begin(), values.end()};
 }
-
-std::string bias_name(const std::string& weight) {
-  constexpr std::string_view kSuffix = ".weight";
-  return weight.substr(0, weight.size() - kSuffix.size()) + ".bias";
-}
-
-}  // namespace
-
-namespace {
 
 // What load_weight finds wrong with the floats of a linear, found in its codes.
 void check_codes(const StoredCodes& codes, const LinearSlot& slot, const ModelSource& source) {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "core/counted.h"
+#include "families/tensor_names.h"
 
 namespace metal_marlin {
 namespace {

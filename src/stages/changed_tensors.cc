@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "core/half.h"
-#include "stages/finished_block.h"
+#include "families/tensor_names.h"
 
 namespace metal_marlin {
 namespace {

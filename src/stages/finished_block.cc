@@ -1,15 +1,11 @@
 #include "stages/finished_block.h"
 
-#include <cstring>
 #include <span>
 
 #include "core/half.h"
+#include "families/tensor_names.h"
 
 namespace metal_marlin {
-
-std::string bias_name(const std::string& weight) {
-  return weight.substr(0, weight.size() - std::strlen("weight")) + "bias";
-}
 
 void apply_finished(const ModelSource& source, int64_t layer, const FinishedBlock& finished, Block& block) {
   const auto slots = source.linears(layer);

@@ -22,7 +22,4 @@ struct FinishedBlock {
 // check_finished().
 void apply_finished(const ModelSource& source, int64_t layer, const FinishedBlock& finished, Block& block);
 
-// "...v_proj.bias" of "...v_proj.weight".
-std::string bias_name(const std::string& weight);
-
 }  // namespace metal_marlin

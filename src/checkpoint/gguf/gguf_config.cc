@@ -15,6 +15,7 @@
 #include "core/counted.h"
 #include "core/files/mapped_file.h"
 #include "families/config/surplus_tensors.h"
+#include "families/tensor_names.h"
 #include "formats/text.h"
 
 namespace metal_marlin {

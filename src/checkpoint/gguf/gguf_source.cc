@@ -21,6 +21,7 @@
 #include "core/threads.h"
 #include "families/config/read_model_config.h"
 #include "families/registry.h"
+#include "families/tensor_names.h"
 #include "formats/gguf.h"
 #include "formats/gguf_blocks.h"
 #include "formats/text.h"
@@ -293,9 +294,8 @@ class GgufSource : public ModelSource {
     add("output.weight", family_->head);
     add("output_norm.weight", family_->final_norm, 0, true);
     // Biases that no family here has: check() refuses them unless they are zeros.
-    const auto bias_of = [](const std::string& weight) { return weight.substr(0, weight.rfind('.')) + ".bias"; };
-    add("output.bias", bias_of(family_->head));
-    add("output_norm.bias", bias_of(family_->final_norm));
+    add("output.bias", bias_name(family_->head));
+    add("output_norm.bias", bias_name(family_->final_norm));
     for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
       const std::string from = fmt::format("blk.{}.", layer);
       const std::string to = fmt::format("{}{}.", family_->layer_prefix, layer);

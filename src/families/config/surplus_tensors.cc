@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <string_view>
 
 namespace metal_marlin {
@@ -76,14 +75,6 @@ SurplusKind gguf_surplus_kind(const std::string& name) {
   static constexpr std::array<std::string_view, 8> kRoots = {"v", "a", "mm", "cls", "resampler", "mtp", "nextn", "t"};
   const bool foreign = names_a_tower(root) || any_of(kRoots, [&](std::string_view other) { return root == other; });
   return foreign ? SurplusKind::kForeign : SurplusKind::kOfTheModel;
-}
-
-int64_t layer_behind(const std::string& name, const std::string& prefix) {
-  if (!name.starts_with(prefix)) return -1;
-  int64_t layer = -1;
-  const char* end = name.data() + name.size();
-  const auto [stop, code] = std::from_chars(name.data() + prefix.size(), end, layer);
-  return code == std::errc() && stop != end && *stop == '.' ? layer : -1;
 }
 
 }  // namespace metal_marlin

@@ -19,7 +19,4 @@ SurplusKind surplus_kind(const std::string& name, const std::vector<int64_t>& sh
 // By llama.cpp's name.
 SurplusKind gguf_surplus_kind(const std::string& name);
 
-// The layer that a tensor belongs to by a name of the form PREFIX N "." ...; -1: none.
-int64_t layer_behind(const std::string& name, const std::string& prefix);
-
 }  // namespace metal_marlin
