@@ -1,9 +1,6 @@
 // inspect --sensitivity: what the quantization of each linear costs.
-#include <fmt/format.h>
-#include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
 
-#include <algorithm>
 #include <filesystem>
 
 #include "core/border.h"
@@ -36,13 +33,8 @@ SensitivityReport sensitivity_of_model(const std::string& model, const QuantizeO
     tracker.warn(
         source->path() +
         " is already quantized: what is measured is compared with it, not with the model that it was made from");
-  std::vector<LayerTensors> layers;
-  for (int64_t layer = 0; layer < source->config().num_hidden_layers; ++layer)
-    layers.push_back(planned_tensors(*source, layer, o, recipe));
-  if (std::all_of(layers.begin(), layers.end(), [](const LayerTensors& l) { return l.quantized.empty(); })) {
-    throw ArgumentError(fmt::format("{}: no linear can be quantized (first reason: {})", source->path(),
-                                    layers.front().skipped.front().reason));
-  }
+  const std::vector<LayerTensors> layers = planned_layers(*source, o, recipe);
+  require_quantized(*source, layers);
   const std::string scratch = (temporary_folder() / "states").string();
   const TextSizes sizes = expected_sizes(*source, o);
   plan_memory(*source, recipe, o, sizes.calibration, 0, "");

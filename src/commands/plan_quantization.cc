@@ -15,7 +15,6 @@
 #include "kernels/gemm.h"
 #include "mixed/mixed_bits.h"
 #include "mixed/sensitivity.h"
-#include "plan/few_tokens.h"
 #include "plan/left_out.h"
 #include "plan/memory_plan.h"
 #include "plan/most_bytes.h"
@@ -32,9 +31,9 @@
 #include "report/size.h"
 #include "report/size_parts.h"
 #include "run/output_folder.h"
+#include "run/prepare_run.h"
 #include "run/resume.h"
 #include "run/run_identity.h"
-#include "statistics/stats_file.h"
 #include "text/select_pool.h"
 #include "text/texts.h"
 #include "write/checkpoint_writer.h"
@@ -152,6 +151,42 @@ uint64_t most_quantized_bytes(const QuantizeOptions& options, const Recipe& reci
   return most;
 }
 
+// What the run would find in its output folder. Throws as it would.
+void look_at_output(const RunJob& job, const Recipe& recipe, Plan& plan, Tracker& tracker) {
+  const OutputFolder::Warn warn = [&](const std::string& text) { tracker.warn(text); };
+  const OutputFolder folder(job.output, OutputFolder::Use::kLook, warn);
+  const Journal journal(job.output);
+  const Start start = !folder.exists() ? Start::kFresh
+                                       : decide_start(folder, journal, job.source,
+                                                      run_identity(job.options, recipe, job.source), job.options, warn);
+  if (start != Start::kComplete) require_place_for(job.output);
+  plan.start = start_name(start);
+  if (start == Start::kResume) plan.finished_blocks = journal.finished_blocks();
+  if (start == Start::kComplete && !gate_verdict(finished_report(folder.folder()), job.options.max_kl))
+    plan.exit_code = kMissedGate;
+}
+
+// What becomes codes, and what stays in 16 bits and why.
+void list_tensors(const ModelSource& source, const std::vector<LayerTensors>& layers, Plan& plan) {
+  for (const LayerTensors& layer : layers) {
+    for (const QuantizedWeight& w : layer.quantized) {
+      plan.quantized.push_back({w.name, {w.rows, w.columns}, w.grid.bits});
+      const auto n = static_cast<uint64_t>(w.rows) * static_cast<uint64_t>(w.columns);
+      const auto bits = static_cast<uint64_t>(w.grid.bits);
+      plan.quantized_weights += n;
+      plan.quantized_bytes += n * bits / 8 + n / static_cast<uint64_t>(w.grid.group_of(w.columns)) * (16 + bits) / 8;
+    }
+    for (const Skipped& s : layer.skipped) plan.skipped.push_back({s.name, s.reason});
+  }
+  for (const Skipped& s : left_out_tensors(source)) plan.skipped.push_back({s.name, s.reason});
+}
+
+// Whether the held-back text is cut into chunks of --context tokens.
+bool evaluates_chunks(const QuantizeOptions& options) {
+  const auto ignored = ignored_options(options);
+  return std::none_of(ignored.begin(), ignored.end(), [](const IgnoredOption& o) { return o.name == "context"; });
+}
+
 }  // namespace
 
 Plan plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& asked,
@@ -184,71 +219,27 @@ Plan plan_quantization(const std::string& model, const std::string& output, cons
   with_stops([&] { check_output(*source, output); });
   for (const std::string& text : warnings_before_work(*source, options)) tracker.warn(text);
   tracker.warn_of(source->warnings());
-  with_stops([&] {
-    const OutputFolder::Warn warn = [&](const std::string& text) { tracker.warn(text); };
-    const OutputFolder folder(output, OutputFolder::Use::kLook, warn);
-    const Journal journal(output);
-    const Start start =
-        folder.exists() ? decide_start(folder, journal, *source, run_identity(options, recipe, *source), options, warn)
-                        : Start::kFresh;
-    if (start != Start::kComplete) require_place_for(output);
-    plan.start = start_name(start);
-    if (start == Start::kResume) plan.finished_blocks = journal.finished_blocks();
-    if (start == Start::kComplete && !gate_verdict(finished_report(folder.folder()), options.max_kl))
-      plan.exit_code = kMissedGate;
-  });
+  const RunJob job{*source, options, output};
+  with_stops([&] { look_at_output(job, recipe, plan, tracker); });
   require_judge(options);
-  std::unique_ptr<StatsFile> statistics;
-  if (from_statistics(options.calibration)) {
-    statistics = std::make_unique<StatsFile>(options.calibration.calibration.front(), *source, needs_gram(recipe),
-                                             memory_budget(options.machine) / 2);
-    std::optional<TextRecord> made_from;
-    statistics_record(options.calibration, *statistics, made_from);  // throws where the run would
+  const RunStatistics statistics = open_statistics(job, recipe);
+  const std::vector<LayerTensors> layers = planned_layers(*source, options, recipe);
+  require_quantized(*source, layers);
+  list_tensors(*source, layers, plan);
+  if (chooses_bits(options)) {
+    check_reachable(sensitive_items(layers, recipe, options), options);
+    // Which linears get how many bits is known after the measurement alone: the most.
+    plan.quantized_bytes = most_quantized_bytes(options, recipe, layers);
   }
-  uint64_t& weights = plan.quantized_weights;
-  uint64_t& bytes = plan.quantized_bytes;
-  std::vector<LayerTensors> layers;
-  for (int64_t layer = 0; layer < source->config().num_hidden_layers; ++layer) {
-    const LayerTensors& tensors = layers.emplace_back(planned_tensors(*source, layer, options, recipe));
-    for (const QuantizedWeight& w : tensors.quantized) {
-      plan.quantized.push_back({w.name, {w.rows, w.columns}, w.grid.bits});
-      const auto n = static_cast<uint64_t>(w.rows) * static_cast<uint64_t>(w.columns);
-      const auto bits = static_cast<uint64_t>(w.grid.bits);
-      weights += n;
-      bytes += n * bits / 8 + n / static_cast<uint64_t>(w.grid.group_of(w.columns)) * (16 + bits) / 8;
-    }
-    for (const Skipped& s : tensors.skipped) plan.skipped.push_back({s.name, s.reason});
-  }
-  if (plan.quantized.empty()) {
-    throw ArgumentError(
-        "nothing is left to quantize: every linear is skipped (first reason: " + plan.skipped.front().reason + ")");
-  }
-  if (chooses_bits(options)) check_reachable(sensitive_items(layers, recipe, options), options);
   for (const std::string& text : unused_pattern_warnings(options, layers)) tracker.warn(text);
   const TextSizes sizes = expected_sizes(*source, options, &tracker);
   // Texts are cut in sequences and chunks of full length; what the model makes itself to be held back has that of a
   // sequence.
-  const auto ignored = ignored_options(options);
-  const bool chunks =
-      std::none_of(ignored.begin(), ignored.end(), [](const IgnoredOption& o) { return o.name == "context"; });
-  const int64_t evaluated =
-      std::min(sizes.held_back, chunks ? options.evaluation.context : options.calibration.sequence_length);
+  const int64_t evaluated = std::min(
+      sizes.held_back, evaluates_chunks(options) ? options.evaluation.context : options.calibration.sequence_length);
   warn_beyond_positions(*source, std::max(std::min(sizes.calibration, options.calibration.sequence_length), evaluated),
                         tracker);
-  if (statistics) {
-    if (const std::string text = first_rows_warning(recipe, *statistics); !text.empty()) tracker.warn(text);
-  }
-  const auto calibration_tokens = statistics ? statistics->tokens() : static_cast<uint64_t>(sizes.calibration);
-  const auto tokens_of = [&](int64_t layer, LinearInput input) {
-    return statistics ? statistics->tokens(layer, input) : calibration_tokens;
-  };
-  const FewTokens few = find_few_tokens(layers, recipe, tokens_of, statistics ? 0 : options.calibration.sequence_length,
-                                        options.calibration.select > 0);
-  if (!few.warning.empty()) tracker.warn(few.warning);
-  if (sizes.held_back > 0) {
-    const std::string text = narrowed_warning(*source, recipe, narrowed_tensors(*source, options, recipe, layers));
-    if (!text.empty()) tracker.warn(text);
-  }
+  warn_of_caveats(job, recipe, layers, statistics, sizes.calibration, sizes.held_back > 0, tracker);
   if (chooses_bits(options)) {
     const std::string text = sensitivity_warning(options, sizes.calibration / options.calibration.sequence_length);
     if (!text.empty()) tracker.warn(text);
@@ -256,13 +247,10 @@ Plan plan_quantization(const std::string& model, const std::string& output, cons
   plan.model = source->path();
   plan.output = output;
   plan.options = option_values(options, recipe);
-  plan.calibration_tokens = calibration_tokens;
+  plan.calibration_tokens = statistics.file ? statistics.file->tokens() : static_cast<uint64_t>(sizes.calibration);
   plan.builtin_tokens = sizes.builtin;
   plan.held_back_tokens = sizes.held_back;
   if (names_text(options.evaluation)) plan.evaluation_text = options.evaluation.text;
-  for (const Skipped& s : left_out_tensors(*source)) plan.skipped.push_back({s.name, s.reason});
-  // Which linears get how many bits is known after the measurement alone: the most.
-  if (chooses_bits(options)) bytes = most_quantized_bytes(options, recipe, layers);
   plan.sizes = planned_sizes(*source, options, recipe, layers);
   plan.source_bytes = model_size(*source).bytes;
   const MemoryRecord memory = measure_memory(*source, recipe, options, sizes.calibration, sizes.held_back);

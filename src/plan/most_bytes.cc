@@ -82,9 +82,7 @@ MostBytes most_bytes(const ModelSource& source, const QuantizeOptions& options, 
   for (const SensitiveItem& item : items) {
     for (const std::string& name : item.names) unquantized.chosen_grids[name].bits = kUnquantizedBits;
   }
-  std::vector<LayerTensors> floats;
-  for (size_t layer = 0; layer < layers.size(); ++layer)
-    floats.push_back(planned_tensors(source, static_cast<int64_t>(layer), options, unquantized));
+  const std::vector<LayerTensors> floats = planned_layers(source, options, unquantized);
   const WriteReport kept = writer.forecast(source, planned_checkpoint(source, unquantized, floats));
   MostBytes out;
   for (const auto& [name, bytes] : kept.kept) {

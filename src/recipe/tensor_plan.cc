@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <fnmatch.h>
+#include <metal_marlin/error.h>
 
 #include <algorithm>
 #include <array>
@@ -78,6 +79,21 @@ LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const Qua
   }
   tensors.quantized = std::move(kept);
   return tensors;
+}
+
+std::vector<LayerTensors> planned_layers(const ModelSource& source, const QuantizeOptions& options,
+                                         const Recipe& recipe) {
+  std::vector<LayerTensors> layers;
+  for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer)
+    layers.push_back(planned_tensors(source, layer, options, recipe));
+  return layers;
+}
+
+void require_quantized(const ModelSource& source, const std::vector<LayerTensors>& layers) {
+  if (std::any_of(layers.begin(), layers.end(), [](const LayerTensors& l) { return !l.quantized.empty(); })) return;
+  throw ArgumentError(fmt::format("{}: nothing is left to quantize: every linear is skipped (the first, {}: {})",
+                                  source.path(), layers.front().skipped.front().name,
+                                  layers.front().skipped.front().reason));
 }
 
 }  // namespace metal_marlin

@@ -37,5 +37,10 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
 // The same with the grid of each linear; what one of the formats cannot hold is left out too.
 LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options,
                              const Recipe& recipe);
+// The same of every layer.
+std::vector<LayerTensors> planned_layers(const ModelSource& source, const QuantizeOptions& options,
+                                         const Recipe& recipe);
+// ArgumentError when nothing is left to quantize.
+void require_quantized(const ModelSource& source, const std::vector<LayerTensors>& layers);
 
 }  // namespace metal_marlin

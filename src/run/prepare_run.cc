@@ -2,7 +2,6 @@
 
 #include <metal_marlin/error.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -45,17 +44,6 @@ void warn_if(const std::string& text, Tracker& tracker) {
 
 }  // namespace
 
-std::vector<LayerTensors> plan_layers(const RunJob& job, const Recipe& recipe) {
-  std::vector<LayerTensors> layers;
-  for (int64_t layer = 0; layer < job.source.config().num_hidden_layers; ++layer)
-    layers.push_back(planned_tensors(job.source, layer, job.options, recipe));
-  const bool any =
-      std::any_of(layers.begin(), layers.end(), [](const LayerTensors& l) { return !l.quantized.empty(); });
-  if (any) return layers;
-  throw ArgumentError("nothing is left to quantize: every linear is skipped (first reason: " +
-                      layers.front().skipped.front().reason + ")");
-}
-
 RunStatistics open_statistics(const RunJob& job, const Recipe& recipe) {
   RunStatistics out;
   const CalibrationOptions& calibration = job.options.calibration;
@@ -75,11 +63,31 @@ void check_before_work(const RunJob& job, const Recipe& recipe, const std::vecto
   plan_memory(job.source, recipe, job.options, sizes.calibration, sizes.held_back, job.output);
 }
 
+Caveats warn_of_caveats(const RunJob& job, const Recipe& recipe, const std::vector<LayerTensors>& layers,
+                        const RunStatistics& statistics, int64_t tokens, bool evaluates, Tracker& tracker) {
+  const StatsFile* file = statistics.file.get();
+  const CalibrationOptions& calibration = job.options.calibration;
+  if (file != nullptr) warn_if(first_rows_warning(recipe, *file), tracker);
+  const auto tokens_of = [&](int64_t layer, LinearInput input) {
+    return file != nullptr ? file->tokens(layer, input) : static_cast<uint64_t>(tokens);
+  };
+  Caveats out;
+  out.few_tokens = find_few_tokens(layers, recipe, tokens_of, file != nullptr ? 0 : calibration.sequence_length,
+                                   calibration.select > 0);
+  warn_if(out.few_tokens.warning, tracker);
+  if (!evaluates) return out;
+  const std::string text =
+      narrowed_warning(job.source, recipe, narrowed_tensors(job.source, job.options, recipe, layers));
+  out.narrowing = !text.empty();
+  warn_if(text, tracker);
+  return out;
+}
+
 PreparedRun prepare_run(const RunJob& job, const Recipe& recipe, const std::vector<LayerTensors>& layers,
-                        const RunStatistics& statistics, const IdentityRecord& identity, Start start,
-                        OutputFolder& folder, Journal& journal, Tracker& tracker) {
+                        const RunStatistics& statistics, const RunPlace& where, Tracker& tracker) {
   const QuantizeOptions& options = job.options;
-  const bool resuming = start == Start::kResume;
+  Journal& journal = where.journal;
+  const bool resuming = where.start == Start::kResume;
   const size_t before = tracker.warnings().size();
   PreparedRun out;
   const auto make_texts = [&] {
@@ -96,9 +104,9 @@ PreparedRun prepare_run(const RunJob& job, const Recipe& recipe, const std::vect
   }
   if (!journal.exists()) check_weights(job.source, tracker);  // a resumed run has looked already
   if (!resuming) {
-    const Manifest old = folder.manifest();
-    journal.begin(run_fingerprint(identity), identity);
-    folder.note(old);
+    const Manifest old = where.folder.manifest();
+    journal.begin(run_fingerprint(where.identity), where.identity);
+    where.folder.note(old);
   }
   std::optional<StoredTexts> stored = resuming ? stored_texts(journal) : std::nullopt;
   if (stored) {
@@ -109,23 +117,9 @@ PreparedRun prepare_run(const RunJob& job, const Recipe& recipe, const std::vect
     store_texts(journal, out.texts, warnings_since(before, tracker));
   }
   if (!ready) plan();
-  const StatsFile* file = statistics.file.get();
-  if (file != nullptr) {
-    out.texts.record = statistics.text;
-    warn_if(first_rows_warning(recipe, *file), tracker);
-  }
-  const auto tokens_of = [&](int64_t layer, LinearInput input) {
-    return file != nullptr ? file->tokens(layer, input) : static_cast<uint64_t>(out.texts.calibration.tokens());
-  };
-  out.few_tokens = find_few_tokens(layers, recipe, tokens_of, file != nullptr ? 0 : options.calibration.sequence_length,
-                                   options.calibration.select > 0);
-  warn_if(out.few_tokens.warning, tracker);
-  if (!out.texts.held_back.sequences.empty()) {
-    const std::string text =
-        narrowed_warning(job.source, recipe, narrowed_tensors(job.source, options, recipe, layers));
-    out.told_of_narrowing = !text.empty();
-    warn_if(text, tracker);
-  }
+  if (statistics.file) out.texts.record = statistics.text;
+  out.caveats = warn_of_caveats(job, recipe, layers, statistics, out.texts.calibration.tokens(),
+                                !out.texts.held_back.sequences.empty(), tracker);
   return out;
 }
 

@@ -28,9 +28,6 @@ struct RunJob {
   const std::string& output;       // as the user gave it
 };
 
-// The plan of every layer. ArgumentError when nothing is left to quantize.
-std::vector<LayerTensors> plan_layers(const RunJob& job, const Recipe& recipe);
-
 // Statistics from a file; no file where a text is given.
 struct RunStatistics {
   std::unique_ptr<StatsFile> file;
@@ -44,18 +41,33 @@ RunStatistics open_statistics(const RunJob& job, const Recipe& recipe);
 void check_before_work(const RunJob& job, const Recipe& recipe, const std::vector<LayerTensors>& layers,
                        Tracker& tracker);
 
+// What qualifies the figures of a run.
+struct Caveats {
+  FewTokens few_tokens;
+  bool narrowing = false;  // the evaluation does not see that tensors of float32 are written in 16 bits
+};
+// Warns of them. `tokens`: of the calibration text.
+Caveats warn_of_caveats(const RunJob& job, const Recipe& recipe, const std::vector<LayerTensors>& layers,
+                        const RunStatistics& statistics, int64_t tokens, bool evaluates, Tracker& tracker);
+
+// Where a run writes, and from where it goes on.
+struct RunPlace {
+  OutputFolder& folder;
+  Journal& journal;
+  const IdentityRecord& identity;
+  Start start;
+};
+
 struct PreparedRun {
   RunTexts texts;
   MemoryRecord memory;
-  FewTokens few_tokens;
-  bool told_of_narrowing = false;  // that tensors of float32 are written in 16 bits
+  Caveats caveats;
 };
 // Begins the journal, or takes from it what an interrupted run had prepared. A faulty text, a budget that cannot be
 // kept and, in a fresh run, NaN or infinity in the weights are errors that leave the output folder as it was; text that
 // is made or selected takes long, so the journal begins before it.
 PreparedRun prepare_run(const RunJob& job, const Recipe& recipe, const std::vector<LayerTensors>& layers,
-                        const RunStatistics& statistics, const IdentityRecord& identity, Start start,
-                        OutputFolder& folder, Journal& journal, Tracker& tracker);
+                        const RunStatistics& statistics, const RunPlace& where, Tracker& tracker);
 
 // The bits of each linear, chosen by what their errors cost.
 struct ChosenBits {

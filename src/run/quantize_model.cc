@@ -116,17 +116,18 @@ void warn_of_conversion(const RunJob& job, const RunFacts& facts, bool tell_of_n
 
 // The work of a run that is neither complete nor only to be put into place. `layers`: planned for this recipe.
 QuantizeResult work(const RunJob& job, Recipe recipe, std::vector<LayerTensors> layers, const RunStatistics& statistics,
-                    const IdentityRecord& identity, Start start, OutputFolder& folder, Journal& journal,
-                    Tracker& tracker) {
+                    const RunPlace& where, Tracker& tracker) {
   const ModelSource& source = job.source;
-  PreparedRun prepared = prepare_run(job, recipe, layers, statistics, identity, start, folder, journal, tracker);
+  Journal& journal = where.journal;
+  PreparedRun prepared = prepare_run(job, recipe, layers, statistics, where, tracker);
   const RunTexts& texts = prepared.texts;
   RunFacts facts;
   if (chooses_bits(job.options)) {
     ChosenBits chosen = choose_run_bits(job, recipe, layers, texts.calibration, journal, tracker);
     facts.mixed = std::move(chosen.record);
     recipe.chosen_grids = std::move(chosen.grids);
-    layers = plan_layers(job, recipe);
+    layers = planned_layers(source, job.options, recipe);
+    require_quantized(source, layers);
   }
   const bool spilled = prepared.memory.spilled > 0;
   const BlocksJob blocks{source, recipe, layers, texts, statistics.file.get(), !spilled};
@@ -135,7 +136,7 @@ QuantizeResult work(const RunJob& job, Recipe recipe, std::vector<LayerTensors> 
   facts.resumed_blocks = figures.done.resumed;
   facts.forward_operations = figures.done.forward_operations;
 
-  const std::string place = folder.stage();
+  const std::string staged = where.folder.stage();
   facts.blocks = block_records(journal, layers.size());
   const CardTexts card{card_figures(facts.evaluation ? evaluation_record(*facts.evaluation) : EvaluationRecord()),
                        calibration_text(texts.record, statistics.made_from),
@@ -143,30 +144,30 @@ QuantizeResult work(const RunJob& job, Recipe recipe, std::vector<LayerTensors> 
   facts.written = write_formats(
       source, job.options.formats, result_plan(recipe, layers, facts.blocks, card),
       journal_layers(layers, facts.blocks),
-      [&](int64_t layer) { return finished_block(source, layers, journal, layer); }, place, tracker);
-  warn_of_conversion(job, facts, facts.evaluation && !prepared.told_of_narrowing, tracker);
+      [&](int64_t layer) { return finished_block(source, layers, journal, layer); }, staged, tracker);
+  warn_of_conversion(job, facts, facts.evaluation && !prepared.caveats.narrowing, tracker);
 
   tracker.enter("report", 0, 1);
   facts.model = source.path();
   facts.output = job.output;
-  facts.fingerprint = run_fingerprint(identity);
-  facts.identity = identity;
+  facts.fingerprint = run_fingerprint(where.identity);
+  facts.identity = where.identity;
   facts.texts = &texts;
   facts.first_rows = !statistics.file || statistics.file->first_rows();
   facts.calibration_tokens =
       statistics.file ? static_cast<int64_t>(statistics.file->tokens()) : texts.calibration.tokens();
   facts.made_from = statistics.made_from;
-  facts.few_tokens = std::move(prepared.few_tokens.list);
+  facts.few_tokens = std::move(prepared.caveats.few_tokens.list);
   facts.plan = prepared.memory;
   for (const LayerTensors& l : layers) facts.skipped.insert(facts.skipped.end(), l.skipped.begin(), l.skipped.end());
   for (Skipped& s : left_out_tensors(source)) facts.skipped.push_back(std::move(s));
   if (const std::string text = clamped_scales_warning(facts.blocks); !text.empty()) tracker.warn(text);
   QuantizeResult result;
   result.report = build_report(source, recipe, job.options, facts, tracker);
-  write_report(result.report, place);
+  write_report(result.report, staged);
   result.passed_gate = gate_verdict(result.report, job.options.max_kl);
   source.check_unchanged();
-  folder.place([&](const std::string& text) { tracker.warn(text); });
+  where.folder.place([&](const std::string& text) { tracker.warn(text); });
   return result;
 }
 
@@ -192,13 +193,14 @@ QuantizeResult run(const std::string& model, const std::string& output, const Qu
     }
     require_judge(options);
     const RunStatistics statistics = open_statistics(job, recipe);
-    std::vector<LayerTensors> layers = plan_layers(job, recipe);
+    std::vector<LayerTensors> layers = planned_layers(*source, options, recipe);
+    require_quantized(*source, layers);
     check_before_work(job, recipe, layers, tracker);
     if (start == Start::kResume && finish_placing(*folder, identity, warn)) {
       folder = std::make_unique<OutputFolder>(output, OutputFolder::Use::kWrite, warn);  // the one that is there now
       return completed(folder->folder(), job);
     }
-    return work(job, recipe, std::move(layers), statistics, identity, start, *folder, journal, tracker);
+    return work(job, recipe, std::move(layers), statistics, {*folder, journal, identity, start}, tracker);
   } catch (const nlohmann::json::exception& e) {
     throw FormatError(fmt::format("{}: a file of the interrupted run is damaged ({}); run again with --no-resume",
                                   journal.folder(), e.what()));

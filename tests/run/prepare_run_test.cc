@@ -43,7 +43,7 @@ class PrepareRunTest : public BlockFixture {
   PreparedRun prepare(Start start, const IdentityRecord& identity) {
     OutputFolder folder(output_, OutputFolder::Use::kWrite, [](const std::string&) {});
     Journal journal(output_);
-    return prepare_run(run(), recipe_, layers_, {}, identity, start, folder, journal, tracker_);
+    return prepare_run(run(), recipe_, layers_, {}, {folder, journal, identity, start}, tracker_);
   }
   IdentityRecord identity() const { return run_identity(run_options_, recipe_, *source_); }
 

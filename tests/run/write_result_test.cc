@@ -1,12 +1,10 @@
 #include "run/write_result.h"
 
 #include <gtest/gtest.h>
-#include <metal_marlin/error.h>
 #include <unistd.h>
 
 #include <filesystem>
 
-#include "run/prepare_run.h"
 #include "stages/block_fixture.h"
 #include "stages/block_probe.h"
 #include "stages/quantize_block.h"
@@ -98,19 +96,6 @@ TEST_F(WriteResultTest, NarrowedTensorsAreToldOfWhereTheyMatter) {
             std::string::npos)
       << warnings[0];
   EXPECT_NE(warnings[0].find("the first: model.norm.weight"), std::string::npos) << warnings[0];
-}
-
-TEST_F(WriteResultTest, APlanWithoutAnyLinearIsRefused) {
-  const std::string output = folder_.string();
-  EXPECT_EQ(plan_layers({*source_, run_options_, output}, recipe_).size(), 2u);
-  options_.skip = {"*"};
-  plan();
-  try {
-    plan_layers({*source_, run_options_, output}, recipe_);
-    ADD_FAILURE();
-  } catch (const ArgumentError& e) {
-    EXPECT_NE(std::string(e.what()).find("nothing is left to quantize"), std::string::npos) << e.what();
-  }
 }
 
 }  // namespace

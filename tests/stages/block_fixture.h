@@ -38,9 +38,7 @@ class BlockFixture : public ::testing::Test {
     run_options_ = with_presets(options_);
     recipe_ = make_recipe(run_options_, *source_);
     recipe_.precision = ComputeType::kF32;
-    layers_.clear();
-    for (int64_t layer = 0; layer < source_->config().num_hidden_layers; ++layer)
-      layers_.push_back(planned_tensors(*source_, layer, run_options_, recipe_));
+    layers_ = planned_layers(*source_, run_options_, recipe_);
   }
   BlockJob job(int64_t layer = 0) const { return {*source_, recipe_, layers_[static_cast<size_t>(layer)], layer}; }
   TokenSet tokens(size_t sequences, size_t length, uint64_t seed) const {
