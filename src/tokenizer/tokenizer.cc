@@ -95,6 +95,104 @@ std::string place_of(const TokenizerFiles& files, const std::string& folder) {
   return folder + (is_gguf(files) ? ": " : "/") + files.origin;
 }
 
+// Tokens that the vocabulary lacks, by content: as stated first.
+using FreshTokens = std::unordered_map<std::string, AddedToken>;
+
+// What the files beside a vocabulary say of its tokens.
+struct NamedTokens {
+  std::vector<AddedToken> stated;           // with ids
+  std::vector<AddedToken> all;              // by id, then the special tokens
+  std::unordered_set<std::string> special;  // contents
+};
+
+NamedTokens named_in(const TokenizerFiles& files, const std::string& folder) {
+  const std::string config_file = folder + "/tokenizer_config.json";
+  const std::string map_file = folder + "/special_tokens_map.json";
+  const Json config = parse_bounded_object(files.tokenizer_config_json, config_file);
+  const Json map = parse_bounded_object(files.special_tokens_map_json, map_file);
+  NamedTokens out;
+  out.stated = stated_tokens(config, config_file);
+  read_added_tokens(files.added_tokens_json, folder + "/added_tokens.json", out.stated);
+  out.all = out.stated;
+  in_order_of_ids(out.all);
+  for (const auto& [json, file] : {std::pair{&config, &config_file}, {&map, &map_file}}) {
+    std::vector<AddedToken> named = named_tokens(*json, *file);
+    std::move(named.begin(), named.end(), std::back_inserter(out.all));
+  }
+  // A token that only added_tokens.json states is special where a special token of that name is named.
+  for (const AddedToken& token : out.all)
+    if (token.special) out.special.insert(token.content);
+  return out;
+}
+
+Json added_json(const AddedToken& token) {
+  return {{"content", token.content},
+          {"single_word", token.single_word},
+          {"lstrip", token.lstrip},
+          {"rstrip", token.rstrip},
+          {"normalized", token.with_attributes ? token.normalized : !token.special},
+          {"special", token.special}};
+}
+
+void check_added_sizes(const Json& list, const TokenizerFiles& files, const std::string& folder) {
+  size_t bytes = 0;
+  for (const auto& token : list) bytes += token["content"].get_ref<const std::string&>().size();
+  if (list.size() <= kMostAddedTokens && bytes <= kMostAddedBytes) return;
+  throw FormatError(fmt::format(
+      "{}: the files beside {} add {} of {} bytes together, expected at most {} and {} bytes; get the tokenizer's "
+      "files from the model's publisher again",
+      folder, files.origin, counted(list.size(), "token"), bytes, kMostAddedTokens, kMostAddedBytes));
+}
+
+// Tokens that have other ids than their files state: a warning or FormatError.
+void check_stated_ids(const Tokenizer& tokenizer, const std::vector<AddedToken>& stated, const FreshTokens& fresh,
+                      const std::string& vocabulary, std::vector<std::string>& warnings) {
+  for (const AddedToken& token : stated) {
+    const auto id = token.content.empty() ? std::nullopt : tokenizer.token_to_id(token.content);
+    if (!id || *id == *token.id) continue;
+    const std::string what =
+        fmt::format("{}: the token {} has the id {} there, but", token.file, shown(token.content), *token.id);
+    const auto it = fresh.find(token.content);
+    if (it != fresh.end() && it->second.id == token.id)
+      throw FormatError(
+          fmt::format("{} the next free one of {} is {}; get the files of one tokenizer from the model's "
+                      "publisher again",
+                      what, vocabulary, *id));
+    warnings.push_back(
+        fmt::format("{} {} in {}, which counts", what, *id, it == fresh.end() ? vocabulary : it->second.file));
+  }
+}
+
+// Every token has a row of the model. `before`, `after`: ids without the fresh tokens, and with them.
+void check_rows(const Tokenizer& tokenizer, const TokenizerFiles& files, const std::string& folder, int64_t model_vocab,
+                int64_t before, int64_t after, const FreshTokens& fresh) {
+  // Gemma 3's tokenizer keeps the placeholder of images, for which its text models have no row.
+  const bool placeholder =
+      after == model_vocab + 1 && tokenizer.token_to_id("<image_soft_token>") == static_cast<int32_t>(model_vocab);
+  if (after <= model_vocab || placeholder) return;
+  const std::string rows =
+      fmt::format("{} {}", is_gguf(files) ? "the rows of token_embd.weight are" : "vocab_size is", model_vocab);
+  constexpr const char* kCause =
+      "the tokenizer belongs to another model, or tokens were added to it without resizing the model's embedding; get "
+      "both from one place";
+  if (before > model_vocab)
+    throw FormatError(fmt::format("{}: {} has {} tokens, {}: {}", folder, files.origin, before, rows, kCause));
+  // The first token of another file for which the model has no row.
+  const AddedToken* beyond = nullptr;
+  std::optional<int32_t> least;
+  for (const auto& [content, token] : fresh) {
+    const auto id = tokenizer.token_to_id(content);
+    if (!id || *id < model_vocab || (least && *id >= *least)) continue;
+    least = id;
+    beyond = &token;
+  }
+  throw FormatError(beyond == nullptr
+                        ? fmt::format("{}: {} has {} tokens, {}: {}", folder, files.origin, after, rows, kCause)
+                        : fmt::format("{}: adds {} with the id {} to the {} of {}, {}: {}", beyond->file,
+                                      shown(beyond->content), *least, counted(before, "token"), files.origin, rows,
+                                      kCause));
+}
+
 }  // namespace
 
 struct Tokenizer::Handle {
@@ -188,28 +286,12 @@ Tokenizer Tokenizer::from_folder(const std::string& folder, int64_t model_vocab)
 }
 
 void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folder, int64_t model_vocab) {
-  const std::string config_file = folder + "/tokenizer_config.json";
-  const std::string map_file = folder + "/special_tokens_map.json";
-  const Json config = parse_bounded_object(files.tokenizer_config_json, config_file);
-  const Json map = parse_bounded_object(files.special_tokens_map_json, map_file);
-  std::vector<AddedToken> tokens = stated_tokens(config, config_file);
-  read_added_tokens(files.added_tokens_json, folder + "/added_tokens.json", tokens);
-  const std::vector<AddedToken> stated = tokens;
-  in_order_of_ids(tokens);
-  std::vector<AddedToken> named = named_tokens(config, config_file);
-  std::move(named.begin(), named.end(), std::back_inserter(tokens));
-  named = named_tokens(map, map_file);
-  std::move(named.begin(), named.end(), std::back_inserter(tokens));
-  // A token that only added_tokens.json states is special where a special token of that name is named.
-  std::unordered_set<std::string> special;
-  for (const AddedToken& token : tokens)
-    if (token.special) special.insert(token.content);
-
+  NamedTokens named = named_in(files, folder);
   Json list = Json::array();
-  std::unordered_map<std::string, AddedToken> fresh;  // tokens that the vocabulary lacks, as stated first
+  FreshTokens fresh;
   std::unordered_set<std::string> seen;
   const int64_t before = next_id();
-  for (AddedToken& token : tokens) {
+  for (AddedToken& token : named.all) {
     if (token.content.empty()) continue;
     if (!seen.insert(token.content).second) continue;
     const bool there = token_to_id(token.content).has_value();
@@ -222,74 +304,21 @@ void Tokenizer::add_tokens(const TokenizerFiles& files, const std::string& folde
       continue;
     }
     if (!there) fresh[token.content] = token;
-    if (!token.with_attributes && special.contains(token.content)) token.special = true;
-    list.push_back({{"content", token.content},
-                    {"single_word", token.single_word},
-                    {"lstrip", token.lstrip},
-                    {"rstrip", token.rstrip},
-                    {"normalized", token.with_attributes ? token.normalized : !token.special},
-                    {"special", token.special}});
+    if (!token.with_attributes && named.special.contains(token.content)) token.special = true;
+    list.push_back(added_json(token));
   }
-  size_t bytes = 0;
-  for (const auto& token : list) bytes += token["content"].get_ref<const std::string&>().size();
-  if (list.size() > kMostAddedTokens || bytes > kMostAddedBytes) {
-    throw FormatError(fmt::format(
-        "{}: the files beside {} add {} of {} bytes together, expected at most {} and {} bytes; get the tokenizer's "
-        "files from the model's publisher again",
-        folder, files.origin, counted(list.size(), "token"), bytes, kMostAddedTokens, kMostAddedBytes));
-  }
+  check_added_sizes(list, files, folder);
   if (!list.empty()) {
     const std::string text = dumped(list, folder);
     if (tokenizer_c_add_tokens(handle_->tokenizer, text.data(), text.size()) != 0) {
       const std::string why = tokenizer_failure();
       if (why == kStopped) throw Interrupted("interrupted");
-      throw FormatError(fmt::format("{}: its tokens cannot be added: {}", config_file, why));
+      throw FormatError(fmt::format("{}/tokenizer_config.json: its tokens cannot be added: {}", folder, why));
     }
     vocab_size_ = tokenizer_c_vocab_size(handle_->tokenizer);
   }
-  const std::string vocabulary = place_of(files, folder);
-  for (const AddedToken& token : stated) {
-    const auto id = token.content.empty() ? std::nullopt : token_to_id(token.content);
-    if (!id || *id == *token.id) continue;
-    const std::string what =
-        fmt::format("{}: the token {} has the id {} there, but", token.file, shown(token.content), *token.id);
-    const auto it = fresh.find(token.content);
-    if (it != fresh.end() && it->second.id == token.id)
-      throw FormatError(
-          fmt::format("{} the next free one of {} is {}; get the files of one tokenizer from the model's "
-                      "publisher again",
-                      what, vocabulary, *id));
-    warnings_.push_back(
-        fmt::format("{} {} in {}, which counts", what, *id, it == fresh.end() ? vocabulary : it->second.file));
-  }
-  // Gemma 3's tokenizer keeps the placeholder of images, for which its text models have no row.
-  const int64_t tokens_in_all = next_id();
-  const bool placeholder =
-      tokens_in_all == model_vocab + 1 && token_to_id("<image_soft_token>") == static_cast<int32_t>(model_vocab);
-  if (model_vocab > 0 && tokens_in_all > model_vocab && !placeholder) {
-    const std::string rows =
-        fmt::format("{} {}", is_gguf(files) ? "the rows of token_embd.weight are" : "vocab_size is", model_vocab);
-    constexpr const char* kCause =
-        "the tokenizer belongs to another model, or tokens were added to it without resizing the model's embedding; "
-        "get "
-        "both from one place";
-    if (before > model_vocab)
-      throw FormatError(fmt::format("{}: {} has {} tokens, {}: {}", folder, files.origin, before, rows, kCause));
-    // The first token of another file for which the model has no row.
-    const AddedToken* beyond = nullptr;
-    std::optional<int32_t> least;
-    for (const auto& [content, token] : fresh) {
-      const auto id = token_to_id(content);
-      if (!id || *id < model_vocab || (least && *id >= *least)) continue;
-      least = id;
-      beyond = &token;
-    }
-    throw FormatError(
-        beyond == nullptr
-            ? fmt::format("{}: {} has {} tokens, {}: {}", folder, files.origin, tokens_in_all, rows, kCause)
-            : fmt::format("{}: adds {} with the id {} to the {} of {}, {}: {}", beyond->file, shown(beyond->content),
-                          *least, counted(before, "token"), files.origin, rows, kCause));
-  }
+  check_stated_ids(*this, named.stated, fresh, place_of(files, folder), warnings_);
+  if (model_vocab > 0) check_rows(*this, files, folder, model_vocab, before, next_id(), fresh);
 }
 
 int64_t Tokenizer::next_id() const {

@@ -14,20 +14,20 @@
 #include "formats/text.h"
 
 namespace metal_marlin {
+namespace {
 
-ModelConfig read_model_config(const nlohmann::json& json, const Family& family, const std::string& file) {
-  const ConfigReader config(json, file);
-  ModelConfig out;
-  out.model_type = config.find_string("model_type").value_or(family.model_types.front());
-  // A missing key means the family's default, null that there is none.
-  const auto find = [&](const char* key, int64_t high) -> std::optional<int64_t> {
-    if (!config.names(key)) {
-      for (const auto& [name, value] : family.defaults) {
-        if (name == key) return value;
-      }
+// A missing key means the family's default, null that there is none.
+std::optional<int64_t> find_size(const ConfigReader& config, const Family& family, const char* key, int64_t high) {
+  if (!config.names(key)) {
+    for (const auto& [name, value] : family.defaults) {
+      if (name == key) return value;
     }
-    return config.find_int(key, 1, high);
-  };
+  }
+  return config.find_int(key, 1, high);
+}
+
+void read_sizes(const ConfigReader& config, const Family& family, ModelConfig& out) {
+  const auto find = [&](const char* key, int64_t high) { return find_size(config, family, key, high); };
   const auto get = [&](const char* key, int64_t high) {
     const auto n = find(key, high);
     return n ? *n : config.get_int(key, 1, high);
@@ -52,15 +52,9 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   }
   if (out.head_dim % 2 != 0) config.fail("head_dim", "an even number");
   out.max_position_embeddings = find("max_position_embeddings", kLargestSize).value_or(2048);
-  out.rms_norm_eps = config.find_number("rms_norm_eps", 0, 1).value_or(1e-6);
-  out.activation = read_activation(config, "hidden_act", Activation::kSilu);
-  out.tie_word_embeddings = config.find_bool("tie_word_embeddings").value_or(false);
-  out.attention_bias = config.find_bool("attention_bias").value_or(false);
-  out.attention_output_bias = out.attention_bias;
-  out.mlp_bias = config.find_bool("mlp_bias").value_or(false);
-  out.query_scale = 1 / std::sqrt(static_cast<double>(out.head_dim));
-  out.torch_dtype = config.find_string("dtype").value_or(config.find_string("torch_dtype").value_or("float32"));
+}
 
+void read_ropes(const ConfigReader& config, const Family& family, ModelConfig& out) {
   RopeConfig defaults;
   defaults.theta = config.find_number("rope_theta", 1, kLargestTheta).value_or(10000.0);
   defaults.partial_rotary_factor = config.find_number("partial_rotary_factor", 1e-6, 1).value_or(1.0);
@@ -79,29 +73,21 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
   }
   if (rope && !by_layer_type && !family.rope_by_layer_type) out.rope = read_rope(*rope, defaults);
   out.local_rope = out.rope;
+}
 
-  settle_twins(config, family.rope_by_layer_type, out.warnings);
+// Dimensions of a head, not their share: in GGUF the key holds their number.
+int64_t turning_dimensions(const RopeConfig& rope, const ModelConfig& config) {
+  return static_cast<int64_t>(static_cast<double>(config.head_dim) * rope.partial_rotary_factor);
+}
 
-  const auto layers = static_cast<size_t>(out.num_hidden_layers);
-  out.sliding_window.assign(layers, 0);
-  out.layer_uses_local_rope.assign(layers, false);
-  for (const int64_t id : config.find_ints("eos_token_id", -1, kLargestSize)) {
-    if (id >= 0) out.eos_token_ids.push_back(static_cast<int32_t>(id));
-  }
-  const auto bos = config.find_ints("bos_token_id", -1, kLargestSize);
-  if (!bos.empty()) out.bos_token_id = static_cast<int32_t>(bos.front());
-  if (family.configure) family.configure(config, out);
-  // Dimensions, not the share: in GGUF the key holds their number.
-  const auto turning_of = [&](const RopeConfig& r) {
-    return static_cast<int64_t>(static_cast<double>(out.head_dim) * r.partial_rotary_factor);
-  };
+void warn_of_ropes(const Family& family, const std::string& file, ModelConfig& out) {
   for (const RopeConfig* r : {&out.rope, &out.local_rope}) {
     if (r->partial_rotary_factor == 1 || family.partial_rotary) continue;
     out.warnings.push_back(fmt::format(
         "{}: partial_rotary_factor: turns {} of the {} dimensions of a head, where engines differ for the family {}: "
         "transformers turns all of them, others and this program only these; if the model was made without the key, "
         "remove it",
-        file, turning_of(*r), out.head_dim, family.name));
+        file, turning_dimensions(*r, out), out.head_dim, family.name));
     break;
   }
   if (out.rope.type == RopeType::kYarn && !out.rope.original_given) {
@@ -110,13 +96,17 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
                     "taken, as transformers does; other engines refuse it",
                     file, out.max_position_embeddings));
   }
-  const int64_t turning = turning_of(out.rope);
+}
+
+void check_ropes(const ModelConfig& out, const std::string& file) {
+  const int64_t turning = turning_dimensions(out.rope, out);
   for (const RopeConfig* r : {&out.rope, &out.local_rope}) {
-    if (turning_of(*r) >= 2 && turning_of(*r) % 2 == 0) continue;
+    const int64_t found = turning_dimensions(*r, out);
+    if (found >= 2 && found % 2 == 0) continue;
     throw FormatError(fmt::format(
         "{}: partial_rotary_factor: expected it to turn an even number of the {} of a head, at least 2, found "
         "{}; correct it as the model's publisher has it",
-        file, counted(out.head_dim, "dimension"), turning_of(*r)));
+        file, counted(out.head_dim, "dimension"), found));
   }
   if (out.rope.type == RopeType::kLongrope && out.rope.original_max_position_embeddings < 2) {
     throw FormatError(fmt::format("{}: original_max_position_embeddings: expected at least 2, found {}", file,
@@ -131,6 +121,38 @@ ModelConfig read_model_config(const nlohmann::json& json, const Family& family, 
                       file, key, counted(turning / 2, "number"), turning, values->size()));
     }
   }
+}
+
+}  // namespace
+
+ModelConfig read_model_config(const nlohmann::json& json, const Family& family, const std::string& file) {
+  const ConfigReader config(json, file);
+  ModelConfig out;
+  out.model_type = config.find_string("model_type").value_or(family.model_types.front());
+  read_sizes(config, family, out);
+  out.rms_norm_eps = config.find_number("rms_norm_eps", 0, 1).value_or(1e-6);
+  out.activation = read_activation(config, "hidden_act", Activation::kSilu);
+  out.tie_word_embeddings = config.find_bool("tie_word_embeddings").value_or(false);
+  out.attention_bias = config.find_bool("attention_bias").value_or(false);
+  out.attention_output_bias = out.attention_bias;
+  out.mlp_bias = config.find_bool("mlp_bias").value_or(false);
+  out.query_scale = 1 / std::sqrt(static_cast<double>(out.head_dim));
+  out.torch_dtype = config.find_string("dtype").value_or(config.find_string("torch_dtype").value_or("float32"));
+
+  read_ropes(config, family, out);
+  settle_twins(config, family.rope_by_layer_type, out.warnings);
+
+  const auto layers = static_cast<size_t>(out.num_hidden_layers);
+  out.sliding_window.assign(layers, 0);
+  out.layer_uses_local_rope.assign(layers, false);
+  for (const int64_t id : config.find_ints("eos_token_id", -1, kLargestSize)) {
+    if (id >= 0) out.eos_token_ids.push_back(static_cast<int32_t>(id));
+  }
+  const auto bos = config.find_ints("bos_token_id", -1, kLargestSize);
+  if (!bos.empty()) out.bos_token_id = static_cast<int32_t>(bos.front());
+  if (family.configure) family.configure(config, out);
+  warn_of_ropes(family, file, out);
+  check_ropes(out, file);
   return out;
 }
 
