@@ -7,8 +7,9 @@
 //
 // q_scale belongs to input channels. The weights were multiplied by it before they were rounded, and are divided by it
 // here. Only channels that hold many salient weights get a q_scale above 1. Its exponent is the one of a grid whose
-// output error |X (W - W')| is least. That error is computed on up to 256 output channels, from X's Gram matrix. Ranges
-// of groups are searched by the blocks of the Gram matrix that belong to them.
+// output error |X (W - W')| is least, as far as a search upwards goes that ends where the error rises. That error is
+// computed on up to 256 output channels, from X's Gram matrix. Ranges of groups are searched by the blocks of the Gram
+// matrix that belong to them.
 //
 // All functions check their arguments: ArgumentError names the argument, what was expected and what was found;
 // NumericError is thrown for NaN and Inf. Inputs may be of float16, bfloat16, float32 or float64 and of any strides.

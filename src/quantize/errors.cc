@@ -43,17 +43,56 @@ double relative(double numerator, double denominator) noexcept {
   return std::sqrt(numerator / denominator);
 }
 
-// Adds the outputs of the rows of a tile, and of their errors [rows, in].
-void add_outputs(const Matrix& weight, int64_t first, int64_t rows, const std::vector<float>& error, const Matrix* gram,
-                 Sums& part) {
-  if (gram == nullptr) return;
-  const int64_t k = weight.cols();
-  std::vector<float> scratch(static_cast<size_t>(rows * kQuadraticColumns));
-  std::vector<double> forms(static_cast<size_t>(rows));
-  quadratic_rows(error.data(), rows, k, gram->data(), k, k, scratch.data(), forms.data());
-  for (const double v : forms) part.output_error += v;
-  quadratic_rows(weight.row(first).data(), rows, k, gram->data(), k, k, scratch.data(), forms.data());
-  for (const double v : forms) part.output += v;
+// Rows of a tile. A product of more rows packs G less often; small weights are cut finer, so that all threads have
+// some, and a tile of errors and weights takes at most 8 MiB where the inputs are not very many.
+int64_t tile_rows(const Matrix& weight) noexcept {
+  constexpr int64_t kTiles = 16;
+  constexpr int64_t kFloats = int64_t{1} << 20;
+  const int64_t wanted = std::min(weight.rows() / kTiles, kFloats / weight.cols());
+  return std::clamp(wanted / kLaneRows, int64_t{1}, int64_t{4}) * kLaneRows;
+}
+
+// The errors of a tile's rows [rows, in], and the rows themselves behind them.
+struct Tile {
+  Tile(const Matrix& weight, int64_t first_row, int64_t most)
+      : first(first_row), rows(std::min(most, weight.rows() - first_row)), k(weight.cols()) {
+    const float* w = weight.row(first).data();
+    values.resize(static_cast<size_t>(2 * rows * k));
+    std::copy_n(w, rows * k, values.begin() + rows * k);
+  }
+  float* error(int64_t r) noexcept { return values.data() + r * k; }
+  const float* weight(int64_t r) const noexcept { return values.data() + (rows + r) * k; }
+  void add_outputs(const Matrix* gram, Sums& part) const {
+    if (gram == nullptr) return;
+    std::vector<float> scratch(static_cast<size_t>(2 * rows * kQuadraticColumns));
+    std::vector<double> forms(static_cast<size_t>(2 * rows));
+    quadratic_rows(values.data(), 2 * rows, k, gram->data(), k, k, scratch.data(), forms.data());
+    for (int64_t r = 0; r < rows; ++r) {
+      part.output_error += forms[static_cast<size_t>(r)];
+      part.output += forms[static_cast<size_t>(rows + r)];
+    }
+  }
+
+  int64_t first;
+  int64_t rows;
+  int64_t k;
+  std::vector<float> values;
+};
+
+// The sums of all tiles. fn(tile, part) fills the errors and adds to the sums all but the outputs.
+template <typename Fn>
+Sums sum_tiles(const Matrix& weight, const Matrix* gram, const Fn& fn) {
+  const int64_t most = tile_rows(weight);
+  std::vector<Sums> parts(static_cast<size_t>((weight.rows() + most - 1) / most));
+  parallel_for(std::ssize(parts), [&](int64_t i) {
+    Tile tile(weight, i * most, most);
+    Sums& part = parts[static_cast<size_t>(i)];
+    fn(tile, part);
+    tile.add_outputs(gram, part);
+  });
+  Sums sums;
+  for (const Sums& part : parts) sums.add(part);
+  return sums;
 }
 
 void set_norms(const Sums& sums, bool outputs, ErrorNorms& errors) {
@@ -80,25 +119,17 @@ ValueErrors value_errors(const Matrix& weight, const Matrix& values, const Matri
                                     values.rows(), values.cols()));
   }
   require_gram(weight, gram);
-  const int64_t tiles = (weight.rows() + kLaneRows - 1) / kLaneRows;
-  std::vector<Sums> parts(static_cast<size_t>(tiles));
-  parallel_for(tiles, [&](int64_t tile) {
-    Sums& part = parts[static_cast<size_t>(tile)];
-    const int64_t first = tile * kLaneRows;
-    const int64_t rows = std::min(kLaneRows, weight.rows() - first);
-    std::vector<float> error(static_cast<size_t>(rows * k));
-    const float* w = weight.row(first).data();
-    const float* v = values.row(first).data();
-    for (size_t i = 0; i < error.size(); ++i) {
-      error[i] = v[i] - w[i];
-      part.error += static_cast<double>(error[i]) * error[i];
+  const Sums sums = sum_tiles(weight, gram, [&](Tile& tile, Sums& part) {
+    float* e = tile.error(0);
+    const float* w = tile.weight(0);
+    const float* v = values.row(tile.first).data();
+    for (int64_t i = 0; i < tile.rows * k; ++i) {
+      e[i] = v[i] - w[i];
+      part.error += static_cast<double>(e[i]) * e[i];
       part.weight += static_cast<double>(w[i]) * w[i];
-      part.largest = std::max(part.largest, static_cast<double>(std::fabs(error[i])));
+      part.largest = std::max(part.largest, static_cast<double>(std::fabs(e[i])));
     }
-    add_outputs(weight, first, rows, error, gram, part);
   });
-  Sums sums;
-  for (const Sums& part : parts) sums.add(part);
   ValueErrors errors;
   set_norms(sums, gram != nullptr, errors);
   errors.largest_error = sums.largest;
@@ -118,22 +149,16 @@ LinearErrors linear_errors(const Matrix& weight, const QuantizedTensor& quantize
   }
   require_gram(weight, gram);
   validate(quantized, "quantized");
-  const int64_t tiles = (weight.rows() + kLaneRows - 1) / kLaneRows;
   const int64_t groups = quantized.groups();
   const int top = quantized.grid().levels() - 1;
-  std::vector<Sums> parts(static_cast<size_t>(tiles));
-  parallel_for(tiles, [&](int64_t tile) {
-    Sums& part = parts[static_cast<size_t>(tile)];
-    const int64_t first = tile * kLaneRows;
-    const int64_t rows = std::min(kLaneRows, weight.rows() - first);
-    std::vector<float> error(static_cast<size_t>(rows * k));
-    dequantize_rows(quantized, first, rows, error.data());
-    for (int64_t r = 0; r < rows; ++r) {
-      const float* w = weight.row(first + r).data();
-      const uint8_t* codes = quantized.codes.data() + (first + r) * k;
-      float* e = error.data() + r * k;
+  const Sums sums = sum_tiles(weight, gram, [&](Tile& tile, Sums& part) {
+    dequantize_rows(quantized, tile.first, tile.rows, tile.error(0));
+    for (int64_t r = 0; r < tile.rows; ++r) {
+      const float* w = tile.weight(r);
+      const uint8_t* codes = quantized.codes.data() + (tile.first + r) * k;
+      float* e = tile.error(r);
       for (int64_t g = 0; g < groups; ++g) {
-        const auto at = static_cast<size_t>((first + r) * groups + g);
+        const auto at = static_cast<size_t>((tile.first + r) * groups + g);
         const float scale = quantized.scale(at);
         const float minimum = quantized.minimum(at);
         // The outer edges of the first and the last step. Weights beyond them are clipped.
@@ -169,10 +194,7 @@ LinearErrors linear_errors(const Matrix& weight, const QuantizedTensor& quantize
         part.saturated += saturated;
       }
     }
-    add_outputs(weight, first, rows, error, gram, part);
   });
-  Sums sums;
-  for (const Sums& part : parts) sums.add(part);
   LinearErrors errors;
   const auto count = static_cast<double>(weight.size());
   set_norms(sums, gram != nullptr, errors);

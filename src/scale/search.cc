@@ -72,22 +72,31 @@ void require_input(std::span<const Matrix* const> weights, const ScaleSearchOpti
   if (options.rows < 0) throw ArgumentError(fmt::format("rows: expected 0 (all) or more, found {}", options.rows));
 }
 
-constexpr int kRises = 3;  // with stop_early: this many exponents in a row without a lower loss end the search
+// Returns the losses of these candidates.
+using LossesOf = std::function<std::vector<double>(std::span<const std::vector<float>> scales)>;
 
-// Returns options.loss of each candidate, and infinity for those that were not tried.
-std::vector<double> call_losses(const std::vector<std::vector<float>>& scales, const ScaleSearchOptions& options) {
+// With stop_early: of every second candidate in order until three in a row do not lower the loss, and of the neighbours
+// of the best; infinity for the others. `at_once`: how many losses_of() takes at a time without taking longer.
+std::vector<double> early_losses(std::span<const std::vector<float>> scales, size_t at_once,
+                                 const LossesOf& losses_of) {
+  constexpr int kRises = 3;
+  constexpr size_t kStep = 2;
   std::vector<double> losses(scales.size(), std::numeric_limits<double>::infinity());
-  const size_t step = options.stop_early ? 2 : 1;
   size_t best = 0;
   int rises = 0;
-  for (size_t i = 0; i < scales.size() && !(options.stop_early && rises == kRises); i += step) {
-    losses[i] = options.loss(scales[i]);
-    rises = losses[i] < losses[best] || i == 0 ? 0 : rises + 1;
-    if (rises == 0) best = i;
+  for (size_t first = 0; first < scales.size() && rises < kRises; first += kStep * at_once) {
+    std::vector<std::vector<float>> tried;
+    for (size_t i = first; i < scales.size() && tried.size() < at_once; i += kStep) tried.push_back(scales[i]);
+    const std::vector<double> found = losses_of(tried);
+    for (size_t t = 0; t < found.size() && rises < kRises; ++t) {
+      const size_t i = first + kStep * t;
+      losses[i] = found[t];
+      rises = losses[i] < losses[best] || i == 0 ? 0 : rises + 1;
+      if (rises == 0) best = i;
+    }
   }
-  if (options.stop_early) {
-    if (best > 0) losses[best - 1] = options.loss(scales[best - 1]);
-    if (best + 1 < scales.size()) losses[best + 1] = options.loss(scales[best + 1]);
+  for (const size_t i : {best - 1, best + 1}) {
+    if (i < scales.size()) losses[i] = losses_of(scales.subspan(i, 1)).front();
   }
   return losses;
 }
@@ -214,26 +223,23 @@ std::vector<double> gram_losses(std::span<const Matrix* const> weights, const Ma
     for (size_t c = 0; c < scale.size(); ++c) unscale[c] = 1.0f / scale[c];
     unscales.push_back(std::move(unscale));
   }
+  // A product of more rows packs G less often. Where ranges read G, few candidates are tried at a time (stop_early),
+  // and each thread takes one.
+  const bool by_gram = reads_gram(options.range.method);
+  const int64_t tile_rows = by_gram ? 2 * kTileRows : kTileRows;
   const Matrix sample = sample_rows(weights, options.rows);
-  const int64_t tiles = (sample.rows() + kTileRows - 1) / kTileRows;
+  const int64_t tiles = (sample.rows() + tile_rows - 1) / tile_rows;
   const auto count = static_cast<int64_t>(scales.size());
   std::vector<double> parts(static_cast<size_t>(count * tiles));
-  const auto evaluate = [&](int64_t candidate, int64_t tile, const Matrix* scaled_gram) {
-    const int64_t first = tile * kTileRows;
-    parts[static_cast<size_t>(candidate * tiles + tile)] =
-        tile_loss(sample, first, std::min(kTileRows, sample.rows() - first), gram, scaled_gram,
-                  scales[static_cast<size_t>(candidate)], unscales[static_cast<size_t>(candidate)], options);
-  };
-  if (reads_gram(options.range.method)) {
-    // Only one scaled copy of what the ranges read of G is held at a time.
-    for (int64_t c = 0; c < count; ++c) {
-      const Matrix scaled_gram =
-          scaled_blocks(gram, scales[static_cast<size_t>(c)], block_of(options.range, options.grid, k));
-      parallel_for(tiles, [&](int64_t tile) { evaluate(c, tile, &scaled_gram); });
-    }
-  } else {
-    parallel_for(count * tiles, [&](int64_t i) { evaluate(i / tiles, i % tiles, nullptr); });
-  }
+  parallel_for(count * tiles, [&](int64_t i) {
+    const auto candidate = static_cast<size_t>(i / tiles);
+    const int64_t first = i % tiles * tile_rows;
+    Matrix scaled_gram;
+    if (by_gram) scaled_gram = scaled_blocks(gram, scales[candidate], block_of(options.range, options.grid, k));
+    parts[static_cast<size_t>(i)] =
+        tile_loss(sample, first, std::min(tile_rows, sample.rows() - first), gram, by_gram ? &scaled_gram : nullptr,
+                  scales[candidate], unscales[candidate], options);
+  });
   std::vector<double> losses(static_cast<size_t>(count), 0.0);
   for (int64_t i = 0; i < count * tiles; ++i) losses[static_cast<size_t>(i / tiles)] += parts[static_cast<size_t>(i)];
   return losses;
@@ -248,12 +254,15 @@ InputScale search_ratios(LinearInput input, std::span<const Matrix* const> weigh
     scales.push_back(candidate(static_cast<double>(i) / options.ratios));
     require_scale(scales.back(), weights.front()->cols());
   }
-  std::vector<double> losses;
-  if (options.loss) {
-    losses = call_losses(scales, options);
-  } else {
-    losses = gram_losses(weights, stats.gram, scales, options);
-  }
+  const LossesOf losses_of = [&](std::span<const std::vector<float>> tried) {
+    if (!options.loss) return gram_losses(weights, stats.gram, tried, options);
+    std::vector<double> losses;
+    for (const std::vector<float>& scale : tried) losses.push_back(options.loss(scale));
+    return losses;
+  };
+  // Each candidate may hold a copy of what the ranges read of G.
+  const size_t at_once = options.loss ? 1 : static_cast<size_t>(std::min(threads(), 4));
+  const std::vector<double> losses = options.stop_early ? early_losses(scales, at_once, losses_of) : losses_of(scales);
   size_t best = losses.size();
   double least = std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < losses.size(); ++i) {

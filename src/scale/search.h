@@ -39,8 +39,8 @@ struct ScaleSearchOptions {
   // Replaces the Gram loss, e.g. by the output error of the whole block. It is called once per candidate, in order,
   // with a scale [in_features]. Empty: the Gram loss.
   std::function<double(std::span<const float> scale)> loss;
-  // With `loss`: tries every second exponent in rising order until three in a row do not lower the loss, then the
-  // neighbours of the best. Otherwise all exponents are tried.
+  // Tries every second exponent in rising order until three in a row do not lower the loss, then the neighbours of the
+  // best. Otherwise all exponents are tried.
   bool stop_early = false;
 };
 

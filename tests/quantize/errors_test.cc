@@ -49,6 +49,28 @@ TEST(LinearErrors, EqualTheOutputsOfTheInputsThemselves) {
   EXPECT_EQ(linear_errors(weight, q, nullptr).output_error, -1);
 }
 
+// Many rows are measured in larger tiles, the last of which is a part.
+TEST(LinearErrors, OfManyRowsAreThoseOfTheirParts) {
+  const Matrix gram = reference::gram_of(reference::activations(80, 24, 2));
+  const Grid grid{4, true, 8};
+  const auto errors_of = [&](const Matrix& weight) {
+    return linear_errors(weight, quantize_rtn(weight, group_ranges(weight, grid), grid), &gram);
+  };
+  const Matrix weight = normal_matrix(2500, 24, 1, 0.05);
+  double squared = 0;
+  double outputs = 0;
+  for (int64_t first = 0; first < weight.rows(); first += 50) {
+    Matrix part(50, 24);
+    std::copy_n(weight.row(first).data(), part.size(), part.data());
+    const LinearErrors errors = errors_of(part);
+    squared += errors.squared_error;
+    outputs += errors.squared_output_error;
+  }
+  const LinearErrors whole = errors_of(weight);
+  EXPECT_NEAR(whole.squared_error, squared, kRelative * squared);
+  EXPECT_NEAR(whole.squared_output_error, outputs, kRelative * outputs);
+}
+
 TEST(LinearErrors, CountsClippedAndSaturated) {
   Matrix weight(1, 8);
   const float values[] = {-9.0f, -8.4f, -8.0f, 0.0f, 7.0f, 7.4f, 7.6f, 100.0f};

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 
+#include "core/threads.h"
 #include "quantize/reference.h"
 
 namespace metal_marlin {
@@ -257,6 +258,29 @@ TEST(ScaleSearch, BytesDoNotDependOnThreads) {
     all.push_back(found.loss_after);
     return all;
   }));
+}
+
+// The losses have one minimum here, so the early end finds it, whatever the number of candidates tried at once.
+TEST(ScaleSearch, AnEarlyEndFindsTheLeastLoss) {
+  constexpr int64_t k = 96;
+  const ActivationStats stats = stats_of(reference::activations(400, k, 1));
+  const Matrix weight = normal_matrix(300, k, 2, 0.05);
+  const Matrix* const weights[] = {&weight};
+  for (const RangeMethod method : {RangeMethod::kAbsmax, RangeMethod::kGram}) {
+    ScaleSearchOptions options;
+    options.grid = {4, true, 32};
+    options.range.method = method;
+    const InputScale all = search_scale(LinearInput::kQkv, weights, stats, options);
+    options.stop_early = true;
+    for (const int threads : {1, 2, 3}) {
+      const ThreadCount count(threads);
+      const InputScale early = search_scale(LinearInput::kQkv, weights, stats, options);
+      EXPECT_GT(early.ratio, 0);
+      EXPECT_EQ(early.ratio, all.ratio);
+      EXPECT_EQ(early.scale, all.scale);
+      EXPECT_EQ(early.loss_after, all.loss_after);
+    }
+  }
 }
 
 }  // namespace
