@@ -9,20 +9,31 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <set>
 #include <system_error>
 
 #include "formats/terminal_json.h"
+#include "formats/terminal_text.h"
 #include "formats/text.h"
 #include "platform/machine.h"
+#include "platform/terminal.h"
 #include "signals.h"
 #include "values.h"
 
 namespace metal_marlin::cli {
 
+// NO_COLOR, as no-color.org has it.
+static bool wants_colors() {
+  const char* no = std::getenv("NO_COLOR");
+  return no == nullptr || no[0] == '\0';
+}
+
 struct Console::Log {
   ProgressLine line;
-  spdlog::logger logger{"metal-marlin", std::make_shared<spdlog::sinks::stderr_color_sink_mt>()};
+  spdlog::logger logger{"metal-marlin",
+                        std::make_shared<spdlog::sinks::stderr_color_sink_mt>(
+                            wants_colors() ? spdlog::color_mode::automatic : spdlog::color_mode::never)};
   std::string stage;
   double stage_start = 0;
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
@@ -73,8 +84,8 @@ Console::~Console() {
 }
 
 std::function<bool(const std::string&)> Console::streaming() {
-  return [this](const std::string& piece) {
-    if (!options_.json) write_out(piece);
+  return [this, escapes = output_is_terminal()](const std::string& piece) {
+    if (!options_.json) write_out(escapes ? text_for_terminal(piece) : piece);
     return !StopOnSignal::requested();
   };
 }

@@ -41,7 +41,7 @@ class Console {
   Observer observer(std::span<const Phase> phases = {});
 
   // For text that comes in pieces, as TextGenerator delivers it: shows each at once, nothing with --json, and ends on a
-  // signal. Live until the Console goes.
+  // signal. A terminal gets what could steer it escaped; a file or a pipe gets the text. Live until the Console goes.
   std::function<bool(const std::string&)> streaming();
 
   // Says that a signal has stopped the work, and what is next: no error, and not with --log-level off.

@@ -9,8 +9,8 @@ namespace {
 
 volatile std::sig_atomic_t stop_requested = 0;
 
-extern "C" void request_stop(int) {
-  stop_requested = 1;
+extern "C" void request_stop(int signal_number) {
+  stop_requested = signal_number;
 }
 
 void install() noexcept {
@@ -38,6 +38,10 @@ StopOnSignal::~StopOnSignal() {
 
 bool StopOnSignal::requested() noexcept {
   return stop_requested != 0;
+}
+
+bool StopOnSignal::termination_requested() noexcept {
+  return stop_requested == SIGTERM;
 }
 
 void StopOnSignal::rearm() noexcept {

@@ -11,6 +11,8 @@ class StopOnSignal {
   StopOnSignal& operator=(const StopOnSignal&) = delete;
 
   static bool requested() noexcept;
+  // Whether the signal that asked is SIGTERM: the whole command is to end, not only what it does now.
+  static bool termination_requested() noexcept;
   // Forgets the request, and the next signal asks again.
   static void rearm() noexcept;
 };

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "formats/terminal_json.h"
+#include "formats/terminal_text.h"
 
 namespace metal_marlin {
 namespace {
@@ -41,9 +42,14 @@ bool is_unsafe(uint32_t code) {
          (code >= 0xfff9 && code <= 0xfffb) || (code >= 0xe0000 && code <= 0xe007f);
 }
 
-}  // namespace
+// Of texts with lines, where joiners make letters and emoji, and marks of direction stand beside single characters.
+bool is_harmful(uint32_t code) {
+  return is_unsafe(code) && code != '\n' && code != '\t' && code != 0x61c && (code < 0x200b || code > 0x200f) &&
+         code != 0x2060;
+}
 
-std::string escaped(std::string_view text, size_t most) {
+template <class Unsafe>
+std::string escape(std::string_view text, size_t most, const Unsafe& unsafe) {
   std::string out;
   size_t characters = 0;
   for (size_t at = 0; at < text.size(); ++characters) {
@@ -54,7 +60,7 @@ std::string escaped(std::string_view text, size_t most) {
       ++at;
       continue;
     }
-    if (!is_unsafe(c.code)) {
+    if (!unsafe(c.code)) {
       out += text.substr(at, c.bytes);
     } else if (c.code == '\n' || c.code == '\t' || c.code == '\r') {
       out += c.code == '\n' ? "\\n" : c.code == '\t' ? "\\t" : "\\r";
@@ -66,6 +72,16 @@ std::string escaped(std::string_view text, size_t most) {
     at += c.bytes;
   }
   return out;
+}
+
+}  // namespace
+
+std::string escaped(std::string_view text, size_t most) {
+  return escape(text, most, is_unsafe);
+}
+
+std::string text_for_terminal(std::string_view text) {
+  return escape(text, std::string_view::npos, is_harmful);
 }
 
 std::string shown(std::string_view text) {

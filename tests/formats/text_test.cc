@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "formats/terminal_json.h"
+#include "formats/terminal_text.h"
 
 namespace metal_marlin {
 namespace {
@@ -64,6 +65,18 @@ TEST(Text, JsonForATerminalKeepsItsValues) {
       EXPECT_EQ(text.find(raw), std::string::npos) << text;
     EXPECT_NE(text.find("\xC3\xA9\xE4\xB8\xAD\xF0\x9F\x98\x80"), std::string::npos) << text;
   }
+}
+
+TEST(Text, ResultsOnATerminalCannotSteerIt) {
+  const std::string plain = "two lines\n\tof text: \xC3\xA9 \xE4\xB8\xAD \\ \xF0\x9F\x98\x80\n";
+  EXPECT_EQ(text_for_terminal(plain), plain);
+  // Joiners and marks that Persian, Hindi and emoji need: zero width (non-)joiner, left-to-right mark.
+  const std::string joined = "\xE2\x80\x8C\xE2\x80\x8D\xE2\x80\x8E\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x92\xBB";
+  EXPECT_EQ(text_for_terminal(joined), joined);
+  EXPECT_EQ(text_for_terminal("a\x1b[2J\rb\x07\x7f\xC2\x9b\xE2\x80\xAE\xE2\x81\xA6\xE2\x80\xA8 \xff"),
+            "a\\x1b[2J\\rb\\x07\\x7f\\u009b\\u202e\\u2066\\u2028 \\xff");
+  const std::string long_text(10000, 'a');
+  EXPECT_EQ(text_for_terminal(long_text), long_text);
 }
 
 }  // namespace
