@@ -1,6 +1,6 @@
 # mm_tokenizer_c: the Rust crate src/tokenizer/tokenizer_c as a static library with a C interface. cargo itself decides
 # what is out of date. Its dependency file tells Ninja when to run cargo again.
-set(MM_RUST_MINIMUM 1.87)
+set(MM_RUST_MINIMUM 1.88)
 
 # Takes the first cargo (with the rustc beside it) that is new enough. A distribution's cargo may hide a newer one, or
 # the reverse.

@@ -3,7 +3,7 @@
 # Works as root or with sudo, on Debian and Ubuntu through apt and on macOS through Homebrew (the latter untested).
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-RUST_MINIMUM=1.87
+RUST_MINIMUM=1.88
 
 APT_PACKAGES="g++ cmake ninja-build pkg-config ccache libdnnl-dev ocl-icd-opencl-dev libopenblas-openmp-dev libhwy-dev
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libzip-dev libxxhash-dev libgtest-dev python3 python3-dev python3-venv ca-certificates"

@@ -1,5 +1,5 @@
-/* C interface of the Rust crate tokenizer_c: the Hugging Face tokenizer, the Jinja chat template, pages of HTML and
- * grammars of JSON schemas.
+/* C interface of the Rust crate tokenizer_c: the Hugging Face tokenizer, the Jinja chat template, pages of HTML,
+ * grammars of JSON schemas and an editor of lines on a terminal.
  *
  * Functions that can fail return NULL or a negative number; tokenizer_c_last_error() then says why. No function
  * unwinds, prints or aborts: a panic inside and memory that ends become an error. What loads, encodes, decodes, renders
@@ -121,6 +121,22 @@ int tokenizer_c_grammar_take(tokenizer_c_grammar* grammar, uint32_t token);
 int64_t tokenizer_c_grammar_fitting(tokenizer_c_grammar* grammar, const uint32_t* tokens, size_t count);
 /* 1: the value may end here; 0: it may not; -1 on failure. */
 int tokenizer_c_grammar_may_end(tokenizer_c_grammar* grammar);
+
+/* Reads lines from the terminal of the process, with the keys of Emacs, earlier lines (the last `most`) and pasted text.
+ * Where TERM names a terminal that cannot do this (dumb), from stdin without. One thread at a time. */
+typedef struct tokenizer_c_editor tokenizer_c_editor;
+tokenizer_c_editor* tokenizer_c_editor_create(size_t most);
+void tokenizer_c_editor_free(tokenizer_c_editor* editor);
+/* Adds an earlier line, unless it equals the last one. 0, or -1 on failure. */
+int tokenizer_c_editor_remember(tokenizer_c_editor* editor, const char* line, size_t size);
+
+#define TOKENIZER_C_LINE 1        /* `line` holds it, without its line feed */
+#define TOKENIZER_C_END 2         /* Ctrl-D on an empty line, or there is no more to read */
+#define TOKENIZER_C_INTERRUPTED 3 /* Ctrl-C on an empty line */
+#define TOKENIZER_C_DROPPED 4     /* Ctrl-C, which dropped what the line held */
+/* Shows the prompt and waits. One of these, or -1 on failure; sets `line` for TOKENIZER_C_LINE alone. The terminal has
+ * its modes from before again when the call ends. */
+int tokenizer_c_editor_read(tokenizer_c_editor* editor, const char* prompt, size_t size, tokenizer_c_text* line);
 
 #ifdef __cplusplus
 }

@@ -230,12 +230,21 @@ pub unsafe extern "C" fn tokenizer_c_line_cut(tokenizer: *const Tokenizer, json:
     guarded(-1, || Ok(line_cut((*tokenizer).library()?, &serde_json::from_slice(bytes(json, size))?) as c_int))
 }
 
+/// Mostly the ids are those from 0 on, each once, which is found without a copy of the vocabulary.
+fn last_of(model: &ModelWrapper) -> Option<u32> {
+    let count = u32::try_from(model.get_vocab_size()).unwrap_or(u32::MAX);
+    if (0..count).all(|id| model.id_to_token(id).is_some()) {
+        return count.checked_sub(1);
+    }
+    model.get_vocab().into_values().max()
+}
+
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_last_id(tokenizer: *const Tokenizer) -> i64 {
     guarded(-1, || {
         let library = (*tokenizer).library()?;
         let added = library.get_added_vocabulary().get_vocab().values().copied().max();
-        let last = library.get_model().get_vocab().into_values().max().max(added);
+        let last = last_of(library.get_model()).max(added);
         last.map(i64::from).ok_or_else(|| "the tokenizer has no tokens".into())
     })
 }

@@ -1,5 +1,5 @@
-//! C interface to the Hugging Face tokenizer, to Jinja chat templates and to grammars of JSON schemas; tokenizer_c.h is
-//! the contract.
+//! C interface to the Hugging Face tokenizer, to Jinja chat templates, to grammars of JSON schemas and to an editor of
+//! lines on a terminal; tokenizer_c.h is the contract.
 
 #![feature(alloc_error_hook)]
 
@@ -15,6 +15,7 @@ mod grammar;
 mod jinja;
 mod library;
 mod line_cut;
+mod line_editor;
 mod methods;
 mod names;
 mod numbers;
