@@ -73,6 +73,7 @@ int run_file(const Command& command, State& state) {
     throw UsageError{"--input FILE.jsonl and --output FILE.jsonl go together: expected both, found one"};
   }
   state.options.given = command.given();
+  check_sampling(state.options);
   set_schema(command, state.schema, state.options);
   Console console(state.console);
   state.options.on_warning = console.warning_once();
@@ -95,6 +96,7 @@ int run(const Command& command, State& state) {
   if (command.was_given("input") || command.was_given("output")) return run_file(command, state);
   const std::string prompt = read_prompt(command, state);
   state.options.given = command.given();
+  check_sampling(state.options);
   set_schema(command, state.schema, state.options);
   Console console(state.console);
   state.options.on_warning = [&console](const std::string& text) { console.warning(text); };
@@ -107,7 +109,13 @@ int run(const Command& command, State& state) {
   }
   const StopOnSignal signals;
   GenerateStats stats;
-  const std::string text = generator.generate(prompt, state.options, console.streaming(), &stats);
+  std::string text;
+  try {
+    text = generator.generate(prompt, state.options, console.streaming(), &stats);
+  } catch (const ArgumentError& e) {
+    throw FormatError(
+        e.what());  // the prompt is at fault, such as one that is too long: the options are checked before
+  }
   if (console.json()) {
     console.result(stats_json(text, stats));
   } else if (!text.empty()) {

@@ -16,6 +16,13 @@
 
 namespace metal_marlin::cli {
 
+void check_sampling(const GenerateOptions& options) {
+  if (options.top_p <= 0) throw UsageError{"--top-p: expected a number above 0, up to 1, found 0"};
+  for (const std::string& stop : options.stop) {
+    if (stop.empty()) throw UsageError{"--stop: expected a text that ends the answer, found an empty one"};
+  }
+}
+
 void require_no_waiting(const std::string& path, const char* expected) {
   namespace fs = std::filesystem;
   std::error_code code;

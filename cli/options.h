@@ -22,6 +22,9 @@ void add_schema_options(Command& command, SchemaOptions& schema);
 // SystemError for a file that cannot be read, FormatError for a schema that cannot be used.
 void set_schema(const Command& command, const SchemaOptions& schema, GenerateOptions& options);
 
+// UsageError for sampling options that no text could be generated with, before a model is loaded.
+void check_sampling(const GenerateOptions& options);
+
 // SystemError for a folder, and for a pipe or a device under a name of its own: opening it may wait for ever. What the
 // shell hands over is read: /dev/stdin, and /dev/fd/N of a process substitution.
 void require_no_waiting(const std::string& path, const char* expected);

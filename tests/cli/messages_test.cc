@@ -270,6 +270,22 @@ TEST_F(WholePath, ChatTakesAnyLineEndAndGoesOnAfterALineThatIsTooLong) {
   EXPECT_NE(broken.err.find("chat_template.jinja: the template cannot be parsed"), std::string::npos) << broken.err;
 }
 
+TEST_F(WholePath, APromptThatIsTooLongIsAFaultOfTheInputAndSamplingThatCannotBeOneOfTheOptions) {
+  const std::string prompt = (folder_ / "prompt").string();
+  std::ofstream(prompt) << std::string(5000, 'a');
+  const Outcome too_long = run("generate " + model_ + " --file " + prompt + " -n 4 -c 64");
+  EXPECT_EQ(too_long.code, 1) << too_long.err;
+  EXPECT_NE(too_long.err.find("tokens, the context 64"), std::string::npos) << too_long.err;
+  const std::string chat = chat_model();
+  for (const std::string& command : {"generate " + model_ + " -p 'the cat'", "chat " + chat}) {
+    for (const std::string option : {"--stop ''", "--top-p 0"}) {
+      const Outcome refused = run(command + " " + option, prompt);
+      EXPECT_EQ(refused.code, 2) << command << option << refused.err;
+      EXPECT_NE(refused.err.find(option.substr(0, option.find(' '))), std::string::npos) << refused.err;
+    }
+  }
+}
+
 TEST_F(WholePath, APromptLosesItsByteOrderMark) {
   const auto continued = [&](const std::string& content) {
     const std::string prompt = (folder_ / "prompt").string();
