@@ -698,6 +698,71 @@ def test_models(tmp_path):
         )
 
 
+def test_generation():
+    model = metal_marlin.load(MODEL)
+    options = {"predict": 12, "temp": 0.0, "ignore_eos": True}
+    prompts = ["the cat", "the dog ran", "a", "the mat"]
+    alone = [model.generate(prompt, **options) for prompt in prompts]
+    assert model.generate(prompts, batch=2, **options) == alone
+    assert model.generate(tuple(prompts[:1]), **options) == alone[:1]
+    assert model.stats["generated_tokens"] == 12 and model.generate([], **options) == []
+    # Pieces, and answers as they end.
+    pieces = list(model.generate(prompts[0], stream=True, **options))
+    assert "".join(pieces) == alone[0] and len(pieces) > 1
+    assert sorted(model.generate(prompts, stream=True, **options)) == list(enumerate(alone))
+    # A stream that is closed stops the work, and the model is free again.
+    stream = model.generate("the cat", stream=True, predict=-1, context=10**6, temp=0.0, ignore_eos=True,
+                            on_warning=lambda _: None)  # fmt: skip
+    assert isinstance(next(stream), str)
+    stream.close()
+    assert model.generate(prompts[0], **options) == alone[0]
+    # What cannot be answered is named, and the others are there.
+    got = []
+    with pytest.raises(metal_marlin.ArgumentError, match="^prompt 1: .*the context"):
+        for number, answer in model.generate(
+            ["the cat", "the " * 5000, "a"], stream=True, on_warning=lambda _: None, **options
+        ):
+            got.append((number, answer))
+    assert sorted(got) == [(0, alone[0]), (2, alone[2])]
+    for wrong in (lambda: model.generate(1), lambda: model.generate(["a", 1]), lambda: model.tokenize(b"a"),
+                  lambda: model.generate("a", stream=True, on_text=print), lambda: model.generate(["a"], on_text=print)):  # fmt: skip
+        with pytest.raises(TypeError):
+            wrong()
+    with pytest.raises(ZeroDivisionError):
+        model.generate(prompts, on_warning=lambda _: 1 / 0, top_k=3, **options)
+
+
+def test_tokens_and_logits():
+    model = metal_marlin.load(MODEL)
+    tokens = model.tokenize("the cat sat on the mat")
+    assert model.detokenize(tokens).endswith("the cat sat on the mat")
+    bare = model.tokenize("the cat sat on the mat", special=False)
+    assert tokens[-len(bare) :] == bare
+    logits = model.logits(tokens)
+    assert logits.dtype == np.float32 and logits.shape == (len(tokens), 96) and np.isfinite(logits).all()
+    # The likeliest token is the one that generate() takes.
+    grown = [*tokens, int(logits[-1].argmax())]
+    text = model.generate("the cat sat on the mat", predict=1, temp=0.0, ignore_eos=True)
+    assert model.detokenize(grown) == model.detokenize(tokens) + text
+    np.testing.assert_allclose(model.logits(np.array(grown))[:-1], logits, rtol=1e-4, atol=1e-5)
+    for wrong in ([], [10**6], [-1], [1] * 10**6):
+        with pytest.raises(metal_marlin.ArgumentError):
+            model.logits(wrong)
+
+
+def test_the_interpreter_is_free_while_a_model_works():
+    model = metal_marlin.load(MODEL)
+    work = threading.Thread(
+        target=lambda: model.generate(["the cat"], predict=2000, context=3000, ignore_eos=True, on_warning=lambda _: 0)
+    )
+    counted = 0
+    work.start()
+    while work.is_alive():
+        counted += 1
+        time.sleep(0.0001)
+    assert counted > 20
+
+
 @pytest.mark.parametrize("scheme", ["sym", "asym"])
 def test_gptq(scheme):
     weights, x = case(512, 128)

@@ -95,9 +95,21 @@ class METAL_MARLIN_API TextGenerator {
   // all of them. on_answer gets the number of the request and its answer, in the order in which they end, and may
   // return false to stop. A request that cannot be answered (a prompt that is too long, a template that refuses it, an
   // option out of range) has `error` set; the others are answered. With the int8 arithmetic each text is the one that
-  // generate() or chat() gives. Throws Interrupted as set_interrupt_check() says.
+  // generate() or chat() gives. Throws Interrupted as set_interrupt_check() says, and where `on_step`, which is called
+  // before each step, returns false.
   void batch(const std::vector<BatchRequest>& requests, int64_t sequences,
-             const std::function<bool(size_t, const BatchAnswer&)>& on_answer);
+             const std::function<bool(size_t, const BatchAnswer&)>& on_answer,
+             const std::function<bool()>& on_step = {});
+
+  // The tokens of a text. `special`: with what the tokenizer puts before and after any text, as generate() reads it.
+  std::vector<int32_t> tokenize(const std::string& text, bool special = true) const;
+  // The text of tokens, special tokens included.
+  std::string detokenize(const std::vector<int32_t>& tokens) const;
+  int64_t vocab_size() const noexcept;  // logits of a token; a vocabulary may have fewer tokens
+  // The logits [tokens, vocab_size()] behind each of `tokens`, in the arithmetic that the model was loaded with.
+  // ArgumentError for no tokens, for more than the model has positions and for ids out of range. Throws Interrupted as
+  // set_interrupt_check() says.
+  std::vector<float> logits(const std::vector<int32_t>& tokens);
 
  private:
   struct METAL_MARLIN_LOCAL Impl;

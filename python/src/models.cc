@@ -1,3 +1,4 @@
+#include <metal_marlin/array.h>
 #include <metal_marlin/convert.h>
 #include <metal_marlin/evaluate.h>
 #include <metal_marlin/generate.h>
@@ -9,11 +10,13 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 
+#include "arrays.h"
 #include "calls.h"
 #include "options/spelling.h"
 #include "options/tables.h"
@@ -179,18 +182,71 @@ class Generator {
       return generator_->chat(messages, o, piece, stats);
     });
   }
+  // on_answer(number, text, error, stats) for each prompt, as it ends; may return False to stop.
+  void batch(const std::vector<std::string>& prompts, const nb::dict& options, int64_t sequences, nb::handle on_answer,
+             nb::handle on_warning) {
+    Callbacks calls;
+    BatchRequest request;
+    request.options = options_of(options, calls, on_warning);
+    std::vector<BatchRequest> requests(prompts.size(), request);
+    for (size_t i = 0; i < prompts.size(); ++i) requests[i].prompt = prompts[i];
+    const auto answered = [&](size_t number, const BatchAnswer& answer) {
+      return calls.guarded([&] {
+        const nb::object more = on_answer(number, answer.text, python_spelling(answer.error), dict_of(answer.stats));
+        return more.is_none() || nb::cast<bool>(nb::bool_(more));
+      });
+    };
+    const auto step = [&] { return calls.guarded([] { return true; }); };
+    calls.run([&] {
+      const std::lock_guard lock(mutex_);
+      generator_->batch(requests, sequences, answered, step);
+    });
+    calls.raise_pending();
+  }
+  std::vector<int32_t> tokenize(const std::string& text, bool special) const {
+    return Callbacks().run([&] { return generator_->tokenize(text, special); });
+  }
+  std::string detokenize(const std::vector<int32_t>& tokens) const {
+    return Callbacks().run([&] { return generator_->detokenize(tokens); });
+  }
+  nb::object logits(const std::vector<int32_t>& tokens) {
+    return to_numpy(Callbacks().run([&] {
+      const std::lock_guard lock(mutex_);
+      const std::vector<float> values = generator_->logits(tokens);
+      Array array;
+      array.type = ElementType::kF32;
+      array.shape = {std::ssize(tokens), generator_->vocab_size()};
+      array.bytes.resize(values.size() * sizeof(float));
+      std::memcpy(array.bytes.data(), values.data(), array.bytes.size());
+      return array;
+    }));
+  }
 
  private:
-  template <typename Fn>
-  nb::tuple run(const nb::dict& values, nb::handle on_text, nb::handle on_warning, const Fn& fn) {
+  static GenerateOptions options_of(const nb::dict& values, Callbacks& calls, nb::handle on_warning) {
     GenerateOptions o;
     set_options(values, std::pair(&generate_options(), &o));
-    Callbacks calls;
     if (!on_warning.is_none()) {
-      o.on_warning = [&](const std::string& text) {
+      o.on_warning = [&calls, on_warning](const std::string& text) {
         calls.guarded([&] { return on_warning(python_spelling(text)), true; });
       };
     }
+    return o;
+  }
+  static nb::dict dict_of(const GenerateStats& stats) {
+    nb::dict d;
+    d["prompt_tokens"] = stats.prompt_tokens;
+    d["generated_tokens"] = stats.generated_tokens;
+    d["load_seconds"] = stats.load_seconds;
+    d["prompt_seconds"] = stats.prompt_seconds;
+    d["generate_seconds"] = stats.generate_seconds;
+    d["stop"] = stats.stop;
+    return d;
+  }
+  template <typename Fn>
+  nb::tuple run(const nb::dict& values, nb::handle on_text, nb::handle on_warning, const Fn& fn) {
+    Callbacks calls;
+    const GenerateOptions o = options_of(values, calls, on_warning);
     const auto piece = [&](const std::string& text) {
       return calls.guarded([&] {
         if (on_text.is_none()) return true;
@@ -204,14 +260,7 @@ class Generator {
       return fn(o, piece, &stats);
     });
     calls.raise_pending();
-    nb::dict d;
-    d["prompt_tokens"] = stats.prompt_tokens;
-    d["generated_tokens"] = stats.generated_tokens;
-    d["load_seconds"] = stats.load_seconds;
-    d["prompt_seconds"] = stats.prompt_seconds;
-    d["generate_seconds"] = stats.generate_seconds;
-    d["stop"] = stats.stop;
-    return nb::make_tuple(text, d);
+    return nb::make_tuple(text, dict_of(stats));
   }
   std::unique_ptr<TextGenerator> generator_;
   std::mutex mutex_;
@@ -248,7 +297,12 @@ void bind_models(nb::module_& m) {
       .def("generate", &Generator::generate, nb::arg("prompt"), nb::arg("options"), nb::arg("on_text").none(),
            nb::arg("on_warning").none())
       .def("chat", &Generator::chat, nb::arg("messages"), nb::arg("options"), nb::arg("on_text").none(),
-           nb::arg("on_warning").none());
+           nb::arg("on_warning").none())
+      .def("batch", &Generator::batch, nb::arg("prompts"), nb::arg("options"), nb::arg("sequences"),
+           nb::arg("on_answer"), nb::arg("on_warning").none())
+      .def("tokenize", &Generator::tokenize, nb::arg("text"), nb::arg("special"))
+      .def("detokenize", &Generator::detokenize, nb::arg("tokens"))
+      .def("logits", &Generator::logits, nb::arg("tokens"));
 }
 
 }  // namespace metal_marlin::python

@@ -14,6 +14,7 @@
 #include "core/counted.h"
 #include "core/machine.h"
 #include "core/threads.h"
+#include "infer/bad_logits.h"
 #include "infer/compute.h"
 #include "infer/decoder.h"
 #include "infer/generation.h"
@@ -54,7 +55,9 @@ struct TextGenerator::Impl {
     std::exception_ptr failure;
   };
   void run_batch(std::vector<Prompt> prompts, int64_t sequences,
-                 const std::function<bool(size_t, const BatchAnswer&)>& on_answer);
+                 const std::function<bool(size_t, const BatchAnswer&)>& on_answer,
+                 const std::function<bool()>& on_step);
+  std::vector<float> logits(std::span<const int32_t> tokens);
   std::vector<int32_t> conversation_tokens(const std::vector<std::pair<std::string, std::string>>& messages,
                                            const GenerateOptions& options) const;
   std::vector<int32_t> prompt_tokens(std::string_view text, bool special, const GenerateOptions& options) const;
@@ -193,7 +196,8 @@ std::string TextGenerator::Impl::run(std::vector<int32_t> prompt, const Generate
 }
 
 void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequences,
-                                    const std::function<bool(size_t, const BatchAnswer&)>& on_answer) {
+                                    const std::function<bool(size_t, const BatchAnswer&)>& on_answer,
+                                    const std::function<bool()>& on_step) {
   if (sequences < 1 || sequences > kMostBatch) {
     throw ArgumentError(fmt::format("batch of {}: expected 1 to {}", counted(sequences, "sequence"), kMostBatch));
   }
@@ -261,7 +265,7 @@ void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequenc
   };
   while (wanted) {
     for (size_t s = 0; s < slots.size(); ++s) fill(slots[s], static_cast<int64_t>(s));
-    if (interrupt_asked()) throw Interrupted("stopped while texts were generated");
+    if (interrupt_asked() || (on_step && !on_step())) throw Interrupted("stopped while texts were generated");
     std::vector<int32_t> ids;
     std::vector<int64_t> lengths;
     for (const Slot& slot : slots) {
@@ -277,6 +281,29 @@ void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequenc
     }
   }
   decoder->reset(1, 1);  // gives the memory back
+}
+
+std::vector<float> TextGenerator::Impl::logits(std::span<const int32_t> tokens) {
+  constexpr size_t kRows = 256;
+  const ThreadCount thread_count(threads);
+  const auto most = static_cast<uint64_t>(source->config().max_position_embeddings);
+  if (tokens.empty() || (most > 0 && tokens.size() > most)) {
+    throw ArgumentError(fmt::format("logits: expected 1 to {}, found {}", counted(most, "token"), tokens.size()));
+  }
+  held.clear();
+  decoder->truncate(0, 0);
+  decoder->set_capacity(std::ssize(tokens));
+  const auto vocab = static_cast<size_t>(head->vocab_size());
+  std::vector<float> out(tokens.size() * vocab);
+  Matrix states;
+  for (size_t first = 0; first < tokens.size(); first += kRows) {
+    const auto piece = tokens.subspan(first, std::min(kRows, tokens.size() - first));
+    if (!read_prompt(*decoder, piece, states)) throw Interrupted("stopped while logits were computed");
+    head->logits(states.data(), std::ssize(piece), out.data() + first * vocab);
+  }
+  check_logits(*source, out);
+  held.assign(tokens.begin(), tokens.end());
+  return out;
 }
 
 // The text of an interrupt that comes before the first step.
@@ -356,7 +383,8 @@ std::string TextGenerator::chat(const std::vector<std::pair<std::string, std::st
 }
 
 void TextGenerator::batch(const std::vector<BatchRequest>& requests, int64_t sequences,
-                          const std::function<bool(size_t, const BatchAnswer&)>& on_answer) try {
+                          const std::function<bool(size_t, const BatchAnswer&)>& on_answer,
+                          const std::function<bool()>& on_step) try {
   std::vector<Impl::Prompt> prompts;
   for (const BatchRequest& request : requests) {
     Impl::Prompt& prompt = prompts.emplace_back();
@@ -369,9 +397,31 @@ void TextGenerator::batch(const std::vector<BatchRequest>& requests, int64_t seq
       prompt.failure = std::current_exception();
     }
   }
-  impl_->run_batch(std::move(prompts), sequences, on_answer);
+  impl_->run_batch(std::move(prompts), sequences, on_answer, on_step);
 } catch (...) {
   rethrow_as_error("batch");
+}
+
+std::vector<int32_t> TextGenerator::tokenize(const std::string& text, bool special) const try {
+  return impl_->source->tokenizer().encode(text, special);
+} catch (...) {
+  rethrow_as_error("tokenize");
+}
+
+std::string TextGenerator::detokenize(const std::vector<int32_t>& tokens) const try {
+  return impl_->source->tokenizer().decode(tokens, false);
+} catch (...) {
+  rethrow_as_error("detokenize");
+}
+
+int64_t TextGenerator::vocab_size() const noexcept {
+  return impl_->head->vocab_size();
+}
+
+std::vector<float> TextGenerator::logits(const std::vector<int32_t>& tokens) try {
+  return impl_->logits(tokens);
+} catch (...) {
+  rethrow_as_error("logits");
 }
 
 }  // namespace metal_marlin

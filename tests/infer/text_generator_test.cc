@@ -26,8 +26,8 @@ GenerateOptions greedy(int64_t predict) {
   return options;
 }
 
-// The most likely token after `ids`, by a forward pass over the whole sequence.
-int32_t next_token(const ModelSource& source, const std::vector<int32_t>& ids) {
+// The logits [ids, vocab] of a forward pass over the whole sequence.
+std::vector<float> logits_of(const ModelSource& source, const std::vector<int32_t>& ids) {
   Matrix states(static_cast<int64_t>(ids.size()), source.config().hidden_size);
   embed(source, ids, states);
   BlockForward forward(source.family(), source.config());
@@ -35,9 +35,16 @@ int32_t next_token(const ModelSource& source, const std::vector<int32_t>& ids) {
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer)
     forward.run(layer, load_block(source, layer), states, lengths);
   const Head head(source);
-  std::vector<float> logits(static_cast<size_t>(head.vocab_size()));
-  head.logits(states.row(states.rows() - 1).data(), 1, logits.data());
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  std::vector<float> logits(ids.size() * static_cast<size_t>(head.vocab_size()));
+  head.logits(states.data(), states.rows(), logits.data());
+  return logits;
+}
+
+// The most likely token after `ids`.
+int32_t next_token(const ModelSource& source, const std::vector<int32_t>& ids) {
+  const std::vector<float> logits = logits_of(source, ids);
+  const auto last = logits.end() - static_cast<int64_t>(logits.size() / ids.size());
+  return static_cast<int32_t>(std::max_element(last, logits.end()) - last);
 }
 
 class GreedyText : public testing::TestWithParam<std::string> {};
@@ -62,6 +69,43 @@ TEST_P(GreedyText, IsTheMostLikelyTokenOfTheFullForward) {
 // llama-dynamic is left out: its angles depend on the length for which a sequence is planned.
 INSTANTIATE_TEST_SUITE_P(Families, GreedyText,
                          testing::Values("llama", "mistral", "phi3", "qwen2", "qwen3", "gemma2", "gemma3"));
+
+TEST_P(GreedyText, LogitsAreThoseOfTheFullForward) {
+  const auto source = ModelSource::open(tiny_model(GetParam()));
+  TextGenerator generator(tiny_model(GetParam()));
+  const std::vector<int32_t> ids = generator.tokenize("the cat sat on the mat and the dog ran");
+  EXPECT_EQ(ids, source->tokenizer().encode("the cat sat on the mat and the dog ran", true));
+  EXPECT_EQ(generator.detokenize(ids), source->tokenizer().decode(ids, false));
+  const std::string before = generator.generate("the cat", greedy(8));
+  const std::vector<float> logits = generator.logits(ids);
+  const std::vector<float> expected = logits_of(*source, ids);
+  ASSERT_EQ(logits.size(), ids.size() * static_cast<size_t>(generator.vocab_size()));
+  ASSERT_EQ(logits.size(), expected.size());
+  for (size_t i = 0; i < logits.size(); ++i) ASSERT_NEAR(logits[i], expected[i], 1e-3) << i;
+  EXPECT_EQ(generator.generate("the cat", greedy(8)), before);  // what the decoder keeps of the tokens is theirs
+}
+
+TEST(TextGenerator, LogitsOfNoTokensAndOfTooManyAreRefused) {
+  TextGenerator generator(tiny_model("llama"));
+  EXPECT_THROW(generator.logits({}), ArgumentError);
+  EXPECT_THROW(generator.logits({-1}), ArgumentError);
+  EXPECT_THROW(generator.logits({1 << 30}), ArgumentError);
+  EXPECT_THROW(generator.logits(std::vector<int32_t>(10'000'000, 1)), ArgumentError);
+  EXPECT_FALSE(generator.generate("the cat", greedy(8)).empty());
+}
+
+TEST(TextGenerator, AStepOfABatchMayStopIt) {
+  TextGenerator generator(tiny_model("llama"));
+  BatchRequest request;
+  request.prompt = "the cat";
+  request.options = greedy(1000);
+  request.options.context = 2000;
+  int steps = 0;
+  const auto answer = [](size_t, const BatchAnswer&) { return true; };
+  EXPECT_THROW(generator.batch({request}, 1, answer, [&] { return ++steps < 5; }), Interrupted);
+  EXPECT_EQ(steps, 5);
+  EXPECT_FALSE(generator.generate("the cat", greedy(8)).empty());
+}
 
 // Also where no piece of text asks the caller, as with tokens that print nothing.
 TEST(TextGenerator, TheInterruptCheckStopsIt) {

@@ -149,7 +149,11 @@ def models(folder: Path) -> None:
     metal_marlin.convert("M", "OUT", "f16", overwrite=True)
     model = metal_marlin.load("M", compute="int8", kv=8)
     text: str = model.chat([{"role": "user", "content": "Hi"}], temp=0, stop=["a"], json_schema={"type": "object"})
-    print(text, metal_marlin.inspect("M").family)
+    pieces: list[str] = list(model.generate("a", stream=True))
+    texts: list[str] = model.generate(["a", "b"], batch=2)
+    ended: list[tuple[int, str]] = list(model.generate(("a", "b"), stream=True, temp=0))
+    logits: F32 = model.logits(model.tokenize(model.generate("a"), special=False))
+    print(text, pieces, texts, ended, logits, model.detokenize([1, 2]), metal_marlin.inspect("M").family)
     try:
         metal_marlin.compare("A", "B")
     except metal_marlin.ArgumentError as error:
