@@ -82,8 +82,12 @@ void validate(const QuantizedTensor& t, const std::string& name) {
     if (g < 0 || g >= t.groups()) throw FormatError(fmt::format("{}: group {} of {}", name, g, t.groups()));
   }
   const int top = (1 << t.bits) - 1;
-  for (size_t i = 0; i < codes; ++i) {
-    if (t.codes[i] > top) throw FormatError(fmt::format("{}: code {} above {}", name, t.codes[i], top));
+  // `top` is all ones, so that a code above it sets a bit that no other sets; this way many codes are taken at once.
+  uint8_t seen = 0;
+  for (const uint8_t code : t.codes) seen |= code;
+  if (seen > top) {
+    const auto bad = std::find_if(t.codes.begin(), t.codes.end(), [&](uint8_t code) { return code > top; });
+    throw FormatError(fmt::format("{}: code {} above {}", name, *bad, top));
   }
   for (size_t i = 0; i < groups; ++i) {
     if (t.zeros[i] > top) throw FormatError(fmt::format("{}: zero {} above {}", name, t.zeros[i], top));

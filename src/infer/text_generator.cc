@@ -3,7 +3,9 @@
 #include <metal_marlin/generate.h>
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
+#include <future>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -71,12 +73,6 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
   check_memory_budget(machine.memory_bytes);
   source = ModelSource::open(model);
   source->check();
-  const Tokenizer& tokenizer = source->tokenizer();  // what is wrong with it is said before the weights are read
-  if (for_chat && tokenizer.chat_template().empty()) {
-    throw UnsupportedError(
-        fmt::format("{}: expected a model with a chat template, found none; use generate", source->path()));
-  }
-  if (for_chat) static_cast<void>(ChatTemplate(tokenizer));
   DecoderOptions options;
   const Compute compute = compute_of(compute_options, machine, *source, true);
   options.precision = compute.precision;
@@ -87,8 +83,31 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
     const uint64_t other = head_bytes + kReserve;
     options.weight_bytes = machine.memory_bytes > other ? machine.memory_bytes - other : 0;
   }
-  decoder = std::make_unique<Decoder>(*source, options);
-  head = std::make_unique<Head>(*source, ComputeType::kF32, compute.head);
+  // The tokenizer takes as long as the weights of a small model: both are loaded at once where there are two threads.
+  // Whatever is wrong with the tokenizer is said first, before weights are read in vain.
+  std::future<void> tokenizer =
+      std::async(metal_marlin::threads() > 1 ? std::launch::async : std::launch::deferred, [&] {
+        const bool has_template = !source->tokenizer().chat_template().empty();
+        if (for_chat && !has_template) {
+          throw UnsupportedError(
+              fmt::format("{}: expected a model with a chat template, found none; use generate", source->path()));
+        }
+        if (for_chat) static_cast<void>(ChatTemplate(source->tokenizer()));
+      });
+  const auto look_at_tokenizer = [&](int64_t, int64_t) {
+    if (tokenizer.valid() && tokenizer.wait_for(std::chrono::seconds(0)) != std::future_status::timeout) {
+      tokenizer.get();  // where it is deferred, here
+    }
+  };
+  try {
+    look_at_tokenizer(0, 0);
+    decoder = std::make_unique<Decoder>(*source, options, look_at_tokenizer);
+    head = std::make_unique<Head>(*source, ComputeType::kF32, compute.head);
+  } catch (...) {
+    if (tokenizer.valid()) tokenizer.get();
+    throw;
+  }
+  if (tokenizer.valid()) tokenizer.get();
   load_seconds = wall_seconds() - start;
 }
 

@@ -198,26 +198,26 @@ WeightMatrix WeightMatrix::rounded_to_8_bits(
     const int64_t count = std::min(kTilesAtOnce * kTileOutputs, out_features - first);
     std::vector<float> values(static_cast<size_t>(count * in_features));
     rows(first, count, values.data());
-    std::array<float, kGroup> group;
-    std::array<int8_t, kGroup> rounded;
-    std::array<uint8_t, kGroup> codes;
+    // A row is rounded at once; its last segment may be cut, and the rest of it is zeros.
+    const auto segments = static_cast<size_t>(p.segments());
+    const size_t padded = segments * static_cast<size_t>(p.length);
+    std::vector<float> row(padded);
+    std::vector<int8_t> rounded(padded);
+    std::vector<uint8_t> codes(padded);
+    std::vector<float> scales(segments);
+    std::vector<int32_t> sums(segments);
     for (int64_t r = 0; r < count; ++r) {
+      std::memcpy(row.data(), values.data() + r * in_features, static_cast<size_t>(in_features) * sizeof(float));
+      code_kernels().round_segments(row.data(), p.segments(), p.length, rounded.data(), scales.data(), sums.data());
+      for (size_t k = 0; k < padded; ++k) codes[k] = static_cast<uint8_t>(rounded[k] + 128);
       const int64_t output = (first + r) % kTileOutputs;
       for (int64_t s = 0; s < p.segments(); ++s) {
-        const auto& piece = p.pieces[static_cast<size_t>(s)];
-        group.fill(0);
-        std::memcpy(group.data(), values.data() + r * in_features + piece.first,
-                    static_cast<size_t>(piece.count) * sizeof(float));
-        float exact = 0;
-        int32_t unused = 0;
-        code_kernels().round_segments(group.data(), 1, p.length, rounded.data(), &exact, &unused);
-        for (size_t k = 0; k < codes.size(); ++k) codes[k] = static_cast<uint8_t>(rounded[k] + 128);
-        // In f16 the scale moves by at most 2^-11 of itself: no code by more than 1/16 of a step.
-        const uint16_t scale = f32_to_f16(std::min(exact, 65504.0f));
         const int64_t at = (first + r) / kTileOutputs * p.segments() + s;
-        put_codes(codes.data(), piece.count, output, 8,
+        put_codes(codes.data() + s * p.length, p.pieces[static_cast<size_t>(s)].count, output, 8,
                   reinterpret_cast<uint8_t*>(c.codes.data()) + at * c.tiles.segment_bytes());
-        c.scales[static_cast<size_t>(at * kTileOutputs + output)] = scale;
+        // In f16 the scale moves by at most 2^-11 of itself: no code by more than 1/16 of a step.
+        c.scales[static_cast<size_t>(at * kTileOutputs + output)] =
+            f32_to_f16(std::min(scales[static_cast<size_t>(s)], 65504.0f));
       }
     }
   });
