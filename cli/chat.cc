@@ -205,7 +205,7 @@ class Conversation {
     const std::string old = messages_.back().second;
     messages_.pop_back();
     const auto asked = messages_.back();
-    ++state_.options.seed;
+    if (state_.options.temp > 0 && state_.options.top_k != 1) ++state_.options.seed;
     if (!answer()) {  // the conversation stays as it was
       messages_.push_back(asked);
       messages_.emplace_back("assistant", old);

@@ -333,6 +333,11 @@ class Chat(unittest.TestCase):
         self.assertNotIn(b"\x1b", done.stdout + done.stderr)
         self.assertEqual(done.stderr, b"")
         self.assertFalse(self.history.exists())
+        # What has no effect on a choice without chance is not warned of.
+        done = subprocess.run(
+            [*command, "--temp", "0"], input=b"hello\n/regenerate\n", env=self.environment, capture_output=True
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
         # Each line is a message, also one that would go on.
         done = subprocess.run([*command, "--json"], input=lines.encode(), env=self.environment, capture_output=True)
         self.assertEqual(len(done.stdout.splitlines()), 3)
