@@ -31,8 +31,16 @@ void add_pieces(SegmentPlan& plan, int64_t first, int64_t count, int64_t group) 
     plan.pieces.push_back({first + i, std::min(plan.length, count - i), group});
 }
 
-int64_t kept_bits(int bits) noexcept {
+int kept_bits(int bits) noexcept {
   return bits <= 4 ? 4 : 8;
+}
+
+int64_t scale_bytes(ScaleForm form) noexcept {
+  return form == ScaleForm::kF32 ? 4 : 2;
+}
+
+int64_t tiles_of(int64_t out_features) noexcept {
+  return (out_features + kTileOutputs - 1) / kTileOutputs;
 }
 
 // Puts the codes of one output and segment into the order of codes/product.h.
@@ -56,6 +64,39 @@ void put_codes(const uint8_t* codes, int64_t count, int64_t output, int bits, ui
   for (; k < count; ++k) {
     uint8_t& byte = to[k / 8 * kLineBytes + k % 4];
     byte = static_cast<uint8_t>(byte | (k % 8 < 4 ? codes[k] : codes[k] << 4));
+  }
+}
+
+// The same for `count` channels, a multiple of 8, of `outputs` outputs; output o has its codes at codes + o * ld.
+void put_lines(const uint8_t* codes, int64_t ld, int64_t count, int64_t outputs, int bits, uint8_t* lines) noexcept {
+  if (bits == 8) {
+    for (int64_t k = 0; k < count; k += 4, lines += kLineBytes)
+      for (int64_t o = 0; o < outputs; ++o) std::memcpy(lines + 4 * o, codes + o * ld + k, 4);
+    return;
+  }
+  for (int64_t k = 0; k < count; k += 8, lines += kLineBytes) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      uint32_t low;
+      uint32_t high;
+      std::memcpy(&low, codes + o * ld + k, 4);
+      std::memcpy(&high, codes + o * ld + k + 4, 4);
+      low |= high << 4;
+      std::memcpy(lines + 4 * o, &low, 4);
+    }
+  }
+}
+
+// Scales of `each` bytes of `segments` segments, those of output o at scales + o * ld, to [segment][16].
+void put_scales(const uint8_t* scales, int64_t ld, int64_t segments, int64_t outputs, int64_t each,
+                uint8_t* to) noexcept {
+  for (int64_t s = 0; s < segments; ++s, to += kTileOutputs * each) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      if (each == 4) {
+        std::memcpy(to + 4 * o, scales + o * ld + 4 * s, 4);
+      } else {
+        std::memcpy(to + 2 * o, scales + o * ld + 2 * s, 2);
+      }
+    }
   }
 }
 
@@ -98,17 +139,32 @@ WeightMatrix WeightMatrix::view(const float* weight, int64_t out_features, int64
   return w;
 }
 
-std::unique_ptr<WeightMatrix::Codes> WeightMatrix::make_codes(SegmentPlan plan, int64_t out_features, int bits) {
+uint64_t code_bytes(const CodeForm& form, int64_t out_features, int64_t in_features) {
+  const SegmentPlan plan = SegmentPlan::of(in_features, std::min(form.group, in_features), {});
+  const int64_t of_output = scale_bytes(form.scales) * (form.minima ? 2 : 1) + (form.zeros ? 1 : 0);
+  const int64_t of_segment = kTileOutputs * (plan.length * kept_bits(form.bits) / 8 + of_output);
+  return static_cast<uint64_t>(tiles_of(out_features) * plan.segments() * of_segment);
+}
+
+std::unique_ptr<WeightMatrix::Codes> WeightMatrix::make_codes(SegmentPlan plan, int64_t out_features,
+                                                              const CodeForm& form) {
   auto c = std::make_unique<Codes>();
-  c->tiles.bits = static_cast<int>(kept_bits(bits));
+  c->tiles.bits = kept_bits(form.bits);
+  c->tiles.form = form.scales;
   c->tiles.segments = plan.segments();
   c->tiles.length = plan.length;
   c->tiles.out_features = out_features;
-  const int64_t entries = (out_features + kTileOutputs - 1) / kTileOutputs * plan.segments();
-  c->codes = Buffer(static_cast<size_t>(entries * c->tiles.segment_bytes()));
-  c->scales.resize(static_cast<size_t>(entries * kTileOutputs));
-  c->tiles.codes = reinterpret_cast<const uint8_t*>(c->codes.data());
-  c->tiles.scales = c->scales.data();
+  // All in one piece: of a large one, whole huge pages, only the rest of the last page is wasted.
+  const int64_t entries = tiles_of(out_features) * plan.segments();
+  const int64_t scales = entries * kTileOutputs * scale_bytes(form.scales);
+  c->scales_at = entries * c->tiles.segment_bytes();
+  c->minima_at = c->scales_at + scales;
+  c->zeros_at = c->minima_at + (form.minima ? scales : 0);
+  c->memory = Buffer(static_cast<size_t>(c->zeros_at + (form.zeros ? entries * kTileOutputs : 0)));
+  c->tiles.codes = c->codes();
+  c->tiles.scales = c->scales();
+  if (form.minima) c->tiles.minima = c->minima();
+  if (form.zeros) c->tiles.zeros = c->zeros();
   c->plan = std::make_shared<const SegmentPlan>(std::move(plan));
   return c;
 }
@@ -132,25 +188,23 @@ WeightMatrix WeightMatrix::of_codes(const QuantizedTensor& tensor, int64_t first
   }
   WeightMatrix w;
   w.type_ = WeightType::kCodes;
-  w.codes_ = make_codes(std::move(plan), rows, tensor.bits);
-  Codes& c = *w.codes_;
-  const SegmentPlan& p = *c.plan;
   const int64_t groups = tensor.groups();
   const auto* first_zero = tensor.zeros.data() + first_row * groups;
   const bool same_zeros =
       std::all_of(first_zero, first_zero + rows * groups, [&](uint8_t z) { return z == *first_zero; });
+  CodeForm form;
+  form.bits = tensor.bits;
+  form.scales = tensor.scale_type == ScaleType::kBF16 ? ScaleForm::kBF16 : ScaleForm::kF16;
+  form.zeros = !same_zeros;
+  form.minima = !tensor.minima.empty();
+  w.codes_ = make_codes(std::move(plan), rows, form);
+  Codes& c = *w.codes_;
+  const SegmentPlan& p = *c.plan;
   c.tiles.zero = *first_zero;
-  c.tiles.bf16 = tensor.scale_type == ScaleType::kBF16;
-  if (!same_zeros) {
-    c.zeros.resize(c.scales.size());
-    c.tiles.zeros = c.zeros.data();
-  }
-  if (!tensor.minima.empty()) {
-    c.minima.resize(c.scales.size());
-    c.tiles.minima = c.minima.data();
-  }
-  const int64_t tiles = (rows + kTileOutputs - 1) / kTileOutputs;
-  parallel_for(tiles, [&](int64_t tile) {
+  auto* scales = reinterpret_cast<uint16_t*>(c.scales());
+  auto* zeros = form.zeros ? c.zeros() : nullptr;
+  auto* minima = form.minima ? reinterpret_cast<uint16_t*>(c.minima()) : nullptr;
+  parallel_for(tiles_of(rows), [&](int64_t tile) {
     std::array<uint8_t, kLongestSegment> gathered;
     for (int64_t o = 0; o < std::min(kTileOutputs, rows - tile * kTileOutputs); ++o) {
       const int64_t row = first_row + tile * kTileOutputs + o;
@@ -164,14 +218,56 @@ WeightMatrix WeightMatrix::of_codes(const QuantizedTensor& tensor, int64_t first
           from = gathered.data();
         }
         const int64_t at = tile * p.segments() + s;
-        put_codes(from, piece.count, o, c.tiles.bits,
-                  reinterpret_cast<uint8_t*>(c.codes.data()) + at * c.tiles.segment_bytes());
-        const auto to = static_cast<size_t>(at * kTileOutputs + o);
+        put_codes(from, piece.count, o, c.tiles.bits, c.codes() + at * c.tiles.segment_bytes());
+        const int64_t to = at * kTileOutputs + o;
         const auto group = static_cast<size_t>(row * groups + piece.group);
-        c.scales[to] = tensor.scales[group];
-        if (!c.zeros.empty()) c.zeros[to] = tensor.zeros[group];
-        if (!c.minima.empty()) c.minima[to] = tensor.minima[group];
+        scales[to] = tensor.scales[group];
+        if (zeros != nullptr) zeros[to] = tensor.zeros[group];
+        if (minima != nullptr) minima[to] = tensor.minima[group];
       }
+    }
+  });
+  return w;
+}
+
+WeightMatrix WeightMatrix::of_rows(const CodeRows& rows) {
+  const CodeForm& form = rows.form;
+  const int64_t in = rows.in_features;
+  const bool whole = form.group > 0 && form.group % 8 == 0 && form.group <= kLongestSegment && rows.step > 0 &&
+                     rows.step % form.group == 0 && in % rows.step == 0;
+  if (rows.out_features <= 0 || in <= 0 || !whole || form.zeros) {
+    throw ArgumentError(fmt::format(
+        "weight of rows of codes: expected a shape of positive sizes in steps of whole groups of 8 to {} channels "
+        "without zeros, found [{}, {}] in steps of {}, groups of {}{}",
+        kLongestSegment, rows.out_features, in, rows.step, form.group, form.zeros ? " with zeros" : ""));
+  }
+  WeightMatrix w;
+  w.type_ = WeightType::kCodes;
+  w.codes_ = make_codes(SegmentPlan::of(in, form.group, {}), rows.out_features, form);
+  Codes& c = *w.codes_;
+  c.tiles.zero = rows.zero;
+  constexpr int64_t kAtOnce = 512;  // channels of 16 outputs: with their lines they stay in the first cache
+  const int64_t most = std::max<int64_t>(1, kAtOnce / rows.step) * rows.step;
+  const int64_t scale = scale_bytes(form.scales);
+  parallel_for(tiles_of(rows.out_features), [&](int64_t tile) {
+    thread_local std::vector<uint8_t> scratch;
+    const int64_t of_scales = most / form.group * scale;
+    scratch.resize(static_cast<size_t>(kTileOutputs * (most + 2 * of_scales)));
+    uint8_t* codes = scratch.data();
+    uint8_t* scales = codes + kTileOutputs * most;
+    uint8_t* minima = scales + kTileOutputs * of_scales;
+    const int64_t outputs = std::min(kTileOutputs, rows.out_features - tile * kTileOutputs);
+    for (int64_t first = 0; first < in; first += most) {
+      const int64_t count = std::min(most, in - first);
+      for (int64_t o = 0; o < outputs; ++o) {
+        rows.read(tile * kTileOutputs + o, first, count, codes + o * most, scales + o * of_scales,
+                  form.minima ? minima + o * of_scales : nullptr);
+      }
+      const int64_t at = tile * c.tiles.segments + first / form.group;
+      put_lines(codes, most, count, outputs, c.tiles.bits, c.codes() + at * c.tiles.segment_bytes());
+      put_scales(scales, of_scales, count / form.group, outputs, scale, c.scales() + at * kTileOutputs * scale);
+      if (form.minima)
+        put_scales(minima, of_scales, count / form.group, outputs, scale, c.minima() + at * kTileOutputs * scale);
     }
   });
   return w;
@@ -180,20 +276,20 @@ WeightMatrix WeightMatrix::of_codes(const QuantizedTensor& tensor, int64_t first
 WeightMatrix WeightMatrix::rounded_to_8_bits(
     int64_t out_features, int64_t in_features,
     const std::function<void(int64_t first, int64_t count, float* out)>& rows) {
-  constexpr int64_t kGroup = 32;
+  constexpr int64_t kGroup = kRoundedForm.group;
   if (out_features <= 0 || in_features <= 0) {
     throw ArgumentError(
         fmt::format("weight of 8 bits: expected a shape of positive sizes, found [{}, {}]", out_features, in_features));
   }
   WeightMatrix w;
   w.type_ = WeightType::kCodes;
-  w.codes_ = make_codes(SegmentPlan::of(in_features, std::min(kGroup, in_features), {}), out_features, 8);
+  w.codes_ = make_codes(SegmentPlan::of(in_features, std::min(kGroup, in_features), {}), out_features, kRoundedForm);
   Codes& c = *w.codes_;
   c.tiles.zero = 128;
   const SegmentPlan& p = *c.plan;
+  auto* scales = reinterpret_cast<uint16_t*>(c.scales());
   constexpr int64_t kTilesAtOnce = 8;
-  const int64_t tiles = (out_features + kTileOutputs - 1) / kTileOutputs;
-  parallel_for((tiles + kTilesAtOnce - 1) / kTilesAtOnce, [&](int64_t i) {
+  parallel_for((tiles_of(out_features) + kTilesAtOnce - 1) / kTilesAtOnce, [&](int64_t i) {
     const int64_t first = i * kTilesAtOnce * kTileOutputs;
     const int64_t count = std::min(kTilesAtOnce * kTileOutputs, out_features - first);
     std::vector<float> values(static_cast<size_t>(count * in_features));
@@ -204,20 +300,19 @@ WeightMatrix WeightMatrix::rounded_to_8_bits(
     std::vector<float> row(padded);
     std::vector<int8_t> rounded(padded);
     std::vector<uint8_t> codes(padded);
-    std::vector<float> scales(segments);
+    std::vector<float> exact(segments);
     std::vector<int32_t> sums(segments);
     for (int64_t r = 0; r < count; ++r) {
       std::memcpy(row.data(), values.data() + r * in_features, static_cast<size_t>(in_features) * sizeof(float));
-      code_kernels().round_segments(row.data(), p.segments(), p.length, rounded.data(), scales.data(), sums.data());
+      code_kernels().round_segments(row.data(), p.segments(), p.length, rounded.data(), exact.data(), sums.data());
       for (size_t k = 0; k < padded; ++k) codes[k] = static_cast<uint8_t>(rounded[k] + 128);
       const int64_t output = (first + r) % kTileOutputs;
       for (int64_t s = 0; s < p.segments(); ++s) {
         const int64_t at = (first + r) / kTileOutputs * p.segments() + s;
         put_codes(codes.data() + s * p.length, p.pieces[static_cast<size_t>(s)].count, output, 8,
-                  reinterpret_cast<uint8_t*>(c.codes.data()) + at * c.tiles.segment_bytes());
+                  c.codes() + at * c.tiles.segment_bytes());
         // In f16 the scale moves by at most 2^-11 of itself: no code by more than 1/16 of a step.
-        c.scales[static_cast<size_t>(at * kTileOutputs + output)] =
-            f32_to_f16(std::min(scales[static_cast<size_t>(s)], 65504.0f));
+        scales[at * kTileOutputs + output] = f32_to_f16(std::min(exact[static_cast<size_t>(s)], 65504.0f));
       }
     }
   });
@@ -226,7 +321,7 @@ WeightMatrix WeightMatrix::rounded_to_8_bits(
 
 uint64_t WeightMatrix::bytes() const noexcept {
   if (!codes_) return floats_.bytes();
-  return codes_->codes.size() + 2 * (codes_->scales.size() + codes_->minima.size()) + codes_->zeros.size();
+  return codes_->memory.size();
 }
 
 const std::shared_ptr<const SegmentPlan>& WeightMatrix::plan() const noexcept {

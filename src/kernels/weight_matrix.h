@@ -10,6 +10,7 @@
 
 #include "core/tensor.h"
 #include "core/values.h"
+#include "kernels/codes/code_form.h"
 #include "kernels/codes/product.h"
 #include "kernels/gemm.h"
 
@@ -36,6 +37,19 @@ struct SegmentPlan {
   static SegmentPlan of(int64_t in_features, int64_t group_size, std::span<const int32_t> group_index);
 };
 
+// A weight that comes as codes, in pieces of rows: w = (code - zero) * scale, plus the minimum where the form has
+// minima.
+struct CodeRows {
+  int64_t out_features = 0;
+  int64_t in_features = 0;  // a multiple of `step`
+  CodeForm form;            // without zeros; groups of a multiple of 8 channels, at most kLongestSegment
+  int32_t zero = 0;
+  int64_t step = 0;  // pieces begin at multiples of this many channels, a multiple of the group
+  // Writes the codes of `count` channels of a row, and the scales and minima of their groups, in the form of the scales
+  // (minima: null where there are none). It is called from several threads.
+  std::function<void(int64_t row, int64_t first, int64_t count, uint8_t* codes, void* scales, void* minima)> read;
+};
+
 enum class WeightType : uint8_t { kF32, kBF16, kCodes };
 
 class WeightMatrix {
@@ -51,8 +65,11 @@ class WeightMatrix {
   static WeightMatrix of_codes(const QuantizedTensor& tensor, int64_t first_row, int64_t rows,
                                std::span<const uint16_t> q_scale = {});
   static WeightMatrix of_codes(const QuantizedTensor& tensor) { return of_codes(tensor, 0, tensor.out_features); }
+  // ArgumentError for a form that CodeRows does not have.
+  static WeightMatrix of_rows(const CodeRows& rows);
   // Rounds a float weight to 8 bits, a scale (f16) for each row and group of 32: code = w / scale to nearest + 128.
   // rows(first, count, out) gives rows as float32 [count, in_features]; it is called from several threads.
+  static constexpr CodeForm kRoundedForm = {.bits = 8, .group = 32};
   static WeightMatrix rounded_to_8_bits(int64_t out_features, int64_t in_features,
                                         const std::function<void(int64_t first, int64_t count, float* out)>& rows);
 
@@ -76,12 +93,17 @@ class WeightMatrix {
   struct Codes {
     CodeTiles tiles;
     std::shared_ptr<const SegmentPlan> plan;
-    Buffer codes;
-    std::vector<uint16_t> scales;
-    std::vector<uint8_t> zeros;
-    std::vector<uint16_t> minima;
+    Buffer memory;  // codes, scales, minima, zeros
+    int64_t scales_at = 0;
+    int64_t minima_at = 0;
+    int64_t zeros_at = 0;
+
+    uint8_t* codes() noexcept { return reinterpret_cast<uint8_t*>(memory.data()); }
+    uint8_t* scales() noexcept { return codes() + scales_at; }
+    uint8_t* minima() noexcept { return codes() + minima_at; }
+    uint8_t* zeros() noexcept { return codes() + zeros_at; }
   };
-  static std::unique_ptr<Codes> make_codes(SegmentPlan plan, int64_t out_features, int bits);
+  static std::unique_ptr<Codes> make_codes(SegmentPlan plan, int64_t out_features, const CodeForm& form);
 
   WeightType type_ = WeightType::kF32;
   PackedWeight floats_;

@@ -12,11 +12,14 @@
 #include "core/half.h"
 #include "core/random.h"
 #include "core/threads.h"
+#include "kernels/code_products.h"
 #include "kernels/codes/kernels.h"
 #include "kernels/dispatch.h"
 
 namespace metal_marlin {
 namespace {
+
+using namespace test;
 
 enum class Zeros : uint8_t { kSame, kFree, kMinima };
 
@@ -85,64 +88,15 @@ std::vector<uint16_t> make_q_scale(const Case& c, Random& random) {
   return q;
 }
 
-std::vector<float> random_rows(int64_t count, Random& random) {
-  std::vector<float> x(static_cast<size_t>(count));
-  for (float& v : x) v = static_cast<float>(random.normal() * std::exp(random.normal()));
-  return x;
-}
-
-// What row `r` of x gives for output n, in float64, and how far the arithmetic may be from it: activations are rounded
-// by at most half a step of their segment; of S segments, each factor and each addition rounds once more.
-struct Exact {
-  double value = 0;
-  double bound = 0;
-};
 Exact exact(const QuantizedTensor& q, std::span<const uint16_t> q_scale, const SegmentPlan& plan, const float* x,
             int64_t n) {
-  Exact e;
-  double magnitudes = 0;
-  for (const auto& piece : plan.pieces) {
-    double largest = 0;
-    const auto channel = [&](int64_t k) {
-      return plan.order.empty() ? piece.first + k : plan.order[static_cast<size_t>(piece.first + k)];
-    };
-    const auto input = [&](int64_t k) {
-      const auto c = static_cast<size_t>(channel(k));
-      return q_scale.empty() ? static_cast<double>(x[c]) : x[c] / static_cast<double>(f16_to_f32(q_scale[c]));
-    };
-    for (int64_t k = 0; k < piece.count; ++k) largest = std::max(largest, std::fabs(input(k)));
-    const double half_step = largest / 254 * (1 + 1e-5);
-    for (int64_t k = 0; k < piece.count; ++k) {
-      const int64_t c = channel(k);
-      const int64_t g = q.group_index.empty() ? c / q.group_size : q.group_index[static_cast<size_t>(c)];
-      const auto at = static_cast<size_t>(n * q.groups() + g);
-      const double step = q.scale(at);
-      const double minimum = q.minimum(at);
-      const double w = (q.codes[static_cast<size_t>(n * q.in_features + c)] - q.zeros[at]) * step + minimum;
-      e.value += w * input(k);
-      e.bound += std::fabs(w) * half_step;
-      const double code = q.codes[static_cast<size_t>(n * q.in_features + c)] - q.zeros[at];
-      magnitudes += (std::fabs(code * step) + std::fabs(minimum)) * (std::fabs(input(k)) + half_step);
-    }
-  }
-  e.bound += (2.0 * static_cast<double>(plan.segments()) + 6) * 0x1p-24 * magnitudes;
-  return e;
-}
-
-const CodeKernels& scalar() {
-  return supported_code_kernels().front();
-}
-
-// x W^T by a row of the table, rows at once as given.
-std::vector<float> product(const CodeKernels& table, const WeightMatrix& w, const float* x, int64_t rows) {
-  WeightInput input;
-  input.assign(w, x, rows, false);
-  const int64_t tiles = (w.out_features() + kTileOutputs - 1) / kTileOutputs;
-  std::vector<float> y(static_cast<size_t>(rows * w.out_features()) + 16, -77.0f);
-  table.multiply_codes(w.tiles(), 0, tiles, input.rounded(), rows, y.data(), w.out_features());
-  EXPECT_EQ(y[static_cast<size_t>(rows * w.out_features())], -77.0f) << "writes beyond the last output";
-  y.resize(static_cast<size_t>(rows * w.out_features()));
-  return y;
+  const auto weight = [&](int64_t c) -> Weight {
+    const int64_t g = q.group_index.empty() ? c / q.group_size : q.group_index[static_cast<size_t>(c)];
+    const auto at = static_cast<size_t>(n * q.groups() + g);
+    const int code = q.codes[static_cast<size_t>(n * q.in_features + c)] - q.zeros[at];
+    return {static_cast<double>(code), q.scale(at), q.minimum(at)};
+  };
+  return test::exact(weight, q_scale, plan, x);
 }
 
 TEST(WeightMatrix, CodesAgreeWithFloat64) {
@@ -225,6 +179,18 @@ TEST(WeightMatrix, RoundsActivationsAlikeOnEveryInstructionSet) {
       EXPECT_EQ(sums, want_sums) << isa.name;
       EXPECT_EQ(0, std::memcmp(scales.data(), want_scales.data(), sizeof(float) * kSegments)) << isa.name;
     }
+  }
+}
+
+// The plan of the memory counts what is held, for each form of codes.
+TEST(WeightMatrix, BytesAreThoseOfTheForm) {
+  for (const Case& c : kCases) {
+    if (c.act_order) continue;  // its groups may be of any size
+    Random random(12, 0);
+    const WeightMatrix w = WeightMatrix::of_codes(make_tensor(c, random), 0, c.out, make_q_scale(c, random));
+    const CodeForm form{c.bits, c.group, c.type == ScaleType::kBF16 ? ScaleForm::kBF16 : ScaleForm::kF16,
+                        w.tiles().zeros != nullptr, c.zeros == Zeros::kMinima};
+    EXPECT_EQ(w.bytes(), code_bytes(form, c.out, c.in)) << "[" << c.out << ", " << c.in << "] groups of " << c.group;
   }
 }
 

@@ -79,9 +79,11 @@ MM_AMX void decode(const CodeTiles& w, int64_t tile, int64_t s, int64_t padded, 
   if (out < end) std::memset(out, 0, static_cast<size_t>(end - out));
 }
 
-MM_AMX MM_INLINE __m512 scales_of(const CodeTiles& w, const uint16_t* at) noexcept {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-  if (w.bf16) return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+MM_AMX MM_INLINE __m512 scales_of(const CodeTiles& w, const void* scales, int64_t at) noexcept {
+  if (w.form == ScaleForm::kF32) return _mm512_loadu_ps(static_cast<const float*>(scales) + at);
+  const auto* half = static_cast<const uint16_t*>(scales) + at;
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(half));
+  if (w.form == ScaleForm::kBF16) return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
   return _mm512_cvtph_ps(bits);
 }
 
@@ -152,8 +154,8 @@ MM_AMX void tiles_amx(const CodeTiles& w, int64_t tile, const RoundedRows& x, in
     for (int n = 0; n < N; ++n) {
       const int64_t at = ((tile + n) * w.segments + s) * kTileOutputs;
       decode(w, tile + n, s, padded, weights + n * weight_bytes);
-      scales[n] = scales_of(w, w.scales + at);
-      if (w.minima != nullptr) minima[n] = scales_of(w, w.minima + at);
+      scales[n] = scales_of(w, w.scales, at);
+      if (w.minima != nullptr) minima[n] = scales_of(w, w.minima, at);
     }
     order_memory();
     const __m512* of_minima = w.minima == nullptr ? nullptr : minima;

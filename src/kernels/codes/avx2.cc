@@ -49,7 +49,7 @@ MM_AVX_VNNI void tile_avx_vnni(const CodeTiles& w, int64_t tile, int64_t half, c
       for (int h = 0; h < H; ++h)
         finish256(w, p, half + h, dot[m][h], scale[m * w.segments + s], sum[m * w.segments + s], total[m][h]);
     }
-    step(p);
+    p.at += kTileOutputs;
   }
   for (int m = 0; m < M; ++m) {
     for (int h = 0; h < H; ++h) store256(w, tile, half + h, total[m][h], y + m * ldy);
@@ -119,7 +119,7 @@ MM_AVX2 void tile_avx2(const CodeTiles& w, int64_t tile, int64_t half, const Rou
       for (int h = 0; h < H; ++h)
         finish256(w, p, half + h, dot[m][h], scale[m * w.segments + s], sum[m * w.segments + s], total[m][h]);
     }
-    step(p);
+    p.at += kTileOutputs;
   }
   for (int m = 0; m < M; ++m) {
     for (int h = 0; h < H; ++h) store256(w, tile, half + h, total[m][h], y + m * ldy);

@@ -42,8 +42,8 @@ MM_AVX2 void load_segment(const CodeTiles& w, int64_t at, Segment& s) noexcept {
   s.minima = w.minima != nullptr;
   for (int64_t h = 0; h < 2; ++h) {
     const int64_t first = at * kTileOutputs + 8 * h;
-    s.scale[h] = scales256(w, w.scales + first);
-    s.minimum[h] = s.minima ? scales256(w, w.minima + first) : _mm256_setzero_ps();
+    s.scale[h] = scales256(w, w.scales, first);
+    s.minimum[h] = s.minima ? scales256(w, w.minima, first) : _mm256_setzero_ps();
     if (w.zeros == nullptr) {
       s.zero[h] = _mm256_set1_ps(static_cast<float>(w.zero));
     } else {

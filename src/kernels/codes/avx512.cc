@@ -23,10 +23,10 @@ MM_AVX512_VNNI void tile_avx512(const CodeTiles& w, int64_t tile, const RoundedR
   for (int64_t s = 0; s < w.segments; ++s) {
     __m512i dot[M];
     __m512i more[M];
-    if (p.zeros != nullptr) {
-      const __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.zeros)));
+    if (w.zeros != nullptr) {
+      const __m128i zeros = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w.zeros + p.at));
+      const __m512i zero = _mm512_cvtepu8_epi32(zeros);
       for (int m = 0; m < M; ++m) dot[m] = _mm512_mullo_epi32(zero, _mm512_set1_epi32(-sum[m * w.segments + s]));
-      p.zeros += kTileOutputs;
     } else {
       for (int m = 0; m < M; ++m) dot[m] = _mm512_set1_epi32(-w.zero * sum[m * w.segments + s]);
     }
@@ -58,20 +58,19 @@ MM_AVX512_VNNI void tile_avx512(const CodeTiles& w, int64_t tile, const RoundedR
         a += 8;
       }
     }
-    const __m512 of_weight = scales512(w, p.scales);
-    p.scales += kTileOutputs;
+    const __m512 of_weight = scales512(w, w.scales, p.at);
     for (int m = 0; m < M; ++m) {
       const __m512 factor = _mm512_mul_ps(of_weight, _mm512_set1_ps(scale[m * w.segments + s]));
       total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(dot[m], more[m])), factor, total[m]);
     }
-    if (p.minima != nullptr) {
-      const __m512 minimum = scales512(w, p.minima);
-      p.minima += kTileOutputs;
+    if (w.minima != nullptr) {
+      const __m512 minimum = scales512(w, w.minima, p.at);
       for (int m = 0; m < M; ++m) {
         const float of_row = scale[m * w.segments + s] * static_cast<float>(sum[m * w.segments + s]);
         total[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(of_row), total[m]);
       }
     }
+    p.at += kTileOutputs;
   }
   const int64_t width = std::min(kTileOutputs, w.out_features - tile * kTileOutputs);
   const auto mask = static_cast<__mmask16>((1u << width) - 1);

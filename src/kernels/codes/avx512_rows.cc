@@ -38,8 +38,8 @@ MM_AVX512 void load_segment(const CodeTiles& w, int64_t at, int64_t tile, Segmen
   s.length = w.length;
   s.minima = w.minima != nullptr;
   const int64_t first = at * kTileOutputs;
-  s.scale[tile] = scales512(w, w.scales + first);
-  s.minimum[tile] = s.minima ? scales512(w, w.minima + first) : _mm512_setzero_ps();
+  s.scale[tile] = scales512(w, w.scales, first);
+  s.minimum[tile] = s.minima ? scales512(w, w.minima, first) : _mm512_setzero_ps();
   if (w.zeros == nullptr) {
     s.zero[tile] = _mm512_set1_ps(static_cast<float>(w.zero));
   } else {

@@ -64,19 +64,24 @@ struct Scales {
   int32x4_t lift[kQuarters];  // times the sum of the activations: what the codes were less, minus the zeros
 };
 
-MM_INLINE void load_scales(bool bf16, const uint16_t* at, float32x4_t (&out)[kQuarters]) noexcept {
+MM_INLINE void load_scales(ScaleForm form, const void* scales, int64_t at, float32x4_t (&out)[kQuarters]) noexcept {
   for (int q = 0; q < kQuarters; ++q) {
-    const uint16x4_t bits = vld1_u16(at + 4 * q);
-    out[q] = bf16 ? vreinterpretq_f32_u32(vshll_n_u16(bits, 16)) : vcvt_f32_f16(vreinterpret_f16_u16(bits));
+    if (form == ScaleForm::kF32) {
+      out[q] = vld1q_f32(static_cast<const float*>(scales) + at + 4 * q);
+      continue;
+    }
+    const uint16x4_t bits = vld1_u16(static_cast<const uint16_t*>(scales) + at + 4 * q);
+    out[q] = form == ScaleForm::kBF16 ? vreinterpretq_f32_u32(vshll_n_u16(bits, 16))
+                                      : vcvt_f32_f16(vreinterpret_f16_u16(bits));
   }
 }
 
 template <int Bits>
 MM_INLINE void load_scales(const CodeTiles& w, int64_t at, Scales& out) noexcept {
   constexpr int32_t kLess = Bits == 8 ? 128 : 0;
-  load_scales(w.bf16, w.scales + at * kTileOutputs, out.scale);
+  load_scales(w.form, w.scales, at * kTileOutputs, out.scale);
   if (w.minima != nullptr) {
-    load_scales(w.bf16, w.minima + at * kTileOutputs, out.minimum);
+    load_scales(w.form, w.minima, at * kTileOutputs, out.minimum);
   } else {
     for (int q = 0; q < kQuarters; ++q) out.minimum[q] = vdupq_n_f32(0);
   }

@@ -36,15 +36,19 @@ struct RoundedRows {
   const int32_t* sums = nullptr;  // [rows, segments] sum of the codes
 };
 
+// How scales and minima are kept: as the checkpoint stores them where it stores 16 bits, in float32 where they are
+// products of two stored numbers (K-quants).
+enum class ScaleForm : uint8_t { kF16, kBF16, kF32 };
+
 // Weights in the order given above; arrays by [tile][segment].
 struct CodeTiles {
-  const uint8_t* codes = nullptr;    // 64-byte aligned
-  const uint16_t* scales = nullptr;  // [.., 16] f16 bits, or bf16 with `bf16`
-  const uint8_t* zeros = nullptr;    // [.., 16]; null: `zero` for all
-  const uint16_t* minima = nullptr;  // [.., 16] of the type of the scales; null: none
-  int bits = 4;                      // of a stored code: 4 or 8
+  const uint8_t* codes = nullptr;  // 64-byte aligned
+  const void* scales = nullptr;    // [.., 16] of `form`
+  const uint8_t* zeros = nullptr;  // [.., 16]; null: `zero` for all
+  const void* minima = nullptr;    // [.., 16] of `form`; null: none
+  int bits = 4;                    // of a stored code: 4 or 8
   int32_t zero = 0;
-  bool bf16 = false;
+  ScaleForm form = ScaleForm::kF16;
   int64_t segments = 0;
   int64_t length = 0;
   int64_t out_features = 0;  // the last tile may be short

@@ -10,8 +10,10 @@
 namespace metal_marlin::internal {
 namespace {
 
-float scale_of(const CodeTiles& w, const uint16_t* bits, int64_t at) noexcept {
-  return w.bf16 ? bf16_to_f32(bits[at]) : f16_to_f32(bits[at]);
+float scale_of(const CodeTiles& w, const void* scales, int64_t at) noexcept {
+  if (w.form == ScaleForm::kF32) return static_cast<const float*>(scales)[at];
+  const uint16_t bits = static_cast<const uint16_t*>(scales)[at];
+  return w.form == ScaleForm::kBF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
 }
 
 int32_t code_of(const CodeTiles& w, const uint8_t* segment, int64_t output, int64_t k) noexcept {

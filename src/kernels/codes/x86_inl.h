@@ -33,18 +33,14 @@ MM_INLINE int32_t four(const int8_t* a) noexcept {
   return v;
 }
 
-// Rows m = 0 .. of a call, and the place of its tile.
+// Where a segment of a tile stands: its codes, and its first output in the arrays of scales, zeros and minima.
 struct Place {
   const uint8_t* codes;
-  const uint16_t* scales;
-  const uint8_t* zeros;
-  const uint16_t* minima;
+  int64_t at;
 };
 MM_INLINE Place place_of(const CodeTiles& w, int64_t tile) noexcept {
   const int64_t at = tile * w.segments;
-  return {w.codes + at * w.segment_bytes(), w.scales + at * kTileOutputs,
-          w.zeros == nullptr ? nullptr : w.zeros + at * kTileOutputs,
-          w.minima == nullptr ? nullptr : w.minima + at * kTileOutputs};
+  return {w.codes + at * w.segment_bytes(), at * kTileOutputs};
 }
 
 // A segment of some rows, for the kernels of many rows.
@@ -114,28 +110,33 @@ MM_INLINE void prefetch_rows(const int8_t* codes, int64_t ld, int64_t rows, int6
 
 // ---------------------------------------------------------------- 256 bits
 
-// Half a tile, or the two halves of one: outputs 8 (half) .. 8 (half) + 8 H.
-MM_AVX2 MM_INLINE __m256 scales256(const CodeTiles& w, const uint16_t* at) noexcept {
-  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
-  if (w.bf16) return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+// Scales or minima of the outputs from `at` on.
+MM_AVX2 MM_INLINE __m256 scales256(const CodeTiles& w, const void* scales, int64_t at) noexcept {
+  if (w.form == ScaleForm::kF32) return _mm256_loadu_ps(static_cast<const float*>(scales) + at);
+  const auto* half = static_cast<const uint16_t*>(scales) + at;
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(half));
+  if (w.form == ScaleForm::kBF16) return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
   return _mm256_cvtph_ps(bits);
 }
 
+// Half a tile, or the two halves of one: outputs 8 (half) .. 8 (half) + 8 H.
 MM_AVX2 MM_INLINE void start256(const CodeTiles& w, const Place& p, int64_t half, int32_t sum, __m256i& dot) noexcept {
-  if (p.zeros == nullptr) {
+  if (w.zeros == nullptr) {
     dot = _mm256_set1_epi32(-w.zero * sum);
     return;
   }
-  const __m256i zero = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p.zeros + 8 * half)));
+  const uint8_t* zeros = w.zeros + p.at + 8 * half;
+  const __m256i zero = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(zeros)));
   dot = _mm256_mullo_epi32(zero, _mm256_set1_epi32(-sum));
 }
 
 MM_AVX2 MM_INLINE void finish256(const CodeTiles& w, const Place& p, int64_t half, __m256i dot, float scale,
                                  int32_t sum, __m256& total) noexcept {
-  const __m256 factor = _mm256_mul_ps(scales256(w, p.scales + 8 * half), _mm256_set1_ps(scale));
+  const __m256 factor = _mm256_mul_ps(scales256(w, w.scales, p.at + 8 * half), _mm256_set1_ps(scale));
   total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), factor, total);
-  if (p.minima == nullptr) return;
-  total = _mm256_fmadd_ps(scales256(w, p.minima + 8 * half), _mm256_set1_ps(scale * static_cast<float>(sum)), total);
+  if (w.minima == nullptr) return;
+  const __m256 of_row = _mm256_set1_ps(scale * static_cast<float>(sum));
+  total = _mm256_fmadd_ps(scales256(w, w.minima, p.at + 8 * half), of_row, total);
 }
 
 MM_AVX2 MM_INLINE void store256(const CodeTiles& w, int64_t tile, int64_t half, __m256 total, float* y) noexcept {
@@ -149,17 +150,13 @@ MM_AVX2 MM_INLINE void store256(const CodeTiles& w, int64_t tile, int64_t half, 
   }
 }
 
-MM_INLINE void step(Place& p) noexcept {
-  p.scales += kTileOutputs;
-  if (p.zeros != nullptr) p.zeros += kTileOutputs;
-  if (p.minima != nullptr) p.minima += kTileOutputs;
-}
-
 // ---------------------------------------------------------------- 512 bits
 
-MM_AVX512 MM_INLINE __m512 scales512(const CodeTiles& w, const uint16_t* at) noexcept {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-  if (w.bf16) return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+MM_AVX512 MM_INLINE __m512 scales512(const CodeTiles& w, const void* scales, int64_t at) noexcept {
+  if (w.form == ScaleForm::kF32) return _mm512_loadu_ps(static_cast<const float*>(scales) + at);
+  const auto* half = static_cast<const uint16_t*>(scales) + at;
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(half));
+  if (w.form == ScaleForm::kBF16) return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
   return _mm512_cvtph_ps(bits);
 }
 
