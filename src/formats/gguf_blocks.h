@@ -61,6 +61,23 @@ GgmlTypeInfo ggml_type_info(GgmlType type) noexcept;
 // threads. Throws UnsupportedError (type) and ArgumentError (count, size of blocks).
 void dequantize_blocks(GgmlType type, std::span<const std::byte> blocks, float* out, int64_t count);
 
+// How blocks of codes are made: value = (code - zero) * scale, plus the minimum where there are minima, with a scale
+// and a minimum for each `segment` elements.
+struct GgmlCodes {
+  int64_t segment;
+  int bits;  // codes are below 16 (4) or 256 (8)
+  int zero;  // of every code
+  bool minima;
+  bool f16_scales;  // scales and minima are f16 numbers of the file; else products of two, in float32
+};
+// Nothing for F32, F16, BF16 and types that cannot be dequantized.
+std::optional<GgmlCodes> ggml_codes(GgmlType type) noexcept;
+// Writes the codes of `count` elements, and the scales and minima of their segments, as float or the bits of f16 as
+// `f16_scales` says. `minima` may be null for a type that has none. The values that they stand for are those of
+// dequantize_blocks(), bit for bit. Errors as there; UnsupportedError where ggml_codes() has nothing.
+void decode_blocks(GgmlType type, std::span<const std::byte> blocks, int64_t count, uint8_t* codes, void* scales,
+                   void* minima);
+
 // Whether dequantize_blocks() would write finite values alone. Of quantized types it reads the f16 scales and minima of
 // each block only: the values are finite where those are, and nowhere else. `data` is whole blocks. UnsupportedError
 // for types that cannot be dequantized.

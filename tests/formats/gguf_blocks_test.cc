@@ -76,6 +76,47 @@ TEST_P(Blocks, AreFiniteExactlyWhereTheirValuesAre) {
   EXPECT_GT(seen[1], 10);
 }
 
+// Codes, scales and minima say what the values of gguf-py say, bit for bit; codes keep to their bits.
+TEST_P(Blocks, CodesMeanTheValues) {
+  const auto form = ggml_codes(GetParam().type);
+  const TensorView& blocks = golden_.get(std::string("random.") + GetParam().name);
+  const TensorView& values = golden_.get(std::string("random.") + GetParam().name + ".values");
+  const auto count = static_cast<size_t>(values.elements());
+  std::vector<uint8_t> codes(count);
+  std::vector<float> scales(count);
+  std::vector<float> minima(count);
+  if (!form) {
+    test::check_error(test::expect<UnsupportedError>({GetParam().name}), [&] {
+      decode_blocks(GetParam().type, blocks.bytes, values.elements(), codes.data(), scales.data(), minima.data());
+    });
+    return;
+  }
+  decode_blocks(GetParam().type, blocks.bytes, values.elements(), codes.data(), scales.data(),
+                form->minima ? minima.data() : nullptr);
+  const auto number = [&](const std::vector<float>& from, size_t i) {
+    if (!form->f16_scales) return from[i];
+    _Float16 half;
+    std::memcpy(&half, reinterpret_cast<const char*>(from.data()) + 2 * i, 2);
+    return static_cast<float>(half);
+  };
+  for (size_t i = 0; i < count; ++i) {
+    const size_t s = i / static_cast<size_t>(form->segment);
+    ASSERT_LT(codes[i], 1 << form->bits);
+    float value = static_cast<float>(codes[i] - form->zero) * number(scales, s);
+    if (form->minima) value += number(minima, s);
+    float expected = 0;
+    std::memcpy(&expected, values.bytes.data() + 4 * i, 4);
+    if (std::isnan(expected)) {
+      ASSERT_TRUE(std::isnan(value)) << i;
+    } else {
+      ASSERT_EQ(value, expected) << i;
+    }
+  }
+  test::check_error(test::expect<ArgumentError>({GetParam().name}), [&] {
+    decode_blocks(GetParam().type, blocks.bytes, values.elements() - 1, codes.data(), scales.data(), minima.data());
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Types, Blocks,
                          testing::Values(Case{GgmlType::kF16, "F16"}, Case{GgmlType::kBF16, "BF16"},
                                          Case{GgmlType::kQ4_0, "Q4_0"}, Case{GgmlType::kQ4_1, "Q4_1"},
