@@ -15,6 +15,7 @@
 #include "families/config/surplus_tensors.h"
 #include "families/tensor_names.h"
 #include "formats/text.h"
+#include "kernels/weight_matrix.h"
 
 namespace metal_marlin {
 namespace {
@@ -344,6 +345,23 @@ void ModelSource::check_tensors() const {
     }
   }
   refuse_surplus();
+}
+
+std::unique_ptr<WeightMatrix> ModelSource::load_blocks(const std::string&, int64_t, int64_t) const {
+  return nullptr;
+}
+
+std::optional<CodeForm> ModelSource::code_form(const std::string&) const {
+  return std::nullopt;
+}
+
+bool ModelSource::has_codes() const {
+  if (quantized()) return true;
+  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
+    for (const LinearSlot& slot : linears(layer))
+      if (code_form(slot.weight)) return true;
+  }
+  return false;
 }
 
 const std::string& ModelSource::head_tensor() const {

@@ -15,11 +15,13 @@
 #include "core/values.h"
 #include "families/config/model_config.h"
 #include "families/family.h"
+#include "kernels/codes/code_form.h"
 #include "pack/packed_tensor.h"
 
 namespace metal_marlin {
 
 class Tokenizer;
+class WeightMatrix;
 
 // Where rows [first_row, first_row + rows) of a stored tensor hold one linear's weight.
 struct LinearSlot {
@@ -95,6 +97,15 @@ class ModelSource {
     static_cast<void>(codes);
     return std::nullopt;
   }
+  // Rows of a matrix that is stored in blocks of codes (GGUF), in Hugging Face's order, as they are multiplied: no
+  // float copy is made. Null for one that is stored in another way. NumericError as check_finite(), ArgumentError for
+  // rows that it has not.
+  virtual std::unique_ptr<WeightMatrix> load_blocks(const std::string& name, int64_t first_row, int64_t rows) const;
+  // The form in which load_codes() or load_blocks() make a matrix stay codes, for what it takes in memory: one zero for
+  // each group where they may differ. Nothing for a matrix of floats.
+  virtual std::optional<CodeForm> code_form(const std::string& name) const;
+  // Whether linears stay codes where the model runs in int8.
+  bool has_codes() const;
   // SystemError naming the file when a file of the weights is no longer what it was when the model was opened. Every
   // load() says so too, of the file that it reads.
   virtual void check_unchanged() const = 0;

@@ -128,6 +128,15 @@ class SafetensorsSource : public ModelSource {
     });
   }
 
+  std::optional<CodeForm> code_form(const std::string& name) const override {
+    return with_note(reading_note_, [&]() -> std::optional<CodeForm> {
+      const Entry& e = get(name);
+      if (e.plain()) return std::nullopt;
+      const int64_t group = group_size_of(packed_, e.packed, e.file->path() + ": " + name);
+      return CodeForm{.bits = e.packed.bits, .group = group < 0 ? e.shape[1] : group, .zeros = true};
+    });
+  }
+
   void check_unchanged() const override {
     for (const auto& file : files_) file->check_unchanged();
   }

@@ -23,9 +23,9 @@ Compute compute_of(const ComputeOptions& options, const MachineOptions& machine,
     wanted = named;
   }
   Compute compute;
-  switch (wanted.value_or(generates && source.quantized() ? Arithmetic::kInt8 : Arithmetic::kF32)) {
+  switch (wanted.value_or(generates && source.has_codes() ? Arithmetic::kInt8 : Arithmetic::kF32)) {
     case Arithmetic::kInt8:
-      if (!source.quantized()) {
+      if (!source.has_codes()) {
         throw UnsupportedError(
             fmt::format("{}: --compute int8: expected a model whose linears are quantized, found none; "
                         "use f32 or bf16, or quantize it",

@@ -120,12 +120,15 @@ std::shared_ptr<const PreparedBlock> load_prepared_block(const ModelSource& sour
   std::map<std::string, std::optional<StoredCodes>> stored;  // fused weights are read once
   for (const LinearSlot& slot : source.linears(layer)) {
     PreparedLinear& l = linears[static_cast<size_t>(slot.kind)];
+    const auto blocks = source.load_blocks(slot.weight, slot.first_row, slot.rows);
     auto it = stored.find(slot.weight);
-    if (it == stored.end()) {
+    if (!blocks && it == stored.end()) {
       stored.clear();
       it = stored.emplace(slot.weight, source.load_codes(slot.weight)).first;
     }
-    if (it->second) {
+    if (blocks) {
+      l.weight = std::move(*blocks);
+    } else if (it->second) {
       check_codes(*it->second, slot, source);
       l.weight = WeightMatrix::of_codes(it->second->tensor, slot.first_row, slot.rows, it->second->q_scale);
     } else {
@@ -169,7 +172,7 @@ void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& stat
 struct Head::Impl {
   OwnedTensor weight;                // [vocab, hidden] in F16, BF16 or F32; empty when packed
   std::vector<PackedWeight> packed;  // the same rounded to bf16, kTile rows each: a head that is used for every token
-  WeightMatrix rounded;              // with HeadBits::k8, in place of both
+  WeightMatrix codes;                // with HeadBits::k8, in place of both
   std::vector<float> norm;
   int64_t vocab = 0;
   int64_t hidden = 0;
@@ -200,18 +203,45 @@ struct Head::Impl {
     }
     weight = OwnedTensor();
   }
-  // logits [rows, vocab] of normed states, by the head in 8 bits.
+  // logits [rows, vocab] of normed states, by the head's codes.
   void codes_logits(const Matrix& normed, float* out) const {
     WeightInput input;
-    input.assign(rounded, normed.data(), normed.rows(), true);
-    parallel_for(rounded.panels(), [&](int64_t p) {
-      const int64_t begin = rounded.panel_begin(p);
-      multiply_panel(rounded, p, input, nullptr, out, vocab);
+    input.assign(codes, normed.data(), normed.rows(), true);
+    parallel_for(codes.panels(), [&](int64_t p) {
+      const int64_t begin = codes.panel_begin(p);
+      multiply_panel(codes, p, input, nullptr, out, vocab);
       for (int64_t r = 0; cap > 0 && r < normed.rows(); ++r)
-        kernels().softcap(out + r * vocab + begin, cap, rounded.panel_width(p));
+        kernels().softcap(out + r * vocab + begin, cap, codes.panel_width(p));
     });
   }
 };
+
+uint64_t Head::bytes(const ModelSource& source, HeadBits bits) {
+  const ModelConfig& c = source.config();
+  const std::string& name = source.head_tensor();
+  if (bits == HeadBits::k8)
+    return code_bytes(source.code_form(name).value_or(WeightMatrix::kRoundedForm), c.vocab_size, c.hidden_size);
+  uint64_t element = 2;
+  for (const CheckpointTensor& t : source.tensors()) {
+    if (t.name == name && t.stored_as == "F32") element = sizeof(float);
+  }
+  return static_cast<uint64_t>(c.vocab_size) * static_cast<uint64_t>(c.hidden_size) * element;
+}
+
+namespace {
+
+WeightMatrix load_head_codes(const ModelSource& source) {
+  LinearSlot slot{};
+  slot.weight = source.head_tensor();
+  slot.rows = source.config().vocab_size;
+  slot.columns = source.config().hidden_size;
+  if (const auto blocks = source.load_blocks(slot.weight, 0, slot.rows)) return std::move(*blocks);
+  const auto stored = source.load_codes(slot.weight);
+  check_codes(*stored, slot, source);
+  return WeightMatrix::of_codes(stored->tensor, 0, slot.rows, stored->q_scale);
+}
+
+}  // namespace
 
 Head::Head(const ModelSource& source, ComputeType precision, HeadBits bits) : impl_(std::make_unique<Impl>()) {
   const auto& config = source.config();
@@ -219,8 +249,10 @@ Head::Head(const ModelSource& source, ComputeType precision, HeadBits bits) : im
   const std::string& name = source.head_tensor();
   impl_->vocab = config.vocab_size;
   impl_->hidden = config.hidden_size;
-  if (bits == HeadBits::k8) {
-    impl_->rounded = WeightMatrix::rounded_to_8_bits(
+  if (bits == HeadBits::k8 && source.code_form(name)) {
+    impl_->codes = load_head_codes(source);
+  } else if (bits == HeadBits::k8) {
+    impl_->codes = WeightMatrix::rounded_to_8_bits(
         config.vocab_size, config.hidden_size, [&](int64_t first, int64_t count, float* out) {
           const Matrix rows = source.load(name, first, count);
           check_finite(rows.values(), name, source, first * config.hidden_size, config.hidden_size);
@@ -264,7 +296,7 @@ void Head::logits(const float* states, int64_t rows, float* out) const {
       kernels().rms_norm(states + r * hidden, w.norm.data(), w.offset, w.eps, hidden, normed.row(r).data());
     }
   });
-  if (w.rounded.type() == WeightType::kCodes) {
+  if (w.codes.type() == WeightType::kCodes) {
     w.codes_logits(normed, out);
     return;
   }

@@ -18,16 +18,20 @@ void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& stat
 
 enum class HeadBits : uint8_t {
   kStored,  // as it is stored, in 16 or 32 bits
-  k8,       // rounded to 8 bits, a scale for each row and group of 32; multiplied with activations in 8 bits
+  // The codes of a GGUF's blocks as they are; else rounded to 8 bits, a scale for each row and group of 32. Multiplied
+  // with activations in 8 bits.
+  k8,
 };
 
 // Final norm, head and soft-capping. It holds the head [vocab, hidden] in its stored 16-bit type where it has one; with
-// kBF16, packed in bf16; with HeadBits::k8, in 8 bits.
+// kBF16, packed in bf16; with HeadBits::k8, as codes.
 class Head {
  public:
   explicit Head(const ModelSource& source, ComputeType precision = ComputeType::kF32,
                 HeadBits bits = HeadBits::kStored);
   ~Head();
+  // What the head's matrix takes in memory, unpacked.
+  static uint64_t bytes(const ModelSource& source, HeadBits bits);
   int64_t vocab_size() const noexcept;
   // Computes the logits [rows, vocab] of states [rows, hidden], which are taken before the final norm.
   void logits(const float* states, int64_t rows, float* out) const;

@@ -4,6 +4,7 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -25,6 +26,7 @@
 #include "formats/gguf.h"
 #include "formats/gguf_blocks.h"
 #include "formats/text.h"
+#include "kernels/weight_matrix.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/vocabulary/gguf_tokenizer.h"
 
@@ -144,6 +146,41 @@ class GgufSource : public ModelSource {
   std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
     get(name);
     return std::nullopt;  // ggml's blocks are another grid
+  }
+
+  std::optional<CodeForm> code_form(const std::string& name) const override {
+    const Entry& e = get(name);
+    const auto codes = ggml_codes(e.tensor->type);
+    if (!codes || e.tensor->shape.size() != 2) return std::nullopt;
+    return CodeForm{.bits = codes->bits,
+                    .group = codes->segment,
+                    .scales = codes->f16_scales ? ScaleForm::kF16 : ScaleForm::kF32,
+                    .minima = codes->minima};
+  }
+
+  std::unique_ptr<WeightMatrix> load_blocks(const std::string& name, int64_t first_row, int64_t rows) const override {
+    const auto form = code_form(name);
+    if (!form) return nullptr;
+    const Entry& e = get(name);
+    const GgufTensor& tensor = *e.tensor;
+    const int64_t all = tensor.shape[0];
+    check_rows(tensor.name, first_row, rows, all);
+    const auto row_bytes = static_cast<size_t>(tensor.row_bytes());
+    std::atomic<bool> finite = true;
+    const GgmlTypeInfo info = ggml_type_info(tensor.type);
+    CodeRows codes{rows, tensor.shape[1], *form, ggml_codes(tensor.type)->zero, info.block, {}};
+    codes.read = [&](int64_t row, int64_t first, int64_t count, uint8_t* out, void* scales, void* minima) {
+      const auto at = static_cast<size_t>(file_row(first_row + row, all, e.heads)) * row_bytes;
+      const auto blocks = tensor.bytes.subspan(at + static_cast<size_t>(first / info.block * info.bytes),
+                                               static_cast<size_t>(count / info.block * info.bytes));
+      if (!blocks_are_finite(tensor.type, blocks)) finite = false;
+      decode_blocks(tensor.type, blocks, count, out, scales, minima);
+    };
+    return file_.mapped().checked([&] {
+      auto weight = std::make_unique<WeightMatrix>(WeightMatrix::of_rows(codes));
+      if (!finite) check_finite(name);  // says which value it is
+      return weight;
+    });
   }
 
   void check_unchanged() const override { file_.mapped().check_unchanged(); }
