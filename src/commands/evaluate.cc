@@ -22,6 +22,7 @@
 #include "infer/compute.h"
 #include "model/block.h"
 #include "model/model.h"
+#include "model/prepared_block.h"
 #include "model/stream.h"
 #include "options/tables.h"
 #include "plan/memory_plan.h"
@@ -51,17 +52,22 @@ std::string token_text(const Tokenizer& tokenizer, int32_t id) {
   }
 }
 
-// What an evaluation holds with its states in memory.
-uint64_t evaluation_bytes(const ModelSource& source, const TokenSet& chunks, uint64_t models) {
+// What an evaluation holds with its states in memory. `codes`: every model keeps its codes.
+uint64_t evaluation_bytes(const ModelSource& source, const TokenSet& chunks, uint64_t models, bool codes) {
   const ModelConfig& c = source.config();
-  uint64_t block = 0;
-  for (const LinearSlot& slot : source.linears(0))
-    block += static_cast<uint64_t>(slot.rows * slot.columns) * sizeof(float);
+  uint64_t floats = 0;  // of a block
+  uint64_t coded = 0;
+  for (int64_t layer = 0; layer < (codes ? c.num_hidden_layers : 1); ++layer) {
+    floats = std::max(floats, prepared_bytes(source, layer, ComputeType::kF32, false));
+    coded = std::max(coded, prepared_bytes(source, layer, ComputeType::kF32, codes));
+  }
+  // Of a block that stays codes, what is read of a linear stands beside it: a byte for each code, or its floats.
+  const uint64_t block = codes ? coded + floats / 4 : 2 * floats;
   const auto hidden = static_cast<uint64_t>(c.hidden_size);
   const uint64_t states = static_cast<uint64_t>(chunks.tokens()) * hidden * sizeof(float);
   const uint64_t head = head_bytes(source) * models;
   return program_bytes(source) + models * states +
-         std::max(2 * block + BlockForward(source.family(), c).scratch_bytes(chunks.longest()), head);
+         std::max(block + BlockForward(source.family(), c).scratch_bytes(chunks.longest(), !codes), head);
 }
 
 // KL divergence and agreement compare token by token: both models must mean the same by every id.
@@ -147,10 +153,12 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   if (other) check_same_tokens(*source, *other, options.text);
   const Compute compute = compute_of(compute_options, machine, *source, false);
   const uint64_t models = other ? 2 : 1;
-  const bool spill = evaluation_bytes(*source, chunks, models) > memory_budget(machine);
+  const bool codes = compute.codes && !other;
+  const bool spill = evaluation_bytes(*source, chunks, models, codes) > memory_budget(machine);
   const uint64_t state_bytes =
       models * static_cast<uint64_t>(chunks.tokens() * source->config().hidden_size) * sizeof(float);
-  if (const uint64_t least = evaluation_bytes(*source, chunks, models) - state_bytes; least > memory_budget(machine)) {
+  if (const uint64_t least = evaluation_bytes(*source, chunks, models, codes) - state_bytes;
+      least > memory_budget(machine)) {
     throw SystemError(fmt::format("--memory: {} MiB are allowed, at least {} MiB are needed for one block and the head",
                                   memory_budget(machine) >> 20, least >> 20));
   }

@@ -16,6 +16,7 @@
 #include "infer/sampling.h"
 #include "kernels/gemm.h"
 #include "model/model.h"
+#include "model/prepared_block.h"
 #include "tokenizer/tokenizer.h"
 
 namespace metal_marlin {
@@ -136,8 +137,8 @@ SelfTextPlan plan_self_text(const ModelSource& source, const SelfTextOptions& op
   check(options);
   const ModelConfig& c = source.config();
   const auto layers = static_cast<uint64_t>(c.num_hidden_layers);
-  const uint64_t layer = Decoder::block_bytes(source, precision());
-  const uint64_t layer_f32 = Decoder::block_bytes(source, ComputeType::kF32);
+  const uint64_t layer = prepared_bytes(source, 0, precision(), false);
+  const uint64_t layer_f32 = prepared_bytes(source, 0, ComputeType::kF32, false);
   const uint64_t each = Decoder::cache_bytes(source, KvType::kF16, 1, options.length);
   const auto vocabulary = static_cast<uint64_t>(c.vocab_size);
   const auto most = std::min(options.count, kLargestGroup);

@@ -7,19 +7,11 @@
 
 #include "checkpoint/model_source.h"
 #include "core/counted.h"
-#include "kernels/gemm.h"
 #include "model/model.h"
 #include "model/prepared_block.h"
 #include "tokenizer/interrupt.h"
 
 namespace metal_marlin {
-
-uint64_t Decoder::block_bytes(const ModelSource& source, ComputeType precision) {
-  const ModelConfig& c = source.config();
-  const int64_t heads = 2 * (c.num_attention_heads + c.num_key_value_heads) * c.head_dim;
-  const auto weights = static_cast<uint64_t>(c.hidden_size * (heads + 3 * c.intermediate_size));
-  return weights * (precision == ComputeType::kBF16 && has_bf16_gemm() ? 2 : 4);
-}
 
 uint64_t Decoder::cache_bytes(const ModelSource& source, KvType cache, int64_t sequences, int64_t capacity) {
   return KvCache::most_bytes(source.config(), sequences, capacity, cache);
@@ -29,9 +21,14 @@ Decoder::Decoder(const ModelSource& source, const DecoderOptions& options,
                  const std::function<void(int64_t done, int64_t total)>& progress)
     : source_(source), options_(options), forward_(source.family(), source.config(), options.precision) {
   reset(options.capacity);
-  const uint64_t each = std::max<uint64_t>(1, block_bytes(source, options.precision));
-  const auto layers = static_cast<uint64_t>(source.config().num_hidden_layers);
-  const auto resident = static_cast<int64_t>(std::min(options.weight_bytes / each, layers));
+  int64_t resident = 0;
+  uint64_t left = options.weight_bytes;
+  while (resident < source.config().num_hidden_layers) {
+    const uint64_t bytes = prepared_bytes(source, resident, options.precision, options.codes);
+    if (bytes > left) break;
+    left -= bytes;
+    ++resident;
+  }
   for (int64_t layer = 0; layer < resident; ++layer) {
     if (progress) progress(layer, resident);
     blocks_.push_back(load_prepared_block(source, layer, forward_.precision(), options_.codes));

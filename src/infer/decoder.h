@@ -23,7 +23,8 @@ struct DecoderOptions {
   ComputeType precision = ComputeType::kF32;
   bool codes = false;  // linears that are stored as codes stay so and are multiplied with activations in 8 bits
   KvType cache = KvType::kF32;  // of the keys and values
-  // Bytes of prepared weights to keep. The blocks that do not fit are loaded again for each call of run().
+  // Bytes of prepared weights to keep (prepared_bytes()). The blocks that do not fit are loaded again for each call of
+  // run().
   uint64_t weight_bytes = ~uint64_t{0};
 };
 
@@ -59,8 +60,7 @@ class Decoder {
 
   int64_t resident_layers() const noexcept { return static_cast<int64_t>(blocks_.size()); }
 
-  // Bytes of one prepared block's matrices, and of the cache when all sequences are as long as they may be.
-  static uint64_t block_bytes(const ModelSource& source, ComputeType precision);
+  // Bytes of the cache when all sequences are as long as they may be.
   static uint64_t cache_bytes(const ModelSource& source, KvType cache, int64_t sequences, int64_t capacity);
 
  private:

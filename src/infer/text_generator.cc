@@ -78,9 +78,8 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
   options.precision = compute.precision;
   options.codes = compute.codes;
   options.cache = compute.kv;
-  const auto head_bytes = static_cast<uint64_t>(source->config().vocab_size * source->config().hidden_size) * 2;
   if (machine.memory_bytes > 0) {
-    const uint64_t other = head_bytes + kReserve;
+    const uint64_t other = Head::bytes(*source, compute.head) + kReserve;
     options.weight_bytes = machine.memory_bytes > other ? machine.memory_bytes - other : 0;
   }
   // The tokenizer takes as long as the weights of a small model: both are loaded at once where there are two threads.

@@ -72,9 +72,9 @@ class BlockForward {
   // Returns the floating-point operations of one layer's products over sequences of these lengths: 2 per multiplication
   // and addition. For attention it counts the keys that a position sees.
   double operations(int64_t layer, std::span<const int64_t> lengths) const;
-  // Bytes of scratch that run() needs for sequences of at most `length` tokens, the packed block of run(Block)
-  // included.
-  uint64_t scratch_bytes(int64_t length) const;
+  // Bytes of scratch that run() needs for sequences of at most `length` tokens, with the packed block of run(Block)
+  // where `packs`.
+  uint64_t scratch_bytes(int64_t length, bool packs = true) const;
 
  private:
   struct Impl;

@@ -457,7 +457,7 @@ double BlockForward::operations(int64_t layer, std::span<const int64_t> lengths)
   return 2.0 * tokens * weights + 4.0 * pairs * static_cast<double>(impl_->q_dim);
 }
 
-uint64_t BlockForward::scratch_bytes(int64_t length) const {
+uint64_t BlockForward::scratch_bytes(int64_t length, bool packs) const {
   const auto& c = impl_->config;
   const int64_t rows = std::max(length, kBatchTokens);
   const int64_t batch = rows * (c.hidden_size + 2 * impl_->q_dim + 2 * impl_->kv_dim + c.intermediate_size + 4);
@@ -465,7 +465,7 @@ uint64_t BlockForward::scratch_bytes(int64_t length) const {
   const int64_t attention = length * (kQueryBlock + 3 * c.head_dim);
   const int64_t weights = c.hidden_size * (2 * impl_->q_dim + 2 * impl_->kv_dim + 3 * c.intermediate_size);
   uint64_t packed = static_cast<uint64_t>(weights) * (impl_->precision == ComputeType::kBF16 ? 2 : 4);
-  if (impl_->precision == ComputeType::kF32 && packed > kPackAtMost) packed = 0;
+  if (!packs || (impl_->precision == ComputeType::kF32 && packed > kPackAtMost)) packed = 0;
   return 4 * static_cast<uint64_t>(batch + threads() * std::max(tile, attention)) + packed;
 }
 

@@ -3,9 +3,22 @@
 #include <algorithm>
 #include <utility>
 
+#include "checkpoint/model_source.h"
 #include "families/family.h"
+#include "kernels/gemm.h"
 
 namespace metal_marlin {
+
+uint64_t prepared_bytes(const ModelSource& source, int64_t layer, ComputeType precision, bool codes) {
+  const uint64_t element = precision == ComputeType::kBF16 && has_bf16_gemm() ? 2 : 4;
+  uint64_t bytes = 0;
+  for (const LinearSlot& slot : source.linears(layer)) {
+    const auto form = codes ? source.code_form(slot.weight) : std::nullopt;
+    bytes +=
+        form ? code_bytes(*form, slot.rows, slot.columns) : static_cast<uint64_t>(slot.rows * slot.columns) * element;
+  }
+  return bytes;
+}
 
 Block Block::clone() const {
   Block copy;

@@ -43,5 +43,7 @@ class PreparedBlock {
 // with activations in 8 bits; all others are floats of `precision`. Errors as load_block.
 std::shared_ptr<const PreparedBlock> load_prepared_block(const ModelSource& source, int64_t layer,
                                                          ComputeType precision, bool codes);
+// What its matrices take in memory: of codes at most that, of floats without the padding of their panels.
+uint64_t prepared_bytes(const ModelSource& source, int64_t layer, ComputeType precision, bool codes);
 
 }  // namespace metal_marlin

@@ -6,11 +6,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/gguf_of_blocks.h"
 #include "checkpoint/model_source.h"
 #include "core/half.h"
 #include "core/threads.h"
+#include "infer/compute.h"
 #include "infer/decoder.h"
 #include "infer/tiny_models.h"
 #include "model/model.h"
@@ -272,6 +275,156 @@ TEST(Codes, DamageIsNamed) {
           << error.what();
     }
   }
+}
+
+// ---------------------------------------------------------------- the blocks of GGUF files
+
+std::vector<int32_t> some_tokens(size_t count) {
+  std::vector<int32_t> ids;
+  for (size_t i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>(i * 13 % BlocksModel::kVocabulary));
+  return ids;
+}
+
+// As AgreeWithTheSameModelInFloats, with every type of block in the linears and in the head.
+TEST(GgufBlocks, AgreeWithTheSameModelInFloats) {
+  for (const GgmlType type :
+       {GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ5_0, GgmlType::kQ5_1, GgmlType::kQ8_0, GgmlType::kQ2_K,
+        GgmlType::kQ3_K, GgmlType::kQ4_K, GgmlType::kQ5_K, GgmlType::kQ6_K, GgmlType::kIQ4_NL, GgmlType::kIQ4_XS}) {
+    SCOPED_TRACE(ggml_type_info(type).name);
+    const TemporaryFolder folder;
+    BlocksModel model(type);
+    model.head = type;
+    const auto source = model.open(folder);
+    const auto ids = some_tokens(24);
+    const auto floats = logits_of(*source, ids, false, HeadBits::kStored);
+    double squares = 0;
+    for (const float v : floats) squares += static_cast<double>(v) * v;
+    for (const HeadBits bits : {HeadBits::kStored, HeadBits::k8}) {
+      const auto codes = logits_of(*source, ids, true, bits);
+      double error = 0;
+      for (size_t i = 0; i < codes.size(); ++i) error += std::pow(static_cast<double>(codes[i]) - floats[i], 2);
+      EXPECT_LT(std::sqrt(error / squares), 0.06);
+      EXPECT_GT(error, 0.0) << "the activations were not rounded";
+    }
+    const PreparedBlock& block = *load_prepared_block(*source, 0, ComputeType::kF32, true);
+    EXPECT_TRUE(block.all_codes());
+  }
+}
+
+// Layers of two types with other groups, in pieces of one token, of few and of many, on one thread and on three.
+TEST(GgufBlocks, PiecesOfAPromptDoNotChangeABit) {
+  const TemporaryFolder folder;
+  BlocksModel model(GgmlType::kQ4_K);
+  model.last = GgmlType::kQ6_K;
+  const auto source = model.open(folder);
+  const auto ids = some_tokens(120);
+  DecoderOptions options;
+  options.capacity = static_cast<int64_t>(ids.size());
+  options.codes = true;
+  Decoder decoder(*source, options);
+  Matrix whole;
+  for (const int n : {1, 3}) {
+    const ThreadCount count(n);
+    for (const size_t piece : {ids.size(), size_t{1}, size_t{5}, size_t{70}}) {
+      decoder.truncate(0, 0);
+      for (size_t first = 0; first < ids.size(); first += piece) {
+        const size_t tokens = std::min(piece, ids.size() - first);
+        Matrix states;
+        const int64_t lengths[] = {static_cast<int64_t>(tokens)};
+        decoder.run(std::span(ids).subspan(first, tokens), lengths, states);
+        if (whole.empty()) whole = states.clone();
+        ASSERT_EQ(0, std::memcmp(states.data(), whole.row(static_cast<int64_t>(first)).data(),
+                                 static_cast<size_t>(states.size()) * sizeof(float)))
+            << n << " threads, from " << first << ", " << tokens << " tokens";
+      }
+    }
+  }
+}
+
+// What a budget allows is counted in codes: one that holds the codes holds the layers, whatever their floats take.
+TEST(GgufBlocks, MemoryIsCountedInCodes) {
+  const TemporaryFolder folder;
+  BlocksModel model(GgmlType::kQ4_0);
+  model.last = GgmlType::kQ6_K;
+  const auto source = model.open(folder);
+  for (const int64_t layer : {0, 1}) {
+    uint64_t norms = 0;
+    const auto block = load_prepared_block(*source, layer, ComputeType::kF32, true);
+    for (int k = 0; k < kNorms; ++k) norms += block->norm(static_cast<NormKind>(k)).size() * sizeof(float);
+    EXPECT_EQ(prepared_bytes(*source, layer, ComputeType::kF32, true), block->bytes() - norms);
+  }
+  const uint64_t first = prepared_bytes(*source, 0, ComputeType::kF32, true);
+  const uint64_t both = first + prepared_bytes(*source, 1, ComputeType::kF32, true);
+  EXPECT_LT(both, prepared_bytes(*source, 0, ComputeType::kF32, false) / 2);
+  const auto resident = [&](uint64_t bytes, bool codes) {
+    DecoderOptions options;
+    options.codes = codes;
+    options.weight_bytes = bytes;
+    return Decoder(*source, options).resident_layers();
+  };
+  EXPECT_EQ(resident(both, true), 2);
+  EXPECT_EQ(resident(both - 1, true), 1);
+  EXPECT_EQ(resident(first - 1, true), 0);
+  EXPECT_EQ(resident(both, false), 0);
+  // The head: 8 bits and a float32 for each 16 columns of whole tiles of 16 rows, or 16 bits.
+  EXPECT_EQ(Head::bytes(*source, HeadBits::k8), 80u * 256 + 80u * 16 * 4);
+  EXPECT_EQ(Head::bytes(*source, HeadBits::kStored), 70u * 256 * 2);
+}
+
+// The same for a 4-bit checkpoint in safetensors: its codes are counted, with a zero for each group at most.
+TEST(Codes, MemoryOfACheckpointIsCountedInCodes) {
+  class Measured : public RoundedSource {
+   public:
+    Measured() : RoundedSource(tiny_model("llama")) {}
+    std::optional<CodeForm> code_form(const std::string& name) const override {
+      if (std::find(rounded_.begin(), rounded_.end(), name) == rounded_.end()) return std::nullopt;
+      return CodeForm{.bits = 4, .group = 8, .zeros = true};
+    }
+  };
+  const Measured source;
+  const auto block = load_prepared_block(source, 0, ComputeType::kF32, true);
+  const uint64_t planned = prepared_bytes(source, 0, ComputeType::kF32, true);
+  EXPECT_LE(planned, block->bytes());
+  EXPECT_GT(2 * planned, block->bytes());
+  EXPECT_LT(planned, prepared_bytes(source, 0, ComputeType::kF32, false));
+}
+
+TEST(GgufBlocks, AreWhatAutoTakes) {
+  const TemporaryFolder folder;
+  const auto coded = BlocksModel(GgmlType::kQ4_1).open(folder);
+  EXPECT_STREQ(compute_of({}, {}, *coded, true).name, "int8");
+  EXPECT_EQ(compute_of({}, {}, *coded, true).head, HeadBits::k8);
+  EXPECT_STREQ(compute_of({}, {}, *coded, false).name, "f32");  // evaluation
+  ComputeOptions asked;
+  asked.compute = Arithmetic::kInt8;
+  EXPECT_TRUE(compute_of(asked, {}, *coded, false).codes);
+  const TemporaryFolder other;
+  const auto floats = BlocksModel(GgmlType::kF16).open(other);
+  EXPECT_STREQ(compute_of({}, {}, *floats, true).name, "f32");
+  EXPECT_THROW(compute_of(asked, {}, *floats, true), UnsupportedError);
+}
+
+TEST(GgufBlocks, DamageIsNamed) {
+  const auto error_of = [](const std::string& tensor, const std::function<void(const ModelSource&)>& load) {
+    const TemporaryFolder folder;
+    BlocksModel model(GgmlType::kQ4_K);
+    model.damage = {{tensor, {tensor == "output.weight" ? 208 : 2, std::string("\x00\x7c", 2)}}};
+    const auto source = model.open(folder);
+    try {
+      load(*source);
+    } catch (const NumericError& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing");
+  };
+  const std::string of_block = error_of("blk.1.ffn_down.weight", [](const ModelSource& source) {
+    load_prepared_block(source, 0, ComputeType::kF32, true);
+    load_prepared_block(source, 1, ComputeType::kF32, true);
+  });
+  EXPECT_NE(of_block.find("tensor blk.1.ffn_down.weight"), std::string::npos) << of_block;
+  const std::string of_head =
+      error_of("output.weight", [](const ModelSource& source) { Head(source, ComputeType::kF32, HeadBits::k8); });
+  EXPECT_NE(of_head.find("tensor output.weight"), std::string::npos) << of_head;
 }
 
 TEST(Codes, OptionsOfTextGenerator) {

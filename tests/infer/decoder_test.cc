@@ -14,6 +14,7 @@
 #include "infer/tiny_models.h"
 #include "kernels/gemm.h"
 #include "model/model.h"
+#include "model/prepared_block.h"
 
 namespace metal_marlin {
 namespace {
@@ -71,7 +72,7 @@ TEST_P(DecoderOfFamily, PromptInPiecesEqualsTransformers) {
   const Head head(*source);
   DecoderOptions options;
   options.capacity = static_cast<int64_t>(ids.size());
-  options.weight_bytes = Decoder::block_bytes(*source, ComputeType::kF32);
+  options.weight_bytes = prepared_bytes(*source, 0, ComputeType::kF32, false);
   Decoder decoder(*source, options);
   EXPECT_EQ(decoder.resident_layers(), 1);
   Matrix states;
