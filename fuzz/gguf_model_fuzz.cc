@@ -6,6 +6,7 @@
 #include "checkpoint/gguf/gguf_source.h"
 #include "checkpoint/model_source.h"
 #include "fuzz_input.h"
+#include "kernels/weight_matrix.h"
 #include "tokenizer/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -22,6 +23,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         const Matrix values = source->load(tensor.name, 0, -1);
         fuzz::require(values.size() == elements, "a tensor has the size of its shape");
         source->load_stored(tensor.name);
+        if (!source->code_form(tensor.name)) continue;
+        const auto codes = source->load_blocks(tensor.name, 0, tensor.shape[0]);
+        fuzz::require(
+            codes != nullptr && codes->out_features() == tensor.shape[0] && codes->in_features() == tensor.shape[1],
+            "a tensor of codes has the shape of its floats");
       } catch (const Error&) {
       }
     }
