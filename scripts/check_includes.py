@@ -6,6 +6,7 @@
   Rust crate use each other;
 - no folder holds more than 24 sources and headers;
 - json.hpp is included only where text is read or written (JSON_ALLOWED);
+- its parser is called only in src/formats/json/, which refuses what the parser would ignore (a NUL byte and all behind it);
 - in src/ and cli/ only src/platform/ includes headers of the operating system.
 
 Exit 0 and one line when all holds; exit 1 and the offending lines otherwise.
@@ -29,6 +30,7 @@ JSON_ALLOWED = re.compile(
     r"|core/border\.cc|text/(jsonl_text|texts)\.cc|infer/batch_file\.cc|mixed/mixed_bits\.cc"
     r"|report/|commands/"
 )
+JSON_PARSER = re.compile(r"\b(?:json|Json|ordered_json)::(?:parse|sax_parse|accept)\b|>>\s*json")
 # The thread pool waits by calls of the system.
 SYSTEM_ALLOWED = re.compile(r"platform/|core/thread[^/]*$")
 
@@ -104,6 +106,10 @@ def main():
         graph.setdefault(file, set())
         if "#include <nlohmann/json.hpp>" in text and not JSON_ALLOWED.match(path.relative_to(ROOT / "src").as_posix()):
             bad.append(f"src/{path.relative_to(ROOT / 'src')}: includes <nlohmann/json.hpp>; hand over structs instead")
+        if path.parent != ROOT / "src" / "formats" / "json" and (call := JSON_PARSER.search(text)):
+            bad.append(
+                f"{path.relative_to(ROOT)}: calls {call.group(0)}; call a function of formats/json/bounded_json.h"
+            )
         for name in INCLUDE.findall(text):
             count += 1
             if (other := name.rsplit(".", 1)[0]) != file:

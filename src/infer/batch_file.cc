@@ -12,12 +12,15 @@
 #include "core/border.h"
 #include "core/files/atomic_file.h"
 #include "core/files/file_status.h"
-#include "formats/json/json_bounds.h"
+#include "formats/json/bounded_json.h"
 #include "formats/json/json_fault.h"
 #include "formats/json/json_lines.h"
 
 namespace metal_marlin {
 namespace {
+
+// All requests are held at once, and the shortest take a thousand times the bytes of their lines.
+constexpr size_t kMostLines = size_t{1} << 18;
 
 // How each line of answers begins.
 constexpr std::string_view kAnswerStart = R"({"line":)";
@@ -50,7 +53,7 @@ std::string text_of(const nlohmann::json& value, const char* key) {
 nlohmann::json parse_line(std::string_view text) {
   if (const auto excess = json_excess(text, kJsonLineBounds))
     throw FormatError(fmt::format("expected a JSON object of at most {}, found more", excess->bound));
-  nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  nlohmann::json json = parse_json_or_discard(text);
   if (!json.is_discarded()) return json;
   const JsonFault fault = find_json_fault(text).value();  // the same parser has refused the line
   throw FormatError(fmt::format("expected a JSON object; at byte {} of this line expected {}, found {}", fault.offset,
@@ -60,7 +63,7 @@ nlohmann::json parse_line(std::string_view text) {
 // The object of a line's key as it is written there: a schema's properties come in the order in which it names them.
 // `line` keeps to kJsonLineBounds.
 std::string object_of(std::string_view line, const char* key) {
-  return nlohmann::ordered_json::parse(line).at(key).dump();
+  return parse_ordered_json_or_discard(line).at(key).dump();
 }
 
 // `written` is the line's text.
@@ -143,6 +146,10 @@ BatchFileResult generate_file(TextGenerator& generator, const std::string& input
   while (stream.next(text)) {
     const int64_t number = stream.number();
     if (text.find_first_not_of(" \t") == std::string_view::npos) continue;
+    if (lines.size() == kMostLines) {
+      throw FormatError(
+          fmt::format("{}: expected at most {} lines with prompts, found more; split the file", input, kMostLines));
+    }
     Line& line = lines.emplace_back();
     line.answer["line"] = number;
     try {

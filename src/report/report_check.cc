@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "formats/json/json_bounds.h"
+#include "formats/json/bounded_json.h"
 #include "formats/json/json_fault.h"
 #include "formats/text.h"
 #include "records/json_records.h"
@@ -49,7 +49,7 @@ void check_values(const Report& report, const RecordFault& fail) {
 Report parse_report(const std::string& text, const std::string& name) {
   if (const auto excess = json_excess(text, {.depth = 32, .values = 4'000'000}))
     throw FormatError(fmt::format("{}: expected a report, found one with more than {}", name, excess->bound));
-  const json value = json::parse(text, nullptr, false);
+  const json value = parse_json_or_discard(text);
   if (value.is_discarded()) {
     const size_t first = text.find_first_not_of(" \t\r\n");
     // What does not begin as a report was never one: another file was named.

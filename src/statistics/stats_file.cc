@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/counted.h"
-#include "formats/json/json_bounds.h"
+#include "formats/json/bounded_json.h"
 #include "statistics/model_identity.h"
 #include "statistics/statistics.h"
 
@@ -107,7 +107,7 @@ void StatsFile::read_calibration() {
   const OwnedTensor array = file_.load(kCalibrationKey);
   std::string text(reinterpret_cast<const char*>(array.bytes.data()), array.bytes.size());
   const bool excess = json_excess(text, {.depth = 16}).has_value();
-  if (excess || !nlohmann::json::parse(text, nullptr, false).is_object())
+  if (excess || !parse_json_or_discard(text).is_object())
     throw FormatError(
         fmt::format("{}: {}: expected the text of a JSON object, found something else", file_.path(), kCalibrationKey));
   calibration_ = std::move(text);

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "formats/json/bounded_json.h"
 #include "formats/json/json_fault.h"
 #include "formats/json/json_lines.h"
 #include "formats/text.h"
@@ -126,7 +127,7 @@ Json parse_line(const Place& place, std::string_view text) {
   }
   if (const auto excess = json_excess(text, kJsonLineBounds))
     place.fail(fmt::format("a JSON object of at most {}", excess->bound), "more");
-  Json json = Json::parse(text, nullptr, false);
+  Json json = parse_ordered_json_or_discard(text);
   if (json.is_discarded()) {
     const JsonFault fault = find_json_fault(text).value();  // the same parser has refused the line
     throw FormatError(

@@ -12,6 +12,7 @@
 #include "core/files/atomic_file.h"
 #include "core/files/file_status.h"
 #include "formats/json/bounded_json.h"
+#include "formats/json/json_events.h"
 #include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
@@ -69,7 +70,7 @@ std::string list_text(const Folder& folder, const char* name) {
 
 bool lists_too_many(const std::string& text) {
   ListLength length;
-  json::sax_parse(text.begin(), text.end(), &length);
+  walk_json(text, length);
   return length.entries > kMostListed;
 }
 

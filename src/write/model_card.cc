@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "formats/json/bounded_json.h"
+
 namespace metal_marlin {
 namespace {
 
@@ -37,7 +39,7 @@ void append_yaml(const json& object, int indent, std::string& out) {
 // Returns valid UTF-8 in one line, which cannot break out of a table's cell or a sentence.
 std::string one_line(const std::string& text) {
   std::string out;
-  for (const char c : json::parse(dumped(text)).get<std::string>()) {
+  for (const char c : parse_json_or_discard(dumped(text)).get<std::string>()) {
     if (c == '|') {
       out += "\\|";
     } else {
@@ -221,7 +223,7 @@ std::string source_name_of(const std::string& path) {
 
 std::string render_model_card(const std::string& source, const std::string& family, const std::string& format,
                               const CheckpointPlan& plan, const WriteReport& report) {
-  const json exact = json::parse(plan.figures_json, nullptr, false);
+  const json exact = parse_json_or_discard(plan.figures_json);
   if (!exact.is_object()) throw FormatError("model card: the figures are no JSON object");
   json figures = rounded(exact);
   json quantization = {{"format", format},

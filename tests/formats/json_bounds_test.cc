@@ -55,6 +55,7 @@ TEST(JsonBounds, ANulByteDoesNotEndAText) {
   using namespace std::string_literals;
   for (const std::string& text : {"4\0x"s, "{}\0"s, "[1,\0 2]"s, "\"a\0b\""s}) {
     EXPECT_TRUE(parse_json_or_discard(text).is_discarded()) << text;
+    EXPECT_TRUE(parse_ordered_json_or_discard(text).is_discarded()) << text;
     EXPECT_THROW(parse_json(text, "x.json"), FormatError) << text;
   }
 }

@@ -138,6 +138,14 @@ TEST(Batch, AFileOfPrompts) {
   EXPECT_THROW(generate_file(generator, folder, output, {}, 3), SystemError);
   write_text_file(input, "\n");
   EXPECT_THROW(generate_file(generator, input, output, {}, 3), FormatError);
+  std::string many;
+  for (int i = 0; i <= 1 << 18; ++i) many += "0\n";
+  write_text_file(input, many);
+  EXPECT_THROW(generate_file(generator, input, output, {}, 3), FormatError);
+  write_text_file(input, std::string("{\"prompt\": \"the\"}\0 and more", 28));
+  const BatchFileResult nul = generate_file(generator, input, output, options_of(4, 0, 0), 3);
+  ASSERT_EQ(nul.failures.size(), 1u);
+  EXPECT_NE(nul.failures[0].find("found a zero byte"), std::string::npos) << nul.failures[0];
 }
 
 }  // namespace

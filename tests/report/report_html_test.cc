@@ -1,5 +1,6 @@
 // The page of a report: everything is on it, and nothing in a report is HTML there.
 #include <gtest/gtest.h>
+#include <metal_marlin/error.h>
 #include <metal_marlin/report.h>
 
 #include <cstdio>
@@ -70,6 +71,16 @@ TEST(ReportHtml, HasTheFiguresAndListsOfTheReport) {
     const std::string shown = page.substr(page.find("</style>"));
     for (const char* left : {"{{", "{%", "}}", ">none<", ">null<", "undefined"})
       EXPECT_EQ(shown.find(left), std::string::npos) << name << left;
+  }
+}
+
+TEST(ReportHtml, ANulByteDoesNotEndAReport) {
+  const std::string text = text_of("evaluated") + std::string("\0x", 2);
+  try {
+    report_from_json(text);
+    ADD_FAILURE() << "taken";
+  } catch (const FormatError& e) {
+    EXPECT_NE(std::string(e.what()).find("found a zero byte"), std::string::npos) << e.what();
   }
 }
 

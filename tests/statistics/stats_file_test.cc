@@ -263,5 +263,14 @@ TEST_F(StatsFileTest, AModelIsKnownByItsValues) {
   EXPECT_FALSE(identify_model(*source_).same_model(identify_model(*ModelSource::open(twin))));
 }
 
+TEST_F(StatsFileTest, ANulByteDoesNotEndTheCalibration) {
+  for (const std::string& text :
+       {std::string("{}\0x", 4), std::string("{\"a\": 1\0}", 9), std::string("[]"), std::string()}) {
+    std::vector<OwnedTensor> arrays = statistics();
+    arrays.push_back(calibration_array(text));
+    EXPECT_NE(refusal(arrays).find("metal_marlin.calibration: expected the text of a JSON object"), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace metal_marlin

@@ -155,6 +155,14 @@ TEST_F(JsonlTextTest, NamesFileLineExpectedAndFound) {
   }
 }
 
+TEST_F(JsonlTextTest, ANulByteDoesNotEndALine) {
+  using namespace std::string_literals;
+  const std::string text = message("{\"text\": \"red\"}\0, and more"s);
+  EXPECT_NE(text.find("chat.jsonl:17: "), std::string::npos) << text;
+  EXPECT_NE(text.find("at byte 15 of this one expected nothing after the value, found a zero byte"), std::string::npos)
+      << text;
+}
+
 TEST_F(JsonlTextTest, RefusesWhatIsTooDeepOrTooLong) {
   const std::string deep = R"({"x": )" + std::string(100000, '[') + std::string(100000, ']') + "}";
   EXPECT_NE(message(deep).find("at most 64 levels of nesting"), std::string::npos);

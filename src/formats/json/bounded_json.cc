@@ -23,6 +23,13 @@ JsonBounds built(JsonBounds bounds) {
   return bounds;
 }
 
+// The one place where the library's parser builds values.
+template <class Json>
+Json value_or_discard(std::string_view text) {
+  if (text.find('\0') != std::string_view::npos) return Json(Json::value_t::discarded);
+  return Json::parse(text, nullptr, false);
+}
+
 }  // namespace
 
 std::string excess_text(const std::string& where, const JsonExcess& excess) {
@@ -32,17 +39,17 @@ std::string excess_text(const std::string& where, const JsonExcess& excess) {
 
 json parse_json(std::string_view text, const std::string& where, const JsonBounds& bounds) {
   if (const auto excess = json_excess(text, built(bounds))) throw FormatError(excess_text(where, *excess));
-  json value = json::parse(text, nullptr, false);
+  json value = value_or_discard<json>(text);
   if (value.is_discarded()) throw FormatError(fmt::format("{}: {}", where, json_fault_text(text)));
-  // The library takes a NUL byte for the end of the text.
-  if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
-    throw FormatError(fmt::format("{}: no valid JSON: expected text, found a NUL byte at byte {}", where, nul));
   return value;
 }
 
 json parse_json_or_discard(std::string_view text) {
-  return text.find('\0') != std::string_view::npos || json_excess(text, built({})) ? json(json::value_t::discarded)
-                                                                                   : json::parse(text, nullptr, false);
+  return json_excess(text, built({})) ? json(json::value_t::discarded) : value_or_discard<json>(text);
+}
+
+nlohmann::ordered_json parse_ordered_json_or_discard(std::string_view text) {
+  return value_or_discard<nlohmann::ordered_json>(text);
 }
 
 }  // namespace metal_marlin

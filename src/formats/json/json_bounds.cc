@@ -2,8 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
 #include <vector>
+
+#include "formats/json/json_events.h"
 
 namespace metal_marlin {
 namespace {
@@ -58,7 +59,7 @@ class BoundsCheck : public nlohmann::json_sax<nlohmann::json> {
 
 std::optional<JsonExcess> json_excess(std::string_view text, const JsonBounds& bounds) {
   BoundsCheck check(bounds);
-  nlohmann::json::sax_parse(text.begin(), text.end(), &check);
+  walk_json(text, check);
   return std::move(check.excess);
 }
 

@@ -2,8 +2,7 @@
 
 #include <metal_marlin/error.h>
 
-#include <nlohmann/json.hpp>
-
+#include "formats/json/json_events.h"
 #include "formats/json/json_fault.h"
 
 namespace metal_marlin {
@@ -89,7 +88,7 @@ void StrictJson::parse(std::string_view text) {
   if (text.find('\0') != std::string_view::npos || text.starts_with("\xEF\xBB\xBF"))
     fail(json_fault_text(text, first_byte_));
   StrictJsonAdapter adapter(*this, text);
-  nlohmann::json::sax_parse(text.begin(), text.end(), &adapter);
+  walk_json(text, adapter);
 }
 
 void StrictJson::fail(const std::string& what) const {
