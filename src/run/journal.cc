@@ -4,6 +4,7 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -45,15 +46,20 @@ OwnedTensor token_tensor(const std::string& name, const TokenSet& set) {
   return t;
 }
 
-TokenSet token_set(const TensorView& view) {
+TokenSet token_set(const TensorView& view, const std::string& path) {
   TokenSet set;
-  if (view.dtype != DType::kI32)
-    throw FormatError(fmt::format("tokens.safetensors: {}: expected I32, found {}", view.name, dtype_name(view.dtype)));
+  const auto fail = [&](const std::string& expected, const std::string& found) {
+    throw FormatError(
+        fmt::format("{}: {}: expected {}, found {}; the interrupted run is damaged: run again with "
+                    "--no-resume",
+                    path, view.name, expected, found));
+  };
+  if (view.dtype != DType::kI32) fail("I32", std::string(dtype_name(view.dtype)));
   const auto* values = reinterpret_cast<const int32_t*>(view.bytes.data());
   const int64_t n = view.elements();
   for (int64_t i = 0; i < n;) {
     const int64_t length = values[i++];
-    if (length < 1 || length > n - i) throw FormatError("tokens.safetensors: a sequence exceeds the tensor");
+    if (length < 1 || length > n - i) fail("sequences within the tensor", fmt::format("one of {} tokens", length));
     set.sequences.emplace_back(values + i, values + i + length);
     i += length;
   }
@@ -92,7 +98,8 @@ bool is_digest(const json& value) {
 
 }  // namespace
 
-Journal::Journal(const std::string& output) : folder_((fs::path(output) / ".metal-marlin").string()) {}
+Journal::Journal(const std::string& output) : folder_((fs::path(output) / kJournalName).string()) {}
+Journal::~Journal() = default;
 
 bool Journal::exists() const {
   const std::optional<Folder> output = open_held_if_there(fs::path(folder_).parent_path().string());
@@ -158,11 +165,17 @@ void Journal::begin(const std::string& fingerprint, const IdentityRecord& identi
 
 void Journal::write_run(const json& run) {
   remove();
-  make_held(folder_);
+  held_ = std::make_unique<HeldFolder>(std::make_shared<const Folder>(make_held(folder_)));
   write_text_file((fs::path(folder_) / kRun).string(), run.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
+void Journal::resume() {
+  held_ = std::make_unique<HeldFolder>(std::make_shared<const Folder>(open_held(folder_)));
+}
+
 void Journal::remove() {
+  if (held_) open_held(folder_);  // another folder in its place is not removed
+  held_.reset();
   if (const auto output = open_held_if_there(fs::path(folder_).parent_path().string())) remove_from(*output);
 }
 
@@ -192,15 +205,19 @@ void Journal::write_tokens(const TokenSet& calibration, const TokenSet& held_bac
   std::vector<OwnedTensor> tensors;
   tensors.push_back(token_tensor("calibration", calibration));
   tensors.push_back(token_tensor("held_back", held_back));
-  write_safetensors((fs::path(folder_) / "tokens.safetensors").string(), std::span<const OwnedTensor>(tensors));
+  write_safetensors(tokens_path(), std::span<const OwnedTensor>(tensors));
+}
+
+std::string Journal::tokens_path() const {
+  return (fs::path(folder_) / "tokens.safetensors").string();
 }
 
 bool Journal::read_tokens(TokenSet& calibration, TokenSet& held_back) const {
-  const std::string path = (fs::path(folder_) / "tokens.safetensors").string();
+  const std::string path = tokens_path();
   if (!held_exists(path)) return false;
   const SafetensorsFile file = open_tensors(path);
-  calibration = token_set(file.get("calibration"));
-  held_back = token_set(file.get("held_back"));
+  calibration = token_set(file.get("calibration"), path);
+  held_back = token_set(file.get("held_back"), path);
   return true;
 }
 
@@ -291,12 +308,13 @@ std::optional<int64_t> Journal::states_layer() const {
   const std::optional<Folder> folder = open_held_if_there(folder_);
   if (!folder) return last;
   for (const std::string& name : folder->names()) {
-    long long layer = 0;
-    int end = 0;
-    if (std::sscanf(name.c_str(), "states-%lld.safetensors%n", &layer, &end) == 1 &&
-        static_cast<size_t>(end) == name.size() && end > 0) {
-      last = std::max<int64_t>(last.value_or(0), layer);
-    }
+    constexpr std::string_view kStart = "states-";
+    if (!name.starts_with(kStart)) continue;
+    int64_t layer = -1;
+    const char* const end = name.data() + name.size();
+    const auto [rest, code] = std::from_chars(name.data() + kStart.size(), end, layer);
+    if (code == std::errc() && layer >= 0 && std::string_view(rest, static_cast<size_t>(end - rest)) == ".safetensors")
+      last = std::max(last.value_or(0), layer);
   }
   return last;
 }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <span>
@@ -23,6 +24,7 @@
 namespace metal_marlin {
 
 class Folder;
+class HeldFolder;
 
 // Of each JSON file in a journal.
 inline constexpr uint64_t kLargestJournalText = uint64_t{64} << 20;
@@ -31,6 +33,7 @@ class Journal {
  public:
   // The folder is made at the first write.
   explicit Journal(const std::string& output);
+  ~Journal();
 
   const std::string& folder() const noexcept { return folder_; }
   // SystemError when something other than a folder has its name.
@@ -45,13 +48,17 @@ class Journal {
   // Starts afresh: removes what is there. `fingerprint`: a digest's text (core/digest.h).
   void begin(const std::string& fingerprint);
   void begin(const std::string& fingerprint, const IdentityRecord& identity);
+  // Goes on with the journal that is there. From now on, as after begin(), all that is written or read by paths in it
+  // stays in this very folder: SystemError where another one takes its place.
+  void resume();
   void remove();
   // The same for the output folder `output`. SystemError when the journal's folder holds a file that no run of ours
   // writes there: then nothing is removed.
   static void remove_from(const Folder& output);
 
   void write_tokens(const TokenSet& calibration, const TokenSet& held_back);
-  bool read_tokens(TokenSet& calibration, TokenSet& held_back) const;  // false: none
+  bool read_tokens(TokenSet& calibration, TokenSet& held_back) const;  // false: none; any numbers may stand there
+  std::string tokens_path() const;
 
   int64_t finished_blocks() const;  // 0 .. n-1 are done
   std::string block_path(int64_t layer, const char* ending) const;
@@ -70,6 +77,7 @@ class Journal {
   [[noreturn]] void fail_damaged(const std::string& what) const;  // of run.json
   std::string states_path(int64_t layer) const;
   std::string folder_;
+  std::unique_ptr<HeldFolder> held_;
 };
 
 }  // namespace metal_marlin

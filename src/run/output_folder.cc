@@ -171,6 +171,11 @@ void OutputFolder::require_same_folder() const {
                   path_));
 }
 
+// SystemError where it is held, and another one stands in its place.
+Folder OutputFolder::journal() const {
+  return open_held(folder_->path_of(kJournalName));
+}
+
 std::optional<Folder> OutputFolder::parent() const {
   const fs::path place(real_);
   if (!place.has_filename() || !place.has_parent_path()) return std::nullopt;
@@ -209,13 +214,12 @@ bool OutputFolder::interrupted() const {
 
 void OutputFolder::note(const Manifest& manifest) {
   if (manifest.files == read_manifest(*folder_).files) return;
-  if (folder_->status(kJournalName).kind == FileKind::kNone) folder_->make_folder(kJournalName);
-  write_placing(folder_->open_folder(kJournalName), {manifest.files, std::nullopt, {}});
+  write_placing(make_held(folder_->path_of(kJournalName)), {manifest.files, std::nullopt, {}});
 }
 
 std::string OutputFolder::stage() {
-  if (folder_->status(kJournalName).kind == FileKind::kNone) folder_->make_folder(kJournalName);
-  const Folder journal = folder_->open_folder(kJournalName);
+  journal_ = std::make_unique<HeldFolder>(std::make_shared<const Folder>(make_held(folder_->path_of(kJournalName))));
+  const Folder& journal = journal_->folder();
   // Another result begins: what an interrupted place() has moved belongs to the old content from now on.
   if (placing()) write_placing(journal, {manifest().files, std::nullopt, {}});
   journal.remove_tree(kResult);
@@ -231,6 +235,9 @@ bool OutputFolder::staged(const std::string& name) const {
 }
 
 void OutputFolder::remove_journal() {
+  // Other folders in their places are not removed.
+  if (journal_) journal();
+  if (staged_) open_held(staged_->folder().path());
   Journal::remove_from(*folder_);
 }
 
@@ -396,7 +403,7 @@ void OutputFolder::place(const Warn& warn) {
         "put the finished result there",
         path_, some_names(foreign), unreadable_list_text(*folder_)));
   }
-  const Folder journal = folder_->open_folder(kJournalName);
+  const Folder journal = this->journal();
   if (staged_ && !same(journal.status(kResult), staged_->folder().status())) {
     throw SystemError(fmt::format("{}: was replaced during the run; remove it and run the same command again",
                                   journal.path_of(kResult)));

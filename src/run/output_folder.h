@@ -61,7 +61,8 @@ class OutputFolder {
   // somebody else stand in OUT, or when `path` no longer names the folder that was opened: then nothing has changed.
   // The journal is removed with the old result.
   void place(const Warn& warn);
-  // Removes the journal folder and all in it. SystemError when it holds what is not ours.
+  // Removes the journal folder and all in it. SystemError when it holds what is not ours, or when it, or the
+  // folder of stage(), is another one by now.
   void remove_journal();
 
  private:
@@ -72,13 +73,15 @@ class OutputFolder {
   void require_same_folder() const;
   void take_back_staged();
   std::optional<Folder> parent() const;
+  Folder journal() const;
 
   std::string path_;
   std::string real_;  // without links
   std::shared_ptr<const Folder> folder_;
-  std::unique_ptr<HeldFolder> held_;    // of folder_
-  std::unique_ptr<HeldFolder> staged_;  // of the folder that stage() made
-  MadeFolders made_;                    // goes before the lock
+  std::unique_ptr<HeldFolder> held_;     // of folder_
+  std::unique_ptr<HeldFolder> journal_;  // of the journal's folder, since stage()
+  std::unique_ptr<HeldFolder> staged_;   // of the folder that stage() made
+  MadeFolders made_;                     // goes before the lock
   bool use_write_ = false;
 };
 

@@ -103,12 +103,14 @@ PreparedRun prepare_run(const RunJob& job, const Recipe& recipe, const std::vect
     plan();
   }
   if (!journal.exists()) check_weights(job.source, tracker);  // a resumed run has looked already
-  if (!resuming) {
+  if (resuming) {
+    journal.resume();
+  } else {
     const Manifest old = where.folder.manifest();
     journal.begin(run_fingerprint(where.identity), where.identity);
     where.folder.note(old);
   }
-  std::optional<StoredTexts> stored = resuming ? stored_texts(journal) : std::nullopt;
+  std::optional<StoredTexts> stored = resuming ? stored_texts(journal, job.source.config().vocab_size) : std::nullopt;
   if (stored) {
     out.texts = std::move(stored->texts);
     for (const std::string& text : stored->warnings) tracker.warn(text);

@@ -57,12 +57,21 @@ void save_states(int64_t layer, const RunStreams& streams, Journal& journal) {
 
 void restore_states(int64_t layer, const Journal& journal, RunStreams& streams) {
   const auto all = named(streams);
-  for (const OwnedTensor& t : journal.read_states(layer)) {
+  const std::vector<OwnedTensor> saved = journal.read_states(layer);
+  for (const OwnedTensor& t : saved) {
     const auto it = std::find_if(all.begin(), all.end(), [&](const auto& entry) { return entry.first == t.name; });
     if (it == all.end() || !it->second->restore(t)) {
       throw FormatError(
           fmt::format("{}: unexpected saved states \"{}\"; run again with --no-resume", journal.folder(), t.name));
     }
+  }
+  for (const auto& [name, stream] : all) {
+    const auto of_stream = [&, &wanted = name](const OwnedTensor& t) { return t.name == wanted; };
+    if (stream->rows() == 0 || std::any_of(saved.begin(), saved.end(), of_stream)) continue;
+    throw FormatError(
+        fmt::format("{}: expected saved states \"{}\" before block {}, found none; run again with "
+                    "--no-resume",
+                    journal.folder(), name, layer));
   }
 }
 

@@ -18,8 +18,8 @@ struct StoredTexts {
 
 // Writes the tokens and texts.json, without which the tokens are not taken. The journal must have begun.
 void store_texts(Journal& journal, const RunTexts& texts, std::span<const std::string> warnings);
-// Nothing where the run was interrupted before its texts were stored. FormatError, or a JSON exception, where they are
-// damaged.
-std::optional<StoredTexts> stored_texts(const Journal& journal);
+// Nothing where the run was interrupted before its texts were stored. FormatError where they are damaged, or a token
+// is none of the model's `vocabulary`.
+std::optional<StoredTexts> stored_texts(const Journal& journal, int64_t vocabulary);
 
 }  // namespace metal_marlin

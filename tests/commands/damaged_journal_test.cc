@@ -117,6 +117,7 @@ TEST_F(DamagedJournal, OtherKindsOfJsonAreTold) {
   const std::pair<const char*, const char*> files[] = {
       {"block-00000.json", R"({"scales": 3, "changed": [3], "linears": []})"},
       {"block-00000.json", "[]"},
+      {"texts.json", "[]"},
       {"texts.json", R"({"held_back_source": 3})"},
       {"texts.json", R"({"held_back_source": "x", "warnings": [3]})"},
       {"texts.json", R"({"held_back_source": "x", "calibration": "["})"},

@@ -232,6 +232,46 @@ TEST_F(SharedFolderTest, ALinkInsideTheOutputIsNotFollowed) {
   }
 }
 
+// A real folder of the same user takes the journal's place, or the result's: the journal of another run, say.
+TEST_F(SharedFolderTest, AFolderThatTakesTheJournalsPlaceIsNotWrittenInto) {
+  quantize_model(model(), out("whole"), plain(false, Method::kAwq));
+  for (const std::string stage : {"forward", "journal", "write", "report", "convert"}) {
+    for (const std::string place : {"out/.metal-marlin", "out/.metal-marlin/result"}) {
+      for (const char* name : {"other/block-00000.json", "other/block-00001.json", "other/run.json",
+                               "other/config.json", "other/result/config.json"})
+        write(name, "precious");
+      const auto before = content_of(out("other"));
+      bool done = false;
+      const Observer changing = observer([&](const std::string& s) {
+        if (s != (stage == "convert" ? "write" : stage) || done || !fs::exists(out(place))) return;
+        done = true;
+        fs::rename(out(place), out("away"));
+        fs::rename(out("other"), out(place));
+      });
+      const auto run = [&](const Observer& o) {
+        if (stage == "convert") {
+          convert_model(out("q"), out("out"), {.to = "gptq_v2"}, o);
+        } else {
+          quantize_model(model(), out("out"), plain(false, Method::kAwq), o);
+        }
+      };
+      const std::string text = message([&] { run(changing); });
+      EXPECT_EQ(done, text != "no SystemError") << stage << " " << place << ": " << text;
+      if (done) {
+        EXPECT_NE(text.find(out(place) + ": was replaced"), std::string::npos) << stage << " " << text;
+        EXPECT_EQ(content_of(out(place)), before) << stage << " " << place;
+        fs::remove_all(out(place));
+        fs::rename(out("away"), out(place));
+        run(observer());  // put back, the folder goes on
+        if (stage != "convert") {
+          EXPECT_EQ(weights_of(out("out")), weights_of(out("whole"))) << stage;
+        }
+      }
+      for (const char* name : {"out", "away", "other"}) fs::remove_all(out(name));
+    }
+  }
+}
+
 TEST_F(SharedFolderTest, WhatBelongsToAnotherUserIsNotOurs) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can give files to another user";
   constexpr uid_t kOther = 54321;

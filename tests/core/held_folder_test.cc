@@ -78,11 +78,38 @@ TEST_F(HeldFolderTest, TheLongestPathCounts) {
   const HeldFolder outer(std::make_shared<const Folder>(at("out")));
   const HeldFolder inner(std::make_shared<const Folder>(at("out/in")));
   fs::create_directories(at("outer"));
-  fs::rename(at("out/in"), at("kept"));
+  swap();  // the outer one's path does not count
   write_text_file(at("out/in/a"), "1");
   write_text_file(at("outer/a"), "2");
-  EXPECT_EQ(read_text_file(at("kept/a")), "1");
+  EXPECT_EQ(read_text_file(at("away/in/a")), "1");
   EXPECT_EQ(read_text_file(at("outer/a")), "2");
+}
+
+// A real folder in its place, which no link leads to, is noticed at each use; put back, the held one is used again.
+TEST_F(HeldFolderTest, OneInsideAnotherMustStayInItsPlace) {
+  const HeldFolder outer(std::make_shared<const Folder>(at("out")));
+  const HeldFolder inner(std::make_shared<const Folder>(at("out/in")));
+  fs::create_directories(at("out/in/deep"));
+  const HeldFolder innermost(std::make_shared<const Folder>(at("out/in/deep")));
+  fs::rename(at("out/in"), at("kept"));
+  for (const bool other : {false, true}) {
+    if (other) fs::rename(at("evil/in"), at("out/in"));
+    for (const char* file : {"out/in/a", "out/in/deep/a"}) {
+      EXPECT_THROW(write_text_file(at(file), "1"), SystemError) << file;
+      EXPECT_THROW(open_scratch_file(at(file)), SystemError) << file;
+      EXPECT_THROW(open_held_file(at(file)), SystemError) << file;
+      EXPECT_THROW(held_exists(at(file)), SystemError) << file;
+    }
+    EXPECT_THROW(open_held(at("out/in")), SystemError);
+    EXPECT_THROW(make_held(at("out/in")), SystemError);
+    EXPECT_THROW(make_held(at("out/in/new")), SystemError);
+  }
+  EXPECT_TRUE(fs::is_empty(at("out/in")));
+  write_text_file(at("out/b"), "2");  // the outer one is as it was
+  fs::remove(at("out/in"));
+  fs::rename(at("kept"), at("out/in"));
+  write_text_file(at("out/in/deep/a"), "3");
+  EXPECT_EQ(read_text_file(at("out/in/deep/a")), "3");
 }
 
 }  // namespace

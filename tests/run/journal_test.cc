@@ -123,6 +123,10 @@ TEST_F(JournalTest, OnlyTheNewestStatesAreKept) {
   journal.write_states(2, {&view, 1});
   journal.write_states(5, {&view, 1});
   EXPECT_EQ(journal.states_layer(), 5);
+  for (const char* other : {"states--1.safetensors", "states-99999999999999999999.safetensors", "states-.safetensors",
+                            "states-7.safetensors.x", "states-7"})
+    std::ofstream(fs::path(journal.folder()) / other) << "x";
+  EXPECT_EQ(journal.states_layer(), 5);
   const auto states = journal.read_states(5);
   ASSERT_EQ(states.size(), 1u);
   EXPECT_EQ(std::memcmp(states[0].bytes.data(), m.data(), 48), 0);

@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <limits>
+#include <utility>
 
 #include "core/files/atomic_file.h"
 #include "core/files/digest.h"
@@ -137,6 +139,12 @@ TEST_F(RunBlocksTest, StatesOfAnotherRunAreRefused) {
   journal_->write_states(2, {&foreign, 1});
   EXPECT_NE(error_of([&] { restore_states(2, *journal_, narrow); }).find("unexpected saved states \"foreign\""),
             std::string::npos);
+  // Without the states of a stream the run would go on with zeros.
+  const Matrix alone = states_of(*wide.reference);
+  const TensorView reference{"reference", DType::kF32, {alone.rows(), alone.cols()}, std::as_bytes(alone.values())};
+  journal_->write_states(3, {&reference, 1});
+  EXPECT_NE(error_of([&] { restore_states(3, *journal_, same); }).find("expected saved states \"calibration\""),
+            std::string::npos);
 }
 
 // Means of |x| of the first block's inputs from float64 loops; the validation split is the last two sequences of 16.
@@ -192,11 +200,12 @@ TEST_F(RunBlocksTest, ADamagedBlockIsRefusedBeforeTheWork) {
 }
 
 TEST_F(RunBlocksTest, TextsComeBackAsTheyWereStored) {
-  EXPECT_FALSE(stored_texts(*journal_));
+  const int64_t vocabulary = source_->config().vocab_size;
+  EXPECT_FALSE(stored_texts(*journal_, vocabulary));
   texts_.held_back_source = "a.txt";
   texts_.record.sources.resize(1);
   store_texts(*journal_, texts_, std::vector<std::string>{"a warning"});
-  const auto got = stored_texts(*journal_);
+  const auto got = stored_texts(*journal_, vocabulary);
   ASSERT_TRUE(got);
   EXPECT_EQ(got->texts.calibration.sequences, texts_.calibration.sequences);
   EXPECT_EQ(got->texts.held_back.sequences, texts_.held_back.sequences);
@@ -205,12 +214,42 @@ TEST_F(RunBlocksTest, TextsComeBackAsTheyWereStored) {
   EXPECT_EQ(got->warnings, (std::vector<std::string>{"a warning"}));
 
   const std::string path = (fs::path(journal_->folder()) / "texts.json").string();
-  write_text_file(path, R"({"calibration": {"sources": 3}})");
-  const std::string message = error_of([&] { stored_texts(*journal_); });
-  EXPECT_NE(message.find(path + ": calibration"), std::string::npos) << message;
-  EXPECT_NE(message.find("run again with --no-resume"), std::string::npos) << message;
+  const std::pair<const char*, const char*> damaged[] = {
+      {R"({"held_back_source": "", "calibration": {"sources": 3}, "warnings": []})", ": calibration/sources: "},
+      {R"({"held_back_source": "", "calibration": 3, "warnings": []})", ": calibration: "},
+      {R"({"held_back_source": "", "warnings": []})", ": calibration: expected a value, found nothing"},
+      {R"({"held_back_source": 3, "calibration": {}, "warnings": []})", ": held_back_source: "},
+      {R"({"calibration": {}, "warnings": []})", ": held_back_source: "},
+      {R"({"held_back_source": "", "calibration": {}, "warnings": "x"})", ": warnings: "},
+      {R"({"held_back_source": "", "calibration": {}, "warnings": [3]})", ": warnings: "},
+      {R"({"held_back_source": "", "calibration": {}})", ": warnings: "},
+      {"[]", ": expected a JSON object, found array"},
+      {"null", ": expected a JSON object, found null"},
+      {"{", ": expected a JSON object, found no valid JSON"},
+      {"", ": expected a JSON object, found no valid JSON"},
+  };
+  for (const auto& [text, place] : damaged) {
+    write_text_file(path, text);
+    const std::string message = error_of([&] { stored_texts(*journal_, vocabulary); });
+    EXPECT_NE(message.find(path + place), std::string::npos) << text << ": " << message;
+    EXPECT_NE(message.find("run again with --no-resume"), std::string::npos) << message;
+  }
   fs::remove(path);  // the tokens alone are not taken
-  EXPECT_FALSE(stored_texts(*journal_));
+  EXPECT_FALSE(stored_texts(*journal_, vocabulary));
+}
+
+// With saved states no block embeds the tokens, and the score takes them as places in the logits.
+TEST_F(RunBlocksTest, StoredTokensThatAreNoneOfTheModelAreRefused) {
+  const auto vocabulary = static_cast<int32_t>(source_->config().vocab_size);
+  for (const int32_t id : {vocabulary, -1, std::numeric_limits<int32_t>::max(), std::numeric_limits<int32_t>::min()}) {
+    for (TokenSet* set : {&texts_.calibration, &texts_.held_back}) {
+      const int32_t before = std::exchange(set->sequences.back().back(), id);
+      store_texts(*journal_, texts_, {});
+      const std::string message = error_of([&] { stored_texts(*journal_, vocabulary); });
+      EXPECT_NE(message.find("tokens.safetensors: expected tokens from 0 to"), std::string::npos) << message;
+      set->sequences.back().back() = before;
+    }
+  }
 }
 
 }  // namespace

@@ -45,23 +45,25 @@ struct Way {
   std::vector<std::string> names;
 };
 
-Way way_to(const std::string& path) {
-  Held& all = held();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  Way best;
-  if (all.entries.empty()) return best;
-  const fs::path place = place_of(path);
+// The entry of the longest place that is `place` or above it; with `proper`, above it.
+const Entry* innermost(const Held& all, const fs::path& place, bool proper) {
+  const Entry* best = nullptr;
   ptrdiff_t steps = -1;
   for (const Entry& entry : all.entries) {
     const auto ends = std::mismatch(entry.place.begin(), entry.place.end(), place.begin(), place.end());
     const auto length = std::distance(entry.place.begin(), entry.place.end());
-    if (ends.first != entry.place.end() || length < steps) continue;
+    if (ends.first != entry.place.end() || length < steps || (proper && ends.second == place.end())) continue;
     steps = length;
-    best.from = entry.folder;
-    best.names.clear();
-    for (auto name = ends.second; name != place.end(); ++name) best.names.push_back(name->string());
+    best = &entry;
   }
   return best;
+}
+
+Way way_from(const Entry& entry, const fs::path& place) {
+  Way way{entry.folder, {}};
+  auto name = std::mismatch(entry.place.begin(), entry.place.end(), place.begin(), place.end()).second;
+  for (; name != place.end(); ++name) way.names.push_back(name->string());
+  return way;
 }
 
 // The last folder of the way; nothing where one is missing.
@@ -76,6 +78,43 @@ std::optional<Folder> walk(const Way& way, size_t names, bool make) {
     }
   }
   return folder;
+}
+
+bool same_folder(const Folder& a, const Folder& b) {
+  const FileIdentity first = a.status().identity;
+  const FileIdentity second = b.status().identity;
+  return first.device == second.device && first.inode == second.inode;
+}
+
+// `held` lies in the folder that `above` begins at, and must still be what its name leads to there.
+void require_in_place(const Folder& held, const Way& above) {
+  const std::optional<Folder> now = walk(above, above.names.size(), false);
+  if (now && same_folder(*now, held)) return;
+  throw SystemError(
+      fmt::format("{}: was replaced or moved away during the run; what stands there now is left as it is; put the "
+                  "folder back and run the same command again",
+                  held.path()));
+}
+
+// SystemError where a held folder on the way lies in another held one, and no longer stands under its name there.
+Way way_to(const std::string& path) {
+  Way way;
+  std::vector<std::pair<std::shared_ptr<const Folder>, Way>> inside;  // held folders, and the way to each
+  {
+    Held& all = held();
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    if (all.entries.empty()) return way;
+    const fs::path place = place_of(path);
+    const Entry* entry = innermost(all, place, false);
+    if (entry == nullptr) return way;
+    way = way_from(*entry, place);
+    while (const Entry* outer = innermost(all, entry->place, true)) {
+      inside.emplace_back(entry->folder, way_from(*outer, entry->place));
+      entry = outer;
+    }
+  }
+  for (const auto& [folder, above] : inside) require_in_place(*folder, above);
+  return way;
 }
 
 }  // namespace

@@ -4,6 +4,9 @@
 // below reach everything below its path from the folder that was opened, step by step and never through a symbolic
 // link. So whoever renames the folder, or puts another one or a link in its place, does not lead a run elsewhere.
 // AtomicFile and open_scratch_file() work in the same way.
+//
+// A folder that is held inside another held one is the same, by device and inode, at each use: where its name leads to
+// another folder meanwhile, or nowhere, these functions throw SystemError.
 #pragma once
 
 #include <cstdint>
