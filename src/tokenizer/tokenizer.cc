@@ -30,7 +30,7 @@ namespace {
 using Json = nlohmann::json;
 
 // Far above any tokenizer.json in use (Gemma 3: 33 MB); the others are a few hundred kB at most.
-constexpr uint64_t kLargestFile = uint64_t{256} << 20;
+constexpr uint64_t kLargestFile = uint64_t{80} << 20;
 
 constexpr std::string_view kStopped = "stopped";  // what the crate says where the caller wants the work to stop
 

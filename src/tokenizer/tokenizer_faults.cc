@@ -14,6 +14,8 @@ namespace metal_marlin {
 
 using Json = nlohmann::json;
 
+static constexpr size_t kLargestPage = size_t{1} << 20;
+
 std::string answer_of_a_hub(std::string_view text) {
   if (text.size() > 200 || text.find('{') != std::string_view::npos) return {};
   for (const char* answer : {"Entry not found", "Repository not found", "Invalid username or password", "Not Found",
@@ -26,6 +28,8 @@ std::string answer_of_a_hub(std::string_view text) {
 
 std::string tokenizer_fault_text(std::string_view text) {
   if (find_json_fault(text)) return json_fault_text(text);
+  // An error page is small. A large file is not built as values, which take many times its size.
+  if (text.size() > kLargestPage) return {};
   const Json json = parse_json_or_discard(text);
   if (const std::string page = error_page_text(json); !page.empty()) return page;
   if (json.is_discarded() || (json.is_object() && json.contains("model"))) return {};

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -102,8 +103,8 @@ std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>
   // A piece of n bytes costs up to n^2: 1e9 is half a second, and 25 times what the largest vocabularies take.
   constexpr uint64_t kMostWork = 1'000'000'000;
   // Gemma's 256,000 pieces make 580,000 merges of 5 MB: the merges of a chain a, aa, aaa ... grow with its cube.
-  constexpr size_t kMostMerges = 8'000'000;
-  constexpr uint64_t kMostMergeBytes = uint64_t{64} << 20;
+  constexpr size_t kMostMerges = 1'200'000;
+  constexpr uint64_t kMostMergeBytes = uint64_t{24} << 20;
   uint64_t bytes = 0;
   std::unordered_map<std::string_view, int32_t> ids;
   const auto joins = [&](size_t i) { return v.types[i] == TokenType::kNormal || v.types[i] == TokenType::kUnused; };
@@ -136,9 +137,10 @@ std::vector<Merge> merges_by_score(const Vocabulary& v, const std::vector<float>
     bytes += local.size() * piece.size();
     if (bytes > kMostMergeBytes || merges.size() + local.size() > kMostMerges)
       throw FormatError(fmt::format(
-          "{}: {}: the merges of the first {} take {}, more than the limit of {}: the pieces are joined in "
+          "{}: {}: the {} of the first {} take {}, more than the limit of {} or of {}: the pieces are joined in "
           "more ways than those of any language; {}",
-          file, names.tokens, counted(i + 1, "token"), counted(bytes, "byte"), kMostMergeBytes, names.cure));
+          file, names.tokens, counted(merges.size() + local.size(), "merge"), counted(i + 1, "token"),
+          counted(bytes, "byte"), kMostMerges, counted(kMostMergeBytes, "byte"), names.cure));
     for (const auto& [pair, cut] : local)
       merges.push_back({piece.substr(0, cut), piece.substr(cut), scores[i], characters(piece.substr(0, cut)),
                         characters(piece.substr(cut))});
@@ -160,6 +162,17 @@ void refuse_long_pieces(const Vocabulary& v, const std::string& file, const Voca
                     "others of several "
                     "characters would never be used: the vocabulary is not the model's; {}",
                     file, names.tokens, i, shown(v.tokens[i]), names.cure));
+  }
+}
+
+// As Json::dump() writes a text in UTF-8, of which most need no escape.
+void append_quoted(std::string_view text, std::string& out) {
+  const bool plain = std::none_of(text.begin(), text.end(),
+                                  [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == '"' || c == '\\'; });
+  if (plain) {
+    out.append("\"").append(text).append("\"");
+  } else {
+    out += Json(text).dump();
   }
 }
 
@@ -285,14 +298,38 @@ Json tokenizer_frame(const Vocabulary& v) {
           {"post_processor", template_processor(v)}};
 }
 
-Json vocabulary_object(const Vocabulary& v) {
-  Json object = Json::object();
-  for (size_t i = 0; i < v.tokens.size(); ++i) object[v.tokens[i]] = i;
-  return object;
+std::string bpe_text(const Json& frame, const Vocabulary& v, const MergeList& merges) {
+  std::string text = frame.dump();
+  const auto put = [&text](std::string_view key, const std::string& value) {
+    // Inside a string the quotes would stand behind backslashes, and no other object of the frame has such a member.
+    const std::string empty = fmt::format("\"{}\":null", key);
+    const size_t at = text.find(empty);
+    text.replace(at + empty.size() - 4, 4, value);
+  };
+  std::string list = "[";
+  for (const auto& [left, right] : merges) {
+    list += list.size() > 1 ? ",[" : "[";
+    append_quoted(left, list);
+    list += ',';
+    append_quoted(right, list);
+    list += ']';
+  }
+  put("merges", list += "]");
+  list = "{";
+  std::vector<size_t> order(v.tokens.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return v.tokens[a] < v.tokens[b]; });
+  for (const size_t i : order) {
+    if (list.size() > 1) list += ',';
+    append_quoted(v.tokens[i], list);
+    list += ':' + std::to_string(i);
+  }
+  put("vocab", list += "}");
+  return text;
 }
 
-Json sentencepiece_json(Vocabulary& v, const SentencePieceRules& rules, const std::string& file,
-                        const VocabularyNames& names) {
+std::string sentencepiece_text(Vocabulary& v, const SentencePieceRules& rules, const std::string& file,
+                               const VocabularyNames& names) {
   if (rules.scores.size() != v.tokens.size())
     throw FormatError(fmt::format("{}: {}: expected one score for each of the {}, found {}; {}", file, names.scores,
                                   counted(v.tokens.size(), "token"), counted(rules.scores.size(), "score"),
@@ -331,10 +368,10 @@ Json sentencepiece_json(Vocabulary& v, const SentencePieceRules& rules, const st
                      {"unk_id", v.unk ? Json(*v.unk) : Json()},
                      {"vocab", pieces},
                      {"byte_fallback", rules.byte_fallback}};
-    return json;
+    return json.dump();
   }
-  Json merges = Json::array();
-  for (const auto& m : merges_by_score(v, rules.scores, file, names)) merges.push_back({m.left, m.right});
+  MergeList merges;
+  for (const auto& m : merges_by_score(v, rules.scores, file, names)) merges.emplace_back(m.left, m.right);
   if (merges.empty()) refuse_long_pieces(v, file, names);
   json["model"] = {{"type", "BPE"},
                    {"dropout", nullptr},
@@ -344,9 +381,9 @@ Json sentencepiece_json(Vocabulary& v, const SentencePieceRules& rules, const st
                    {"fuse_unk", true},
                    {"byte_fallback", rules.byte_fallback},
                    {"ignore_merges", false},
-                   {"vocab", vocabulary_object(v)},
-                   {"merges", merges}};
-  return json;
+                   {"vocab", nullptr},
+                   {"merges", nullptr}};
+  return bpe_text(json, v, merges);
 }
 
 Json tokenizer_config(const Vocabulary& v) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace metal_marlin {
@@ -89,12 +90,15 @@ nlohmann::json parse_bounded_object(std::string_view text, const std::string& fi
 
 // The object of a tokenizer.json without model, normalizer, pre-tokenizer and decoder: added tokens and post-processor.
 nlohmann::json tokenizer_frame(const Vocabulary& vocabulary);
-// {"token": id, ...}
-nlohmann::json vocabulary_object(const Vocabulary& vocabulary);
+// Left and right token, best first; both live in the vocabulary or its file.
+using MergeList = std::vector<std::pair<std::string_view, std::string_view>>;
+// The text of a tokenizer.json of BPE: `frame`, in whose model "vocab" and "merges" are null, with the two in place.
+// They are written and not built as values, which take some twenty times their text.
+std::string bpe_text(const nlohmann::json& frame, const Vocabulary& vocabulary, const MergeList& merges);
 // The tokenizer.json of a SentencePiece vocabulary. User-defined tokens are matched in the text itself, so U+2581 in
 // them becomes a space first. Throws FormatError when the pieces are so long that ranking them would not end.
-nlohmann::json sentencepiece_json(Vocabulary& vocabulary, const SentencePieceRules& rules, const std::string& file,
-                                  const VocabularyNames& names);
+std::string sentencepiece_text(Vocabulary& vocabulary, const SentencePieceRules& rules, const std::string& file,
+                               const VocabularyNames& names);
 nlohmann::json tokenizer_config(const Vocabulary& vocabulary);
 nlohmann::json generation_config(const Vocabulary& vocabulary);
 

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/tokenizer_json.h"
 #include "tokenizer/vocabulary/gguf_tokenizer.h"
 #include "tokenizer/vocabulary/sentencepiece_model.h"
 
@@ -188,6 +189,92 @@ TEST(TokenBounds, IdsOfAPostProcessorAreThoseOfTokens) {
 }
 
 // What the library says of a text of the file is cut.
+Json bpe(const Json& vocabulary, const Json& merges, const Json& prefix = nullptr) {
+  return {
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", Json::array()},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", nullptr},
+      {"post_processor", nullptr},
+      {"decoder", nullptr},
+      {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", merges}, {"continuing_subword_prefix", prefix}}}};
+}
+
+std::string loading(const Json& json) {
+  return message_of([&] { Tokenizer::from_json(json.dump(), "m/tokenizer.json"); });
+}
+
+Json list(std::initializer_list<Json> entries) {
+  return Json::array(entries);
+}
+
+// The library cuts a prefix off as so many bytes, whatever they are, and takes the rest for UTF-8.
+TEST(TokenBounds, MergesMustFitTheirVocabulary) {
+  const Json letters = {{"a", 0}, {"b", 1}};
+  const Json accents = {{"a", 0}, {"\u00e9", 1}, {"a\u00e9", 2}, {"\u00e9\u00e9", 3}};
+  const std::pair<Json, std::string> cases[] = {
+      {bpe(accents, list({list({"a", "\u00e9"}), list({"\u00e9", "\u00e9"})}), "a"),
+       "that begin with the continuing_subword_prefix \"a\", found \"\u00e9\""},
+      {bpe({{"a", 0}, {"b", 1}, {"ab", 2}}, list({list({"a", "b"})}), "##"), "continuing_subword_prefix"},
+      {bpe({{"a", 0}, {"abab", 1}}, list({list({"abab", "abab"})})), "no token is \"abab\" and \"abab\" together"},
+      {bpe(letters, list({list({"a", "b", "c"})})), "expected two tokens, found more"},
+      {bpe(letters, list({list({"a"})})), "expected two tokens, found fewer"},
+      {bpe(letters, list({"a b c"})), "model.merges: number 1: expected two tokens"},
+      {bpe(letters, list({3})), "two tokens"},
+      {bpe({{"a", -1}, {"b", 1}}, Json::array()), "m/tokenizer.json: "},
+  };
+  for (const auto& [json, expected] : cases) {
+    const std::string message = loading(json);
+    EXPECT_NE(message.find(expected), std::string::npos) << message;
+    EXPECT_TRUE(message.starts_with("m/tokenizer.json: ")) << message;
+  }
+  for (const Json& merges : {list({list({"a", "b"}), list({"ab", "a"})}), list({"#version: 0.2", "a b", "ab a"})}) {
+    const Tokenizer t = Tokenizer::from_json(bpe({{"a", 0}, {"b", 1}, {"ab", 2}, {"aba", 3}}, merges).dump(), "x");
+    EXPECT_EQ(t.encode("ababa", false), (std::vector<int32_t>{2, 3}));
+  }
+}
+
+TEST(TokenBounds, ALibraryThatPanicsIsToldWithFileAndPlace) {
+  Json json = bpe({{"a", 0}, {"b", 1}}, Json::array());
+  json["pre_tokenizer"] = {{"type", "FixedLength"}, {"length", 0}};
+  const std::string message =
+      message_of([&] { Tokenizer::from_json(json.dump(), "m/tokenizer.json").encode("abab", false); });
+  EXPECT_NE(message.find("m/tokenizer.json: "), std::string::npos) << message;
+  EXPECT_NE(message.find("gives up on a value of it ("), std::string::npos) << message;
+  for (const char* word : {"panic", "internal error", "unwrap", "chunk", "non-zero", ".cargo", "/registry/"})
+    EXPECT_EQ(message.find(word), std::string::npos) << message;
+}
+
+// The memory ends in code that lives with failed allocations: unwinding, which begins with one, must find some.
+TEST(TokenBounds, MemoryThatEndsInManyDeepPartsIsAnError) {
+  std::string part = R"({"type":"Lowercase"})";
+  for (int i = 0; i < 40; ++i) part = R"({"type":"Sequence","normalizers":[)" + part + "]}";
+  std::string parts = part;
+  for (int i = 1; i < 20'000; ++i) parts += "," + part;
+  Json json = bpe({{"a", 0}, {"b", 1}}, Json::array());
+  std::string text = json.dump();
+  const std::string none = "\"normalizer\":null";
+  text.replace(text.find(none), none.size(), R"("normalizer":{"type":"Sequence","normalizers":[)" + parts + "]}");
+  const std::string message = message_of([&] { Tokenizer::from_json(text, "m/tokenizer.json"); });
+  EXPECT_NE(message.find("m/tokenizer.json: to load, it takes more than the limit of"), std::string::npos) << message;
+}
+
+// Written, and not built as values: the texts must be the same.
+TEST(TokenBounds, TheTextOfAVocabularyIsThatOfItsValues) {
+  Vocabulary v;
+  v.tokens = {"b", "a", "\"", "\\", "\n", "\x7f", "\u00e9", "\u2581the", "merges", "vocab", "null", "ab"};
+  const MergeList merges = {{"a", "b"}, {"\"", "\n"}, {"\u2581the", "\u00e9"}};
+  Json frame = {{"added_tokens", Json::array()}, {"model", {{"type", "BPE"}, {"vocab", nullptr}, {"merges", nullptr}}}};
+  const std::string text = bpe_text(frame, v, merges);
+  frame["model"]["vocab"] = Json::object();
+  for (size_t i = 0; i < v.tokens.size(); ++i) frame["model"]["vocab"][v.tokens[i]] = i;
+  frame["model"]["merges"] = Json::array();
+  for (const auto& [left, right] : merges) frame["model"]["merges"].push_back({left, right});
+  EXPECT_EQ(text, frame.dump());
+}
+
 TEST(TokenBounds, MessagesOfTheLibraryAreCut) {
   Json json = {
       {"model", {{"type", "WordLevel"}, {"vocab", {{"a", 0}}}, {"unk_token", "a"}}},

@@ -51,9 +51,9 @@ Vocabulary vocabulary_of(const GgufTokenizerData& d, const std::string& file) {
 }
 
 // "left right" with both parts and what they make among the tokens. Parts may begin with a space, not hold one.
-Json checked_merges(const GgufTokenizerData& d, const Vocabulary& v, const std::string& file) {
+MergeList checked_merges(const GgufTokenizerData& d, const Vocabulary& v, const std::string& file) {
   const std::unordered_set<std::string_view> known(v.tokens.begin(), v.tokens.end());
-  Json merges = Json::array();
+  MergeList merges;
   if (d.merges.size() > kMostTokens)
     throw FormatError(fmt::format("{}: tokenizer.ggml.merges: expected at most {}, found {}; {}", file,
                                   counted(kMostTokens, "merge"), d.merges.size(), kGgufNames.cure));
@@ -74,12 +74,12 @@ Json checked_merges(const GgufTokenizerData& d, const Vocabulary& v, const std::
             fmt::format("{}: tokenizer.ggml.merges: expected merges of tokens that are in tokenizer.ggml.tokens, found "
                         "merge {}, {}, of which {} is no token; {}",
                         file, i, shown(merge), shown(part), kGgufNames.cure));
-    merges.push_back({left, right});
+    merges.emplace_back(left, right);
   }
   return merges;
 }
 
-Json bpe_json(const GgufTokenizerData& d, Vocabulary& v, const std::string& file) {
+std::string bpe_json(const GgufTokenizerData& d, Vocabulary& v, const std::string& file) {
   const std::string name = !d.pre.empty() ? d.pre : d.model == "gemma4" ? "gemma4" : "default";
   const GgufPreTokenizer& pre = gguf_pre_tokenizer(name, file);
   if (!d.add_bos && pre.adds_bos) v.add_bos = v.bos.has_value();
@@ -112,9 +112,9 @@ Json bpe_json(const GgufTokenizerData& d, Vocabulary& v, const std::string& file
                    {"fuse_unk", fallback},
                    {"byte_fallback", fallback},
                    {"ignore_merges", pre.ignore_merges},
-                   {"vocab", vocabulary_object(v)},
-                   {"merges", checked_merges(d, v, file)}};
-  return json;
+                   {"vocab", nullptr},
+                   {"merges", nullptr}};
+  return bpe_text(json, v, checked_merges(d, v, file));
 }
 
 [[noreturn]] void incomplete(const GgufTokenizerData& d, const std::string& key, const std::string& file) {
@@ -169,9 +169,9 @@ RebuiltTokenizer rebuild_gguf_tokenizer(const GgufTokenizerData& d, const std::s
         file, shown(d.model)));
   std::vector<std::string> warnings = check_complete(d, file);
   Vocabulary v = vocabulary_of(d, file);
-  Json json;
+  std::string text;
   if (bpe) {
-    json = bpe_json(d, v, file);
+    text = bpe_json(d, v, file);
   } else {
     if (!d.add_bos) v.add_bos = v.bos.has_value();
     SentencePieceRules rules;
@@ -181,9 +181,9 @@ RebuiltTokenizer rebuild_gguf_tokenizer(const GgufTokenizerData& d, const std::s
       rules.prefix = SentencePieceRules::Prefix::kNone;
     }
     rules.scores = d.scores;
-    json = sentencepiece_json(v, rules, file, kGgufNames);
+    text = sentencepiece_text(v, rules, file, kGgufNames);
   }
-  return {json.dump(), tokenizer_config(v).dump(2), generation_config(v).dump(2), std::move(warnings)};
+  return {std::move(text), tokenizer_config(v).dump(2), generation_config(v).dump(2), std::move(warnings)};
 }
 
 }  // namespace metal_marlin

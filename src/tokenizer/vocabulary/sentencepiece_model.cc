@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/counted.h"
 #include "formats/foreign_file.h"
@@ -308,11 +309,11 @@ RebuiltTokenizer tokenizer_from_sentencepiece(std::string_view model, const std:
   rules.remove_extra_spaces = p.remove_extra;
   rules.precompiled_charsmap = base64(p.charsmap);
   rules.scores = p.scores;
-  const Json json = sentencepiece_json(v, rules, file, kSentencePieceNames);
+  std::string text = sentencepiece_text(v, rules, file, kSentencePieceNames);
   const Json filled = tokenizer_config(v);
   for (const auto& [key, value] : filled.items())
     if (key != "tokenizer_class" && !config.contains(key)) config[key] = value;
-  return {json.dump(), config.dump(), generation_config(v).dump(2), {}};
+  return {std::move(text), config.dump(), generation_config(v).dump(2), {}};
 }
 
 }  // namespace metal_marlin

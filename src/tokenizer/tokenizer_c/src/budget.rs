@@ -6,9 +6,9 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, UnsafeCell};
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc, Once};
 use std::time::{Duration, Instant};
 
@@ -131,6 +131,8 @@ impl Account {
 thread_local! {
     // Without a destructor: the allocator may use it at any time of a thread's life.
     static ACCOUNT: Cell<Account> = const { Cell::new(IDLE) };
+    static UNWINDING: Cell<bool> = const { Cell::new(false) };
+    static PANICKED: Cell<Option<Place>> = const { Cell::new(None) };
     static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
@@ -157,6 +159,33 @@ fn processor_seconds_of<T>(thread: &std::thread::JoinHandle<T>) -> Option<f64> {
 #[cfg(not(target_os = "linux"))]
 fn processor_seconds_of<T>(_: &std::thread::JoinHandle<T>) -> Option<f64> {
     None
+}
+
+/// What unwinding takes where the system has no more memory at all. Never given back.
+const RESERVE: usize = 16 << 10;
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+struct Reserve(UnsafeCell<[u128; RESERVE / 16]>);
+unsafe impl Sync for Reserve {}
+static RESERVED: Reserve = Reserve(UnsafeCell::new([0; RESERVE / 16]));
+
+fn is_reserved(data: *mut u8) -> bool {
+    let start = RESERVED.0.get() as usize;
+    (start..start + RESERVE).contains(&(data as usize))
+}
+
+/// Null, or from the reserve where unwinding begins on this thread.
+#[cold]
+fn reserved(layout: Layout) -> *mut u8 {
+    if layout.align() > 16 || !UNWINDING.with(Cell::get) {
+        return std::ptr::null_mut();
+    }
+    let size = layout.size().next_multiple_of(16);
+    let at = TAKEN.fetch_add(size, Ordering::Relaxed);
+    if at + size > RESERVE {
+        return std::ptr::null_mut();
+    }
+    unsafe { (RESERVED.0.get() as *mut u8).add(at) }
 }
 
 struct Counting;
@@ -205,11 +234,14 @@ impl Counting {
 
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if Self::charge(layout.size()) {
-            System.alloc(layout)
-        } else {
-            std::ptr::null_mut()
+        if !Self::charge(layout.size()) {
+            return std::ptr::null_mut();
         }
+        let data = System.alloc(layout);
+        if data.is_null() {
+            return reserved(layout);
+        }
+        data
     }
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if Self::charge(layout.size()) {
@@ -220,10 +252,12 @@ unsafe impl GlobalAlloc for Counting {
     }
     unsafe fn dealloc(&self, data: *mut u8, layout: Layout) {
         Self::give_back(layout.size());
-        System.dealloc(data, layout);
+        if !is_reserved(data) {
+            System.dealloc(data, layout);
+        }
     }
     unsafe fn realloc(&self, data: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if !Self::charge(size) {
+        if is_reserved(data) || !Self::charge(size) {
             return std::ptr::null_mut();
         }
         Self::give_back(layout.size());
@@ -242,14 +276,20 @@ fn prepare() {
                 let mut a = cell.get();
                 if a.why == Why::Nothing {
                     a.why = Why::System;
-                    a.slack = SLACK;
-                    cell.set(a);
                 }
+                // Code that lives with failed allocations may have used it up, and unwinding begins with one: where that
+                // fails too, this hook would call itself for ever.
+                a.slack = a.slack.max(SLACK);
+                cell.set(a);
             });
+            UNWINDING.with(|begins| begins.set(true));
             resume_unwind(Box::new(NoMemory));
         });
-        // A panic becomes an error with its text; nothing is printed.
-        std::panic::set_hook(Box::new(|_| {}));
+        // A panic becomes an error that says where; nothing is printed.
+        std::panic::set_hook(Box::new(|panic| {
+            let place = panic.location().map(|l| Place::new(l.file(), l.line()));
+            PANICKED.with(|last| last.set(place));
+        }));
     });
 }
 
@@ -269,6 +309,38 @@ fn stop_asked() -> bool {
 
 const STOPPED: &str = "stopped";
 
+/// What opens the message of a call that a panic has ended.
+pub const GAVE_UP: &str = "the library that reads it gives up on a value of it";
+
+/// Where a panic came from: "tokenizers-0.23.2/src/decoders/ctc.rs:40". Without memory of its own, since it may be memory
+/// that has ended.
+#[derive(Clone, Copy)]
+struct Place {
+    bytes: [u8; Place::LONGEST],
+    size: usize,
+    line: u32,
+}
+
+impl Place {
+    const LONGEST: usize = 96;
+
+    /// Of a path only what is the same on every machine: the crate and the file in it.
+    fn new(path: &str, line: u32) -> Place {
+        let inside = path.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/')).map(|(_, rest)| rest);
+        let inside = inside.or_else(|| path.find("/library/").map(|at| &path[at + 1..])).unwrap_or(path);
+        let inside = if inside.starts_with('/') { inside.rsplit('/').next().unwrap_or_default() } else { inside };
+        let mut place = Place { bytes: [0; Place::LONGEST], size: inside.len().min(Place::LONGEST), line };
+        place.bytes[..place.size].copy_from_slice(&inside.as_bytes()[..place.size]);
+        place
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}:{}", String::from_utf8_lossy(&self.bytes[..self.size]), self.line)
+    }
+}
+
 fn message(panic: &(dyn Any + Send), why: Why, limits: Option<&Limits>) -> String {
     if panic.is::<NoMemory>() {
         return match (why, limits) {
@@ -286,8 +358,11 @@ fn message(panic: &(dyn Any + Send), why: Why, limits: Option<&Limits>) -> Strin
     if let Some(refusal) = panic.downcast_ref::<Refusal>() {
         return if why == Why::Nothing { refusal.0.clone() } else { message(&NoMemory, why, limits) };
     }
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("internal error: {}", text.unwrap_or("unknown"))
+    // The panic's own text is for those who wrote the library.
+    match PANICKED.with(Cell::take) {
+        Some(place) => format!("{GAVE_UP} ({place})"),
+        None => GAVE_UP.to_string(),
+    }
 }
 
 /// Runs `body` within the limits, or, without any, as far as the system's memory goes. A panic becomes an error.
@@ -350,6 +425,7 @@ fn bounded_by<T>(
     };
     ACCOUNT.with(|cell| cell.set(account));
     let result = catch_unwind(AssertUnwindSafe(body));
+    UNWINDING.with(|begins| begins.set(false));
     let why = ACCOUNT.with(|cell| cell.replace(before)).why;
     match result {
         Ok(Ok(value)) if why == Why::Nothing => Ok(value),
@@ -385,7 +461,7 @@ pub fn on_a_thread<T: Send + 'static>(
     loop {
         match receiver.recv_timeout(TICK) {
             Ok(result) => return result,
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Err("internal error: a thread ended early".into()),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(GAVE_UP.into()),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
         ticks = ticks.saturating_sub(1);

@@ -4,10 +4,8 @@ use std::ffi::{c_char, c_int};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use serde::de::IgnoredAny;
-use serde::Deserialize;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Model, ModelWrapper, PostProcessorWrapper};
+use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper};
 
 use crate::border::{bytes, guarded, text, Ids, Text};
 use crate::budget::{bounded, on_a_thread, processor_seconds, Limits};
@@ -76,27 +74,15 @@ impl Tokenizer {
     }
 }
 
-#[derive(Deserialize)]
-struct File {
-    model: BpeModel,
-}
-#[derive(Deserialize)]
-struct BpeModel {
-    merges: Option<Vec<IgnoredAny>>,
-    continuing_subword_prefix: Option<String>,
-    end_of_word_suffix: Option<String>,
-}
-
 /// Without merges no token of several characters is ever made: every text would become single characters.
-fn check_merges(library: &Library, json: &[u8]) -> Result<(), Failure> {
-    let ModelWrapper::BPE(bpe) = library.get_model() else { return Ok(()) };
-    let stated = serde_json::from_slice::<File>(json)?.model;
-    if stated.merges.is_some_and(|list| !list.is_empty()) {
+fn check_merges(library: &Library) -> Result<(), Failure> {
+    let ModelWrapper::BPE(bpe) = &library.get_model().library else { return Ok(()) };
+    if library.get_model().merges > 0 {
         return Ok(());
     }
     let added = library.get_added_vocabulary().get_vocab();
-    let prefix = stated.continuing_subword_prefix.as_deref().unwrap_or_default();
-    let suffix = stated.end_of_word_suffix.as_deref().unwrap_or_default();
+    let prefix = bpe.continuing_subword_prefix.as_deref().unwrap_or_default();
+    let suffix = bpe.end_of_word_suffix.as_deref().unwrap_or_default();
     let long = |token: &str| {
         // Special tokens and <0xXX> are made otherwise.
         let marked =
@@ -126,7 +112,7 @@ pub unsafe extern "C" fn tokenizer_c_create(json: *const c_char, size: usize) ->
         let (library, decodes_by_regex) = on_a_thread(load_limits(size), STACK, move || {
             let stated = Stated::new(&json)?;
             let mut library = Library::from_bytes(&json)?;
-            check_merges(&library, &json)?;
+            check_merges(&library)?;
             library.with_truncation(None)?;
             library.with_padding(None);
             Ok((library, stated.decodes_by_regex))
@@ -230,21 +216,12 @@ pub unsafe extern "C" fn tokenizer_c_line_cut(tokenizer: *const Tokenizer, json:
     guarded(-1, || Ok(line_cut((*tokenizer).library()?, &serde_json::from_slice(bytes(json, size))?) as c_int))
 }
 
-/// Mostly the ids are those from 0 on, each once, which is found without a copy of the vocabulary.
-fn last_of(model: &ModelWrapper) -> Option<u32> {
-    let count = u32::try_from(model.get_vocab_size()).unwrap_or(u32::MAX);
-    if (0..count).all(|id| model.id_to_token(id).is_some()) {
-        return count.checked_sub(1);
-    }
-    model.get_vocab().into_values().max()
-}
-
 #[no_mangle]
 pub unsafe extern "C" fn tokenizer_c_last_id(tokenizer: *const Tokenizer) -> i64 {
     guarded(-1, || {
         let library = (*tokenizer).library()?;
         let added = library.get_added_vocabulary().get_vocab().values().copied().max();
-        let last = last_of(library.get_model()).max(added);
+        let last = library.get_model().last_id.max(added);
         last.map(i64::from).ok_or_else(|| "the tokenizer has no tokens".into())
     })
 }

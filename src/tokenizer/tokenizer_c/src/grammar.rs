@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokenizers::{DecoderWrapper, Model};
 
 use crate::border::{bytes, guarded, within};
-use crate::budget::{on_a_thread, Limits};
+use crate::budget::{on_a_thread, Limits, GAVE_UP};
 use crate::encode::Tokenizer;
 use crate::faults::Failure;
 use crate::library::Library;
@@ -182,13 +182,16 @@ fn vocabulary(mut words: Vec<Vec<u8>>) -> Result<Vocabulary, Failure> {
 fn said(error: impl std::fmt::Display) -> String {
     let text = error.to_string();
     let end = ["<non-verbose/>", "<state>", "<backtrace>"].iter().filter_map(|mark| text.find(mark)).min();
-    let text = text[..end.unwrap_or(text.len())].replace("panic: ", "internal error: ");
+    let text = &text[..end.unwrap_or(text.len())];
     if text.contains("coerce_one_of") {
         return "oneOf is supported only where its options exclude each other; write anyOf".to_string();
     }
     // The library cuts what it wants to show, and finds that it cut a character.
     if text.contains("not a char boundary") {
         return "a keyword has a value of a type that it cannot have".to_string();
+    }
+    if text.contains("panic: ") {
+        return GAVE_UP.to_string();
     }
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }

@@ -17,6 +17,7 @@ mod library;
 mod line_cut;
 mod line_editor;
 mod methods;
+mod model;
 mod names;
 mod numbers;
 mod operators;

@@ -119,7 +119,7 @@ fn never_splits(cut: Option<&Cut>) -> bool {
 /// Nothing joins a line feed to another character, and alone it is one token.
 fn line_feeds_stand_alone(library: &Library) -> bool {
     let model = library.get_model();
-    let plain = match model {
+    let plain = match &model.library {
         ModelWrapper::BPE(bpe) => bpe.dropout.is_none(),
         ModelWrapper::Unigram(_) => true,
         _ => false,
