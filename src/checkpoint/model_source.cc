@@ -8,9 +8,11 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <tuple>
+#include <unordered_set>
 
 #include "checkpoint/convert.h"
 #include "checkpoint/reading_note.h"
+#include "core/checked.h"
 #include "core/counted.h"
 #include "families/config/surplus_tensors.h"
 #include "families/tensor_names.h"
@@ -86,9 +88,14 @@ std::vector<std::string> ModelSource::biases_without_place() const {
 }
 
 void ModelSource::settle_biases() {
+  std::unordered_set<std::string> long_ones;  // no biases of a model: refuse_surplus() names them
+  for (const CheckpointTensor& t : tensors()) {
+    if (t.name.ends_with(".bias") && checked_bytes(t.shape, 1) > static_cast<uint64_t>(kLongestBias))
+      long_ones.insert(t.name);
+  }
   std::vector<std::string> zeros;
   for (const std::string& name : biases_without_place()) {
-    if (!has(name)) continue;
+    if (!has(name) || long_ones.count(name) > 0) continue;
     const Matrix bias = load(name);
     const auto values = bias.values();
     if (std::all_of(values.begin(), values.end(), [](float v) { return v == 0; })) zeros.push_back(name);

@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <filesystem>
 #include <optional>
-#include <regex>
 #include <string_view>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "checkpoint/convert.h"
@@ -24,11 +24,18 @@ struct ShardName {
   int count = 0;
 };
 
+// "model-00001-of-00004.safetensors"; a folder may hold very many names.
 std::optional<ShardName> parse_shard_name(const std::string& name) {
-  static const std::regex pattern("(.+)-[0-9]{5}-of-([0-9]{5})[.]safetensors");
-  std::smatch match;
-  if (!std::regex_match(name, match, pattern)) return std::nullopt;
-  return ShardName{match[1], std::stoi(match[2])};
+  constexpr std::string_view kForm = "-#####-of-#####.safetensors";
+  if (name.size() <= kForm.size()) return std::nullopt;
+  const std::string_view end = std::string_view(name).substr(name.size() - kForm.size());
+  for (size_t i = 0; i < kForm.size(); ++i) {
+    const bool digit = end[i] >= '0' && end[i] <= '9';
+    if (kForm[i] == '#' ? !digit : end[i] != kForm[i]) return std::nullopt;
+  }
+  int count = 0;
+  for (const char c : end.substr(kForm.rfind('-') + 1, 5)) count = 10 * count + (c - '0');
+  return ShardName{name.substr(0, name.size() - kForm.size()), count};
 }
 
 constexpr const char* kAdvice =
@@ -90,8 +97,9 @@ std::optional<SafetensorsIndex> whole_index(const std::string& folder, const std
 void tell_left_aside(const std::string& folder, const std::vector<std::string>& weights, WeightFiles& out) {
   const bool shards = shards_by_name(out.names.front()) > 0;
   std::vector<std::string> aside;
+  const std::unordered_set<std::string_view> read_ones(out.names.begin(), out.names.end());
   for (const std::string& name : weights) {
-    if (std::find(out.names.begin(), out.names.end(), name) != out.names.end()) continue;
+    if (read_ones.count(name) > 0) continue;
     if (shards || shards_by_name(name) > 0 || name.starts_with("model")) aside.push_back(name);
   }
   if (aside.empty()) return;
@@ -196,9 +204,10 @@ std::vector<std::string> weights_without_index(const std::string& folder, const 
         folder, names.size(), fmt::join(names, ", "), kAdvice));
   }
   const ShardName shard = *parse_shard_name(set.front());
+  const std::unordered_set<std::string_view> there(set.begin(), set.end());
   for (int i = 1; i <= shard.count; ++i) {
     const std::string wanted = shard_name(i, shard.count, shard.stem);
-    if (std::find(set.begin(), set.end(), wanted) == set.end()) {
+    if (there.count(wanted) == 0) {
       throw FormatError(
           fmt::format("{}: there is no index (*.safetensors.index.json), and {} is missing, one of the {} that "
                       "{} speaks of; {}",
@@ -215,10 +224,11 @@ std::vector<std::string> weights_without_index(const std::string& folder, const 
 
 void compare_with_index(const std::string& path, const std::map<std::string, std::string>& placed,
                         std::span<const std::unique_ptr<SafetensorsFile>> files, std::vector<std::string>& warnings) {
+  std::unordered_map<std::string, const SafetensorsFile*> by_name;
+  for (const auto& file : files) by_name.emplace(std::filesystem::path(file->path()).filename().string(), file.get());
   const auto holds = [&](const std::string& file_name, const std::string& tensor) {
-    return std::any_of(files.begin(), files.end(), [&](const auto& file) {
-      return std::filesystem::path(file->path()).filename() == file_name && file->find(tensor) != nullptr;
-    });
+    const auto it = by_name.find(file_name);
+    return it != by_name.end() && it->second->find(tensor) != nullptr;
   };
   std::unordered_set<std::string_view> stored;
   std::vector<std::string> unlisted;

@@ -16,6 +16,7 @@
 #include "core/border.h"
 #include "core/counted.h"
 #include "core/threads.h"
+#include "formats/json/bounded_json.h"
 #include "plan/left_out.h"
 #include "recipe/tensor_plan.h"
 #include "report/render/mixed_report.h"
@@ -26,7 +27,7 @@
 namespace metal_marlin {
 namespace {
 
-using nlohmann::ordered_json;
+using nlohmann::json;
 
 InspectedConfig config_of(const ModelConfig& c) {
   return {.model_type = c.model_type,
@@ -51,7 +52,7 @@ std::string skip_reason(const Family& family, const CheckpointTensor& t) {
 
 // A quantization_config in a line. Settings of single modules are left out here: the table of grids shows them.
 std::string quantization_text(const JsonText& config) {
-  auto q = ordered_json::parse(config.text);
+  json q = parse_json_or_discard(config.text);
   make_printable(q);
   for (const char* key : {"dynamic", "modules_in_block_to_quantize", "modules_to_not_convert"}) {
     if (!q.contains(key)) continue;
@@ -61,9 +62,8 @@ std::string quantization_text(const JsonText& config) {
   }
   std::string words;
   for (const auto& [key, value] : q.items()) {
-    const std::string shown_value = value.is_string()
-                                        ? value.get<std::string>()
-                                        : value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+    const std::string shown_value =
+        value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', false, json::error_handler_t::replace);
     words += fmt::format("{}{} {}", words.empty() ? "" : ", ", key, shown_value);
   }
   return words;
@@ -86,7 +86,7 @@ Inspection inspect_model(const std::string& model, bool with_tensors) try {
   result.bits_per_weight = size.bits_per_weight();
   const auto& config = source->config_json();
   if (config.contains("quantization_config")) {
-    const std::string text = config["quantization_config"].dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+    const std::string text = config["quantization_config"].dump(-1, ' ', false, json::error_handler_t::replace);
     result.quantization = JsonText{text};
   }
   std::set<std::string> linears;

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
+#include <unordered_set>
 
 #include "core/counted.h"
 #include "core/files/text_file.h"
@@ -111,10 +113,11 @@ std::vector<std::string> warnings_before_work(const ModelSource& source, const Q
 std::vector<std::string> narrowed_tensors(const ModelSource& source, const QuantizeOptions& options,
                                           const Recipe& recipe, std::span<const LayerTensors> layers) {
   std::vector<std::string> names;
+  std::unordered_set<std::string> seen;
   const CheckpointPlan plan = planned_checkpoint(source, recipe, layers);
   for (const std::string& format : options.formats) {
     for (const std::string& name : CheckpointWriter::create(format)->forecast(source, plan).narrowed) {
-      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+      if (seen.insert(name).second) names.push_back(name);
     }
   }
   return names;
@@ -137,8 +140,9 @@ std::string narrowed_warning(const ModelSource& source, const Recipe& recipe,
   const bool folds = recipe.scales != ScaleMethod::kNone;
   const std::string blocks = source.linears(0).front().weight;
   const std::string prefix = blocks.substr(0, blocks.find(".0.") + 1);
+  const std::unordered_set<std::string_view> concerned(narrowed.begin(), narrowed.end());
   for (const CheckpointTensor& t : source.tensors()) {
-    if (std::find(narrowed.begin(), narrowed.end(), t.name) == narrowed.end()) continue;
+    if (concerned.count(t.name) == 0) continue;
     if (folds && t.shape.size() < 2 && t.name.starts_with(prefix)) continue;
     const bool lost = loses(t.name, t.shape);
     source.release(t.name);

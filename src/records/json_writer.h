@@ -12,6 +12,8 @@
 #include <variant>
 #include <vector>
 
+#include "formats/json/bounded_json.h"
+
 namespace metal_marlin {
 
 template <class T>
@@ -53,7 +55,8 @@ Json value_of(const T& field) {
   if constexpr (std::is_same_v<T, std::monostate>) {
     return nullptr;
   } else if constexpr (std::is_same_v<T, JsonText>) {
-    return Json::parse(field.text);
+    // By way of sorted keys: an object that keeps the order of its keys looks through all of them for each that comes.
+    return Json(parse_json_or_discard(field.text));
   } else if constexpr (std::is_same_v<T, OptionValue>) {
     return std::visit([](const auto& value) { return value_of<Json>(value); }, field);
   } else if constexpr (std::is_arithmetic_v<T> || std::is_same_v<T, std::string>) {
@@ -65,9 +68,15 @@ Json value_of(const T& field) {
     for (const auto& entry : field) list.push_back(value_of<Json>(entry));
     return list;
   } else if constexpr (IsMap<T>::value) {
-    Json object = Json::object();
-    for (const auto& [key, entry] : field) object[key] = value_of<Json>(entry);
-    return object;
+    typename Json::object_t object;
+    for (const auto& [key, entry] : field) {
+      if constexpr (requires { object.push_back({key, value_of<Json>(entry)}); }) {
+        object.push_back({key, value_of<Json>(entry)});  // the key is new
+      } else {
+        object.emplace(key, value_of<Json>(entry));
+      }
+    }
+    return Json(std::move(object));
   } else {
     JsonWriter<Json> writer;
     T::describe(writer, field);

@@ -13,6 +13,7 @@
 
 #include "core/counted.h"
 #include "core/files/atomic_file.h"
+#include "core/files/model_file.h"
 #include "formats/json/bounded_json.h"
 #include "records/options.h"
 #include "report/evaluation_record.h"
@@ -31,23 +32,22 @@ using nlohmann::json;
 constexpr uint64_t kLargestCard = 1 << 20;
 constexpr uint64_t kLargestReport = 256 << 20;
 
-// The text of a regular file of at most `most` bytes.
-std::optional<std::string> text_of(const fs::path& path, uint64_t most) {
-  std::error_code code;
-  if (!fs::is_regular_file(path, code) || fs::file_size(path, code) > most || code) return std::nullopt;
+// The text of a regular file of at most `most` bytes. What a link out of the folder leads to is no part of the model,
+// and would stand in what is published.
+std::optional<std::string> text_of(const fs::path& folder, const char* name, uint64_t most) {
   try {
-    return read_text_file(path.string());
+    const ModelFolder place(folder.string());
+    return read_text_file(place.open(name), place.folder().path_of(name), most);
   } catch (const Error&) {
     return std::nullopt;
   }
 }
 
 std::optional<Report> report_in(const fs::path& folder) {
-  const fs::path path = folder / "report.json";
-  const auto text = text_of(path, kLargestReport);
+  const auto text = text_of(folder, "report.json", kLargestReport);
   if (!text) return std::nullopt;
   try {
-    return parse_report(*text, path.string());
+    return parse_report(*text, (folder / "report.json").string());
   } catch (const Error&) {
     return std::nullopt;
   }
@@ -155,7 +155,7 @@ CardFacts card_facts(const std::string& path) {
                        std::find(formats->begin(), formats->end(), folder.filename().string()) != formats->end();
     if (lists) return facts_of_report(*report);
   }
-  const auto card = text_of(folder / "README.md", kLargestCard);
+  const auto card = text_of(folder, "README.md", kLargestCard);
   return card ? facts_of_card(*card) : CardFacts();
 }
 

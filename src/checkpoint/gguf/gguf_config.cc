@@ -126,6 +126,7 @@ bool has_biases(const GgufFile& file, int64_t layers, const std::vector<std::str
     if (std::none_of(linears.begin(), linears.end(), of_this)) continue;
     ++found;
     if (t.shape.size() != 1 || !ggml_type_info(t.type).can_dequantize) continue;
+    if (t.elements() > kLongestBias) return true;  // check() compares its shape with the linear's
     std::vector<float> values(static_cast<size_t>(t.elements()));
     dequantize_rows(t, 0, 1, values.data());
     if (std::any_of(values.begin(), values.end(), [](float v) { return v != 0; })) return true;

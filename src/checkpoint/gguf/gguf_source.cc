@@ -12,6 +12,7 @@
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <unordered_set>
 
 #include "checkpoint/convert.h"
 #include "checkpoint/gguf/gguf_config.h"
@@ -95,9 +96,10 @@ class GgufSource : public ModelSource {
   std::vector<CheckpointTensor> left_out() const override {
     std::vector<CheckpointTensor> out;
     const std::string file = std::filesystem::path(path_).filename().string();
+    std::unordered_set<const GgufTensor*> used;
+    for (const auto& [name, e] : entries_) used.insert(e.tensor);
     for (const GgufTensor& t : file_.tensors()) {
-      const auto used = [&](const auto& entry) { return entry.second.tensor == &t; };
-      if (t.name.starts_with("rope_f") || std::any_of(entries_.begin(), entries_.end(), used)) continue;
+      if (t.name.starts_with("rope_f") || used.count(&t) > 0) continue;
       out.push_back({t.name, t.shape, std::string(ggml_type_info(t.type).name), t.bytes.size(), file});
       if (const auto reason = reasons_.find(&t); reason != reasons_.end()) out.back().reason = reason->second;
     }

@@ -7,6 +7,10 @@
 
 namespace metal_marlin {
 
+// Elements of a bias that is looked at before its shape is compared with the model's: the largest have some 300,000. A
+// stored one may be a thousandth of the floats that it stands for.
+inline constexpr int64_t kLongestBias = int64_t{1} << 24;
+
 enum class SurplusKind : uint8_t {
   kBuffer,      // tables and masks that every engine computes anew: rotary_emb.inv_freq, attn.bias, ...
   kCacheScale,  // scales of a quantized key-value cache

@@ -12,13 +12,13 @@ std::string printable(const std::string& text) {
   return escaped(text, kLongest);
 }
 
-void make_printable(nlohmann::ordered_json& value) {
+void make_printable(nlohmann::json& value) {
   if (value.is_string()) {
     value = printable(value.get_ref<const std::string&>());
   } else if (value.is_array()) {
     for (auto& entry : value) make_printable(entry);
   } else if (value.is_object()) {
-    auto cleaned = nlohmann::ordered_json::object();
+    auto cleaned = nlohmann::json::object();
     for (auto& [key, entry] : value.items()) {
       make_printable(entry);
       cleaned[printable(key)] = std::move(entry);

@@ -17,6 +17,6 @@ template <class Record>
 void make_printable(Record& record) {
   StringVisitor([](std::string& text) { text = printable(text); }, true).visit(record);
 }
-void make_printable(nlohmann::ordered_json& value);
+void make_printable(nlohmann::json& value);
 
 }  // namespace metal_marlin
