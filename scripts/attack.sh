@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -x build/release/bin/metal-marlin ] || { echo "build first: cmake --preset release && cmake --build --preset release" >&2; exit 1; }
-exec python3 scripts/attack.py "$@"
+exec python3 scripts/attack "$@"

@@ -80,14 +80,14 @@ def fresh(model, place):
 
 
 def run(command, model=None, delay=0.0, rng=None):
-    """(exit code, message, what was changed)."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """(exit code, result, message, what was changed). What is told of progress depends on time, and is no result."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     what = ""
     if rng is not None:
         time.sleep(delay)
         what = change(model, rng)
-    output = process.communicate(timeout=600)[0]
-    return process.returncode, output, what
+    output, message = process.communicate(timeout=600)
+    return process.returncode, output, message, what
 
 
 def main():
@@ -104,9 +104,9 @@ def main():
         fresh(model, copy)
         source = work / "source"
         made = [binary, "quantize", str(model), "-o", str(source), "--method", "rtn", "--format", "native", *few]
-        code, output, _ = run(made)
+        code, _, message, _ = run(made)
         if code != 0:
-            sys.exit(f"cannot make a source for convert: {output}")
+            sys.exit(f"cannot make a source for convert: {message}")
         commands = {
             "quantize": (model, lambda out: ["quantize", str(copy), "-o", out, "--method", "gptq", *few]),
             "evaluate": (
@@ -125,31 +125,31 @@ def main():
 
             start()
             begin = time.monotonic()
-            code, want, _ = run([binary, *command(str(out))])
+            code, want, message, _ = run([binary, *command(str(out))])
             whole = time.monotonic() - begin
             if code != 0:
-                sys.exit(f"{name}: the undisturbed run ends with {code}: {want}")
+                sys.exit(f"{name}: the undisturbed run ends with {code}: {message}")
             right = sums(out) if out.exists() else want
             ends = collections.Counter()
             for _ in range(times):
                 start()
-                code, output, what = run([binary, *command(str(out))], copy, rng.random() * whole, rng)
+                code, output, message, what = run([binary, *command(str(out))], copy, rng.random() * whole, rng)
                 ends[code] += 1
                 if code == 0:
                     found = sums(out) if out.exists() else output
                     if found != right:
                         # The change came before the model was opened: then it is the result of the changed model.
                         shutil.rmtree(out, ignore_errors=True)
-                        code, again, _ = run([binary, *command(str(out))])
+                        code, again, _, _ = run([binary, *command(str(out))])
                         if code != 0 or found != (sums(out) if out.exists() else again):
                             bad.append(f"{name}, {what}: another result without a message")
-                elif code != 1 or not output.strip():
-                    bad.append(f"{name}, {what}: exit code {code}: {output.strip()}")
+                elif code != 1 or not message.strip():
+                    bad.append(f"{name}, {what}: exit code {code}: {message.strip()}")
                 if name == "quantize" and code != 0:
                     fresh(origin, copy)
-                    code, output, _ = run([binary, *command(str(out))])
+                    code, _, message, _ = run([binary, *command(str(out))])
                     if code != 0 or sums(out) != right:
-                        bad.append(f"{name} again after {what}: exit code {code}: {output.strip()}")
+                        bad.append(f"{name} again after {what}: exit code {code}: {message.strip()}")
             print(f"{name}: {times} changes, exit codes {dict(ends)}")
     finally:
         shutil.rmtree(work, ignore_errors=True)
