@@ -206,8 +206,10 @@ std::string loading(const Json& json) {
   return message_of([&] { Tokenizer::from_json(json.dump(), "m/tokenizer.json"); });
 }
 
-Json list(std::initializer_list<Json> entries) {
-  return Json::array(entries);
+Json list(const std::vector<Json>& entries) {
+  Json out = Json::array();
+  for (const Json& entry : entries) out.push_back(entry);
+  return out;
 }
 
 // The library cuts a prefix off as so many bytes, whatever they are, and takes the rest for UTF-8.
