@@ -52,7 +52,7 @@ std::string skip_reason(const Family& family, const CheckpointTensor& t) {
 
 // A quantization_config in a line. Settings of single modules are left out here: the table of grids shows them.
 std::string quantization_text(const JsonText& config) {
-  json q = parse_json_or_discard(config.text);
+  json q = parse_json(config.text, "quantization");
   make_printable(q);
   for (const char* key : {"dynamic", "modules_in_block_to_quantize", "modules_to_not_convert"}) {
     if (!q.contains(key)) continue;

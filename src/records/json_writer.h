@@ -56,7 +56,7 @@ Json value_of(const T& field) {
     return nullptr;
   } else if constexpr (std::is_same_v<T, JsonText>) {
     // By way of sorted keys: an object that keeps the order of its keys looks through all of them for each that comes.
-    return Json(parse_json_or_discard(field.text));
+    return Json(parse_json(field.text, "JSON in a record"));
   } else if constexpr (std::is_same_v<T, OptionValue>) {
     return std::visit([](const auto& value) { return value_of<Json>(value); }, field);
   } else if constexpr (std::is_arithmetic_v<T> || std::is_same_v<T, std::string>) {
