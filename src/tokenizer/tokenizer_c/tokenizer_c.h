@@ -122,8 +122,8 @@ int64_t tokenizer_c_grammar_fitting(tokenizer_c_grammar* grammar, const uint32_t
 /* 1: the value may end here; 0: it may not; -1 on failure. */
 int tokenizer_c_grammar_may_end(tokenizer_c_grammar* grammar);
 
-/* Reads lines from the terminal of the process, with the keys of Emacs, earlier lines (the last `most`) and pasted text.
- * Where TERM names a terminal that cannot do this (dumb), from stdin without. One thread at a time. */
+/* Reads lines from the terminal of the process, with the keys of Emacs, earlier lines (the last `most`) and pasted
+ * text. Where TERM names a terminal that cannot do this (dumb), from stdin without. One thread at a time. */
 typedef struct tokenizer_c_editor tokenizer_c_editor;
 tokenizer_c_editor* tokenizer_c_editor_create(size_t most);
 void tokenizer_c_editor_free(tokenizer_c_editor* editor);
