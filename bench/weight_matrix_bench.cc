@@ -43,6 +43,14 @@ const std::vector<WeightMatrix>& weights(int64_t group, bool symmetric) {
   return kept;
 }
 
+void count(benchmark::State& state, const WeightMatrix& weight, int64_t rows) {
+  const auto rate = [](double per_product) {
+    return benchmark::Counter(per_product * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  };
+  state.counters["GB/s"] = rate(static_cast<double>(weight.bytes()));
+  state.counters["GFLOP/s"] = rate(2.0 * static_cast<double>(rows * kOut * kIn));
+}
+
 void product(benchmark::State& state, const CodeKernels& kernels, int64_t group, bool symmetric) {
   const int64_t rows = state.range(0);
   const auto& all = weights(group, symmetric);
@@ -62,11 +70,7 @@ void product(benchmark::State& state, const CodeKernels& kernels, int64_t group,
     }
     benchmark::ClobberMemory();
   }
-  const auto rate = [](double per_product) {
-    return benchmark::Counter(per_product * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
-  };
-  state.counters["GB/s"] = rate(static_cast<double>(all.front().bytes()));
-  state.counters["GFLOP/s"] = rate(2.0 * static_cast<double>(rows * kOut * kIn));
+  count(state, all.front(), rows);
 }
 
 using Line = uint64_t __attribute__((vector_size(64)));
@@ -142,11 +146,7 @@ void library(benchmark::State& state, int64_t group) {
     multiply(std::span(&task, 1), x.data(), rows, true);
     benchmark::ClobberMemory();
   }
-  const auto rate = [](double per_product) {
-    return benchmark::Counter(per_product * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
-  };
-  state.counters["GB/s"] = rate(static_cast<double>(all.front().bytes()));
-  state.counters["GFLOP/s"] = rate(2.0 * static_cast<double>(rows * kOut * kIn));
+  count(state, all.front(), rows);
 }
 
 const int registered = [] {
