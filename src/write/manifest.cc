@@ -27,35 +27,23 @@ constexpr uint64_t kLargest = uint64_t{256} << 20;
 
 // Ends the parsing, by returning false, where the list "files" of the outermost object is too long to be ours. Nothing
 // is built before: a value takes many times the time and the memory of its text.
-class ListLength : public nlohmann::json_sax<json> {
+class ListLength : public JsonCounter {
  public:
-  bool null() override { return value(); }
-  bool boolean(bool) override { return value(); }
-  bool number_integer(number_integer_t) override { return value(); }
-  bool number_unsigned(number_unsigned_t) override { return value(); }
-  bool number_float(number_float_t, const string_t&) override { return value(); }
-  bool string(string_t&) override { return value(); }
-  bool binary(binary_t&) override { return value(); }
-  bool start_object(std::size_t) override { return open(); }
-  bool start_array(std::size_t) override { return open(); }
-  bool end_object() override { return close(); }
-  bool end_array() override { return close(); }
   bool key(string_t& name) override {
     if (depth_ == 1) in_list_ = name == "files";
     return true;
   }
-  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override { return false; }
 
   size_t entries = 0;
 
  private:
-  bool value() { return !in_list_ || depth_ != 2 || ++entries <= kMostListed; }
-  bool open() {
+  bool value() override { return !in_list_ || depth_ != 2 || ++entries <= kMostListed; }
+  bool open() override {
     const bool go_on = value();
     ++depth_;
     return go_on;
   }
-  bool close() {
+  bool close() override {
     --depth_;
     return true;
   }

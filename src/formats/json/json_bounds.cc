@@ -10,26 +10,14 @@ namespace metal_marlin {
 namespace {
 
 // Ends the parsing, by returning false, where a bound is exceeded.
-class BoundsCheck : public nlohmann::json_sax<nlohmann::json> {
+class BoundsCheck : public JsonCounter {
  public:
   explicit BoundsCheck(const JsonBounds& bounds) : bounds_(bounds) {}
 
-  bool null() override { return value(); }
-  bool boolean(bool) override { return value(); }
-  bool number_integer(number_integer_t) override { return value(); }
-  bool number_unsigned(number_unsigned_t) override { return value(); }
-  bool number_float(number_float_t, const string_t&) override { return value(); }
-  bool string(string_t&) override { return value(); }
-  bool binary(binary_t&) override { return value(); }
-  bool start_object(std::size_t) override { return open(); }
-  bool start_array(std::size_t) override { return open(); }
-  bool end_object() override { return close(); }
-  bool end_array() override { return close(); }
   bool key(string_t& name) override {
     if (keys_.size() == 1) outermost_ = name;
     return ++keys_.back() <= bounds_.keys || exceeds(fmt::format("{} keys in an object", bounds_.keys));
   }
-  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override { return false; }
 
   std::optional<JsonExcess> excess;
 
@@ -38,13 +26,13 @@ class BoundsCheck : public nlohmann::json_sax<nlohmann::json> {
     excess = {outermost_, std::move(bound)};
     return false;
   }
-  bool value() { return ++values_ <= bounds_.values || exceeds(fmt::format("{} values", bounds_.values)); }
-  bool open() {
+  bool value() override { return ++values_ <= bounds_.values || exceeds(fmt::format("{} values", bounds_.values)); }
+  bool open() override {
     if (std::ssize(keys_) >= bounds_.depth) return exceeds(fmt::format("{} levels of nesting", bounds_.depth));
     keys_.push_back(0);
     return value();
   }
-  bool close() {
+  bool close() override {
     keys_.pop_back();
     return true;
   }
