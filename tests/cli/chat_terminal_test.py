@@ -51,9 +51,19 @@ class Terminal:
             os.waitpid(self.pid, 0)
         os.close(self.descriptor)
 
-    def keys(self, *keys):
+    def type(self, *keys):
+        """Keys at once: while the program does not read them, the terminal itself edits the line and sends signals."""
         for key in keys:
             os.write(self.descriptor, key.encode() if isinstance(key, str) else key)
+
+    def keys(self, *keys):
+        """Keys for the editor, once it takes them one by one: without that, the terminal acts on Ctrl-U, Ctrl-R, ..."""
+        until = time.monotonic() + SECONDS
+        while termios.tcgetattr(self.descriptor)[3] & termios.ICANON:
+            if time.monotonic() > until:
+                raise AssertionError(f"the editor does not read after {self.shown[-500:]!r}")
+            self.read(0.01)
+        self.type(*keys)
 
     def read(self, seconds):
         """What comes within some time; false at the end."""
@@ -86,8 +96,9 @@ class Terminal:
         self.prompt()
 
     def messages(self, *keys):
-        """The conversation that the template refuses when these keys are typed."""
-        self.keys(*keys)
+        """The conversation that the template refuses, after these keys are typed if there are any."""
+        if keys:
+            self.keys(*keys)
         return json.loads(self.wait_for(rb"GOT(\[.*?\])END").group(1))
 
     def message(self, *keys):
@@ -247,7 +258,7 @@ class Chat(unittest.TestCase):
 
     def test_control_c_stops_the_answer_and_keeps_the_session(self):
         chat = self.long_answer()
-        chat.keys(ctrl("C"))
+        chat.type(ctrl("C"))
         chat.prompt()
         chat.keys("/exit\r")
         self.assertEqual(chat.end(), 0)
@@ -322,7 +333,8 @@ class Chat(unittest.TestCase):
         self.template(REFUSES)
         self.environment["TERM"] = "dumb"
         chat = self.start()
-        self.assertEqual(chat.message("hello"), "hello")
+        chat.type("hello\r")
+        self.assertEqual(chat.messages()[-1]["content"], "hello")
 
     def test_scripts_get_no_escape_sequences(self):
         self.template(ANSWERS)
