@@ -27,7 +27,7 @@ endif()
 set(MM_LARGE_HEADERS <algorithm> <filesystem> <functional> <map> <memory> <optional> <span> <string> <vector>
                      <fmt/format.h> <nlohmann/json.hpp>)
 if(METAL_MARLIN_PRECOMPILED_HEADERS)
-  file(WRITE ${CMAKE_BINARY_DIR}/generated/precompiled.cc "")
+  file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/precompiled.cc CONTENT "")
   add_library(mm_precompiled OBJECT ${CMAKE_BINARY_DIR}/generated/precompiled.cc)
   target_link_libraries(mm_precompiled PRIVATE mm_compile_options nlohmann_json::nlohmann_json)
   target_precompile_headers(mm_precompiled PRIVATE ${MM_LARGE_HEADERS})

@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
     --seconds) seconds="${2:-}"; shift 2 || { usage >&2; exit 2; } ;;
-    --quick) options+=(-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-g1); shift ;;
+    --quick) options+=(-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-g1 -DMETAL_MARLIN_PRECOMPILED_HEADERS=ON); shift ;;
     -*) usage >&2; exit 2 ;;
     *) break ;;
   esac
