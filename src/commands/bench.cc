@@ -11,6 +11,7 @@
 #include "checkpoint/model_source.h"
 #include "core/border.h"
 #include "core/counted.h"
+#include "core/interrupt.h"
 #include "core/machine.h"
 #include "core/progress.h"
 #include "core/random.h"
@@ -21,7 +22,6 @@
 #include "kernels/codes/kernels.h"
 #include "kernels/dispatch.h"
 #include "text/texts.h"
-#include "tokenizer/interrupt.h"
 
 namespace metal_marlin {
 namespace {

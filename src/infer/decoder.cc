@@ -7,9 +7,9 @@
 
 #include "checkpoint/model_source.h"
 #include "core/counted.h"
+#include "core/interrupt.h"
 #include "model/model.h"
 #include "model/prepared_block.h"
-#include "tokenizer/interrupt.h"
 
 namespace metal_marlin {
 

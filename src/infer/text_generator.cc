@@ -14,6 +14,7 @@
 #include "checkpoint/model_source.h"
 #include "core/border.h"
 #include "core/counted.h"
+#include "core/interrupt.h"
 #include "core/machine.h"
 #include "core/threads.h"
 #include "infer/bad_logits.h"
@@ -24,7 +25,6 @@
 #include "model/model.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/grammar.h"
-#include "tokenizer/interrupt.h"
 #include "tokenizer/tokenizer.h"
 
 namespace metal_marlin {

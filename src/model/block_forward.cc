@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/counted.h"
+#include "core/interrupt.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/gemm.h"
@@ -114,15 +115,18 @@ struct BlockForward::Impl {
     return rows <= kFewRows && !(rows >= kTileRows * threads() && b.all_codes());
   }
 
-  // Calls f(first row, rows) for tiles of the batch, in parallel when there are many rows, once otherwise.
+  // Calls f(first row, rows) for tiles of the batch, in parallel when there are many rows, once otherwise. Many rows
+  // may take long: Interrupted between tiles as set_interrupt_check() says.
   template <class F>
   void for_tiles(int64_t rows, bool few, const F& f) const {
     if (few) {
       f(0, rows);
       return;
     }
-    parallel_for((rows + kTileRows - 1) / kTileRows,
-                 [&](int64_t i) { f(i * kTileRows, std::min(kTileRows, rows - i * kTileRows)); });
+    parallel_for((rows + kTileRows - 1) / kTileRows, [&](int64_t i) {
+      stop_if_asked();
+      f(i * kTileRows, std::min(kTileRows, rows - i * kTileRows));
+    });
   }
   static void linear(const PreparedLinear& l, const float* x, int64_t rows, bool few, float* y, int64_t ldy) {
     const LinearTask task{&l.weight, l.bias_or_null(), y, ldy};
@@ -285,6 +289,7 @@ void BlockForward::Impl::attention(int64_t layer, const Batch& batch, const KvCa
     }
   }
   parallel_for(static_cast<int64_t>(items.size()), [&](int64_t n) {
+    stop_if_asked();
     const Item& item = items[static_cast<size_t>(n)];
     const int64_t row = batch.starts[item.sequence] + item.query;
     AttentionTask t;

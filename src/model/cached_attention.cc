@@ -3,6 +3,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/interrupt.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/gemm.h"
@@ -83,7 +84,11 @@ class Work {
     }
   }
 
-  void run() {
+  void run(bool many) {
+    // What many queries ask of a long cache may take seconds.
+    const auto stop = [&] {
+      if (many) stop_if_asked();
+    };
     int64_t spans = 0;
     int64_t floats = 0;
     for (const Tile& t : tiles_) {
@@ -93,7 +98,10 @@ class Work {
     const auto tiles = static_cast<int64_t>(tiles_.size());
     // With few tiles the threads share their spans too. The sums are the same.
     if (tiles >= 4 * threads() || spans == tiles || threads() == 1) {
-      parallel_for(tiles, [&](int64_t i) { whole(tiles_[static_cast<size_t>(i)]); });
+      parallel_for(tiles, [&](int64_t i) {
+        stop();
+        whole(tiles_[static_cast<size_t>(i)]);
+      });
       return;
     }
     struct Part {
@@ -113,6 +121,7 @@ class Work {
     }
     std::vector<float> memory(static_cast<size_t>(floats));
     parallel_for(static_cast<int64_t>(parts.size()), [&](int64_t i) {
+      stop();
       const Part& part = parts[static_cast<size_t>(i)];
       const Tile& t = tiles_[part.tile];
       attend_span(t, gather(t), part.span, Sums(memory.data() + part.at, t.rows()));
@@ -208,7 +217,9 @@ class Work {
 void attend_cached(const KvCache& cache, const CachedAttention& shape, std::span<const CachedQueries> sequences) {
   Work work(cache, shape);
   for (const CachedQueries& s : sequences) work.add(s);
-  work.run();
+  constexpr int64_t kManyQueries = 64;
+  work.run(std::any_of(sequences.begin(), sequences.end(),
+                       [](const CachedQueries& s) { return s.queries >= kManyQueries; }));
 }
 
 }  // namespace metal_marlin

@@ -14,6 +14,7 @@
 
 #include "checkpoint/model_source.h"
 #include "core/half.h"
+#include "core/interrupt.h"
 #include "core/threads.h"
 #include "families/tensor_names.h"
 #include "kernels/dispatch.h"
@@ -104,6 +105,7 @@ std::array<std::vector<float>, kNorms> load_norms(const ModelSource& source, int
 Block load_block(const ModelSource& source, int64_t layer) {
   Block block;
   for (const LinearSlot& slot : source.linears(layer)) {
+    stop_if_asked();
     Linear& l = block.linear(slot.kind);
     l.weight = load_weight(source, slot);
     l.bias = load_bias(source, slot);
@@ -119,6 +121,7 @@ std::shared_ptr<const PreparedBlock> load_prepared_block(const ModelSource& sour
   PreparedBlock::Linears linears;
   std::map<std::string, std::optional<StoredCodes>> stored;  // fused weights are read once
   for (const LinearSlot& slot : source.linears(layer)) {
+    stop_if_asked();
     PreparedLinear& l = linears[static_cast<size_t>(slot.kind)];
     const auto blocks = source.load_blocks(slot.weight, slot.first_row, slot.rows);
     auto it = stored.find(slot.weight);
@@ -254,6 +257,7 @@ Head::Head(const ModelSource& source, ComputeType precision, HeadBits bits) : im
   } else if (bits == HeadBits::k8) {
     impl_->codes = WeightMatrix::rounded_to_8_bits(
         config.vocab_size, config.hidden_size, [&](int64_t first, int64_t count, float* out) {
+          stop_if_asked();
           const Matrix rows = source.load(name, first, count);
           check_finite(rows.values(), name, source, first * config.hidden_size, config.hidden_size);
           std::memcpy(out, rows.data(), static_cast<size_t>(rows.size()) * sizeof(float));
@@ -287,6 +291,8 @@ int64_t Head::vocab_size() const noexcept {
 }
 
 void Head::logits(const float* states, int64_t rows, float* out) const {
+  constexpr int64_t kManyRows = 32;  // which take long with a large vocabulary
+  if (rows >= kManyRows) stop_if_asked();
   const Impl& w = *impl_;
   const int64_t hidden = w.hidden;
   Matrix normed(rows, hidden);

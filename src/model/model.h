@@ -33,7 +33,8 @@ class Head {
   // What the head's matrix takes in memory, unpacked.
   static uint64_t bytes(const ModelSource& source, HeadBits bits);
   int64_t vocab_size() const noexcept;
-  // Computes the logits [rows, vocab] of states [rows, hidden], which are taken before the final norm.
+  // Computes the logits [rows, vocab] of states [rows, hidden], which are taken before the final norm. Many rows:
+  // Interrupted as set_interrupt_check() says.
   void logits(const float* states, int64_t rows, float* out) const;
 
  private:

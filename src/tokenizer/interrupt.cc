@@ -1,23 +1,10 @@
-#include "tokenizer/interrupt.h"
+#include "core/interrupt.h"
 
 #include <metal_marlin/interrupt.h>
-
-#include <atomic>
 
 #include "tokenizer/tokenizer_c/tokenizer_c.h"
 
 namespace metal_marlin {
-namespace {
-
-using Asked = bool (*)() noexcept;
-std::atomic<Asked> check{nullptr};
-
-}  // namespace
-
-bool interrupt_asked() noexcept {
-  const Asked asked = check.load();
-  return asked != nullptr && asked();
-}
 
 extern "C" {
 static int metal_marlin_interrupt_asked() {
@@ -25,8 +12,8 @@ static int metal_marlin_interrupt_asked() {
 }
 }
 
-void set_interrupt_check(Asked asked) noexcept {
-  check.store(asked);
+void set_interrupt_check(bool (*asked)() noexcept) noexcept {
+  interrupt_check.store(asked);
   tokenizer_c_set_stop(asked == nullptr ? nullptr : metal_marlin_interrupt_asked);
 }
 

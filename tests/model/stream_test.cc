@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
+#include <metal_marlin/interrupt.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -56,6 +58,27 @@ class StreamTest : public ::testing::TestWithParam<const char*> {
   std::unique_ptr<ModelSource> source_;
   TokenSet set_;
 };
+
+// A block of a large model takes seconds: it is left between its tiles, and while it is loaded.
+TEST_P(StreamTest, AnInterruptEndsAPassWithinTheBlock) {
+  TokenSet many;
+  for (int i = 0; i < 4; ++i) many.sequences.emplace_back(300, 1);
+  Stream stream(*source_, many.lengths());
+  stream.embed(many);
+  const Block block = load_block(*source_, 0);
+  static std::atomic<int> left;
+  set_interrupt_check(+[]() noexcept { return left.fetch_sub(1) <= 0; });
+  for (const int asks : {0, 3, 12}) {  // 10 tiles before the attention
+    left = asks;
+    EXPECT_THROW(stream.pass(0, block), Interrupted) << asks;
+  }
+  left = 0;
+  EXPECT_THROW(load_block(*source_, 0), Interrupted);
+  EXPECT_THROW(stream.pass_source(0), Interrupted);
+  set_interrupt_check(nullptr);
+  stream.embed(many);
+  EXPECT_GT(stream.pass_source(0), 0);
+}
 
 TEST_P(StreamTest, EqualsFloat64BlockByBlock) {
   Stream stream = embedded();
