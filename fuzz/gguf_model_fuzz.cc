@@ -39,7 +39,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       tokenizer.decode(ids, false);
     } catch (const Error&) {
     }
-    source->companion_files();
+    for (const CompanionFile& file : source->companion_files()) file.content();
   } catch (const Error&) {
   }
   return 0;

@@ -8,7 +8,7 @@ import subprocess
 import time
 import zipfile
 
-from harness import MEMORY, PROGRAM, case
+from harness import MEMORY, PROGRAM, QUANTIZE, case
 
 
 # Sparse files: zeros cost the file's maker nothing.
@@ -126,6 +126,36 @@ def column_major_zeros_in_npz(f):
     )
     assert outcome.code in (0, 1), outcome.err
     f.within(outcome)
+
+
+# Sparse files take no room where they come from, and all of it where they are written.
+@case
+def many_companions(f):
+    f.model()
+    for i in range(60):
+        with open(f / "m" / f"notes{i}.md", "w") as file:
+            file.truncate(16 << 20)
+    for command in (["quantize", "m", "-o", "q", *QUANTIZE], ["convert", "m", "-o", "q", "--to", "f16"]):
+        outcome = f.refused(["m: 60 files of 960 MiB"], *command)
+        assert outcome.peak < 300 << 20, outcome.peak
+        assert not (f / "q").exists()
+    for i in range(12, 60):
+        (f / "m" / f"notes{i}.md").unlink()
+    outcome = f.run("quantize", "m", "-o", "q", *QUANTIZE)
+    assert outcome.code == 0, outcome.err
+    assert outcome.peak < 300 << 20, outcome.peak
+
+
+@case
+def names_of_companions(f):
+    f.model()
+    for name in ("-rf", "a\nb.md", "\x1b]0;x\x07.md", "\u202egnp.md"):
+        (f / "m" / name).write_text("x")
+    (f / "m" / "notes.md").write_text("x")
+    outcome = f.run("quantize", "m", "-o", "q", *QUANTIZE)
+    assert outcome.code == 0, outcome.err
+    names = {path.name for path in (f / "q").iterdir()}
+    assert "notes.md" in names and not any(name.isprintable() is False or name.startswith("-") for name in names), names
 
 
 @case

@@ -1,10 +1,15 @@
 #include "checkpoint/companions.h"
 
+#include <fmt/format.h>
 #include <metal_marlin/error.h>
 
 #include <algorithm>
 #include <cctype>
 #include <string_view>
+
+#include "checkpoint/model_source.h"
+#include "core/counted.h"
+#include "formats/text.h"
 
 namespace metal_marlin {
 namespace {
@@ -20,6 +25,8 @@ constexpr const char* kDetermining[] = {"tokenizer.json",
                                         "merges.txt",
                                         "tokenizer.model"};
 constexpr uint64_t kLargest = uint64_t{16} << 20;
+constexpr size_t kMostOthers = 1000;
+constexpr uint64_t kMostBytesOfOthers = uint64_t{256} << 20;
 // Weights, also of other programs, and archives.
 constexpr std::string_view kForeignEnds[] = {".safetensors",
                                              ".safetensors.index.json",
@@ -56,7 +63,7 @@ std::string lower(std::string text) {
 
 bool goes_along(const std::string& name) {
   const std::string small = lower(name);
-  if (small.empty() || small[0] == '.') return false;
+  if (small.empty() || small[0] == '.' || small[0] == '-' || escaped(name) != name) return false;
   if (small.ends_with("processor_config.json")) return false;  // of images and sounds, which only the source takes
   if (std::find(std::begin(kReplaced), std::end(kReplaced), small) != std::end(kReplaced)) return false;
   return std::none_of(std::begin(kForeignEnds), std::end(kForeignEnds),
@@ -95,6 +102,23 @@ std::vector<std::string> companion_names(const ModelFolder& folder, bool whole) 
   }
   names.insert(names.end(), others.begin(), others.end());
   return names;
+}
+
+uint64_t companion_bytes(const ModelSource& source) {
+  size_t others = 0;
+  uint64_t bytes = 0;
+  uint64_t all = 0;
+  for (const CompanionFile& file : source.companion_files()) {
+    all += file.bytes;
+    if (std::find(std::begin(kDetermining), std::end(kDetermining), file.name) != std::end(kDetermining)) continue;
+    ++others;
+    bytes += file.bytes;
+  }
+  if (others <= kMostOthers && bytes <= kMostBytesOfOthers) return all;
+  throw FormatError(fmt::format(
+      "{}: {} of {} MiB stand beside the weights and would go along into the result, expected at most {} of {} MiB; "
+      "move what is no part of the model elsewhere",
+      source.path(), counted(others, "file"), bytes >> 20, kMostOthers, kMostBytesOfOthers >> 20));
 }
 
 }  // namespace metal_marlin

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -48,6 +49,14 @@ struct CheckpointTensor {
 struct StoredCodes {
   QuantizedTensor tensor;
   std::vector<uint16_t> q_scale;  // f16 bits [in], of native checkpoints that keep one: the weight is divided by it
+};
+
+// A file that stands beside the weights and goes along with them into another checkpoint.
+struct CompanionFile {
+  std::string name;
+  uint64_t bytes = 0;
+  // Reads it. SystemError where it changed since the model was opened, which must still be open.
+  std::function<std::string()> content;
 };
 
 class ModelSource {
@@ -122,9 +131,9 @@ class ModelSource {
   void check_finite(const std::string& name) const;
 
   virtual const Tokenizer& tokenizer() const = 0;  // loaded at the first call
-  // Tokenizer and other files to carry along: name and content (tokenizer.json, tokenizer_config.json,
+  // Tokenizer and other files to carry along (tokenizer.json, tokenizer_config.json,
   // special_tokens_map.json, generation_config.json, chat_template.jinja, vocab.json, merges.txt, tokenizer.model).
-  virtual std::vector<std::pair<std::string, std::string>> companion_files() const = 0;
+  virtual std::vector<CompanionFile> companion_files() const = 0;
   // Digest of all that determines the model: config, tokenizer files, names, types, shapes, and the data: files up to
   // 1 GiB whole, of larger ones a sample of each tensor, size and time of last change. For "has the model changed".
   virtual Digest digest() const = 0;

@@ -25,6 +25,7 @@
 #include "core/files/atomic_file.h"
 #include "core/files/file_status.h"
 #include "core/files/model_file.h"
+#include "core/interrupt.h"
 #include "families/config/config_reader.h"
 #include "families/config/generation_config.h"
 #include "families/config/read_model_config.h"
@@ -160,9 +161,12 @@ class SafetensorsSource : public ModelSource {
     return *tokenizer_;
   }
 
-  std::vector<std::pair<std::string, std::string>> companion_files() const override {
-    std::vector<std::pair<std::string, std::string>> out;
-    for (const auto& [name, identity] : companions_) out.emplace_back(name, read_companion(name, identity));
+  std::vector<CompanionFile> companion_files() const override {
+    std::vector<CompanionFile> out;
+    for (const auto& [name, identity] : companions_) {
+      out.push_back(
+          {name, identity.size, [this, name = name, identity = identity] { return read_companion(name, identity); }});
+    }
     return out;
   }
 
@@ -272,6 +276,7 @@ class SafetensorsSource : public ModelSource {
     constexpr int64_t kPiece = int64_t{1} << 20;
     std::vector<float> values(static_cast<size_t>(std::min(kPiece, e.main->elements())));
     for (int64_t first = 0; first < e.main->elements(); first += kPiece) {
+      stop_if_asked();
       const int64_t count = std::min(kPiece, e.main->elements() - first);
       to_f32(*e.main, e.file->path(), first, count, values.data());
       const auto end = values.begin() + count;

@@ -40,6 +40,8 @@ struct ZipFileClose {
 using ZipPointer = std::unique_ptr<zip_t, ZipClose>;
 using ZipFilePointer = std::unique_ptr<zip_file_t, ZipFileClose>;
 
+constexpr zip_int64_t kMostMembers = 200'000;  // 120 layers have less than 10,000
+
 }  // namespace
 
 struct NpzFile::Archive {
@@ -90,6 +92,9 @@ struct NpzFile::Archive {
 
   void list() {
     const zip_int64_t count = zip_get_num_entries(zip.get(), 0);
+    if (count > kMostMembers) {
+      throw FormatError(fmt::format("{}: expected at most {} members, found {}", path, kMostMembers, count));
+    }
     for (zip_int64_t i = 0; i < count; ++i) {
       zip_stat_t info;
       zip_stat_init(&info);

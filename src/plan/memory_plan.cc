@@ -7,6 +7,7 @@
 #include <array>
 #include <filesystem>
 
+#include "checkpoint/companions.h"
 #include "core/machine.h"
 #include "infer/batch_sampler.h"
 #include "kernels/linear_algebra.h"
@@ -114,7 +115,7 @@ MemoryRecord measure_memory(const ModelSource& source, const Recipe& recipe, con
   const double bits = std::max<double>(recipe.grid.bits, options.target_bits.value_or(0)) + 1;
   const auto quantized = static_cast<uint64_t>(static_cast<double>(linears) * bits / 8);
   const uint64_t kept = (size.parameters > linears ? size.parameters - linears : 0) * 2;
-  plan.disk = plan.spilled + quantized + (quantized + kept) * options.formats.size();
+  plan.disk = plan.spilled + quantized + (quantized + kept + companion_bytes(source)) * options.formats.size();
   plan.peak_bytes = peak_of(plan);
   return plan;
 }

@@ -16,8 +16,8 @@ bool states_spill(const ModelSource& source, const MachineOptions& machine, int6
 
 uint64_t program_bytes(const ModelSource& source) {
   uint64_t tokenizer_bytes = 0;
-  for (const auto& [name, text] : source.companion_files()) {
-    if (name == "tokenizer.json") tokenizer_bytes = 12 * text.size();
+  for (const CompanionFile& file : source.companion_files()) {
+    if (file.name == "tokenizer.json") tokenizer_bytes = 12 * file.bytes;
   }
   return kProgramBytes + tokenizer_bytes;
 }

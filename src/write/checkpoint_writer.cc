@@ -13,6 +13,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "checkpoint/companions.h"
 #include "checkpoint/model_source.h"
 #include "core/counted.h"
 #include "core/files/held_folder.h"
@@ -431,11 +432,13 @@ std::vector<std::string> CheckpointWriter::Job::kept_modules() const {
 }
 
 void CheckpointWriter::Job::write_rest() {
-  for (const auto& [name, content] : source.companion_files()) {
+  for (const CompanionFile& file : source.companion_files()) {
+    const std::string& name = file.name;
     if (name.empty() || name.find('/') != std::string::npos || name[0] == '.' || name == "config.json" ||
         is_weights_name(name)) {
       throw FormatError(fmt::format("{}: \"{}\" is no name for a file to carry along", source.path(), name));
     }
+    const std::string content = file.content();
     write_text_file(folder + "/" + name, content);
     add_file(name);
     if (name.starts_with("chat_template") ||
@@ -463,6 +466,7 @@ WriteReport CheckpointWriter::write(const ModelSource& source, const CheckpointP
   Job job{*this, source, given, provider, folder, progress, nullptr, {}, 0, 0, {}, 0};
   job.plan.head = module_name(source.family().head);
   check(job.plan);
+  companion_bytes(source);  // refuses too many, before anything is written
   std::vector<Shard> shards = job.shards(job.items());
   const HeldFolder held(std::make_shared<const Folder>(make_held(folder)));
   job.place = &held.folder();

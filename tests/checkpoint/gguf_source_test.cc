@@ -140,9 +140,9 @@ TEST(GgufSource, TokenizerAndCompanions) {
   const std::string text = "the quick brown fox";
   EXPECT_EQ(gguf->tokenizer().encode(text, false), folder->tokenizer().encode(text, false));
   std::vector<std::string> names;
-  for (const auto& [name, content] : gguf->companion_files()) {
-    names.push_back(name);
-    EXPECT_TRUE(nlohmann::json::accept(content)) << name;
+  for (const CompanionFile& file : gguf->companion_files()) {
+    names.push_back(file.name);
+    EXPECT_TRUE(nlohmann::json::accept(file.content())) << file.name;
   }
   EXPECT_EQ(names, std::vector<std::string>({"tokenizer.json", "tokenizer_config.json", "generation_config.json"}));
 }

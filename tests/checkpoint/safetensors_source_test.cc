@@ -9,6 +9,7 @@
 #include <map>
 #include <set>
 
+#include "checkpoint/companions.h"
 #include "checkpoint/models.h"
 #include "tokenizer/tokenizer.h"
 
@@ -143,10 +144,11 @@ TEST(SafetensorsSource, OneFileBesideItsConfig) {
 }
 
 TEST(SafetensorsSource, CompanionsAreTheFilesThemselves) {
-  const auto files = ModelSource::open(tiny_model("llama"))->companion_files();
+  const auto source = ModelSource::open(tiny_model("llama"));
+  const auto files = source->companion_files();
   ASSERT_EQ(files.size(), 2U);
-  EXPECT_EQ(files[0].first, "tokenizer.json");
-  EXPECT_EQ(files[0].second, test::file_content(tiny_model("llama/tokenizer.json")));
+  EXPECT_EQ(files[0].name, "tokenizer.json");
+  EXPECT_EQ(files[0].content(), test::file_content(tiny_model("llama/tokenizer.json")));
 }
 
 // A model's files come from its own folder, whatever its links say, and none of them can make us wait.
@@ -167,7 +169,7 @@ TEST(SafetensorsSource, FilesOutsideTheFolderAndPipesAreRefused) {
       }
       check_error(expect<SystemError>({name, pipe ? "regular file" : "symbolic link"}), [&] {
         const auto source = ModelSource::open(folder.path(""));
-        source->companion_files();
+        for (const CompanionFile& file : source->companion_files()) file.content();
       });
     }
   }
@@ -189,7 +191,9 @@ TEST(SafetensorsSource, AFileThatChangesIsTold) {
   check_error(told, [&] { source->digest(); });
   check_error(told, [&] { source->check_unchanged(); });
   folder.write("tokenizer.json", "{ }");
-  check_error(expect<SystemError>({"tokenizer.json", "changed since"}), [&] { source->companion_files(); });
+  check_error(expect<SystemError>({"tokenizer.json", "changed since"}), [&] {
+    for (const CompanionFile& file : source->companion_files()) file.content();
+  });
 }
 
 TEST(SafetensorsSource, CompanionsAreAllButWeightsQuantizationAndHiddenFiles) {
@@ -199,9 +203,10 @@ TEST(SafetensorsSource, CompanionsAreAllButWeightsQuantizationAndHiddenFiles) {
       "tokenizer.json", "generation_config.json", "chat_template.jinja", "LICENSE", "Notice.txt", "modeling_own.py",
       "notes.md"};
   for (const std::string& name : along) folder.write(name, "{}");
-  for (const char* name : {"README.md", "hf_quant_config.json", "quant_log.csv", "report.json", "report.html",
-                           "pytorch_model.bin", "pytorch_model.bin.index.json", "training.pt", "model.gguf",
-                           ".gitattributes", "x.tmp", "preprocessor_config.json"}) {
+  for (const char* name :
+       {"README.md", "hf_quant_config.json", "quant_log.csv", "report.json", "report.html", "pytorch_model.bin",
+        "pytorch_model.bin.index.json", "training.pt", "model.gguf", ".gitattributes", "x.tmp",
+        "preprocessor_config.json", "-rf", "a\nb.md", "\x1b]0;x\x07.md", "\u202egnp.md"}) {
     folder.write(name, "{}");
   }
   std::filesystem::create_directory(folder.path("onnx"));
@@ -211,7 +216,7 @@ TEST(SafetensorsSource, CompanionsAreAllButWeightsQuantizationAndHiddenFiles) {
   std::filesystem::create_symlink("LICENSE", folder.path("COPYING"));
   const auto source = ModelSource::open(folder.path(""));
   std::map<std::string, std::string> files;
-  for (const auto& [name, content] : source->companion_files()) files[name] = content;
+  for (const CompanionFile& file : source->companion_files()) files[file.name] = file.content();
   std::set<std::string> expected(along.begin(), along.end());
   expected.insert("COPYING");
   std::set<std::string> found;
@@ -225,10 +230,30 @@ TEST(SafetensorsSource, CompanionsAreAllButWeightsQuantizationAndHiddenFiles) {
   EXPECT_NE(ModelSource::open(folder.path(""))->digest(), before);
   // A file between others takes the licence along, nothing else that happens to lie there.
   std::set<std::string> beside;
-  for (const auto& [name, content] : ModelSource::open(folder.path("model.safetensors"))->companion_files())
-    beside.insert(name);
+  for (const CompanionFile& file : ModelSource::open(folder.path("model.safetensors"))->companion_files())
+    beside.insert(file.name);
   EXPECT_EQ(beside, (std::set<std::string>{"tokenizer.json", "generation_config.json", "chat_template.jinja", "LICENSE",
                                            "Notice.txt", "COPYING"}));
+}
+
+// Sparse files take no room where they come from, and all of it where they are written.
+TEST(SafetensorsSource, WhatGoesAlongIsBounded) {
+  TemporaryFolder folder;
+  write_small_model(folder);
+  const auto before = companion_bytes(*ModelSource::open(folder.path("")));
+  for (int i = 0; i < 16; ++i) {
+    const std::string name = "notes" + std::to_string(i) + ".md";
+    folder.write(name, "");
+    std::filesystem::resize_file(folder.path(name), 16U << 20);
+  }
+  EXPECT_EQ(companion_bytes(*ModelSource::open(folder.path(""))), before + (256U << 20));
+  folder.write("more.md", "x");
+  check_error(expect<FormatError>({folder.path(""), "17 files of 256 MiB", "expected at most 1000 of 256 MiB"}),
+              [&] { companion_bytes(*ModelSource::open(folder.path(""))); });
+  for (int i = 0; i < 16; ++i) std::filesystem::remove(folder.path("notes" + std::to_string(i) + ".md"));
+  for (int i = 0; i < 1000; ++i) folder.write(std::to_string(i) + ".txt", "");
+  check_error(expect<FormatError>({"1001 files of 0 MiB"}),
+              [&] { companion_bytes(*ModelSource::open(folder.path(""))); });
 }
 
 TEST(SafetensorsSource, OtherFilesInTheFolderAreLeftAlone) {

@@ -174,6 +174,15 @@ TEST(NpzWriter, MoreThan65535Arrays) {
   EXPECT_EQ(floats(file.load("a65999")), std::vector<float>{55});
 }
 
+TEST(NpzWriter, MoreMembersThanAModelHasAreRefused) {
+  const test::TemporaryFolder folder;
+  std::vector<TensorView> arrays;
+  for (int i = 0; i <= 200'000; ++i) arrays.push_back({"a" + std::to_string(i), DType::kU8, {0}, {}});
+  write_npz(folder.path("a.npz"), arrays);
+  test::check_error(test::expect<FormatError>({"a.npz", "at most 200000 members, found 200001"}),
+                    [&] { NpzFile(folder.path("a.npz")); });
+}
+
 TEST(NpzWriter, LargeMemberInRows) {
   const test::TemporaryFolder folder;
   OwnedTensor array{.name = "x", .dtype = DType::kF16, .shape = {2, 700, 1001}, .bytes = Buffer(2 * 2 * 700 * 1001)};

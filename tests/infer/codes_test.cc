@@ -82,7 +82,7 @@ class RoundedSource : public ModelSource {
   void release(const std::string&) const override {}
   void check_unchanged() const override {}
   const Tokenizer& tokenizer() const override { return inner_->tokenizer(); }
-  std::vector<std::pair<std::string, std::string>> companion_files() const override { return {}; }
+  std::vector<CompanionFile> companion_files() const override { return {}; }
   Digest digest() const override { return {}; }
 
  protected:

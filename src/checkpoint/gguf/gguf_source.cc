@@ -204,11 +204,13 @@ class GgufSource : public ModelSource {
     return *tokenizer_;
   }
 
-  std::vector<std::pair<std::string, std::string>> companion_files() const override {
-    const TokenizerFiles files = tokenizer_files();
-    return {{"tokenizer.json", files.tokenizer_json},
-            {"tokenizer_config.json", files.tokenizer_config_json},
-            {"generation_config.json", files.generation_config_json}};
+  std::vector<CompanionFile> companion_files() const override {
+    const auto files = std::make_shared<const TokenizerFiles>(tokenizer_files());
+    const auto file = [&](const char* name, const std::string& content) {
+      return CompanionFile{name, content.size(), [files, &content] { return content; }};
+    };
+    return {file("tokenizer.json", files->tokenizer_json), file("tokenizer_config.json", files->tokenizer_config_json),
+            file("generation_config.json", files->generation_config_json)};
   }
 
   Digest digest() const override {
