@@ -57,17 +57,17 @@ Matrix random_states(int64_t rows, int64_t cols) {
   return m;
 }
 
-void report(benchmark::State& state, double operations, ComputeType precision, double cpu) {
-  static const double f32 = gemm_rate(GemmType::kF32);
-  static const double bf16 = gemm_rate(GemmType::kBF16);
+void report(benchmark::State& state, double operations, MatmulPrecision precision, double cpu) {
+  static const double f32 = gemm_rate(MatmulPrecision::kF32);
+  static const double bf16 = gemm_rate(MatmulPrecision::kBF16);
   const double total = operations * static_cast<double>(state.iterations());
-  const double roof = (precision == ComputeType::kBF16 ? bf16 : f32) * 1e9;
+  const double roof = (precision == MatmulPrecision::kBF16 ? bf16 : f32) * 1e9;
   state.counters["flops"] = total / cpu;
   state.counters["share"] = total / cpu / roof;
   state.SetLabel(gemm_isa_name() + ", " + isa_name());
 }
 
-void forward(benchmark::State& state, const Shape& shape, ComputeType precision, bool with_hook) {
+void forward(benchmark::State& state, const Shape& shape, MatmulPrecision precision, bool with_hook) {
   const Model m(shape);
   const std::vector<int64_t> lengths(static_cast<size_t>(state.range(0)), state.range(1));
   Matrix states = random_states(state.range(0) * state.range(1), shape.hidden);
@@ -81,16 +81,16 @@ void forward(benchmark::State& state, const Shape& shape, ComputeType precision,
   report(state, f.operations(0, lengths), f.precision(), cpu);
 }
 void smollm2_f32(benchmark::State& state) {
-  forward(state, kSmolLM2, ComputeType::kF32, false);
+  forward(state, kSmolLM2, MatmulPrecision::kF32, false);
 }
 void smollm2_f32_hooks(benchmark::State& state) {
-  forward(state, kSmolLM2, ComputeType::kF32, true);
+  forward(state, kSmolLM2, MatmulPrecision::kF32, true);
 }
 void smollm2_bf16(benchmark::State& state) {
-  forward(state, kSmolLM2, ComputeType::kBF16, false);
+  forward(state, kSmolLM2, MatmulPrecision::kBF16, false);
 }
 void llama_1b_f32(benchmark::State& state) {
-  forward(state, kLlama1B, ComputeType::kF32, false);
+  forward(state, kLlama1B, MatmulPrecision::kF32, false);
 }
 
 // One token of each sequence after `range(1)` earlier ones, with the block prepared once.
@@ -108,7 +108,7 @@ void smollm2_decode(benchmark::State& state) {
     for (size_t s = 0; s < ones.size(); ++s) cache.truncate(static_cast<int64_t>(s), state.range(1));
     f.run(0, *block, states, ones, {}, &cache);
   }
-  report(state, f.operations(0, ones), ComputeType::kF32, cpu_seconds() - start);
+  report(state, f.operations(0, ones), MatmulPrecision::kF32, cpu_seconds() - start);
 }
 
 BENCHMARK(smollm2_f32)->Args({64, 512})->Args({8, 512})->Args({1, 4096})->UseRealTime()->Unit(benchmark::kMillisecond);

@@ -7,10 +7,10 @@
 namespace metal_marlin {
 namespace {
 
-double rate(GemmType type) {
-  static const double f32 = gemm_rate(GemmType::kF32);
-  static const double bf16 = gemm_rate(GemmType::kBF16);
-  return type == GemmType::kBF16 ? bf16 : f32;
+double rate(MatmulPrecision type) {
+  static const double f32 = gemm_rate(MatmulPrecision::kF32);
+  static const double bf16 = gemm_rate(MatmulPrecision::kBF16);
+  return type == MatmulPrecision::kBF16 ? bf16 : f32;
 }
 
 Matrix filled(int64_t rows, int64_t cols) {
@@ -19,13 +19,13 @@ Matrix filled(int64_t rows, int64_t cols) {
   return m;
 }
 
-void report(benchmark::State& state, double operations, GemmType type) {
+void report(benchmark::State& state, double operations, MatmulPrecision type) {
   const double total = operations * static_cast<double>(state.iterations());
   state.counters["flops"] = benchmark::Counter(total, benchmark::Counter::kIsRate);
   state.counters["share"] = benchmark::Counter(total / (rate(type) * 1e9), benchmark::Counter::kIsRate);
 }
 
-void packed(benchmark::State& state, GemmType type) {
+void packed(benchmark::State& state, MatmulPrecision type) {
   const int64_t m = state.range(0);
   const int64_t n = state.range(1);
   const int64_t k = state.range(2);
@@ -37,10 +37,10 @@ void packed(benchmark::State& state, GemmType type) {
   report(state, 2.0 * static_cast<double>(m * n * k), weight.type());
 }
 void packed_f32(benchmark::State& state) {
-  packed(state, GemmType::kF32);
+  packed(state, MatmulPrecision::kF32);
 }
 void packed_bf16(benchmark::State& state) {
-  packed(state, GemmType::kBF16);
+  packed(state, MatmulPrecision::kBF16);
 }
 
 void stored_f32(benchmark::State& state) {
@@ -49,12 +49,12 @@ void stored_f32(benchmark::State& state) {
   const auto view = PackedWeight::view(w.data(), w.rows(), w.cols());
   Matrix y(x.rows(), w.rows());
   for (auto _ : state) linear_rows(view, x.data(), x.rows(), nullptr, y.data(), w.rows());
-  report(state, 2.0 * static_cast<double>(x.rows() * w.rows() * w.cols()), GemmType::kF32);
+  report(state, 2.0 * static_cast<double>(x.rows() * w.rows() * w.cols()), MatmulPrecision::kF32);
 }
 
 void pack(benchmark::State& state) {
   const Matrix w = filled(state.range(0), state.range(1));
-  for (auto _ : state) benchmark::DoNotOptimize(PackedWeight(w.data(), w.rows(), w.cols(), GemmType::kF32));
+  for (auto _ : state) benchmark::DoNotOptimize(PackedWeight(w.data(), w.rows(), w.cols(), MatmulPrecision::kF32));
   state.SetBytesProcessed(state.iterations() * w.size() * 4);
 }
 
@@ -66,7 +66,7 @@ void small(benchmark::State& state) {
   const Matrix b = filled(k, n);
   Matrix c(96, n);
   for (auto _ : state) kernels().small_gemm(a.data(), k, b.data(), n, c.data(), n, 96, n, k);
-  report(state, 2.0 * 96 * static_cast<double>(n * k), GemmType::kF32);
+  report(state, 2.0 * 96 * static_cast<double>(n * k), MatmulPrecision::kF32);
 }
 
 void shapes(benchmark::internal::Benchmark* b) {

@@ -151,7 +151,7 @@ void attend(benchmark::State& state, const KernelTable& kernels, KvType type, in
     count(state, "GB/s", static_cast<double>(kv_page_bytes(type, Attention::kHeadDim)), read_rate(a.pages));
   } else {
     count(state, "GFLOP/s", 4.0 * static_cast<double>(rows * kKvPage * Attention::kHeadDim),
-          gemm_rate(GemmType::kF32) * 1e9);
+          gemm_rate(MatmulPrecision::kF32) * 1e9);
   }
 }
 
@@ -164,7 +164,7 @@ void small_gemm(benchmark::State& state, const KernelTable& kernels) {
     kernels.small_gemm(a.data(), kK, b.data(), kN, c.data(), kN, kM, kN, kK);
     benchmark::ClobberMemory();
   }
-  count(state, "GFLOP/s", 2.0 * kM * kN * kK, gemm_rate(GemmType::kF32) * 1e9);
+  count(state, "GFLOP/s", 2.0 * kM * kN * kK, gemm_rate(MatmulPrecision::kF32) * 1e9);
 }
 
 const int registered = [] {

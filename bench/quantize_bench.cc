@@ -11,8 +11,8 @@
 #include "kernels/linear_algebra.h"
 #include "quantize/clip.h"
 #include "quantize/errors.h"
-#include "quantize/gptq.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/gptq.h"
+#include "quantize/rounding/rtn.h"
 #include "scale/search.h"
 
 namespace metal_marlin {

@@ -13,7 +13,7 @@
 #include "kernels/linear_algebra.h"
 #include "quantize/errors.h"
 #include "quantize/group_range.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/rtn.h"
 #include "scale/salient.h"
 
 namespace metal_marlin {
@@ -27,7 +27,7 @@ constexpr int kAsymmetricFinalists = 10;
 
 RangeOptions range_options(const Grid& grid) {
   RangeOptions options;
-  options.method = RangeMethod::kGram;
+  options.method = RangeChoice::kGram;
   options.finalists = grid.symmetric ? kSymmetricFinalists : kAsymmetricFinalists;
   return options;
 }

@@ -13,7 +13,7 @@
 #include "kernels/linear_algebra.h"
 #include "quantize/candidates.h"
 #include "quantize/errors.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/rtn.h"
 #include "scale/salient.h"
 
 namespace metal_marlin {
@@ -99,7 +99,7 @@ class GivenScalesLoss {
 
 Array compute_activation_stats(const ArrayView& activations, const std::string& method) try {
   const ThreadCount thread_count;
-  const ActivationMethod statistic = parse_activation_method(method);
+  const Statistic statistic = parse_activation_method(method);
   const int64_t width = expect_activations(activations, "activations");
   const ActivationStats stats = collect_stats(activations, false);
   return copy_array(ElementType::kF32, {width}, activation_statistic(stats, statistic).data());
@@ -158,7 +158,7 @@ Array compute_salient_scaling(const ArrayView& weights, const ArrayView& salient
     }
   }
   ScaleSearchOptions options;
-  options.statistic = ActivationMethod::kRms;
+  options.statistic = Statistic::kRms;
   options.grid = {kAwqQuantBits, true, group_size};
   const GivenScalesLoss loss(weight, group_scales, stats.gram, options.grid);
   options.loss = std::cref(loss);

@@ -8,8 +8,8 @@
 #include "core/border.h"
 #include "core/threads.h"
 #include "quantize/errors.h"
-#include "quantize/gptq.h"
 #include "quantize/group_range.h"
+#include "quantize/rounding/gptq.h"
 
 namespace metal_marlin {
 
@@ -25,7 +25,7 @@ GPTQPacked gptq_quantize(const ArrayView& weights, const ArrayView& activations,
   constexpr int64_t kStages = 3;
   report_stage(observer, "search ranges", 0, kStages);
   RangeOptions range;
-  range.method = RangeMethod::kGram;
+  range.method = RangeChoice::kGram;
   const GroupRanges ranges = group_ranges(weight, grid, range, &stats.gram);
   require_held_scales(ranges.counts.clamped, "weights");
   report_stage(observer, "round", 1, kStages);

@@ -16,9 +16,9 @@
 #include "core/threads.h"
 #include "pack/nibble_rows.h"
 #include "quantize/errors.h"
-#include "quantize/gptq.h"
 #include "quantize/group_range.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/gptq.h"
+#include "quantize/rounding/rtn.h"
 
 namespace metal_marlin {
 namespace {
@@ -78,7 +78,7 @@ GPTQResult by_hessian(Matrix weight, Matrix hessian, const Grid& grid, Order ord
   if (order == Order::kGrouped) perm = sort_columns(weight, hessian);
   report_stage(observer, "search ranges", 0, kStages);
   RangeOptions range;
-  range.method = RangeMethod::kGram;
+  range.method = RangeChoice::kGram;
   const GroupRanges ranges = group_ranges(weight, grid, range, &hessian);
   require_held_scales(ranges.counts.clamped, name);
   report_stage(observer, "round", 1, kStages);

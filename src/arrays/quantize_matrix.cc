@@ -74,7 +74,7 @@ Parts parts_of(const ArrayView& inputs, const Recipe& recipe) {
 
 InputStats read_inputs(const ArrayView& inputs, const Recipe& recipe, const Observer& observer) {
   const Parts parts = parts_of(inputs, recipe);
-  StatsCollector collector(true, ComputeType::kF32, parts.lengths, parts.last);
+  StatsCollector collector(true, MatmulPrecision::kF32, parts.lengths, parts.last);
   int64_t seen = 0;
   for_each_batch(inputs, "inputs", [&](const float* rows, int64_t count) {
     report_stage(observer, "statistics", seen, token_count(inputs));
@@ -103,14 +103,14 @@ class MatrixQuantizer {
   QuantizedMatrix run(const std::optional<ArrayView>& inputs) {
     if (inputs) stats_ = read_inputs(*inputs, recipe_, observer_);
     find_scale();
-    const RoundingChoice choice = choose();
+    const RoundingOptions rounding = choose();
     report_stage(observer_, "round", 3, kStages);
     const GroupRanges ranges = ranges_of(weight_, stats_.all.gram);
     require_held_scales(ranges.counts.clamped, "weight");
     LinearRecord record;
-    const QuantizedTensor q = round(choice, ranges, record);
+    const QuantizedTensor q = round(rounding, ranges, record);
     result_.damping = record.damping.value_or(0);
-    result_.rounding = rounding_name(choice);
+    result_.rounding = rounding_name(rounding);
     report_stage(observer_, "measure", 4, kStages);
     measure(q);
     store(q);
@@ -144,27 +144,24 @@ class MatrixQuantizer {
     return choose_ranges(recipe_, rows, gram, recipe_.grid, true, unused);
   }
 
-  RoundingChoice choose() {
-    if (stats_.guard.gram.empty()) return choice_of(recipe_);
+  RoundingOptions choose() {
+    if (stats_.guard.gram.empty()) return recipe_.rounding;
     report_stage(observer_, "choose rounding", 2, kStages);
     RoundingTrial trial = rounding_trial(recipe_);
     trial.grids = {recipe_.grid};
     trial.ranges = [&](const Matrix& rows, const Matrix& gram, size_t) { return ranges_of(rows, gram); };
     const Matrix* const stack[] = {&weight_};
-    const RoundingChoice choice =
-        choose_rounding(stack, stats_.all.gram, stats_.guard.gram, stats_.guard_share, trial).front();
+    const RoundingOptions chosen =
+        choose_rounding(stack, stats_.all.gram, stats_.guard.gram, stats_.guard_share, trial).front().rounding;
     stats_.guard.gram = Matrix();
-    return choice;
+    return chosen;
   }
 
-  QuantizedTensor round(const RoundingChoice& choice, const GroupRanges& ranges, LinearRecord& record) const {
+  QuantizedTensor round(const RoundingOptions& rounding, const GroupRanges& ranges, LinearRecord& record) const {
     std::optional<GptqFactor> factor;
-    if (choice.feedback) {
-      GptqOptions options = gptq_options(recipe_);
-      options.damping = choice.damping;
-      factor = make_gptq_factor(stats_.all.gram, options);
-    }
-    return round_linear_as(choice, weight_, stats_.all.gram, ranges, recipe_.grid, factor ? &*factor : nullptr, record);
+    if (rounding.feedback) factor = make_gptq_factor(stats_.all.gram, rounding.gptq);
+    return round_linear_as(rounding, weight_, stats_.all.gram, ranges, recipe_.grid, factor ? &*factor : nullptr,
+                           record);
   }
 
   void measure(const QuantizedTensor& q) {

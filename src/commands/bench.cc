@@ -70,7 +70,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
   decoder_options.capacity = length;
   decoder_options.sequences = *std::max_element(options.batch.begin(), options.batch.end());
   Decoder decoder(*source, decoder_options);
-  const Head head(*source, ComputeType::kF32, compute.head);
+  const Head head(*source, MatmulPrecision::kF32, compute.head);
   BenchResult result;
   result.load_seconds = wall_seconds() - start;
   result.cpu = cpu_name();

@@ -58,8 +58,8 @@ uint64_t evaluation_bytes(const ModelSource& source, const TokenSet& chunks, uin
   uint64_t floats = 0;  // of a block
   uint64_t coded = 0;
   for (int64_t layer = 0; layer < (codes ? c.num_hidden_layers : 1); ++layer) {
-    floats = std::max(floats, prepared_bytes(source, layer, ComputeType::kF32, false));
-    coded = std::max(coded, prepared_bytes(source, layer, ComputeType::kF32, codes));
+    floats = std::max(floats, prepared_bytes(source, layer, MatmulPrecision::kF32, false));
+    coded = std::max(coded, prepared_bytes(source, layer, MatmulPrecision::kF32, codes));
   }
   // Of a block that stays codes, what is read of a linear stands beside it: a byte for each code, or its floats.
   const uint64_t block = codes ? coded + floats / 4 : 2 * floats;

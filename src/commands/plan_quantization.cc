@@ -67,9 +67,9 @@ Work work_per_token(const ModelSource& source) {
 // Seconds from the machine's measured rate of matrix products. The factors allow for what is not a product.
 std::map<std::string, double> estimate_time(const ModelSource& source, const Recipe& recipe,
                                             const QuantizeOptions& options, const TextSizes& sizes) {
-  const double rate = gemm_rate(GemmType::kF32) * 1e9 * threads();
+  const double rate = gemm_rate(MatmulPrecision::kF32) * 1e9 * threads();
   const double statistics_rate =
-      recipe.precision == ComputeType::kBF16 ? gemm_rate(GemmType::kBF16) * 1e9 * threads() : rate;
+      recipe.precision == MatmulPrecision::kBF16 ? gemm_rate(MatmulPrecision::kBF16) * 1e9 * threads() : rate;
   const Work work = work_per_token(source);
   const auto calibration = static_cast<double>(sizes.calibration);
   const auto held_back = static_cast<double>(sizes.held_back);
@@ -84,8 +84,8 @@ std::map<std::string, double> estimate_time(const ModelSource& source, const Rec
     const auto k = static_cast<double>(slot.columns);
     rounding += 4 * n * k * k;  // errors before and after
     if (recipe.scales != ScaleMethod::kNone) rounding += 20 * 256 * k * k;
-    if (recipe.rounding == Rounding::kGptq) rounding += n * k * k + k * k * k;
-    if (recipe.refine) rounding += 9 * n * k * k;
+    if (recipe.rounding.feedback) rounding += n * k * k + k * k * k;
+    if (recipe.rounding.refine) rounding += 9 * n * k * k;
     if (recipe.ranges == RangeChoice::kGram || recipe.clip) rounding += 25 * 64 * n * k;
   }
   rounding *= static_cast<double>(source.config().num_hidden_layers) / rate / 0.5;
@@ -268,7 +268,7 @@ Plan plan_quantization(const std::string& model, const std::string& output, cons
   plan.disk_free_bytes = free_disk_bytes(output);
   plan.memory_budget = memory_budget(options.machine);
   plan.seconds = estimate_time(*source, recipe, options, sizes);
-  plan.machine = {cpu_name(), threads(), gemm_rate(GemmType::kF32)};
+  plan.machine = {cpu_name(), threads(), gemm_rate(MatmulPrecision::kF32)};
   plan.warnings = tracker.warnings();
   return plan;
 } catch (...) {

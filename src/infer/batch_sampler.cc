@@ -49,8 +49,8 @@ void check(const SelfTextOptions& o) {
     throw ArgumentError(fmt::format("self-made text: temperature {}, expected > 0", o.temperature));
 }
 
-ComputeType precision() {
-  return has_bf16_gemm() ? ComputeType::kBF16 : ComputeType::kF32;
+MatmulPrecision precision() {
+  return has_bf16_gemm() ? MatmulPrecision::kBF16 : MatmulPrecision::kF32;
 }
 
 // Whether a token may start a text: it is ordinary text with a letter in it.
@@ -138,7 +138,7 @@ SelfTextPlan plan_self_text(const ModelSource& source, const SelfTextOptions& op
   const ModelConfig& c = source.config();
   const auto layers = static_cast<uint64_t>(c.num_hidden_layers);
   const uint64_t layer = prepared_bytes(source, 0, precision(), false);
-  const uint64_t layer_f32 = prepared_bytes(source, 0, ComputeType::kF32, false);
+  const uint64_t layer_f32 = prepared_bytes(source, 0, MatmulPrecision::kF32, false);
   const uint64_t each = Decoder::cache_bytes(source, KvType::kF16, 1, options.length);
   const auto vocabulary = static_cast<uint64_t>(c.vocab_size);
   const auto most = std::min(options.count, kLargestGroup);

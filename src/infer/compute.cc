@@ -35,7 +35,7 @@ Compute compute_of(const ComputeOptions& options, const MachineOptions& machine,
       compute.name = "int8";
       break;
     case Arithmetic::kBF16:
-      compute.precision = ComputeType::kBF16;
+      compute.precision = MatmulPrecision::kBF16;
       compute.name = "bf16";
       break;
     case Arithmetic::kF32:
@@ -44,7 +44,7 @@ Compute compute_of(const ComputeOptions& options, const MachineOptions& machine,
   const int head = options.head.value_or(generates && compute.codes ? 8 : 16);
   if (head != 8 && head != 16) throw ArgumentError(fmt::format("--head: expected auto, 16 or 8, found {}", head));
   if (head == 8) compute.head = HeadBits::k8;
-  const bool floats = !compute.codes && compute.precision == ComputeType::kF32;
+  const bool floats = !compute.codes && compute.precision == MatmulPrecision::kF32;
   switch (options.kv.value_or(floats ? 32 : 16)) {
     case 32:
       compute.kv = KvType::kF32;

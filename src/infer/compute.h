@@ -13,8 +13,8 @@ namespace metal_marlin {
 class ModelSource;
 
 struct Compute {
-  ComputeType precision = ComputeType::kF32;  // of linears that are floats
-  bool codes = false;                         // linears that are stored as codes stay so
+  MatmulPrecision precision = MatmulPrecision::kF32;  // of linears that are floats
+  bool codes = false;                                 // linears that are stored as codes stay so
   HeadBits head = HeadBits::kStored;
   KvType kv = KvType::kF16;
   const char* name = "f32";  // "int8", "bf16", "f32"

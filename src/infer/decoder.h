@@ -20,7 +20,7 @@ class PreparedBlock;
 struct DecoderOptions {
   int64_t sequences = 1;
   int64_t capacity = 1;  // tokens of a sequence at most
-  ComputeType precision = ComputeType::kF32;
+  MatmulPrecision precision = MatmulPrecision::kF32;
   bool codes = false;  // linears that are stored as codes stay so and are multiplied with activations in 8 bits
   KvType cache = KvType::kF32;  // of the keys and values
   // Bytes of prepared weights to keep (prepared_bytes()). The blocks that do not fit are loaded again for each call of

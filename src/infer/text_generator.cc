@@ -101,7 +101,7 @@ TextGenerator::Impl::Impl(const std::string& model, const MachineOptions& machin
   try {
     look_at_tokenizer(0, 0);
     decoder = std::make_unique<Decoder>(*source, options, look_at_tokenizer);
-    head = std::make_unique<Head>(*source, ComputeType::kF32, compute.head);
+    head = std::make_unique<Head>(*source, MatmulPrecision::kF32, compute.head);
   } catch (...) {
     if (tokenizer.valid()) tokenizer.get();
     throw;

@@ -34,8 +34,8 @@ dnnl::stream& stream() {
   return s;
 }
 
-Type dnnl_type(GemmType type) {
-  return type == GemmType::kBF16 ? Type::bf16 : Type::f32;
+Type dnnl_type(MatmulPrecision type) {
+  return type == MatmulPrecision::kBF16 ? Type::bf16 : Type::f32;
 }
 
 dnnl::matmul::primitive_desc describe(const dnnl::memory::desc& source, const dnnl::memory::desc& weights,
@@ -51,7 +51,7 @@ dnnl::matmul::primitive_desc describe(const dnnl::memory::desc& source, const dn
 #endif
 }
 
-dnnl::matmul::primitive_desc describe(Dim m, Dim n, Dim k, GemmType type, const dnnl::memory::desc& weights) {
+dnnl::matmul::primitive_desc describe(Dim m, Dim n, Dim k, MatmulPrecision type, const dnnl::memory::desc& weights) {
   return describe({{m, k}, dnnl_type(type), Tag::ab}, weights, {{m, n}, Type::f32, Tag::ab});
 }
 
@@ -66,8 +66,8 @@ struct Product {
 constexpr Dim kLayoutRows = 128;  // the number of rows for which oneDNN chooses the layout of packed weights
 
 // All products made so far: one takes about 0.2 ms to make and some 20 KiB to keep.
-const Product& product(Dim m, Dim n, Dim k, GemmType type, bool packed) {
-  using Key = std::tuple<Dim, Dim, Dim, GemmType, bool>;
+const Product& product(Dim m, Dim n, Dim k, MatmulPrecision type, bool packed) {
+  using Key = std::tuple<Dim, Dim, Dim, MatmulPrecision, bool>;
   static std::map<Key, Product> products;
   static std::mutex mutex;
   thread_local std::map<Key, const Product*> mine;
@@ -212,8 +212,8 @@ std::string gemm_isa_name() {
   return has_bf16_gemm() ? "avx512_core_bf16 or later" : "unknown";
 }
 
-PackedWeight::PackedWeight(const float* weight, int64_t out_features, int64_t in_features, GemmType type)
-    : type_(type == GemmType::kBF16 && has_bf16_gemm() ? type : GemmType::kF32),
+PackedWeight::PackedWeight(const float* weight, int64_t out_features, int64_t in_features, MatmulPrecision type)
+    : type_(type == MatmulPrecision::kBF16 && has_bf16_gemm() ? type : MatmulPrecision::kF32),
       out_features_(out_features),
       in_features_(in_features) {
   choose_panels();
@@ -275,8 +275,8 @@ void PackedWeight::multiply(int64_t panel, const void* x, int64_t rows, float* o
   });
 }
 
-const void* gemm_input(GemmType type, const float* x, int64_t count) {
-  if (type == GemmType::kF32) return x;
+const void* gemm_input(MatmulPrecision type, const float* x, int64_t count) {
+  if (type == MatmulPrecision::kF32) return x;
   auto* out = reinterpret_cast<uint16_t*>(thread_scratch(1, (count + 1) / 2));
   kernels().f32_to_bf16(x, count, out);
   return out;
@@ -292,8 +292,8 @@ void linear_panels(const PackedWeight& weight, const float* x, int64_t rows, con
   parallel_for(weight.panels(), [&](int64_t p) { linear_panel(weight, p, input, rows, bias, y, ldy); });
 }
 
-void multiply_stored(GemmType type, const void* weight, int64_t count, int64_t in_features, const void* x, int64_t rows,
-                     float* out) {
+void multiply_stored(MatmulPrecision type, const void* weight, int64_t count, int64_t in_features, const void* x,
+                     int64_t rows, float* out) {
   if (rows <= 0 || count <= 0) return;
   guarded("multiply", [&] { run(product(rows, count, in_features, type, false), x, weight, out); });
 }
@@ -304,7 +304,7 @@ void add_transposed_product(const uint16_t* a, int64_t lda, const uint16_t* b, i
   guarded("multiply", [&] { run(transposed_product(m, n, k, lda, ldb, ldc), a, b, c); });
 }
 
-double gemm_rate(GemmType type) {
+double gemm_rate(MatmulPrecision type) {
   constexpr int64_t kRows = 128;
   constexpr int64_t kOut = 256;
   constexpr int64_t kIn = 512;

@@ -4,6 +4,8 @@
 // 82-105 (f32) of OpenBLAS 0.3.21.
 #pragma once
 
+#include <metal_marlin/options.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -12,8 +14,6 @@
 #include "core/tensor.h"
 
 namespace metal_marlin {
-
-enum class GemmType : uint8_t { kF32, kBF16 };
 
 // True where the processor multiplies bf16 (AVX512_BF16; DNNL_MAX_CPU_ISA is respected).
 bool has_bf16_gemm();
@@ -24,7 +24,7 @@ bool prefers_bf16_gemm();
 std::string gemm_isa_name();
 // GFLOP/s of one core on packed tiles that stay in its cache, the best of about 0.15 s, by processor time. kBF16
 // without hardware: f32.
-double gemm_rate(GemmType type);
+double gemm_rate(MatmulPrecision type);
 
 // A weight [out_features, in_features] in oneDNN's own layout (bf16: rounded to nearest even), in panels of at most
 // kPanel output features. Costs one pass over the weight; holds rows x columns x 4 (bf16: 2) bytes, padded to blocks.
@@ -33,11 +33,11 @@ class PackedWeight {
   static constexpr int64_t kPanel = 512;
   PackedWeight() = default;
   // W is row-major [out_features, in_features] and not needed afterwards. Packs the panels in parallel.
-  PackedWeight(const float* weight, int64_t out_features, int64_t in_features, GemmType type);
+  PackedWeight(const float* weight, int64_t out_features, int64_t in_features, MatmulPrecision type);
   // No copy: W itself in float32, which must outlive this. For weights too large to hold twice; 3-6 % slower.
   static PackedWeight view(const float* weight, int64_t out_features, int64_t in_features);
 
-  GemmType type() const noexcept { return type_; }
+  MatmulPrecision type() const noexcept { return type_; }
   int64_t out_features() const noexcept { return out_features_; }
   int64_t in_features() const noexcept { return in_features_; }
   int64_t panels() const noexcept { return width_ == 0 ? 0 : (out_features_ + width_ - 1) / width_; }
@@ -52,7 +52,7 @@ class PackedWeight {
 
  private:
   void choose_panels();
-  GemmType type_ = GemmType::kF32;
+  MatmulPrecision type_ = MatmulPrecision::kF32;
   int64_t out_features_ = 0;
   int64_t in_features_ = 0;
   int64_t width_ = 0;
@@ -62,7 +62,7 @@ class PackedWeight {
 
 // x as multiply() wants it: x itself for kF32, else its bf16 copy in the calling thread's scratch memory, valid until
 // the thread's next call.
-const void* gemm_input(GemmType type, const float* x, int64_t count);
+const void* gemm_input(MatmulPrecision type, const float* x, int64_t count);
 
 // y [rows, out_features], row stride ldy, = x W^T + bias (bias may be null), on the calling thread.
 void linear_rows(const PackedWeight& weight, const float* x, int64_t rows, const float* bias, float* y, int64_t ldy);
@@ -71,8 +71,8 @@ void linear_panels(const PackedWeight& weight, const float* x, int64_t rows, con
 
 // out [rows, count] = x [rows, in_features] W^T for W row-major as stored, [count, in_features] of `type` (x too),
 // on the calling thread. For weights that are used once; costs a few per cent more than a packed one.
-void multiply_stored(GemmType type, const void* weight, int64_t count, int64_t in_features, const void* x, int64_t rows,
-                     float* out);
+void multiply_stored(MatmulPrecision type, const void* weight, int64_t count, int64_t in_features, const void* x,
+                     int64_t rows, float* out);
 
 // C [m, n] += A^T B on the calling thread; A [k, m] and B [k, n] in bf16, C in float32, sums in float32. ld*: elements
 // between rows. Needs has_bf16_gemm().

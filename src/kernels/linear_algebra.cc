@@ -219,13 +219,13 @@ void gram_accumulate_bf16(const float* x, int64_t tokens, int64_t k, Matrix& gra
 
 }  // namespace
 
-void gram_accumulate(const float* x, int64_t tokens, int64_t k, Matrix& gram, GemmType type) {
+void gram_accumulate(const float* x, int64_t tokens, int64_t k, Matrix& gram, MatmulPrecision type) {
   if (gram.rows() != k || gram.cols() != k) {
     throw ArgumentError(fmt::format("gram: expected [{}, {}], the square of the input's channels, found [{}, {}]", k, k,
                                     gram.rows(), gram.cols()));
   }
   if (tokens <= 0) return;
-  if (type == GemmType::kBF16 && has_bf16_gemm()) return gram_accumulate_bf16(x, tokens, k, gram);
+  if (type == MatmulPrecision::kBF16 && has_bf16_gemm()) return gram_accumulate_bf16(x, tokens, k, gram);
   const int64_t tile = gram_tile(k);
   const std::vector<TilePair> pairs = upper_tiles(tiles_of(k, tile));
   parallel_for(static_cast<int64_t>(pairs.size()), [&](int64_t i) {

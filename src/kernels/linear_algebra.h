@@ -35,7 +35,8 @@ inline constexpr int64_t kBF16GramTokens = 1024;  // of which a bf16 copy is hel
 // error of a sum near 1e-6 of the diagonal. ArgumentError when gram is not [k, k].
 // kBF16: x is rounded to bf16 first (relative 2^-9 per value, without bias); 1.8 times as fast where the machine has
 // such products, else kF32. Holds a copy of kBF16GramTokens tokens.
-void gram_accumulate(const float* x, int64_t tokens, int64_t k, Matrix& gram, GemmType type = GemmType::kF32);
+void gram_accumulate(const float* x, int64_t tokens, int64_t k, Matrix& gram,
+                     MatmulPrecision type = MatmulPrecision::kF32);
 // gram <- gram / tokens, upper half copied to the lower. tokens >= 1.
 void gram_finish(Matrix& gram, uint64_t tokens);
 // gram[k, l] <- gram[k, l] / (scale[k] scale[l]): the Gram matrix of x / scale. ArgumentError when the sizes differ.

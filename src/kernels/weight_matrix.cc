@@ -128,9 +128,9 @@ SegmentPlan SegmentPlan::of(int64_t in_features, int64_t group_size, std::span<c
   return plan;
 }
 
-WeightMatrix::WeightMatrix(const float* weight, int64_t out_features, int64_t in_features, GemmType type)
+WeightMatrix::WeightMatrix(const float* weight, int64_t out_features, int64_t in_features, MatmulPrecision type)
     : floats_(weight, out_features, in_features, type) {
-  type_ = floats_.type() == GemmType::kBF16 ? WeightType::kBF16 : WeightType::kF32;
+  type_ = floats_.type() == MatmulPrecision::kBF16 ? WeightType::kBF16 : WeightType::kF32;
 }
 
 WeightMatrix WeightMatrix::view(const float* weight, int64_t out_features, int64_t in_features) {

@@ -56,7 +56,7 @@ class WeightMatrix {
  public:
   WeightMatrix() = default;
   // Packed as PackedWeight, or `weight` itself in float32 where it stands (view).
-  WeightMatrix(const float* weight, int64_t out_features, int64_t in_features, GemmType type);
+  WeightMatrix(const float* weight, int64_t out_features, int64_t in_features, MatmulPrecision type);
   static WeightMatrix view(const float* weight, int64_t out_features, int64_t in_features);
   // The codes of rows first_row .. first_row + rows - 1, without a float copy; any group size, act order, zeros or
   // minima. q_scale: f16 bits [in_features] by which the weight is divided; may be empty. Nothing is kept of `tensor`,

@@ -2,6 +2,8 @@
 // linear's input. One code path serves all families; the differences are in ModelConfig and Family.
 #pragma once
 
+#include <metal_marlin/options.h>
+
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -37,9 +39,6 @@ struct Block {
 // Loads and checks the weights of a layer. Throws NumericError naming the tensor for NaN or Inf.
 Block load_block(const ModelSource& source, int64_t layer);
 
-// Of the matrix products: f32, or bf16 inputs with f32 sums where the machine has AVX512_BF16 (else f32).
-enum class ComputeType : uint8_t { kF32, kBF16 };
-
 // Keys and values of earlier positions, per layer, for generation.
 class KvCache;
 
@@ -58,7 +57,7 @@ class PreparedBlock;
 // tokens, to bound the scratch memory. The result depends neither on the number of threads nor on other sequences.
 class BlockForward {
  public:
-  BlockForward(const Family& family, const ModelConfig& config, ComputeType precision = ComputeType::kF32);
+  BlockForward(const Family& family, const ModelConfig& config, MatmulPrecision precision = MatmulPrecision::kF32);
   ~BlockForward();
   void run(int64_t layer, const Block& block, Matrix& states, std::span<const int64_t> lengths,
            const InputHook& hook = {}, KvCache* cache = nullptr);
@@ -67,7 +66,8 @@ class BlockForward {
            const InputHook& hook = {}, KvCache* cache = nullptr);
   // The result takes as many bytes as the block in f32, half as many in bf16. It does not refer to `block`.
   std::shared_ptr<const PreparedBlock> prepare(const Block& block) const;
-  ComputeType precision() const noexcept;  // what is used: kF32 where the machine has no bf16 products
+  // What is used: kBF16 (inputs in bf16, sums in f32) only where the machine has such products, else kF32.
+  MatmulPrecision precision() const noexcept;
   static constexpr int64_t kBatchTokens = 4096;
   // Returns the floating-point operations of one layer's products over sequences of these lengths: 2 per multiplication
   // and addition. For attention it counts the keys that a position sees.

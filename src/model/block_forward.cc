@@ -61,16 +61,16 @@ struct Batch {
 struct BlockForward::Impl {
   const Family& family;
   const ModelConfig& config;
-  ComputeType precision;
+  MatmulPrecision precision;
   int64_t q_dim;
   int64_t kv_dim;
   Matrix h, q, k, v, attended, act;                     // scratch of a batch, grown as needed
   std::map<std::pair<bool, int64_t>, RopeTable> ropes;  // by (local, length that the frequencies depend on)
 
-  Impl(const Family& f, const ModelConfig& c, ComputeType p)
+  Impl(const Family& f, const ModelConfig& c, MatmulPrecision p)
       : family(f),
         config(c),
-        precision(p == ComputeType::kBF16 && has_bf16_gemm() ? p : ComputeType::kF32),
+        precision(p == MatmulPrecision::kBF16 && has_bf16_gemm() ? p : MatmulPrecision::kF32),
         q_dim(c.num_attention_heads * c.head_dim),
         kv_dim(c.num_key_value_heads * c.head_dim) {}
 
@@ -410,11 +410,11 @@ void BlockForward::Impl::run_batch(int64_t layer, const PreparedBlock& b, float*
   for_tiles(rows, few, [&](int64_t r, int64_t n) { down(r, n, act.data() + r * ffn); });
 }
 
-BlockForward::BlockForward(const Family& family, const ModelConfig& config, ComputeType precision)
+BlockForward::BlockForward(const Family& family, const ModelConfig& config, MatmulPrecision precision)
     : impl_(std::make_unique<Impl>(family, config, precision)) {}
 BlockForward::~BlockForward() = default;
 
-ComputeType BlockForward::precision() const noexcept {
+MatmulPrecision BlockForward::precision() const noexcept {
   return impl_->precision;
 }
 
@@ -469,8 +469,8 @@ uint64_t BlockForward::scratch_bytes(int64_t length, bool packs) const {
   const int64_t tile = kFewRows * (c.hidden_size + c.intermediate_size + 3 * PackedWeight::kPanel);
   const int64_t attention = length * (kQueryBlock + 3 * c.head_dim);
   const int64_t weights = c.hidden_size * (2 * impl_->q_dim + 2 * impl_->kv_dim + 3 * c.intermediate_size);
-  uint64_t packed = static_cast<uint64_t>(weights) * (impl_->precision == ComputeType::kBF16 ? 2 : 4);
-  if (!packs || (impl_->precision == ComputeType::kF32 && packed > kPackAtMost)) packed = 0;
+  uint64_t packed = static_cast<uint64_t>(weights) * (impl_->precision == MatmulPrecision::kBF16 ? 2 : 4);
+  if (!packs || (impl_->precision == MatmulPrecision::kF32 && packed > kPackAtMost)) packed = 0;
   return 4 * static_cast<uint64_t>(batch + threads() * std::max(tile, attention)) + packed;
 }
 

@@ -116,7 +116,7 @@ Block load_block(const ModelSource& source, int64_t layer) {
 }
 
 std::shared_ptr<const PreparedBlock> load_prepared_block(const ModelSource& source, int64_t layer,
-                                                         ComputeType precision, bool codes) {
+                                                         MatmulPrecision precision, bool codes) {
   if (!codes) return std::make_shared<const PreparedBlock>(load_block(source, layer), precision, false);
   PreparedBlock::Linears linears;
   std::map<std::string, std::optional<StoredCodes>> stored;  // fused weights are read once
@@ -136,8 +136,7 @@ std::shared_ptr<const PreparedBlock> load_prepared_block(const ModelSource& sour
       l.weight = WeightMatrix::of_codes(it->second->tensor, slot.first_row, slot.rows, it->second->q_scale);
     } else {
       const Matrix weight = load_weight(source, slot);
-      const GemmType type = precision == ComputeType::kBF16 ? GemmType::kBF16 : GemmType::kF32;
-      l.weight = WeightMatrix(weight.data(), weight.rows(), weight.cols(), type);
+      l.weight = WeightMatrix(weight.data(), weight.rows(), weight.cols(), precision);
     }
     l.bias = load_bias(source, slot);
     source.release(slot.weight);
@@ -182,7 +181,7 @@ struct Head::Impl {
   float offset = 0;
   float eps = 0;
   float cap = 0;
-  GemmType type = GemmType::kF32;
+  MatmulPrecision type = MatmulPrecision::kF32;
 
   static constexpr int64_t kTile = 512;    // rows of the vocabulary that are converted at once
   static constexpr int64_t kStates = 512;  // states of one product
@@ -246,7 +245,7 @@ WeightMatrix load_head_codes(const ModelSource& source) {
 
 }  // namespace
 
-Head::Head(const ModelSource& source, ComputeType precision, HeadBits bits) : impl_(std::make_unique<Impl>()) {
+Head::Head(const ModelSource& source, MatmulPrecision precision, HeadBits bits) : impl_(std::make_unique<Impl>()) {
   const auto& config = source.config();
   const auto& family = source.family();
   const std::string& name = source.head_tensor();
@@ -278,8 +277,8 @@ Head::Head(const ModelSource& source, ComputeType precision, HeadBits bits) : im
   impl_->offset = family.offset_norm ? 1.0f : 0.0f;
   impl_->eps = static_cast<float>(config.rms_norm_eps);
   impl_->cap = static_cast<float>(config.final_logit_softcapping);
-  if (precision == ComputeType::kBF16 && has_bf16_gemm() && bits == HeadBits::kStored) {
-    impl_->type = GemmType::kBF16;
+  if (precision == MatmulPrecision::kBF16 && has_bf16_gemm() && bits == HeadBits::kStored) {
+    impl_->type = MatmulPrecision::kBF16;
     impl_->pack();
   }
 }
@@ -308,8 +307,8 @@ void Head::logits(const float* states, int64_t rows, float* out) const {
   }
   Buffer rounded;
   const void* input = normed.data();
-  const size_t element = w.type == GemmType::kBF16 ? 2 : 4;
-  if (w.type == GemmType::kBF16) {
+  const size_t element = w.type == MatmulPrecision::kBF16 ? 2 : 4;
+  if (w.type == MatmulPrecision::kBF16) {
     rounded = Buffer(static_cast<size_t>(normed.size()) * element);
     kernels().f32_to_bf16(normed.data(), normed.size(), reinterpret_cast<uint16_t*>(rounded.data()));
     input = rounded.data();
@@ -331,7 +330,7 @@ void Head::logits(const float* states, int64_t rows, float* out) const {
           kernels().dot_rows(normed.row(r + i).data(), weight, hidden, count, hidden, y + i * count);
         }
       } else {
-        multiply_stored(GemmType::kF32, weight, count, hidden, x, n, y);
+        multiply_stored(MatmulPrecision::kF32, weight, count, hidden, x, n, y);
       }
       if (w.cap > 0) kernels().softcap(y, w.cap, n * count);
       for (int64_t i = 0; i < n; ++i) {

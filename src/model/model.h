@@ -27,7 +27,7 @@ enum class HeadBits : uint8_t {
 // kBF16, packed in bf16; with HeadBits::k8, as codes.
 class Head {
  public:
-  explicit Head(const ModelSource& source, ComputeType precision = ComputeType::kF32,
+  explicit Head(const ModelSource& source, MatmulPrecision precision = MatmulPrecision::kF32,
                 HeadBits bits = HeadBits::kStored);
   ~Head();
   // What the head's matrix takes in memory, unpacked.

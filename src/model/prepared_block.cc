@@ -9,8 +9,8 @@
 
 namespace metal_marlin {
 
-uint64_t prepared_bytes(const ModelSource& source, int64_t layer, ComputeType precision, bool codes) {
-  const uint64_t element = precision == ComputeType::kBF16 && has_bf16_gemm() ? 2 : 4;
+uint64_t prepared_bytes(const ModelSource& source, int64_t layer, MatmulPrecision precision, bool codes) {
+  const uint64_t element = precision == MatmulPrecision::kBF16 && has_bf16_gemm() ? 2 : 4;
   uint64_t bytes = 0;
   for (const LinearSlot& slot : source.linears(layer)) {
     const auto form = codes ? source.code_form(slot.weight) : std::nullopt;
@@ -30,12 +30,12 @@ Block Block::clone() const {
   return copy;
 }
 
-PreparedBlock::PreparedBlock(const Block& block, ComputeType precision, bool in_place) : norms_(block.norms) {
-  const GemmType type = precision == ComputeType::kBF16 ? GemmType::kBF16 : GemmType::kF32;
+PreparedBlock::PreparedBlock(const Block& block, MatmulPrecision precision, bool in_place) : norms_(block.norms) {
   for (size_t i = 0; i < linears_.size(); ++i) {
     const Matrix& w = block.linears[i].weight;
-    linears_[i].weight = in_place && type == GemmType::kF32 ? WeightMatrix::view(w.data(), w.rows(), w.cols())
-                                                            : WeightMatrix(w.data(), w.rows(), w.cols(), type);
+    linears_[i].weight = in_place && precision == MatmulPrecision::kF32
+                             ? WeightMatrix::view(w.data(), w.rows(), w.cols())
+                             : WeightMatrix(w.data(), w.rows(), w.cols(), precision);
     linears_[i].bias = block.linears[i].bias;
   }
 }

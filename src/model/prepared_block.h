@@ -22,7 +22,7 @@ class PreparedBlock {
  public:
   // With `in_place` float32 weights are used where they are instead of being packed. They must then outlive this
   // object.
-  PreparedBlock(const Block& block, ComputeType precision, bool in_place);
+  PreparedBlock(const Block& block, MatmulPrecision precision, bool in_place);
   // Of parts that are prepared already.
   using Linears = std::array<PreparedLinear, kLinears>;
   using Norms = std::array<std::vector<float>, kNorms>;
@@ -42,8 +42,8 @@ class PreparedBlock {
 // The layer's block from the checkpoint, prepared. `codes`: linears that are stored as codes stay so and are multiplied
 // with activations in 8 bits; all others are floats of `precision`. Errors as load_block.
 std::shared_ptr<const PreparedBlock> load_prepared_block(const ModelSource& source, int64_t layer,
-                                                         ComputeType precision, bool codes);
+                                                         MatmulPrecision precision, bool codes);
 // What its matrices take in memory: of codes at most that, of floats without the padding of their panels.
-uint64_t prepared_bytes(const ModelSource& source, int64_t layer, ComputeType precision, bool codes);
+uint64_t prepared_bytes(const ModelSource& source, int64_t layer, MatmulPrecision precision, bool codes);
 
 }  // namespace metal_marlin

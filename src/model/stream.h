@@ -19,7 +19,7 @@ class ModelSource;
 struct TokenSet;
 
 struct StreamOptions {
-  ComputeType precision = ComputeType::kF32;
+  MatmulPrecision precision = MatmulPrecision::kF32;
   // Path whose folder gets the scratch file of the states (StateStore); empty: they are held in memory.
   std::string scratch;
   // States of the same sequences that are held side by side, for models that differ in single blocks.
@@ -60,7 +60,7 @@ class Stream {
   std::shared_ptr<const PreparedBlock> prepare(const Block& block) const { return forward_->prepare(block); }
 
   // What is used: kF32 where the machine has no products in bf16.
-  ComputeType precision() const noexcept { return forward_->precision(); }
+  MatmulPrecision precision() const noexcept { return forward_->precision(); }
   const std::vector<int64_t>& lengths() const noexcept { return lengths_; }
   int64_t rows() const noexcept { return states_.rows(); }  // of a lane
   int64_t hidden() const noexcept { return states_.hidden(); }

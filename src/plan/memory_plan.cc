@@ -13,8 +13,8 @@
 #include "kernels/linear_algebra.h"
 #include "mixed/sensitivity.h"
 #include "model/block.h"
-#include "quantize/gptq.h"
-#include "quantize/refine.h"
+#include "quantize/rounding/gptq.h"
+#include "quantize/rounding/refine.h"
 #include "report/size.h"
 #include "scale/feedback_loss.h"
 #include "text/select_pool.h"
@@ -58,8 +58,8 @@ MemoryRecord measure_memory(const ModelSource& source, const Recipe& recipe, con
     in_features[static_cast<size_t>(input_of(slot.kind))] = static_cast<uint64_t>(slot.columns);
     uint64_t scratch = largest * (sizeof(float) * 2 + 1);
     uint64_t rounding = 0;
-    if (recipe.rounding == Rounding::kGptq) rounding = gptq_memory_bytes(slot.columns, slot.rows);
-    if (recipe.refine)
+    if (recipe.rounding.feedback) rounding = gptq_memory_bytes(slot.columns, slot.rows);
+    if (recipe.rounding.refine)
       rounding = std::max(rounding, refine_memory_bytes(slot.columns, recipe.grid.group_of(slot.columns)));
     // The scale search's factor beside the blocks of the Gram matrix, which touch a page per row.
     if (recipe.scale_loss == ScaleLoss::kFeedback) {
@@ -75,7 +75,7 @@ MemoryRecord measure_memory(const ModelSource& source, const Recipe& recipe, con
   plan.block = weights * sizeof(float) + weights;
   const int copies = 1 + (evaluating ? 1 : 0) + (recipe.guard ? 1 : 0);
   for (const uint64_t k : in_features) plan.statistics += k * k * sizeof(float) * copies;
-  if (recipe.precision == ComputeType::kBF16) {
+  if (recipe.precision == MatmulPrecision::kBF16) {
     plan.statistics +=
         *std::max_element(in_features.begin(), in_features.end()) * static_cast<uint64_t>(kBF16GramTokens) * 2;
   }

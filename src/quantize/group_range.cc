@@ -42,7 +42,7 @@ int64_t lift_zeros(GroupRanges& ranges, const Grid& grid, int least) {
 
 GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOptions& options, const Matrix* gram) {
   const bool by_gram = reads_gram(options.method);
-  const int finalists = options.method == RangeMethod::kDiagonal ? 1 : options.finalists;
+  const int finalists = options.method == RangeChoice::kDiagonal ? 1 : options.finalists;
   if (by_gram && gram == nullptr) {
     throw ArgumentError(
         "gram: ranges by the Gram matrix need one; collect it during calibration, or use absmax or mse");
@@ -55,7 +55,7 @@ GroupRanges group_ranges(const Matrix& weight, const Grid& grid, const RangeOpti
   if (!by_gram) gram = nullptr;
   require_arguments(weight, grid, gram);
   using Extents = std::array<Extent, kLaneRows>;
-  const bool searched = options.method != RangeMethod::kAbsmax;
+  const bool searched = options.method != RangeChoice::kAbsmax;
   const float levels = static_cast<float>(grid.levels());
   if (grid.symmetric) {
     const float divisor = searched ? levels / 2 - 0.5f : (options.divisor > 0 ? options.divisor : levels / 2 - 1.0f);

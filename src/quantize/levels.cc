@@ -13,9 +13,9 @@
 #include "core/threads.h"
 #include "core/values.h"
 #include "kernels/linear_algebra.h"
-#include "quantize/gptq_tiles.h"
 #include "quantize/group_range.h"
 #include "quantize/lanes.h"
+#include "quantize/rounding/gptq_tiles.h"
 
 namespace metal_marlin {
 namespace {

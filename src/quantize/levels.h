@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "quantize/gptq.h"
+#include "quantize/rounding/gptq.h"
 
 namespace metal_marlin {
 

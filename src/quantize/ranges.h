@@ -1,6 +1,8 @@
 // Ranges of groups: how they may be chosen, and what they are.
 #pragma once
 
+#include <metal_marlin/options.h>
+
 #include <cstdint>
 #include <vector>
 
@@ -9,20 +11,18 @@
 
 namespace metal_marlin {
 
-enum class RangeMethod : uint8_t {
-  kAbsmax,  // symmetric: S = max|w| / divisor; asymmetric: S = (max - min) / (levels - 1) with min <= 0 <= max; with a
-            // minimum: the same, of any min and max, m = min
-  kMse,     // the candidates of kGram, least sum of squared errors of the group's weights
-  kGram,    // least e G_gg e^T, e the group's weight errors, G_gg its block of the Gram matrix
-  kDiagonal,  // the same with the diagonal of G_gg alone: sum of G_kk e_k^2
-};
-
-constexpr bool reads_gram(RangeMethod method) noexcept {
-  return method == RangeMethod::kGram || method == RangeMethod::kDiagonal;
+// The choices of a range, exactly:
+//   kAbsmax: symmetric: S = max|w| / divisor; asymmetric: S = (max - min) / (levels - 1) with min <= 0 <= max; with a
+//     minimum: the same, of any min and max, m = min
+//   kMse: the candidates of kGram, least sum of squared errors of the group's weights
+//   kGram: least e G_gg e^T, e the group's weight errors, G_gg its block of the Gram matrix
+//   kDiagonal: the same with the diagonal of G_gg alone: sum of G_kk e_k^2
+constexpr bool reads_gram(RangeChoice method) noexcept {
+  return method == RangeChoice::kGram || method == RangeChoice::kDiagonal;
 }
 
 struct RangeOptions {
-  RangeMethod method = RangeMethod::kAbsmax;
+  RangeChoice method = RangeChoice::kAbsmax;
   // Of kAbsmax, symmetric: max|w| / divisor. 0: 2^(bits-1) - 1 (7 at 4 bits, the published choice). 7.5 uses the grid's
   // half step at both ends.
   float divisor = 0;

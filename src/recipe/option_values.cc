@@ -9,7 +9,7 @@ namespace metal_marlin {
 OptionValues option_values(const QuantizeOptions& o, const Recipe& r) {
   QuantizeOptions shown = options_in_force(o);
   shown.group_size = r.grid.group_size;
-  shown.machine.precision = r.precision == ComputeType::kBF16 ? MatmulPrecision::kBF16 : MatmulPrecision::kF32;
+  shown.machine.precision = r.precision;
   shown.mixed_bits = chooses_bits(o);
   OptionValues values;
   for (const auto& row : quantize_options().rows()) {

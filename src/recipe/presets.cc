@@ -9,7 +9,7 @@
 #include "options/choices.h"
 #include "options/sources.h"
 #include "options/tables.h"
-#include "quantize/gptq.h"
+#include "quantize/rounding/gptq.h"
 
 namespace metal_marlin {
 namespace {

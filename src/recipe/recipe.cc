@@ -8,7 +8,6 @@
 #include "kernels/gemm.h"
 #include "pack/group_arrays.h"
 #include "pack/native.h"
-#include "quantize/gptq.h"
 #include "recipe/presets.h"
 
 namespace metal_marlin {
@@ -19,20 +18,20 @@ Recipe stages_of(const QuantizeOptions& o) {
   r.scales = s.scale_search != true            ? ScaleMethod::kNone
              : s.method == Method::kAwqSalient ? ScaleMethod::kSalient
                                                : ScaleMethod::kAwq;
-  r.rounding = s.error_feedback == true ? Rounding::kGptq : Rounding::kNearest;
+  r.rounding.feedback = s.error_feedback == true;
+  r.rounding.gptq.act_order = s.act_order;
+  r.rounding.refine = *s.refine;
   r.ranges = *s.range;
   r.clip = *s.clip;
   r.grid.symmetric = s.scheme == Scheme::kSymmetric;
   r.signed_scales = *s.signed_scales;
-  r.refine = *s.refine;
   r.guard = *s.guard;
   r.statistic = *s.activation_method;
   r.scale_loss = *s.awq_loss;
   r.salient_ratio = s.salient_ratio;
   r.first_token_weight = *s.first_token_weight;
   r.least_damping = o.damping.value_or(GptqOptions{}.damping);
-  r.damping = r.guard ? most_damping(r.least_damping, s.scheme) : *s.damping;
-  r.act_order = s.act_order;
+  r.rounding.gptq.damping = r.guard ? most_damping(r.least_damping, s.scheme) : *s.damping;
   if (std::find(kNativeWidths.begin(), kNativeWidths.end(), o.bits) == kNativeWidths.end()) {
     throw ArgumentError(fmt::format("--bits: expected {}, found {}", list_widths(kNativeWidths), o.bits));
   }
@@ -44,9 +43,9 @@ int64_t guard_sequences(const Recipe& recipe, int64_t sequences) {
   return recipe.guard && sequences >= 2 ? std::max<int64_t>(1, sequences / 8) : 0;
 }
 
-ComputeType statistics_precision(std::optional<MatmulPrecision> asked) {
+MatmulPrecision statistics_precision(std::optional<MatmulPrecision> asked) {
   const bool half = asked ? asked == MatmulPrecision::kBF16 : prefers_bf16_gemm();
-  return half && has_bf16_gemm() ? ComputeType::kBF16 : ComputeType::kF32;
+  return half && has_bf16_gemm() ? MatmulPrecision::kBF16 : MatmulPrecision::kF32;
 }
 
 bool ranges_by_gram(const Recipe& r) {
@@ -54,7 +53,7 @@ bool ranges_by_gram(const Recipe& r) {
 }
 
 bool needs_gram(const Recipe& r) {
-  return r.scales != ScaleMethod::kNone || r.clip || ranges_by_gram(r) || r.rounding == Rounding::kGptq || r.refine;
+  return r.scales != ScaleMethod::kNone || r.clip || ranges_by_gram(r) || r.rounding.feedback || r.rounding.refine;
 }
 
 }  // namespace metal_marlin

@@ -9,11 +9,11 @@
 
 #include "core/values.h"
 #include "model/block.h"
+#include "quantize/rounding/rounding.h"
 
 namespace metal_marlin {
 
 enum class ScaleMethod : uint8_t { kNone, kAwq, kSalient };
-enum class Rounding : uint8_t { kNearest, kGptq };
 
 // Grids by weight name. bits kUnquantizedBits: the linear stays as it is.
 using LinearGrids = std::map<std::string, Grid>;
@@ -28,14 +28,12 @@ struct Recipe {
   RangeChoice ranges = RangeChoice::kAbsmax;
   bool signed_scales = false;
   bool clip = false;
-  Rounding rounding = Rounding::kNearest;
-  double damping = 0.01;        // without a guard, and when sensitivity is measured
-  double least_damping = 0.01;  // the smallest that the guard tries
-  bool act_order = true;
-  double first_token_weight = 1;              // in the Gram matrices
-  bool refine = false;                        // codes and scales after rounding
-  bool guard = false;                         // rounding chosen per linear (rounding_choice.h)
-  ComputeType precision = ComputeType::kF32;  // of the forward pass that makes statistics; never of an evaluation
+  RoundingOptions rounding;       // its damping: without a guard, and when sensitivity is measured
+  double least_damping = 0.01;    // the smallest that the guard tries
+  double first_token_weight = 1;  // in the Gram matrices
+  bool guard = false;             // rounding chosen per linear (rounding_choice.h)
+  // Of the forward pass that makes statistics; never of an evaluation.
+  MatmulPrecision precision = MatmulPrecision::kF32;
   Grid grid;                 // of most linears (see QuantizedWeight::grid); group_size resolved: explicit, or -1
   LinearGrids grids;         // of linears that --linear-bits gives another
   LinearGrids chosen_grids;  // of linears whose bits were chosen by their share of the KL divergence
@@ -51,7 +49,7 @@ int64_t guard_sequences(const Recipe& recipe, int64_t sequences);
 
 // The arithmetic of the stream that makes statistics. Empty: bf16 where the processor multiplies it faster (measured on
 // SmolLM2: the reference's perplexity over 32 chunks is 24.191 in f32 and 24.190 in bf16).
-ComputeType statistics_precision(std::optional<MatmulPrecision> asked);
+MatmulPrecision statistics_precision(std::optional<MatmulPrecision> asked);
 
 // Whether ranges are chosen by Gram matrices.
 bool ranges_by_gram(const Recipe& recipe);

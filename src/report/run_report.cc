@@ -56,13 +56,13 @@ ModelRecord model_record(const ModelSource& source, const RunFacts& facts) {
 // The calibration stream's forward pass beside the rate of plain matrix products, measured here and now.
 std::optional<ForwardRecord> forward_record(const Recipe& recipe, const RunFacts& facts, double cpu_seconds) {
   if (facts.forward_operations <= 0 || cpu_seconds <= 0) return std::nullopt;
-  const bool bf16 = recipe.precision == ComputeType::kBF16 && has_bf16_gemm();
+  const bool bf16 = recipe.precision == MatmulPrecision::kBF16 && has_bf16_gemm();
   ForwardRecord out;
   out.precision = bf16 ? "bf16" : "f32";
   out.operations = facts.forward_operations;
   out.cpu_seconds = cpu_seconds;
   out.gflops_per_core = facts.forward_operations / cpu_seconds / 1e9;
-  out.gemm_gflops_per_core = gemm_rate(bf16 ? GemmType::kBF16 : GemmType::kF32);
+  out.gemm_gflops_per_core = gemm_rate(bf16 ? MatmulPrecision::kBF16 : MatmulPrecision::kF32);
   out.share_of_gemm = out.gflops_per_core / out.gemm_gflops_per_core;
   return out;
 }
@@ -116,7 +116,7 @@ std::optional<RoundingRecord> rounding_record(const std::vector<LinearRecord>& l
     out.refined += rounding == "refined" ? 1 : 0;
     out.feedback += rounding == "feedback" ? 1 : 0;
     out.nearest += rounding == "nearest" ? 1 : 0;
-    out.fallbacks += rounding != (recipe.refine ? "refined" : "feedback") ? 1 : 0;
+    out.fallbacks += rounding != (recipe.rounding.refine ? "refined" : "feedback") ? 1 : 0;
     if (rounding != "nearest") ++out.damping[fmt::format("{:g}", linear.chosen->damping)];
   }
   return out;

@@ -88,7 +88,7 @@ double quantize_layer(const BlocksJob& job, int64_t layer, RunStreams& streams, 
   BlockProbe probe = probed.rows() > 0 ? take_probe(probed, replayed) : probe_of_tokens(job.source);
   MeasuredStats measured = measure_stats(job, layer, block, streams, tracker);
   // The check needs the block's output in f32. A bf16 stream does not have it; then the check runs the block itself.
-  const bool in_f32 = job.recipe.precision == ComputeType::kF32 || !calibrates;
+  const bool in_f32 = job.recipe.precision == MatmulPrecision::kF32 || !calibrates;
   if (probed.rows() > 0 && in_f32) take_output(probed, probe);
 
   const BlockResult result = quantize_block(block_job, std::move(block), std::move(measured.stats), probe, tracker);

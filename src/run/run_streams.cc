@@ -28,7 +28,7 @@ std::vector<std::pair<const char*, Stream*>> named(const RunStreams& streams) {
 
 RunStreams make_streams(const ModelSource& source, const Recipe& recipe, const RunTexts& texts,
                         const std::string& scratch_folder) {
-  const auto stream = [&](const TokenSet& set, ComputeType precision, const char* name) {
+  const auto stream = [&](const TokenSet& set, MatmulPrecision precision, const char* name) {
     StreamOptions options;
     options.precision = precision;
     if (!scratch_folder.empty()) options.scratch = (std::filesystem::path(scratch_folder) / name).string();
@@ -36,8 +36,8 @@ RunStreams make_streams(const ModelSource& source, const Recipe& recipe, const R
   };
   RunStreams streams;
   streams.calibration = stream(texts.calibration, recipe.precision, "scratch-calibration");
-  streams.reference = stream(texts.held_back, ComputeType::kF32, "scratch-reference");
-  streams.quantized = stream(texts.held_back, ComputeType::kF32, "scratch-quantized");
+  streams.reference = stream(texts.held_back, MatmulPrecision::kF32, "scratch-reference");
+  streams.quantized = stream(texts.held_back, MatmulPrecision::kF32, "scratch-quantized");
   return streams;
 }
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "quantize/gptq.h"
+#include "quantize/rounding/gptq.h"
 #include "scale/search.h"
 
 namespace metal_marlin {

@@ -133,7 +133,7 @@ Matrix sample_rows(std::span<const Matrix* const> weights, int64_t wanted) {
 }
 
 int64_t block_of(const RangeOptions& range, const Grid& grid, int64_t in_features) {
-  return range.method == RangeMethod::kDiagonal ? 1 : grid.group_of(in_features);
+  return range.method == RangeChoice::kDiagonal ? 1 : grid.group_of(in_features);
 }
 
 Matrix scaled_blocks(const Matrix& gram, const std::vector<float>& scale, int64_t group_size) {
@@ -161,17 +161,17 @@ void multiply_columns(Matrix& weight, std::span<const float> scale) {
   });
 }
 
-ActivationMethod parse_activation_method(const std::string& name) {
-  if (name == "mean") return ActivationMethod::kMean;
-  if (name == "max") return ActivationMethod::kMax;
-  if (name == "rms") return ActivationMethod::kRms;
+Statistic parse_activation_method(const std::string& name) {
+  if (name == "mean") return Statistic::kMean;
+  if (name == "max") return Statistic::kMax;
+  if (name == "rms") return Statistic::kRms;
   throw ArgumentError(fmt::format("activation method: expected mean, max or rms, found \"{}\"", name));
 }
 
-std::span<const float> activation_statistic(const ActivationStats& stats, ActivationMethod method) {
-  const std::vector<float>& values = method == ActivationMethod::kMean  ? stats.mean
-                                     : method == ActivationMethod::kMax ? stats.max
-                                                                        : stats.rms;
+std::span<const float> activation_statistic(const ActivationStats& stats, Statistic method) {
+  const std::vector<float>& values = method == Statistic::kMean  ? stats.mean
+                                     : method == Statistic::kMax ? stats.max
+                                                                 : stats.rms;
   if (static_cast<int64_t>(values.size()) != stats.in_features) {
     throw ArgumentError(fmt::format("activation statistics: expected {}, found {}", counted(stats.in_features, "value"),
                                     values.size()));

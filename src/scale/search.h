@@ -14,12 +14,11 @@
 
 namespace metal_marlin {
 
-enum class ActivationMethod : uint8_t { kMean, kMax, kRms };  // of |x|, per channel
 // "mean", "max", "rms"; ArgumentError for others.
-ActivationMethod parse_activation_method(const std::string& name);
+Statistic parse_activation_method(const std::string& name);
 // Returns the statistic that `method` names. Throws ArgumentError when its size is not in_features, NumericError when
 // it holds NaN, Inf or a negative value.
-std::span<const float> activation_statistic(const ActivationStats& stats, ActivationMethod method);
+std::span<const float> activation_statistic(const ActivationStats& stats, Statistic method);
 
 // With grouped queries the input of o has heads * head_dim channels, but v, into which its scale is folded, has
 // kv_heads * head_dim. heads == 0: no pooling.
@@ -30,7 +29,7 @@ struct HeadGroups {
 };
 
 struct ScaleSearchOptions {
-  ActivationMethod statistic = ActivationMethod::kMean;
+  Statistic statistic = Statistic::kMean;
   int ratios = 20;     // exponents i / ratios, i = 0 .. ratios - 1
   int64_t rows = 256;  // the loss is summed over this many evenly spaced rows of the stacked weights; 0: all
   Grid grid;

@@ -6,7 +6,7 @@
 
 #include "core/machine.h"
 #include "quantize/group_range.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/rtn.h"
 #include "scale/fold.h"
 #include "scale/search.h"
 #include "stages/linear_stages.h"

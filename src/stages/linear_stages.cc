@@ -5,62 +5,27 @@
 
 #include "kernels/linear_algebra.h"
 #include "quantize/clip.h"
-#include "quantize/refine.h"
-#include "quantize/rtn.h"
 #include "scale/feedback_loss.h"
 #include "scale/salient.h"
 
 namespace metal_marlin {
 namespace {
 
-ActivationMethod statistic_of(Statistic s) {
-  switch (s) {
-    case Statistic::kMax:
-      return ActivationMethod::kMax;
-    case Statistic::kRms:
-      return ActivationMethod::kRms;
-    case Statistic::kMean:
-      break;
-  }
-  return ActivationMethod::kMean;
-}
-
-RangeMethod method_of(RangeChoice c) {
-  switch (c) {
-    case RangeChoice::kMse:
-      return RangeMethod::kMse;
-    case RangeChoice::kGram:
-      return RangeMethod::kGram;
-    case RangeChoice::kDiagonal:
-      return RangeMethod::kDiagonal;
-    case RangeChoice::kAbsmax:
-      break;
-  }
-  return RangeMethod::kAbsmax;
-}
-
 RangeOptions range_options(const Recipe& recipe) {
   RangeOptions options;
-  options.method = method_of(recipe.ranges);
+  options.method = recipe.ranges;
   options.signed_scales = recipe.signed_scales;
   return options;
 }
 
 }  // namespace
 
-GptqOptions gptq_options(const Recipe& recipe) {
-  GptqOptions options;
-  options.act_order = recipe.act_order;
-  options.damping = recipe.damping;
-  return options;
-}
-
 ScaleSearchOptions scale_search_options(const Recipe& recipe, const Grid& grid) {
   ScaleSearchOptions options;
-  options.statistic = statistic_of(recipe.statistic);
+  options.statistic = recipe.statistic;
   options.grid = grid;
   // The published search rounds with absmax (min-max) ranges whatever is chosen afterwards.
-  options.range.method = RangeMethod::kAbsmax;
+  options.range.method = RangeChoice::kAbsmax;
   return options;
 }
 
@@ -71,7 +36,7 @@ InputScale search_input_scale(const Recipe& recipe, LinearInput input, std::span
     options.range = range_options(recipe);
     options.rows = FeedbackLoss::kRows;
     options.stop_early = true;
-    GptqOptions gptq = gptq_options(recipe);
+    GptqOptions gptq = recipe.rounding.gptq;
     gptq.damping = FeedbackLoss::kDamping;
     feedback.emplace(weights, stats.gram, options, gptq);
     options.loss = [&](std::span<const float> scale) { return (*feedback)(scale); };
@@ -103,41 +68,29 @@ GroupRanges choose_ranges(const Recipe& recipe, const Matrix& weight, const Matr
   return ranges;
 }
 
-RoundingChoice choice_of(const Recipe& recipe) {
-  RoundingChoice choice;
-  choice.damping = recipe.damping;
-  choice.feedback = recipe.rounding == Rounding::kGptq;
-  choice.refine = recipe.refine;
-  return choice;
-}
-
 RoundingTrial rounding_trial(const Recipe& recipe) {
   RoundingTrial trial;
-  trial.gptq = gptq_options(recipe);
-  trial.gptq.damping = recipe.least_damping;
-  trial.refine = recipe.refine;
+  trial.rounding = recipe.rounding;
+  trial.rounding.gptq.damping = recipe.least_damping;
   trial.raised = raised_damping(recipe.grid);
   return trial;
 }
 
-const char* rounding_name(const RoundingChoice& choice) {
-  if (choice.refine) return "refined";
-  return choice.feedback ? "feedback" : "nearest";
+const char* rounding_name(const RoundingOptions& rounding) {
+  if (rounding.refine) return "refined";
+  return rounding.feedback ? "feedback" : "nearest";
 }
 
-QuantizedTensor round_linear_as(const RoundingChoice& choice, const Matrix& weight, const Matrix& gram,
+QuantizedTensor round_linear_as(const RoundingOptions& rounding, const Matrix& weight, const Matrix& gram,
                                 const GroupRanges& ranges, const Grid& grid, const GptqFactor* factor,
                                 LinearRecord& record) {
   record.zero_groups = ranges.counts.zero_groups;
   record.raised_scales = ranges.counts.raised;
   record.clamped_scales = ranges.counts.clamped;
   if (factor != nullptr) record.damping = factor->damping;
-  QuantizedTensor q =
-      factor != nullptr ? quantize_gptq(weight, *factor, ranges, grid) : quantize_rtn(weight, ranges, grid);
-  if (choice.refine) {
-    RefineOptions options;
-    options.damping = choice.damping;
-    const RefineCounts counts = refine(weight, gram, q, options);
+  RefineCounts counts;
+  QuantizedTensor q = round_weight(rounding, weight, gram, ranges, grid, factor, &counts);
+  if (rounding.refine) {
     record.refined_codes = counts.changed_codes;
     record.refined_scales = counts.refitted_scales;
   }

@@ -8,15 +8,13 @@
 
 #include "core/tensor.h"
 #include "core/values.h"
-#include "quantize/gptq.h"
 #include "quantize/group_range.h"
+#include "quantize/rounding/rounding.h"
 #include "recipe/recipe.h"
 #include "scale/search.h"
 #include "stages/rounding_choice.h"
 
 namespace metal_marlin {
-
-GptqOptions gptq_options(const Recipe& recipe);
 
 // Options of search_input_scale() for linears of this grid. The caller may add heads, and with ScaleLoss::kBlock a
 // loss.
@@ -32,15 +30,13 @@ void fold_statistics(ActivationStats& stats, std::span<const float> scale);
 GroupRanges choose_ranges(const Recipe& recipe, const Matrix& weight, const Matrix& gram, const Grid& grid,
                           bool may_clip, LinearRecord& record);
 
-// The rounding of the recipe where no guard chooses it.
-RoundingChoice choice_of(const Recipe& recipe);
 // The trial of a guard, without grids and ranges.
 RoundingTrial rounding_trial(const Recipe& recipe);
 // "nearest", "feedback" or "refined".
-const char* rounding_name(const RoundingChoice& choice);
-// Rounds a linear. `factor` is that of choice.damping; null without feedback. Sets what the record says of damping,
+const char* rounding_name(const RoundingOptions& rounding);
+// Rounds a linear (round_weight()). Sets what the record says of damping,
 // ranges and refinement.
-QuantizedTensor round_linear_as(const RoundingChoice& choice, const Matrix& weight, const Matrix& gram,
+QuantizedTensor round_linear_as(const RoundingOptions& rounding, const Matrix& weight, const Matrix& gram,
                                 const GroupRanges& ranges, const Grid& grid, const GptqFactor* factor,
                                 LinearRecord& record);
 

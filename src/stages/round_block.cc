@@ -7,8 +7,6 @@
 #include "core/enum_names.h"
 #include "core/machine.h"
 #include "quantize/errors.h"
-#include "quantize/refine.h"
-#include "quantize/rtn.h"
 #include "recipe/tensor_plan.h"
 #include "stages/linear_stages.h"
 
@@ -20,19 +18,6 @@ GroupRanges ranges_of(const Recipe& recipe, LinearKind kind, const Matrix& weigh
   // The published clip search leaves q and k alone: their product is too sensitive.
   const bool may_clip = kind != LinearKind::kQ && kind != LinearKind::kK;
   return choose_ranges(recipe, weight, gram, grid, may_clip, record);
-}
-
-QuantizedTensor round_sample(const Recipe& recipe, const Matrix& sample, const Matrix& gram, const GroupRanges& ranges,
-                             const Grid& grid, InputFactor& factor) {
-  QuantizedTensor q = recipe.rounding == Rounding::kGptq
-                          ? quantize_gptq(sample, factor.at(recipe.damping), ranges, grid)
-                          : quantize_rtn(sample, ranges, grid);
-  if (recipe.refine) {
-    RefineOptions options;
-    options.damping = recipe.damping;
-    refine(sample, gram, q, options);
-  }
-  return q;
 }
 
 // The grids of the quantized linears of an input.
@@ -93,12 +78,16 @@ RoundingOfInput begin_input(const BlockJob& job, LinearInput input, const Block&
 const GptqFactor& InputFactor::at(double damping) {
   if (!factor_ || damping_ != damping) {
     factor_.reset();
-    GptqOptions options = gptq_options(recipe_);
+    GptqOptions options = recipe_.rounding.gptq;
     options.damping = damping;
     factor_ = make_gptq_factor(gram_, options);
     damping_ = damping;
   }
   return *factor_;
+}
+
+const GptqFactor* InputFactor::of(const RoundingOptions& rounding) {
+  return rounding.feedback ? &at(rounding.gptq.damping) : nullptr;
 }
 
 RoundedLinear round_linear(const Recipe& recipe, LinearKind kind, const Matrix& weight, const Grid& grid,
@@ -107,17 +96,16 @@ RoundedLinear round_linear(const Recipe& recipe, LinearKind kind, const Matrix& 
   RoundedLinear out;
   LinearRecord& record = out.record;
   record.method = name_of(recipe.method);
-  const RoundingChoice choice = chosen ? *chosen : choice_of(recipe);
+  const RoundingOptions& rounding = chosen ? chosen->rounding : recipe.rounding;
   if (chosen) {
-    record.chosen = {.rounding = rounding_name(choice),
-                     .damping = choice.damping,
-                     .nearest = choice.nearest_error,
-                     .feedback = choice.feedback_error,
-                     .refined = choice.refined_error};
+    record.chosen = {.rounding = rounding_name(rounding),
+                     .damping = rounding.gptq.damping,
+                     .nearest = chosen->nearest_error,
+                     .feedback = chosen->feedback_error,
+                     .refined = chosen->refined_error};
   }
   const GroupRanges ranges = ranges_of(recipe, kind, weight, stats.gram, grid, record);
-  const GptqFactor* f = choice.feedback ? &factor.at(choice.damping) : nullptr;
-  out.tensor = round_linear_as(choice, weight, stats.gram, ranges, grid, f, record);
+  out.tensor = round_linear_as(rounding, weight, stats.gram, ranges, grid, factor.of(rounding), record);
   record.bits = out.tensor.bits;
   record.group_size = out.tensor.group_size;
   return out;
@@ -166,7 +154,8 @@ std::vector<GridTrial> try_grids(const BlockJob& job, LinearInput input, const B
   for (GridTrial& trial : trials) {
     if (trial.grid.bits == kUnquantizedBits) continue;
     const GroupRanges ranges = ranges_of(job.recipe, last, sample, stats.gram, trial.grid, unused);
-    const QuantizedTensor q = round_sample(job.recipe, sample, stats.gram, ranges, trial.grid, factor);
+    const RoundingOptions& rounding = job.recipe.rounding;
+    const QuantizedTensor q = round_weight(rounding, sample, stats.gram, ranges, trial.grid, factor.of(rounding));
     const double error = linear_errors(sample, q, &stats.gram).output_error;
     trial.loss = error * error;
   }

@@ -13,7 +13,7 @@
 #include "core/progress.h"
 #include "core/values.h"
 #include "model/block.h"
-#include "quantize/gptq.h"
+#include "quantize/rounding/rounding.h"
 #include "recipe/recipe.h"
 #include "stages/fold_block.h"
 #include "stages/rounding_choice.h"
@@ -35,6 +35,8 @@ class InputFactor {
   InputFactor(const Recipe& recipe, const Matrix& gram) : recipe_(recipe), gram_(gram) {}
   // Throws as make_gptq_factor does.
   const GptqFactor& at(double damping);
+  // The factor that round_weight() needs; null without feedback.
+  const GptqFactor* of(const RoundingOptions& rounding);
 
  private:
   const Recipe& recipe_;

@@ -10,8 +10,7 @@
 #include "core/counted.h"
 #include "core/threads.h"
 #include "quantize/errors.h"
-#include "quantize/refine.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/rtn.h"
 #include "scale/search.h"
 
 namespace metal_marlin {
@@ -47,6 +46,9 @@ std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weigh
   for (size_t i = 0; i < weights.size(); ++i) {
     samples.push_back(sample_rows(weights.subspan(i, 1), trial.rows));
     ranges.push_back(trial.ranges(samples[i], gram, i));
+    choices[i].rounding = trial.rounding;
+    choices[i].rounding.feedback = true;
+    choices[i].rounding.gptq.damping = 0;  // until a factor has been tried
     choices[i].nearest_error =
         linear_errors(samples[i], quantize_rtn(samples[i], ranges[i], trial.grids[i]), &held_back).output_error;
   }
@@ -54,21 +56,20 @@ std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weigh
   // Whether the damping raised so often is taken: where the sum of squared errors is below `most` times the least so
   // far.
   const auto take = [&](int raises, double most) {
-    GptqOptions gptq = trial.gptq;
-    for (int i = 0; i < raises; ++i) gptq.damping *= trial.raised;
-    const GptqFactor factor = make_gptq_factor(gram, gptq);
+    RoundingOptions rounding = trial.rounding;
+    rounding.feedback = true;
+    for (int i = 0; i < raises; ++i) rounding.gptq.damping *= trial.raised;
+    const GptqFactor factor = make_gptq_factor(gram, rounding.gptq);
     std::vector<RoundingChoice> tried = choices;
     double sum = 0;
     for (size_t i = 0; i < weights.size(); ++i) {
       RoundingChoice& c = tried[i];
-      c.damping = gptq.damping;
-      QuantizedTensor q = quantize_gptq(samples[i], factor, ranges[i], trial.grids[i]);
+      c.rounding = rounding;
+      QuantizedTensor q = round_codes(rounding, samples[i], ranges[i], trial.grids[i], &factor);
       c.feedback_error = linear_errors(samples[i], q, &held_back).output_error;
       c.refined_error = c.feedback_error;
-      if (trial.refine) {
-        RefineOptions options;
-        options.damping = gptq.damping;
-        refine(samples[i], gram, q, options);
+      if (rounding.refine) {
+        refine_codes(rounding, samples[i], gram, q);
         c.refined_error = linear_errors(samples[i], q, &held_back).output_error;
       }
       const double least = std::min(c.feedback_error, c.refined_error);
@@ -82,8 +83,8 @@ std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weigh
   take(1, 1);
   if (!take(2, 1 + kDampingTolerance)) take(0, 1 - kDampingTolerance);
   for (RoundingChoice& c : choices) {
-    c.feedback = c.nearest_error >= std::min(c.feedback_error, c.refined_error);
-    c.refine = trial.refine && c.feedback && c.refined_error <= c.feedback_error;
+    c.rounding.feedback = c.nearest_error >= std::min(c.feedback_error, c.refined_error);
+    c.rounding.refine = trial.rounding.refine && c.rounding.feedback && c.refined_error <= c.feedback_error;
   }
   add(gram, held_back, share);
   return choices;

@@ -9,19 +9,18 @@
 
 #include "core/tensor.h"
 #include "core/values.h"
-#include "quantize/gptq.h"
 #include "quantize/group_range.h"
+#include "quantize/rounding/rounding.h"
 
 namespace metal_marlin {
 
 // The choice for one linear. Its errors are relative output errors (LinearErrors::output_error) on the tokens of the
 // validation split, of RoundingTrial::rows rows.
 struct RoundingChoice {
-  double damping = 0;    // the same for all linears of an input
-  bool feedback = true;  // GPTQ; else rounding to nearest, and then no refinement
-  bool refine = true;
+  // Without feedback there is no refinement. The damping is the same for all linears of an input.
+  RoundingOptions rounding;
   double nearest_error = 0;
-  double feedback_error = 0;  // the others at `damping`
+  double feedback_error = 0;  // the others at this damping
   double refined_error = 0;   // as feedback_error where refinement was not asked for
 };
 
@@ -30,9 +29,9 @@ struct RoundingChoice {
 inline constexpr double kDampingTolerance = 0.1;
 
 struct RoundingTrial {
-  GptqOptions gptq;  // damping: the least that is tried
+  // Its damping is the least that is tried; refine: whether refinement is among the candidates.
+  RoundingOptions rounding;
   double raised = kRaisedDamping;
-  bool refine = true;       // whether refinement is among the candidates
   std::vector<Grid> grids;  // of the linears
   int64_t rows = 64;        // of each linear, evenly spaced; 0: all
   // Ranges of some rows of linear `index` for a Gram matrix.
@@ -41,9 +40,9 @@ struct RoundingTrial {
 
 // Chooses how the linears of one input are rounded. gram [in, in] is of all calibration tokens; held_back [in, in] is
 // of the validation split, which is `share` of them. During the trial gram is changed in place to that of the other
-// tokens; afterwards it is restored, up to rounding. First trial.gptq.damping times trial.raised is tried, then times
-// its square: the square is taken when the sum of squared errors is within kDampingTolerance of the first's, else times
-// 1 is tried. Then each linear takes the least error of three: refined, with feedback, nearest. Throws as
+// tokens; afterwards it is restored, up to rounding. First trial.rounding.gptq.damping times trial.raised is tried,
+// then times its square: the square is taken when the sum of squared errors is within kDampingTolerance of the first's,
+// else times 1 is tried. Then each linear takes the least error of three: refined, with feedback, nearest. Throws as
 // make_gptq_factor does, and ArgumentError for shapes.
 std::vector<RoundingChoice> choose_rounding(std::span<const Matrix* const> weights, Matrix& gram,
                                             const Matrix& held_back, double share, const RoundingTrial& trial);

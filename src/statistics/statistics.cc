@@ -15,7 +15,7 @@
 
 namespace metal_marlin {
 
-StatsCollector::StatsCollector(bool gram, ComputeType precision, std::vector<int64_t> lengths, int64_t last)
+StatsCollector::StatsCollector(bool gram, MatmulPrecision precision, std::vector<int64_t> lengths, int64_t last)
     : gram_(gram),
       precision_(precision),
       lengths_(std::move(lengths)),
@@ -47,10 +47,9 @@ void StatsCollector::add(LinearInput input, const float* x, int64_t rows, int64_
 }
 
 void StatsCollector::add_gram(Sums& s, const float* x, int64_t rows) {
-  const GemmType type = precision_ == ComputeType::kBF16 ? GemmType::kBF16 : GemmType::kF32;
   const int64_t before = std::clamp<int64_t>(last_row_ - static_cast<int64_t>(s.tokens), 0, rows);
-  if (before > 0) gram_accumulate(x, before, s.features, s.gram, type);
-  if (before < rows) gram_accumulate(x + before * s.features, rows - before, s.features, s.last_gram, type);
+  if (before > 0) gram_accumulate(x, before, s.features, s.gram, precision_);
+  if (before < rows) gram_accumulate(x + before * s.features, rows - before, s.features, s.last_gram, precision_);
 }
 
 void StatsCollector::keep_first_rows(Sums& s, const float* x, int64_t rows) {

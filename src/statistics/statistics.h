@@ -19,7 +19,7 @@ class StatsCollector {
   // has such products. lengths: rows of each sequence, in the order in which add() will see them for every input; when
   // they are given, first_rows is kept. last: the number of sequences at the end that form the validation split and get
   // statistics of their own (finish_last).
-  explicit StatsCollector(bool gram = true, ComputeType precision = ComputeType::kF32,
+  explicit StatsCollector(bool gram = true, MatmulPrecision precision = MatmulPrecision::kF32,
                           std::vector<int64_t> lengths = {}, int64_t last = 0);
   // Adds the values x [rows, features] of an input. Call it with batches in a fixed order, because the sums depend on
   // it. Throws NumericError when a value is NaN or Inf.
@@ -53,7 +53,7 @@ class StatsCollector {
   void finish_gram(Sums& s, ActivationStats& all, ActivationStats& last) const;
 
   bool gram_;
-  ComputeType precision_;
+  MatmulPrecision precision_;
   std::vector<int64_t> lengths_;
   int64_t last_sequences_;
   int64_t last_row_;  // the first row of the last sequences; beyond all rows where there are none

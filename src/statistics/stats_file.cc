@@ -170,7 +170,7 @@ std::array<ActivationStats, kLinearInputs> StatsFile::load(int64_t layer) const 
       const int64_t width = rows.header().columns();
       std::vector<int64_t> lengths;
       if (first_rows_) lengths.assign(static_cast<size_t>(rows.header().shape[0]), rows.header().shape[1]);
-      StatsCollector collector(true, ComputeType::kF32, std::move(lengths));
+      StatsCollector collector(true, MatmulPrecision::kF32, std::move(lengths));
       Matrix batch(kRows, width);
       while (rows.remaining() > 0) {
         const int64_t n = rows.read(kRows, batch.data());

@@ -18,7 +18,7 @@
 #include "formats/safetensors.h"
 #include "kernels/linear_algebra.h"
 #include "pack/native.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/rtn.h"
 #include "scale/salient.h"
 #include "statistics/statistics.h"
 
@@ -114,9 +114,9 @@ TEST(Awq, IsWhatTheStagesGive) {
     collector.add(LinearInput::kQkv, x.as<float>(), 600, k);
     ActivationStats stats = std::move(collector.finish()[0]);
     ScaleSearchOptions options;
-    options.statistic = ActivationMethod::kMax;
+    options.statistic = Statistic::kMax;
     options.grid = {4, symmetric, group};
-    options.range.method = RangeMethod::kGram;
+    options.range.method = RangeChoice::kGram;
     options.range.finalists = symmetric ? 5 : 10;
     const Matrix* const stack[] = {&weight};
     const SalientScaling found = compute_salient_scaling(LinearInput::kQkv, stack, stats, 0.02, options);

@@ -150,7 +150,7 @@ TEST_F(IgnoredOptionsTest, FastEffortTakesFewSequencesUnlessTheyAreNamed) {
               return best;
             }()));
   const Recipe recipe = make_recipe(o, *source_);
-  EXPECT_TRUE(recipe.rounding == Rounding::kNearest && recipe.refine && !recipe.guard &&
+  EXPECT_TRUE(!recipe.rounding.feedback && recipe.rounding.refine && !recipe.guard &&
               recipe.scale_loss == ScaleLoss::kLinear);
   o.awq_loss = ScaleLoss::kFeedback;
   EXPECT_THROW(make_recipe(o, *source_), ArgumentError);

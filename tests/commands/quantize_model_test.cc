@@ -172,7 +172,7 @@ TEST_F(QuantizeModelTest, DampingWithoutAGuardIsThatOfMostGuards) {
     o.damping = damping;
     const auto source = ModelSource::open(model("llama"));
     const Recipe recipe = make_recipe(o, *source);
-    return std::pair(recipe.damping, std::get<double>(option_values(o, recipe)["damping"]));
+    return std::pair(recipe.rounding.gptq.damping, std::get<double>(option_values(o, recipe)["damping"]));
   };
   const auto expect = [](std::pair<double, double> found, double damping, double reported) {
     EXPECT_NEAR(found.first, damping, 1e-12);

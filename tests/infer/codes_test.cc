@@ -101,7 +101,7 @@ std::vector<float> logits_of(const ModelSource& source, const std::vector<int32_
   options.capacity = static_cast<int64_t>(ids.size());
   options.codes = codes;
   Decoder decoder(source, options);
-  const Head head(source, ComputeType::kF32, bits);
+  const Head head(source, MatmulPrecision::kF32, bits);
   Matrix states;
   const int64_t lengths[] = {static_cast<int64_t>(ids.size())};
   decoder.run(ids, lengths, states);
@@ -268,7 +268,7 @@ TEST(Codes, DamageIsNamed) {
   for (const int kind : {0, 1, 2}) {
     const Damaged source(kind);
     try {
-      load_prepared_block(source, 0, ComputeType::kF32, true);
+      load_prepared_block(source, 0, MatmulPrecision::kF32, true);
       FAIL() << "kind " << kind;
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find("model.layers.0.self_attn.q_proj.weight"), std::string::npos)
@@ -306,7 +306,7 @@ TEST(GgufBlocks, AgreeWithTheSameModelInFloats) {
       EXPECT_LT(std::sqrt(error / squares), 0.06);
       EXPECT_GT(error, 0.0) << "the activations were not rounded";
     }
-    const PreparedBlock& block = *load_prepared_block(*source, 0, ComputeType::kF32, true);
+    const PreparedBlock& block = *load_prepared_block(*source, 0, MatmulPrecision::kF32, true);
     EXPECT_TRUE(block.all_codes());
   }
 }
@@ -349,13 +349,13 @@ TEST(GgufBlocks, MemoryIsCountedInCodes) {
   const auto source = model.open(folder);
   for (const int64_t layer : {0, 1}) {
     uint64_t norms = 0;
-    const auto block = load_prepared_block(*source, layer, ComputeType::kF32, true);
+    const auto block = load_prepared_block(*source, layer, MatmulPrecision::kF32, true);
     for (int k = 0; k < kNorms; ++k) norms += block->norm(static_cast<NormKind>(k)).size() * sizeof(float);
-    EXPECT_EQ(prepared_bytes(*source, layer, ComputeType::kF32, true), block->bytes() - norms);
+    EXPECT_EQ(prepared_bytes(*source, layer, MatmulPrecision::kF32, true), block->bytes() - norms);
   }
-  const uint64_t first = prepared_bytes(*source, 0, ComputeType::kF32, true);
-  const uint64_t both = first + prepared_bytes(*source, 1, ComputeType::kF32, true);
-  EXPECT_LT(both, prepared_bytes(*source, 0, ComputeType::kF32, false) / 2);
+  const uint64_t first = prepared_bytes(*source, 0, MatmulPrecision::kF32, true);
+  const uint64_t both = first + prepared_bytes(*source, 1, MatmulPrecision::kF32, true);
+  EXPECT_LT(both, prepared_bytes(*source, 0, MatmulPrecision::kF32, false) / 2);
   const auto resident = [&](uint64_t bytes, bool codes) {
     DecoderOptions options;
     options.codes = codes;
@@ -382,11 +382,11 @@ TEST(Codes, MemoryOfACheckpointIsCountedInCodes) {
     }
   };
   const Measured source;
-  const auto block = load_prepared_block(source, 0, ComputeType::kF32, true);
-  const uint64_t planned = prepared_bytes(source, 0, ComputeType::kF32, true);
+  const auto block = load_prepared_block(source, 0, MatmulPrecision::kF32, true);
+  const uint64_t planned = prepared_bytes(source, 0, MatmulPrecision::kF32, true);
   EXPECT_LE(planned, block->bytes());
   EXPECT_GT(2 * planned, block->bytes());
-  EXPECT_LT(planned, prepared_bytes(source, 0, ComputeType::kF32, false));
+  EXPECT_LT(planned, prepared_bytes(source, 0, MatmulPrecision::kF32, false));
 }
 
 TEST(GgufBlocks, AreWhatAutoTakes) {
@@ -418,12 +418,12 @@ TEST(GgufBlocks, DamageIsNamed) {
     return std::string("nothing");
   };
   const std::string of_block = error_of("blk.1.ffn_down.weight", [](const ModelSource& source) {
-    load_prepared_block(source, 0, ComputeType::kF32, true);
-    load_prepared_block(source, 1, ComputeType::kF32, true);
+    load_prepared_block(source, 0, MatmulPrecision::kF32, true);
+    load_prepared_block(source, 1, MatmulPrecision::kF32, true);
   });
   EXPECT_NE(of_block.find("tensor blk.1.ffn_down.weight"), std::string::npos) << of_block;
   const std::string of_head =
-      error_of("output.weight", [](const ModelSource& source) { Head(source, ComputeType::kF32, HeadBits::k8); });
+      error_of("output.weight", [](const ModelSource& source) { Head(source, MatmulPrecision::kF32, HeadBits::k8); });
   EXPECT_NE(of_head.find("tensor output.weight"), std::string::npos) << of_head;
 }
 

@@ -72,7 +72,7 @@ TEST_P(DecoderOfFamily, PromptInPiecesEqualsTransformers) {
   const Head head(*source);
   DecoderOptions options;
   options.capacity = static_cast<int64_t>(ids.size());
-  options.weight_bytes = prepared_bytes(*source, 0, ComputeType::kF32, false);
+  options.weight_bytes = prepared_bytes(*source, 0, MatmulPrecision::kF32, false);
   Decoder decoder(*source, options);
   EXPECT_EQ(decoder.resident_layers(), 1);
   Matrix states;
@@ -136,7 +136,7 @@ TEST(Decoder, RowsDoNotDependOnTheirNeighboursWithAvx512) {
     DecoderOptions options;
     options.sequences = sequences;
     options.capacity = 20;
-    options.precision = ComputeType::kBF16;
+    options.precision = MatmulPrecision::kBF16;
     options.cache = KvType::kF16;
     Decoder decoder(*source, options);
     Matrix states;

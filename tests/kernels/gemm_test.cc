@@ -51,18 +51,18 @@ TEST(Gemm, EqualsFloat64) {
     const Matrix x = random_matrix(s[0], s[2], 1);
     const Matrix w = random_matrix(s[1], s[2], 2);
     const Matrix bias = random_matrix(1, s[1], 3);
-    for (const GemmType type : {GemmType::kF32, GemmType::kBF16}) {
+    for (const MatmulPrecision type : {MatmulPrecision::kF32, MatmulPrecision::kBF16}) {
       const PackedWeight packed(w.data(), s[1], s[2], type);
       EXPECT_TRUE(has_bf16_gemm() || !prefers_bf16_gemm());
-      EXPECT_EQ(packed.type() == GemmType::kBF16, type == GemmType::kBF16 && has_bf16_gemm());
-      EXPECT_GE(packed.bytes(), static_cast<uint64_t>(w.size()) * (packed.type() == GemmType::kBF16 ? 2 : 4));
+      EXPECT_EQ(packed.type() == MatmulPrecision::kBF16, type == MatmulPrecision::kBF16 && has_bf16_gemm());
+      EXPECT_GE(packed.bytes(), static_cast<uint64_t>(w.size()) * (packed.type() == MatmulPrecision::kBF16 ? 2 : 4));
       const int64_t ldy = s[1] + 3;
       for (const auto& linear : {linear_rows, linear_panels}) {
         for (const float* b : {static_cast<const float*>(nullptr), bias.data()}) {
           Matrix y(s[0], ldy);
           for (auto& v : y.values()) v = -77.0f;
           linear(packed, x.data(), s[0], b, y.data(), ldy);
-          EXPECT_LT(product_error(x, w, b, y.data(), ldy, packed.type() == GemmType::kBF16), kTolerance)
+          EXPECT_LT(product_error(x, w, b, y.data(), ldy, packed.type() == MatmulPrecision::kBF16), kTolerance)
               << s[0] << "x" << s[1] << "x" << s[2];
           for (int64_t r = 0; r < s[0]; ++r) EXPECT_EQ(y(r, s[1]), -77.0f);
         }
@@ -73,14 +73,14 @@ TEST(Gemm, EqualsFloat64) {
     Matrix y(s[0], s[1]);
     linear_rows(view, x.data(), s[0], bias.data(), y.data(), s[1]);
     EXPECT_LT(product_error(x, w, bias.data(), y.data(), s[1], false), kTolerance);
-    multiply_stored(GemmType::kF32, w.data(), s[1], s[2], x.data(), s[0], y.data());
+    multiply_stored(MatmulPrecision::kF32, w.data(), s[1], s[2], x.data(), s[0], y.data());
     EXPECT_LT(product_error(x, w, nullptr, y.data(), s[1], false), kTolerance);
   }
 }
 
 TEST(Gemm, PanelsCoverTheWeight) {
   const Matrix w = random_matrix(1100, 8, 4);
-  const PackedWeight packed(w.data(), 1100, 8, GemmType::kF32);
+  const PackedWeight packed(w.data(), 1100, 8, MatmulPrecision::kF32);
   int64_t next = 0;
   for (int64_t p = 0; p < packed.panels(); ++p) {
     EXPECT_EQ(packed.panel_begin(p), next);
@@ -88,7 +88,7 @@ TEST(Gemm, PanelsCoverTheWeight) {
     next += packed.panel_width(p);
   }
   EXPECT_EQ(next, 1100);
-  EXPECT_THROW(PackedWeight(w.data(), 0, 8, GemmType::kF32), ArgumentError);
+  EXPECT_THROW(PackedWeight(w.data(), 0, 8, MatmulPrecision::kF32), ArgumentError);
   EXPECT_THROW(PackedWeight::view(w.data(), 8, -1), ArgumentError);
 }
 
@@ -96,7 +96,7 @@ TEST(Gemm, SameBytesInsideAndOutsideOfParallelLoops) {
   std::optional<ThreadCount> thread_count;
   const Matrix x = random_matrix(96, 320, 5);
   const Matrix w = random_matrix(700, 320, 6);
-  const PackedWeight packed(w.data(), 700, 320, GemmType::kF32);
+  const PackedWeight packed(w.data(), 700, 320, MatmulPrecision::kF32);
   Matrix outside(96, 700);
   Matrix first;
   linear_rows(packed, x.data(), 96, nullptr, outside.data(), 700);
@@ -119,7 +119,7 @@ TEST(Gemm, SameBytesInsideAndOutsideOfParallelLoops) {
 }
 
 TEST(Gemm, RateIsMeasured) {
-  EXPECT_GT(gemm_rate(GemmType::kF32), 1.0);  // GFLOP/s: any machine that runs this
+  EXPECT_GT(gemm_rate(MatmulPrecision::kF32), 1.0);  // GFLOP/s: any machine that runs this
   EXPECT_FALSE(gemm_isa_name().empty());
 }
 

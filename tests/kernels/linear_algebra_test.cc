@@ -133,7 +133,7 @@ TEST(LinearAlgebra, GramOfBF16EqualsFloat64OfTheRoundedValues) {
       Matrix rounded = x.clone();
       for (auto& v : rounded.values()) v = bf16_to_f32(f32_to_bf16(v));
       Matrix gram(k, k);
-      gram_accumulate(x.data(), tokens, k, gram, GemmType::kBF16);
+      gram_accumulate(x.data(), tokens, k, gram, MatmulPrecision::kBF16);
       gram_finish(gram, static_cast<uint64_t>(tokens));
       for (int64_t i = 0; i < k; i += std::max<int64_t>(k / 9, 1)) {
         for (int64_t j = 0; j < k; ++j) {

@@ -33,7 +33,7 @@ void multiply() {
   sgemm_tile(false, true, kSize, kSize, kSize, 1.0f, a.data(), kSize, a.data(), kSize, 0.0f, c.data(), kSize);
   ssyrk_tile(kSize, kSize, 1.0f, a.data(), kSize, 0.0f, c.data(), kSize);
   gram_accumulate(a.data(), kSize, kSize, c);
-  const PackedWeight packed(a.data(), kSize, kSize, GemmType::kF32);
+  const PackedWeight packed(a.data(), kSize, kSize, MatmulPrecision::kF32);
   linear_rows(packed, a.data(), kSize, nullptr, c.data(), kSize);
   linear_panels(packed, a.data(), 64, nullptr, c.data(), kSize);
   std::vector<double> factor(static_cast<size_t>(kSize * kSize));

@@ -306,7 +306,7 @@ TEST(WeightMatrix, TasksShareTheirInput) {
   const auto floats = random_rows(90 * 128, random);
   const WeightMatrix wa = WeightMatrix::of_codes(a);
   const WeightMatrix wb = WeightMatrix::of_codes(b);
-  const WeightMatrix wc(floats.data(), 90, 128, GemmType::kF32);
+  const WeightMatrix wc(floats.data(), 90, 128, MatmulPrecision::kF32);
   const auto bias = random_rows(130, random);
   for (const int64_t rows : {1, 5, 40}) {
     const auto x = random_rows(rows * 128, random);

@@ -162,8 +162,8 @@ TEST_P(BlockForwardTest, CacheContinuesTheSequence) {
 TEST_P(BlockForwardTest, Bf16IsClose) {
   const Matrix x = input(kLengths);
   BlockForward exact(model_.family, model_.config);
-  BlockForward rounded(model_.family, model_.config, ComputeType::kBF16);
-  EXPECT_EQ(rounded.precision() == ComputeType::kBF16, has_bf16_gemm());
+  BlockForward rounded(model_.family, model_.config, MatmulPrecision::kBF16);
+  EXPECT_EQ(rounded.precision() == MatmulPrecision::kBF16, has_bf16_gemm());
   Matrix a = x.clone();
   Matrix b = x.clone();
   exact.run(0, model_.block, a, kLengths);

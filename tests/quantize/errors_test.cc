@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "quantize/reference.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/rtn.h"
 
 namespace metal_marlin {
 namespace {

@@ -1,4 +1,4 @@
-#include "quantize/gptq.h"
+#include "quantize/rounding/gptq.h"
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
@@ -7,7 +7,7 @@
 
 #include "quantize/errors.h"
 #include "quantize/reference.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/rtn.h"
 
 namespace metal_marlin {
 namespace {
@@ -135,7 +135,7 @@ TEST(Gptq, CodesEqualTheTextbook) {
     for (const bool symmetric : {true, false}) {
       for (const bool act_order : {true, false}) {
         const Grid grid{4, symmetric, c.group};
-        const GroupRanges ranges = group_ranges(weight, grid, {RangeMethod::kGram}, &gram);
+        const GroupRanges ranges = group_ranges(weight, grid, {RangeChoice::kGram}, &gram);
         const Textbook textbook = textbook_factor(gram, act_order, 0.01, true);
         const QuantizedTensor q = quantize_gptq(weight, make_gptq_factor(gram, {act_order}), ranges, grid);
         EXPECT_NO_THROW(validate(q, "q"));
@@ -186,7 +186,7 @@ TEST(Gptq, BeatsRoundingOnOutputs) {
   const Matrix weight = normal_matrix(96, 256, 7, 0.05);
   const Matrix gram = reference::gram_of(reference::activations(1000, 256, 8));
   const Grid grid{4, true, 64};
-  const GroupRanges ranges = group_ranges(weight, grid, {RangeMethod::kGram}, &gram);
+  const GroupRanges ranges = group_ranges(weight, grid, {RangeChoice::kGram}, &gram);
   const double rtn = linear_errors(weight, quantize_rtn(weight, ranges, grid), &gram).output_error;
   const double gptq =
       linear_errors(weight, quantize_gptq(weight, make_gptq_factor(gram), ranges, grid), &gram).output_error;

@@ -7,11 +7,11 @@
 
 #include "quantize/clip.h"
 #include "quantize/errors.h"
-#include "quantize/gptq.h"
 #include "quantize/group_range.h"
 #include "quantize/reference.h"
-#include "quantize/refine.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/gptq.h"
+#include "quantize/rounding/refine.h"
+#include "quantize/rounding/rtn.h"
 
 namespace metal_marlin {
 namespace {
@@ -43,10 +43,10 @@ class Grids : public testing::TestWithParam<Named> {
     for (int64_t k = 0; k < kColumns; ++k) weight_(2, k) += 0.3f;
   }
   const Grid& grid() const { return GetParam().grid; }
-  GroupRanges ranges(RangeMethod method) const {
+  GroupRanges ranges(RangeChoice method) const {
     RangeOptions options;
     options.method = method;
-    options.signed_scales = GetParam().signed_scales && method != RangeMethod::kAbsmax;
+    options.signed_scales = GetParam().signed_scales && method != RangeChoice::kAbsmax;
     return group_ranges(weight_, grid(), options, &gram_);
   }
   double scale(const GroupRanges& r, size_t at) const { return decode_scale(r.scales[at], grid().scale_type); }
@@ -60,8 +60,8 @@ class Grids : public testing::TestWithParam<Named> {
 };
 
 TEST_P(Grids, CodesAreTheNearestOfTheGrid) {
-  for (const RangeMethod method :
-       {RangeMethod::kAbsmax, RangeMethod::kMse, RangeMethod::kGram, RangeMethod::kDiagonal}) {
+  for (const RangeChoice method :
+       {RangeChoice::kAbsmax, RangeChoice::kMse, RangeChoice::kGram, RangeChoice::kDiagonal}) {
     const GroupRanges r = ranges(method);
     const QuantizedTensor q = quantize_rtn(weight_, r, grid());
     EXPECT_NO_THROW(validate(q, "q"));
@@ -90,7 +90,7 @@ TEST_P(Grids, CodesAreTheNearestOfTheGrid) {
 
 // Every candidate of the documented list, rounded in float64: none is better than the one that was chosen.
 TEST_P(Grids, SearchEqualsBruteForce) {
-  const GroupRanges found = ranges(RangeMethod::kGram);
+  const GroupRanges found = ranges(RangeChoice::kGram);
   const int top = grid().levels() - 1;
   const double half = grid().levels() / 2.0;
   const ScaleRange storable = scale_range(grid().scale_type);
@@ -160,8 +160,8 @@ TEST_P(Grids, SearchEqualsBruteForce) {
 
 TEST_P(Grids, EachStageLowersTheError) {
   const auto error = [&](const QuantizedTensor& q) { return linear_errors(weight_, q, &gram_).output_error; };
-  const double absmax = error(quantize_rtn(weight_, ranges(RangeMethod::kAbsmax), grid()));
-  const GroupRanges searched = ranges(RangeMethod::kGram);
+  const double absmax = error(quantize_rtn(weight_, ranges(RangeChoice::kAbsmax), grid()));
+  const GroupRanges searched = ranges(RangeChoice::kGram);
   const double rtn = error(quantize_rtn(weight_, searched, grid()));
   QuantizedTensor q = quantize_gptq(weight_, make_gptq_factor(gram_), searched, grid());
   EXPECT_NO_THROW(validate(q, "q"));
@@ -179,13 +179,13 @@ TEST_P(Grids, EachStageLowersTheError) {
 TEST_P(Grids, GptqWithADiagonalIsRounding) {
   Matrix diagonal(kColumns, kColumns);
   for (int64_t k = 0; k < kColumns; ++k) diagonal(k, k) = static_cast<float>(1 + k % 7);
-  const GroupRanges r = ranges(RangeMethod::kMse);
+  const GroupRanges r = ranges(RangeChoice::kMse);
   EXPECT_EQ(quantize_gptq(weight_, make_gptq_factor(diagonal), r, grid()).codes,
             quantize_rtn(weight_, r, grid()).codes);
 }
 
 TEST_P(Grids, ErrorsAreThoseOfTheDequantizedWeights) {
-  const QuantizedTensor q = quantize_rtn(weight_, ranges(RangeMethod::kGram), grid());
+  const QuantizedTensor q = quantize_rtn(weight_, ranges(RangeChoice::kGram), grid());
   const Matrix back = dequantize(q);
   double error = 0;
   double size = 0;

@@ -66,9 +66,9 @@ TEST(GroupRange, SearchEqualsBruteForce) {
     Matrix diagonal(c.in, c.in);
     for (int64_t k = 0; k < c.in; ++k) diagonal(k, k) = gram(k, k);
     for (const bool symmetric : {true, false}) {
-      for (const RangeMethod method : {RangeMethod::kMse, RangeMethod::kGram, RangeMethod::kDiagonal}) {
+      for (const RangeChoice method : {RangeChoice::kMse, RangeChoice::kGram, RangeChoice::kDiagonal}) {
         const Grid grid{4, symmetric, c.group};
-        const Matrix* used = method == RangeMethod::kMse ? nullptr : method == RangeMethod::kGram ? &gram : &diagonal;
+        const Matrix* used = method == RangeChoice::kMse ? nullptr : method == RangeChoice::kGram ? &gram : &diagonal;
         const GroupRanges ranges = group_ranges(weight, grid, {method}, &gram);
         ASSERT_EQ(ranges.groups(), (c.in + ranges.group_size - 1) / ranges.group_size);
         for (int64_t r = 0; r < c.out; ++r) {
@@ -106,7 +106,7 @@ TEST(GroupRange, AbsmaxDivisors) {
   for (const float v : weight.values()) magnitude = std::max(magnitude, std::fabs(v));
   const Grid grid{4, true, 64};
   EXPECT_EQ(group_ranges(weight, grid).scales[0], f32_to_f16(magnitude / 7.0f));
-  EXPECT_EQ(group_ranges(weight, grid, {RangeMethod::kAbsmax, 7.5f}).scales[0], f32_to_f16(magnitude / 7.5f));
+  EXPECT_EQ(group_ranges(weight, grid, {RangeChoice::kAbsmax, 7.5f}).scales[0], f32_to_f16(magnitude / 7.5f));
   EXPECT_EQ(group_ranges(weight, Grid{8, true, 64}).scales[0], f32_to_f16(magnitude / 127.0f));
   EXPECT_EQ(group_ranges(weight, Grid{8, true, 64}).zeros[0], 128);
 }
@@ -119,7 +119,7 @@ TEST(GroupRange, CountsWhatF16CannotHold) {
     weight(3, k) = std::numeric_limits<float>::denorm_min();  // raised
   }
   for (const bool symmetric : {true, false}) {
-    for (const RangeMethod method : {RangeMethod::kAbsmax, RangeMethod::kMse}) {
+    for (const RangeChoice method : {RangeChoice::kAbsmax, RangeChoice::kMse}) {
       const GroupRanges ranges = group_ranges(weight, Grid{4, symmetric, 32}, {method});
       EXPECT_EQ(ranges.counts.zero_groups, 1);
       EXPECT_EQ(ranges.counts.raised, 2);
@@ -153,12 +153,12 @@ TEST(GroupRange, OnlyTheUpperHalfOfTheGramIsRead) {
   Matrix gram = reference::gram_of(reference::activations(400, 320, 4));
   for (const int64_t group : {64, -1}) {
     const Grid grid{4, true, group};
-    const GroupRanges expected = group_ranges(weight, grid, {RangeMethod::kGram}, &gram);
+    const GroupRanges expected = group_ranges(weight, grid, {RangeChoice::kGram}, &gram);
     Matrix half = gram.clone();
     for (int64_t r = 0; r < 320; ++r) {
       for (int64_t c = 0; c < r; ++c) half(r, c) = std::numeric_limits<float>::quiet_NaN();
     }
-    EXPECT_EQ(group_ranges(weight, grid, {RangeMethod::kGram}, &half).scales, expected.scales);
+    EXPECT_EQ(group_ranges(weight, grid, {RangeChoice::kGram}, &half).scales, expected.scales);
   }
 }
 
@@ -169,9 +169,9 @@ TEST(GroupRange, Refuses) {
   EXPECT_THROW(group_ranges(weight, Grid{1, true, 32}), ArgumentError);
   EXPECT_THROW(group_ranges(weight, Grid{9, true, 32}), ArgumentError);
   EXPECT_THROW(group_ranges(Matrix(), Grid{4, true, 32}), ArgumentError);
-  EXPECT_THROW(group_ranges(weight, Grid{4, true, 32}, {RangeMethod::kGram}), ArgumentError);
-  EXPECT_THROW(group_ranges(weight, Grid{4, true, 32}, {RangeMethod::kGram}, &gram), ArgumentError);
-  EXPECT_THROW(group_ranges(weight, Grid{4, true, 32}, {RangeMethod::kAbsmax, -1.0f}), ArgumentError);
+  EXPECT_THROW(group_ranges(weight, Grid{4, true, 32}, {RangeChoice::kGram}), ArgumentError);
+  EXPECT_THROW(group_ranges(weight, Grid{4, true, 32}, {RangeChoice::kGram}, &gram), ArgumentError);
+  EXPECT_THROW(group_ranges(weight, Grid{4, true, 32}, {RangeChoice::kAbsmax, -1.0f}), ArgumentError);
   weight(0, 5) = std::numeric_limits<float>::quiet_NaN();
   EXPECT_THROW(group_ranges(weight, Grid{4, true, 32}), NumericError);
 }
@@ -180,7 +180,7 @@ TEST(GroupRange, BytesDoNotDependOnThreads) {
   const Matrix weight = normal_matrix(200, 96, 3);
   const Matrix gram = reference::gram_of(reference::activations(100, 96, 4));
   EXPECT_TRUE(reference::same_bytes_for_threads(
-      [&] { return group_ranges(weight, Grid{4, false, 32}, {RangeMethod::kGram}, &gram).scales; }));
+      [&] { return group_ranges(weight, Grid{4, false, 32}, {RangeChoice::kGram}, &gram).scales; }));
 }
 
 // In float64 from the formula.
@@ -209,7 +209,7 @@ TEST(GroupRange, FinalistsLoseLittleAndAllOfThemNothing) {
   const Matrix gram = reference::gram_of(reference::activations(80, 100, 14));
   for (const bool symmetric : {true, false}) {
     const Grid grid{4, symmetric, 32};
-    RangeOptions options{RangeMethod::kGram};
+    RangeOptions options{RangeChoice::kGram};
     const GroupRanges all = group_ranges(weight, grid, options, &gram);
     const double least = loss_by_formula(weight, all, gram, 15);
     double before = loss_by_formula(weight, group_ranges(weight, grid), gram, 15);

@@ -1,13 +1,13 @@
-#include "quantize/refine.h"
+#include "quantize/rounding/refine.h"
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 #include <optional>
 
 #include "quantize/errors.h"
-#include "quantize/gptq.h"
 #include "quantize/reference.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/gptq.h"
+#include "quantize/rounding/rtn.h"
 
 namespace metal_marlin {
 namespace {
@@ -64,7 +64,7 @@ class Refine : public ::testing::TestWithParam<Case> {
         gram_(gram_of(activations(3 * GetParam().cols, GetParam().cols, 5))) {}
   QuantizedTensor rounded() const {
     RangeOptions options;
-    options.method = RangeMethod::kGram;
+    options.method = RangeChoice::kGram;
     options.signed_scales = GetParam().signed_scales;
     return quantize_rtn(weight_, group_ranges(weight_, grid_, options, &gram_), grid_);
   }
@@ -183,7 +183,7 @@ TEST(RefineEdges, SignedScalesNeverLoseAgainstPositiveOnes) {
   const Matrix gram = gram_of(activations(400, 128, 2));
   const Grid grid{4, true, 64};
   RangeOptions options;
-  options.method = RangeMethod::kGram;
+  options.method = RangeChoice::kGram;
   const GroupRanges plain = group_ranges(weight, grid, options, &gram);
   options.signed_scales = true;
   const GroupRanges both = group_ranges(weight, grid, options, &gram);

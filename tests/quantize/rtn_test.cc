@@ -1,4 +1,4 @@
-#include "quantize/rtn.h"
+#include "quantize/rounding/rtn.h"
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>

@@ -61,7 +61,7 @@ TEST(FeedbackLoss, EqualsRoundingWithEachScaleAnew) {
     ScaleSearchOptions options;
     options.grid = Grid{4, symmetric, 64};
     options.rows = 0;
-    options.range.method = RangeMethod::kGram;
+    options.range.method = RangeChoice::kGram;
     options.range.signed_scales = symmetric;
     FeedbackLoss loss(weights, gram, options, gptq);
     // Up, down and back: the factor is brought along from one to the next.
@@ -110,7 +110,7 @@ TEST(ScaleSearch, StoppingEarlyFindsTheValleyOfTheWholeGrid) {
     const double spread = std::log(*largest / *least);
     ScaleSearchOptions options;
     options.grid = Grid{4, true, 64};
-    options.statistic = ActivationMethod::kRms;
+    options.statistic = Statistic::kRms;
     options.loss = [&](std::span<const float> scale) {
       ++calls;
       const auto [low, high] = std::minmax_element(scale.begin(), scale.end());

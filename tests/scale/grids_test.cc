@@ -5,7 +5,7 @@
 
 #include "quantize/errors.h"
 #include "quantize/reference.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/rtn.h"
 #include "scale/search.h"
 
 namespace metal_marlin {

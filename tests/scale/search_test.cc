@@ -78,7 +78,7 @@ TEST(ScaleSearch, EqualsThePublishedSearchInFloat64) {
   const Matrix v = normal_matrix(13, k, 3, 0.02);
   const Matrix* const weights[] = {&q, &v};
   for (const bool symmetric : {true, false}) {
-    for (const ActivationMethod method : {ActivationMethod::kMean, ActivationMethod::kMax, ActivationMethod::kRms}) {
+    for (const Statistic method : {Statistic::kMean, Statistic::kMax, Statistic::kRms}) {
       ScaleSearchOptions options;
       options.grid = Grid{4, symmetric, 32};
       options.statistic = method;
@@ -149,7 +149,7 @@ TEST(ScaleSearch, GramRangesLowerTheLoss) {
   ScaleSearchOptions options;
   options.grid.group_size = 32;
   const InputScale absmax = search_scale(LinearInput::kDown, weights, stats, options);
-  options.range.method = RangeMethod::kGram;
+  options.range.method = RangeChoice::kGram;
   const InputScale gram = search_scale(LinearInput::kDown, weights, stats, options);
   EXPECT_LT(gram.loss_after, absmax.loss_after);
   EXPECT_LT(gram.loss_before, absmax.loss_before);
@@ -241,7 +241,7 @@ TEST(ScaleSearch, Refuses) {
   stats.mean.pop_back();
   EXPECT_THROW(search_scale(LinearInput::kQkv, weights, stats, options), ArgumentError);
   EXPECT_THROW(parse_activation_method("median"), ArgumentError);
-  EXPECT_EQ(parse_activation_method("max"), ActivationMethod::kMax);
+  EXPECT_EQ(parse_activation_method("max"), Statistic::kMax);
 }
 
 TEST(ScaleSearch, BytesDoNotDependOnThreads) {
@@ -266,7 +266,7 @@ TEST(ScaleSearch, AnEarlyEndFindsTheLeastLoss) {
   const ActivationStats stats = stats_of(reference::activations(400, k, 1));
   const Matrix weight = normal_matrix(300, k, 2, 0.05);
   const Matrix* const weights[] = {&weight};
-  for (const RangeMethod method : {RangeMethod::kAbsmax, RangeMethod::kGram}) {
+  for (const RangeChoice method : {RangeChoice::kAbsmax, RangeChoice::kGram}) {
     ScaleSearchOptions options;
     options.grid = {4, true, 32};
     options.range.method = method;

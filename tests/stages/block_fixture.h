@@ -37,7 +37,7 @@ class BlockFixture : public ::testing::Test {
   void plan() {
     run_options_ = with_presets(options_);
     recipe_ = make_recipe(run_options_, *source_);
-    recipe_.precision = ComputeType::kF32;
+    recipe_.precision = MatmulPrecision::kF32;
     layers_ = planned_layers(*source_, run_options_, recipe_);
   }
   BlockJob job(int64_t layer = 0) const { return {*source_, recipe_, layers_[static_cast<size_t>(layer)], layer}; }
@@ -58,7 +58,7 @@ class BlockFixture : public ::testing::Test {
   }
   // Of the first block's inputs.
   StatsByInput stats(const TokenSet& set) const {
-    StatsCollector collector(true, ComputeType::kF32, set.lengths());
+    StatsCollector collector(true, MatmulPrecision::kF32, set.lengths());
     stream(set)->pass(0, load_block(*source_, 0), collector.hook());
     return collector.finish();
   }

@@ -7,8 +7,8 @@
 
 #include "quantize/errors.h"
 #include "quantize/reference.h"
-#include "quantize/refine.h"
-#include "quantize/rtn.h"
+#include "quantize/rounding/refine.h"
+#include "quantize/rounding/rtn.h"
 
 namespace metal_marlin {
 namespace {
@@ -25,11 +25,11 @@ Matrix rows_of(const Matrix& x, int64_t first, int64_t count) {
 
 RoundingTrial trial_of(size_t linears = 1, bool refine = true) {
   RoundingTrial trial;
-  trial.refine = refine;
+  trial.rounding.refine = refine;
   trial.grids.assign(linears, Grid{4, true, 32});
   trial.rows = 0;
   trial.ranges = [grid = trial.grids.front()](const Matrix& rows, const Matrix& gram, size_t) {
-    return group_ranges(rows, grid, {RangeMethod::kGram}, &gram);
+    return group_ranges(rows, grid, {RangeChoice::kGram}, &gram);
   };
   return trial;
 }
@@ -56,13 +56,13 @@ TEST(RoundingChoice, TakesTheWholeRecipeWhereItHoldsOnOtherTokens) {
   const auto choices = choose_rounding(weights, gram, s.held_back, s.share, trial);
   ASSERT_EQ(choices.size(), 2U);
   for (size_t i = 0; i < 2; ++i) {
-    EXPECT_TRUE(choices[i].feedback);
-    EXPECT_TRUE(choices[i].refine);
+    EXPECT_TRUE(choices[i].rounding.feedback);
+    EXPECT_TRUE(choices[i].rounding.refine);
     EXPECT_LT(choices[i].refined_error, choices[i].feedback_error);
     EXPECT_LT(choices[i].feedback_error, choices[i].nearest_error);
     const GroupRanges ranges = trial.ranges(*weights[i], s.seen, i);
     GptqOptions gptq;
-    gptq.damping = choices[i].damping;
+    gptq.damping = choices[i].rounding.gptq.damping;
     QuantizedTensor rounded = quantize_gptq(*weights[i], make_gptq_factor(s.seen, gptq), ranges, trial.grids[i]);
     EXPECT_NEAR(linear_errors(*weights[i], rounded, &s.held_back).output_error, choices[i].feedback_error,
                 0.02 * choices[i].feedback_error);
@@ -70,7 +70,7 @@ TEST(RoundingChoice, TakesTheWholeRecipeWhereItHoldsOnOtherTokens) {
         linear_errors(*weights[i], quantize_rtn(*weights[i], ranges, trial.grids[i]), &s.held_back).output_error,
         choices[i].nearest_error, 0.02 * choices[i].nearest_error);
   }
-  EXPECT_EQ(choices[0].damping, choices[1].damping);
+  EXPECT_EQ(choices[0].rounding.gptq.damping, choices[1].rounding.gptq.damping);
   for (int64_t i = 0; i < kIn; ++i) {
     for (int64_t j = 0; j < kIn; ++j) EXPECT_NEAR(gram(i, j), s.all(i, j), 1e-5 * (std::fabs(s.all(i, j)) + 1e-3));
   }
@@ -85,8 +85,8 @@ TEST(RoundingChoice, FallsBackWhereTheRecipeFitsNoise) {
   Matrix gram = s.all.clone();
   const auto choices = choose_rounding(weights, gram, s.held_back, s.share, trial_of());
   const RoundingChoice& c = choices.front();
-  EXPECT_GE(c.damping, 0.01 * kRaisedDamping * kRaisedDamping);
-  EXPECT_EQ(c.feedback, c.nearest_error >= std::min(c.feedback_error, c.refined_error));
+  EXPECT_GE(c.rounding.gptq.damping, 0.01 * kRaisedDamping * kRaisedDamping);
+  EXPECT_EQ(c.rounding.feedback, c.nearest_error >= std::min(c.feedback_error, c.refined_error));
   // Channels that go together in pairs, in the held-back tokens with the opposite sign: no feedback helps them.
   Matrix x = normal_matrix(1200, kIn, 8);
   for (int64_t t = 0; t < x.rows(); ++t) {
@@ -96,12 +96,12 @@ TEST(RoundingChoice, FallsBackWhereTheRecipeFitsNoise) {
   Matrix other = opposite.all.clone();
   const RoundingChoice plain =
       choose_rounding(weights, other, opposite.held_back, opposite.share, trial_of(1, false)).front();
-  EXPECT_FALSE(plain.feedback);
-  EXPECT_FALSE(plain.refine);
+  EXPECT_FALSE(plain.rounding.feedback);
+  EXPECT_FALSE(plain.rounding.refine);
   EXPECT_LT(plain.nearest_error, std::min(plain.feedback_error, plain.refined_error));
   const auto without = choose_rounding(weights, gram, s.held_back, s.share, trial_of(1, false));
   EXPECT_EQ(without.front().refined_error, without.front().feedback_error);
-  EXPECT_FALSE(without.front().refine);
+  EXPECT_FALSE(without.front().rounding.refine);
 }
 
 TEST(RoundingChoice, DoesNotDependOnThreadsAndRefusesOtherShapes) {
@@ -111,7 +111,8 @@ TEST(RoundingChoice, DoesNotDependOnThreadsAndRefusesOtherShapes) {
   EXPECT_TRUE(reference::same_bytes_for_threads([&] {
     Matrix gram = s.all.clone();
     const auto c = choose_rounding(weights, gram, s.held_back, s.share, trial_of());
-    std::vector<double> values = {c[0].damping, c[0].nearest_error, c[0].feedback_error, c[0].refined_error};
+    std::vector<double> values = {c[0].rounding.gptq.damping, c[0].nearest_error, c[0].feedback_error,
+                                  c[0].refined_error};
     values.insert(values.end(), gram.data(), gram.data() + gram.size());
     return values;
   }));

@@ -66,7 +66,7 @@ TEST(StatsCollector, FirstRowsCountAsOftenAsAsked) {
   const std::vector<int64_t> lengths = {1, 120, 0, 79, 1, 99};
   constexpr double kWeight = 7.5;
   const Matrix x = activations(300, 6);
-  StatsCollector collector(true, ComputeType::kF32, lengths);
+  StatsCollector collector(true, MatmulPrecision::kF32, lengths);
   for (int64_t row = 0, step = 1; row < 300; row += step, step = std::min<int64_t>(step * 2, 300 - row)) {
     for (const LinearInput input : {LinearInput::kQkv, LinearInput::kDown})
       collector.add(input, x.data() + row * kFeatures, step, kFeatures);
@@ -120,12 +120,12 @@ TEST(StatsCollector, LastSequencesHaveStatisticsOfTheirOwn) {
     }
     return std::move(c.finish()[static_cast<size_t>(LinearInput::kDown)]);
   };
-  StatsCollector plain(true, ComputeType::kF32, lengths);
+  StatsCollector plain(true, MatmulPrecision::kF32, lengths);
   const ActivationStats all = collect(plain, x.data(), {300});
-  StatsCollector alone(true, ComputeType::kF32, {1, 99});
+  StatsCollector alone(true, MatmulPrecision::kF32, {1, 99});
   const ActivationStats expected = collect(alone, x.data() + 200 * kFeatures, {100});
   for (const std::vector<int64_t>& batches : {std::vector<int64_t>{300}, {200, 100}, {150, 60, 90}, {201, 99}}) {
-    StatsCollector collector(true, ComputeType::kF32, lengths, 3);
+    StatsCollector collector(true, MatmulPrecision::kF32, lengths, 3);
     const ActivationStats whole = collect(collector, x.data(), batches);
     const auto last = collector.finish_last();
     const ActivationStats& l = last[static_cast<size_t>(LinearInput::kDown)];
@@ -140,8 +140,8 @@ TEST(StatsCollector, LastSequencesHaveStatisticsOfTheirOwn) {
       EXPECT_NEAR(l.gram.data()[i], expected.gram.data()[i], kTolerance * 30);
     }
   }
-  EXPECT_THROW(StatsCollector(true, ComputeType::kF32, lengths, 8), ArgumentError);
-  EXPECT_THROW(StatsCollector(true, ComputeType::kF32, {}, 1), ArgumentError);
+  EXPECT_THROW(StatsCollector(true, MatmulPrecision::kF32, lengths, 8), ArgumentError);
+  EXPECT_THROW(StatsCollector(true, MatmulPrecision::kF32, {}, 1), ArgumentError);
 }
 
 TEST(StatsCollector, FirstRowsAreUnknownWithoutLengthsAndRefusedBeyondThem) {
@@ -153,7 +153,7 @@ TEST(StatsCollector, FirstRowsAreUnknownWithoutLengthsAndRefusedBeyondThem) {
   const Matrix before = s.gram.clone();
   weigh_first_rows(s, 100);
   EXPECT_TRUE(std::equal(before.data(), before.data() + before.size(), s.gram.data()));
-  StatsCollector collector(true, ComputeType::kF32, {10});
+  StatsCollector collector(true, MatmulPrecision::kF32, {10});
   EXPECT_THROW(collector.add(LinearInput::kQkv, x.data(), 11, kFeatures), ArgumentError);
 }
 

@@ -9,8 +9,8 @@
 #include "core/tensor.h"
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
-#include "quantize/gptq_factor.h"
 #include "quantize/lanes.h"
+#include "quantize/rounding/gptq_factor.h"
 
 namespace metal_marlin {
 

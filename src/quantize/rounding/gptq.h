@@ -6,8 +6,8 @@
 
 #include "core/tensor.h"
 #include "core/values.h"
-#include "quantize/gptq_factor.h"
 #include "quantize/ranges.h"
+#include "quantize/rounding/gptq_factor.h"
 
 namespace metal_marlin {
 

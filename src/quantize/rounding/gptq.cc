@@ -1,4 +1,4 @@
-#include "quantize/gptq.h"
+#include "quantize/rounding/gptq.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
@@ -11,8 +11,8 @@
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
 #include "quantize/candidates.h"
-#include "quantize/gptq_tiles.h"
 #include "quantize/lanes.h"
+#include "quantize/rounding/gptq_tiles.h"
 
 namespace metal_marlin {
 

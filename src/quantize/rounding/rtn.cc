@@ -1,4 +1,4 @@
-#include "quantize/rtn.h"
+#include "quantize/rounding/rtn.h"
 
 #include <algorithm>
 

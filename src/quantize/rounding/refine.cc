@@ -1,4 +1,4 @@
-#include "quantize/refine.h"
+#include "quantize/rounding/refine.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
@@ -11,9 +11,9 @@
 #include "core/threads.h"
 #include "kernels/linear_algebra.h"
 #include "quantize/candidates.h"
-#include "quantize/gptq.h"
 #include "quantize/group_range.h"
 #include "quantize/lanes.h"
+#include "quantize/rounding/gptq.h"
 
 namespace metal_marlin {
 namespace {

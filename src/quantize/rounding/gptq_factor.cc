@@ -1,4 +1,4 @@
-#include "quantize/gptq_factor.h"
+#include "quantize/rounding/gptq_factor.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
