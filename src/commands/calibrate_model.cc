@@ -15,6 +15,7 @@
 #include "core/progress.h"
 #include "core/threads.h"
 #include "formats/npz.h"
+#include "model/layer_loop.h"
 #include "model/stream.h"
 #include "options/tables.h"
 #include "plan/memory_plan.h"
@@ -140,9 +141,8 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   TextRecord text = texts.record;
   publish(text, options.calibration);  // the file may be passed on
   writer.add(calibration_array(json_of(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).view());
-  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    tracker.set_fraction(static_cast<double>(layer) / static_cast<double>(config.num_hidden_layers));
-    tracker.enter("calibrate", layer, config.num_hidden_layers);
+  const LayerLoop loop{.stage = "calibrate", .layers = config.num_hidden_layers, .work_after = 1};
+  for_each_layer(loop, tracker, [&](int64_t layer) {
     StatsCollector collector(gram, stream.precision(), gram ? stream.lengths() : std::vector<int64_t>());
     std::unique_ptr<ActivationKeeper> keeper;
     if (keep_activations)
@@ -154,7 +154,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
     stream.pass_source(layer, hook);
     for (const OwnedTensor& a : stats_arrays(layer, collector.finish())) writer.add(a.view());
     if (keeper) keeper->write_to(writer);
-  }
+  });
   tracker.enter("write", 0, 1);
   writer.commit();
   tracker.enter("done", 1, 1);

@@ -21,6 +21,7 @@
 #include "formats/text.h"
 #include "infer/compute.h"
 #include "model/block.h"
+#include "model/layer_loop.h"
 #include "model/model.h"
 #include "model/prepared_block.h"
 #include "model/stream.h"
@@ -184,13 +185,11 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
   const std::unique_ptr<Stream> reference_stream = other ? stream_of(*other, Compute{}, "reference") : nullptr;
   const int64_t own_layers = source->config().num_hidden_layers;
   const int64_t other_layers = other ? other->config().num_hidden_layers : 0;
-  const int64_t layers = std::max(own_layers, other_layers);
-  for (int64_t layer = 0; layer < layers; ++layer) {
-    tracker.set_fraction(0.8 * static_cast<double>(layer) / static_cast<double>(layers));
-    tracker.enter("evaluate", layer, layers);
+  const LayerLoop loop{.stage = "evaluate", .layers = std::max(own_layers, other_layers), .work_after = 0.8};
+  for_each_layer(loop, tracker, [&](int64_t layer) {
     if (layer < own_layers) stream->pass_source(layer);
     if (layer < other_layers) reference_stream->pass_source(layer);
-  }
+  });
   Metrics metrics(source->path(), other ? other->path() : std::string());
   {
     const Head head(*source, compute.precision, compute.head);

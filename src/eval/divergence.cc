@@ -63,8 +63,7 @@ std::vector<LaneDivergence> lane_divergences(const FinalStates& model, int64_t l
   std::vector<Divergence> divergence(kDivergenceRows);
   std::vector<double> kl(kDivergenceRows);
   std::vector<LaneDivergence> sums(static_cast<size_t>(lanes));
-  for (int64_t at = 0; at < rows; at += kDivergenceRows) {
-    const int64_t n = std::min(kDivergenceRows, rows - at);
+  const auto add = [&](size_t, int64_t at, int64_t n) {
     for (int64_t lane = 0; lane < lanes; ++lane) {
       if (progress) progress(at * lanes + lane, rows * lanes);
       const float* logits = logit_rows.at(at, n, lane);
@@ -85,7 +84,9 @@ std::vector<LaneDivergence> lane_divergences(const FinalStates& model, int64_t l
         sum.mean_square += value * value;
       }
     }
-  }
+  };
+  const RowRange all{0, rows};
+  measure_rows({&all, 1}, kDivergenceRows, {{}, add});
   for (LaneDivergence& sum : sums) {
     sum.mean /= static_cast<double>(rows);
     sum.mean_square /= static_cast<double>(rows);

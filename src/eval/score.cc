@@ -32,6 +32,14 @@ const float* LogitRows::at(int64_t first, int64_t count, int64_t lane) {
   return logits_.data();
 }
 
+void measure_rows(std::span<const RowRange> ranges, int64_t batch, const RowMeasure& measure) {
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    if (measure.begin) measure.begin(i);
+    const int64_t end = ranges[i].first + ranges[i].count;
+    for (int64_t at = ranges[i].first; at < end; at += batch) measure.add(i, at, std::min(batch, end - at));
+  }
+}
+
 void score(const FinalStates& model, const std::optional<FinalStates>& reference,
            std::span<const std::vector<int32_t>> chunks, Metrics& metrics,
            const std::function<void(int64_t, int64_t)>& before_chunk) {
@@ -42,19 +50,21 @@ void score(const FinalStates& model, const std::optional<FinalStates>& reference
   LogitRows logits(model, rows);
   std::optional<LogitRows> reference_logits;
   if (reference) reference_logits.emplace(*reference, rows);
+  std::vector<RowRange> scored;
   int64_t first = 0;
-  for (size_t i = 0; i < chunks.size(); ++i) {
-    if (before_chunk) before_chunk(static_cast<int64_t>(i), std::ssize(chunks));
-    const std::vector<int32_t>& chunk = chunks[i];
-    const int64_t scored = std::ssize(chunk) - 1;
-    metrics.begin_chunk();
-    for (int64_t at = 0; at < scored; at += rows) {
-      const int64_t n = std::min(rows, scored - at);
-      metrics.add(logits.at(first + at, n), reference_logits ? reference_logits->at(first + at, n) : nullptr,
-                  chunk.data() + at + 1, n, vocab);
-    }
+  for (const auto& chunk : chunks) {
+    scored.push_back({first, std::ssize(chunk) - 1});
     first += std::ssize(chunk);
   }
+  const auto begin = [&](size_t i) {
+    if (before_chunk) before_chunk(static_cast<int64_t>(i), std::ssize(chunks));
+    metrics.begin_chunk();
+  };
+  const auto add = [&](size_t i, int64_t at, int64_t n) {
+    metrics.add(logits.at(at, n), reference_logits ? reference_logits->at(at, n) : nullptr,
+                chunks[i].data() + (at - scored[i].first) + 1, n, vocab);
+  };
+  measure_rows(scored, rows, {begin, add});
 }
 
 }  // namespace metal_marlin

@@ -35,6 +35,19 @@ class LogitRows {
   Matrix logits_;
 };
 
+// Rows of final states that belong together: a chunk's, say.
+struct RowRange {
+  int64_t first = 0;
+  int64_t count = 0;
+};
+// What is measured on rows.
+struct RowMeasure {
+  std::function<void(size_t range)> begin;                              // before a range's first rows; may be empty
+  std::function<void(size_t range, int64_t first, int64_t count)> add;  // rows first .. first + count - 1 of the states
+};
+// The one loop over rows of final states: range by range, at most `batch` rows at a time.
+void measure_rows(std::span<const RowRange> ranges, int64_t batch, const RowMeasure& measure);
+
 // Adds the chunks, whose tokens are the rows of the states in this order, to the metrics. Every position except a
 // chunk's first is scored, with the logits of the position before. reference: the same of the other model, or nothing.
 // before_chunk is called with the number of chunks that are done and the number of all. ArgumentError when the states

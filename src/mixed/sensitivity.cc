@@ -11,6 +11,7 @@
 #include "core/counted.h"
 #include "eval/divergence.h"
 #include "formats/text.h"
+#include "model/layer_loop.h"
 #include "model/model.h"
 #include "model/stream.h"
 #include "recipe/budget.h"
@@ -105,11 +106,9 @@ struct TwoBlocks {
   Block rounded;
   GridTrials trials;
 };
-TwoBlocks quantized_twin(const BlockJob& job, GridTrials trials, Stream& statistics, Tracker& tracker) {
-  Block block = load_block(job.source, job.layer);
+TwoBlocks quantized_twin(const BlockJob& job, Block block, GridTrials trials, Stream& statistics, Tracker& tracker) {
   const BlockProbe probe = take_probe(statistics, job.recipe.scale_loss == ScaleLoss::kBlock);
   BlockStats stats;
-  job.enter(tracker, "sensitivity");
   stats.calibration = statistics_of(job, block, statistics);
   FoldedBlock folded = fold_block(job, std::move(block), std::move(stats), probe, tracker);
   TwoBlocks out;
@@ -188,18 +187,18 @@ Sensitivity measure_sensitivity(const ModelSource& source, const QuantizeOptions
     Stream statistics(source, texts.statistics.lengths(), o);
     statistics.embed(texts.statistics);
     size_t begin = 0;
-    for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
+    const LayerLoop loop{.stage = "sensitivity", .layers = source.config().num_hidden_layers};
+    for_each_block(source, loop, tracker, [&](int64_t layer, Block block) {
       size_t end = begin;
       while (end < out.items.size() && out.items[end].layer == layer) ++end;
       const BlockJob job{source, recipe, layers[static_cast<size_t>(layer)], layer};
       const auto own = std::span(out.items).subspan(begin, end - begin);
-      TwoBlocks blocks = quantized_twin(job, trials_of(own), statistics, tracker);
+      TwoBlocks blocks = quantized_twin(job, std::move(block), trials_of(own), statistics, tracker);
       for (SensitiveItem& item : own) estimate_options(item, blocks.trials[static_cast<size_t>(item.input)]);
       job.enter(tracker, "sensitivity");
       pass_lanes(layer, blocks, out.items, begin, end, stream);
-      release_linears(source, layer);
       begin = end;
-    }
+    });
   }
   const Head head(source);
   const auto refuse = [&](int64_t lane, int64_t row) { refuse_logits(source, out.items, lane, row); };

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "core/machine.h"
-#include "model/model.h"
+#include "model/layer_loop.h"
 #include "run/finished_check.h"
 #include "stages/block_probe.h"
 #include "stages/quantize_block.h"
@@ -16,6 +16,7 @@
 namespace metal_marlin {
 namespace {
 
+constexpr double kShareOfBlocks = 0.9;         // of all work; the rest is scoring and writing
 constexpr int64_t kHeldBackGramTokens = 8192;  // of the held-back tokens, for each linear's output error
 
 // The scratch memory of the pass is free while the block is quantized.
@@ -67,9 +68,7 @@ StatsByInput held_back_stats(int64_t layer, const Block& block, Stream& stream) 
 }
 
 // Passes the states through a block that an earlier run has finished.
-void replay(const BlocksJob& job, int64_t layer, RunStreams& streams, const Journal& journal, Tracker& tracker) {
-  tracker.enter("replay", layer, job.source.config().num_hidden_layers);
-  Block block = load_block(job.source, layer);
+void replay(const BlocksJob& job, int64_t layer, Block block, RunStreams& streams, const Journal& journal) {
   if (streams.calibration->rows() > 0) pass_alone(*streams.calibration, layer, block);
   if (!streams.evaluates()) return;
   pass_alone(*streams.reference, layer, block);
@@ -78,10 +77,9 @@ void replay(const BlocksJob& job, int64_t layer, RunStreams& streams, const Jour
 }
 
 // Returns the operations of the calibration stream.
-double quantize_layer(const BlocksJob& job, int64_t layer, RunStreams& streams, Journal& journal, Tracker& tracker) {
+double quantize_layer(const BlocksJob& job, int64_t layer, Block block, RunStreams& streams, Journal& journal,
+                      Tracker& tracker) {
   const BlockJob block_job{job.source, job.recipe, job.layers[static_cast<size_t>(layer)], layer};
-  block_job.enter(tracker, "load");
-  Block block = load_block(job.source, layer);
   const bool calibrates = streams.calibration->rows() > 0;
   const Stream& probed = calibrates ? *streams.calibration : *streams.reference;
   const bool replayed = calibrates && job.recipe.scale_loss == ScaleLoss::kBlock;  // held-back text shapes nothing
@@ -100,7 +98,6 @@ double quantize_layer(const BlocksJob& job, int64_t layer, RunStreams& streams, 
   block_job.enter(tracker, "journal");
   job.source.check_unchanged();
   journal.write_block(layer, result.finished, result.record);
-  release_linears(job.source, layer);
   return measured.operations;
 }
 
@@ -159,20 +156,23 @@ BlocksDone run_blocks(const BlocksJob& job, RunStreams& streams, Journal& journa
   tracker.enter("embed", 0, layers);
   const int64_t start = begin_states(job, done.resumed, streams, journal);
   if (done.resumed > 0) tracker.note(fmt::format("resuming after block {} of {}", done.resumed, layers));
-  const bool states_needed = done.resumed < layers || streams.evaluates();
-  for (int64_t layer = start; layer < layers && states_needed; ++layer) {
-    tracker.set_fraction(0.9 * static_cast<double>(layer - start) / static_cast<double>(layers - start));
-    if (layer < done.resumed) {
-      replay(job, layer, streams, journal, tracker);
-      continue;
-    }
-    done.forward_operations += quantize_layer(job, layer, streams, journal, tracker);
-    if (layer + 1 == layers || !job.keep_states || !clock.due()) continue;
+  if (done.resumed == layers && !streams.evaluates()) return done;  // nothing needs the states
+  const double all = static_cast<double>(std::max<int64_t>(layers - start, 1));
+  const double replayed = kShareOfBlocks * static_cast<double>(done.resumed - start) / all;
+  const LayerLoop finished{
+      .stage = "replay", .layers = layers, .first = start, .end = done.resumed, .work_after = replayed};
+  for_each_block(job.source, finished, tracker,
+                 [&](int64_t layer, Block block) { replay(job, layer, std::move(block), streams, journal); });
+  const LayerLoop rest{
+      .stage = "load", .layers = layers, .first = done.resumed, .work_before = replayed, .work_after = kShareOfBlocks};
+  for_each_block(job.source, rest, tracker, [&](int64_t layer, Block block) {
+    done.forward_operations += quantize_layer(job, layer, std::move(block), streams, journal, tracker);
+    if (layer + 1 == layers || !job.keep_states || !clock.due()) return;
     tracker.enter("save states", layer + 1, layers);
     const double before = wall_seconds();
     save_states(layer + 1, streams, journal);
     clock.saved(wall_seconds() - before);
-  }
+  });
   return done;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "model/layer_loop.h"
 #include "model/stream.h"
 #include "recipe/budget.h"
 #include "recipe/recipe.h"
@@ -45,13 +46,13 @@ PoolSelection select_pool(const ModelSource& source, const TokenSet& pool, const
   tracker.enter("select", 0, out.blocks);
   stream.embed(pool);
   ProfileCollector profiles(lengths, features_of_input(source), out.blocks);
-  for (int64_t layer = 0; layer < out.blocks; ++layer) {
+  for_each_layer({.stage = "select", .layers = out.blocks}, tracker, [&](int64_t layer) {
     profiles.begin_block(layer, 0);
     stream.pass_source(layer, [&](LinearInput input, const float* x, int64_t rows, int64_t features) {
       if (input == LinearInput::kQkv) tracker.enter("select", layer, out.blocks);  // once for each batch
       profiles.add(input, x, rows, features);
     });
-  }
+  });
   Selection chosen = select_sequences(profiles.profiles(), count, group, quota);
   out.coverage = chosen.pool_coverage > 0 ? chosen.coverage / chosen.pool_coverage : 1;
   out.sequences = std::move(chosen.sequences);

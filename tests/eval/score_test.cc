@@ -88,5 +88,16 @@ TEST_P(ScoreTest, RefusesStatesOfOtherChunks) {
 INSTANTIATE_TEST_SUITE_P(TinyModels, ScoreTest, testing::Values("llama", "gemma2", "qwen2", "phi3"),
                          [](const auto& model) { return std::string(model.param); });
 
+TEST(MeasureRows, GoesThroughRangesInBatches) {
+  const RowRange ranges[] = {{3, 5}, {8, 0}, {9, 2}};
+  std::vector<std::vector<int64_t>> seen;
+  const RowMeasure measure{
+      [&](size_t range) { seen.push_back({-1, static_cast<int64_t>(range)}); },
+      [&](size_t range, int64_t first, int64_t count) { seen.push_back({static_cast<int64_t>(range), first, count}); }};
+  measure_rows(ranges, 2, measure);
+  EXPECT_EQ(seen,
+            (std::vector<std::vector<int64_t>>{{-1, 0}, {0, 3, 2}, {0, 5, 2}, {0, 7, 1}, {-1, 1}, {-1, 2}, {2, 9, 2}}));
+}
+
 }  // namespace
 }  // namespace metal_marlin
