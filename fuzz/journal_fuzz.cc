@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "fuzz_input.h"
-#include "run/journal.h"
+#include "run/journal/journal.h"
 #include "tokenizer/token_set.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

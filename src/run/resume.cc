@@ -14,6 +14,8 @@
 #include "records/json_records.h"
 #include "report/report_check.h"
 #include "report/size.h"
+#include "run/output/output_checks.h"
+#include "run/output/placing.h"
 #include "run/run_identity.h"
 #include "write/checkpoint_writer.h"
 
@@ -178,7 +180,7 @@ bool finish_placing(OutputFolder& output, const IdentityRecord& identity, const 
     output.remove_journal();
     return true;
   }
-  const Folder staged = output.folder().open_folder(kJournalName).open_folder("result");
+  const Folder staged = output.folder().open_folder(kJournalName).open_folder(kResult);
   const auto report = report_head(staged);
   if (!is_of(report, run_fingerprint(identity))) return false;
   if (!output.placing()) {

@@ -7,8 +7,8 @@
 #include <string>
 
 #include "recipe/recipe.h"
-#include "run/journal.h"
-#include "run/output_folder.h"
+#include "run/journal/journal.h"
+#include "run/output/output_folder.h"
 
 namespace metal_marlin {
 

@@ -7,7 +7,7 @@
 #include "core/progress.h"
 #include "recipe/recipe.h"
 #include "recipe/tensor_plan.h"
-#include "run/journal.h"
+#include "run/journal/journal.h"
 #include "run/run_streams.h"
 #include "stages/fold_block.h"
 #include "statistics/stats_file.h"

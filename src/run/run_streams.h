@@ -9,7 +9,7 @@
 #include "core/progress.h"
 #include "model/stream.h"
 #include "recipe/recipe.h"
-#include "run/journal.h"
+#include "run/journal/journal.h"
 #include "text/texts.h"
 
 namespace metal_marlin {

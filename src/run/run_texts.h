@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "run/journal.h"
+#include "run/journal/journal.h"
 #include "text/texts.h"
 
 namespace metal_marlin {

@@ -8,7 +8,7 @@
 #include "core/enum_names.h"
 #include "formats/text.h"
 #include "plan/run_warnings.h"
-#include "run/journal_provider.h"
+#include "run/journal/journal_provider.h"
 
 namespace metal_marlin {
 

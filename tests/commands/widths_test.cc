@@ -24,7 +24,7 @@
 #include "core/threads.h"
 #include "recipe/make_recipe.h"
 #include "recipe/tensor_plan.h"
-#include "run/journal.h"
+#include "run/journal/journal.h"
 #include "stages/quantize_block.h"
 
 namespace metal_marlin {

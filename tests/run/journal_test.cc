@@ -1,4 +1,4 @@
-#include "run/journal.h"
+#include "run/journal/journal.h"
 
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>

@@ -16,11 +16,10 @@
 #include "core/files/held_folder.h"
 #include "core/files/made_folders.h"
 #include "platform/folder.h"
+#include "run/output/exchange.h"
 #include "write/manifest.h"
 
 namespace metal_marlin {
-
-class ModelSource;
 
 class OutputFolder {
  public:
@@ -66,13 +65,8 @@ class OutputFolder {
   void remove_journal();
 
  private:
-  bool exchange(const Folder& journal, const Warn& warn);
-  void move_files(const Folder& journal, const Manifest& old);
-  void remove_leftovers_beside(const Warn& warn) const;
   void require_own_journal() const;
-  void require_same_folder() const;
-  void take_back_staged();
-  std::optional<Folder> parent() const;
+  OpenedOutput opened() const { return {path_, real_, *folder_}; }
   Folder journal() const;
 
   std::string path_;
@@ -84,15 +78,5 @@ class OutputFolder {
   MadeFolders made_;                     // goes before the lock
   bool use_write_ = false;
 };
-
-// SystemError with the reason when the folder `path` cannot be made, or when nothing can be written into it. Nothing is
-// changed.
-void require_place_for(const std::string& path);
-
-// ArgumentError when the model is read from `output` or from a folder in it.
-void refuse_model_inside(const ModelSource& source, const std::string& output);
-
-// ArgumentError when `output` is no folder, or the one that the model itself is read from.
-void check_output(const ModelSource& source, const std::string& output);
 
 }  // namespace metal_marlin

@@ -1,4 +1,4 @@
-#include "run/journal_provider.h"
+#include "run/journal/journal_provider.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>

@@ -1,25 +1,22 @@
-#include "run/journal.h"
+#include "run/journal/journal.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/files/atomic_file.h"
 #include "core/files/digest.h"
 #include "core/files/held_folder.h"
-#include "core/files/mapped_file.h"
 #include "formats/json/bounded_json.h"
 #include "formats/json/json_fault.h"
-#include "formats/safetensors.h"
 #include "formats/text.h"
-#include "pack/native.h"
 #include "platform/folder.h"
 #include "records/json_records.h"
+#include "run/journal/journal_tensors.h"
 #include "write/manifest.h"
 
 namespace metal_marlin {
@@ -30,55 +27,6 @@ using nlohmann::json;
 
 constexpr const char* kRun = "run.json";
 constexpr const char* kPlacing = "place.json";
-
-OwnedTensor token_tensor(const std::string& name, const TokenSet& set) {
-  OwnedTensor t;
-  t.name = name;
-  t.dtype = DType::kI32;
-  std::vector<int32_t> flat;
-  for (const auto& s : set.sequences) {
-    flat.push_back(static_cast<int32_t>(s.size()));
-    flat.insert(flat.end(), s.begin(), s.end());
-  }
-  t.shape = {static_cast<int64_t>(flat.size())};
-  t.bytes = Buffer(flat.size() * sizeof(int32_t));
-  if (!flat.empty()) std::memcpy(t.bytes.data(), flat.data(), t.bytes.size());
-  return t;
-}
-
-TokenSet token_set(const TensorView& view, const std::string& path) {
-  TokenSet set;
-  const auto fail = [&](const std::string& expected, const std::string& found) {
-    throw FormatError(
-        fmt::format("{}: {}: expected {}, found {}; the interrupted run is damaged: run again with "
-                    "--no-resume",
-                    path, view.name, expected, found));
-  };
-  if (view.dtype != DType::kI32) fail("I32", std::string(dtype_name(view.dtype)));
-  const auto* values = reinterpret_cast<const int32_t*>(view.bytes.data());
-  const int64_t n = view.elements();
-  for (int64_t i = 0; i < n;) {
-    const int64_t length = values[i++];
-    if (length < 1 || length > n - i) fail("sequences within the tensor", fmt::format("one of {} tokens", length));
-    set.sequences.emplace_back(values + i, values + i + length);
-    i += length;
-  }
-  return set;
-}
-
-OwnedTensor copy(const TensorView& view) {
-  OwnedTensor t;
-  t.name = view.name;
-  t.dtype = view.dtype;
-  t.shape = view.shape;
-  t.bytes = Buffer(view.bytes.size());
-  if (!view.bytes.empty()) std::memcpy(t.bytes.data(), view.bytes.data(), view.bytes.size());
-  return t;
-}
-
-SafetensorsFile open_tensors(const std::string& path) {
-  return SafetensorsFile(MappedFile(open_held_file(path), path));
-}
 
 // Names that a run writes into the folder, this version's or an earlier one's.
 bool is_journal_name(const std::string& name) {
@@ -236,50 +184,12 @@ int64_t Journal::finished_blocks() const {
 }
 
 void Journal::write_block(int64_t layer, const FinishedBlock& block, const BlockRecord& record) {
-  std::vector<OwnedTensor> tensors;
-  json groups = json::object();
-  for (const auto& [name, tensor] : block.quantized) {
-    for (OwnedTensor& part : pack_native(tensor, name).parts) {
-      part.name = name + part.name.substr(std::strlen("weight"));
-      tensors.push_back(std::move(part));
-    }
-    groups[name] = {{"bits", tensor.bits}, {"group_size", tensor.group_size}, {"symmetric", tensor.symmetric}};
-  }
-  for (const OwnedTensor& t : block.changed) tensors.push_back(copy(t.view()));
-  write_safetensors(block_path(layer, "safetensors"), std::span<const OwnedTensor>(tensors),
-                    {{"quantized", groups.dump()}});
+  write_block_tensors(block_path(layer, "safetensors"), block);
   write_text_file(block_path(layer, "json"), json_of(record).dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 FinishedBlock Journal::read_block(int64_t layer) const {
-  const SafetensorsFile file = open_tensors(block_path(layer, "safetensors"));
-  FinishedBlock block;
-  const auto it = file.metadata().find("quantized");
-  if (it == file.metadata().end()) throw FormatError(fmt::format("{}: no list of quantized tensors", file.path()));
-  const json groups = parse_json_or_discard(it->second);
-  if (!groups.is_object()) {
-    throw FormatError(
-        fmt::format("{}: its list of quantized tensors is damaged; run again with --no-resume", file.path()));
-  }
-  try {
-    for (const auto& [name, entry] : groups.items()) {
-      QuantizedTensor t =
-          unpack_native(file.get(name), file.get(name + ".scales"), file.get(name + ".zeros"),
-                        entry.at("group_size").get<int64_t>(), name, Codes::kRead, entry.value("bits", 4));
-      t.symmetric = entry.at("symmetric").get<bool>();
-      block.quantized.emplace(name, std::move(t));
-    }
-  } catch (const json::exception&) {
-    throw FormatError(
-        fmt::format("{}: its list of quantized tensors is damaged; run again with --no-resume", file.path()));
-  }
-  for (const TensorView& view : file.tensors()) {
-    const size_t dot = view.name.rfind(".weight.");
-    if (groups.contains(view.name) || (dot != std::string::npos && groups.contains(view.name.substr(0, dot + 7))))
-      continue;
-    block.changed.push_back(copy(view));
-  }
-  return block;
+  return read_block_tensors(block_path(layer, "safetensors"));
 }
 
 BlockRecord Journal::read_block_record(int64_t layer) const {
@@ -322,7 +232,7 @@ std::optional<int64_t> Journal::states_layer() const {
 std::vector<OwnedTensor> Journal::read_states(int64_t layer) const {
   const SafetensorsFile file = open_tensors(states_path(layer));
   std::vector<OwnedTensor> out;
-  for (const TensorView& view : file.tensors()) out.push_back(copy(view));
+  for (const TensorView& view : file.tensors()) out.push_back(copy_of(view));
   return out;
 }
 
