@@ -27,7 +27,7 @@ LARGEST_FOLDER = 24
 # Files on disk, what a model says of itself, and records are JSON; what stages hand to each other is not.
 JSON_ALLOWED = re.compile(
     r"(formats|records|tokenizer|families|checkpoint|write|statistics|run)/"
-    r"|core/border\.cc|text/(jsonl_text|texts)\.cc|infer/batch_file\.cc|mixed/mixed_bits\.cc"
+    r"|core/border\.cc|text/(jsonl_text|texts)\.cc|infer/batch_file\.cc"
     r"|report/|commands/"
 )
 JSON_PARSER = re.compile(r"\b(?:json|Json|ordered_json)::(?:parse|sax_parse|accept)\b|>>\s*json")

@@ -5,7 +5,6 @@
 
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "core/border.h"
 #include "core/counted.h"
@@ -23,7 +22,6 @@
 #include "recipe/ignored_options.h"
 #include "recipe/recipe.h"
 #include "recipe/text_options.h"
-#include "records/json_records.h"
 #include "report/render/report_words.h"
 #include "statistics/model_identity.h"
 #include "statistics/statistics.h"
@@ -140,7 +138,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   writer.add(identity_array(identify_model(*source)).view());
   TextRecord text = texts.record;
   publish(text, options.calibration);  // the file may be passed on
-  writer.add(calibration_array(json_of(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).view());
+  writer.add(calibration_array(text).view());
   const LayerLoop loop{.stage = "calibrate", .layers = config.num_hidden_layers, .work_after = 1};
   for_each_layer(loop, tracker, [&](int64_t layer) {
     StatsCollector collector(gram, stream.precision(), gram ? stream.lengths() : std::vector<int64_t>());

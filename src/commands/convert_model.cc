@@ -229,7 +229,7 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
     plan.base_model = std::move(facts.name);
     plan.calibration = std::move(facts.calibration);
     plan.evaluation = std::move(facts.evaluation);
-    plan.figures_json = std::move(facts.figures_json);
+    plan.figures = facts.figures;
   }
   check_copied_tensors(*source, plan, tracker);
   const std::string& head = source->family().head;

@@ -5,15 +5,12 @@
 
 #include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 #include <set>
 
-#include "formats/json/bounded_json.h"
 #include "mixed/knapsack.h"
 #include "pack/group_arrays.h"
 #include "pack/native.h"
 #include "recipe/linear_bits.h"
-#include "records/json_records.h"
 
 namespace metal_marlin {
 namespace {
@@ -204,10 +201,7 @@ SensitivityRecord record_of(const Sensitivity& s) {
   return out;
 }
 
-bool take_measured(const std::string& json_text, Sensitivity& sensitivity) {
-  const auto whole = record_if_whole<SensitivityRecord>(parse_json_or_discard(json_text));
-  if (!whole) return false;
-  const SensitivityRecord& record = *whole;
+bool take_measured(const SensitivityRecord& record, Sensitivity& sensitivity) {
   const auto plausible = [](double value) { return value >= 0 && value <= 1e15; };
   const auto count = [&](int64_t value) { return plausible(static_cast<double>(value)); };
   if (!count(record.sequences) || !count(record.tokens) || !count(record.statistics_tokens) ||

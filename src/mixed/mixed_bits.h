@@ -68,9 +68,9 @@ BitsChoice choose_bits(const Sensitivity& sensitivity, const QuantizeOptions& op
 LinearGrids grids_of(const Sensitivity& sensitivity, const BitsChoice& choice);
 
 SensitivityRecord record_of(const Sensitivity& sensitivity);
-// Takes the figures of such a record that a file holds as JSON; false, and nothing taken, unless they are of the very
+// Takes the figures of such a record, which a file held; false, and nothing taken, unless they are of the very
 // same items and plausible.
-bool take_measured(const std::string& json_text, Sensitivity& sensitivity);
+bool take_measured(const SensitivityRecord& record, Sensitivity& sensitivity);
 // The report's "mixed", but for file_bits_per_weight.
 MixedRecord mixed_record(const Sensitivity& sensitivity, const BitsChoice& choice, const QuantizeOptions& options);
 // What a checkpoint holds for the linears of that record: everything that its format stores for them.

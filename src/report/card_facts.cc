@@ -66,7 +66,7 @@ CardFacts facts_of_report(const Report& report) {
   // All chunks are of one length.
   if (held_back.tokens > 0 && held_back.chunks > 0)
     facts.evaluation += fmt::format(" of {}", counted(held_back.tokens / held_back.chunks, "token"));
-  facts.figures_json = card_figures(report.model);
+  facts.figures = card_figures(report.model);
   return facts;
 }
 
@@ -112,6 +112,22 @@ json section_of(const std::vector<std::string>& lines, std::string_view heading)
   return out;
 }
 
+// The figures that render_model_card() writes. What is no number is not taken.
+EvaluationRecord figures_of(const json& section) {
+  const auto number = [&](const char* pointer) {
+    const json::json_pointer place(pointer);
+    const bool there = section.contains(place) && section[place].is_number();
+    return there ? std::optional(section[place].get<double>()) : std::nullopt;
+  };
+  EvaluationRecord out;
+  out.perplexity = {number("/perplexity/reference"), number("/perplexity/quantized")};
+  out.kl_divergence = {number("/kl_divergence/mean"), number("/kl_divergence/standard_error"),
+                       number("/kl_divergence/p99")};
+  out.top1_agreement = number("/top1_agreement");
+  if (const json n = section.value("positions", json()); n.is_number_integer()) out.positions = n.get<int64_t>();
+  return out;
+}
+
 CardFacts facts_of_card(const std::string& card) {
   CardFacts facts;
   std::istringstream stream(card);
@@ -135,10 +151,9 @@ CardFacts facts_of_card(const std::string& card) {
   }
   const json quantization = section_of(front, "quantization:");
   if (const json c = quantization.value("calibration", json()); c.is_string()) facts.calibration = c.get<std::string>();
-  json figures = section_of(front, "figures:");
+  const json figures = section_of(front, "figures:");
   if (const json text = figures.value("text", json()); text.is_string()) facts.evaluation = text.get<std::string>();
-  figures.erase("text");
-  facts.figures_json = figures.dump(-1, ' ', false, json::error_handler_t::replace);
+  facts.figures = figures_of(figures);
   return facts;
 }
 

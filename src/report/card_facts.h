@@ -1,6 +1,8 @@
 // What a checkpoint of this program says of its making, for the card of what is converted from it.
 #pragma once
 
+#include <metal_marlin/report_records.h>
+
 #include <string>
 
 namespace metal_marlin {
@@ -9,7 +11,7 @@ struct CardFacts {
   std::string name;                 // of the model that was quantized, "org/name" or a folder's name; empty: not told
   std::string calibration;          // as CheckpointPlan has them
   std::string evaluation;           // likewise
-  std::string figures_json = "{}";  // likewise
+  EvaluationRecord figures;         // likewise
 };
 
 // From report.json in `path` (a folder, or a file in one) or, where several formats were written at once, beside that

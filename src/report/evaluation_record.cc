@@ -1,12 +1,6 @@
 #include "report/evaluation_record.h"
 
-#include <nlohmann/json.hpp>
-
-#include "records/json_records.h"
-
 namespace metal_marlin {
-
-using nlohmann::json;
 
 EvaluationRecord evaluation_record(const Evaluation& e) {
   EvaluationRecord out;
@@ -19,13 +13,14 @@ EvaluationRecord evaluation_record(const Evaluation& e) {
   return out;
 }
 
-std::string card_figures(const EvaluationRecord& model) {
-  json figures = json::object();
-  if (model.kl_divergence.mean) {
-    const json all = json_of(model);
-    for (const char* key : {"perplexity", "kl_divergence", "top1_agreement", "positions"}) figures[key] = all.at(key);
-  }
-  return figures.dump(-1, ' ', false, json::error_handler_t::replace);
+EvaluationRecord card_figures(const EvaluationRecord& model) {
+  EvaluationRecord out;
+  if (!model.kl_divergence.mean) return out;
+  out.perplexity = model.perplexity;
+  out.kl_divergence = model.kl_divergence;
+  out.top1_agreement = model.top1_agreement;
+  out.positions = model.positions;
+  return out;
 }
 
 }  // namespace metal_marlin

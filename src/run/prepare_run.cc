@@ -14,6 +14,7 @@
 #include "plan/run_warnings.h"
 #include "recipe/budget.h"
 #include "recipe/presets.h"
+#include "formats/json/bounded_json.h"
 #include "records/json_records.h"
 #include "run/run_identity.h"
 #include "run/run_texts.h"
@@ -125,14 +126,25 @@ PreparedRun prepare_run(const RunJob& job, const Recipe& recipe, const std::vect
   return out;
 }
 
+namespace {
+
+// What an earlier try measured; nothing where the file is not there or damaged.
+std::optional<SensitivityRecord> read_sensitivity(const std::string& path) {
+  if (!held_exists(path)) return std::nullopt;
+  const std::string text = read_text_file(open_held_file(path), path, kLargestJournalText);
+  return record_if_whole<SensitivityRecord>(parse_json_or_discard(text));
+}
+
+}  // namespace
+
 ChosenBits choose_run_bits(const RunJob& job, const Recipe& recipe, const std::vector<LayerTensors>& layers,
                            const TokenSet& calibration, Journal& journal, Tracker& tracker) {
   const std::string path = (fs::path(journal.folder()) / "sensitivity.json").string();
   Sensitivity sensitivity;
   sensitivity.items = sensitive_items(layers, recipe, job.options);
   warn_if(sensitivity_warning(job.options, std::ssize(calibration.sequences)), tracker);
-  if (!held_exists(path) ||
-      !take_measured(read_text_file(open_held_file(path), path, kLargestJournalText), sensitivity)) {
+  const auto measured = read_sensitivity(path);
+  if (!measured || !take_measured(*measured, sensitivity)) {
     const std::string scratch = (fs::path(journal.folder()) / "scratch-sensitivity").string();
     sensitivity = measure_sensitivity(job.source, job.options, recipe, layers, calibration, scratch, tracker);
     write_text_file(path,

@@ -30,7 +30,7 @@ CheckpointPlan result_plan(const Recipe& recipe, std::span<const LayerTensors> l
   plan.symmetric = recipe.grid.symmetric;
   plan.bits = recipe.grid.bits;
   plan.method = name_of(recipe.method);
-  plan.figures_json = card.figures_json;
+  plan.figures = card.figures;
   plan.calibration = card.calibration;
   plan.evaluation = card.evaluation;
   for (size_t layer = 0; layer < layers.size(); ++layer) {

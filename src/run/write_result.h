@@ -22,7 +22,7 @@ namespace metal_marlin {
 
 // What the model card says of the run.
 struct CardTexts {
-  std::string figures_json;  // card_figures()
+  EvaluationRecord figures;  // of a run without evaluation: empty
   std::string calibration;   // calibration_text()
   std::string evaluation;    // evaluated_text()
 };

@@ -10,6 +10,7 @@
 
 #include "core/counted.h"
 #include "formats/json/bounded_json.h"
+#include "records/json_records.h"
 #include "statistics/model_identity.h"
 #include "statistics/statistics.h"
 
@@ -113,9 +114,9 @@ void StatsFile::read_calibration() {
   calibration_ = std::move(text);
 }
 
-OwnedTensor calibration_array(const std::string& facts_json) {
-  return array(kCalibrationKey, DType::kU8, {static_cast<int64_t>(facts_json.size())}, facts_json.data(),
-               facts_json.size());
+OwnedTensor calibration_array(const TextRecord& text) {
+  const std::string written = json_of(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return array(kCalibrationKey, DType::kU8, {static_cast<int64_t>(written.size())}, written.data(), written.size());
 }
 
 uint64_t StatsFile::read_tokens(const std::string& key) const {

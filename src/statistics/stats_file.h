@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+#include <metal_marlin/text_records.h>
+
 #include "checkpoint/model_source.h"
 #include "core/values.h"
 #include "formats/npz.h"
@@ -60,8 +62,8 @@ class StatsFile {
   std::string calibration_;
 };
 
-// The array "metal_marlin.calibration" of a JSON text.
-OwnedTensor calibration_array(const std::string& facts_json);
+// The array "metal_marlin.calibration".
+OwnedTensor calibration_array(const TextRecord& text);
 
 // The arrays of one layer's statistics under the names above.
 std::vector<OwnedTensor> stats_arrays(int64_t layer, const std::array<ActivationStats, kLinearInputs>& stats);

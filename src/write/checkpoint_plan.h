@@ -1,6 +1,8 @@
 // What is to be written as a checkpoint, and what was.
 #pragma once
 
+#include <metal_marlin/report_records.h>
+
 #include <cstdint>
 #include <map>
 #include <string>
@@ -53,7 +55,7 @@ struct CheckpointPlan {
   std::string calibration;          // for the model card: a sentence on the text of the statistics; empty: not stated
   std::string converted_from;       // for the model card: the format that this was converted from; empty: none
   std::string evaluation;           // for the model card: on which text the figures were measured; empty: on none
-  std::string figures_json = "{}";  // for the model card: an object of numbers, strings and such objects
+  EvaluationRecord figures;         // for the model card: what is empty in it, or 0, is not stated
 };
 
 struct WrittenFile {

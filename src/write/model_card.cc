@@ -88,6 +88,22 @@ json rounded(const json& figures) {
   return out;
 }
 
+// The figures that are there.
+json stated(const EvaluationRecord& r) {
+  json out = json::object();
+  const auto put = [&](const char* pointer, const std::optional<double>& value) {
+    if (value) out[json::json_pointer(pointer)] = *value;
+  };
+  put("/perplexity/reference", r.perplexity.reference);
+  put("/perplexity/quantized", r.perplexity.quantized);
+  put("/kl_divergence/mean", r.kl_divergence.mean);
+  put("/kl_divergence/standard_error", r.kl_divergence.standard_error);
+  put("/kl_divergence/p99", r.kl_divergence.p99);
+  put("/top1_agreement", r.top1_agreement);
+  if (r.positions > 0) out["positions"] = r.positions;
+  return out;
+}
+
 // Makes the rows of the figures that have a form of their own, and removes these figures from `figures`.
 std::string rows_of_known(json& figures) {
   std::string out;
@@ -223,8 +239,7 @@ std::string source_name_of(const std::string& path) {
 
 std::string render_model_card(const std::string& source, const std::string& family, const std::string& format,
                               const CheckpointPlan& plan, const WriteReport& report) {
-  const json exact = parse_json_or_discard(plan.figures_json);
-  if (!exact.is_object()) throw FormatError("model card: the figures are no JSON object");
+  const json exact = stated(plan.figures);
   json figures = rounded(exact);
   json quantization = {{"format", format},
                        {"bits", plan.bits},

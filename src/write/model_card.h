@@ -8,10 +8,9 @@
 namespace metal_marlin {
 
 // `source` is the model's name in the text. "org/name" is the id of a hub and also becomes the key base_model; for any
-// other name the key is left out. `format` is one of checkpoint_formats(). plan.figures_json: perplexity,
-// kl_divergence, top1_agreement and positions as in report.json get rows of their own; other nested objects become rows
-// "a.b". Numbers have five digits; a mean and its standard error have two digits of the error. Throws FormatError when
-// figures_json is no JSON object.
+// other name the key is left out. `format` is one of checkpoint_formats(). Of plan.figures, pairs that belong together
+// share a row; where one of them is missing, the others become rows "a.b". Numbers have five digits; a mean and its
+// standard error have two digits of the error.
 std::string render_model_card(const std::string& source, const std::string& family, const std::string& format,
                               const CheckpointPlan& plan, const WriteReport& report);
 

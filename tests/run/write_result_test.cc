@@ -30,9 +30,9 @@ TEST_F(WriteResultTest, ThePlanNamesCodesFoldsAndWhatStays) {
   blocks[1].scales.push_back({.layer = 1, .tap = "o", .producer = "model.layers.1.self_attn.v_proj"});
   blocks[1].changed = {"model.layers.1.input_layernorm.weight"};
   layers_[0].skipped.push_back({"model.layers.0.x.weight", "--skip"});
-  const CheckpointPlan plan = result_plan(recipe_, layers_, blocks, {"{}", "from here", "from there"});
+  const CheckpointPlan plan = result_plan(recipe_, layers_, blocks, {{.positions = 7}, "from here", "from there"});
   EXPECT_EQ(plan.method, "awq");
-  EXPECT_EQ(plan.figures_json, "{}");
+  EXPECT_EQ(plan.figures.positions, 7);
   EXPECT_EQ(plan.calibration, "from here");
   EXPECT_EQ(plan.evaluation, "from there");
   EXPECT_EQ(plan.quantized.size(), 14u);
@@ -58,7 +58,7 @@ TEST_F(WriteResultTest, FormatsHaveFoldersOfTheirOwn) {
   };
   for (int64_t layer = 0; layer < 2; ++layer) records.push_back(quantized(layer).second);
   const ReadBlock read = [&](int64_t layer) { return quantized(layer).first; };
-  const auto plan = result_plan(recipe_, layers_, records, {"{}", "", ""});
+  const auto plan = result_plan(recipe_, layers_, records, {{}, "", ""});
   fs::create_directories(folder_);
   const auto written = write_formats(*source_, {"native", "gptq_v2"}, plan, journal_layers(layers_, records), read,
                                      folder_.string(), tracker_);

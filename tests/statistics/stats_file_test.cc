@@ -267,7 +267,11 @@ TEST_F(StatsFileTest, ANulByteDoesNotEndTheCalibration) {
   for (const std::string& text :
        {std::string("{}\0x", 4), std::string("{\"a\": 1\0}", 9), std::string("[]"), std::string()}) {
     std::vector<OwnedTensor> arrays = statistics();
-    arrays.push_back(calibration_array(text));
+    OwnedTensor array = calibration_array({});
+    array.shape = {static_cast<int64_t>(text.size())};
+    array.bytes = Buffer(text.size());
+    if (!text.empty()) std::memcpy(array.bytes.data(), text.data(), text.size());
+    arrays.push_back(std::move(array));
     EXPECT_NE(refusal(arrays).find("metal_marlin.calibration: expected the text of a JSON object"), std::string::npos);
   }
 }
