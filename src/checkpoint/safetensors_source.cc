@@ -19,6 +19,7 @@
 #include "checkpoint/gptq_labels.h"
 #include "checkpoint/packed_layouts.h"
 #include "checkpoint/reading_note.h"
+#include "checkpoint/stored_entry.h"
 #include "checkpoint/weight_files.h"
 #include "core/border.h"
 #include "core/counted.h"
@@ -44,20 +45,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr uint64_t kCompanionLimit = uint64_t{256} << 20;
-
-// Where a logical tensor lies.
-struct Entry {
-  const SafetensorsFile* file = nullptr;
-  const TensorView* main = nullptr;  // the tensor, or its codes
-  PackedLinear packed;               // its codes are null: stored as it is
-  std::vector<int64_t> shape;
-
-  bool plain() const noexcept { return packed.codes == nullptr; }
-  // Null where there is none.
-  std::array<const TensorView*, 4> parts() const noexcept {
-    return {main, packed.scales, packed.zeros, packed.channels};
-  }
-};
 
 class SafetensorsSource : public ModelSource {
  public:
@@ -100,8 +87,8 @@ class SafetensorsSource : public ModelSource {
     }
   }
 
-  std::vector<CheckpointTensor> tensors() const override { return describe(entries_); }
-  std::vector<CheckpointTensor> left_out() const override { return describe(left_out_); }
+  std::vector<CheckpointTensor> tensors() const override { return describe(entries_, packed_, format_, reasons_); }
+  std::vector<CheckpointTensor> left_out() const override { return describe(left_out_, packed_, format_, reasons_); }
   bool has(const std::string& name) const override { return entries_.count(name) > 0; }
 
   OwnedTensor load_stored(const std::string& name) const override {
@@ -112,7 +99,7 @@ class SafetensorsSource : public ModelSource {
   }
   std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
     return with_note(reading_note_, [&]() -> std::optional<QuantizedTensor> {
-      const Entry& e = get(name);
+      const StoredEntry& e = get(name);
       if (e.plain() || has_q_scale(e)) return std::nullopt;
       QuantizedTensor q = checked(e, [&] { return codes(name, e); });
       if (!q.group_index.empty()) return std::nullopt;
@@ -122,7 +109,7 @@ class SafetensorsSource : public ModelSource {
 
   std::optional<StoredCodes> load_codes(const std::string& name, Codes with) const override {
     return with_note(reading_note_, [&]() -> std::optional<StoredCodes> {
-      const Entry& e = get(name);
+      const StoredEntry& e = get(name);
       if (e.plain()) return std::nullopt;
       return checked(
           e, [&] { return StoredCodes{codes(name, e, with), read_q_scale(packed_, e.packed, e.shape[1], name)}; });
@@ -131,7 +118,7 @@ class SafetensorsSource : public ModelSource {
 
   std::optional<CodeForm> code_form(const std::string& name) const override {
     return with_note(reading_note_, [&]() -> std::optional<CodeForm> {
-      const Entry& e = get(name);
+      const StoredEntry& e = get(name);
       if (e.plain()) return std::nullopt;
       const int64_t group = group_size_of(packed_, e.packed, e.file->path() + ": " + name);
       return CodeForm{.bits = e.packed.bits, .group = group < 0 ? e.shape[1] : group, .zeros = true};
@@ -199,7 +186,7 @@ class SafetensorsSource : public ModelSource {
   }
 
   int64_t first_not_finite(const std::string& name) const override {
-    const Entry& e = get(name);
+    const StoredEntry& e = get(name);
     return checked(e, [&] { return first_not_finite(name, e); });
   }
 
@@ -219,14 +206,14 @@ class SafetensorsSource : public ModelSource {
     const std::string name = fs::path(path_).filename().string();
     if (files_.size() == 1 && shards_by_name(name) > 1)
       return fmt::format("{} (one of {}: name the folder that holds all)", out, counted(shards_by_name(name), "shard"));
-    if (const std::string part = quantized_part(stored_name(missing)); !part.empty())
+    if (const std::string part = quantized_part(stored_name(missing), files_); !part.empty())
       return fmt::format("{}, which holds {}: a part of a quantized linear without its codes", out, escaped(part));
     return out;
   }
 
  private:
   OwnedTensor read_stored(const std::string& name) const {
-    const Entry& e = get(name);
+    const StoredEntry& e = get(name);
     if (!e.plain())
       return checked(e, [&] {
         OwnedTensor half = to_f16(e.file->path() + ": tensor " + escaped(name), e.shape, load(name, 0, -1));
@@ -245,27 +232,15 @@ class SafetensorsSource : public ModelSource {
   }
 
   Matrix read_rows(const std::string& name, int64_t first_row, int64_t rows) const {
-    const Entry& e = get(name);
+    const StoredEntry& e = get(name);
     const auto [all, columns] = matrix_shape(e.shape, name, e.file->path());
     if (rows < 0) rows = all - first_row;
     check_rows(name, first_row, rows, all);
     return checked(e, [&, columns = columns] { return read(name, e, first_row, rows, columns); });
   }
 
-  // Scales, zeros or the like of the linear with this weight, where its codes are not there; empty: none.
-  std::string quantized_part(const std::string& weight) const {
-    if (!weight.ends_with(".weight")) return {};
-    const std::string module = weight.substr(0, weight.size() - std::string_view("weight").size());
-    for (const auto& file : files_) {
-      for (const char* part : {"scales", "qzeros", "g_idx", "s", "weight.scales", "weight.zeros", "weight_scale"}) {
-        if (file->find(module + part) != nullptr) return module + part;
-      }
-    }
-    return {};
-  }
-
   // The first element of the tensor that is not finite, -1 where all are.
-  int64_t first_not_finite(const std::string& name, const Entry& e) const {
+  int64_t first_not_finite(const std::string& name, const StoredEntry& e) const {
     if (!e.plain()) {
       static_cast<void>(codes(name, e, Codes::kSkip));  // refuses scales that are not finite
       read_q_scale(packed_, e.packed, e.shape[1], e.file->path() + ": " + name);
@@ -300,7 +275,7 @@ class SafetensorsSource : public ModelSource {
 
   // What `read` makes of the tensor's mapped bytes. A file that changed meanwhile counts more than an error of `read`.
   template <typename Read>
-  auto checked(const Entry& e, const Read& read) const -> decltype(read()) {
+  auto checked(const StoredEntry& e, const Read& read) const -> decltype(read()) {
     if (e.plain()) return e.file->mapped().checked(read);
     try {
       auto out = read();
@@ -312,7 +287,7 @@ class SafetensorsSource : public ModelSource {
     }
   }
 
-  Matrix read(const std::string& name, const Entry& e, int64_t first_row, int64_t rows, int64_t columns) const {
+  Matrix read(const std::string& name, const StoredEntry& e, int64_t first_row, int64_t rows, int64_t columns) const {
     Matrix m(rows, columns);
     if (e.plain()) {
       to_f32(*e.main, e.file->path(), first_row * columns, rows * columns, m.data());
@@ -329,38 +304,17 @@ class SafetensorsSource : public ModelSource {
     return m;
   }
 
-  const Entry& get(const std::string& name) const {
+  const StoredEntry& get(const std::string& name) const {
     const auto it = entries_.find(name);
     if (it == entries_.end())
       throw FormatError(fmt::format("{}: tensor {} is missing from {}", path_, escaped(name), files_read(name)));
     return it->second;
   }
 
-  std::vector<CheckpointTensor> describe(const std::map<std::string, Entry>& entries) const {
-    std::vector<CheckpointTensor> out;
-    for (const auto& [name, e] : entries) {
-      CheckpointTensor t;
-      t.name = name;
-      t.shape = e.shape;
-      t.stored_as = e.plain() ? std::string(dtype_name(e.main->dtype)) : format_;
-      for (const TensorView* part : e.parts()) {
-        if (part != nullptr) t.bytes += part->bytes.size();
-      }
-      t.file = fs::path(e.file->path()).filename().string();
-      if (!e.plain()) {
-        t.bits = e.packed.bits;
-        t.group_size = group_size_of(packed_, e.packed, e.file->path() + ": " + name);
-      }
-      if (const auto reason = reasons_.find(name); reason != reasons_.end()) t.reason = reason->second;
-      out.push_back(std::move(t));
-    }
-    return out;
-  }
-
-  QuantizedTensor codes(const std::string& name, const Entry& e, Codes with = Codes::kRead) const {
+  QuantizedTensor codes(const std::string& name, const StoredEntry& e, Codes with = Codes::kRead) const {
     return read_packed(packed_, e.packed, e.file->path() + ": " + name, with);
   }
-  bool has_q_scale(const Entry& e) const { return format_ == "native" && e.packed.channels != nullptr; }
+  bool has_q_scale(const StoredEntry& e) const { return format_ == "native" && e.packed.channels != nullptr; }
 
   void choose_files(bool folder) {
     if (!folder) return;  // named by the user
@@ -386,7 +340,7 @@ class SafetensorsSource : public ModelSource {
   }
 
   // The same tensor in two files, or under two names: harmless where it is the same indeed.
-  void settle_duplicate(const std::string& name, const Entry& a, const Entry& b) {
+  void settle_duplicate(const std::string& name, const StoredEntry& a, const StoredEntry& b) {
     const bool same = a.main->dtype == b.main->dtype && a.shape == b.shape && checked(a, [&] {
                         return checked(b, [&] { return std::ranges::equal(a.main->bytes, b.main->bytes); });
                       });
@@ -407,7 +361,7 @@ class SafetensorsSource : public ModelSource {
   void settle_labels() {
     std::vector<NamedLinear> linears;
     for (auto& [name, e] : entries_) {
-      if (!e.plain()) linears.push_back({e.file->path() + ": " + escaped(name), without(name, ".weight"), &e.packed});
+      if (!e.plain()) linears.push_back({e.file->path() + ": " + escaped(name), module_of(name, ".weight"), &e.packed});
     }
     const auto found = metal_marlin::settle_labels(packed_, *config_json_, linears, path_);
     check_unchanged();
@@ -416,10 +370,10 @@ class SafetensorsSource : public ModelSource {
   }
 
   void collect(bool wrapped) {
-    std::map<std::string, Entry> raw;
+    std::map<std::string, StoredEntry> raw;
     for (const auto& file : files_) {
       for (const TensorView& view : file->tensors()) {
-        Entry e;
+        StoredEntry e;
         e.file = file.get();
         e.main = &view;
         e.shape = view.shape;
@@ -442,10 +396,10 @@ class SafetensorsSource : public ModelSource {
                                     escaped(lone), files_read(lone)));
     bool packed = false;
     for (const auto& [name, e] : raw) {
-      if (is_codes(name, e, raw)) {
+      if (is_codes(packed_, name, e, raw)) {
         packed = true;
         add_packed(name, e, raw);
-      } else if (!is_part(name, raw)) {
+      } else if (!is_part(packed_, name, raw)) {
         if (!entries_.emplace(name, e).second) {
           throw FormatError(
               fmt::format("{}: tensor {} is there twice: as it is and in 4 bits", e.file->path(), escaped(name)));
@@ -461,42 +415,16 @@ class SafetensorsSource : public ModelSource {
     compare_with_metadata(packed_, native_metadata_, warnings_);
   }
 
-  // "model.layers.0.mlp.up_proj" of one of its tensors; empty where the name does not end so.
-  static std::string without(const std::string& name, std::string_view suffix) {
-    return !suffix.empty() && name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : std::string();
-  }
-
-  bool is_codes(const std::string& name, const Entry& e, const std::map<std::string, Entry>& raw) const {
-    if (packed_.layout == nullptr) return false;
-    const std::string module = without(name, packed_.layout->codes);
-    if (module.empty()) return false;
-    // The native codes have the name of any weight.
-    return format_ != "native" || e.main->dtype == DType::kU32 || raw.count(module + packed_.layout->scales) > 0;
-  }
-
-  bool is_part(const std::string& name, const std::map<std::string, Entry>& raw) const {
-    if (packed_.layout == nullptr) return false;
-    for (const char* suffix : {packed_.layout->scales, packed_.layout->zeros, packed_.layout->channels}) {
-      const std::string module = without(name, suffix);
-      if (!module.empty()) return raw.count(module + packed_.layout->codes) > 0;
-    }
-    return false;
-  }
-
-  static const TensorView* part(const std::map<std::string, Entry>& raw, const std::string& name) {
-    const auto it = raw.find(name);
-    return it == raw.end() ? nullptr : it->second.main;
-  }
   void demand_part(const TensorView* view, const std::string& name) const {
     if (view == nullptr)
       throw FormatError(fmt::format("{}: tensor {} is missing from {}; the linear's codes are there", path_,
                                     escaped(name), files_read(name)));
   }
 
-  void add_packed(const std::string& name, const Entry& codes, const std::map<std::string, Entry>& raw) {
+  void add_packed(const std::string& name, const StoredEntry& codes, const std::map<std::string, StoredEntry>& raw) {
     const PackedLayout& layout = *packed_.layout;
-    const std::string module = without(name, layout.codes);
-    Entry e = codes;
+    const std::string module = module_of(name, layout.codes);
+    StoredEntry e = codes;
     e.packed.codes = e.main;
     e.packed.bits = packed_.bits;
     if (format_ == "native") {
@@ -506,7 +434,7 @@ class SafetensorsSource : public ModelSource {
     }
     const auto find = [&](const char* suffix, const TensorView*& view, bool needed) {
       if (*suffix == '\0') return;
-      view = part(raw, module + suffix);
+      view = part_of(raw, module + suffix);
       if (needed) demand_part(view, module + suffix);
     };
     find(layout.scales, e.packed.scales, true);
@@ -535,8 +463,8 @@ class SafetensorsSource : public ModelSource {
   size_t duplicates_ = 0;
   std::string first_duplicate_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, Entry> entries_;
-  std::map<std::string, Entry> left_out_;
+  std::map<std::string, StoredEntry> entries_;
+  std::map<std::string, StoredEntry> left_out_;
   std::map<std::string, std::string> reasons_;  // why a tensor was left out
   std::map<std::string, std::string> placed_;   // of the index: tensor -> file
   PackedConfig packed_;

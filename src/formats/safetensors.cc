@@ -1,34 +1,27 @@
 #include "formats/safetensors.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <metal_marlin/error.h>
 
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <tuple>
 #include <utility>
 
 #include "core/checked.h"
 #include "core/counted.h"
-#include "core/files/model_file.h"
 #include "formats/foreign_file.h"
-#include "formats/json/bounded_json.h"
 #include "formats/json/strict_json.h"
+#include "formats/safetensors_internal.h"
 #include "formats/tensor_bounds.h"
 #include "formats/text.h"
 
 namespace metal_marlin {
 namespace {
 
-// The reference allows 100 MB and any number of dimensions.
-constexpr uint64_t kHeaderLimit = uint64_t{32} << 20;
-constexpr size_t kMostDimensions = 8;
+constexpr size_t kMostDimensions = 8;  // the reference allows any number
 constexpr uint64_t kLengthBytes = 8;
-constexpr std::string_view kMetadataKey = "__metadata__";
 constexpr size_t kMostMetadata = size_t{1} << 16;  // keys; writers use some ten
 
 struct Entry {
@@ -181,111 +174,6 @@ class HeaderHandler : public StrictJson {
   std::string key_in_metadata_;
 };
 
-class IndexHandler : public StrictJson {
- public:
-  using StrictJson::StrictJson;
-
-  SafetensorsIndex index;
-  bool seen_map = false;
-
- protected:
-  void begin_object() override {
-    if (where_ == Where::kOutside) {
-      where_ = Where::kTop;
-    } else if (where_ == Where::kTop) {
-      where_ = key_ == "weight_map" ? Where::kMap : Where::kMetadata;
-    } else {
-      wrong("an object");
-    }
-  }
-  void end_object() override { where_ = where_ == Where::kTop ? Where::kOutside : Where::kTop; }
-  void on_key(const std::string& key) override {
-    if (where_ == Where::kTop) {
-      if (key == "weight_map") {
-        if (std::exchange(seen_map, true)) fail("duplicate key \"weight_map\"");
-      } else if (key != "metadata") {
-        skip_value();
-      }
-    } else if (where_ == Where::kMetadata) {
-      if (key != "total_size") skip_value();
-    } else if (index.weight_map.contains(key)) {
-      fail(fmt::format("weight_map: duplicate key {}", shown(key)));
-    } else if (index.weight_map.size() == kMostTensors) {
-      fail(fmt::format("weight_map: expected at most {}, found more", counted(kMostTensors, "tensor")));
-    }
-    key_ = key;
-  }
-  void on_null() override {
-    if (where_ != Where::kTop || key_ != "metadata") wrong("null");
-  }
-  void on_string(std::string& value) override {
-    if (where_ != Where::kMap) wrong("a string");
-    if (value.empty() || value == "." || value.find("..") != std::string::npos ||
-        value.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos) {
-      fail(fmt::format("weight_map: tensor {} is placed in {}, expected a plain file name next to the index",
-                       shown(key_), shown(value)));
-    }
-    index.weight_map.emplace(key_, std::move(value));
-  }
-  void on_unsigned(uint64_t value) override {
-    if (where_ != Where::kMetadata) wrong("a number");
-    index.total_size = value;
-  }
-  void on_float(double value) override {  // some writers print the size as a float
-    if (where_ != Where::kMetadata || !(value >= 0) || value >= 0x1p63) wrong("a number");
-    index.total_size = static_cast<uint64_t>(value);
-  }
-  [[noreturn]] void wrong(const std::string& found) override {
-    if (where_ == Where::kOutside) fail(fmt::format("the index is {}, expected a JSON object", found));
-    const char* expected = where_ == Where::kTop        ? "an object"
-                           : where_ == Where::kMetadata ? "a size in bytes"
-                                                        : "the name of a file";
-    fail(fmt::format("key {} is {}, expected {}", shown(key_), found, expected));
-  }
-
- private:
-  enum class Where : uint8_t { kOutside, kTop, kMetadata, kMap };
-  Where where_ = Where::kOutside;
-  std::string key_;
-};
-
-// The order of the reference's enumeration, by which its writer sorts.
-int reference_rank(DType dtype) {
-  switch (dtype) {
-    case DType::kBool:
-      return 0;
-    case DType::kU8:
-      return 1;
-    case DType::kI8:
-      return 2;
-    case DType::kF8E5M2:
-      return 3;
-    case DType::kF8E4M3:
-      return 4;
-    case DType::kI16:
-      return 5;
-    case DType::kU16:
-      return 6;
-    case DType::kF16:
-      return 7;
-    case DType::kBF16:
-      return 8;
-    case DType::kI32:
-      return 9;
-    case DType::kU32:
-      return 10;
-    case DType::kF32:
-      return 11;
-    case DType::kF64:
-      return 12;
-    case DType::kI64:
-      return 13;
-    case DType::kU64:
-      return 14;
-  }
-  return 0;
-}
-
 bool valid_in_the_format(std::string_view dtype) {
   constexpr std::string_view kOthers[] = {"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"};
   return std::find(std::begin(kOthers), std::end(kOthers), dtype) != std::end(kOthers);
@@ -329,10 +217,10 @@ SafetensorsContent parse_safetensors(std::span<const std::byte> file, const std:
   }
   uint64_t length = 0;
   std::memcpy(&length, file.data(), kLengthBytes);
-  if (length > kHeaderLimit) {
+  if (length > kSafetensorsHeaderLimit) {
     throw FormatError(
         fmt::format("{}: header of {}, expected at most {}: no safetensors file, or one that no model needs", name,
-                    counted(length, "byte"), kHeaderLimit));
+                    counted(length, "byte"), kSafetensorsHeaderLimit));
   }
   if (length > file.size() - kLengthBytes) {
     throw FormatError(fmt::format("{}: header of {} in a file of {}: the file is cut off", name,
@@ -390,191 +278,6 @@ const TensorView& SafetensorsFile::get(std::string_view name) const {
   if (const TensorView* tensor = find(name)) return *tensor;
   throw FormatError(
       fmt::format("{}: no tensor {}; the file holds {} others", path(), shown(name), content_.tensors.size()));
-}
-
-uint64_t TensorInfo::bytes() const {
-  const auto n = checked_bytes(shape, dtype_size(dtype));
-  if (!n) throw ArgumentError(fmt::format("tensor {}: shape {} has no size", shown(name), shape_string(shape)));
-  return *n;
-}
-
-SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorInfo> tensors,
-                                     const std::map<std::string, std::string>& metadata)
-    : path_(path), tensors_(std::move(tensors)), file_(path) {
-  std::sort(tensors_.begin(), tensors_.end(), [](const TensorInfo& a, const TensorInfo& b) {
-    return std::pair(-reference_rank(a.dtype), std::string_view(a.name)) <
-           std::pair(-reference_rank(b.dtype), std::string_view(b.name));
-  });
-  std::vector<std::string_view> names;
-  const auto quote = [&](const std::string& text) {
-    try {
-      return nlohmann::json(text).dump();
-    } catch (const nlohmann::json::exception&) {
-      throw ArgumentError(fmt::format("{}: {} is not UTF-8", path, shown(text)));
-    }
-  };
-  std::string header = "{";
-  if (!metadata.empty()) {
-    header += "\"__metadata__\":{";
-    for (const auto& [key, value] : metadata) header += quote(key) + ":" + quote(value) + ",";
-    header.back() = '}';
-    header += ",";
-  }
-  uint64_t offset = 0;
-  for (const TensorInfo& tensor : tensors_) {
-    const auto end = checked_add(offset, tensor.bytes());
-    if (!end) throw ArgumentError(fmt::format("{}: the tensors exceed 2^64 bytes", path));
-    header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}},", quote(tensor.name),
-                          dtype_name(tensor.dtype), fmt::join(tensor.shape, ","), offset, *end);
-    offset = *end;
-    names.push_back(tensor.name);
-  }
-  std::sort(names.begin(), names.end());
-  const auto twice = std::adjacent_find(names.begin(), names.end());
-  if (twice != names.end()) throw ArgumentError(fmt::format("{}: duplicate tensor {}", path, shown(*twice)));
-  if (std::binary_search(names.begin(), names.end(), kMetadataKey)) {
-    throw ArgumentError(fmt::format("{}: a tensor cannot be called {}", path, kMetadataKey));
-  }
-  if (header.size() > 1) {
-    header.back() = '}';
-  } else {
-    header += "}";
-  }
-  header.append((8 - header.size() % 8) % 8, ' ');
-  if (header.size() > kHeaderLimit) {
-    throw ArgumentError(
-        fmt::format("{}: header of {}, readers accept {}", path, counted(header.size(), "byte"), kHeaderLimit));
-  }
-  const uint64_t length = header.size();
-  file_.write(std::as_bytes(std::span(&length, 1)));
-  file_.write(header);
-  file_bytes_ = file_.position() + offset;
-}
-
-void SafetensorsWriter::write(std::string_view name, std::span<const std::byte> bytes) {
-  const uint64_t size = expect_next(name);
-  if (written_ != 0 || bytes.size() != size) {
-    throw ArgumentError(fmt::format("{}: tensor {} has {}, {} were given at byte {}", path_, shown(name),
-                                    counted(size, "byte"), bytes.size(), written_));
-  }
-  write_part(name, bytes);
-}
-
-uint64_t SafetensorsWriter::expect_next(std::string_view name) const {
-  if (next_ < tensors_.size() && tensors_[next_].name == name) return tensors_[next_].bytes();
-  throw ArgumentError(fmt::format("{}: tensor {} was given, expected {}", path_, shown(name),
-                                  next_ == tensors_.size() ? "no more" : shown(tensors_[next_].name)));
-}
-
-void SafetensorsWriter::write_part(std::string_view name, std::span<const std::byte> bytes) {
-  const uint64_t size = expect_next(name);
-  if (bytes.size() > size - written_) {
-    throw ArgumentError(
-        fmt::format("{}: tensor {} has {}, more were given", path_, shown(name), counted(size, "byte")));
-  }
-  file_.write(bytes);
-  written_ += bytes.size();
-  if (written_ == size) {
-    ++next_;
-    written_ = 0;
-  }
-}
-
-void SafetensorsWriter::commit() {
-  if (next_ != tensors_.size()) {
-    throw ArgumentError(fmt::format("{}: tensor {} was not written", path_, shown(tensors_[next_].name)));
-  }
-  file_.commit();
-}
-
-void write_safetensors(const std::string& path, std::span<const TensorView> tensors,
-                       const std::map<std::string, std::string>& metadata) {
-  std::vector<TensorInfo> infos;
-  std::unordered_map<std::string_view, const TensorView*> by_name;
-  for (const TensorView& tensor : tensors) {
-    infos.push_back({tensor.name, tensor.dtype, tensor.shape});
-    by_name[tensor.name] = &tensor;
-  }
-  SafetensorsWriter writer(path, std::move(infos), metadata);
-  for (const TensorInfo& info : writer.order()) writer.write(info.name, by_name.at(info.name)->bytes);
-  writer.commit();
-}
-
-void write_safetensors(const std::string& path, std::span<const OwnedTensor> tensors,
-                       const std::map<std::string, std::string>& metadata) {
-  std::vector<TensorView> views;
-  for (const OwnedTensor& tensor : tensors) views.push_back(tensor.view());
-  write_safetensors(path, views, metadata);
-}
-
-std::vector<std::string> SafetensorsIndex::files() const {
-  std::vector<std::string> files;
-  for (const auto& [tensor, file] : weight_map) files.push_back(file);
-  std::sort(files.begin(), files.end());
-  files.erase(std::unique(files.begin(), files.end()), files.end());
-  return files;
-}
-
-SafetensorsIndex parse_index(std::string_view text, const std::string& name) {
-  IndexHandler handler(name);
-  handler.parse(text);
-  if (!handler.seen_map) {
-    const std::string page = error_page_text(parse_json_or_discard(text));
-    if (!page.empty()) throw FormatError(fmt::format("{}: {}", name, page));
-    throw FormatError(fmt::format("{}: no weight_map: no index of safetensors shards", name));
-  }
-  return std::move(handler.index);
-}
-
-SafetensorsIndex read_index(const std::string& path, std::vector<std::string>* warnings) {
-  std::string text = read_model_text(path, kHeaderLimit);
-  if (warnings != nullptr) drop_byte_order_mark(text, path, *warnings);
-  SafetensorsIndex index = parse_index(text, path);
-  if (index.weight_map.empty()) {
-    throw FormatError(
-        fmt::format("{}: weight_map is empty: the index places no tensor in any shard; download the index again, or "
-                    "remove it if the model is one file",
-                    path));
-  }
-  return index;
-}
-
-void write_index(const std::string& path, const SafetensorsIndex& index) {
-  nlohmann::json json;
-  json["metadata"] = nlohmann::json::object();
-  if (index.total_size) json["metadata"]["total_size"] = *index.total_size;
-  json["weight_map"] = index.weight_map;
-  write_text_file(path, json.dump(2, ' ', true) + "\n");
-}
-
-std::string shard_name(int shard, int shards, std::string_view stem) {
-  return fmt::format("{}-{:05}-of-{:05}.safetensors", stem, shard, shards);
-}
-
-void require_shards(const SafetensorsIndex& index, const std::string& index_path) {
-  const auto slash = index_path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "" : index_path.substr(0, slash + 1);
-  const std::vector<std::string> files = index.files();
-  std::vector<std::string> missing;
-  for (const std::string& file : files) {
-    std::error_code code;
-    if (!std::filesystem::exists(folder + file, code)) missing.push_back(file);
-  }
-  if (missing.empty()) return;
-  const auto tensors = std::count_if(index.weight_map.begin(), index.weight_map.end(), [&](const auto& placed) {
-    return std::binary_search(missing.begin(), missing.end(), placed.second);
-  });
-  constexpr size_t kNamed = 5;
-  const auto named = missing.begin() + static_cast<int64_t>(std::min(missing.size(), kNamed));
-  throw SystemError(
-      fmt::format("{}{}{} missing: {} places {} in {} ({} of {} shards {} not there); download {} into the "
-                  "folder, or the whole model again",
-                  folder, fmt::join(missing.begin(), named, fmt::format(", {}", folder)),
-                  missing.size() == 1       ? ": this shard is"
-                  : missing.size() > kNamed ? fmt::format(" and {} more shards are", missing.size() - kNamed)
-                                            : ": these shards are",
-                  index_path, counted(tensors, "tensor"), missing.size() == 1 ? "it" : "them", missing.size(),
-                  files.size(), form_for(missing.size(), "is", "are"), missing.size() == 1 ? "it" : "them"));
 }
 
 }  // namespace metal_marlin

@@ -10,22 +10,11 @@
 #include <string_view>
 #include <vector>
 
+#include "tokenizer/tokenizer_files.h"
+
 struct tokenizer_c;
 
 namespace metal_marlin {
-
-// The contents of a model folder's files; an empty string: there is no such file.
-struct TokenizerFiles {
-  std::string tokenizer_json;
-  std::string tokenizer_config_json;
-  std::string special_tokens_map_json;
-  std::string added_tokens_json;          // {"token": id}
-  std::string generation_config_json;     // only its eos_token_id is read
-  std::string chat_template_jinja;        // wins over chat_template_json
-  std::string chat_template_json;         // {"chat_template": ...}, wins over the template inside tokenizer_config_json
-  std::string origin = "tokenizer.json";  // what messages call the vocabulary
-  std::vector<std::string> warnings;      // of what made these texts
-};
 
 // Movable. All const members may be called from many threads at once.
 class Tokenizer {

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <numbers>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -167,6 +168,153 @@ constexpr std::pair<std::string_view, std::string_view> kOthers[] = {
     {"rope_scaling.long_factor", "rope_factors_long.weight"},
 };
 
+// The keys of the file's architecture, "llama.block_count".
+class Keys {
+ public:
+  Keys(const GgufFile& file, const std::string& architecture) : file_(file), architecture_(architecture) {}
+  const GgufMetadata& metadata() const { return file_.metadata(); }
+  std::string operator()(const char* name) const { return architecture_ + "." + name; }
+  bool has(const char* name) const { return metadata().contains((*this)(name)); }
+  int64_t integer(const char* name) const {
+    const uint64_t n = metadata().get_u64((*this)(name));
+    if (n == 0 || n > (uint64_t{1} << 31))
+      throw FormatError(
+          fmt::format("{}: {}: expected a positive 31-bit integer, found {}", file_.path(), (*this)(name), n));
+    return static_cast<int64_t>(n);
+  }
+
+ private:
+  const GgufFile& file_;
+  const std::string& architecture_;
+};
+
+// Heads and their dimensions. c has the hidden size. Returns the dimensions of a head.
+int64_t set_heads(const GgufFile& file, const Keys& key, json& c) {
+  const int64_t heads = key.integer("attention.head_count");
+  c["num_attention_heads"] = heads;
+  c["num_key_value_heads"] = key.has("attention.head_count_kv") ? key.integer("attention.head_count_kv") : heads;
+  const int64_t head_dim =
+      key.has("attention.key_length") ? key.integer("attention.key_length") : c["hidden_size"].get<int64_t>() / heads;
+  if (head_dim < 2 || head_dim % 2 != 0) {
+    throw FormatError(
+        fmt::format("{}: {}; convert the model anew", file.path(),
+                    key.has("attention.key_length")
+                        ? fmt::format("{}: expected an even number of dimensions of a head, found {}",
+                                      key("attention.key_length"), head_dim)
+                        : fmt::format("{} {} over {} {}: expected an even number of dimensions of a head, found {}",
+                                      key("embedding_length"), c["hidden_size"].get<int64_t>(),
+                                      key("attention.head_count"), heads, head_dim)));
+  }
+  c["head_dim"] = head_dim;
+  if (key.has("attention.value_length") && key.integer("attention.value_length") != head_dim) {
+    throw UnsupportedError(fmt::format("{}: keys of {} and values of {} are not supported", file.path(), head_dim,
+                                       counted(key.integer("attention.value_length"), "dimension")));
+  }
+  return head_dim;
+}
+
+// The dimensions of a head that turn.
+int64_t set_turning(const GgufFile& file, const Keys& key, int64_t head_dim, json& c) {
+  const GgufMetadata& m = file.metadata();
+  const auto rotary = m.find_u64(key("rope.dimension_count"));
+  if (rotary && (*rotary < 2 || *rotary % 2 != 0)) {
+    throw FormatError(
+        fmt::format("{}: {}: expected an even number of dimensions from 2, found {}; convert the model anew",
+                    file.path(), key("rope.dimension_count"), *rotary));
+  }
+  const int64_t turning =
+      rotary ? static_cast<int64_t>(std::min<uint64_t>(*rotary, static_cast<uint64_t>(head_dim))) : head_dim;
+  if (turning < head_dim) c["partial_rotary_factor"] = static_cast<double>(turning) / static_cast<double>(head_dim);
+  return turning;
+}
+
+// The type of the rope's scaling, as the file has it or as llama.cpp takes it; "none".
+std::string scaling_type(const GgufFile& file, const Keys& key, bool longrope, std::vector<std::string>& warnings) {
+  const GgufMetadata& m = file.metadata();
+  std::string scaling = m.find_string(key("rope.scaling.type")).value_or("none");
+  // Files of 2023 have only the factor, under this name.
+  const auto old_factor = m.find_f64(key("rope.scale_linear"));
+  const auto new_factor = m.find_f64(key("rope.scaling.factor"));
+  // Read as rope_scaling.factor below, whose range this is.
+  if (old_factor && !(*old_factor >= 1e-6 && *old_factor <= 1e6)) {
+    throw FormatError(fmt::format("{}: {}: expected a number from 1e-06 to 1e+06, found {}; convert the model anew",
+                                  file.path(), key("rope.scale_linear"), *old_factor));
+  }
+  const bool scales =
+      (new_factor && *new_factor != 1 && *new_factor != 0) || (!new_factor && old_factor && *old_factor != 1);
+  // llama.cpp takes a factor without a type for linear scaling.
+  if (!m.contains(key("rope.scaling.type")) && scales) {
+    scaling = "linear";
+    if (!longrope) {
+      warnings.push_back(
+          fmt::format("{}: {} is missing beside a factor of {}; linear scaling is taken, as llama.cpp does",
+                      file.path(), key("rope.scaling.type"), new_factor ? *new_factor : *old_factor));
+    }
+  } else if (scaling == "none" && old_factor && *old_factor != 1) {
+    scaling = "linear";
+  }
+  return scaling;
+}
+
+json longrope_scaling(const GgufFile& file, const Keys& key, int64_t turning, json& c) {
+  const GgufMetadata& m = file.metadata();
+  json rope = {{"rope_type", "longrope"},
+               {"short_factor", rope_factors(file, "rope_factors_short.weight", turning)},
+               {"long_factor", rope_factors(file, "rope_factors_long.weight", turning)}};
+  if (const auto x = m.find_f64(key("rope.scaling.attn_factor"))) rope["attention_factor"] = short_decimal(*x);
+  if (const auto original = m.find_u64(key("rope.scaling.original_context_length"))) {
+    rope["original_max_position_embeddings"] = *original;
+    c["original_max_position_embeddings"] = *original;
+  }
+  return rope;
+}
+
+json linear_or_yarn(const GgufFile& file, const Keys& key, const std::string& scaling) {
+  const GgufMetadata& m = file.metadata();
+  const auto old_factor = m.find_f64(key("rope.scale_linear"));
+  json rope = {{"rope_type", scaling},
+               {"factor", short_decimal(m.contains(key("rope.scaling.factor")) || !old_factor
+                                            ? m.get_f64(key("rope.scaling.factor"))
+                                            : *old_factor)}};
+  for (const auto& [from, to] :
+       {std::pair{"rope.scaling.yarn_beta_fast", "beta_fast"}, {"rope.scaling.yarn_beta_slow", "beta_slow"}}) {
+    if (const auto x = m.find_f64(key(from))) rope[to] = short_decimal(*x);
+  }
+  // What these do differs between llama.cpp's versions; 1 and 0 are what doing nothing is.
+  for (const auto& [name, neutral] : {std::pair{"rope.scaling.attn_factor", 1.0},
+                                      {"rope.scaling.yarn_attn_factor", 1.0},
+                                      {"rope.scaling.yarn_ext_factor", 1.0},
+                                      {"rope.scaling.yarn_log_multiplier", 0.0}}) {
+    const auto x = m.find_f64(key(name));
+    if (x && *x != neutral)
+      throw UnsupportedError(
+          fmt::format("{}: {} {} is not supported; supported is {}", file.path(), key(name), *x, neutral));
+  }
+  if (const auto original = m.find_u64(key("rope.scaling.original_context_length")))
+    rope["original_max_position_embeddings"] = *original;
+  return rope;
+}
+
+// llama3 scaling apart, which is a tensor of its own.
+void set_scaling(const GgufFile& file, const Keys& key, int64_t turning, std::vector<std::string>& warnings, json& c) {
+  const bool longrope =
+      file.find("rope_factors_long.weight") != nullptr || file.find("rope_factors_short.weight") != nullptr;
+  const std::string scaling = scaling_type(file, key, longrope, warnings);
+  if (longrope) {
+    c["rope_scaling"] = longrope_scaling(file, key, turning, c);
+  } else if (scaling == "linear" || scaling == "yarn") {
+    c["rope_scaling"] = linear_or_yarn(file, key, scaling);
+  } else if (scaling == "longrope" || scaling == "su") {
+    throw FormatError(
+        fmt::format("{}: {} is {}, but the tensors rope_factors_long.weight and rope_factors_short.weight "
+                    "that it needs are missing; convert the model anew",
+                    file.path(), key("rope.scaling.type"), shown(scaling)));
+  } else if (scaling != "none" && scaling != "") {
+    throw UnsupportedError(fmt::format("{}: {} {} is not supported; supported are none, linear, yarn and longrope",
+                                       file.path(), key("rope.scaling.type"), shown(scaling)));
+  }
+}
+
 }  // namespace
 
 std::string gguf_key(const std::string& key, const std::string& architecture) {
@@ -202,40 +350,15 @@ std::string gguf_keys_in(const std::string& message, const std::string& architec
 json gguf_config(const GgufFile& file, const Family& family, const std::string& architecture,
                  std::vector<std::string>& warnings) {
   const GgufMetadata& m = file.metadata();
-  const auto key = [&](const char* name) { return architecture + "." + name; };
-  const auto integer = [&](const char* name) {
-    const uint64_t n = m.get_u64(key(name));
-    if (n == 0 || n > (uint64_t{1} << 31))
-      throw FormatError(fmt::format("{}: {}: expected a positive 31-bit integer, found {}", file.path(), key(name), n));
-    return static_cast<int64_t>(n);
-  };
+  const Keys key(file, architecture);
   json c;
   c["model_type"] = family.model_types.front();
   c["architectures"] = {family.architectures.front()};
-  c["hidden_size"] = integer("embedding_length");
-  c["intermediate_size"] = integer("feed_forward_length");
-  c["num_hidden_layers"] = integer("block_count");
-  const int64_t heads = integer("attention.head_count");
-  c["num_attention_heads"] = heads;
-  c["num_key_value_heads"] = m.contains(key("attention.head_count_kv")) ? integer("attention.head_count_kv") : heads;
-  const int64_t head_dim = m.contains(key("attention.key_length")) ? integer("attention.key_length")
-                                                                   : c["hidden_size"].get<int64_t>() / heads;
-  if (head_dim < 2 || head_dim % 2 != 0) {
-    throw FormatError(
-        fmt::format("{}: {}; convert the model anew", file.path(),
-                    m.contains(key("attention.key_length"))
-                        ? fmt::format("{}: expected an even number of dimensions of a head, found {}",
-                                      key("attention.key_length"), head_dim)
-                        : fmt::format("{} {} over {} {}: expected an even number of dimensions of a head, found {}",
-                                      key("embedding_length"), c["hidden_size"].get<int64_t>(),
-                                      key("attention.head_count"), heads, head_dim)));
-  }
-  c["head_dim"] = head_dim;
-  if (m.contains(key("attention.value_length")) && integer("attention.value_length") != head_dim) {
-    throw UnsupportedError(fmt::format("{}: keys of {} and values of {} are not supported", file.path(), head_dim,
-                                       counted(integer("attention.value_length"), "dimension")));
-  }
-  c["max_position_embeddings"] = integer("context_length");
+  c["hidden_size"] = key.integer("embedding_length");
+  c["intermediate_size"] = key.integer("feed_forward_length");
+  c["num_hidden_layers"] = key.integer("block_count");
+  const int64_t head_dim = set_heads(file, key, c);
+  c["max_position_embeddings"] = key.integer("context_length");
   c["rms_norm_eps"] = short_decimal(m.get_f64(key("attention.layer_norm_rms_epsilon")));
   const GgufTensor* embedding = file.find("token_embd.weight");
   if (embedding == nullptr || embedding->shape.size() != 2)
@@ -248,80 +371,8 @@ json gguf_config(const GgufFile& file, const Family& family, const std::string& 
   c["mlp_bias"] = has_biases(file, c["num_hidden_layers"], {"ffn_gate", "ffn_up", "ffn_down"});
   const double theta = short_decimal(m.find_f64(key("rope.freq_base")).value_or(10000));
   c["rope_theta"] = theta;
-  const auto rotary = m.find_u64(key("rope.dimension_count"));
-  if (rotary && (*rotary < 2 || *rotary % 2 != 0)) {
-    throw FormatError(
-        fmt::format("{}: {}: expected an even number of dimensions from 2, found {}; convert the model anew",
-                    file.path(), key("rope.dimension_count"), *rotary));
-  }
-  const int64_t turning =
-      rotary ? static_cast<int64_t>(std::min<uint64_t>(*rotary, static_cast<uint64_t>(head_dim))) : head_dim;
-  if (turning < head_dim) c["partial_rotary_factor"] = static_cast<double>(turning) / static_cast<double>(head_dim);
-  const bool longrope =
-      file.find("rope_factors_long.weight") != nullptr || file.find("rope_factors_short.weight") != nullptr;
-  std::string scaling = m.find_string(key("rope.scaling.type")).value_or("none");
-  // Files of 2023 have only the factor, under this name.
-  const auto old_factor = m.find_f64(key("rope.scale_linear"));
-  const auto new_factor = m.find_f64(key("rope.scaling.factor"));
-  // Read as rope_scaling.factor below, whose range this is.
-  if (old_factor && !(*old_factor >= 1e-6 && *old_factor <= 1e6)) {
-    throw FormatError(fmt::format("{}: {}: expected a number from 1e-06 to 1e+06, found {}; convert the model anew",
-                                  file.path(), key("rope.scale_linear"), *old_factor));
-  }
-  const bool scales =
-      (new_factor && *new_factor != 1 && *new_factor != 0) || (!new_factor && old_factor && *old_factor != 1);
-  // llama.cpp takes a factor without a type for linear scaling.
-  if (!m.contains(key("rope.scaling.type")) && scales) {
-    scaling = "linear";
-    if (!longrope) {
-      warnings.push_back(
-          fmt::format("{}: {} is missing beside a factor of {}; linear scaling is taken, as llama.cpp does",
-                      file.path(), key("rope.scaling.type"), new_factor ? *new_factor : *old_factor));
-    }
-  } else if (scaling == "none" && old_factor && *old_factor != 1) {
-    scaling = "linear";
-  }
-  if (longrope) {
-    json rope = {{"rope_type", "longrope"},
-                 {"short_factor", rope_factors(file, "rope_factors_short.weight", turning)},
-                 {"long_factor", rope_factors(file, "rope_factors_long.weight", turning)}};
-    if (const auto x = m.find_f64(key("rope.scaling.attn_factor"))) rope["attention_factor"] = short_decimal(*x);
-    if (const auto original = m.find_u64(key("rope.scaling.original_context_length"))) {
-      rope["original_max_position_embeddings"] = *original;
-      c["original_max_position_embeddings"] = *original;
-    }
-    c["rope_scaling"] = rope;
-  } else if (scaling == "linear" || scaling == "yarn") {
-    json rope = {{"rope_type", scaling},
-                 {"factor", short_decimal(m.contains(key("rope.scaling.factor")) || !old_factor
-                                              ? m.get_f64(key("rope.scaling.factor"))
-                                              : *old_factor)}};
-    for (const auto& [from, to] :
-         {std::pair{"rope.scaling.yarn_beta_fast", "beta_fast"}, {"rope.scaling.yarn_beta_slow", "beta_slow"}}) {
-      if (const auto x = m.find_f64(key(from))) rope[to] = short_decimal(*x);
-    }
-    // What these do differs between llama.cpp's versions; 1 and 0 are what doing nothing is.
-    for (const auto& [name, neutral] : {std::pair{"rope.scaling.attn_factor", 1.0},
-                                        {"rope.scaling.yarn_attn_factor", 1.0},
-                                        {"rope.scaling.yarn_ext_factor", 1.0},
-                                        {"rope.scaling.yarn_log_multiplier", 0.0}}) {
-      const auto x = m.find_f64(key(name));
-      if (x && *x != neutral)
-        throw UnsupportedError(
-            fmt::format("{}: {} {} is not supported; supported is {}", file.path(), key(name), *x, neutral));
-    }
-    if (const auto original = m.find_u64(key("rope.scaling.original_context_length")))
-      rope["original_max_position_embeddings"] = *original;
-    c["rope_scaling"] = rope;
-  } else if (scaling == "longrope" || scaling == "su") {
-    throw FormatError(
-        fmt::format("{}: {} is {}, but the tensors rope_factors_long.weight and rope_factors_short.weight "
-                    "that it needs are missing; convert the model anew",
-                    file.path(), key("rope.scaling.type"), shown(scaling)));
-  } else if (scaling != "none" && scaling != "") {
-    throw UnsupportedError(fmt::format("{}: {} {} is not supported; supported are none, linear, yarn and longrope",
-                                       file.path(), key("rope.scaling.type"), shown(scaling)));
-  }
+  const int64_t turning = set_turning(file, key, head_dim, c);
+  set_scaling(file, key, turning, warnings, c);
   if (const GgufTensor* factors = file.find("rope_freqs.weight"))
     c["rope_scaling"] = llama3_scaling(file, *factors, theta, turning);
   for (const auto& [from, to] : {std::pair{"tokenizer.ggml.bos_token_id", "bos_token_id"},

@@ -1,0 +1,48 @@
+// The tensors of a safetensors checkpoint by their logical names: which stored ones make one of them.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "checkpoint/model_source.h"
+#include "checkpoint/packed_layouts.h"
+#include "formats/safetensors.h"
+
+namespace metal_marlin {
+
+// Where a logical tensor lies.
+struct StoredEntry {
+  const SafetensorsFile* file = nullptr;
+  const TensorView* main = nullptr;  // the tensor, or its codes
+  PackedLinear packed;               // its codes are null: stored as it is
+  std::vector<int64_t> shape;
+
+  bool plain() const noexcept { return packed.codes == nullptr; }
+  // Null where there is none.
+  std::array<const TensorView*, 4> parts() const noexcept {
+    return {main, packed.scales, packed.zeros, packed.channels};
+  }
+};
+using StoredEntries = std::map<std::string, StoredEntry>;
+
+// "model.layers.0.mlp.up_proj" of one of its tensors; empty where the name does not end so.
+std::string module_of(const std::string& name, std::string_view suffix);
+// Whether `raw`, the tensors by their stored names, has codes of a linear under this name.
+bool is_codes(const PackedConfig& packed, const std::string& name, const StoredEntry& e, const StoredEntries& raw);
+// Whether it is another part of such a linear: scales, zeros, channels.
+bool is_part(const PackedConfig& packed, const std::string& name, const StoredEntries& raw);
+// Null where there is none of this name.
+const TensorView* part_of(const StoredEntries& raw, const std::string& name);
+// Scales, zeros or the like of the linear with this weight, where its codes are not there; empty: none.
+std::string quantized_part(const std::string& weight, const std::vector<std::unique_ptr<SafetensorsFile>>& files);
+
+// What the checkpoint says of them. reasons: why a tensor was left out, by name.
+std::vector<CheckpointTensor> describe(const StoredEntries& entries, const PackedConfig& packed,
+                                       const std::string& format, const std::map<std::string, std::string>& reasons);
+
+}  // namespace metal_marlin
