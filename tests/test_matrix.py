@@ -195,6 +195,18 @@ def test_results_are_short_hashable_and_comparable():
         assert output_error(values.T if turned else values, case(tokens=600)[0], case(tokens=600)[1]) < 0.2, shown
         for fact in ("256", "512", "sym") if "fp4" not in shown else ("256", "512", "fp4"):
             assert fact in shown, shown
+    x = np.ones((3, 8), np.float32)
+    collector = metal_marlin.HessianCollector()
+    collector.accumulate(x)
+    for made_of, shown in {
+        metal_marlin.GPTQQuantizer(bits=3): "GPTQQuantizer(bits=3, group_size=128, sym=True, actorder=True, damp=0.01)",
+        metal_marlin.FP4GPTQQuantizer(): "FP4GPTQQuantizer(group_size=128, actorder=True, damp_factor=0.01, scale_method='mse_grid')",
+        metal_marlin.MRGPTQQuantizer(): "MRGPTQQuantizer(bits=4, format='fp4', group_size=128, use_hadamard=True, "
+        "hadamard_block_size=64, actorder=True, percdamp=0.01)",
+        metal_marlin.GPTQMetal(): "GPTQMetal(device='cpu')",
+        collector: f"HessianCollector(num_layers=1, n_samples=3, memory_bytes={collector.memory_bytes})",
+    }.items():
+        assert repr(made_of) == shown
     assert repr(made[0]).startswith(
         "QuantizedMatrix(shape=(256, 512), bits=4, group_size=128, scheme='asym', method='awq'"
     )

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 import metal_marlin
+from metal_marlin import _types
 
 pytest.importorskip("mypy")
 FILES = Path(__file__).parent / "typing"
@@ -43,6 +45,15 @@ def test_the_package_itself(tmp_path: Path):
     # What the native module takes of the functions on whole models is a dict of options.
     wrong = [line for line in wrong if not re.search(r"\b_core\.pyi:.*Missing type arguments", line)]
     assert wrong == []
+
+
+def test_hand_written_choices_are_those_of_the_table():
+    hints = get_type_hints(metal_marlin.quantize_model)
+    assert get_args(_types.Method) == get_args(hints["method"]) and len(get_args(_types.Method)) == 5
+    assert get_args(_types.Scheme) == get_args(hints["scheme"])
+    assert set(get_args(_types.ActivationMethod)) == {
+        n for a in get_args(hints["activation_method"]) for n in get_args(a)
+    }
 
 
 def test_what_the_package_exports_is_there():

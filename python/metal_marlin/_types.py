@@ -72,7 +72,8 @@ FloatDtype = Union[FloatDtypeName, type[np.floating[Any]], "np.dtype[np.floating
 Backend = Literal["numpy", "mlx", "torch"]
 ForeignBackend = Literal["mlx", "torch"]
 ActivationMethod = Literal["mean", "max", "rms"]
-Scheme = Literal["sym", "asym"]
+#: The names of the table of options: tests/test_types.py compares them with quantize_model's.
+Scheme = Literal["asym", "sym"]
 Method = Literal["awq", "awq-paper", "awq-salient", "gptq", "rtn"]
 ScaleMethod = Literal["maxabs", "mse_grid", "mse_newton", "hessian"]
 FormatName = Literal["fp4", "int4", "nf4"]

@@ -275,6 +275,11 @@ class GPTQQuantizer:
             raise ValueError(f"block_size: expected 128 (the result does not depend on it), found {self.block_size}")
         _core.check_gptq_options(self.bits, self.group_size, self.sym, self.actorder, self.damp)
 
+    def __repr__(self) -> str:
+        return described(
+            self, bits=self.bits, group_size=self.group_size, sym=self.sym, actorder=self.actorder, damp=self.damp,
+        )  # fmt: skip
+
     def quantize_weight(self, W: FloatArray, H: FloatArray) -> GPTQResult:
         """``W [N, K]`` by the Hessian ``H [K, K]`` of :func:`compute_hessian`."""
         parts = _core.quantize_layer_gptq(W, H, self.bits, self.group_size, self.sym, self.actorder, self.damp)

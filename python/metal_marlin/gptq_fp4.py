@@ -125,6 +125,12 @@ class FP4GPTQQuantizer:
             raise ValueError(f"block_size: expected 128 (the result does not depend on it), found {self.block_size}")
         _core.check_fp4_gptq(self.group_size, self.actorder, self.damp_factor, self.scale_method)
 
+    def __repr__(self) -> str:
+        return described(
+            self, group_size=self.group_size, actorder=self.actorder, damp_factor=self.damp_factor,
+            scale_method=self.scale_method,
+        )  # fmt: skip
+
     def quantize_weight(self, W: FloatArray, H: FloatArray | None = None) -> FP4GPTQResult:
         """``W [N, K]`` by the Hessian ``H [K, K]`` (:func:`~metal_marlin.compute_hessian`); without one by plain rounding."""
         packed, scales, codes, mse, output_error, k, n, group = _core.fp4_gptq(

@@ -50,6 +50,9 @@ class GPTQMetal:
             )
         self.device = "cpu"
 
+    def __repr__(self) -> str:
+        return described(self, device=self.device)
+
     def compute_hessian(self, activations: FloatArray, normalize: bool = True) -> Float64Array:
         """float64 ``[K, K]``: 2 X^T X, divided by the tokens when ``normalize``, of ``[tokens, K]`` or ``[B, T, K]``."""
         return _core.compute_hessian(activations, boolean("normalize", normalize))

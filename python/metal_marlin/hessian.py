@@ -7,6 +7,7 @@ from typing import Any
 
 from . import _core
 from ._arguments import integer, number, text
+from ._results import described
 from ._types import Float64Array, FloatArray
 
 __all__ = ["HessianCollector"]
@@ -55,6 +56,12 @@ class HessianCollector:
         self._sums = _core.HessianSums(self.in_features or 0)
         self._hooks: list[Any] = []
         self._skipped = 0
+
+    def __repr__(self) -> str:
+        return described(
+            self, in_features=self.in_features, num_layers=self.num_layers, n_samples=self.n_samples,
+            memory_bytes=self.memory_bytes,
+        )  # fmt: skip
 
     def accumulate(self, x: FloatArray, layer: str = "") -> None:
         """Adds the inputs ``x`` (``[tokens, K]`` or ``[B, T, K]``) of ``layer``."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, cast, get_args, overload
 
 from . import _core
 from ._arguments import backend, boolean, choice, dtype_name, integer, number, to_backend
@@ -31,7 +31,8 @@ from ._types import (
 
 __all__ = ["QuantizedMatrix", "quantize_matrix"]
 
-_METHODS = ("awq", "awq-paper", "awq-salient", "gptq", "rtn")
+_METHODS: tuple[str, ...] = get_args(Method)
+_SCHEMES: tuple[str, ...] = get_args(Scheme)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -145,7 +146,7 @@ def quantize_matrix(
         weight,
         inputs,
         choice("method", method, _METHODS),
-        choice("scheme", scheme, ("sym", "asym")),
+        choice("scheme", scheme, _SCHEMES),
         integer("bits", bits),
         integer("group_size", group_size),
         None if damping is None else number("damping", damping),

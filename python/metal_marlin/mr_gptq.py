@@ -129,6 +129,13 @@ class MRGPTQQuantizer:
         self.percdamp = number("percdamp", percdamp)
         _core.check_mr_gptq(*self._options(self.use_hadamard))
 
+    def __repr__(self) -> str:
+        return described(
+            self, bits=self.bits, format=self.format.value, group_size=self.group_size, use_hadamard=self.use_hadamard,
+            hadamard_block_size=self.hadamard_block_size, hadamard_kurtosis_threshold=self.hadamard_kurtosis_threshold,
+            actorder=self.actorder, percdamp=self.percdamp,
+        )  # fmt: skip
+
     @property
     def grid(self) -> Float32Array:
         """float32 [16]: the value of each code."""
