@@ -27,7 +27,6 @@ struct State {
 };
 
 int run(const Command& command, State& state) {
-  state.calibration.given = command.given();
   Console console(state.console);
   const StopOnSignal signals;
   CalibrateResult result;

@@ -249,7 +249,6 @@ class Conversation {
 };
 
 int run(const Command& command, State& state) {
-  state.options.given = command.given();
   check_sampling(state.options);
   set_schema(command, state.schema, state.options);
   Console console(state.console);

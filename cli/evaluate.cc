@@ -32,11 +32,11 @@ std::string table(const Evaluation& result) {
   };
   row("positions", std::to_string(result.positions));
   row("perplexity", fmt::format("{:.4f}", result.perplexity));
-  if (result.has_reference) {
-    row("reference perplexity", fmt::format("{:.4f}", result.reference_perplexity));
-    row("KL divergence, mean", fmt::format("{:.5f} +- {:.5f}", result.kl_mean, result.kl_standard_error));
-    row("KL divergence, p99", fmt::format("{:.5f}", result.kl_p99));
-    row("same top token", fmt::format("{:.2f} %", 100 * result.top1_agreement));
+  if (result.kl_mean) {
+    row("reference perplexity", fmt::format("{:.4f}", result.reference_perplexity.value()));
+    row("KL divergence, mean", fmt::format("{:.5f} +- {:.5f}", *result.kl_mean, result.kl_standard_error.value()));
+    row("KL divergence, p99", fmt::format("{:.5f}", result.kl_p99.value()));
+    row("same top token", fmt::format("{:.2f} %", 100 * result.top1_agreement.value()));
   }
   row("bits per weight", fmt::format("{:.3f}", result.bits_per_weight));
   row("size of the weights", format_file_size(result.bytes));

@@ -72,11 +72,11 @@ int run_file(const Command& command, State& state) {
   if (state.input.empty() || state.output.empty()) {
     throw UsageError{"--input FILE.jsonl and --output FILE.jsonl go together: expected both, found one"};
   }
-  state.options.given = command.given();
   check_sampling(state.options);
   set_schema(command, state.schema, state.options);
   Console console(state.console);
   state.options.on_warning = console.warning_once();
+  warn_of_idle(console, command, {{"stats", "--input generates many texts"}});
   TextGenerator generator(state.model, state.machine, false, state.compute);
   const StopOnSignal signals;
   try {
@@ -95,11 +95,11 @@ int run_file(const Command& command, State& state) {
 int run(const Command& command, State& state) {
   if (command.was_given("input") || command.was_given("output")) return run_file(command, state);
   const std::string prompt = read_prompt(command, state);
-  state.options.given = command.given();
   check_sampling(state.options);
   set_schema(command, state.schema, state.options);
   Console console(state.console);
   state.options.on_warning = [&console](const std::string& text) { console.warning(text); };
+  warn_of_idle(console, command, {{"batch", "only --input uses it"}});
   TextGenerator generator(state.model, state.machine, false, state.compute);
   if (generator.has_chat_template()) {
     console.info(

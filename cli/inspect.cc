@@ -42,7 +42,6 @@ int run(const Command& command, State& state) {
   Inspection inspection = inspect_model(state.model, state.tensors);
   if (state.sensitivity) {
     QuantizeOptions& o = state.options;
-    o.given = command.given();
     o.formats = {"native"};
     const StopOnSignal signals;
     try {

@@ -12,12 +12,20 @@
 
 #include "core/counted.h"
 #include "core/files/text_file.h"
+#include "options/ignored.h"
 #include "tokenizer/grammar.h"
 
 namespace metal_marlin::cli {
 
+void warn_of_idle(Console& console, const Command& command, const std::vector<IdleOption>& options) {
+  std::vector<IgnoredOption> ignored;
+  for (const IdleOption& o : options) {
+    if (!o.reason.empty()) ignored.push_back({o.name, "", o.reason, command.was_given(o.name)});
+  }
+  if (const std::string text = ignored_options_warning(ignored); !text.empty()) console.warning(text);
+}
+
 void check_sampling(const GenerateOptions& options) {
-  if (options.top_p <= 0) throw UsageError{"--top-p: expected a number above 0, up to 1, found 0"};
   for (const std::string& stop : options.stop) {
     if (stop.empty()) throw UsageError{"--stop: expected a text that ends the answer, found an empty one"};
   }

@@ -5,8 +5,10 @@
 #include <metal_marlin/options.h>
 
 #include <string>
+#include <vector>
 
 #include "command.h"
+#include "console.h"
 
 namespace metal_marlin::cli {
 
@@ -21,6 +23,14 @@ void add_schema_options(Command& command, SchemaOptions& schema);
 // Reads and checks the schema that was given, if any; before a model is loaded. UsageError for both at once,
 // SystemError for a file that cannot be read, FormatError for a schema that cannot be used.
 void set_schema(const Command& command, const SchemaOptions& schema, GenerateOptions& options);
+
+// An option of a command, no row of a table, that has no effect on this run.
+struct IdleOption {
+  std::string name;
+  std::string reason;  // empty: it has an effect
+};
+// Warns of those that were given, as the library warns of its own.
+void warn_of_idle(Console& console, const Command& command, const std::vector<IdleOption>& options);
 
 // UsageError for sampling options that no text could be generated with, before a model is loaded.
 void check_sampling(const GenerateOptions& options);

@@ -47,8 +47,8 @@ std::string progress_text(const Progress& progress, std::span<const Phase> phase
   } else if (progress.done > 0 && progress.total == 0) {
     text += fmt::format("{}{}", unit, progress.done);
   }
-  if (progress.seconds_left >= 0) {
-    text += fmt::format(", {} left", format_seconds(progress.seconds_left));
+  if (progress.seconds_left) {
+    text += fmt::format(", {} left", format_seconds(*progress.seconds_left));
   } else {
     text += fmt::format(", {} so far", format_seconds(progress.seconds));
   }

@@ -10,7 +10,6 @@
 
 #include "console.h"
 #include "options.h"
-#include "options/choices.h"
 #include "signals.h"
 #include "subcommands.h"
 #include "table_options.h"
@@ -55,18 +54,14 @@ std::string next_steps(const State& state, const QuantizeResult& result) {
   return text;
 }
 
-void check_options(const QuantizeOptions& options) {
-  // Bits are chosen by the estimate, which needs no evaluation.
-  if (options.evaluation.text == "none" && options.max_kl && !chooses_by_limit(options))
-    throw UsageError{"--max-kl needs an evaluation: leave out --evaluate none"};
-}
-
 int run(const Command& command, State& state) {
   QuantizeOptions& options = state.options;
-  options.given = command.given();
   options.command = command.line();
-  check_options(options);
   Console console(state.console);
+  if (state.verbose && console.quiet())
+    throw UsageError{"--verbose and --quiet exclude each other: expected one of them, found both"};
+  const char* silent = state.dry_run ? "--dry-run makes no report" : "--json prints all of the report";
+  warn_of_idle(console, command, {{"verbose", state.dry_run || console.json() ? silent : ""}});
   if (state.dry_run) {
     const Plan plan = plan_quantization(state.model, state.output, options, console.observer());
     console.result(console.json() ? plan.to_json() : render_plan(plan));

@@ -29,14 +29,18 @@ std::optional<int64_t> whole_number(const std::string& text) {
 OptionValue parse(const Option& option, const std::string& text) {
   switch (option.kind) {
     case OptionKind::kInteger:
-      if (!option.automatic) return parse_integer(text, as_integer(option.least), as_integer(option.most));
+      if (!option.automatic || !option.accepts)
+        return parse_integer(text, as_integer(option.least), as_integer(option.most));
       if (text == "auto") return OptionValue();
       if (const auto number = whole_number(text); number && option.accepts(*number)) return *number;
       refuse(option, text);
     case OptionKind::kUnsigned:
       return number_option(parse_unsigned(text));
-    case OptionKind::kReal:
-      return parse_real(text, option.least, option.most);
+    case OptionKind::kReal: {
+      const double number = parse_real(text, option.least, option.most);
+      if (option.above_least && number <= option.least) refuse(option, text);
+      return number;
+    }
     case OptionKind::kBytes:
       return number_option(parse_budget(text));
     case OptionKind::kChoices:

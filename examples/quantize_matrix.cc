@@ -23,7 +23,7 @@ int main() try {
     const metal_marlin::QuantizedMatrix result = metal_marlin::quantize_matrix(
         metal_marlin::ArrayView(weight, {kOut, kIn}), metal_marlin::ArrayView(inputs, {kTokens, kIn}), options);
     const metal_marlin::Array values = result.dequantize();  // float32 [kOut, kIn]
-    std::cout << name << ": output error " << result.output_error << ", first weight " << weight[0] << " -> "
+    std::cout << name << ": output error " << result.output_error.value() << ", first weight " << weight[0] << " -> "
               << values.as<float>()[0] << '\n';
   }
 } catch (const metal_marlin::Error& error) {

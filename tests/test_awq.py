@@ -603,6 +603,8 @@ def test_results_are_objects(tmp_path):
     )
     assert repr(result) == f"QuantizeResult({result.report.model.bytes / 1e6:.1f} MB, out)" and {result: 1}[result] == 1
     assert result._repr_html_().startswith("<table>")
+    assert result.to_dict() == json.loads(result.to_json())
+    assert result.to_dict()["report"] == result.report.to_dict() and result.to_dict()["passed_gate"] is True
     plain, packed = metal_marlin.inspect(MODEL), metal_marlin.inspect(tmp_path / "out", tensors=False)
     assert plain.config.hidden_size == plain["config"]["hidden_size"] == 32
     assert [t.name for t in plain.tensors] == [t["name"] for t in plain["tensors"]]
@@ -623,6 +625,58 @@ def test_results_are_objects(tmp_path):
         assert len(repr(result)) < 1500 and "<table>" in result._repr_html_()
     command = json.loads(metal_marlin._core.inspect_model(str(MODEL), True))
     assert plain.to_dict() == command and set(plain) == set(command)
+
+
+def at_fault(call):
+    with pytest.raises(metal_marlin.ArgumentError) as caught:
+        call()
+    return caught.value.option
+
+
+def test_argument_errors_name_the_parameter(tmp_path):
+    """`.option` is a parameter of the function, for every option that has a value out of its range or choices."""
+
+    def wrong_values(parameter):
+        hint = str(parameter.annotation)
+        if "Literal" in hint or "Format" in hint:
+            return ["awk"]
+        if "Sequence[float]" in hint:
+            return [[-1.0]]
+        return [-3] if "int" in hint else [float("nan"), -3.0] if "float" in hint else []
+
+    model = metal_marlin.load(MODEL)
+    calls = {
+        metal_marlin.plan_quantization: lambda **o: metal_marlin.plan_quantization(MODEL, tmp_path / "o", **o),
+        metal_marlin.sensitivity_of_model: lambda **o: metal_marlin.sensitivity_of_model(MODEL, **o),
+        metal_marlin.calibrate_model: lambda **o: metal_marlin.calibrate_model(MODEL, tmp_path / "s.npz", **o),
+        metal_marlin.evaluate: lambda **o: metal_marlin.evaluate(MODEL, "text", **o),
+        metal_marlin.convert: lambda **o: metal_marlin.convert(MODEL, tmp_path / "c", "awq", **o),
+        metal_marlin.load: lambda **o: metal_marlin.load(MODEL, **o),
+        metal_marlin.generate: lambda **o: metal_marlin.generate(model, "the", **o),
+    }
+    checked = 0
+    for function, call in calls.items():
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or name.startswith("on_"):
+                continue
+            for value in wrong_values(parameter):
+                if name == "seed" or (name == "memory_bytes" and value < 0):
+                    continue  # no number is out of range, or it is no such number: a TypeError
+                assert at_fault(lambda: call(**{name: value})) == name, (function, name, value)  # noqa: B023
+                checked += 1
+    assert checked > 60
+    assert at_fault(lambda: metal_marlin.quantize_model(MODEL, tmp_path / "o", memory_bytes=5)) == "memory_bytes"
+    assert at_fault(lambda: model.generate("the", temp=101.0)) == "temp"
+    assert at_fault(lambda: model.generate("the", repeat_penalty=1e-9)) == "repeat_penalty"
+    assert at_fault(lambda: model.generate("the", stop="")) == "stop"
+    assert at_fault(lambda: model.generate(["the", ""], predict=-2)) is None  # about several prompts
+    with pytest.raises(TypeError, match="bits"):
+        metal_marlin.sensitivity_of_model(MODEL, bits=8)
+    with pytest.raises(metal_marlin.ArgumentError, match="bits=8: leaves no choice to mixed_bits") as caught:
+        metal_marlin.quantize_model(
+            MODEL, tmp_path / "o", bits=8, mixed_bits=True, max_kl=0.1, formats="native", group_size=8
+        )
+    assert caught.value.option == "bits"
 
 
 # ---- whole models and GPTQ --------------------------------------------------------------------------------------------

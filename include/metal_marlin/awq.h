@@ -46,13 +46,13 @@ struct AWQMeta {
   // and zeros in units of weights: W' = (c - 7) * scales / q_scale[n] + zeros.
   int code_offset = 8;
 
-  // |X (W' - W)| / |X W| (Frobenius), by the Gram matrix of X; negative: not known.
-  double output_error = -1;
-  double weight_error = -1;      // |W' - W| / |W|
-  double exponent = 0;           // q_scale = max(statistic / median, 1)^exponent
-  int64_t salient_weights = 0;   // round(salient_ratio * K * N)
-  int64_t salient_channels = 0;  // input channels that they chose
-  int64_t raised_scales = 0;     // groups whose scale lay below the least normal float16 and was raised to it
+  // |X (W' - W)| / |X W| (Frobenius), by the Gram matrix of X; empty: not known.
+  std::optional<double> output_error;
+  std::optional<double> weight_error;  // |W' - W| / |W|; empty: not known
+  double exponent = 0;                 // q_scale = max(statistic / median, 1)^exponent
+  int64_t salient_weights = 0;         // round(salient_ratio * K * N)
+  int64_t salient_channels = 0;        // input channels that they chose
+  int64_t raised_scales = 0;           // groups whose scale lay below the least normal float16 and was raised to it
 };
 
 struct AWQResult {

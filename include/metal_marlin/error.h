@@ -4,9 +4,10 @@
 
 #include <metal_marlin/export.h>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
-#include <string_view>
+#include <utility>
 
 namespace metal_marlin {
 
@@ -31,13 +32,17 @@ class METAL_MARLIN_API UnsupportedError : public Error {
 // "--group-size 7: ...".
 class METAL_MARLIN_API ArgumentError : public Error {
  public:
+  // About several arguments, or about none of them alone.
   using Error::Error;
-  // The option that the message begins with, "group-size"; empty where it begins otherwise.
-  std::string option() const {
-    const std::string_view text = what();
-    if (text.substr(0, 2) != "--") return {};
-    return std::string(text.substr(2, text.find_first_of(" :,") - 2));
-  }
+  // `option`: the option that is at fault, as the command line names it without hyphens; or another argument by its
+  // name.
+  ArgumentError(std::string option, const std::string& message)
+      : Error(message), option_(std::make_shared<const std::string>(std::move(option))) {}
+  // "group-size"; empty where the error is not about one option.
+  std::string option() const { return option_ == nullptr ? std::string() : *option_; }
+
+ private:
+  std::shared_ptr<const std::string> option_;  // shared: copies of an exception must not throw
 };
 
 // The machine cannot do what is asked: a file cannot be opened, read or written, the disk is full, memory is short.

@@ -7,6 +7,7 @@
 #include <metal_marlin/options.h>
 #include <metal_marlin/progress.h>
 
+#include <optional>
 #include <string>
 
 namespace metal_marlin {
@@ -14,14 +15,15 @@ namespace metal_marlin {
 struct Evaluation {
   int64_t positions = 0;
   double perplexity = 0;
-  double reference_perplexity = 0;  // with a reference
-  double kl_mean = 0;               // KL(reference || model), nats per position
-  double kl_standard_error = 0;
-  double kl_p99 = 0;
-  double top1_agreement = 0;   // share of positions, 0..1
+  // Empty without a reference.
+  std::optional<double> reference_perplexity;
+  std::optional<double> kl_mean;  // KL(reference || model), nats per position
+  std::optional<double> kl_standard_error;
+  std::optional<double> kl_p99;
+  std::optional<double> top1_agreement;  // share of positions, 0..1
+
   double bits_per_weight = 0;  // of all weights, scales and zeros included
   uint64_t bytes = 0;          // of the weights on disk
-  bool has_reference = false;
 
   // {"model": {...}} with the keys of report.json; beside it "perplexity" of the model, quantized or not, and
   // "reference_perplexity" (null without a reference).

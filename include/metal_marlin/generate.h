@@ -14,15 +14,17 @@
 
 namespace metal_marlin {
 
+// ArgumentError for what is out of range. A warning names options that differ from their defaults and have no effect
+// beside the others (temp 0 switches sampling off).
 struct GenerateOptions {
   int64_t predict = 128;  // tokens at most; -1: until the end token or a full context
   int64_t context = 0;    // 0: the model's own, at most 4096
   double temp = 0.8;      // 0: greedy
   int64_t top_k = 40;     // 0: off
-  double top_p = 0.95;    // 1: off
+  double top_p = 0.95;    // above 0; 1: off
   double min_p = 0.05;    // 0: off
   double repeat_penalty = 1.0;
-  int64_t repeat_last_n = 64;
+  int64_t repeat_last_n = 64;  // tokens that the penalty looks back on; 0: none, -1: all
   uint64_t seed = 0;
   bool ignore_eos = false;
   std::vector<std::string> stop;  // the text ends before the first of these strings
@@ -38,10 +40,6 @@ struct GenerateOptions {
   std::string json_schema_name = "json_schema";  // what messages call it, such as its file
   // Called with one line without a newline, e.g. when the context exceeds what the model was made for.
   std::function<void(const std::string&)> on_warning;
-  // The options that the caller set, by their command-line names without leading hyphens ("top-k"). A warning names
-  // those that have no effect beside the others (temp 0 switches sampling off). It also names options without effect
-  // that differ from their defaults.
-  std::vector<std::string> given;
 };
 
 struct GenerateStats {

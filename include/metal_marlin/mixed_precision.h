@@ -35,11 +35,11 @@ METAL_MARLIN_API double bits_per_weight(const LayerQuantConfig& config, int64_t 
 METAL_MARLIN_API Array quantize_values(const ArrayView& W, const LayerQuantConfig& config,
                                        const std::optional<ArrayView>& H = {}, const Observer& observer = {});
 
-// What a layer loses at one precision; negative: not known.
+// What a layer loses at one precision; empty: not known.
 struct PrecisionCost {
   LayerQuantConfig config;
-  double kl = -1;            // KL divergence (nats) of the model in which it alone has this precision
-  double output_error = -1;  // |X (W' - W)^T| / |X W^T| (Frobenius) on calibration inputs
+  std::optional<double> kl;            // KL divergence (nats) of the model in which it alone has this precision
+  std::optional<double> output_error;  // |X (W' - W)^T| / |X W^T| (Frobenius) on calibration inputs
 };
 struct LayerSensitivity {
   std::string name;

@@ -36,11 +36,12 @@ parse_quantization_format(const std::string& name);                             
 METAL_MARLIN_API std::vector<float> quantization_levels(QuantizationFormat format);  // [16] by code (FP4: code 8 is -0)
 
 struct FP4GPTQResult {
-  Array packed;              // uint32 [K, ceil(N / 8)]: bits 4i..4i+3 of packed[k, r] hold the code of output 8r + i
-  Array scales;              // float16 [G, N]
-  Array quant_indices;       // int8 [K, N]: the codes 0..15, unpacked
-  double mse = 0;            // mean squared error of the weights, of what is stored
-  double output_error = -1;  // sqrt(tr(E H E^T) / tr(W H W^T)), E the errors of the weights; negative: no H was given
+  Array packed;         // uint32 [K, ceil(N / 8)]: bits 4i..4i+3 of packed[k, r] hold the code of output 8r + i
+  Array scales;         // float16 [G, N]
+  Array quant_indices;  // int8 [K, N]: the codes 0..15, unpacked
+  double mse = 0;       // mean squared error of the weights, of what is stored
+  // sqrt(tr(E H E^T) / tr(W H W^T)), E the errors of the weights; empty: no H was given.
+  std::optional<double> output_error;
   int64_t in_features = 0;
   int64_t out_features = 0;
   int64_t group_size = 0;  // explicit
@@ -87,8 +88,8 @@ struct MRGPTQResult {
   // Errors in the original basis, of what is stored.
   double rmse = 0;
   double max_error = 0;
-  double relative_error = 0;  // |E| / |W| (Frobenius)
-  double output_error = -1;   // as FP4GPTQResult::output_error
+  double relative_error = 0;           // |E| / |W| (Frobenius)
+  std::optional<double> output_error;  // as FP4GPTQResult::output_error
 
   // [N, K] in the original basis, by mr_gptq_dequantize.
   Array dequantize(ElementType type = ElementType::kF32) const;

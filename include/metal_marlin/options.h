@@ -57,14 +57,12 @@ struct CalibrationOptions {
   std::vector<std::string> calibration = {"self"};
   // The proportions in which the sources give sequences, one number > 0 for each. Empty: equal ones.
   std::vector<double> calibration_weights;
-  int64_t samples = 128;  // sequences
-  int64_t select = 0;     // how many of them to use: those that cover the channels of the activations best; 0: all
+  std::optional<int64_t> samples;  // sequences; empty: 128, or 16 with QuantizeOptions::effort kFast
+  int64_t select = 0;  // how many of them to use: those that cover the channels of the activations best; 0: all
   int64_t sequence_length = 512;  // tokens each
   Bos bos = Bos::kAuto;
   uint64_t seed = 0;         // of self-made text
   double temperature = 1.0;  // of self-made text
-  // calibrate_model: as QuantizeOptions::given.
-  std::vector<std::string> given;
 };
 
 struct EvaluationOptions {

@@ -3,17 +3,18 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 namespace metal_marlin {
 
 struct Progress {
-  std::string stage;            // "calibrate", "forward", "search", "round", "write", "evaluate", ...
-  int64_t done = 0;             // units finished (blocks, chunks, steps)
-  int64_t total = 0;            // units in all; 0: not known
-  double seconds = 0;           // wall seconds since the start
-  double seconds_left = -1;     // estimate; negative: not known yet
-  uint64_t resident_bytes = 0;  // resident memory of the process now
+  std::string stage;                   // "calibrate", "forward", "search", "round", "write", "evaluate", ...
+  int64_t done = 0;                    // units finished (blocks, chunks, steps)
+  int64_t total = 0;                   // units in all; 0: not known
+  double seconds = 0;                  // wall seconds since the start
+  std::optional<double> seconds_left;  // estimate; empty: not known yet
+  uint64_t resident_bytes = 0;         // resident memory of the process now
 };
 
 struct Observer {

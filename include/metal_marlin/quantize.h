@@ -13,6 +13,8 @@
 
 namespace metal_marlin {
 
+// A warning names the options that differ from their defaults (where they are empty by default: that were set) and have
+// no effect on the run.
 struct QuantizeOptions {
   CalibrationOptions calibration;
   MachineOptions machine;
@@ -76,16 +78,21 @@ struct QuantizeOptions {
   bool resume = true;             // continue an interrupted run of the same model and options
   bool overwrite = false;         // replace a result or an interrupted run of other options
   std::optional<double> max_kl;   // quality gate on the mean KL divergence, in nats; empty: none
-  // The options that the caller set, by their command-line names without leading hyphens ("salient-ratio"). A warning
-  // names those without effect on this run, and other options without effect that differ from their defaults.
-  std::vector<std::string> given;
-  std::string command;  // how the run was asked for, as the report repeats it; empty: not told
+  std::string command;            // how the run was asked for, as the report repeats it; empty: not told
 };
 
 struct QuantizeResult {
   Report report;  // what OUT/report.json holds
   bool already_complete = false;
   bool passed_gate = true;  // false: the mean KL divergence exceeds max_kl (everything is written all the same)
+
+  METAL_MARLIN_API std::string to_json() const;
+
+  static void describe(auto& field, auto& self) {
+    field("report", self.report, "as report.json");
+    field("already_complete", self.already_complete, "the folder held this result before");
+    field("passed_gate", self.passed_gate, "false: the mean KL divergence exceeds max_kl");
+  }
 };
 
 // Returns what quantize_model would do, without doing it: tensors, what is skipped and why, memory, disk, time,
@@ -99,8 +106,9 @@ METAL_MARLIN_API QuantizeResult quantize_model(const std::string& model, const s
                                                const QuantizeOptions& options, const Observer& observer = {});
 
 // Measures what quantizing each set of linears that share an input costs: the KL divergence of the model in which only
-// they are quantized. It uses the options (method, scheme, group_size, calibration, sensitivity_tokens, ...) except
-// bits, evaluation and max_kl. It writes only scratch files, in the system's folder for temporary files.
+// they are quantized. It measures at 4 bits: ArgumentError for other `bits`. A warning names what was set and has no
+// effect here: target_bits, mixed_bits, max_kl, evaluation, resume, overwrite. It writes only scratch files, in the
+// system's folder for temporary files.
 METAL_MARLIN_API SensitivityReport sensitivity_of_model(const std::string& model, const QuantizeOptions& options,
                                                         const Observer& observer = {});
 

@@ -44,11 +44,11 @@ struct METAL_MARLIN_API QuantizedMatrix {
   Method method = Method::kAwq;
   Scheme scheme = Scheme::kAsymmetric;
 
-  double weight_error = 0;   // |W' - W| / |W| (Frobenius)
-  double output_error = -1;  // |X (W' - W)^T| / |X W^T| on the inputs; negative: none were given
-  double exponent = 0;       // of the scale search
-  double damping = 0;        // with which errors were fed back; 0: they were not
-  std::string rounding;      // "nearest", "feedback" (GPTQ's), or "refined"
+  double weight_error = 0;             // |W' - W| / |W| (Frobenius)
+  std::optional<double> output_error;  // |X (W' - W)^T| / |X W^T| on the inputs; empty: none were given
+  double exponent = 0;                 // of the scale search
+  double damping = 0;                  // with which errors were fed back; 0: they were not
+  std::string rounding;                // "nearest", "feedback" (GPTQ's), or "refined"
 
   // Returns W' [N, K] by the formula above in float16, bfloat16, float32 or float64, rounded once. Throws NumericError
   // for a value that the type cannot hold.

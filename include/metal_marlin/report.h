@@ -6,6 +6,7 @@
 #include <metal_marlin/report_records.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,9 +33,9 @@ struct QuantizationLayerReport {
   std::vector<int64_t> shape;  // [out_features, in_features]
   int64_t group_size = 0;
   int bits = 0;
-  std::string method;        // as it was rounded
-  double weight_error = 0;   // |W' - W| / |W|
-  double output_error = -1;  // of the outputs, relative, on the calibration text; negative: not measured
+  std::string method;                  // as it was rounded
+  double weight_error = 0;             // |W' - W| / |W|
+  std::optional<double> output_error;  // of the outputs, relative, on the calibration text; empty: not measured
 };
 // The figures of a report, summed up.
 struct QuantizationReport {
@@ -49,8 +50,8 @@ struct QuantizationReport {
   int64_t quantized_params = 0;
   double compression_ratio = 1;  // bytes of the weights as the source stores them / bytes of the quantized model
   double bits_per_weight = 0;
-  double mean_output_error = -1;  // of the linears where it was measured; negative: of none
-  double kl_divergence = -1;      // nats; negative: not evaluated
+  std::optional<double> mean_output_error;  // of the linears where it was measured; empty: of none
+  std::optional<double> kl_divergence;      // nats; empty: not evaluated
   std::vector<QuantizationLayerReport> layers;
 };
 METAL_MARLIN_API QuantizationReport quantization_report(const Report& report);

@@ -101,7 +101,7 @@ struct IdentityRecord {
     field.since("model", self.model);
     field.since("options", self.options, "those that shape the result; a file stands by its kind");
     field.since("texts", self.texts, "digests of the texts");
-    field.since("given", self.given, "the options that were named; they do not count");
+    field.since("given", self.given, "the options that differ from their defaults; they do not count");
   }
 };
 

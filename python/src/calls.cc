@@ -16,7 +16,7 @@ Callbacks::Callbacks(nb::handle on_progress, nb::handle on_note, nb::handle on_w
       d["done"] = p.done;
       d["total"] = p.total;
       d["seconds"] = p.seconds;
-      d["seconds_left"] = p.seconds_left < 0 ? nb::object(nb::none()) : nb::object(nb::float_(p.seconds_left));
+      d["seconds_left"] = p.seconds_left ? nb::object(nb::float_(*p.seconds_left)) : nb::object(nb::none());
       d["resident_bytes"] = p.resident_bytes;
       const nb::object answer = on_progress_(d);
       return answer.is_none() || nb::cast<bool>(nb::bool_(answer));

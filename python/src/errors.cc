@@ -5,7 +5,6 @@
 #include <nanobind/stl/string.h>
 
 #include "calls.h"
-#include "options/option.h"
 #include "options/spelling.h"
 
 namespace metal_marlin::python {
@@ -34,7 +33,8 @@ PyObject* add(nb::module_& m, const char* name, PyObject* base, const char* doc)
 void raise_argument(const ArgumentError& e) {
   const nb::object error = nb::borrow(g_argument)(python_spelling(e.what()));
   const std::string option = e.option();
-  error.attr("option") = option.empty() ? nb::object(nb::none()) : nb::object(nb::str(key_of_option(option).c_str()));
+  error.attr("option") =
+      option.empty() ? nb::object(nb::none()) : nb::object(nb::str(python_parameter(option).c_str()));
   PyErr_SetObject(g_argument, error.ptr());
 }
 
@@ -63,6 +63,7 @@ void translate(const std::exception_ptr& p, void*) {
 void bind_errors(nb::module_& m) {
   g_error = add(m, "Error", PyExc_Exception, "Base of all errors of the library.");
   g_argument = add(m, "ArgumentError", PyExc_ValueError, "An argument is out of its range or contradicts another.");
+  nb::borrow(g_argument).attr("option") = nb::none();  // of those that Python code raises
   g_format = add(m, "FormatError", PyExc_ValueError, "The bytes of a file break the rules of its format.");
   g_unsupported =
       add(m, "UnsupportedError", PyExc_ValueError, "The input is valid, but this version cannot handle it.");

@@ -1,39 +1,34 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/quantize_matrix.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
-#include <array>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "arrays.h"
 #include "calls.h"
+#include "core/enum_names.h"
 
 namespace metal_marlin::python {
 namespace {
 
-constexpr std::array<std::pair<const char*, Method>, 5> kMethods = {{{"awq", Method::kAwq},
-                                                                     {"awq-paper", Method::kAwqPaper},
-                                                                     {"awq-salient", Method::kAwqSalient},
-                                                                     {"gptq", Method::kGptq},
-                                                                     {"rtn", Method::kRtn}}};
-
-Method method_of(const std::string& name) {
-  std::string names;
-  for (const auto& [known, method] : kMethods) {
-    if (name == known) return method;
-    names += (names.empty() ? "" : ", ") + std::string(known);
-  }
-  throw ArgumentError("method: expected one of " + names + ", found \"" + name + "\"");
+template <class E>
+E named(const std::string& argument, const std::string& name) {
+  if (const std::optional<E> value = enum_named<E>(name)) return *value;
+  throw ArgumentError(
+      argument, fmt::format("{}: expected one of {}, found \"{}\"", argument, fmt::join(enum_names<E>(), ", "), name));
 }
 
 // codes, scales, zeros, input_scale, group_size, weight_error, output_error or None, exponent, damping, rounding
 nb::tuple quantize(nb::handle weight, nb::handle inputs, const std::string& method, const std::string& scheme, int bits,
                    int64_t group_size, std::optional<double> damping, bool act_order, nb::handle on_progress) {
   MatrixOptions options;
-  options.method = method_of(method);
-  options.scheme = scheme == "sym" ? Scheme::kSymmetric : Scheme::kAsymmetric;
+  options.method = named<Method>("method", method);
+  options.scheme = named<Scheme>("scheme", scheme);
   options.bits = bits;
   options.group_size = group_size;
   options.damping = damping;
@@ -46,7 +41,7 @@ nb::tuple quantize(nb::handle weight, nb::handle inputs, const std::string& meth
   });
   calls.raise_pending();
   nb::object output_error = nb::none();
-  if (q.output_error >= 0) output_error = nb::float_(q.output_error);
+  if (q.output_error) output_error = nb::float_(*q.output_error);
   return nb::make_tuple(to_numpy(std::move(q.codes)), to_numpy(std::move(q.scales)), to_numpy(std::move(q.zeros)),
                         to_numpy(std::move(q.input_scale)), q.group_size, q.weight_error, output_error, q.exponent,
                         q.damping, q.rounding);

@@ -39,9 +39,9 @@ nb::dict to_dict(const AWQMeta& m) {
   d["padded_in_features"] = m.padded_in_features;
   d["scheme"] = m.scheme;
   d["code_offset"] = m.code_offset;
-  if (m.output_error >= 0) {
-    d["output_error"] = m.output_error;
-    d["weight_error"] = m.weight_error;
+  if (m.output_error && m.weight_error) {
+    d["output_error"] = *m.output_error;
+    d["weight_error"] = *m.weight_error;
     d["exponent"] = m.exponent;
     d["salient_weights"] = m.salient_weights;
     d["salient_channels"] = m.salient_channels;

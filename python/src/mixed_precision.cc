@@ -20,8 +20,8 @@ LayerQuantConfig config_of(const Config& c) {
 Config to_tuple(const LayerQuantConfig& c) {
   return {precision_name(c.precision), c.group_size, c.symmetric};
 }
-nb::object known(double value) {
-  return value >= 0 ? nb::object(nb::float_(value)) : nb::none();
+nb::object known(const std::optional<double>& value) {
+  return value ? nb::object(nb::float_(*value)) : nb::none();
 }
 
 nb::object values(nb::handle weight, const Config& config, nb::handle hessian) {

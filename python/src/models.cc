@@ -59,8 +59,8 @@ bool set_one(const OptionTable<Options>& table, Options& options, const std::str
   if (row->set(options, taken)) return true;
   const std::string found = nb::cast<std::string>(nb::repr(value));
   if (std::holds_alternative<std::string>(taken) && !row->choices.empty())
-    throw ArgumentError("--" + (row->name.empty() ? name : row->name) + ": expected " + expected_of_option(*row) +
-                        ", found " + found);
+    throw ArgumentError(row->name.empty() ? name : row->name,
+                        name + ": expected " + expected_of_option(*row) + ", found " + found);
   throw nb::type_error(
       (name + ": found " + found + ", which has the wrong type; expected " + expected_of_option(*row)).c_str());
 }
@@ -85,14 +85,6 @@ void set_options(const nb::dict& values, Pairs... pairs) {
 QuantizeOptions quantize_options_of(const nb::dict& values) {
   QuantizeOptions o;
   set_options(values, std::pair(&quantize_options(), &o));
-  const QuantizeOptions defaults;
-  for (const auto& row : quantize_options().rows()) {
-    // None is the default of what follows from the method: any value of it was given.
-    const OptionValue value = row.get(o);
-    const bool asked = values.contains(row.key.c_str()) && !std::holds_alternative<std::monostate>(value);
-    const bool given = row.of_method ? asked : value != row.get(defaults);
-    if (given && !row.name.empty()) o.given.push_back(row.name);
-  }
   return o;
 }
 

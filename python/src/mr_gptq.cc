@@ -12,8 +12,8 @@ namespace {
 std::optional<ArrayView> view_of(const std::optional<Input>& input) {
   return input ? std::optional(input->view()) : std::nullopt;
 }
-nb::object known(double value) {
-  return value >= 0 ? nb::object(nb::float_(value)) : nb::none();
+nb::object known(const std::optional<double>& value) {
+  return value ? nb::object(nb::float_(*value)) : nb::none();
 }
 
 nb::tuple fp4(nb::handle weight, nb::handle hessian, int64_t group_size, bool actorder, double damp_factor,

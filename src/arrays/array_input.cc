@@ -146,8 +146,8 @@ void expect_shape(const ArrayView& array, const char* name, const std::vector<in
   std::string wanted;
   for (const int64_t s : sizes)
     wanted += (wanted.empty() ? "" : ", ") + (s < 0 ? std::string("any") : std::to_string(s));
-  throw ArgumentError(
-      fmt::format("{}: expected shape {} = [{}], not empty, found {}", name, shape, wanted, shape_string(array.shape)));
+  throw ArgumentError(name, fmt::format("{}: expected shape {} = [{}], not empty, found {}", name, shape, wanted,
+                                        shape_string(array.shape)));
 }
 
 void expect_float(const ArrayView& array, const char* name) {
@@ -155,20 +155,21 @@ void expect_float(const ArrayView& array, const char* name) {
       array.type == ElementType::kF64) {
     return;
   }
-  throw ArgumentError(
-      fmt::format("{}: expected float16, bfloat16, float32 or float64, found {}", name, element_name(array.type)));
+  throw ArgumentError(name, fmt::format("{}: expected float16, bfloat16, float32 or float64, found {}", name,
+                                        element_name(array.type)));
 }
 
 void expect_type(const ArrayView& array, const char* name, ElementType type) {
   if (array.type != type) {
-    throw ArgumentError(fmt::format("{}: expected {}, found {}", name, element_name(type), element_name(array.type)));
+    throw ArgumentError(name,
+                        fmt::format("{}: expected {}, found {}", name, element_name(type), element_name(array.type)));
   }
 }
 
 void expect_group_size(int64_t group_size, bool whole_row, const char* name) {
   if ((group_size >= 1 && group_size <= kMostGroupSize) || (whole_row && group_size == -1)) return;
-  throw ArgumentError(fmt::format("{}: expected 1 to {}{}, found {}", name, kMostGroupSize,
-                                  whole_row ? ", or -1 for one group per row" : "", group_size));
+  throw ArgumentError(name, fmt::format("{}: expected 1 to {}{}, found {}", name, kMostGroupSize,
+                                        whole_row ? ", or -1 for one group per row" : "", group_size));
 }
 
 std::vector<int64_t> strides_of(const ArrayView& array) {
@@ -254,7 +255,8 @@ int64_t expect_layer(const ArrayView& weights, const ArrayView& activations) {
   expect_shape(weights, "weights", {-1, -1}, "[K, N]");
   const int64_t k = weights.shape[0];
   if (const int64_t width = expect_activations(activations, "activations"); width != k) {
-    throw ArgumentError(fmt::format("activations: expected in_features {} as in weights [K, N] = [{}, {}], found {}", k,
+    throw ArgumentError("activations",
+                        fmt::format("activations: expected in_features {} as in weights [K, N] = [{}, {}], found {}", k,
                                     k, weights.shape[1], width));
   }
   return k;

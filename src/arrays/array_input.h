@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,11 @@ void expect_type(const ArrayView& array, const char* name, ElementType type);
 // Throws ArgumentError unless group_size is 1 to kMostGroupSize or, with `whole_row`, -1.
 inline constexpr int64_t kMostGroupSize = int64_t{1} << 20;
 void expect_group_size(int64_t group_size, bool whole_row = false, const char* name = "group_size");
+
+// An error that stages return as negative where they had nothing to measure it by.
+inline std::optional<double> measured(double error) {
+  return error >= 0 ? std::optional(error) : std::nullopt;
+}
 
 // Returns the strides in elements, also those of a row-major array.
 std::vector<int64_t> strides_of(const ArrayView& array);

@@ -18,7 +18,8 @@ namespace metal_marlin {
 int64_t padded_in_features(int64_t in_features, int64_t group_size) {
   const int64_t unit = group_size % kFp4PerU32 == 0 ? group_size : std::lcm(group_size, int64_t{kFp4PerU32});
   if (in_features > std::numeric_limits<int64_t>::max() - unit) {
-    throw ArgumentError(fmt::format("group_size: {} is too large for {} inputs", group_size, in_features));
+    throw ArgumentError("group_size",
+                        fmt::format("group_size: {} is too large for {} inputs", group_size, in_features));
   }
   return (in_features + unit - 1) / unit * unit;
 }
@@ -83,14 +84,14 @@ AWQMeta meta_of(const QuantizedTensor& tensor, const std::string& scheme, const 
   meta.group_size = tensor.group_size;
   meta.padded_in_features = padded_in_features(tensor.in_features, tensor.group_size);
   meta.scheme = scheme;
-  meta.output_error = errors.output_error;
+  meta.output_error = measured(errors.output_error);
   meta.weight_error = errors.weight_error;
   return meta;
 }
 
 Grid grid_of(const std::string& scheme, int64_t group_size) {
   if (scheme != "sym" && scheme != "asym") {
-    throw ArgumentError(fmt::format("scheme: expected \"sym\" or \"asym\", found \"{}\"", scheme));
+    throw ArgumentError("scheme", fmt::format("scheme: expected \"sym\" or \"asym\", found \"{}\"", scheme));
   }
   return {kAwqQuantBits, scheme == "sym", group_size};
 }

@@ -29,17 +29,18 @@ struct Layout {
 
 Layout check_layout(const ArrayView& packed, const AWQMeta& meta) {
   if (meta.quant_type != "awq_int4") {
-    throw ArgumentError(fmt::format("meta: quant_type: expected \"awq_int4\", found \"{}\"", meta.quant_type));
+    throw ArgumentError("meta", fmt::format("meta: quant_type: expected \"awq_int4\", found \"{}\"", meta.quant_type));
   }
   if (meta.code_offset != 8 && meta.code_offset != 7) {
     throw ArgumentError(
+        "meta",
         fmt::format("meta: code_offset: expected 8, or 7 for arrays of the earlier numpy implementation, found {}",
                     meta.code_offset));
   }
   if (meta.in_features < 1 || meta.out_features < 1 || meta.group_size < 1) {
     throw ArgumentError(
-        fmt::format("meta: expected positive in_features, out_features and group_size, found {}, {} and {}",
-                    meta.in_features, meta.out_features, meta.group_size));
+        "meta", fmt::format("meta: expected positive in_features, out_features and group_size, found {}, {} and {}",
+                            meta.in_features, meta.out_features, meta.group_size));
   }
   expect_type(packed, "packed", ElementType::kU32);
   expect_shape(packed, "packed", {-1, meta.out_features}, "[padded K / 8, N]");
@@ -47,13 +48,13 @@ Layout check_layout(const ArrayView& packed, const AWQMeta& meta) {
   const int64_t padded = padded_in_features(meta.in_features, meta.group_size);
   if (meta.padded_in_features != 0 && meta.padded_in_features != padded) {
     throw ArgumentError(
-        fmt::format("meta: padded_in_features: expected {} for in_features {} and group_size {}, found {}", padded,
-                    meta.in_features, meta.group_size, meta.padded_in_features));
+        "meta", fmt::format("meta: padded_in_features: expected {} for in_features {} and group_size {}, found {}",
+                            padded, meta.in_features, meta.group_size, meta.padded_in_features));
   }
   if (layout.padded != padded) {
-    throw ArgumentError(fmt::format("packed: expected {} for in_features {} and group_size {} of meta, found {}",
-                                    counted(padded / kFp4PerU32, "row"), meta.in_features, meta.group_size,
-                                    packed.shape[0]));
+    throw ArgumentError(
+        "packed", fmt::format("packed: expected {} for in_features {} and group_size {} of meta, found {}",
+                              counted(padded / kFp4PerU32, "row"), meta.in_features, meta.group_size, packed.shape[0]));
   }
   layout.groups = (meta.in_features + meta.group_size - 1) / meta.group_size;
   return layout;
@@ -76,7 +77,7 @@ void check_zeros(const Matrix& zeros) {
     for (int64_t g = 0; g < zeros.cols(); ++g) {
       const float z = zeros(n, g);
       if (!(z >= -8 && z <= 7) || z != std::nearbyint(z)) {
-        throw ArgumentError(fmt::format("zeros: expected integers in -8..7, found {} at [{}, {}]", z, g, n));
+        throw ArgumentError("zeros", fmt::format("zeros: expected integers in -8..7, found {} at [{}, {}]", z, g, n));
       }
     }
   }
@@ -105,7 +106,8 @@ PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, co
     const auto code = static_cast<int8_t>(t.codes[i]);
     if (code < -8 || code > 7) {
       const auto at = static_cast<int64_t>(i);
-      throw ArgumentError(fmt::format("weights: expected codes in -8..7, found {} at [{}, {}]", code, at % k, at / k));
+      throw ArgumentError("weights",
+                          fmt::format("weights: expected codes in -8..7, found {} at [{}, {}]", code, at % k, at / k));
     }
     t.codes[i] = static_cast<uint8_t>(code + 8);
   }
@@ -113,7 +115,7 @@ PackedAWQ pack_awq_weights(const ArrayView& weights, const ArrayView& scales, co
   t.scales.assign(t.zeros.size(), f32_to_f16(1));  // the words hold none
   PackedAWQ result;
   result.meta = meta_of(t, "sym", {});
-  result.meta.weight_error = -1;  // of which weights is not known
+  result.meta.weight_error.reset();  // of which weights is not known
   result.packed = native_arrays(std::move(t)).words;
   return result;
 } catch (...) {
@@ -150,6 +152,7 @@ Array awq_dequantize(const ArrayView& packed, const ArrayView& scales, const Arr
     if (!earlier && q_scale->shape.size() == 1 && q_scale->shape[0] == layout.out_features &&
         layout.out_features != layout.in_features) {
       throw ArgumentError(
+          "q_scale",
           fmt::format("q_scale: expected shape [K] = [{}], one factor per input channel, found [{}], as many as output "
                       "channels; for arrays of the "
                       "earlier numpy implementation (q_scale per output channel) set code_offset of meta to 7",

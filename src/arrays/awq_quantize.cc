@@ -81,7 +81,7 @@ AWQResult awq_quantize(const ArrayView& weights, const ArrayView& activations, i
   expect_layer(weights, activations);
   expect_group_size(group_size);
   if (!(salient_ratio >= 0 && salient_ratio <= 1)) {
-    throw ArgumentError(fmt::format("salient_ratio: expected 0 to 1, found {}", salient_ratio));
+    throw ArgumentError("salient_ratio", fmt::format("salient_ratio: expected 0 to 1, found {}", salient_ratio));
   }
   const Grid grid = grid_of(scheme, group_size);
   const ScaleSearchOptions options = search_options(activation_method, grid);

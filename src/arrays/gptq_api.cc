@@ -53,7 +53,7 @@ Array gptq_dequantize(const ArrayView& packed, const ArrayView& scales, const Ar
                       ElementType type) try {
   const ThreadCount thread_count;
   if (meta.quant_type != "gptq_int4") {
-    throw ArgumentError(fmt::format("meta: quant_type: expected \"gptq_int4\", found \"{}\"", meta.quant_type));
+    throw ArgumentError("meta", fmt::format("meta: quant_type: expected \"gptq_int4\", found \"{}\"", meta.quant_type));
   }
   AWQMeta same = meta;
   same.quant_type = "awq_int4";

@@ -30,7 +30,7 @@ constexpr int64_t kStages = 3;
 
 Grid layer_grid(int bits, int64_t group_size, bool sym, const char* group_name = "group_size") {
   if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
-    throw ArgumentError(fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
+    throw ArgumentError("bits", fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
   }
   expect_group_size(group_size, true, group_name);
   return {bits, sym, group_size};
@@ -101,12 +101,14 @@ GPTQResult by_rounding(const Matrix& weight, const Grid& grid, const Matrix* hes
 std::vector<int64_t> groups_of(const std::vector<int64_t>& perm, int64_t k, int64_t group) {
   std::vector<int64_t> groups(static_cast<size_t>(k), -1);
   if (!perm.empty() && static_cast<int64_t>(perm.size()) != k) {
-    throw ArgumentError(fmt::format("perm: expected {} as Q has columns, found {}", counted(k, "number"), perm.size()));
+    throw ArgumentError("perm",
+                        fmt::format("perm: expected {} as Q has columns, found {}", counted(k, "number"), perm.size()));
   }
   for (int64_t j = 0; j < k; ++j) {
     const int64_t column = perm.empty() ? j : perm[static_cast<size_t>(j)];
     if (column < 0 || column >= k || groups[static_cast<size_t>(column)] >= 0) {
-      throw ArgumentError(fmt::format("perm: expected each of 0 .. {} once, found {} at [{}]", k - 1, column, j));
+      throw ArgumentError("perm",
+                          fmt::format("perm: expected each of 0 .. {} once, found {} at [{}]", k - 1, column, j));
     }
     groups[static_cast<size_t>(column)] = j / group;
   }
@@ -200,7 +202,8 @@ PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std
                                      kLeastScale, kLargestScale, s, i / n, i % n));
     }
     if (z != std::rint(z) || z < 0 || z > 15) {
-      throw ArgumentError(fmt::format("zeros: expected integers 0 to 15, found {} at [{}, {}]", z, i / n, i % n));
+      throw ArgumentError("zeros",
+                          fmt::format("zeros: expected integers 0 to 15, found {} at [{}, {}]", z, i / n, i % n));
     }
     out.scales.as<uint16_t>()[i] = f32_to_f16(s);
     out.zeros.as<uint16_t>()[i] = f32_to_f16(z - 8);
@@ -216,6 +219,7 @@ PackedGPTQ pack_gptq_int4(const ArrayView& Q, const ArrayView& scales, const std
         const float code = std::rint(wanted);
         if (!(code >= 0 && code <= 15) || std::fabs(wanted - code) > kOffGrid) {
           throw ArgumentError(
+              "Q",
               fmt::format("Q: expected (code - zero) * scale with codes 0 to 15, found {} at [{}, {}] where the scale "
                           "is {} and the "
                           "zero {}; are scales, group_size and perm those of Q?",

@@ -72,7 +72,8 @@ struct HessianCollector::State {
   const Sum& find(const std::string& layer) const {
     const auto it = layers.find(layer);
     if (it != layers.end()) return it->second;
-    throw ArgumentError(fmt::format("layer: expected one of the {} with activations, found {}; call accumulate first",
+    throw ArgumentError("layer",
+                        fmt::format("layer: expected one of the {} with activations, found {}; call accumulate first",
                                     counted(layers.size(), "layer"), layer_text(layer)));
   }
   void expect_width(int64_t k, const std::string& layer, const char* name) const {
@@ -86,7 +87,8 @@ struct HessianCollector::State {
 
 HessianCollector::HessianCollector(int64_t in_features) : state_(std::make_unique<State>()) {
   if (in_features < 0)
-    throw ArgumentError(fmt::format("in_features: expected at least 1, or 0 for any, found {}", in_features));
+    throw ArgumentError("in_features",
+                        fmt::format("in_features: expected at least 1, or 0 for any, found {}", in_features));
   state_->in_features = in_features;
 }
 HessianCollector::HessianCollector(HessianCollector&&) noexcept = default;
@@ -208,7 +210,8 @@ Array compute_hessian_metal(const ArrayView& activations, bool normalize) try {
 Array GPTQMetal::cholesky_decompose(const ArrayView& H, double regularization) const try {
   const ThreadCount thread_count;
   if (!(regularization >= 0 && std::isfinite(regularization))) {
-    throw ArgumentError(fmt::format("regularization: expected a finite number >= 0, found {}", regularization));
+    throw ArgumentError("regularization",
+                        fmt::format("regularization: expected a finite number >= 0, found {}", regularization));
   }
   const std::vector<double> h = load_square(H, "H");
   const int64_t k = H.shape[0];

@@ -73,7 +73,8 @@ Array sum_of_products(const ArrayView& activations, double factor, const char* n
 }
 
 void expect_damping(double damping, const char* name) {
-  if (!(damping >= 0 && damping <= 1)) throw ArgumentError(fmt::format("{}: expected 0 to 1, found {}", name, damping));
+  if (!(damping >= 0 && damping <= 1))
+    throw ArgumentError(name, fmt::format("{}: expected 0 to 1, found {}", name, damping));
 }
 
 }  // namespace metal_marlin

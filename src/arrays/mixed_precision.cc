@@ -71,13 +71,13 @@ struct LayerOptions {
 
 LayerOptions options_of(const LayerSensitivity& layer, CostMeasure measure) {
   if (layer.weights < 1) {
-    throw ArgumentError(
-        fmt::format("profile: expected the number of weights of layer \"{}\", found {}", layer.name, layer.weights));
+    throw ArgumentError("profile", fmt::format("profile: expected the number of weights of layer \"{}\", found {}",
+                                               layer.name, layer.weights));
   }
   LayerOptions out;
   for (size_t i = 0; i < layer.costs.size(); ++i) {
     const PrecisionCost& c = layer.costs[i];
-    const double value = measure == CostMeasure::kKl ? c.kl : c.output_error;
+    const double value = (measure == CostMeasure::kKl ? c.kl : c.output_error).value_or(-1);
     const double loss = measure == CostMeasure::kKl ? value : value * value;
     if (!(value >= 0 && std::isfinite(loss))) continue;
     out.costs.push_back(i);
@@ -85,7 +85,8 @@ LayerOptions options_of(const LayerSensitivity& layer, CostMeasure measure) {
     out.item.options.push_back({0, loss});
   }
   if (out.costs.empty()) {
-    throw ArgumentError(fmt::format("profile: expected costs with {} of layer \"{}\", found none",
+    throw ArgumentError("profile",
+                        fmt::format("profile: expected costs with {} of layer \"{}\", found none",
                                     measure == CostMeasure::kKl ? "a KL divergence" : "an output error", layer.name));
   }
   return out;
@@ -115,6 +116,7 @@ Precision parse_precision(const std::string& name) try {
     if (name == k.name) return k.precision;
   }
   throw ArgumentError(
+      "precision",
       fmt::format("precision: expected fp16, bf16, fp4, nf4, int8, int4, int3 or int2, found \"{}\"", name));
 } catch (...) {
   rethrow_as_error("parse_precision");
@@ -125,6 +127,7 @@ double bits_per_weight(const LayerQuantConfig& config, int64_t in_features) try 
   if (bits == 16) return 16;
   if (config.group_size < 1 && !(config.group_size == -1 && in_features > 0)) {
     throw ArgumentError(
+        "group_size",
         fmt::format("group_size: expected at least 1, or -1 with known in_features, found {}", config.group_size));
   }
   const bool table = config.precision == Precision::kFP4 || config.precision == Precision::kNF4;
@@ -188,7 +191,7 @@ LayerSensitivity analyze_layer_sensitivity(const ArrayView& W, const ArrayView& 
   for (const Precision p : {Precision::kINT3, Precision::kINT4, Precision::kFP4, Precision::kNF4, Precision::kINT8}) {
     PrecisionCost cost{{p, group_size, true}};
     const Array values = quantize_values(W, cost.config, H, observer);
-    cost.output_error = value_errors(weight, load_matrix(values, "values"), &hessian).output_error;
+    cost.output_error = measured(value_errors(weight, load_matrix(values, "values"), &hessian).output_error);
     out.costs.push_back(cost);
   }
   return out;
@@ -234,9 +237,11 @@ std::vector<std::string> linear_bits(const std::map<std::string, LayerQuantConfi
     } else if (bits != 2 && config.precision != Precision::kFP4 && config.precision != Precision::kNF4) {
       out.push_back(fmt::format("{}={}:{}", pattern, bits, config.group_size));
     } else {
-      throw ArgumentError(fmt::format(
-          "layers: expected int3, int4, int8, fp16 or bf16 for \"{}\", which checkpoints here can hold, found {}", name,
-          precision_name(config.precision)));
+      throw ArgumentError(
+          "layers",
+          fmt::format(
+              "layers: expected int3, int4, int8, fp16 or bf16 for \"{}\", which checkpoints here can hold, found {}",
+              name, precision_name(config.precision)));
     }
   }
   return out;
@@ -293,9 +298,10 @@ const LayerQuantConfig& MixedPrecisionConfig::layer(const std::string& name) con
 
 std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& profile, double target_bits,
                                                 CostMeasure measure) try {
-  if (profile.empty()) throw ArgumentError("profile: expected at least one layer, found none");
+  if (profile.empty()) throw ArgumentError("profile", "profile: expected at least one layer, found none");
   if (!(target_bits > 0 && std::isfinite(target_bits))) {
-    throw ArgumentError(fmt::format("target_bits: expected a finite number above 0, found {}", target_bits));
+    throw ArgumentError("target_bits",
+                        fmt::format("target_bits: expected a finite number above 0, found {}", target_bits));
   }
   std::vector<LayerOptions> layers;
   double weights = 0;
@@ -310,8 +316,8 @@ std::vector<LayerQuantConfig> choose_precisions(std::vector<LayerSensitivity>& p
   const double allowed = target_bits * weights * (1 + 1e-12);  // sums of fractions
   if (least > allowed) {
     throw ArgumentError(
-        fmt::format("target_bits: expected at least {:.6g}, what the cheapest precisions need, found {}",
-                    least / weights, target_bits));
+        "target_bits", fmt::format("target_bits: expected at least {:.6g}, what the cheapest precisions need, found {}",
+                                   least / weights, target_bits));
   }
   const BitUnits units(most);
   std::vector<KnapsackItem> items;

@@ -39,6 +39,7 @@ LevelRange parse_scale_method(const std::string& name) {
     if (name == known) return range;
   }
   throw ArgumentError(
+      "scale_method",
       fmt::format("scale_method: expected maxabs, mse_grid, mse_newton or hessian, found \"{}\"", name));
 }
 
@@ -141,7 +142,7 @@ QuantizationFormat parse_quantization_format(const std::string& name) try {
   for (const QuantizationFormat f : {QuantizationFormat::kFP4, QuantizationFormat::kINT4, QuantizationFormat::kNF4}) {
     if (name == quantization_format_name(f)) return f;
   }
-  throw ArgumentError(fmt::format("format: expected fp4, int4 or nf4, found \"{}\"", name));
+  throw ArgumentError("format", fmt::format("format: expected fp4, int4 or nf4, found \"{}\"", name));
 } catch (...) {
   rethrow_as_error("parse_quantization_format");
 }
@@ -168,7 +169,7 @@ FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::o
   const Matrix weight = load_weight(W, "W");
   const Rounding how{QuantizationFormat::kFP4, parse_scale_method(scale_method_), group_size_, actorder_, damp_factor_};
   if (how.range == LevelRange::kHessian && !H)
-    throw ArgumentError("H: expected one, as scale_method \"hessian\" needs it, found none");
+    throw ArgumentError("H", "H: expected one, as scale_method \"hessian\" needs it, found none");
   Matrix hessian;
   if (H) hessian = load_hessian(*H, weight.cols(), "H");
   const LevelTensor q = round_layer(weight, H ? &hessian : nullptr, how, "W", observer);
@@ -186,7 +187,7 @@ FP4GPTQResult FP4GPTQQuantizer::quantize_weight(const ArrayView& W, const std::o
   transpose_array(q.scales.data(), n, groups, out.scales.as<uint16_t>());
   const ValueErrors errors = value_errors(weight, dequantize(q, fp4_levels()), H ? &hessian : nullptr);
   out.mse = errors.squared_error / static_cast<double>(weight.size());
-  out.output_error = errors.output_error;
+  out.output_error = measured(errors.output_error);
   out.in_features = k;
   out.out_features = n;
   out.group_size = q.group_size;
@@ -202,8 +203,8 @@ Array dequantize_fp4_gptq(const ArrayView& packed, const ArrayView& scales, int6
   expect_group_size(group_size, true);
   const int64_t k = packed.shape[0];
   if (out_features < 1 || words_for(out_features) != packed.shape[1]) {
-    throw ArgumentError(fmt::format("packed: expected [K, ceil(N / 8)] words for N = {}, found [{}, {}]", out_features,
-                                    k, packed.shape[1]));
+    throw ArgumentError("packed", fmt::format("packed: expected [K, ceil(N / 8)] words for N = {}, found [{}, {}]",
+                                              out_features, k, packed.shape[1]));
   }
   LevelTensor q{out_features, k, group_size == -1 ? k : std::min(group_size, k), {}, {}};
   q.scales = load_scales(scales, out_features, q.groups(), true);
@@ -225,11 +226,12 @@ MRGPTQQuantizer::MRGPTQQuantizer(int bits, QuantizationFormat format, int64_t gr
       threshold_(hadamard_kurtosis_threshold),
       actorder_(actorder),
       percdamp_(percdamp) {
-  if (bits != 4) throw ArgumentError(fmt::format("bits: expected 4, found {}", bits));
+  if (bits != 4) throw ArgumentError("bits", fmt::format("bits: expected 4, found {}", bits));
   expect_group_size(group_size, true);
   hadamard_blocks(1, hadamard_block_size);
   if (threshold_ && !std::isfinite(*threshold_)) {
-    throw ArgumentError(fmt::format("hadamard_kurtosis_threshold: expected a finite number, found {}", *threshold_));
+    throw ArgumentError("hadamard_kurtosis_threshold",
+                        fmt::format("hadamard_kurtosis_threshold: expected a finite number, found {}", *threshold_));
   }
   expect_damping(percdamp, "percdamp");
 }
@@ -277,7 +279,7 @@ MRGPTQResult MRGPTQQuantizer::quantize_layer(const ArrayView& weights, const std
   out.rmse = std::sqrt(errors.squared_error / static_cast<double>(weight.size()));
   out.max_error = errors.largest_error;
   out.relative_error = errors.weight_error;
-  out.output_error = errors.output_error;
+  out.output_error = measured(errors.output_error);
   return out;
 } catch (...) {
   rethrow_as_error("quantize_layer");
@@ -291,8 +293,8 @@ Array mr_gptq_dequantize(const ArrayView& packed, const ArrayView& scales, Quant
   expect_group_size(group_size, true);
   const int64_t n = packed.shape[0];
   if (in_features < 1 || words_for(in_features) != packed.shape[1]) {
-    throw ArgumentError(fmt::format("packed: expected [N, ceil(K / 8)] words for K = {}, found [{}, {}]", in_features,
-                                    n, packed.shape[1]));
+    throw ArgumentError("packed", fmt::format("packed: expected [N, ceil(K / 8)] words for K = {}, found [{}, {}]",
+                                              in_features, n, packed.shape[1]));
   }
   if (hadamard_block_size != 0) hadamard_blocks(in_features, hadamard_block_size);
   LevelTensor q{n, in_features, group_size == -1 ? in_features : std::min(group_size, in_features), {}, {}};

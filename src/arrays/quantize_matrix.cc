@@ -31,7 +31,7 @@ constexpr LinearInput kInput = LinearInput::kQkv;
 
 Recipe recipe_of(const MatrixOptions& options) {
   if (std::find(kNativeWidths.begin(), kNativeWidths.end(), options.bits) == kNativeWidths.end()) {
-    throw ArgumentError(fmt::format("bits: expected {}, found {}", list_widths(kNativeWidths), options.bits));
+    throw ArgumentError("bits", fmt::format("bits: expected {}, found {}", list_widths(kNativeWidths), options.bits));
   }
   expect_group_size(options.group_size, true);
   if (options.damping) expect_damping(*options.damping, "damping");
@@ -216,13 +216,14 @@ QuantizedMatrix quantize_matrix(const ArrayView& weight, const std::optional<Arr
   if (inputs) {
     if (const int64_t width = expect_activations(*inputs, "inputs"); width != weight.shape[1]) {
       throw ArgumentError(
+          "inputs",
           fmt::format("inputs: expected in_features {} as in weight [out_features, in_features] = [{}, {}], found {}",
                       weight.shape[1], weight.shape[0], weight.shape[1], width));
     }
   } else if (needs_gram(recipe)) {
     throw ArgumentError(
-        fmt::format("inputs: method {} needs inputs of the weight, [B, T, {}] or [tokens, {}]; found none",
-                    name_of(options.method), weight.shape[1], weight.shape[1]));
+        "inputs", fmt::format("inputs: method {} needs inputs of the weight, [B, T, {}] or [tokens, {}]; found none",
+                              name_of(options.method), weight.shape[1], weight.shape[1]));
   }
   QuantizedMatrix result = MatrixQuantizer(load_matrix(weight, "weight"), recipe, observer).run(inputs);
   result.method = options.method;
@@ -255,7 +256,7 @@ Array dequantize_matrix(const ArrayView& codes, const ArrayView& scales, const A
   const Matrix kept = load_matrix(scales, "scales");
   for (const float s : kept.values()) {
     if (round_to_f16(s) != s) {
-      throw ArgumentError(fmt::format("scales: expected values that float16 holds, found {}", s));
+      throw ArgumentError("scales", fmt::format("scales: expected values that float16 holds, found {}", s));
     }
     q.scales.push_back(f32_to_f16(s));
   }

@@ -258,8 +258,10 @@ std::vector<fs::path> tensor_files(const std::string& model) {
     files.emplace_back(model);
   }
   if (files.empty())
-    throw ArgumentError(fmt::format(
-        "model_path: expected a .safetensors file or a folder with such files or a config.json, found {}", model));
+    throw ArgumentError(
+        "model_path",
+        fmt::format("model_path: expected a .safetensors file or a folder with such files or a config.json, found {}",
+                    model));
   return files;
 }
 
@@ -280,6 +282,7 @@ void expect_activations_of_some(const std::vector<fs::path>& files, const NpzFil
   }
   if (wanted.empty() && !ungrouped.empty()) {
     throw ArgumentError(
+        "group_size",
         fmt::format("group_size: expected a divisor of the in_features of some matrix, such as {}, found {}", ungrouped,
                     group_size));
   }
@@ -307,7 +310,7 @@ AWQModelStats awq_quantize_model(const std::string& model_path, const std::strin
   const ThreadCount thread_count;
   expect_group_size(group_size);
   if (!(salient_ratio >= 0 && salient_ratio <= 1)) {
-    throw ArgumentError(fmt::format("salient_ratio: expected 0 to 1, found {}", salient_ratio));
+    throw ArgumentError("salient_ratio", fmt::format("salient_ratio: expected 0 to 1, found {}", salient_ratio));
   }
   parse_activation_method(activation_method);
   grid_of(scheme, group_size);
@@ -325,6 +328,7 @@ AWQModelStats awq_quantize_model(const std::string& model_path, const std::strin
     const fs::path folder = is_folder(model_path) ? fs::path(model_path) : absolute_path(model_path).parent_path();
     if (fs::equivalent(folder, output_path, code)) {
       throw ArgumentError(
+          "output_path",
           fmt::format("output_path: expected another folder than the model's own, found {}", output_path));
     }
     expect_activations_of_some(files, npz, group_size);

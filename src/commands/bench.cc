@@ -1,6 +1,5 @@
 // bench: how fast a model reads and writes.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <metal_marlin/bench.h>
 #include <metal_marlin/error.h>
 
@@ -21,12 +20,12 @@
 #include "infer/decoder.h"
 #include "kernels/codes/kernels.h"
 #include "kernels/dispatch.h"
+#include "options/ignored.h"
+#include "options/tables.h"
 #include "text/texts.h"
 
 namespace metal_marlin {
 namespace {
-
-constexpr int64_t kMostBatch = 1024;
 
 BenchRate rate_of(int64_t tokens, int64_t sequences, std::vector<double> seconds) {
   std::sort(seconds.begin(), seconds.end());
@@ -40,17 +39,11 @@ BenchRate rate_of(int64_t tokens, int64_t sequences, std::vector<double> seconds
 
 BenchResult bench_model(const std::string& model, const BenchOptions& options, const MachineOptions& machine,
                         const Observer& observer, const ComputeOptions& compute_options) try {
-  const bool bad_batch = options.batch.empty() || std::any_of(options.batch.begin(), options.batch.end(),
-                                                              [](int64_t n) { return n < 1 || n > kMostBatch; });
-  if (bad_batch || options.depth < 0) {
-    throw ArgumentError(fmt::format("bench: expected a depth >= 0 and batches of 1 to {}, found {} and {}",
-                                    counted(kMostBatch, "sequence"), options.depth, fmt::join(options.batch, ",")));
-  }
-  if (options.prompt < 0 || options.generate < 0 || options.prompt + options.generate == 0 || options.repeat < 1) {
-    throw ArgumentError(
-        fmt::format("bench: expected tokens >= 0, some of them to measure, and at least one measurement; found a "
-                    "prompt of {}, {} to generate, {} measurements",
-                    options.prompt, options.generate, options.repeat));
+  bench_options().check_ranges(options);
+  if (options.batch.empty())
+    throw ArgumentError("batch", "--batch: expected at least one number of sequences, found none");
+  if (options.prompt + options.generate == 0) {
+    throw ArgumentError("--prompt and --generate: expected tokens to measure, found 0 of both");
   }
   const ThreadCount thread_count(machine.threads, DefaultThreads::kCores);
   Tracker tracker(observer);
@@ -61,6 +54,8 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options, c
   const auto source = ModelSource::open(model);
   source->check();
   const int64_t length = options.depth + std::max<int64_t>(1, std::max(options.prompt, options.generate));
+  const std::string idle = ignored_options_warning(ignored_of(bench_options(), options, options));
+  if (!idle.empty()) tracker.warn(idle);
   warn_beyond_positions(*source, length, tracker);
   DecoderOptions decoder_options;
   const Compute compute = compute_of(compute_options, machine, *source, true);

@@ -65,6 +65,7 @@ void refuse_to_replace(const std::string& output, bool overwrite) {
   if (!path_exists(output)) return;
   if (!overwrite) {
     throw ArgumentError(
+        "output",
         fmt::format("--output {}: expected a new file, found one; choose another name, or replace statistics with "
                     "--overwrite",
                     output));
@@ -74,6 +75,7 @@ void refuse_to_replace(const std::string& output, bool overwrite) {
   } catch (const FormatError&) {
   }
   throw ArgumentError(
+      "output",
       fmt::format("--output {}: expected a new file or statistics that this command wrote, found another file; move it "
                   "away, or choose another name",
                   output));
@@ -88,6 +90,7 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   check_memory_budget(machine.memory_bytes);
   if (std::filesystem::path(output).extension() != ".npz") {
     throw ArgumentError(
+        "output",
         fmt::format("--output {}: expected a name that ends in .npz, by which quantize knows statistics", output));
   }
   Tracker tracker(observer);
@@ -98,10 +101,12 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   q.calibration = options;
   q.machine = machine;
   q.evaluation.text = "none";
-  check_sizes(options);
+  q.builtin_share = 0;  // a share is for quantize_model: here the sources are what they say
+  check_sizes(q);
   machine_options().check_ranges(machine);
   if (from_statistics(options)) {
-    throw ArgumentError(fmt::format("--calibration {}: expected a text or self: statistics are what this command makes",
+    throw ArgumentError("calibration",
+                        fmt::format("--calibration {}: expected a text or self: statistics are what this command makes",
                                     sources_text(options)));
   }
   require_regular_file_name(output);

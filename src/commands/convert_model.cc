@@ -209,7 +209,7 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
                     "makes one from it, --to f16 a folder in float16",
                     source->path(), source->format()));
   }
-  if (output.empty()) throw ArgumentError("output: expected a folder, got nothing");
+  if (output.empty()) throw ArgumentError("output", "output: expected a folder, got nothing");
   refuse_own_folder(*source, output);
   Tracker tracker(observer);
   const OutputFolder::Warn warn = [&](const std::string& text) { tracker.warn(text); };

@@ -128,7 +128,7 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
                           const ComputeOptions& compute_options) try {
   machine_options().check_ranges(machine);
   metal_marlin::compute_options().check_ranges(compute_options);
-  if (options.text.empty()) throw ArgumentError("--text: expected a file to evaluate on");
+  if (options.text.empty()) throw ArgumentError("text", "--text: expected a file to evaluate on");
   check_sizes(options);
   check_memory_budget(machine.memory_bytes);
   const ThreadCount thread_count(machine.threads);

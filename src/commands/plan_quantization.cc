@@ -190,11 +190,11 @@ bool evaluates_chunks(const QuantizeOptions& options) {
 
 }  // namespace
 
-Plan plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& asked,
+Plan plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& options,
                        const Observer& observer) try {
-  const QuantizeOptions options = with_presets(asked);
   const ThreadCount thread_count(options.machine.threads);
   check_memory_budget(options.machine.memory_bytes);
+  require_judge(options);
   const auto source = ModelSource::open(model);
   source->check();
   const Recipe recipe = make_recipe(options, *source);
@@ -222,7 +222,6 @@ Plan plan_quantization(const std::string& model, const std::string& output, cons
   tracker.warn_of(source->warnings());
   const RunJob job{*source, options, output};
   with_stops([&] { look_at_output(job, recipe, plan, tracker); });
-  require_judge(options);
   const RunStatistics statistics = open_statistics(job, recipe);
   const std::vector<LayerTensors> layers = planned_layers(*source, options, recipe);
   require_quantized(*source, layers);

@@ -78,7 +78,8 @@ ThreadCount::ThreadCount() : before_(scope_threads) {
 
 ThreadCount::ThreadCount(int n, DefaultThreads of_zero) : before_(scope_threads) {
   if (n < 0 || n > kMostThreads) {
-    throw ArgumentError(fmt::format("threads: expected 1 to {}, or 0 for all processors, found {}", kMostThreads, n));
+    throw ArgumentError("threads",
+                        fmt::format("--threads: expected 1 to {}, or 0 for all processors, found {}", kMostThreads, n));
   }
   scope_threads = n == 0 ? available_threads(of_zero) : n;
 }

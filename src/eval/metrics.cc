@@ -96,14 +96,14 @@ Evaluation Metrics::result() const {
   if (nll_.empty()) return e;
   const auto n = static_cast<double>(nll_.size());
   e.perplexity = perplexity_of(nll_, model_);
-  e.has_reference = kl_.size() == nll_.size();
-  if (!e.has_reference) return e;
+  if (kl_.size() != nll_.size()) return e;
   e.reference_perplexity = perplexity_of(reference_nll_, reference_);
   double sum = 0;
   for (const double k : kl_) sum += k;
-  e.kl_mean = sum / n;
+  const double mean = sum / n;
+  e.kl_mean = mean;
   double squares = 0;
-  for (const double k : kl_) squares += (k - e.kl_mean) * (k - e.kl_mean);
+  for (const double k : kl_) squares += (k - mean) * (k - mean);
   e.kl_standard_error = nll_.size() > 1 ? std::sqrt(squares / (n - 1) / n) : 0;
   std::vector<double> sorted = kl_;
   const auto rank = std::max<size_t>(1, static_cast<size_t>(0.99 * n)) - 1;

@@ -15,6 +15,7 @@ Compute compute_of(const ComputeOptions& options, const MachineOptions& machine,
     const Arithmetic named = machine.precision == MatmulPrecision::kBF16 ? Arithmetic::kBF16 : Arithmetic::kF32;
     if (wanted && *wanted != named) {
       throw ArgumentError(
+          "compute",
           fmt::format("--compute {} and --precision {} contradict each other: both name the arithmetic of the model's "
                       "linears; give "
                       "one of them",
@@ -42,7 +43,8 @@ Compute compute_of(const ComputeOptions& options, const MachineOptions& machine,
       break;
   }
   const int head = options.head.value_or(generates && compute.codes ? 8 : 16);
-  if (head != 8 && head != 16) throw ArgumentError(fmt::format("--head: expected auto, 16 or 8, found {}", head));
+  if (head != 8 && head != 16)
+    throw ArgumentError("head", fmt::format("--head: expected auto, 16 or 8, found {}", head));
   if (head == 8) compute.head = HeadBits::k8;
   const bool floats = !compute.codes && compute.precision == MatmulPrecision::kF32;
   switch (options.kv.value_or(floats ? 32 : 16)) {
@@ -55,7 +57,7 @@ Compute compute_of(const ComputeOptions& options, const MachineOptions& machine,
       compute.kv = KvType::kI8;
       break;
     default:
-      throw ArgumentError(fmt::format("--kv: expected auto, 32, 16 or 8, found {}", *options.kv));
+      throw ArgumentError("kv", fmt::format("--kv: expected auto, 32, 16 or 8, found {}", *options.kv));
   }
   return compute;
 }

@@ -9,6 +9,8 @@
 #include "checkpoint/model_source.h"
 #include "core/counted.h"
 #include "infer/bad_logits.h"
+#include "options/ignored.h"
+#include "options/tables.h"
 
 namespace metal_marlin {
 namespace {
@@ -43,11 +45,6 @@ Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, c
       on_text_(std::move(on_text)),
       on_warning_(options.on_warning),
       grammar_(std::move(grammar)) {
-  if (options.predict < -1) throw ArgumentError(fmt::format("predict {}: expected a number >= -1", options.predict));
-  if (options.context < 0) throw ArgumentError(fmt::format("context {}: expected a number >= 0", options.context));
-  if (options.speculate < 0 || options.speculate > kMostDrafts) {
-    throw ArgumentError(fmt::format("speculate {}: expected 0 to {} drafts", options.speculate, kMostDrafts));
-  }
   const int64_t own = source.config().max_position_embeddings;
   const int64_t context = context_of(source, options);
   const auto prompt = static_cast<int64_t>(tokens_.size());
@@ -59,7 +56,8 @@ Generation::Generation(const ModelSource& source, std::vector<int32_t> tokens, c
   }
   most_ = options.predict < 0 ? context - prompt : std::min(options.predict, context - prompt);
   if (options.on_warning) {
-    if (const std::string idle = ignored_sampling_warning(options); !idle.empty()) options.on_warning(idle);
+    const std::string idle = ignored_options_warning(ignored_of(generate_options(), options, options));
+    if (!idle.empty()) options.on_warning(idle);
     if (grammar_ && options.ignore_eos) {
       options.on_warning(fmt::format("ignore_eos is without effect beside {}: the text ends with the JSON value",
                                      options.json_schema_name));

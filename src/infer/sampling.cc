@@ -1,15 +1,13 @@
 #include "infer/sampling.h"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <metal_marlin/error.h>
-
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <limits>
 #include <unordered_set>
 
 #include "infer/bad_logits.h"
+#include "options/tables.h"
 
 namespace metal_marlin {
 namespace {
@@ -36,60 +34,13 @@ float largest_logit(std::span<const float> logits, const std::string& model) {
 }  // namespace
 
 SamplingOptions sampling_options(const GenerateOptions& o) {
-  SamplingOptions result{o.temp, o.top_k, o.top_p, o.min_p, o.repeat_penalty, o.repeat_last_n};
-  check(result);
-  return result;
-}
-
-void check(const SamplingOptions& o) {
-  if (!(o.temp >= 0 && o.temp <= 1e6)) throw ArgumentError(fmt::format("temp {}: expected a number >= 0", o.temp));
-  if (o.top_k < 0) throw ArgumentError(fmt::format("top_k {}: expected a number >= 0, 0 turns it off", o.top_k));
-  if (!(o.top_p > 0 && o.top_p <= 1))
-    throw ArgumentError(fmt::format("top_p {}: expected a number in (0, 1]", o.top_p));
-  if (!(o.min_p >= 0 && o.min_p <= 1))
-    throw ArgumentError(fmt::format("min_p {}: expected a number in [0, 1]", o.min_p));
-  if (!(o.repeat_penalty > 0 && std::isfinite(o.repeat_penalty))) {
-    throw ArgumentError(fmt::format("repeat_penalty {}: expected a number > 0, 1 turns it off", o.repeat_penalty));
-  }
-  if (o.repeat_last_n < -1)
-    throw ArgumentError(fmt::format("repeat_last_n {}: expected a number >= -1", o.repeat_last_n));
-}
-
-std::string ignored_sampling_warning(const GenerateOptions& o) {
-  const GenerateOptions defaults;
-  std::vector<std::string> parts;
-  std::vector<std::string> names;
-  const auto add = [&](const char* name, bool changed, bool off) {
-    const bool given = std::find(o.given.begin(), o.given.end(), name) != o.given.end();
-    if ((given || changed) && !off) names.push_back(std::string("--") + name);
-  };
-  const auto finish = [&](const char* reason) {
-    if (!names.empty()) parts.push_back(fmt::format("{} ({})", fmt::join(names, ", "), reason));
-    names.clear();
-  };
-  if (o.temp == 0 || o.top_k == 1) {
-    if (o.temp == 0) {
-      add("top-k", o.top_k != defaults.top_k, o.top_k == 0);
-    } else {
-      add("temp", o.temp != defaults.temp, false);
-    }
-    add("top-p", o.top_p != defaults.top_p, o.top_p == 1);
-    add("min-p", o.min_p != defaults.min_p, o.min_p == 0);
-    add("seed", o.seed != defaults.seed, false);
-    finish(o.temp == 0 ? "--temp 0 always takes the likeliest token" : "--top-k 1 leaves the likeliest token alone");
-  }
-  if (o.repeat_penalty == 1) {
-    add("repeat-last-n", o.repeat_last_n != defaults.repeat_last_n, o.repeat_last_n == 0);
-    finish("--repeat-penalty 1 punishes nothing");
-  } else if (o.repeat_last_n == 0) {
-    add("repeat-penalty", true, false);
-    finish("--repeat-last-n 0 looks back on no token");
-  }
-  return parts.empty() ? std::string() : fmt::format("without effect: {}", fmt::join(parts, ", "));
+  generate_options().check_ranges(o);
+  return {o.temp, o.top_k, o.top_p, o.min_p, o.repeat_penalty, o.repeat_last_n};
 }
 
 Sampler::Sampler(const SamplingOptions& options, std::string model) : options_(options), model_(std::move(model)) {
-  check(options);
+  assert(options.temp >= 0 && options.top_k >= 0 && options.top_p > 0 && options.min_p >= 0 &&
+         options.repeat_penalty > 0 && options.repeat_last_n >= -1);
 }
 
 void Sampler::penalize(std::span<const int32_t> history) {

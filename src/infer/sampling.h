@@ -21,14 +21,8 @@ struct SamplingOptions {
   double repeat_penalty = 1.0;  // logits of tokens seen lately: divided when positive, multiplied when negative
   int64_t repeat_last_n = 64;   // how many tokens count as lately; 0: none, -1: all
 };
-// Both throw ArgumentError naming the option that is out of its range.
+// ArgumentError that names the option which is out of the range of its table.
 SamplingOptions sampling_options(const GenerateOptions& options);
-void check(const SamplingOptions& options);
-
-// "without effect: --top-k, --seed (--temp 0 always takes the likeliest token)": names the sampling options that were
-// asked for (in `given`, or unlike their defaults) and that others leave without effect. Empty when there is none. An
-// option that switches something off is not named.
-std::string ignored_sampling_warning(const GenerateOptions& options);
 
 struct TokenProbability {
   int32_t token = 0;
@@ -38,7 +32,7 @@ struct TokenProbability {
 // Holds scratch memory; one per thread.
 class Sampler {
  public:
-  // ArgumentError as check(). `model`: whose logits these are, for messages.
+  // `options` within the ranges that sampling_options() checks. `model`: whose logits these are, for messages.
   explicit Sampler(const SamplingOptions& options, std::string model = "the model");
 
   // Returns the tokens that may follow and their probabilities (sum 1), most likely first, equal ones by id. `history`

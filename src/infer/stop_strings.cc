@@ -9,7 +9,7 @@ namespace metal_marlin {
 
 StopStrings::StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) {
   for (const std::string& stop : stops_) {
-    if (stop.empty()) throw ArgumentError("stop: expected a string that ends the text, found an empty one");
+    if (stop.empty()) throw ArgumentError("stop", "--stop: expected a string that ends the text, found an empty one");
   }
 }
 

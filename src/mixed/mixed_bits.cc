@@ -139,10 +139,10 @@ void check_reachable(const std::vector<SensitiveItem>& items, const QuantizeOpti
   }
   const auto count = static_cast<double>(weights);
   if (least <= static_cast<uint64_t>(*options.target_bits * count)) return;
-  throw ArgumentError(fmt::format(
-      "--target-bits {:g}: the fewest bits that the formats hold take {:.3f} per weight, scales and zeros included; "
-      "give more, or larger groups",
-      *options.target_bits, static_cast<double>(least) / count));
+  throw ArgumentError("target-bits", fmt::format("--target-bits {:g}: the fewest bits that the formats hold take "
+                                                 "{:.3f} per weight, scales and zeros included; "
+                                                 "give more, or larger groups",
+                                                 *options.target_bits, static_cast<double>(least) / count));
 }
 
 BitsChoice choose_bits(const Sensitivity& s, const QuantizeOptions& options) {
@@ -154,11 +154,13 @@ BitsChoice choose_bits(const Sensitivity& s, const QuantizeOptions& options) {
     check_reachable(s.items, options);
     choice = least_loss(items, static_cast<uint64_t>(*options.target_bits * count));
     if (!choice)
-      throw ArgumentError(fmt::format("--target-bits {:g}: no bits meet it; give more", *options.target_bits));
+      throw ArgumentError("target-bits",
+                          fmt::format("--target-bits {:g}: no bits meet it; give more", *options.target_bits));
   } else {
     choice = least_cost(items, *options.max_kl);
     if (!choice)
-      throw ArgumentError(fmt::format("--max-kl {:g}: no bits meet it with linears of fixed --linear-bits; give more",
+      throw ArgumentError("max-kl",
+                          fmt::format("--max-kl {:g}: no bits meet it with linears of fixed --linear-bits; give more",
                                       *options.max_kl));
   }
   const auto kept = [&](size_t i) { return s.items[i].options[choice->options[i]].grid.bits == kUnquantizedBits; };
@@ -166,6 +168,7 @@ BitsChoice choose_bits(const Sensitivity& s, const QuantizeOptions& options) {
   for (size_t i = 0; i < s.items.size(); ++i) quantized += kept(i) ? 0 : 1;
   if (quantized == 0) {
     throw ArgumentError(
+        options.target_bits ? "target-bits" : "max-kl",
         options.target_bits
             ? fmt::format("--target-bits {:g}: leaves every linear in 16 bits; give fewer", *options.target_bits)
             : fmt::format("--max-kl {:g}: only 16 bits for every linear meet it by the estimate; give more",

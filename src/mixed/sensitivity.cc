@@ -14,6 +14,7 @@
 #include "model/layer_loop.h"
 #include "model/model.h"
 #include "model/stream.h"
+#include "options/sources.h"
 #include "recipe/budget.h"
 #include "stages/block_probe.h"
 #include "stages/changed_tensors.h"
@@ -221,7 +222,7 @@ std::string sensitivity_warning(const QuantizeOptions& options, int64_t availabl
 }
 
 uint64_t sensitivity_bytes(const ModelSource& source, const QuantizeOptions& options, uint64_t block_bytes) {
-  const Size size = size_of(options, options.calibration.samples);
+  const Size size = size_of(options, samples_of(options));
   const int64_t streams = source.config().num_hidden_layers * kLinearInputs + 2;
   const int64_t tokens = streams * size.sequences * size.length + size.statistics * options.calibration.sequence_length;
   const uint64_t held = states_spill(source, options.machine, tokens) ? 0 : state_bytes(source, tokens);

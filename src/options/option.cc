@@ -15,11 +15,13 @@ std::string range_text(const Option& option, const char* what) {
   if (option.most >= (option.kind == OptionKind::kReal ? std::numeric_limits<double>::max() : 9.2e18)) {
     return fmt::format("{} of at least {}", what, option.least);
   }
+  if (option.above_least) return fmt::format("{} above {}, up to {}", what, option.least, option.most);
   return fmt::format("{} from {} to {}", what, option.least, option.most);
 }
 
 bool in_range(const Option& option, double number) {
-  return number >= option.least && number <= option.most;  // false for NaN
+  const bool large = option.above_least ? number > option.least : number >= option.least;
+  return large && number <= option.most;  // false for NaN
 }
 
 }  // namespace
@@ -75,8 +77,8 @@ std::string expected_of_option(const Option& option) {
 
 void check_option_range(const Option& option, const OptionValue& value) {
   const auto refuse = [&](auto found) {
-    throw ArgumentError(fmt::format("--{}: expected {}, found {}", option.name.empty() ? option.key : option.name,
-                                    expected_of_option(option), found));
+    const std::string& name = option.name.empty() ? option.key : option.name;
+    throw ArgumentError(name, fmt::format("--{}: expected {}, found {}", name, expected_of_option(option), found));
   };
   if (const auto* number = std::get_if<int64_t>(&value)) {
     if (option.kind == OptionKind::kInteger &&

@@ -45,6 +45,7 @@ struct Option {
   std::string value;  // what help calls the value: "N", "FILE"
   double least = 0;
   double most = 0;
+  bool above_least = false;          // `least` itself is out of range
   std::vector<std::string> choices;  // in the order of help; of a kText: what shells offer
   bool automatic = false;            // the value may be left to the method, the model or the machine
   std::string default_text;          // where the default is more than a value: "9 for awq, else 1"

@@ -25,6 +25,7 @@ struct OptionRow : Option {
   // What the member's type does not tell, as a chain.
   OptionRow& called(std::string text) { return value = std::move(text), *this; }
   OptionRow& in_range(double low, double high) { return least = low, most = high, *this; }
+  OptionRow& above(double low, double high) { return above_least = true, in_range(low, high); }
   OptionRow& one_of(std::vector<std::string> texts) {
     choices = std::move(texts);
     completes = Completes::kChoices;

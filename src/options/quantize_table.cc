@@ -1,6 +1,8 @@
 // Options of quantize_model.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
 #include <limits>
 
 #include "options/choices.h"
@@ -95,7 +97,7 @@ void add_quantization(Table& t) {
       .called("auto|128|64|32|-1")
       .one_of({"auto", "128", "64", "32", "-1"})
       .must([](int64_t n) { return n == -1 || (n > 0 && n % 8 == 0); }, "auto, -1 or a multiple of 8 such as 32")
-      .in_python("int | Literal[\"auto\"]");
+      .in_python("int");
   t.add(
        "--skip", [](auto& o) -> auto& { return o.skip; },
        "Shell pattern of weight names that stay in 16 bits, e.g. '*.layers.0.*'")
@@ -224,7 +226,7 @@ void add_texts(Table& t) {
   const auto needs_text = [](const Options& asked, const Options&) {
     return std::string(from_statistics(asked.calibration) ? "the statistics come from a file" : "");
   };
-  t.at("samples").idle(needs_text);
+  t.at("samples").idle(needs_text).by_default(fmt::format("{}; {} with --effort fast", kSamples, kFastSamples));
   t.at("sequence_length").idle(needs_text);
   // One setting for both texts.
   OptionRow<Options>& bos = t.at("bos").idle([](const Options& asked, const Options&) {
@@ -244,7 +246,7 @@ void add_texts(Table& t) {
       .by_default("0.0625 for awq, else 0")
       .follows_method()
       .idle([](const Options& asked, const Options&) -> std::string {
-        if (from_files(asked.calibration) || asked.builtin_share == 0) return "";
+        if (from_files(asked.calibration) || asked.builtin_share.value_or(0) == 0) return "";
         return from_statistics(asked.calibration)
                    ? "the statistics come from a file"
                    : "only texts in files take such a share beside them; --calibration may name builtin itself";
@@ -289,6 +291,12 @@ void add_evaluation(Table& t) {
 }
 
 }  // namespace
+
+bool is_idle_in_sensitivity(const std::string& key) {
+  constexpr const char* kIdle[] = {"resume",   "overwrite", "target_bits", "mixed_bits",
+                                   "evaluate", "max_kl",    "chunks",      "context"};
+  return std::find(std::begin(kIdle), std::end(kIdle), key) != std::end(kIdle);
+}
 
 const OptionTable<QuantizeOptions>& quantize_options() {
   static const Table table = [] {

@@ -9,6 +9,18 @@ namespace {
 
 constexpr double kMost = 9.3e18;  // any int64_t
 
+// Why an option that picks among likely tokens has no effect; empty: it has.
+std::string no_choice(const GenerateOptions& o) {
+  if (o.temp == 0) return "--temp 0 always takes the likeliest token";
+  return o.top_k == 1 ? "--top-k 1 leaves the likeliest token alone" : "";
+}
+
+// `off`: the value switches its stage off, so that nothing is left to be without effect.
+template <class Off>
+auto idle_without_choice(Off off) {
+  return [off](const GenerateOptions& o, const GenerateOptions&) { return off(o) ? std::string() : no_choice(o); };
+}
+
 }  // namespace
 
 const OptionTable<GenerateOptions>& generate_options() {
@@ -26,26 +38,43 @@ const OptionTable<GenerateOptions>& generate_options() {
         .keyed("context");
     t.add(
          "--temp;--temperature", [](auto& o) -> auto& { return o.temp; }, "Temperature; 0: always the likeliest token")
-        .in_range(0, 100);
+        .in_range(0, 100)
+        .idle([](const GenerateOptions& o, const GenerateOptions&) {
+          return o.temp == 0 ? std::string() : no_choice(o);
+        });
     t.add(
          "--top-k", [](auto& o) -> auto& { return o.top_k; }, "Keep the k likeliest tokens; 0: off")
-        .in_range(0, kMost);
+        .in_range(0, kMost)
+        .idle(idle_without_choice([](const GenerateOptions& o) { return o.top_k <= 1; }));
     t.add(
          "--top-p", [](auto& o) -> auto& { return o.top_p; },
          "Keep the likeliest tokens that hold this probability; 1: off")
-        .in_range(0, 1);
+        .above(0, 1)
+        .idle(idle_without_choice([](const GenerateOptions& o) { return o.top_p == 1; }));
     t.add(
          "--min-p", [](auto& o) -> auto& { return o.min_p; },
          "Keep tokens of at least this share of the best one's probability; 0: off")
-        .in_range(0, 1);
-    t.add("-s,--seed", [](auto& o) -> auto& { return o.seed; }, "Seed of the sampling");
+        .in_range(0, 1)
+        .idle(idle_without_choice([](const GenerateOptions& o) { return o.min_p == 0; }));
+    t.add(
+         "-s,--seed", [](auto& o) -> auto& { return o.seed; }, "Seed of the sampling")
+        .idle(idle_without_choice([](const GenerateOptions&) { return false; }));
     t.advanced();
     t.add(
          "--repeat-penalty", [](auto& o) -> auto& { return o.repeat_penalty; }, "Penalty on repeated tokens; 1: off")
-        .in_range(1e-3, std::numeric_limits<double>::max());
+        .in_range(1e-3, std::numeric_limits<double>::max())
+        .idle([](const GenerateOptions& o, const GenerateOptions&) {
+          const bool used = o.repeat_last_n != 0 || o.repeat_penalty == 1;
+          return std::string(used ? "" : "--repeat-last-n 0 looks back on no token");
+        });
     t.add(
-         "--repeat-last-n", [](auto& o) -> auto& { return o.repeat_last_n; }, "Tokens that the penalty looks back on")
-        .in_range(0, kMost);
+         "--repeat-last-n", [](auto& o) -> auto& { return o.repeat_last_n; },
+         "Tokens that the penalty looks back on; 0: none; -1: all")
+        .in_range(-1, kMost)
+        .idle([](const GenerateOptions& o, const GenerateOptions&) {
+          const bool used = o.repeat_penalty != 1 || o.repeat_last_n == 0;
+          return std::string(used ? "" : "--repeat-penalty 1 punishes nothing");
+        });
     t.add("--ignore-eos", [](auto& o) -> auto& { return o.ignore_eos; }, "Go on after the end token");
     t.add("--stop", [](auto& o) -> auto& { return o.stop; }, "End before this text").called("TEXT");
     t.add(
@@ -106,7 +135,10 @@ const OptionTable<BenchOptions>& bench_options() {
     t.add(
          "--batch", [](auto& o) -> auto& { return o.batch; },
          "Sequences that are generated beside each other; each number is measured")
-        .in_range(1, 1024);
+        .in_range(1, 1024)
+        .idle([](const BenchOptions& o, const BenchOptions&) {
+          return std::string(o.generate > 0 ? "" : "--generate 0 generates nothing");
+        });
     return t;
   }();
   return table;

@@ -25,6 +25,7 @@ const OptionTable<CalibrationOptions>& calibration_options() {
     t.add(
          "--samples", [](auto& o) -> auto& { return o.samples; }, "Number of calibration sequences")
         .in_range(1, kMostSequences)
+        .by_default(std::to_string(kSamples))
         .follows_method();
     t.advanced();
     t.add(

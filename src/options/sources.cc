@@ -32,10 +32,21 @@ bool from_files(const CalibrationOptions& options) {
          });
 }
 
+int64_t samples_of(const QuantizeOptions& options) {
+  const bool few = options.effort == Effort::kFast && options.method == Method::kAwq;
+  const int64_t usual = few && !from_statistics(options.calibration) ? kFastSamples : kSamples;
+  return options.calibration.samples.value_or(usual);
+}
+
 int64_t builtin_sequences(const QuantizeOptions& options) {
-  const double share = options.builtin_share.value_or(0);
+  const double share = options.builtin_share.value_or(options.method == Method::kAwq ? kBuiltinShare : 0);
   if (!(share > 0) || !from_files(options.calibration)) return 0;
-  return static_cast<int64_t>(std::ceil(share * static_cast<double>(options.calibration.samples) - 0.5));
+  return static_cast<int64_t>(std::ceil(share * static_cast<double>(samples_of(options)) - 0.5));
+}
+
+double builtin_share_of(const QuantizeOptions& options) {
+  if (!from_files(options.calibration)) return 0;
+  return options.builtin_share.value_or(builtin_sequences(options) > 0 ? kBuiltinShare : 0);
 }
 
 }  // namespace metal_marlin

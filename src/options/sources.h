@@ -23,8 +23,18 @@ inline bool is_file(SourceKind kind) {
 }
 // The text comes from files alone.
 bool from_files(const CalibrationOptions& options);
-// How many sequences of the program's own text are asked for beside files: builtin_share of samples, rounded to
-// nearest, halves down. 0 unless the text comes from files alone. An empty share counts as none.
+// Sequences of a calibration, and of --effort fast.
+inline constexpr int64_t kSamples = 128;
+inline constexpr int64_t kFastSamples = 16;
+// The number of sequences that is asked for, or that follows from method and effort.
+int64_t samples_of(const QuantizeOptions& options);
+// The share of the program's own text that the recipe `awq` takes where nothing else is asked for.
+inline constexpr double kBuiltinShare = 1.0 / 16;
+// The share that is asked for, or that follows from the method and gives at least one sequence; 0 unless the text comes
+// from files alone.
+double builtin_share_of(const QuantizeOptions& options);
+// How many sequences of the program's own text are asked for beside files: builtin_share_of of samples_of, rounded to
+// nearest, halves down. 0 unless the text comes from files alone.
 int64_t builtin_sequences(const QuantizeOptions& options);
 // Whether the evaluation reads a text that the caller names.
 inline bool names_text(const EvaluationOptions& options) {

@@ -56,12 +56,19 @@ std::string value_of(const Option& option, const std::string& word) {
                       word.find_first_not_of("0123456789.-+e") == std::string::npos;
   const bool choice = std::find(option.choices.begin(), option.choices.end(), word) != option.choices.end();
   if (number) return word;
+  if (option.automatic && word == "auto") return "None";
+  if (option.kind == OptionKind::kSwitch && (word == "on" || word == "off")) return word == "on" ? "True" : "False";
   if (choice || (option.key == "evaluate" && word == "none") || (option.key == "calibration" && word == "self"))
     return '"' + word + '"';
   return {};
 }
 
 }  // namespace
+
+std::string python_parameter(const std::string& name) {
+  const auto it = options_by_name().find(name);
+  return it == options_by_name().end() ? key_of_option(name) : it->second->key;
+}
 
 std::string python_spelling(const std::string& text) {
   const auto& options = options_by_name();

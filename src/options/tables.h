@@ -21,6 +21,9 @@ struct EvaluateExtras {
 
 // quantize_model, plan_quantization, sensitivity_of_model: with the options of calibration, evaluation and machine.
 const OptionTable<QuantizeOptions>& quantize_options();
+// Options of that table, by their keys, which sensitivity_of_model has no use for: it writes no result and evaluates
+// nothing. It measures at 4 bits.
+bool is_idle_in_sensitivity(const std::string& key);
 const OptionTable<CalibrationOptions>& calibration_options();
 const OptionTable<CalibrateExtras>& calibrate_options();  // of calibrate_model alone
 const OptionTable<EvaluationOptions>& evaluation_options();

@@ -94,7 +94,7 @@ MemoryRecord measure_memory(const ModelSource& source, const Recipe& recipe, con
                                                  options.calibration.sequence_length);
   }
   if (options.calibration.select > 0) {
-    plan.selection = plan.base + select_pool_bytes(source, options.machine, options.calibration.samples,
+    plan.selection = plan.base + select_pool_bytes(source, options.machine, samples_of(options),
                                                    options.calibration.sequence_length);
   }
 
@@ -130,7 +130,7 @@ std::string memory_shortage(const MemoryRecord& plan, const QuantizeOptions& opt
       mib(std::max(plan.forward_scratch, plan.quantize_scratch)), mib(plan.head));
   if (plan.self_text > 0) text += fmt::format("; {} while the model makes its text", mib(plan.self_text));
   if (plan.selection > 0) {
-    text += fmt::format("; {} while sequences are selected from {}", mib(plan.selection), options.calibration.samples);
+    text += fmt::format("; {} while sequences are selected from {}", mib(plan.selection), samples_of(options));
   }
   if (plan.sensitivity > 0)
     text += fmt::format("; {} while the linears' sensitivity is measured", mib(plan.sensitivity));

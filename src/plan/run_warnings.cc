@@ -219,10 +219,11 @@ std::string clamped_scales_warning(std::span<const BlockRecord> blocks) {
 
 void require_judge(const QuantizeOptions& options) {
   const std::string& text = options.evaluation.text;
+  // Bits are chosen by the estimate, which needs no evaluation.
   const bool only_chooses = chooses_by_limit(options) && text == "none";
   if (!options.max_kl || only_chooses) return;
   if (text == "none" || (text.empty() && from_statistics(options.calibration)))
-    throw ArgumentError("--max-kl: there is no text to judge by; name one with --evaluate FILE");
+    throw ArgumentError("max-kl", "--max-kl: there is no text to judge by; name one with --evaluate FILE");
 }
 
 std::vector<std::string> unused_pattern_warnings(const QuantizeOptions& options, std::span<const LayerTensors> layers) {

@@ -105,14 +105,14 @@ int64_t resolve_group_size(const ModelSource& source, const QuantizeOptions& opt
     for (const int64_t preferred : kPreferred) {
       if (names.empty() || sizes.indivisible(preferred).size() < names.size()) names = sizes.indivisible(preferred);
     }
-    throw ArgumentError(fmt::format("--group-size auto: none of 128, 64, 32 fits every linear{}{}; {}",
-                                    names.empty() ? "" : ": 32 does not divide ", fmt::join(names, ", "),
-                                    sizes.advice()));
+    throw ArgumentError("group-size", fmt::format("--group-size auto: none of 128, 64, 32 fits every linear{}{}; {}",
+                                                  names.empty() ? "" : ": 32 does not divide ", fmt::join(names, ", "),
+                                                  sizes.advice()));
   }
   const int64_t size = *options.group_size;
   if (const auto names = sizes.indivisible(size); !names.empty()) {
-    throw ArgumentError(fmt::format("--group-size {}: does not divide the in_features of {}; {}", size,
-                                    fmt::join(names, ", "), sizes.advice()));
+    throw ArgumentError("group-size", fmt::format("--group-size {}: does not divide the in_features of {}; {}", size,
+                                                  fmt::join(names, ", "), sizes.advice()));
   }
   return size;
 }

@@ -31,6 +31,7 @@ struct BitsPattern {
 BitsPattern parse_pattern(const std::string& text, const Grid& usual) {
   const auto fail = [&] {
     throw ArgumentError(
+        "linear-bits",
         fmt::format("--linear-bits: expected PATTERN=BITS or PATTERN=BITS:GROUP with BITS of 3, 4, 8 or 16, such as "
                     "'*.down_proj.*=8', found '{}'",
                     text));
@@ -63,6 +64,7 @@ void require_holdable(const BitsPattern& p, const QuantizedWeight& w, const Quan
   if (p.grid.bits == kUnquantizedBits) return;
   if (p.grid.group_size > 0 && w.columns % p.grid.group_size != 0) {
     throw ArgumentError(
+        "linear-bits",
         fmt::format("--linear-bits {}: groups of {} do not divide the in_features {} of {}; choose another size",
                     p.text, p.grid.group_size, w.columns, w.name));
   }
@@ -77,7 +79,8 @@ void require_holdable(const BitsPattern& p, const QuantizedWeight& w, const Quan
       reason = fmt::format("cannot hold {} so: {}", w.name, shape);
     }
     if (!reason.empty())
-      throw ArgumentError(fmt::format("--linear-bits {}: the format {} {}; choose other bits, or another --format",
+      throw ArgumentError("linear-bits",
+                          fmt::format("--linear-bits {}: the format {} {}; choose other bits, or another --format",
                                       p.text, writer->format(), reason));
   }
 }
@@ -141,11 +144,13 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
     for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
       for (const QuantizedWeight& w : layer_tensors(source, layer, all).quantized) {
         if (!matches_any({patterns[i].pattern}, w.name)) continue;
-        throw ArgumentError(fmt::format("--linear-bits {}: every linear that '{}' matches is left out by --skip",
+        throw ArgumentError("linear-bits",
+                            fmt::format("--linear-bits {}: every linear that '{}' matches is left out by --skip",
                                         patterns[i].text, patterns[i].pattern));
       }
     }
-    throw ArgumentError(fmt::format("--linear-bits {}: no linear that is quantized has a name that matches '{}': {}",
+    throw ArgumentError("linear-bits",
+                        fmt::format("--linear-bits {}: no linear that is quantized has a name that matches '{}': {}",
                                     patterns[i].text, patterns[i].pattern, pattern_hint(patterns[i].pattern, names)));
   }
   return out;
@@ -155,17 +160,20 @@ void check_mixed(const QuantizeOptions& o, const Recipe& recipe) {
   if (!chooses_bits(o)) return;
   if (o.target_bits && !(*o.target_bits < 16)) {
     throw ArgumentError(
+        "target-bits",
         fmt::format("--target-bits: expected 2 to less than 16 bits per weight, found {:g}", *o.target_bits));
   }
   if (!o.target_bits && !o.max_kl)
-    throw ArgumentError("--bits mixed: needs --target-bits X, or --max-kl X, to know how many bits there may be");
+    throw ArgumentError("bits",
+                        "--bits mixed: needs --target-bits X, or --max-kl X, to know how many bits there may be");
   if (recipe.grid.bits != 4) {
-    throw ArgumentError(
-        fmt::format("--target-bits: chooses bits beside 4, and --bits {} leaves no choice; leave one of them out",
-                    recipe.grid.bits));
+    throw ArgumentError("bits", fmt::format("--bits {}: leaves no choice to {}, which chooses bits beside 4; leave one "
+                                            "of them out",
+                                            recipe.grid.bits, o.target_bits ? "--target-bits" : "mixed_bits"));
   }
   if (from_statistics(o.calibration)) {
     throw ArgumentError(
+        "calibration",
         "sensitivity: statistics from a file have no text to measure on; name texts, or self, with --calibration");
   }
 }

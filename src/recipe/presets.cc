@@ -3,9 +3,6 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
-#include <algorithm>
-#include <iterator>
-
 #include "options/choices.h"
 #include "options/sources.h"
 #include "options/tables.h"
@@ -41,11 +38,7 @@ Preset preset_of(const QuantizeOptions& o) {
     case Method::kRtn:
       return {};
   }
-  throw ArgumentError("--method: expected one of the methods, found another value");
-}
-
-bool given(const QuantizeOptions& o, const char* name) {
-  return std::find(o.given.begin(), o.given.end(), name) != o.given.end();
+  throw ArgumentError("method", "--method: expected one of the methods, found another value");
 }
 
 }  // namespace
@@ -55,19 +48,6 @@ double most_damping(double least, Scheme scheme) {
   grid.symmetric = scheme == Scheme::kSymmetric;
   const double raised = raised_damping(grid);
   return least * raised * raised;
-}
-
-QuantizeOptions with_presets(QuantizeOptions o) {
-  quantize_options().check_ranges(o);
-  if (o.effort == Effort::kFast && o.method == Method::kAwq && !given(o, "samples") &&
-      o.calibration.samples == CalibrationOptions{}.samples && !from_statistics(o.calibration)) {
-    o.calibration.samples = kFastSamples;
-  }
-  if (!o.builtin_share) {
-    o.builtin_share = o.method == Method::kAwq ? kBuiltinShare : 0;
-    if (builtin_sequences(o) == 0) o.builtin_share = 0;
-  }
-  return o;
 }
 
 QuantizeOptions options_in_force(const QuantizeOptions& asked) {
@@ -82,13 +62,14 @@ QuantizeOptions options_in_force(const QuantizeOptions& asked) {
   const bool by_gram = o.range == RangeChoice::kGram || o.range == RangeChoice::kDiagonal;
   o.clip = o.clip.value_or(preset.clip && !searched);
   if (*o.clip && searched) {
-    throw ArgumentError(
-        fmt::format("--clip on: shrinks absmax ranges and cannot be combined with --range {}", name_of(*o.range)));
+    throw ArgumentError("clip", fmt::format("--clip on: shrinks absmax ranges and cannot be combined with --range {}",
+                                            name_of(*o.range)));
   }
   const bool symmetric = o.scheme == Scheme::kSymmetric;
   o.signed_scales = o.signed_scales.value_or(preset.refine && searched && symmetric);
   if (*o.signed_scales && !(searched && symmetric)) {
     throw ArgumentError(
+        "signed-scales",
         "--signed-scales on: only symmetric grids (--scheme sym) with searched ranges (--range mse, gram or diagonal) "
         "have them");
   }
@@ -100,14 +81,15 @@ QuantizeOptions options_in_force(const QuantizeOptions& asked) {
   o.awq_loss = o.awq_loss.value_or(feedback ? ScaleLoss::kFeedback : ScaleLoss::kLinear);
   const bool one_search = *o.scale_search && o.method != Method::kAwqSalient;
   if (*o.awq_loss == ScaleLoss::kFeedback && one_search && !*o.error_feedback) {
-    throw ArgumentError(
-        fmt::format("--awq-loss feedback: {} rounds without error feedback; use linear", rounding_option(o)));
+    throw ArgumentError("awq-loss", fmt::format("--awq-loss feedback: {} rounds without error feedback; use linear",
+                                                rounding_option(o)));
   }
   if (!one_search || (*o.awq_loss == ScaleLoss::kBlock && from_statistics(o.calibration))) {
     o.awq_loss = ScaleLoss::kLinear;
   }
   o.first_token_weight = o.first_token_weight.value_or(preset.refine ? kFirstTokenWeight : 1);
-  o.builtin_share = o.builtin_share.value_or(0);
+  o.calibration.samples = samples_of(o);
+  o.builtin_share = builtin_share_of(o);
   // Without a validation split, the damping that the guard chooses most often.
   const double least = o.damping.value_or(GptqOptions{}.damping);
   const bool most = !o.damping && !*o.guard && preset.refine && *o.error_feedback;

@@ -7,13 +7,7 @@ namespace metal_marlin {
 
 // Values of the recipe `awq`, measured on SmolLM2 (docs/algorithms.md).
 inline constexpr double kFirstTokenWeight = 9;
-inline constexpr double kBuiltinShare = 1.0 / 16;
-// Sequences of --effort fast.
-inline constexpr int64_t kFastSamples = 16;
 
-// Fills in the options that depend on method and effort and that must be known before the texts are read: samples,
-// builtin_share. ArgumentError names an option that is out of its range.
-QuantizeOptions with_presets(QuantizeOptions options);
 // The options with everything filled in that follows from the method: no optional is empty but target_bits and max_kl,
 // and group_size and precision, which depend on model and machine. ArgumentError where options contradict each other.
 QuantizeOptions options_in_force(const QuantizeOptions& options);

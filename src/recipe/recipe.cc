@@ -33,7 +33,7 @@ Recipe stages_of(const QuantizeOptions& o) {
   r.least_damping = o.damping.value_or(GptqOptions{}.damping);
   r.rounding.gptq.damping = r.guard ? most_damping(r.least_damping, s.scheme) : *s.damping;
   if (std::find(kNativeWidths.begin(), kNativeWidths.end(), o.bits) == kNativeWidths.end()) {
-    throw ArgumentError(fmt::format("--bits: expected {}, found {}", list_widths(kNativeWidths), o.bits));
+    throw ArgumentError("bits", fmt::format("--bits: expected {}, found {}", list_widths(kNativeWidths), o.bits));
   }
   r.grid.bits = o.bits;
   return r;

@@ -59,6 +59,15 @@ std::string CalibrateResult::to_json() const {
   return text_of<ordered_json>(*this);
 }
 
+// The report stands in it as Report::to_json() has it.
+std::string QuantizeResult::to_json() const try {
+  auto value = value_of<ordered_json>(*this);
+  value["report"] = ordered_json(value_of<json>(report));
+  return dumped(value);
+} catch (...) {
+  rethrow_as_error("to_json");
+}
+
 std::string BenchResult::to_json() const {
   return text_of(*this);
 }

@@ -6,7 +6,6 @@ EvaluationRecord evaluation_record(const Evaluation& e) {
   EvaluationRecord out;
   out.perplexity.quantized = e.perplexity;
   out.positions = e.positions;
-  if (!e.has_reference) return out;
   out.perplexity.reference = e.reference_perplexity;
   out.kl_divergence = {e.kl_mean, e.kl_standard_error, e.kl_p99};
   out.top1_agreement = e.top1_agreement;

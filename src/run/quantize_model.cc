@@ -79,9 +79,7 @@ Evaluation score_streams(const ModelSource& source, const RunTexts& texts, const
           tracker.set_fraction(0.9 + 0.09 * static_cast<double>(done) / static_cast<double>(total));
           tracker.enter("score", done, total);
         });
-  Evaluation evaluation = metrics.result();
-  evaluation.has_reference = true;
-  return evaluation;
+  return metrics.result();
 }
 
 struct Figures {
@@ -192,7 +190,6 @@ QuantizeResult run(const std::string& model, const std::string& output, const Qu
       folder->remove_journal();  // of a run that was killed after the report, while it was being removed
       return completed(folder->folder(), job);
     }
-    require_judge(options);
     const RunStatistics statistics = open_statistics(job, recipe);
     std::vector<LayerTensors> layers = planned_layers(*source, options, recipe);
     require_quantized(*source, layers);
@@ -214,7 +211,8 @@ QuantizeResult quantize_model(const std::string& model, const std::string& outpu
                               const Observer& observer) try {
   const ThreadCount thread_count(options.machine.threads);
   check_memory_budget(options.machine.memory_bytes);
-  return run(model, output, with_presets(options), observer);
+  require_judge(options);
+  return run(model, output, options, observer);
 } catch (...) {
   rethrow_as_error("quantize_model");
 }

@@ -75,7 +75,9 @@ IdentityRecord run_identity(const QuantizeOptions& options, const Recipe& recipe
   values["calibration"] = sources;
   const bool evaluates_file = names_text(options.evaluation);
   if (evaluates_file) values["evaluate"] = kind_of_file(options.evaluation.text);
-  for (const IgnoredOption& ignored : ignored_options(options)) values.erase(ignored.key);
+  for (const IgnoredOption& ignored : ignored_options(options)) {
+    if (ignored.key != "builtin_share") values.erase(ignored.key);  // which is 0 where it has no effect
+  }
   if (options.calibration.calibration.size() < 2) values.erase("calibration_weights");  // given or not
   bool builtin = builtin_sequences(options) > 0;
   for (const std::string& name : options.calibration.calibration) {
@@ -87,7 +89,10 @@ IdentityRecord run_identity(const QuantizeOptions& options, const Recipe& recipe
   if (builtin) out.texts.push_back("builtin " + digest_of(builtin_text()).text());
   out.version = version();
   out.model = {source.path(), source.digest().text()};
-  out.given = options.given;
+  const QuantizeOptions defaults;
+  for (const auto& row : quantize_options().rows()) {
+    if (!row.name.empty() && row.get(options) != row.get(defaults)) out.given.push_back(row.name);
+  }
   return out;
 }
 

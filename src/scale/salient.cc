@@ -94,14 +94,15 @@ Threshold find_threshold(const Scores& scores, int64_t count) {
 SalientWeights find_salient(std::span<const Matrix* const> weights, std::span<const float> statistic,
                             double salient_ratio, StatisticOf of) {
   if (!(salient_ratio >= 0 && salient_ratio <= 1)) {
-    throw ArgumentError(fmt::format("salient_ratio: expected 0 to 1, found {}", salient_ratio));
+    throw ArgumentError("salient_ratio", fmt::format("salient_ratio: expected 0 to 1, found {}", salient_ratio));
   }
-  if (weights.empty()) throw ArgumentError("weights: expected at least one linear");
+  if (weights.empty()) throw ArgumentError("weights", "weights: expected at least one linear");
   int64_t total = 0;
   for (const Matrix* weight : weights) {
     const int64_t inputs = of == StatisticOf::kRows ? weight->rows() : weight->cols();
     if (weight->empty() || inputs != static_cast<int64_t>(statistic.size())) {
-      throw ArgumentError(fmt::format("weights: expected {} inputs as there are activation statistics, found [{}, {}]",
+      throw ArgumentError("weights",
+                          fmt::format("weights: expected {} inputs as there are activation statistics, found [{}, {}]",
                                       statistic.size(), weight->rows(), weight->cols()));
     }
     require_finite(*weight, "weights");

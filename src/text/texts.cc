@@ -51,17 +51,18 @@ struct Part {
 };
 
 // At least these tokens of all sources are held back: a tenth of those used.
-int64_t held_back_tokens(const CalibrationOptions& c, int64_t available, int32_t bos) {
+int64_t held_back_tokens(const QuantizeOptions& options, int64_t available, int32_t bos) {
+  const CalibrationOptions& c = options.calibration;
   const bool only_self = c.calibration.size() == 1 && has_source(c, SourceKind::kSelf);
   const int64_t each = c.sequence_length - (bos >= 0 && !only_self ? 1 : 0);
-  return held_back_beside(std::min(available, c.samples * each));
+  return held_back_beside(std::min(available, samples_of(options) * each));
 }
 
 // The tokens of a source that a run can use, from the text's beginning and its end; of self-made text none. One
 // sequence more than can be used: what is held back comes from behind them.
 TextEnds tokens_of(const Part& part, const Tokenizer& tokenizer, const QuantizeOptions& options) {
   const CalibrationOptions& c = options.calibration;
-  const int64_t most = c.samples * c.sequence_length;
+  const int64_t most = samples_of(options) * c.sequence_length;
   const auto all = [](std::vector<int32_t> ids) {
     const auto total = static_cast<int64_t>(ids.size());
     return TextEnds{std::move(ids), total, true};
@@ -72,11 +73,11 @@ TextEnds tokens_of(const Part& part, const Tokenizer& tokenizer, const QuantizeO
     case SourceKind::kBuiltin:
       return all(tokenizer.encode(std::string(builtin_text()), false));
     case SourceKind::kConversations:
-      return all(tokenize_jsonl(part.source, tokenizer, most + held_back_tokens(c, most, -1) + c.sequence_length,
+      return all(tokenize_jsonl(part.source, tokenizer, most + held_back_tokens(options, most, -1) + c.sequence_length,
                                 memory_budget(options.machine)));
     default: {
       // Held back are whole chunks, one more than there are tokens asked for.
-      const int64_t held = held_back_tokens(c, most, -1) + kLeastHeldBack + options.evaluation.context;
+      const int64_t held = held_back_tokens(options, most, -1) + kLeastHeldBack + options.evaluation.context;
       return text_ends(part.source, tokenizer, most, held, memory_budget(options.machine));
     }
   }
@@ -85,7 +86,7 @@ TextEnds tokens_of(const Part& part, const Tokenizer& tokenizer, const QuantizeO
 // The program's own text as a source beside files that have `sequences` in all. When the files are short, its share is
 // of what they can give: it does not fill up for them.
 Part builtin_part(const QuantizeOptions& options, const Tokenizer& tokenizer, int32_t bos, int64_t sequences) {
-  const double share = options.builtin_share.value_or(0);
+  const double share = builtin_share_of(options);
   const double beside = share / (1 - share);
   const std::vector<double> weights = weights_of(options.calibration);
   Part part{"builtin", SourceKind::kBuiltin, beside * std::accumulate(weights.begin(), weights.end(), 0.0)};
@@ -106,7 +107,7 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
   const Tokenizer& tokenizer = source.tokenizer();
   const int32_t bos = bos_to_add(c.bos, tokenizer);
   const std::vector<double> weights = weights_of(c);
-  const int64_t most = c.samples * c.sequence_length;
+  const int64_t most = samples_of(options) * c.sequence_length;
   double sum = 0;  // of the weights of sources that something is held back from
   std::vector<std::vector<int32_t>> ids;
   int64_t available = 0;
@@ -119,7 +120,7 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
     if (part.kind != SourceKind::kBuiltin) sum += weights[i];
     available = std::min(most, available + (part.kind == SourceKind::kSelf ? most : part.tokens));
   }
-  const int64_t held = options.evaluation.text.empty() ? held_back_tokens(c, available, bos) : 0;
+  const int64_t held = options.evaluation.text.empty() ? held_back_tokens(options, available, bos) : 0;
   const bool alone = parts.size() == 1;
   std::vector<int64_t> capacity;
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -130,15 +131,15 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
             : std::max(kLeastHeldBack, static_cast<int64_t>(std::ceil(static_cast<double>(held) * (weights[i] / sum))));
     if (part.kind == SourceKind::kSelf) {
       part.held_count = (share + c.sequence_length - 1) / c.sequence_length;
-      capacity.push_back(c.samples);
+      capacity.push_back(samples_of(options));
       continue;
     }
     if (part.kind == SourceKind::kBuiltin && !alone) {
       // Beside other sources it is for calibration only: nothing of it is held back.
-      part.sequences = cut_chunks(ids[i], 0, ids[i].size(), c.sequence_length, c.samples, bos);
+      part.sequences = cut_chunks(ids[i], 0, ids[i].size(), c.sequence_length, samples_of(options), bos);
     } else {
-      CalibrationSplit split =
-          split_tokens(ids[i], c.samples, c.sequence_length, options.evaluation.context, bos, share, part.source);
+      CalibrationSplit split = split_tokens(ids[i], samples_of(options), c.sequence_length, options.evaluation.context,
+                                            bos, share, part.source);
       part.sequences = std::move(split.calibration);
       part.held_back = std::move(split.held_back);
     }
@@ -150,7 +151,7 @@ std::vector<Part> lay_out(const ModelSource& source, const QuantizeOptions& opti
     own = part.count;
     if (own > 0) parts.push_back(std::move(part));
   }
-  const auto counts = apportion(weights, capacity, c.samples - own);
+  const auto counts = apportion(weights, capacity, samples_of(options) - own);
   for (size_t i = 0; i < counts.size(); ++i) parts[i].count = counts[i];
   return parts;
 }
@@ -195,11 +196,11 @@ void warn_of_few_sequences(const QuantizeOptions& options, const std::vector<Par
   };
   const std::vector<double> weights = weights_of(c);
   const bool own = parts.size() > weights.size();
-  const std::vector<int64_t> enough(weights.size(), c.samples);
-  const auto asked = apportion(weights, enough, c.samples - (own ? parts.back().count : 0));
+  const std::vector<int64_t> enough(weights.size(), samples_of(options));
+  const auto asked = apportion(weights, enough, samples_of(options) - (own ? parts.back().count : 0));
   for (size_t i = 0; i < weights.size(); ++i) warn(parts[i], asked[i], rest);
   // The default share of the program's own text may be cut without a warning; one that was given may not.
-  if (std::find(options.given.begin(), options.given.end(), "builtin-share") == options.given.end()) return;
+  if (!options.builtin_share) return;
   warn(own ? parts.back() : Part{"builtin", SourceKind::kBuiltin}, builtin_sequences(options), "");
 }
 
@@ -228,8 +229,8 @@ void warn_of_no_choice(const CalibrationOptions& c, int64_t sequences, Tracker& 
 
 int64_t most_self_text(const QuantizeOptions& options) {
   const CalibrationOptions& c = options.calibration;
-  const int64_t held = options.evaluation.text.empty() ? held_back_beside(c.samples * c.sequence_length) : 0;
-  return c.samples + (held + c.sequence_length - 1) / c.sequence_length;
+  const int64_t held = options.evaluation.text.empty() ? held_back_beside(samples_of(options) * c.sequence_length) : 0;
+  return samples_of(options) + (held + c.sequence_length - 1) / c.sequence_length;
 }
 
 TokenSet evaluation_chunks(const EvaluationOptions& options, const Tokenizer& tokenizer) {

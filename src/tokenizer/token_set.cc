@@ -43,7 +43,7 @@ std::vector<int32_t> tokenize_file(const std::string& path, const Tokenizer& tok
 int32_t bos_to_add(Bos bos, const Tokenizer& tokenizer) {
   if (bos == Bos::kNever || (bos == Bos::kAuto && !tokenizer.adds_bos())) return -1;
   const auto id = tokenizer.bos_id();
-  if (!id) throw ArgumentError("--bos always: the tokenizer has no BOS token; use --bos never");
+  if (!id) throw ArgumentError("bos", "--bos always: the tokenizer has no BOS token; use --bos never");
   return *id;
 }
 

@@ -92,7 +92,7 @@ TEST(Awq, MeasuresTheOutputError) {
     const Array x = normal({3, 50, 80}, 1, 22);
     const AWQResult r = awq_quantize(w.view(), x.view(), 32);
     const double expected = output_error(w, x, restore(r));
-    EXPECT_NEAR(r.meta.output_error, expected, 1e-4 * expected) << n;
+    EXPECT_NEAR(r.meta.output_error.value(), expected, 1e-4 * expected) << n;
   }
 }
 
@@ -253,7 +253,7 @@ TEST(Gptq, BeatsRoundingOnCorrelatedInputs) {
   }
   const GPTQPacked g = gptq_quantize(w.view(), x.view());
   const AWQResult a = awq_quantize(w.view(), x.view(), 128, 0);
-  EXPECT_LT(g.meta.output_error, 0.5 * a.meta.output_error);
+  EXPECT_LT(g.meta.output_error.value(), 0.5 * a.meta.output_error.value());
   EXPECT_EQ(g.meta.quant_type, "gptq_int4");
   EXPECT_THROW(gptq_dequantize(a.Q.view(), a.scales.view(), a.zeros.view(), a.meta), ArgumentError);
 }

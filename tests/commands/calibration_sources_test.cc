@@ -184,7 +184,6 @@ TEST_F(CalibrationSourcesTest, TheProgramsOwnTextIsLeftOutWhereItDoesNotBelong) 
 TEST_F(CalibrationSourcesTest, TheProgramsOwnTextKeepsItsShareBesideShortFiles) {
   QuantizeOptions o = options({"short.txt"});
   o.builtin_share = 0.5;
-  o.given = {"builtin-share"};
   const json report = quantize("q", o);
   const json& s = report["calibration"]["sources"];
   EXPECT_LT(s[0]["sequences"], 8);

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "core/enum_names.h"
+#include "options/sources.h"
 #include "recipe/make_recipe.h"
 
 namespace metal_marlin {
@@ -57,17 +58,15 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
   fast.guard = true;
   EXPECT_NE(warning(fast).find("--effort fast has no error feedback"), std::string::npos) << warning(fast);
   EXPECT_EQ(names(options("awq-salient")), with(text, {"effort", "awq-loss", "damping", "guard", "act-order"}));
-  EXPECT_EQ(names(options("gptq", "self")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss",
-                                                   "builtin-share", "chunks", "context", "sensitivity-tokens"}));
-  EXPECT_EQ(
-      names(options("gptq", "stats.npz")),
-      (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length",
-             "precision", "builtin-share", "seed", "temperature", "bos", "chunks", "context", "sensitivity-tokens"}));
+  EXPECT_EQ(names(options("gptq", "self")), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "chunks",
+                                                   "context", "sensitivity-tokens"}));
+  EXPECT_EQ(names(options("gptq", "stats.npz")),
+            (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length",
+                   "precision", "seed", "temperature", "bos", "chunks", "context", "sensitivity-tokens"}));
   QuantizeOptions named = options("gptq", "stats.npz");
   named.evaluation.text = "test.txt";
-  EXPECT_EQ(names(named),
-            (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples", "sequence-length",
-                   "precision", "builtin-share", "seed", "temperature", "sensitivity-tokens"}));
+  EXPECT_EQ(names(named), (Names{"effort", "salient-ratio", "activation-method", "awq-loss", "guard", "samples",
+                                 "sequence-length", "precision", "seed", "temperature", "sensitivity-tokens"}));
   QuantizeOptions weighed = options("awq", "self");
   weighed.calibration.calibration_weights = {2};
   EXPECT_TRUE(names(weighed).count("calibration-weights"));
@@ -84,16 +83,28 @@ TEST_F(IgnoredOptionsTest, FollowFromMethodAndCalibration) {
 TEST_F(IgnoredOptionsTest, OnlyThoseThatWereAskedForAreWarnedOf) {
   QuantizeOptions o = options("rtn");
   EXPECT_EQ(warning(o), "");
-  o.given = {"damping", "samples", "method", "calibration"};
+  o.damping = 0.01;  // as it would be: set all the same
+  o.calibration.samples = 128;
   EXPECT_EQ(warning(o), "without effect: --damping (--method rtn rounds without the Gram matrix)");
-  o.given.clear();
-  o.calibration.seed = 3;  // by a caller who does not say what is given
-  EXPECT_EQ(warning(o), "without effect: --seed (only --calibration self uses it)");
+  o = options("rtn");
+  o.calibration.seed = 3;
+  o.calibration.temperature = 2;
+  EXPECT_EQ(warning(o), "without effect: --seed, --temperature (only --calibration self uses it)");
   CalibrationOptions c;
-  c.given = {"seed", "temperature"};
+  c.temperature = 2;
   EXPECT_EQ(ignored_options_warning(ignored_options(c)), "");
   c.calibration = {"text.txt"};
   EXPECT_NE(ignored_options_warning(ignored_options(c)).find("--temperature"), std::string::npos);
+}
+
+// What is switched off where it would be off anyway asks for nothing.
+TEST_F(IgnoredOptionsTest, WhatIsSwitchedOffIsNotNamed) {
+  QuantizeOptions o = options("rtn");
+  o.guard = o.refine = o.scale_search = o.signed_scales = o.error_feedback = o.clip = false;
+  o.act_order = false;
+  EXPECT_EQ(warning(o), "");
+  o.guard = true;
+  EXPECT_NE(warning(o).find("--guard ("), std::string::npos) << warning(o);
 }
 
 TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
@@ -121,8 +132,8 @@ TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
     for (const auto& [name, change] : changes) {
       QuantizeOptions other = base;
       change(other);
-      other.given = {name};
-      EXPECT_EQ(fingerprint(other) == fingerprint(base), ignored.count(name) > 0) << method << " " << name;
+      const bool idle = ignored.count(name) + names(other).count(name) > 0;
+      EXPECT_EQ(fingerprint(other) == fingerprint(base), idle) << method << " " << name;
     }
     QuantizeOptions other = base;
     other.max_kl = 1;
@@ -136,14 +147,17 @@ TEST_F(IgnoredOptionsTest, DoNotChangeTheFingerprint) {
 
 TEST_F(IgnoredOptionsTest, FastEffortTakesFewSequencesUnlessTheyAreNamed) {
   QuantizeOptions o = options("awq", "self");
-  EXPECT_EQ(with_presets(o).calibration.samples, 128);
+  EXPECT_EQ(samples_of(o), 128);
   o.effort = Effort::kFast;
-  EXPECT_EQ(with_presets(o).calibration.samples, kFastSamples);
-  o.given = {"samples"};
-  EXPECT_EQ(with_presets(o).calibration.samples, 128);
-  o.given.clear();
-  o.calibration.samples = 40;  // by a caller who does not say what is given
-  EXPECT_EQ(with_presets(o).calibration.samples, 40);
+  EXPECT_EQ(samples_of(o), kFastSamples);
+  EXPECT_EQ(options_in_force(o).calibration.samples, kFastSamples);
+  for (const int64_t asked : {16, 40, 127, 128, 129}) {
+    o.calibration.samples = asked;
+    EXPECT_EQ(samples_of(o), asked);
+    const Plan plan = plan_quantization(source_->path(), testing::TempDir() + "none", o);
+    EXPECT_EQ(plan.options.at("samples"), OptionValue(asked));
+  }
+  o.calibration.samples = 40;
   EXPECT_NE(fingerprint(o), fingerprint([&] {
               QuantizeOptions best = o;
               best.effort = Effort::kBest;
@@ -155,7 +169,7 @@ TEST_F(IgnoredOptionsTest, FastEffortTakesFewSequencesUnlessTheyAreNamed) {
   o.awq_loss = ScaleLoss::kFeedback;
   EXPECT_THROW(make_recipe(o, *source_), ArgumentError);
   o.effort = Effort{99};
-  EXPECT_THROW(with_presets(o), ArgumentError);
+  EXPECT_THROW(options_in_force(o), ArgumentError);
 }
 
 TEST_F(IgnoredOptionsTest, WhatChoosesTheBitsMakesTheRun) {

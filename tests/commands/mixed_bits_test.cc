@@ -682,6 +682,57 @@ TEST_F(MixedBits, RefusesBeforeAnyWork) {
       {"gptq", "3"});
 }
 
+// It writes nothing, evaluates nothing and measures at 4 bits.
+TEST_F(MixedBits, SensitivitySaysWhatItDoesNotUse) {
+  std::vector<std::string> warnings;
+  Observer observer;
+  observer.on_warning = [&](const std::string& text) { warnings.push_back(text); };
+  const auto said = [&](const QuantizeOptions& o) {
+    warnings.clear();
+    sensitivity_of_model(model(), o, observer);
+    std::string all;
+    for (const std::string& text : warnings) all += text + "\n";
+    return all;
+  };
+  QuantizeOptions o = options(0);
+  o.evaluation.text.clear();
+  EXPECT_EQ(said(o).find("without effect"), std::string::npos) << said(o);
+  o.target_bits = 4.5;
+  o.mixed_bits = true;
+  o.max_kl = 0.1;
+  o.evaluation.text = "no such file";
+  o.evaluation.chunks = 2;
+  o.evaluation.context = 16;
+  o.overwrite = true;
+  o.resume = false;
+  o.damping = 0.5;
+  const std::string all = said(o);
+  for (const char* name : {"--target-bits", "mixed_bits", "--max-kl", "--evaluate", "--chunks", "--context",
+                           "--overwrite", "--resume", "--damping (--method rtn"})
+    EXPECT_NE(all.find(name), std::string::npos) << name << "\n" << all;
+  EXPECT_EQ(all.find("--sensitivity-tokens"), std::string::npos) << all;
+  for (const int bits : {3, 8}) {
+    o.bits = bits;
+    try {
+      said(o);
+      ADD_FAILURE() << bits;
+    } catch (const ArgumentError& e) {
+      EXPECT_EQ(e.what(), "--bits: expected 4, at which sensitivity is measured, found " + std::to_string(bits));
+      EXPECT_EQ(e.option(), "bits");
+    }
+  }
+}
+
+TEST_F(MixedBits, OtherBitsLeaveNoChoiceToWhatWasAskedFor) {
+  QuantizeOptions o = options(0);
+  o.bits = 8;
+  o.mixed_bits = true;
+  o.max_kl = 0.1;
+  expect_refused<ArgumentError>(o, {"--bits 8: leaves no choice to mixed_bits"});
+  o.target_bits = 4.5;
+  expect_refused<ArgumentError>(o, {"--bits 8: leaves no choice to --target-bits"});
+}
+
 TEST_F(MixedBits, InspectionRanksTheLinears) {
   Inspection inspection = inspect_model(model(), false);
   inspection.sensitivity = sensitivity_of_model(model(), options(0));

@@ -104,7 +104,7 @@ TEST(QuantizeMatrix, RestoresWhatTheFormulaSaysByEachMethod) {
       ASSERT_EQ(values.shape, (std::vector<int64_t>{kOut, kIn}));
       EXPECT_TRUE(std::equal(expected.begin(), expected.end(), values.as<float>()));
       const double error = c.output_error(expected, c.inputs);
-      EXPECT_NEAR(r.output_error, error, 1e-3 * error);
+      EXPECT_NEAR(r.output_error.value(), error, 1e-3 * error);
       const bool scaled = method != Method::kGptq && method != Method::kRtn;
       EXPECT_EQ(scaled, std::any_of(r.input_scale.as<float>(), r.input_scale.as<float>() + kIn,
                                     [](float s) { return s != 1; }));

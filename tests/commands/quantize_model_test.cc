@@ -204,7 +204,12 @@ TEST_F(QuantizeModelTest, ATextThatWasMovedIsStillTheSameText) {
   QuantizeOptions again = o;
   again.calibration.calibration = {moved};
   EXPECT_EQ(json::parse(quantize_model(model("llama"), out("q"), again).report.to_json())["run"]["resumed_blocks"], 1);
-  EXPECT_TRUE(quantize_model(model("llama"), out("q"), o).already_complete);
+  const QuantizeResult complete = quantize_model(model("llama"), out("q"), o);
+  EXPECT_TRUE(complete.already_complete);
+  const json result = json::parse(complete.to_json());
+  EXPECT_EQ(result.at("already_complete"), true);
+  EXPECT_EQ(result.at("passed_gate"), true);
+  EXPECT_EQ(result.at("report").dump(2), complete.report.to_json());
   // Other bytes under the old name are another text, and a text is not its own evaluation.
   std::ofstream(folder_ / "text.txt", std::ios::app) << "more";
   EXPECT_THROW(quantize_model(model("llama"), out("q"), o), ArgumentError);

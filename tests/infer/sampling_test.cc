@@ -9,6 +9,9 @@
 #include <map>
 #include <numeric>
 
+#include "options/ignored.h"
+#include "options/tables.h"
+
 namespace metal_marlin {
 namespace {
 
@@ -161,34 +164,55 @@ TEST(Sampling, RefusesLogitsThatAreNotNumbers) {
   }
 }
 
-TEST(Sampling, RefusesOptionsOutOfRange) {
-  EXPECT_THROW(Sampler({.temp = -1}), ArgumentError);
-  EXPECT_THROW(Sampler({.temp = std::nan("")}), ArgumentError);
-  EXPECT_THROW(Sampler({.top_k = -1}), ArgumentError);
-  EXPECT_THROW(Sampler({.top_p = 0}), ArgumentError);
-  EXPECT_THROW(Sampler({.top_p = 1.01}), ArgumentError);
-  EXPECT_THROW(Sampler({.min_p = -0.1}), ArgumentError);
-  EXPECT_THROW(Sampler({.repeat_penalty = 0}), ArgumentError);
-  EXPECT_THROW(Sampler({.repeat_last_n = -2}), ArgumentError);
+// The ranges are those of the table, which the command has too.
+TEST(Sampling, OptionsOutOfRangeAreRefusedByName) {
+  const auto at_fault = [](auto change) {
+    GenerateOptions o;
+    change(o);
+    try {
+      sampling_options(o);
+    } catch (const ArgumentError& e) {
+      EXPECT_TRUE(std::string(e.what()).starts_with("--" + e.option() + ": expected ")) << e.what();
+      return e.option();
+    }
+    return std::string("none");
+  };
+  EXPECT_EQ(at_fault([](auto&) {}), "none");
+  EXPECT_EQ(at_fault([](auto& o) { o.temp = -3; }), "temp");
+  EXPECT_EQ(at_fault([](auto& o) { o.temp = 101; }), "temp");
+  EXPECT_EQ(at_fault([](auto& o) { o.temp = std::nan(""); }), "temp");
+  EXPECT_EQ(at_fault([](auto& o) { o.top_k = -1; }), "top-k");
+  EXPECT_EQ(at_fault([](auto& o) { o.top_p = 0; }), "top-p");
+  EXPECT_EQ(at_fault([](auto& o) { o.top_p = 1.01; }), "top-p");
+  EXPECT_EQ(at_fault([](auto& o) { o.min_p = -0.1; }), "min-p");
+  EXPECT_EQ(at_fault([](auto& o) { o.repeat_penalty = 1e-9; }), "repeat-penalty");
+  EXPECT_EQ(at_fault([](auto& o) { o.repeat_penalty = std::numeric_limits<double>::infinity(); }), "repeat-penalty");
+  EXPECT_EQ(at_fault([](auto& o) { o.repeat_last_n = -2; }), "repeat-last-n");
+  EXPECT_EQ(at_fault([](auto& o) { o.repeat_last_n = -1; }), "none");
+  EXPECT_EQ(at_fault([](auto& o) { o.predict = -2; }), "predict");
+  EXPECT_EQ(at_fault([](auto& o) { o.context = -1; }), "ctx-size");
+  EXPECT_EQ(at_fault([](auto& o) { o.speculate = 33; }), "speculate");
 }
 
 TEST(Sampling, NamesOptionsThatOthersMakeIdle) {
-  const auto warning = [](const GenerateOptions& o) { return ignored_sampling_warning(o); };
+  const auto warning = [](const GenerateOptions& o) {
+    return ignored_options_warning(ignored_of(generate_options(), o, o));
+  };
   GenerateOptions o;
   EXPECT_EQ(warning(o), "");
-  o.given = {"top-k", "seed", "repeat-penalty"};
+  o.top_k = 41;
+  o.seed = 1;
+  o.repeat_penalty = 1.1;
   EXPECT_EQ(warning(o), "");  // they do something
   o.temp = 0;
   EXPECT_EQ(warning(o), "without effect: --top-k, --seed (--temp 0 always takes the likeliest token)");
   o.top_k = 0;  // off, as it is
   EXPECT_EQ(warning(o), "without effect: --seed (--temp 0 always takes the likeliest token)");
-  o.given = {"temp", "predict"};
-  EXPECT_EQ(warning(o), "");
-  o.min_p = 0.1;  // not by name, but unlike the default
-  EXPECT_NE(warning(o).find("--min-p ("), std::string::npos);
+  o.min_p = 0.1;
+  EXPECT_NE(warning(o).find("--min-p, --seed ("), std::string::npos);
   o.temp = 0.7;
   o.top_k = 1;
-  EXPECT_EQ(warning(o), "without effect: --temp, --min-p (--top-k 1 leaves the likeliest token alone)");
+  EXPECT_EQ(warning(o), "without effect: --temp, --min-p, --seed (--top-k 1 leaves the likeliest token alone)");
   GenerateOptions p;
   p.repeat_last_n = 10;
   EXPECT_EQ(warning(p), "without effect: --repeat-last-n (--repeat-penalty 1 punishes nothing)");

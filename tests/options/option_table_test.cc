@@ -62,7 +62,7 @@ TEST(OptionTables, ValuesOfOtherTypesAreRefusedAndChangeNothing) {
   EXPECT_FALSE(samples->set(o, std::string("many")));
   EXPECT_FALSE(samples->set(o, 1.5));
   EXPECT_FALSE(samples->set(o, true));
-  EXPECT_EQ(o.calibration.samples, 128);
+  EXPECT_FALSE(o.calibration.samples);
   EXPECT_TRUE(guard->set(o, std::string("off")));
   EXPECT_EQ(o.guard, false);
   EXPECT_TRUE(guard->set(o, true));
@@ -122,14 +122,54 @@ TEST(Spelling, OptionsAreParametersInPython) {
   EXPECT_EQ(python_spelling("--format awq: no; a--samples, ---samples, --sample, -- --"),
             "formats=\"awq\": no; a--samples, ---samples, --sample, -- --");
   EXPECT_EQ(python_spelling("--damping 0.01"), "damping=0.01");
+  EXPECT_EQ(python_spelling("--guard off, --clip on, --group-size auto: no"),
+            "guard=False, clip=True, group_size=None: no");
   EXPECT_EQ(python_spelling(""), "");
 }
 
-TEST(ArgumentErrors, CarryTheOptionThatTheyBeginWith) {
-  EXPECT_EQ(ArgumentError("--linear-bits *=5: no").option(), "linear-bits");
-  EXPECT_EQ(ArgumentError("--bits: no").option(), "bits");
-  EXPECT_EQ(ArgumentError("model: --bits").option(), "");
-  EXPECT_EQ(ArgumentError("--").option(), "");
+TEST(ArgumentErrors, CarryTheOptionThatIsAtFault) {
+  const ArgumentError error("linear-bits", "--linear-bits *=5: no");
+  EXPECT_EQ(error.option(), "linear-bits");
+  EXPECT_EQ(error.what(), std::string("--linear-bits *=5: no"));
+  const ArgumentError copy = error;
+  EXPECT_EQ(copy.option(), "linear-bits");
+  EXPECT_EQ(ArgumentError("--compute and --precision contradict each other").option(), "");
+}
+
+// A value out of range of each row that has one; Python knows the option by the key of its row.
+template <class Options>
+void expect_named_by_key(const OptionTable<Options>& table) {
+  for (const auto& row : table.rows()) {
+    SCOPED_TRACE(row.key);
+    if (!row.name.empty()) EXPECT_EQ(python_parameter(row.name), row.key);
+    std::vector<OptionValue> wrong;
+    if (row.kind == OptionKind::kInteger) wrong = {int64_t{-3}};
+    if (row.kind == OptionKind::kReal) wrong = {row.least - 1, std::nan("")};
+    if (row.kind == OptionKind::kReals || row.kind == OptionKind::kIntegers) wrong = {list_option({-1})};
+    for (const OptionValue& value : wrong) {
+      Options options;
+      if (!row.set(options, value)) continue;
+      try {
+        check_option_range(row, row.get(options));
+        ADD_FAILURE() << "taken";
+      } catch (const ArgumentError& e) {
+        EXPECT_EQ(python_parameter(e.option()), row.key) << e.what();
+      }
+    }
+  }
+}
+
+TEST(ArgumentErrors, NameTheParameterOfPythonForEveryRow) {
+  expect_named_by_key(quantize_options());
+  expect_named_by_key(calibrate_options());
+  expect_named_by_key(evaluation_options());
+  expect_named_by_key(evaluate_options());
+  expect_named_by_key(compute_options());
+  expect_named_by_key(generate_options());
+  expect_named_by_key(convert_options());
+  EXPECT_EQ(python_parameter("format"), "formats");
+  EXPECT_EQ(python_parameter("memory"), "memory_bytes");
+  EXPECT_EQ(python_parameter("ctx-size"), "context");
 }
 
 }  // namespace

@@ -63,7 +63,7 @@ TEST(GroupSize, NamesWhatIsNoSize) {
     QuantizeOptions o;
     o.group_size = size;
     try {
-      with_presets(o);
+      options_in_force(o);
       ADD_FAILURE() << size;
     } catch (const ArgumentError& e) {
       EXPECT_EQ(e.what(),

@@ -77,6 +77,14 @@ std::string rows_of(const OptionTable<Options>& table, const std::vector<std::st
   return text;
 }
 
+std::string left_out_of_sensitivity() {
+  std::string text = "`bits`";
+  for (const auto& row : quantize_options().rows()) {
+    if (is_idle_in_sensitivity(row.key)) text += ", `" + row.key + "`";
+  }
+  return text;
+}
+
 std::string page() {
   const std::string head = "| command line | Python | value | default | what |\n|---|---|---|---|---|\n";
   std::string text =
@@ -84,9 +92,10 @@ std::string page() {
       "manual page and the\nfunctions of the Python package are made as well. The members of the C++ structs have the "
       "names of the Python parameters.\n`metal-marlin COMMAND --help-all` shows the same.\n";
   text +=
-      "\n## quantize\n\n`quantize_model`, `plan_quantization`, `sensitivity_of_model`; "
-      "[quantize.md](quantize.md).\n\n" +
-      head + rows_of(quantize_options());
+      "\n## quantize\n\n`quantize_model`, `plan_quantization`; `sensitivity_of_model`, which measures at 4 bits and "
+      "writes "
+      "no result,\nwithout " +
+      left_out_of_sensitivity() + "; [quantize.md](quantize.md).\n\n" + head + rows_of(quantize_options());
   text += "\n## calibrate\n\n`calibrate_model`; [calibrate.md](calibrate.md).\n\n" + head +
           rows_of(calibration_options()) + rows_of(calibrate_options()) + rows_of(machine_options());
   text += "\n## evaluate\n\n`evaluate`; [evaluate.md](evaluate.md).\n\n" + head + rows_of(evaluation_options()) +

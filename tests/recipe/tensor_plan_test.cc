@@ -14,7 +14,6 @@ TEST(TensorPlan, APlanWithoutAnyLinearIsRefused) {
   QuantizeOptions options;
   options.group_size = 8;
   options.formats = {"native"};
-  options = with_presets(options);
   const Recipe recipe = make_recipe(options, *source);
   const auto layers = planned_layers(*source, options, recipe);
   ASSERT_EQ(layers.size(), 2u);

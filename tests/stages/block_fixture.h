@@ -35,7 +35,7 @@ class BlockFixture : public ::testing::Test {
   }
   // After a change of options_.
   void plan() {
-    run_options_ = with_presets(options_);
+    run_options_ = options_;
     recipe_ = make_recipe(run_options_, *source_);
     recipe_.precision = MatmulPrecision::kF32;
     layers_ = planned_layers(*source_, run_options_, recipe_);

@@ -143,7 +143,7 @@ def models(folder: Path) -> None:
     )  # fmt: skip
     mean: float | None = result.report.model.kl_divergence.mean
     print(mean, result.passed_gate, result.report["model"], result)
-    plan = metal_marlin.plan_quantization(str(folder), "OUT", bits="mixed", max_kl=0.1, group_size="auto")
+    plan = metal_marlin.plan_quantization(str(folder), "OUT", bits="mixed", max_kl=0.1, group_size=None)
     print(plan.stops, metal_marlin.evaluate("M", folder, None, chunks=2).perplexity.quantized)
     metal_marlin.calibrate_model("M", "s.npz", gram=False, overwrite=True)
     metal_marlin.convert("M", "OUT", "f16", overwrite=True)

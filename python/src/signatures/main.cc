@@ -32,6 +32,10 @@ std::vector<Parameter> parameters_of(const std::string& name) {
   std::vector<Parameter> parameters;
   if (name == "quantize") {
     append(parameters, quantize_options());
+  } else if (name == "sensitivity") {
+    append(parameters, quantize_options());
+    std::erase_if(parameters,
+                  [](const Parameter& p) { return p.option->key == "bits" || is_idle_in_sensitivity(p.option->key); });
   } else if (name == "calibrate") {
     append(parameters, calibration_options());
     append(parameters, calibrate_options());
@@ -65,12 +69,20 @@ std::string literal(const std::vector<std::string>& choices, bool numbers) {
   return "Literal[" + text + "]";
 }
 
+// None stands for the "auto" of an option that is empty then.
+std::vector<std::string> named_choices(const Option& option) {
+  std::vector<std::string> choices = option.choices;
+  if (option.automatic) std::erase(choices, "auto");
+  return choices;
+}
+
 // None stands for the default of an option that follows from method, model or machine.
 bool none_by_default(const Parameter& p) {
   const Option& o = *p.option;
-  if (o.kind == OptionKind::kSwitch || o.kind == OptionKind::kChoice) return false;
-  return !o.default_text.empty() || o.of_method || (o.automatic && o.python.empty()) || o.kind == OptionKind::kBytes ||
-         o.kind == OptionKind::kTexts || o.kind == OptionKind::kText;
+  if (o.automatic) return true;
+  if (o.kind == OptionKind::kChoice) return false;
+  return !o.default_text.empty() || o.of_method || o.kind == OptionKind::kBytes || o.kind == OptionKind::kTexts ||
+         o.kind == OptionKind::kText;
 }
 
 std::string type_of(const Parameter& p) {
@@ -83,7 +95,7 @@ std::string type_of(const Parameter& p) {
         type = "bool";
         break;
       case OptionKind::kSwitch:
-        type = "bool | Literal[\"auto\", \"on\", \"off\"]";
+        type = "bool";
         break;
       case OptionKind::kInteger:
       case OptionKind::kUnsigned:
@@ -97,7 +109,7 @@ std::string type_of(const Parameter& p) {
         type = "str";
         break;
       case OptionKind::kChoice:
-        type = literal(o.choices, true);
+        type = literal(named_choices(o), true);
         break;
       case OptionKind::kChoices:
         type = "Format | Sequence[Format]";
@@ -128,7 +140,6 @@ std::string default_of(const Parameter& p) {
   if (const auto* text = std::get_if<std::string>(&p.value)) return '"' + *text + '"';
   if (const auto* texts = std::get_if<std::vector<std::string>>(&p.value); texts != nullptr && texts->size() == 1)
     return '"' + texts->front() + '"';
-  if (std::holds_alternative<std::monostate>(p.value)) return "\"auto\"";
   throw std::runtime_error(o.key + ": no default");
 }
 
@@ -152,6 +163,8 @@ std::string help_text(const std::string& name, const std::string& indent) {
   for (const Parameter& p : parameters_of(name)) {
     const Option& o = *p.option;
     std::string sentence = o.key + ": " + python_spelling(o.help);
+    if (const size_t at = sentence.find("auto: "); o.automatic && at != std::string::npos)
+      sentence.replace(at, 4, "None");
     std::string otherwise = python_spelling(o.default_text);
     if (otherwise.empty() && o.of_method) {
       if (const auto* number = std::get_if<int64_t>(&p.value)) otherwise = std::to_string(*number);

@@ -40,9 +40,9 @@ QuantizationReport quantization_report(const Report& report) try {
     layer.bits = static_cast<int>(l.bits.value_or(out.bits));
     layer.method = l.method;
     layer.weight_error = l.weight_error;
-    layer.output_error = l.output_error.value_or(-1);
-    if (layer.output_error >= 0) {
-      output += layer.output_error;
+    layer.output_error = l.output_error;
+    if (layer.output_error) {
+      output += *layer.output_error;
       ++measured;
     }
     if (__builtin_add_overflow(out.quantized_params, elements(l.shape), &out.quantized_params))
@@ -57,7 +57,7 @@ QuantizationReport quantization_report(const Report& report) try {
   out.bits_per_weight = model.bits_per_weight;
   if (model.bytes > 0 && model.source_bytes > 0)
     out.compression_ratio = static_cast<double>(model.source_bytes) / static_cast<double>(model.bytes);
-  out.kl_divergence = model.kl_divergence.mean.value_or(-1);
+  out.kl_divergence = model.kl_divergence.mean;
   return out;
 } catch (...) {
   rethrow_as_error("quantization_report");

@@ -35,7 +35,7 @@ void refuse_model_inside(const ModelSource& source, const std::string& output) {
 }
 
 void check_output(const ModelSource& source, const std::string& output) {
-  if (output.empty()) throw ArgumentError("--output: expected a folder, got nothing");
+  if (output.empty()) throw ArgumentError("output", "--output: expected a folder, got nothing");
   std::error_code code;
   if (std::filesystem::exists(output, code) && !std::filesystem::is_directory(output, code)) {
     throw ArgumentError(fmt::format("{}: expected a folder, found a file", output));
