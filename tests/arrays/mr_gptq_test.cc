@@ -203,7 +203,7 @@ TEST(MixedPrecision, TheChoiceIsTheOptimum) {
       double kl = 0;
       for (size_t i = 0; i < 4; ++i) {
         bits += bits_per_weight(profile[i].costs[at[i]].config) * static_cast<double>(profile[i].weights);
-        kl += profile[i].costs[at[i]].kl;
+        kl += profile[i].costs[at[i]].kl.value();
       }
       return std::pair(bits / weights, kl);
     };

@@ -344,7 +344,7 @@ TEST_F(CalibrationSourcesTest, StatisticsSayOfWhichTextTheyAre) {
   calibrate_model(path("model"), path("s.npz"), o.calibration, {});
   const json direct = quantize("direct", o);
   QuantizeOptions from_file = options({"s.npz"});
-  from_file.calibration.samples = 128;
+  from_file.calibration.samples.reset();
   const json report = quantize("file", from_file);
   EXPECT_EQ(weights_of("direct"), weights_of("file"));
   const json& c = report["calibration"];

@@ -141,7 +141,9 @@ template <class Options>
 void expect_named_by_key(const OptionTable<Options>& table) {
   for (const auto& row : table.rows()) {
     SCOPED_TRACE(row.key);
-    if (!row.name.empty()) EXPECT_EQ(python_parameter(row.name), row.key);
+    if (!row.name.empty()) {
+      EXPECT_EQ(python_parameter(row.name), row.key);
+    }
     std::vector<OptionValue> wrong;
     if (row.kind == OptionKind::kInteger) wrong = {int64_t{-3}};
     if (row.kind == OptionKind::kReal) wrong = {row.least - 1, std::nan("")};
