@@ -31,7 +31,7 @@ struct State {
 std::string table(const BenchResult& result) {
   std::string text;
   const auto row = [&text](const std::string& name, const std::string& value) {
-    text += fmt::format("{:<24}{}\n", name, value);
+    text += fmt::format("{:<24} {}\n", name, value);
   };
   const auto rate = [&](const std::string& name, const BenchRate& r) {
     const BenchSpeed& speed = r.tokens_per_second;

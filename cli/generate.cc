@@ -66,11 +66,11 @@ std::string read_prompt(const Command& command, const State& state) {
 
 // --input and --output.
 int run_file(const Command& command, State& state) {
-  if (command.was_given("prompt") || command.was_given("file")) {
-    throw UsageError{"--input has the prompts: expected neither --prompt nor --file beside it"};
-  }
   if (state.input.empty() || state.output.empty()) {
     throw UsageError{"--input FILE.jsonl and --output FILE.jsonl go together: expected both, found one"};
+  }
+  if (command.was_given("prompt") || command.was_given("file")) {
+    throw UsageError{"--input has the prompts: expected neither --prompt nor --file beside it"};
   }
   check_sampling(state.options);
   set_schema(command, state.schema, state.options);

@@ -58,7 +58,7 @@ if [ "$preset" = release ] && [ $# -eq 0 ]; then
   say "Installing the Python package into build/python-venv and running its tests (a minute; log: build/logs/python.log)"
   install_python "$preset"
   python_status=0
-  (cd "$ROOT" && build/python-venv/bin/python -m pytest -q -p no:cacheprovider tests/test_awq.py tests/test_gptq.py tests/test_mr_gptq.py tests/test_matrix.py tests/test_types.py --doctest-glob='*.md' docs/awq.md) 2>&1 |
+  (cd "$ROOT" && build/python-venv/bin/python -m pytest -q -p no:cacheprovider tests/test_awq.py tests/test_generate.py tests/test_gptq.py tests/test_mr_gptq.py tests/test_matrix.py tests/test_types.py --doctest-glob='*.md' docs/awq.md) 2>&1 |
     tee "$ROOT/build/logs/pytest.log" || python_status=$?
   # "2 failed, 57 passed, 1 skipped in 12.34s"
   python_passed="$(sed -n -E 's/.*\b([0-9]+) passed.* in .*/\1/p' "$ROOT/build/logs/pytest.log" | tail -n 1)"

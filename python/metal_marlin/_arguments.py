@@ -12,6 +12,7 @@ __all__ = [
     "boolean",
     "permutation",
     "text",
+    "token_ids",
     "choice",
     "path",
     "existing_path",
@@ -60,9 +61,21 @@ def permutation(name: str, value: Any) -> list[int]:
     return [int(entry) for entry in array]
 
 
+def token_ids(values: Any) -> list[int]:
+    ids = [integer("tokens", value) for value in values]
+    for value in ids:
+        if not -(2**31) <= value < 2**31:
+            raise ValueError(f"tokens: expected numbers of tokens, found {value}")
+    return ids
+
+
 def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a string, found {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name}: expected Unicode, found half a surrogate pair at character {error.start}") from None
     return value
 
 

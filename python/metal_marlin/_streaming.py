@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-def streamed(work: Callable[[Callable[[Any], bool]], Any]) -> Iterator[Any]:
-    """Yields each item that ``work(give)`` passes to ``give``, and raises what it raises.
+def streamed(work: Callable[[Callable[[Any], bool], Callable[[], bool]], Any]) -> Iterator[Any]:
+    """Yields each item that ``work(give, stopped)`` passes to ``give``, and raises what it raises.
 
     ``work`` runs in a thread of its own from the first ``next()`` on. When the iterator is closed or dropped, ``give``
-    returns False, and ``work`` should end.
+    returns False and ``stopped`` True, and ``work`` should end.
     """
     items: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     closed = threading.Event()
@@ -23,7 +23,7 @@ def streamed(work: Callable[[Callable[[Any], bool]], Any]) -> Iterator[Any]:
 
     def run() -> None:
         try:
-            items.put(("end", work(give)))
+            items.put(("end", work(give, closed.is_set)))
         except BaseException as error:  # noqa: BLE001  # raised where the items are read
             items.put(("error", error))
 

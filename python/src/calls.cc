@@ -5,6 +5,37 @@
 #include "options/spelling.h"
 
 namespace metal_marlin::python {
+namespace {
+
+thread_local Callbacks* running = nullptr;
+
+}  // namespace
+
+Callbacks::Scope::Scope(Callbacks* calls) noexcept : outer_(std::exchange(running, calls)) {}
+
+Callbacks::Scope::~Scope() {
+  running = outer_;
+}
+
+bool Callbacks::interrupt_asked() noexcept {
+  return running != nullptr && running->asked();
+}
+
+bool Callbacks::asked() noexcept {
+  if (error_ || stop_) return true;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_asked_ < std::chrono::milliseconds(50)) return false;
+  last_asked_ = now;
+  try {
+    guarded([&] {
+      stop_ = !stopped_.is_none() && nb::cast<bool>(stopped_());
+      return true;
+    });
+  } catch (...) {
+    error_ = std::current_exception();
+  }
+  return error_ || stop_;
+}
 
 Callbacks::Callbacks(nb::handle on_progress, nb::handle on_note, nb::handle on_warning)
     : on_progress_(nb::borrow(on_progress)), on_note_(nb::borrow(on_note)), on_warning_(nb::borrow(on_warning)) {

@@ -5,6 +5,7 @@
 #include <metal_marlin/progress.h>
 #include <nanobind/nanobind.h>
 
+#include <chrono>
 #include <exception>
 #include <optional>
 #include <utility>
@@ -36,9 +37,14 @@ class Callbacks {
       return false;
     }
   }
-  // Runs `fn` without the GIL.
+  // `stopped` (a callable, or None) is asked too while run() works: True ends the work.
+  void stop_when(nb::handle stopped) { stopped_ = nb::borrow(stopped); }
+  // Whether a signal that Python has seen, or `stopped`, ends the work. Asks Python at most 20 times a second.
+  bool asked() noexcept;
+  // Runs `fn` without the GIL. What `fn` does asks asked() now and then, if it asks in the calling thread.
   template <typename Fn>
   auto run(const Fn& fn) {
+    const Scope scope(this);
     try {
       nb::gil_scoped_release release;
       return fn();
@@ -52,12 +58,29 @@ class Callbacks {
     if (error_) std::rethrow_exception(error_);
   }
 
+  // What set_interrupt_check() is given: asks the innermost run() of the calling thread.
+  static bool interrupt_asked() noexcept;
+
  private:
+  class Scope {
+   public:
+    explicit Scope(Callbacks* calls) noexcept;
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Callbacks* outer_;
+  };
+
   nb::object on_progress_;
   nb::object on_note_;
   nb::object on_warning_;
+  nb::object stopped_ = nb::none();
   Observer observer_;
   std::exception_ptr error_;
+  bool stop_ = false;
+  std::chrono::steady_clock::time_point last_asked_{};
 };
 
 void bind_errors(nb::module_& m);

@@ -1,5 +1,6 @@
 #include <metal_marlin/array.h>
 #include <metal_marlin/convert.h>
+#include <metal_marlin/error.h>
 #include <metal_marlin/evaluate.h>
 #include <metal_marlin/generate.h>
 #include <metal_marlin/inspect.h>
@@ -10,11 +11,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 #include "arrays.h"
 #include "calls.h"
@@ -163,21 +167,23 @@ class Generator {
     Callbacks calls;
     calls.run([&] { generator_ = std::make_unique<TextGenerator>(model, machine, false, compute); });
   }
-  nb::tuple generate(const std::string& prompt, const nb::dict& options, nb::handle on_text, nb::handle on_warning) {
-    return run(options, on_text, on_warning, [&](const auto& o, const auto& piece, auto* stats) {
+  nb::tuple generate(const std::string& prompt, const nb::dict& options, nb::handle on_text, nb::handle on_warning,
+                     nb::handle stopped) {
+    return run(options, on_text, on_warning, stopped, [&](const auto& o, const auto& piece, auto* stats) {
       return generator_->generate(prompt, o, piece, stats);
     });
   }
   nb::tuple chat(const std::vector<std::pair<std::string, std::string>>& messages, const nb::dict& options,
                  nb::handle on_text, nb::handle on_warning) {
-    return run(options, on_text, on_warning, [&](const auto& o, const auto& piece, auto* stats) {
+    return run(options, on_text, on_warning, nb::none(), [&](const auto& o, const auto& piece, auto* stats) {
       return generator_->chat(messages, o, piece, stats);
     });
   }
   // on_answer(number, text, error, stats) for each prompt, as it ends; may return False to stop.
   void batch(const std::vector<std::string>& prompts, const nb::dict& options, int64_t sequences, nb::handle on_answer,
-             nb::handle on_warning) {
+             nb::handle on_warning, nb::handle stopped) {
     Callbacks calls;
+    calls.stop_when(stopped);
     BatchRequest request;
     request.options = options_of(options, calls, on_warning);
     std::vector<BatchRequest> requests(prompts.size(), request);
@@ -190,7 +196,7 @@ class Generator {
     };
     const auto step = [&] { return calls.guarded([] { return true; }); };
     calls.run([&] {
-      const std::lock_guard lock(mutex_);
+      const Turn turn(*this, calls);
       generator_->batch(requests, sequences, answered, step);
     });
     calls.raise_pending();
@@ -202,8 +208,9 @@ class Generator {
     return Callbacks().run([&] { return generator_->detokenize(tokens); });
   }
   nb::object logits(const std::vector<int32_t>& tokens) {
-    return to_numpy(Callbacks().run([&] {
-      const std::lock_guard lock(mutex_);
+    Callbacks calls;
+    return to_numpy(calls.run([&] {
+      const Turn turn(*this, calls);
       const std::vector<float> values = generator_->logits(tokens);
       Array array;
       array.type = ElementType::kF32;
@@ -215,6 +222,31 @@ class Generator {
   }
 
  private:
+  // The model works for one caller at a time: the others wait, and can be interrupted. Its own callbacks cannot wait.
+  class Turn {
+   public:
+    Turn(Generator& of, Callbacks& calls) : of_(of) {
+      if (of_.owner_.load() == std::this_thread::get_id()) {
+        throw ArgumentError(
+            "a callback of this model's own answer called the model, which would wait for itself: call it "
+            "when the answer is there, or load the model twice");
+      }
+      while (!of_.mutex_.try_lock_for(std::chrono::milliseconds(50))) {
+        if (calls.asked()) throw Interrupted("interrupted while the model worked for another caller");
+      }
+      of_.owner_ = std::this_thread::get_id();
+    }
+    ~Turn() {
+      of_.owner_ = std::thread::id();
+      of_.mutex_.unlock();
+    }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    Generator& of_;
+  };
+
   static GenerateOptions options_of(const nb::dict& values, Callbacks& calls, nb::handle on_warning) {
     GenerateOptions o;
     set_options(values, std::pair(&generate_options(), &o));
@@ -236,8 +268,9 @@ class Generator {
     return d;
   }
   template <typename Fn>
-  nb::tuple run(const nb::dict& values, nb::handle on_text, nb::handle on_warning, const Fn& fn) {
+  nb::tuple run(const nb::dict& values, nb::handle on_text, nb::handle on_warning, nb::handle stopped, const Fn& fn) {
     Callbacks calls;
+    calls.stop_when(stopped);
     const GenerateOptions o = options_of(values, calls, on_warning);
     const auto piece = [&](const std::string& text) {
       return calls.guarded([&] {
@@ -248,14 +281,15 @@ class Generator {
     };
     GenerateStats stats;
     const std::string text = calls.run([&] {
-      const std::lock_guard lock(mutex_);
+      const Turn turn(*this, calls);
       return fn(o, piece, &stats);
     });
     calls.raise_pending();
     return nb::make_tuple(text, dict_of(stats));
   }
   std::unique_ptr<TextGenerator> generator_;
-  std::mutex mutex_;
+  std::timed_mutex mutex_;
+  std::atomic<std::thread::id> owner_{};
 };
 
 }  // namespace
@@ -287,11 +321,11 @@ void bind_models(nb::module_& m) {
   nb::class_<Generator>(m, "Generator")
       .def(nb::init<const std::string&, const nb::dict&>(), nb::arg("model"), nb::arg("options"))
       .def("generate", &Generator::generate, nb::arg("prompt"), nb::arg("options"), nb::arg("on_text").none(),
-           nb::arg("on_warning").none())
+           nb::arg("on_warning").none(), nb::arg("stopped").none() = nb::none())
       .def("chat", &Generator::chat, nb::arg("messages"), nb::arg("options"), nb::arg("on_text").none(),
            nb::arg("on_warning").none())
       .def("batch", &Generator::batch, nb::arg("prompts"), nb::arg("options"), nb::arg("sequences"),
-           nb::arg("on_answer"), nb::arg("on_warning").none())
+           nb::arg("on_answer"), nb::arg("on_warning").none(), nb::arg("stopped").none() = nb::none())
       .def("tokenize", &Generator::tokenize, nb::arg("text"), nb::arg("special"))
       .def("detokenize", &Generator::detokenize, nb::arg("tokens"))
       .def("logits", &Generator::logits, nb::arg("tokens"));

@@ -79,7 +79,8 @@ BatchRequest request_of(const nlohmann::json& line, std::string_view written, co
   if (prompt != line.end()) {
     request.prompt = text_of(*prompt, "prompt");
   } else {
-    if (!messages->is_array() || messages->empty()) wrong("messages", "a list of at least one message", *messages);
+    if (!messages->is_array()) wrong("messages", "a list of messages", *messages);
+    if (messages->empty()) throw FormatError("\"messages\": expected at least one message, found none");
     for (const nlohmann::json& message : *messages) {
       if (!message.is_object()) wrong("messages", "objects with role and content", message);
       request.messages.emplace_back(text_of(message.value("role", nlohmann::json()), "role"),

@@ -304,9 +304,11 @@ void TextGenerator::Impl::run_batch(std::vector<Prompt> prompts, int64_t sequenc
 std::vector<float> TextGenerator::Impl::logits(std::span<const int32_t> tokens) {
   constexpr size_t kRows = 256;
   const ThreadCount thread_count(threads);
-  const auto most = static_cast<uint64_t>(source->config().max_position_embeddings);
+  const bool grows = source->config().rope.type == RopeType::kDynamic;
+  const auto most = grows ? uint64_t{0} : static_cast<uint64_t>(source->config().max_position_embeddings);
   if (tokens.empty() || (most > 0 && tokens.size() > most)) {
-    throw ArgumentError(fmt::format("logits: expected 1 to {}, found {}", counted(most, "token"), tokens.size()));
+    const std::string expected = most > 0 ? "1 to " + counted(most, "token") : "at least 1 token";
+    throw ArgumentError(fmt::format("logits: expected {}, found {}", expected, tokens.size()));
   }
   held.clear();
   decoder->truncate(0, 0);

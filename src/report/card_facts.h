@@ -8,10 +8,10 @@
 namespace metal_marlin {
 
 struct CardFacts {
-  std::string name;                 // of the model that was quantized, "org/name" or a folder's name; empty: not told
-  std::string calibration;          // as CheckpointPlan has them
-  std::string evaluation;           // likewise
-  EvaluationRecord figures;         // likewise
+  std::string name;          // of the model that was quantized, "org/name" or a folder's name; empty: not told
+  std::string calibration;   // as CheckpointPlan has them
+  std::string evaluation;    // likewise
+  EvaluationRecord figures;  // likewise
 };
 
 // From report.json in `path` (a folder, or a file in one) or, where several formats were written at once, beside that

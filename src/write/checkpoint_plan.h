@@ -52,10 +52,10 @@ struct CheckpointPlan {
   std::string head;                          // module of the head, "lm_head"; write() fills it in
   std::string base_model;                    // for the model card: "org/name"; empty: what the source's path tells
   std::string method;                        // for the model card: "awq-paper", ...
-  std::string calibration;          // for the model card: a sentence on the text of the statistics; empty: not stated
-  std::string converted_from;       // for the model card: the format that this was converted from; empty: none
-  std::string evaluation;           // for the model card: on which text the figures were measured; empty: on none
-  EvaluationRecord figures;         // for the model card: what is empty in it, or 0, is not stated
+  std::string calibration;     // for the model card: a sentence on the text of the statistics; empty: not stated
+  std::string converted_from;  // for the model card: the format that this was converted from; empty: none
+  std::string evaluation;      // for the model card: on which text the figures were measured; empty: on none
+  EvaluationRecord figures;    // for the model card: what is empty in it, or 0, is not stated
 };
 
 struct WrittenFile {

@@ -359,11 +359,10 @@ TEST(CheckpointWriter, ModelCardHasFrontMatterAndFigures) {
         "\"mean\": 0.04123\n", "\"standard_error\": 0.00062\n", "\"p99\": 0.41877\n", "\"top1_agreement\": 0.91235\n",
         "\"text\": \"a | \\\"test\\\".txt: 32 chunks of 1024 tokens\"\n"})
     EXPECT_NE(front.find(line), std::string::npos) << line << front;
-  for (const char* line :
-       {"| perplexity, before and after | 24.190, 27.500 |\n", "| 0.04123 ± 0.00062 nats |\n",
-        "| KL divergence, 99 % of positions below | 0.419 nats |\n", "| same top token | 91.23 % |\n",
-        "| positions scored | 32736 |\n",
-        "| evaluated against the source on | a \\| \"test\".txt: 32 chunks of 1024 tokens |\n"})
+  for (const char* line : {"| perplexity, before and after | 24.190, 27.500 |\n", "| 0.04123 ± 0.00062 nats |\n",
+                           "| KL divergence, 99 % of positions below | 0.419 nats |\n",
+                           "| same top token | 91.23 % |\n", "| positions scored | 32736 |\n",
+                           "| evaluated against the source on | a \\| \"test\".txt: 32 chunks of 1024 tokens |\n"})
     EXPECT_NE(card.find(line), std::string::npos) << line << card;
   EXPECT_NE(card.find("| `" + kUp + ".weight` | asked for |"), std::string::npos);
   EXPECT_FALSE(std::regex_search(card, std::regex("[0-9][.][0-9]{6}")))
