@@ -152,7 +152,7 @@ def test_wrong_arguments():
     for options, error, text in [
         ({"bits": 5}, ValueError, "bits: expected 3, 4"),
         ({"method": "best"}, ValueError, "method: expected one of awq, "),
-        ({"scheme": "symm"}, ValueError, "scheme: expected one of sym, asym"),
+        ({"scheme": "symm"}, ValueError, "scheme: expected one of asym, sym"),
         ({"group_size": 0}, ValueError, "group_size: expected 1 to"),
         ({"damping": 2}, ValueError, "damping: expected"),
         ({"damping": "much"}, TypeError, "damping: expected a number"),

@@ -728,6 +728,7 @@ TEST_F(MixedBits, OtherBitsLeaveNoChoiceToWhatWasAskedFor) {
   o.bits = 8;
   o.mixed_bits = true;
   o.max_kl = 0.1;
+  o.evaluation.text = std::string(SOURCE_FOLDER) + "/README.md";
   expect_refused<ArgumentError>(o, {"--bits 8: leaves no choice to mixed_bits"});
   o.target_bits = 4.5;
   expect_refused<ArgumentError>(o, {"--bits 8: leaves no choice to --target-bits"});
