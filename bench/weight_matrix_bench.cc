@@ -1,8 +1,8 @@
 // Products with weights of codes, on each instruction set: few rows, with the weights from memory (more than 100 MB are
-// cycled through), and many rows. Counters: GB/s of codes and scales, GFLOP/s; `read` is the plain reading of the same
-// bytes, the bound of few rows. One thread, but for `library/GROUP/ROWS/THREADS` and `read_by_threads/THREADS`:
-// multiply() as the forward pass calls it, rounding of the activations included, on the instruction set that
-// METAL_MARLIN_ISA or the machine chooses; wall time.
+// cycled through), and many rows. Counters: GB/s of codes and scales, GFLOP/s; `read/STREAMS/THREADS` is the plain
+// reading of the same bytes, the bound of few rows: the best of them. One thread, but for `library/GROUP/ROWS/THREADS`
+// and `read`: multiply() as the forward pass calls it, rounding of the activations included, on the instruction set
+// that METAL_MARLIN_ISA or the machine chooses; wall time.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -73,25 +73,39 @@ void product(benchmark::State& state, const CodeKernels& kernels, int64_t group,
   count(state, all.front(), rows);
 }
 
-using Line = uint64_t __attribute__((vector_size(64)));
+using Word = uint64_t __attribute__((vector_size(16)));
+constexpr int64_t kBytes = kOut * kIn / 2;  // of the codes
 
+// Reads `bytes` from `begin` in `streams` places at once, as far ahead as memory needs. What reads the most of these is
+// the machine's bandwidth: one stream alone is bound by the hardware's prefetcher.
+template <int kStreams>
+void read_bytes(const std::byte* begin, int64_t bytes) {
+  const int64_t part = bytes / kStreams;
+  Word sums[kStreams] = {};
+  for (int64_t i = 0; i < part; i += 64) {
+    for (int s = 0; s < kStreams; ++s) {
+      const std::byte* line = begin + s * part + i;
+      __builtin_prefetch(line + 4096);
+      for (int w = 0; w < 4; ++w) sums[s] |= reinterpret_cast<const Word*>(line)[w];
+    }
+  }
+  benchmark::DoNotOptimize(sums);
+}
+
+// The tiles of a weight are read by all threads, as panels are.
+template <int kStreams>
 void read(benchmark::State& state) {
+  const ThreadCount threads(static_cast<int>(state.range(0)));
   const auto& all = weights(128, true);
+  constexpr int64_t kParts = 32;
   size_t next = 0;
   for (auto _ : state) {
-    const WeightMatrix& w = all[next++ % all.size()];
-    const auto* lines = reinterpret_cast<const Line*>(w.tiles().codes);
-    Line sums[4] = {};
-    for (int64_t i = 0; i < kOut * kIn / 2 / 64; i += 4) {
-      for (int64_t j = 0; j < 4; ++j) {
-        __builtin_prefetch(lines + i + j + 128);
-        sums[j] |= lines[i + j];
-      }
-    }
-    benchmark::DoNotOptimize(sums);
+    const auto* codes = reinterpret_cast<const std::byte*>(all[next++ % all.size()].tiles().codes);
+    parallel_for(kParts,
+                 [&](int64_t part) { read_bytes<kStreams>(codes + part * (kBytes / kParts), kBytes / kParts); });
   }
   state.counters["GB/s"] =
-      benchmark::Counter(static_cast<double>(kOut * kIn / 2) * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+      benchmark::Counter(static_cast<double>(kBytes) * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
 }
 
 void round_rows(benchmark::State& state, const CodeKernels& kernels) {
@@ -106,30 +120,6 @@ void round_rows(benchmark::State& state, const CodeKernels& kernels) {
     benchmark::ClobberMemory();
   }
   state.SetItemsProcessed(state.iterations() * 4096);
-}
-
-// The tiles of a weight are read by all threads, as panels are.
-void shared_read(benchmark::State& state) {
-  const ThreadCount threads(static_cast<int>(state.range(0)));
-  const auto& all = weights(128, true);
-  constexpr int64_t kLines = kOut * kIn / 2 / 64;
-  constexpr int64_t kParts = 32;
-  size_t next = 0;
-  for (auto _ : state) {
-    const auto* lines = reinterpret_cast<const Line*>(all[next++ % all.size()].tiles().codes);
-    parallel_for(kParts, [&](int64_t part) {
-      Line sums[4] = {};
-      for (int64_t i = part * kLines / kParts; i < (part + 1) * kLines / kParts; i += 4) {
-        for (int64_t j = 0; j < 4; ++j) {
-          __builtin_prefetch(lines + i + j + 128);
-          sums[j] |= lines[i + j];
-        }
-      }
-      benchmark::DoNotOptimize(sums);
-    });
-  }
-  state.counters["GB/s"] =
-      benchmark::Counter(static_cast<double>(kOut * kIn / 2) * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
 }
 
 void library(benchmark::State& state, int64_t group) {
@@ -150,8 +140,9 @@ void library(benchmark::State& state, int64_t group) {
 }
 
 const int registered = [] {
-  benchmark::RegisterBenchmark("read", read)->MeasureProcessCPUTime();
-  benchmark::RegisterBenchmark("read_by_threads", shared_read)->Arg(1)->Arg(2)->UseRealTime();
+  benchmark::RegisterBenchmark("read/1", read<1>)->Arg(1)->Arg(2)->UseRealTime();
+  benchmark::RegisterBenchmark("read/4", read<4>)->Arg(1)->Arg(2)->UseRealTime();
+  benchmark::RegisterBenchmark("read/8", read<8>)->Arg(1)->Arg(2)->UseRealTime();
   for (const int64_t group : {128, 32}) {
     benchmark::RegisterBenchmark(("library/" + std::to_string(group)).c_str(),
                                  [group](benchmark::State& s) { library(s, group); })

@@ -76,8 +76,8 @@ TEST_F(CommandLine, HelpStatesDefaults) {
     const char plain = c == '\n' ? ' ' : c;
     if (plain != ' ' || flat.empty() || flat.back() != ' ') flat += plain;
   }
-  for (const auto* text : {"(default: awq)", "(default: asym)", "(default: 128; 16 with --effort", "(default: 512)", "(default: 0.01)",
-                           "(default: --resume)", "(default: self)", "(default: 1024)"})
+  for (const auto* text : {"(default: awq)", "(default: asym)", "(default: 128; 16 with --effort", "(default: 512)",
+                           "(default: 0.01)", "(default: --resume)", "(default: self)", "(default: 1024)"})
     EXPECT_NE(flat.find(text), std::string::npos) << text;
 }
 
