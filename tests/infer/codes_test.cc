@@ -306,8 +306,7 @@ TEST(GgufBlocks, AgreeWithTheSameModelInFloats) {
       EXPECT_LT(std::sqrt(error / squares), 0.06);
       EXPECT_GT(error, 0.0) << "the activations were not rounded";
     }
-    const PreparedBlock& block = *load_prepared_block(*source, 0, MatmulPrecision::kF32, true);
-    EXPECT_TRUE(block.all_codes());
+    EXPECT_TRUE(load_prepared_block(*source, 0, MatmulPrecision::kF32, true)->all_codes());
   }
 }
 
