@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
-#include <cstring>
 #include <utility>
+
+#include "run/journal/journal_tensors.h"
 
 namespace metal_marlin {
 
@@ -19,10 +20,7 @@ QuantizedTensor JournalProvider::quantized(const std::string& name) {
 OwnedTensor JournalProvider::changed(const std::string& name) {
   fetch(name);
   for (const OwnedTensor& t : block_.changed) {
-    if (t.name != name) continue;
-    OwnedTensor copy{t.name, t.dtype, t.shape, Buffer(t.bytes.size())};
-    std::memcpy(copy.bytes.data(), t.bytes.data(), t.bytes.size());
-    return copy;
+    if (t.name == name) return copy_of(t.view());
   }
   throw FormatError(fmt::format("{}: missing in the interrupted run; run again with --no-resume", name));
 }
