@@ -6,13 +6,13 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/packed_layouts.h"
 #include "families/config/model_config.h"
 #include "families/config/read_model_config.h"
 #include "families/config/text_model.h"
 #include "families/family.h"
 #include "families/registry.h"
 #include "fuzz_input.h"
+#include "layouts/config/read_config.h"
 #include "tokenizer/tokenizer_json.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -14,7 +14,7 @@
 namespace metal_marlin {
 
 struct ConvertOptions {
-  std::string to;          // "native", "awq", "gptq", "gptq_v2", "marlin", "f16"
+  std::string to;          // "native", "awq", "gptq", "gptq_v2", "marlin", "compressed-tensors", "mlx", "f16"
   bool overwrite = false;  // replace what this program wrote in OUT; anything else there is refused
   int threads = 0;         // 0: all that this process may use
 };

@@ -23,12 +23,12 @@ struct QuantizeOptions {
   // read and nothing is held back.
   EvaluationOptions evaluation;
 
-  std::vector<std::string> formats = {
-      "awq"};  // "native", "awq", "gptq" (version 1), "gptq_v2", "marlin"; several: one subfolder each
+  // "native", "awq", "gptq" (version 1), "gptq_v2", "marlin", "compressed-tensors", "mlx"; several: one subfolder each.
+  std::vector<std::string> formats = {"awq"};
   Method method = Method::kAwq;
   Effort effort = Effort::kBest;
   Scheme scheme = Scheme::kAsymmetric;
-  int bits = 4;  // 3, 4 or 8; of the formats "native" and "gptq_v2" hold all, "gptq" 4 and 8, others 4
+  int bits = 4;  // 2 to 8: "awq" and "marlin" hold 4, "gptq" 4, 8, "native" and "gptq_v2" 3, 4, 8, "mlx" all but 7
   // Mixed precision: each set of linears that engines fuse (q,k,v; gate,up) gets bits of its own, chosen so that the
   // estimated KL divergence of all is least. `bits` is the width that is measured, and must be 4. target_bits bounds
   // the linears' bits per weight, 2 to less than 16; empty: no target. It counts codes, 16 bits for each scale and, in

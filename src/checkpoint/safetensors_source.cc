@@ -13,11 +13,8 @@
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
-#include "checkpoint/code_names.h"
 #include "checkpoint/companions.h"
 #include "checkpoint/convert.h"
-#include "checkpoint/gptq_labels.h"
-#include "checkpoint/packed_layouts.h"
 #include "checkpoint/reading_note.h"
 #include "checkpoint/stored_entry.h"
 #include "checkpoint/weight_files.h"
@@ -35,6 +32,10 @@
 #include "formats/safetensors.h"
 #include "formats/tensor_bounds.h"
 #include "formats/text.h"
+#include "layouts/config/code_names.h"
+#include "layouts/config/labels.h"
+#include "layouts/config/read_config.h"
+#include "layouts/layout.h"
 #include "pack/native.h"
 #include "tokenizer/tokenizer.h"
 
@@ -70,7 +71,7 @@ class SafetensorsSource : public ModelSource {
       for (const auto& [key, value] : family_->defaults) config.emplace(key, value);
     }
     packed_ = read_packed_config(config, config_path, folder_, warnings_);
-    format_ = packed_.layout != nullptr ? packed_.layout->format : "safetensors";
+    format_ = packed_.layout != nullptr ? packed_.layout->name() : "safetensors";
     config_json_ = std::make_shared<json>(std::move(config));
     read_generation_config(*model_folder_, folder_, config_, warnings_);
     warn_of_ids(folder_, config_);
@@ -111,8 +112,7 @@ class SafetensorsSource : public ModelSource {
     return with_note(reading_note_, [&]() -> std::optional<StoredCodes> {
       const StoredEntry& e = get(name);
       if (e.plain()) return std::nullopt;
-      return checked(
-          e, [&] { return StoredCodes{codes(name, e, with), read_q_scale(packed_, e.packed, e.shape[1], name)}; });
+      return checked(e, [&] { return StoredCodes{codes(name, e, with), read_q_scale(e.packed, e.shape[1], name)}; });
     });
   }
 
@@ -243,7 +243,7 @@ class SafetensorsSource : public ModelSource {
   int64_t first_not_finite(const std::string& name, const StoredEntry& e) const {
     if (!e.plain()) {
       static_cast<void>(codes(name, e, Codes::kSkip));  // refuses scales that are not finite
-      read_q_scale(packed_, e.packed, e.shape[1], e.file->path() + ": " + name);
+      read_q_scale(e.packed, e.shape[1], e.file->path() + ": " + name);
       return -1;
     }
     const DType type = e.main->dtype;
@@ -293,6 +293,10 @@ class SafetensorsSource : public ModelSource {
       to_f32(*e.main, e.file->path(), first_row * columns, rows * columns, m.data());
       return m;
     }
+    if (packed_.layout->has_rows() && !has_q_scale(e) && rows > 0 && rows < e.shape[0]) {
+      dequantize_rows(read_code_rows(packed_, e, first_row, rows, e.file->path() + ": " + name), 0, rows, m.data());
+      return m;
+    }
     const QuantizedTensor q = codes(name, e);
     dequantize_rows(q, first_row, rows, m.data());
     if (has_q_scale(e)) {
@@ -314,7 +318,9 @@ class SafetensorsSource : public ModelSource {
   QuantizedTensor codes(const std::string& name, const StoredEntry& e, Codes with = Codes::kRead) const {
     return read_packed(packed_, e.packed, e.file->path() + ": " + name, with);
   }
-  bool has_q_scale(const StoredEntry& e) const { return format_ == "native" && e.packed.channels != nullptr; }
+  bool has_q_scale(const StoredEntry& e) const {
+    return e.packed.channels != nullptr && e.packed.names->channel_part == ChannelPart::kScale;
+  }
 
   void choose_files(bool folder) {
     if (!folder) return;  // named by the user
@@ -366,7 +372,7 @@ class SafetensorsSource : public ModelSource {
     const auto found = metal_marlin::settle_labels(packed_, *config_json_, linears, path_);
     check_unchanged();
     warnings_.insert(warnings_.end(), found.begin(), found.end());
-    if (packed_.layout != nullptr) format_ = packed_.layout->format;
+    if (packed_.layout != nullptr) format_ = packed_.layout->name();
   }
 
   void collect(bool wrapped) {
@@ -396,9 +402,9 @@ class SafetensorsSource : public ModelSource {
                                     escaped(lone), files_read(lone)));
     bool packed = false;
     for (const auto& [name, e] : raw) {
-      if (is_codes(packed_, name, e, raw)) {
+      if (const PartNames* parts = names_of_codes(packed_, name, e, raw)) {
         packed = true;
-        add_packed(name, e, raw);
+        add_packed(name, e, *parts, raw);
       } else if (!is_part(packed_, name, raw)) {
         if (!entries_.emplace(name, e).second) {
           throw FormatError(
@@ -412,7 +418,7 @@ class SafetensorsSource : public ModelSource {
       format_ = "safetensors";
       config_json_->erase("quantization_config");
     }
-    compare_with_metadata(packed_, native_metadata_, warnings_);
+    compare_with_metadata(packed_, metadata_, warnings_);
   }
 
   void demand_part(const TensorView* view, const std::string& name) const {
@@ -421,38 +427,42 @@ class SafetensorsSource : public ModelSource {
                                     escaped(name), files_read(name)));
   }
 
-  void add_packed(const std::string& name, const StoredEntry& codes, const std::map<std::string, StoredEntry>& raw) {
-    const PackedLayout& layout = *packed_.layout;
-    const std::string module = module_of(name, layout.codes);
+  void add_packed(const std::string& name, const StoredEntry& codes, const PartNames& parts,
+                  const std::map<std::string, StoredEntry>& raw) {
+    const Layout& layout = *packed_.layout;
+    const std::string module = module_of(name, parts.codes);
     StoredEntry e = codes;
     e.packed.codes = e.main;
-    e.packed.bits = packed_.bits;
-    if (format_ == "native") {
-      const NativeMetadata& metadata = native_metadata(*codes.file);
-      e.packed.bits = metadata.bits_of(module + ".weight");
-      e.packed.group_size = metadata.group_size_of(module + ".weight");
-    }
+    e.packed.names = &parts;
     const auto find = [&](const char* suffix, const TensorView*& view, bool needed) {
       if (*suffix == '\0') return;
       view = part_of(raw, module + suffix);
       if (needed) demand_part(view, module + suffix);
     };
-    find(layout.scales, e.packed.scales, true);
-    find(layout.zeros, e.packed.zeros, true);
-    find(layout.channels, e.packed.channels, false);
-    if (packed_.bits_by_shape)
-      e.packed.bits = bits_by_shape(packed_, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
-    e.shape = logical_shape(layout, e.packed, fmt::format("{}: tensor {}", e.file->path(), name));
+    find(parts.scales, e.packed.scales, true);
+    find(parts.zeros, e.packed.zeros, !parts.zeros_optional);
+    find(parts.channels, e.packed.channels, false);
+    find(parts.shape, e.packed.shape, true);
+    const std::string where = fmt::format("{}: tensor {}", e.file->path(), name);
+    if (const FileMetadata* metadata = metadata_of(*codes.file)) {
+      e.packed.bits = metadata->bits_of(module + ".weight");
+      e.packed.group_size = metadata->group_size_of(module + ".weight");
+    } else {
+      layout.describe(packed_, module, where, e.packed);
+    }
+    e.shape = layout.logical_shape(e.packed, where);
     if (!entries_.emplace(module + ".weight", std::move(e)).second) {
       throw FormatError(
           fmt::format("{}: tensor {}.weight is there twice: as it is and in 4 bits", path_, escaped(module)));
     }
   }
 
-  const NativeMetadata& native_metadata(const SafetensorsFile& file) {
-    const auto it = native_metadata_.find(&file);
-    if (it != native_metadata_.end()) return it->second;
-    return native_metadata_.emplace(&file, read_native_metadata(file.metadata(), file.path())).first->second;
+  // Null where the layout has no such metadata.
+  const FileMetadata* metadata_of(const SafetensorsFile& file) {
+    const auto it = metadata_.find(&file);
+    if (it != metadata_.end()) return &it->second;
+    auto metadata = packed_.layout->read_metadata(file.metadata(), file.path());
+    return metadata ? &metadata_.emplace(&file, std::move(*metadata)).first->second : nullptr;
   }
 
   std::string folder_;
@@ -468,7 +478,7 @@ class SafetensorsSource : public ModelSource {
   std::map<std::string, std::string> reasons_;  // why a tensor was left out
   std::map<std::string, std::string> placed_;   // of the index: tensor -> file
   PackedConfig packed_;
-  std::map<const SafetensorsFile*, NativeMetadata> native_metadata_;
+  std::map<const SafetensorsFile*, FileMetadata> metadata_;
   mutable std::once_flag tokenizer_once_;
   mutable std::unique_ptr<Tokenizer> tokenizer_;
 };

@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "formats/text.h"
+#include "layouts/config/read_config.h"
+#include "layouts/layout.h"
 
 namespace metal_marlin {
 
@@ -15,20 +17,26 @@ std::string module_of(const std::string& name, std::string_view suffix) {
   return !suffix.empty() && name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : std::string();
 }
 
-bool is_codes(const PackedConfig& packed, const std::string& name, const StoredEntry& e, const StoredEntries& raw) {
-  if (packed.layout == nullptr) return false;
-  const std::string module = module_of(name, packed.layout->codes);
-  if (module.empty()) return false;
-  // The native codes have the name of any weight.
-  return std::string_view(packed.layout->format) != "native" || e.main->dtype == DType::kU32 ||
-         raw.count(module + packed.layout->scales) > 0;
+const PartNames* names_of_codes(const PackedConfig& packed, const std::string& name, const StoredEntry& e,
+                                const StoredEntries& raw) {
+  if (packed.layout == nullptr) return nullptr;
+  for (const PartNames& parts : packed.layout->part_names()) {
+    const std::string module = module_of(name, parts.codes);
+    if (module.empty()) continue;
+    // Codes may have the name of any weight.
+    if (!parts.codes_are_named_as_weights() || e.main->dtype == DType::kU32 || raw.count(module + parts.scales) > 0)
+      return &parts;
+  }
+  return nullptr;
 }
 
 bool is_part(const PackedConfig& packed, const std::string& name, const StoredEntries& raw) {
   if (packed.layout == nullptr) return false;
-  for (const char* suffix : {packed.layout->scales, packed.layout->zeros, packed.layout->channels}) {
-    const std::string module = module_of(name, suffix);
-    if (!module.empty()) return raw.count(module + packed.layout->codes) > 0;
+  for (const PartNames& parts : packed.layout->part_names()) {
+    for (const char* suffix : {parts.scales, parts.zeros, parts.channels, parts.shape}) {
+      const std::string module = module_of(name, suffix);
+      if (!module.empty() && raw.count(module + parts.codes) > 0) return true;
+    }
   }
   return false;
 }
@@ -47,6 +55,25 @@ std::string quantized_part(const std::string& weight, const std::vector<std::uni
     }
   }
   return {};
+}
+
+QuantizedTensor read_code_rows(const PackedConfig& packed, const StoredEntry& e, int64_t first, int64_t rows,
+                               const std::string& name) {
+  // A part of another shape stays as it is, and is refused where it is unpacked.
+  const auto rows_of = [&](const TensorView& part) {
+    TensorView out = part;
+    if (part.shape.empty() || part.shape[0] != e.shape[0]) return out;
+    const size_t bytes = part.bytes.size() / static_cast<size_t>(part.shape[0]);
+    out.shape[0] = rows;
+    out.bytes = part.bytes.subspan(static_cast<size_t>(first) * bytes, static_cast<size_t>(rows) * bytes);
+    return out;
+  };
+  PackedLinear l = e.packed;
+  const std::array<TensorView, 3> parts = {rows_of(*l.codes), rows_of(*l.scales), rows_of(*l.zeros)};
+  l.codes = &parts[0];
+  l.scales = &parts[1];
+  l.zeros = &parts[2];
+  return read_packed(packed, l, name, Codes::kRead);
 }
 
 std::vector<CheckpointTensor> describe(const StoredEntries& entries, const PackedConfig& packed,

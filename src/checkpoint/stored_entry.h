@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "checkpoint/model_source.h"
-#include "checkpoint/packed_layouts.h"
 #include "formats/safetensors.h"
+#include "layouts/packed_config.h"
 
 namespace metal_marlin {
 
@@ -24,22 +24,28 @@ struct StoredEntry {
 
   bool plain() const noexcept { return packed.codes == nullptr; }
   // Null where there is none.
-  std::array<const TensorView*, 4> parts() const noexcept {
-    return {main, packed.scales, packed.zeros, packed.channels};
+  std::array<const TensorView*, 5> parts() const noexcept {
+    return {main, packed.scales, packed.zeros, packed.channels, packed.shape};
   }
 };
 using StoredEntries = std::map<std::string, StoredEntry>;
 
 // "model.layers.0.mlp.up_proj" of one of its tensors; empty where the name does not end so.
 std::string module_of(const std::string& name, std::string_view suffix);
-// Whether `raw`, the tensors by their stored names, has codes of a linear under this name.
-bool is_codes(const PackedConfig& packed, const std::string& name, const StoredEntry& e, const StoredEntries& raw);
+// The names of the parts of the linear of which `raw`, the tensors by their stored names, has codes under this name;
+// null: it has none.
+const PartNames* names_of_codes(const PackedConfig& packed, const std::string& name, const StoredEntry& e,
+                                const StoredEntries& raw);
 // Whether it is another part of such a linear: scales, zeros, channels.
 bool is_part(const PackedConfig& packed, const std::string& name, const StoredEntries& raw);
 // Null where there is none of this name.
 const TensorView* part_of(const StoredEntries& raw, const std::string& name);
 // Scales, zeros or the like of the linear with this weight, where its codes are not there; empty: none.
 std::string quantized_part(const std::string& weight, const std::vector<std::unique_ptr<SafetensorsFile>>& files);
+
+// The codes of some rows alone, as an embedding is read, of a layout whose parts have rows. As read_packed throws.
+QuantizedTensor read_code_rows(const PackedConfig& packed, const StoredEntry& e, int64_t first, int64_t rows,
+                               const std::string& name);
 
 // What the checkpoint says of them. reasons: why a tensor was left out, by name.
 std::vector<CheckpointTensor> describe(const StoredEntries& entries, const PackedConfig& packed,

@@ -22,8 +22,9 @@
 #include "core/threads.h"
 #include "formats/npz.h"
 #include "formats/safetensors.h"
+#include "layouts/layouts.h"
+#include "layouts/native.h"
 #include "scale/search.h"
-#include "write/format_writers.h"
 
 namespace metal_marlin {
 namespace {
@@ -130,7 +131,7 @@ std::string refusal(const TensorView& t, const NpzFile& npz, int64_t group_size,
   }
   if (t.shape[0] < 1 || t.shape[1] < 1) return "empty";
   warn = true;
-  if (const std::string unfit = NativeWriter().refusal(t.shape[0], t.shape[1], group_size, kAwqQuantBits);
+  if (const std::string unfit = layout_named("native").refusal(t.shape[0], t.shape[1], group_size, kAwqQuantBits);
       !unfit.empty()) {
     return fmt::format("{}: {}", t.name, unfit);
   }
@@ -153,7 +154,7 @@ class FileQuantizer {
     note(job_.observer, fmt::format("Processing: {}", path.filename().string()));
     const SafetensorsFile file(path.string());
     std::vector<TensorInfo> infos;
-    CheckpointPlan plan;
+    LayoutPlan plan;
     plan.group_size = job_.group_size;
     plan.symmetric = job_.scheme == "sym";
     std::set<std::string> quantized;
@@ -274,7 +275,7 @@ void expect_activations_of_some(const std::vector<fs::path>& files, const NpzFil
     for (const TensorView& t : file.tensors()) {
       bool warn = false;
       if (refusal(t, npz, group_size, warn).empty()) return;
-      if (warn && !NativeWriter().refusal(t.shape[0], t.shape[1], group_size, kAwqQuantBits).empty()) {
+      if (warn && !layout_named("native").refusal(t.shape[0], t.shape[1], group_size, kAwqQuantBits).empty()) {
         if (ungrouped.empty()) ungrouped = fmt::format("{} of {}: {}", t.shape[1], path.filename().string(), t.name);
       } else if (warn && wanted.empty())
         wanted = fmt::format("\"{}\" of shape [B, T, {}]", t.name, t.shape[1]);

@@ -1,6 +1,7 @@
 // convert: a quantized checkpoint into another format. Look at scales and zeros of every linear -> refuse or plan ->
 // write, one tensor at a time, into a folder of ours -> move it to its place.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <metal_marlin/convert.h>
 #include <metal_marlin/error.h>
 
@@ -51,39 +52,29 @@ class SourceProvider : public TensorProvider {
   const ModelSource& source_;
 };
 
-bool is_gptq(const std::string& format) {
-  return format == "gptq" || format == "gptq_v2";
-}
-
 // Why the target cannot hold this linear; empty: it can.
-std::string refusal(const CheckpointWriter& writer, const StoredCodes& stored) {
+std::string refusal(const Layout& layout, const StoredCodes& stored) {
   const QuantizedTensor& t = stored.tensor;
   if (std::any_of(stored.q_scale.begin(), stored.q_scale.end(), [](uint16_t s) { return s != f32_to_f16(1.0F); })) {
     return "a q_scale per input channel is stored beside it, which is read but not written";
   }
-  if (!t.group_index.empty() && !is_gptq(writer.format())) {
+  if (!t.group_index.empty() && !layout.holds_act_order()) {
     return "its groups are in act order (g_idx), which only GPTQ formats can say; reordering the columns would change "
            "the model";
   }
-  const Grid grid{t.bits, t.symmetric, t.group_size == t.in_features ? -1 : t.group_size};
-  if (const std::string reason = writer.refusal_of(grid); !reason.empty()) return "the format " + reason;
-  if (const std::string reason = writer.refusal(t.out_features, t.in_features, t.group_size, t.bits); !reason.empty())
+  Grid grid = t.grid();
+  if (t.group_size == t.in_features) grid.group_size = -1;
+  if (const std::string reason = layout.refusal_of(grid); !reason.empty()) return "the format " + reason;
+  if (const std::string reason = layout.refusal(t.out_features, t.in_features, t.group_size, t.bits); !reason.empty())
     return reason;
-  const auto least = std::min_element(t.zeros.begin(), t.zeros.end());
-  if (least != t.zeros.end() && *least < writer.least_zero()) {
-    const auto at = least - t.zeros.begin();
-    return fmt::format(
-        "the zero of output channel {}, group {} is {}, and the format holds {} at least (it stores z - 1); use "
-        "gptq_v2",
-        at / t.groups(), at % t.groups(), *least, writer.least_zero());
-  }
-  return {};
+  return layout.refusal_of_zeros(t);
 }
 
-CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter& writer, Tracker& tracker) {
+CheckpointPlan plan_conversion(const ModelSource& source, const Layout& layout, Tracker& tracker) {
   CheckpointPlan plan;
   plan.converted_from = source.format();
-  plan.keep_types = is_gptq(source.format()) && is_gptq(writer.format());
+  const Layout* from = find_layout(source.format());
+  plan.keep_types = from != nullptr && from->method() == std::string_view(layout.method());
   plan.held_bytes = 8u << 20;  // small parts among the codes of one linear after the other fragment the heap
   plan.whole_bytes = 16u << 20;
   std::map<int64_t, size_t> sizes;
@@ -97,11 +88,12 @@ CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter
     const StoredCodes stored = *source.load_codes(tensor.name, Codes::kSkip);
     source.release(tensor.name);
     const QuantizedTensor& t = stored.tensor;
-    if (const std::string reason = refusal(writer, stored); !reason.empty()) {
+    if (const std::string reason = refusal(layout, stored); !reason.empty()) {
       throw UnsupportedError(fmt::format("{}: tensor {} cannot be stored in format {}: {}", source.path(), tensor.name,
-                                         writer.format(), reason));
+                                         layout.name(), reason));
     }
-    plan.quantized.push_back({tensor.name, t.out_features, t.in_features, t.group_size, "", t.bits});
+    plan.quantized.push_back(
+        {tensor.name, t.out_features, t.in_features, t.group_size, "", t.bits, t.symmetric && t.minima.empty()});
     plan.symmetric = plan.symmetric && t.symmetric;
     plan.act_order = plan.act_order || !t.group_index.empty();
     rows = rows && t.group_size == t.in_features;
@@ -115,18 +107,20 @@ CheckpointPlan plan_conversion(const ModelSource& source, const CheckpointWriter
   const auto fewer = [](const auto& a, const auto& b) { return a.second < b.second; };
   plan.group_size = rows ? -1 : std::max_element(sizes.begin(), sizes.end(), fewer)->first;
   plan.bits = std::max_element(widths.begin(), widths.end(), fewer)->first;
+  // One linear with other zeros makes all asymmetric.
+  for (QuantizedLinear& l : plan.quantized) l.symmetric = plan.symmetric;
   for (const QuantizedLinear& l : plan.quantized) {
-    if (l.bits != plan.bits && writer.one_grid()) {
+    if (l.bits != plan.bits && layout.one_grid(plan.symmetric)) {
       throw UnsupportedError(
           fmt::format("{}: tensor {} cannot be stored in format {}: it has {} bits, others {}, and only native and "
                       "GPTQ have several widths",
-                      source.path(), l.name, writer.format(), l.bits, plan.bits));
+                      source.path(), l.name, layout.name(), l.bits, plan.bits));
     }
-    if (!writer.one_grid() || rows || l.group_size == std::min(plan.group_size, l.in_features)) continue;
+    if (!layout.one_grid(plan.symmetric) || rows || l.group_size == std::min(plan.group_size, l.in_features)) continue;
     throw UnsupportedError(
         fmt::format("{}: tensor {} cannot be stored in format {}: it has groups of {}, the others of {}, and only "
                     "native and GPTQ have several sizes",
-                    source.path(), l.name, writer.format(), l.group_size, plan.group_size));
+                    source.path(), l.name, layout.name(), l.group_size, plan.group_size));
   }
   return plan;
 }
@@ -199,15 +193,15 @@ class StagedResult {
 ConvertResult convert_model(const std::string& model, const std::string& output, const ConvertOptions& options,
                             const Observer& observer) try {
   const ThreadCount thread_count(options.threads);
-  const auto writer = CheckpointWriter::create(options.to);
+  const CheckpointWriter writer = CheckpointWriter::of(options.to);
   const auto source = ModelSource::open(model);
   source->check();
-  const bool to_floats = options.to == "f16";
+  const bool to_floats = writer.layout().widths().empty();
   if (!source->quantized() && !to_floats) {
     throw UnsupportedError(
-        fmt::format("{}: expected a quantized checkpoint (native, awq, gptq, gptq_v2, marlin), found {}; quantize "
+        fmt::format("{}: expected a quantized checkpoint ({}), found {}; quantize "
                     "makes one from it, --to f16 a folder in float16",
-                    source->path(), source->format()));
+                    source->path(), fmt::join(checkpoint_formats(), ", "), source->format()));
   }
   if (output.empty()) throw ArgumentError("output", "output: expected a folder, got nothing");
   refuse_own_folder(*source, output);
@@ -222,7 +216,7 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   } catch (const Error& e) {
     tracker.warn(fmt::format("the tokenizer goes along, but cannot be used as it is: {}", e.what()));
   }
-  CheckpointPlan plan = to_floats ? plan_dequantization(*source) : plan_conversion(*source, *writer, tracker);
+  CheckpointPlan plan = to_floats ? plan_dequantization(*source) : plan_conversion(*source, writer.layout(), tracker);
   if (!to_floats) {
     // The codes are the same, so what was measured of them holds.
     CardFacts facts = card_facts(source->path());
@@ -233,17 +227,17 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   }
   check_copied_tensors(*source, plan, tracker);
   const std::string& head = source->family().head;
-  if (options.to == "awq" && std::any_of(plan.quantized.begin(), plan.quantized.end(),
-                                         [&](const QuantizedLinear& l) { return l.name == head; })) {
+  if (!writer.layout().readers_load_head() && std::any_of(plan.quantized.begin(), plan.quantized.end(),
+                                                          [&](const QuantizedLinear& l) { return l.name == head; })) {
     tracker.warn(
-        fmt::format("{}: the head ({}) is quantized, and readers of AWQ checkpoints do not load a quantized "
-                    "head; use gptq, gptq_v2 or native",
-                    source->path(), head));
+        fmt::format("{}: the head ({}) is quantized, and readers of {} checkpoints do not load a "
+                    "quantized head; use gptq, gptq_v2 or native",
+                    source->path(), head, writer.layout().card_words(plan).text));
   }
   SourceProvider provider(*source);
   StagedResult staged(folder);
   const std::string place = folder.stage();
-  const WriteReport written = writer->write(*source, plan, provider, place, [&](int64_t done, int64_t total) {
+  const WriteReport written = writer.write(*source, plan, provider, place, [&](int64_t done, int64_t total) {
     if (total > 0) tracker.set_fraction(static_cast<double>(done) / static_cast<double>(total));
     tracker.enter("write", done, total);
   });

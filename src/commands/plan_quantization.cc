@@ -120,16 +120,16 @@ std::vector<PlannedSize> planned_sizes(const ModelSource& source, const Quantize
                                        const std::vector<LayerTensors>& layers) {
   std::vector<PlannedSize> sizes;
   for (const std::string& format : options.formats) {
-    const auto writer = CheckpointWriter::create(format);
+    const CheckpointWriter writer = CheckpointWriter::of(format);
     PlannedSize& size = sizes.emplace_back();
     size.format = format;
     if (chooses_bits(options)) {
-      const MostBytes most = most_bytes(source, options, recipe, layers, *writer);
+      const MostBytes most = most_bytes(source, options, recipe, layers, writer);
       size.bytes = most.linears;
       for (const auto& [name, bytes] : most.kept) size.bytes += bytes;
       size.parts = size_parts(source, most.kept, most.linears);
     } else {
-      const WriteReport report = writer->forecast(source, planned_checkpoint(source, recipe, layers));
+      const WriteReport report = writer.forecast(source, planned_checkpoint(source, recipe, layers));
       size.bytes = report.quantized_bytes + report.kept_bytes;
       size.parts = size_parts(source, report.kept, report.quantized_bytes);
     }

@@ -8,8 +8,6 @@
 #include <set>
 
 #include "mixed/knapsack.h"
-#include "pack/group_arrays.h"
-#include "pack/native.h"
 #include "recipe/linear_bits.h"
 
 namespace metal_marlin {
@@ -35,13 +33,13 @@ constexpr int64_t kLargestChosenGroup = 128;
 std::vector<Grid> holdable(const std::vector<Grid>& grids, const std::vector<const QuantizedWeight*>& weights,
                            const QuantizeOptions& options) {
   std::vector<Grid> out;
-  const auto writers = writers_of(options);
+  const auto layouts = layouts_of(options);
   for (const Grid& grid : grids) {
     const bool held =
         grid.bits == kUnquantizedBits || std::all_of(weights.begin(), weights.end(), [&](const QuantizedWeight* w) {
           if (grid.group_size > 0 && w->columns % grid.group_size != 0) return false;
-          return std::all_of(writers.begin(), writers.end(), [&](const auto& writer) {
-            return writer->refusal(w->rows, w->columns, grid.group_of(w->columns), grid.bits).empty();
+          return std::all_of(layouts.begin(), layouts.end(), [&](const Layout* layout) {
+            return layout->refusal(w->rows, w->columns, grid.group_of(w->columns), grid.bits).empty();
           });
         });
     if (held) out.push_back(grid);
@@ -72,23 +70,25 @@ double Sensitivity::interaction() const {
 }
 
 std::vector<Grid> grid_choices(const QuantizeOptions& options, const Recipe& recipe) {
-  const auto writers = writers_of(options);
+  const auto layouts = layouts_of(options);
   std::vector<Grid> out = {recipe.grid};
-  const bool one_grid = std::any_of(writers.begin(), writers.end(), [](const auto& w) { return w->one_grid(); });
+  const bool one_grid =
+      std::any_of(layouts.begin(), layouts.end(), [&](const Layout* l) { return l->one_grid(recipe.grid.symmetric); });
   if (!one_grid) {
     const int64_t usual = recipe.grid.group_size;
     for (const int64_t size : {2 * usual, usual / 2, usual / 4}) {
       const bool held =
-          std::all_of(writers.begin(), writers.end(), [&](const auto& w) { return size >= w->least_group(); });
+          std::all_of(layouts.begin(), layouts.end(), [&](const Layout* l) { return size >= l->least_group(); });
       if (!held || size > kLargestChosenGroup || size % 8 != 0) continue;
       Grid grid = recipe.grid;
       grid.group_size = size;
       out.push_back(grid);
     }
-    for (const int bits : kNativeWidths) {
+    for (const int bits : {3, 4, 5, 6, 8}) {
       Grid grid = recipe.grid;
       grid.bits = bits;
-      const bool held = std::all_of(writers.begin(), writers.end(), [&](const auto& w) { return has_width(*w, bits); });
+      const bool held =
+          std::all_of(layouts.begin(), layouts.end(), [&](const Layout* l) { return has_width(*l, bits); });
       if (bits != recipe.grid.bits && held) out.push_back(grid);
     }
   }

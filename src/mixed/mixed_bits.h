@@ -47,7 +47,7 @@ struct Sensitivity {
 };
 
 // Recipe::grid, and what the formats let a linear have in its place: groups of twice, half and a quarter of the size
-// (up to 128, from CheckpointWriter::least_group()), other widths, 16 bits; only the last where one of the formats has
+// (up to 128, from Layout::least_group()), other widths, 16 bits; only the last where one of the formats has
 // one grid for all.
 std::vector<Grid> grid_choices(const QuantizeOptions& options, const Recipe& recipe);
 // The sets of linears that are planned to be quantized, each with what every format can hold for all of it: the first

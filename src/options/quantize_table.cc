@@ -5,10 +5,10 @@
 #include <iterator>
 #include <limits>
 
+#include "layouts/layouts.h"
 #include "options/choices.h"
 #include "options/sources.h"
 #include "options/tables.h"
-#include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
 namespace {
@@ -31,7 +31,9 @@ std::string no_scales(const Options& asked) {
 bool set_bits(Options& o, const OptionValue& value) {
   if (const auto* bits = std::get_if<int64_t>(&value)) return set_option(o.bits, value) && *bits != 0;
   const auto* text = std::get_if<std::string>(&value);
-  if (text == nullptr || (*text != "3" && *text != "4" && *text != "8" && *text != "mixed")) return false;
+  if (text == nullptr) return false;
+  const bool digit = text->size() == 1 && text->front() >= '2' && text->front() <= '8';
+  if (!digit && *text != "mixed") return false;
   o.mixed_bits = *text == "mixed";
   o.bits = o.mixed_bits ? 4 : text->front() - '0';
   return true;
@@ -77,11 +79,11 @@ void add_quantization(Table& t) {
   OptionRow<Options>& bits =
       t.add(
            "--bits", [](auto& o) -> auto& { return o.bits; },
-           "Bits of a code; 3 and 8 in the formats native and gptq_v2, 8 also in gptq; mixed: each linear its own, as "
-           "--target-bits or --max-kl says")
+           "Bits of a code; awq and marlin hold 4, gptq 4 and 8, native and gptq_v2 3, 4 and 8, mlx all but 7, "
+           "compressed-tensors all; mixed: each linear its own, as --target-bits or --max-kl says")
           .of_kind(OptionKind::kChoice)
-          .one_of({"3", "4", "8", "mixed"})
-          .in_python("Literal[3, 4, 8, \"mixed\"]");
+          .one_of({"2", "3", "4", "5", "6", "7", "8", "mixed"})
+          .in_python("Literal[2, 3, 4, 5, 6, 7, 8, \"mixed\"]");
   bits.set = set_bits;
   t.add(
        "--target-bits", [](auto& o) -> auto& { return o.target_bits; },
@@ -118,7 +120,7 @@ void add_choices(Table& t) {
       });
   t.add(
        "--linear-bits", [](auto& o) -> auto& { return o.linear_bits; },
-       "Bits (3, 4, 8; 16: not quantized) and group size of the weights whose names match a shell pattern, e.g. "
+       "Bits (2 to 8; 16: not quantized) and group size of the weights whose names match a shell pattern, e.g. "
        "'*.down_proj.*=8'; the last that matches counts")
       .called("PATTERN=BITS[:GROUP]");
   t.add(

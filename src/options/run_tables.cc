@@ -1,8 +1,8 @@
 // Options of generate, convert and bench.
 #include <limits>
 
+#include "layouts/layouts.h"
 #include "options/tables.h"
-#include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
 namespace {

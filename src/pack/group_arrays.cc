@@ -10,6 +10,7 @@
 
 #include "core/checked.h"
 #include "core/counted.h"
+#include "core/half.h"
 #include "pack/bit_runs.h"
 #include "pack/nibbles.h"
 
@@ -50,15 +51,21 @@ void check_packable(const QuantizedTensor& t, const std::string& name, const Lay
     throw ArgumentError(fmt::format(
         "{}: its groups are in act order (g_idx); the {} layout holds consecutive groups only", name, layout.name));
   }
-  if (!t.minima.empty() || t.scale_type != ScaleType::kF16) {
+  if ((!t.minima.empty() || t.scale_type != ScaleType::kF16) && !layout.minima) {
     throw ArgumentError(fmt::format("{}: the {} layout holds zeros and float16 scales, found {}", name, layout.name,
                                     t.minima.empty() ? "bfloat16 scales" : "minima"));
   }
   const auto most = std::max_element(t.zeros.begin(), t.zeros.end());
   if (*most >> t.bits != 0) throw ArgumentError(fmt::format("{}: zero {} above {}", name, *most, (1 << t.bits) - 1));
+  if (!t.minima.empty() && t.minima.size() != groups) {
+    throw ArgumentError(fmt::format("{}: expected {} minima, found {}", name, groups, t.minima.size()));
+  }
+  const uint32_t exponent = t.scale_type == ScaleType::kF16 ? 0x7c00u : 0x7f80u;
   uint32_t not_finite = 0;
-  for (const uint16_t scale : t.scales) not_finite |= static_cast<uint32_t>(!is_finite_f16(scale));
+  for (const uint16_t scale : t.scales) not_finite |= static_cast<uint32_t>((scale & exponent) == exponent);
   if (not_finite != 0) throw ArgumentError(fmt::format("{}: a scale is not finite", name));
+  for (const uint16_t minimum : t.minima) not_finite |= static_cast<uint32_t>((minimum & exponent) == exponent);
+  if (not_finite != 0) throw ArgumentError(fmt::format("{}: a minimum is not finite", name));
 }
 
 void refuse_codes(const QuantizedTensor& t, const std::string& name) {
@@ -175,6 +182,67 @@ void unpack_scales(const TensorView& scales, QuantizedTensor& t, const std::stri
   }
   t.scales.resize(values.size());
   transpose_array(values.data(), t.groups(), t.out_features, t.scales.data());
+}
+
+std::vector<float> read_group_floats(const TensorView& part, int64_t out_features, int64_t groups,
+                                     const std::string& name, const char* what) {
+  if (part.dtype != DType::kF16 && part.dtype != DType::kBF16 && part.dtype != DType::kF32) {
+    throw FormatError(fmt::format("{}: {}: expected F16, BF16 or F32, found {}", name, what, dtype_name(part.dtype)));
+  }
+  const std::array<int64_t, 2> shape = {out_features, groups};
+  expect_part(part, part.dtype, shape, name, what);
+  std::vector<float> values(static_cast<size_t>(out_features * groups));
+  if (part.dtype == DType::kF32) {
+    if (!values.empty()) std::memcpy(values.data(), part.bytes.data(), part.bytes.size());
+  } else {
+    for (size_t i = 0; i < values.size(); ++i) {
+      uint16_t bits = 0;
+      std::memcpy(&bits, part.bytes.data() + 2 * i, 2);
+      values[i] = part.dtype == DType::kF16 ? f16_to_f32(bits) : bf16_to_f32(bits);
+    }
+  }
+  const auto bad = std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
+  if (bad != values.end()) {
+    const int64_t at = bad - values.begin();
+    throw FormatError(
+        fmt::format("{}: {}: of output {}, group {}, is not finite", name, what, at / groups, at % groups));
+  }
+  return values;
+}
+
+std::optional<ScaleType> exact_type(std::span<const float> values) noexcept {
+  for (const ScaleType type : {ScaleType::kF16, ScaleType::kBF16}) {
+    const bool exact = std::all_of(values.begin(), values.end(),
+                                   [&](float v) { return decode_scale(encode_scale(v, type), type) == v; });
+    if (exact) return type;
+  }
+  return std::nullopt;
+}
+
+std::vector<uint16_t> encode_all(std::span<const float> values, ScaleType type) {
+  std::vector<uint16_t> bits(values.size());
+  std::transform(values.begin(), values.end(), bits.begin(), [&](float v) { return encode_scale(v, type); });
+  return bits;
+}
+
+void set_group_floats(std::span<const float> scales, std::span<const float> minima, const std::string& name,
+                      QuantizedTensor& tensor) {
+  std::vector<float> all(scales.begin(), scales.end());
+  all.insert(all.end(), minima.begin(), minima.end());
+  const auto type = exact_type(all);
+  if (!type) {
+    throw UnsupportedError(
+        fmt::format("{}: its scales are stored in 32 bits, and neither float16 nor bfloat16 holds "
+                    "them exactly",
+                    name));
+  }
+  tensor.scale_type = *type;
+  tensor.scales = encode_all(scales, *type);
+  tensor.minima = encode_all(minima, *type);
+}
+
+DType dtype_of(ScaleType type) noexcept {
+  return type == ScaleType::kF16 ? DType::kF16 : DType::kBF16;
 }
 
 }  // namespace metal_marlin

@@ -1,8 +1,10 @@
 // What the layouts share: checks of a QuantizedTensor before packing, checks of stored parts before unpacking, and the
-// arrays with one value per group. These are [out, groups] in memory and [groups, out] in every layout of this folder.
+// arrays with one value per group. These are [out, groups] in memory and in layouts of rows (row_stream.h), [groups,
+// out] in the others.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +21,7 @@ struct LayoutLimits {
   std::vector<int> widths = {4};  // bits of a code
   bool short_groups = false;      // the last group of a row
   bool scattered_groups = false;  // act order
+  bool minima = false;            // in place of zeros; bfloat16 scales too
 };
 // "4" of {4}, "3, 4 or 8" of {3, 4, 8}.
 std::string list_widths(std::span<const int> widths);
@@ -48,6 +51,19 @@ void pack_zero_words(const QuantizedTensor& tensor, bool interleaved, uint8_t mi
 void unpack_zero_words(const std::byte* words, bool interleaved, uint8_t plus, QuantizedTensor& tensor);
 // Fills tensor.scales. Throws FormatError when a scale is not finite.
 void unpack_scales(const TensorView& scales, QuantizedTensor& tensor, const std::string& name);
+
+// Floats of groups [out, groups] that a layout stores row by row, in any float type. FormatError naming `name` for
+// another type or shape, and for one that is not finite.
+std::vector<float> read_group_floats(const TensorView& part, int64_t out_features, int64_t groups,
+                                     const std::string& name, const char* what);
+// The 16-bit type that holds all of `values` exactly, float16 where both do; nothing where none does.
+std::optional<ScaleType> exact_type(std::span<const float> values) noexcept;
+std::vector<uint16_t> encode_all(std::span<const float> values, ScaleType type);
+// The scales, and minima unless empty, in one type. UnsupportedError naming `name` where float16 and bfloat16 would
+// both lose bits of them.
+void set_group_floats(std::span<const float> scales, std::span<const float> minima, const std::string& name,
+                      QuantizedTensor& tensor);
+DType dtype_of(ScaleType type) noexcept;
 
 bool is_finite_f16(uint16_t bits) noexcept;
 

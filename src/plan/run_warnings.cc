@@ -64,7 +64,8 @@ CheckpointPlan planned_checkpoint(const ModelSource& source, const Recipe& recip
   plan.bits = recipe.grid.bits;
   for (const LayerTensors& layer : layers) {
     for (const QuantizedWeight& w : layer.quantized)
-      plan.quantized.push_back({w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits});
+      plan.quantized.push_back(
+          {w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits, w.grid.symmetric});
   }
   if (recipe.scales == ScaleMethod::kNone) return plan;
   for (size_t layer = 0; layer < layers.size(); ++layer) {
@@ -116,7 +117,7 @@ std::vector<std::string> narrowed_tensors(const ModelSource& source, const Quant
   std::unordered_set<std::string> seen;
   const CheckpointPlan plan = planned_checkpoint(source, recipe, layers);
   for (const std::string& format : options.formats) {
-    for (const std::string& name : CheckpointWriter::create(format)->forecast(source, plan).narrowed) {
+    for (const std::string& name : CheckpointWriter::of(format).forecast(source, plan).narrowed) {
       if (seen.insert(name).second) names.push_back(name);
     }
   }

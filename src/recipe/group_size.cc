@@ -12,9 +12,9 @@
 #include <tuple>
 #include <vector>
 
+#include "layouts/layouts.h"
 #include "recipe/recipe.h"
 #include "recipe/tensor_plan.h"
-#include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
 namespace {
@@ -33,7 +33,7 @@ struct Linear {
 class GroupSizes {
  public:
   GroupSizes(const ModelSource& source, const QuantizeOptions& options) : bits_(options.bits) {
-    for (const std::string& format : options.formats) writers_.push_back(CheckpointWriter::create(format));
+    for (const std::string& format : options.formats) layouts_.push_back(&layout_named(format));
     std::set<std::tuple<std::string, int64_t, int64_t>> seen;
     for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
       const std::string prefix = fmt::format("{}{}.", source.family().layer_prefix, layer);
@@ -77,8 +77,8 @@ class GroupSizes {
   bool fits(const Linear& l, int64_t size) const {
     if (size > 0 && l.columns % size != 0) return false;
     const int64_t group = size > 0 ? size : l.columns;
-    return std::all_of(writers_.begin(), writers_.end(),
-                       [&](const auto& w) { return w->refusal(l.rows, l.columns, group, bits_).empty(); });
+    return std::all_of(layouts_.begin(), layouts_.end(),
+                       [&](const Layout* layout) { return layout->refusal(l.rows, l.columns, group, bits_).empty(); });
   }
   bool holdable(const Linear& l) const {
     for (int64_t size = kStep; size <= l.columns; size += kStep) {
@@ -88,7 +88,7 @@ class GroupSizes {
   }
 
   int bits_;
-  std::vector<std::unique_ptr<CheckpointWriter>> writers_;
+  std::vector<const Layout*> layouts_;
   std::vector<Linear> linears_;
 };
 

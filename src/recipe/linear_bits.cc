@@ -9,7 +9,6 @@
 #include "options/choices.h"
 #include "options/sources.h"
 #include "pack/group_arrays.h"
-#include "pack/native.h"
 #include "recipe/pattern_hint.h"
 #include "recipe/tensor_plan.h"
 
@@ -32,7 +31,7 @@ BitsPattern parse_pattern(const std::string& text, const Grid& usual) {
   const auto fail = [&] {
     throw ArgumentError(
         "linear-bits",
-        fmt::format("--linear-bits: expected PATTERN=BITS or PATTERN=BITS:GROUP with BITS of 3, 4, 8 or 16, such as "
+        fmt::format("--linear-bits: expected PATTERN=BITS or PATTERN=BITS:GROUP with BITS of 2 to 8 or 16, such as "
                     "'*.down_proj.*=8', found '{}'",
                     text));
   };
@@ -47,8 +46,7 @@ BitsPattern parse_pattern(const std::string& text, const Grid& usual) {
   const size_t colon = text.find(':', at);
   BitsPattern out{text.substr(0, at), usual, text};
   const int64_t bits = number(at + 1, std::min(colon, text.size()));
-  if (bits != kUnquantizedBits && std::find(kNativeWidths.begin(), kNativeWidths.end(), bits) == kNativeWidths.end())
-    fail();
+  if (bits != kUnquantizedBits && (bits < 2 || bits > 8)) fail();
   out.grid.bits = static_cast<int>(bits);
   if (colon != std::string::npos) {
     out.grid.group_size = number(colon + 1, text.size());
@@ -68,20 +66,20 @@ void require_holdable(const BitsPattern& p, const QuantizedWeight& w, const Quan
         fmt::format("--linear-bits {}: groups of {} do not divide the in_features {} of {}; choose another size",
                     p.text, p.grid.group_size, w.columns, w.name));
   }
-  for (const auto& writer : writers_of(options)) {
+  for (const Layout* layout : layouts_of(options)) {
     std::string reason;
-    if (writer->one_grid() && !same_grid(p.grid, recipe.grid)) {
+    if (layout->one_grid(recipe.grid.symmetric) && !same_grid(p.grid, recipe.grid)) {
       reason = fmt::format("has one grid for all linears ({}), which may be left in 16 bits", grid_name(recipe.grid));
-    } else if (!has_width(*writer, p.grid.bits)) {
-      reason = fmt::format("holds {} bits, not {}", list_widths(writer->widths()), p.grid.bits);
-    } else if (std::string shape = writer->refusal(w.rows, w.columns, p.grid.group_of(w.columns), p.grid.bits);
+    } else if (!has_width(*layout, p.grid.bits)) {
+      reason = fmt::format("holds {} bits, not {}", list_widths(layout->widths()), p.grid.bits);
+    } else if (std::string shape = layout->refusal(w.rows, w.columns, p.grid.group_of(w.columns), p.grid.bits);
                !shape.empty()) {
       reason = fmt::format("cannot hold {} so: {}", w.name, shape);
     }
     if (!reason.empty())
       throw ArgumentError("linear-bits",
                           fmt::format("--linear-bits {}: the format {} {}; choose other bits, or another --format",
-                                      p.text, writer->format(), reason));
+                                      p.text, layout->name(), reason));
   }
 }
 
@@ -91,14 +89,14 @@ bool same_grid(const Grid& a, const Grid& b) {
   return a.bits == b.bits && (a.bits == kUnquantizedBits || a.group_size == b.group_size);
 }
 
-std::vector<std::unique_ptr<CheckpointWriter>> writers_of(const QuantizeOptions& options) {
-  std::vector<std::unique_ptr<CheckpointWriter>> writers;
-  for (const std::string& format : options.formats) writers.push_back(CheckpointWriter::create(format));
-  return writers;
+std::vector<const Layout*> layouts_of(const QuantizeOptions& options) {
+  std::vector<const Layout*> layouts;
+  for (const std::string& format : options.formats) layouts.push_back(&layout_named(format));
+  return layouts;
 }
 
-bool has_width(const CheckpointWriter& writer, int bits) {
-  const auto widths = writer.widths();
+bool has_width(const Layout& layout, int bits) {
+  const auto widths = layout.widths();
   return std::find(widths.begin(), widths.end(), bits) != widths.end();
 }
 

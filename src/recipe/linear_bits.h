@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "checkpoint/model_source.h"
+#include "layouts/layouts.h"
 #include "recipe/recipe.h"
-#include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
 
@@ -22,8 +22,8 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
 void check_mixed(const QuantizeOptions& options, const Recipe& recipe);
 
 // One writer for each of options.formats.
-std::vector<std::unique_ptr<CheckpointWriter>> writers_of(const QuantizeOptions& options);
-bool has_width(const CheckpointWriter& writer, int bits);
+std::vector<const Layout*> layouts_of(const QuantizeOptions& options);
+bool has_width(const Layout& layout, int bits);
 // Whether linears of both are stored alike.
 bool same_grid(const Grid& a, const Grid& b);
 

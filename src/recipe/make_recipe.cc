@@ -13,38 +13,54 @@
 #include "recipe/linear_bits.h"
 #include "recipe/tensor_plan.h"
 #include "recipe/text_options.h"
-#include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
 namespace {
 
-void require_width(const CheckpointWriter& writer, int bits) {
-  const auto widths = writer.widths();
+void require_width(const Layout& layout, int bits) {
+  const auto widths = layout.widths();
   if (std::find(widths.begin(), widths.end(), bits) != widths.end()) return;
   throw ArgumentError("format",
                       fmt::format("--format {0}: {0} holds {1} bits, not {2}; use --bits {1}, or another format",
-                                  writer.format(), list_widths(widths), bits));
+                                  layout.name(), list_widths(widths), bits));
 }
 
-// ArgumentError when the format cannot hold the grid. Marlin refuses so many shapes that most linears would stay in 16
-// bits; with it the linears are named in an error instead.
-void require_holdable(const CheckpointWriter& writer, const Grid& grid, const ModelSource& source,
+// ArgumentError when the format cannot hold the grid. Of a layout that refuses most shapes the linears are named in an
+// error, because they would stay in 16 bits.
+void require_holdable(const Layout& layout, const Grid& grid, const ModelSource& source,
                       const QuantizeOptions& options) {
-  if (const std::string reason = writer.refusal_of(grid); !reason.empty()) {
-    throw ArgumentError("format", fmt::format("--format {0}: {0} {1}; use {2}, or another format", writer.format(),
+  if (const std::string reason = layout.refusal_of(grid); !reason.empty()) {
+    throw ArgumentError("format", fmt::format("--format {0}: {0} {1}; use {2}, or another format", layout.name(),
                                               reason, grid.symmetric ? "--group-size 128 or -1" : "--scheme sym"));
   }
-  if (writer.format() != std::string("marlin")) return;
+  if (!layout.picky()) return;
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
     for (const QuantizedWeight& w : layer_tensors(source, layer, options).quantized) {
-      if (const std::string reason = writer.refusal(w.rows, w.columns, grid.group_of(w.columns), grid.bits);
+      if (const std::string reason = layout.refusal(w.rows, w.columns, grid.group_of(w.columns), grid.bits);
           !reason.empty()) {
         throw ArgumentError(
-            "format", fmt::format("--format marlin: {}: {}; leave it in 16 bits with --skip, or choose another format",
-                                  w.name, reason));
+            "format", fmt::format("--format {}: {}: {}; leave it in 16 bits with --skip, or choose another format",
+                                  layout.name(), w.name, reason));
       }
     }
   }
+}
+
+// Whether the asymmetric grid has minima, as layouts that store them want it. ArgumentError where the formats want
+// both.
+bool has_minima(const QuantizeOptions& options, const Grid& grid) {
+  if (grid.symmetric) return false;
+  const Layout* with = nullptr;
+  const Layout* without = nullptr;
+  for (const std::string& format : options.formats) {
+    const Layout& layout = layout_named(format);
+    (layout.holds_minima() ? with : without) = &layout;
+  }
+  if (with == nullptr || without == nullptr) return with != nullptr;
+  throw ArgumentError(
+      "format", fmt::format("--format {0},{1}: {0} stores zeros that are codes and {1} minima in 16 bits, so that an "
+                            "asymmetric result of one is none of the other; use --scheme sym, or run once for each",
+                            without->name(), with->name()));
 }
 
 }  // namespace
@@ -59,16 +75,17 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
                           fmt::format("--format: expected one of {}, found \"{}\"", fmt::join(known, ", "), f));
     }
     if (!formats.insert(f).second) throw ArgumentError("format", fmt::format("--format: \"{}\" is named twice", f));
-    require_width(*CheckpointWriter::create(f), o.bits);
+    require_width(layout_named(f), o.bits);
   }
   if (formats.empty())
     throw ArgumentError("format",
                         fmt::format("--format: expected at least one of {}", fmt::join(checkpoint_formats(), ", ")));
   r.grid.group_size = resolve_group_size(source, o);
+  r.grid.minimum = has_minima(o, r.grid);
   for (const std::string& f : o.formats) {
-    const auto writer = CheckpointWriter::create(f);
-    require_holdable(*writer, r.grid, source, o);
-    r.least_zero = std::max(r.least_zero, writer->least_zero());
+    const Layout& layout = layout_named(f);
+    require_holdable(layout, r.grid, source, o);
+    r.least_zero = std::max(r.least_zero, layout.least_zero());
   }
   check_sizes(o);
   check_sizes(o.evaluation);

@@ -6,8 +6,6 @@
 #include <algorithm>
 
 #include "kernels/gemm.h"
-#include "pack/group_arrays.h"
-#include "pack/native.h"
 #include "recipe/presets.h"
 
 namespace metal_marlin {
@@ -32,8 +30,8 @@ Recipe stages_of(const QuantizeOptions& o) {
   r.first_token_weight = *s.first_token_weight;
   r.least_damping = o.damping.value_or(GptqOptions{}.damping);
   r.rounding.gptq.damping = r.guard ? most_damping(r.least_damping, s.scheme) : *s.damping;
-  if (std::find(kNativeWidths.begin(), kNativeWidths.end(), o.bits) == kNativeWidths.end()) {
-    throw ArgumentError("bits", fmt::format("--bits: expected {}, found {}", list_widths(kNativeWidths), o.bits));
+  if (o.bits < 2 || o.bits > 8) {
+    throw ArgumentError("bits", fmt::format("--bits: expected 2 to 8, found {}", o.bits));
   }
   r.grid.bits = o.bits;
   return r;

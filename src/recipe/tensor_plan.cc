@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <array>
 
-#include "write/checkpoint_writer.h"
+#include "layouts/layouts.h"
 
 namespace metal_marlin {
 
@@ -67,8 +67,7 @@ LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const Qua
       continue;
     }
     for (const std::string& format : options.formats) {
-      const std::string r =
-          CheckpointWriter::create(format)->refusal(w.rows, w.columns, w.grid.group_of(w.columns), w.grid.bits);
+      const std::string r = layout_named(format).refusal(w.rows, w.columns, w.grid.group_of(w.columns), w.grid.bits);
       if (reason.empty() && !r.empty()) reason = fmt::format("{}: {}", format, r);
     }
     if (reason.empty()) {

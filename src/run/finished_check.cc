@@ -40,12 +40,16 @@ void check_finished(const ModelSource& source, int64_t layer, const LayerTensors
     const auto it = finished.quantized.find(w.name);
     if (it == finished.quantized.end()) fail(w.name, "its codes", "none");
     const QuantizedTensor& q = it->second;
-    const auto text = [](int64_t rows, int64_t columns, int bits, int64_t group, bool symmetric) {
-      return fmt::format("[{}, {}] in {} bits, groups of {}, {}", rows, columns, bits, group,
-                         symmetric ? "symmetric" : "asymmetric");
+    const auto text = [](int64_t rows, int64_t columns, const Grid& grid) {
+      return fmt::format("[{}, {}] in {} bits, groups of {}, {}, scales in {}", rows, columns, grid.bits,
+                         grid.group_of(columns),
+                         grid.symmetric ? "symmetric"
+                         : grid.minimum ? "with minima"
+                                        : "asymmetric",
+                         grid.scale_type == ScaleType::kF16 ? "float16" : "bfloat16");
     };
-    const std::string expected = text(w.rows, w.columns, w.grid.bits, w.grid.group_of(w.columns), w.grid.symmetric);
-    const std::string found = text(q.out_features, q.in_features, q.bits, q.group_size, q.symmetric);
+    const std::string expected = text(w.rows, w.columns, w.grid);
+    const std::string found = text(q.out_features, q.in_features, q.grid());
     if (expected != found) fail(w.name, expected, found);
   }
   if (finished.quantized.size() != tensors.quantized.size()) {

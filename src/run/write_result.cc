@@ -36,7 +36,7 @@ CheckpointPlan result_plan(const Recipe& recipe, std::span<const LayerTensors> l
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     const BlockRecord& record = blocks[layer];
     for (const QuantizedWeight& w : layers[layer].quantized) {
-      QuantizedLinear q{w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits};
+      QuantizedLinear q{w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits, w.grid.symmetric};
       for (const ScaleRecord& scale : record.scales) {
         if (scale.tap == input_name(input_of(w.slots.front().kind))) q.folded = scale.producer;
       }
@@ -81,8 +81,8 @@ std::vector<std::pair<std::string, WriteReport>> write_formats(
   for (const std::string& format : formats) {
     const std::string folder = formats.size() == 1 ? place : (fs::path(place) / format).string();
     JournalProvider provider(read, layer_of);
-    const auto writer = CheckpointWriter::create(format);
-    reports.emplace_back(format, writer->write(source, plan, provider, folder, [&](int64_t done, int64_t total) {
+    const CheckpointWriter writer = CheckpointWriter::of(format);
+    reports.emplace_back(format, writer.write(source, plan, provider, folder, [&](int64_t done, int64_t total) {
       tracker.enter("write", done, total);
     }));
   }

@@ -9,18 +9,9 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "layouts/layout_plan.h"
 
 namespace metal_marlin {
-
-// A linear's weight that is stored as codes. Families that fuse linears in one tensor have one entry for the tensor.
-struct QuantizedLinear {
-  std::string name;  // "model.layers.0.self_attn.q_proj.weight"
-  int64_t out_features = 0;
-  int64_t in_features = 0;
-  int64_t group_size = 0;  // never -1, as in QuantizedTensor
-  std::string folded;  // module that took the per-input-channel scale, "model.layers.0.input_layernorm"; empty: none
-  int bits = 4;        // of a code
-};
 
 // A tensor whose values differ from the source's: a norm, a bias, or a weight left in 16 bits, into which scales were
 // folded. It has the source's shape.
@@ -35,21 +26,14 @@ struct SkippedTensor {
   uint64_t bytes = 0;  // in the file; write() fills it in
 };
 
-struct CheckpointPlan {
-  int64_t group_size = 128;  // -1: the whole row
-  bool symmetric = true;
-  int bits = 4;  // of most linears
-  std::vector<QuantizedLinear> quantized;
+struct CheckpointPlan : LayoutPlan {
   std::vector<ChangedTensor> changed;
   std::vector<SkippedTensor> skipped;        // linears left in 16 bits, with the reason; passed through to the report
   uint64_t max_shard_bytes = 5'000'000'000;  // of tensor data in one file; a linear's parts are never split
   uint64_t held_bytes = 64u << 20;           // of packed parts kept in memory until their turn in the file, beside
                                              // those of the linear at hand
   uint64_t whole_bytes = 64u << 20;          // larger unchanged tensors (embedding, head) pass by runs of rows
-  bool act_order = false;                    // some linear's groups are in act order (for GPTQ's config)
-  bool keep_types = false;                   // GPTQ: other tensors keep their type instead of becoming float16
   bool chat_template = false;                // the model has one; write() fills it in
-  std::string head;                          // module of the head, "lm_head"; write() fills it in
   std::string base_model;                    // for the model card: "org/name"; empty: what the source's path tells
   std::string method;                        // for the model card: "awq-paper", ...
   std::string calibration;     // for the model card: a sentence on the text of the statistics; empty: not stated
@@ -86,8 +70,5 @@ struct WriteReport {
 
   uint64_t total_bytes() const noexcept;  // of the files
 };
-
-// The formats of quantized checkpoints: "native", "awq", "gptq", "gptq_v2", "marlin".
-const std::vector<std::string>& checkpoint_formats();
 
 }  // namespace metal_marlin

@@ -18,7 +18,6 @@
 #include "core/counted.h"
 #include "core/files/held_folder.h"
 #include "core/half.h"
-#include "pack/group_arrays.h"
 #include "write/float_conversion.h"
 #include "write/model_card.h"
 
@@ -61,15 +60,6 @@ struct Shard {
   uint64_t bytes = 0;
 };
 
-// Returns why the format cannot hold the linear; empty when it can.
-std::string refusal_of_linear(const CheckpointWriter& writer, const QuantizedLinear& l) {
-  const auto widths = writer.widths();
-  if (std::find(widths.begin(), widths.end(), l.bits) == widths.end()) {
-    return fmt::format("it holds {} bits, not {}", list_widths(widths), l.bits);
-  }
-  return writer.refusal(l.out_features, l.in_features, l.group_size, l.bits);
-}
-
 bool is_weights_name(std::string name) {
   if (name.ends_with(".tmp")) name.resize(name.size() - 4);
   if (name == "model.safetensors.index.json") return true;
@@ -103,48 +93,6 @@ void refuse_own_folder(const ModelSource& source, const std::string& folder) {
   }
 }
 
-std::string CheckpointWriter::refusal_of(const Grid& grid) const {
-  const auto held = widths();
-  if (std::find(held.begin(), held.end(), grid.bits) != held.end()) return {};
-  return fmt::format("holds {} bits, not {}", list_widths(held), grid.bits);
-}
-
-void require_one_grid(const CheckpointPlan& plan, const char* what) {
-  for (const QuantizedLinear& linear : plan.quantized) {
-    if (linear.bits != plan.bits) {
-      throw ArgumentError(
-          fmt::format("{}: {} has one number of bits, expected {}, found {}; use the native format or one number",
-                      linear.name, what, plan.bits, linear.bits));
-    }
-    const int64_t usual = plan.group_size < 0 ? linear.in_features : plan.group_size;
-    if (linear.group_size != std::min(usual, linear.in_features)) {
-      throw ArgumentError(
-          fmt::format("{}: {} has one group size, expected {}, found {}; use the native format or one group size",
-                      linear.name, what, usual, linear.group_size));
-    }
-  }
-}
-
-void set_model_type_f16(nlohmann::json& config) {
-  // Older readers know one of these keys, newer readers the other.
-  config["torch_dtype"] = "float16";
-  config["dtype"] = "float16";
-  for (auto& [key, value] : config.items()) {
-    if (!value.is_object() || !key.ends_with("_config")) continue;
-    for (const char* name : {"torch_dtype", "dtype"}) {
-      if (value.contains(name)) value[name] = "float16";
-    }
-  }
-}
-
-std::string module_name(const std::string& weight) {
-  constexpr std::string_view kSuffix = ".weight";
-  if (!weight.ends_with(kSuffix) || weight.size() == kSuffix.size()) {
-    throw ArgumentError(fmt::format("{}: expected a linear's weight, a name ending in .weight", weight));
-  }
-  return weight.substr(0, weight.size() - kSuffix.size());
-}
-
 uint64_t WriteReport::total_bytes() const noexcept {
   uint64_t sum = 0;
   for (const WrittenFile& file : files) sum += file.bytes;
@@ -153,7 +101,7 @@ uint64_t WriteReport::total_bytes() const noexcept {
 
 // State of one write().
 struct CheckpointWriter::Job {
-  const CheckpointWriter& writer;
+  const Layout& layout;
   const ModelSource& source;
   CheckpointPlan plan;
   TensorProvider& provider;
@@ -202,12 +150,12 @@ std::vector<Item> CheckpointWriter::Job::items() {
                                         l.in_features, shape_string(tensor.shape)));
       }
       const std::string reason =
-          l.group_size < 1 ? fmt::format("group size {}", l.group_size) : refusal_of_linear(writer, l);
+          l.group_size < 1 ? fmt::format("group size {}", l.group_size) : refusal_of_linear(layout, l);
       if (!reason.empty())
-        throw ArgumentError(fmt::format("{}: not possible in format {}: {}", l.name, writer.format(), reason));
+        throw ArgumentError(fmt::format("{}: not possible in format {}: {}", l.name, layout.name(), reason));
       item.kind = Item::Kind::kQuantized;
       item.linear = &l;
-      item.tensors = writer.parts(l);
+      item.tensors = layout.parts(l);
       const std::string module = module_name(l.name);
       for (TensorInfo& part : item.tensors) part.name = module + "." + part.name;
       ++found;
@@ -220,7 +168,7 @@ std::vector<Item> CheckpointWriter::Job::items() {
         item.from = c->second;
         ++found;
       }
-      item.tensors = {{tensor.name, is_float(item.from) ? writer.kept_type(item.from, plan) : item.from, tensor.shape}};
+      item.tensors = {{tensor.name, is_float(item.from) ? layout.kept_type(item.from, plan) : item.from, tensor.shape}};
     }
     const uint64_t weights = elements_of(tensor.shape);
     const uint64_t bytes = item.bytes();
@@ -268,7 +216,7 @@ void CheckpointWriter::Job::write_weights(std::vector<Shard>& shards) {
   for (int i = 0; i < count; ++i) {
     std::string name = count == 1 ? "model" : shard_name(i + 1, count);
     if (name.ends_with(kExtension)) name.resize(name.size() - kExtension.size());
-    name += writer.weights_suffix();
+    name += layout.weights_suffix();
     write_shard(shards[static_cast<size_t>(i)], name);
     current.insert(name);
     add_file(name);
@@ -276,7 +224,7 @@ void CheckpointWriter::Job::write_weights(std::vector<Shard>& shards) {
       for (const TensorInfo& t : item.tensors) index.weight_map[t.name] = name;
     }
   }
-  if (count > 1) {
+  if (count > 1 || layout.always_has_index()) {
     const std::string name = "model.safetensors.index.json";
     write_index(folder + "/" + name, index);
     current.insert(name);
@@ -286,17 +234,17 @@ void CheckpointWriter::Job::write_weights(std::vector<Shard>& shards) {
 }
 
 void CheckpointWriter::Job::write_shard(const Shard& shard, const std::string& name) {
-  std::vector<TensorInfo> layout;
+  std::vector<TensorInfo> tensors;
   std::unordered_map<std::string, const Item*> owner;
   for (const Item& item : shard.items) {
     for (const TensorInfo& t : item.tensors) {
-      layout.push_back(t);
+      tensors.push_back(t);
       if (!owner.emplace(t.name, &item).second) {
         throw FormatError(fmt::format("{}: two tensors would be stored as {}", source.path(), t.name));
       }
     }
   }
-  SafetensorsWriter file(folder + "/" + name, std::move(layout), writer.metadata(plan));
+  SafetensorsWriter file(folder + "/" + name, std::move(tensors), layout.metadata(plan));
   std::unordered_map<std::string, size_t> turn;
   for (size_t i = 0; i < file.order().size(); ++i) turn[file.order()[i].name] = i;
   for (const TensorInfo& t : file.order()) {
@@ -324,7 +272,7 @@ OwnedTensor CheckpointWriter::Job::packed_part(const Item& item, const std::stri
   const QuantizedLinear& l = *item.linear;
   PackedTensor packed;
   {
-    const QuantizedTensor tensor = provider.quantized(l.name);
+    QuantizedTensor tensor = provider.quantized(l.name);
     validate(tensor, l.name);
     if (tensor.out_features != l.out_features || tensor.in_features != l.in_features ||
         tensor.group_size != l.group_size || tensor.bits != l.bits) {
@@ -333,7 +281,13 @@ OwnedTensor CheckpointWriter::Job::packed_part(const Item& item, const std::stri
                       l.name, l.out_features, l.in_features, l.group_size, l.bits, tensor.out_features,
                       tensor.in_features, tensor.group_size, tensor.bits));
     }
-    packed = writer.pack(tensor, l.name);
+    tensor.symmetric = tensor.symmetric && l.symmetric;  // zeros in the middle are stored among others
+    packed = layout.pack(tensor, l.name);
+    if (packed.parts.size() != item.tensors.size()) {
+      throw ArgumentError(fmt::format("{}: planned as {}, delivered {}", l.name,
+                                      l.symmetric ? "symmetric" : "asymmetric",
+                                      tensor.symmetric ? "symmetric" : "with other zeros"));
+    }
   }
   const std::string module = module_name(l.name);
   OwnedTensor wanted;
@@ -448,12 +402,13 @@ void CheckpointWriter::Job::write_rest() {
   report.skipped = plan.skipped;
   for (SkippedTensor& s : report.skipped) s.bytes = report.kept[s.name];
   const std::string base = plan.base_model.empty() ? source_name_of(source.path()) : plan.base_model;
-  write_text_file(folder + "/README.md", render_model_card(base, source.family().name, writer.format(), plan, report));
+  write_text_file(folder + "/README.md", render_model_card(base, source.family().name, layout, plan, report));
   add_file("README.md");
   nlohmann::json config = source.config_json();
   config.erase("quantization_config");
-  writer.configure(plan, kept_modules(), config);
-  for (const auto& [name, content] : writer.more_files(config)) {
+  config.erase("quantization");  // MLX's
+  layout.configure(plan, kept_modules(), config);
+  for (const auto& [name, content] : layout.more_files(config)) {
     write_text_file(folder + "/" + name, content);
     add_file(name);
   }
@@ -463,9 +418,9 @@ void CheckpointWriter::Job::write_rest() {
 
 WriteReport CheckpointWriter::write(const ModelSource& source, const CheckpointPlan& given, TensorProvider& provider,
                                     const std::string& folder, const WriteProgress& progress) const {
-  Job job{*this, source, given, provider, folder, progress, nullptr, {}, 0, 0, {}, 0};
+  Job job{layout_, source, given, provider, folder, progress, nullptr, {}, 0, 0, {}, 0};
   job.plan.head = module_name(source.family().head);
-  check(job.plan);
+  layout_.check(job.plan);
   companion_bytes(source);  // refuses too many, before anything is written
   std::vector<Shard> shards = job.shards(job.items());
   const HeldFolder held(std::make_shared<const Folder>(make_held(folder)));
@@ -486,7 +441,7 @@ WriteReport CheckpointWriter::forecast(const ModelSource& source, const Checkpoi
   } nothing;
   const std::string folder;
   const WriteProgress progress;
-  Job job{*this, source, given, nothing, folder, progress, nullptr, {}, 0, 0, {}, 0};
+  Job job{layout_, source, given, nothing, folder, progress, nullptr, {}, 0, 0, {}, 0};
   job.items();
   return std::move(job.report);
 }

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "formats/json/bounded_json.h"
+#include "layouts/layouts.h"
 
 namespace metal_marlin {
 namespace {
@@ -158,29 +159,8 @@ bool is_hub_id(const std::string& name) {
 
 namespace {
 
-struct FormatNames {
-  const char* format;
-  const char* tag;
-  const char* text;
-};
-constexpr FormatNames kNames[] = {{"native", "metal-marlin-native", "native"},
-                                  {"awq", "awq", "AWQ gemm"},
-                                  {"gptq", "gptq", "GPTQ (version 1)"},
-                                  {"gptq_v2", "gptq", "GPTQ (version 2)"},
-                                  {"marlin", "marlin", "Marlin"}};
-const FormatNames& names_of(const std::string& format) {
-  for (const FormatNames& names : kNames) {
-    if (format == names.format) return names;
-  }
-  return kNames[0];
-}
-
-}  // namespace
-
-namespace {
-
 // Which programs load the format, and how; docs/use.md has the same. MODEL stands for the folder.
-std::string usage_of(const std::string& format, bool symmetric, bool chat_template) {
+std::string usage_of(const CardWords& words, bool chat_template) {
   const std::string own =
       fmt::format("metal-marlin, on this machine's processor:\n\n```sh\n{}metal-marlin generate MODEL -p TEXT\n```\n",
                   chat_template ? "metal-marlin chat MODEL\n" : "");
@@ -195,27 +175,14 @@ std::string usage_of(const std::string& format, bool symmetric, bool chat_templa
       "AutoModelForCausalLM, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained(\"MODEL\")\nmodel = "
       "AutoModelForCausalLM.from_pretrained(\"MODEL\", device_map=\"auto\")\n{}print(tokenizer.decode(model.generate("
       "**inputs, max_new_tokens=64)[0]))\n```\n",
-      format == "awq" ? "gptqmodel" : "gptqmodel optimum", question);
+      words.packages, question);
   const std::string servers =
       "vLLM and SGLang (a GPU):\n\n```sh\nvllm serve MODEL\npython -m sglang.launch_server --model-path MODEL\n```\n";
   std::string out = "\n## Use\n\nMODEL is this folder.\n\n" + own;
-  if (format == "awq") {
-    out += "\n" + transformers + "\n" + servers +
-           "\nmlx-lm (Apple silicon):\n\n```sh\nmlx_lm.generate --model MODEL --prompt TEXT\n```\n";
-  } else if (format == "gptq") {
-    out += "\n" + transformers + "\n" + servers;
-  } else if (format == "gptq_v2") {
-    out += "\n" + transformers +
-           "\nReaders of GPTQ that do not know version 2 of the format take every zero for one too large: "
-           "`metal-marlin convert MODEL -o OUT --to gptq` writes version 1" +
-           (symmetric ? ".\n" : " for them, unless a zero is 0.\n");
-  } else if (format == "marlin") {
-    out += "\nThe layout is that of the Marlin kernel of IST-DASLab, for programs that read it directly.\n";
-  } else {
-    out +=
-        "\nOther programs do not read the native format: `metal-marlin convert MODEL -o OUT --to awq` writes one that "
-        "they do.\n";
-  }
+  if (words.transformers) out += "\n" + transformers;
+  if (words.servers) out += "\n" + servers;
+  if (words.mlx) out += "\nmlx-lm (Apple silicon):\n\n```sh\nmlx_lm.generate --model MODEL --prompt TEXT\n```\n";
+  if (!words.otherwise.empty()) out += "\n" + words.otherwise + "\n";
   return out;
 }
 
@@ -237,11 +204,11 @@ std::string source_name_of(const std::string& path) {
   return name;
 }
 
-std::string render_model_card(const std::string& source, const std::string& family, const std::string& format,
+std::string render_model_card(const std::string& source, const std::string& family, const Layout& layout,
                               const CheckpointPlan& plan, const WriteReport& report) {
   const json exact = stated(plan.figures);
   json figures = rounded(exact);
-  json quantization = {{"format", format},
+  json quantization = {{"format", layout.name()},
                        {"bits", plan.bits},
                        {"group_size", plan.group_size},
                        {"scheme", plan.symmetric ? "sym" : "asym"},
@@ -250,21 +217,22 @@ std::string render_model_card(const std::string& source, const std::string& fami
                        {"kept_weights", report.kept_weights},
                        {"tensor_bytes", report.quantized_bytes + report.kept_bytes}};
   const bool converted = !plan.converted_from.empty();
-  const bool floats = format == "f16";
-  if (floats) quantization = {{"format", format}, {"tensor_bytes", report.kept_bytes}};
+  const bool floats = layout.widths().empty();
+  if (floats) quantization = {{"format", layout.name()}, {"tensor_bytes", report.kept_bytes}};
   quantization[converted ? "converted_from" : "method"] = converted ? plan.converted_from : plan.method;
   if (!plan.calibration.empty()) quantization["calibration"] = plan.calibration;
   if (!plan.evaluation.empty() && !figures.empty()) figures["text"] = plan.evaluation;
-  const FormatNames& names = names_of(format);
+  const CardWords words = layout.card_words(plan);
   std::string out = "---\n";
   if (is_hub_id(source) && floats) out += fmt::format("base_model: {}\n", source);
   if (is_hub_id(source) && !floats) out += fmt::format("base_model: {}\nbase_model_relation: quantized\n", source);
   out += "pipeline_tag: text-generation\n";
-  if (format != "native" && format != "marlin") out += "library_name: transformers\n";
+  if (words.transformers || words.mlx)
+    out += fmt::format("library_name: {}\n", words.transformers ? "transformers" : "mlx");
   if (floats) {
     out += fmt::format("tags:\n- metal-marlin\n- {}\n", family);
   } else {
-    out += fmt::format("tags:\n- {}\n- {}-bit\n- quantized\n- metal-marlin\n- {}\n", names.tag, plan.bits, family);
+    out += fmt::format("tags:\n- {}\n- {}-bit\n- quantized\n- metal-marlin\n- {}\n", words.tag, plan.bits, family);
   }
   out += floats ? "conversion:\n" : "quantization:\n";
   append_yaml(quantization, 2, out);
@@ -286,14 +254,16 @@ std::string render_model_card(const std::string& source, const std::string& fami
       fmt::format("{}, {}", plan.group_size < 0 ? "one group per row" : fmt::format("groups of {}", plan.group_size),
                   plan.symmetric ? "symmetric" : "asymmetric");
   if (converted) {
+    const Layout* source_layout = find_layout(plan.converted_from);
+    const std::string from = source_layout != nullptr ? source_layout->card_words(plan).text : plan.converted_from;
     out += fmt::format(
         "{} in {} bits, converted by Metal Marlin {} from the {} format to the {} format ({}). Codes, zeros and scales "
         "are the same.\n\n",
-        name, plan.bits, METAL_MARLIN_VERSION, names_of(plan.converted_from).text, names.text, grid);
+        name, plan.bits, METAL_MARLIN_VERSION, from, words.text, grid);
   } else {
     out += fmt::format("{} quantized to {} bits by Metal Marlin {} (method {}, {}), stored in the {} format.\n\n", name,
                        plan.bits, METAL_MARLIN_VERSION, plan.method.empty() ? "not stated" : plan.method, grid,
-                       names.text);
+                       words.text);
   }
   out += "| figure | value |\n|---|---|\n";
   out += fmt::format("| bits per weight, all tensors | {:.3f} |\n| bytes of all tensors | {} |\n",
@@ -314,7 +284,7 @@ std::string render_model_card(const std::string& source, const std::string& fami
     out += "\nLinears left in their own precision:\n\n| tensor | reason |\n|---|---|\n";
     for (const SkippedTensor& s : report.skipped) out += fmt::format("| `{}` | {} |\n", s.name, s.reason);
   }
-  out += usage_of(format, plan.symmetric, plan.chat_template);
+  out += usage_of(words, plan.chat_template);
   return out;
 }
 

@@ -3,10 +3,10 @@
 #include <functional>
 #include <limits>
 
-#include "checkpoint/gptq_labels.h"
 #include "checkpoint/models.h"
-#include "checkpoint/packed_layouts.h"
 #include "core/half.h"
+#include "layouts/config/labels.h"
+#include "layouts/config/read_config.h"
 #include "pack/awq_gemm.h"
 #include "pack/gptq.h"
 #include "pack/native.h"

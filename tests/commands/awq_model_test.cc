@@ -13,7 +13,7 @@
 #include "core/random.h"
 #include "formats/npz.h"
 #include "formats/safetensors.h"
-#include "write/format_writers.h"
+#include "layouts/native.h"
 
 namespace metal_marlin {
 namespace {
@@ -61,7 +61,7 @@ TEST_F(AwqModel, HasTheMetadataOfTheNativeWriter) {
   EXPECT_EQ(warnings.size(), 1u);
 
   const SafetensorsFile file(path("out/m.awq.safetensors"));
-  CheckpointPlan plan;
+  LayoutPlan plan;
   plan.group_size = 32;
   plan.symmetric = false;
   for (const char* name : {"a.q_proj.weight", "odd_weight_name"}) {

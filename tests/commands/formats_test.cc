@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 
@@ -56,7 +57,7 @@ class Formats : public testing::Test {
 };
 
 TEST_F(Formats, HoldTheSameIntegers) {
-  const std::vector<std::string> formats = {"native", "awq", "gptq", "gptq_v2"};
+  const std::vector<std::string> formats = {"native", "awq", "gptq", "gptq_v2", "compressed-tensors"};
   for (const std::string scheme : {"asym", "sym"}) {
     QuantizeOptions o = options(formats);
     o.scheme = enum_named<Scheme>(scheme).value();
@@ -75,6 +76,49 @@ TEST_F(Formats, HoldTheSameIntegers) {
     }
     EXPECT_TRUE(fs::exists(out + "/gptq/quantize_config.json"));
   }
+}
+
+// MLX stores minima: an asymmetric run chooses them, a symmetric one holds the integers of the other formats.
+TEST_F(Formats, MlxHoldsMinimaOrTheSameIntegers) {
+  QuantizeOptions o = options({"native", "mlx"});
+  o.group_size = 32;
+  o.scheme = Scheme::kSymmetric;
+  quantize_model(llama(), folder_.path("sym"), o);
+  const auto native = ModelSource::open(folder_.path("sym") + "/native");
+  const auto mlx = ModelSource::open(folder_.path("sym") + "/mlx");
+  mlx->check();
+  EXPECT_EQ(mlx->format(), "mlx");
+  int held = 0;
+  for (const CheckpointTensor& t : native->tensors()) {
+    if (t.bits == 0) continue;
+    const QuantizedTensor a = *native->load_quantized(t.name);
+    const QuantizedTensor b = *mlx->load_quantized(t.name);
+    EXPECT_TRUE(a.codes == b.codes && a.zeros == b.zeros && a.scales == b.scales && b.minima.empty()) << t.name;
+    ++held;
+  }
+  EXPECT_GT(held, 0);
+  o.scheme = Scheme::kAsymmetric;
+  EXPECT_NE(message(llama(), o).find("minima in 16 bits"), std::string::npos) << message(llama(), o);
+  o.formats = {"mlx"};
+  quantize_model(llama(), folder_.path("asym"), o);
+  const auto minima = ModelSource::open(folder_.path("asym"));
+  minima->check();
+  const auto original = ModelSource::open(llama());
+  for (const CheckpointTensor& t : minima->tensors()) {
+    if (t.bits == 0) continue;
+    const QuantizedTensor q = *minima->load_quantized(t.name);
+    ASSERT_FALSE(q.minima.empty()) << t.name;
+    // Each weight lies within half a step of its value, in float64.
+    const Matrix w = original->load(t.name);
+    for (int64_t n = 0; n < w.rows(); ++n) {
+      for (int64_t k = 0; k < w.cols(); ++k) {
+        const auto at = static_cast<size_t>(n * q.groups() + k / q.group_size);
+        const double value = double{q.scale(at)} * q.codes[static_cast<size_t>(n * w.cols() + k)] + q.minimum(at);
+        ASSERT_LE(std::abs(value - w(n, k)), 0.51 * std::abs(q.scale(at)) + 1e-3 * std::abs(w(n, k)) + 1e-6) << t.name;
+      }
+    }
+  }
+  EXPECT_TRUE(fs::exists(folder_.path("asym") + "/model.safetensors.index.json"));
 }
 
 // A group without a negative weight gets zero 1 where version 1 of GPTQ is among the formats, and still reaches its

@@ -653,10 +653,10 @@ TEST_F(MixedBits, RefusesBeforeAnyWork) {
   expect_refused<ArgumentError>(
       [&] {
         auto x = options(0);
-        x.linear_bits = {"*.down_proj.*=5"};
+        x.linear_bits = {"*.down_proj.*=9"};
         return x;
       }(),
-      {"--linear-bits", "3, 4, 8 or 16"});
+      {"--linear-bits", "2 to 8 or 16"});
   expect_refused<ArgumentError>(
       [&] {
         auto x = options(0);

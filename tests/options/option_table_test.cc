@@ -78,7 +78,7 @@ TEST(OptionTables, ValuesOfOtherTypesAreRefusedAndChangeNothing) {
   EXPECT_TRUE(bits->set(o, std::string("8")));
   EXPECT_FALSE(o.mixed_bits);
   EXPECT_EQ(o.bits, 8);
-  EXPECT_FALSE(bits->set(o, std::string("5")));
+  EXPECT_FALSE(bits->set(o, std::string("9")));
 }
 
 template <class Change>

@@ -40,7 +40,7 @@ struct Written {
   }
   void write(const std::string& format) {
     TinyProvider provider(plan);
-    report = CheckpointWriter::create(format)->write(*source, plan, provider, out.path());
+    report = CheckpointWriter::of(format).write(*source, plan, provider, out.path());
   }
   json config() const { return json::parse(read_text_file(out / "config.json")); }
 };
@@ -104,7 +104,7 @@ TEST(CheckpointWriter, AwqEqualsTheBytesOfAutoAwq) {
   Written w(tiny_plan(64, false));
   TinyProvider provider(w.plan);
   provider.instead[kK0 + ".weight"] = q;
-  CheckpointWriter::create("awq")->write(*w.source, w.plan, provider, w.out.path());
+  CheckpointWriter::of("awq").write(*w.source, w.plan, provider, w.out.path());
   const SafetensorsFile file(w.out / "model.safetensors");
   for (const std::string part : {"qweight", "qzeros", "scales"}) {
     const TensorView& actual = file.get(kK0 + "." + part);
@@ -325,7 +325,7 @@ TEST(CheckpointWriter, SameBytesHoweverLittleIsHeld) {
   CheckpointPlan plan = tiny_plan(32, false);
   Written a(plan);
   TinyProvider provider(plan);
-  CheckpointWriter::create("native")->write(*a.source, plan, provider, a.out.path());
+  CheckpointWriter::of("native").write(*a.source, plan, provider, a.out.path());
   for (const auto& [name, count] : provider.asked) EXPECT_EQ(count, 1) << name;
   plan.held_bytes = 0;
   plan.whole_bytes = 0;
@@ -396,7 +396,7 @@ TEST(CheckpointWriter, AnErrorLeavesNothingThatLoads) {
   w.write("awq");
   TinyProvider provider(w.plan);
   provider.fail_at = kUp + ".weight";
-  EXPECT_THROW(CheckpointWriter::create("awq")->write(*w.source, w.plan, provider, w.out.path()), Interrupted);
+  EXPECT_THROW(CheckpointWriter::of("awq").write(*w.source, w.plan, provider, w.out.path()), Interrupted);
   for (const std::string& name : names_in(w.out.path())) {
     EXPECT_NE(name, "config.json");
     EXPECT_FALSE(name.ends_with(".tmp")) << name;
@@ -413,7 +413,7 @@ TEST(CheckpointWriter, FullDiskIsAnErrorAndLeavesNoPart) {
   TinyProvider provider(w.plan);
   std::string message;
   try {
-    CheckpointWriter::create("awq")->write(*w.source, w.plan, provider, mount_point.path());
+    CheckpointWriter::of("awq").write(*w.source, w.plan, provider, mount_point.path());
   } catch (const SystemError& error) {
     message = error.what();
   }
@@ -432,7 +432,7 @@ TEST(CheckpointWriter, ReadOnlyFolderIsAnError) {
   if (root && mount("tmpfs", folder.c_str(), "tmpfs", MS_RDONLY, "size=64k") != 0) GTEST_SKIP() << "cannot mount";
   if (!root)
     std::filesystem::permissions(folder, std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec);
-  EXPECT_THROW(CheckpointWriter::create("awq")->write(*w.source, w.plan, provider, folder), SystemError);
+  EXPECT_THROW(CheckpointWriter::of("awq").write(*w.source, w.plan, provider, folder), SystemError);
   EXPECT_TRUE(names_in(folder).empty());
   if (root) umount(folder.c_str());
   if (!root) std::filesystem::permissions(folder, std::filesystem::perms::owner_all);
@@ -461,7 +461,7 @@ TEST(CheckpointWriter, RefusesPlansThatDoNotFit) {
   plan = tiny_plan(64, true);
   plan.changed.push_back({"model.layers.0.nothing.weight", DType::kF16});
   EXPECT_THROW(attempt(plan, "native"), ArgumentError);
-  EXPECT_THROW(CheckpointWriter::create("gguf"), ArgumentError);
+  EXPECT_THROW(CheckpointWriter::of("gguf"), ArgumentError);
 }
 
 TEST(CheckpointWriter, RefusesDeliveriesUnlikeThePlan) {
@@ -472,21 +472,21 @@ TEST(CheckpointWriter, RefusesDeliveriesUnlikeThePlan) {
   for (uint8_t& c : q.codes) c &= 7;
   for (uint8_t& z : q.zeros) z = 4;
   provider.instead[kUp + ".weight"] = q;
-  EXPECT_THROW(CheckpointWriter::create("awq")->write(*w.source, w.plan, provider, w.out.path()), ArgumentError);
+  EXPECT_THROW(CheckpointWriter::of("awq").write(*w.source, w.plan, provider, w.out.path()), ArgumentError);
   provider.instead[kUp + ".weight"] = provider.quantized(kK0 + ".weight");
-  EXPECT_THROW(CheckpointWriter::create("awq")->write(*w.source, w.plan, provider, w.out.path()), ArgumentError);
+  EXPECT_THROW(CheckpointWriter::of("awq").write(*w.source, w.plan, provider, w.out.path()), ArgumentError);
 }
 
 TEST(CheckpointWriter, RefusesTheSourcesOwnFolder) {
   Written w(tiny_plan(64, true));
   TinyProvider provider(w.plan);
-  EXPECT_THROW(CheckpointWriter::create("awq")->write(*w.source, w.plan, provider, w.in / "."), ArgumentError);
+  EXPECT_THROW(CheckpointWriter::of("awq").write(*w.source, w.plan, provider, w.in / "."), ArgumentError);
   EXPECT_TRUE(std::filesystem::exists(w.in / "config.json"));
 }
 
 TEST(CheckpointWriter, RefusalNamesTheReason) {
-  const auto awq = CheckpointWriter::create("awq");
-  const auto native = CheckpointWriter::create("native");
+  const Layout* awq = &layout_named("awq");
+  const Layout* native = &layout_named("native");
   EXPECT_EQ(awq->refusal(64, 128, 64, 4), "");
   EXPECT_NE(awq->refusal(12, 128, 64, 4), "");
   EXPECT_EQ(native->refusal(12, 128, 64, 4), "");

@@ -39,7 +39,7 @@ class Written {
     write_tiny_model(in_.path());
     source_ = ModelSource::open(in_.path());
     TinyProvider provider(plan);
-    report_ = CheckpointWriter::create(format)->write(*source_, plan, provider, out_.path());
+    report_ = CheckpointWriter::of(format).write(*source_, plan, provider, out_.path());
   }
   std::map<std::string, std::string> metadata() const {
     return SafetensorsFile(out_ / "model.awq.safetensors").metadata();
@@ -176,9 +176,7 @@ TEST(Widths, OtherFormatsHoldOne) {
 }
 
 TEST(Widths, FormatsSayWhichTheyHold) {
-  const auto refusal = [](const char* format, int bits) {
-    return CheckpointWriter::create(format)->refusal_of({bits, true, 128});
-  };
+  const auto refusal = [](const char* format, int bits) { return layout_named(format).refusal_of({bits, true, 128}); };
   for (const int bits : {3, 4, 8}) {
     EXPECT_EQ(refusal("native", bits), "");
     EXPECT_EQ(refusal("gptq_v2", bits), "");
@@ -188,7 +186,7 @@ TEST(Widths, FormatsSayWhichTheyHold) {
   }
   EXPECT_EQ(refusal("awq", 8), "holds 4 bits, not 8");
   EXPECT_EQ(refusal("gptq", 3), "holds 4 or 8 bits, not 3");
-  const auto native = CheckpointWriter::create("native");
+  const Layout* native = &layout_named("native");
   EXPECT_EQ(native->refusal(5, 40, 40, 4), "");
   EXPECT_EQ(native->refusal(5, 40, 40, 8), "");
   EXPECT_NE(native->refusal(5, 40, 40, 3), "");  // 40 codes of 3 bits are no whole words
@@ -203,7 +201,7 @@ TEST(Widths, DeliveredAsPlanned) {
   const auto source = ModelSource::open(in.path());
   TinyProvider provider(plan_of(4));
   try {
-    CheckpointWriter::create("native")->write(*source, plan_of(8), provider, out.path());
+    CheckpointWriter::of("native").write(*source, plan_of(8), provider, out.path());
     ADD_FAILURE();
   } catch (const ArgumentError& e) {
     EXPECT_NE(std::string(e.what()).find("8 bits, delivered"), std::string::npos) << e.what();

@@ -31,6 +31,13 @@ constexpr uint64_t kConfigLimit = uint64_t{16} << 20;
 
 }  // namespace
 
+std::string first_string(const ConfigReader& config, std::initializer_list<const char*> keys, const char* otherwise) {
+  for (const char* key : keys) {
+    if (const auto text = config.find_string(key)) return *text;
+  }
+  return otherwise;
+}
+
 json read_json_object(const std::string& path, std::vector<std::string>& warnings) {
   std::string text = read_model_text(path, kConfigLimit);
   drop_byte_order_mark(text, path, warnings);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -37,6 +38,9 @@ class ConfigReader {
   std::string file_;
   std::string prefix_;
 };
+
+// The first of these keys that is a string.
+std::string first_string(const ConfigReader& config, std::initializer_list<const char*> keys, const char* otherwise);
 
 // The object in a JSON file. FormatError naming the file: no JSON, no object, nested too deeply; SystemError: no file.
 // A byte order mark before it is left out, and `warnings` says so.

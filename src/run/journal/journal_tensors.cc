@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -10,7 +11,8 @@
 #include "core/files/held_folder.h"
 #include "core/files/mapped_file.h"
 #include "formats/json/bounded_json.h"
-#include "pack/native.h"
+#include "pack/group_arrays.h"
+#include "pack/row_stream.h"
 
 namespace metal_marlin {
 
@@ -65,38 +67,106 @@ OwnedTensor copy_of(const TensorView& view) {
   return t;
 }
 
+namespace {
+
+template <typename T>
+OwnedTensor tensor_of(std::string name, DType dtype, std::vector<int64_t> shape, const std::vector<T>& values) {
+  OwnedTensor t{std::move(name), dtype, std::move(shape), Buffer(values.size() * sizeof(T))};
+  if (!values.empty()) std::memcpy(t.bytes.data(), values.data(), t.bytes.size());
+  return t;
+}
+
+template <typename T>
+std::vector<T> values_of(const TensorView& view, DType dtype, std::array<int64_t, 2> shape, const std::string& name) {
+  expect_part(view, dtype, shape, name, view.name.c_str());
+  std::vector<T> values(view.bytes.size() / sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), view.bytes.data(), view.bytes.size());
+  return values;
+}
+
+void add_codes(const std::string& name, const QuantizedTensor& t, std::vector<OwnedTensor>& tensors) {
+  OwnedTensor codes{name, DType::kU32, {t.out_features, row_words(t.in_features, t.bits)}, {}};
+  codes.bytes = Buffer(static_cast<size_t>(codes.shape[0] * codes.shape[1]) * sizeof(uint32_t));
+  if (!pack_rows(t.codes.data(), t.out_features, t.in_features, t.bits, codes.bytes.data())) refuse_codes(t, name);
+  tensors.push_back(std::move(codes));
+  const DType type = dtype_of(t.scale_type);
+  const std::vector<int64_t> shape = {t.out_features, t.groups()};
+  tensors.push_back(tensor_of(name + ".scales", type, shape, t.scales));
+  if (t.minima.empty()) {
+    tensors.push_back(tensor_of(name + ".zeros", DType::kU8, shape, t.zeros));
+  } else {
+    tensors.push_back(tensor_of(name + ".minima", type, shape, t.minima));
+  }
+}
+
+// `entry` says what the codes are. Nothing of it is believed before the tensors' shapes agree.
+QuantizedTensor read_codes(const SafetensorsFile& file, const std::string& name, const json& entry) {
+  QuantizedTensor t;
+  t.bits = entry.at("bits").get<int>();
+  t.in_features = entry.at("in_features").get<int64_t>();
+  t.group_size = entry.at("group_size").get<int64_t>();
+  t.symmetric = entry.at("symmetric").get<bool>();
+  t.scale_type = entry.at("scale_type").get<std::string>() == "BF16" ? ScaleType::kBF16 : ScaleType::kF16;
+  const TensorView& codes = file.get(name);
+  constexpr int64_t kLargest = int64_t{1} << 31;
+  if (t.bits < 1 || t.bits > 8 || t.in_features < 1 || t.in_features > kLargest || t.group_size < 1 ||
+      t.group_size > t.in_features || codes.shape.size() != 2 || codes.shape[0] < 1 || codes.shape[0] > kLargest) {
+    throw FormatError(fmt::format("{}: {}: expected codes of 1 to 8 bits in groups, found {} bits, groups of {} and {}",
+                                  file.path(), name, t.bits, t.group_size, shape_string(codes.shape)));
+  }
+  t.out_features = codes.shape[0];
+  expect_part(codes, DType::kU32, std::array<int64_t, 2>{t.out_features, row_words(t.in_features, t.bits)}, file.path(),
+              name.c_str());
+  const std::array<int64_t, 2> shape = {t.out_features, t.groups()};
+  t.scales = values_of<uint16_t>(file.get(name + ".scales"), dtype_of(t.scale_type), shape, file.path());
+  if (file.find(name + ".minima") != nullptr) {
+    t.minima = values_of<uint16_t>(file.get(name + ".minima"), dtype_of(t.scale_type), shape, file.path());
+    t.zeros.assign(t.scales.size(), 0);
+  } else {
+    t.zeros = values_of<uint8_t>(file.get(name + ".zeros"), DType::kU8, shape, file.path());
+  }
+  t.codes.resize(static_cast<size_t>(t.out_features * t.in_features));
+  unpack_rows(codes.bytes.data(), t.out_features, t.in_features, t.bits, t.codes.data());
+  validate(t, fmt::format("{}: {}", file.path(), name));
+  return t;
+}
+
+}  // namespace
+
 void write_block_tensors(const std::string& path, const FinishedBlock& block) {
   std::vector<OwnedTensor> tensors;
-  json groups = json::object();
+  json linears = json::object();
   for (const auto& [name, tensor] : block.quantized) {
-    for (OwnedTensor& part : pack_native(tensor, name).parts) {
-      part.name = name + part.name.substr(std::strlen("weight"));
-      tensors.push_back(std::move(part));
-    }
-    groups[name] = {{"bits", tensor.bits}, {"group_size", tensor.group_size}, {"symmetric", tensor.symmetric}};
+    add_codes(name, tensor, tensors);
+    linears[name] = {{"bits", tensor.bits},
+                     {"in_features", tensor.in_features},
+                     {"group_size", tensor.group_size},
+                     {"symmetric", tensor.symmetric},
+                     {"scale_type", dtype_name(dtype_of(tensor.scale_type))}};
   }
   for (const OwnedTensor& t : block.changed) tensors.push_back(copy_of(t.view()));
-  write_safetensors(path, std::span<const OwnedTensor>(tensors), {{"quantized", groups.dump()}});
+  write_safetensors(path, std::span<const OwnedTensor>(tensors), {{"linears", linears.dump()}});
 }
 
 FinishedBlock read_block_tensors(const std::string& path) {
   const SafetensorsFile file = open_tensors(path);
   FinishedBlock block;
-  const auto it = file.metadata().find("quantized");
-  if (it == file.metadata().end()) throw FormatError(fmt::format("{}: no list of quantized tensors", file.path()));
+  const auto it = file.metadata().find("linears");
+  if (it == file.metadata().end()) {
+    throw FormatError(
+        fmt::format("{}: no list of quantized tensors: the journal of another version of this program; run again with "
+                    "--no-resume",
+                    file.path()));
+  }
   const json groups = parse_json_or_discard(it->second);
   if (!groups.is_object()) {
     throw FormatError(
         fmt::format("{}: its list of quantized tensors is damaged; run again with --no-resume", file.path()));
   }
   try {
-    for (const auto& [name, entry] : groups.items()) {
-      QuantizedTensor t =
-          unpack_native(file.get(name), file.get(name + ".scales"), file.get(name + ".zeros"),
-                        entry.at("group_size").get<int64_t>(), name, Codes::kRead, entry.value("bits", 4));
-      t.symmetric = entry.at("symmetric").get<bool>();
-      block.quantized.emplace(name, std::move(t));
-    }
+    for (const auto& [name, entry] : groups.items()) block.quantized.emplace(name, read_codes(file, name, entry));
+  } catch (const FormatError& e) {
+    throw FormatError(fmt::format("{}; the interrupted run is damaged: run again with --no-resume", e.what()));
   } catch (const json::exception&) {
     throw FormatError(
         fmt::format("{}: its list of quantized tensors is damaged; run again with --no-resume", file.path()));

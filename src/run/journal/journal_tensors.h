@@ -19,7 +19,8 @@ OwnedTensor copy_of(const TensorView& view);
 OwnedTensor token_tensor(const std::string& name, const TokenSet& set);
 TokenSet token_set(const TensorView& view, const std::string& path);
 
-// Codes, scales and zeros in the native layout, and the tensors that folding changed.
+// Codes (rows of bits, pack/row_stream.h), scales and zeros or minima as they are, and the tensors that folding
+// changed.
 void write_block_tensors(const std::string& path, const FinishedBlock& block);
 FinishedBlock read_block_tensors(const std::string& path);
 

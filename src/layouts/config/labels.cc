@@ -1,4 +1,4 @@
-#include "checkpoint/gptq_labels.h"
+#include "layouts/config/labels.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <string_view>
 
 #include "core/counted.h"
 #include "families/config/config_reader.h"
 #include "formats/text.h"
+#include "layouts/layout.h"
 #include "pack/bit_runs.h"
 #include "pack/group_arrays.h"
 
@@ -55,6 +55,14 @@ std::vector<int32_t> group_index_of(const PackedLinear& l) {
   return out;
 }
 
+// The same checkpoint in the other version.
+void require_width(const Layout& layout, int bits) {
+  const auto widths = layout.widths();
+  if (std::find(widths.begin(), widths.end(), bits) != widths.end()) return;
+  throw UnsupportedError(
+      fmt::format("{} bits are not supported in {}; supported are {}", bits, layout.name(), list_widths(widths)));
+}
+
 struct Found {
   size_t count = 0;
   std::string first;
@@ -62,6 +70,8 @@ struct Found {
     if (count++ == 0) first = name;
   }
 };
+
+}  // namespace
 
 void settle_order(const ConfigReader& q, const std::vector<NamedLinear>& linears, const std::string& path,
                   std::vector<std::string>& warnings) {
@@ -112,25 +122,24 @@ void settle_order(const ConfigReader& q, const std::vector<NamedLinear>& linears
   }
 }
 
-void settle_version(PackedConfig& packed, json& config, bool stated, const std::vector<NamedLinear>& linears,
+void settle_version(PackedConfig& packed, json& config, const ZeroLabel& label, const std::vector<NamedLinear>& linears,
                     const std::string& path, std::vector<std::string>& warnings) {
-  const bool awq = std::string_view(packed.layout->format) == "awq";
-  const bool v1 = std::string_view(packed.layout->format) == "gptq";
-  const char* says = awq ? "zero_point: false" : stated ? "sym: true" : "nothing of sym, which means true";
+  const bool versions = label.other != nullptr;
+  const int less = label.stored_less;
   Found right;
   Found off;
   Found others;
   for (const NamedLinear& n : linears) {
-    const std::vector<uint8_t> zeros = stored_zeros(*n.linear, awq);
+    const std::vector<uint8_t> zeros = stored_zeros(*n.linear, label.interleaved);
     if (zeros.empty()) continue;
     const int half = 1 << (n.linear->bits - 1);
     const auto all = [&](int value) {
       return std::all_of(zeros.begin(), zeros.end(), [&](uint8_t z) { return int{z} == value; });
     };
-    const int wanted = v1 ? half - 1 : half;
+    const int wanted = half - less;
     if (all(wanted)) {
       right.add(n.name);
-    } else if (!awq && all(v1 ? half : half - 1)) {
+    } else if (versions && all(half - 1 + less)) {
       off.add(n.name);
     } else {
       others.add(n.name);
@@ -140,53 +149,49 @@ void settle_version(PackedConfig& packed, json& config, bool stated, const std::
     throw FormatError(
         fmt::format("{}: the zeros are those of symmetric codes in version {} of GPTQ, but those of {} are of version "
                     "{}: the file mixes both, or is damaged; fetch it again",
-                    off.first, v1 ? 2 : 1, right.first, v1 ? 1 : 2));
+                    off.first, less > 0 ? 2 : 1, right.first, less > 0 ? 1 : 2));
   }
   if (off.count > 0) {
-    const std::string other = v1 ? "gptq_v2" : "gptq";
+    const std::string other = label.other->name();
     warnings.push_back(fmt::format(
         "{}: the config says {} and the format {}, but every zero is then off by one: the tensors are those of {} and "
         "are read so; correct checkpoint_format for other engines",
-        path, says, packed.layout->format, other));
-    use_gptq_version(packed, other);
+        path, label.says, packed.layout->name(), other));
+    require_width(*label.other, packed.bits);
+    packed.layout = label.other;
     config["quantization_config"]["checkpoint_format"] = other;
   }
-  if (others.count > 0 && (awq || stated)) {
+  if (others.count > 0 && label.stated) {
     warnings.push_back(
         fmt::format("{}: the config says {}, but the zeros of {} are not all in the middle; they are read as "
                     "stored, and engines that go by the config read them wrongly; the first: {}",
-                    path, says, counted(others.count, "linear"), others.first));
+                    path, label.says, counted(others.count, "linear"), others.first));
   }
 }
 
-}  // namespace
-
-namespace {
-
 // Not symmetric by the config. Nothing contradicts zeros that are all the same number, but where the other version
 // reads it as the middle, that version is the likely one.
-void warn_of_version(const PackedConfig& packed, const std::vector<NamedLinear>& linears, const std::string& path,
-                     std::vector<std::string>& warnings) {
-  const bool v1 = std::string_view(packed.layout->format) == "gptq";
+void warn_of_version(const PackedConfig& packed, const ZeroLabel& label, const std::vector<NamedLinear>& linears,
+                     const std::string& path, std::vector<std::string>& warnings) {
+  const int less = label.stored_less;
   size_t looked_at = 0;
   int found = 0;
   for (const NamedLinear& n : linears) {
     const std::vector<uint8_t> zeros = stored_zeros(*n.linear, false);
     if (zeros.empty()) continue;
     const int half = 1 << (n.linear->bits - 1);
-    found = v1 ? half : half - 1;
+    found = half - 1 + less;
     if (!std::all_of(zeros.begin(), zeros.end(), [&](uint8_t z) { return int{z} == found; })) return;
     ++looked_at;
   }
   if (looked_at == 0) return;
-  const char* other = v1 ? "gptq_v2" : "gptq";
+  const char* other = label.other->name();
   warnings.push_back(fmt::format(
       "{}: the config says sym: false and the format {}, but every zero is stored as {}, which {} reads as {} and {} "
       "as "
       "{}, the middle; the config counts, but the tensors are probably those of {}: if the model writes nonsense, set "
       "checkpoint_format to {}",
-      path, packed.layout->format, found, packed.layout->format, found + (v1 ? 1 : 0), other, found + (v1 ? 0 : 1),
-      other, other));
+      path, packed.layout->name(), found, packed.layout->name(), found + less, other, found + 1 - less, other, other));
 }
 
 // The native layout stores each zero less the middle.
@@ -210,6 +215,8 @@ void warn_of_native_zeros(const std::vector<NamedLinear>& linears, const std::st
                   "are read as stored, and engines that go by the config read them wrongly; the first: {}",
                   path, off.count, off.first));
 }
+
+namespace {
 
 std::vector<std::string> listed_modules(const json& settings, const char* key) {
   std::vector<std::string> out;
@@ -265,32 +272,8 @@ std::vector<std::string> settle_labels(PackedConfig& packed, json& config, const
                                        const std::string& path) {
   std::vector<std::string> warnings;
   if (packed.layout == nullptr || !config.contains("quantization_config")) return warnings;
-  const std::string format = packed.layout->format;
-  const json settings = config["quantization_config"];
-  const ConfigReader q(settings, path);
-  warn_of_modules(settings, linears, path, warnings);
-  if (format == "gptq" || format == "gptq_v2" || format == "marlin") settle_order(q, linears, path, warnings);
-  if (format == "gptq" || format == "gptq_v2") {
-    const auto symmetric = q.find_bool("sym");
-    if (symmetric.value_or(true)) {
-      settle_version(packed, config, symmetric.has_value(), linears, path, warnings);
-    } else {
-      warn_of_version(packed, linears, path, warnings);
-    }
-  } else if (format == "awq" && !q.find_bool("zero_point").value_or(true)) {
-    settle_version(packed, config, true, linears, path, warnings);
-  } else if (format == "native" && !q.find_bool("zero_point").value_or(true)) {
-    warn_of_native_zeros(linears, path, warnings);
-  } else if (format == "marlin") {
-    const bool asymmetric = !q.find_bool("sym").value_or(true);
-    if (asymmetric || q.find_bool("zero_point").value_or(false)) {
-      warnings.push_back(
-          fmt::format("{}: the config says {}, but Marlin's layout has no zeros: the codes are read as symmetric; "
-                      "correct the config, "
-                      "or fetch the checkpoint again if its zeros were lost",
-                      path, asymmetric ? "sym: false" : "zero_point: true"));
-    }
-  }
+  warn_of_modules(config["quantization_config"], linears, path, warnings);
+  packed.layout->settle_labels(packed, config, linears, path, warnings);
   return warnings;
 }
 

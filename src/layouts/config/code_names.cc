@@ -1,61 +1,90 @@
-#include "checkpoint/code_names.h"
+#include "layouts/config/code_names.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <metal_marlin/error.h>
 
-#include <array>
+#include <algorithm>
 #include <string_view>
 
 #include "formats/text.h"
+#include "layouts/layouts.h"
 
 namespace metal_marlin {
 namespace {
 
 // Names of codes, and of a tensor beside them that makes them sure; empty: the name alone does.
 struct CodeName {
-  std::string_view codes;
-  std::string_view beside;
-  const char* layouts;
+  std::string codes;
+  std::string evidence;
+  std::vector<std::string> methods;  // that have such codes
 };
-constexpr std::array<CodeName, 3> kCodeNames = {
-    {{".qweight", "", "gptq or awq"}, {".B", ".s", "marlin"}, {".weight", ".weight.scales", "metal_marlin"}}};
+
+std::vector<CodeName> code_names() {
+  std::vector<CodeName> names;
+  for (const Layout* layout : code_layouts()) {
+    for (const PartNames& parts : layout->part_names()) {
+      const auto same = [&](const CodeName& n) { return n.codes == parts.codes && n.evidence == parts.evidence; };
+      const auto it = std::find_if(names.begin(), names.end(), same);
+      CodeName& name = it != names.end() ? *it : names.emplace_back(CodeName{parts.codes, parts.evidence, {}});
+      const std::string method = layout->method();
+      if (std::find(name.methods.begin(), name.methods.end(), method) == name.methods.end())
+        name.methods.push_back(method);
+    }
+  }
+  return names;
+}
 
 std::string without(const std::string& name, std::string_view suffix) {
   return !suffix.empty() && name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : std::string();
+}
+
+bool has_codes_named(const Layout& layout, const std::string& codes) {
+  const auto names = layout.part_names();
+  return std::any_of(names.begin(), names.end(), [&](const PartNames& parts) { return codes == parts.codes; });
+}
+
+bool has_codes_of(const Layout& layout, const std::string& module, const std::map<std::string, std::string>& file_of) {
+  const auto names = layout.part_names();
+  return std::any_of(names.begin(), names.end(),
+                     [&](const PartNames& parts) { return file_of.count(module + parts.codes) > 0; });
 }
 
 }  // namespace
 
 void refuse_unlabelled_codes(const PackedConfig& config, const std::map<std::string, std::string>& file_of,
                              const std::string& config_path) {
-  for (const CodeName& codes : kCodeNames) {
-    if (config.layout != nullptr && config.layout->codes == codes.codes) continue;
+  for (const CodeName& codes : code_names()) {
+    const std::string methods = fmt::format("{}", fmt::join(codes.methods, " or "));
+    if (config.layout != nullptr && has_codes_named(*config.layout, codes.codes)) continue;
     for (const auto& [name, file] : file_of) {
       const std::string module = without(name, codes.codes);
-      if (module.empty() || (!codes.beside.empty() && file_of.count(module + std::string(codes.beside)) == 0)) continue;
+      if (module.empty() || (!codes.evidence.empty() && file_of.count(module + codes.evidence) == 0)) continue;
       if (config.layout == nullptr) {
         throw FormatError(fmt::format(
             "{}: tensor {}: codes are stored ({}), but {} has no quantization_config that says how to read them, and "
             "there is neither quantize_config.json nor quant_config.json beside it; copy the config from where the "
             "model was quantized or published",
-            file, escaped(name), codes.layouts, config_path));
+            file, escaped(name), methods, config_path));
       }
       throw FormatError(fmt::format(
           "{}: tensor {}: expected codes named *{}, those of {} (quantization_config in {}), found codes of "
           "{}; correct quantization_config",
-          file, escaped(name), config.layout->codes, config.layout->format, config.file, codes.layouts));
+          file, escaped(name), config.layout->part_names().front().codes, config.layout->name(), config.file, methods));
     }
   }
 }
 
 std::string parts_without_codes(const PackedConfig& config, const std::map<std::string, std::string>& file_of) {
   if (config.layout == nullptr) return {};
-  for (const auto& [name, file] : file_of) {
-    for (const char* suffix : {config.layout->scales, config.layout->zeros}) {
-      const std::string module = without(name, suffix);
-      if (module.empty() || file_of.count(module + config.layout->codes) > 0 || file_of.count(module + ".weight") > 0)
-        continue;
-      return module + config.layout->codes;
+  for (const PartNames& parts : config.layout->part_names()) {
+    for (const auto& [name, file] : file_of) {
+      for (const char* suffix : {parts.scales, parts.zeros}) {
+        const std::string module = without(name, suffix);
+        if (module.empty() || has_codes_of(*config.layout, module, file_of) || file_of.count(module + ".weight") > 0)
+          continue;
+        return module + parts.codes;
+      }
     }
   }
   return {};
@@ -66,12 +95,12 @@ std::string label_without_codes(const PackedConfig& config) {
       "{}: says that the model is quantized ({}, {} bits), but no codes are stored: the tensors count, and are read as "
       "the floats that they are; engines that go by the config do not load them: remove quantization_config, or fetch "
       "the model again if it should be quantized",
-      config.file, config.layout->format, config.bits);
+      config.file, config.layout->name(), config.bits);
 }
 
-void compare_with_metadata(const PackedConfig& config, const std::map<const SafetensorsFile*, NativeMetadata>& files,
+void compare_with_metadata(const PackedConfig& config, const std::map<const SafetensorsFile*, FileMetadata>& files,
                            std::vector<std::string>& warnings) {
-  std::map<std::string, const NativeMetadata*> by_path;
+  std::map<std::string, const FileMetadata*> by_path;
   for (const auto& [file, metadata] : files) by_path.emplace(file->path(), &metadata);
   for (const auto& [path, metadata] : by_path) {
     const size_t before = warnings.size();

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/packed_layouts.h"
 #include "formats/safetensors.h"
+#include "layouts/packed_config.h"
 
 namespace metal_marlin {
 
@@ -23,9 +23,9 @@ std::string parts_without_codes(const PackedConfig& config, const std::map<std::
 // The warning for a config that speaks of codes beside tensors that are floats alone.
 std::string label_without_codes(const PackedConfig& config);
 
-// Adds a warning for each number of the config that a file of the native format contradicts, of the first such file by
+// Adds a warning for each number of the config that a file's metadata contradict, of the first such file by
 // name: the other shards say the same.
-void compare_with_metadata(const PackedConfig& config, const std::map<const SafetensorsFile*, NativeMetadata>& files,
+void compare_with_metadata(const PackedConfig& config, const std::map<const SafetensorsFile*, FileMetadata>& files,
                            std::vector<std::string>& warnings);
 
 }  // namespace metal_marlin

@@ -1,0 +1,50 @@
+#include "layouts/layouts.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <metal_marlin/error.h>
+
+#include <algorithm>
+
+namespace metal_marlin {
+
+// Each in the file of its name.
+const Layout& native_layout();
+const Layout& awq_layout();
+const Layout& gptq_layout();
+const Layout& gptq_v2_layout();
+const Layout& marlin_layout();
+const Layout& compressed_tensors_layout();
+const Layout& mlx_layout();
+const Layout& f16_layout();
+
+std::span<const Layout* const> code_layouts() {
+  static const Layout* const kLayouts[] = {&native_layout(),  &awq_layout(),    &gptq_layout(),
+                                           &gptq_v2_layout(), &marlin_layout(), &compressed_tensors_layout(),
+                                           &mlx_layout()};
+  return kLayouts;
+}
+
+const std::vector<std::string>& checkpoint_formats() {
+  static const std::vector<std::string> kNames = [] {
+    std::vector<std::string> names;
+    for (const Layout* layout : code_layouts()) names.emplace_back(layout->name());
+    return names;
+  }();
+  return kNames;
+}
+
+const Layout* find_layout(const std::string& name) {
+  if (name == f16_layout().name()) return &f16_layout();
+  const auto layouts = code_layouts();
+  const auto it = std::find_if(layouts.begin(), layouts.end(), [&](const Layout* l) { return name == l->name(); });
+  return it == layouts.end() ? nullptr : *it;
+}
+
+const Layout& layout_named(const std::string& name) {
+  if (const Layout* layout = find_layout(name)) return *layout;
+  throw ArgumentError(
+      fmt::format("unknown checkpoint format \"{}\": known are {}", name, fmt::join(checkpoint_formats(), ", ")));
+}
+
+}  // namespace metal_marlin
