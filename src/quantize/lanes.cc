@@ -260,6 +260,67 @@ void descend_block(const float* residual, int64_t count, const float* h, const f
   }
 }
 
+// The level nearest to x; its place is added up in `place`.
+HWY_INLINE V nearest(V x, const LevelSteps& steps, V* place) {
+  const D d;
+  V level = hn::Set(d, steps.levels[0]);
+  V passed = hn::Zero(d);
+  const V one = hn::Set(d, 1.0f);
+  for (int i = 0; i < 15; ++i) {
+    const auto above = hn::Gt(x, hn::Set(d, steps.middles[i]));
+    level = hn::IfThenElse(above, hn::Set(d, steps.levels[i + 1]), level);
+    if (place != nullptr) passed = hn::Add(passed, hn::IfThenElseZero(above, one));
+  }
+  if (place != nullptr) *place = passed;
+  return level;
+}
+
+void gptq_block_levels(const float* w, int64_t count, const float* u, const float* inverse_pivot,
+                       const float* const* scales, const LevelSteps& steps, uint8_t* codes, float* err) {
+  const D d;
+  const hn::Rebind<int32_t, D> di;
+  const hn::Rebind<uint8_t, D> db;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t r = 0; r < kLaneRows; r += kChains * lanes) {
+    for (int64_t j = 0; j < count; ++j) {
+      V x[kChains];
+      column_less_earlier(w + j * kLaneRows + r, j, u + j * count, err + r, x);
+      const V pivot = hn::Set(d, inverse_pivot[j]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kChains; ++v) {
+        const int64_t at = r + v * lanes;
+        const V s = hn::LoadU(d, scales[j] + at);
+        V place;
+        const V level = nearest(hn::Div(x[v], s), steps, &place);
+        hn::StoreU(hn::DemoteTo(db, hn::ConvertTo(di, place)), db, codes + j * kLaneRows + at);
+        hn::StoreU(hn::Mul(hn::NegMulAdd(level, s, x[v]), pivot), d, err + j * kLaneRows + at);
+      }
+    }
+  }
+}
+
+void descend_block_levels(const float* residual, int64_t count, const float* h, const float* inverse_diagonal,
+                          const float* const* scales, const LevelSteps& steps, float* levels, float* step) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t r = 0; r < kLaneRows; r += kChains * lanes) {
+    for (int64_t j = 0; j < count; ++j) {
+      V x[kChains];
+      column_less_earlier(residual + j * kLaneRows + r, j, h + j * count, step + r, x);
+      const V inverse = hn::Set(d, inverse_diagonal[j]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kChains; ++v) {
+        const int64_t at = r + v * lanes;
+        const V s = hn::LoadU(d, scales[j] + at);
+        const V before = hn::LoadU(d, levels + j * kLaneRows + at);
+        const V after = nearest(hn::Add(before, hn::Div(hn::Mul(x[v], inverse), s)), steps, nullptr);
+        hn::StoreU(after, d, levels + j * kLaneRows + at);
+        hn::StoreU(hn::Mul(hn::Sub(after, before), s), d, step + j * kLaneRows + at);
+      }
+    }
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace metal_marlin
 HWY_AFTER_NAMESPACE();
@@ -275,6 +336,8 @@ HWY_EXPORT(quadratic_losses);
 HWY_EXPORT(diagonal_losses);
 HWY_EXPORT(gptq_block);
 HWY_EXPORT(descend_block);
+HWY_EXPORT(gptq_block_levels);
+HWY_EXPORT(descend_block_levels);
 
 int64_t first_not_finite(const float* values, int64_t count) noexcept {
   return HWY_DYNAMIC_DISPATCH(first_not_finite)(values, count);
@@ -312,6 +375,16 @@ void gptq_block(const float* w, int64_t count, const float* u, const float* inve
 void descend_block(const float* residual, int64_t count, const float* h, const float* inverse_diagonal,
                    const float* const* scales, float top, float* codes, float* step) noexcept {
   HWY_DYNAMIC_DISPATCH(descend_block)(residual, count, h, inverse_diagonal, scales, top, codes, step);
+}
+
+void gptq_block_levels(const float* w, int64_t count, const float* u, const float* inverse_pivot,
+                       const float* const* scales, const LevelSteps& steps, uint8_t* codes, float* err) noexcept {
+  HWY_DYNAMIC_DISPATCH(gptq_block_levels)(w, count, u, inverse_pivot, scales, steps, codes, err);
+}
+
+void descend_block_levels(const float* residual, int64_t count, const float* h, const float* inverse_diagonal,
+                          const float* const* scales, const LevelSteps& steps, float* levels, float* step) noexcept {
+  HWY_DYNAMIC_DISPATCH(descend_block_levels)(residual, count, h, inverse_diagonal, scales, steps, levels, step);
 }
 
 void pack_quadratic(const float* gram, int64_t ldg, int64_t count, float* packed) noexcept {

@@ -46,4 +46,16 @@ void gptq_block(const float* w, int64_t count, const float* u, const float* inve
 void descend_block(const float* residual, int64_t count, const float* h, const float* inverse_diagonal,
                    const float* const* scales, float top, float* codes, float* step) noexcept;
 
+// 16 ascending levels and the middles between neighbours. A value on a middle goes to the lower level.
+struct LevelSteps {
+  float levels[16];
+  float middles[15];
+};
+// gptq_block() with the values levels[code] scale.
+void gptq_block_levels(const float* w, int64_t count, const float* u, const float* inverse_pivot,
+                       const float* const* scales, const LevelSteps& steps, uint8_t* codes, float* err) noexcept;
+// descend_block() with the values level scale; `levels` has the levels themselves, not their codes.
+void descend_block_levels(const float* residual, int64_t count, const float* h, const float* inverse_diagonal,
+                          const float* const* scales, const LevelSteps& steps, float* levels, float* step) noexcept;
+
 }  // namespace metal_marlin

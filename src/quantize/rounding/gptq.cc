@@ -16,35 +16,25 @@
 
 namespace metal_marlin {
 
-QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, const GroupRanges& ranges,
-                              const Grid& grid) {
-  require_arguments(weight, grid, nullptr);
-  require_factor(factor, weight.cols());
-  require_ranges(ranges, weight, grid);
+void gptq_codes(const Matrix& weight, const GptqFactor& factor, const CodeGrid& grid, const FillRanges& fill,
+                uint8_t* out) {
   const int64_t k = weight.cols();
-  QuantizedTensor out{
-      weight.rows(),  k, ranges.group_size, grid.bits, grid.symmetric, {}, ranges.scales, ranges.zeros, ranges.minima,
-      grid.scale_type};
-  out.codes.resize(static_cast<size_t>(weight.size()));
-  const int64_t groups = ranges.groups();
-  const float top = static_cast<float>(grid.levels() - 1);
-  gptq_tiles(weight, factor, out.codes.data(), [&](int64_t row, int64_t rows, float* w) {
-    std::vector<float> scales(static_cast<size_t>(groups * kLaneRows), 1.0f);
-    std::vector<float> zeros(scales.size());
+  const int64_t groups = (k + grid.group_size - 1) / grid.group_size;
+  gptq_tiles(weight, factor, out, [&](int64_t row, int64_t rows, float* w) {
+    TileRanges ranges;
+    ranges.scales.assign(static_cast<size_t>(groups * kLaneRows), 1.0f);
+    ranges.zeros.assign(ranges.scales.size(), 0.0f);
+    if (grid.minimum) ranges.minima.assign(ranges.scales.size(), 0.0f);
+    fill(row, rows, ranges);
     for (int64_t r = 0; r < rows; ++r) {
       // Values are rounded, and changed by the errors of other columns, relative to the group's minimum.
       for (int64_t j = 0; grid.minimum && j < k; ++j) {
-        const int64_t g = factor.order[static_cast<size_t>(j)] / ranges.group_size;
-        w[j * kLaneRows + r] -= ranges.minimum(static_cast<size_t>((row + r) * groups + g), grid);
-      }
-      for (int64_t g = 0; g < groups; ++g) {
-        const auto at = static_cast<size_t>((row + r) * groups + g);
-        scales[static_cast<size_t>(g * kLaneRows + r)] = decode_scale(ranges.scales[at], grid.scale_type);
-        zeros[static_cast<size_t>(g * kLaneRows + r)] = ranges.zeros[at];
+        const int64_t g = factor.order[static_cast<size_t>(j)] / grid.group_size;
+        w[j * kLaneRows + r] -= ranges.minima[static_cast<size_t>(g * kLaneRows + r)];
       }
     }
-    return [&, scales = std::move(scales), zeros = std::move(zeros)](int64_t start, int64_t width, const float* block,
-                                                                     uint8_t* codes, float* errors) {
+    return [&, ranges = std::move(ranges)](int64_t start, int64_t width, const float* block, uint8_t* codes,
+                                           float* errors) {
       std::array<float, kGptqBlock * kGptqBlock> u;
       std::array<float, kGptqBlock> inverse_pivot;
       std::array<const float*, kGptqBlock> block_scales;
@@ -52,14 +42,43 @@ QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, co
       for (int64_t j = 0; j < width; ++j) {
         for (int64_t i = 0; i < j; ++i) u[static_cast<size_t>(j * width + i)] = factor.upper(start + i, start + j);
         inverse_pivot[static_cast<size_t>(j)] = 1.0f / factor.upper(start + j, start + j);
-        const int64_t g = factor.order[static_cast<size_t>(start + j)] / ranges.group_size;
-        block_scales[static_cast<size_t>(j)] = scales.data() + g * kLaneRows;
-        block_zeros[static_cast<size_t>(j)] = zeros.data() + g * kLaneRows;
+        const int64_t g = factor.order[static_cast<size_t>(start + j)] / grid.group_size;
+        block_scales[static_cast<size_t>(j)] = ranges.scales.data() + g * kLaneRows;
+        block_zeros[static_cast<size_t>(j)] = ranges.zeros.data() + g * kLaneRows;
       }
-      gptq_block(block, width, u.data(), inverse_pivot.data(), block_scales.data(), block_zeros.data(), top, codes,
-                 errors);
+      if (grid.levels != nullptr) {
+        gptq_block_levels(block, width, u.data(), inverse_pivot.data(), block_scales.data(), *grid.levels, codes,
+                          errors);
+      } else {
+        gptq_block(block, width, u.data(), inverse_pivot.data(), block_scales.data(), block_zeros.data(), grid.top,
+                   codes, errors);
+      }
     };
   });
+}
+
+QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, const GroupRanges& ranges,
+                              const Grid& grid) {
+  require_arguments(weight, grid, nullptr);
+  require_factor(factor, weight.cols());
+  require_ranges(ranges, weight, grid);
+  QuantizedTensor out{weight.rows(), weight.cols(), ranges.group_size, grid.bits,      grid.symmetric, {},
+                      ranges.scales, ranges.zeros,  ranges.minima,     grid.scale_type};
+  out.codes.resize(static_cast<size_t>(weight.size()));
+  const int64_t groups = ranges.groups();
+  const CodeGrid codes{ranges.group_size, static_cast<float>(grid.levels() - 1), grid.minimum};
+  const auto fill = [&](int64_t row, int64_t rows, TileRanges& tile) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t g = 0; g < groups; ++g) {
+        const auto from = static_cast<size_t>((row + r) * groups + g);
+        const auto to = static_cast<size_t>(g * kLaneRows + r);
+        tile.scales[to] = decode_scale(ranges.scales[from], grid.scale_type);
+        tile.zeros[to] = ranges.zeros[from];
+        if (grid.minimum) tile.minima[to] = ranges.minimum(from, grid);
+      }
+    }
+  };
+  gptq_codes(weight, factor, codes, fill, out.codes.data());
   return out;
 }
 

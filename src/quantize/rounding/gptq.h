@@ -3,9 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <vector>
 
 #include "core/tensor.h"
 #include "core/values.h"
+#include "quantize/lanes.h"
 #include "quantize/ranges.h"
 #include "quantize/rounding/gptq_factor.h"
 
@@ -18,6 +21,25 @@ namespace metal_marlin {
 // weight.
 QuantizedTensor quantize_gptq(const Matrix& weight, const GptqFactor& factor, const GroupRanges& ranges,
                               const Grid& grid);
+
+// What gptq_codes() knows of a grid. value = (code - zero) S + m, code = 0 .. top; with levels value = levels[code] S.
+struct CodeGrid {
+  int64_t group_size = 0;  // explicit
+  float top = 0;           // not read with levels
+  bool minimum = false;
+  const LevelSteps* levels = nullptr;
+};
+// The ranges of kLaneRows rows, [groups][kLaneRows], as float32 numbers that need not be stored as such. S is not 0.
+struct TileRanges {
+  std::vector<float> scales;  // ones before they are filled in
+  std::vector<float> zeros;   // zeros
+  std::vector<float> minima;  // zeros; empty for a grid without
+};
+// Fills in the ranges of the rows row .. row + rows - 1. It is called from several threads at once.
+using FillRanges = std::function<void(int64_t row, int64_t rows, TileRanges& ranges)>;
+// The loop of quantize_gptq() for ranges of any kind: writes codes [out, in]. The arguments must agree.
+void gptq_codes(const Matrix& weight, const GptqFactor& factor, const CodeGrid& grid, const FillRanges& fill,
+                uint8_t* codes);
 
 // Peak resident bytes of make_gptq_factor followed by quantize_gptq of one linear, beyond gram and weight themselves,
 // for in_features inputs, out_features outputs and threads() threads as set now. Counts only the touched halves of the

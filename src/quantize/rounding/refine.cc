@@ -13,6 +13,7 @@
 #include "quantize/candidates.h"
 #include "quantize/group_range.h"
 #include "quantize/lanes.h"
+#include "quantize/rounding/damped_gram.h"
 #include "quantize/rounding/gptq.h"
 
 namespace metal_marlin {
@@ -22,23 +23,6 @@ constexpr int64_t kBlock = 64;  // columns between two products with all columns
 constexpr float kLeastRatio =
     0.4f;  // of a refitted scale to the one before; below it the codes no longer fit the scale
 constexpr float kLargestRatio = 2.0f;
-
-// H = gram + diag(extra).
-struct DampedGram {
-  const Matrix& gram;
-  std::vector<float> extra;
-
-  DampedGram(const Matrix& g, double damping) : gram(g), extra(static_cast<size_t>(g.rows())) {
-    double mean = 0;
-    for (int64_t k = 0; k < g.rows(); ++k) mean += g(k, k);
-    mean /= static_cast<double>(g.rows());
-    // For channels that are always zero, and for a Gram matrix of zeros, the plain squared error decides.
-    const double floor = mean > 0 ? kDeadDamping * mean : 1.0;
-    for (int64_t k = 0; k < g.rows(); ++k)
-      extra[static_cast<size_t>(k)] = static_cast<float>(g(k, k) * damping + floor);
-  }
-  float diagonal(int64_t k) const noexcept { return gram(k, k) + extra[static_cast<size_t>(k)]; }
-};
 
 // kLaneRows rows of a weight, column by column: value [k][row].
 class Tile {
