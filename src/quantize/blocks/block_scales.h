@@ -1,13 +1,10 @@
-// The scales and minima of blocks as they can be stored, and the choice of the first ones.
+// The scales and minima of blocks as they can be stored.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <vector>
 
-#include "core/tensor.h"
 #include "formats/blocks/block_fields.h"
-#include "quantize/blocks/segment.h"
 #include "quantize/lanes.h"
 
 namespace metal_marlin {
@@ -66,11 +63,5 @@ float nearest_f16(float value) noexcept;
 // The effective numbers of segment i of a tensor's blocks, as its readers make them.
 float block_scale(const BlockForm& form, const BlockFields& fields, int64_t segment) noexcept;
 float block_minimum(const BlockForm& form, const BlockFields& fields, int64_t segment) noexcept;
-
-// Chooses scales and minima for weight [out, in], before any code: for each segment those of some candidates whose
-// rounding has the least e H_gg e^T, then for each block the d and dmin whose multiples are nearest to them. The codes
-// are left 0.
-BlockFields choose_block_scales(const Matrix& weight, const DampedGram& h, const BlockForm& form,
-                                const std::vector<SegmentFactor>& factors);
 
 }  // namespace metal_marlin

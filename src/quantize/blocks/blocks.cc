@@ -9,6 +9,7 @@
 
 #include "core/threads.h"
 #include "quantize/blocks/block_scales.h"
+#include "quantize/blocks/choose_scales.h"
 #include "quantize/blocks/refine_blocks.h"
 #include "quantize/blocks/segment.h"
 #include "quantize/ranges.h"
@@ -99,7 +100,7 @@ BlockTensor quantize_to_blocks(const Matrix& weight, const Matrix& gram, GgmlTyp
   if (options.feedback) require_factor(*factor, weight.cols());
   const DampedGram h(gram, options.gptq.damping);
   std::vector<SegmentFactor> factors = make_segment_factors(h, form.segment, options.feedback);
-  BlockFields fields = choose_block_scales(weight, h, form, factors);
+  BlockFields fields = choose_scales(weight, h, form, factors);
   if (options.feedback) {
     round_with_feedback(weight, form, *factor, fields);
   } else {

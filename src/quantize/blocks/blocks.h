@@ -23,11 +23,11 @@ struct BlockTensor {
 struct BlockRounding {
   bool feedback = true;  // GPTQ's; without it each weight is rounded to nearest, for scales chosen by the diagonal of G
   GptqOptions gptq;      // of the factor; its damping is that of scales and refinement too
-  int passes = 3;        // of the refinement (refine_blocks.h); 0: none
+  int passes = 4;        // of the refinement (refine_blocks.h); 0: none
 };
 
 // weight [out, in], gram [in, in] with both halves filled. factor: of gram, made with options.gptq, which several
-// weights of an input share; null: it is made here. Scales and minima first (block_scales.h), then codes by error
+// weights of an input share; null: it is made here. Scales and minima first (choose_scales.h), then codes by error
 // feedback for these as they are stored, then the refinement. Any sign of d and dmin; subnormal f16 where weights are
 // small; numbers that f16 cannot hold become the largest that it can. The bytes do not depend on the number of threads.
 // Memory: four bytes for each weight of 64 rows per thread, the factor, and one byte per weight. ArgumentError: a type

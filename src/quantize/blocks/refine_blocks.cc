@@ -13,23 +13,11 @@ namespace {
 
 using Lanes = std::array<float, kLaneRows>;
 
-constexpr float kLeastGain =
-    1e-5f;                      // of a segment's loss, for which its codes are replaced: above what float32 confuses
-constexpr float kStep = 0.03f;  // between the scales that are tried
-
-// What the normal equations of a scale s and a minimum m hold: the loss changes by a_ss ds^2 + 2 a_sm ds dm + a_mm dm^2
-// - 2 (v_s ds + v_m dm).
-struct Normal {
-  Lanes ss{};
-  Lanes sm{};
-  Lanes mm{};
-  Lanes s{};
-  Lanes m{};
-
-  float change(size_t r, float ds, float dm) const noexcept {
-    return ds * (ds * ss[r] + 2 * (dm * sm[r] - s[r])) + dm * (dm * mm[r] - 2 * m[r]);
-  }
-};
+// The share of a segment's loss for which its codes are replaced: above what float32 confuses.
+constexpr float kLeastGain = 1e-5f;
+// Steps between the scales that are tried, as a share of the scale. With integers a step is at least one of them.
+constexpr float kStep = 0.03f;
+constexpr float kIntegerStep = 0.015f;
 
 // kLaneRows rows, column beside column: value [k][row].
 class Tile {
@@ -66,6 +54,7 @@ class Tile {
     first_.resize(window);
     second_.resize(window);
     product_.resize(window);
+    other_product_.resize(window);
   }
 
   void pass() {
@@ -130,16 +119,6 @@ class Tile {
     for (int64_t k = std::max(to, from); k < std::min(to + count, from + width); ++k) {
       const float extra = h_.extra[static_cast<size_t>(k)];
       for (int64_t r = 0; r < kLaneRows; ++r) residual_[at(k, r)] -= extra * change[(k - from) * kLaneRows + r];
-    }
-  }
-
-  // out = H_gg in, both of columns first .. first + width - 1.
-  void product(int64_t first, int64_t width, const float* in, float* out) const noexcept {
-    sgemm_tile(false, false, width, kLaneRows, width, 1.0f, h_.gram.data() + first * k_ + first, k_, in, kLaneRows,
-               0.0f, out, kLaneRows);
-    for (int64_t k = 0; k < width; ++k) {
-      const float extra = h_.extra[static_cast<size_t>(first + k)];
-      for (int64_t r = 0; r < kLaneRows; ++r) out[k * kLaneRows + r] += extra * in[k * kLaneRows + r];
     }
   }
 
@@ -228,7 +207,7 @@ class Tile {
   void make_candidate(int64_t g, int64_t r, int step, int shift, Stored& scale, Stored& minimum) const noexcept {
     const float now = scales_.scales(g)[r];
     const float low = scales_.minima(g)[r];
-    float by = kStep * std::fabs(now);
+    float by = (form_.scales() ? kIntegerStep : kStep) * std::fabs(now);
     if (form_.scales()) by = std::max(by, std::fabs(scales_.d(g / form_.segments(), r)));
     scale = scales_.nearest_scale(g, r, now + static_cast<float>(step) * by);
     if (!form_.minima) return;
@@ -240,45 +219,13 @@ class Tile {
     minimum = scales_.nearest_minimum(g, r, wanted);
   }
 
-  // The normal equations for `by_scale` and `by_minimum` [width][kLaneRows]: the changes of the values for one unit.
-  Normal normal_equations(int64_t first, int64_t width, const float* by_scale, const float* by_minimum) {
-    Normal n;
-    const float* residual = residual_.data() + first * kLaneRows;
-    product(first, width, by_scale, product_.data());
-    for (int64_t k = 0; k < width; ++k) {
-      for (size_t r = 0; r < kLaneRows; ++r) {
-        const auto i = static_cast<size_t>(k * kLaneRows) + r;
-        n.ss[r] += product_[i] * by_scale[i];
-        n.s[r] += residual[i] * by_scale[i];
-        if (by_minimum != nullptr) {
-          n.sm[r] += product_[i] * by_minimum[i];
-          n.m[r] += residual[i] * by_minimum[i];
-        }
-      }
-    }
-    if (by_minimum == nullptr) return n;
-    product(first, width, by_minimum, product_.data());
-    for (int64_t k = 0; k < width; ++k) {
-      for (size_t r = 0; r < kLaneRows; ++r) {
-        const auto i = static_cast<size_t>(k * kLaneRows) + r;
-        n.mm[r] += product_[i] * by_minimum[i];
-      }
-    }
-    return n;
-  }
-
-  // The best change of the scale; 0 where there is none.
-  static float scale_change(const Normal& n, size_t r) noexcept {
-    const double ss = n.ss[r];
-    const double sm = n.sm[r];
-    const double mm = n.mm[r];
-    if (!(mm > 0)) return ss > 0 ? static_cast<float>(n.s[r] / ss) : 0.0f;
-    const double determinant = ss * mm - sm * sm;
-    if (!(determinant > 1e-6 * ss * mm)) return 0;
-    return static_cast<float>((n.s[r] * mm - n.m[r] * sm) / determinant);
-  }
-  static float minimum_change(const Normal& n, size_t r, float scale_changed) noexcept {
-    return n.mm[r] > 0 ? (n.m[r] - n.sm[r] * scale_changed) / n.mm[r] : 0.0f;
+  // For first_ and, where there are minima, second_: the changes of the values for one unit.
+  NormalEquations normal_equations(int64_t first, int64_t width) noexcept {
+    const float* by_minimum = form_.minima ? second_.data() : nullptr;
+    times_h(h_, first, width, false, first_.data(), product_.data());
+    if (form_.minima) times_h(h_, first, width, false, by_minimum, other_product_.data());
+    return {width,      first_.data(),         product_.data(),
+            by_minimum, other_product_.data(), residual_.data() + first * kLaneRows};
   }
 
   void refit_segment(int64_t first) {
@@ -287,15 +234,15 @@ class Tile {
       for (int64_t r = 0; r < kLaneRows; ++r) first_[at(k, r)] = number_[at(first + k, r)] - numbers_.zero;
     }
     if (form_.minima) std::fill_n(second_.begin(), width_ * kLaneRows, 1.0f);
-    const Normal n = normal_equations(first, width_, first_.data(), form_.minima ? second_.data() : nullptr);
+    const NormalEquations n = normal_equations(first, width_);
     for (int64_t r = 0; r < kLaneRows; ++r) {
       const auto lane = static_cast<size_t>(r);
       const float scale = scales_.scales(g)[r];
       const float minimum = scales_.minima(g)[r];
-      const Stored new_scale = scales_.nearest_scale(g, r, scale + scale_change(n, lane));
+      const Stored new_scale = scales_.nearest_scale(g, r, scale + n.scale_change(r));
       const float ds = new_scale.value - scale;
-      const Stored new_minimum = scales_.nearest_minimum(g, r, minimum + minimum_change(n, lane, ds));
-      if (n.change(lane, ds, new_minimum.value - minimum) < 0) scales_.set(g, r, new_scale, new_minimum);
+      const Stored new_minimum = scales_.nearest_minimum(g, r, minimum + n.minimum_change(r, ds));
+      if (n.loss_change(r, ds, new_minimum.value - minimum) < 0) scales_.set(g, r, new_scale, new_minimum);
     }
   }
 
@@ -310,15 +257,15 @@ class Tile {
       }
     }
     copy_values(start, width, change_.data());
-    const Normal n = normal_equations(start, width, first_.data(), form_.minima ? second_.data() : nullptr);
+    const NormalEquations n = normal_equations(start, width);
     for (int64_t r = 0; r < kLaneRows; ++r) {
       const auto lane = static_cast<size_t>(r);
       const float d = scales_.d(b, r);
       const float dmin = scales_.dmin(b, r);
-      const float new_d = nearest_f16(d + scale_change(n, lane));
-      const float new_dmin = nearest_f16(dmin + minimum_change(n, lane, new_d - d));
+      const float new_d = nearest_f16(d + n.scale_change(r));
+      const float new_dmin = nearest_f16(dmin + n.minimum_change(r, new_d - d));
       // A d of 0 would keep the integers from ever counting again.
-      if (new_d != 0.0f && n.change(lane, new_d - d, new_dmin - dmin) < 0) scales_.set_block(b, r, new_d, new_dmin);
+      if (new_d != 0.0f && n.loss_change(r, new_d - d, new_dmin - dmin) < 0) scales_.set_block(b, r, new_d, new_dmin);
     }
     copy_values(start, width, product_.data());
     for (size_t i = 0; i < static_cast<size_t>(width * kLaneRows); ++i) change_[i] = product_[i] - change_[i];
@@ -374,6 +321,7 @@ class Tile {
   std::vector<float> first_;
   std::vector<float> second_;
   std::vector<float> product_;
+  std::vector<float> other_product_;
   std::array<float, kSegment> start_;  // the values of a segment before it is improved
 };
 

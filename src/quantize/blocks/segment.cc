@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/threads.h"
+#include "kernels/linear_algebra.h"
 #include "quantize/rounding/gptq_factor.h"
 
 namespace metal_marlin {
@@ -32,7 +33,7 @@ BlockNumbers::BlockNumbers(const BlockForm& form)
 }
 
 uint8_t BlockNumbers::code(float number) const noexcept {
-  if (levels == nullptr) return static_cast<uint8_t>(number);
+  if (levels == nullptr) return static_cast<uint8_t>(number > 0 ? number : 0);  // NaN: 0
   uint8_t place = 0;
   for (const float middle : levels->middles) place = static_cast<uint8_t>(place + (number > middle ? 1 : 0));
   return place;
@@ -74,6 +75,60 @@ std::vector<SegmentFactor> make_segment_factors(const DampedGram& h, int64_t wid
     }
   });
   return factors;
+}
+
+void times_h(const DampedGram& h, int64_t first, int64_t width, bool diagonal, const float* in, float* out) noexcept {
+  if (!diagonal) {
+    const int64_t k = h.gram.cols();
+    sgemm_tile(false, false, width, kLaneRows, width, 1.0f, h.gram.data() + first * k + first, k, in, kLaneRows, 0.0f,
+               out, kLaneRows);
+  }
+  for (int64_t j = 0; j < width; ++j) {
+    const float factor = diagonal ? h.diagonal(first + j) : h.extra[static_cast<size_t>(first + j)];
+    for (int64_t i = j * kLaneRows; i < (j + 1) * kLaneRows; ++i) out[i] = (diagonal ? 0.0f : out[i]) + factor * in[i];
+  }
+}
+
+NormalEquations::NormalEquations(int64_t width, const float* by_scale, const float* h_by_scale, const float* by_minimum,
+                                 const float* h_by_minimum, const float* residual) noexcept {
+  for (int64_t i = 0; i < width * kLaneRows; i += kLaneRows) {
+    for (size_t r = 0; r < kLaneRows; ++r) {
+      const auto at = static_cast<size_t>(i) + r;
+      ss_[r] += h_by_scale[at] * by_scale[at];
+      s_[r] += residual[at] * by_scale[at];
+    }
+  }
+  if (by_minimum == nullptr) return;
+  for (int64_t i = 0; i < width * kLaneRows; i += kLaneRows) {
+    for (size_t r = 0; r < kLaneRows; ++r) {
+      const auto at = static_cast<size_t>(i) + r;
+      sm_[r] += h_by_scale[at] * by_minimum[at];
+      mm_[r] += h_by_minimum[at] * by_minimum[at];
+      m_[r] += residual[at] * by_minimum[at];
+    }
+  }
+}
+
+float NormalEquations::scale_change(int64_t row) const noexcept {
+  const auto r = static_cast<size_t>(row);
+  const double ss = ss_[r];
+  const double sm = sm_[r];
+  const double mm = mm_[r];
+  if (!(mm > 0)) return ss > 0 ? static_cast<float>(s_[r] / ss) : 0.0f;
+  constexpr double kSingular = 1e-6;  // codes that are all the same: the minimum does what the scale would
+  const double determinant = ss * mm - sm * sm;
+  if (!(determinant > kSingular * ss * mm)) return 0;
+  return static_cast<float>((s_[r] * mm - m_[r] * sm) / determinant);
+}
+
+float NormalEquations::minimum_change(int64_t row, float scale_change) const noexcept {
+  const auto r = static_cast<size_t>(row);
+  return mm_[r] > 0 ? (m_[r] - sm_[r] * scale_change) / mm_[r] : 0.0f;
+}
+
+float NormalEquations::loss_change(int64_t row, float ds, float dm) const noexcept {
+  const auto r = static_cast<size_t>(row);
+  return ds * (ds * ss_[r] + 2 * (dm * sm_[r] - s_[r])) + dm * (dm * mm_[r] - 2 * m_[r]);
 }
 
 SegmentTrial::SegmentTrial(const BlockForm& form, const BlockNumbers& numbers)

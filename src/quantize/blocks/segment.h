@@ -40,9 +40,37 @@ struct SegmentFactor {
   std::vector<float> u;              // as gptq_block() wants it: [j * width + i], i < j
   std::vector<float> inverse_pivot;  // 1 / U_jj
   std::vector<float> inverse;        // H_gg^-1 in the natural order; empty without feedback
+
+  bool feedback() const noexcept { return !inverse.empty(); }
 };
 // Of all segments of an input. Without feedback H_gg counts as its diagonal, so that each weight is rounded to nearest.
 std::vector<SegmentFactor> make_segment_factors(const DampedGram& h, int64_t width, bool feedback);
+
+// out = H in, both [width][kLaneRows], for columns first .. first + width - 1 of H, or for its diagonal alone.
+void times_h(const DampedGram& h, int64_t first, int64_t width, bool diagonal, const float* in, float* out) noexcept;
+
+// The normal equations of a scale and a minimum for fixed codes, of kLaneRows rows. A change of the scale by ds and of
+// the minimum by dm changes the loss by ss ds^2 + 2 sm ds dm + mm dm^2 - 2 (s ds + m dm).
+struct NormalEquations {
+  using Lanes = std::array<float, kLaneRows>;
+
+  // All [width][kLaneRows]: what one unit of the scale changes in the values, and H times that; the same of the
+  // minimum, or null; and the residual R = (W - Wq) H.
+  NormalEquations(int64_t width, const float* by_scale, const float* h_by_scale, const float* by_minimum,
+                  const float* h_by_minimum, const float* residual) noexcept;
+  // The best change of the scale where the minimum follows; 0 where there is none.
+  float scale_change(int64_t row) const noexcept;
+  // The best change of the minimum after that of the scale.
+  float minimum_change(int64_t row, float scale_change) const noexcept;
+  float loss_change(int64_t row, float ds, float dm) const noexcept;
+
+ private:
+  Lanes ss_{};
+  Lanes sm_{};
+  Lanes mm_{};
+  Lanes s_{};
+  Lanes m_{};
+};
 
 // Rounds kLaneRows segments.
 class SegmentTrial {
