@@ -203,6 +203,32 @@ TEST_P(QuantizeToBlocks, WrongArgumentsAreRefused) {
 INSTANTIATE_TEST_SUITE_P(Types, QuantizeToBlocks, testing::ValuesIn(kBlockForms),
                          [](const auto& tested) { return std::string(ggml_type_info(tested.param.type).name); });
 
+// Codes by feedback for levels, against the loop over single values of quantize/levels.h with the same scales.
+TEST(QuantizeToBlocksTypes, FeedbackWithLevelsIsThatOfTheScalarLoop) {
+  const Matrix weight = normal_matrix(40, 256, 13, 0.05);
+  const Matrix gram = gram_of(activations(300, 256, 1));
+  const GptqFactor factor = make_gptq_factor(gram);
+  const BlockTensor tensor = quantize_to_blocks(weight, gram, GgmlType::kIQ4_NL, {.passes = 0}, &factor);
+  const BlockFields fields = unpack_blocks(GgmlType::kIQ4_NL, tensor.bytes);
+  LevelTable table;
+  table.values.assign(16, 0.0f);
+  for (size_t i = 0; i < kBlockLevels.size(); ++i) {
+    table.levels.push_back(kBlockLevels[i]);
+    table.codes.push_back(static_cast<uint8_t>(i));
+    table.values[i] = kBlockLevels[i];
+  }
+  const LevelTensor want = gptq_to_levels(weight, factor, {weight.rows(), 256, 32, fields.d, 0}, table);
+  // A value near the middle between two levels may go either way, and then the rest of its row differs.
+  int64_t equal_rows = 0;
+  for (int64_t r = 0; r < weight.rows(); ++r) {
+    equal_rows +=
+        std::equal(want.codes.begin() + r * 256, want.codes.begin() + (r + 1) * 256, fields.codes.begin() + r * 256)
+            ? 1
+            : 0;
+  }
+  EXPECT_GE(equal_rows, weight.rows() * 9 / 10);
+}
+
 TEST(QuantizeToBlocksTypes, OthersAreRefused) {
   EXPECT_THROW(quantize_to_blocks(normal_matrix(2, 256, 2), Matrix(256, 256), GgmlType::kQ2_K), ArgumentError);
   EXPECT_THROW(quantize_to_blocks(normal_matrix(2, 256, 2), Matrix(256, 256), GgmlType::kF16), ArgumentError);

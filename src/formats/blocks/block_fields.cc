@@ -90,9 +90,10 @@ void get_32(const uint8_t* in, const Block& b) noexcept {
 }
 
 // d, 32 x i8
-void put_q8_0(const ConstBlock& b, uint8_t* out) noexcept {
+void put_q8_0(const ConstBlock& b, uint8_t* __restrict out) noexcept {
   put_u16(out, *b.d);
-  for (int i = 0; i < 32; ++i) out[2 + i] = b.codes[i] ^ 0x80;
+  const uint8_t* __restrict codes = b.codes;
+  for (int i = 0; i < 32; ++i) out[2 + i] = codes[i] ^ 0x80;
 }
 void get_q8_0(const uint8_t* in, const Block& b) noexcept {
   *b.d = get_u16(in);
@@ -116,10 +117,10 @@ void put_k(const ConstBlock& b, uint8_t* __restrict out) noexcept {
   }
   uint8_t* nibbles = out + 16;
   if (Fifth) {
-    for (int l = 0; l < 32; ++l) nibbles[l] = 0;
-    for (int t = 0; t < 8; ++t) {
-      for (int l = 0; l < 32; ++l)
-        nibbles[l] = static_cast<uint8_t>(nibbles[l] | ((b.codes[32 * t + l] >> 4) & 1) << t);
+    for (int l = 0; l < 32; ++l) {
+      int fifths = 0;
+      for (int t = 0; t < 8; ++t) fifths |= ((b.codes[32 * t + l] >> 4) & 1) << t;
+      nibbles[l] = static_cast<uint8_t>(fifths);
     }
     nibbles += 32;
   }
