@@ -159,6 +159,78 @@ TEST_P(Lanes, GptqBlock) {
   }
 }
 
+LevelSteps uneven_levels() {
+  LevelSteps steps{};
+  for (int i = 0; i < 16; ++i) steps.levels[i] = static_cast<float>(0.1 * (i - 7) * (20 + std::abs(i - 7)));
+  for (int i = 0; i < 15; ++i) steps.middles[i] = (steps.levels[i] + steps.levels[i + 1]) / 2;
+  return steps;
+}
+// Whether `place` is the level nearest to x, but for ties within float32.
+bool is_nearest(const LevelSteps& steps, int place, double x) {
+  const double distance = std::fabs(steps.levels[place] - x);
+  return std::all_of(std::begin(steps.levels), std::end(steps.levels),
+                     [&](float level) { return distance <= std::fabs(level - x) + 1e-3; });
+}
+
+TEST_P(Lanes, GptqBlockOfLevels) {
+  const LevelSteps steps = uneven_levels();
+  for (const int64_t count : {1, 7, 64}) {
+    const Matrix w = reference::normal_matrix(count, kLaneRows, 7);
+    Matrix u = reference::normal_matrix(count, count, 8, 0.1);
+    for (int64_t j = 0; j < count; ++j) {
+      for (int64_t i = j; i < count; ++i) u(j, i) = std::numeric_limits<float>::quiet_NaN();  // never read
+    }
+    const std::vector<float> pivot(static_cast<size_t>(count), 0.8f);
+    std::vector<float> scale(kLaneRows, 0.15f);
+    for (size_t r = 0; r < scale.size(); r += 3) scale[r] = -0.2f;
+    const std::vector<const float*> scales(static_cast<size_t>(count), scale.data());
+    std::vector<uint8_t> codes(static_cast<size_t>(count * kLaneRows));
+    Matrix err(count, kLaneRows);
+    gptq_block_levels(w.data(), count, u.data(), pivot.data(), scales.data(), steps, codes.data(), err.data());
+    for (int64_t r = 0; r < kLaneRows; ++r) {
+      const double s = scale[static_cast<size_t>(r)];
+      for (int64_t j = 0; j < count; ++j) {
+        double x = w(j, r);
+        for (int64_t i = 0; i < j; ++i) x -= static_cast<double>(err(i, r)) * u(j, i);
+        const int code = codes[static_cast<size_t>(j * kLaneRows + r)];
+        EXPECT_TRUE(is_nearest(steps, code, x / s)) << code << " for " << x / s;
+        EXPECT_NEAR(err(j, r), (x - steps.levels[code] * s) * 0.8, 2e-5);
+      }
+    }
+  }
+}
+
+TEST_P(Lanes, DescentOverLevels) {
+  const LevelSteps steps = uneven_levels();
+  for (const int64_t count : {1, 7, 64}) {
+    const Matrix residual = reference::normal_matrix(count, kLaneRows, 3);
+    Matrix h = reference::normal_matrix(count, count, 4, 0.1);
+    for (int64_t j = 0; j < count; ++j) {
+      for (int64_t i = j; i < count; ++i) h(j, i) = std::numeric_limits<float>::quiet_NaN();  // never read
+    }
+    const std::vector<float> inverse(static_cast<size_t>(count), 0.7f);
+    const std::vector<float> scale(kLaneRows, 0.2f);
+    const std::vector<const float*> scales(static_cast<size_t>(count), scale.data());
+    Random random(5);
+    Matrix before(count, kLaneRows);
+    for (float& level : before.values()) level = steps.levels[random.below(16)];
+    Matrix after = before.clone();
+    Matrix step(count, kLaneRows);
+    descend_block_levels(residual.data(), count, h.data(), inverse.data(), scales.data(), steps, after.data(),
+                         step.data());
+    for (int64_t r = 0; r < kLaneRows; ++r) {
+      for (int64_t j = 0; j < count; ++j) {
+        double x = residual(j, r);
+        for (int64_t i = 0; i < j; ++i) x -= static_cast<double>(step(i, r)) * h(j, i);
+        const auto* at = std::find(std::begin(steps.levels), std::end(steps.levels), after(j, r));
+        ASSERT_NE(at, std::end(steps.levels));
+        EXPECT_TRUE(is_nearest(steps, static_cast<int>(at - steps.levels), before(j, r) + x * 0.7 / 0.2));
+        EXPECT_NEAR(step(j, r), (after(j, r) - before(j, r)) * 0.2, 1e-5);
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Targets, Lanes, ::testing::ValuesIn(machine_targets()),
                          [](const auto& target) { return std::string(hwy::TargetName(target.param)); });
 
