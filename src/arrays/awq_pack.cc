@@ -11,8 +11,8 @@
 #include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
+#include "pack/bits/words_along_in.h"
 #include "pack/group_arrays.h"
-#include "pack/words_along_in.h"
 
 namespace metal_marlin {
 namespace {

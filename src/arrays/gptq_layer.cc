@@ -14,7 +14,7 @@
 #include "core/counted.h"
 #include "core/half.h"
 #include "core/threads.h"
-#include "pack/nibble_rows.h"
+#include "pack/bits/nibble_rows.h"
 #include "quantize/errors.h"
 #include "quantize/group_range.h"
 #include "quantize/rounding/gptq.h"

@@ -14,8 +14,8 @@
 #include "core/half.h"
 #include "core/threads.h"
 #include "kernels/hadamard.h"
+#include "pack/bits/nibble_rows.h"
 #include "pack/group_arrays.h"
-#include "pack/nibble_rows.h"
 #include "quantize/errors.h"
 #include "quantize/levels.h"
 

@@ -106,9 +106,10 @@ class ModelSource {
     static_cast<void>(codes);
     return std::nullopt;
   }
-  // Rows of a matrix that is stored in blocks of codes (GGUF), in Hugging Face's order, as they are multiplied: no
-  // float copy is made. Null for one that is stored in another way. NumericError as check_finite(), ArgumentError for
-  // rows that it has not.
+  // Rows of a matrix that is stored as codes, in Hugging Face's order, as they are multiplied: straight from the stored
+  // words or blocks (GGUF), no float copy is made. Null for one that is stored in another way, and for rows of which a
+  // layout has no whole words (AWQ, Marlin): load_codes() has them. NumericError as check_finite(), FormatError as
+  // load_codes(), ArgumentError for rows that it has not.
   virtual std::unique_ptr<WeightMatrix> load_blocks(const std::string& name, int64_t first_row, int64_t rows) const;
   // The form in which load_codes() or load_blocks() make a matrix stay codes, for what it takes in memory: one zero for
   // each group where they may differ. Nothing for a matrix of floats.

@@ -15,6 +15,7 @@
 
 #include "checkpoint/companions.h"
 #include "checkpoint/convert.h"
+#include "checkpoint/read_tiles.h"
 #include "checkpoint/reading_note.h"
 #include "checkpoint/stored_entry.h"
 #include "checkpoint/weight_files.h"
@@ -32,6 +33,7 @@
 #include "formats/safetensors.h"
 #include "formats/tensor_bounds.h"
 #include "formats/text.h"
+#include "kernels/weight_matrix.h"
 #include "layouts/config/code_names.h"
 #include "layouts/config/labels.h"
 #include "layouts/config/read_config.h"
@@ -113,6 +115,15 @@ class SafetensorsSource : public ModelSource {
       const StoredEntry& e = get(name);
       if (e.plain()) return std::nullopt;
       return checked(e, [&] { return StoredCodes{codes(name, e, with), read_q_scale(e.packed, e.shape[1], name)}; });
+    });
+  }
+
+  std::unique_ptr<WeightMatrix> load_blocks(const std::string& name, int64_t first_row, int64_t rows) const override {
+    return with_note(reading_note_, [&]() -> std::unique_ptr<WeightMatrix> {
+      const StoredEntry& e = get(name);
+      if (e.plain()) return nullptr;
+      check_rows(name, first_row, rows, e.shape[0]);
+      return checked(e, [&] { return read_tiles(packed_, e.packed, e.file->path() + ": " + name, first_row, rows); });
     });
   }
 

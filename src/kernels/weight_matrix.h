@@ -50,6 +50,19 @@ struct CodeRows {
   std::function<void(int64_t row, int64_t first, int64_t count, uint8_t* codes, void* scales, void* minima)> read;
 };
 
+// Lines of codes (product.h) that a weight wants: line first_line + l of the outputs first_output + 16 t .. into the 64
+// bytes at to + t * ld + 64 l, zeros where the weight ends.
+struct WantedLines {
+  int64_t first_output = 0;
+  int64_t outputs = 0;
+  int64_t first_line = 0;
+  int64_t lines = 0;
+  uint8_t* to = nullptr;
+  int64_t ld = 0;
+};
+// Reads them in the natural order of the channels. It is called from several threads.
+using LineReader = std::function<void(const WantedLines& wanted)>;
+
 enum class WeightType : uint8_t { kF32, kBF16, kCodes };
 
 class WeightMatrix {
@@ -65,13 +78,17 @@ class WeightMatrix {
   static WeightMatrix of_codes(const QuantizedTensor& tensor, int64_t first_row, int64_t rows,
                                std::span<const uint16_t> q_scale = {});
   static WeightMatrix of_codes(const QuantizedTensor& tensor) { return of_codes(tensor, 0, tensor.out_features); }
+  // The same weight where `read` gives the codes, and not tensor.codes. Calls begin at a multiple of 128 outputs from
+  // first_row on and are for 128 outputs or the rest.
+  static WeightMatrix of_lines(const QuantizedTensor& tensor, int64_t first_row, int64_t rows,
+                               std::span<const uint16_t> q_scale, const LineReader& read);
   // ArgumentError for a form that CodeRows does not have.
   static WeightMatrix of_rows(const CodeRows& rows);
   // Rounds a float weight to 8 bits, a scale (f16) for each row and group of 32: code = w / scale to nearest + 128.
-  // rows(first, count, out) gives rows as float32 [count, in_features]; it is called from several threads.
+  // rows(first, count) gives rows as float32 [count, in_features]; it is called from several threads.
   static constexpr CodeForm kRoundedForm = {.bits = 8, .group = 32};
   static WeightMatrix rounded_to_8_bits(int64_t out_features, int64_t in_features,
-                                        const std::function<void(int64_t first, int64_t count, float* out)>& rows);
+                                        const std::function<Matrix(int64_t first, int64_t count)>& rows);
 
   WeightType type() const noexcept { return type_; }
   int64_t out_features() const noexcept { return codes_ ? codes_->tiles.out_features : floats_.out_features(); }
@@ -102,8 +119,13 @@ class WeightMatrix {
     uint8_t* scales() noexcept { return codes() + scales_at; }
     uint8_t* minima() noexcept { return codes() + minima_at; }
     uint8_t* zeros() noexcept { return codes() + zeros_at; }
+    void put_groups(const QuantizedTensor& tensor, size_t first, int64_t tile, int64_t outputs) noexcept;
   };
   static std::unique_ptr<Codes> make_codes(SegmentPlan plan, int64_t out_features, const CodeForm& form);
+
+  // Of rows of the tensor: all but the codes, scales, zeros and minima.
+  static WeightMatrix of_groups(const QuantizedTensor& tensor, int64_t first_row, int64_t rows,
+                                std::span<const uint16_t> q_scale);
 
   WeightType type_ = WeightType::kF32;
   PackedWeight floats_;

@@ -54,6 +54,7 @@ class AwqLayout : public Layout {
   PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const override {
     return pack_awq_gemm(tensor, name);
   }
+  std::optional<WordOrder> word_order() const noexcept override { return WordOrder::kAwqGemm; }
   QuantizedTensor unpack(const PackedLinear& l, int64_t group_size, const std::string& name,
                          Codes codes) const override {
     return unpack_awq_gemm(*l.codes, *l.zeros, *l.scales, group_size, name, codes);

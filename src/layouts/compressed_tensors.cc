@@ -14,9 +14,9 @@
 #include "formats/text.h"
 #include "layouts/config/module_pattern.h"
 #include "layouts/layout.h"
+#include "pack/bits/row_stream.h"
 #include "pack/compressed_tensors.h"
 #include "pack/group_arrays.h"
-#include "pack/row_stream.h"
 
 namespace metal_marlin {
 

@@ -16,7 +16,7 @@
 #include "layouts/config/labels.h"
 #include "layouts/config/module_pattern.h"
 #include "layouts/layout.h"
-#include "pack/bit_runs.h"
+#include "pack/bits/bit_runs.h"
 #include "pack/gptq.h"
 #include "pack/group_arrays.h"
 
@@ -116,6 +116,7 @@ class GptqLayout : public Layout {
   PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const override {
     return pack_gptq(tensor, name, version_);
   }
+  std::optional<WordOrder> word_order() const noexcept override { return WordOrder::kAlongIn; }
   QuantizedTensor unpack(const PackedLinear& l, int64_t group_size, const std::string& name,
                          Codes codes) const override {
     return unpack_gptq(*l.codes, *l.zeros, *l.scales, l.channels, group_size, version_, name, codes, l.bits);

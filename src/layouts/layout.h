@@ -16,6 +16,7 @@
 #include "formats/safetensors.h"
 #include "layouts/layout_plan.h"
 #include "layouts/packed_config.h"
+#include "pack/bits/code_lines.h"
 #include "pack/packed_tensor.h"
 
 namespace metal_marlin {
@@ -96,6 +97,8 @@ class Layout {
   virtual PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const = 0;
   // [out, in] of the linear whose codes these are. FormatError naming `name` unless they have two dimensions.
   std::vector<int64_t> logical_shape(const PackedLinear& linear, const std::string& name) const;
+  // The order of the words, where kernels' tiles are made straight from them (pack/bits/code_lines.h).
+  virtual std::optional<WordOrder> word_order() const noexcept { return std::nullopt; }
   // Whether the rows of each part are those of the weight, so that some of them can be read alone.
   virtual bool has_rows() const noexcept { return false; }
   // group_size -1: the whole row. FormatError naming `name`, expected and found.

@@ -54,6 +54,7 @@ class MarlinLayout : public Layout {
   PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const override {
     return pack_marlin(tensor, name);
   }
+  std::optional<WordOrder> word_order() const noexcept override { return WordOrder::kMarlin; }
   QuantizedTensor unpack(const PackedLinear& l, int64_t group_size, const std::string& name,
                          Codes codes) const override {
     return unpack_marlin(*l.codes, *l.scales, group_size, name, codes);

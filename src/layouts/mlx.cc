@@ -13,9 +13,9 @@
 #include "formats/text.h"
 #include "layouts/config/mlx_config.h"
 #include "layouts/layout.h"
+#include "pack/bits/row_stream.h"
 #include "pack/group_arrays.h"
 #include "pack/mlx.h"
-#include "pack/row_stream.h"
 
 namespace metal_marlin {
 

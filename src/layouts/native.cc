@@ -15,7 +15,7 @@
 #include "formats/text.h"
 #include "layouts/config/labels.h"
 #include "layouts/layout.h"
-#include "pack/bit_runs.h"
+#include "pack/bits/bit_runs.h"
 #include "pack/group_arrays.h"
 #include "pack/native.h"
 
@@ -187,6 +187,7 @@ class NativeLayout : public Layout {
   PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const override {
     return pack_native(tensor, name);
   }
+  std::optional<WordOrder> word_order() const noexcept override { return WordOrder::kAlongIn; }
   QuantizedTensor unpack(const PackedLinear& l, int64_t group_size, const std::string& name,
                          Codes codes) const override {
     return unpack_native(*l.codes, *l.scales, *l.zeros, group_size, name, codes, l.bits);

@@ -254,12 +254,12 @@ Head::Head(const ModelSource& source, MatmulPrecision precision, HeadBits bits) 
   if (bits == HeadBits::k8 && source.code_form(name)) {
     impl_->codes = load_head_codes(source);
   } else if (bits == HeadBits::k8) {
-    impl_->codes = WeightMatrix::rounded_to_8_bits(
-        config.vocab_size, config.hidden_size, [&](int64_t first, int64_t count, float* out) {
+    impl_->codes =
+        WeightMatrix::rounded_to_8_bits(config.vocab_size, config.hidden_size, [&](int64_t first, int64_t count) {
           stop_if_asked();
-          const Matrix rows = source.load(name, first, count);
+          Matrix rows = source.load(name, first, count);
           check_finite(rows.values(), name, source, first * config.hidden_size, config.hidden_size);
-          std::memcpy(out, rows.data(), static_cast<size_t>(rows.size()) * sizeof(float));
+          return rows;
         });
   } else {
     impl_->weight = source.load_stored(name);

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "pack/bits/row_stream.h"
 #include "pack/group_arrays.h"
-#include "pack/row_stream.h"
 
 namespace metal_marlin {
 namespace {

@@ -4,10 +4,9 @@
 // with zero points. Notation: N = out_features, K = in_features, g = group size, G = K / g; b bits, codes q, zeros z in
 // 0..2^b - 1 (the package speaks of signed integers, which are q - 2^(b-1)).
 //
-//   weight_packed      I32 [N, ceil(b K/32)]  row n is the stream of bits (pack/row_stream.h) of q[n, 0], q[n, 1], ..
-//   weight_scale       F16 or BF16 [N, G]     s
-//   weight_shape       I64 [2]                N, K
-//   weight_zero_point  I32 [ceil(b N/32), G]  column j is the stream of bits of z[0, j], z[1, j], ..; not there where
+//   weight_packed      I32 [N, ceil(b K/32)]  row n is the stream of bits (pack/bits/row_stream.h) of q[n, 0], q[n, 1],
+//   .. weight_scale       F16 or BF16 [N, G]     s weight_shape       I64 [2]                N, K weight_zero_point I32
+//   [ceil(b N/32), G]  column j is the stream of bits of z[0, j], z[1, j], ..; not there where
 //                                             every z is 2^(b-1)
 //
 //   w[n, k] = (q[n, k] - z[n, j]) * s[n, j],  j = k / g

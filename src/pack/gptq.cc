@@ -8,10 +8,10 @@
 #include <limits>
 
 #include "core/counted.h"
-#include "pack/bit_runs.h"
+#include "pack/bits/bit_runs.h"
+#include "pack/bits/nibbles.h"
+#include "pack/bits/words_along_in.h"
 #include "pack/group_arrays.h"
-#include "pack/nibbles.h"
-#include "pack/words_along_in.h"
 
 namespace metal_marlin {
 namespace {

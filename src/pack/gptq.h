@@ -5,7 +5,8 @@
 // back.) Notation: N = out_features, K = in_features, g = group size, G = ceil(K / g); b bits, codes q, zeros z in
 // 0..2^b - 1.
 //
-//   qweight I32 [b K/32, N]  column n is the stream of bits (pack/bit_runs.h) of q[n, 0], q[n, 1], .. (as in the native
+//   qweight I32 [b K/32, N]  column n is the stream of bits (pack/bits/bit_runs.h) of q[n, 0], q[n, 1], .. (as in the
+//   native
 //                            layout); at 4 bits: nibble i (i = 0 the lowest) of word [r, n] is q[n, 8r + i]
 //   qzeros  I32 [G, b N/32]  version 2: row j is the stream of bits of z[0, j], z[1, j], ..;
 //                            at 4 bits: nibble i of word [j, c] is z[8c + i, j];

@@ -11,8 +11,8 @@
 #include "core/checked.h"
 #include "core/counted.h"
 #include "core/half.h"
-#include "pack/bit_runs.h"
-#include "pack/nibbles.h"
+#include "pack/bits/bit_runs.h"
+#include "pack/bits/nibbles.h"
 
 namespace metal_marlin {
 
@@ -174,8 +174,10 @@ void unpack_zero_words(const std::byte* words, bool interleaved, uint8_t plus, Q
 void unpack_scales(const TensorView& scales, QuantizedTensor& t, const std::string& name) {
   std::vector<uint16_t> values(static_cast<size_t>(t.groups() * t.out_features));
   std::memcpy(values.data(), scales.bytes.data(), values.size() * sizeof(uint16_t));
-  const auto bad = std::find_if_not(values.begin(), values.end(), is_finite_f16);
-  if (bad != values.end()) {
+  bool finite = true;  // without branches, so that the compiler takes many at once
+  for (const uint16_t bits : values) finite &= is_finite_f16(bits);
+  if (!finite) {
+    const auto bad = std::find_if_not(values.begin(), values.end(), is_finite_f16);
     const auto at = static_cast<int64_t>(bad - values.begin());
     throw FormatError(
         fmt::format("{}: scales: [{}, {}] is not finite", name, at / t.out_features, at % t.out_features));

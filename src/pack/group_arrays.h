@@ -43,8 +43,8 @@ std::byte* prepare_part(PackedTensor& out, size_t index, const char* part, DType
 
 // Writes the scales as F16 [groups, out] into `out`.
 void pack_scales(const QuantizedTensor& tensor, std::byte* out);
-// Words I32 [groups, out bits/32]: row j is the stream of bits (pack/bit_runs.h) of the zeros of columns 0, 1, .., or
-// at 4 bits, when `interleaved`, of columns 8c + 0 2 4 6 1 3 5 7; then `minus` is subtracted from each zero, on the
+// Words I32 [groups, out bits/32]: row j is the stream of bits (pack/bits/bit_runs.h) of the zeros of columns 0, 1, ..,
+// or at 4 bits, when `interleaved`, of columns 8c + 0 2 4 6 1 3 5 7; then `minus` is subtracted from each zero, on the
 // word as a whole. out must be a multiple of run_codes(bits).
 void pack_zero_words(const QuantizedTensor& tensor, bool interleaved, uint8_t minus, std::byte* out);
 // The inverse: fills tensor.zeros and sets `symmetric`.

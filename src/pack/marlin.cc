@@ -9,9 +9,9 @@
 #include <cstring>
 
 #include "core/threads.h"
+#include "pack/bits/lanes.h"
+#include "pack/bits/nibbles.h"
 #include "pack/group_arrays.h"
-#include "pack/lanes.h"
-#include "pack/nibbles.h"
 
 namespace metal_marlin {
 namespace {

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "pack/bits/row_stream.h"
 #include "pack/group_arrays.h"
-#include "pack/row_stream.h"
 
 namespace metal_marlin {
 namespace {

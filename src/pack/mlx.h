@@ -3,7 +3,7 @@
 // Purpose: models on Apple silicon. Notation: N = out_features, K = in_features, g = group size, G = K / g; b bits,
 // codes q in 0..2^b - 1.
 //
-//   weight  U32 [N, b K/32]       row n is the stream of bits (pack/row_stream.h) of q[n, 0], q[n, 1], ..
+//   weight  U32 [N, b K/32]       row n is the stream of bits (pack/bits/row_stream.h) of q[n, 0], q[n, 1], ..
 //   scales  F16 or BF16 [N, G]    s, of any sign
 //   biases  like scales [N, G]    m
 //

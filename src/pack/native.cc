@@ -9,10 +9,10 @@
 
 #include "core/counted.h"
 #include "core/half.h"
-#include "pack/bit_runs.h"
+#include "pack/bits/bit_runs.h"
+#include "pack/bits/nibbles.h"
+#include "pack/bits/words_along_in.h"
 #include "pack/group_arrays.h"
-#include "pack/nibbles.h"
-#include "pack/words_along_in.h"
 
 namespace metal_marlin {
 namespace {
@@ -24,21 +24,51 @@ void pack_zeros(const QuantizedTensor& t, std::byte* out) {
   transpose_array(halves.data(), t.out_features, t.groups(), reinterpret_cast<uint16_t*>(out));
 }
 
+// The integers that f16 numbers are, by the upper 12 bits: those of -128 .. 127 have no others.
+constexpr int16_t kNoInteger = 32767;
+const std::array<int16_t, 4096>& integers_of_f16() {
+  static const auto table = [] {
+    std::array<int16_t, 4096> t;
+    for (size_t i = 0; i < t.size(); ++i) {
+      const float value = f16_to_f32(static_cast<uint16_t>(i << 4));
+      const bool integer = std::fabs(value) <= 128 && value == std::nearbyint(value);
+      t[i] = integer ? static_cast<int16_t>(value) : kNoInteger;
+    }
+    return t;
+  }();
+  return table;
+}
+
 void unpack_zeros(const TensorView& zeros, QuantizedTensor& t, const std::string& name) {
   const int64_t groups = t.groups();
   const int half = 1 << (t.bits - 1);
-  t.zeros.resize(static_cast<size_t>(groups * t.out_features));
-  for (int64_t j = 0; j < groups; ++j) {
-    for (int64_t n = 0; n < t.out_features; ++n) {
-      const float zero = f16_to_f32(load<uint16_t>(zeros.bytes.data() + 2 * (j * t.out_features + n)));
-      if (!(zero >= static_cast<float>(-half) && zero <= static_cast<float>(half - 1)) ||
-          zero != std::nearbyint(zero)) {
-        throw FormatError(
-            fmt::format("{}: zeros: [{}, {}] is {}, expected an integer in {}..{}", name, j, n, zero, -half, half - 1));
-      }
-      t.zeros[static_cast<size_t>(n * groups + j)] = static_cast<uint8_t>(static_cast<int>(zero) + half);
-    }
+  const auto count = static_cast<size_t>(groups * t.out_features);
+  const std::byte* in = zeros.bytes.data();
+  uint16_t some = 0;
+  for (size_t i = 0; i < count; ++i) some |= load<uint16_t>(in + 2 * i);
+  if (some == 0) {  // symmetric
+    t.zeros.assign(count, static_cast<uint8_t>(half));
+    return;
   }
+  const auto& integers = integers_of_f16();
+  std::vector<uint8_t> values(count);
+  bool bad = false;
+  for (size_t i = 0; i < count; ++i) {
+    const auto bits = load<uint16_t>(in + 2 * i);
+    const int zero = integers[bits >> 4];
+    bad |= (bits & 15) != 0 || zero < -half || zero >= half;
+    values[i] = static_cast<uint8_t>(zero + half);
+  }
+  for (size_t i = 0; bad && i < count; ++i) {
+    const float zero = f16_to_f32(load<uint16_t>(in + 2 * i));
+    if (zero >= static_cast<float>(-half) && zero <= static_cast<float>(half - 1) && zero == std::nearbyint(zero))
+      continue;
+    const auto at = static_cast<int64_t>(i);
+    throw FormatError(fmt::format("{}: zeros: [{}, {}] is {}, expected an integer in {}..{}", name, at / t.out_features,
+                                  at % t.out_features, zero, -half, half - 1));
+  }
+  t.zeros.resize(count);
+  transpose_array(values.data(), groups, t.out_features, t.zeros.data());
 }
 
 }  // namespace

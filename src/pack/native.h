@@ -9,8 +9,8 @@
 //   weight.zeros   F16 [G, N]        z - h, an integer in -h..h - 1; +0 everywhere when symmetric
 //   weight.q_scale F16 [K]           per input channel, > 0; absent: 1
 //
-// weight's words are pictured in pack/words_along_in.h and pack/bit_runs.h; GPTQ's are the same. At 4 bits nibble i (i
-// = 0 the lowest) of word [r, n] is q[n, 8r + i].
+// weight's words are pictured in pack/bits/words_along_in.h and pack/bits/bit_runs.h; GPTQ's are the same. At 4 bits
+// nibble i (i = 0 the lowest) of word [r, n] is q[n, 8r + i].
 //
 //   w[n, k] = (float(q - h - zeros[j, n]) * float(s[j, n])) / float(q_scale[k])       f32, in this order
 //

@@ -267,8 +267,10 @@ TEST(WeightMatrix, RoundedTo8Bits) {
   constexpr int64_t kOut = 83;
   constexpr int64_t kIn = 100;
   const auto weight = random_rows(kOut * kIn, random);
-  const WeightMatrix w = WeightMatrix::rounded_to_8_bits(kOut, kIn, [&](int64_t first, int64_t count, float* out) {
-    std::memcpy(out, weight.data() + first * kIn, static_cast<size_t>(count * kIn) * sizeof(float));
+  const WeightMatrix w = WeightMatrix::rounded_to_8_bits(kOut, kIn, [&](int64_t first, int64_t count) {
+    Matrix rows(count, kIn);
+    std::memcpy(rows.data(), weight.data() + first * kIn, static_cast<size_t>(count * kIn) * sizeof(float));
+    return rows;
   });
   const auto x = random_rows(2 * kIn, random);
   const auto y = product(code_kernels(), w, x.data(), 2);

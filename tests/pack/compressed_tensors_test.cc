@@ -1,8 +1,8 @@
 #include "pack/compressed_tensors.h"
 
 #include "core/half.h"
+#include "pack/bits/row_stream.h"
 #include "pack/golden.h"
-#include "pack/row_stream.h"
 
 namespace metal_marlin {
 namespace {

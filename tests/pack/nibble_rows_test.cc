@@ -1,4 +1,4 @@
-#include "pack/nibble_rows.h"
+#include "pack/bits/nibble_rows.h"
 
 #include <gtest/gtest.h>
 

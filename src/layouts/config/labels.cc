@@ -11,7 +11,7 @@
 #include "families/config/config_reader.h"
 #include "formats/text.h"
 #include "layouts/layout.h"
-#include "pack/bit_runs.h"
+#include "pack/bits/bit_runs.h"
 #include "pack/group_arrays.h"
 
 namespace metal_marlin {

@@ -11,8 +11,8 @@
 #include "core/files/held_folder.h"
 #include "core/files/mapped_file.h"
 #include "formats/json/bounded_json.h"
+#include "pack/bits/row_stream.h"
 #include "pack/group_arrays.h"
-#include "pack/row_stream.h"
 
 namespace metal_marlin {
 

@@ -1,5 +1,5 @@
 // Codes [out, in] to and from words of consecutive input channels, the form that the native layout and GPTQ share. Each
-// column of words is the stream of bits of one output channel (pack/bit_runs.h).
+// column of words is the stream of bits of one output channel (pack/bits/bit_runs.h).
 //
 //   words U32 [in bits/32, out]   at 4 bits: nibble i (i = 0 the lowest) of word [r, n] is q[n, 8r + i];
 //                                 at 8 bits: byte i of word [r, n] is q[n, 4r + i];

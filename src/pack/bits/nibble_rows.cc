@@ -1,9 +1,9 @@
-#include "pack/nibble_rows.h"
+#include "pack/bits/nibble_rows.h"
 
 #include <algorithm>
 #include <array>
 
-#include "pack/nibbles.h"
+#include "pack/bits/nibbles.h"
 
 namespace metal_marlin {
 namespace {

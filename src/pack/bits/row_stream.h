@@ -6,7 +6,7 @@
 //
 //                    word 0                    word 1
 //   4 bits:  bit 31 | k7 k6 k5 k4 k3 k2 k1 k0 | k15 ..      k8 |
-//   3 bits:  k10 lies across words 0 and 1, k21 across 1 and 2, as in pack/bit_runs.h
+//   3 bits:  k10 lies across words 0 and 1, k21 across 1 and 2, as in pack/bits/bit_runs.h
 //
 // At 4 and 8 bits these words are the transpose of those that GPTQ and the native layout have.
 #pragma once

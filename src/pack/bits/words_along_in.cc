@@ -1,4 +1,4 @@
-#include "pack/words_along_in.h"
+#include "pack/bits/words_along_in.h"
 
 #include <algorithm>
 #include <array>
@@ -6,9 +6,9 @@
 #include <cstring>
 
 #include "core/threads.h"
-#include "pack/bit_runs.h"
-#include "pack/lanes.h"
-#include "pack/nibbles.h"
+#include "pack/bits/bit_runs.h"
+#include "pack/bits/lanes.h"
+#include "pack/bits/nibbles.h"
 
 namespace metal_marlin {
 namespace {

@@ -1,4 +1,4 @@
-#include "pack/row_stream.h"
+#include "pack/bits/row_stream.h"
 
 #include <algorithm>
 #include <array>
