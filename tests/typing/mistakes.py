@@ -117,7 +117,7 @@ def models() -> None:
     quantize_model("M", "OUT", samples="many")  # mistake
     quantize_model("M", "OUT", method="awq2")  # mistake
     quantize_model("M", "OUT", scheme="symm")  # mistake
-    quantize_model("M", "OUT", bits=5)  # mistake
+    quantize_model("M", "OUT", bits=9)  # mistake
     quantize_model("M", "OUT", formats=["awq", "gguf"])  # mistake
     quantize_model("M", "OUT", guard="yes")  # mistake
     quantize_model("M", 3)  # mistake
