@@ -219,15 +219,14 @@ class GptqLayout : public Layout {
   void read_dynamic(const ConfigReader& q, PackedConfig& out) const {
     const auto dynamic = q.find_object("dynamic");
     if (!dynamic) return;
-    const auto held = widths();
     for (const auto& [pattern, unused] : dynamic->object().items()) {
       if (pattern.starts_with("-:")) continue;
       const auto settings = dynamic->find_object(pattern.c_str());
       if (!settings) continue;
       const int64_t bits = settings->find_int("bits", 1, 64).value_or(out.bits);
-      if (std::find(held.begin(), held.end(), bits) == held.end()) {
+      if (!holds_width(bits)) {
         throw UnsupportedError(fmt::format("{}: dynamic {}: {} bits are not supported; supported are {}", q.file(),
-                                           shown(pattern), bits, list_widths(held)));
+                                           shown(pattern), bits, list_widths(widths())));
       }
       out.bits_by_shape = out.bits_by_shape || bits != out.bits;
       out.by_shape = out.by_shape || settings->has("group_size");

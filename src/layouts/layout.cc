@@ -12,10 +12,17 @@
 
 namespace metal_marlin {
 
-std::string Layout::refusal_of(const Grid& grid) const {
+bool Layout::holds_width(int64_t bits) const noexcept {
   const auto held = widths();
-  if (std::find(held.begin(), held.end(), grid.bits) == held.end())
-    return fmt::format("holds {} bits, not {}", list_widths(held), grid.bits);
+  return std::find(held.begin(), held.end(), bits) != held.end();
+}
+
+std::string Layout::refusal_of_width(int bits) const {
+  return holds_width(bits) ? std::string() : fmt::format("holds {} bits, not {}", list_widths(widths()), bits);
+}
+
+std::string Layout::refusal_of(const Grid& grid) const {
+  if (std::string reason = refusal_of_width(grid.bits); !reason.empty()) return reason;
   if (grid.minimum) return "has zeros that are codes, and no minima";
   if (grid.scale_type != ScaleType::kF16) return "has scales in float16, which does not hold these";
   return {};
@@ -104,10 +111,7 @@ void set_model_type_f16(nlohmann::json& config) {
 }
 
 std::string refusal_of_linear(const Layout& layout, const QuantizedLinear& l) {
-  const auto widths = layout.widths();
-  if (std::find(widths.begin(), widths.end(), l.bits) == widths.end()) {
-    return fmt::format("it holds {} bits, not {}", list_widths(widths), l.bits);
-  }
+  if (!layout.holds_width(l.bits)) return fmt::format("it holds {} bits, not {}", list_widths(layout.widths()), l.bits);
   return layout.refusal(l.out_features, l.in_features, l.group_size, l.bits);
 }
 

@@ -63,6 +63,7 @@ class Layout {
   // ---- What it can hold
 
   virtual std::span<const int> widths() const noexcept = 0;  // bits of a code; none: a layout of floats
+  bool holds_width(int64_t bits) const noexcept;
   // Returns why no linear of this grid can be stored, e.g. "has no zero points". Empty: it can. Here: widths(), minima,
   // the type of the scales.
   virtual std::string refusal_of(const Grid& grid) const;
@@ -148,6 +149,8 @@ class Layout {
   // Of codes of this stored shape.
   virtual std::vector<int64_t> shape_of_codes(const PackedLinear& linear, int64_t rows, int64_t columns,
                                               const std::string& name) const = 0;
+  // "holds 4 bits, not 8"; empty: it holds them.
+  std::string refusal_of_width(int bits) const;
 };
 
 // Throws ArgumentError naming the first linear whose groups or bits are not the plan's. `what` is e.g. "an AWQ

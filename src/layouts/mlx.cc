@@ -36,12 +36,7 @@ class MlxLayout : public Layout {
 
   std::span<const int> widths() const noexcept override { return kMlxWidths; }
   bool holds_minima() const noexcept override { return true; }
-  std::string refusal_of(const Grid& grid) const override {
-    const auto held = widths();
-    if (std::find(held.begin(), held.end(), grid.bits) == held.end())
-      return fmt::format("holds {} bits, not {}", list_widths(held), grid.bits);
-    return {};
-  }
+  std::string refusal_of(const Grid& grid) const override { return refusal_of_width(grid.bits); }
   std::string refusal(int64_t, int64_t in_features, int64_t group_size, int) const override {
     if (std::find(std::begin(kGroups), std::end(kGroups), group_size) == std::end(kGroups))
       return fmt::format("it has groups of 32, 64 or 128, not of {}", group_size);
@@ -82,7 +77,7 @@ class MlxLayout : public Layout {
       require_affine(own);
       const int64_t bits = own.find_int("bits", 1, 64).value_or(out.bits);
       const int64_t group = own.find_int("group_size", 1, kLargestSize).value_or(out.group_size);
-      if (std::find(kMlxWidths.begin(), kMlxWidths.end(), bits) == kMlxWidths.end()) {
+      if (!holds_width(bits)) {
         throw UnsupportedError(fmt::format("{}: quantization.{}: {} bits are not supported; supported are {}", q.file(),
                                            shown(path), bits, list_widths(widths())));
       }

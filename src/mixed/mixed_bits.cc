@@ -88,7 +88,7 @@ std::vector<Grid> grid_choices(const QuantizeOptions& options, const Recipe& rec
       Grid grid = recipe.grid;
       grid.bits = bits;
       const bool held =
-          std::all_of(layouts.begin(), layouts.end(), [&](const Layout* l) { return has_width(*l, bits); });
+          std::all_of(layouts.begin(), layouts.end(), [&](const Layout* l) { return l->holds_width(bits); });
       if (bits != recipe.grid.bits && held) out.push_back(grid);
     }
   }

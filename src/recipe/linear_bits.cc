@@ -70,7 +70,7 @@ void require_holdable(const BitsPattern& p, const QuantizedWeight& w, const Quan
     std::string reason;
     if (layout->one_grid(recipe.grid.symmetric) && !same_grid(p.grid, recipe.grid)) {
       reason = fmt::format("has one grid for all linears ({}), which may be left in 16 bits", grid_name(recipe.grid));
-    } else if (!has_width(*layout, p.grid.bits)) {
+    } else if (!layout->holds_width(p.grid.bits)) {
       reason = fmt::format("holds {} bits, not {}", list_widths(layout->widths()), p.grid.bits);
     } else if (std::string shape = layout->refusal(w.rows, w.columns, p.grid.group_of(w.columns), p.grid.bits);
                !shape.empty()) {
@@ -93,11 +93,6 @@ std::vector<const Layout*> layouts_of(const QuantizeOptions& options) {
   std::vector<const Layout*> layouts;
   for (const std::string& format : options.formats) layouts.push_back(&layout_named(format));
   return layouts;
-}
-
-bool has_width(const Layout& layout, int bits) {
-  const auto widths = layout.widths();
-  return std::find(widths.begin(), widths.end(), bits) != widths.end();
 }
 
 LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& options, const Recipe& recipe) {

@@ -23,7 +23,6 @@ void check_mixed(const QuantizeOptions& options, const Recipe& recipe);
 
 // One writer for each of options.formats.
 std::vector<const Layout*> layouts_of(const QuantizeOptions& options);
-bool has_width(const Layout& layout, int bits);
 // Whether linears of both are stored alike.
 bool same_grid(const Grid& a, const Grid& b);
 

@@ -18,11 +18,10 @@ namespace metal_marlin {
 namespace {
 
 void require_width(const Layout& layout, int bits) {
-  const auto widths = layout.widths();
-  if (std::find(widths.begin(), widths.end(), bits) != widths.end()) return;
+  if (layout.holds_width(bits)) return;
   throw ArgumentError("format",
                       fmt::format("--format {0}: {0} holds {1} bits, not {2}; use --bits {1}, or another format",
-                                  layout.name(), list_widths(widths), bits));
+                                  layout.name(), list_widths(layout.widths()), bits));
 }
 
 // ArgumentError when the format cannot hold the grid. Of a layout that refuses most shapes the linears are named in an

@@ -57,10 +57,9 @@ std::vector<int32_t> group_index_of(const PackedLinear& l) {
 
 // The same checkpoint in the other version.
 void require_width(const Layout& layout, int bits) {
-  const auto widths = layout.widths();
-  if (std::find(widths.begin(), widths.end(), bits) != widths.end()) return;
-  throw UnsupportedError(
-      fmt::format("{} bits are not supported in {}; supported are {}", bits, layout.name(), list_widths(widths)));
+  if (layout.holds_width(bits)) return;
+  throw UnsupportedError(fmt::format("{} bits are not supported in {}; supported are {}", bits, layout.name(),
+                                     list_widths(layout.widths())));
 }
 
 struct Found {

@@ -40,10 +40,9 @@ const Layout& layout_of(const ConfigReader& q, const std::string& method) {
 
 int supported_bits(const ConfigReader& q, const Layout& layout) {
   const int64_t bits = q.find_int("bits", 1, 64).value_or(q.find_int("w_bit", 1, 64).value_or(4));
-  const auto widths = layout.widths();
-  if (std::find(widths.begin(), widths.end(), bits) == widths.end()) {
+  if (!layout.holds_width(bits)) {
     throw UnsupportedError(
-        fmt::format("{}: {} bits are not supported; supported are {}", q.file(), bits, list_widths(widths)));
+        fmt::format("{}: {} bits are not supported; supported are {}", q.file(), bits, list_widths(layout.widths())));
   }
   return static_cast<int>(bits);
 }

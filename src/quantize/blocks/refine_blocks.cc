@@ -236,7 +236,6 @@ class Tile {
     if (form_.minima) std::fill_n(second_.begin(), width_ * kLaneRows, 1.0f);
     const NormalEquations n = normal_equations(first, width_);
     for (int64_t r = 0; r < kLaneRows; ++r) {
-      const auto lane = static_cast<size_t>(r);
       const float scale = scales_.scales(g)[r];
       const float minimum = scales_.minima(g)[r];
       const Stored new_scale = scales_.nearest_scale(g, r, scale + n.scale_change(r));
@@ -259,7 +258,6 @@ class Tile {
     copy_values(start, width, change_.data());
     const NormalEquations n = normal_equations(start, width);
     for (int64_t r = 0; r < kLaneRows; ++r) {
-      const auto lane = static_cast<size_t>(r);
       const float d = scales_.d(b, r);
       const float dmin = scales_.dmin(b, r);
       const float new_d = nearest_f16(d + n.scale_change(r));
