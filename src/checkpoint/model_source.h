@@ -1,6 +1,7 @@
 // A checkpoint as lazily loaded named tensors + config + tokenizer: a Hugging Face folder, a .safetensors file next to
-// its config.json, a .gguf file, or org/name in the Hugging Face cache. Names are always Hugging Face's. Quantized
-// checkpoints (native, AWQ gemm, GPTQ, Marlin) are read too: their linears come as codes or dequantized.
+// its config.json, a .gguf file or the parts of one, or org/name in the Hugging Face cache. Names are always Hugging
+// Face's. Quantized checkpoints (native, AWQ gemm, GPTQ, Marlin) are read too: their linears come as codes or
+// dequantized.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,7 @@
 
 namespace metal_marlin {
 
+class GgufSet;
 class Tokenizer;
 class WeightMatrix;
 
@@ -116,6 +118,8 @@ class ModelSource {
   virtual std::optional<CodeForm> code_form(const std::string& name) const;
   // Whether linears stay codes where the model runs in int8.
   bool has_codes() const;
+  // The files of a model in GGUF, for what they hold beside this: keys, and blocks as they are stored. Null for others.
+  virtual const GgufSet* gguf() const { return nullptr; }
   // SystemError naming the file when a file of the weights is no longer what it was when the model was opened. Every
   // load() says so too, of the file that it reads.
   virtual void check_unchanged() const = 0;

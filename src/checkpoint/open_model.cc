@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 
 #include "checkpoint/convert.h"
 #include "checkpoint/gguf/gguf_source.h"
@@ -14,6 +15,7 @@
 #include "core/files/atomic_file.h"
 #include "core/files/file_status.h"
 #include "core/files/model_file.h"
+#include "formats/gguf/gguf_split.h"
 
 namespace metal_marlin {
 namespace {
@@ -79,6 +81,17 @@ std::string resolve_model(const std::string& model) {
 
 namespace {
 
+// Whether the files, in the order of their names, are all parts of one split model: the reader finds what is missing.
+bool parts_of_one(const std::vector<fs::path>& ggufs) {
+  std::optional<GgufSplitName> first;
+  for (const fs::path& file : ggufs) {
+    const auto name = parse_gguf_split_name(file.string());
+    if (!first) first = name;
+    if (!name || name->stem != first->stem || name->parts != first->parts) return false;
+  }
+  return first.has_value();
+}
+
 std::unique_ptr<ModelSource> open_path(const std::string& path) {
   const fs::path p(path);
   std::error_code code;
@@ -101,7 +114,7 @@ std::unique_ptr<ModelSource> open_path(const std::string& path) {
           "merge_and_unload) and save the result",
           path));
     }
-    if (ggufs.size() == 1) return open_gguf_source(ggufs.front().string(), true);
+    if (ggufs.size() == 1 || parts_of_one(ggufs)) return open_gguf_source(ggufs.front().string(), true);
     // A run with several formats leaves one subfolder each.
     std::string inside;
     for (const std::string& name : names_in_folder(path)) {

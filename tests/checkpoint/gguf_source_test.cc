@@ -344,7 +344,7 @@ INSTANTIATE_TEST_SUITE_P(
                  m.pairs["split.count"] = H::u32(3);
                  std::erase_if(m.tensors, [](const auto& t) { return t.first == "output_norm.weight"; });
                },
-               expect<UnsupportedError>({"3 parts", "--merge"})},
+               expect<FormatError>({"3 parts", "NAME-00001-of-00003.gguf", "--merge"})},
         lacking("embedding_missing", "token_embd.weight", {"token_embd.weight", "no such tensor"}),
         lacking("linear_missing", "blk.0.ffn_up.weight", {"blk.0.ffn_up.weight", "missing"}),
         lacking("norm_missing", "blk.0.ffn_norm.weight", {"blk.0.ffn_norm.weight", "missing"}),

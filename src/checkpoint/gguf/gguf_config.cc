@@ -40,7 +40,7 @@ double short_decimal(double x) {
 }
 
 // The divisors of longrope, one per pair of turning dimensions.
-std::vector<double> rope_factors(const GgufFile& file, const char* name, int64_t turning) {
+std::vector<double> rope_factors(const GgufSet& file, const char* name, int64_t turning) {
   const GgufTensor* tensor = file.find(name);
   if (tensor == nullptr || tensor->shape != std::vector<int64_t>{turning / 2}) {
     throw FormatError(fmt::format("{}: tensor {}: expected [{}], found {}", file.path(), name, turning / 2,
@@ -55,7 +55,7 @@ std::vector<double> rope_factors(const GgufFile& file, const char* name, int64_t
 
 // llama.cpp stores llama3 scaling as a tensor of factors; the four numbers behind it are found again: the published
 // ones where they fit, else from the pairs between the two bounds, where 1 / factor is linear in 1 / wavelength.
-json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, double theta, int64_t rotary) {
+json llama3_scaling(const GgufSet& file, const GgufTensor& tensor, double theta, int64_t rotary) {
   const int64_t n = tensor.elements();
   if (n != rotary / 2 || tensor.shape.size() != 1) {
     throw FormatError(fmt::format("{}: rope_freqs.weight: expected [{}], found {}", file.path(), rotary / 2,
@@ -118,7 +118,7 @@ json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, double theta
 
 // Whether the model has biases on these linears: all of them are there, or one holds more than zeros. Writers leave
 // zeros behind on single linears.
-bool has_biases(const GgufFile& file, int64_t layers, const std::vector<std::string>& linears) {
+bool has_biases(const GgufSet& file, int64_t layers, const std::vector<std::string>& linears) {
   int64_t found = 0;
   for (const GgufTensor& t : file.tensors()) {
     const int64_t layer = layer_behind(t.name, "blk.");
@@ -171,7 +171,7 @@ constexpr std::pair<std::string_view, std::string_view> kOthers[] = {
 // The keys of the file's architecture, "llama.block_count".
 class Keys {
  public:
-  Keys(const GgufFile& file, const std::string& architecture) : file_(file), architecture_(architecture) {}
+  Keys(const GgufSet& file, const std::string& architecture) : file_(file), architecture_(architecture) {}
   const GgufMetadata& metadata() const { return file_.metadata(); }
   std::string operator()(const char* name) const { return architecture_ + "." + name; }
   bool has(const char* name) const { return metadata().contains((*this)(name)); }
@@ -184,12 +184,12 @@ class Keys {
   }
 
  private:
-  const GgufFile& file_;
+  const GgufSet& file_;
   const std::string& architecture_;
 };
 
 // Heads and their dimensions. c has the hidden size. Returns the dimensions of a head.
-int64_t set_heads(const GgufFile& file, const Keys& key, json& c) {
+int64_t set_heads(const GgufSet& file, const Keys& key, json& c) {
   const int64_t heads = key.integer("attention.head_count");
   c["num_attention_heads"] = heads;
   c["num_key_value_heads"] = key.has("attention.head_count_kv") ? key.integer("attention.head_count_kv") : heads;
@@ -214,7 +214,7 @@ int64_t set_heads(const GgufFile& file, const Keys& key, json& c) {
 }
 
 // The dimensions of a head that turn.
-int64_t set_turning(const GgufFile& file, const Keys& key, int64_t head_dim, json& c) {
+int64_t set_turning(const GgufSet& file, const Keys& key, int64_t head_dim, json& c) {
   const GgufMetadata& m = file.metadata();
   const auto rotary = m.find_u64(key("rope.dimension_count"));
   if (rotary && (*rotary < 2 || *rotary % 2 != 0)) {
@@ -229,7 +229,7 @@ int64_t set_turning(const GgufFile& file, const Keys& key, int64_t head_dim, jso
 }
 
 // The type of the rope's scaling, as the file has it or as llama.cpp takes it; "none".
-std::string scaling_type(const GgufFile& file, const Keys& key, bool longrope, std::vector<std::string>& warnings) {
+std::string scaling_type(const GgufSet& file, const Keys& key, bool longrope, std::vector<std::string>& warnings) {
   const GgufMetadata& m = file.metadata();
   std::string scaling = m.find_string(key("rope.scaling.type")).value_or("none");
   // Files of 2023 have only the factor, under this name.
@@ -256,7 +256,7 @@ std::string scaling_type(const GgufFile& file, const Keys& key, bool longrope, s
   return scaling;
 }
 
-json longrope_scaling(const GgufFile& file, const Keys& key, int64_t turning, json& c) {
+json longrope_scaling(const GgufSet& file, const Keys& key, int64_t turning, json& c) {
   const GgufMetadata& m = file.metadata();
   json rope = {{"rope_type", "longrope"},
                {"short_factor", rope_factors(file, "rope_factors_short.weight", turning)},
@@ -269,7 +269,7 @@ json longrope_scaling(const GgufFile& file, const Keys& key, int64_t turning, js
   return rope;
 }
 
-json linear_or_yarn(const GgufFile& file, const Keys& key, const std::string& scaling) {
+json linear_or_yarn(const GgufSet& file, const Keys& key, const std::string& scaling) {
   const GgufMetadata& m = file.metadata();
   const auto old_factor = m.find_f64(key("rope.scale_linear"));
   json rope = {{"rope_type", scaling},
@@ -296,7 +296,7 @@ json linear_or_yarn(const GgufFile& file, const Keys& key, const std::string& sc
 }
 
 // llama3 scaling apart, which is a tensor of its own.
-void set_scaling(const GgufFile& file, const Keys& key, int64_t turning, std::vector<std::string>& warnings, json& c) {
+void set_scaling(const GgufSet& file, const Keys& key, int64_t turning, std::vector<std::string>& warnings, json& c) {
   const bool longrope =
       file.find("rope_factors_long.weight") != nullptr || file.find("rope_factors_short.weight") != nullptr;
   const std::string scaling = scaling_type(file, key, longrope, warnings);
@@ -347,7 +347,7 @@ std::string gguf_keys_in(const std::string& message, const std::string& architec
   return out;
 }
 
-json gguf_config(const GgufFile& file, const Family& family, const std::string& architecture,
+json gguf_config(const GgufSet& file, const Family& family, const std::string& architecture,
                  std::vector<std::string>& warnings) {
   const GgufMetadata& m = file.metadata();
   const Keys key(file, architecture);

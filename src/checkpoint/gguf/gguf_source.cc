@@ -16,6 +16,8 @@
 
 #include "checkpoint/convert.h"
 #include "checkpoint/gguf/gguf_config.h"
+#include "checkpoint/gguf/gguf_names.h"
+#include "checkpoint/gguf/gguf_tokenizer_keys.h"
 #include "core/border.h"
 #include "core/counted.h"
 #include "core/files/model_file.h"
@@ -25,6 +27,8 @@
 #include "families/registry.h"
 #include "families/tensor_names.h"
 #include "formats/gguf.h"
+#include "formats/gguf/gguf_set.h"
+#include "formats/gguf/gguf_split.h"
 #include "formats/gguf_blocks.h"
 #include "formats/text.h"
 #include "kernels/weight_matrix.h"
@@ -42,38 +46,23 @@ struct Entry {
   bool minus_one = false;  // stored as 1 + weight
 };
 
-// Names of a block's tensors in GGUF, by LinearKind and NormKind.
-constexpr const char* kLinearNames[kLinears] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
-                                                "ffn_gate", "ffn_up", "ffn_down"};
-constexpr const char* kNormNames[kNorms] = {"attn_norm",           "attn_q_norm", "attn_k_norm",
-                                            "post_attention_norm", "ffn_norm",    "post_ffw_norm"};
-
-// Row of the file that holds row r of Hugging Face's order: within a head of d rows, row i of the first half stands at
-// 2 i and row i of the second at 2 i + 1.
-int64_t file_row(int64_t r, int64_t rows, int64_t heads) {
-  if (heads == 0) return r;
-  const int64_t d = rows / heads;
-  const int64_t i = r % d;
-  return r - i + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
-}
-
 class GgufSource : public ModelSource {
  public:
-  GgufSource(MappedFile file, const std::string& path) : file_(std::move(file)) {
-    path_ = path;
+  GgufSource(const std::string& path, const GgufSet::Map& map) : file_(path, map) {
+    path_ = file_.path();
     format_ = "gguf";
     architecture_ = file_.metadata().get_string("general.architecture");
     if (file_.metadata().find_string("general.type").value_or("model") == "adapter") {
       throw FormatError(
           fmt::format("{}: expected a model, found a LoRA adapter (general.type \"adapter\"); merge it into its model "
                       "first: llama-export-lora",
-                      path));
+                      path_));
     }
     settle_split();
-    family_ = &find_family_of_gguf(architecture_, path);
+    family_ = &find_family_of_gguf(architecture_, path_);
     config_json_ = std::make_shared<json>(gguf_config(file_, *family_, architecture_, warnings_));
     try {
-      config_ = read_model_config(*config_json_, *family_, path);
+      config_ = read_model_config(*config_json_, *family_, path_);
     } catch (const FormatError& e) {
       throw FormatError(gguf_keys_in(e.what(), architecture_));
     } catch (const UnsupportedError& e) {
@@ -86,21 +75,19 @@ class GgufSource : public ModelSource {
 
   std::vector<CheckpointTensor> tensors() const override {
     std::vector<CheckpointTensor> out;
-    const std::string file = std::filesystem::path(path_).filename().string();
     for (const auto& [name, e] : entries_) {
-      out.push_back(
-          {name, e.tensor->shape, std::string(ggml_type_info(e.tensor->type).name), e.tensor->bytes.size(), file});
+      out.push_back({name, e.tensor->shape, std::string(ggml_type_info(e.tensor->type).name), e.tensor->bytes.size(),
+                     file_name(*e.tensor)});
     }
     return out;
   }
   std::vector<CheckpointTensor> left_out() const override {
     std::vector<CheckpointTensor> out;
-    const std::string file = std::filesystem::path(path_).filename().string();
     std::unordered_set<const GgufTensor*> used;
     for (const auto& [name, e] : entries_) used.insert(e.tensor);
     for (const GgufTensor& t : file_.tensors()) {
       if (t.name.starts_with("rope_f") || used.count(&t) > 0) continue;
-      out.push_back({t.name, t.shape, std::string(ggml_type_info(t.type).name), t.bytes.size(), file});
+      out.push_back({t.name, t.shape, std::string(ggml_type_info(t.type).name), t.bytes.size(), file_name(t)});
       if (const auto reason = reasons_.find(&t); reason != reasons_.end()) out.back().reason = reason->second;
     }
     return out;
@@ -142,7 +129,8 @@ class GgufSource : public ModelSource {
     const auto [all, columns] = matrix_shape(e.tensor->shape, e.tensor->name, path_);
     if (rows < 0) rows = all - first_row;
     check_rows(e.tensor->name, first_row, rows, all);
-    return file_.mapped().checked([&, columns = columns, all = all] { return read(e, first_row, rows, all, columns); });
+    return mapped(*e.tensor).checked(
+        [&, columns = columns, all = all] { return read(e, first_row, rows, all, columns); });
   }
 
   std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
@@ -172,20 +160,22 @@ class GgufSource : public ModelSource {
     const GgmlTypeInfo info = ggml_type_info(tensor.type);
     CodeRows codes{rows, tensor.shape[1], *form, ggml_codes(tensor.type)->zero, info.block, {}};
     codes.read = [&](int64_t row, int64_t first, int64_t count, uint8_t* out, void* scales, void* minima) {
-      const auto at = static_cast<size_t>(file_row(first_row + row, all, e.heads)) * row_bytes;
+      const auto at = static_cast<size_t>(gguf_row(first_row + row, all, e.heads)) * row_bytes;
       const auto blocks = tensor.bytes.subspan(at + static_cast<size_t>(first / info.block * info.bytes),
                                                static_cast<size_t>(count / info.block * info.bytes));
       if (!blocks_are_finite(tensor.type, blocks)) finite = false;
       decode_blocks(tensor.type, blocks, count, out, scales, minima);
     };
-    return file_.mapped().checked([&] {
+    return mapped(tensor).checked([&] {
       auto weight = std::make_unique<WeightMatrix>(WeightMatrix::of_rows(codes));
       if (!finite) check_finite(name);  // says which value it is
       return weight;
     });
   }
 
-  void check_unchanged() const override { file_.mapped().check_unchanged(); }
+  const GgufSet* gguf() const override { return &file_; }
+
+  void check_unchanged() const override { file_.check_unchanged(); }
 
   void release(const std::string& name) const override {
     if (const auto it = entries_.find(name); it != entries_.end()) file_.release(*it->second.tensor);
@@ -215,7 +205,7 @@ class GgufSource : public ModelSource {
 
   Digest digest() const override {
     Digester digester;
-    add_file(digester, file_.mapped());
+    for (const GgufFile& file : file_.files()) add_file(digester, file.mapped());
     digester.add_text(config_json_->dump());
     if (const auto tokens = file_.metadata().find_strings("tokenizer.ggml.tokens")) {
       for (const std::string& token : *tokens) digester.add_text(token);
@@ -240,7 +230,7 @@ class GgufSource : public ModelSource {
   int64_t first_not_finite(const std::string& name) const override {
     const GgufTensor& tensor = *get(name).tensor;
     const bool readable = ggml_type_info(tensor.type).can_dequantize;
-    if (readable && file_.mapped().checked([&] { return blocks_are_finite(tensor.type, tensor.bytes); })) return -1;
+    if (readable && mapped(tensor).checked([&] { return blocks_are_finite(tensor.type, tensor.bytes); })) return -1;
     // Which value it is, the blocks' own arithmetic tells.
     const auto [rows, columns] = matrix_shape(get(name).tensor->shape, stored_name(name), path_);
     // 512 KiB of floats at a time: they stay in a core's cache, and their memory is used again.
@@ -258,9 +248,18 @@ class GgufSource : public ModelSource {
     return -1;
   }
 
-  std::string files_read(const std::string&) const override { return std::filesystem::path(path_).filename().string(); }
+  std::string files_read(const std::string&) const override {
+    const std::string first = std::filesystem::path(path_).filename().string();
+    return file_.files().size() == 1 ? first
+                                     : fmt::format("{} and its {} other parts", first, file_.files().size() - 1);
+  }
 
  private:
+  const MappedFile& mapped(const GgufTensor& tensor) const { return file_.file_of(tensor).mapped(); }
+  std::string file_name(const GgufTensor& tensor) const {
+    return std::filesystem::path(mapped(tensor).path()).filename().string();
+  }
+
   // Rows of a tensor of `all` rows, un-permuted, as f32.
   Matrix read(const Entry& e, int64_t first_row, int64_t rows, int64_t all, int64_t columns) const {
     Matrix m(rows, columns);
@@ -269,10 +268,10 @@ class GgufSource : public ModelSource {
     } else if (e.tensor->shape.size() == 1) {
       std::vector<float> values(static_cast<size_t>(columns));
       dequantize_rows(*e.tensor, 0, 1, values.data());
-      for (int64_t c = 0; c < columns; ++c) m(0, c) = values[static_cast<size_t>(file_row(c, columns, e.heads))];
+      for (int64_t c = 0; c < columns; ++c) m(0, c) = values[static_cast<size_t>(gguf_row(c, columns, e.heads))];
     } else {
       parallel_for(rows, [&](int64_t r) {
-        dequantize_rows(*e.tensor, file_row(first_row + r, all, e.heads), 1, m.data() + r * columns);
+        dequantize_rows(*e.tensor, gguf_row(first_row + r, all, e.heads), 1, m.data() + r * columns);
       });
     }
     if (e.minus_one) {
@@ -290,37 +289,44 @@ class GgufSource : public ModelSource {
 
   // Tools leave the keys of a split behind in files that are whole again: the tensors tell.
   void settle_split() {
-    const auto parts = file_.metadata().find_u64("split.count");
-    if (!parts || *parts <= 1) return;
+    const uint64_t parts = file_.parts_elsewhere();
+    if (parts == 0) return;
     const auto blocks = file_.metadata().find_u64(file_.metadata().get_string("general.architecture") + ".block_count");
     bool whole = blocks && file_.find("token_embd.weight") != nullptr && file_.find("output_norm.weight") != nullptr;
     for (uint64_t i = 0; whole && i < *blocks; ++i) {
       whole = file_.find(fmt::format("blk.{}.ffn_down.weight", i)) != nullptr &&
               file_.find(fmt::format("blk.{}.attn_norm.weight", i)) != nullptr;
     }
+    if (const auto name = parse_gguf_split_name(path_); !whole && name && name->part == 1 && name->parts == parts) {
+      throw FormatError(fmt::format(
+          "{}: the first of {} parts of a model: expected all of them beside each other, found no {}; get all parts of "
+          "the model from one place again",
+          path_, parts, escaped(name->of_part(2))));
+    }
     if (!whole) {
-      throw UnsupportedError(fmt::format(
-          "{}: one of {} parts of a split model, which is not supported; join them with: llama-gguf-split --merge",
-          path_, *parts));
+      throw FormatError(fmt::format(
+          "{}: one of {} parts of a model: expected a name that says which ({}, and so on), beside the others of this "
+          "form, found another; give the parts their names again, or join them with: llama-gguf-split --merge",
+          path_, parts, gguf_split_name("NAME", 1, static_cast<uint32_t>(std::min<uint64_t>(parts, 99999)))));
     }
     warnings_.push_back(fmt::format(
         "{}: its keys split.* say that it is one of {} parts, but it holds every block: it is read as a whole model",
-        path_, *parts));
+        path_, parts));
   }
 
-  void add(const std::string& gguf_name, const std::string& name, int64_t heads = 0, bool norm = false) {
-    gguf_names_.emplace(name, gguf_name);
-    const GgufTensor* tensor = file_.find(gguf_name);
+  void add(const GgufName& n) {
+    gguf_names_.emplace(n.name, n.gguf);
+    const GgufTensor* tensor = file_.find(n.gguf);
     if (tensor == nullptr) return;  // check() names what is missing
     if (!ggml_type_info(tensor->type).can_dequantize) {
-      throw UnsupportedError(fmt::format("{}: tensor {}: type {} is not supported", path_, escaped(gguf_name),
+      throw UnsupportedError(fmt::format("{}: tensor {}: type {} is not supported", path_, escaped(n.gguf),
                                          ggml_type_info(tensor->type).name));
     }
-    if (heads > 0 && (tensor->shape.empty() || tensor->shape[0] % (2 * heads) != 0)) {
-      throw FormatError(fmt::format("{}: tensor {}: expected rows in {} of even size, found {}", path_, gguf_name,
-                                    counted(heads, "head"), shape_string(tensor->shape)));
+    if (n.heads > 0 && (tensor->shape.empty() || tensor->shape[0] % (2 * n.heads) != 0)) {
+      throw FormatError(fmt::format("{}: tensor {}: expected rows in {} of even size, found {}", path_, n.gguf,
+                                    counted(n.heads, "head"), shape_string(tensor->shape)));
     }
-    entries_.emplace(name, Entry{tensor, heads, norm && family_->gguf_norm_plus_one});
+    entries_.emplace(n.name, Entry{tensor, n.heads, n.plus_one});
   }
 
   void collect() {
@@ -331,71 +337,13 @@ class GgufSource : public ModelSource {
                       "llama-export-lora",
                       path_, shown(t.name)));
     }
-    add("token_embd.weight", family_->embedding);
-    add("output.weight", family_->head);
-    add("output_norm.weight", family_->final_norm, 0, true);
-    // Biases that no family here has: check() refuses them unless they are zeros.
-    add("output.bias", bias_name(family_->head));
-    add("output_norm.bias", bias_name(family_->final_norm));
-    for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
-      const std::string from = fmt::format("blk.{}.", layer);
-      const std::string to = fmt::format("{}{}.", family_->layer_prefix, layer);
-      for (int k = 0; k < kLinears; ++k) {
-        const auto kind = static_cast<LinearKind>(k);
-        const std::string& module = family_->linears[static_cast<size_t>(k)];
-        std::string name = kLinearNames[k];
-        if (module == family_->linears[0] && k > 0) continue;  // fused: the first stands for all
-        if (module == family_->linears[0] && family_->linears[1] == module) name = "attn_qkv";
-        if (kind == LinearKind::kUp && module == family_->linears[static_cast<size_t>(LinearKind::kGate)]) continue;
-        if (kind == LinearKind::kGate && module == family_->linears[static_cast<size_t>(LinearKind::kUp)])
-          name = "ffn_up";
-        int64_t heads = 0;
-        if (family_->gguf_permutes_qk && kind == LinearKind::kQ) heads = config_.num_attention_heads;
-        if (family_->gguf_permutes_qk && kind == LinearKind::kK) heads = config_.num_key_value_heads;
-        for (const char* part : {".weight", ".bias"}) add(from + name + part, to + module + part, heads);
-      }
-      for (int k = 0; k < kNorms; ++k) {
-        const std::string& module = family_->norms[static_cast<size_t>(k)];
-        if (module.empty()) continue;
-        add(from + kNormNames[k] + ".weight", to + module + ".weight", 0, true);
-        add(from + kNormNames[k] + ".bias", to + module + ".bias");
-      }
-    }
-  }
-
-  GgufTokenizerData tokenizer_data() const {
-    const GgufMetadata& m = file_.metadata();
-    GgufTokenizerData d;
-    // What is missing stays empty, which rebuild_gguf_tokenizer refuses with the cure.
-    if (m.contains("tokenizer.ggml.model")) d.model = m.get_string("tokenizer.ggml.model");
-    d.pre = m.find_string("tokenizer.ggml.pre").value_or("");
-    if (m.contains("tokenizer.ggml.tokens")) d.tokens = m.get_strings("tokenizer.ggml.tokens");
-    if (const auto types = m.find_ints("tokenizer.ggml.token_type")) {
-      for (const int64_t t : *types) d.token_types.push_back(static_cast<int32_t>(t));
-    }
-    if (auto scores = m.find_floats("tokenizer.ggml.scores")) d.scores = std::move(*scores);
-    if (auto merges = m.find_strings("tokenizer.ggml.merges")) d.merges = std::move(*merges);
-    d.bos = m.find_i64("tokenizer.ggml.bos_token_id");
-    d.eos = m.find_i64("tokenizer.ggml.eos_token_id");
-    d.unk = m.find_i64("tokenizer.ggml.unknown_token_id");
-    d.pad = m.find_i64("tokenizer.ggml.padding_token_id");
-    for (const char* key : {"eot", "eom", "fim_pad", "fim_rep", "fim_sep"}) {
-      const std::string full = fmt::format("tokenizer.ggml.{}_token_id", key);
-      if (const auto id = m.find_i64(full)) d.ends.emplace_back(full, *id);
-    }
-    for (const char* key : {"tokenizer.ggml.eog_token_ids", "tokenizer.ggml.eos_token_ids"}) {
-      const auto ids = m.find_ints(key);
-      for (const int64_t id : ids ? *ids : std::vector<int64_t>()) d.ends.emplace_back(key, id);
-    }
-    d.add_bos = m.find_bool("tokenizer.ggml.add_bos_token");
-    d.add_eos = m.find_bool("tokenizer.ggml.add_eos_token");
-    d.add_space_prefix = m.find_bool("tokenizer.ggml.add_space_prefix");
-    d.chat_template = m.find_string("tokenizer.chat_template").value_or("");
-    return d;
+    // Biases that no family here has are among them: check() refuses those unless they are zeros.
+    for (const GgufName& name : gguf_names(*family_, config_)) add(name);
   }
 
   TokenizerFiles tokenizer_files() const {
-    const GgufTokenizerData d = file_.mapped().checked([&] { return tokenizer_data(); });
+    const GgufTokenizerData d =
+        file_.files().front().mapped().checked([&] { return read_gguf_tokenizer(file_.metadata()); });
     RebuiltTokenizer rebuilt = rebuild_gguf_tokenizer(d, path_);
     TokenizerFiles files;
     files.tokenizer_json = std::move(rebuilt.tokenizer_json);
@@ -405,7 +353,7 @@ class GgufSource : public ModelSource {
     return files;
   }
 
-  GgufFile file_;
+  GgufSet file_;
   std::string architecture_;
   std::map<std::string, std::string> gguf_names_;  // of Hugging Face -> of the file, whether it is there or not
   std::map<std::string, Entry> entries_;
@@ -417,7 +365,10 @@ class GgufSource : public ModelSource {
 }  // namespace
 
 std::unique_ptr<ModelSource> open_gguf_source(const std::string& path, bool of_folder) {
-  return std::make_unique<GgufSource>(of_folder ? map_model_file(path) : MappedFile(path), path);
+  // What the user names may be a link to anywhere. The other parts are files that stand beside it.
+  return std::make_unique<GgufSource>(path, [&](const std::string& file) {
+    return of_folder || file != path ? map_model_file(file) : MappedFile(file);
+  });
 }
 
 }  // namespace metal_marlin

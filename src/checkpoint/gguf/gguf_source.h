@@ -1,4 +1,4 @@
-// A checkpoint in one GGUF file: names, row order and norms as Hugging Face has them, config and tokenizer rebuilt.
+// A checkpoint in GGUF files: names, row order and norms as Hugging Face has them, config and tokenizer rebuilt.
 #pragma once
 
 #include <memory>
@@ -8,8 +8,8 @@
 
 namespace metal_marlin {
 
-// `path`: a .gguf file. `of_folder`: a folder was named and the file found in it, so a link must not lead out of it.
-// Throws as ModelSource::open.
+// `path`: a .gguf file, or any file of a split model. `of_folder`: a folder was named and the file found in it, so a
+// link must not lead out of it. Throws as ModelSource::open.
 std::unique_ptr<ModelSource> open_gguf_source(const std::string& path, bool of_folder);
 
 }  // namespace metal_marlin
