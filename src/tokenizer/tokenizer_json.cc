@@ -30,21 +30,6 @@ constexpr std::array<std::string_view, 10> kEnds = {"<|eot_id|>",      "<|im_end
                                                     "<turn|>",         "<|eom_id|>",     "<EOT>",   "<|endoftext|>",
                                                     "<|end_of_text|>", "<|end_of_turn|>"};
 
-std::string with_spaces(std::string_view token) {
-  std::string out;
-  for (size_t at = 0; at < token.size();) {
-    const bool space = token.substr(at).starts_with(kSpace);
-    out += space ? ' ' : token[at];
-    at += space ? kSpace.size() : 1;
-  }
-  return out;
-}
-
-bool is_byte_token(std::string_view token) noexcept {
-  const auto hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F'); };
-  return token.size() == 6 && token.starts_with("<0x") && token.ends_with(">") && hex(token[3]) && hex(token[4]);
-}
-
 std::optional<int32_t> checked_id(std::optional<int64_t> id, size_t tokens, const char* key, const std::string& file,
                                   const VocabularyNames& names) {
   if (!id || *id == -1) return std::nullopt;  // -1 is how both formats write "none"
@@ -204,6 +189,25 @@ Json parse_bounded_object(std::string_view text, const std::string& file) {
     throw FormatError(
         fmt::format("{}: expected an object ({{...}}), found {}; download the file again", file, json.type_name()));
   return json;
+}
+
+std::string with_spaces(std::string_view token) {
+  std::string out;
+  for (size_t at = 0; at < token.size();) {
+    const bool space = token.substr(at).starts_with(kSpace);
+    out += space ? ' ' : token[at];
+    at += space ? kSpace.size() : 1;
+  }
+  return out;
+}
+
+bool is_byte_token(std::string_view token) noexcept {
+  const auto hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F'); };
+  return token.size() == 6 && token.starts_with("<0x") && token.ends_with(">") && hex(token[3]) && hex(token[4]);
+}
+
+bool ends_by_name(std::string_view token) noexcept {
+  return std::find(kEnds.begin(), kEnds.end(), token) != kEnds.end();
 }
 
 bool is_utf8(std::string_view text) noexcept {
@@ -405,7 +409,7 @@ Json generation_config(const Vocabulary& v) {
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     if (v.types[i] != TokenType::kControl && v.types[i] != TokenType::kUserDefined) continue;
     if (v.eos == static_cast<int32_t>(i)) continue;
-    if (std::find(kEnds.begin(), kEnds.end(), v.tokens[i]) != kEnds.end()) ends.push_back(i);
+    if (ends_by_name(v.tokens[i])) ends.push_back(i);
   }
   std::unordered_set<int64_t> listed;
   for (const Json& end : ends) listed.insert(end.get<int64_t>());

@@ -83,6 +83,11 @@ Vocabulary checked_vocabulary(std::vector<std::string> tokens, const std::vector
                               std::optional<int64_t> pad, const std::string& file, const VocabularyNames& names);
 
 bool is_utf8(std::string_view text) noexcept;
+bool is_byte_token(std::string_view token) noexcept;  // "<0x0A>"
+// The token with a space for each U+2581: as it stands in texts.
+std::string with_spaces(std::string_view token);
+// Whether a special token of this text is taken for one that ends a turn or a text, also where no file says so.
+bool ends_by_name(std::string_view token) noexcept;
 
 // The object in `text`, empty: an empty one. FormatError that opens with `file`: no JSON, no object, or nested more
 // than 100 deep, which is found before the parser builds it (destroying a deep value recurses).
