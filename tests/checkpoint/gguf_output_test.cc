@@ -253,7 +253,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const testing::TestParamInfo<Refusal>& p) { return p.param.name; });
 
 TEST(GgufMetadata, WindowsThatLlamaCppLacksAreSaid) {
-  for (const char* name : {"mistral", "qwen2-window"}) {
+  for (const char* name : {"mistral", "qwen2-window", "phi3"}) {
     const GgufKeys keys = gguf_metadata(*ModelSource::open(tiny_model(name)), {});
     ASSERT_EQ(keys.warnings.size(), 1u) << name;
     EXPECT_NE(keys.warnings[0].find("sliding_window"), std::string::npos);

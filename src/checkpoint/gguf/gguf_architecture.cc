@@ -105,8 +105,8 @@ class ArchitectureKeys {
     if (!gemma()) {
       if (window > 0 && window < c_.max_position_embeddings)
         out_.warnings.push_back(
-            fmt::format("{}: sliding_window {}: llama.cpp has none for the architecture {}; there each token sees all "
-                        "before it, so texts of more than {} tokens are computed differently",
+            fmt::format("{}: sliding_window {}: llama.cpp uses none for the architecture {}; each token sees all before "
+                        "it there, so texts of more than {} tokens are computed differently",
                         source_.path(), window, architecture_, window));
       return;
     }
