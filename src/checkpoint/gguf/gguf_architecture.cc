@@ -104,10 +104,10 @@ class ArchitectureKeys {
     }
     if (!gemma()) {
       if (window > 0 && window < c_.max_position_embeddings)
-        out_.warnings.push_back(
-            fmt::format("{}: sliding_window {}: llama.cpp uses none for the architecture {}; each token sees all before "
-                        "it there, so texts of more than {} tokens are computed differently",
-                        source_.path(), window, architecture_, window));
+        out_.warnings.push_back(fmt::format(
+            "{}: sliding_window {}: llama.cpp uses none for the architecture {}; each token sees all before "
+            "it there, so texts of more than {} tokens are computed differently",
+            source_.path(), window, architecture_, window));
       return;
     }
     if (window > 0) u32("attention.sliding_window", window);

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
+#include <variant>
 
 #include "checkpoint/gguf/gguf_parts.h"
 #include "checkpoint/gguf/gguf_tokenizer_keys.h"
@@ -26,6 +27,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint32_t kQuantizationVersion = 2;  // GGML_QNT_VERSION of llama.cpp
+// Of all keys of a GGUF source. The largest tokenizers take some 20 MiB.
+constexpr uint64_t kMostKeyBytes = uint64_t{256} << 20;
 
 // "1.5B", as gguf-py's model_weight_count_rounded_notation rounds: at least two digits.
 std::string size_label(const std::vector<GgufPart>& parts) {
@@ -46,7 +49,7 @@ std::string size_label(const std::vector<GgufPart>& parts) {
 
 // "SmolLM2-135M" of .../models--HuggingFaceTB--SmolLM2-135M/snapshots/0123abcd, else the folder's name.
 std::string name_of(const ModelSource& source) {
-  fs::path path = absolute_path(source.path());
+  fs::path path = absolute_path(source.path()).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
   if (!is_folder(path)) path = path.parent_path();
   if (path.parent_path().filename() == "snapshots") {
@@ -94,9 +97,17 @@ bool speaks_of_the_file(std::string_view key) {
          key == "general.architecture" || key.starts_with("quantize.") || key.starts_with("split.");
 }
 
+uint64_t stored_bytes(const GgufValue& value) {
+  if (const auto* numbers = std::get_if<GgufNumbers>(&value.value)) return numbers->bytes.size();
+  if (const auto* strings = std::get_if<GgufStrings>(&value.value)) return strings->bytes.size();
+  if (const auto* text = std::get_if<std::string>(&value.value)) return text->size();
+  return sizeof(uint64_t);
+}
+
 // The keys of the first file, those of its tokenizer last.
 GgufKeys of_gguf(const GgufSet& set, const GgufMetadataOptions& options) {
   GgufKeys out;
+  uint64_t bytes = 0;
   set.files().front().mapped().checked([&] {
     const auto& pairs = set.metadata().pairs();
     out.pairs.push_back(gguf_copy("general.architecture", pairs.find("general.architecture")->second));
@@ -104,6 +115,10 @@ GgufKeys of_gguf(const GgufSet& set, const GgufMetadataOptions& options) {
       for (const auto& [key, value] : pairs) {
         if (key.starts_with("tokenizer.") != tokenizer || speaks_of_the_file(key)) continue;
         if (key == "general.name" && !options.name.empty()) continue;
+        bytes += stored_bytes(value);
+        if (bytes > kMostKeyBytes)
+          throw FormatError(fmt::format("{}: expected keys of at most {} MiB together, found {} that exceeds it",
+                                        set.path(), kMostKeyBytes >> 20, shown(key)));
         out.pairs.push_back(gguf_copy(key, value));
       }
     }

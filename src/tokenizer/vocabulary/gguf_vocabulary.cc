@@ -14,6 +14,7 @@
 
 #include "core/counted.h"
 #include "formats/text.h"
+#include "tokenizer/token_bounds.h"
 #include "tokenizer/tokenizer_json.h"
 #include "tokenizer/vocabulary/gguf_pre_tokenizers.h"
 #include "tokenizer/vocabulary/merge_scores.h"
@@ -26,11 +27,16 @@ using Json = nlohmann::json;
 constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581
 constexpr std::array<const char*, 2> kEndKeys = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
 
+std::string text_of(const Json& object, const char* key) {
+  const auto it = object.find(key);
+  return it != object.end() && it->is_string() ? it->get<std::string>() : std::string();
+}
+
 // The steps of a normalizer, pre-tokenizer or decoder, one after the other.
 void flatten(const Json& step, const char* list, std::vector<Json>& out) {
   if (!step.is_object()) return;
   const auto inner = step.find(list);
-  if (step.value("type", "") != "Sequence" || inner == step.end() || !inner->is_array()) {
+  if (text_of(step, "type") != "Sequence" || inner == step.end() || !inner->is_array()) {
     out.push_back(step);
     return;
   }
@@ -41,11 +47,6 @@ std::vector<Json> steps_of(const Json& tokenizer, const char* key, const char* l
   std::vector<Json> out;
   if (const auto it = tokenizer.find(key); it != tokenizer.end()) flatten(*it, list, out);
   return out;
-}
-
-std::string text_of(const Json& object, const char* key) {
-  const auto it = object.find(key);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : std::string();
 }
 
 // Empty where it is no object.
@@ -80,6 +81,8 @@ class Vocabularies {
         model_(object_in(json_, "model")) {
     if (type_of(model_) != "BPE" && !(type_of(model_).empty() && model_.contains("merges")))
       refuse("the model", "\"BPE\"", shown(type_of(model_)));
+    if (rows_ > static_cast<int64_t>(kMostTokens))
+      refuse("vocab_size", counted(kMostTokens, "token"), fmt::format("{}", rows_));
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
       if (!text_of(model_, key).empty()) refuse(key, "none", shown(text_of(model_, key)));
     read_added();

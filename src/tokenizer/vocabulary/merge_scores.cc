@@ -4,6 +4,7 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <string_view>
 #include <unordered_map>
 
@@ -16,6 +17,8 @@ namespace {
 
 constexpr float kScoreOfUserDefined = -1000;
 constexpr float kScoreOfUnused = -10000;
+// A piece of n bytes costs up to n^2. The largest vocabularies take 40 million.
+constexpr uint64_t kMostWork = 1'000'000'000;
 
 struct Piece {
   size_t id;
@@ -62,7 +65,15 @@ std::vector<float> merge_scores(const std::vector<std::string>& tokens, const st
     }
     piece->second.last = i;
   }
+  uint64_t work = 0;
   for (const auto& [text, piece] : pieces) {
+    work += static_cast<uint64_t>(text.size()) * text.size();
+    if (work > kMostWork)
+      throw FormatError(
+          fmt::format("{}: vocab: expected tokens of a few bytes, found many as long as {}: pieces this long make no "
+                      "vocabulary; get "
+                      "the file from the model's publisher again",
+                      file, counted(text.size(), "byte")));
     if (const size_t possible = ways(text, pieces); possible != piece.merges)
       throw UnsupportedError(fmt::format(
           "{}: merges: a GGUF file can hold vocabularies of SentencePiece, which make each token from two others in "
