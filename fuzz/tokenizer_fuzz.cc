@@ -1,11 +1,12 @@
 // tokenizer.json through the Rust library: any bytes give a tokenizer whose ids stand in its vocabulary, or an Error.
-// What follows the first NUL is the text to encode.
+// What follows the first NUL is the text to encode. The same file gives the keys of a GGUF file, or an Error.
 #include <metal_marlin/error.h>
 
 #include <algorithm>
 
 #include "fuzz_input.h"
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/vocabulary/gguf_vocabulary.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace metal_marlin;
@@ -24,6 +25,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       }
       tokenizer.decode(ids, special);
     }
+    TokenizerFiles files;
+    files.tokenizer_json = all.substr(0, cut);
+    const auto rows = tokenizer.vocab_size() + 1;  // with a token to pad
+    const GgufVocabulary gguf = gguf_vocabulary(files, tokenizer, rows, "fuzz");
+    fuzz::require(gguf.data.tokens.size() == static_cast<size_t>(rows), "each row of the model has a token");
   } catch (const Error&) {
   }
   return 0;
