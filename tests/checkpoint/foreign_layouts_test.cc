@@ -2,6 +2,7 @@
 #include <functional>
 
 #include "checkpoint/foreign_model.h"
+#include "kernels/weight_matrix.h"
 
 namespace metal_marlin {
 namespace {
@@ -82,7 +83,9 @@ TEST_P(ForeignLayout, ValuesFollowTheFormula) {
         const float expected =
             static_cast<float>(int{test::code_at(q, n, k)} - int{q.zeros[at]}) * f16_to_f32(q.scales[at]);
         ASSERT_EQ(m(n, k), expected) << name << " " << n << " " << k;
-        if (n == 3 || n == 4) ASSERT_EQ(rows(n - 3, k), expected);
+        if (n == 3 || n == 4) {
+          ASSERT_EQ(rows(n - 3, k), expected);
+        }
       }
     }
     const auto stored = source->load_codes(name);

@@ -4,6 +4,7 @@
 #include "checkpoint/models.h"
 #include "checkpoint/packed_model.h"
 #include "core/half.h"
+#include "kernels/weight_matrix.h"
 #include "pack/gptq.h"
 
 namespace metal_marlin {
