@@ -4,13 +4,11 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
-#include <memory>
 #include <optional>
 
-#include "core/checked.h"
-#include "core/dtype.h"
 #include "core/values.h"
 #include "fuzz_input.h"
+#include "fuzz_tensors.h"
 #include "pack/awq_gemm.h"
 #include "pack/gptq.h"
 #include "pack/marlin.h"
@@ -19,61 +17,8 @@
 namespace metal_marlin {
 namespace {
 
-constexpr DType kTypes[] = {DType::kI32,  DType::kU32, DType::kF16, DType::kF32,
-                            DType::kBF16, DType::kU8,  DType::kI16, DType::kI8};
 constexpr int64_t kGroups[] = {-1, 8, 16, 32, 64, 128, 1, 0, 3, 1 << 20};
 constexpr int kBits[] = {4, 3, 8, 4, 2, 5};
-
-// Tensors of the input's choice. Each stands in a block of its exact size, so that a read past its end is seen.
-class Tensors {
- public:
-  explicit Tensors(FuzzedDataProvider& input) : input_(input) {}
-
-  // Mostly of this type and shape; `columns` < 0: one dimension.
-  TensorView make(DType type, int64_t rows, int64_t columns = -1) {
-    TensorView v;
-    v.name = "fuzz";
-    v.dtype = input_.ConsumeIntegralInRange(0, 15) == 0 ? input_.PickValueInArray(kTypes) : type;
-    v.shape = {rows};
-    if (columns >= 0) v.shape.push_back(columns);
-    switch (input_.ConsumeIntegralInRange(0, 19)) {
-      case 0:
-        v.shape.front() = input_.ConsumeIntegralInRange<int64_t>(0, 600);
-        break;
-      case 1:
-        v.shape.back() = input_.ConsumeIntegralInRange<int64_t>(0, 600);
-        break;
-      case 2:
-        v.shape.push_back(1);
-        break;
-      case 3:  // nothing of something huge
-        v.shape.front() = 0;
-        if (v.shape.size() > 1) v.shape.back() = input_.ConsumeIntegral<int64_t>() & INT64_MAX;
-        break;
-      case 4:
-        v.shape.clear();
-        break;
-      default:
-        break;
-    }
-    auto bytes = checked_bytes(v.shape, dtype_size(v.dtype));
-    if (!bytes || *bytes > 1 << 18) {
-      v.shape = {0, 0};
-      bytes = 0;
-    }
-    auto& block = blocks_.emplace_back(std::make_unique<std::byte[]>(*bytes));
-    const auto fill = input_.ConsumeIntegral<uint8_t>();
-    for (size_t i = 0; i < *bytes; ++i) block[i] = static_cast<std::byte>(fill * (i + 1));
-    const auto begin = input_.ConsumeBytes<uint8_t>(input_.ConsumeIntegralInRange<size_t>(0, 64));
-    for (size_t i = 0; i < std::min<size_t>(begin.size(), *bytes); ++i) block[i] = static_cast<std::byte>(begin[i]);
-    v.bytes = {block.get(), *bytes};
-    return v;
-  }
-
- private:
-  FuzzedDataProvider& input_;
-  std::vector<std::unique_ptr<std::byte[]>> blocks_;
-};
 
 void check(const QuantizedTensor& q, const QuantizedTensor& again) {
   fuzz::require(q.codes == again.codes && q.zeros == again.zeros && q.scales == again.scales,
@@ -99,7 +44,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const int64_t groups = group > 0 ? std::max<int64_t>(1, in / group + (in % group != 0 ? 1 : 0)) : 1;
   const Codes codes = input.ConsumeIntegralInRange(0, 3) == 0 ? Codes::kSkip : Codes::kRead;
   const auto version = layout == 1 ? GptqVersion::kV1 : GptqVersion::kV2;
-  Tensors tensors(input);
+  fuzz::Tensors tensors(input);
   try {
     QuantizedTensor q;
     switch (layout) {

@@ -3,7 +3,7 @@
 set -euo pipefail
 . "$(dirname "$0")/setup.sh"
 
-TARGETS="json safetensors gguf npz unpack instruction_sets config gguf_model sentencepiece tokenizer chat_template jsonl statistics journal report"
+TARGETS="json safetensors gguf npz unpack layouts instruction_sets config gguf_model sentencepiece tokenizer chat_template jsonl statistics journal report"
 
 usage() {
   cat << END

@@ -404,6 +404,7 @@ MAKERS = {
     "gguf": make_gguf,
     "npz": make_npz,
     "unpack": lambda: noise(40, 200),
+    "layouts": lambda: noise(60, 300),
     "instruction_sets": lambda: noise(40, 40),
     "config": make_config,
     "gguf_model": make_gguf_model,

@@ -28,7 +28,7 @@ struct QuantizeOptions {
   Method method = Method::kAwq;
   Effort effort = Effort::kBest;
   Scheme scheme = Scheme::kAsymmetric;
-  int bits = 4;  // 2 to 8: "awq" and "marlin" hold 4, "gptq" 4, 8, "native" and "gptq_v2" 3, 4, 8, "mlx" all but 7
+  int bits = 4;  // 2 to 8: "awq", "marlin" hold 4, "gptq" 2, 4, 8, "gptq_v2" also 3, "native" 3, 4, 8, "mlx" not 7
   // Mixed precision: each set of linears that engines fuse (q,k,v; gate,up) gets bits of its own, chosen so that the
   // estimated KL divergence of all is least. `bits` is the width that is measured, and must be 4. target_bits bounds
   // the linears' bits per weight, 2 to less than 16; empty: no target. It counts codes, 16 bits for each scale and, in

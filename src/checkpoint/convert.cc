@@ -12,6 +12,7 @@
 
 #include "core/files/file_status.h"
 #include "core/half.h"
+#include "core/interrupt.h"
 #include "core/threads.h"
 #include "formats/text.h"
 #include "kernels/dispatch.h"
@@ -68,6 +69,22 @@ OwnedTensor to_f16(const std::string& where, const std::vector<int64_t>& shape, 
                     count, values.size(), *first, first - values.values().begin()));
   }
   return t;
+}
+
+int64_t first_not_finite_of(int64_t rows, int64_t columns,
+                            const std::function<void(int64_t first, int64_t count, float* out)>& read) {
+  constexpr int64_t kValues = int64_t{1} << 20;  // at a time
+  const int64_t piece = std::max<int64_t>(1, kValues / std::max<int64_t>(1, columns));
+  std::vector<float> values(static_cast<size_t>(std::min(piece, rows) * columns));
+  for (int64_t first = 0; first < rows; first += piece) {
+    stop_if_asked();
+    const int64_t count = std::min(piece, rows - first);
+    read(first, count, values.data());
+    const auto end = values.begin() + count * columns;
+    const auto bad = std::find_if(values.begin(), end, [](float v) { return !std::isfinite(v); });
+    if (bad != end) return first * columns + (bad - values.begin());
+  }
+  return -1;
 }
 
 std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, const std::string& name,

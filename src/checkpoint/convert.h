@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,6 +20,10 @@ void to_f32(const TensorView& tensor, const std::string& file, int64_t first, in
 // f16 of a matrix, without a name; NumericError that begins with `where` (file and tensor) when values are beyond f16's
 // range: how many, and the first.
 OwnedTensor to_f16(const std::string& where, const std::vector<int64_t>& shape, const Matrix& values);
+// The first of rows * columns values that is not finite, -1 where all are. `read` gives rows first .. first + count - 1
+// as f32; it is asked for some of them at a time.
+int64_t first_not_finite_of(int64_t rows, int64_t columns,
+                            const std::function<void(int64_t first, int64_t count, float* out)>& read);
 // [rows, columns] of a tensor with one or two dimensions; FormatError otherwise.
 std::pair<int64_t, int64_t> matrix_shape(const std::vector<int64_t>& shape, const std::string& name,
                                          const std::string& file);

@@ -303,7 +303,10 @@ void ModelSource::check_tensors() const {
       throw FormatError(fmt::format("{}: tensor {}: expected the shape {} (from the config), found {}", path_,
                                     stored_name(name), shape_string(shape), shape_string(found)));
     }
-    if (format_ != "gguf" && stored_as != "F32" && stored_as != "F16" && stored_as != "BF16" && stored_as != format_) {
+    // A weight in floats of 8 bits has its scale, or opening would have refused it.
+    const bool scaled = stored_as == "F8_E4M3" && name.ends_with(".weight");
+    if (format_ != "gguf" && stored_as != "F32" && stored_as != "F16" && stored_as != "BF16" && stored_as != format_ &&
+        !scaled) {
       throw UnsupportedError(fmt::format("{}: tensor {}: expected F32, F16 or BF16, found {}", path_, name, stored_as));
     }
   };

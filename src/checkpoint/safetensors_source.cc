@@ -15,6 +15,7 @@
 
 #include "checkpoint/companions.h"
 #include "checkpoint/convert.h"
+#include "checkpoint/float8.h"
 #include "checkpoint/read_tiles.h"
 #include "checkpoint/reading_note.h"
 #include "checkpoint/stored_entry.h"
@@ -24,7 +25,6 @@
 #include "core/files/atomic_file.h"
 #include "core/files/file_status.h"
 #include "core/files/model_file.h"
-#include "core/interrupt.h"
 #include "families/config/config_reader.h"
 #include "families/config/generation_config.h"
 #include "families/config/read_model_config.h"
@@ -37,7 +37,7 @@
 #include "layouts/config/code_names.h"
 #include "layouts/config/labels.h"
 #include "layouts/config/read_config.h"
-#include "layouts/layout.h"
+#include "layouts/stored_layout.h"
 #include "pack/native.h"
 #include "tokenizer/tokenizer.h"
 
@@ -225,7 +225,7 @@ class SafetensorsSource : public ModelSource {
  private:
   OwnedTensor read_stored(const std::string& name) const {
     const StoredEntry& e = get(name);
-    if (!e.plain())
+    if (!e.plain() || e.scale.values != nullptr)
       return checked(e, [&] {
         OwnedTensor half = to_f16(e.file->path() + ": tensor " + escaped(name), e.shape, load(name, 0, -1));
         half.name = name;
@@ -257,19 +257,15 @@ class SafetensorsSource : public ModelSource {
       read_q_scale(e.packed, e.shape[1], e.file->path() + ": " + name);
       return -1;
     }
+    if (e.scale.values != nullptr) {
+      return first_not_finite_of(e.shape[0], e.shape[1],
+                                 [&](int64_t first, int64_t rows, float* out) { float8_to_f32(e, first, rows, out); });
+    }
     const DType type = e.main->dtype;
     if (type != DType::kF32 && type != DType::kF16 && type != DType::kBF16) return -1;  // refused where it is read
-    constexpr int64_t kPiece = int64_t{1} << 20;
-    std::vector<float> values(static_cast<size_t>(std::min(kPiece, e.main->elements())));
-    for (int64_t first = 0; first < e.main->elements(); first += kPiece) {
-      stop_if_asked();
-      const int64_t count = std::min(kPiece, e.main->elements() - first);
-      to_f32(*e.main, e.file->path(), first, count, values.data());
-      const auto end = values.begin() + count;
-      const auto bad = std::find_if(values.begin(), end, [](float v) { return !std::isfinite(v); });
-      if (bad != end) return first + (bad - values.begin());
-    }
-    return -1;
+    return first_not_finite_of(e.main->elements(), 1, [&](int64_t first, int64_t count, float* out) {
+      to_f32(*e.main, e.file->path(), first, count, out);
+    });
   }
 
   // The content of a companion, as it was when the model was opened.
@@ -300,6 +296,10 @@ class SafetensorsSource : public ModelSource {
 
   Matrix read(const std::string& name, const StoredEntry& e, int64_t first_row, int64_t rows, int64_t columns) const {
     Matrix m(rows, columns);
+    if (e.scale.values != nullptr) {
+      float8_to_f32(e, first_row, rows, m.data());
+      return m;
+    }
     if (e.plain()) {
       to_f32(*e.main, e.file->path(), first_row * columns, rows * columns, m.data());
       return m;
@@ -407,24 +407,28 @@ class SafetensorsSource : public ModelSource {
     if (!index_.empty()) compare_with_index((fs::path(folder_) / index_).string(), placed_, files_, warnings_);
     std::map<std::string, std::string> file_of;
     for (const auto& [name, e] : raw) file_of.emplace(name, e.file->path());
+    if (packed_.layout == nullptr) settle_self_described(file_of);
     refuse_unlabelled_codes(packed_, file_of, (fs::path(folder_) / "config.json").string());
     if (const auto lone = parts_without_codes(packed_, file_of); !lone.empty())
       throw FormatError(fmt::format("{}: tensor {} is missing from {}; other parts of the linear are there", path_,
                                     escaped(lone), files_read(lone)));
     bool packed = false;
-    for (const auto& [name, e] : raw) {
+    bool float8 = false;
+    for (auto& [name, e] : raw) {
       if (const PartNames* parts = names_of_codes(packed_, name, e, raw)) {
         packed = true;
         add_packed(name, e, *parts, raw);
-      } else if (!is_part(packed_, name, raw)) {
+      } else if (!is_part(packed_, name, raw) && !is_float_scale(name, raw, packed_)) {
+        find_float_scale(name, raw, packed_, e);
+        float8 = float8 || e.scale.values != nullptr;
         if (!entries_.emplace(name, e).second) {
           throw FormatError(
               fmt::format("{}: tensor {} is there twice: as it is and in 4 bits", e.file->path(), escaped(name)));
         }
       }
     }
-    if (packed_.layout != nullptr && !packed) {
-      warnings_.push_back(label_without_codes(packed_));
+    if ((packed_.layout != nullptr || packed_.float8) && !packed) {
+      if (!float8) warnings_.push_back(label_without_codes(packed_));
       packed_ = {};
       format_ = "safetensors";
       config_json_->erase("quantization_config");
@@ -432,28 +436,24 @@ class SafetensorsSource : public ModelSource {
     compare_with_metadata(packed_, metadata_, warnings_);
   }
 
-  void demand_part(const TensorView* view, const std::string& name) const {
-    if (view == nullptr)
-      throw FormatError(fmt::format("{}: tensor {} is missing from {}; the linear's codes are there", path_,
-                                    escaped(name), files_read(name)));
+  // Tensors that say all of themselves need no config.
+  void settle_self_described(const std::map<std::string, std::string>& file_of) {
+    packed_.layout = self_described(file_of);
+    if (packed_.layout == nullptr) return;
+    packed_.file = (fs::path(folder_) / "config.json").string();
+    format_ = packed_.layout->name();
   }
 
   void add_packed(const std::string& name, const StoredEntry& codes, const PartNames& parts,
                   const std::map<std::string, StoredEntry>& raw) {
-    const Layout& layout = *packed_.layout;
+    const StoredLayout& layout = *packed_.layout;
     const std::string module = module_of(name, parts.codes);
     StoredEntry e = codes;
     e.packed.codes = e.main;
-    e.packed.names = &parts;
-    const auto find = [&](const char* suffix, const TensorView*& view, bool needed) {
-      if (*suffix == '\0') return;
-      view = part_of(raw, module + suffix);
-      if (needed) demand_part(view, module + suffix);
-    };
-    find(parts.scales, e.packed.scales, true);
-    find(parts.zeros, e.packed.zeros, !parts.zeros_optional);
-    find(parts.channels, e.packed.channels, false);
-    find(parts.shape, e.packed.shape, true);
+    if (const std::string missing = set_parts(module, parts, raw, e.packed); !missing.empty()) {
+      throw FormatError(fmt::format("{}: tensor {} is missing from {}; the linear's codes are there", path_,
+                                    escaped(missing), files_read(missing)));
+    }
     const std::string where = fmt::format("{}: tensor {}", e.file->path(), name);
     if (const FileMetadata* metadata = metadata_of(*codes.file)) {
       e.packed.bits = metadata->bits_of(module + ".weight");

@@ -7,7 +7,7 @@
 
 #include "formats/text.h"
 #include "layouts/config/read_config.h"
-#include "layouts/layout.h"
+#include "layouts/stored_layout.h"
 
 namespace metal_marlin {
 
@@ -20,14 +20,21 @@ std::string module_of(const std::string& name, std::string_view suffix) {
 const PartNames* names_of_codes(const PackedConfig& packed, const std::string& name, const StoredEntry& e,
                                 const StoredEntries& raw) {
   if (packed.layout == nullptr) return nullptr;
+  const PartNames* first = nullptr;
   for (const PartNames& parts : packed.layout->part_names()) {
     const std::string module = module_of(name, parts.codes);
     if (module.empty()) continue;
+    const DType type = e.main->dtype;
+    const bool has_scales = raw.count(module + parts.scales) > 0;
     // Codes may have the name of any weight.
-    if (!parts.codes_are_named_as_weights() || e.main->dtype == DType::kU32 || raw.count(module + parts.scales) > 0)
+    if (parts.codes_are_named_as_weights() && type != parts.weight_type && (!has_scales || type == DType::kF8E4M3))
+      continue;
+    // Of several names for its parts those that it has; else the missing ones are named by the first.
+    if (has_scales && (parts.zeros_optional || *parts.zeros == '\0' || raw.count(module + parts.zeros) > 0))
       return &parts;
+    if (first == nullptr) first = &parts;
   }
-  return nullptr;
+  return first;
 }
 
 bool is_part(const PackedConfig& packed, const std::string& name, const StoredEntries& raw) {
@@ -37,8 +44,29 @@ bool is_part(const PackedConfig& packed, const std::string& name, const StoredEn
       const std::string module = module_of(name, suffix);
       if (!module.empty() && raw.count(module + parts.codes) > 0) return true;
     }
+    for (const char* suffix : parts.notes) {
+      const std::string module = module_of(name, suffix);
+      if (!module.empty() && raw.count(module + parts.codes) > 0) return true;
+    }
   }
   return false;
+}
+
+std::string set_parts(const std::string& module, const PartNames& names, const StoredEntries& raw,
+                      PackedLinear& linear) {
+  std::string missing;
+  const auto find = [&](const char* suffix, const TensorView*& view, bool needed) {
+    if (*suffix == '\0') return;
+    view = part_of(raw, module + suffix);
+    if (view == nullptr && needed && missing.empty()) missing = module + suffix;
+  };
+  find(names.scales, linear.scales, true);
+  find(names.zeros, linear.zeros, !names.zeros_optional);
+  find(names.channels, linear.channels, false);
+  find(names.shape, linear.shape, true);
+  for (const char* suffix : names.notes) linear.notes.push_back(part_of(raw, module + suffix));
+  linear.names = &names;
+  return missing;
 }
 
 const TensorView* part_of(const StoredEntries& raw, const std::string& name) {

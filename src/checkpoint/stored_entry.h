@@ -15,17 +15,25 @@
 
 namespace metal_marlin {
 
+// Of a weight in floats of 8 bits (checkpoint/float8.h).
+struct FloatScale {
+  const TensorView* values = nullptr;  // null: the tensor is no such weight
+  int64_t block_rows = 0;              // of the weight, that share one
+  int64_t block_columns = 0;
+};
+
 // Where a logical tensor lies.
 struct StoredEntry {
   const SafetensorsFile* file = nullptr;
   const TensorView* main = nullptr;  // the tensor, or its codes
   PackedLinear packed;               // its codes are null: stored as it is
   std::vector<int64_t> shape;
+  FloatScale scale;
 
   bool plain() const noexcept { return packed.codes == nullptr; }
   // Null where there is none.
-  std::array<const TensorView*, 5> parts() const noexcept {
-    return {main, packed.scales, packed.zeros, packed.channels, packed.shape};
+  std::array<const TensorView*, 6> parts() const noexcept {
+    return {main, packed.scales, packed.zeros, packed.channels, packed.shape, scale.values};
   }
 };
 using StoredEntries = std::map<std::string, StoredEntry>;
@@ -38,6 +46,10 @@ const PartNames* names_of_codes(const PackedConfig& packed, const std::string& n
                                 const StoredEntries& raw);
 // Whether it is another part of such a linear: scales, zeros, channels.
 bool is_part(const PackedConfig& packed, const std::string& name, const StoredEntries& raw);
+// Sets the parts of the linear of a module, whose codes are set, and returns the name of the first that is missing;
+// empty: all are there.
+std::string set_parts(const std::string& module, const PartNames& names, const StoredEntries& raw,
+                      PackedLinear& linear);
 // Null where there is none of this name.
 const TensorView* part_of(const StoredEntries& raw, const std::string& name);
 // Scales, zeros or the like of the linear with this weight, where its codes are not there; empty: none.

@@ -73,7 +73,7 @@ std::string refusal(const Layout& layout, const StoredCodes& stored) {
 CheckpointPlan plan_conversion(const ModelSource& source, const Layout& layout, Tracker& tracker) {
   CheckpointPlan plan;
   plan.converted_from = source.format();
-  const Layout* from = find_layout(source.format());
+  const StoredLayout* from = find_stored_layout(source.format());
   plan.keep_types = from != nullptr && from->method() == std::string_view(layout.method());
   plan.held_bytes = 8u << 20;  // small parts among the codes of one linear after the other fragment the heap
   plan.whole_bytes = 16u << 20;

@@ -5,6 +5,7 @@
 
 #include "families/config/config_reader.h"
 #include "formats/text.h"
+#include "layouts/config/awq_settings.h"
 #include "layouts/config/labels.h"
 #include "layouts/layout.h"
 #include "pack/awq_gemm.h"
@@ -14,10 +15,6 @@ namespace metal_marlin {
 const Layout& awq_layout();
 
 namespace {
-
-std::string version_of(const ConfigReader& q) {
-  return first_string(q, {"version", "checkpoint_format", "format"}, "gemm");
-}
 
 class AwqLayout : public Layout {
  public:
@@ -61,12 +58,10 @@ class AwqLayout : public Layout {
   }
 
   const char* method() const noexcept override { return "awq"; }
-  bool recognises(const ConfigReader& q) const override {
-    const std::string version = version_of(q);
-    return version == "gemm" || version == "GEMM";
-  }
+  bool recognises(const ConfigReader& q) const override { return awq_variant(q) == "gemm"; }
   std::string unknown_variant(const ConfigReader& q) const override {
-    return fmt::format("AWQ version {} is not supported; supported is gemm", shown(version_of(q)));
+    return fmt::format("AWQ version {} is not supported; supported are gemm, gemv, gemv_fast and llm-awq",
+                       shown(awq_variant(q)));
   }
   void settle_labels(PackedConfig& packed, nlohmann::json& config, const std::vector<NamedLinear>& linears,
                      const std::string& path, std::vector<std::string>& warnings) const override {

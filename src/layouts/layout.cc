@@ -12,11 +12,6 @@
 
 namespace metal_marlin {
 
-bool Layout::holds_width(int64_t bits) const noexcept {
-  const auto held = widths();
-  return std::find(held.begin(), held.end(), bits) != held.end();
-}
-
 std::string Layout::refusal_of_width(int bits) const {
   return holds_width(bits) ? std::string() : fmt::format("holds {} bits, not {}", list_widths(widths()), bits);
 }
@@ -36,37 +31,6 @@ std::string Layout::refusal_of_zeros(const QuantizedTensor& t) const {
       "the zero of output channel {}, group {} is {}, and the format holds {} at least (it stores z - 1); use gptq_v2",
       at / t.groups(), at % t.groups(), *least, least_zero());
 }
-
-std::vector<int64_t> Layout::logical_shape(const PackedLinear& linear, const std::string& name) const {
-  const TensorView& codes = *linear.codes;
-  if (codes.shape.size() != 2) {
-    throw FormatError(fmt::format("{}: expected two dimensions, found {}", name, shape_string(codes.shape)));
-  }
-  const int64_t rows = codes.shape[0];
-  const int64_t columns = codes.shape[1];
-  constexpr int64_t kLargest = int64_t{1} << 58;  // of a stored dimension: products with the codes of a word fit
-  if (rows < 0 || columns < 0 || rows > kLargest || columns > kLargest) {
-    throw FormatError(fmt::format("{}: the shape {} is out of range", name, shape_string(codes.shape)));
-  }
-  return shape_of_codes(linear, rows, columns, name);
-}
-
-std::string Layout::unknown_variant(const ConfigReader& settings) const {
-  return fmt::format("quant_method {} is not supported", shown(settings.find_string("quant_method").value_or("")));
-}
-
-void Layout::read_settings(const ConfigReader&, PackedConfig&) const {}
-
-void Layout::describe(const PackedConfig& config, const std::string&, const std::string&, PackedLinear& linear) const {
-  linear.bits = config.bits;
-}
-
-std::optional<FileMetadata> Layout::read_metadata(const std::map<std::string, std::string>&, const std::string&) const {
-  return std::nullopt;
-}
-
-void Layout::settle_labels(PackedConfig&, nlohmann::json&, const std::vector<NamedLinear>&, const std::string&,
-                           std::vector<std::string>&) const {}
 
 DType Layout::kept_type(DType, const LayoutPlan&) const {
   return DType::kF16;

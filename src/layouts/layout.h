@@ -1,12 +1,10 @@
-// A layout: what the tensors of a quantized linear are called in a checkpoint, how codes, scales and zeros lie in them,
-// what they can hold, and what config.json says of them. One file per layout, one row in layouts.cc: reading, writing,
-// converting, the options and the model card ask this class and know no layout by name.
+// A layout that is read and written: what it can hold, the tensors of a linear, and what a config says of them. Reading
+// is the base's. Writing, converting, the options and the model card ask this class and know no layout by name.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <nlohmann/json_fwd.hpp>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,31 +13,10 @@
 #include "core/values.h"
 #include "formats/safetensors.h"
 #include "layouts/layout_plan.h"
-#include "layouts/packed_config.h"
-#include "pack/bits/code_lines.h"
+#include "layouts/stored_layout.h"
 #include "pack/packed_tensor.h"
 
 namespace metal_marlin {
-
-class ConfigReader;
-
-// What a tensor per input channel beside the codes means.
-enum class ChannelPart : uint8_t { kNone, kScale, kGroup };
-
-// Names of a layout's tensors: what follows the name of the linear's weight less ".weight". Empty: the layout has none.
-struct PartNames {
-  const char* codes = "";
-  const char* scales = "";
-  const char* zeros = "";     // or minima
-  const char* channels = "";  // per input channel, optional
-  ChannelPart channel_part = ChannelPart::kNone;
-  // A tensor beside the codes without which they are no codes for sure, because their name is a common one.
-  const char* evidence = "";
-  const char* shape = "";  // of the weight
-  bool zeros_optional = false;
-
-  bool codes_are_named_as_weights() const noexcept { return std::string_view(codes) == ".weight"; }
-};
 
 // Words for the model card.
 struct CardWords {
@@ -52,18 +29,13 @@ struct CardWords {
   std::string otherwise;      // a sentence where that is not all
 };
 
-class Layout {
+class Layout : public StoredLayout {
  public:
-  virtual ~Layout() = default;
-
-  // As options call it, and ModelSource::format(): "awq".
-  virtual const char* name() const noexcept = 0;
   virtual CardWords card_words(const LayoutPlan& plan) const = 0;
+  std::string text() const override { return card_words({}).text; }
 
   // ---- What it can hold
 
-  virtual std::span<const int> widths() const noexcept = 0;  // bits of a code; none: a layout of floats
-  bool holds_width(int64_t bits) const noexcept;
   // Returns why no linear of this grid can be stored, e.g. "has no zero points". Empty: it can. Here: widths(), minima,
   // the type of the scales.
   virtual std::string refusal_of(const Grid& grid) const;
@@ -88,50 +60,12 @@ class Layout {
   // Whether readers load a head that is stored as codes.
   virtual bool readers_load_head() const noexcept { return true; }
 
-  // ---- Its tensors
+  // ---- Writing a checkpoint
 
-  // The names that a linear's tensors may have; those that are written come first.
-  virtual std::span<const PartNames> part_names() const noexcept = 0;
   // The parts of a linear with the shapes that pack() gives them. Their names are as in PackedTensor.
   virtual std::vector<TensorInfo> parts(const QuantizedLinear& linear) const = 0;
   // ArgumentError naming `name` for what the layout cannot hold.
   virtual PackedTensor pack(const QuantizedTensor& tensor, const std::string& name) const = 0;
-  // [out, in] of the linear whose codes these are. FormatError naming `name` unless they have two dimensions.
-  std::vector<int64_t> logical_shape(const PackedLinear& linear, const std::string& name) const;
-  // The order of the words, where kernels' tiles are made straight from them (pack/bits/code_lines.h).
-  virtual std::optional<WordOrder> word_order() const noexcept { return std::nullopt; }
-  // Whether the rows of each part are those of the weight, so that some of them can be read alone.
-  virtual bool has_rows() const noexcept { return false; }
-  // group_size -1: the whole row. FormatError naming `name`, expected and found.
-  virtual QuantizedTensor unpack(const PackedLinear& linear, int64_t group_size, const std::string& name,
-                                 Codes codes) const = 0;
-
-  // ---- Reading a checkpoint's config
-
-  // "quant_method" of the config.
-  virtual const char* method() const noexcept = 0;
-  virtual bool has_method(std::string_view method) const noexcept { return method == this->method(); }
-  // Whether a "quantization_config" with such a method is of this layout.
-  virtual bool recognises(const ConfigReader& settings) const = 0;
-  // Why settings of this method that no layout recognises are refused: "AWQ version gemv is not supported; ..".
-  virtual std::string unknown_variant(const ConfigReader& settings) const;
-  // Whether bits and group size stand in places of its own in the config, which read_settings() reads.
-  virtual bool has_own_sizes() const noexcept { return false; }
-  // What only this layout's config says. UnsupportedError, FormatError naming the file and the key.
-  virtual void read_settings(const ConfigReader& settings, PackedConfig& out) const;
-  // Sets bits and group size of a linear, of the module of this name, whose tensors are known. Here: the config's bits.
-  virtual void describe(const PackedConfig& config, const std::string& module, const std::string& name,
-                        PackedLinear& linear) const;
-  // What the metadata of a file say of its linears; nothing: the layout has no such metadata. FormatError,
-  // UnsupportedError naming `file`.
-  virtual std::optional<FileMetadata> read_metadata(const std::map<std::string, std::string>& metadata,
-                                                    const std::string& file) const;
-  // Compares config and tensors: config/labels.h.
-  virtual void settle_labels(PackedConfig& packed, nlohmann::json& config, const std::vector<NamedLinear>& linears,
-                             const std::string& path, std::vector<std::string>& warnings) const;
-
-  // ---- Writing a checkpoint
-
   // The type in which a float tensor of type `stored` is written.
   virtual DType kept_type(DType stored, const LayoutPlan& plan) const;
   virtual const char* weights_suffix() const noexcept { return ".safetensors"; }
@@ -146,9 +80,6 @@ class Layout {
   virtual std::map<std::string, std::string> more_files(const nlohmann::json& config) const;
 
  protected:
-  // Of codes of this stored shape.
-  virtual std::vector<int64_t> shape_of_codes(const PackedLinear& linear, int64_t rows, int64_t columns,
-                                              const std::string& name) const = 0;
   // "holds 4 bits, not 8"; empty: it holds them.
   std::string refusal_of_width(int bits) const;
 };

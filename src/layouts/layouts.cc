@@ -17,11 +17,23 @@ const Layout& marlin_layout();
 const Layout& compressed_tensors_layout();
 const Layout& mlx_layout();
 const Layout& f16_layout();
+const StoredLayout& awq_gemv_layout();
+const StoredLayout& awq_gemv_fast_layout();
+const StoredLayout& hqq_layout();
 
 std::span<const Layout* const> code_layouts() {
   static const Layout* const kLayouts[] = {&native_layout(),  &awq_layout(),    &gptq_layout(),
                                            &gptq_v2_layout(), &marlin_layout(), &compressed_tensors_layout(),
                                            &mlx_layout()};
+  return kLayouts;
+}
+
+std::span<const StoredLayout* const> stored_layouts() {
+  static const std::vector<const StoredLayout*> kLayouts = [] {
+    std::vector<const StoredLayout*> layouts(code_layouts().begin(), code_layouts().end());
+    layouts.insert(layouts.end(), {&awq_gemv_layout(), &awq_gemv_fast_layout(), &hqq_layout()});
+    return layouts;
+  }();
   return kLayouts;
 }
 
@@ -38,6 +50,13 @@ const Layout* find_layout(const std::string& name) {
   if (name == f16_layout().name()) return &f16_layout();
   const auto layouts = code_layouts();
   const auto it = std::find_if(layouts.begin(), layouts.end(), [&](const Layout* l) { return name == l->name(); });
+  return it == layouts.end() ? nullptr : *it;
+}
+
+const StoredLayout* find_stored_layout(const std::string& name) {
+  const auto layouts = stored_layouts();
+  const auto it =
+      std::find_if(layouts.begin(), layouts.end(), [&](const StoredLayout* l) { return name == l->name(); });
   return it == layouts.end() ? nullptr : *it;
 }
 

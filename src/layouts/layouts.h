@@ -1,4 +1,4 @@
-// The table of layouts.
+// The tables of layouts.
 #pragma once
 
 #include <span>
@@ -9,12 +9,15 @@
 
 namespace metal_marlin {
 
-// Those with codes, in the order in which options and messages name them.
+// Those with codes that are written, in the order in which options and messages name them.
 std::span<const Layout* const> code_layouts();
-// Their names.
+// Those with codes that are read: these and the ones that are only read.
+std::span<const StoredLayout* const> stored_layouts();
+// The names of code_layouts().
 const std::vector<std::string>& checkpoint_formats();
 // Null: none of this name.
 const Layout* find_layout(const std::string& name);
+const StoredLayout* find_stored_layout(const std::string& name);
 // One of checkpoint_formats(), or "f16", a checkpoint without codes. ArgumentError naming those that are known.
 const Layout& layout_named(const std::string& name);
 

@@ -10,7 +10,7 @@
 
 namespace metal_marlin {
 
-class Layout;
+class StoredLayout;
 struct PartNames;
 
 // What codes of a module are, where the config says so of it alone.
@@ -21,15 +21,19 @@ struct ModuleScheme {
 
 // "quantization_config" of a config.json.
 struct PackedConfig {
-  const Layout* layout = nullptr;  // null: not quantized
-  std::string file;                // that says so
-  int bits = 4;                    // of a code; native: what the files' metadata say counts
-  int64_t group_size = 0;          // -1: the whole row
-  bool bits_stated = false;        // else 4 is assumed
-  bool by_shape = false;           // linears may have another group size: found out by the shape of their scales
-  bool bits_by_shape = false;      // GPTQ: also another number of bits, by the shapes of their zeros and scales
+  const StoredLayout* layout = nullptr;  // null: not quantized
+  std::string file;                      // that says so
+  int bits = 4;                          // of a code; native: what the files' metadata say counts
+  int64_t group_size = 0;                // -1: the whole row
+  bool bits_stated = false;              // else 4 is assumed
+  bool by_shape = false;                 // linears may have another group size: found out by the shape of their scales
+  bool bits_by_shape = false;            // GPTQ: also another number of bits, by the shapes of their zeros and scales
   std::map<std::string, ModuleScheme> modules;
   std::vector<int> other_bits;  // that some modules have, which the config does not name one by one
+  bool float8 = false;          // weights are stored in floats of 8 bits, with scales beside them
+  bool other_scales = false;    // activations or the cache may have scales too, which are of no use here
+  int64_t block_rows = 0;       // of such a weight, which share a scale; 0: the config does not say
+  int64_t block_columns = 0;
 };
 
 // What the metadata of a file say of its linears.
@@ -57,7 +61,8 @@ struct PackedLinear {
   const TensorView* zeros = nullptr;
   const TensorView* channels = nullptr;
   const TensorView* shape = nullptr;
-  const PartNames* names = nullptr;  // that its parts have
+  std::vector<const TensorView*> notes;  // PartNames::notes, in their order; null: not there
+  const PartNames* names = nullptr;      // that its parts have
 };
 
 struct NamedLinear {

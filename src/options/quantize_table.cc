@@ -79,8 +79,8 @@ void add_quantization(Table& t) {
   OptionRow<Options>& bits =
       t.add(
            "--bits", [](auto& o) -> auto& { return o.bits; },
-           "Bits of a code; awq and marlin hold 4, gptq 4 and 8, native and gptq_v2 3, 4 and 8, mlx all but 7, "
-           "compressed-tensors all; mixed: each linear its own, as --target-bits or --max-kl says")
+           "Bits of a code; awq and marlin hold 4, gptq 2, 4 and 8, gptq_v2 2, 3, 4 and 8, native 3, 4 and 8, mlx all "
+           "but 7, compressed-tensors all; mixed: each linear its own, as --target-bits or --max-kl says")
           .of_kind(OptionKind::kChoice)
           .one_of({"2", "3", "4", "5", "6", "7", "8", "mixed"})
           .in_python("Literal[2, 3, 4, 5, 6, 7, 8, \"mixed\"]");

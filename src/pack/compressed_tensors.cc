@@ -4,8 +4,10 @@
 #include <metal_marlin/error.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 
+#include "core/threads.h"
 #include "pack/bits/row_stream.h"
 #include "pack/group_arrays.h"
 
@@ -36,6 +38,21 @@ void unpack_zero_columns(const TensorView& part, QuantizedTensor& t) {
   transpose_array(columns.data(), groups, t.out_features, t.zeros.data());
 }
 
+constexpr int kIntBits = 8;
+constexpr uint8_t kIntMiddle = 128;
+
+// One scale or zero for a whole weight as one for each row.
+template <typename T>
+std::vector<T> for_each_row(std::vector<T> values, bool of_weight, int64_t rows) {
+  if (of_weight) values.resize(static_cast<size_t>(rows), values.front());
+  return values;
+}
+
+// Signed bytes as codes.
+void codes_of_bytes(const std::byte* from, int64_t count, uint8_t* to) noexcept {
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<uint8_t>(std::to_integer<uint8_t>(from[i]) ^ kIntMiddle);
+}
+
 }  // namespace
 
 PackedTensor pack_compressed_tensors(const QuantizedTensor& t, const std::string& name) {
@@ -64,14 +81,14 @@ PackedTensor pack_compressed_tensors(const QuantizedTensor& t, const std::string
   return out;
 }
 
-std::array<int64_t, 2> read_weight_shape(const TensorView& part, const std::string& name) {
+std::array<int64_t, 2> read_weight_shape(const TensorView& part, const std::string& name, const char* what) {
   std::array<int64_t, 2> shape = {};
-  expect_part(part, DType::kI64, std::array<int64_t, 1>{2}, name, "weight_shape");
+  expect_part(part, DType::kI64, std::array<int64_t, 1>{2}, name, what);
   std::memcpy(shape.data(), part.bytes.data(), sizeof shape);
   constexpr int64_t kLargest = int64_t{1} << 31;
   if (shape[0] < 1 || shape[1] < 1 || shape[0] > kLargest || shape[1] > kLargest) {
     throw FormatError(
-        fmt::format("{}: weight_shape: expected two positive sizes, found {} and {}", name, shape[0], shape[1]));
+        fmt::format("{}: {}: expected two positive sizes, found {} and {}", name, what, shape[0], shape[1]));
   }
   return shape;
 }
@@ -99,6 +116,49 @@ QuantizedTensor unpack_compressed_tensors(const TensorView& packed, const Tensor
   if (codes == Codes::kRead) {
     t.codes.resize(static_cast<size_t>(rows * columns));
     unpack_rows(packed.bytes.data(), rows, columns, bits, t.codes.data());
+  }
+  return t;
+}
+
+QuantizedTensor unpack_int_quantized(const TensorView& weight, const TensorView& scale, const TensorView* zero_point,
+                                     int64_t group_size, const std::string& name, Codes codes) {
+  constexpr int64_t kLargest = int64_t{1} << 31;
+  if (weight.shape.size() != 2 || weight.shape[0] < 1 || weight.shape[1] < 1 || weight.shape[0] > kLargest ||
+      weight.shape[1] > kLargest) {
+    throw FormatError(fmt::format("{}: weight: expected I8 [out, in], found {} {}", name, dtype_name(weight.dtype),
+                                  shape_string(weight.shape)));
+  }
+  expect_part(weight, DType::kI8, weight.shape, name, "weight");
+  QuantizedTensor t;
+  t.bits = kIntBits;
+  t.out_features = weight.shape[0];
+  t.in_features = weight.shape[1];
+  t.group_size = explicit_group_size(group_size, t.in_features, name);
+  const bool of_weight = scale.elements() == 1;
+  if (of_weight) t.group_size = t.in_features;
+  TensorView scales = scale;
+  if (of_weight) {
+    scales.shape = {1, 1};
+  } else if (scale.shape.size() == 1) {
+    scales.shape.push_back(1);
+  }
+  set_group_floats(
+      for_each_row(read_group_floats(scales, of_weight ? 1 : t.out_features, t.groups(), name, "weight_scale"),
+                   of_weight, t.out_features),
+      {}, name, t);
+  t.zeros.assign(t.scales.size(), kIntMiddle);
+  if (zero_point != nullptr) {
+    expect_part(*zero_point, DType::kI8, scale.shape, name, "weight_zero_point");
+    std::vector<uint8_t> zeros(zero_point->bytes.size());
+    codes_of_bytes(zero_point->bytes.data(), static_cast<int64_t>(zeros.size()), zeros.data());
+    t.zeros = for_each_row(std::move(zeros), of_weight, t.out_features);
+  }
+  t.symmetric = std::all_of(t.zeros.begin(), t.zeros.end(), [](uint8_t z) { return z == kIntMiddle; });
+  if (codes == Codes::kRead) {
+    t.codes.resize(static_cast<size_t>(t.out_features * t.in_features));
+    parallel_for(t.out_features, [&](int64_t n) {
+      codes_of_bytes(weight.bytes.data() + n * t.in_features, t.in_features, t.codes.data() + n * t.in_features);
+    });
   }
   return t;
 }

@@ -38,7 +38,19 @@ QuantizedTensor unpack_compressed_tensors(const TensorView& packed, const Tensor
                                           const TensorView* zero_point, int64_t group_size, int bits,
                                           const std::string& name, Codes codes = Codes::kRead);
 
-// [N, K] of a weight_shape. FormatError unless it is two positive numbers.
-std::array<int64_t, 2> read_weight_shape(const TensorView& shape, const std::string& name);
+// Codes of 8 bits that are stored as the numbers that they stand for (int-quantized and naive-quantized), each code and
+// zero less 128:
+//
+//   weight             I8 [N, K]
+//   weight_scale       F16, BF16 or F32 [N, G], [N] or one for the whole weight: [1] or []
+//   weight_zero_point  I8 like weight_scale; null: symmetric
+//
+// group_size < 0: the whole row. Errors as above.
+QuantizedTensor unpack_int_quantized(const TensorView& weight, const TensorView& scale, const TensorView* zero_point,
+                                     int64_t group_size, const std::string& name, Codes codes = Codes::kRead);
+
+// [N, K] of a weight's shape that is stored as the part `what`. FormatError unless it is two positive numbers.
+std::array<int64_t, 2> read_weight_shape(const TensorView& shape, const std::string& name,
+                                         const char* what = "weight_shape");
 
 }  // namespace metal_marlin

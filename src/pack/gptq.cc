@@ -44,8 +44,8 @@ void read_group_index(const TensorView& g_idx, QuantizedTensor& t, const std::st
 
 std::span<const int> gptq_widths(GptqVersion version) noexcept {
   // At 3 bits a zero may lie across two words, and readers of version 1 differ in how they add the one back.
-  static constexpr int kV1[] = {4, 8};
-  static constexpr int kV2[] = {3, 4, 8};
+  static constexpr int kV1[] = {2, 4, 8};
+  static constexpr int kV2[] = {2, 3, 4, 8};
   return version == GptqVersion::kV1 ? std::span<const int>(kV1) : std::span<const int>(kV2);
 }
 

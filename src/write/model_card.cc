@@ -254,8 +254,8 @@ std::string render_model_card(const std::string& source, const std::string& fami
       fmt::format("{}, {}", plan.group_size < 0 ? "one group per row" : fmt::format("groups of {}", plan.group_size),
                   plan.symmetric ? "symmetric" : "asymmetric");
   if (converted) {
-    const Layout* source_layout = find_layout(plan.converted_from);
-    const std::string from = source_layout != nullptr ? source_layout->card_words(plan).text : plan.converted_from;
+    const StoredLayout* source_layout = find_stored_layout(plan.converted_from);
+    const std::string from = source_layout != nullptr ? source_layout->text() : plan.converted_from;
     out += fmt::format(
         "{} in {} bits, converted by Metal Marlin {} from the {} format to the {} format ({}). Codes, zeros and scales "
         "are the same.\n\n",

@@ -4,6 +4,7 @@
 #include "checkpoint/models.h"
 #include "checkpoint/packed_model.h"
 #include "core/half.h"
+#include "kernels/weight_matrix.h"
 #include "pack/gptq.h"
 
 namespace metal_marlin {
@@ -72,6 +73,40 @@ TEST_P(GptqCheckpoint, ValuesFollowTheFormula) {
     EXPECT_TRUE(source->load_codes(name, Codes::kSkip)->tensor.codes.empty());
   }
   EXPECT_FALSE(source->load_codes("model.layers.0.mlp.up_proj.weight").has_value());
+}
+
+// 2 bits, both versions, with and without act order; kernels have no tiles of that width straight from the words.
+TEST(GptqCheckpoints, TwoBits) {
+  for (const GptqVersion version : {GptqVersion::kV1, GptqVersion::kV2}) {
+    for (const bool scattered : {false, true}) {
+      TemporaryFolder folder;
+      Checkpoint made(version, scattered);
+      const std::string name = "model.layers.0.self_attn.q_proj.weight";
+      QuantizedTensor q = made.codes.at(name);
+      q.bits = 2;
+      for (uint8_t& code : q.codes) code = static_cast<uint8_t>(code >> 2);
+      for (uint8_t& zero : q.zeros) zero = static_cast<uint8_t>(1 + zero % 3);
+      for (const char* part : {"qweight", "qzeros", "scales", "g_idx"})
+        made.erase("model.layers.0.self_attn.q_proj." + std::string(part));
+      made.add(name, q, pack_gptq(q, name, version));
+      made.config["quantization_config"]["dynamic"] = {{"+:.*q_proj", {{"bits", 2}}}};
+      const auto source = made.open(folder);
+      source->check();
+      EXPECT_EQ(source->load_blocks(name, 0, 16), nullptr);
+      const auto stored = source->load_codes(name);
+      EXPECT_EQ(stored->tensor.bits, 2);
+      EXPECT_EQ(stored->tensor.codes, q.codes);
+      EXPECT_EQ(stored->tensor.zeros, q.zeros);
+      const Matrix m = source->load(name);
+      for (int64_t n = 0; n < 16; ++n) {
+        for (int64_t k = 0; k < 16; ++k) {
+          const auto at = static_cast<size_t>(n * 2 + (scattered ? k % 2 : k / kGroup));
+          ASSERT_EQ(m(n, k), static_cast<float>(int{q.codes[static_cast<size_t>(n * 16 + k)]} - int{q.zeros[at]}) *
+                                 f16_to_f32(q.scales[at]));
+        }
+      }
+    }
+  }
 }
 
 TEST(GptqCheckpoints, GroupSizesOfSingleModules) {

@@ -152,6 +152,23 @@ TEST_P(EachLayout, SaysWhatItIs) {
   EXPECT_FALSE(std::string(layout.card_words({}).text).empty());
 }
 
+TEST(Layouts, ThoseThatAreOnlyReadAreNoFormatsToWrite) {
+  std::vector<std::string> only_read;
+  for (const StoredLayout* layout : stored_layouts()) {
+    EXPECT_EQ(find_stored_layout(layout->name()), layout);
+    EXPECT_FALSE(layout->text().empty());
+    EXPECT_FALSE(layout->widths().empty());
+    EXPECT_FALSE(layout->part_names().empty());
+    if (find_layout(layout->name()) == nullptr) only_read.emplace_back(layout->name());
+  }
+  EXPECT_EQ(only_read, (std::vector<std::string>{"awq_gemv", "awq_gemv_fast", "hqq"}));
+  for (const std::string& name : only_read) {
+    const auto& formats = checkpoint_formats();
+    EXPECT_EQ(std::find(formats.begin(), formats.end(), name), formats.end());
+    test::expect_error<ArgumentError>([&] { layout_named(name); }, {name});
+  }
+}
+
 TEST(Layouts, AnUnknownNameNamesTheOthers) {
   test::expect_error<ArgumentError>([] { layout_named("gguf"); }, {"\"gguf\"", "native", "awq", "mlx"});
 }

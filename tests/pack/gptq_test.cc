@@ -121,6 +121,36 @@ TEST_P(GptqShapes, RoundTripAndIndexFormula) {
   }
 }
 
+// Codes of 2 bits: sixteen in a word; version 1 stores each zero less one.
+TEST(Gptq, TwoBitsByTheIndexFormula) {
+  for (const GptqVersion version : {GptqVersion::kV1, GptqVersion::kV2}) {
+    for (const bool scattered : {false, true}) {
+      constexpr int64_t kOut = 48;
+      constexpr int64_t kIn = 96;
+      constexpr int64_t kGroup = 32;
+      QuantizedTensor t = test::random_tensor(kOut, kIn, kGroup, false, 11, 2);
+      for (uint8_t& zero : t.zeros) zero = std::max<uint8_t>(zero, version == GptqVersion::kV1 ? 1 : 0);
+      for (int32_t k = 0; scattered && k < kIn; ++k) t.group_index.push_back((k * 5 + 1) % 3);
+      const PackedTensor packed = pack_gptq(t, "p", version);
+      EXPECT_EQ(packed.find("qweight")->shape, (std::vector<int64_t>{kIn / 16, kOut}));
+      EXPECT_EQ(packed.find("qzeros")->shape, (std::vector<int64_t>{3, kOut / 16}));
+      const auto* words = reinterpret_cast<const uint32_t*>(packed.find("qweight")->bytes.data());
+      const auto* zeros = reinterpret_cast<const uint32_t*>(packed.find("qzeros")->bytes.data());
+      for (int64_t n = 0; n < kOut; ++n) {
+        for (int64_t k = 0; k < kIn; ++k)
+          ASSERT_EQ(words[k / 16 * kOut + n] >> (2 * (k % 16)) & 3, t.codes[static_cast<size_t>(n * kIn + k)]);
+        for (int64_t j = 0; j < 3; ++j)
+          ASSERT_EQ((zeros[j * (kOut / 16) + n / 16] >> (2 * (n % 16)) & 3) + (version == GptqVersion::kV1 ? 1 : 0),
+                    t.zeros[static_cast<size_t>(n * 3 + j)]);
+      }
+      const TensorView g_idx = packed.find("g_idx")->view();
+      test::expect_equal(unpack_gptq(packed.find("qweight")->view(), packed.find("qzeros")->view(),
+                                     packed.find("scales")->view(), &g_idx, kGroup, version, "p", Codes::kRead, 2),
+                         t);
+    }
+  }
+}
+
 TEST(Gptq, ActOrderKeepsItsGroupsAndItsWeights) {
   QuantizedTensor t = test::random_tensor(16, 64, 16, false, 5);
   for (int32_t k = 0; k < 64; ++k) t.group_index.push_back((k * 7 + 3) % 4);

@@ -185,7 +185,9 @@ TEST(Widths, FormatsSayWhichTheyHold) {
     EXPECT_EQ(refusal("marlin", bits).empty(), bits == 4);
   }
   EXPECT_EQ(refusal("awq", 8), "holds 4 bits, not 8");
-  EXPECT_EQ(refusal("gptq", 3), "holds 4 or 8 bits, not 3");
+  EXPECT_EQ(refusal("gptq", 3), "holds 2, 4 or 8 bits, not 3");
+  EXPECT_EQ(refusal("gptq", 2), "");
+  EXPECT_EQ(refusal("gptq_v2", 2), "");
   const Layout* native = &layout_named("native");
   EXPECT_EQ(native->refusal(5, 40, 40, 4), "");
   EXPECT_EQ(native->refusal(5, 40, 40, 8), "");

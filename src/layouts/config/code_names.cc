@@ -22,8 +22,9 @@ struct CodeName {
 
 std::vector<CodeName> code_names() {
   std::vector<CodeName> names;
-  for (const Layout* layout : code_layouts()) {
+  for (const StoredLayout* layout : stored_layouts()) {
     for (const PartNames& parts : layout->part_names()) {
+      if (parts.floats_alike) continue;
       const auto same = [&](const CodeName& n) { return n.codes == parts.codes && n.evidence == parts.evidence; };
       const auto it = std::find_if(names.begin(), names.end(), same);
       CodeName& name = it != names.end() ? *it : names.emplace_back(CodeName{parts.codes, parts.evidence, {}});
@@ -39,18 +40,29 @@ std::string without(const std::string& name, std::string_view suffix) {
   return !suffix.empty() && name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : std::string();
 }
 
-bool has_codes_named(const Layout& layout, const std::string& codes) {
+bool has_codes_named(const StoredLayout& layout, const std::string& codes) {
   const auto names = layout.part_names();
   return std::any_of(names.begin(), names.end(), [&](const PartNames& parts) { return codes == parts.codes; });
 }
 
-bool has_codes_of(const Layout& layout, const std::string& module, const std::map<std::string, std::string>& file_of) {
+bool has_codes_of(const StoredLayout& layout, const std::string& module,
+                  const std::map<std::string, std::string>& file_of) {
   const auto names = layout.part_names();
   return std::any_of(names.begin(), names.end(),
                      [&](const PartNames& parts) { return file_of.count(module + parts.codes) > 0; });
 }
 
 }  // namespace
+
+const StoredLayout* self_described(const std::map<std::string, std::string>& file_of) {
+  for (const StoredLayout* layout : stored_layouts()) {
+    if (!layout->describes_itself()) continue;
+    for (const auto& [name, file] : file_of) {
+      if (!without(name, layout->part_names().front().codes).empty()) return layout;
+    }
+  }
+  return nullptr;
+}
 
 void refuse_unlabelled_codes(const PackedConfig& config, const std::map<std::string, std::string>& file_of,
                              const std::string& config_path) {
@@ -91,11 +103,13 @@ std::string parts_without_codes(const PackedConfig& config, const std::map<std::
 }
 
 std::string label_without_codes(const PackedConfig& config) {
+  const std::string what =
+      config.layout != nullptr ? fmt::format("{}, {} bits", config.layout->name(), config.bits) : std::string("fp8");
   return fmt::format(
-      "{}: says that the model is quantized ({}, {} bits), but no codes are stored: the tensors count, and are read as "
+      "{}: says that the model is quantized ({}), but no codes are stored: the tensors count, and are read as "
       "the floats that they are; engines that go by the config do not load them: remove quantization_config, or fetch "
       "the model again if it should be quantized",
-      config.file, config.layout->name(), config.bits);
+      config.file, what);
 }
 
 void compare_with_metadata(const PackedConfig& config, const std::map<const SafetensorsFile*, FileMetadata>& files,

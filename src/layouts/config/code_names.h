@@ -12,6 +12,9 @@ namespace metal_marlin {
 
 // `file_of`: the file of each stored tensor, by name.
 
+// The layout that needs no config of whose codes there are some; null: none.
+const StoredLayout* self_described(const std::map<std::string, std::string>& file_of);
+
 // FormatError where codes are stored that the config does not speak of: it has no quantization_config (`config_path` is
 // then the file that lacks it), or names a layout whose codes are called otherwise.
 void refuse_unlabelled_codes(const PackedConfig& config, const std::map<std::string, std::string>& file_of,

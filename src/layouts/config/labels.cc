@@ -10,7 +10,7 @@
 #include "core/counted.h"
 #include "families/config/config_reader.h"
 #include "formats/text.h"
-#include "layouts/layout.h"
+#include "layouts/stored_layout.h"
 #include "pack/bits/bit_runs.h"
 #include "pack/group_arrays.h"
 
@@ -56,7 +56,7 @@ std::vector<int32_t> group_index_of(const PackedLinear& l) {
 }
 
 // The same checkpoint in the other version.
-void require_width(const Layout& layout, int bits) {
+void require_width(const StoredLayout& layout, int bits) {
   if (layout.holds_width(bits)) return;
   throw UnsupportedError(fmt::format("{} bits are not supported in {}; supported are {}", bits, layout.name(),
                                      list_widths(layout.widths())));

@@ -27,11 +27,11 @@ void settle_order(const ConfigReader& settings, const std::vector<NamedLinear>& 
 
 // What a config says of zeros, and how the layout stores them.
 struct ZeroLabel {
-  bool interleaved = false;       // as AWQ stores them
-  int stored_less = 0;            // by how much less than the zero: 1 in version 1 of GPTQ
-  bool stated = false;            // the config says that the codes are symmetric; else its silence does
-  const char* says = "";          // the words for that
-  const Layout* other = nullptr;  // the version that stores zeros otherwise; null: there is none
+  bool interleaved = false;             // as AWQ stores them
+  int stored_less = 0;                  // by how much less than the zero: 1 in version 1 of GPTQ
+  bool stated = false;                  // the config says that the codes are symmetric; else its silence does
+  const char* says = "";                // the words for that
+  const StoredLayout* other = nullptr;  // the version that stores zeros otherwise; null: there is none
 };
 // The config says that codes are symmetric, whose zero is 2^(bits-1). Where every zero is off by one, the label is
 // wrong: `packed` gets the other version, and `config` says so. Other zeros count as stored, with a warning.

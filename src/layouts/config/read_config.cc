@@ -24,27 +24,43 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 // The layout of settings with this quant_method.
-const Layout& layout_of(const ConfigReader& q, const std::string& method) {
-  const Layout* of_method = nullptr;
-  for (const Layout* layout : code_layouts()) {
+const StoredLayout& layout_of(const ConfigReader& q, const std::string& method) {
+  const StoredLayout* of_method = nullptr;
+  for (const StoredLayout* layout : stored_layouts()) {
     if (!layout->has_method(method)) continue;
     if (layout->recognises(q)) return *layout;
     if (of_method == nullptr) of_method = layout;
   }
   if (of_method != nullptr) throw UnsupportedError(fmt::format("{}: {}", q.file(), of_method->unknown_variant(q)));
-  throw UnsupportedError(fmt::format(
-      "{}: quant_method {} is not supported; supported are awq (gemm), gptq, marlin, metal_marlin, compressed-tensors "
-      "(pack-quantized) and MLX",
-      q.file(), shown(method)));
+  throw UnsupportedError(
+      fmt::format("{}: quant_method {} is not supported; supported are awq, gptq, marlin, metal_marlin, "
+                  "compressed-tensors, fp8, hqq "
+                  "and MLX",
+                  q.file(), shown(method)));
 }
 
-int supported_bits(const ConfigReader& q, const Layout& layout) {
+int supported_bits(const ConfigReader& q, const StoredLayout& layout) {
   const int64_t bits = q.find_int("bits", 1, 64).value_or(q.find_int("w_bit", 1, 64).value_or(4));
   if (!layout.holds_width(bits)) {
     throw UnsupportedError(
         fmt::format("{}: {} bits are not supported; supported are {}", q.file(), bits, list_widths(layout.widths())));
   }
   return static_cast<int>(bits);
+}
+
+// Floats of 8 bits: no layout of codes.
+void read_float8_settings(const ConfigReader& q, PackedConfig& out) {
+  const std::string type = first_string(q, {"fmt"}, "e4m3");
+  if (type != "e4m3" && type != "float8_e4m3fn") {
+    throw UnsupportedError(fmt::format("{}: fmt {} of fp8 is not supported; supported is e4m3", q.file(), shown(type)));
+  }
+  out.float8 = true;
+  out.other_scales = true;
+  const std::vector<int64_t> block = q.find_ints("weight_block_size", 1, kLargestSize);
+  if (block.empty()) return;
+  if (block.size() != 2) q.fail("weight_block_size", "two numbers");
+  out.block_rows = block[0];
+  out.block_columns = block[1];
 }
 
 // AutoAWQ's own file has other names for two settings.
@@ -137,6 +153,10 @@ PackedConfig read_packed_config(json& config, const std::string& config_path, co
   settle_names(q, "group_size", "q_group_size", warnings);
   out.bits_stated = q.has("bits") || q.has("w_bit");
   const std::string method = q.find_string("quant_method").value_or("");
+  if (method == "fp8") {
+    read_float8_settings(q, out);
+    return out;
+  }
   out.layout = &layout_of(q, method);
   if (!out.layout->has_own_sizes()) {
     out.bits = supported_bits(q, *out.layout);

@@ -26,10 +26,13 @@ enum class WordOrder : uint8_t { kAlongIn, kAwqGemm, kMarlin };
 // The words of one weight. They must outlive this.
 class CodeLines {
  public:
-  // `words` as words_along_in.h, awq_gemm.h or marlin.h says, all of them; bits: 3, 4 or 8 along in, else 4.
+  // `words` as words_along_in.h, awq_gemm.h or marlin.h says, all of them; bits: one that
+  // takes_width() along in, else 4.
   CodeLines(WordOrder order, const std::byte* words, int64_t out_features, int64_t in_features, int bits) noexcept
       : order_(order), words_(words), out_features_(out_features), in_features_(in_features), bits_(bits) {}
 
+  // Whether there are lines of codes of this width.
+  static constexpr bool takes_width(int bits) noexcept { return bits == 3 || bits == 4 || bits == 8; }
   // Whether read() takes these outputs: Marlin has them in blocks of 64, AWQ in words of 8.
   bool takes(int64_t first_output, int64_t outputs) const noexcept;
   // Writes line first_line + l of the outputs first_output + 16 t .. to the 64 bytes at to + t * ld + 64 l. Outputs and
