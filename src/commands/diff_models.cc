@@ -175,8 +175,8 @@ std::string render_diff(const DiffResult& result) try {
   out += r.equal ? fmt::format("equal: {} linears and {} other tensors\n", r.linears, r.others)
                  : fmt::format("{} of {} linears and {} of {} other tensors differ\n", r.changed_linears, r.linears,
                                r.changed_others, r.others);
-  if (!r.linear_changes.empty()) out += "\n" + table(r.linear_changes, r.changed_linears);
-  if (!r.other_changes.empty()) out += "\n" + table(r.other_changes, r.changed_others);
+  if (!r.linear_changes.empty()) out.append("\n").append(table(r.linear_changes, r.changed_linears));
+  if (!r.other_changes.empty()) out.append("\n").append(table(r.other_changes, r.changed_others));
   for (const std::string& name : r.only_in_a) out += fmt::format("only in A: {}\n", name);
   for (const std::string& name : r.only_in_b) out += fmt::format("only in B: {}\n", name);
   for (const std::string& warning : r.warnings) out += fmt::format("warning: {}\n", warning);
