@@ -118,10 +118,9 @@ void schemes(const Question& q, Answer& answer) {
       answer.unknown(
           fmt::format("{}: num_bits is {}: vLLM has a kernel for it in the package humming alone", place(q, g), bits),
           "install humming, or quantize to 4 or 8 bits");
-    } else if (q.is(Engine::kVllm) && bits == 8 && asymmetric(g)) {
-      answer.unknown(
-          place(q, g) + ": 8 bits with zero points: vLLM has kernels for it in the packages conch and humming alone",
-          "quantize with --scheme sym");
+    } else if (!q.is(Engine::kTransformers) && bits == 8 && asymmetric(g)) {
+      answer.unknown(place(q, g) + ": 8 bits with zero points, for which there is no Marlin kernel",
+                     "quantize with --scheme sym");
     }
     const bool whole_row = !group || *group <= 0;
     const bool marlin = whole_row || *group == 32 || *group == 64 || *group == 128;

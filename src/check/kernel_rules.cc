@@ -109,7 +109,7 @@ void output_packs(const Question& q, Answer& answer) {
 // SGLang's Marlin wants whole tiles; vLLM fills them up with zeros.
 void marlin_tiles(const Question& q, Answer& answer) {
   const CheckpointFacts& f = q.facts;
-  if (f.method != "awq" && f.method != "gptq") return;
+  if (f.method != "awq" && f.method != "gptq" && f.method != "compressed-tensors") return;
   constexpr int64_t kRows = 64;
   constexpr int64_t kColumns = 128;
   Names names;

@@ -205,6 +205,11 @@ TEST(Check, MarlinTiles) {
   groups.settings()["group_size"] = 32;
   expect(groups, "vllm", kLoads, "marlin-tiles", "note", 4);
   expect(groups, "sglang", kLoads, "marlin-tiles", "slow", 4);
+  Checkpoint packed = float_checkpoint(store_packed(32));
+  packed.settings() = packed_checkpoint().settings();
+  packed.settings()["config_groups"]["group_0"] = packed_group(4, 32);
+  expect(packed, "vllm", kLoads, "marlin-tiles", "note", 4);
+  expect(packed, "sglang", kUnknown, "marlin-tiles", "unknown", 4);
 }
 
 TEST(Check, TensorParallel) {
@@ -304,6 +309,10 @@ TEST(Check, CompressedTensors) {
   expect(c, "sglang", kRefused, "schemes", "refused");
   expect(c, "vllm", kUnknown, "schemes", "unknown");
   expect(c, "transformers", kLoads);
+  c = float_checkpoint(store_packed(128, 8, true));
+  c.settings() = packed_checkpoint().settings();
+  c.settings()["config_groups"]["group_0"] = packed_group(8, 128, false);
+  for (const char* target : {"vllm", "sglang"}) expect(c, target, kUnknown, "schemes", "unknown");
   c = float_checkpoint(store_packed(128, 4, true));
   c.settings() = packed_checkpoint().settings();
   c.settings()["config_groups"]["group_0"] = packed_group(4, 128, false);
