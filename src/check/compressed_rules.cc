@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 #include <string_view>
+#include <utility>
 
 #include "check/engine_layers.h"
 #include "check/pattern.h"
@@ -17,7 +18,7 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMostGroups = 1000;
-constexpr size_t kMostTargets = 10000;
+constexpr size_t kMostMatches = 20'000'000;  // targets and ignored names times modules
 
 struct Group {
   std::string name;
@@ -138,45 +139,38 @@ void schemes(const Question& q, Answer& answer) {
   }
 }
 
-// The group of a module: by its name, else by the class of a linear. null: none; `known`: whether that is certain.
-const Group* group_of(const std::vector<Group>& groups, const std::string& module, bool& known) {
+// A name, or an expression behind "re:", compiled once.
+struct Target {
+  std::string text;
+  std::optional<Pattern> pattern;
+  const Group* group = nullptr;
+
+  Target(std::string name, const Group* of) : text(std::move(name)), group(of) {
+    if (text.rfind("re:", 0) == 0) pattern.emplace(text.substr(3));
+  }
+  // `known` becomes false where the expression cannot be judged.
+  bool matches(const std::string& module, bool& known) const {
+    if (text == module) return true;
+    if (!pattern) return false;
+    if (pattern->known()) return pattern->matches(module);
+    known = false;
+    return false;
+  }
+};
+
+// The group of a module: by its name, then by an expression, then by the class of a linear. null: none.
+const Group* group_of(const std::vector<Target>& targets, const std::string& module, bool& known) {
   const Group* by_class = nullptr;
   const Group* by_pattern = nullptr;
-  size_t seen = 0;
-  for (const Group& g : groups) {
-    for (const std::string& target : g.targets) {
-      if (++seen > kMostTargets) {
-        known = false;
-        return nullptr;
-      }
-      if (target == module) return &g;
-      if (target == "Linear") {
-        if (by_class == nullptr) by_class = &g;
-      } else if (target.rfind("re:", 0) == 0 && by_pattern == nullptr) {
-        const Pattern pattern(target.substr(3));
-        if (!pattern.known()) {
-          known = false;
-        } else if (pattern.matches(module)) {
-          by_pattern = &g;
-        }
-      }
+  for (const Target& t : targets) {
+    if (t.text == module) return t.group;
+    if (t.text == "Linear") {
+      if (by_class == nullptr) by_class = t.group;
+    } else if (by_pattern == nullptr && t.matches(module, known)) {
+      by_pattern = t.group;
     }
   }
   return by_pattern != nullptr ? by_pattern : by_class;
-}
-
-bool is_ignored(const CheckpointFacts& f, const std::string& module, bool& known) {
-  for (const std::string& entry : texts(f.quantization, "ignore")) {
-    if (entry == module) return true;
-    if (entry.rfind("re:", 0) != 0) continue;
-    const Pattern pattern(entry.substr(3));
-    if (!pattern.known()) {
-      known = false;
-    } else if (pattern.matches(module)) {
-      return true;
-    }
-  }
-  return false;
 }
 
 // What the config says of each linear against its tensors.
@@ -184,6 +178,18 @@ void targets(const Question& q, Answer& answer) {
   const CheckpointFacts& f = q.facts;
   const auto groups = groups_of(f);
   if (groups.empty()) return;
+  std::vector<Target> named;
+  std::vector<Target> left;
+  for (const Group& g : groups) {
+    for (const std::string& target : g.targets) named.emplace_back(target, &g);
+  }
+  for (const std::string& entry : texts(f.quantization, "ignore")) left.emplace_back(entry, nullptr);
+  if ((named.size() + left.size()) * f.modules.size() > kMostMatches) {
+    answer.unknown(fmt::format("{} targets and {} ignored names, more than this program matches with {} modules",
+                               named.size(), left.size(), f.modules.size()),
+                   "write fewer of them, as expressions");
+    return;
+  }
   Names untold;     // quantized, without a group
   Names in_floats;  // of a group, stored in floats
   Names widths;
@@ -193,8 +199,8 @@ void targets(const Question& q, Answer& answer) {
   for (const auto& [name, m] : f.modules) {
     if (name.find("layers.") == std::string::npos || m.stored == WeightForm::kFloat8) continue;
     bool known = true;
-    const Group* g = group_of(groups, name, known);
-    const bool ignored = is_ignored(f, name, known);
+    const Group* g = group_of(named, name, known);
+    const bool ignored = std::any_of(left.begin(), left.end(), [&](const Target& t) { return t.matches(name, known); });
     if (!known) {
       not_known.add(name);
       continue;

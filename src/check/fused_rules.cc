@@ -14,6 +14,7 @@ namespace metal_marlin {
 namespace {
 
 constexpr size_t kLongestList = 4096;
+constexpr size_t kMostMatches = 20'000'000;  // entries times modules
 
 // Parts of a fused layer that differ in what is stored, in bits or in groups.
 void fused_scheme(const Question& q, Answer& answer) {
@@ -176,9 +177,11 @@ void report(const Question& q, Answer& answer, const Skips& skips, const std::st
   }
 }
 
-bool too_long(const std::vector<std::string>& list, const std::string& key, Answer& answer) {
-  if (list.size() <= kLongestList) return false;
-  answer.unknown(fmt::format("{}: {} entries, of which this program looks at {}", key, list.size(), kLongestList), "");
+bool too_long(const Question& q, const std::vector<std::string>& list, const std::string& key, Answer& answer) {
+  if (list.size() <= kLongestList && list.size() * q.facts.modules.size() <= kMostMatches) return false;
+  answer.unknown(fmt::format("{}: {} entries, more than this program matches with {} modules", key, list.size(),
+                             q.facts.modules.size()),
+                 "write fewer entries, as expressions");
   return true;
 }
 
@@ -187,7 +190,7 @@ void awq_skips(const Question& q, Answer& answer) {
   if (f.method != "awq") return;
   const char* key = "modules_to_not_convert";
   const auto list = texts(f.quantization, key);
-  if (too_long(list, key, answer)) return;
+  if (too_long(q, list, key, answer)) return;
   if (q.is(Engine::kVllm)) {
     if (!list.empty()) report(q, answer, skips_of(f, by_substring(list), true), key, "by substring");
     // Without a list the types of the tensors decide, and only parts that differ are in the way (fused-scheme).
@@ -207,7 +210,7 @@ void compressed_ignores(const Question& q, Answer& answer) {
   const CheckpointFacts& f = q.facts;
   if (f.method != "compressed-tensors") return;
   const auto list = texts(f.quantization, "ignore");
-  if (too_long(list, "ignore", answer)) return;
+  if (too_long(q, list, "ignore", answer)) return;
   // Whether a linear that is not in the list is quantized follows from the targets: compressed_rules.cc.
   const Match match = by_pattern(list, q.is(Engine::kSglang) ? Reading::kEnds : Reading::kNames);
   Skips skips;
@@ -231,7 +234,7 @@ void gptq_skips(const Question& q, Answer& answer) {
     static_cast<void>(value);
     if (key.rfind("-:", 0) == 0) negative.push_back("re:" + key.substr(2));
   }
-  if (too_long(negative, "dynamic", answer)) return;
+  if (too_long(q, negative, "dynamic", answer)) return;
   const Match match = by_pattern(negative, Reading::kNames);
   Skips skips = skips_of(f, match, false);
   if (q.is(Engine::kVllm)) skips.floats = {};

@@ -27,7 +27,7 @@ std::optional<int64_t> dimension(const TensorFact* tensor, size_t i) {
 // words * 32 / values, where that is whole.
 std::optional<int64_t> width(std::optional<int64_t> words, std::optional<int64_t> values) {
   constexpr int64_t kMost = int64_t{1} << 50;
-  if (!words || !values || *values <= 0 || *words <= 0 || *words > kMost) return std::nullopt;
+  if (!words || !values || *values <= 0 || *words <= 0 || *words > kMost || *values > kMost) return std::nullopt;
   const int64_t bits = *words * 32 / *values;
   // The last word of a row may be padded.
   return bits >= 1 && bits <= 32 && (*values * bits + 31) / 32 == *words ? std::optional(bits) : std::nullopt;
