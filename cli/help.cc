@@ -66,7 +66,10 @@ const std::vector<std::pair<int, std::string>>& exit_codes() {
       {0, "done"},
       {1, "the input or the machine is at fault; the message says what to do"},
       {2, "the command line is wrong"},
-      {4, "the result misses the limit given by --max-kl (it is written all the same)"},
+      {4,
+       "the work is done and the answer is no: quantize's result misses the limit given by --max-kl (it is written all "
+       "the same), check finds that the engine does not load the checkpoint, reads it wrongly, or that it is not "
+       "known; diff finds a difference"},
       {130, "stopped by a signal; what is finished is kept"}};
   return codes;
 }

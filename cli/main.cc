@@ -46,6 +46,8 @@ int main(int argc, char** argv) {
     cli::add_bench(application);
     cli::add_inspect(application);
     cli::add_compare(application);
+    cli::add_diff(application);
+    cli::add_check(application);
     cli::add_report(application);
     cli::add_help(application);
     cli::add_completion(application);

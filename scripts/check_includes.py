@@ -26,7 +26,7 @@ USE = re.compile(r"\bcrate::(\{[^;]*?\}|\w+)")
 LARGEST_FOLDER = 24
 # Files on disk, what a model says of itself, and records are JSON; what stages hand to each other is not.
 JSON_ALLOWED = re.compile(
-    r"(formats|records|tokenizer|families|layouts|checkpoint|write|statistics|run)/"
+    r"(formats|records|tokenizer|families|layouts|checkpoint|check|write|statistics|run)/"
     r"|core/border\.cc|text/(jsonl_text|texts)\.cc|infer/batch_file\.cc"
     r"|report/|commands/"
 )

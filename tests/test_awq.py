@@ -620,7 +620,13 @@ def test_results_are_objects(tmp_path):
     converted = metal_marlin.convert(tmp_path / "out", tmp_path / "gptq", "gptq_v2")
     assert converted.from_ == converted["from"] == converted.to_dict()["from"] == "awq" and converted.to == "gptq_v2"
     assert converted.group_size == 8 and not converted.clamped and converted.files[0].bytes > 0
-    for result in (plain, packed, compared, converted, made):
+    changed = metal_marlin.diff(MODEL, tmp_path / "out", limit=1)
+    assert not changed.equal and changed.changed_linears == 14 and len(changed.linear_changes) == 1
+    judged = metal_marlin.check(tmp_path / "out", "transformers")
+    assert judged.verdict == "loads" and judged.findings[-1].source
+    with pytest.raises(metal_marlin.ArgumentError, match="tensor"):
+        metal_marlin.check(tmp_path / "out", "mlx", tensor_parallel=2)
+    for result in (plain, packed, compared, converted, made, changed, judged):
         assert type(result).from_json(result.to_json()).to_dict() == result.to_dict() == json.loads(result.to_json())
         assert len(repr(result)) < 1500 and "<table>" in result._repr_html_()
     command = json.loads(metal_marlin._core.inspect_model(str(MODEL), True))

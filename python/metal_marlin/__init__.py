@@ -16,8 +16,10 @@ from ._core import (
 from ._record import Record
 from ._records import (
     CalibrateResult,
+    CheckResult,
     Comparison,
     ConvertResult,
+    DiffResult,
     EvaluationRecord,
     Inspection,
     Plan,
@@ -69,8 +71,10 @@ from .models import (
     Model,
     QuantizeResult,
     calibrate_model,
+    check,
     compare,
     convert,
+    diff,
     evaluate,
     generate,
     inspect,
@@ -102,9 +106,9 @@ __all__ = [
     "AWQMeta", "AWQModelStats", "FP4Meta", "GPTQComparison", "MRGPTQMeta",
     "Precision", "PrecisionCost", "LayerQuantConfig", "LayerSensitivity", "MixedPrecisionConfig", "analyze_layer_sensitivity",
     "Model", "QuantizeResult", "quantize_model", "plan_quantization", "sensitivity_of_model", "calibrate_model", "evaluate", "convert", "generate",
-    "inspect", "compare", "load",
+    "inspect", "compare", "diff", "check", "load",
     "Record", "Report", "Plan", "SensitivityReport", "EvaluationRecord", "Inspection", "Comparison", "ConvertResult",
-    "CalibrateResult",
+    "CalibrateResult", "CheckResult", "DiffResult",
     "Error", "ArgumentError", "FormatError", "UnsupportedError", "MachineError", "NumericError", "Interrupted",
     "__version__",
 ]  # fmt: skip

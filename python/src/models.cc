@@ -1,5 +1,7 @@
 #include <metal_marlin/array.h>
+#include <metal_marlin/check.h>
 #include <metal_marlin/convert.h>
+#include <metal_marlin/diff.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/evaluate.h>
 #include <metal_marlin/generate.h>
@@ -318,6 +320,19 @@ void bind_models(nb::module_& m) {
         return Callbacks().run([&] { return compare_models(a, b).to_json(); });
       },
       nb::arg("a"), nb::arg("b"));
+  m.def(
+      "diff_models",
+      [](const std::string& a, const std::string& b, int64_t limit) {
+        return Callbacks().run([&] { return diff_models(a, b, {.limit = limit, .machine = {}}).to_json(); });
+      },
+      nb::arg("a"), nb::arg("b"), nb::arg("limit"));
+  m.def(
+      "check_model",
+      [](const std::string& model, const std::string& target, int64_t tensor_parallel) {
+        return Callbacks().run(
+            [&] { return check_model(model, {.target = target, .tensor_parallel = tensor_parallel}).to_json(); });
+      },
+      nb::arg("model"), nb::arg("target"), nb::arg("tensor_parallel"));
   nb::class_<Generator>(m, "Generator")
       .def(nb::init<const std::string&, const nb::dict&>(), nb::arg("model"), nb::arg("options"))
       .def("generate", &Generator::generate, nb::arg("prompt"), nb::arg("options"), nb::arg("on_text").none(),

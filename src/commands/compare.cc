@@ -5,13 +5,12 @@
 #include <metal_marlin/inspect.h>
 
 #include <algorithm>
-#include <map>
 #include <set>
 #include <span>
 
 #include "checkpoint/model_source.h"
+#include "commands/two_models.h"
 #include "core/border.h"
-#include "core/counted.h"
 #include "core/threads.h"
 #include "model/block.h"
 #include "report/render/printable.h"
@@ -38,28 +37,11 @@ void unfold(const ModelSource& source, Block& a, Block& b) {
 
 Comparison compare_models(const std::string& a, const std::string& b, const MachineOptions& machine) try {
   const ThreadCount thread_count(machine.threads);
-  const auto source_a = ModelSource::open(a);
-  const auto source_b = ModelSource::open(b);
-  source_a->check();
-  source_b->check();
-  std::map<std::string, CheckpointTensor> of_a;
-  std::map<std::string, CheckpointTensor> of_b;
-  for (CheckpointTensor& t : source_a->tensors()) of_a.emplace(t.name, std::move(t));
-  for (CheckpointTensor& t : source_b->tensors()) of_b.emplace(t.name, std::move(t));
-  for (const auto& [name, t] : of_a) {
-    const auto it = of_b.find(name);
-    if (it != of_b.end() && it->second.shape != t.shape) {
-      throw FormatError(fmt::format("{}: {} has the shape {}, expected {} as in {}", source_b->path(),
-                                    source_b->stored_name(name), shape_string(it->second.shape), shape_string(t.shape),
-                                    source_a->path()));
-    }
-  }
-  if (source_a->config().num_hidden_layers != source_b->config().num_hidden_layers ||
-      source_a->family().linears != source_b->family().linears) {
-    throw ArgumentError(fmt::format("{} and {}: expected two checkpoints of one model, found {} of {} and {} of {}", a,
-                                    b, counted(source_a->config().num_hidden_layers, "layer"), source_a->family().name,
-                                    source_b->config().num_hidden_layers, source_b->family().name));
-  }
+  const TwoModels two = open_two(a, b);
+  const auto& source_a = two.a;
+  const auto& source_b = two.b;
+  const auto& of_a = two.of_a;
+  const auto& of_b = two.of_b;
   Comparison result;
   result.a = source_a->path();
   result.b = source_b->path();
@@ -92,7 +74,6 @@ Comparison compare_models(const std::string& a, const std::string& b, const Mach
     result.layers.push_back({layer, sum.relative(), sum.max});
   }
   for (const auto& [name, t] : of_a) {
-    if (of_b.count(name) == 0) result.only_in_a.push_back(name);
     if (of_b.count(name) == 0 || seen.count(name) > 0) continue;
     row(name, name,
         difference_of(source_a->stored_name(name), source_a->load(name), source_b->load(name), source_a->path(),
@@ -100,14 +81,10 @@ Comparison compare_models(const std::string& a, const std::string& b, const Mach
     source_a->release(name);
     source_b->release(name);
   }
-  for (const auto& [name, t] : of_b) {
-    if (of_a.count(name) == 0) result.only_in_b.push_back(name);
-  }
+  result.only_in_a = two.only_in_a();
+  result.only_in_b = two.only_in_b();
   result.relative_error = total.relative();
-  result.warnings = source_a->warnings();
-  for (const std::string& text : source_b->warnings()) {
-    if (a != b) result.warnings.push_back(text);
-  }
+  result.warnings = two.warnings();
   return result;
 } catch (...) {
   rethrow_as_error("compare_models");

@@ -1,7 +1,9 @@
 #include "records/fields.h"
 
 #include <fmt/format.h>
+#include <metal_marlin/check.h>
 #include <metal_marlin/convert.h>
+#include <metal_marlin/diff.h>
 #include <metal_marlin/inspect.h>
 #include <metal_marlin/plan_records.h>
 #include <metal_marlin/quantize.h>
@@ -210,6 +212,8 @@ template std::string field_table<Plan>();
 template std::string field_table<Inspection>();
 template std::string field_table<Comparison>();
 template std::string field_table<ConvertResult>();
+template std::string field_table<CheckResult>();
+template std::string field_table<DiffResult>();
 
 std::string python_records() {
   Classes classes;
@@ -220,6 +224,8 @@ std::string python_records() {
   classes.add<Inspection>();
   classes.add<Comparison>();
   classes.add<ConvertResult>();
+  classes.add<CheckResult>();
+  classes.add<DiffResult>();
   classes.add<CalibrateResult>();
   return "\"\"\"The records of a run, its plan and its measurements (docs/report.md). Made from "
          "the records of the C++ library.\"\"\"\n\n"

@@ -1,6 +1,8 @@
 // The public to_json() of records, and back.
 #include <metal_marlin/bench.h>
+#include <metal_marlin/check.h>
 #include <metal_marlin/convert.h>
+#include <metal_marlin/diff.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/inspect.h>
 #include <metal_marlin/plan_records.h>
@@ -48,6 +50,14 @@ std::string Inspection::to_json() const try {
 }
 
 std::string Comparison::to_json() const {
+  return text_of<ordered_json>(*this);
+}
+
+std::string CheckResult::to_json() const {
+  return text_of<ordered_json>(*this);
+}
+
+std::string DiffResult::to_json() const {
   return text_of<ordered_json>(*this);
 }
 

@@ -21,9 +21,9 @@ namespace {
 
 using nlohmann::json;
 
-const std::vector<std::string> kCommands = {"quantize", "calibrate",  "convert", "evaluate", "generate",
-                                            "chat",     "bench",      "inspect", "compare",  "report",
-                                            "help",     "completion", "man"};
+const std::vector<std::string> kCommands = {"quantize", "calibrate", "convert", "evaluate",   "generate",
+                                            "chat",     "bench",     "inspect", "compare",    "diff",
+                                            "check",    "report",    "help",    "completion", "man"};
 
 // The option names that a --help states: words of two leading spaces that begin with a hyphen.
 std::set<std::string> options_in_help(const std::string& help) {
@@ -163,6 +163,10 @@ TEST_F(CommandLine, WrongUsageIsTwoAndSaysWhatIsAccepted) {
       {"generate m -p a --temp 101", "from 0 to 100"},
       {"generate m -p a --repeat-last-n -2", "of at least -1"},
       {"compare a", "B is required"},
+      {"diff a", "B is required"},
+      {"check a", "--target is required"},
+      {"check a --target vlm", "vllm"},
+      {"check a --target mlx --tensor-parallel 0", "from 1 to 1024"},
       {"completion tcsh", "bash, zsh, fish"},
   };
   for (const auto& [arguments, text] : cases) {
@@ -237,7 +241,8 @@ TEST_F(CommandLine, AMissingModelIsAFaultOfTheInput) {
        {"quantize " + missing + " -o " + output, "quantize " + missing + " -o " + output + " --dry-run",
         "inspect " + missing, "calibrate " + missing + " -o " + output + ".npz",
         "evaluate " + missing + " --text " + text, "generate " + missing + " -p a", "chat " + missing,
-        "bench " + missing, "compare " + missing + " " + missing, "report " + missing}) {
+        "bench " + missing, "compare " + missing + " " + missing, "diff " + missing + " " + missing,
+        "check " + missing + " --target vllm", "report " + missing}) {
     const auto outcome = run(arguments);
     EXPECT_EQ(outcome.code, 1) << arguments << "\n" << outcome.err;
     EXPECT_TRUE(outcome.out.empty()) << arguments;
@@ -301,6 +306,14 @@ TEST_F(WholePath, QuantizeWritesWhatTheOtherCommandsRead) {
   EXPECT_EQ(run("inspect " + output_ + " --tensors").code, 0);
   EXPECT_GT(parsed(run("compare " + model_ + " " + output_ + " --json").out)["relative_error"], 0.0);
   EXPECT_EQ(parsed(run("compare " + model_ + " " + model_ + " --json").out)["relative_error"], 0.0);
+  EXPECT_EQ(run("diff " + model_ + " " + model_).code, 0);
+  const auto differs = run("diff " + model_ + " " + output_ + " --json");
+  EXPECT_EQ(differs.code, 4);
+  EXPECT_EQ(parsed(differs.out)["changed_linears"], parsed(differs.out)["linears"]);
+  const auto refused = run("check " + model_ + " --target llama.cpp --json");
+  EXPECT_EQ(refused.code, 4);
+  EXPECT_EQ(parsed(refused.out)["verdict"], "does not load");
+  EXPECT_EQ(run("check " + model_ + " --target transformers").code, 0);
 
   const auto evaluated =
       run("evaluate " + output_ + " --reference " + model_ + " --text " + text_ + " --chunks 2 --context 32 --json");

@@ -606,7 +606,8 @@ TEST_F(WholePath, LogLevelsDoSomethingInEveryCommand) {
            "evaluate " + model_ + " --text " + text_ + " --chunks 1 --context 16",
            "generate " + model_ + " -p 'the cat' -n 2", "chat " + chat, "inspect " + model_,
            "bench " + model_ + " --prompt 4 --generate 2 --repeat 1", "compare " + model_ + " " + model_,
-           "report " + output_, "help", "completion bash", "man"}) {
+           "diff " + model_ + " " + model_, "check " + model_ + " --target transformers", "report " + output_, "help",
+           "completion bash", "man"}) {
     EXPECT_NE(lines_with(run(arguments + " --log-level debug").err, "peak memory"), "") << arguments;
     EXPECT_EQ(lines_with(run(arguments + " --log-level error").err, "peak memory"), "") << arguments;
     EXPECT_EQ(lines_with(run(arguments + " --log-level debug --quiet").err, "peak memory"), "") << arguments;

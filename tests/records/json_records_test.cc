@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <metal_marlin/check.h>
 #include <metal_marlin/convert.h>
+#include <metal_marlin/diff.h>
 #include <metal_marlin/inspect.h>
 #include <metal_marlin/plan_records.h>
 
@@ -164,6 +166,8 @@ TEST(Fields, ThePagesListThem) {
   expect_table("inspect.md", field_table<Inspection>());
   expect_table("compare.md", field_table<Comparison>());
   expect_table("convert.md", field_table<ConvertResult>());
+  expect_table("check.md", field_table<CheckResult>());
+  expect_table("diff.md", field_table<DiffResult>());
 }
 
 }  // namespace

@@ -156,5 +156,8 @@ def models(folder: Path) -> None:
     print(text, pieces, texts, ended, logits, model.detokenize([1, 2]), metal_marlin.inspect("M").family)
     try:
         metal_marlin.compare("A", "B")
+        equal: bool = metal_marlin.diff("A", "B", limit=3).equal
+        verdict: str = metal_marlin.check("A", "vllm", tensor_parallel=2).verdict
+        print(equal, verdict)
     except metal_marlin.ArgumentError as error:
         print(error.option)
