@@ -9,13 +9,13 @@
 #include <string>
 #include <vector>
 
-#include "console.h"
+#include "arguments/options.h"
+#include "arguments/table_options.h"
+#include "arguments/values.h"
+#include "console/console.h"
+#include "console/signals.h"
 #include "core/counted.h"
-#include "options.h"
-#include "signals.h"
 #include "subcommands.h"
-#include "table_options.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 namespace {

@@ -6,13 +6,13 @@
 
 #include <memory>
 
-#include "console.h"
+#include "arguments/options.h"
+#include "arguments/table_options.h"
+#include "arguments/values.h"
+#include "console/console.h"
+#include "console/signals.h"
 #include "core/counted.h"
-#include "options.h"
-#include "signals.h"
 #include "subcommands.h"
-#include "table_options.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -51,11 +51,13 @@ int run(const Command& command, State& state) {
 }  // namespace
 
 void add_calibrate(Application& application) {
-  auto& command = application.add_command("calibrate", "Collect a model's activation statistics into an .npz");
+  auto& command = application.add_command(
+      "calibrate", "Collect a model's activation statistics into an .npz, or an imatrix for llama.cpp");
   auto state = std::make_shared<State>();
   command.group("Input and result");
   command.positional("MODEL", state->model, kModelHelp, Completes::kFiles);
-  command.text("-o,--output", state->output, "STATS.npz", "File to write; 'quantize --calibration STATS.npz' reads it",
+  command.text("-o,--output", state->output, "STATS.npz",
+               "File to write; 'quantize --calibration STATS.npz' reads it; X.gguf: llama.cpp's imatrix",
                Completes::kFiles, true);
   add_options(command, calibrate_options(), state->extras);
   add_options(command, calibration_options(), state->calibration);

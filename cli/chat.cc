@@ -11,14 +11,14 @@
 #include <utility>
 #include <vector>
 
-#include "console.h"
+#include "arguments/options.h"
+#include "arguments/table_options.h"
+#include "console/console.h"
+#include "console/signals.h"
 #include "core/files/text_file.h"
 #include "formats/terminal_text.h"
-#include "options.h"
 #include "platform/terminal.h"
-#include "signals.h"
 #include "subcommands.h"
-#include "table_options.h"
 #include "terminal/history_file.h"
 #include "terminal/line_editor.h"
 #include "terminal/message_parts.h"

@@ -3,8 +3,8 @@
 
 #include <memory>
 
-#include "console.h"
-#include "options.h"
+#include "arguments/options.h"
+#include "console/console.h"
 #include "subcommands.h"
 
 namespace metal_marlin::cli {

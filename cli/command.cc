@@ -7,9 +7,9 @@
 #include <limits>
 #include <vector>
 
-#include "console.h"
+#include "arguments/values.h"
+#include "console/console.h"
 #include "help.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 

@@ -7,11 +7,11 @@
 #include <memory>
 #include <vector>
 
-#include "console.h"
-#include "options.h"
-#include "signals.h"
+#include "arguments/options.h"
+#include "arguments/table_options.h"
+#include "console/console.h"
+#include "console/signals.h"
 #include "subcommands.h"
-#include "table_options.h"
 
 namespace metal_marlin::cli {
 namespace {

@@ -3,10 +3,10 @@
 
 #include <memory>
 
-#include "console.h"
-#include "options.h"
+#include "arguments/options.h"
+#include "arguments/table_options.h"
+#include "console/console.h"
 #include "subcommands.h"
-#include "table_options.h"
 
 namespace metal_marlin::cli {
 namespace {

@@ -6,12 +6,12 @@
 
 #include <memory>
 
-#include "console.h"
-#include "options.h"
-#include "signals.h"
+#include "arguments/options.h"
+#include "arguments/table_options.h"
+#include "arguments/values.h"
+#include "console/console.h"
+#include "console/signals.h"
 #include "subcommands.h"
-#include "table_options.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -25,21 +25,21 @@ struct State {
   OutputOptions console;
 };
 
-std::string table(const Evaluation& result) {
+std::string table(const EvaluationRecord& result) {
   std::string text;
   const auto row = [&text](const std::string& name, const std::string& value) {
     text += fmt::format("{:<24}{}\n", name, value);
   };
   row("positions", std::to_string(result.positions));
-  row("perplexity", fmt::format("{:.4f}", result.perplexity));
-  if (result.kl_mean) {
-    row("reference perplexity", fmt::format("{:.4f}", result.reference_perplexity.value()));
-    row("KL divergence, mean", fmt::format("{:.5f} +- {:.5f}", *result.kl_mean, result.kl_standard_error.value()));
-    row("KL divergence, p99", fmt::format("{:.5f}", result.kl_p99.value()));
+  row("perplexity", fmt::format("{:.4f}", result.perplexity.quantized.value()));
+  if (const DivergenceRecord& kl = result.kl_divergence; kl.mean) {
+    row("reference perplexity", fmt::format("{:.4f}", result.perplexity.reference.value()));
+    row("KL divergence, mean", fmt::format("{:.5f} +- {:.5f}", *kl.mean, kl.standard_error.value()));
+    row("KL divergence, p99", fmt::format("{:.5f}", kl.p99.value()));
     row("same top token", fmt::format("{:.2f} %", 100 * result.top1_agreement.value()));
   }
   row("bits per weight", fmt::format("{:.3f}", result.bits_per_weight));
-  row("size of the weights", format_file_size(result.bytes));
+  row("size of the weights", format_file_size(static_cast<uint64_t>(result.bytes)));
   return text;
 }
 
@@ -54,7 +54,7 @@ int run(State& state) {
     console.stopped("an evaluation cannot be continued: run the same command again");
     return kExitInterrupted;
   }
-  console.result(console.json() ? result.to_json() : table(result));
+  console.result(console.json() ? result.to_json() : table(result.model));
   return 0;
 }
 

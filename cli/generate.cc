@@ -11,14 +11,14 @@
 #include <memory>
 #include <system_error>
 
-#include "console.h"
+#include "arguments/options.h"
+#include "arguments/table_options.h"
+#include "arguments/values.h"
+#include "console/console.h"
+#include "console/signals.h"
 #include "core/counted.h"
 #include "core/files/text_file.h"
-#include "options.h"
-#include "signals.h"
 #include "subcommands.h"
-#include "table_options.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -72,6 +72,8 @@ int run_file(const Command& command, State& state) {
   if (command.was_given("prompt") || command.was_given("file")) {
     throw UsageError{"--input has the prompts: expected neither --prompt nor --file beside it"};
   }
+  if (state.options.speculate > 0)
+    throw UsageError{"--input: its prompts share their steps, and nothing is drafted for them: leave out --speculate"};
   check_sampling(state.options);
   set_schema(command, state.schema, state.options);
   Console console(state.console);

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "values.h"
+#include "arguments/values.h"
 
 namespace metal_marlin::cli {
 namespace {

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "console.h"
+#include "arguments/values.h"
+#include "console/console.h"
 #include "help.h"
 #include "subcommands.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 namespace {

@@ -8,12 +8,12 @@
 #include <array>
 #include <memory>
 
-#include "console.h"
-#include "options.h"
-#include "signals.h"
+#include "arguments/options.h"
+#include "arguments/table_options.h"
+#include "arguments/values.h"
+#include "console/console.h"
+#include "console/signals.h"
 #include "subcommands.h"
-#include "table_options.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 namespace {

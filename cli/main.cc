@@ -10,7 +10,7 @@
 #include <malloc.h>
 #endif
 
-#include "console.h"
+#include "console/console.h"
 #include "formats/text.h"
 #include "subcommands.h"
 

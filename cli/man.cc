@@ -5,10 +5,10 @@
 #include <cctype>
 #include <memory>
 
-#include "console.h"
+#include "arguments/values.h"
+#include "console/console.h"
 #include "help.h"
 #include "subcommands.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 namespace {

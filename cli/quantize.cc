@@ -8,12 +8,12 @@
 #include <filesystem>
 #include <memory>
 
-#include "console.h"
-#include "options.h"
-#include "signals.h"
+#include "arguments/options.h"
+#include "arguments/table_options.h"
+#include "arguments/values.h"
+#include "console/console.h"
+#include "console/signals.h"
 #include "subcommands.h"
-#include "table_options.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 namespace {
@@ -98,7 +98,7 @@ int run(const Command& command, State& state) {
 
 void add_quantize(Application& application) {
   auto& command = application.add_command(
-      "quantize", "Turn a model into a 4-bit checkpoint (or one of 3 or 8 bits), evaluate it and report");
+      "quantize", "Turn a model into a 4-bit checkpoint (or one of 2 to 8 bits), evaluate it and report");
   auto state = std::make_shared<State>();
   QuantizeOptions& options = state->options;
 
@@ -111,8 +111,9 @@ void add_quantize(Application& application) {
       "--dry-run", state->dry_run,
       "Only print the plan: tensors, what is skipped and why, memory, disk and time; the exit code is that of the run");
 
-  for (const char* group : {"Quantization", "Calibration", "Evaluation", "Machine"})
-    add_options(command, quantize_options(), options, {.group = group});
+  for (const std::string& group : groups_of(quantize_options())) {
+    if (group != "Input and result") add_options(command, quantize_options(), options, {.group = group});
+  }
 
   command.group("Output");
   command.flag("-v,--verbose", state->verbose,

@@ -9,7 +9,7 @@
 #include <memory>
 #include <system_error>
 
-#include "console.h"
+#include "console/console.h"
 #include "subcommands.h"
 
 namespace metal_marlin::cli {

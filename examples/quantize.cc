@@ -9,7 +9,7 @@ int main(int argc, char** argv) try {
     std::cerr << "usage: quantize MODEL OUT\n";
     return 2;
   }
-  metal_marlin::QuantizeOptions options;          // method "awq", asymmetric, groups of 128
+  metal_marlin::QuantizeOptions options;          // method "awq", asymmetric, groups of 128, 64 or 32
   options.calibration.samples = 16;               // the default is 128
   options.calibration.calibration = {"builtin"};  // text that comes with the library; files are better
   metal_marlin::Observer observer;

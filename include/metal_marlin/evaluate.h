@@ -6,28 +6,25 @@
 #include <metal_marlin/export.h>
 #include <metal_marlin/options.h>
 #include <metal_marlin/progress.h>
+#include <metal_marlin/report_records.h>
 
-#include <optional>
 #include <string>
 
 namespace metal_marlin {
 
 struct Evaluation {
-  int64_t positions = 0;
-  double perplexity = 0;
-  // Empty without a reference.
-  std::optional<double> reference_perplexity;
-  std::optional<double> kl_mean;  // KL(reference || model), nats per position
-  std::optional<double> kl_standard_error;
-  std::optional<double> kl_p99;
-  std::optional<double> top1_agreement;  // share of positions, 0..1
+  // What report.json says of a result. perplexity.quantized is that of the model, quantized or not. Without a reference
+  // its perplexity, the divergence and the agreement are empty. Bits and bytes are those of the weights on disk, scales
+  // and zeros included.
+  EvaluationRecord model;
 
-  double bits_per_weight = 0;  // of all weights, scales and zeros included
-  uint64_t bytes = 0;          // of the weights on disk
-
-  // {"model": {...}} with the keys of report.json; beside it "perplexity" of the model, quantized or not, and
-  // "reference_perplexity" (null without a reference).
   METAL_MARLIN_API std::string to_json() const;
+
+  static void describe(auto& field, auto& self) {
+    field("model", self.model, "the figures, with the keys of report.json");
+    field("perplexity", self.model.perplexity.quantized, "of the model, quantized or not");
+    field("reference_perplexity", self.model.perplexity.reference, "null without a reference");
+  }
 };
 
 // Runs both models block by block in lockstep, so that memory holds one block of each. `reference` may be empty.

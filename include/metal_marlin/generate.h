@@ -4,6 +4,7 @@
 #include <metal_marlin/compute.h>
 #include <metal_marlin/export.h>
 #include <metal_marlin/options.h>
+#include <metal_marlin/record.h>
 
 #include <cstdint>
 #include <functional>
@@ -42,23 +43,43 @@ struct GenerateOptions {
   std::function<void(const std::string&)> on_warning;
 };
 
-struct GenerateStats {
+// What is the same whenever the text is generated again; the file of a batch has it of each answer.
+struct AnswerStats {
   int64_t prompt_tokens = 0;
-  int64_t reused_tokens = 0;  // of the prompt: its beginning, which the last call had left in memory
   int64_t generated_tokens = 0;
+  std::string stop;
+
+  static void describe(auto& field, auto& self) {
+    field("prompt_tokens", self.prompt_tokens, "of the prompt");
+    field("generated_tokens", self.generated_tokens);
+    field("stop", self.stop, "eos, length, string (one of GenerateOptions::stop) or caller");
+  }
+};
+
+struct GenerateStats : AnswerStats {
+  int64_t reused_tokens = 0;
+  int64_t drafted_tokens = 0;
+  int64_t accepted_tokens = 0;
   double load_seconds = 0;
   double prompt_seconds = 0;
   double generate_seconds = 0;
-  std::string stop;             // "eos", "length", "string" (one of GenerateOptions::stop), "caller"
-  int64_t drafted_tokens = 0;   // by speculation,
-  int64_t accepted_tokens = 0;  // and how many of them were kept
+
+  static void describe(auto& field, auto& self) {
+    AnswerStats::describe(field, self);
+    field("reused_tokens", self.reused_tokens, "of the prompt: its beginning, which the last call had left in memory");
+    field("drafted_tokens", self.drafted_tokens, "by speculation");
+    field("accepted_tokens", self.accepted_tokens, "how many of these were kept");
+    field("load_seconds", self.load_seconds, "of the model");
+    field("prompt_seconds", self.prompt_seconds, "reading the prompt");
+    field("generate_seconds", self.generate_seconds, "behind the prompt");
+  }
 };
 
 // One text of a batch: a prompt to continue, or a conversation of (role, content) to answer.
 struct BatchRequest {
   std::string prompt;
   std::vector<std::pair<std::string, std::string>> messages;  // where not empty, instead of the prompt
-  GenerateOptions options;                                    // speculate has no effect
+  GenerateOptions options;                                    // speculate must be 0
 };
 
 struct BatchAnswer {
@@ -72,7 +93,7 @@ struct BatchAnswer {
 class METAL_MARLIN_API TextGenerator {
  public:
   // With `for_chat` a model without a chat template is refused (UnsupportedError) before its weights are loaded.
-  // ArgumentError for unknown names in `compute`, UnsupportedError where it asks for int8 and the model has no codes.
+  // UnsupportedError where `compute` asks for int8 and the model has no codes.
   explicit TextGenerator(const std::string& model, const MachineOptions& machine = {}, bool for_chat = false,
                          const ComputeOptions& compute = {});
   ~TextGenerator();

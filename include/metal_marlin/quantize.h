@@ -23,8 +23,17 @@ struct QuantizeOptions {
   // read and nothing is held back.
   EvaluationOptions evaluation;
 
-  // "native", "awq", "gptq" (version 1), "gptq_v2", "marlin", "compressed-tensors", "mlx"; several: one subfolder each.
+  // "native", "awq", "gptq" (version 1), "gptq_v2", "marlin", "compressed-tensors", "mlx", "gguf:Q4_0" and the like;
+  // several: one subfolder each.
   std::vector<std::string> formats = {"awq"};
+  uint64_t max_shard_bytes = 5'000'000'000;  // of tensors in one file; a linear's parts are never split
+  // GGUF: the ggml type of the embedding and of the head ("Q8_0", "F16", ...). Empty: the head has Q6_K, or Q8_0 where
+  // its columns are no multiple of 256, and so has an embedding that is the head; another has that of most linears.
+  std::optional<std::string> embedding_type;
+  std::optional<std::string> head_type;
+  // MLX: bits of the embedding and the head, rounded row by row; 16: they stay floats. Other formats leave them as they
+  // are.
+  int embedding_bits = 8;
   Method method = Method::kAwq;
   Effort effort = Effort::kBest;
   Scheme scheme = Scheme::kAsymmetric;
@@ -37,7 +46,7 @@ struct QuantizeOptions {
   std::optional<double> target_bits;
   bool mixed_bits = false;            // without target_bits: the fewest bits whose estimated KL divergence meets max_kl
   int64_t sensitivity_tokens = 1024;  // of the calibration text, on which the KL divergences are measured
-  // "PATTERN=BITS" or "PATTERN=BITS:GROUP": bits (3, 4, 8; 16: not quantized) and group size of the linears whose
+  // "PATTERN=BITS" or "PATTERN=BITS:GROUP": bits (2 to 8; 16: not quantized) and group size of the linears whose
   // weights' names match the shell pattern. The last pattern that matches counts.
   std::vector<std::string> linear_bits;
   // Weights of a row that share a scale: a multiple of 8, or -1 for a whole row. Empty: 128 where it divides every
@@ -127,10 +136,11 @@ struct CalibrateResult {
     field("seconds", self.seconds);
   }
 };
-// Writes activation statistics into an .npz, whose name must end in .npz: for each linear input mean, max, rms, token
-// count and, unless gram is false, the Gram matrix. With keep_activations also the raw inputs per weight name,
-// [samples, sequence_length, in_features] f32. ArgumentError when `output` is there already; with `overwrite`
-// statistics that this function wrote are replaced, and any other file is refused.
+// Writes activation statistics into an .npz, or where the name ends in .gguf llama.cpp's imatrix (the sums of squares
+// alone). An .npz has for each linear input mean, max, rms, token count and, unless gram is false, the Gram matrix.
+// With keep_activations also the raw inputs per weight name, [samples, sequence_length, in_features] f32. ArgumentError
+// when `output` is there already; with `overwrite` statistics that this function wrote are replaced, and any other file
+// is refused.
 METAL_MARLIN_API CalibrateResult calibrate_model(const std::string& model, const std::string& output,
                                                  const CalibrationOptions& options, const MachineOptions& machine,
                                                  bool gram = true, bool keep_activations = false,

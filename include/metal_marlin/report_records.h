@@ -252,6 +252,7 @@ struct LinearRecord {
   std::string method;
   std::optional<int64_t> bits;
   std::optional<int64_t> group_size;
+  std::optional<std::string> type;
   double weight_error = 0;
   std::optional<double> output_error;
   std::optional<double> held_back_output_error;
@@ -275,6 +276,7 @@ struct LinearRecord {
     field.since("method", self.method);
     field.since("bits", self.bits, "of a code");
     field.since("group_size", self.group_size);
+    field.maybe("type", self.type, "the ggml type, where its blocks have another grid: Q4_K, IQ4_NL, ...");
     field("weight_error", self.weight_error, "see below");
     field("output_error", self.output_error, "see below; null where it was not measured");
     field("held_back_output_error", self.held_back_output_error, "likewise");

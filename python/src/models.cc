@@ -259,15 +259,17 @@ class Generator {
     }
     return o;
   }
+  struct DictWriter {
+    template <class T>
+    void operator()(const char* key, const T& field, const char* /*text*/ = "") {
+      dict[key] = field;
+    }
+    nb::dict dict;
+  };
   static nb::dict dict_of(const GenerateStats& stats) {
-    nb::dict d;
-    d["prompt_tokens"] = stats.prompt_tokens;
-    d["generated_tokens"] = stats.generated_tokens;
-    d["load_seconds"] = stats.load_seconds;
-    d["prompt_seconds"] = stats.prompt_seconds;
-    d["generate_seconds"] = stats.generate_seconds;
-    d["stop"] = stats.stop;
-    return d;
+    DictWriter writer;
+    GenerateStats::describe(writer, stats);
+    return writer.dict;
   }
   template <typename Fn>
   nb::tuple run(const nb::dict& values, nb::handle on_text, nb::handle on_warning, nb::handle stopped, const Fn& fn) {

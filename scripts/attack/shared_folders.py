@@ -221,13 +221,17 @@ def folder_in_place_of_the_journal(f):
             outcome = f.run(*command, beside=watch)
             assert outcome.code in (0, 1), f"{outcome.code}: {outcome.err}"
             if swapped:
-                found = sorted(p.name for p in seen.iterdir()) if seen.is_dir() else None
+                # Nothing of it is lost, whether it stands where it was put or went along with a folder around it.
+                places = {p.parent for p in (f / ".").rglob("block-00000.json") if p.read_text() == "precious"}
+                assert len(places) == 1, f"{places}"
+                place = places.pop()
+                found = sorted(p.name for p in place.iterdir())
                 # Only a run that had its result in place already may have noticed nothing.
                 if outcome.code == 0:
                     assert (f / "out" / "config.json").is_file(), "no result, and no error"
                 else:
                     assert "replaced" in outcome.err, outcome.err
                 assert found == ["block-00000.json", "config.json", "run.json"], f"{found}"
-                assert all((seen / name).read_text() == "precious" for name in found)
+                assert all((place / name).read_text() == "precious" for name in found)
             for name in ("out", "away", "other"):
                 shutil.rmtree(f / name, ignore_errors=True)

@@ -11,6 +11,8 @@
 #include "core/files/file_status.h"
 #include "core/files/model_file.h"
 #include "formats/gguf.h"
+#include "formats/gguf/gguf_set.h"
+#include "formats/gguf/gguf_split.h"
 #include "formats/json/bounded_json.h"
 #include "formats/safetensors.h"
 
@@ -197,9 +199,9 @@ void read_index_file(CheckpointFacts& facts, const std::string& folder) {
 
 void read_gguf(CheckpointFacts& facts) {
   try {
-    const GgufFile file(map_model_file(facts.path));
+    const GgufSet file(facts.path, [](const std::string& path) { return map_model_file(path); });
     GgufFacts g;
-    g.version = file.version();
+    g.version = file.files().front().version();
     for (const auto& [key, value] : file.metadata().pairs()) {
       g.keys.insert(key);
       if (const auto* found = std::get_if<std::string>(&value.value); found != nullptr && found->size() <= 4096)
@@ -224,13 +226,32 @@ void read_gguf(CheckpointFacts& facts) {
   }
 }
 
+// The GGUF file of a folder that holds no other model: the only one, or the first of the parts of one.
+std::string gguf_in(const ModelFolder& folder, const std::string& path) {
+  std::vector<std::string> files;
+  for (const std::string& name : folder.folder().names()) {
+    if (name == "config.json" || name.ends_with(".safetensors")) return {};
+    if (name.ends_with(".gguf") && !folder.leads_out(name)) files.push_back(name);
+  }
+  if (files.empty()) return {};
+  const std::string first = *std::min_element(files.begin(), files.end());
+  const auto split = parse_gguf_split_name(first);
+  const bool parts = split && std::all_of(files.begin(), files.end(), [&](const std::string& name) {
+                       const auto other = parse_gguf_split_name(name);
+                       return other && other->stem == split->stem && other->parts == split->parts;
+                     });
+  return files.size() == 1 || parts ? (fs::path(path) / first).string() : std::string();
+}
+
 }  // namespace
 
-CheckpointFacts read_facts(const std::string& path) {
+CheckpointFacts read_facts(const std::string& given) {
   CheckpointFacts facts;
+  const bool folder_given = is_folder(given);
+  const std::string inside = folder_given ? gguf_in(ModelFolder(given), given) : std::string();
+  const std::string& path = inside.empty() ? given : inside;
   facts.path = path;
-  const bool folder_given = is_folder(path);
-  if (!folder_given && fs::path(path).extension() == ".gguf") {
+  if (!inside.empty() || (!folder_given && fs::path(path).extension() == ".gguf")) {
     facts.gguf = true;
     facts.format = "gguf";
     read_gguf(facts);

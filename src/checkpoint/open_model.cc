@@ -92,6 +92,15 @@ bool parts_of_one(const std::vector<fs::path>& ggufs) {
   return first.has_value();
 }
 
+// Whether a folder within the one that was named could be meant.
+bool holds_model(const fs::path& folder) {
+  std::error_code code;
+  if (!fs::is_directory(folder, code)) return false;
+  const auto names = names_in_folder(folder.string());
+  return std::any_of(names.begin(), names.end(),
+                     [](const std::string& name) { return name == "config.json" || name.ends_with(".gguf"); });
+}
+
 std::unique_ptr<ModelSource> open_path(const std::string& path) {
   const fs::path p(path);
   std::error_code code;
@@ -118,7 +127,7 @@ std::unique_ptr<ModelSource> open_path(const std::string& path) {
     // A run with several formats leaves one subfolder each.
     std::string inside;
     for (const std::string& name : names_in_folder(path)) {
-      if (fs::exists(p / name / "config.json", code)) inside += (inside.empty() ? "" : " or ") + (p / name).string();
+      if (holds_model(p / name)) inside += (inside.empty() ? "" : " or ") + (p / name).string();
     }
     if (!inside.empty()) throw ArgumentError(fmt::format("{}: holds several checkpoints; name {}", path, inside));
     throw FormatError(

@@ -1,10 +1,11 @@
-// calibrate: activation statistics into an .npz, without quantizing.
+// calibrate: activation statistics into an .npz, or their squares into llama.cpp's imatrix, without quantizing.
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
 
 #include <cstring>
 #include <filesystem>
+#include <optional>
 
 #include "core/border.h"
 #include "core/counted.h"
@@ -23,6 +24,7 @@
 #include "recipe/recipe.h"
 #include "recipe/text_options.h"
 #include "report/render/report_words.h"
+#include "statistics/imatrix.h"
 #include "statistics/model_identity.h"
 #include "statistics/statistics.h"
 #include "statistics/stats_file.h"
@@ -71,7 +73,7 @@ void refuse_to_replace(const std::string& output, bool overwrite) {
                     output));
   }
   try {
-    if (is_statistics(NpzFile(output))) return;
+    if (is_imatrix_name(output) ? is_imatrix(output) : is_statistics(NpzFile(output))) return;
   } catch (const FormatError&) {
   }
   throw ArgumentError(
@@ -81,6 +83,14 @@ void refuse_to_replace(const std::string& output, bool overwrite) {
                   output));
 }
 
+// "wiki.txt, c4.txt": of the texts, without their folders.
+std::string file_names_of(const CalibrationOptions& options) {
+  std::string names;
+  for (const std::string& source : options.calibration)
+    names += (names.empty() ? "" : ", ") + std::filesystem::path(source).filename().string();
+  return names;
+}
+
 }  // namespace
 
 CalibrateResult calibrate_model(const std::string& model, const std::string& output, const CalibrationOptions& options,
@@ -88,10 +98,16 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
                                 const Observer& observer, bool overwrite) try {
   const ThreadCount thread_count(machine.threads);
   check_memory_budget(machine.memory_bytes);
-  if (std::filesystem::path(output).extension() != ".npz") {
-    throw ArgumentError(
-        "output",
-        fmt::format("--output {}: expected a name that ends in .npz, by which quantize knows statistics", output));
+  const bool imatrix = is_imatrix_name(output);
+  if (std::filesystem::path(output).extension() != ".npz" && !imatrix) {
+    throw ArgumentError("output", fmt::format("--output {}: expected a name that ends in .npz, by which quantize knows "
+                                              "statistics, or in .gguf for llama.cpp's imatrix",
+                                              output));
+  }
+  if (imatrix && keep_activations) {
+    throw ArgumentError("keep-activations", fmt::format("--keep-activations: an imatrix ({}) has no place for them; "
+                                                        "write statistics (.npz)",
+                                                        output));
   }
   Tracker tracker(observer);
   tracker.enter("prepare", 0, 1);
@@ -111,7 +127,9 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   }
   require_regular_file_name(output);
   refuse_to_replace(output, overwrite);
-  NpzWriter writer(output);  // now, because it can fail
+  std::optional<NpzWriter> writer;
+  if (!imatrix) writer.emplace(output);  // now, because it can fail
+  ImatrixWriter squares(*source);
   if (const std::string text = ignored_options_warning(ignored_options(options)); !text.empty()) tracker.warn(text);
   tracker.warn_of(source->warnings());
   const RunTexts texts = prepare_texts(*source, q, tracker, output + ".scratch");
@@ -140,13 +158,16 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
   if (spill) stream_options.scratch = output + ".scratch";
   Stream stream(*source, texts.calibration.lengths(), stream_options);
   stream.embed(texts.calibration);
-  writer.add(identity_array(identify_model(*source)).view());
   TextRecord text = texts.record;
   publish(text, options.calibration);  // the file may be passed on
-  writer.add(calibration_array(text).view());
+  if (writer) {
+    writer->add(identity_array(identify_model(*source)).view());
+    writer->add(calibration_array(text).view());
+  }
   const LayerLoop loop{.stage = "calibrate", .layers = config.num_hidden_layers, .work_after = 1};
   for_each_layer(loop, tracker, [&](int64_t layer) {
-    StatsCollector collector(gram, stream.precision(), gram ? stream.lengths() : std::vector<int64_t>());
+    const bool whole = gram && !imatrix;
+    StatsCollector collector(whole, stream.precision(), whole ? stream.lengths() : std::vector<int64_t>());
     std::unique_ptr<ActivationKeeper> keeper;
     if (keep_activations)
       keeper = std::make_unique<ActivationKeeper>(*source, layer, sequences, texts.calibration.longest());
@@ -155,11 +176,20 @@ CalibrateResult calibrate_model(const std::string& model, const std::string& out
       if (keeper) keeper->add(input, x, rows, features);
     };
     stream.pass_source(layer, hook);
-    for (const OwnedTensor& a : stats_arrays(layer, collector.finish())) writer.add(a.view());
-    if (keeper) keeper->write_to(writer);
+    const auto stats = collector.finish();
+    if (imatrix) {
+      squares.add(layer, stats);
+      return;
+    }
+    for (const OwnedTensor& a : stats_arrays(layer, stats)) writer->add(a.view());
+    if (keeper) keeper->write_to(*writer);
   });
   tracker.enter("write", 0, 1);
-  writer.commit();
+  if (imatrix) {
+    squares.write(output, {file_names_of(options)}, sequences, texts.calibration.longest());
+  } else {
+    writer->commit();
+  }
   tracker.enter("done", 1, 1);
   return {output, sequences, texts.calibration.tokens(), tracker.seconds()};
 } catch (...) {

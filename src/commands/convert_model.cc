@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "checkpoint/model_source.h"
 #include "core/border.h"
@@ -19,6 +20,8 @@
 #include "core/progress.h"
 #include "core/threads.h"
 #include "formats/text.h"
+#include "layouts/layouts.h"
+#include "pack/ggml_codes.h"
 #include "plan/run_warnings.h"
 #include "report/card_facts.h"
 #include "report/render/printable.h"
@@ -70,6 +73,47 @@ std::string refusal(const Layout& layout, const StoredCodes& stored) {
   return layout.refusal_of_zeros(t);
 }
 
+// The weights of the model's linears that are stored as blocks of a GGUF file: which of them are codes, and which are
+// blocks that no other layout has.
+struct GgufLinears {
+  std::set<std::string> codes;
+  std::map<std::string, std::string> blocks;  // name -> type
+};
+GgufLinears gguf_linears(const ModelSource& source) {
+  GgufLinears out;
+  if (source.format() != "gguf") return out;
+  std::set<std::string> linears = {source.family().head};
+  for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
+    for (const LinearSlot& slot : source.linears(layer)) linears.insert(slot.weight);
+  }
+  for (const CheckpointTensor& t : source.tensors()) {
+    if (linears.count(t.name) == 0 || !source.code_form(t.name)) continue;
+    if (t.name == source.family().head) continue;  // becomes floats, as an embedding does
+    if (source.load_codes(t.name, Codes::kSkip)) {
+      out.codes.insert(t.name);
+    } else {
+      out.blocks[t.name] = t.stored_as;
+    }
+    source.release(t.name);
+  }
+  return out;
+}
+
+// Of a GGUF target: the type that most linears have must be that of its name.
+void require_named_type(const ModelSource& source, const Layout& layout, const CheckpointPlan& plan) {
+  if (!layout.own_grid()) return;
+  std::map<std::string, size_t> types;
+  for (const QuantizedLinear& l : plan.quantized) {
+    const auto type = type_of_grid({l.bits, l.symmetric, l.group_size, !l.symmetric, ScaleType::kF16, std::nullopt});
+    ++types[std::string(ggml_type_info(*type).name)];
+  }
+  const auto most =
+      std::max_element(types.begin(), types.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (layout.name() == "gguf:" + most->first) return;
+  throw UnsupportedError(fmt::format("{}: its codes are those of {}: choose --to gguf:{}, or quantize to {}",
+                                     source.path(), most->first, most->first, layout.name()));
+}
+
 CheckpointPlan plan_conversion(const ModelSource& source, const Layout& layout, Tracker& tracker) {
   CheckpointPlan plan;
   plan.converted_from = source.format();
@@ -80,10 +124,19 @@ CheckpointPlan plan_conversion(const ModelSource& source, const Layout& layout, 
   std::map<int64_t, size_t> sizes;
   std::map<int, size_t> widths;
   bool rows = true;  // every linear has one group per row
+  const GgufLinears gguf = gguf_linears(source);
+  if (!gguf.blocks.empty()) {
+    const auto& [name, type] = *gguf.blocks.begin();
+    throw UnsupportedError(
+        fmt::format("{}: tensor {} cannot be stored in format {}: the blocks of {} have scales of few "
+                    "bits, or levels that are not even, which no format but GGUF holds; quantize "
+                    "rounds it anew, --to f16 keeps its values",
+                    source.path(), source.stored_name(name), layout.name(), type));
+  }
   const auto tensors = source.tensors();
   for (size_t i = 0; i < tensors.size(); ++i) {
     const CheckpointTensor& tensor = tensors[i];
-    if (tensor.stored_as != source.format()) continue;
+    if (tensor.stored_as != source.format() && gguf.codes.count(tensor.name) == 0) continue;
     tracker.enter("check", static_cast<int64_t>(i), static_cast<int64_t>(tensors.size()));
     const StoredCodes stored = *source.load_codes(tensor.name, Codes::kSkip);
     source.release(tensor.name);
@@ -104,11 +157,14 @@ CheckpointPlan plan_conversion(const ModelSource& source, const Layout& layout, 
     throw FormatError(
         fmt::format("{}: its config says {}, but no tensor is stored so", source.path(), source.format()));
   }
+  require_named_type(source, layout, plan);
   const auto fewer = [](const auto& a, const auto& b) { return a.second < b.second; };
   plan.group_size = rows ? -1 : std::max_element(sizes.begin(), sizes.end(), fewer)->first;
   plan.bits = std::max_element(widths.begin(), widths.end(), fewer)->first;
-  // One linear with other zeros makes all asymmetric.
-  for (QuantizedLinear& l : plan.quantized) l.symmetric = plan.symmetric;
+  // One linear with other zeros makes all asymmetric, but in GGUF, where each has a type of its own.
+  if (!layout.own_grid()) {
+    for (QuantizedLinear& l : plan.quantized) l.symmetric = plan.symmetric;
+  }
   for (const QuantizedLinear& l : plan.quantized) {
     if (l.bits != plan.bits && layout.one_grid(plan.symmetric)) {
       throw UnsupportedError(
@@ -162,8 +218,9 @@ void check_output_folder(const ModelSource& source, const OutputFolder& output, 
   if (manifest.empty()) return;
   refuse_model_inside(source, output.path());
   if (!overwrite && !output.interrupted()) {
-    throw ArgumentError(
-        fmt::format("{}: expected an empty or new folder; use --overwrite to replace the result in it", output.path()));
+    throw ArgumentError("output", fmt::format("{}: expected an empty or new folder; use --overwrite to replace the "
+                                              "result in it",
+                                              output.path()));
   }
 }
 
@@ -197,7 +254,8 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   const auto source = ModelSource::open(model);
   source->check();
   const bool to_floats = writer.layout().widths().empty();
-  if (!source->quantized() && !to_floats) {
+  if (!source->quantized() && !to_floats && gguf_linears(*source).codes.empty() &&
+      gguf_linears(*source).blocks.empty()) {
     throw UnsupportedError(
         fmt::format("{}: expected a quantized checkpoint ({}), found {}; quantize "
                     "makes one from it, --to f16 a folder in float16",

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "checkpoint/model_source.h"
@@ -30,8 +29,6 @@
 #include "recipe/budget.h"
 #include "recipe/recipe.h"
 #include "recipe/text_options.h"
-#include "records/json_records.h"
-#include "report/evaluation_record.h"
 #include "report/run_report.h"
 #include "report/size.h"
 #include "text/texts.h"
@@ -203,27 +200,13 @@ Evaluation evaluate_model(const std::string& model, const std::string& reference
     });
   }
   tracker.enter("done", 1, 1);
-  Evaluation result = metrics.result();
+  Evaluation result{metrics.result()};
   const ModelSize size = model_size(*source);
-  result.bits_per_weight = size.bits_per_weight();
-  result.bytes = size.bytes;
+  result.model.bits_per_weight = size.bits_per_weight();
+  result.model.bytes = static_cast<int64_t>(size.bytes);
   return result;
 } catch (...) {
   rethrow_as_error("evaluate_model");
-}
-
-std::string Evaluation::to_json() const try {
-  EvaluationRecord model = evaluation_record(*this);
-  model.bits_per_weight = bits_per_weight;
-  model.bytes = static_cast<int64_t>(bytes);
-  // The model's own perplexity, under a name that does not call it quantized.
-  const nlohmann::json figures = json_of(model);
-  return nlohmann::json{{"model", figures},
-                        {"perplexity", figures.at("perplexity").at("quantized")},
-                        {"reference_perplexity", figures.at("perplexity").at("reference")}}
-      .dump(2);
-} catch (...) {
-  rethrow_as_error("to_json");
 }
 
 }  // namespace metal_marlin

@@ -20,6 +20,7 @@
 #include "plan/most_bytes.h"
 #include "plan/run_warnings.h"
 #include "recipe/budget.h"
+#include "recipe/format_grid.h"
 #include "recipe/ignored_options.h"
 #include "recipe/make_recipe.h"
 #include "recipe/option_values.h"
@@ -190,8 +191,9 @@ bool evaluates_chunks(const QuantizeOptions& options) {
 
 }  // namespace
 
-Plan plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& options,
+Plan plan_quantization(const std::string& model, const std::string& output, const QuantizeOptions& given,
                        const Observer& observer) try {
+  const QuantizeOptions options = settle_formats(given);
   const ThreadCount thread_count(options.machine.threads);
   check_memory_budget(options.machine.memory_bytes);
   require_judge(options);

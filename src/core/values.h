@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "core/dtype.h"
 #include "core/tensor.h"
 
 namespace metal_marlin {
@@ -49,12 +51,17 @@ float decode_scale(uint16_t bits, ScaleType type) noexcept;
 //   with a minimum     w = c S + m                      S and m free       GGUF's Q4_1; MLX's affine scale and bias
 //
 // S may be negative in each of them. One scale for a row is group_size -1.
+//
+// With `block` the weights are rounded to blocks of that ggml type (quantize/blocks/blocks.h), whose scales have fewer
+// bits than S here or whose levels are not even; the other fields are then the nearest of these grids, on which scales
+// are searched and the rounding is chosen.
 struct Grid {
   int bits = 4;
   bool symmetric = true;
   int64_t group_size = 128;                // along in_features; -1: the whole row
   bool minimum = false;                    // then symmetric is false
   ScaleType scale_type = ScaleType::kF16;  // of S and m
+  std::optional<GgmlType> block;
 
   bool operator==(const Grid&) const = default;
   int levels() const noexcept { return 1 << bits; }

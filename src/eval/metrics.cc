@@ -90,25 +90,25 @@ double Metrics::perplexity_of(const std::vector<double>& nll, const std::string&
                   name, mean, *worst, place_of(static_cast<size_t>(worst - nll.begin()))));
 }
 
-Evaluation Metrics::result() const {
-  Evaluation e;
+EvaluationRecord Metrics::result() const {
+  EvaluationRecord e;
   e.positions = positions();
   if (nll_.empty()) return e;
   const auto n = static_cast<double>(nll_.size());
-  e.perplexity = perplexity_of(nll_, model_);
+  e.perplexity.quantized = perplexity_of(nll_, model_);
   if (kl_.size() != nll_.size()) return e;
-  e.reference_perplexity = perplexity_of(reference_nll_, reference_);
+  e.perplexity.reference = perplexity_of(reference_nll_, reference_);
   double sum = 0;
   for (const double k : kl_) sum += k;
   const double mean = sum / n;
-  e.kl_mean = mean;
+  e.kl_divergence.mean = mean;
   double squares = 0;
   for (const double k : kl_) squares += (k - mean) * (k - mean);
-  e.kl_standard_error = nll_.size() > 1 ? std::sqrt(squares / (n - 1) / n) : 0;
+  e.kl_divergence.standard_error = nll_.size() > 1 ? std::sqrt(squares / (n - 1) / n) : 0;
   std::vector<double> sorted = kl_;
   const auto rank = std::max<size_t>(1, static_cast<size_t>(0.99 * n)) - 1;
   std::nth_element(sorted.begin(), sorted.begin() + static_cast<int64_t>(rank), sorted.end());
-  e.kl_p99 = sorted[rank];
+  e.kl_divergence.p99 = sorted[rank];
   e.top1_agreement = static_cast<double>(same_) / n;
   return e;
 }

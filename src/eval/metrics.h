@@ -1,7 +1,7 @@
 // Collects scored positions and computes perplexity, KL divergence, its spread, and the agreement of the top token.
 #pragma once
 
-#include <metal_marlin/evaluate.h>
+#include <metal_marlin/report_records.h>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -22,9 +22,9 @@ class Metrics {
   // vocabulary. NumericError, with the model, the chunk and the token, where one of these is not finite.
   void add(const float* logits, const float* reference, const int32_t* targets, int64_t rows, int64_t vocab);
   // Positions are in the order in which they were added. p99: the value below which 99 % of the positions lie
-  // (the element of rank floor(0.99 n), 1-based, as torch.kthvalue takes it). NumericError, with the token that is
-  // the least likely, where a perplexity exceeds the range of float64.
-  Evaluation result() const;
+  // (the element of rank floor(0.99 n), 1-based, as torch.kthvalue takes it). Bits and bytes are left at 0.
+  // NumericError, with the token that is the least likely, where a perplexity exceeds the range of float64.
+  EvaluationRecord result() const;
   int64_t positions() const noexcept { return static_cast<int64_t>(nll_.size()); }
 
  private:

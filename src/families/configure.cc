@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
-#include <nlohmann/json.hpp>
-
 #include "core/counted.h"
 #include "formats/text.h"
 

@@ -1,4 +1,4 @@
-// What the tables of the families share.
+// What the files of the families share.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -9,14 +9,6 @@
 namespace metal_marlin {
 
 void configure_gemma_gguf(const GgufMetadata& metadata, nlohmann::json& config, const std::string& architecture);
-
-extern const Family kLlama;
-extern const Family kMistral;
-extern const Family kQwen2;
-extern const Family kQwen3;
-extern const Family kGemma2;
-extern const Family kGemma3;
-extern const Family kPhi3;
 
 // Names of Llama's linears and norms, which most families share.
 inline std::array<std::string, kLinears> llama_linears() {

@@ -47,82 +47,88 @@ void warn_of_flat_rope(const ConfigReader& config, const RopeConfig& flat, const
 
 }  // namespace
 
-const Family kGemma2 = [] {
-  Family f = gemma_common();
-  f.name = "gemma2";
-  f.model_types = {"gemma2"};
-  f.architectures = {"Gemma2ForCausalLM"};
-  f.gguf_architectures = {"gemma2"};
-  f.defaults.insert(f.defaults.end(), {{"vocab_size", 256000}, {"max_position_embeddings", 8192}});
-  f.folds = llama_folds();
-  f.folds[2].name = "pre_feedforward_layernorm -> gate_proj,up_proj";
-  f.configure = [](const ConfigReader& config, ModelConfig& out) {
-    configure_common(config, out);
-    // A missing key means the family's default, null means none.
-    const auto cap = [&](const char* key, double otherwise) {
-      return config.names(key) ? config.find_number(key, 0, 1e9).value_or(0) : otherwise;
+const Family& gemma2_family() {
+  static const Family kFamily = [] {
+    Family f = gemma_common();
+    f.name = "gemma2";
+    f.model_types = {"gemma2"};
+    f.architectures = {"Gemma2ForCausalLM"};
+    f.gguf_architectures = {"gemma2"};
+    f.defaults.insert(f.defaults.end(), {{"vocab_size", 256000}, {"max_position_embeddings", 8192}});
+    f.folds = llama_folds();
+    f.folds[2].name = "pre_feedforward_layernorm -> gate_proj,up_proj";
+    f.configure = [](const ConfigReader& config, ModelConfig& out) {
+      configure_common(config, out);
+      // A missing key means the family's default, null means none.
+      const auto cap = [&](const char* key, double otherwise) {
+        return config.names(key) ? config.find_number(key, 0, 1e9).value_or(0) : otherwise;
+      };
+      out.attention_logit_softcapping = cap("attn_logit_softcapping", 50);
+      out.final_logit_softcapping = cap("final_logit_softcapping", 30);
+      const int64_t window = config.find_int("sliding_window", 1, kLargestSize).value_or(4096);
+      set_windows(config, window, [](int64_t layer) { return layer % 2 == 0; }, out);
     };
-    out.attention_logit_softcapping = cap("attn_logit_softcapping", 50);
-    out.final_logit_softcapping = cap("final_logit_softcapping", 30);
-    const int64_t window = config.find_int("sliding_window", 1, kLargestSize).value_or(4096);
-    set_windows(config, window, [](int64_t layer) { return layer % 2 == 0; }, out);
-  };
-  f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) {
-    configure_gemma_gguf(metadata, config, "gemma2");
-  };
-  return f;
-}();
+    f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) {
+      configure_gemma_gguf(metadata, config, "gemma2");
+    };
+    return f;
+  }();
+  return kFamily;
+}
 
 // Also norms of q and k. Folding a scale into input_layernorm would be exact, but those norms undo what it gains: it
 // measured worse than plain rounding elsewhere, so q, k, v are not scaled.
-const Family kGemma3 = [] {
-  Family f = gemma_common();
-  f.name = "gemma3";
-  f.model_types = {"gemma3_text"};
-  f.rope_by_layer_type = true;
-  f.architectures = {"Gemma3ForCausalLM"};
-  f.gguf_architectures = {"gemma3"};
-  // The multimodal sizes' files rely on these.
-  f.defaults.insert(f.defaults.end(), {{"vocab_size", 262208}, {"max_position_embeddings", 131072}});
-  f.norms[static_cast<size_t>(NormKind::kQ)] = "self_attn.q_norm";
-  f.norms[static_cast<size_t>(NormKind::kK)] = "self_attn.k_norm";
-  f.folds = llama_folds();
-  f.folds.erase(f.folds.begin());
-  f.folds[1].name = "pre_feedforward_layernorm -> gate_proj,up_proj";
-  f.configure = [](const ConfigReader& config, ModelConfig& out) {
-    configure_common(config, out);
-    out.attention_logit_softcapping = config.find_number("attn_logit_softcapping", 0, 1e9).value_or(0);
-    out.final_logit_softcapping = config.find_number("final_logit_softcapping", 0, 1e9).value_or(0);
-    const int64_t window = config.find_int("sliding_window", 1, kLargestSize).value_or(4096);
-    int64_t pattern = config.find_int("_sliding_window_pattern", 1, kLargestSize).value_or(6);
-    pattern = config.find_int("sliding_window_pattern", 1, kLargestSize).value_or(pattern);
-    set_windows(config, window, [&](int64_t layer) { return (layer + 1) % pattern != 0; }, out);
-    RopeConfig global;
-    global.theta = config.find_number("rope_theta", 1, 1e12).value_or(1e6);
-    global.original_max_position_embeddings = out.max_position_embeddings;
-    global.original_given = config.has("original_max_position_embeddings");
-    global.partial_rotary_factor = config.find_number("partial_rotary_factor", 1e-6, 1).value_or(1.0);
-    RopeConfig local;
-    local.theta = config.find_number("rope_local_base_freq", 1, 1e12).value_or(10000);
-    local.original_max_position_embeddings = out.max_position_embeddings;
-    local.original_given = global.original_given;
-    local.partial_rotary_factor = global.partial_rotary_factor;
-    if (const auto parameters = config.find_object("rope_parameters")) {
-      const auto full = parameters->find_object("full_attention");
-      const auto sliding = parameters->find_object("sliding_attention");
-      if (full) global = read_rope(*full, global);
-      if (sliding) local = read_rope(*sliding, local);
-      if (!full && !sliding) warn_of_flat_rope(config, read_rope(*parameters, global), global, local.theta, out);
-    }
-    if (const auto scaling = config.find_object("rope_scaling")) global = read_rope(*scaling, global);
-    out.rope = global;
-    out.local_rope = local;
-    for (size_t i = 0; i < out.sliding_window.size(); ++i) out.layer_uses_local_rope[i] = out.sliding_window[i] > 0;
-  };
-  f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) {
-    configure_gemma_gguf(metadata, config, "gemma3");
-  };
-  return f;
-}();
+const Family& gemma3_family() {
+  static const Family kFamily = [] {
+    Family f = gemma_common();
+    f.name = "gemma3";
+    f.model_types = {"gemma3_text"};
+    f.rope_by_layer_type = true;
+    f.architectures = {"Gemma3ForCausalLM"};
+    f.gguf_architectures = {"gemma3"};
+    // The multimodal sizes' files rely on these.
+    f.defaults.insert(f.defaults.end(), {{"vocab_size", 262208}, {"max_position_embeddings", 131072}});
+    f.norms[static_cast<size_t>(NormKind::kQ)] = "self_attn.q_norm";
+    f.norms[static_cast<size_t>(NormKind::kK)] = "self_attn.k_norm";
+    f.folds = llama_folds();
+    f.folds.erase(f.folds.begin());
+    f.folds[1].name = "pre_feedforward_layernorm -> gate_proj,up_proj";
+    f.configure = [](const ConfigReader& config, ModelConfig& out) {
+      configure_common(config, out);
+      out.attention_logit_softcapping = config.find_number("attn_logit_softcapping", 0, 1e9).value_or(0);
+      out.final_logit_softcapping = config.find_number("final_logit_softcapping", 0, 1e9).value_or(0);
+      const int64_t window = config.find_int("sliding_window", 1, kLargestSize).value_or(4096);
+      int64_t pattern = config.find_int("_sliding_window_pattern", 1, kLargestSize).value_or(6);
+      pattern = config.find_int("sliding_window_pattern", 1, kLargestSize).value_or(pattern);
+      set_windows(config, window, [&](int64_t layer) { return (layer + 1) % pattern != 0; }, out);
+      RopeConfig global;
+      global.theta = config.find_number("rope_theta", 1, 1e12).value_or(1e6);
+      global.original_max_position_embeddings = out.max_position_embeddings;
+      global.original_given = config.has("original_max_position_embeddings");
+      global.partial_rotary_factor = config.find_number("partial_rotary_factor", 1e-6, 1).value_or(1.0);
+      RopeConfig local;
+      local.theta = config.find_number("rope_local_base_freq", 1, 1e12).value_or(10000);
+      local.original_max_position_embeddings = out.max_position_embeddings;
+      local.original_given = global.original_given;
+      local.partial_rotary_factor = global.partial_rotary_factor;
+      if (const auto parameters = config.find_object("rope_parameters")) {
+        const auto full = parameters->find_object("full_attention");
+        const auto sliding = parameters->find_object("sliding_attention");
+        if (full) global = read_rope(*full, global);
+        if (sliding) local = read_rope(*sliding, local);
+        if (!full && !sliding) warn_of_flat_rope(config, read_rope(*parameters, global), global, local.theta, out);
+      }
+      if (const auto scaling = config.find_object("rope_scaling")) global = read_rope(*scaling, global);
+      out.rope = global;
+      out.local_rope = local;
+      for (size_t i = 0; i < out.sliding_window.size(); ++i) out.layer_uses_local_rope[i] = out.sliding_window[i] > 0;
+    };
+    f.configure_gguf = [](const GgufMetadata& metadata, nlohmann::json& config) {
+      configure_gemma_gguf(metadata, config, "gemma3");
+    };
+    return f;
+  }();
+  return kFamily;
+}
 
 }  // namespace metal_marlin

@@ -17,36 +17,42 @@ void configure_common(const ConfigReader& config, ModelConfig& out) {
 }  // namespace
 
 // Llama with biases on q, k, v.
-const Family kQwen2 = [] {
-  Family f;
-  f.name = "qwen2";
-  f.model_types = {"qwen2"};
-  f.architectures = {"Qwen2ForCausalLM"};
-  f.gguf_architectures = {"qwen2"};
-  f.linears = llama_linears();
-  f.norms = llama_norms();
-  f.defaults = {{"num_key_value_heads", 32}, {"max_position_embeddings", 32768}};
-  f.folds = llama_folds();
-  f.configure = [](const ConfigReader& config, ModelConfig& out) {
-    out.attention_bias = true;
-    out.attention_output_bias = false;
-    configure_common(config, out);
-  };
-  return f;
-}();
+const Family& qwen2_family() {
+  static const Family kFamily = [] {
+    Family f;
+    f.name = "qwen2";
+    f.model_types = {"qwen2"};
+    f.architectures = {"Qwen2ForCausalLM"};
+    f.gguf_architectures = {"qwen2"};
+    f.linears = llama_linears();
+    f.norms = llama_norms();
+    f.defaults = {{"num_key_value_heads", 32}, {"max_position_embeddings", 32768}};
+    f.folds = llama_folds();
+    f.configure = [](const ConfigReader& config, ModelConfig& out) {
+      out.attention_bias = true;
+      out.attention_output_bias = false;
+      configure_common(config, out);
+    };
+    return f;
+  }();
+  return kFamily;
+}
 
 // Norms of q and k per head; no biases by default.
-const Family kQwen3 = [] {
-  Family f = kQwen2;
-  f.name = "qwen3";
-  f.model_types = {"qwen3"};
-  f.architectures = {"Qwen3ForCausalLM"};
-  f.gguf_architectures = {"qwen3"};
-  f.norms[static_cast<size_t>(NormKind::kQ)] = "self_attn.q_norm";
-  f.norms[static_cast<size_t>(NormKind::kK)] = "self_attn.k_norm";
-  f.defaults.emplace_back("head_dim", 128);
-  f.configure = configure_common;
-  return f;
-}();
+const Family& qwen3_family() {
+  static const Family kFamily = [] {
+    Family f = qwen2_family();
+    f.name = "qwen3";
+    f.model_types = {"qwen3"};
+    f.architectures = {"Qwen3ForCausalLM"};
+    f.gguf_architectures = {"qwen3"};
+    f.norms[static_cast<size_t>(NormKind::kQ)] = "self_attn.q_norm";
+    f.norms[static_cast<size_t>(NormKind::kK)] = "self_attn.k_norm";
+    f.defaults.emplace_back("head_dim", 128);
+    f.configure = configure_common;
+    return f;
+  }();
+  return kFamily;
+}
 
 }  // namespace metal_marlin

@@ -15,6 +15,7 @@
 #include "formats/json/bounded_json.h"
 #include "formats/json/json_fault.h"
 #include "formats/json/json_lines.h"
+#include "records/json_writer.h"
 
 namespace metal_marlin {
 namespace {
@@ -180,9 +181,7 @@ BatchFileResult generate_file(TextGenerator& generator, const std::string& input
     } else {
       auto& json = lines[at].answer;
       json["text"] = answer.text;
-      json["prompt_tokens"] = answer.stats.prompt_tokens;
-      json["generated_tokens"] = answer.stats.generated_tokens;
-      json["stop"] = answer.stats.stop;
+      json.update(value_of<nlohmann::ordered_json>(static_cast<const AnswerStats&>(answer.stats)));
       lines[at].known = true;
       ++result.answered;
     }

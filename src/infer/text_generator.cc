@@ -410,6 +410,11 @@ void TextGenerator::batch(const std::vector<BatchRequest>& requests, int64_t seq
     Impl::Prompt& prompt = prompts.emplace_back();
     prompt.options = request.options;
     try {
+      if (request.options.speculate > 0) {
+        throw ArgumentError("speculate",
+                            "speculate: expected 0, because the prompts of a batch share their steps and "
+                            "nothing is drafted for them; leave it out, or generate one prompt at a time");
+      }
       impl_->warn(request.options);
       prompt.tokens = request.messages.empty() ? impl_->prompt_tokens(request.prompt, true, request.options)
                                                : impl_->conversation_tokens(request.messages, request.options);

@@ -7,10 +7,17 @@
 #include <nlohmann/json.hpp>
 
 #include "families/config/config_reader.h"
+#include "formats/gguf_blocks.h"
 #include "formats/text.h"
 #include "pack/group_arrays.h"
 
 namespace metal_marlin {
+
+std::string Layout::folder() const {
+  std::string folder = name();
+  std::replace(folder.begin(), folder.end(), ':', '-');
+  return folder;
+}
 
 std::string Layout::refusal_of_width(int bits) const {
   return holds_width(bits) ? std::string() : fmt::format("holds {} bits, not {}", list_widths(widths()), bits);
@@ -18,6 +25,7 @@ std::string Layout::refusal_of_width(int bits) const {
 
 std::string Layout::refusal_of(const Grid& grid) const {
   if (std::string reason = refusal_of_width(grid.bits); !reason.empty()) return reason;
+  if (grid.block) return fmt::format("has no blocks of {}", ggml_type_info(*grid.block).name);
   if (grid.minimum) return "has zeros that are codes, and no minima";
   if (grid.scale_type != ScaleType::kF16) return "has scales in float16, which does not hold these";
   return {};

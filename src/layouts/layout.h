@@ -18,6 +18,9 @@
 
 namespace metal_marlin {
 
+// The files of a checkpoint.
+enum class ContainerKind : uint8_t { kSafetensors, kGguf };
+
 // Words for the model card.
 struct CardWords {
   const char* tag;            // for hubs: "awq"
@@ -26,12 +29,18 @@ struct CardWords {
   const char* packages = "";  // that transformers needs for it
   bool servers = false;       // whether vLLM and SGLang load it
   bool mlx = false;           // whether mlx-lm loads it
+  bool llama_cpp = false;     // whether llama.cpp loads it
   std::string otherwise;      // a sentence where that is not all
 };
 
 class Layout : public StoredLayout {
  public:
   virtual CardWords card_words(const LayoutPlan& plan) const = 0;
+  // The folder of this format where a run writes several: its name, which may have a colon, with a dash there.
+  std::string folder() const;
+  virtual ContainerKind container() const noexcept { return ContainerKind::kSafetensors; }
+  // general.file_type of a GGUF file; nothing in other containers.
+  virtual std::optional<uint32_t> gguf_file_type() const noexcept { return std::nullopt; }
   std::string text() const override { return card_words({}).text; }
 
   // ---- What it can hold
@@ -41,6 +50,12 @@ class Layout : public StoredLayout {
   virtual std::string refusal_of(const Grid& grid) const;
   // Returns why a linear of this shape and width cannot be stored, for the list of skipped linears. Empty: it can.
   virtual std::string refusal(int64_t out_features, int64_t in_features, int64_t group_size, int bits) const = 0;
+  // The grid of a format that leaves no choice of bits, groups and scheme: of most linears; of the linear at a place;
+  // of that linear where the user asks for other bits. Nothing: the options choose; at a place: no grid of the format
+  // can hold the linear.
+  virtual std::optional<Grid> own_grid() const { return std::nullopt; }
+  virtual std::optional<Grid> own_grid(const LinearPlace&) const { return std::nullopt; }
+  virtual std::optional<Grid> own_grid(const LinearPlace&, int) const { return std::nullopt; }
   // Whether all linears that are not left in 16 bits share one grid.
   virtual bool one_grid(bool symmetric) const noexcept {
     static_cast<void>(symmetric);
@@ -57,6 +72,8 @@ class Layout : public StoredLayout {
   // The least zero that it can hold.
   virtual int least_zero() const noexcept { return 0; }
   virtual bool holds_act_order() const noexcept { return false; }
+  // Whether embedding and head can be codes too.
+  virtual bool holds_embedding() const noexcept { return false; }
   // Whether readers load a head that is stored as codes.
   virtual bool readers_load_head() const noexcept { return true; }
 

@@ -2,8 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "core/dtype.h"
+#include "families/family.h"
 
 namespace metal_marlin {
 
@@ -16,6 +20,16 @@ struct QuantizedLinear {
   std::string folded;  // module that took the per-input-channel scale, "model.layers.0.input_layernorm"; empty: none
   int bits = 4;        // of a code
   bool symmetric = true;
+  std::optional<GgmlType> block = {};  // as in Grid: stored as blocks of this type, not as codes
+};
+
+// Where a linear stands in the model, for formats whose rule gives some linears another grid.
+struct LinearPlace {
+  LinearKind kind = LinearKind::kQ;  // of a fused one: of its first rows
+  bool fused_qkv = false;
+  int64_t layer = 0;
+  int64_t layers = 0;   // of the model
+  int64_t columns = 0;  // in_features
 };
 
 struct LayoutPlan {

@@ -17,6 +17,8 @@ const Layout& marlin_layout();
 const Layout& compressed_tensors_layout();
 const Layout& mlx_layout();
 const Layout& f16_layout();
+const Layout& gguf_f16_layout();
+const Layout& gguf_bf16_layout();
 const StoredLayout& awq_gemv_layout();
 const StoredLayout& awq_gemv_fast_layout();
 const StoredLayout& hqq_layout();
@@ -25,6 +27,11 @@ std::span<const Layout* const> code_layouts() {
   static const Layout* const kLayouts[] = {&native_layout(),  &awq_layout(),    &gptq_layout(),
                                            &gptq_v2_layout(), &marlin_layout(), &compressed_tensors_layout(),
                                            &mlx_layout()};
+  return kLayouts;
+}
+
+std::span<const Layout* const> float_layouts() {
+  static const Layout* const kLayouts[] = {&f16_layout(), &gguf_f16_layout(), &gguf_bf16_layout()};
   return kLayouts;
 }
 
@@ -41,16 +48,23 @@ const std::vector<std::string>& checkpoint_formats() {
   static const std::vector<std::string> kNames = [] {
     std::vector<std::string> names;
     for (const Layout* layout : code_layouts()) names.emplace_back(layout->name());
+    for (const Layout* layout : gguf_layouts()) names.emplace_back(layout->name());
     return names;
   }();
   return kNames;
 }
 
 const Layout* find_layout(const std::string& name) {
-  if (name == f16_layout().name()) return &f16_layout();
-  const auto layouts = code_layouts();
-  const auto it = std::find_if(layouts.begin(), layouts.end(), [&](const Layout* l) { return name == l->name(); });
-  return it == layouts.end() ? nullptr : *it;
+  for (const auto& table : {code_layouts(), gguf_layouts(), float_layouts()}) {
+    const auto it = std::find_if(table.begin(), table.end(), [&](const Layout* l) { return name == l->name(); });
+    if (it != table.end()) return *it;
+  }
+  return nullptr;
+}
+
+std::string format_folder(const std::string& format) {
+  const Layout* layout = find_layout(format);
+  return layout != nullptr ? layout->folder() : format;
 }
 
 const StoredLayout* find_stored_layout(const std::string& name) {

@@ -9,16 +9,22 @@
 
 namespace metal_marlin {
 
-// Those with codes that are written, in the order in which options and messages name them.
+// Those of safetensors with codes that are written, in the order in which options and messages name them.
 std::span<const Layout* const> code_layouts();
-// Those with codes that are read: these and the ones that are only read.
+// GGUF's.
+std::span<const Layout* const> gguf_layouts();
+// Checkpoints without codes, which only `convert` writes: "f16", "gguf:F16", "gguf:BF16".
+std::span<const Layout* const> float_layouts();
+// Those of safetensors with codes that are read: code_layouts() and the ones that are only read.
 std::span<const StoredLayout* const> stored_layouts();
-// The names of code_layouts().
+// The names of code_layouts() and gguf_layouts().
 const std::vector<std::string>& checkpoint_formats();
 // Null: none of this name.
 const Layout* find_layout(const std::string& name);
 const StoredLayout* find_stored_layout(const std::string& name);
-// One of checkpoint_formats(), or "f16", a checkpoint without codes. ArgumentError naming those that are known.
+// Its folder(); a name that no layout has stays.
+std::string format_folder(const std::string& format);
+// Of find_layout(). ArgumentError naming checkpoint_formats().
 const Layout& layout_named(const std::string& name);
 
 }  // namespace metal_marlin

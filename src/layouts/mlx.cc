@@ -36,7 +36,10 @@ class MlxLayout : public Layout {
 
   std::span<const int> widths() const noexcept override { return kMlxWidths; }
   bool holds_minima() const noexcept override { return true; }
-  std::string refusal_of(const Grid& grid) const override { return refusal_of_width(grid.bits); }
+  bool holds_embedding() const noexcept override { return true; }
+  std::string refusal_of(const Grid& grid) const override {
+    return grid.block ? Layout::refusal_of(grid) : refusal_of_width(grid.bits);
+  }
   std::string refusal(int64_t, int64_t in_features, int64_t group_size, int) const override {
     if (std::find(std::begin(kGroups), std::end(kGroups), group_size) == std::end(kGroups))
       return fmt::format("it has groups of 32, 64 or 128, not of {}", group_size);

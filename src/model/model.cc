@@ -144,7 +144,7 @@ std::shared_ptr<const PreparedBlock> load_prepared_block(const ModelSource& sour
   return std::make_shared<const PreparedBlock>(std::move(linears), load_norms(source, layer));
 }
 
-void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& states) {
+void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& states, const RowRounding& rounding) {
   const auto& config = source.config();
   const int64_t hidden = config.hidden_size;
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -160,8 +160,9 @@ void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& stat
     const auto row = static_cast<int64_t>(i);
     const auto [at, is_new] = seen.emplace(ids[i], row);
     if (is_new) {
-      const Matrix m = source.load(source.family().embedding, ids[i], 1);
+      Matrix m = source.load(source.family().embedding, ids[i], 1);
       check_finite(m.values(), source.family().embedding, source, ids[i] * hidden, hidden);
+      if (rounding) rounding(source.family().embedding, m);
       std::memcpy(states.row(row).data(), m.data(), static_cast<size_t>(hidden) * sizeof(float));
       if (multiplier != 1.0f) kernels().scale(multiplier, hidden, states.row(row).data());
     } else {
@@ -243,9 +244,27 @@ WeightMatrix load_head_codes(const ModelSource& source) {
   return WeightMatrix::of_codes(stored->tensor, 0, slot.rows, stored->q_scale);
 }
 
+// The head in float32, as rounding leaves it.
+OwnedTensor load_rounded(const ModelSource& source, const std::string& name, const RowRounding& rounding) {
+  const ModelConfig& c = source.config();
+  OwnedTensor out{name, DType::kF32, {c.vocab_size, c.hidden_size}, {}};
+  out.bytes = Buffer(static_cast<size_t>(c.vocab_size * c.hidden_size) * sizeof(float));
+  constexpr int64_t kRows = 4096;
+  for (int64_t first = 0; first < c.vocab_size; first += kRows) {
+    stop_if_asked();
+    Matrix rows = source.load(name, first, std::min(kRows, c.vocab_size - first));
+    check_finite(rows.values(), name, source, first * c.hidden_size, c.hidden_size);
+    rounding(name, rows);
+    std::memcpy(out.bytes.data() + static_cast<size_t>(first * c.hidden_size) * sizeof(float), rows.data(),
+                static_cast<size_t>(rows.size()) * sizeof(float));
+  }
+  return out;
+}
+
 }  // namespace
 
-Head::Head(const ModelSource& source, MatmulPrecision precision, HeadBits bits) : impl_(std::make_unique<Impl>()) {
+Head::Head(const ModelSource& source, MatmulPrecision precision, HeadBits bits, const RowRounding& rounding)
+    : impl_(std::make_unique<Impl>()) {
   const auto& config = source.config();
   const auto& family = source.family();
   const std::string& name = source.head_tensor();
@@ -262,7 +281,7 @@ Head::Head(const ModelSource& source, MatmulPrecision precision, HeadBits bits) 
           return rows;
         });
   } else {
-    impl_->weight = source.load_stored(name);
+    impl_->weight = rounding ? load_rounded(source, name, rounding) : source.load_stored(name);
   }
   source.release(name);
   const OwnedTensor& w = impl_->weight;

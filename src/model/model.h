@@ -9,12 +9,13 @@
 
 #include "core/tensor.h"
 #include "model/block.h"
+#include "model/row_rounding.h"
 
 namespace metal_marlin {
 
 // Sets states [tokens, hidden] to the embedding's rows times embedding_multiplier. Reads only the rows that occur.
 // Throws ArgumentError when an id is outside 0..vocab_size-1.
-void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& states);
+void embed(const ModelSource& source, std::span<const int32_t> ids, Matrix& states, const RowRounding& rounding = {});
 
 enum class HeadBits : uint8_t {
   kStored,  // as it is stored, in 16 or 32 bits
@@ -24,11 +25,11 @@ enum class HeadBits : uint8_t {
 };
 
 // Final norm, head and soft-capping. It holds the head [vocab, hidden] in its stored 16-bit type where it has one; with
-// kBF16, packed in bf16; with HeadBits::k8, as codes.
+// kBF16, packed in bf16; with HeadBits::k8, as codes; with a rounding, in float32.
 class Head {
  public:
   explicit Head(const ModelSource& source, MatmulPrecision precision = MatmulPrecision::kF32,
-                HeadBits bits = HeadBits::kStored);
+                HeadBits bits = HeadBits::kStored, const RowRounding& rounding = {});
   ~Head();
   // What the head's matrix takes in memory, unpacked.
   static uint64_t bytes(const ModelSource& source, HeadBits bits);

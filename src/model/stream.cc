@@ -39,7 +39,7 @@ void Stream::embed(const TokenSet& set, int64_t lane) {
       ids.insert(ids.end(), sequence.begin(), sequence.end());
     }
     Matrix m;
-    metal_marlin::embed(source_, ids, m);
+    metal_marlin::embed(source_, ids, m, options_.embedding);
     states_.write(batch, m, lane);
   }
   source_.release(source_.family().embedding);

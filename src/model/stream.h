@@ -10,6 +10,7 @@
 
 #include "core/tensor.h"
 #include "model/block.h"
+#include "model/row_rounding.h"
 #include "model/state_store.h"
 #include "tokenizer/token_set.h"
 
@@ -28,6 +29,7 @@ struct StreamOptions {
   int64_t batch_tokens = BlockForward::kBatchTokens;
   // pass_source(): linears that are stored as codes stay so (load_prepared_block()).
   bool codes = false;
+  RowRounding embedding;  // embed()
 };
 
 // A pass reads the states of one lane and writes those of another, or of the same.

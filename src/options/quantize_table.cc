@@ -9,6 +9,7 @@
 #include "options/choices.h"
 #include "options/sources.h"
 #include "options/tables.h"
+#include "write/outer_types.h"
 
 namespace metal_marlin {
 namespace {
@@ -21,6 +22,20 @@ bool by_gram(const Options& in_force) {
 }
 bool feeds_back(const Options& in_force) {
   return in_force.error_feedback == true;
+}
+bool writes_gguf(const Options& asked) {
+  return std::any_of(asked.formats.begin(), asked.formats.end(), [](const std::string& format) {
+    const Layout* layout = find_layout(format);
+    return layout != nullptr && layout->container() == ContainerKind::kGguf;
+  });
+}
+bool mlx_holds(int64_t bits) {
+  return layout_named("mlx").holds_width(bits);
+}
+std::vector<std::string> outer_type_choices() {
+  std::vector<std::string> choices = {"auto"};
+  for (const std::string& name : outer_type_names()) choices.push_back(name);
+  return choices;
 }
 std::string no_scales(const Options& asked) {
   return asked.scale_search == false ? "--scale-search off searches no scales"
@@ -47,6 +62,40 @@ void add_input(Table& t) {
       .of_kind(OptionKind::kChoices)
       .one_of(checkpoint_formats())
       .keyed("formats");
+  t.add(
+       "--max-shard-size", [](auto& o) -> auto& { return o.max_shard_bytes; },
+       "Most bytes of tensors in one file; larger checkpoints have several")
+      .of_kind(OptionKind::kBytes)
+      .by_default("5 GB")
+      .keyed("max_shard_bytes")
+      .shapes_nothing();
+  t.add(
+       "--embedding-bits", [](auto& o) -> auto& { return o.embedding_bits; },
+       "mlx: bits of the embedding and the head, rounded row by row; 16: they stay in float16")
+      .of_kind(OptionKind::kInteger)
+      .in_range(2, 16)
+      .must([](int64_t n) { return n == 16 || mlx_holds(n); }, "2, 3, 4, 5, 6, 8 or 16")
+      .idle([](const Options& asked, const Options&) {
+        const bool held = std::any_of(asked.formats.begin(), asked.formats.end(), [](const std::string& format) {
+          const Layout* layout = find_layout(format);
+          return layout != nullptr && layout->holds_embedding();
+        });
+        return held ? std::string() : "only mlx holds an embedding as codes";
+      });
+  for (const char* part : {"embedding", "head"}) {
+    const bool head = part == std::string_view("head");
+    t.add(
+         fmt::format("--{}-type", part), [head](auto& o) -> auto& { return head ? o.head_type : o.embedding_type; },
+         head ? "GGUF: type of the head, and of an embedding that is the head; auto: Q6_K, or Q8_0 where 256 does not "
+                "divide its columns"
+              : "GGUF: type of the embedding where it is not the head; auto: that of most linears")
+        .of_kind(OptionKind::kChoice)
+        .called("auto|F16|Q8_0|Q6_K|...")
+        .one_of(outer_type_choices())
+        .idle([](const Options& asked, const Options&) {
+          return writes_gguf(asked) ? std::string() : "only GGUF formats have types for it";
+        });
+  }
   t.add(
        "--resume", [](auto& o) -> auto& { return o.resume; },
        "Continue an interrupted run of the same model and options")
@@ -80,7 +129,8 @@ void add_quantization(Table& t) {
       t.add(
            "--bits", [](auto& o) -> auto& { return o.bits; },
            "Bits of a code; awq and marlin hold 4, gptq 2, 4 and 8, gptq_v2 2, 3, 4 and 8, native 3, 4 and 8, mlx all "
-           "but 7, compressed-tensors all; mixed: each linear its own, as --target-bits or --max-kl says")
+           "but 7, compressed-tensors all, GGUF's types their own; mixed: each linear its own, as --target-bits or "
+           "--max-kl says")
           .of_kind(OptionKind::kChoice)
           .one_of({"2", "3", "4", "5", "6", "7", "8", "mixed"})
           .in_python("Literal[2, 3, 4, 5, 6, 7, 8, \"mixed\"]");

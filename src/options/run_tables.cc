@@ -96,7 +96,7 @@ const OptionTable<ConvertOptions>& convert_options() {
     OptionTable<ConvertOptions> t;
     t.group("Input and result");
     std::vector<std::string> formats = checkpoint_formats();
-    formats.emplace_back("f16");
+    for (const Layout* layout : float_layouts()) formats.emplace_back(layout->name());
     t.add(
          "--to", [](auto& o) -> auto& { return o.to; },
          "Format to write: codes, zeros and scales stay as they are; refused where the format cannot hold them. f16: a "

@@ -10,7 +10,7 @@ SourceKind source_kind(const std::string& source) {
   if (source == "self") return SourceKind::kSelf;
   if (source == "builtin") return SourceKind::kBuiltin;
   const auto extension = std::filesystem::path(source).extension();
-  if (extension == ".npz") return SourceKind::kStatistics;
+  if (extension == ".npz" || extension == ".gguf") return SourceKind::kStatistics;
   return extension == ".jsonl" ? SourceKind::kConversations : SourceKind::kText;
 }
 

@@ -11,6 +11,7 @@
 #include "core/machine.h"
 #include "infer/batch_sampler.h"
 #include "kernels/linear_algebra.h"
+#include "layouts/layouts.h"
 #include "mixed/sensitivity.h"
 #include "model/block.h"
 #include "quantize/rounding/gptq.h"
@@ -88,6 +89,10 @@ MemoryRecord measure_memory(const ModelSource& source, const Recipe& recipe, con
         std::max(plan.forward_scratch, BlockForward(source.family(), c).scratch_bytes(longest) + batch);
   if (evaluating) {
     plan.head = head_bytes(source) + 2 * batch;
+    // A format that rounds the head: it is then held a second time, in float32.
+    const Layout& first = layout_named(options.formats.front());
+    if (first.container() == ContainerKind::kGguf || (first.holds_embedding() && recipe.outer.bits))
+      plan.head += static_cast<uint64_t>(c.vocab_size) * static_cast<uint64_t>(c.hidden_size) * sizeof(float);
   }
   if (has_source(options.calibration, SourceKind::kSelf)) {
     plan.self_text = plan.base + self_text_bytes(source, memory_budget(options.machine), most_self_text(options),

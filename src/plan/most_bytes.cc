@@ -71,7 +71,7 @@ MostBytes most_bytes(const ModelSource& source, const QuantizeOptions& options, 
     const auto [it, fresh] = known.try_emplace({rows, columns, grid.bits, group}, 0);
     if (fresh) {
       CheckpointPlan plan;
-      plan.quantized.push_back({name, rows, columns, group, "", grid.bits, grid.symmetric});
+      plan.quantized.push_back({name, rows, columns, group, "", grid.bits, grid.symmetric, grid.block});
       it->second = static_cast<double>(writer.forecast(source, plan).quantized_bytes);
     }
     return it->second;

@@ -62,10 +62,9 @@ CheckpointPlan planned_checkpoint(const ModelSource& source, const Recipe& recip
   plan.group_size = recipe.grid.group_size;
   plan.symmetric = recipe.grid.symmetric;
   plan.bits = recipe.grid.bits;
+  plan.outer = recipe.outer;
   for (const LayerTensors& layer : layers) {
-    for (const QuantizedWeight& w : layer.quantized)
-      plan.quantized.push_back(
-          {w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits, w.grid.symmetric});
+    for (const QuantizedWeight& w : layer.quantized) plan.quantized.push_back(planned_linear(w));
   }
   if (recipe.scales == ScaleMethod::kNone) return plan;
   for (size_t layer = 0; layer < layers.size(); ++layer) {
@@ -162,6 +161,15 @@ std::string first_rows_warning(const Recipe& recipe, const StatsFile& statistics
       "{}: the inputs of first tokens are not in it, so they count once, not {} times: expect less accuracy, or "
       "calibrate again",
       statistics.path(), recipe.first_token_weight);
+}
+
+std::string diagonal_warning(const Recipe& recipe, const StatsFile& statistics) {
+  if (!needs_gram(recipe) || !statistics.diagonal()) return {};
+  return fmt::format(
+      "{}: an imatrix has the squares of the inputs alone and says nothing of how they go together: error feedback and "
+      "refinement have nothing to go by, and mean and largest input are taken for the root of the mean square; expect "
+      "less accuracy than with a text or statistics (.npz)",
+      statistics.path());
 }
 
 std::vector<std::string> float16_warnings(const ModelSource& source, const WriteReport& report,

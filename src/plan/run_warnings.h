@@ -33,6 +33,9 @@ std::vector<std::string> narrowed_tensors(const ModelSource& source, const Quant
 // A sentence on statistics that do not tell the inputs of first tokens apart; empty: they do, or it makes no
 // difference.
 std::string first_rows_warning(const Recipe& recipe, const StatsFile& statistics);
+// Says that statistics have the diagonals of Gram matrices alone, where the recipe reads the whole; empty: they have
+// it.
+std::string diagonal_warning(const Recipe& recipe, const StatsFile& statistics);
 
 // ArgumentError when a limit on the KL divergence is given and nothing will be there to judge by.
 void require_judge(const QuantizeOptions& options);

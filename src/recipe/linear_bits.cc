@@ -9,6 +9,7 @@
 #include "options/choices.h"
 #include "options/sources.h"
 #include "pack/group_arrays.h"
+#include "recipe/format_grid.h"
 #include "recipe/pattern_hint.h"
 #include "recipe/tensor_plan.h"
 
@@ -83,6 +84,20 @@ void require_holdable(const BitsPattern& p, const QuantizedWeight& w, const Quan
   }
 }
 
+// The grid of a format that leaves no choice but bits. ArgumentError where it has none.
+Grid own_grid(const Layout& layout, const BitsPattern& p, const LinearPlace& place, const QuantizedWeight& w,
+              const Recipe& recipe) {
+  if (p.grid.group_size != recipe.grid.group_size) {
+    throw ArgumentError("linear-bits", fmt::format("--linear-bits {}: the format {} has groups of its own; leave the "
+                                                   "size out",
+                                                   p.text, layout.name()));
+  }
+  if (const auto grid = layout.own_grid(place, p.grid.bits)) return *grid;
+  throw ArgumentError("linear-bits", fmt::format("--linear-bits {}: the format {} has no type of {} bits for the {} "
+                                                 "inputs of {}; choose 4, 5, 8 or 16 bits, or another --format",
+                                                 p.text, layout.name(), p.grid.bits, w.columns, w.name));
+}
+
 }  // namespace
 
 bool same_grid(const Grid& a, const Grid& b) {
@@ -100,6 +115,7 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
   for (const std::string& text : options.linear_bits) patterns.push_back(parse_pattern(text, recipe.grid));
   LinearGrids out;
   if (patterns.empty()) return out;
+  const Layout* own = format_with_own_grid(options);
   std::vector<bool> used(patterns.size(), false);
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
     const LayerTensors tensors = layer_tensors(source, layer, options);
@@ -120,6 +136,10 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
       }
       if (chosen == nullptr) continue;
       for (const QuantizedWeight* w : weights) {
+        if (own != nullptr && chosen->grid.bits != kUnquantizedBits) {
+          out[w->name] = own_grid(*own, *chosen, place_of(source, layer, *w), *w, recipe);
+          continue;
+        }
         require_holdable(*chosen, *w, options, recipe);
         out[w->name] = chosen->grid;
       }
@@ -151,6 +171,11 @@ LinearGrids grids_of_patterns(const ModelSource& source, const QuantizeOptions& 
 
 void check_mixed(const QuantizeOptions& o, const Recipe& recipe) {
   if (!chooses_bits(o)) return;
+  if (const Layout* own = format_with_own_grid(o)) {
+    throw ArgumentError("format", fmt::format("--format {}: its types leave no choice of bits to --target-bits and "
+                                              "--bits mixed; take a mix of types (gguf:Q4_K_M), or --linear-bits",
+                                              own->name()));
+  }
   if (o.target_bits && !(*o.target_bits < 16)) {
     throw ArgumentError(
         "target-bits",

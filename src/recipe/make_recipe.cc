@@ -9,6 +9,7 @@
 
 #include "options/sources.h"
 #include "pack/group_arrays.h"
+#include "recipe/format_grid.h"
 #include "recipe/group_size.h"
 #include "recipe/linear_bits.h"
 #include "recipe/tensor_plan.h"
@@ -64,8 +65,10 @@ bool has_minima(const QuantizeOptions& options, const Grid& grid) {
 
 }  // namespace
 
-Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
+Recipe make_recipe(const QuantizeOptions& given, const ModelSource& source) {
+  const QuantizeOptions o = settle_formats(given);
   Recipe r = stages_of(o);
+  r.outer = outer_types(o);
   std::set<std::string> formats;
   for (const std::string& f : o.formats) {
     const auto& known = checkpoint_formats();
@@ -74,17 +77,30 @@ Recipe make_recipe(const QuantizeOptions& o, const ModelSource& source) {
                           fmt::format("--format: expected one of {}, found \"{}\"", fmt::join(known, ", "), f));
     }
     if (!formats.insert(f).second) throw ArgumentError("format", fmt::format("--format: \"{}\" is named twice", f));
-    require_width(layout_named(f), o.bits);
   }
   if (formats.empty())
     throw ArgumentError("format",
                         fmt::format("--format: expected at least one of {}", fmt::join(checkpoint_formats(), ", ")));
-  r.grid.group_size = resolve_group_size(source, o);
-  r.grid.minimum = has_minima(o, r.grid);
+  if (const Layout* own = format_with_own_grid(o)) {
+    r.grid = *own->own_grid();
+  } else {
+    r.grid.group_size = resolve_group_size(source, o);
+    r.grid.minimum = has_minima(o, r.grid);
+  }
   for (const std::string& f : o.formats) {
     const Layout& layout = layout_named(f);
+    require_width(layout, r.grid.bits);
     require_holdable(layout, r.grid, source, o);
     r.least_zero = std::max(r.least_zero, layout.least_zero());
+  }
+  constexpr uint64_t kLeastShard = 1'000'000;  // smaller files would be thousands
+  if (o.max_shard_bytes < kLeastShard) {
+    throw ArgumentError("max-shard-size",
+                        fmt::format("--max-shard-size: expected at least 1 MB, found {} bytes", o.max_shard_bytes));
+  }
+  for (const std::string& f : o.formats) {
+    for (const std::string& name : {source.family().embedding, source.head_tensor()})
+      outer_type(source, layout_named(f), r.outer, name);  // refuses blocks that do not fit
   }
   check_sizes(o);
   check_sizes(o.evaluation);

@@ -10,6 +10,7 @@
 #include "core/values.h"
 #include "model/block.h"
 #include "quantize/rounding/rounding.h"
+#include "write/outer_types.h"
 
 namespace metal_marlin {
 
@@ -37,6 +38,7 @@ struct Recipe {
   Grid grid;                 // of most linears (see QuantizedWeight::grid); group_size resolved: explicit, or -1
   LinearGrids grids;         // of linears that --linear-bits gives another
   LinearGrids chosen_grids;  // of linears whose bits were chosen by their share of the KL divergence
+  OuterTypes outer;          // of embedding and head, as asked for
   int least_zero = 0;        // that every format can hold: 1 with version 1 of GPTQ
 };
 

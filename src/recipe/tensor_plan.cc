@@ -1,6 +1,7 @@
 #include "recipe/tensor_plan.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <fnmatch.h>
 #include <metal_marlin/error.h>
 
@@ -8,12 +9,38 @@
 #include <array>
 
 #include "layouts/layouts.h"
+#include "recipe/format_grid.h"
 
 namespace metal_marlin {
 
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name) {
   return std::any_of(patterns.begin(), patterns.end(),
                      [&](const std::string& p) { return fnmatch(p.c_str(), name.c_str(), 0) == 0; });
+}
+
+QuantizedLinear planned_linear(const QuantizedWeight& w) {
+  return {w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits, w.grid.symmetric, w.grid.block};
+}
+
+OuterTypes outer_types(const QuantizeOptions& options) {
+  const auto named = [](const char* option, const std::optional<std::string>& name) -> std::optional<GgmlType> {
+    if (!name) return std::nullopt;
+    if (const auto type = outer_type_named(*name)) return type;
+    throw ArgumentError(option, fmt::format("--{}: expected one of {}, found \"{}\"", option,
+                                            fmt::join(outer_type_names(), ", "), *name));
+  };
+  std::optional<int> bits;
+  if (options.embedding_bits != kUnquantizedBits) bits = options.embedding_bits;
+  return {named("embedding-type", options.embedding_type), named("head-type", options.head_type), bits};
+}
+
+LinearPlace place_of(const ModelSource& source, int64_t layer, const QuantizedWeight& w) {
+  const LinearKind first = w.slots.front().kind;
+  return {.kind = first,
+          .fused_qkv = first == LinearKind::kQ && w.slots.size() > 1,
+          .layer = layer,
+          .layers = source.config().num_hidden_layers,
+          .columns = w.columns};
 }
 
 LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options) {
@@ -53,9 +80,12 @@ LayerTensors layer_tensors(const ModelSource& source, int64_t layer, const Quant
 LayerTensors planned_tensors(const ModelSource& source, int64_t layer, const QuantizeOptions& options,
                              const Recipe& recipe) {
   LayerTensors tensors = layer_tensors(source, layer, options);
+  const Layout* own = format_with_own_grid(options);
   std::vector<QuantizedWeight> kept;
   for (QuantizedWeight& w : tensors.quantized) {
     w.grid = recipe.grid;
+    // Without a grid the refusals below say why.
+    if (own != nullptr) w.grid = own->own_grid(place_of(source, layer, w)).value_or(recipe.grid);
     std::string reason;
     const auto named = recipe.grids.find(w.name);
     const auto chosen = recipe.chosen_grids.find(w.name);

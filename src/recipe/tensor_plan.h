@@ -8,7 +8,9 @@
 
 #include "checkpoint/model_source.h"
 #include "core/values.h"
+#include "layouts/layout.h"
 #include "recipe/recipe.h"
+#include "write/outer_types.h"
 
 namespace metal_marlin {
 
@@ -23,6 +25,12 @@ struct QuantizedWeight {
   int64_t columns = 0;
   Grid grid;  // linears may differ; those that engines fuse at load have one
 };
+// As a checkpoint's plan has it, without a fold.
+QuantizedLinear planned_linear(const QuantizedWeight& weight);
+// What was asked for of embedding and head.
+OuterTypes outer_types(const QuantizeOptions& options);
+// Where it stands among the model's layers.
+LinearPlace place_of(const ModelSource& source, int64_t layer, const QuantizedWeight& weight);
 struct Skipped {
   std::string name;
   std::string reason;

@@ -36,11 +36,9 @@ void check_sizes(const QuantizeOptions& asked) {
     }
   }
   if (options.calibration.size() > 1 && from_statistics(options)) {
-    throw ArgumentError(
-        "calibration",
-        fmt::format(
-            "--calibration: expected statistics (.npz) alone, found {}: they are finished and take no further text",
-            sources_text(options)));
+    throw ArgumentError("calibration", fmt::format("--calibration: expected statistics (.npz, .gguf) alone, found {}: "
+                                                   "they are finished and take no further text",
+                                                   sources_text(options)));
   }
   const auto& weights = options.calibration_weights;
   if (!weights.empty() && weights.size() != options.calibration.size()) {
@@ -51,7 +49,7 @@ void check_sizes(const QuantizeOptions& asked) {
   }
   if (options.select != 0) {
     if (from_statistics(options))
-      throw ArgumentError("select", "--select: chooses from texts, and statistics (.npz) hold none");
+      throw ArgumentError("select", "--select: chooses from texts, and statistics (.npz, .gguf) hold none");
     if (options.select > samples_of(asked)) {
       throw ArgumentError(
           "select",

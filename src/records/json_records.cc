@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "formats/text.h"
+#include "records/journal_records.h"
 #include "records/json_writer.h"
 
 namespace metal_marlin {
@@ -173,18 +174,23 @@ std::optional<Record> record_if_whole(const json& value) {
 
 template json json_of(const Report&);
 template json json_of(const BlockRecord&);
+template json json_of(const RunNote&);
+template json json_of(const StoredTextsRecord&);
+template json json_of(const StoredLinearsRecord&);
 template json json_of(const IdentityRecord&);
 template json json_of(const TextRecord&);
 template json json_of(const SensitivityRecord&);
 template json json_of(const SensitivityReport&);
 template json json_of(const ModelRecord&);
-template json json_of(const EvaluationRecord&);
 template json json_of(const OptionValue&);
 template json json_of(const Plan&);
 template json json_of(const OptionValues&);
 template Plan record_of(const json&, const RecordFault&);
 template Report record_of(const json&, const RecordFault&);
 template BlockRecord record_of(const json&, const RecordFault&);
+template RunNote record_of(const json&, const RecordFault&);
+template StoredTextsRecord record_of(const json&, const RecordFault&);
+template StoredLinearsRecord record_of(const json&, const RecordFault&);
 template IdentityRecord record_of(const json&, const RecordFault&);
 template TextRecord record_of(const json&, const RecordFault&);
 template SensitivityRecord record_of(const json&, const RecordFault&);

@@ -15,8 +15,8 @@ namespace metal_marlin {
 using RecordFault =
     std::function<void(const std::string& place, const std::string& expected, const std::string& found)>;
 
-// Instantiated for Report, Plan, BlockRecord, IdentityRecord, TextRecord, SensitivityRecord and SensitivityReport;
-// json_of() for ModelRecord, EvaluationRecord, OptionValue and OptionValues too.
+// Instantiated for Report, Plan, BlockRecord, IdentityRecord, TextRecord, SensitivityRecord, SensitivityReport and the
+// records of a journal's files (journal_records.h); json_of() for ModelRecord, OptionValue and OptionValues too.
 template <class Record>
 nlohmann::json json_of(const Record& record);
 // Keys that the record does not have are passed over.

@@ -4,6 +4,7 @@
 #include <metal_marlin/convert.h>
 #include <metal_marlin/diff.h>
 #include <metal_marlin/error.h>
+#include <metal_marlin/evaluate.h>
 #include <metal_marlin/inspect.h>
 #include <metal_marlin/plan_records.h>
 #include <metal_marlin/quantize.h>
@@ -76,6 +77,10 @@ std::string QuantizeResult::to_json() const try {
   return dumped(value);
 } catch (...) {
   rethrow_as_error("to_json");
+}
+
+std::string Evaluation::to_json() const {
+  return text_of(*this);
 }
 
 std::string BenchResult::to_json() const {

@@ -15,8 +15,8 @@
 #include "core/files/atomic_file.h"
 #include "core/files/model_file.h"
 #include "formats/json/bounded_json.h"
+#include "layouts/layouts.h"
 #include "records/options.h"
-#include "report/evaluation_record.h"
 #include "report/render/report_words.h"
 #include "report/render/text_words.h"
 #include "report/report_check.h"
@@ -166,12 +166,24 @@ CardFacts card_facts(const std::string& path) {
   if (const auto report = report_in(folder)) return facts_of_report(*report);
   if (const auto report = report_in(folder.parent_path())) {
     const auto formats = option<std::vector<std::string>>(report->options, "formats");
-    const bool lists = formats && formats->size() > 1 &&
-                       std::find(formats->begin(), formats->end(), folder.filename().string()) != formats->end();
+    const bool lists =
+        formats && formats->size() > 1 && std::any_of(formats->begin(), formats->end(), [&](const std::string& format) {
+          return format_folder(format) == folder.filename().string();
+        });
     if (lists) return facts_of_report(*report);
   }
   const auto card = text_of(folder, "README.md", kLargestCard);
   return card ? facts_of_card(*card) : CardFacts();
+}
+
+EvaluationRecord card_figures(const EvaluationRecord& model) {
+  EvaluationRecord out;
+  if (!model.kl_divergence.mean) return out;
+  out.perplexity = model.perplexity;
+  out.kl_divergence = model.kl_divergence;
+  out.top1_agreement = model.top1_agreement;
+  out.positions = model.positions;
+  return out;
 }
 
 }  // namespace metal_marlin

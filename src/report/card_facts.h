@@ -19,4 +19,8 @@ struct CardFacts {
 // empty. A card that cannot be read does not stop a conversion.
 CardFacts card_facts(const std::string& path);
 
+// Those of an evaluation's figures that go into the model card: deterministic ones only; none without an evaluation
+// against the source.
+EvaluationRecord card_figures(const EvaluationRecord& model);
+
 }  // namespace metal_marlin

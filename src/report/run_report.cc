@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 #include <metal_marlin/version.h>
 
+#include <algorithm>
 #include <ctime>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "core/machine.h"
@@ -16,8 +16,6 @@
 #include "recipe/option_values.h"
 #include "recipe/tensor_plan.h"
 #include "recipe/text_options.h"
-#include "records/json_records.h"
-#include "report/evaluation_record.h"
 #include "report/gate.h"
 #include "report/render/report_words.h"
 #include "report/report_check.h"
@@ -27,15 +25,13 @@
 
 namespace metal_marlin {
 
-using nlohmann::json;
-
 namespace {
 
 ModelRecord model_record(const ModelSource& source, const RunFacts& facts) {
   const WriteReport& first = facts.written.front().second;
   const ModelSize before = model_size(source);
   ModelRecord model;
-  if (facts.evaluation) static_cast<EvaluationRecord&>(model) = evaluation_record(*facts.evaluation);
+  if (facts.evaluation) static_cast<EvaluationRecord&>(model) = *facts.evaluation;
   model.bits_per_weight = first.bits_per_weight;
   model.bytes = static_cast<int64_t>(first.quantized_bytes + first.kept_bytes);
   if (first.quantized_weights > 0) {

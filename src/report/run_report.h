@@ -1,7 +1,7 @@
 // report.json of a finished run (schema: docs/report.md).
 #pragma once
 
-#include <metal_marlin/evaluate.h>
+#include <metal_marlin/report_records.h>
 
 #include <optional>
 #include <string>
@@ -30,7 +30,7 @@ struct RunFacts {
   bool first_rows = true;               // whether they know the inputs of first tokens
   std::vector<FewTokensRecord> few_tokens;
   MemoryRecord plan;
-  std::optional<Evaluation> evaluation;                      // bits and bytes are filled in from `written`
+  std::optional<EvaluationRecord> evaluation;                // bits and bytes are filled in from `written`
   std::vector<std::pair<std::string, WriteReport>> written;  // by format, the first is the one that `model` speaks of
   std::vector<Skipped> skipped;
   std::vector<BlockRecord> blocks;

@@ -37,6 +37,18 @@ void check_finished(const ModelSource& source, int64_t layer, const LayerTensors
                     name, expected, found));
   };
   for (const QuantizedWeight& w : tensors.quantized) {
+    if (w.grid.block) {
+      const auto found = finished.blocks.find(w.name);
+      if (found == finished.blocks.end()) fail(w.name, "its blocks", "none");
+      const auto text = [](GgmlType type, int64_t rows, int64_t columns) {
+        return fmt::format("[{}, {}] in {}", rows, columns, ggml_type_info(type).name);
+      };
+      const BlockTensor& b = found->second;
+      const std::string expected = text(*w.grid.block, w.rows, w.columns);
+      if (const std::string is = text(b.type, b.out_features, b.in_features); is != expected)
+        fail(w.name, expected, is);
+      continue;
+    }
     const auto it = finished.quantized.find(w.name);
     if (it == finished.quantized.end()) fail(w.name, "its codes", "none");
     const QuantizedTensor& q = it->second;
@@ -52,14 +64,14 @@ void check_finished(const ModelSource& source, int64_t layer, const LayerTensors
     const std::string found = text(q.out_features, q.in_features, q.grid());
     if (expected != found) fail(w.name, expected, found);
   }
-  if (finished.quantized.size() != tensors.quantized.size()) {
-    fail("quantized", counted(tensors.quantized.size(), "linear"), fmt::format("{}", finished.quantized.size()));
-  }
+  if (const size_t found = finished.quantized.size() + finished.blocks.size(); found != tensors.quantized.size())
+    fail("quantized", counted(tensors.quantized.size(), "linear"), fmt::format("{}", found));
   std::set<std::string> listed(record.changed.begin(), record.changed.end());
   const auto sizes = changeable(source, layer);
   for (const OwnedTensor& t : finished.changed) {
     const auto size = sizes.find(t.name);
-    if (size == sizes.end() || finished.quantized.count(t.name) > 0 || listed.erase(t.name) == 0)
+    if (size == sizes.end() || finished.quantized.count(t.name) + finished.blocks.count(t.name) > 0 ||
+        listed.erase(t.name) == 0)
       fail(t.name, "a tensor that was folded into", "another");
     if (t.dtype != DType::kF16 || t.view().elements() != size->second) {
       fail(t.name, fmt::format("{} in F16", counted(size->second, "value")),

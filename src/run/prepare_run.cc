@@ -18,6 +18,7 @@
 #include "records/json_records.h"
 #include "run/run_identity.h"
 #include "run/run_texts.h"
+#include "write/checkpoint_writer.h"
 
 namespace metal_marlin {
 namespace {
@@ -51,12 +52,14 @@ RunStatistics open_statistics(const RunJob& job, const Recipe& recipe) {
   if (!from_statistics(calibration)) return out;
   out.file = std::make_unique<StatsFile>(calibration.calibration.front(), job.source, needs_gram(recipe),
                                          memory_budget(job.options.machine) / 2);  // it is held twice for a moment
-  out.text = statistics_record(calibration, *out.file, out.made_from);
+  out.text = statistics_record(calibration, *out.file);
+  out.made_from = out.file->calibration();
   return out;
 }
 
 void check_before_work(const RunJob& job, const Recipe& recipe, const std::vector<LayerTensors>& layers,
                        Tracker& tracker) {
+  for (const std::string& format : job.options.formats) CheckpointWriter::of(format).require_writable(job.source);
   if (chooses_bits(job.options)) check_reachable(sensitive_items(layers, recipe, job.options), job.options);
   for (const std::string& text : unused_pattern_warnings(job.options, layers)) tracker.warn(text);
   if (!preparation_is_long(job.options.calibration)) return;
@@ -68,7 +71,8 @@ Caveats warn_of_caveats(const RunJob& job, const Recipe& recipe, const std::vect
                         const RunStatistics& statistics, int64_t tokens, bool evaluates, Tracker& tracker) {
   const StatsFile* file = statistics.file.get();
   const CalibrationOptions& calibration = job.options.calibration;
-  if (file != nullptr) warn_if(first_rows_warning(recipe, *file), tracker);
+  if (file != nullptr)
+    warn_if(file->diagonal() ? diagonal_warning(recipe, *file) : first_rows_warning(recipe, *file), tracker);
   const auto tokens_of = [&](int64_t layer, LinearInput input) {
     return file != nullptr ? file->tokens(layer, input) : static_cast<uint64_t>(tokens);
   };

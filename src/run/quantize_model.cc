@@ -7,7 +7,6 @@
 
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <utility>
@@ -22,10 +21,11 @@
 #include "plan/left_out.h"
 #include "plan/run_warnings.h"
 #include "recipe/budget.h"
+#include "recipe/format_grid.h"
 #include "recipe/make_recipe.h"
 #include "recipe/presets.h"
 #include "recipe/tensor_plan.h"
-#include "report/evaluation_record.h"
+#include "report/card_facts.h"
 #include "report/gate.h"
 #include "report/render/text_words.h"
 #include "report/run_report.h"
@@ -70,11 +70,15 @@ QuantizeResult completed(const Folder& folder, const RunJob& job) {
 }
 
 // Scores the states that left the last block.
-Evaluation score_streams(const ModelSource& source, const RunTexts& texts, const RunStreams& streams,
-                         Tracker& tracker) {
+EvaluationRecord score_streams(const ModelSource& source, const RunTexts& texts, const RunStreams& streams,
+                               const RowRounding& rounding, Tracker& tracker) {
   Metrics metrics("the quantized model", source.path());
-  const Head head(source);  // no quantization touches it
-  score({head, *streams.quantized}, FinalStates{head, *streams.reference}, texts.held_back.sequences, metrics,
+  const Head head(source);
+  // Only GGUF rounds the head.
+  const std::unique_ptr<Head> own =
+      rounding ? std::make_unique<Head>(source, MatmulPrecision::kF32, HeadBits::kStored, rounding) : nullptr;
+  const Head& quantized = own ? *own : head;
+  score({quantized, *streams.quantized}, FinalStates{head, *streams.reference}, texts.held_back.sequences, metrics,
         [&](int64_t done, int64_t total) {
           tracker.set_fraction(0.9 + 0.09 * static_cast<double>(done) / static_cast<double>(total));
           tracker.enter("score", done, total);
@@ -84,15 +88,16 @@ Evaluation score_streams(const ModelSource& source, const RunTexts& texts, const
 
 struct Figures {
   BlocksDone done;
-  std::optional<Evaluation> evaluation;
+  std::optional<EvaluationRecord> evaluation;
 };
 // All blocks, and the evaluation where there is a text for it.
-Figures run_and_score(const BlocksJob& job, const std::string& scratch_folder, Journal& journal, Tracker& tracker) {
-  RunStreams streams = make_streams(job.source, job.recipe, job.texts, scratch_folder);
+Figures run_and_score(const BlocksJob& job, const RowRounding& rounding, const std::string& scratch_folder,
+                      Journal& journal, Tracker& tracker) {
+  RunStreams streams = make_streams(job.source, job.recipe, job.texts, scratch_folder, rounding);
   Figures out;
   out.done = run_blocks(job, streams, journal, tracker);
   streams.calibration.reset();  // its memory is free for the head
-  if (streams.evaluates()) out.evaluation = score_streams(job.source, job.texts, streams, tracker);
+  if (streams.evaluates()) out.evaluation = score_streams(job.source, job.texts, streams, rounding, tracker);
   return out;
 }
 
@@ -130,19 +135,21 @@ QuantizeResult work(const RunJob& job, Recipe recipe, std::vector<LayerTensors> 
   }
   const bool spilled = prepared.memory.spilled > 0;
   const BlocksJob blocks{source, recipe, layers, texts, statistics.file.get(), !spilled};
-  Figures figures = run_and_score(blocks, spilled ? journal.folder() : "", journal, tracker);
+  Figures figures = run_and_score(blocks, outer_rounding(source, recipe, job.options), spilled ? journal.folder() : "",
+                                  journal, tracker);
   facts.evaluation = std::move(figures.evaluation);
   facts.resumed_blocks = figures.done.resumed;
   facts.forward_operations = figures.done.forward_operations;
 
   const std::string staged = where.folder.stage();
   facts.blocks = block_records(journal, layers.size());
-  const CardTexts card{card_figures(facts.evaluation ? evaluation_record(*facts.evaluation) : EvaluationRecord()),
+  const CardTexts card{card_figures(facts.evaluation.value_or(EvaluationRecord())),
                        calibration_text(texts.record, statistics.made_from),
                        evaluated_text(job.options.evaluation, texts.held_back)};
+  CheckpointPlan plan = result_plan(recipe, layers, facts.blocks, card);
+  plan.max_shard_bytes = job.options.max_shard_bytes;
   facts.written = write_formats(
-      source, job.options.formats, result_plan(recipe, layers, facts.blocks, card),
-      journal_layers(layers, facts.blocks),
+      source, job.options.formats, plan, journal_layers(layers, facts.blocks),
       [&](int64_t layer) { return finished_block(source, layers, journal, layer); }, staged, tracker);
   warn_of_conversion(job, facts, facts.evaluation && !prepared.caveats.narrowing, tracker);
 
@@ -182,27 +189,22 @@ QuantizeResult run(const std::string& model, const std::string& output, const Qu
   for (const std::string& text : warnings_before_work(*source, options)) tracker.warn(text);
   tracker.warn_of(source->warnings());
   const OutputFolder::Warn warn = [&](const std::string& text) { tracker.warn(text); };
-  try {
-    auto folder = std::make_unique<OutputFolder>(output, OutputFolder::Use::kWrite, warn);
-    const IdentityRecord identity = run_identity(options, recipe, *source);
-    const Start start = decide_start(*folder, journal, *source, identity, options, warn);
-    if (start == Start::kComplete) {
-      folder->remove_journal();  // of a run that was killed after the report, while it was being removed
-      return completed(folder->folder(), job);
-    }
-    const RunStatistics statistics = open_statistics(job, recipe);
-    std::vector<LayerTensors> layers = planned_layers(*source, options, recipe);
-    require_quantized(*source, layers);
-    check_before_work(job, recipe, layers, tracker);
-    if (start == Start::kResume && finish_placing(*folder, identity, warn)) {
-      folder = std::make_unique<OutputFolder>(output, OutputFolder::Use::kWrite, warn);  // the one that is there now
-      return completed(folder->folder(), job);
-    }
-    return work(job, recipe, std::move(layers), statistics, {*folder, journal, identity, start}, tracker);
-  } catch (const nlohmann::json::exception& e) {
-    throw FormatError(fmt::format("{}: a file of the interrupted run is damaged ({}); run again with --no-resume",
-                                  journal.folder(), e.what()));
+  auto folder = std::make_unique<OutputFolder>(output, OutputFolder::Use::kWrite, warn);
+  const IdentityRecord identity = run_identity(options, recipe, *source);
+  const Start start = decide_start(*folder, journal, *source, identity, options, warn);
+  if (start == Start::kComplete) {
+    folder->remove_journal();  // of a run that was killed after the report, while it was being removed
+    return completed(folder->folder(), job);
   }
+  const RunStatistics statistics = open_statistics(job, recipe);
+  std::vector<LayerTensors> layers = planned_layers(*source, options, recipe);
+  require_quantized(*source, layers);
+  check_before_work(job, recipe, layers, tracker);
+  if (start == Start::kResume && finish_placing(*folder, identity, warn)) {
+    folder = std::make_unique<OutputFolder>(output, OutputFolder::Use::kWrite, warn);  // the one that is there now
+    return completed(folder->folder(), job);
+  }
+  return work(job, recipe, std::move(layers), statistics, {*folder, journal, identity, start}, tracker);
 }
 
 }  // namespace
@@ -212,7 +214,7 @@ QuantizeResult quantize_model(const std::string& model, const std::string& outpu
   const ThreadCount thread_count(options.machine.threads);
   check_memory_budget(options.machine.memory_bytes);
   require_judge(options);
-  return run(model, output, options, observer);
+  return run(model, output, settle_formats(options), observer);
 } catch (...) {
   rethrow_as_error("quantize_model");
 }

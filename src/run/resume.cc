@@ -124,11 +124,13 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
     }
     if (!same && !options.overwrite) {
       const bool earlier = journal.fingerprint()->size() != Digest::kDigits;
-      throw ArgumentError(fmt::format(
-          "{}: holds an interrupted run that is another ({}); repeat its command{} to go on with it, choose "
-          "another folder, or start over with --overwrite",
-          output.path(), identity_difference(journal.identity(), identity),
-          earlier ? " with the version that began it" : ""));
+      throw ArgumentError(
+          "output",
+          fmt::format(
+              "{}: holds an interrupted run that is another ({}); repeat its command{} to go on with it, choose "
+              "another folder, or start over with --overwrite",
+              output.path(), identity_difference(journal.identity(), identity),
+              earlier ? " with the version that began it" : ""));
     }
     warn(same
              ? std::string("starting over, as --no-resume says")
@@ -138,8 +140,8 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
   } else if (const auto report = options.overwrite ? std::nullopt : report_head(output.folder()); report) {
     if (!is_of(report, fingerprint)) {
       throw ArgumentError(
-          fmt::format("{}: holds another result ({}); choose another folder, or replace it with --overwrite",
-                      output.path(), identity_difference(report->identity, identity)));
+          "output", fmt::format("{}: holds another result ({}); choose another folder, or replace it with --overwrite",
+                                output.path(), identity_difference(report->identity, identity)));
     }
     const std::string missing = missing_file(output.folder(), *report);
     if (missing.empty()) return Start::kComplete;
@@ -164,6 +166,7 @@ Start decide_start(const OutputFolder& output, const Journal& journal, const Mod
                                   output.path(), some_names(foreign), unreadable_list_text(output.folder())));
   } else if (!manifest.empty()) {
     throw ArgumentError(
+        "output",
         fmt::format("{}: expected an empty or new folder, found {}{}; choose another folder, or replace what is there "
                     "with --overwrite",
                     output.path(), *manifest.files.begin(), unreadable_list_text(output.folder())));

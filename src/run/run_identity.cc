@@ -66,7 +66,7 @@ IdentityRecord run_identity(const QuantizeOptions& options, const Recipe& recipe
   // A text is what it says, wherever it lies: its digest stands for it. How its name ends tells how it is read.
   const auto kind_of_file = [](const std::string& path) {
     const std::string end = std::filesystem::path(path).extension().string();
-    return end == ".npz" || end == ".jsonl" ? end : std::string("text");
+    return end == ".npz" || end == ".gguf" || end == ".jsonl" ? end : std::string("text");
   };
   std::vector<std::string> sources = options.calibration.calibration;
   for (std::string& name : sources) {

@@ -6,11 +6,15 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <utility>
 #include <vector>
 
 #include "core/machine.h"
+#include "layouts/layouts.h"
+#include "quantize/rounding/rounded_rows.h"
 #include "tokenizer/token_set.h"
+#include "write/outer_types.h"
 
 namespace metal_marlin {
 namespace {
@@ -26,18 +30,36 @@ std::vector<std::pair<const char*, Stream*>> named(const RunStreams& streams) {
 
 }  // namespace
 
+RowRounding outer_rounding(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options) {
+  const Layout& layout = layout_named(options.formats.front());
+  std::map<std::string, GgmlType> types;
+  std::map<std::string, Grid> grids;
+  for (const std::string& name : {source.family().embedding, source.head_tensor()}) {
+    const auto type = outer_type(source, layout, recipe.outer, name);
+    if (type && !stored_in(source, name, *type)) types[name] = *type;
+    if (const auto grid = outer_grid(source, layout, recipe.outer, recipe.grid.group_size, name)) grids[name] = *grid;
+  }
+  if (types.empty() && grids.empty()) return {};
+  return [types = std::move(types), grids = std::move(grids)](const std::string& tensor, Matrix& rows) {
+    if (const auto it = types.find(tensor); it != types.end()) round_outer_rows(it->second, rows);
+    if (const auto it = grids.find(tensor); it != grids.end()) rows = dequantize(round_rows(rows, it->second));
+  };
+}
+
 RunStreams make_streams(const ModelSource& source, const Recipe& recipe, const RunTexts& texts,
-                        const std::string& scratch_folder) {
-  const auto stream = [&](const TokenSet& set, MatmulPrecision precision, const char* name) {
+                        const std::string& scratch_folder, const RowRounding& rounding) {
+  const auto stream = [&](const TokenSet& set, MatmulPrecision precision, const char* name,
+                          const RowRounding& embedding = {}) {
     StreamOptions options;
     options.precision = precision;
+    options.embedding = embedding;
     if (!scratch_folder.empty()) options.scratch = (std::filesystem::path(scratch_folder) / name).string();
     return std::make_unique<Stream>(source, set.lengths(), options);
   };
   RunStreams streams;
   streams.calibration = stream(texts.calibration, recipe.precision, "scratch-calibration");
   streams.reference = stream(texts.held_back, MatmulPrecision::kF32, "scratch-reference");
-  streams.quantized = stream(texts.held_back, MatmulPrecision::kF32, "scratch-quantized");
+  streams.quantized = stream(texts.held_back, MatmulPrecision::kF32, "scratch-quantized", rounding);
   return streams;
 }
 

@@ -2,6 +2,8 @@
 // source's and through the quantized ones, in lockstep. Their states are saved in the journal now and then.
 #pragma once
 
+#include <metal_marlin/quantize.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -22,9 +24,12 @@ struct RunStreams {
   bool evaluates() const { return reference->rows() > 0; }
 };
 
+// What the first format of a run rounds of embedding and head; empty: nothing. `source` must outlive it. ArgumentError
+// as outer_type().
+RowRounding outer_rounding(const ModelSource& source, const Recipe& recipe, const QuantizeOptions& options);
 // Streams without states yet. scratch_folder: for the scratch files of their states; empty: they are held in memory.
 RunStreams make_streams(const ModelSource& source, const Recipe& recipe, const RunTexts& texts,
-                        const std::string& scratch_folder);
+                        const std::string& scratch_folder, const RowRounding& rounding = {});
 // Sets all states to the embeddings of the texts.
 void embed_texts(const RunTexts& texts, RunStreams& streams);
 

@@ -5,11 +5,13 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/files/atomic_file.h"
 #include "core/files/held_folder.h"
 #include "formats/json/bounded_json.h"
 #include "formats/text.h"
+#include "records/journal_records.h"
 #include "records/json_records.h"
 
 namespace metal_marlin {
@@ -25,10 +27,8 @@ std::string texts_path(const Journal& journal) {
 
 void store_texts(Journal& journal, const RunTexts& texts, std::span<const std::string> warnings) {
   // Before the tokens: a resumed run takes tokens only when this file is there.
-  const json facts{{"held_back_source", texts.held_back_source},
-                   {"calibration", json_of(texts.record)},
-                   {"warnings", std::vector<std::string>(warnings.begin(), warnings.end())}};
-  write_text_file(texts_path(journal), facts.dump(-1, ' ', false, json::error_handler_t::replace));
+  const StoredTextsRecord record{texts.held_back_source, texts.record, {warnings.begin(), warnings.end()}};
+  write_text_file(texts_path(journal), json_of(record).dump(-1, ' ', false, json::error_handler_t::replace));
   journal.write_tokens(texts.calibration, texts.held_back);
 }
 
@@ -45,15 +45,6 @@ std::optional<StoredTexts> stored_texts(const Journal& journal, int64_t vocabula
                     path, place.empty() ? "" : escaped(place) + ": ", expected, found));
   };
   if (!facts.is_object()) fail("", "a JSON object", facts.is_discarded() ? "no valid JSON" : facts.type_name());
-  const auto value_of = [&](const char* key) -> const json& {
-    const auto it = facts.find(key);
-    if (it == facts.end()) fail(key, "a value", "nothing");
-    return *it;
-  };
-  const auto text_of = [&](const json& value, const std::string& place) {
-    if (!value.is_string()) fail(place, "a text", value.type_name());
-    return value.get<std::string>();
-  };
   for (const TokenSet* set : {&texts.calibration, &texts.held_back}) {
     for (const auto& sequence : set->sequences) {
       for (const int32_t id : sequence) {
@@ -65,14 +56,10 @@ std::optional<StoredTexts> stored_texts(const Journal& journal, int64_t vocabula
       }
     }
   }
-  texts.held_back_source = text_of(value_of("held_back_source"), "held_back_source");
-  if (!value_of("calibration").is_object()) fail("calibration", "an object", value_of("calibration").type_name());
-  texts.record = record_of<TextRecord>(
-      value_of("calibration"), [&](const std::string& place, const std::string& expected, const std::string& found) {
-        fail("calibration/" + place, expected, found);
-      });
-  if (!value_of("warnings").is_array()) fail("warnings", "a list", value_of("warnings").type_name());
-  for (const json& text : value_of("warnings")) out.warnings.push_back(text_of(text, "warnings"));
+  StoredTextsRecord record = record_of<StoredTextsRecord>(facts, fail);
+  texts.held_back_source = std::move(record.held_back_source);
+  texts.record = std::move(record.calibration);
+  out.warnings = std::move(record.warnings);
   return out;
 }
 

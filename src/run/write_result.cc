@@ -29,6 +29,7 @@ CheckpointPlan result_plan(const Recipe& recipe, std::span<const LayerTensors> l
   plan.group_size = recipe.grid.group_size;
   plan.symmetric = recipe.grid.symmetric;
   plan.bits = recipe.grid.bits;
+  plan.outer = recipe.outer;
   plan.method = name_of(recipe.method);
   plan.figures = card.figures;
   plan.calibration = card.calibration;
@@ -36,7 +37,7 @@ CheckpointPlan result_plan(const Recipe& recipe, std::span<const LayerTensors> l
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     const BlockRecord& record = blocks[layer];
     for (const QuantizedWeight& w : layers[layer].quantized) {
-      QuantizedLinear q{w.name, w.rows, w.columns, w.grid.group_of(w.columns), "", w.grid.bits, w.grid.symmetric};
+      QuantizedLinear q = planned_linear(w);
       for (const ScaleRecord& scale : record.scales) {
         if (scale.tap == input_name(input_of(w.slots.front().kind))) q.folded = scale.producer;
       }
@@ -63,6 +64,7 @@ std::vector<std::string> conversion_warnings(const ModelSource& source, const st
                                              const WriteReport& report, std::span<const BlockRecord> blocks,
                                              bool tell_of_narrowing) {
   std::vector<std::string> warnings = float16_warnings(source, report, blocks);
+  warnings.insert(warnings.end(), report.warnings.begin(), report.warnings.end());
   if (report.rounded.empty() || !tell_of_narrowing) return warnings;
   const size_t rounded = report.rounded.size();
   warnings.push_back(
@@ -79,7 +81,7 @@ std::vector<std::pair<std::string, WriteReport>> write_formats(
     const std::map<std::string, int64_t>& layer_of, const ReadBlock& read, const std::string& place, Tracker& tracker) {
   std::vector<std::pair<std::string, WriteReport>> reports;
   for (const std::string& format : formats) {
-    const std::string folder = formats.size() == 1 ? place : (fs::path(place) / format).string();
+    const std::string folder = formats.size() == 1 ? place : (fs::path(place) / format_folder(format)).string();
     JournalProvider provider(read, layer_of);
     const CheckpointWriter writer = CheckpointWriter::of(format);
     reports.emplace_back(format, writer.write(source, plan, provider, folder, [&](int64_t done, int64_t total) {

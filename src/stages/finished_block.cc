@@ -10,10 +10,11 @@ namespace metal_marlin {
 void apply_finished(const ModelSource& source, int64_t layer, const FinishedBlock& finished, Block& block) {
   const auto slots = source.linears(layer);
   for (const LinearSlot& slot : slots) {
-    const auto it = finished.quantized.find(slot.weight);
-    if (it == finished.quantized.end()) continue;
     Matrix& weight = block.linear(slot.kind).weight;
-    dequantize_rows(it->second, slot.first_row, slot.rows, weight.data());
+    if (const auto it = finished.quantized.find(slot.weight); it != finished.quantized.end())
+      dequantize_rows(it->second, slot.first_row, slot.rows, weight.data());
+    if (const auto it = finished.blocks.find(slot.weight); it != finished.blocks.end())
+      dequantize_rows(it->second, slot.first_row, slot.rows, weight.data());
   }
   for (const OwnedTensor& t : finished.changed) {
     const auto* bits = reinterpret_cast<const uint16_t*>(t.bytes.data());

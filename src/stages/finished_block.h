@@ -9,12 +9,14 @@
 #include "checkpoint/model_source.h"
 #include "core/tensor.h"
 #include "core/values.h"
+#include "formats/blocks/block_tensor.h"
 #include "model/block.h"
 
 namespace metal_marlin {
 
 struct FinishedBlock {
   std::map<std::string, QuantizedTensor> quantized;  // by weight name
+  std::map<std::string, BlockTensor> blocks;         // likewise, of linears whose grid is that of a ggml type
   std::vector<OwnedTensor> changed;  // folded norms, biases and weights left in 16 bits, under their names, F16
 };
 

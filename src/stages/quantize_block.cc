@@ -46,6 +46,7 @@ BlockResult quantize_block(const BlockJob& job, Block block, BlockStats stats, c
   result.record.changed = changed.names();
   result.record.flushed = std::move(changed.flushed);
   result.finished.quantized = std::move(rounded.quantized);
+  result.finished.blocks = std::move(rounded.blocks);
   result.finished.changed = std::move(changed.tensors);
   result.block = std::move(rounded.block);
   return result;

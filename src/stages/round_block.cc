@@ -6,6 +6,7 @@
 
 #include "core/enum_names.h"
 #include "core/machine.h"
+#include "quantize/blocks/blocks.h"
 #include "quantize/errors.h"
 #include "recipe/tensor_plan.h"
 #include "stages/linear_stages.h"
@@ -41,6 +42,32 @@ void append(QuantizedTensor& all, QuantizedTensor part) {
   all.scales.insert(all.scales.end(), part.scales.begin(), part.scales.end());
   all.zeros.insert(all.zeros.end(), part.zeros.begin(), part.zeros.end());
   all.minima.insert(all.minima.end(), part.minima.begin(), part.minima.end());
+}
+
+void append(BlockTensor& all, BlockTensor part) {
+  if (all.out_features == 0) {
+    all = std::move(part);
+    return;
+  }
+  all.out_features += part.out_features;
+  all.bytes.insert(all.bytes.end(), part.bytes.begin(), part.bytes.end());
+}
+
+// No more output errors than those of the weights themselves: for statistics without a Gram matrix.
+Matrix identity(int64_t n) {
+  Matrix out(n, n);
+  for (int64_t i = 0; i < n; ++i) out(i, i) = 1;
+  return out;
+}
+
+BlockTensor round_to_blocks(const RoundingOptions& rounding, const Matrix& weight, const Matrix& gram, GgmlType type,
+                            const GptqFactor* factor) {
+  BlockRounding options;
+  options.feedback = rounding.feedback;
+  options.gptq = rounding.gptq;
+  if (!rounding.refine) options.passes = 0;
+  if (gram.empty()) return quantize_to_blocks(weight, identity(weight.cols()), type, options, factor);
+  return quantize_to_blocks(weight, gram, type, options, factor);
 }
 
 // What is known of an input before its first linear is rounded.
@@ -104,6 +131,15 @@ RoundedLinear round_linear(const Recipe& recipe, LinearKind kind, const Matrix& 
                      .feedback = chosen->feedback_error,
                      .refined = chosen->refined_error};
   }
+  if (grid.block) {
+    const GptqFactor* used = factor.of(rounding);
+    if (used != nullptr) record.damping = used->damping;
+    out.blocks = round_to_blocks(rounding, weight, stats.gram, *grid.block, used);
+    record.type = std::string(ggml_type_info(*grid.block).name);
+    record.bits = grid.bits;
+    record.group_size = grid.group_size;
+    return out;
+  }
   const GroupRanges ranges = ranges_of(recipe, kind, weight, stats.gram, grid, record);
   out.tensor = round_linear_as(rounding, weight, stats.gram, ranges, grid, factor.of(rounding), record);
   record.bits = out.tensor.bits;
@@ -122,6 +158,17 @@ void add_errors(const Matrix& weight, const QuantizedTensor& tensor, const Activ
   record.scale_range = {errors.least_scale, errors.largest_scale};
   record.clipped_share = errors.clipped_share;
   record.saturated_share = errors.saturated_share;
+}
+
+void add_errors(const Matrix& weight, const BlockTensor& blocks, const ActivationStats& stats,
+                const ActivationStats& held_back, LinearRecord& record) {
+  const Matrix values = dequantize(blocks);
+  const Matrix& gram = stats.gram;
+  const ValueErrors errors = value_errors(weight, values, gram.empty() ? nullptr : &gram);
+  record.weight_error = errors.weight_error;
+  if (!gram.empty()) record.output_error = errors.output_error;
+  if (held_back.in_features > 0)
+    record.held_back_output_error = value_errors(weight, values, &held_back.gram).output_error;
 }
 
 std::map<LinearKind, RoundingChoice> choose_rounding_of(const BlockJob& job, LinearInput input, const Block& block,
@@ -170,6 +217,7 @@ RoundedBlock round_block(const BlockJob& job, Block block, BlockStats stats, Gri
   for (const QuantizedWeight& w : job.tensors.quantized) {
     job.enter(tracker, "round");
     QuantizedTensor joined;
+    BlockTensor joined_blocks;
     for (const LinearSlot& slot : w.slots) {
       const double start = wall_seconds();
       const LinearInput input = input_of(slot.kind);
@@ -185,15 +233,25 @@ RoundedBlock round_block(const BlockJob& job, Block block, BlockStats stats, Gri
       record.name = w.slots.size() == 1 ? w.name : fmt::format("{}[{}]", w.name, linear_kind_name(slot.kind));
       record.shape = {slot.rows, slot.columns};
       job.enter(tracker, "measure");
-      add_errors(weight, rounded.tensor, stats.calibration[i], stats.held_back[i], record);
-      job.enter(tracker, "round");
-      weight = dequantize(rounded.tensor);
-      append(joined, std::move(rounded.tensor));
+      if (w.grid.block) {
+        add_errors(weight, rounded.blocks, stats.calibration[i], stats.held_back[i], record);
+        weight = dequantize(rounded.blocks);
+        append(joined_blocks, std::move(rounded.blocks));
+      } else {
+        add_errors(weight, rounded.tensor, stats.calibration[i], stats.held_back[i], record);
+        job.enter(tracker, "round");
+        weight = dequantize(rounded.tensor);
+        append(joined, std::move(rounded.tensor));
+      }
       record.seconds = wall_seconds() - start;
       out.record_of[slot.kind] = out.linears.size();
       out.linears.push_back(std::move(record));
     }
-    out.quantized.emplace(w.name, std::move(joined));
+    if (w.grid.block) {
+      out.blocks.emplace(w.name, std::move(joined_blocks));
+    } else {
+      out.quantized.emplace(w.name, std::move(joined));
+    }
   }
   return out;
 }

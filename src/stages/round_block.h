@@ -12,6 +12,7 @@
 
 #include "core/progress.h"
 #include "core/values.h"
+#include "formats/blocks/block_tensor.h"
 #include "model/block.h"
 #include "quantize/rounding/rounding.h"
 #include "recipe/recipe.h"
@@ -47,6 +48,7 @@ class InputFactor {
 
 struct RoundedLinear {
   QuantizedTensor tensor;
+  BlockTensor blocks;   // in place of it where the grid is that of a ggml type
   LinearRecord record;  // what is known of grid, ranges and rounding
 };
 // Rounds one linear of an input with these statistics, to whose Gram matrix the factor belongs. chosen: its rounding,
@@ -57,6 +59,9 @@ RoundedLinear round_linear(const Recipe& recipe, LinearKind kind, const Matrix& 
 // Adds to the record the errors of codes that stand for `weight`: weight_error, output errors on the calibration text
 // (where there is a Gram matrix) and on held-back text (in_features 0: none), the scales and the clipped shares.
 void add_errors(const Matrix& weight, const QuantizedTensor& tensor, const ActivationStats& stats,
+                const ActivationStats& held_back, LinearRecord& record);
+// The same of blocks, which have no scales of groups to tell of.
+void add_errors(const Matrix& weight, const BlockTensor& blocks, const ActivationStats& stats,
                 const ActivationStats& held_back, LinearRecord& record);
 
 // Chooses the rounding of all quantized linears of an input, before the first of them is rounded: they share the
@@ -72,6 +77,7 @@ std::vector<GridTrial> try_grids(const BlockJob& job, LinearInput input, const B
 struct RoundedBlock {
   Block block;                                       // its quantized linears dequantized
   std::map<std::string, QuantizedTensor> quantized;  // by weight name
+  std::map<std::string, BlockTensor> blocks;         // likewise
   std::vector<LinearRecord> linears;
   std::map<LinearKind, size_t> record_of;  // the place of each linear in `linears`
   GridTrials trials;                       // those that were asked for, with their losses

@@ -7,9 +7,11 @@
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "core/counted.h"
 #include "formats/json/bounded_json.h"
+#include "formats/text.h"
 #include "records/json_records.h"
 #include "statistics/model_identity.h"
 #include "statistics/statistics.h"
@@ -43,16 +45,23 @@ void require_finite_values(std::span<const float> values, bool positive, const s
 }  // namespace
 
 StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gram, uint64_t held_limit)
-    : file_(path, held_limit), source_(source) {
-  check_identity(file_, source);
-  raw_ = !file_.contains(prefix(0, LinearInput::kQkv) + "mean");
+    : path_(path), source_(source) {
+  if (is_imatrix_name(path)) {
+    imatrix_.emplace(path, source);
+    first_rows_ = false;
+    tokens_ = tokens(0, LinearInput::kQkv);
+    return;
+  }
+  file_.emplace(path, held_limit);
+  check_identity(*file_, source);
+  raw_ = !file_->contains(prefix(0, LinearInput::kQkv) + "mean");
   for (int64_t layer = 0; layer < source.config().num_hidden_layers; ++layer) {
     for (int t = 0; t < kLinearInputs; ++t) {
       const auto input = static_cast<LinearInput>(t);
       const int64_t width = features(input);
       if (raw_) {
         const std::string key = raw_key(layer, input);
-        const NpyHeader header = file_.header(key);
+        const NpyHeader header = file_->header(key);
         if (header.shape.size() < 2 || header.columns() != width || header.rows() < 1) {
           throw FormatError(fmt::format("{}: {}: expected activations [batch, seq, {}], found {}", path, key, width,
                                         shape_string(header.shape)));
@@ -61,8 +70,8 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
         continue;
       }
       const std::string first = prefix(layer, input) + "first";
-      if (file_.contains(first)) {
-        const NpyHeader header = file_.header(first);
+      if (file_->contains(first)) {
+        const NpyHeader header = file_->header(first);
         if (header.shape.size() != 2 || header.columns() != width || header.rows() < 1) {
           throw FormatError(fmt::format("{}: {}: expected the shape [sequences, {}], found {}", path, first, width,
                                         shape_string(header.shape)));
@@ -72,13 +81,13 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
       }
       for (const char* part : {"mean", "max", "rms", "gram"}) {
         const std::string key = prefix(layer, input) + part;
-        if (std::strcmp(part, "gram") == 0 && !file_.contains(key)) {
+        if (std::strcmp(part, "gram") == 0 && !file_->contains(key)) {
           if (!gram) continue;
           throw FormatError(fmt::format(
               "{}: {} is missing, and this method needs it; calibrate again without --no-gram, or use --method rtn",
               path, key));
         }
-        const NpyHeader header = file_.header(key);
+        const NpyHeader header = file_->header(key);
         const std::vector<int64_t> expected =
             std::strcmp(part, "gram") == 0 ? std::vector<int64_t>{width, width} : std::vector<int64_t>{width};
         if (header.shape != expected) {
@@ -93,25 +102,31 @@ StatsFile::StatsFile(const std::string& path, const ModelSource& source, bool gr
 }
 
 uint64_t StatsFile::tokens(int64_t layer, LinearInput input) const {
-  return raw_ ? static_cast<uint64_t>(file_.header(raw_key(layer, input)).rows())
+  if (imatrix_) return imatrix_->tokens(layer, input);
+  return raw_ ? static_cast<uint64_t>(file_->header(raw_key(layer, input)).rows())
               : read_tokens(prefix(layer, input) + "tokens");
 }
 
 void StatsFile::read_calibration() {
-  if (!file_.contains(kCalibrationKey)) return;
+  if (!file_->contains(kCalibrationKey)) return;
   constexpr int64_t kMost = int64_t{16} << 20;
-  const NpyHeader header = file_.header(kCalibrationKey);
+  const NpyHeader header = file_->header(kCalibrationKey);
   if (header.dtype != DType::kU8 || header.shape.size() != 1 || header.elements() > kMost) {
-    throw FormatError(fmt::format("{}: {}: expected at most {} (u8), found {}", file_.path(), kCalibrationKey,
+    throw FormatError(fmt::format("{}: {}: expected at most {} (u8), found {}", file_->path(), kCalibrationKey,
                                   counted(kMost, "byte"), shape_string(header.shape)));
   }
-  const OwnedTensor array = file_.load(kCalibrationKey);
-  std::string text(reinterpret_cast<const char*>(array.bytes.data()), array.bytes.size());
+  const OwnedTensor array = file_->load(kCalibrationKey);
+  const std::string_view text(reinterpret_cast<const char*>(array.bytes.data()), array.bytes.size());
   const bool excess = json_excess(text, {.depth = 16}).has_value();
-  if (excess || !parse_json_or_discard(text).is_object())
-    throw FormatError(
-        fmt::format("{}: {}: expected the text of a JSON object, found something else", file_.path(), kCalibrationKey));
-  calibration_ = std::move(text);
+  const nlohmann::json written = excess ? nlohmann::json() : parse_json_or_discard(text);
+  if (!written.is_object())
+    throw FormatError(fmt::format("{}: {}: expected the text of a JSON object, found something else", file_->path(),
+                                  kCalibrationKey));
+  calibration_ = record_of<TextRecord>(
+      written, [&](const std::string& place, const std::string& expected, const std::string& found) {
+        throw FormatError(fmt::format("{}: {}: {}: expected {}, found {}; make the statistics again", file_->path(),
+                                      kCalibrationKey, escaped(place), expected, found));
+      });
 }
 
 OwnedTensor calibration_array(const TextRecord& text) {
@@ -120,22 +135,22 @@ OwnedTensor calibration_array(const TextRecord& text) {
 }
 
 uint64_t StatsFile::read_tokens(const std::string& key) const {
-  const NpyHeader header = file_.header(key);
+  const NpyHeader header = file_->header(key);
   if (header.elements() != 1)
     throw FormatError(
-        fmt::format("{}: {}: expected one number, found {}", file_.path(), key, shape_string(header.shape)));
-  const OwnedTensor array = file_.load(key);
+        fmt::format("{}: {}: expected one number, found {}", file_->path(), key, shape_string(header.shape)));
+  const OwnedTensor array = file_->load(key);
   uint64_t tokens = 0;
   if (array.dtype == DType::kU64) {
     std::memcpy(&tokens, array.bytes.data(), sizeof tokens);
     if (tokens == 0 || tokens > (uint64_t{1} << 60))
-      throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_.path(), key, tokens));
+      throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_->path(), key, tokens));
     return tokens;
   }
   float value = 0;
   convert_to_f32(array.view(), &value);
   if (!(value >= 1 && value < 1e18F))
-    throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_.path(), key, value));
+    throw FormatError(fmt::format("{}: {}: expected a count of tokens, found {}", file_->path(), key, value));
   return static_cast<uint64_t>(value);
 }
 
@@ -152,22 +167,28 @@ std::string StatsFile::raw_key(int64_t layer, LinearInput input) const {
     if (input_of(slot.kind) != input) continue;
     const std::string module = slot.weight.substr(0, slot.weight.size() - std::strlen(".weight"));
     for (const std::string& key : {slot.weight, module}) {
-      if (file_.contains(key)) return key;
+      if (file_->contains(key)) return key;
     }
     if (first.empty()) first = slot.weight;
   }
   throw FormatError(
       fmt::format("{}: expected activations under \"{}\" (with or without .weight), or statistics written by "
                   "metal-marlin calibrate; found neither",
-                  file_.path(), first));
+                  file_->path(), first));
 }
 
 std::array<ActivationStats, kLinearInputs> StatsFile::load(int64_t layer) const {
+  if (imatrix_) {
+    std::array<ActivationStats, kLinearInputs> out;
+    for (int t = 0; t < kLinearInputs; ++t)
+      out[static_cast<size_t>(t)] = imatrix_->load(layer, static_cast<LinearInput>(t));
+    return out;
+  }
   if (raw_) {
     std::array<ActivationStats, kLinearInputs> out;
     for (int t = 0; t < kLinearInputs; ++t) {
       const auto input = static_cast<LinearInput>(t);
-      NpzRows rows = file_.rows(raw_key(layer, input));
+      NpzRows rows = file_->rows(raw_key(layer, input));
       const int64_t width = rows.header().columns();
       std::vector<int64_t> lengths;
       if (first_rows_) lengths.assign(static_cast<size_t>(rows.header().shape[0]), rows.header().shape[1]);
@@ -178,7 +199,7 @@ std::array<ActivationStats, kLinearInputs> StatsFile::load(int64_t layer) const 
         collector.add(input, batch.data(), n, width);
       }
       out[static_cast<size_t>(t)] = std::move(collector.finish([&](LinearInput) {
-        return fmt::format("{}: {}", file_.path(), raw_key(layer, input));
+        return fmt::format("{}: {}", file_->path(), raw_key(layer, input));
       })[static_cast<size_t>(t)]);
     }
     return out;
@@ -190,26 +211,26 @@ std::array<ActivationStats, kLinearInputs> StatsFile::load(int64_t layer) const 
     s.in_features = features(input);
     const auto read = [&](const char* part, int64_t count, float* to) {
       const std::string key = prefix(layer, input) + part;
-      const OwnedTensor array = file_.load(key);
+      const OwnedTensor array = file_->load(key);
       convert_to_f32(array.view(), to);
       require_finite_values({to, static_cast<size_t>(count)},
-                            std::strcmp(part, "gram") != 0 && std::strcmp(part, "first") != 0, file_.path(), key);
+                            std::strcmp(part, "gram") != 0 && std::strcmp(part, "first") != 0, file_->path(), key);
     };
     for (auto [part, values] : {std::pair{"mean", &s.mean}, std::pair{"max", &s.max}, std::pair{"rms", &s.rms}}) {
       values->resize(static_cast<size_t>(s.in_features));
       read(part, s.in_features, values->data());
     }
-    if (file_.contains(prefix(layer, input) + "gram")) {
+    if (file_->contains(prefix(layer, input) + "gram")) {
       s.gram = Matrix(s.in_features, s.in_features);
       read("gram", s.gram.size(), s.gram.data());
       for (int64_t k = 0; k < s.in_features; ++k) {
         if (s.gram(k, k) >= 0) continue;
-        throw FormatError(fmt::format("{}: {}gram: expected a diagonal >= 0, found {} at [{}, {}]", file_.path(),
+        throw FormatError(fmt::format("{}: {}gram: expected a diagonal >= 0, found {} at [{}, {}]", file_->path(),
                                       prefix(layer, input), s.gram(k, k), k, k));
       }
     }
-    if (file_.contains(prefix(layer, input) + "first")) {
-      s.first_rows = Matrix(file_.header(prefix(layer, input) + "first").rows(), s.in_features);
+    if (file_->contains(prefix(layer, input) + "first")) {
+      s.first_rows = Matrix(file_->header(prefix(layer, input) + "first").rows(), s.in_features);
       read("first", s.first_rows.size(), s.first_rows.data());
     }
     s.tokens = read_tokens(prefix(layer, input) + "tokens");

@@ -1,4 +1,4 @@
-// Activation statistics in an .npz, or raw activations.
+// Activation statistics in an .npz, raw activations, or llama.cpp's imatrix (imatrix.h) in a .gguf.
 //
 // Statistics (written by `calibrate`), per layer i and input t (qkv, o, gate_up, down), prefix = "layers.{i}.{t}.":
 //   prefix + mean, max, rms  f32 [K];  prefix + tokens  u64 [1];  prefix + gram  f32 [K, K] (optional)
@@ -12,6 +12,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "checkpoint/model_source.h"
 #include "core/values.h"
 #include "formats/npz.h"
+#include "statistics/imatrix.h"
 
 namespace metal_marlin {
 
@@ -34,7 +36,9 @@ class StatsFile {
   // file holds raw activations. Throws FormatError naming file and key for wrong shapes or types, and NumericError for
   // NaN or Inf.
   std::array<ActivationStats, kLinearInputs> load(int64_t layer) const;
-  const std::string& path() const noexcept { return file_.path(); }
+  const std::string& path() const noexcept { return path_; }
+  // Whether its Gram matrices have their diagonal alone, as those of an imatrix.
+  bool diagonal() const noexcept { return imatrix_.has_value(); }
   bool raw() const noexcept { return raw_; }
   // Whether load() fills first_rows of every input. It does for statistics that hold them and for raw activations of
   // three dimensions.
@@ -43,9 +47,8 @@ class StatsFile {
   uint64_t tokens() const noexcept { return tokens_; }
   // The same of any layer and input.
   uint64_t tokens(int64_t layer, LinearInput input) const;
-  // The JSON text of an object that says from which text the statistics were made; empty where the file does not say
-  // it.
-  const std::string& calibration() const noexcept { return calibration_; }
+  // From which text the statistics were made; empty where the file does not say it.
+  const std::optional<TextRecord>& calibration() const noexcept { return calibration_; }
 
  private:
   // Key of the raw activations of an input, or empty.
@@ -54,12 +57,14 @@ class StatsFile {
   uint64_t read_tokens(const std::string& key) const;
   void read_calibration();
 
-  NpzFile file_;
+  std::string path_;
+  std::optional<NpzFile> file_;
+  std::optional<ImatrixFile> imatrix_;  // in place of it
   const ModelSource& source_;
   bool raw_ = false;
   bool first_rows_ = true;
   uint64_t tokens_ = 0;
-  std::string calibration_;
+  std::optional<TextRecord> calibration_;
 };
 
 // The array "metal_marlin.calibration".

@@ -8,17 +8,14 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 
 #include "core/counted.h"
-#include "formats/json/bounded_json.h"
 #include "formats/text.h"
 #include "infer/batch_sampler.h"
 #include "options/tables.h"
 #include "recipe/budget.h"
-#include "records/json_records.h"
 #include "statistics/stats_file.h"
 #include "text/builtin_text.h"
 #include "text/jsonl_text.h"
@@ -379,21 +376,12 @@ TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& optio
   return sizes;
 }
 
-TextRecord statistics_record(const CalibrationOptions& options, const StatsFile& file,
-                             std::optional<TextRecord>& made_from) {
+TextRecord statistics_record(const CalibrationOptions& options, const StatsFile& file) {
   TextRecord out;
   SourceRecord& source = out.sources.emplace_back();
   source.source = options.calibration.front();
   source.kind = source_kind_name(SourceKind::kStatistics);
   source.tokens = static_cast<int64_t>(file.tokens());
-  made_from.reset();
-  if (file.calibration().empty()) return out;
-  made_from = record_of<TextRecord>(parse_json_or_discard(file.calibration()), [&](const std::string& place,
-                                                                                   const std::string& expected,
-                                                                                   const std::string& found) {
-    throw FormatError(fmt::format("{}: metal_marlin.calibration: {}: expected {}, found {}; make the statistics again",
-                                  file.path(), escaped(place), expected, found));
-  });
   return out;
 }
 

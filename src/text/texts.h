@@ -53,9 +53,7 @@ struct TextSizes {
 // `tracker`: warned of what prepare_texts would warn of; null: nothing is said.
 TextSizes expected_sizes(const ModelSource& source, const QuantizeOptions& options, Tracker* tracker = nullptr);
 
-// The record of statistics from a file; `made_from` takes what the file says of its text, if anything. FormatError
-// where that is damaged.
-TextRecord statistics_record(const CalibrationOptions& options, const StatsFile& file,
-                             std::optional<TextRecord>& made_from);
+// The record of statistics from a file.
+TextRecord statistics_record(const CalibrationOptions& options, const StatsFile& file);
 
 }  // namespace metal_marlin

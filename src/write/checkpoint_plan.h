@@ -10,6 +10,7 @@
 
 #include "core/tensor.h"
 #include "layouts/layout_plan.h"
+#include "write/outer_types.h"
 
 namespace metal_marlin {
 
@@ -29,6 +30,7 @@ struct SkippedTensor {
 struct CheckpointPlan : LayoutPlan {
   std::vector<ChangedTensor> changed;
   std::vector<SkippedTensor> skipped;        // linears left in 16 bits, with the reason; passed through to the report
+  OuterTypes outer;                          // of embedding and head
   uint64_t max_shard_bytes = 5'000'000'000;  // of tensor data in one file; a linear's parts are never split
   uint64_t held_bytes = 64u << 20;           // of packed parts kept in memory until their turn in the file, beside
                                              // those of the linear at hand
@@ -66,6 +68,7 @@ struct WriteReport {
   std::vector<ClampedTensor> clamped;
   std::vector<SkippedTensor> skipped;
   std::vector<std::string> rounded;   // copied tensors of float32 that lost bits on the way to 16
+  std::vector<std::string> warnings;  // what the container cannot say
   std::vector<std::string> narrowed;  // copied tensors of float32 that are written in 16 bits, whether they lose any
 
   uint64_t total_bytes() const noexcept;  // of the files

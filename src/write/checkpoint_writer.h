@@ -1,35 +1,20 @@
 // Writes a quantized checkpoint as a folder that other programs load: weights, config.json, tokenizer files, model
-// card.
+// card; or a GGUF file, which holds the first three, and a model card.
 //
 // Weights are streamed. The header is laid out from the plan; then each tensor is requested when its turn comes, so
 // that about one tensor is in memory at a time. Every file appears whole or not at all (temporary file, fsync, rename),
 // and config.json, without which no reader accepts a folder, comes last.
 #pragma once
 
-#include <cstdint>
-#include <functional>
 #include <string>
 
-#include "core/tensor.h"
-#include "core/values.h"
 #include "layouts/layouts.h"
 #include "write/checkpoint_plan.h"
+#include "write/tensor_provider.h"
 
 namespace metal_marlin {
 
 class ModelSource;
-
-// Gives the new values, in the order of the file. A linear is requested once, or again where its other parts exceeded
-// CheckpointPlan::held_bytes and were not kept. It must then return the same values.
-class TensorProvider {
- public:
-  virtual ~TensorProvider() = default;
-  virtual QuantizedTensor quantized(const std::string& name) = 0;
-  virtual OwnedTensor changed(const std::string& name) = 0;
-};
-
-// Called before each tensor with the number written and the number in all; may throw to stop.
-using WriteProgress = std::function<void(int64_t done, int64_t total)>;
 
 class CheckpointWriter {
  public:
@@ -47,11 +32,12 @@ class CheckpointWriter {
   // machine.
   WriteReport write(const ModelSource& source, const CheckpointPlan& plan, TensorProvider& provider,
                     const std::string& folder, const WriteProgress& progress = {}) const;
+  // The errors of write() that depend on the source and the layout alone, such as a tokenizer that GGUF cannot say.
+  void require_writable(const ModelSource& source) const;
   // What write() would report of sizes and numbers of weights, without files. The same ArgumentErrors for the plan.
   WriteReport forecast(const ModelSource& source, const CheckpointPlan& plan) const;
 
  private:
-  struct Job;
   const Layout& layout_;
 };
 

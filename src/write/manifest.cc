@@ -79,9 +79,10 @@ bool is_own_name(const std::string& name) {
   return is_plain_name(name) && name[0] != '.';
 }
 
-bool is_format(const std::string& name) {
+bool is_folder_of_format(const std::string& name) {
   const auto& formats = checkpoint_formats();
-  return std::find(formats.begin(), formats.end(), name) != formats.end();
+  return std::any_of(formats.begin(), formats.end(),
+                     [&](const std::string& format) { return format_folder(format) == name; });
 }
 
 // The list `files`; nothing where there is none.
@@ -95,7 +96,7 @@ const json* files_of(const json& object) {
 bool is_listed_name(const std::string& name) {
   const size_t slash = name.find('/');
   if (slash == std::string::npos) return name == kManifestName || is_own_name(name);
-  return is_format(name.substr(0, slash)) && is_own_name(name.substr(slash + 1));
+  return is_folder_of_format(name.substr(0, slash)) && is_own_name(name.substr(slash + 1));
 }
 
 Manifest read_manifest(const Folder& folder) {
@@ -107,7 +108,7 @@ Manifest read_manifest(const Folder& folder) {
     const bool folders = report.contains(formats) && report.at(formats).is_array() && report.at(formats).size() > 1;
     for (const json& file : *files) {
       const std::string plain = text_of(file, "name");
-      const std::string name = folders ? text_of(file, "format") + "/" + plain : plain;
+      const std::string name = folders ? format_folder(text_of(file, "format")) + "/" + plain : plain;
       if (is_own_name(plain) && is_listed_name(name)) out.files.insert(name);
     }
     out.files.insert({kPage, kReport});
@@ -216,7 +217,7 @@ void refuse_checkpoint_file(const std::string& path) {
   };
   const Folder folder(place.string());
   refuse(folder, name);
-  if (is_format(place.filename().string()))
+  if (is_folder_of_format(place.filename().string()))
     refuse(Folder(place.parent_path().string()), place.filename().string() + "/" + name);
 }
 

@@ -182,6 +182,10 @@ std::string usage_of(const CardWords& words, bool chat_template) {
   if (words.transformers) out += "\n" + transformers;
   if (words.servers) out += "\n" + servers;
   if (words.mlx) out += "\nmlx-lm (Apple silicon):\n\n```sh\nmlx_lm.generate --model MODEL --prompt TEXT\n```\n";
+  if (words.llama_cpp)
+    out +=
+        "\nllama.cpp, and what is built on it; MODEL.gguf is the file of this folder, or the first of its parts:\n\n"
+        "```sh\nllama-cli -m MODEL.gguf\nllama-server -m MODEL.gguf\n```\n";
   if (!words.otherwise.empty()) out += "\n" + words.otherwise + "\n";
   return out;
 }
@@ -243,9 +247,10 @@ std::string render_model_card(const std::string& source, const std::string& fami
   const std::string name = one_line(source);
   if (floats) {
     out += fmt::format(
-        "---\n\n# {0} in float16\n\n{0} converted by Metal Marlin {1} from {2} to float16: each value is the one that "
-        "the source stands for, rounded once.\n\n",
-        name, METAL_MARLIN_VERSION, plan.converted_from);
+        "---\n\n# {0} in {3}\n\n{0} converted by Metal Marlin {1} from {2} to {3}: each value is the one that the "
+        "source "
+        "stands for, rounded once.\n\n",
+        name, METAL_MARLIN_VERSION, plan.converted_from, words.text);
     out += fmt::format("| figure | value |\n|---|---|\n| bytes of all tensors | {} |\n", report.kept_bytes);
     return out;
   }

@@ -364,6 +364,12 @@ TEST(Check, Gguf) {
   EXPECT_EQ(ask(file, "vllm").verdict, kUnknown);
   std::ifstream in(file, std::ios::binary);
   std::string bytes((std::istreambuf_iterator<char>(in)), {});
+  // A folder with nothing but that file, as quantize and convert leave it, is that file.
+  const WrittenFolder alone;
+  std::filesystem::copy_file(file, alone.path("model.gguf"));
+  EXPECT_EQ(ask(alone.path(""), "llama.cpp").verdict, kLoads);
+  std::filesystem::copy_file(file, alone.path("other.gguf"));
+  EXPECT_NE(ask(alone.path(""), "llama.cpp").verdict, kLoads);
   const WrittenFolder folder;
   const auto judged = [&](const std::string& name, const std::string& content) {
     std::ofstream(folder.path(name), std::ios::binary) << content;

@@ -1,6 +1,10 @@
 // --calibration several times, with weights, and --select, as typed.
 #include "command_line.h"
 
+#include <regex>
+
+#include "options/tables.h"
+
 namespace metal_marlin::cli_test {
 namespace {
 
@@ -52,6 +56,16 @@ TEST_F(CommandLine, HelpNamesTheSourcesAndTheirDefaults) {
   for (const char* text :
        {"--calibration self|builtin|FILE", "FILE.jsonl", "--calibration-weights X[,...]", "--select N"}) {
     EXPECT_NE(outcome.out.find(text), std::string::npos) << text << "\n" << outcome.out;
+  }
+}
+
+// The groups of the table come to the command by themselves.
+TEST_F(CommandLine, QuantizeTakesEveryOptionOfItsTable) {
+  const std::string help = run("quantize --help-all").out + "\n";
+  for (const auto& row : quantize_options().rows()) {
+    if (row.name.empty()) continue;
+    const std::regex option("(^|\\s|,)--" + row.name + "[^a-z-]");
+    EXPECT_TRUE(std::regex_search(help, option)) << row.name << " of the group " << row.group;
   }
 }
 

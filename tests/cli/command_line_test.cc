@@ -326,7 +326,11 @@ TEST_F(WholePath, QuantizeWritesWhatTheOtherCommandsRead) {
 
   const auto answer = run("generate " + output_ + " -p 'the cat' -n 4 --temp 0 --ignore-eos --json");
   ASSERT_EQ(answer.code, 0) << answer.err;
-  EXPECT_EQ(parsed(answer.out)["generated_tokens"], 4);
+  const json stats = parsed(answer.out);
+  EXPECT_EQ(stats["generated_tokens"], 4);
+  for (const char* key : {"text", "prompt_tokens", "stop", "reused_tokens", "drafted_tokens", "accepted_tokens",
+                          "load_seconds", "prompt_seconds", "generate_seconds"})
+    EXPECT_TRUE(stats.contains(key)) << key;
   EXPECT_EQ(run("generate " + output_ + " -p 'the cat' -n 4 --temp 0 --ignore-eos").out,
             parsed(answer.out)["text"].get<std::string>() + "\n");
 }

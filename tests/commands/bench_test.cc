@@ -85,10 +85,13 @@ TEST_F(BenchTest, EvaluateWithCodes) {
   };
   const Evaluation floats = evaluate(quantized_model, model(), std::nullopt);
   const Evaluation codes = evaluate(quantized_model, model(), Arithmetic::kInt8);
-  EXPECT_NE(codes.kl_mean, floats.kl_mean);
-  EXPECT_NEAR(codes.kl_mean.value(), floats.kl_mean.value(), 0.1 * *floats.kl_mean);
-  EXPECT_NEAR(codes.perplexity, floats.perplexity, 0.01 * floats.perplexity);
-  EXPECT_EQ(evaluate(quantized_model, model(), Arithmetic::kF32).kl_mean, floats.kl_mean);
+  EXPECT_NE(codes.model.kl_divergence.mean, floats.model.kl_divergence.mean);
+  EXPECT_NEAR(codes.model.kl_divergence.mean.value(), floats.model.kl_divergence.mean.value(),
+              0.1 * *floats.model.kl_divergence.mean);
+  EXPECT_NEAR(codes.model.perplexity.quantized.value(), floats.model.perplexity.quantized.value(),
+              0.01 * floats.model.perplexity.quantized.value());
+  EXPECT_EQ(evaluate(quantized_model, model(), Arithmetic::kF32).model.kl_divergence.mean,
+            floats.model.kl_divergence.mean);
   EXPECT_THROW(evaluate(model(), "", Arithmetic::kInt8), UnsupportedError);
   EXPECT_THROW(evaluate(model(), "", Arithmetic{9}), ArgumentError);
 }

@@ -10,8 +10,11 @@
 #include <nlohmann/json.hpp>
 
 #include "core/files/atomic_file.h"
+#include "formats/gguf.h"
+#include "formats/gguf/gguf_write.h"
 #include "formats/npz.h"
 #include "formats/safetensors.h"
+#include "statistics/stats_file.h"
 
 namespace metal_marlin {
 namespace {
@@ -62,6 +65,103 @@ class CalibrateModelTest : public testing::Test {
   CalibrationOptions options_;
   MachineOptions machine_;
 };
+
+TEST_F(CalibrateModelTest, AnImatrixOfAnotherModelOrWithOtherNumbersIsRefused) {
+  calibrate_model(path("model"), path("imatrix.gguf"), options_, machine_);
+  const auto source = ModelSource::open(path("model"));
+  const auto refused = [&](const std::string& file, const std::string& text) {
+    try {
+      StatsFile(file, *source);
+      ADD_FAILURE() << text;
+    } catch (const FormatError& e) {
+      EXPECT_NE(std::string(e.what()).find(file), std::string::npos);
+      EXPECT_NE(std::string(e.what()).find(text), std::string::npos) << e.what();
+    }
+  };
+  const GgufFile whole(path("imatrix.gguf"));
+  // The file with one tensor in place of another.
+  const auto written = [&](const std::string& changed, int64_t elements, float value, bool drop = false) {
+    std::vector<GgufTensorInfo> tensors;
+    for (const GgufTensor& t : whole.tensors()) {
+      if (t.name == changed && drop) continue;
+      tensors.push_back({t.name, t.type, t.shape});
+      if (t.name == changed) tensors.back().shape = {1, elements};
+    }
+    const std::vector<GgufPair> pairs = {gguf_pair<std::string_view>("general.type", "imatrix")};
+    GgufWriter file(path("damaged.gguf"), pairs, tensors);
+    for (const GgufTensorInfo& t : tensors) {
+      const std::vector<float> values(t.bytes() / sizeof(float), value);
+      file.write(t.name, t.name == changed ? std::as_bytes(std::span(values)) : whole.get(t.name).bytes);
+    }
+    file.commit();
+    return path("damaged.gguf");
+  };
+  refused(written("blk.1.attn_q.weight.in_sum2", 32, 1, true), "blk.1.attn_q.weight.in_sum2");
+  refused(written("blk.1.attn_q.weight.in_sum2", 31, 1), "F32 of 32 values");
+  refused(written("blk.0.ffn_down.weight.in_sum2", 40, -1), "sums of squares");
+  refused(written("blk.0.ffn_down.weight.in_sum2", 40, INFINITY), "sums of squares");
+  refused(written("blk.0.ffn_down.weight.counts", 1, 0), "a count of tokens");
+  const std::vector<GgufPair> none = {gguf_pair<std::string_view>("general.architecture", "llama")};
+  GgufWriter other(path("model.gguf"), none, {});
+  other.commit();
+  refused(path("model.gguf"), "expected llama.cpp's imatrix");
+}
+
+// The squares of the same inputs under llama.cpp's names.
+TEST_F(CalibrateModelTest, AnImatrixHasTheSumsOfTheSquares) {
+  calibrate_model(path("model"), path("stats.npz"), options_, machine_);
+  calibrate_model(path("model"), path("imatrix.gguf"), options_, machine_);
+  const NpzFile stats(path("stats.npz"));
+  const GgufFile imatrix(path("imatrix.gguf"));
+  EXPECT_EQ(imatrix.metadata().get_string("general.type"), "imatrix");
+  EXPECT_EQ(imatrix.metadata().get_strings("imatrix.datasets"), std::vector<std::string>{"text.txt"});
+  EXPECT_EQ(imatrix.metadata().get_u64("imatrix.chunk_count"), 2U);
+  EXPECT_EQ(imatrix.metadata().get_u64("imatrix.chunk_size"), 24U);
+  EXPECT_EQ(imatrix.tensors().size(), 2U * 2 * 7);
+  const std::pair<const char*, const char*> inputs[] = {
+      {"qkv", "attn_q"},       {"qkv", "attn_k"},     {"qkv", "attn_v"},   {"o", "attn_output"},
+      {"gate_up", "ffn_gate"}, {"gate_up", "ffn_up"}, {"down", "ffn_down"}};
+  for (const auto& [input, name] : inputs) {
+    const std::vector<float> rms = values(stats, std::string("layers.1.") + input + ".rms");
+    const GgufTensor& sums = imatrix.get(std::string("blk.1.") + name + ".weight.in_sum2");
+    ASSERT_EQ(sums.shape, (std::vector<int64_t>{1, std::ssize(rms)}));
+    std::vector<float> found(rms.size());
+    dequantize_rows(sums, 0, 1, found.data());
+    for (size_t k = 0; k < rms.size(); ++k) EXPECT_NEAR(found[k], rms[k] * rms[k] * 48, 1e-5 * found[k]);
+    float tokens = 0;
+    dequantize_rows(imatrix.get(std::string("blk.1.") + name + ".weight.counts"), 0, 1, &tokens);
+    EXPECT_EQ(tokens, 48);
+  }
+  // Read back it is the diagonal of the same statistics.
+  const auto source = ModelSource::open(path("model"));
+  const StatsFile file(path("imatrix.gguf"), *source);
+  EXPECT_TRUE(file.diagonal());
+  EXPECT_FALSE(file.first_rows());
+  EXPECT_EQ(file.tokens(), 48U);
+  const auto layer = file.load(1);
+  const ActivationStats& down = layer[static_cast<size_t>(LinearInput::kDown)];
+  const std::vector<float> rms = values(stats, "layers.1.down.rms");
+  for (size_t k = 0; k < rms.size(); ++k) {
+    const auto i = static_cast<int64_t>(k);
+    EXPECT_NEAR(down.rms[k], rms[k], 1e-5 * rms[k]);
+    EXPECT_NEAR(down.gram(i, i), rms[k] * rms[k], 1e-5 * rms[k] * rms[k]);
+    EXPECT_EQ(down.gram(i, (i + 1) % down.in_features), 0);
+  }
+  QuantizeOptions quantize;
+  quantize.formats = {"native"};
+  quantize.group_size = 8;
+  quantize.evaluation.text = "none";
+  quantize.calibration.calibration = {path("imatrix.gguf")};
+  const Report report = quantize_model(path("model"), path("from-imatrix"), quantize).report;
+  ASSERT_FALSE(report.warnings.empty());
+  EXPECT_NE(report.warnings.front().find("an imatrix has the squares of the inputs alone"), std::string::npos);
+  // It is known again, so that --overwrite replaces it and no other file of that ending.
+  EXPECT_THROW(calibrate_model(path("model"), path("imatrix.gguf"), options_, machine_), ArgumentError);
+  calibrate_model(path("model"), path("imatrix.gguf"), options_, machine_, true, false, {}, true);
+  write_text_file(path("other.gguf"), "somebody's file");
+  EXPECT_THROW(calibrate_model(path("model"), path("other.gguf"), options_, machine_, true, false, {}, true),
+               ArgumentError);
+}
 
 TEST_F(CalibrateModelTest, StatisticsAreThoseOfTransformersInputs) {
   const CalibrateResult result = calibrate_model(path("model"), path("s.npz"), options_, machine_, true, true);

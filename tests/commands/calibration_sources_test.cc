@@ -389,7 +389,7 @@ TEST_F(CalibrationSourcesTest, WhatDoesNotGoTogetherIsRefused) {
     o.calibration.select = select;
     return refusal(o);
   };
-  EXPECT_NE(with({"a.txt", "s.npz"}).find("expected statistics (.npz) alone"), std::string::npos);
+  EXPECT_NE(with({"a.txt", "s.npz"}).find("expected statistics (.npz, .gguf) alone"), std::string::npos);
   EXPECT_NE(with({"a.txt", "a.txt"}).find("is named twice"), std::string::npos);
   EXPECT_NE(with({"chat.json"}).find("JSON Lines"), std::string::npos);
   EXPECT_NE(with({}).find("--calibration: expected self, builtin or a file, found nothing"), std::string::npos);

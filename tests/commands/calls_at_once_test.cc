@@ -77,7 +77,7 @@ TEST_F(CallsAtOnce, GiveTheBytesOfCallsAlone) {
   EXPECT_EQ(weights_of("awq-alone"), weights_of("awq-beside"));
   EXPECT_FALSE(weights_of("gptq-alone").empty());
   EXPECT_EQ(weights_of("gptq-alone"), weights_of("gptq-beside"));
-  EXPECT_EQ(alone.perplexity, beside.perplexity);
+  EXPECT_EQ(alone.model.perplexity.quantized, beside.model.perplexity.quantized);
 }
 
 // The report states the number of threads that a run had.

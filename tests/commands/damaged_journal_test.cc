@@ -1,5 +1,6 @@
 // A journal whose files were changed between a run and the one that goes on: told before any work, nothing read beyond
 // its end.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <metal_marlin/error.h>
 #include <metal_marlin/quantize.h>
@@ -105,15 +106,25 @@ TEST_F(DamagedJournal, TensorsUnlikeTheModelAreTold) {
 
 TEST_F(DamagedJournal, OtherKindsOfJsonAreTold) {
   const std::string o = "model.layers.0.self_attn.o_proj.weight";
-  for (const std::string quantized :
-       {"{", "[]", "3", R"({"X": 3})", R"({"X": {"bits": 4, "group_size": "8", "symmetric": true}})",
-        R"({"X": {"bits": "4", "group_size": 8, "symmetric": true}})", "{}"}) {
+  const auto codes = [&](const std::string& entry) {
+    return R"({"blocks": {}, "codes": {")" + o + "\": " + entry + "}}";
+  };
+  const auto entry = [](const char* bits, const char* group, const char* scales) {
+    return fmt::format(R"({{"bits": {}, "in_features": 32, "group_size": {}, "symmetric": true, "scale_type": {}}})",
+                       bits, group, scales);
+  };
+  for (const std::string& linears :
+       {std::string("{"), std::string("[]"), std::string("3"), std::string("{}"),
+        std::string(R"({"blocks": {}, "codes": {}})"), std::string(R"({"blocks": [], "codes": {}})"), codes("3"),
+        codes("{}"), codes(entry("4", "\"8\"", "\"F16\"")), codes(entry("\"4\"", "8", "\"F16\"")),
+        codes(entry("-4294967292", "8", "\"F16\"")), codes(entry("4", "8", "\"F8\"")), codes(entry("4", "8", "3"))}) {
     interrupt();
-    std::string text = quantized;
-    if (const size_t at = text.find('X'); at != std::string::npos) text.replace(at, 1, o);
-    edit_block([](Tensors&) {}, {{"quantized", text}});
-    expect_told(quantized);
+    edit_block([](Tensors&) {}, {{"linears", linears}});
+    expect_told(linears);
   }
+  interrupt();
+  edit_block([](Tensors&) {}, {{"other", "{}"}});
+  expect_told("no list of linears");
   const std::pair<const char*, const char*> files[] = {
       {"block-00000.json", R"({"scales": 3, "changed": [3], "linears": []})"},
       {"block-00000.json", "[]"},

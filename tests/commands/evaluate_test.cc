@@ -86,15 +86,16 @@ TEST_F(EvaluateTest, PerplexityIsThatOfTransformersLogits) {
     Observer observer;
     observer.on_warning = [&](const std::string& w) { warnings.push_back(w); };
     const Evaluation got = evaluate_model(model(name, name), "", text_of(golden), {}, observer);
-    EXPECT_EQ(got.positions, kChunks * (kLength - 1)) << name;
-    EXPECT_NEAR(got.perplexity / scores(golden, golden).perplexity, 1, kTolerance) << name;
-    EXPECT_FALSE(got.reference_perplexity || got.kl_mean || got.kl_standard_error || got.kl_p99 || got.top1_agreement);
+    EXPECT_EQ(got.model.positions, kChunks * (kLength - 1)) << name;
+    EXPECT_NEAR(got.model.perplexity.quantized.value() / scores(golden, golden).perplexity, 1, kTolerance) << name;
+    EXPECT_FALSE(got.model.perplexity.reference || got.model.kl_divergence.mean ||
+                 got.model.kl_divergence.standard_error || got.model.kl_divergence.p99 || got.model.top1_agreement);
     ASSERT_EQ(warnings.size(), 1U) << name;  // 32 chunks were asked for
     EXPECT_NE(warnings[0].find("only 2 chunks"), std::string::npos) << warnings[0];
     const json j = json::parse(got.to_json());
-    EXPECT_EQ(j["model"]["positions"], got.positions);
+    EXPECT_EQ(j["model"]["positions"], got.model.positions);
     EXPECT_TRUE(j["model"]["kl_divergence"]["mean"].is_null());
-    EXPECT_EQ(j["model"]["perplexity"]["quantized"], got.perplexity);
+    EXPECT_EQ(j["model"]["perplexity"]["quantized"], *got.model.perplexity.quantized);
   }
 }
 
@@ -104,10 +105,10 @@ TEST_F(EvaluateTest, JsonLinesAreTheirTexts) {
   EvaluationOptions options = text_of(golden);
   std::ifstream file(options.text);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
-  const double expected = evaluate_model(model("llama", "a"), "", options, {}, {}).perplexity;
+  const double expected = evaluate_model(model("llama", "a"), "", options, {}, {}).model.perplexity.quantized.value();
   std::ofstream(folder_ / "text.jsonl") << json{{"text", text}}.dump() << "\n";
   options.text = (folder_ / "text.jsonl").string();
-  EXPECT_EQ(evaluate_model(model("llama", "b"), "", options, {}, {}).perplexity, expected);
+  EXPECT_EQ(evaluate_model(model("llama", "b"), "", options, {}, {}).model.perplexity.quantized, expected);
 }
 
 // The same weights without their sliding window: the golden logits of the GGUF that cannot say it.
@@ -121,15 +122,15 @@ TEST_F(EvaluateTest, DivergenceIsThatOfTransformersLogits) {
   const EvaluationOptions options = text_of(golden);
   MachineOptions tight;
   const Evaluation got = evaluate_model(without, with, options, tight);
-  EXPECT_NEAR(got.perplexity / want.perplexity, 1, kTolerance);
-  EXPECT_NEAR(got.reference_perplexity.value() / want.reference_perplexity, 1, kTolerance);
-  EXPECT_NEAR(got.kl_mean.value() / want.kl_mean, 1, kTolerance);
-  EXPECT_NEAR(got.kl_standard_error.value() / want.kl_standard_error, 1, kTolerance);
-  EXPECT_NEAR(got.kl_p99.value() / want.kl_p99, 1, kTolerance);
-  EXPECT_DOUBLE_EQ(got.top1_agreement.value(), want.top1);
+  EXPECT_NEAR(got.model.perplexity.quantized.value() / want.perplexity, 1, kTolerance);
+  EXPECT_NEAR(got.model.perplexity.reference.value() / want.reference_perplexity, 1, kTolerance);
+  EXPECT_NEAR(got.model.kl_divergence.mean.value() / want.kl_mean, 1, kTolerance);
+  EXPECT_NEAR(got.model.kl_divergence.standard_error.value() / want.kl_standard_error, 1, kTolerance);
+  EXPECT_NEAR(got.model.kl_divergence.p99.value() / want.kl_p99, 1, kTolerance);
+  EXPECT_DOUBLE_EQ(got.model.top1_agreement.value(), want.top1);
   const Evaluation itself = evaluate_model(with, with, options, tight);
-  EXPECT_EQ(itself.kl_mean, 0);
-  EXPECT_EQ(itself.top1_agreement, 1);
+  EXPECT_EQ(itself.model.kl_divergence.mean, 0);
+  EXPECT_EQ(itself.model.top1_agreement, 1);
 }
 
 TEST_F(EvaluateTest, ModelsOfOtherTokensAreRefused) {

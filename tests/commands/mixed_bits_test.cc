@@ -351,7 +351,7 @@ TEST_F(MixedBits, EachFormatReadsBackAsReported) {
     }
     const Evaluation read = evaluate_model(out(format), model(), o.evaluation, {});
     const double kl = report["model"]["kl_divergence"]["mean"].get<double>();
-    EXPECT_NEAR(read.kl_mean.value(), kl, 0.02 * kl + 1e-5) << format;
+    EXPECT_NEAR(read.model.kl_divergence.mean.value(), kl, 0.02 * kl + 1e-5) << format;
     if (format == std::string("gptq_v2")) {
       // The other way into the native format and back, with the same integers.
       ConvertOptions to;
@@ -566,7 +566,8 @@ TEST_F(MixedBits, ScalesAreFoldedIntoWhatStaysIn16Bits) {
     EXPECT_GT(folded, 0);  // a search may find that no scale is best
     // What was measured beside the work is what the files give; and a run that goes on ends the same.
     const double kl = report["model"]["kl_divergence"]["mean"].get<double>();
-    EXPECT_NEAR(evaluate_model(out(to), model(name), o.evaluation, {}).kl_mean.value(), kl, 0.01 * kl) << name;
+    EXPECT_NEAR(evaluate_model(out(to), model(name), o.evaluation, {}).model.kl_divergence.mean.value(), kl, 0.01 * kl)
+        << name;
     int calls = 0;
     Observer stop;
     stop.on_progress = [&](const Progress& p) { return p.stage != "round" || p.done < 1 || ++calls < 3; };

@@ -70,12 +70,13 @@ TEST_P(EveryMethod, TheReportSpeaksOfTheFileThatWasWritten) {
   e.context = 64;
   const Evaluation read = evaluate_model(out("q"), model(name), e, {});
   const json& m = report["model"];
-  EXPECT_EQ(m["positions"], read.positions);
+  EXPECT_EQ(m["positions"], read.model.positions);
   // The tiny models' other norms and embedding are f32, which AWQ stores in f16: 2^-11 on a few values.
-  EXPECT_NEAR(read.perplexity / m["perplexity"]["quantized"].get<double>(), 1, 2e-3);
-  EXPECT_NEAR(read.kl_mean.value(), m["kl_divergence"]["mean"].get<double>(), 0.02 * *read.kl_mean + 1e-5);
-  EXPECT_EQ(read.bytes, m["bytes"].get<uint64_t>());
-  EXPECT_NEAR(read.bits_per_weight, m["bits_per_weight"].get<double>(), 1e-9);
+  EXPECT_NEAR(read.model.perplexity.quantized.value() / m["perplexity"]["quantized"].get<double>(), 1, 2e-3);
+  EXPECT_NEAR(read.model.kl_divergence.mean.value(), m["kl_divergence"]["mean"].get<double>(),
+              0.02 * *read.model.kl_divergence.mean + 1e-5);
+  EXPECT_EQ(read.model.bytes, m["bytes"].get<int64_t>());
+  EXPECT_NEAR(read.model.bits_per_weight, m["bits_per_weight"].get<double>(), 1e-9);
   for (const json& l : report["linears"]) {
     EXPECT_GT(l["weight_error"].get<double>(), 0) << l["name"];
     EXPECT_LT(l["output_error"].get<double>(), 0.5) << l["name"];

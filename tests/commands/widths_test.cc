@@ -66,8 +66,11 @@ TEST_P(EveryWidth, TheReportSpeaksOfTheFileThatWasWritten) {
     e.context = 64;
     const std::string folder = o.formats.size() == 1 ? out("q") : out("q/" + format);
     const Evaluation read = evaluate_model(folder, model(), e, {});
-    EXPECT_NEAR(read.perplexity / m["perplexity"]["quantized"].get<double>(), 1, 2e-3) << format;
-    EXPECT_NEAR(read.kl_mean.value(), m["kl_divergence"]["mean"].get<double>(), 0.02 * *read.kl_mean + 1e-5) << format;
+    EXPECT_NEAR(read.model.perplexity.quantized.value() / m["perplexity"]["quantized"].get<double>(), 1, 2e-3)
+        << format;
+    EXPECT_NEAR(read.model.kl_divergence.mean.value(), m["kl_divergence"]["mean"].get<double>(),
+                0.02 * *read.model.kl_divergence.mean + 1e-5)
+        << format;
     EXPECT_EQ(json::parse(inspect_model(folder).quantization.value().text)["bits"], bits);
   }
   EXPECT_EQ(report["options"]["bits"], bits);

@@ -55,18 +55,18 @@ TEST(Metrics, EqualsThePlainFormulasInFloat64) {
   Metrics metrics;
   metrics.add(q.data(), p.data(), targets.data(), 100, kVocab);
   metrics.add(q.data() + 100 * kVocab, p.data() + 100 * kVocab, targets.data() + 100, 200, kVocab);
-  const Evaluation e = metrics.result();
+  const EvaluationRecord e = metrics.result();
   EXPECT_EQ(e.positions, kRows);
-  EXPECT_NEAR(e.perplexity / std::exp(want.nll / kRows), 1, 1e-6);  // exp in f32 lanes, sums in f64
-  EXPECT_NEAR(e.reference_perplexity.value() / std::exp(want.reference_nll / kRows), 1, 1e-6);
+  EXPECT_NEAR(e.perplexity.quantized.value() / std::exp(want.nll / kRows), 1, 1e-6);  // exp in f32 lanes, sums in f64
+  EXPECT_NEAR(e.perplexity.reference.value() / std::exp(want.reference_nll / kRows), 1, 1e-6);
   double mean = 0;
   for (const double k : want.kl) mean += k / kRows;
   double variance = 0;
   for (const double k : want.kl) variance += (k - mean) * (k - mean) / (kRows - 1);
-  EXPECT_NEAR(e.kl_mean.value(), mean, 1e-5 * mean);
-  EXPECT_NEAR(e.kl_standard_error.value(), std::sqrt(variance / kRows), 1e-5 * mean);
+  EXPECT_NEAR(e.kl_divergence.mean.value(), mean, 1e-5 * mean);
+  EXPECT_NEAR(e.kl_divergence.standard_error.value(), std::sqrt(variance / kRows), 1e-5 * mean);
   std::sort(want.kl.begin(), want.kl.end());
-  EXPECT_NEAR(e.kl_p99.value(), want.kl[296], 1e-5);  // rank floor(0.99 * 300) = 297
+  EXPECT_NEAR(e.kl_divergence.p99.value(), want.kl[296], 1e-5);  // rank floor(0.99 * 300) = 297
   EXPECT_DOUBLE_EQ(e.top1_agreement.value(), static_cast<double>(want.same) / kRows);
 }
 
@@ -75,10 +75,10 @@ TEST(Metrics, AModelAgainstItselfHasNoDivergence) {
   const int32_t target = 4;
   Metrics metrics;
   metrics.add(x.data(), x.data(), &target, 1, 6);
-  const Evaluation e = metrics.result();
-  EXPECT_NEAR(e.kl_mean.value(), 0, 1e-12);
+  const EvaluationRecord e = metrics.result();
+  EXPECT_NEAR(e.kl_divergence.mean.value(), 0, 1e-12);
   EXPECT_EQ(e.top1_agreement.value(), 1);
-  EXPECT_NEAR(e.perplexity, 1, 1e-6);
+  EXPECT_NEAR(e.perplexity.quantized.value(), 1, 1e-6);
 }
 
 TEST(Metrics, WithoutAReferenceOnlyPerplexity) {
@@ -86,9 +86,10 @@ TEST(Metrics, WithoutAReferenceOnlyPerplexity) {
   const int32_t target = 3;
   Metrics metrics;
   metrics.add(x.data(), nullptr, &target, 1, 10);
-  const Evaluation e = metrics.result();
-  EXPECT_FALSE(e.reference_perplexity || e.kl_mean || e.kl_standard_error || e.kl_p99 || e.top1_agreement);
-  EXPECT_NEAR(e.perplexity, 10, 1e-5);
+  const EvaluationRecord e = metrics.result();
+  EXPECT_FALSE(e.perplexity.reference || e.kl_divergence.mean || e.kl_divergence.standard_error ||
+               e.kl_divergence.p99 || e.top1_agreement);
+  EXPECT_NEAR(e.perplexity.quantized.value(), 10, 1e-5);
 }
 
 std::string refusal(Metrics& metrics, const std::vector<float>& logits, const float* reference,

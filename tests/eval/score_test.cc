@@ -51,10 +51,11 @@ TEST_P(ScoreTest, PerplexityIsThatOfTransformersLogits) {
   const auto last = states(source_->config().num_hidden_layers);
   score({head_, *last}, std::nullopt, chunks_, metrics,
         [&](int64_t done, int64_t total) { progress.emplace_back(done, total); });
-  const Evaluation got = metrics.result();
+  const EvaluationRecord got = metrics.result();
   EXPECT_EQ(got.positions, kChunks * (kLength - 1));
-  EXPECT_FALSE(got.reference_perplexity || got.kl_mean || got.kl_standard_error || got.kl_p99 || got.top1_agreement);
-  EXPECT_NEAR(got.perplexity / want.perplexity, 1, kTolerance);
+  EXPECT_FALSE(got.perplexity.reference || got.kl_divergence.mean || got.kl_divergence.standard_error ||
+               got.kl_divergence.p99 || got.top1_agreement);
+  EXPECT_NEAR(got.perplexity.quantized.value() / want.perplexity, 1, kTolerance);
   EXPECT_EQ(progress, (std::vector<std::pair<int64_t, int64_t>>{{0, 2}, {1, 2}}));
 }
 
@@ -68,12 +69,12 @@ TEST_P(ScoreTest, DivergenceIsThatOfTheReferencesLogits) {
   const auto want = plain::scores_of(early_logits.data(), floats("logits"), ids_, kChunks, kLength, kVocab);
   Metrics metrics;
   score({head_, *early}, FinalStates{head_, *last}, chunks_, metrics);
-  const Evaluation got = metrics.result();
-  EXPECT_NEAR(got.perplexity / want.perplexity, 1, kTolerance);
-  EXPECT_NEAR(got.reference_perplexity.value() / want.reference_perplexity, 1, kTolerance);
-  EXPECT_NEAR(got.kl_mean.value() / want.kl_mean, 1, kTolerance);
-  EXPECT_NEAR(got.kl_standard_error.value() / want.kl_standard_error, 1, kTolerance);
-  EXPECT_NEAR(got.kl_p99.value() / want.kl_p99, 1, kTolerance);
+  const EvaluationRecord got = metrics.result();
+  EXPECT_NEAR(got.perplexity.quantized.value() / want.perplexity, 1, kTolerance);
+  EXPECT_NEAR(got.perplexity.reference.value() / want.reference_perplexity, 1, kTolerance);
+  EXPECT_NEAR(got.kl_divergence.mean.value() / want.kl_mean, 1, kTolerance);
+  EXPECT_NEAR(got.kl_divergence.standard_error.value() / want.kl_standard_error, 1, kTolerance);
+  EXPECT_NEAR(got.kl_divergence.p99.value() / want.kl_p99, 1, kTolerance);
   EXPECT_DOUBLE_EQ(got.top1_agreement.value(), want.top1);
 }
 

@@ -73,6 +73,20 @@ TEST(Batch, StopsWhereTheCallerAsks) {
   EXPECT_THROW(generator.batch(requests, 0, [](size_t, const BatchAnswer&) { return true; }), ArgumentError);
 }
 
+TEST(Batch, RefusesSpeculation) {
+  TextGenerator generator(tiny_model("llama"));
+  BatchRequest request;
+  request.prompt = "the the";
+  request.options = options_of(4, 0, 0);
+  request.options.speculate = 2;
+  std::string error;
+  generator.batch({request}, 1, [&](size_t, const BatchAnswer& answer) {
+    error = answer.error;
+    return true;
+  });
+  EXPECT_NE(error.find("speculate"), std::string::npos) << error;
+}
+
 TEST(Batch, SpeculationAndKnownBeginningsDoNotChangeTheText) {
   TextGenerator generator(tiny_model("llama"));
   GenerateOptions options = options_of(60, 0, 0);

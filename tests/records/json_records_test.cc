@@ -5,6 +5,7 @@
 #include <metal_marlin/check.h>
 #include <metal_marlin/convert.h>
 #include <metal_marlin/diff.h>
+#include <metal_marlin/evaluate.h>
 #include <metal_marlin/inspect.h>
 #include <metal_marlin/plan_records.h>
 
@@ -158,6 +159,38 @@ void expect_table(const std::string& name, const std::string& fields) {
   }
   EXPECT_EQ(page.substr(first + begin.size(), last - first - begin.size()), table)
       << "run records_tests with METAL_MARLIN_WRITE_DOCS=1";
+}
+
+// As it was before Evaluation described its fields.
+TEST(Evaluation, ItsJsonStays) {
+  Evaluation e;
+  e.model.perplexity = {.reference = 10, .quantized = 11.5};
+  e.model.kl_divergence = {.mean = 0.5, .standard_error = 0.25, .p99 = 2};
+  e.model.top1_agreement = 0.75;
+  e.model.positions = 14;
+  e.model.bits_per_weight = 4.25;
+  e.model.bytes = 1000;
+  EXPECT_EQ(e.to_json(), R"({
+  "model": {
+    "bits_per_weight": 4.25,
+    "bytes": 1000,
+    "kl_divergence": {
+      "mean": 0.5,
+      "p99": 2.0,
+      "standard_error": 0.25
+    },
+    "perplexity": {
+      "quantized": 11.5,
+      "reference": 10.0
+    },
+    "positions": 14,
+    "top1_agreement": 0.75
+  },
+  "perplexity": 11.5,
+  "reference_perplexity": 10.0
+})");
+  e.model.perplexity.reference.reset();
+  EXPECT_TRUE(json::parse(e.to_json())["reference_perplexity"].is_null());
 }
 
 TEST(Fields, ThePagesListThem) {

@@ -11,6 +11,7 @@
 #include "core/files/digest.h"
 #include "core/half.h"
 #include "core/random.h"
+#include "formats/blocks/block_fields.h"
 #include "records/json_records.h"
 #include "tokenizer/token_set.h"
 
@@ -83,6 +84,57 @@ TEST_F(JournalTest, BlocksComeBackAsTheyWere) {
   EXPECT_EQ(got.changed[0].name, "model.layers.0.norm.weight");
   EXPECT_EQ(std::memcmp(got.changed[0].bytes.data(), want.changed[0].bytes.data(), 16), 0);
   EXPECT_EQ(json_of(journal.read_block_record(0)), json_of(record));
+}
+
+TEST_F(JournalTest, BlocksOfGgmlTypesComeBackAsTheyWere) {
+  Journal journal(folder_.string());
+  journal.begin(std::string(Digest::kDigits, '4'));
+  FinishedBlock want;
+  Random random(5);
+  for (const BlockForm& form : kBlockForms) {
+    BlockFields fields(form, 3 * 512 / form.block);
+    for (uint8_t& code : fields.codes) code = static_cast<uint8_t>(random.below(uint64_t{1} << form.bits));
+    for (uint16_t& d : fields.d) d = f32_to_f16(static_cast<float>(random.normal()));
+    for (uint16_t& m : fields.m) m = f32_to_f16(static_cast<float>(random.normal()));
+    want.blocks[std::string("model.layers.0.") + std::string(ggml_type_info(form.type).name) + ".weight"] = {
+        form.type, 3, 512, pack_blocks(form.type, fields)};
+  }
+  journal.write_block(0, want, BlockRecord());
+  const FinishedBlock got = Journal(folder_.string()).read_block(0);
+  ASSERT_EQ(got.blocks.size(), kBlockForms.size());
+  EXPECT_TRUE(got.quantized.empty());
+  EXPECT_TRUE(got.changed.empty());
+  for (const auto& [name, t] : want.blocks) {
+    const BlockTensor& g = got.blocks.at(name);
+    EXPECT_EQ(g.type, t.type);
+    EXPECT_EQ(g.out_features, t.out_features);
+    EXPECT_EQ(g.in_features, t.in_features);
+    EXPECT_EQ(g.bytes, t.bytes) << name;
+  }
+}
+
+// What stands in a journal is believed only where it fits together.
+TEST_F(JournalTest, DamagedBlocksOfGgmlTypesAreRefused) {
+  Journal journal(folder_.string());
+  journal.begin(std::string(Digest::kDigits, '4'));
+  const auto refused = [&](const BlockTensor& blocks, const char* what) {
+    FinishedBlock block;
+    block.blocks["model.layers.0.a.weight"] = blocks;
+    journal.write_block(0, block, BlockRecord());
+    try {
+      journal.read_block(0);
+      ADD_FAILURE() << what;
+    } catch (const FormatError& e) {
+      EXPECT_NE(std::string(e.what()).find("--no-resume"), std::string::npos) << e.what();
+      EXPECT_NE(std::string(e.what()).find("model.layers.0.a.weight"), std::string::npos) << e.what();
+    }
+  };
+  std::vector<std::byte> bytes(2 * 144);
+  refused({GgmlType::kQ4_K, 2, 128, bytes}, "inputs that are no whole block");
+  refused({GgmlType::kQ4_K, 2, 512, bytes}, "rows that are too short");
+  refused({GgmlType::kQ2_K, 2, 256, bytes}, "a type that weights are not rounded to");
+  bytes[1] = std::byte{0x7c};
+  refused({GgmlType::kQ4_K, 2, 256, bytes}, "a scale that is infinite");
 }
 
 TEST_F(JournalTest, ABlockWithoutItsReportIsNotFinished) {

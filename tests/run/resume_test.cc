@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <type_traits>
 
 #include "records/json_records.h"
 #include "run/run_identity.h"
@@ -38,6 +39,9 @@ class ResumeTest : public BlockFixture {
     try {
       decide();
     } catch (const E& error) {
+      if constexpr (std::is_same_v<E, ArgumentError>) {
+        EXPECT_EQ(error.option(), "output") << error.what();
+      }
       return error.what();
     }
     return "not refused so";

@@ -217,11 +217,11 @@ TEST_F(RunBlocksTest, TextsComeBackAsTheyWereStored) {
   const std::pair<const char*, const char*> damaged[] = {
       {R"({"held_back_source": "", "calibration": {"sources": 3}, "warnings": []})", ": calibration/sources: "},
       {R"({"held_back_source": "", "calibration": 3, "warnings": []})", ": calibration: "},
-      {R"({"held_back_source": "", "warnings": []})", ": calibration: expected a value, found nothing"},
+      {R"({"held_back_source": "", "warnings": []})", ": calibration: expected an object, found nothing"},
       {R"({"held_back_source": 3, "calibration": {}, "warnings": []})", ": held_back_source: "},
       {R"({"calibration": {}, "warnings": []})", ": held_back_source: "},
       {R"({"held_back_source": "", "calibration": {}, "warnings": "x"})", ": warnings: "},
-      {R"({"held_back_source": "", "calibration": {}, "warnings": [3]})", ": warnings: "},
+      {R"({"held_back_source": "", "calibration": {}, "warnings": [3]})", ": warnings/0: "},
       {R"({"held_back_source": "", "calibration": {}})", ": warnings: "},
       {"[]", ": expected a JSON object, found array"},
       {"null", ": expected a JSON object, found null"},

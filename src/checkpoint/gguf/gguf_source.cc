@@ -32,6 +32,7 @@
 #include "formats/gguf_blocks.h"
 #include "formats/text.h"
 #include "kernels/weight_matrix.h"
+#include "pack/ggml_codes.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/vocabulary/gguf_tokenizer.h"
 
@@ -136,6 +137,31 @@ class GgufSource : public ModelSource {
   std::optional<QuantizedTensor> load_quantized(const std::string& name) const override {
     get(name);
     return std::nullopt;  // ggml's blocks are another grid
+  }
+
+  std::optional<StoredCodes> load_codes(const std::string& name, Codes codes) const override {
+    const Entry& e = get(name);
+    const GgufTensor& tensor = *e.tensor;
+    const auto grid = grid_of_type(tensor.type);
+    if (!grid || grid->block || tensor.shape.size() != 2) return std::nullopt;
+    const int64_t rows = tensor.shape[0];
+    const auto row_bytes = static_cast<size_t>(tensor.row_bytes());
+    const std::string where = fmt::format("{}: tensor {}", path_, escaped(tensor.name));
+    return mapped(tensor).checked([&] {
+      std::vector<std::byte> ordered;
+      if (e.heads > 0) {
+        ordered.resize(tensor.bytes.size());
+        for (int64_t r = 0; r < rows; ++r) {
+          const auto from = static_cast<size_t>(gguf_row(r, rows, e.heads)) * row_bytes;
+          std::memcpy(ordered.data() + static_cast<size_t>(r) * row_bytes, tensor.bytes.data() + from, row_bytes);
+        }
+      }
+      StoredCodes out;
+      out.tensor = unpack_blocks_to_codes(tensor.type, rows, tensor.shape[1],
+                                          e.heads > 0 ? std::span<const std::byte>(ordered) : tensor.bytes, where);
+      if (codes == Codes::kSkip) out.tensor.codes.clear();
+      return out;
+    });
   }
 
   std::optional<CodeForm> code_form(const std::string& name) const override {

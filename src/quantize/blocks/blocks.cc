@@ -113,10 +113,4 @@ BlockTensor quantize_to_blocks(const Matrix& weight, const Matrix& gram, GgmlTyp
   return {type, weight.rows(), weight.cols(), pack_blocks(type, fields)};
 }
 
-Matrix dequantize(const BlockTensor& tensor) {
-  Matrix out(tensor.out_features, tensor.in_features);
-  dequantize_blocks(tensor.type, tensor.bytes, out.data(), out.size());
-  return out;
-}
-
 }  // namespace metal_marlin

@@ -1,24 +1,12 @@
 // A weight as blocks of a ggml type, each free number chosen on the calibration loss tr(E G E^T).
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <vector>
-
 #include "core/tensor.h"
-#include "formats/blocks/block_fields.h"
+#include "formats/blocks/block_tensor.h"
 #include "quantize/errors.h"
 #include "quantize/rounding/gptq_factor.h"
 
 namespace metal_marlin {
-
-// Of a type with a BlockForm. Rows follow each other; in_features is a multiple of the block.
-struct BlockTensor {
-  GgmlType type = GgmlType::kQ4_0;
-  int64_t out_features = 0;
-  int64_t in_features = 0;
-  std::vector<std::byte> bytes;
-};
 
 struct BlockRounding {
   bool feedback = true;  // GPTQ's; without it each weight is rounded to nearest, for scales chosen by the diagonal of G
@@ -35,8 +23,5 @@ struct BlockRounding {
 // is none.
 BlockTensor quantize_to_blocks(const Matrix& weight, const Matrix& gram, GgmlType type,
                                const BlockRounding& options = {}, const GptqFactor* factor = nullptr);
-
-// float32 [out, in], as readers compute it.
-Matrix dequantize(const BlockTensor& tensor);
 
 }  // namespace metal_marlin

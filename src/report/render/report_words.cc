@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "layouts/layouts.h"
 #include "records/options.h"
 #include "records/strings.h"
 #include "report/size.h"
@@ -117,7 +118,8 @@ std::string sized_format(const Report& report) {
 std::string use_command(const Report& report) {
   if (report.run.output.empty()) return "";
   const std::vector<FormatRecord>& formats = report.model.formats;  // each in a folder of its own
-  const std::string folder = report.run.output + (formats.size() > 1 ? "/" + formats.front().format : "");
+  const std::string folder =
+      report.run.output + (formats.size() > 1 ? "/" + format_folder(formats.front().format) : "");
   return report.input.chat_template ? fmt::format("metal-marlin chat {}", folder)
                                     : fmt::format("metal-marlin generate {} -p TEXT", folder);
 }

@@ -7,6 +7,8 @@
 #include <charconv>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <utility>
+#include <variant>
 
 #include "core/files/atomic_file.h"
 #include "core/files/digest.h"
@@ -38,10 +40,17 @@ bool is_journal_name(const std::string& name) {
   return name.ends_with(".json") || name.ends_with(".safetensors") || name.ends_with(".tmp");
 }
 
-bool is_digest(const json& value) {
-  if (!value.is_string()) return false;
-  const std::string& text = value.get_ref<const std::string&>();
+bool is_digest(const std::string& text) {
   return text.size() == Digest::kDigits && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+// Empty: it is no fingerprint. A number: of an earlier version, whose fingerprints had 64 bits.
+std::string fingerprint_text(const OptionValue& value) {
+  if (const auto* text = std::get_if<std::string>(&value); text != nullptr && is_digest(*text)) return *text;
+  if (const auto* number = std::get_if<int64_t>(&value); number != nullptr && *number >= 0)
+    return fmt::format("{:016x}", *number);
+  if (const auto* number = std::get_if<uint64_t>(&value)) return fmt::format("{:016x}", *number);
+  return {};
 }
 
 }  // namespace
@@ -62,35 +71,35 @@ void Journal::fail_damaged(const std::string& what) const {
                   (fs::path(folder_) / kRun).string(), what));
 }
 
-json Journal::read_run() const {
+RunNote Journal::read_run() const {
   const std::string path = (fs::path(folder_) / kRun).string();
   const std::string text = read_text_file(open_held_file(path), path, kLargestJournalText);
   const json j = parse_json_or_discard(text);
   if (j.is_discarded())
     fail_damaged("expected what an interrupted run notes of itself, found " + json_fault_text(text));
   if (!j.is_object()) fail_damaged(fmt::format("expected a JSON object, found a JSON {}", j.type_name()));
-  if (!j.contains("fingerprint")) fail_damaged("the key fingerprint is missing");
-  if (!is_digest(j["fingerprint"]) && !j["fingerprint"].is_number_unsigned())
+  RunNote note =
+      record_of<RunNote>(j, [&](const std::string& place, const std::string& expected, const std::string& found) {
+        fail_damaged(fmt::format("{}: expected {}, found {}", escaped(place), expected, found));
+      });
+  if (std::holds_alternative<std::monostate>(note.fingerprint)) fail_damaged("the key fingerprint is missing or null");
+  std::string fingerprint = fingerprint_text(note.fingerprint);
+  if (fingerprint.empty()) {
     fail_damaged(fmt::format("fingerprint: expected {} hexadecimal digits, found {}", Digest::kDigits,
-                             escaped(j["fingerprint"].dump(-1, ' ', true, json::error_handler_t::replace))));
-  return j;
+                             escaped(json_of(note.fingerprint).dump(-1, ' ', true, json::error_handler_t::replace))));
+  }
+  note.fingerprint = std::move(fingerprint);
+  return note;
 }
 
 std::optional<std::string> Journal::fingerprint() const {
   if (!exists()) return std::nullopt;
-  const json fingerprint = read_run()["fingerprint"];
-  // A number: of an earlier version, whose fingerprints had 64 bits.
-  return fingerprint.is_string() ? fingerprint.get<std::string>() : fmt::format("{:016x}", fingerprint.get<uint64_t>());
+  return std::get<std::string>(read_run().fingerprint);
 }
 
 std::optional<IdentityRecord> Journal::identity() const {
   if (!exists()) return std::nullopt;
-  const json j = read_run();
-  if (!j.contains("identity") || !j["identity"].is_object()) return std::nullopt;
-  return record_of<IdentityRecord>(
-      j["identity"], [&](const std::string& place, const std::string& expected, const std::string& found) {
-        fail_damaged(fmt::format("identity/{}: expected {}, found {}", escaped(place), expected, found));
-      });
+  return read_run().identity;
 }
 
 std::string Journal::file_without_run() const {
@@ -104,17 +113,18 @@ std::string Journal::file_without_run() const {
 }
 
 void Journal::begin(const std::string& fingerprint) {
-  write_run({{"fingerprint", fingerprint}});
+  write_run({fingerprint, std::nullopt});
 }
 
 void Journal::begin(const std::string& fingerprint, const IdentityRecord& identity) {
-  write_run({{"fingerprint", fingerprint}, {"identity", json_of(identity)}});
+  write_run({fingerprint, identity});
 }
 
-void Journal::write_run(const json& run) {
+void Journal::write_run(const RunNote& run) {
   remove();
   held_ = std::make_unique<HeldFolder>(std::make_shared<const Folder>(make_held(folder_)));
-  write_text_file((fs::path(folder_) / kRun).string(), run.dump(-1, ' ', false, json::error_handler_t::replace));
+  write_text_file((fs::path(folder_) / kRun).string(),
+                  json_of(run).dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 void Journal::resume() {

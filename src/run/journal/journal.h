@@ -10,7 +10,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -18,6 +17,7 @@
 
 #include "core/tensor.h"
 #include "records/block_record.h"
+#include "records/journal_records.h"
 #include "stages/finished_block.h"
 #include "tokenizer/token_set.h"
 
@@ -38,7 +38,7 @@ class Journal {
   const std::string& folder() const noexcept { return folder_; }
   // SystemError when something other than a folder has its name.
   bool exists() const;
-  // Of run.json; nothing when there is none. FormatError when it is damaged. Of an earlier version it is shorter.
+  // Of run.json; nothing when there is none. FormatError when the file is damaged. Of an earlier version it is shorter.
   std::optional<std::string> fingerprint() const;
   // What run.json says of the run (run_identity.h); nothing where it does not. FormatError when it is damaged.
   std::optional<IdentityRecord> identity() const;
@@ -72,8 +72,8 @@ class Journal {
   std::vector<OwnedTensor> read_states(int64_t layer) const;
 
  private:
-  nlohmann::json read_run() const;  // run.json, checked
-  void write_run(const nlohmann::json& run);
+  RunNote read_run() const;  // run.json, checked; the fingerprint is a text
+  void write_run(const RunNote& run);
   [[noreturn]] void fail_damaged(const std::string& what) const;  // of run.json
   std::string states_path(int64_t layer) const;
   std::string folder_;

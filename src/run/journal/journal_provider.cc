@@ -17,6 +17,11 @@ QuantizedTensor JournalProvider::quantized(const std::string& name) {
   return block_.quantized.at(name);
 }
 
+BlockTensor JournalProvider::blocks(const std::string& name) {
+  fetch(name);
+  return block_.blocks.at(name);
+}
+
 OwnedTensor JournalProvider::changed(const std::string& name) {
   fetch(name);
   for (const OwnedTensor& t : block_.changed) {

@@ -17,6 +17,7 @@ class JournalProvider : public TensorProvider {
   // `read`: gives a finished block, checked. `layers`: of each tensor that the journal holds.
   JournalProvider(std::function<FinishedBlock(int64_t)> read, std::map<std::string, int64_t> layers);
   QuantizedTensor quantized(const std::string& name) override;
+  BlockTensor blocks(const std::string& name) override;
   OwnedTensor changed(const std::string& name) override;
 
  private:

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -10,9 +11,13 @@
 
 #include "core/files/held_folder.h"
 #include "core/files/mapped_file.h"
+#include "formats/blocks/block_fields.h"
 #include "formats/json/bounded_json.h"
+#include "formats/text.h"
 #include "pack/bits/row_stream.h"
 #include "pack/group_arrays.h"
+#include "records/journal_records.h"
+#include "records/json_records.h"
 
 namespace metal_marlin {
 
@@ -69,6 +74,8 @@ OwnedTensor copy_of(const TensorView& view) {
 
 namespace {
 
+constexpr int64_t kLargestSide = int64_t{1} << 31;
+
 template <typename T>
 OwnedTensor tensor_of(std::string name, DType dtype, std::vector<int64_t> shape, const std::vector<T>& values) {
   OwnedTensor t{std::move(name), dtype, std::move(shape), Buffer(values.size() * sizeof(T))};
@@ -99,21 +106,50 @@ void add_codes(const std::string& name, const QuantizedTensor& t, std::vector<Ow
   }
 }
 
-// `entry` says what the codes are. Nothing of it is believed before the tensors' shapes agree.
-QuantizedTensor read_codes(const SafetensorsFile& file, const std::string& name, const json& entry) {
-  QuantizedTensor t;
-  t.bits = entry.at("bits").get<int>();
-  t.in_features = entry.at("in_features").get<int64_t>();
-  t.group_size = entry.at("group_size").get<int64_t>();
-  t.symmetric = entry.at("symmetric").get<bool>();
-  t.scale_type = entry.at("scale_type").get<std::string>() == "BF16" ? ScaleType::kBF16 : ScaleType::kF16;
-  const TensorView& codes = file.get(name);
-  constexpr int64_t kLargest = int64_t{1} << 31;
-  if (t.bits < 1 || t.bits > 8 || t.in_features < 1 || t.in_features > kLargest || t.group_size < 1 ||
-      t.group_size > t.in_features || codes.shape.size() != 2 || codes.shape[0] < 1 || codes.shape[0] > kLargest) {
-    throw FormatError(fmt::format("{}: {}: expected codes of 1 to 8 bits in groups, found {} bits, groups of {} and {}",
-                                  file.path(), name, t.bits, t.group_size, shape_string(codes.shape)));
+void add_blocks(const std::string& name, const BlockTensor& t, std::vector<OwnedTensor>& tensors) {
+  OwnedTensor blocks{name, DType::kU8, {t.out_features, t.row_bytes()}, Buffer(t.bytes.size())};
+  if (!t.bytes.empty()) std::memcpy(blocks.bytes.data(), t.bytes.data(), t.bytes.size());
+  tensors.push_back(std::move(blocks));
+}
+
+// `entry` names the type. Its name is believed where there are blocks of it and the tensor's shape agrees.
+BlockTensor read_blocks(const SafetensorsFile& file, const std::string& name, const StoredBlocksRecord& entry) {
+  const auto form = std::find_if(kBlockForms.begin(), kBlockForms.end(),
+                                 [&](const BlockForm& f) { return ggml_type_info(f.type).name == entry.type; });
+  const int64_t in_features = entry.in_features;
+  const TensorView& view = file.get(name);
+  if (form == kBlockForms.end() || in_features < 1 || in_features > kLargestSide || in_features % form->block != 0 ||
+      view.shape.size() != 2 || view.shape[0] < 1) {
+    throw FormatError(fmt::format("{}: {}: expected rows of blocks, found type {}, {} inputs and {}", file.path(), name,
+                                  escaped(entry.type), in_features, shape_string(view.shape)));
   }
+  BlockTensor t{form->type, view.shape[0], in_features, {}};
+  expect_part(view, DType::kU8, std::array<int64_t, 2>{t.out_features, block_row_bytes(t.type, in_features)},
+              file.path(), name.c_str());
+  t.bytes.assign(view.bytes.begin(), view.bytes.end());
+  if (!blocks_are_finite(t.type, t.bytes))
+    throw FormatError(fmt::format("{}: {}: a scale is no finite number", file.path(), name));
+  return t;
+}
+
+// `entry` says what the codes are. Nothing of it is believed before the tensors' shapes agree.
+QuantizedTensor read_codes(const SafetensorsFile& file, const std::string& name, const StoredCodesRecord& entry) {
+  QuantizedTensor t;
+  t.in_features = entry.in_features;
+  t.group_size = entry.group_size;
+  t.symmetric = entry.symmetric;
+  t.scale_type = entry.scale_type == dtype_name(DType::kBF16) ? ScaleType::kBF16 : ScaleType::kF16;
+  if (entry.scale_type != dtype_name(dtype_of(t.scale_type))) {
+    throw FormatError(
+        fmt::format("{}: {}: expected scales in F16 or BF16, found {}", file.path(), name, escaped(entry.scale_type)));
+  }
+  const TensorView& codes = file.get(name);
+  if (entry.bits < 1 || entry.bits > 8 || t.in_features < 1 || t.in_features > kLargestSide || t.group_size < 1 ||
+      t.group_size > t.in_features || codes.shape.size() != 2 || codes.shape[0] < 1 || codes.shape[0] > kLargestSide) {
+    throw FormatError(fmt::format("{}: {}: expected codes of 1 to 8 bits in groups, found {} bits, groups of {} and {}",
+                                  file.path(), name, entry.bits, t.group_size, shape_string(codes.shape)));
+  }
+  t.bits = static_cast<int>(entry.bits);
   t.out_features = codes.shape[0];
   expect_part(codes, DType::kU32, std::array<int64_t, 2>{t.out_features, row_words(t.in_features, t.bits)}, file.path(),
               name.c_str());
@@ -135,17 +171,18 @@ QuantizedTensor read_codes(const SafetensorsFile& file, const std::string& name,
 
 void write_block_tensors(const std::string& path, const FinishedBlock& block) {
   std::vector<OwnedTensor> tensors;
-  json linears = json::object();
+  StoredLinearsRecord linears;
   for (const auto& [name, tensor] : block.quantized) {
     add_codes(name, tensor, tensors);
-    linears[name] = {{"bits", tensor.bits},
-                     {"in_features", tensor.in_features},
-                     {"group_size", tensor.group_size},
-                     {"symmetric", tensor.symmetric},
-                     {"scale_type", dtype_name(dtype_of(tensor.scale_type))}};
+    linears.codes[name] = {tensor.bits, tensor.in_features, tensor.group_size, tensor.symmetric,
+                           std::string(dtype_name(dtype_of(tensor.scale_type)))};
+  }
+  for (const auto& [name, tensor] : block.blocks) {
+    add_blocks(name, tensor, tensors);
+    linears.blocks[name] = {std::string(ggml_type_info(tensor.type).name), tensor.in_features};
   }
   for (const OwnedTensor& t : block.changed) tensors.push_back(copy_of(t.view()));
-  write_safetensors(path, std::span<const OwnedTensor>(tensors), {{"linears", linears.dump()}});
+  write_safetensors(path, std::span<const OwnedTensor>(tensors), {{"linears", json_of(linears).dump()}});
 }
 
 FinishedBlock read_block_tensors(const std::string& path) {
@@ -158,23 +195,30 @@ FinishedBlock read_block_tensors(const std::string& path) {
                     "--no-resume",
                     file.path()));
   }
-  const json groups = parse_json_or_discard(it->second);
-  if (!groups.is_object()) {
+  const json written = parse_json_or_discard(it->second);
+  if (!written.is_object()) {
     throw FormatError(
         fmt::format("{}: its list of quantized tensors is damaged; run again with --no-resume", file.path()));
   }
+  const auto linears = record_of<StoredLinearsRecord>(
+      written, [&](const std::string& place, const std::string& expected, const std::string& found) {
+        throw FormatError(
+            fmt::format("{}: its list of quantized tensors: {}: expected {}, found {}; the interrupted run is damaged: "
+                        "run again with --no-resume",
+                        file.path(), escaped(place), expected, found));
+      });
   try {
-    for (const auto& [name, entry] : groups.items()) block.quantized.emplace(name, read_codes(file, name, entry));
+    for (const auto& [name, entry] : linears.codes) block.quantized.emplace(name, read_codes(file, name, entry));
+    for (const auto& [name, entry] : linears.blocks) block.blocks.emplace(name, read_blocks(file, name, entry));
   } catch (const FormatError& e) {
     throw FormatError(fmt::format("{}; the interrupted run is damaged: run again with --no-resume", e.what()));
-  } catch (const json::exception&) {
-    throw FormatError(
-        fmt::format("{}: its list of quantized tensors is damaged; run again with --no-resume", file.path()));
   }
+  const auto is_linear = [&](const std::string& name) {
+    return linears.codes.count(name) > 0 || linears.blocks.count(name) > 0;
+  };
   for (const TensorView& view : file.tensors()) {
     const size_t dot = view.name.rfind(".weight.");
-    if (groups.contains(view.name) || (dot != std::string::npos && groups.contains(view.name.substr(0, dot + 7))))
-      continue;
+    if (is_linear(view.name) || (dot != std::string::npos && is_linear(view.name.substr(0, dot + 7)))) continue;
     block.changed.push_back(copy_of(view));
   }
   return block;

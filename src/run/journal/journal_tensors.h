@@ -19,8 +19,8 @@ OwnedTensor copy_of(const TensorView& view);
 OwnedTensor token_tensor(const std::string& name, const TokenSet& set);
 TokenSet token_set(const TensorView& view, const std::string& path);
 
-// Codes (rows of bits, pack/bits/row_stream.h), scales and zeros or minima as they are, and the tensors that folding
-// changed.
+// Codes (rows of bits, pack/bits/row_stream.h), scales and zeros or minima as they are, blocks of ggml types as rows of
+// bytes, and the tensors that folding changed.
 void write_block_tensors(const std::string& path, const FinishedBlock& block);
 FinishedBlock read_block_tensors(const std::string& path);
 

@@ -19,6 +19,15 @@ struct Rows {
   bool advanced = false;          // with a heading: whether they are for few users
 };
 
+// The groups of a table's rows, in their order.
+template <class Options>
+std::vector<std::string> groups_of(const OptionTable<Options>& table) {
+  std::vector<std::string> groups;
+  for (const OptionRow<Options>& row : table.rows())
+    if (std::find(groups.begin(), groups.end(), row.group) == groups.end()) groups.push_back(row.group);
+  return groups;
+}
+
 // Adds an option that calls `set` with the value of each occurrence and refuses the text where it returns false.
 // `option` must outlive the command.
 void add_option(Command& command, const Option& option, const Rows& rows, const OptionValue& default_value,

@@ -1,4 +1,4 @@
-#include "options.h"
+#include "arguments/options.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
@@ -13,6 +13,7 @@
 #include "core/counted.h"
 #include "core/files/text_file.h"
 #include "options/ignored.h"
+#include "records/json_writer.h"
 #include "tokenizer/grammar.h"
 
 namespace metal_marlin::cli {
@@ -98,16 +99,8 @@ std::string stats_text(const GenerateStats& stats) {
 }
 
 std::string stats_json(const std::string& text, const GenerateStats& stats) {
-  const nlohmann::ordered_json json = {{"text", text},
-                                       {"prompt_tokens", stats.prompt_tokens},
-                                       {"reused_tokens", stats.reused_tokens},
-                                       {"generated_tokens", stats.generated_tokens},
-                                       {"drafted_tokens", stats.drafted_tokens},
-                                       {"accepted_tokens", stats.accepted_tokens},
-                                       {"load_seconds", stats.load_seconds},
-                                       {"prompt_seconds", stats.prompt_seconds},
-                                       {"generate_seconds", stats.generate_seconds},
-                                       {"stop", stats.stop}};
+  nlohmann::ordered_json json = {{"text", text}};
+  json.update(value_of<nlohmann::ordered_json>(stats));
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 

@@ -1,13 +1,13 @@
-#include "progress_line.h"
+#include "console/progress_line.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
 
-#include "console.h"
+#include "arguments/values.h"
+#include "console/console.h"
 #include "platform/terminal.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 namespace {

@@ -1,4 +1,4 @@
-#include "table_options.h"
+#include "arguments/table_options.h"
 
 #include <fmt/format.h>
 
@@ -6,8 +6,8 @@
 #include <limits>
 #include <memory>
 
+#include "arguments/values.h"
 #include "records/options.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 namespace {

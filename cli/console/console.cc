@@ -1,4 +1,4 @@
-#include "console.h"
+#include "console/console.h"
 
 #include <fmt/format.h>
 #include <metal_marlin/error.h>
@@ -13,13 +13,13 @@
 #include <set>
 #include <system_error>
 
+#include "arguments/values.h"
+#include "console/signals.h"
 #include "formats/terminal_json.h"
 #include "formats/terminal_text.h"
 #include "formats/text.h"
 #include "platform/machine.h"
 #include "platform/terminal.h"
-#include "signals.h"
-#include "values.h"
 
 namespace metal_marlin::cli {
 

@@ -1,4 +1,4 @@
-#include "signals.h"
+#include "console/signals.h"
 
 #include <metal_marlin/interrupt.h>
 

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "command.h"
-#include "progress_line.h"
+#include "console/progress_line.h"
 
 namespace metal_marlin::cli {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "command.h"
-#include "console.h"
+#include "console/console.h"
 
 namespace metal_marlin::cli {
 
