@@ -20,6 +20,7 @@
 #include "core/progress.h"
 #include "core/threads.h"
 #include "formats/text.h"
+#include "layouts/gguf_types.h"
 #include "layouts/layouts.h"
 #include "pack/ggml_codes.h"
 #include "plan/run_warnings.h"
@@ -32,6 +33,7 @@
 #include "tokenizer/tokenizer.h"
 #include "write/checkpoint_writer.h"
 #include "write/manifest.h"
+#include "write/outer_types.h"
 
 namespace metal_marlin {
 namespace {
@@ -89,12 +91,13 @@ GgufLinears gguf_linears(const ModelSource& source) {
   for (const CheckpointTensor& t : source.tensors()) {
     if (linears.count(t.name) == 0 || !source.code_form(t.name)) continue;
     if (t.name == source.family().head) continue;  // becomes floats, as an embedding does
-    if (source.load_codes(t.name, Codes::kSkip)) {
+    const auto type = outer_type_named(t.stored_as);
+    const auto grid = type ? grid_of_type(*type) : std::nullopt;
+    if (grid && !grid->block) {
       out.codes.insert(t.name);
     } else {
       out.blocks[t.name] = t.stored_as;
     }
-    source.release(t.name);
   }
   return out;
 }
@@ -104,8 +107,7 @@ void require_named_type(const ModelSource& source, const Layout& layout, const C
   if (!layout.own_grid()) return;
   std::map<std::string, size_t> types;
   for (const QuantizedLinear& l : plan.quantized) {
-    const auto type = type_of_grid({l.bits, l.symmetric, l.group_size, !l.symmetric, ScaleType::kF16, std::nullopt});
-    ++types[std::string(ggml_type_info(*type).name)];
+    ++types[std::string(ggml_type_info(*gguf_type(l)).name)];
   }
   const auto most =
       std::max_element(types.begin(), types.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
@@ -114,7 +116,8 @@ void require_named_type(const ModelSource& source, const Layout& layout, const C
                                      source.path(), most->first, most->first, layout.name()));
 }
 
-CheckpointPlan plan_conversion(const ModelSource& source, const Layout& layout, Tracker& tracker) {
+CheckpointPlan plan_conversion(const ModelSource& source, const GgufLinears& gguf, const Layout& layout,
+                               Tracker& tracker) {
   CheckpointPlan plan;
   plan.converted_from = source.format();
   const StoredLayout* from = find_stored_layout(source.format());
@@ -124,7 +127,6 @@ CheckpointPlan plan_conversion(const ModelSource& source, const Layout& layout, 
   std::map<int64_t, size_t> sizes;
   std::map<int, size_t> widths;
   bool rows = true;  // every linear has one group per row
-  const GgufLinears gguf = gguf_linears(source);
   if (!gguf.blocks.empty()) {
     const auto& [name, type] = *gguf.blocks.begin();
     throw UnsupportedError(
@@ -254,8 +256,8 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   const auto source = ModelSource::open(model);
   source->check();
   const bool to_floats = writer.layout().widths().empty();
-  if (!source->quantized() && !to_floats && gguf_linears(*source).codes.empty() &&
-      gguf_linears(*source).blocks.empty()) {
+  const GgufLinears gguf = gguf_linears(*source);
+  if (!source->quantized() && !to_floats && gguf.codes.empty() && gguf.blocks.empty()) {
     throw UnsupportedError(
         fmt::format("{}: expected a quantized checkpoint ({}), found {}; quantize "
                     "makes one from it, --to f16 a folder in float16",
@@ -274,7 +276,8 @@ ConvertResult convert_model(const std::string& model, const std::string& output,
   } catch (const Error& e) {
     tracker.warn(fmt::format("the tokenizer goes along, but cannot be used as it is: {}", e.what()));
   }
-  CheckpointPlan plan = to_floats ? plan_dequantization(*source) : plan_conversion(*source, writer.layout(), tracker);
+  CheckpointPlan plan =
+      to_floats ? plan_dequantization(*source) : plan_conversion(*source, gguf, writer.layout(), tracker);
   if (!to_floats) {
     // The codes are the same, so what was measured of them holds.
     CardFacts facts = card_facts(source->path());

@@ -6,13 +6,11 @@
 #include <algorithm>
 #include <array>
 
-#include "layouts/layout.h"
+#include "layouts/gguf_types.h"
+#include "layouts/layouts.h"
 #include "pack/ggml_codes.h"
 
 namespace metal_marlin {
-
-std::span<const Layout* const> gguf_layouts();  // of layouts.h
-
 namespace {
 
 // llama.cpp's rules (src/llama-quant.cpp, llama_tensor_get_type_impl): which linears get more bits.
@@ -99,7 +97,7 @@ class GgufLayout : public Layout {
     return grid_of_type(fitting(type->second, place.columns));
   }
   std::string refusal_of(const Grid& grid) const override {
-    if (grid.block || type_of_grid(grid)) return {};
+    if (gguf_type(grid)) return {};
     return "has groups of 32 with scales in float16, symmetric or with minima";
   }
   std::string refusal(int64_t, int64_t in_features, int64_t, int) const override {
@@ -115,8 +113,7 @@ class GgufLayout : public Layout {
 
   std::span<const PartNames> part_names() const noexcept override { return {}; }
   std::vector<TensorInfo> parts(const QuantizedLinear& l) const override {
-    const Grid grid{l.bits, l.symmetric, l.group_size, !l.symmetric, ScaleType::kF16, l.block};
-    const auto type = l.block ? l.block : type_of_grid(grid);
+    const auto type = gguf_type(l);
     if (!type) refuse(l.name);
     return {{"weight", DType::kU8, {l.out_features, block_row_bytes(*type, l.in_features)}}};
   }
@@ -145,6 +142,14 @@ class GgufLayout : public Layout {
 };
 
 }  // namespace
+
+std::optional<GgmlType> gguf_type(const Grid& grid) noexcept {
+  return grid.block ? grid.block : type_of_grid(grid);
+}
+
+std::optional<GgmlType> gguf_type(const QuantizedLinear& l) noexcept {
+  return gguf_type(Grid{l.bits, l.symmetric, l.group_size, !l.symmetric, ScaleType::kF16, l.block});
+}
 
 std::span<const Layout* const> gguf_layouts() {
   static const std::vector<GgufLayout> kLayouts(std::begin(kFormats), std::end(kFormats));

@@ -6,6 +6,7 @@
 
 #include "core/enum_names.h"
 #include "core/machine.h"
+#include "quantize/append_rows.h"
 #include "quantize/blocks/blocks.h"
 #include "quantize/errors.h"
 #include "recipe/tensor_plan.h"
@@ -30,18 +31,6 @@ std::vector<std::pair<LinearKind, Grid>> quantized_of(const LayerTensors& tensor
     }
   }
   return {grids.begin(), grids.end()};
-}
-
-void append(QuantizedTensor& all, QuantizedTensor part) {
-  if (all.out_features == 0) {
-    all = std::move(part);
-    return;
-  }
-  all.out_features += part.out_features;
-  all.codes.insert(all.codes.end(), part.codes.begin(), part.codes.end());
-  all.scales.insert(all.scales.end(), part.scales.begin(), part.scales.end());
-  all.zeros.insert(all.zeros.end(), part.zeros.begin(), part.zeros.end());
-  all.minima.insert(all.minima.end(), part.minima.begin(), part.minima.end());
 }
 
 void append(BlockTensor& all, BlockTensor part) {
@@ -241,7 +230,7 @@ RoundedBlock round_block(const BlockJob& job, Block block, BlockStats stats, Gri
         add_errors(weight, rounded.tensor, stats.calibration[i], stats.held_back[i], record);
         job.enter(tracker, "round");
         weight = dequantize(rounded.tensor);
-        append(joined, std::move(rounded.tensor));
+        append_rows(joined, std::move(rounded.tensor));
       }
       record.seconds = wall_seconds() - start;
       out.record_of[slot.kind] = out.linears.size();

@@ -11,6 +11,7 @@
 #include "checkpoint/gguf/gguf_names.h"
 #include "checkpoint/gguf/gguf_output.h"
 #include "core/half.h"
+#include "layouts/gguf_types.h"
 #include "pack/ggml_codes.h"
 #include "quantize/rounding/rounded_rows.h"
 #include "write/kept_floats.h"
@@ -55,7 +56,9 @@ class GgufContainer : public WriteContainer {
  public:
   using WriteContainer::WriteContainer;
 
-  void check() const override { keys(); }
+  void check() override {
+    keys_ = gguf_metadata(job_.source, {.file_type = *job_.layout.gguf_file_type(), .name = base_name()});
+  }
 
   void disable_older(const Folder& place) const override {
     for (const std::string& name : place.names()) {
@@ -80,9 +83,6 @@ class GgufContainer : public WriteContainer {
   }
 
  private:
-  GgufKeys keys() const {
-    return gguf_metadata(job_.source, {.file_type = *job_.layout.gguf_file_type(), .name = base_name()});
-  }
   // "SmolLM2-135M-Instruct" of "HuggingFaceTB/SmolLM2-135M-Instruct".
   std::string base_name() const {
     const std::string base = job_.plan.base_model.empty() ? source_name_of(job_.source.path()) : job_.plan.base_model;
@@ -102,23 +102,22 @@ class GgufContainer : public WriteContainer {
   static GgmlType type_of(const WriteItem& item) {
     if (item.rounded_to) return *item.rounded_to;
     if (item.kind != WriteItem::Kind::kQuantized) return type_of_float(item.tensors.front().dtype);
-    const QuantizedLinear& l = *item.linear;
-    if (l.block) return *l.block;
-    return *type_of_grid({l.bits, l.symmetric, l.group_size, !l.symmetric, ScaleType::kF16, std::nullopt});
+    return *gguf_type(*item.linear);
   }
 
   bool put_item(const WriteItem& item, const GgufPart& part, GgmlType type, const GgufPut& put);
   void put_quantized(const WriteItem& item, const GgufPart& part, const GgufPut& put);
   void put_changed(const WriteItem& item, const GgufPart& part, GgmlType type, const GgufPut& put);
+
+  GgufKeys keys_;  // made by check()
 };
 
 void GgufContainer::write_weights(std::vector<WriteItem> items) {
   std::map<std::string, const WriteItem*> by_name;
   for (const WriteItem& item : items) by_name[item.name] = &item;
-  GgufKeys content = keys();
-  job_.report.warnings = std::move(content.warnings);
+  job_.report.warnings = keys_.warnings;
   GgufPlan plan;
-  plan.pairs = std::move(content.pairs);
+  plan.pairs = std::move(keys_.pairs);
   plan.parts = gguf_parts(job_.source);
   plan.most_bytes = job_.plan.max_shard_bytes;
   for (const GgufPart& part : plan.parts)
@@ -141,7 +140,7 @@ bool GgufContainer::put_item(const WriteItem& item, const GgufPart& part, GgmlTy
   } else if (item.kind == WriteItem::Kind::kChanged) {
     put_changed(item, part, type, put);
   } else if (item.rounded_to && !stored_in(job_.source, item.name, type)) {
-    read_kept(job_, item, [&](int64_t, const Matrix& rows) { put(round_rows(rows, type).bytes); });
+    read_kept(job_, item, [&](const Matrix& rows) { put(round_rows(rows, type).bytes); });
   } else {
     return false;  // as the source has it
   }
@@ -155,7 +154,7 @@ void GgufContainer::put_quantized(const WriteItem& item, const GgufPart& part, c
 }
 
 void GgufContainer::put_changed(const WriteItem& item, const GgufPart& part, GgmlType type, const GgufPut& put) {
-  read_kept(job_, item, [&](int64_t, const Matrix& rows) {
+  read_kept(job_, item, [&](const Matrix& rows) {
     Matrix values = rows.clone();
     if (part.plus_one) {
       for (float& v : values.values()) v += 1.0F;

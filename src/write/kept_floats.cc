@@ -68,7 +68,7 @@ void for_row_runs(const WriteJob& job, const WriteItem& item, const Fn& fn) {
   const auto rows =
       static_cast<int64_t>(std::max<uint64_t>(1, job.plan.whole_bytes / 4 / std::max<uint64_t>(1, row_bytes)));
   for (int64_t r = 0; r < item.shape[0]; r += rows)
-    fn(r, job.source.load(item.name, r, std::min(rows, item.shape[0] - r)));
+    fn(job.source.load(item.name, r, std::min(rows, item.shape[0] - r)));
 }
 
 }  // namespace
@@ -85,7 +85,7 @@ void write_kept(WriteJob& job, const WriteItem& item, const FloatSink& sink) {
     const OwnedTensor tensor = whole_tensor(job, item);
     convert(item, {item.name, tensor.dtype, item.shape, {tensor.bytes.data(), tensor.bytes.size()}}, sink, conversion);
   } else {
-    for_row_runs(job, item, [&](int64_t, const Matrix& part) {
+    for_row_runs(job, item, [&](const Matrix& part) {
       convert(item, {item.name, DType::kF32, {part.rows(), part.cols()}, std::as_bytes(part.values())}, sink,
               conversion);
     });
@@ -100,9 +100,9 @@ void read_kept(WriteJob& job, const WriteItem& item, const RowSink& sink) {
     const auto [rows, columns] = matrix_shape(item.shape, item.name, job.source.path());
     Matrix values(rows, columns);
     to_f32(tensor.view(), job.source.path(), 0, values.size(), values.data());
-    sink(0, values);
+    sink(values);
   } else if (item.shape.size() != 2) {
-    sink(0, job.source.load(item.name));
+    sink(job.source.load(item.name));
   } else {
     for_row_runs(job, item, sink);
   }

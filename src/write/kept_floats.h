@@ -12,8 +12,8 @@ namespace metal_marlin {
 
 // Takes the bytes of a tensor, in order.
 using FloatSink = std::function<void(std::span<const std::byte>)>;
-// Rows as float32, [rows, columns] from `first_row` on; tensors of one dimension are one row.
-using RowSink = std::function<void(int64_t first_row, const Matrix& rows)>;
+// Takes the rows of a tensor as float32, in order; tensors of one dimension are one row.
+using RowSink = std::function<void(const Matrix& rows)>;
 
 // The values of a kept or changed item in the type of its first tensor, in pieces where it is large. Adds to the report
 // what was lost on the way. ArgumentError where the provider's tensor has another shape; NumericError for a NaN on the

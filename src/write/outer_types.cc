@@ -9,8 +9,8 @@
 #include "checkpoint/model_source.h"
 #include "core/half.h"
 #include "formats/blocks/block_fields.h"
+#include "layouts/gguf_types.h"
 #include "layouts/layouts.h"
-#include "pack/ggml_codes.h"
 #include "quantize/rounding/rounded_rows.h"
 
 namespace metal_marlin {
@@ -29,7 +29,7 @@ std::vector<GgmlType> outer_type_list() {
 GgmlType usual_type(const Layout& layout, bool head, int64_t columns) {
   if (layout.widths().empty()) return *layout.gguf_file_type() == 1 ? GgmlType::kF16 : GgmlType::kBF16;
   const Grid grid = *layout.own_grid();
-  const GgmlType main = grid.block ? *grid.block : *type_of_grid(grid);
+  const GgmlType main = *gguf_type(grid);
   if (main == GgmlType::kQ8_0) return columns % 32 == 0 ? main : GgmlType::kF16;
   if (head) {
     if (columns % 256 == 0) return GgmlType::kQ6_K;
@@ -38,7 +38,7 @@ GgmlType usual_type(const Layout& layout, bool head, int64_t columns) {
   const LinearPlace place{.kind = LinearKind::kQ, .fused_qkv = false, .layer = 0, .layers = 1, .columns = columns};
   const auto fitting = layout.own_grid(place, grid.bits);
   if (!fitting) return GgmlType::kF16;
-  return fitting->block ? *fitting->block : *type_of_grid(*fitting);
+  return *gguf_type(*fitting);
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ class SafetensorsContainer : public WriteContainer {
  public:
   using WriteContainer::WriteContainer;
 
-  void check() const override { companion_bytes(job_.source); }  // refuses too many
+  void check() override { companion_bytes(job_.source); }  // refuses too many
 
   void disable_older(const Folder& place) const override {
     place.remove_file("config.json");

@@ -17,8 +17,9 @@ class WriteContainer {
   WriteContainer(const WriteContainer&) = delete;
   WriteContainer& operator=(const WriteContainer&) = delete;
 
-  // What cannot be written although the layout could; called before anything is. UnsupportedError, ArgumentError.
-  virtual void check() const {}
+  // What cannot be written although the layout could; called first, before anything is. UnsupportedError,
+  // ArgumentError.
+  virtual void check() {}
   // All tensors of the source, as plan_items() lays them out.
   std::vector<WriteItem> plan();
   // Makes an older checkpoint in the folder impossible to load.

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "quantize/append_rows.h"
 #include "quantize/rounding/rounded_rows.h"
 #include "write/outer_types.h"
 namespace metal_marlin {
@@ -134,25 +135,13 @@ std::vector<WriteItem> plan_items(WriteJob& job, const std::function<void(WriteI
 
 namespace {
 
-void append(QuantizedTensor& all, QuantizedTensor part) {
-  if (all.out_features == 0) {
-    all = std::move(part);
-    return;
-  }
-  all.out_features += part.out_features;
-  all.codes.insert(all.codes.end(), part.codes.begin(), part.codes.end());
-  all.scales.insert(all.scales.end(), part.scales.begin(), part.scales.end());
-  all.zeros.insert(all.zeros.end(), part.zeros.begin(), part.zeros.end());
-  all.minima.insert(all.minima.end(), part.minima.begin(), part.minima.end());
-}
-
 // In runs of rows, of whose floats only one is held.
 QuantizedTensor rounded_here(const WriteJob& job, const std::string& name, const Grid& grid) {
   constexpr int64_t kRows = 4096;
   const int64_t all = job.source.config().vocab_size;
   QuantizedTensor out;
   for (int64_t first = 0; first < all; first += kRows)
-    append(out, round_rows(job.source.load(name, first, std::min(kRows, all - first)), grid));
+    append_rows(out, round_rows(job.source.load(name, first, std::min(kRows, all - first)), grid));
   job.source.release(name);
   return out;
 }
